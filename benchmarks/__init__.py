@@ -1,0 +1,15 @@
+"""What meshlog_handler costs, beside its peers: ``python -m benchmarks``.
+
+Each file measures one kind of work, and says in its docstring what that is and how far the number can be trusted.
+Subjects that are compared do the same work in the same run, in turn (see `rounds`), so that a busy machine is busy for
+all of them: believe the ratios, not the absolute numbers.
+
+::
+
+    rounds, crew, handlers, peers, pace, server     what they share: turns and rows, processes, both ends, subjects
+    call rate captured aggregation flush latency footprint startup growth
+    table, plot, __main__           the results as Markdown, JSON and SVG; the command
+    soak                            stands alone: load and killed workers for minutes, then an exact account
+"""
+
+from __future__ import annotations

@@ -1,0 +1,152 @@
+"""How the client grows with the number of ranks: its processor time for a record, its memory, a flush.
+
+Real processes, 1 to 64, share the same number of records. Simulated ranks, 100 to 10,000 (or as many as the limit on
+open files allows, two for each rank), are connections made by two feeder processes that speak the real protocol:
+handshake, hello, stretches of a stream, answers to flush sentinels. All of the client is real; what is not is that all
+ranks of a feeder have one process id and send the same bytes. Processor time is that of the client's thread, which runs
+in a process of its own with a handler that counts. Memory is by how much that process grew, with what the burst of
+records left behind. Joining is counted from the first rank to the last one's welcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from .crew import Crew, Gate
+from .peers import MESH, TEMPLATE
+from .rounds import Row, Scale, tell
+from .server import Server, more_descriptors, server
+
+FEEDERS: Final = 2
+_PER_RANK: Final = 100
+
+
+def measure(scale: Scale) -> list[Row]:
+    """Measure each number of ranks, real and simulated, in turn."""
+    rounds = scale.few
+    rows: list[Row] = []
+    total = scale.pick(64_000, 20_000)
+    for procs in (1, 4, 16, 64):
+        tell(f"  {procs} processes")
+        rows += _rows(f"{procs} procs x {total // procs:,} records", [_real(procs, total // procs) for _ in range(rounds)])
+    most = min(10_000, (more_descriptors() - 200) // 2)
+    for ranks in scale.pick((100, 1_000, most), (100, 1_000)):
+        tell(f"  {ranks:,} simulated ranks")
+        runs = [_simulated(ranks) for _ in range(rounds)]
+        rows += _rows(f"{ranks:,} simulated ranks x {_PER_RANK} records", runs)
+    return rows
+
+
+def _rows(work: str, runs: list[dict[str, float]]) -> list[Row]:
+    units = {
+        "client's processor time": "µs a record",
+        "client's memory": "kB a rank",
+        "joining": "ms a rank",
+        "flush, idle": "ms",
+    }
+    return [Row(work, name, unit, [run[name] for run in runs]) for name, unit in units.items() if name in runs[0]]
+
+
+def _real(procs: int, records: int) -> dict[str, float]:
+    with server() as client, Crew(log, [(client.address, records)] * procs) as crew:
+        crew.ready()
+        result = _cost(client, procs, records, crew.ask)
+        client.flush()
+        result["flush, idle"] = min(client.flush() for _ in range(5)) * 1e3
+        crew.go()
+        crew.results()
+    return result
+
+
+def log(gate: Gate, address: str, records: int) -> None:
+    """In a process: log."""
+    info = MESH.join(address)
+    gate.wait()
+    for number in range(records):
+        info(TEMPLATE, number, 0.5)
+    gate.wait()
+
+
+def _cost(client: Server, ranks: int, each: int, feed: Callable[[], object]) -> dict[str, float]:
+    before = client.state()
+    feed()
+    client.wait(before.count + ranks * each)
+    after = client.state()
+    return {"client's processor time": (after.cpu - before.cpu) / (ranks * each) * 1e6}
+
+
+def _simulated(ranks: int) -> dict[str, float]:
+    each = ranks // FEEDERS
+    with server() as client:
+        before = client.state().memory
+        with Crew(feed, [(client.address, each * feeder, each) for feeder in range(FEEDERS)]) as crew:
+            crew.ready()
+            began = time.perf_counter()
+            crew.ask()
+            joined = time.perf_counter() - began
+            result = _cost(client, each * FEEDERS, _PER_RANK, lambda: crew.ask("feed"))
+            result["client's memory"] = (client.state().memory - before) / (each * FEEDERS) / 1e3
+            result["joining"] = joined / (each * FEEDERS) * 1e3
+            flushes = []
+            for _ in range(3):
+                crew.go("flush")
+                flushes.append(client.flush())
+                crew.ready()
+            result["flush, idle"] = min(flushes) * 1e3
+            crew.go("end")
+            crew.results()
+    return result
+
+
+def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
+    """In a feeder: be so many ranks."""
+    from meshlog_handler.channel import Address, Link, connect
+    from meshlog_handler.entries import FLUSH, number_entry
+    from meshlog_handler.journal import START, Range
+    from meshlog_handler.messages import Flush, Hello, decode
+
+    more_descriptors()
+    stream = _stream(_PER_RANK)
+    links: list[Link] = []
+    gate.wait()
+    for rank in range(first, first + ranks):
+        hello = Hello(os.getpid(), socket.gethostname(), rank, rank, "", (), True, time.time())
+        links.append(connect(Address.parse(address), hello, ())[0])
+    position = START
+    while (order := gate.wait()) != "end":
+        if order == "feed":
+            for link in links:
+                link.send_data(Range(1, position, stream))
+            position += len(stream)
+        else:
+            size = 0
+            for link in links:
+                asked = link.receive(60.0)
+                if asked is None:
+                    raise TimeoutError("the client asks for no flush")
+                sentinel = number_entry(FLUSH, decode(asked, Flush).request)
+                link.send_data(Range(1, position, sentinel))
+                size = len(sentinel)
+            position += size
+    for link in links:
+        link.close()
+
+
+def _stream(records: int) -> bytes:
+    """Return so many records as a journal holds them."""
+    from meshlog_handler.entries import MARK
+    from meshlog_handler.freeze import ShapeTable, freeze
+
+    shapes = ShapeTable()
+    parts: list[bytes] = []
+    for number in range(records):
+        record = logging.LogRecord("benchmark", logging.INFO, __file__, 1, TEMPLATE, (number, 0.5), None)
+        frozen = freeze(record, shapes)
+        frozen.learn()
+        parts += frozen.data, bytes((MARK,))
+    return b"".join(parts)

@@ -1,0 +1,185 @@
+"""The subjects: how records of many processes come to one handler, by us and by others.
+
+Each peer is used as its own documentation shows. Those that are not installed are named in the table, not left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import logging.handlers
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from .crew import DEADLINE, FORKSERVER, context
+from .handlers import LOGGER, Counter, Nop, bare_logger
+
+TEMPLATE: Final = "step %d loss=%.3f"
+Info = Callable[..., Any]
+
+
+class Listening(NamedTuple):
+    """What `Peer.listen` yields: what a process needs to join, and what waits until all has arrived."""
+
+    ticket: Any
+    settle: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Processes that log into a handler which does nothing: the limit of what any peer could do.
+
+    Attributes
+    ----------
+    name, method, template : str
+        What it is called, how its processes are started, how it spells a message.
+    settles_late : bool
+        All calls must have been made before `Listening.settle` is called.
+    """
+
+    name: str = "nothing handler (the limit)"
+    method: str = FORKSERVER
+    template: str = TEMPLATE
+    settles_late: bool = False
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """In the process that shows: bring to `counter` what is logged elsewhere."""
+        yield Listening(None, lambda: None)
+
+    def join(self, ticket: Any) -> Info:
+        """In a process that logs: return what to call."""
+        return bare_logger(Nop()).info
+
+
+@dataclass(frozen=True)
+class Mesh(Peer):
+    """Ours. With a window, similar records become one, and all have arrived when a flush says so."""
+
+    name: str = "MeshHandler"
+    window: float | None = None
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Start a client."""
+        from meshlog_handler import LogClient
+
+        with LogClient(counter, aggregate_window_sec=self.window) as client:
+
+            def flush() -> None:
+                client.flush(DEADLINE)
+                counter.wait()
+
+            yield Listening(client.address, counter.wait if self.window is None else flush)
+
+    def join(self, ticket: Any) -> Info:
+        """Install it."""
+        from meshlog_handler import MeshHandler, install
+
+        logging.getLogger().setLevel(logging.INFO)
+        install(ticket, capture=False)
+        return bare_logger(MeshHandler(address=ticket)).info
+
+
+@dataclass(frozen=True)
+class Recipe(Peer):
+    """The standard library's cookbook: a `QueueHandler`, one `multiprocessing.Queue` for all, a `QueueListener`."""
+
+    name: str = "QueueHandler, Queue, QueueListener"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Start a listener."""
+        queue = context(self.method).Queue()
+        listener = logging.handlers.QueueListener(queue, counter, respect_handler_level=True)
+        listener.start()
+        try:
+            yield Listening(queue, counter.wait)
+        finally:
+            listener.stop()
+            queue.close()
+
+    def join(self, ticket: Any) -> Info:
+        """Log into the queue."""
+        return bare_logger(logging.handlers.QueueHandler(ticket)).info
+
+
+@dataclass(frozen=True)
+class Loguru(Peer):
+    """loguru: a logger of its own, which renders in the process that logs and sends text, here the bare message."""
+
+    name: str = "loguru, enqueue=True"
+    template: str = "step {} loss={:.3f}"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Add a sink."""
+        logger = importlib.import_module("loguru").logger
+        logger.remove()
+        logger.add(counter.take_text, enqueue=True, context=self.method, level="INFO", format="{message}")
+        try:
+            yield Listening(logger, counter.wait)
+        finally:
+            logger.remove()
+
+    def join(self, ticket: Any) -> Info:
+        """Use the logger that came along."""
+        info: Info = ticket.info
+        return info
+
+
+@dataclass(frozen=True)
+class MultiprocessingLogging(Peer):
+    """multiprocessing-logging: renders in the process that logs; the queue is inherited by fork, and only so."""
+
+    name: str = "multiprocessing-logging"
+    method: str = "fork"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Wrap the handler, as processes forked from here will find it."""
+        package: Any = importlib.import_module("multiprocessing_logging")
+        logger = bare_logger(counter)
+        package.install_mp_handler(logger)
+        (handler,) = logger.handlers
+        try:
+            yield Listening(None, counter.wait)
+        finally:
+            handler.close()
+            logger.handlers.clear()
+
+    def join(self, ticket: Any) -> Info:
+        """Use the inherited logger."""
+        return logging.getLogger(LOGGER).info
+
+
+LIMIT: Final = Peer(settles_late=True)
+MESH: Final = Mesh()
+RECIPE: Final = Recipe()
+_OPTIONAL: Final[dict[Peer, str]] = {Loguru(): "loguru", MultiprocessingLogging(): "multiprocessing-logging"}
+
+
+def others() -> tuple[list[Peer], dict[str, str]]:
+    """Return the peers beyond the standard library that can run here, and for the rest, by name, why not."""
+    there: list[Peer] = []
+    absent: dict[str, str] = {}
+    for peer, package in _OPTIONAL.items():
+        if peer.method == "fork" and multiprocessing.get_start_method() != "fork":
+            absent[peer.name] = "missing: works only where processes are forked by default"
+        elif version(package) is None:
+            absent[peer.name] = f"missing: {package} is not installed (pip install -e '.[bench]')"
+        else:
+            there.append(peer)
+    return there, absent
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

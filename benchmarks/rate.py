@@ -1,0 +1,128 @@
+"""Records a second from several processes to a handler in another one that counts them.
+
+The clock runs from the word "go" to the last record in the handler; with a window of 1 s (all records alike) until a
+flush says that all have been received and shown. Every record is accounted for, or the run fails. "The limit" is the
+same processes logging into a handler that does nothing, until the last is done: no peer can be faster than the calls
+themselves. Where processes and client share few cores, as here, a peer's rate is the work of all of them added up.
+
+Records of about 20 characters are the template of `call`; of 100 and 1,000, most of the text is an argument, which
+travels with each record. Records with `extra` carry three values, those with an exception a traceback of two frames.
+loguru and multiprocessing-logging render the message before they send it: their handler gets text, ours a record.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .crew import Crew, Gate
+from .handlers import Counter
+from .peers import LIMIT, MESH, RECIPE, Info, Mesh, Peer, others
+from .rounds import Row, Scale, in_turn, missing_rows
+
+UNIT = "records/s"
+CALL = "µs a call"
+WINDOW = Mesh("MeshHandler, window of 1 s", settles_late=True, window=1.0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """So many processes log so many records each."""
+
+    procs: int
+    records: int
+    size: int = 20
+    kind: str = "plain"
+
+    def __str__(self) -> str:
+        what = f" {self.kind}" if self.kind != "plain" else ""
+        size = f", {self.size:,} characters" if self.size != 20 else ""
+        return f"{self.procs} proc{'s' * (self.procs > 1)} x {self.records:,}{what} records{size}"
+
+
+def measure(scale: Scale) -> list[Row]:
+    """Measure all peers at the base work; at the others, ours and the standard library's."""
+    there, absent = others()
+    base = Work(4, scale.pick(30_000, 10_000))
+    rows = _compare(base, [LIMIT, MESH, WINDOW, RECIPE, *there], scale.rounds)
+    rows += missing_rows(str(base), UNIT, absent)
+    less = scale.pick(20_000, 8_000)
+    varied = [
+        *(Work(procs, 2 * less // procs) for procs in scale.pick((1, 2, 8), (1, 8))),
+        *(Work(4, less // 2, size) for size in scale.pick((100, 1000), (1000,))),
+        *(Work(4, less // 4, kind=kind) for kind in ("extra", "exception")),
+    ]
+    for work in varied:
+        rows += _compare(work, [LIMIT, MESH, RECIPE], scale.few)
+    return rows
+
+
+def _compare(work: Work, peers: list[Peer], rounds: int) -> list[Row]:
+    runs = in_turn({peer.name: partial(run, peer, work) for peer in peers}, rounds)
+    rows = []
+    for peer in peers:
+        bases = tuple(base.name for base in (LIMIT, RECIPE) if base is not peer and peer is not LIMIT)
+        rows.append(Row(str(work), peer.name, UNIT, [rate for rate, _ in runs[peer.name]], bases))
+        calls = [call for _, call in runs[peer.name]]
+        rows.append(Row(f"{work}: the call", peer.name, CALL, calls, bases))
+    return rows
+
+
+def run(peer: Peer, work: Work) -> tuple[float, float]:
+    """Return records per second, and microseconds of wall time per call in the processes meanwhile."""
+    total = work.procs * work.records
+    counter = Counter(total)
+    with (
+        peer.listen(counter) as listening,
+        Crew(log, [(peer, listening.ticket, work)] * work.procs, peer.method) as crew,
+    ):
+        crew.ready()
+        began = crew.go()
+        if peer.settles_late:
+            seconds = crew.results()
+            listening.settle()
+            ended = time.perf_counter()
+        else:
+            listening.settle()
+            ended = time.perf_counter()
+            seconds = crew.results()
+    return total / (ended - began), sum(seconds) / total * 1e6
+
+
+def log(gate: Gate, peer: Peer, ticket: Any, work: Work) -> float:
+    """In a process: log, and return the seconds that took."""
+    info = peer.join(ticket)
+    emit = {"plain": _plain, "extra": _extra, "exception": _exception}[work.kind]
+    text = "x" * (work.size - 12)
+    gate.wait()
+    began = time.perf_counter()
+    emit(info, peer.template if work.size == 20 else "step %d %s", text, work)
+    return time.perf_counter() - began
+
+
+def _plain(info: Info, template: str, text: str, work: Work) -> None:
+    if work.size == 20:
+        for number in range(work.records):
+            info(template, number, 0.5)
+    else:
+        for number in range(work.records):
+            info(template, number, text)
+
+
+def _extra(info: Info, template: str, text: str, work: Work) -> None:
+    for number in range(work.records):
+        info(template, number, 0.5, extra={"request": "f3a91c", "user": number, "spent": 0.25})
+
+
+def _exception(info: Info, template: str, text: str, work: Work) -> None:
+    for number in range(work.records):
+        try:
+            _divide(number)
+        except ZeroDivisionError:
+            info(template, number, 0.5, exc_info=True)
+
+
+def _divide(number: int) -> float:
+    return number / 0

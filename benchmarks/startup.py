@@ -1,0 +1,154 @@
+"""What it costs to begin: imports, and starting 16 processes.
+
+Imports are timed inside fresh interpreters that have `logging.config` already, with byte code cached: the milliseconds
+that the statement takes, and in the remark how many modules it loads. "Worker" is what a process needs that only logs; "client"
+what the process needs that shows. Starting is from the first process to the last one's word that it is ready, with the
+processes doing nothing else, by the standard library's multiprocessing; ours have then joined and have their standard
+output captured. The fork server has our package loaded already, as that of `spawn_procs` has; "spawn" pays for the
+imports in each process. `spawn_procs` is our own mesh, up to the moment when a call has come back from every rank.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+from .crew import FORKSERVER, Crew, Gate
+from .handlers import Counter
+from .peers import version
+from .rounds import Row, Scale, in_turn, tell
+
+PROCS: Final = 16
+_BASE: Final = "logging.config"
+_IMPORTS: Final = {
+    "worker: install, MeshHandler": "from meshlog_handler import install, MeshHandler",
+    "client: LogClient": "from meshlog_handler import LogClient",
+    "QueueHandler's multiprocessing.queues": "import logging.handlers, multiprocessing.queues",
+    "loguru": "import loguru",
+    "multiprocess": "import multiprocess.context",
+}
+_TIMED: Final = (
+    "import sys, time, logging.config; before = len(sys.modules); began = time.perf_counter(); {}; "
+    "print((time.perf_counter() - began) * 1e3, len(sys.modules) - before)"
+)
+_BASE_TIMED: Final = (
+    "import sys, time; before = len(sys.modules); began = time.perf_counter(); import logging.config; "
+    "print((time.perf_counter() - began) * 1e3, len(sys.modules) - before)"
+)
+
+
+def measure(scale: Scale) -> list[Row]:
+    """Measure imports and starts."""
+    with _byte_code():
+        return [*_imports(scale), *_starts(scale)]
+
+
+@contextmanager
+def _byte_code() -> Iterator[None]:
+    """Let the interpreters started meanwhile find byte code, in a place of their own, whatever the environment says."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as directory:
+        os.environ["PYTHONPYCACHEPREFIX"] = directory
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        try:
+            # What spawned processes load; what is imported for its time is imported once more than it is timed.
+            subprocess.run([sys.executable, "-c", "import benchmarks.startup, multiprocessing.spawn"], check=True)
+            _start("spawn", True, 1)
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _imports(scale: Scale) -> list[Row]:
+    codes = {_BASE: _BASE_TIMED, **{name: _TIMED.format(statement) for name, statement in _IMPORTS.items()}}
+    absent = "" if version("loguru") else "missing: loguru is not installed (pip install -e '.[bench]')"
+    if absent:
+        del codes["loguru"]
+    tell("  imports")
+    for code in codes.values():
+        _timed(code)
+    runs = in_turn({name: partial(_timed, code) for name, code in codes.items()}, scale.rounds * scale.pick(4, 1))
+    rows = [
+        Row("import", name, "ms", [took for took, _ in runs[name]], () if name == _BASE else (_BASE,),
+            f"{statistics.median(count for _, count in runs[name]):.0f} modules")
+        for name in codes
+    ]  # fmt: skip
+    return [*rows, Row("import", "loguru", "ms", [], (), absent)] if absent else rows
+
+
+def _timed(code: str) -> tuple[float, int]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    milliseconds, modules = done.stdout.split()
+    return float(milliseconds), int(modules)
+
+
+def _starts(scale: Scale) -> list[Row]:
+    subjects: dict[str, Callable[[], float]] = {}
+    for method in (FORKSERVER, "spawn"):
+        subjects[f"{method}, bare"] = partial(_start, method, False)
+        subjects[f"{method}, installed"] = partial(_start, method, True)
+    absent = _mesh_absent()
+    if not absent:
+        subjects["spawn_procs"] = _spawn_procs
+    _start(FORKSERVER, False, 1)  # the fork server itself
+    runs = in_turn(subjects, scale.few)
+    work = f"starting {PROCS} procs"
+    rows = []
+    for name, times in runs.items():
+        method = name.partition(",")[0]
+        base = f"{method if method != 'spawn_procs' else FORKSERVER}, bare"
+        rows.append(Row(work, name, "ms", times, () if name == base else (base,)))
+    return [*rows, Row(work, "spawn_procs", "ms", [], (), absent)] if absent else rows
+
+
+def _start(method: str, installed: bool, procs: int = PROCS) -> float:
+    from meshlog_handler import LogClient
+
+    with LogClient(Counter(1 << 62)) as client:
+        address = client.address if installed else None
+        began = time.perf_counter()
+        with Crew(begin, [(address,)] * procs, method) as crew:
+            crew.ready()
+            took = time.perf_counter() - began
+            crew.go()
+            crew.results()
+    return took * 1e3
+
+
+def begin(gate: Gate, address: str | None) -> None:
+    """In a process: be there."""
+    if address is not None:
+        from meshlog_handler import install
+
+        install(address)
+    gate.wait()
+
+
+def _mesh_absent() -> str:
+    try:
+        from meshlog_handler import this_host
+    except ImportError as failure:
+        return f"missing: {failure}"
+    return "" if callable(this_host) else "missing"
+
+
+def _spawn_procs() -> float:
+    from meshlog_handler import current_rank, this_host
+
+    began = time.perf_counter()
+    mesh = this_host().spawn_procs(per_host={"gpus": PROCS}, handlers=[Counter(1 << 62)])
+    try:
+        mesh.call(current_rank).get(60.0)
+        took = time.perf_counter() - began
+    finally:
+        mesh.stop().get(60.0)
+    return took * 1e3

@@ -1,0 +1,39 @@
+"""An app that has its `dictConfig` already, and gets a process pool: one handler more, and nothing else changes."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from concurrent.futures import ProcessPoolExecutor
+
+CONFIG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"brief": {"format": "%(levelname)s [rank %(rank)s, pid %(process)d] %(name)s: %(message)s"}},
+    "handlers": {
+        # All processes apply this one configuration. The first becomes the client; the others find it.
+        "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": ["console"]},
+        "console": {"class": "logging.StreamHandler", "formatter": "brief", "stream": "ext://sys.stdout"},
+    },
+    "root": {"level": "INFO", "handlers": ["mesh"]},
+}
+
+log = logging.getLogger("orders")
+
+
+def handle(order: int) -> int:
+    """Do some work in a worker process."""
+    log.info("order %d handled", order)
+    return order
+
+
+def main() -> None:
+    """Configure, then work in this process and in two others."""
+    logging.config.dictConfig(CONFIG)
+    log.info("the shop is open")
+    with ProcessPoolExecutor(2, initializer=logging.config.dictConfig, initargs=(CONFIG,)) as pool:
+        print("handled", sum(1 for _ in pool.map(handle, range(6))))
+
+
+if __name__ == "__main__":
+    main()

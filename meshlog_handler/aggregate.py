@@ -1,0 +1,249 @@
+"""Holds lines of all ranks back for a window of time, and shows similar ones as one record. Pure."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
+from logging import LogRecord
+from typing import Any, Final, Protocol
+
+from .groups import Group, Scope
+from .similar import Anatomy, dissect, profile, skeleton
+
+_NOTHING: Final[tuple[LogRecord, ...]] = ()
+_NEVER: Final = float("inf")
+_MAX_LEARNED: Final = 16 << 20
+
+
+class Template(Protocol):
+    """What many records have in common; with the `values` of one of them it makes that record.
+
+    Attributes
+    ----------
+    rank : int or None
+        Where its records come from; None for the client's own process.
+    levelno : int
+    group : Hashable or None
+        Records with message arguments: those with equal groups are similar. None: the text decides.
+    scope : Hashable
+        Texts of different scopes are never similar.
+    """
+
+    @property
+    def rank(self) -> int | None: ...
+    @property
+    def levelno(self) -> int: ...
+    @property
+    def group(self) -> Hashable | None: ...
+    @property
+    def scope(self) -> Hashable: ...
+
+    def args(self, values: Any) -> tuple[object, ...]:
+        """Return the message arguments; called only where `group` is not None."""
+
+    def text(self, values: Any) -> str:
+        """Return the message."""
+
+    def signature(self, values: Any) -> Hashable | None:
+        """Return what tells exceptions apart, or None; only records with equal signatures are similar."""
+
+    def build(self, values: Any) -> LogRecord:
+        """Return the record, new at each call."""
+
+
+class Aggregator:
+    """Groups similar lines within a window of time.
+
+    A group begins with its first line and is shown `window` seconds later: alone in its window, as it is;
+    else as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. WARNING and above is shown at once
+    the first time, and counted from the second. Groups are shown in the order in which they began. Not
+    thread-safe: one owner.
+
+    Parameters
+    ----------
+    window : float or None
+        Seconds. None: every line is shown at once.
+    max_groups : int
+        When there are as many, the oldest is shown before its time.
+    never : iterable of str or re.Pattern
+        Lines in which one of these is found are shown at once, each by itself.
+    hide : iterable of str or re.Pattern
+        Lines in which one of these is found are not shown, only counted in `hidden`.
+
+    Attributes
+    ----------
+    received, shown, hidden : int
+        Lines given to `add`; lines told of by what was returned (a record with a ``count`` tells of so many,
+        any other of one); lines hidden. ``received == shown + hidden + pending`` at any time.
+    """
+
+    def __init__(
+        self,
+        window: float | None,
+        *,
+        max_groups: int = 2048,
+        never: Iterable[str | re.Pattern[str]] = (),
+        hide: Iterable[str | re.Pattern[str]] = (),
+    ) -> None:
+        self.received = self.shown = self.hidden = 0
+        self._window = window
+        self._max_groups = max_groups
+        self._never = [re.compile(pattern) for pattern in never]
+        self._hide = [re.compile(pattern) for pattern in hide]
+        self._filters = window is None or bool(self._never or self._hide)
+        self._groups: dict[Hashable, Group] = {}  # in the order they began
+        self._scopes: dict[Hashable, Scope] = {}
+        self._learned = 0
+        self._due = _NEVER
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to show next (same clock as `now`), or None."""
+        return None if self._due == _NEVER else self._due
+
+    @property
+    def pending(self) -> int:
+        """How many lines are held back."""
+        return self.received - self.shown - self.hidden
+
+    def add(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+        """Take in a line at `now` (seconds); return what must be shown at once, in order: usually nothing."""
+        if now >= self._due:
+            return [*self.expire(now), *self.add(template, values, now)]
+        self.received += 1
+        if self._filters:
+            passed = self._filter(template, values)
+            if passed is not None:
+                return passed
+        place = template.group
+        if place is None:
+            return self._add_text(template, values, now)
+        key = (place, template.levelno, template.signature(values))
+        group = self._groups.get(key)
+        if group is None:
+            return self._open(Group(key, now, None), template, values)
+        arguments = group.arguments
+        if arguments is None:
+            self._count(group, template, values)
+            return _NOTHING
+        pending = arguments.pending
+        pending.append(template.args(values))
+        if len(pending) >= arguments.limit:
+            arguments.reduce()
+        group.count += 1
+        group.ranks.add(template.rank)
+        return _NOTHING
+
+    def expire(self, now: float) -> list[LogRecord]:
+        """Return the groups whose window is over at `now`."""
+        window = self._window
+        if now < self._due or window is None:
+            return []
+        return self._close(list(takewhile(lambda group: group.opened + window <= now, self._groups.values())))
+
+    def flush(self) -> list[LogRecord]:
+        """Return all groups now. The next line of each begins a new one."""
+        return self._close(list(self._groups.values()))
+
+    def set_window(self, window: float | None) -> list[LogRecord]:
+        """Change the window (seconds, or None); return what must be shown first: all, if it gets shorter."""
+        shorter = self._window is not None and (window is None or window < self._window)
+        out = self.flush() if shorter else []
+        self._window = window
+        self._filters = window is None or bool(self._never or self._hide)
+        self._set_due()
+        return out
+
+    def _filter(self, template: Template, values: Any) -> Sequence[LogRecord] | None:
+        if self._hide or self._never:
+            text = template.text(values)
+            if any(pattern.search(text) for pattern in self._hide):
+                self.hidden += 1
+                return _NOTHING
+            if any(pattern.search(text) for pattern in self._never):
+                self.shown += 1
+                return (template.build(values),)
+        if self._window is None:
+            self.shown += 1
+            return (template.build(values),)
+        return None
+
+    def _open(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> Sequence[LogRecord]:
+        out: list[LogRecord] = []
+        if len(self._groups) >= self._max_groups:
+            out = self._close([next(iter(self._groups.values()))])
+        self._groups[group.key] = group
+        if len(self._groups) == 1:
+            self._set_due()
+        if template.levelno >= logging.WARNING:
+            self.shown += 1
+            out.append(template.build(values))
+        else:
+            self._count(group, template, values, anatomy)
+        return out or _NOTHING
+
+    def _count(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> None:
+        """Count a line in its group, where there is more to do than to append its arguments or its text."""
+        group.count += 1
+        group.ranks.add(template.rank)
+        text = template.text(values)
+        if group.record is None:
+            args = None if template.group is None else template.args(values)
+            if group.begin(template.build(values), args, text):
+                return
+        self._learned += group.add_text(text, anatomy)
+        if self._learned > _MAX_LEARNED:
+            for known in self._groups.values():
+                self._learned -= known.forget()
+
+    def _add_text(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+        key = (template.scope, template.levelno, template.signature(values))
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = Scope(key)
+        text = template.text(values)
+        known = scope.runs.get(skeleton(text))
+        if known is not None:
+            run, group = known
+            run.texts.append(text)
+            if len(run.texts) >= run.limit:
+                run.reduce()
+            group.count += 1
+            group.ranks.add(template.rank)
+            return _NOTHING
+        anatomy = dissect(text)
+        shape = anatomy.shape
+        found = scope.shapes.get(shape)
+        if found is None:
+            bits = profile(shape)
+            found = scope.nearest(shape, bits)
+            if found is None:
+                group = Group((key, shape), now, scope)
+                scope.open(group, shape, bits)
+                return self._open(group, template, values, anatomy)
+            self._learned += found.alias(shape)
+        self._count(found, template, values, anatomy)
+        return _NOTHING
+
+    def _close(self, groups: Iterable[Group]) -> list[LogRecord]:
+        out: list[LogRecord] = []
+        for group in groups:
+            del self._groups[group.key]
+            self._learned -= group.forget()
+            scope = group.scope
+            if group.shapes:
+                scope.close(group.shapes[0])
+                if not scope.shapes:
+                    del self._scopes[scope.key]
+            self.shown += group.count
+            record = group.result()
+            if record is not None:
+                out.append(record)
+        self._set_due()
+        return out
+
+    def _set_due(self) -> None:
+        first = next(iter(self._groups.values()), None)
+        self._due = _NEVER if first is None or self._window is None else first.opened + self._window

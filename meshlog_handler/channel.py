@@ -1,0 +1,218 @@
+"""The channel between a proc and its client: address, key, challenge, and the proc's end of the socket.
+
+A Unix socket, authenticated in both directions by the challenge of ``multiprocess.connection`` (the standard
+library's ``multiprocessing.connection`` speaks the same and is a tenth of the import). After it, frames; never a pickle.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
+from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
+from .journal import Range
+from .messages import Hello, Message, Welcome, decode
+
+HANDSHAKE_SEC = 10.0
+"""Seconds a stranger has from connecting to being known."""
+
+_SCHEME = "meshlog://"
+
+
+class Address(NamedTuple):
+    """Where a client listens, and the key that opens its door."""
+
+    path: str
+    key: bytes
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.path}#{self.key.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address.
+
+        Raises
+        ------
+        SettingError
+            If `text` is none.
+        """
+        path, _, key = text.removeprefix(_SCHEME).partition("#")
+        with contextlib.suppress(ValueError):  # what is no hex is no key: refused below
+            if text.startswith(_SCHEME) and os.path.isabs(path) and len(bytes.fromhex(key)) >= 16:
+                return cls(path, bytes.fromhex(key))
+        # The text is not repeated: it may hold a key.
+        raise SettingError(
+            "the address is none of a client. Valid: what LogClient.address returns, meshlog:///path/of/socket#key; "
+            "pass it on unchanged, or use LogClient.environ()."
+        )
+
+
+def authenticate(sock: socket.socket, key: bytes, *, server: bool) -> socket.socket:
+    """Let both ends prove that they know the key; return the socket, open for frames.
+
+    The socket must have a timeout in the kernel (see `set_kernel_timeout`): a silent peer ends as an `OSError`.
+
+    Raises
+    ------
+    OSError, EOFError, multiprocessing.AuthenticationError
+        If the peer does not know the key, is silent or goes.
+    """
+    from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+    with Connection(os.dup(sock.fileno())) as connection:
+        if server:
+            deliver_challenge(connection, key)
+            answer_challenge(connection, key)
+        else:
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
+    return sock
+
+
+def set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
+    """Bound every blocking call on the socket, also those made on its bare descriptor. 0 lifts the bound."""
+    value = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
+def peer_uid(sock: socket.socket) -> int | None:
+    """Return the user id at the other end, as the kernel vouches for it; None where it cannot be asked."""
+    if hasattr(socket, "SO_PEERCRED"):
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(uid)
+    return None
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """Read `size` bytes from a blocking socket; `EOFError` if the peer goes before."""
+    parts = bytearray()
+    while len(parts) < size:
+        data = sock.recv(size - len(parts))
+        if not data:
+            raise EOFError
+        parts += data
+    return bytes(parts)
+
+
+def read_frame(sock: socket.socket, limit: int) -> tuple[int, bytes]:
+    """Read one frame from a blocking socket."""
+    size, kind = HEAD.unpack(read_exactly(sock, HEAD.size))
+    if not 1 <= size <= limit:
+        raise ProtocolError(f"a frame of {size} bytes; 1 to {limit} are allowed")
+    return kind, read_exactly(sock, size - 1)
+
+
+class Link:
+    """A proc's end of the channel.
+
+    `send*` may be called by any thread, `receive` by one. A forked child calls `forget`, and nothing else.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self.closed = False
+
+    def send_data(self, piece: Range) -> None:
+        """Ship a stretch of the stream. Blocks while the client does not read; `OSError` when it is gone."""
+        self._send(data_head(piece.generation, piece.start, len(piece.data)) + piece.data)
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Send one frame. Blocks and raises as `send_data` does."""
+        self._send(frame(kind, payload))
+
+    def say(self, message: Message) -> None:
+        """Send a message."""
+        self.send(CONTROL, message.encode())
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            self._sock.sendall(data)
+
+    def receive(self, timeout: float | None) -> bytes | None:
+        """Return the next message, encoded, or None after `timeout` seconds.
+
+        Raises
+        ------
+        OSError, EOFError
+            When the client is gone.
+        ProtocolError
+            If it sends what no client does.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if not poll.poll(None if timeout is None else max(0.0, timeout * 1000)):
+            return None
+        kind, payload = read_frame(self._sock, MAX_CONTROL)
+        if kind != CONTROL:
+            raise ProtocolError(f"a client does not send frames of kind {kind}")
+        return payload
+
+    def close(self) -> None:
+        """Hang up; a thread that waits in `receive` sees the end."""
+        self.closed = True
+        with contextlib.suppress(OSError):  # the client was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """Close this process's copy of the socket; the parent's stays open. Also ends what `close` began."""
+        self.closed = True
+        self._sock.close()
+
+
+def connect(address: Address, hello: Hello, fds: Sequence[int]) -> tuple[Link, Welcome]:
+    """Join the client at `address`: prove the key, say who this is, hand over the read ends of captured pipes.
+
+    Ends after `HANDSHAKE_SEC` seconds at the latest, once per step.
+
+    Raises
+    ------
+    ConnectError
+        If nobody answers there, or the client refuses.
+    """
+    from multiprocessing import AuthenticationError
+
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        set_kernel_timeout(sock, HANDSHAKE_SEC)
+        _dial(sock, address.path)
+        authenticate(sock, address.key, server=False)
+        sock.sendall(frame(CONTROL, hello.encode()))
+        if fds:
+            sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        _, payload = read_frame(sock, MAX_CONTROL)
+        welcome = decode(payload, Welcome)
+        set_kernel_timeout(sock, 0)
+    except (OSError, EOFError, AuthenticationError, MeshlogError) as failure:
+        sock.close()
+        raise ConnectError(
+            f"no client can be joined at {address.path} ({type(failure).__name__}: {failure}). Is the process that "
+            f"shows the logs still running, and is the address passed on unchanged?"
+        ) from failure
+    return Link(sock), welcome
+
+
+def _dial(sock: socket.socket, path: str) -> None:
+    """Connect; a backlog that is full for the moment (hundreds of procs starting at once) is tried again."""
+    deadline = time.monotonic() + HANDSHAKE_SEC
+    pause = 0.001
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.1)

@@ -1,0 +1,218 @@
+"""The command line: ``meshlog run`` and ``meshlog tail``. Parses, and hands on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from . import arguments
+from ._version import __version__
+from .errors import SettingError
+
+_USAGE: Final = 2
+
+_ABOUT: Final = """\
+Logs of many processes, shown by one.
+
+    meshlog run -n 4 -- python train.py     run a command on 4 ranks
+    meshlog tail DIR                        read the last records of every rank, after a crash or during a run
+
+Each has its own --help."""
+
+_ABOUT_RUN: Final = """\
+Run a command on N ranks, and show all that they log and print, each line with its rank."""
+
+_MORE_ON_RUN: Final = """\
+examples:
+  meshlog run -n 4 -- python train.py --epochs 3
+  meshlog run -n 8 --aggregate 3 -- python train.py       similar lines of 3 seconds become one
+  meshlog run -n 8 --ranks-filter 0 --log-dir logs -- python train.py
+                                                          watch rank 0 (and warnings of all), keep everything
+  meshlog run -n 2 --prefix '[{local_rank} {stream}] ' -- ./simulate
+  meshlog run -n 2 --json -- python serve.py | jq .message
+
+what a rank finds:
+  RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE   as of torchrun; MASTER_ADDR and MASTER_PORT are left alone
+  MESHLOG_ADDRESS    meshlog_handler.install() or a MeshHandler forward records whole by it
+  MESHLOG_CAPTURED   is 1: stdout and stderr are captured already
+  PYTHONUNBUFFERED, PYTHONFAULTHANDLER   are 1 unless you set them: what is printed comes at once, and a crash
+                     says where
+  stdin              is empty
+
+how it ends:
+  The exit code is that of the first rank that failed; 128 and the number for a signal, such as 139 for SIGSEGV.
+  When one fails, the others get --grace seconds, then SIGTERM, and after as long again SIGKILL. Ctrl-C is passed
+  on to all ranks once, followed in the same way; a second Ctrl-C goes on to SIGTERM at once, a third to SIGKILL.
+  A summary on stderr puts the first failure first. Should meshlog itself be killed, ranks that write get SIGPIPE,
+  as from any pipe; those that do not, go on."""
+
+_ABOUT_TAIL: Final = """\
+Print the last records of every rank, in order of time, from the journals of a run: a flight recorder that outlives
+its processes. Reads only; the run may still be going on."""
+
+_MORE_ON_TAIL: Final = """\
+examples:
+  meshlog tail logs                        DIR is the --log-dir of the run
+  meshlog tail logs -n 100 --rank 3
+  meshlog tail logs --json | jq .message
+
+Journals hold what ranks log through meshlog_handler. What they print is in the files beside them: logs/*."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        self.exit(_USAGE, f"meshlog: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str or None
+        Arguments without the program's name; None: those of this process.
+
+    Notes
+    -----
+    On the main thread: ``meshlog run`` handles signals.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    # What follows the first -- is the command's, whatever it looks like.
+    at = words.index("--") if "--" in words else len(words)
+    parser = _parser()
+    try:
+        options = parser.parse_args(words[:at])
+        if options.action is None:
+            parser.error("say what to do: run or tail")
+        code: int = options.action(options, words[at + 1 :], at < len(words))
+    except SystemExit as end:  # argparse's way to end, after it has said why
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever reads has seen enough. What is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    finally:
+        if argv is None:
+            # The process ends. Another Ctrl-C shall not show where.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+    command = [*options.command, *(["--"] if divided and options.command else []), *rest]
+    parser = options.parser
+    if not command:
+        parser.error("there is no command. Write it last: meshlog run -n 4 -- python train.py")
+    code = _check_program(command[0])
+    if code:
+        return code
+    from .launch import LaunchError
+    from .run import Options, run
+
+    try:
+        return run(
+            Options(
+                command=tuple(command), count=options.count, window=options.aggregate, level=options.level,
+                log_dir=options.log_dir, ranks_filter=options.ranks_filter, prefix=options.prefix, as_json=options.json,
+                never=tuple(options.never), hide=tuple(options.hide), grace=options.grace,
+            )
+        )  # fmt: skip
+    except LaunchError as failure:
+        return _fail(str(failure), failure.exitcode)
+    except SettingError as failure:
+        return _fail(str(failure), _USAGE)
+    except OSError as failure:
+        return _fail(f"{failure}. Give a --log-dir that can be written, or set TMPDIR to a place that can.", _USAGE)
+
+
+def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+    from .tail import NoJournals, print_tails
+
+    if rest:
+        options.parser.error(f"what is {rest[0]!r}? There is one directory, and no command")
+    try:
+        print_tails(options.directory, options.lines, options.rank, options.json, lambda text: _say(text))
+    except NoJournals as failure:
+        return _fail(str(failure), _USAGE)
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        return _fail(f"{failure.filename}: {failure.strerror}. Name the --log-dir of a run.", _USAGE)
+    return 0
+
+
+def _check_program(program: str) -> int:
+    """Return 0 if a program can be run; else say why not, and return what a shell would."""
+    if shutil.which(program) is not None:
+        return 0
+    if not os.path.exists(program):
+        return _fail(f"{program}: command not found. Is it spelled right, and in PATH?", 127)
+    if os.path.isdir(program):
+        return _fail(f"{program} is a directory, not a program.", 126)
+    if os.access(program, os.X_OK):
+        hint = f"It is not in PATH: write ./{program}"
+    elif program.endswith(".py"):
+        hint = f"Name its interpreter: meshlog run -n 4 -- python {program}"
+    else:
+        hint = f"If it is a program, let it be one: chmod +x {program}"
+    return _fail(f"{program} cannot be executed. {hint}", 126)
+
+
+def _fail(text: str, code: int) -> int:
+    _say(f"error: {text}")
+    return code
+
+
+def _say(text: str) -> None:
+    print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
+
+
+def _parser() -> Parser:
+    form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = Parser("meshlog", description=_ABOUT, **form)
+    parser.add_argument("--version", action="version", version=f"meshlog {__version__}")
+    parser.set_defaults(action=None)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    _add_run(actions.add_parser("run", help="run a command on N ranks", description=_ABOUT_RUN, epilog=_MORE_ON_RUN, **form))
+    _add_tail(actions.add_parser("tail", help="read journals", description=_ABOUT_TAIL, epilog=_MORE_ON_TAIL, **form))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(action=_run, parser=parser)
+    add = parser.add_argument
+    parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
+    add("-n", "--nproc", "--nproc-per-node", dest="count", type=arguments.count, default=1, metavar="N", help="ranks (1)")
+    add("--aggregate", type=arguments.window, metavar="SEC", help="show similar lines of SEC seconds as one")
+    add("--level", type=arguments.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
+    add("--log-dir", metavar="DIR", help="a complete file per rank and stream, rotated, and the journals for meshlog tail")
+    add(
+        "--ranks-filter", "--local-ranks-filter", type=arguments.ranks, metavar="RANKS",
+        help="show these ranks alone, as 0,2-3; WARNING and above of the others still shows, and files have all",
+    )  # fmt: skip
+    add("--prefix", type=arguments.prefix, metavar="TEMPLATE", help="instead of '[{rank}] '; none leaves the bytes alone")
+    add("--json", action="store_true", help="one JSON object a line, all of it on stdout")
+    repeated: Any = {"action": "append", "default": [], "type": arguments.pattern, "metavar": "PATTERN"}
+    add("--never", **repeated, help="lines never to group (a regular expression; repeatable)")
+    add("--hide", **repeated, help="lines not to show; files have them (repeatable)")
+    add("--grace", type=arguments.seconds, default=5.0, metavar="SEC", help="time for others to end when one failed (5)")
+    add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _add_tail(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(action=_tail, parser=parser)
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="where the journals lie")
+    add("-n", "--lines", type=arguments.count, default=20, metavar="LINES", help="records of each rank (20)")
+    add("--rank", type=arguments.ranks, metavar="RANKS", help="these ranks alone, as 3 or 0,4-7")
+    add("--json", action="store_true", help="one JSON object a line")

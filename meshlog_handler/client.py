@@ -1,0 +1,341 @@
+"""LogClient: one thread that receives, orders, groups and shows the records of all procs, and keeps the flush ledger.
+
+::
+
+    procs    -> sockets, pipes -> Reception -> items -> Show -> files, groups, handlers
+    anyone   -> commands queue ->  LogClient thread  -> orders, flush sentinels -> procs
+
+Any thread may call the public methods. Only the client's thread touches sources, ledger, groups and handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from logging.handlers import QueueListener
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import running, settings
+from .capture import diagnose
+from .client_thread import Call, Chosen, ClientThread
+from .errors import ClosedError, FlushTimeout
+from .ledger import explain_missing
+from .messages import Hello, Order, Welcome
+from .named_handlers import ShownBy
+from .orders import Answers
+from .receipt import FlushReceipt
+from .registry import Registry
+from .rendezvous import Newcomer, Rendezvous
+from .rundir import RunDir
+from .show import Show
+from .source import Source
+from .stats import Stats
+from .stream import own_threads
+
+if TYPE_CHECKING:
+    from .console import ConsoleHandler
+
+T = TypeVar("T")
+
+
+class LogClient(QueueListener):
+    """Shows the logs of many processes in this one.
+
+    Parameters
+    ----------
+    *handlers : logging.Handler
+        What shows the records, called on the client's thread. None: the console.
+    aggregate_window_sec : float or None
+        Seconds in which similar lines become one. None: ``MESHLOG_AGGREGATE_WINDOW_SEC``, else each is shown at once.
+    respect_handler_level : bool
+        Whether a handler gets only records of its own level and above.
+    log_dir : str or None
+        Directory for a complete file per rank and stream, and for the journals.
+    never, hide : sequence of str
+        Regular expressions: lines that are never grouped, and lines that are not shown (files have them).
+
+    Notes
+    -----
+    A forked child inherits an inert copy: it owns neither thread nor sockets, and `stop` does nothing there.
+    The design is that of Monarch's ``LogClientActor``; the thread that of `logging.handlers.QueueListener`.
+    """
+
+    queue: queue.SimpleQueue[Call]
+
+    def __init__(
+        self,
+        *handlers: ShownBy,
+        aggregate_window_sec: float | None = None,
+        respect_handler_level: bool = True,
+        log_dir: str | os.PathLike[str] | None = None,
+        never: Sequence[str] = (),
+        hide: Sequence[str] = (),
+    ) -> None:
+        super().__init__(queue.SimpleQueue(), respect_handler_level=respect_handler_level)
+        self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
+        self._log_dir = os.fspath(log_dir) if log_dir is not None else None
+        self._options = (tuple(never), tuple(hide))
+        self._max_line = settings.max_line_size()
+        self._own_handlers: tuple[ShownBy, ...] = handlers
+        self.console: ConsoleHandler | None = None  # made here, where no handlers are given
+        self._pid = os.getpid()
+        self._running = False
+        self.own_token = os.urandom(8).hex()
+        self.registry = Registry(self.own_token)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the client was started and not stopped, in this process."""
+        return self._running and self._pid == os.getpid()
+
+    def start(self) -> LogClient:  # type: ignore[override]  # returns itself, where QueueListener returns None
+        """Open the door and start the thread. Starting twice is the same as once.
+
+        Raises
+        ------
+        OSError
+            If no private directory can be made, or `log_dir` cannot be written.
+        """
+        if self.running:
+            return self
+        self._pid = os.getpid()
+        files = None
+        if self._log_dir is not None:
+            from .rank_files import RankFiles
+
+            os.makedirs(self._log_dir, exist_ok=True)
+            files = RankFiles(self._log_dir, report=diagnose)
+        handlers = self._own_handlers
+        if not handlers:
+            from .console import ConsoleHandler
+
+            self.console = ConsoleHandler()
+            handlers = (self.console,)
+        self._rundir = RunDir()
+        self.registry.keep_journals_in(self._log_dir or self._rundir.path)
+        self._rendezvous = Rendezvous(self._rundir.path, self.registry.admit, self._joined)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        show = Show(handlers, self.respect_handler_level, files, self._window, *self._options)
+        self._core = ClientThread(
+            self.queue, self._wake_read, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None
+        )
+        self._running = True
+        running.add(self)
+        super().start()
+        return self
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Flush, show what is pending, and end. Stopping twice, or in a forked child, does nothing.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for the flush. What it could not get is read from the journals if the procs are dead, and said.
+        """
+        if not self.running or threading.current_thread() is self._thread:
+            return
+        try:
+            self.flush(timeout)
+        except (FlushTimeout, ClosedError) as incomplete:
+            diagnose(f"the last flush is incomplete: {incomplete}")
+        self._running = False
+        with contextlib.suppress(ClosedError):  # the thread has ended by itself
+            self._post(self._end)
+        if self._thread is not None:
+            self._thread.join(timeout + 5.0)
+            self._thread = None
+        running.discard(self)
+
+    def enqueue_sentinel(self) -> None:
+        """Ask the thread to end. Called by `QueueListener.stop`, which `stop` takes the place of."""
+        self._post(self._end)
+
+    def __enter__(self) -> LogClient:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """What a worker needs to join: the path of the socket and the key. Keep it out of command lines and logs."""
+        self._check_running()
+        return str(self._rendezvous.address)
+
+    def environ(self) -> dict[str, str]:
+        """Return a copy of this process's environment, with what a subprocess needs to join."""
+        return {**os.environ, settings.ADDRESS: self.address}
+
+    # -- what others ask -------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
+        """Wait until everything logged and printed before this call has been shown.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds; None waits for as long as it takes.
+        chosen : callable or None
+            Which procs to flush; None: all.
+
+        Raises
+        ------
+        FlushTimeout
+            If ranks did not answer in time; the receipt on it names them.
+        ClosedError
+            If the client does not run, or the call comes from one of its own handlers.
+        """
+        receipt = self.flush_soon(timeout, chosen).result(None if timeout is None else timeout + 60.0)
+        if receipt.missing:
+            raise FlushTimeout(explain_missing(receipt), receipt)
+        return receipt
+
+    def flush_soon(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> Future[FlushReceipt]:
+        """Begin a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
+        if threading.current_thread() is self._thread:
+            raise ClosedError("flush was called by a handler of this client, and would wait for itself: use another thread.")
+        future: Future[FlushReceipt] = Future()
+        self._post(lambda: self._core.flush(future, float("inf") if timeout is None else timeout, chosen))
+        return future
+
+    def order(
+        self, make: Callable[[int], Order], timeout: float = 10.0, chosen: Chosen | None = None
+    ) -> dict[int | None, str | None]:
+        """Give an order to procs and wait for their answers.
+
+        Parameters
+        ----------
+        make : Callable[[int], Order]
+            Returns the order for a request number.
+        timeout : float
+            Seconds.
+        chosen : callable or None
+            Which procs; None: all but the client's own.
+
+        Returns
+        -------
+        dict
+            By rank: None if it obeyed, else why not.
+        """
+        future: Future[Answers] = Future()
+        request = self.on_thread(self._core.orders.number).result(timeout)
+        self._post(lambda: self._core.order(make(request), future, chosen))
+        try:
+            answers = future.result(timeout)
+        except TimeoutError:
+            self._post(lambda: self._core.orders.give_up(request))
+            answers = future.result(timeout)
+        return {source.rank: error for source, error in answers.items()}  # type: ignore[attr-defined]  # members are sources
+
+    def set_window(self, window: float | None) -> None:
+        """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so."""
+        self._window = checked = settings.check_window(window)
+        self.on_thread(lambda: self._core.show.set_window(checked)).result()
+
+    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
+        """Show by other handlers from now on. Returns when that is so."""
+        self.on_thread(lambda: self._core.show.set_handlers(handlers, respect_handler_level)).result()
+
+    def reconfigure(self, handlers: Sequence[ShownBy], respect_handler_level: bool, window: float | None) -> None:
+        """Change handlers and window, without waiting for it: who configures logging holds its lock."""
+        self._window = settings.check_window(window)
+        self._post(lambda: self._core.show.set_window(window))
+        self._post(lambda: self._core.show.set_handlers(handlers, respect_handler_level))
+
+    def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
+        """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""
+        self.on_thread(lambda: self._core.stream(streaming, chosen)).result()
+
+    def stats(self) -> Stats:
+        """Return exact counters per rank."""
+        if not self.running:
+            return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
+        return self.on_thread(self._core.stats).result()
+
+    def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Source:
+        """Take in a process that was started with its output led into pipes; return what the client's thread knows it by.
+
+        Parameters
+        ----------
+        pid, rank, local_rank : int
+            Should it join by itself, under this rank, its records come as well.
+        pipes : mapping of str to int
+            Read ends, which do not block, by "stdout" and "stderr". They are the client's from here on.
+        mesh : str
+            The token under which `report_exit`, to be called when it has ended, speaks of it.
+        """
+        hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
+        source = Source(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
+        self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
+        return source
+
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
+        with contextlib.suppress(ClosedError):  # nobody is left to tell
+            self._post(lambda: self._core.note_exit(mesh, rank, exitcode))
+
+    def on_thread(self, fn: Callable[[], T]) -> Future[T]:
+        """Run `fn` on the client's thread."""
+        future: Future[T] = Future()
+        if threading.current_thread() is self._thread:
+            future.set_result(fn())
+        else:
+            self._post(fn, future)
+        return future
+
+    def _end(self) -> None:
+        self._core.ending = True
+
+    def _check_running(self) -> None:
+        if not self.running:
+            raise ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+
+    def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None) -> None:
+        if self._pid != os.getpid() or self._thread is None:
+            self._check_running()
+            raise ClosedError("this LogClient was stopped.")
+        self.queue.put(Call(fn, future or Future()))
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
+            os.write(self._wake_write, b"w")
+
+    def _monitor(self) -> None:
+        own_threads.add(threading.get_ident())
+        threading.current_thread().name = "meshlog-client"
+        try:
+            self._core.run()
+        finally:
+            if self.console is not None:
+                self.console.close()
+            for fd in (self._wake_read, self._wake_write):
+                os.close(fd)
+            self._rundir.remove()
+            self._core.hang_up()
+            own_threads.discard(threading.get_ident())
+
+    def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:
+        """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""
+        coords = self.registry.coords(newcomer.hello, welcome.rank)
+        source = Source(
+            newcomer.sock, newcomer.hello, welcome.rank, welcome.journal, newcomer.pipes, coords, self._max_line, newcomer.pid
+        )
+        self._post(lambda: self._core.add(source, welcome))
+
+    def forget(self) -> None:
+        """In a forked child: close copies of what is the parent's."""
+        self._running = False
+        self._thread = None
+        self._core.forget()
+        for fd in (self._wake_read, self._wake_write):
+            os.close(fd)
+        self._rundir.forget()

@@ -1,0 +1,338 @@
+"""The client's thread: receive, order, group, show; answer flushes; take leave of the dead. Everything here is its alone.
+
+::
+
+    wait for anything -> read -> items in order of time -> Show -> sentinels -> ledger -> receipts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from .capture import diagnose
+from .errors import ClosedError
+from .exits import signal_name
+from .ledger import FlushLedger, OpenFlush
+from .messages import Answer, Flush, Order, Welcome
+from .obituary import Obituaries
+from .orders import Answers, Orders
+from .receipt import FlushReceipt
+from .reception import Reception
+from .registry import Registry
+from .rendezvous import Rendezvous
+from .show import Show, Tray
+from .source import Source
+from .stats import RankStats, Stats
+
+T = TypeVar("T")
+
+_MAX_ITEMS: Final = 20_000
+_REPORT_SEC: Final = 1.0
+
+
+class Proc(Protocol):
+    """What procs are chosen by."""
+
+    @property
+    def mesh(self) -> str:
+        """The token of the mesh it belongs to, or ""."""
+
+    @property
+    def rank(self) -> int | None:
+        """Its rank; None is the client's own process."""
+
+
+Chosen = Callable[[Proc], bool]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command to the client's thread: run `fn` there and pass on what it returns."""
+
+    fn: Callable[[], Any]
+    future: Future[Any]
+
+
+class ClientThread:
+    """What a `LogClient` does on its thread.
+
+    Parameters
+    ----------
+    commands : queue.SimpleQueue
+        Calls from other threads; a byte in the pipe `wake_fd` says that there are some.
+    own_token : str
+        The mesh token of the client's own process, which takes no orders from here.
+    """
+
+    def __init__(
+        self, commands: queue.SimpleQueue[Call], wake_fd: int, show: Show, registry: Registry, rendezvous: Rendezvous,
+        own_token: str, keep_journals: bool,
+    ) -> None:  # fmt: skip
+        self.show = show
+        self.reception = Reception()
+        self.orders = Orders()
+        self.ending = False
+        self.past: dict[int | None, RankStats] = {}
+        self._commands = commands
+        self._wake_fd = wake_fd
+        self._registry = registry
+        self._rendezvous = rendezvous
+        self._own_token = own_token
+        self._keep_journals = keep_journals
+        self._ledger = FlushLedger()
+        self._flushes: dict[int, tuple[Future[FlushReceipt], list[Source]]] = {}
+        self._obituaries = Obituaries()
+        self._adopted: dict[int | None, Source] = {}
+        self._tray = Tray(show)
+        self._sentinels: list[tuple[Source, int]] = []
+        self._next_report = 0.0
+        self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
+        self.reception.register(wake_fd, self._woken)
+
+    def run(self) -> None:
+        """Work until `ending` is set, then close."""
+        try:
+            while not self.ending:
+                try:
+                    self._turn()
+                except Exception as failure:  # nothing a peer or a handler does may end this thread
+                    diagnose(f"the client's thread goes on after {type(failure).__name__}: {failure}")
+        finally:
+            self._close()
+
+    # -- commands, run here for other threads ---------------------------------------------------------------------
+
+    def add(self, source: Source, welcome: Welcome) -> None:
+        """Begin with a proc."""
+        source.streaming = self._registry.streaming
+        if source.adopted:
+            self._adopted[source.rank] = source
+        elif (adopted := self._adopted_as(source)) is not None:
+            source.tail = adopted.tail
+        self.reception.add(source, welcome)
+
+    def flush(self, future: Future[FlushReceipt], timeout: float, chosen: Chosen | None) -> None:
+        """Send a sentinel round; `future` gets the receipt."""
+        members = [source for source in self.reception.sources if chosen is None or chosen(source)]
+        dead = self._registry.dead(chosen)
+        flush = self._ledger.start([*members, *dead], time.monotonic(), timeout, dead)
+        self._flushes[flush.version] = (future, members)
+        for source in members:
+            if source.adopted and not source.ended:
+                # It hears nothing. Its answer waits for what was read of its pipes before.
+                self.reception.messages.append((source, Answer(flush.version, None)))
+            elif not source.ended:
+                self.reception.send(source, Flush(flush.version))
+        if not flush.waiting:
+            self._complete([flush])
+
+    def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
+        """Send an order round; `future` gets the answers."""
+        members = [
+            source for source in self.reception.sources
+            if not source.ended and not source.adopted and source.mesh != self._own_token and (chosen is None or chosen(source))
+        ]  # fmt: skip
+        self.orders.start(order.request, members, future)
+        for source in members:
+            if not self.reception.send(source, order):
+                self.orders.answer(source, Answer(order.request, "its connection is closed"))
+
+    def stream(self, streaming: bool, chosen: Chosen | None) -> None:
+        """Show the chosen procs, or do not."""
+        if chosen is None:
+            self._registry.streaming = streaming
+        for source in self.reception.sources:
+            if chosen is None or chosen(source):
+                source.streaming = streaming
+
+    def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Take the word of a proc's owner on how it ended."""
+        adopted = self._adopted.get(rank)
+        if adopted is not None and adopted.mesh == mesh:
+            adopted.exitcode = exitcode
+            self.reception.ended(adopted)
+            return
+        told = self._obituaries.word(mesh, rank, exitcode)
+        if told is not None and told[1]:
+            self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
+
+    def stats(self) -> Stats:
+        """Return the counters of all ranks, past and present."""
+        ranks = dict(self.past)
+        for source in self.reception.sources:
+            before = ranks.get(source.rank) or RankStats(source.rank, source.pid, alive=False)
+            ranks[source.rank] = before.merged(source.stats)
+        return Stats(ranks, self.show.hidden, self.show.shown)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        reception, show = self.reception, self.show
+        reception.wait(self._patience())
+        now = time.monotonic()
+        reception.expire(now)
+        if not self._tray:
+            self._tray.put(reception.collect(self._tray.quota))
+            self._sentinels += show.write_only(reception.muted)
+        self._sentinels += self._tray.show_some(now, len(reception.sources))
+        reception.holding, reception.read_size = bool(self._tray), self._tray.read_size
+        if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
+            for source, version in _taken(self._sentinels):
+                self._barrier(source, now)
+                self._complete(self._ledger.ack(version, source))
+        for source, message in _taken(reception.messages):
+            if isinstance(message, Answer):
+                self._answered(source, message)
+        if not self._tray:
+            for source in _taken(reception.finished):
+                self._finish(source)
+        now = time.monotonic()
+        if now >= self._next_report:
+            self._report_drops(now)
+            reception.ask_for_patience()
+        self._obituaries.expire(now)
+        show.expire(now)
+        self._complete(self._ledger.expire(now))
+        self._rendezvous.expire(now)
+        show.end_tick()
+
+    def _patience(self) -> float | None:
+        """Return how long there is nothing to do."""
+        if self._tray or self.reception.busy or self.reception.finished:
+            return 0.0
+        deadlines = (
+            self.show.deadline, self._ledger.deadline, self.reception.deadline, self._rendezvous.deadline,
+            self._obituaries.deadline,
+        )  # fmt: skip
+        first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # that was the last wake-up
+            while os.read(self._wake_fd, 4096):
+                continue
+        while True:
+            try:
+                call = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                call.future.set_result(call.fn())
+            except Exception as failure:
+                call.future.set_exception(failure)
+
+    def _barrier(self, source: Source, now: float) -> None:
+        """Show what the captured pipes of a proc held when its sentinel arrived."""
+        piped = self._adopted_as(source) or source
+        items = self.reception.drain_pipes(piped, now)
+        if piped.streaming:
+            self.show.dispatch(items, now)
+        else:
+            self.show.write_only(items)
+
+    def _adopted_as(self, source: Source) -> Source | None:
+        """Return the adopted proc that has the pipes of `source`, a connection of its own that it made."""
+        return self._adopted.get(source.rank) if not source.adopted and not source.mesh else None
+
+    def _answered(self, source: Source, answer: Answer) -> None:
+        if self.orders.is_request(answer.request):
+            self.orders.answer(source, answer)
+        elif source.adopted and self._tray:
+            self.reception.messages.append((source, answer))  # when what was collected has been shown
+        else:
+            if source.adopted:
+                self._barrier(source, time.monotonic())
+            self._complete(self._ledger.ack(answer.request, source))
+
+    def _complete(self, flushes: list[OpenFlush]) -> None:
+        for flush in flushes:
+            future, members = self._flushes.pop(flush.version)
+            missing = _ranks(flush.missing)
+            self._report_drops(time.monotonic())
+            self.show.flush()
+            acked = tuple(rank for rank in _ranks(flush.acked) if rank not in missing)
+            dropped = sum(source.stats.total_dropped for source in members)
+            elapsed = time.monotonic() - flush.started
+            future.set_result(FlushReceipt(flush.version, acked, missing, _ranks(flush.dead), dropped, elapsed))
+
+    def _finish(self, source: Source) -> None:
+        """Take leave of a proc of which everything has been shown."""
+        if source not in self.reception.sources:
+            return
+        if source.adopted and any(other.pid == source.pid for other in self.reception.sources - {source}):
+            return  # its own connection is not read to its end; it is taken leave of after that
+        self._say_drops(source)
+        self._registry.ended(source.mesh, source.rank)
+        self.reception.drop(source, keep_journal=self._keep_journals and (bool(source.mesh) or not source.left))
+        before = self.past.get(source.rank)
+        self.past[source.rank] = before.merged(source.stats) if before is not None else source.stats
+        self.orders.excuse(source, "ended before it answered")
+        adopted = self._adopted_as(source)
+        if source.adopted:
+            del self._adopted[source.rank]
+            if source.exitcode:
+                end = signal_name(source.exitcode)
+                self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
+        elif not source.left and adopted is None:
+            text = self._obituaries.heard(source, time.monotonic())
+            if text:
+                self.show.say(logging.ERROR, text, source.rank, source.pid)
+        self._complete(self._ledger.excuse(source))
+        if adopted is not None and adopted.ended:
+            self._finish(adopted)
+
+    def _say_drops(self, source: Source) -> None:
+        if source.unreported:
+            self.show.say(logging.WARNING, source.drop_report(), source.rank, source.pid)
+
+    def _report_drops(self, now: float) -> None:
+        self._next_report = now + _REPORT_SEC
+        for source in self.reception.sources:
+            self._say_drops(source)
+
+    def _close(self) -> None:
+        """End: show what has arrived, answer who waits, close everything but the connections."""
+        self._complete(self._ledger.close())
+        self.orders.close("the client was stopped")
+        self.reception.end_lines()
+        self._tray.show_all(time.monotonic())
+        self.show.dispatch(self.reception.collect(_MAX_ITEMS), time.monotonic())
+        self.show.write_only(self.reception.muted)
+        self.show.flush()
+        self.past = dict(self.stats())
+        for each in self.past.values():
+            each.alive = False
+        self._rendezvous.close()
+        self.show.close()
+        while True:
+            try:
+                self._commands.get_nowait().future.set_exception(ClosedError("this LogClient was stopped."))
+            except queue.Empty:
+                return
+
+    def hang_up(self) -> None:
+        """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""
+        self.reception.close()
+
+    def forget(self) -> None:
+        """In a forked child: close copies of what is the parent's."""
+        self._rendezvous.forget()
+        self.reception.forget()
+
+
+def _ranks(members: set[Any]) -> tuple[int, ...]:
+    return tuple(sorted({member.rank for member in members if member.rank is not None}))
+
+
+def _taken(items: list[T]) -> list[T]:
+    taken = items[:]
+    items.clear()
+    return taken

@@ -1,0 +1,168 @@
+"""Message arguments of many calls, column by column, and the one text that keeps what differs. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from .merge import Choice, braces
+
+_NUMBERS: Final = frozenset((int, float))
+_MAX_PENDING: Final = 64
+_PENDING_BYTES: Final = 8192
+_MAX_SEEN: Final = 64
+_CONVERSION = re.compile(r"%(?:%|([-#0 +]*)(\d*)(\.\d+)?[hlL]?([diouxXeEfFgGcrsa]))")
+
+
+def _spell(spec: str, value: object) -> str:
+    try:
+        text: str = spec % (value,)
+    except (TypeError, ValueError, OverflowError):
+        return _plain(value)  # the conversion is not for this value: what it is says more than that
+    return text
+
+
+def _plain(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python is willing to write
+        return hex(value) if isinstance(value, int) else object.__repr__(value)
+
+
+class Column:
+    """The values of one argument: the extremes of the numbers, and up to 3 of what else there was.
+
+    Parameters
+    ----------
+    flags, width, precision, kind : str
+        The parts of the conversion, such as ``-``, ``8``, ``.3`` and ``f``. Padding comes after merging.
+    """
+
+    __slots__ = ("_high", "_left", "_low", "_others", "_seen", "_spec", "_width")
+
+    def __init__(self, flags: str, width: str, precision: str, kind: str) -> None:
+        self._left = "-" in flags
+        zeros = "0" in flags and not self._left
+        self._width = int(width or 0)
+        self._spec = f"%{flags.replace('-', '')}{width if zeros else ''}{precision}{kind}"
+        self._low: float | None = None
+        self._high: float | None = None
+        self._others: Choice | None = None
+        self._seen: set[str] = set()
+
+    def reduce(self, values: Sequence[object]) -> None:
+        """Take in values."""
+        kinds = set(map(type, values))
+        if kinds <= _NUMBERS:
+            numbers: Sequence[float] = values  # type: ignore[assignment]  # every one is an int or a float
+            try:
+                has_nan = float in kinds and sum(numbers) != sum(numbers)
+            except OverflowError:  # an int too large to be added to a float
+                has_nan = True
+            if not has_nan:
+                self._range(min(numbers), max(numbers))
+                return
+        for value in dict.fromkeys(values) if kinds == {str} else values:
+            if type(value) in _NUMBERS and value == value:
+                self._range(value, value)  # type: ignore[arg-type]  # an int or a float
+            elif type(value) is not str or value not in self._seen:
+                self._other(value)
+
+    def _range(self, low: float, high: float) -> None:
+        if self._low is None or low < self._low:
+            self._low = low
+        if self._high is None or high > self._high:
+            self._high = high
+
+    def _other(self, value: object) -> None:
+        if self._others is None:
+            self._others = Choice()
+        self._others.add(_spell(self._spec, value))
+        if type(value) is str and len(value) <= 256 and len(self._seen) < _MAX_SEEN:
+            self._seen.add(value)
+
+    def render(self) -> str:
+        texts: list[str] = []
+        if self._low is not None:
+            low, high = _spell(self._spec, self._low), _spell(self._spec, self._high)
+            texts.append(low if low == high else f"{low}..{high}")
+        more = False
+        if self._others is not None:
+            texts += self._others.texts()
+            more = self._others.more
+        text = braces(texts, more)
+        return text.ljust(self._width) if self._left else text.rjust(self._width)
+
+
+class Arguments:
+    """The arguments of calls with one message template.
+
+    Attributes
+    ----------
+    pending : list[tuple]
+        Append arguments here; call `reduce` when there are `limit` of them.
+    """
+
+    __slots__ = ("_columns", "_pieces", "limit", "pending")
+
+    def __init__(self, pieces: list[str], columns: list[Column], args: tuple[object, ...]) -> None:
+        self._pieces = pieces
+        self._columns = columns
+        self.pending: list[tuple[object, ...]] = [args]
+        self.limit = 1
+        self.reduce()
+
+    @classmethod
+    def of(cls, msg: object, args: tuple[object, ...], text: str) -> Arguments | None:
+        """Begin with the arguments of a first call, or return None if `msg` and `args` don't make its `text`.
+
+        That is the case for arguments in a dictionary, a width given as an argument, a style other than
+        ``%``, and a call with too many arguments: the caller merges texts instead.
+        """
+        if not isinstance(msg, str):
+            return None
+        pieces = [""]
+        columns: list[Column] = []
+        copied = 0
+        for match in _CONVERSION.finditer(msg):
+            pieces[-1] += msg[copied : match.start()]
+            copied = match.end()
+            if match[0] == "%%":
+                pieces[-1] += "%"
+            else:
+                columns.append(Column(match[1], match[2], match[3] or "", match[4]))
+                pieces.append("")
+        pieces[-1] += msg[copied:]
+        if len(columns) != len(args):
+            return None
+        arguments = cls(pieces, columns, args)
+        return arguments if arguments.render() == text else None
+
+    def reduce(self) -> None:
+        """Merge what is pending."""
+        pending, columns = self.pending, self._columns
+        if not pending:
+            return
+        last = pending[-1]
+        # A call whose number of arguments does not fit the template has no text of its own: it only counts.
+        if set(map(len, pending)) != {len(columns)}:
+            pending = [args for args in pending if len(args) == len(columns)]
+        for column, values in zip(columns, zip(*pending, strict=True), strict=False):
+            column.reduce(values)
+        size = sum(8 if type(value) in _NUMBERS else _size(value) for value in last)
+        self.limit = max(1, min(_MAX_PENDING, _PENDING_BYTES // (size + 64)))
+        self.pending.clear()
+
+    def render(self) -> str:
+        """Return the one text."""
+        self.reduce()
+        parts = [self._pieces[0]]
+        for column, piece in zip(self._columns, self._pieces[1:], strict=True):
+            parts.append(column.render())
+            parts.append(piece)
+        return "".join(parts)
+
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, (str, bytes)) else _PENDING_BYTES // 8

@@ -1,0 +1,230 @@
+"""ConsoleHandler: shows records where a person looks. RanksFilter: chooses whose."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Final, TextIO
+
+from . import settings
+from .capture import diagnose
+from .formatter import DEFAULT_PREFIX, MeshFormatter
+from .output import Output
+from .ranks import parse_ranks
+
+_MAX_PENDING: Final = 256 * 1024
+_ERASE_LINE: Final = "\r\x1b[K"
+# A text too wide for the terminal is cut by it, so that the cursor stays on its line.
+_NO_WRAP: Final = "\x1b[?7l"
+_WRAP: Final = "\x1b[?7h"
+
+
+class RanksFilter(logging.Filter):
+    """Lets pass what some ranks say; of the others WARNING and above; and all that has no rank.
+
+    Parameters
+    ----------
+    ranks : iterable of int or str
+        The ranks; as a text, ``0,4-7``. An aggregated record passes if it speaks for one of them.
+
+    Raises
+    ------
+    SettingError
+        If the text does not name ranks.
+    """
+
+    def __init__(self, ranks: Iterable[int] | str) -> None:
+        super().__init__()
+        self.ranks = parse_ranks(ranks) if isinstance(ranks, str) else frozenset(ranks)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record passes."""
+        fields = record.__dict__
+        rank = fields.get("rank")
+        if rank is None or rank in self.ranks or record.levelno >= logging.WARNING:
+            return True
+        return not self.ranks.isdisjoint(fields.get("ranks") or ())
+
+
+class ConsoleHandler(logging.Handler):
+    """Shows captured stdout on stdout and all else on stderr, in the order it came.
+
+    On a terminal, a progress state takes the place of the one before, and colours are kept and added.
+
+    Parameters
+    ----------
+    stdout, stderr : text file or None
+        Where to show it. None: what ``sys.stdout`` and ``sys.stderr`` are at the time; and where this process is
+        itself captured, what they were before that.
+    formatter : logging.Formatter or None
+        None: a `MeshFormatter` with the rank as prefix, or without where ``MESHLOG_PREFIX_WITH_RANK`` is off.
+    ranks_filter : RanksFilter, iterable of int, str or None
+        Whose records to show; WARNING and above of the others is shown, too.
+
+    Attributes
+    ----------
+    flush_per_tick : bool
+        True: records are written at `flush`, which whoever calls `handle` has to call when there are no more at
+        the moment.
+    failed : int
+        Records that could not be written: the output is closed or broken. Said once.
+    before_write : Callable[[TextIO], None] or None
+        Called with a stream, on the thread that is about to write there: a notebook chooses the cell.
+
+    Notes
+    -----
+    Any thread may call any method. A forked child forgets what its parent has not yet written.
+    """
+
+    flush_per_tick = True
+
+    def __init__(
+        self,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        formatter: logging.Formatter | None = None,
+        ranks_filter: RanksFilter | Iterable[int] | str | None = None,
+    ) -> None:
+        super().__init__()
+        if formatter is None:
+            formatter = MeshFormatter(prefix=DEFAULT_PREFIX if settings.prefix_with_rank() else None)
+        self.setFormatter(formatter)
+        if ranks_filter is not None:
+            self.addFilter(ranks_filter if isinstance(ranks_filter, RanksFilter) else RanksFilter(ranks_filter))
+        self.failed = 0
+        self.before_write: Callable[[TextIO], None] | None = None
+        self._complained = False
+        self._stdout, self._stderr = stdout, stderr
+        self._outputs: dict[bool, Output] = {}
+        self._pending: list[tuple[Output, str | bytes, bool]] = []
+        self._size = 0
+        # Where the last line is a progress state, which has not ended.
+        self._drawn: Output | None = None
+        _consoles.add(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record; `flush` writes it. An error of the formatter goes to `handleError`."""
+        try:
+            fields = record.__dict__
+            output = self._output(fields.get("stream") == "stdout")
+            formatter = self.formatter
+            item: str | bytes | None
+            progress = False
+            if isinstance(formatter, MeshFormatter):
+                progress = output.terminal and fields.get("progress") is True
+                item = formatter.verbatim(record)
+                if item is None:
+                    colour = output.colour if formatter.colour is None else formatter.colour
+                    item = formatter.render(record, colour=colour, keep_ansi=colour or output.terminal)
+            else:
+                item = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        pending = self._pending
+        if progress and pending and pending[-1][2]:
+            pending.pop()  # nobody would see it
+        pending.append((output, item, progress))
+        self._size += len(item)
+        if self._size > _MAX_PENDING:
+            self.flush()
+
+    def _output(self, to_stdout: bool) -> Output:
+        # Asked each time: notebooks, test runners and redirect_stdout replace them.
+        names = (self._stdout, sys.stdout, sys.__stdout__) if to_stdout else (self._stderr, sys.stderr, sys.__stderr__)
+        stream = names[0] or names[1] or names[2]
+        output = self._outputs.get(to_stdout)
+        if output is None or not output.is_of(stream):
+            output = self._outputs[to_stdout] = Output(stream)
+        return output
+
+    def flush(self) -> None:
+        """Write what was emitted. An output that is closed or broken is no error: see `failed`."""
+        self.acquire()
+        try:
+            pending, self._pending, self._size = self._pending, [], 0
+            for output, parts, count in self._runs(pending):
+                self._write(output, parts, count)
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Write what was emitted, and end the line of a progress state."""
+        self.flush()
+        self.acquire()
+        try:
+            if self._drawn is not None:
+                self._write(self._drawn, ["\n"], 0)
+                self._drawn = None
+        finally:
+            self.release()
+        super().close()
+
+    def _runs(self, pending: list[tuple[Output, str | bytes, bool]]) -> Iterable[_Run]:
+        """Bring items to one output together, as far as nobody can see that; compose them with what moves the cursor."""
+        runs: list[_Run] = []
+        for output, item, progress in pending:
+            drawn = self._drawn
+            if drawn is not None and not _apart(drawn, output):
+                _add(runs, output, _ERASE_LINE if progress else "\n", 0)
+                self._drawn = None
+            if progress:
+                _add(runs, output, _NO_WRAP, 0)
+                _add(runs, output, item, 1)
+                _add(runs, output, _WRAP, 0)
+                self._drawn = output
+            else:
+                _add(runs, output, item + "\n" if isinstance(item, str) else item + b"\n", 1)
+        return runs
+
+    def _write(self, output: Output, parts: list[str | bytes], count: int) -> None:
+        if output.broken:
+            self.failed += count
+            return
+        try:
+            if self.before_write is not None and output.stream is not None:
+                self.before_write(output.stream)
+            output.write(parts)
+        except Exception as failure:
+            self.failed += count
+            output.broken = isinstance(failure, BrokenPipeError)
+            # A pipe whose reader has seen enough (head, a pager that was left) is nothing to talk about.
+            if not self._complained and not output.broken:
+                self._complained = True
+                diagnose(f"{output.stream!r} cannot be written; what it should show is lost. {failure}")
+
+
+_Run = tuple[Output, list[str | bytes], int]
+
+
+def _apart(one: Output, other: Output) -> bool:
+    """Tell whether two outputs surely lead to different places."""
+    return one.place is not None and other.place is not None and one.place != other.place
+
+
+def _add(runs: list[_Run], output: Output, part: str | bytes, count: int) -> None:
+    """Add a part to the run of its output; to an earlier one if only outputs elsewhere come between."""
+    for index in range(len(runs) - 1, -1, -1):
+        known, parts, so_far = runs[index]
+        if known is output:
+            parts.append(part)
+            runs[index] = known, parts, so_far + count
+            return
+        if not _apart(known, output):
+            break
+    runs.append((output, [part], count))
+
+
+_consoles: weakref.WeakSet[ConsoleHandler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for console in tuple(_consoles):
+        console._pending, console._size = [], 0
+        console._drawn = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

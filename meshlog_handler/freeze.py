@@ -1,0 +1,346 @@
+"""Freeze a record: all that the process saw of it, as bytes, at the call.
+
+Records of one call site share nearly everything. The first one of a *shape* defines it; after that, a record is its
+time and its arguments, packed by one call of `struct`. Runs in the logging call: no lock, no clock, no thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
+from struct import Struct
+from typing import Final, NamedTuple
+
+from .entries import DEFINE, HEADER, RECORD
+from .wire import NotPlain, pack
+
+Packer = Callable[..., bytes]
+
+_HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
+_GET_MESSAGE: Final = logging.LogRecord.getMessage
+_TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
+STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "taskName", "message", "asctime"))
+
+PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
+"""The number of attributes of a record without `extra`, which no formatter has touched."""
+
+shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    "msg", "lineno", "levelno", "levelname", "name", "pathname", "funcName", "thread", "threadName", "process",
+    "exc_info", "exc_text", "stack_info", *(("taskName",) if _HAS_TASK_NAME else ()),
+)  # fmt: skip
+"""What records of one shape have in common. The last ones are None in a plain record; one that has them is no plain one."""
+
+_SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
+_STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
+# Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
+# a template varies only with the threads that use it.
+_MAX_VARIETY: Final = {False: 4, True: 64}
+_MAX_SHAPES: Final = 0xFFFF
+_MAX_FRAMES: Final = 64
+
+
+class ShapeTable(dict[object, Packer]):
+    """The shapes defined so far in one segment of the journal.
+
+    `ids` gives each new shape its number (one C call: safe in any thread and signal handler).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids = itertools.count(1)
+        self.tagged: dict[object, int] = {}
+        self.variety: dict[object, int] = {}
+
+
+class Frozen:
+    """A frozen record, and what the table learns once its bytes stand in the segment."""
+
+    __slots__ = ("_key", "_table", "_value", "data")
+
+    def __init__(self, data: bytes, table: ShapeTable, key: object = None, value: Packer | int | None = None) -> None:
+        self.data = data
+        self._table, self._key, self._value = table, key, value
+
+    def learn(self) -> None:
+        """Let later records of the shape use its definition. Call after the append, never before."""
+        if isinstance(self._value, int):
+            self._table.tagged[self._key] = self._value
+        elif self._value is not None:
+            self._table[self._key] = self._value
+
+
+class Rendered(NamedTuple):
+    """What running the record's own code has given: that is done once."""
+
+    msg: str
+    args: object
+    named: dict[str, object]
+    text: str | None
+
+
+class Freezer:
+    """A record to be frozen, again where the segment changes under it. Its arguments are rendered once, at the call.
+
+    Rendering runs code of the user's, which may log, too: done anew for each segment, it might never come to an end.
+    """
+
+    __slots__ = ("_record", "_rendered")
+
+    def __init__(self, record: logging.LogRecord) -> None:
+        self._record = record
+        self._rendered: Rendered | None = None
+
+    def __call__(self, table: ShapeTable) -> Frozen:
+        """Freeze for the segment that `table` belongs to."""
+        try:
+            return self._freeze(table)
+        except Exception:  # attributes that no logger sets: a time that is text, an unhashable name
+            self._record = _repaired(self._record)
+            return self._freeze(table)
+
+    def _freeze(self, table: ShapeTable) -> Frozen:
+        record = self._record
+        if self._rendered is None:
+            codes = _struct_codes(record)
+            if codes is not None:
+                frozen = _freeze_struct(record, codes, table)
+                if frozen is not None:
+                    return frozen
+            self._rendered = _render(record)
+        return _freeze_tagged(record, self._rendered, table)
+
+
+def freeze(record: logging.LogRecord, table: ShapeTable) -> Frozen:
+    """Freeze any record, however odd.
+
+    Arguments and extras that are not plain data are rendered here, and the message with them, so that the client's
+    text equals the process's own. What cannot be rendered says so in its place. Raises nothing but what is no
+    `Exception` (a KeyboardInterrupt out of a ``__str__``).
+    """
+    return Freezer(record)(table)
+
+
+def _struct_codes(record: logging.LogRecord) -> str | None:
+    """Return the `struct` codes of the arguments, if the record has nothing else that needs a description of its own."""
+    fields, args = record.__dict__, record.args
+    if (
+        type(record.msg) is not str
+        or (type(args) is not tuple and args)
+        or record.exc_info or record.exc_text or record.stack_info
+        or type(record).getMessage is not _GET_MESSAGE
+        or (len(fields) > PLAIN_SIZE and fields.keys() - STANDARD)
+    ):  # fmt: skip
+        return None
+    codes = "".join(_STRUCT_CODES.get(type(arg), "-") for arg in args or ())
+    return None if "-" in codes else codes
+
+
+def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable) -> Frozen | None:
+    args = tuple(record.args or ())
+    key = (shape_key(record.__dict__), tuple(map(type, args)))
+    place = (record.pathname, record.lineno, record.levelno, record.name)
+    try:
+        # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
+        known = table.get(key)
+        if known is not None:
+            return Frozen(known(record.created, record.msecs, *args), table)
+        variety = table.variety.get(place, 0)
+        if variety >= _MAX_VARIETY[bool(args)]:
+            return None
+        shape = next(table.ids)
+        if shape > _MAX_SHAPES:
+            return None
+        table.variety[place] = variety + 1
+        packer = _packer(shape, codes)
+        data = packer(record.created, record.msecs, *args)
+        define = _define(shape, codes, record, record.msg)
+    except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
+        return None
+    return Frozen(define + data, table, key, packer)
+
+
+def _packer(shape: int, codes: str) -> Packer:
+    """Return what packs a record of this shape from ``(created, msecs, *args)``."""
+    layout = Struct("<BxHIdd" + codes.replace("s", "I"))
+    fixed = layout.size - HEADER.size
+    if "s" not in codes:
+        return partial(layout.pack, RECORD, shape, fixed)
+    texts = tuple(index for index, code in enumerate(codes) if code == "s")
+    pack_fixed = layout.pack
+
+    def pack_with_text(created: float, msecs: float, *args: object) -> bytes:
+        values = list(args)
+        tail = b""
+        for index in texts:
+            text = args[index].encode()  # type: ignore[attr-defined]  # the key holds the argument types
+            values[index] = len(text)
+            tail += text
+        return pack_fixed(RECORD, shape, fixed + len(tail), created, msecs, *values) + tail
+
+    return pack_with_text
+
+
+def _render(record: logging.LogRecord) -> Rendered:
+    """Return, as plain data, all that is the record's own.
+
+    `named` holds extras, and what more there is; `text` is the message, where the client could not format it to the
+    same text.
+    """
+    named: dict[str, object] = {
+        _exact(name): _plain_or_text(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
+    }
+    msg = record.msg if type(record.msg) is str else _text(record.msg)
+    args, text = _render_args(record)
+    exc_text = _exc_text(record, named)
+    if exc_text:
+        named["exc_text"] = exc_text
+    if record.stack_info:
+        named["stack_info"] = _text(record.stack_info)
+    return Rendered(msg, args, named, text)
+
+
+def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable) -> Frozen:
+    """Freeze what differs as tagged data: ``(args, named, text)``."""
+    msg, args, named, text = rendered
+    place = (record.pathname, record.lineno, record.levelno, record.levelname, record.name, record.funcName)
+    thread = (record.thread, record.threadName, record.process, getattr(record, "taskName", None))
+    fixed: object = (place, thread, msg)
+    if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
+        # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
+        named = {
+            **named, "msg": msg, "thread": _plain_or_text(record.thread), "threadName": _text(record.threadName),
+            "taskName": _plain_or_text(thread[3]),
+        }  # fmt: skip
+        fixed = (place, record.process)
+    shape = table.tagged.get(fixed)
+    define, learnt = b"", None
+    if shape is None:
+        learnt = next(table.ids)
+        shape = learnt if learnt <= _MAX_SHAPES else 0
+        table.variety[place] = table.variety.get(place, 0) + 1
+        define = _define(shape, "-", record, msg)
+    try:
+        tail = pack((args, named, text))
+    except NotPlain:  # another thread has changed a value since it was looked at
+        tail = pack((_text(args), {name: _text(value) for name, value in named.items()}, text or _message(record) or msg))
+    data = HEADER.pack(RECORD, shape, 16 + len(tail)) + _TIMES.pack(record.created, record.msecs) + tail
+    return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
+
+
+_TIMES: Final = Struct("<dd")
+
+
+def _define(shape: int, codes: str, record: logging.LogRecord, msg: str) -> bytes:
+    """Return the DEFINE entry of a shape: what its records have in common, by attribute name."""
+    common = {
+        "name": _text(record.name),
+        "msg": msg,
+        "levelno": int(record.levelno),
+        "levelname": _text(record.levelname),
+        "pathname": _text(record.pathname),
+        "filename": _text(record.filename),
+        "module": _text(record.module),
+        "lineno": _plain_or_text(record.lineno),
+        "funcName": _plain_or_text(record.funcName),
+        "thread": _plain_or_text(record.thread),
+        "threadName": _plain_or_text(record.threadName),
+        "process": _plain_or_text(record.process),
+        "processName": _plain_or_text(record.processName),
+        "taskName": _plain_or_text(getattr(record, "taskName", None)),
+    }
+    start = float(record.created * 1000 - record.relativeCreated)
+    body = pack((codes, start, common))
+    return HEADER.pack(DEFINE, shape, len(body)) + body
+
+
+def _render_args(record: logging.LogRecord) -> tuple[object, str | None]:
+    """Return the arguments as plain data, and the message's text if the client could not make the same of them."""
+    args = record.args
+    if (type(args) is tuple and _SCALARS.issuperset(map(type, args))) or _is_plain((args,)):
+        same = type(record).getMessage is _GET_MESSAGE and (type(record.msg) is str or not args)
+        return args, (None if same else _message(record))
+    text = _message(record)
+    if isinstance(args, tuple):
+        return tuple(_plain_or_text(arg) for arg in args), text
+    if isinstance(args, dict):
+        return {_exact(name): _plain_or_text(value) for name, value in tuple(dict.items(args))}, text
+    return (_text(args),), text
+
+
+def _message(record: logging.LogRecord) -> str | None:
+    try:
+        text: object = record.getMessage()
+    except Exception:  # the client shows template and arguments, and says what is wrong
+        return None
+    return _exact(text)
+
+
+def _exc_text(record: logging.LogRecord, named: dict[str, object]) -> str | None:
+    """Return the traceback as text, and note the signature by which tracebacks group."""
+    if not record.exc_info:
+        return _text(record.exc_text) if record.exc_text else None
+    signature: object = None
+    try:
+        kind, _, trace = record.exc_info
+        if kind is not None:
+            frames: list[str] = []
+            while trace is not None and len(frames) < _MAX_FRAMES:
+                frames.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
+                trace = trace.tb_next
+            signature = named["exc_signature"] = (f"{kind.__module__}.{kind.__qualname__}", *frames)
+        return _exact(record.exc_text or _FORMATTER.formatException(record.exc_info))
+    except Exception as failure:  # no exception's, or one that breaks when it is looked at
+        what = signature[0] if isinstance(signature, tuple) else _text(record.exc_info)
+        return f"<the traceback of {what} cannot be formatted: {type(failure).__name__}>"
+
+
+_FORMATTER: Final = logging.Formatter()
+
+
+def _repaired(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record like `record` whose every attribute can be written down."""
+    repaired = logging.LogRecord("", 0, "", 0, "", (), None)
+    fields = repaired.__dict__
+    for name, value in tuple(record.__dict__.items()):
+        if name in ("created", "msecs", "relativeCreated", "levelno"):
+            with contextlib.suppress(Exception):  # what is no number stays as in a new record
+                fields[name] = type(fields[name])(value)
+        elif name == "args":
+            fields[name] = value if type(value) in (tuple, dict) else (value,)
+        elif name == "exc_info":
+            fields[name] = value if type(value) is tuple else None
+        elif name in STANDARD and name != "msg" and type(value) not in (str, int, float, type(None)):
+            fields[name] = _text(value)
+        else:
+            fields[name] = value
+    return repaired
+
+
+def _exact(value: object) -> str:
+    """Return a text without what a subclass adds to it."""
+    return str.__str__(value) if issubclass(type(value), str) else _text(value)
+
+
+def _plain_or_text(value: object) -> object:
+    return value if type(value) in _SCALARS or _is_plain(((value,),)) else _text(value)  # it will stand as deep as that
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        pack(value)
+    except NotPlain:
+        return False
+    return True
+
+
+def _text(value: object) -> str:
+    """Return ``str(value)``, or words that say why it cannot be had."""
+    try:
+        return str.__str__(str(value))
+    except Exception as failure:
+        return f"<{type(value).__qualname__} object: its __str__ raised {type(failure).__name__}>"

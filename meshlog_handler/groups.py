@@ -1,0 +1,176 @@
+"""One group of similar lines, and the scope within which texts may be similar. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from logging import LogRecord
+from typing import Final
+
+from .columns import Arguments
+from .merge import Run, Texts
+from .ranks import spell_ranks
+from .similar import Anatomy, dissect, distance, distance_limit, skeleton
+
+_RUN_COST: Final = 4096
+# Longer texts are similar only when their shapes are equal: their distance would cost tens of milliseconds.
+_MAX_COMPARED: Final = 4096
+_MAX_PROFILES: Final = 256
+_MAX_DISTANCES: Final = 16
+
+
+class Scope:
+    """The texts that may be similar to each other: groups by shape, and what was learned to find them faster.
+
+    Attributes
+    ----------
+    runs : dict
+        By skeleton: what takes in a text of that skeleton, and its group.
+    shapes : dict
+        The group of each known shape.
+    """
+
+    __slots__ = ("_profiles", "key", "runs", "shapes")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.runs: dict[bytes, tuple[Run, Group]] = {}
+        self.shapes: dict[str, Group] = {}
+        self._profiles: dict[int, dict[str, int]] = {}  # of the shapes that began a group, by their length
+
+    def open(self, group: Group, shape: str, bits: int) -> None:
+        """Note a group that begins with a text of this shape and profile."""
+        group.shapes.append(shape)
+        self.shapes[shape] = group
+        self._profiles.setdefault(len(shape), {})[shape] = bits
+
+    def close(self, shape: str) -> None:
+        """Forget the group that began with this shape."""
+        del self.shapes[shape]
+        profiles = self._profiles[len(shape)]
+        del profiles[shape]
+        if not profiles:
+            del self._profiles[len(shape)]
+
+    def nearest(self, shape: str, bits: int) -> Group | None:
+        """Return a group whose first shape is similar; of many, one with most characters in common.
+
+        The work is bounded: of many shapes only the some 300 nearest in length are looked at, and of these the
+        distance is computed for 16 at most.
+        """
+        length = len(shape)
+        if length > _MAX_COMPARED:
+            return None
+        rivals: list[tuple[int, int, str]] = []
+        looked = 0
+        sizes = range(length - distance_limit(length), length * 100 // 85 + 1)
+        for size in sorted(sizes, key=lambda size: abs(size - length)):
+            profiles = self._profiles.get(size)
+            if profiles is None:
+                continue
+            limit = distance_limit(max(length, size))
+            most = 2 * limit - abs(length - size)
+            rivals += [
+                (differ, limit, rival) for rival, theirs in profiles.items() if (differ := (bits ^ theirs).bit_count()) <= most
+            ]
+            looked += len(profiles)
+            if looked > _MAX_PROFILES:
+                break
+        rivals.sort()
+        affordable = max(1, min(_MAX_DISTANCES, 4 * _MAX_COMPARED // (length + 1)))
+        for _, limit, rival in rivals[:affordable]:
+            if distance(shape, rival, limit) <= limit:
+                return self.shapes[rival]
+        return None
+
+
+class Group:
+    """Similar lines of one window: how many, whose, and what they will say.
+
+    Attributes
+    ----------
+    opened : float
+        When its window began (seconds).
+    count : int
+        Lines that are counted here and have not been shown.
+    ranks : set
+        Where they came from.
+    record : LogRecord or None
+        That of the first of them.
+    arguments : Arguments or None
+        What merges their message arguments; None where their texts are merged, and while nothing is counted.
+    shapes, skeletons : list
+        What the scope knows of the group.
+    """
+
+    __slots__ = (
+        "_texts", "arguments", "count", "key", "learned", "opened", "ranks", "record", "scope", "shapes",
+        "skeletons",
+    )  # fmt: skip
+
+    def __init__(self, key: Hashable, opened: float, scope: Scope | None) -> None:
+        self.key = key
+        self.opened = opened
+        self.scope = scope or Scope(None)
+        self.count = 0
+        self.ranks: set[int | None] = set()
+        self.record: LogRecord | None = None
+        self.arguments: Arguments | None = None
+        self.shapes: list[str] = []
+        self.skeletons: list[bytes] = []
+        self.learned = 0
+        self._texts = Texts()
+
+    def begin(self, record: LogRecord, args: tuple[object, ...] | None, text: str) -> bool:
+        """Take the first line that is counted; False if its text is still to be given to `add_text`."""
+        self.record = record
+        if args is not None:
+            self.arguments = Arguments.of(record.msg, args, text)
+        return self.arguments is not None
+
+    def add_text(self, text: str, anatomy: Anatomy | None) -> int:
+        """Merge the text of a line; return what was learned by it, roughly in bytes."""
+        key = skeleton(text)
+        known = self.scope.runs.get(key)
+        if known is not None:
+            known[0].add(text)
+            return 0
+        anatomy = anatomy or dissect(text)
+        shaped = self._texts.add(anatomy)
+        # A text with an id in it has a skeleton that hardly comes again.
+        if shaped is None or anatomy.has_names:
+            return 0
+        self.scope.runs[key] = self._texts.run(shaped, anatomy, text), self
+        self.skeletons.append(key)
+        self.learned += len(key) + _RUN_COST
+        return len(key) + _RUN_COST
+
+    def alias(self, shape: str) -> int:
+        """Know a further shape as similar; return what was learned by it, roughly in bytes."""
+        self.scope.shapes[shape] = self
+        self.shapes.append(shape)
+        self.learned += len(shape)
+        return len(shape)
+
+    def forget(self) -> int:
+        """Give up all that was learned only to be faster; return how much that was."""
+        for key in self.skeletons:
+            del self.scope.runs[key]
+        for shape in self.shapes[1:]:
+            del self.scope.shapes[shape]
+        self.skeletons.clear()
+        del self.shapes[1:]
+        self._texts.settle()
+        learned, self.learned = self.learned, 0
+        return learned
+
+    def result(self) -> LogRecord | None:
+        """Return the record that shows the group, or None if nothing is counted. Call it once, at the end."""
+        record = self.record
+        if record is None or self.count == 1:
+            return record
+        text = self._texts.render() if self.arguments is None else self.arguments.render()
+        ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
+        where = f"[{spell_ranks(ranks)}] " if ranks else ""
+        msg = f"[{self.count} similar log lines] {where}{text}"
+        record.__dict__.update(msg=msg, args=(), count=self.count, ranks=ranks)
+        return record

@@ -1,0 +1,272 @@
+"""Captured bytes as lines: framing, progress states, partial lines, and how a line reads on a console.
+
+Pure: told what was read from a pipe and what time it is; no threads, no clocks, no descriptors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import repeat
+from typing import Final, NamedTuple
+
+IDLE: Final = 0.5
+LIVE: Final = 1.0
+MAX_LINE: Final = 8 << 20
+
+
+class Line(NamedTuple):
+    """A captured line, or what there is of it so far.
+
+    Attributes
+    ----------
+    raw : bytes
+        The line without its end. Of a line rewritten with ``\\r`` only the newest state is left.
+    final : bool
+        The line is complete and is not told again. False for a progress state and for an idle partial line:
+        what keeps complete lines (a file, a count, a group) leaves those out.
+    progress : bool
+        A state that a ``\\r`` will replace. Its `raw` is to be shown whole, in place of the state before.
+    shown : int
+        How many leading bytes of `raw` were shown already, as a partial line or a progress state: a console
+        shows only the rest. Equal to ``len(raw)`` when nothing is left to show but the end of the line.
+    """
+
+    raw: bytes
+    final: bool
+    progress: bool
+    shown: int
+
+
+# Makes a Line without a call into Python: a chunk of complete lines is framed about as fast as split.
+_line: Callable[[Iterable[object]], Line] = partial(tuple.__new__, Line)
+
+
+class LineFramer:
+    """Turns the bytes captured from one pipe into lines.
+
+    Final lines do not depend on how the bytes were cut into chunks. Each byte is looked at a bounded number
+    of times, however small the pieces in which a long line arrives. Not thread-safe: one owner.
+
+    A state of a line with ``\\r`` is shown live, the newest only, at most once in `LIVE` seconds; the first
+    at once. A line without an end is shown after `IDLE` seconds without new bytes, or when it has been
+    growing for `LIVE` seconds; later only what it grew by. Neither is ever shown up to the middle of a UTF-8
+    character.
+
+    Parameters
+    ----------
+    max_line : int
+        Bytes. A longer line is cut into several final lines, at a character boundary: what bounds the memory.
+
+    Attributes
+    ----------
+    deadline : float or None
+        When `expire` has something to show next (same clock as `now`), or None.
+    """
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self._max_line = max_line
+        self._state = bytearray()  # the newest state of the line that has not ended
+        self._returned = False  # a \r follows the state: the next byte replaces it, a newline ends it
+        self._rewritten = False  # a \r has replaced a state of this line
+        self._shown = 0  # leading bytes of the state that were shown
+        self._live: bytes | None = None  # the progress state of this line that was shown last
+        self._next_live = float("-inf")  # no progress state is shown before this
+        self._grows_since: float | None = None  # when the oldest byte came that is not yet shown
+        self.deadline: float | None = None
+
+    def feed(self, data: bytes, now: float) -> list[Line]:
+        """Take bytes read at `now` (seconds); return the lines they complete and what is to be shown now."""
+        out: list[Line] = []
+        last = data.rfind(b"\n")
+        if last >= 0:
+            start = 0
+            if self._state or self._returned:
+                start = data.index(b"\n")
+                self._extend(data[:start], out)
+                self._end(out)
+                start += 1
+            if start <= last:
+                body = data[start:last]
+                lines: Iterable[bytes] = body.split(b"\n")
+                if len(body) > self._max_line:
+                    for line in lines:
+                        self._extend(line, out)
+                        self._end(out)
+                else:
+                    if b"\r" in body:
+                        lines = map(_newest_state, lines)
+                    out.extend(map(_line, zip(lines, repeat(True), repeat(False), repeat(0), strict=False)))
+            self._grows_since = None
+        if last + 1 < len(data):
+            self._extend(data[last + 1 :] if last >= 0 else data, out)
+        self._schedule(now, out)
+        return out
+
+    def expire(self, now: float) -> list[Line]:
+        """Return what is due at `now`: a progress state held back, or a partial line that became idle."""
+        if self.deadline is None or now < self.deadline:
+            return []
+        return self._show(now)
+
+    def flush(self, now: float) -> list[Line]:
+        """Return what has not been shown of the line under way, without waiting for its time: a barrier."""
+        return self._show(now)
+
+    def close(self) -> list[Line]:
+        """Return the rest as a final line: the stream has ended. The framer is then as new."""
+        out: list[Line] = []
+        if self._state:
+            self._end(out)
+        self._returned = False
+        self.deadline = self._grows_since = None
+        self._next_live = float("-inf")
+        return out
+
+    def _extend(self, piece: bytes, out: list[Line]) -> None:
+        if b"\r" in piece:
+            first, *states = piece.split(b"\r")
+            self._append(first, out)
+            for state in states:
+                self._returned = True
+                self._append(state, out)
+        else:
+            self._append(piece, out)
+
+    def _append(self, piece: bytes, out: list[Line]) -> None:
+        if not piece:
+            return
+        if self._returned:
+            self._returned = False
+            # A \r at the start of a line replaces nothing, but what follows is a progress state all the same.
+            self._rewritten = True
+            self._state.clear()
+            self._shown = 0
+        self._state += piece
+        while len(self._state) > self._max_line:
+            cut = _whole(self._state, self._max_line) or self._max_line
+            out.append(Line(bytes(self._state[:cut]), True, False, self._already(cut)))
+            del self._state[:cut]
+            self._shown = max(0, self._shown - cut)
+
+    def _end(self, out: list[Line]) -> None:
+        out.append(Line(bytes(self._state), True, False, self._already(len(self._state))))
+        self._state.clear()
+        self._returned = self._rewritten = False
+        self._shown = 0
+        self._live = None
+
+    def _already(self, size: int) -> int:
+        # A progress state that grew after it was shown is shown whole again: its place has gone.
+        if self._rewritten and self._shown < size:
+            return 0
+        return min(self._shown, size)
+
+    def _schedule(self, now: float, out: list[Line]) -> None:
+        if not self._state or _whole(self._state, len(self._state)) == self._shown:
+            self.deadline = self._grows_since = None
+            return
+        if self._grows_since is None:
+            self._grows_since = now
+        if not (self._rewritten or self._returned):
+            self.deadline = min(now + IDLE, self._grows_since + LIVE)
+        elif now < self._next_live:
+            self.deadline = self._next_live
+        else:
+            out.extend(self._show(now))
+
+    def _show(self, now: float) -> list[Line]:
+        self.deadline = self._grows_since = None
+        end = _whole(self._state, len(self._state))
+        shown, self._shown = self._shown, end
+        if end == shown:
+            return []
+        raw = bytes(self._state[:end])
+        if not (self._rewritten or self._returned):
+            return [Line(raw, False, False, shown)]
+        if raw == self._live:
+            return []
+        self._live = raw
+        self._next_live = now + LIVE
+        return [Line(raw, False, True, 0)]
+
+
+def _newest_state(line: bytes) -> bytes:
+    if b"\r" not in line:
+        return line
+    line = line.rstrip(b"\r")
+    return line[line.rfind(b"\r") + 1 :]
+
+
+def _whole(data: bytes | bytearray, end: int) -> int:
+    """Return the largest size up to `end` at which `data` does not stop inside a UTF-8 character."""
+    for back in range(1, min(4, end + 1)):
+        byte = data[end - back]
+        if byte < 0x80:
+            break
+        if byte >= 0xC0:
+            size = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return end - back if back < size else end
+    return end
+
+
+def display(raw: bytes, max_line: int) -> str:
+    """Return a line as a console has it: invalid bytes as ``\\xff``; cut at `max_line` bytes, and noted."""
+    if len(raw) <= max_line:
+        return raw.decode("utf-8", "backslashreplace")
+    end = _whole(raw, max_line)
+    text = raw[:end].decode("utf-8", "backslashreplace")
+    return f"{text} ... [{len(raw) - end:,} more bytes; whole in the file]"
+
+
+def raw_text(raw: bytes) -> str:
+    """Return a line as text from which ``encode("utf-8", "surrogateescape")`` makes the same bytes again."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+_ANSI = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+    rb"|\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles, links
+    rb"|[PX^_][^\x1b]*\x1b\\"  # device strings
+    rb"|[ -/]+[0-~]|[0-~])"  # character sets and the short ones
+)
+
+
+def strip_ansi(raw: bytes) -> bytes:
+    """Return a line without the escape sequences of a terminal."""
+    return _ANSI.sub(b"", raw) if b"\x1b" in raw else raw
+
+
+_HEAD = 80
+_LEVEL_WORD = re.compile(r"(?:\x1b\[[0-9;]*m|(?<!\w))(WARN(?:ING)?|ERROR|CRITICAL|FATAL)(?!\w)")
+_LEVELS: Final = {
+    "WARN": logging.WARNING,
+    "WARNING": logging.WARNING,
+    "ERROR": logging.ERROR,
+    "CRITICAL": logging.CRITICAL,
+    "FATAL": logging.CRITICAL,
+}
+_DUMPS: Final = (
+    "Fatal Python error:",
+    "Traceback (most recent call last):",
+    "  + Exception Group Traceback (most recent call last):",
+)
+
+
+def level_of(text: str) -> int:
+    """Return the level a captured line speaks of.
+
+    INFO, unless one of the words WARN, WARNING, ERROR, CRITICAL or FATAL stands, in capitals, among the first
+    80 characters (the first counts), or the line begins a traceback (ERROR) or a dump of faulthandler's
+    (CRITICAL).
+    """
+    # Few lines have an R in capitals, so that the rest of the question is seldom asked.
+    if ("R" in text and ("WARN" in text or "ERROR" in text or "CRITICAL" in text)) or "FATAL" in text:
+        match = _LEVEL_WORD.search(text, 0, _HEAD)
+        if match is not None:
+            return _LEVELS[match[1]]
+    if not text.startswith(_DUMPS):
+        return logging.INFO
+    return logging.CRITICAL if text[0] == "F" else logging.ERROR

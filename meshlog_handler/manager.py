@@ -1,0 +1,102 @@
+"""LoggingManager: gives a mesh of processes its logging. What a ProcMesh implementation imports.
+
+::
+
+    manager = LoggingManager(handlers, log_dir)
+    address = manager.prepare(token, coords)   # procs started from here on join there
+    manager.init(stream_log_to_client)         # when they have started
+    manager.stop(timeout)                      # before they are torn down
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Mapping
+
+from .capture import diagnose
+from .errors import ClosedError, FlushTimeout
+from .mesh_client import LoggingMeshClient
+from .named_handlers import ShownBy
+from .notebook import attach_if_notebook, current_cell, detach
+from .receipt import FlushReceipt
+
+DEFAULT_WINDOW_SEC = 3.0
+"""Seconds in which similar lines are grouped unless the user says otherwise (Monarch's default)."""
+
+
+class LoggingManager:
+    """Owns the logging of one mesh, from its first proc to its end. Every method blocks; any thread may call them.
+
+    Parameters
+    ----------
+    handlers : iterable of logging.Handler or None
+        What shows the records in this process; None is the console.
+    log_dir : str or None
+        Directory for a complete file per rank and stream.
+    """
+
+    def __init__(self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None) -> None:
+        self._handlers = None if handlers is None else tuple(handlers)
+        self._log_dir = log_dir
+        self._client: LoggingMeshClient | None = None
+        self._cell = current_cell()  # not the one that runs when the client has started
+
+    @property
+    def client(self) -> LoggingMeshClient:
+        """The control surface.
+
+        Raises
+        ------
+        ClosedError
+            Before `prepare`.
+        """
+        if self._client is None:
+            raise ClosedError("the mesh's logging was not prepared: call prepare() before its procs are started.")
+        return self._client
+
+    def prepare(self, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> str:
+        """Start the client; return the address that the procs of `mesh` join at."""
+        self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
+        # Procs log at INFO from their first line on; what they print is not held back until `init`.
+        self._client.set_level(logging.INFO)
+        attach_if_notebook(self._client, self._cell)
+        return self._client.client.address
+
+    def init(self, stream_to_client: bool) -> None:
+        """Set the initial mode: INFO, and a window of 3 seconds when streaming."""
+        self.client.set_mode(stream_to_client, DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
+        attach_if_notebook(self.client)
+
+    def logging_option(
+        self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
+    ) -> None:
+        """Change the mode (see `LoggingMeshClient.set_mode`); in a notebook, also flush at the end of each cell."""
+        self.client.set_mode(stream_to_client, aggregate_window_sec, level, ranks)
+        attach_if_notebook(self.client)
+
+    def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
+        """Wait until everything the ranks logged so far has been shown (see `LoggingMeshClient.flush`)."""
+        return self.client.flush(timeout, ranks)
+
+    def report_exit(self, rank: int, pid: int, exitcode: int | None) -> None:
+        """Tell the client how a proc ended: it names the death."""
+        if self._client is not None and exitcode is not None:
+            self._client.client.report_exit(self._client.mesh, rank, exitcode)
+
+    def flush_before_stop(self, timeout: float) -> None:
+        """Flush while the procs still live; say what could not be had."""
+        try:
+            self.client.flush(timeout)
+        except FlushTimeout as incomplete:
+            diagnose(f"the mesh is torn down although its last flush is incomplete: {incomplete}")
+        except ClosedError as closed:
+            diagnose(f"the mesh is torn down without a last flush: {closed}")
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the client. After the procs have ended, what they logged last is read and shown."""
+        if self._client is not None:
+            with contextlib.suppress(ClosedError):  # stopped by its finalizer before
+                self._client.drain_and_stop(timeout)
+            detach(self._client)

@@ -1,0 +1,231 @@
+"""This process's membership of a client: connection, stream, threads and captured pipes, made and unmade together.
+
+One per process. A forked child inherits none of it but the address: it joins anew, as itself, with its first record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+
+from . import settings
+from .capture import FdCapture, diagnose
+from .channel import Address, connect
+from .errors import ConnectError
+from .forwarder import LogForwarder, report_loss
+from .journal import Journal
+from .messages import Goodbye, Hello
+from .runtime import LoggerRuntime
+from .stream import OnFull, Stream, own_threads
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How to join: what a forked child needs to join anew.
+
+    Attributes
+    ----------
+    address : str
+        The client's.
+    rank, local_rank : int or None
+        What this process is called; None asks the client for the next free rank. For the client's own process,
+        `own` is True: it has no rank.
+    mesh : str
+        The token of the mesh that made this process, or "".
+    capture : bool
+        Capture file descriptors 1 and 2.
+    """
+
+    address: str
+    rank: int | None = None
+    local_rank: int | None = None
+    mesh: str = ""
+    capture: bool = False
+    on_full: OnFull = "block"
+
+
+class Membership:
+    """What a process that joined has. Made by `join`; any thread may call `leave`."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.pid = os.getpid()
+        self.rank: int | None = terms.rank
+        self.stream: Stream | None = None
+        self._capture: FdCapture | None = None
+        self._forwarder: LogForwarder | None = None
+        self._left = False
+        forwarding = settings.forwarding_enabled()
+        journal_size = settings.journal_size()
+        address = Address.parse(terms.address)
+        fds: dict[int, int] = {}
+        if terms.capture and forwarding:
+            self._capture = FdCapture()
+            try:
+                fds = self._capture.start()
+            except OSError as failure:  # no descriptor left: nothing was captured
+                diagnose(f"what this process prints is not captured: {failure}")
+        names = {1: "stdout", 2: "stderr"}
+        hello = Hello(
+            pid=self.pid, hostname=socket.gethostname(), rank=terms.rank, local_rank=terms.local_rank, mesh=terms.mesh,
+            captured=tuple(names[fd] for fd in fds), forwarding=forwarding, started=time.time(),
+        )  # fmt: skip
+        try:
+            self._link, welcome = connect(address, hello, tuple(fds.values()))
+        except BaseException:
+            self._uncapture()
+            raise
+        self.rank = welcome.rank
+        if forwarding:
+            self._forwarder = LogForwarder(self._link)
+            self.stream = Stream(_make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
+            self._forwarder.attach(self.stream)
+        runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
+        runtime.join_in(welcome.standing)
+        if self._forwarder is not None:
+            self._forwarder.start()
+        runtime.start()
+
+    def _lose_client(self) -> None:
+        if self._left or self.pid != os.getpid():
+            return
+        if self.stream is not None:
+            self.stream.lose_client()
+            if self.rank is not None:  # else it is the client's own process, which knows
+                report_loss(self.stream)
+        self._uncapture()
+
+    def _uncapture(self) -> None:
+        if self._capture is not None:
+            capture, self._capture = self._capture, None
+            capture.stop()
+
+    def leave(self) -> None:
+        """Ship what there is, restore the file descriptors, hang up. Waits for the client a second at most."""
+        if self._left:
+            return
+        self._left = True
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                with contextlib.suppress(OSError):  # nobody reads it; there is nothing to save
+                    stream.flush()
+        if self._capture is not None:
+            self._capture.stop(drain=False)
+            self._capture = None
+        with contextlib.suppress(OSError):  # the client went first
+            self._link.say(Goodbye())
+        if self._forwarder is not None and self.stream is not None:
+            thread = self._forwarder._thread
+            self._forwarder.enqueue_sentinel()
+            if thread is not None and threading.get_ident() not in own_threads:
+                thread.join(1.0)  # beyond that the journal keeps it, and the client reads it there
+            self.stream.lose_client()
+            self.stream.journal.close()
+        self._link.close()
+
+    def forget(self) -> None:
+        """In a forked child: give up what belongs to the parent."""
+        if self.stream is not None:
+            self.stream.lose_client()
+            self.stream.journal.close()
+        if self._capture is not None:
+            self._capture.after_fork_in_child()
+        self._link.forget()
+
+
+def _make_journal(path: str, size: int) -> Journal:
+    """Make the journal where the client wants it; smaller, then in memory, where there is no room."""
+    while path and size >= 64 * 1024:
+        try:
+            return Journal(path, size)
+        except OSError as failure:
+            reason = failure
+            size //= 4
+    if path:
+        diagnose(
+            f"no journal can be made at {path} ({reason}): instead, each logging call waits until its record is shipped "
+            f"(with on_full='drop', what is not yet shipped is lost if this process is killed). Make room there, or set "
+            f"{settings.JOURNAL_SIZE} to a smaller size."
+        )
+        size = 256 * 1024
+    return Journal(None, size)
+
+
+_lock = threading.RLock()
+_current: Membership | None = None
+_inherited: Terms | None = None
+
+
+def current() -> Membership | None:
+    """Return this process's membership, or None."""
+    member = _current
+    return member if member is not None and member.pid == os.getpid() else None
+
+
+def join(terms: Terms) -> Membership:
+    """Join the client, or return the membership there is if it is one of the same client.
+
+    A membership that does not capture, where `terms` ask for it, is exchanged for one that does, under the same rank.
+
+    Raises
+    ------
+    ConnectError
+        If the client cannot be joined.
+    """
+    global _current
+    with _lock:
+        member = current()
+        if member is not None:
+            if member.terms.address == terms.address:
+                if member.terms.capture or not terms.capture:
+                    return member
+                terms = replace(member.terms, rank=member.rank, capture=True)
+            _current = None
+            member.leave()
+        _current = Membership(terms)
+        return _current
+
+
+def rejoin() -> Membership | None:
+    """In a forked child: join the parent's client anew. None if there is none, or it is gone (said once)."""
+    global _inherited
+    with _lock:
+        member = current()
+        if member is not None or _inherited is None:
+            return member
+        terms, _inherited = _inherited, None
+        try:
+            return join(terms)
+        except ConnectError as failure:
+            diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
+            return None
+
+
+def leave() -> None:
+    """Leave the client, if this process is a member of one."""
+    global _current
+    with _lock:
+        member, _current = current(), None
+        if member is not None:
+            member.leave()
+
+
+def _after_fork_in_child() -> None:
+    global _current, _inherited, _lock
+    _lock = threading.RLock()
+    own_threads.clear()
+    member, _current = _current, None
+    if member is not None:
+        member.forget()
+        # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
+        _inherited = Terms(
+            member.terms.address, member.rank, member.terms.local_rank, "", False, member.terms.on_full
+        )
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

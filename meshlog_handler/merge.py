@@ -1,0 +1,333 @@
+"""Similar texts as one that keeps what differs: numbers as ``0.25..0.31``, words as ``{a, b, ...}``. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from os.path import commonprefix
+from typing import Final
+
+from .similar import Anatomy, Token, dissect, number_value
+
+MAX_WORDS: Final = 3
+_MAX_SHAPES: Final = 8
+_MAX_WORD_LENGTH: Final = 80
+_RUN_BYTES: Final = 4096
+_RUN_TEXTS: Final = 64
+_COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_OPENING = re.compile(r".*[=:(\[]", re.DOTALL)
+_CLOSING = re.compile(r"[,.;:!?)\]]+")
+_WORD_BREAK = re.compile(r"(?<! ) ")
+
+
+def braces(texts: Sequence[str], more: bool) -> str:
+    """Write alternatives: ``{a, b}``, with ``...`` where there were more; one alone stands as it is."""
+    if len(texts) == 1 and not more:
+        return texts[0]
+    most = _MAX_WORD_LENGTH
+    parts = [text if len(text) <= most else text[: most - 3] + "..." for text in texts]
+    if more:
+        parts.append("...")
+    return "{" + ", ".join(parts) + "}"
+
+
+class Slot:
+    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names."""
+
+    __slots__ = ("_high", "_low", "_more", "_names", "high_text", "low_text")
+
+    def __init__(self) -> None:
+        self._low = self._high = 0.0
+        self.low_text: str | None = None
+        self.high_text: str | None = None
+        self._names: dict[str, None] = {}
+        self._more = False
+
+    def add(self, text: str, is_number: bool) -> None:
+        if not is_number:
+            if text not in self._names:
+                if len(self._names) < MAX_WORDS:
+                    self._names[text] = None
+                else:
+                    self._more = True
+        elif text != self.low_text and text != self.high_text:
+            value = number_value(text)
+            if self.low_text is None or value < self._low:
+                self._low, self.low_text = value, text
+            if self.high_text is None or value > self._high:
+                self._high, self.high_text = value, text
+
+    def merge(self, other: Slot) -> None:
+        for text in (other.low_text, other.high_text):
+            if text is not None:
+                self.add(text, True)
+        for text in other._names:
+            self.add(text, False)
+        self._more = self._more or other._more
+
+    def render(self) -> str:
+        texts = list(self._names)
+        if self.low_text is not None:
+            same = self.low_text == self.high_text
+            texts.insert(0, self.low_text if same else f"{self.low_text}..{self.high_text}")
+        return braces(texts, self._more)
+
+
+class Shaped:
+    """Texts of one shape: what is fixed, as in the first of them, and the slots between."""
+
+    __slots__ = ("pieces", "shape", "slots", "widths")
+
+    def __init__(self, shape: str, pieces: list[str], slots: list[Slot], widths: list[int]) -> None:
+        self.shape = shape
+        self.pieces = pieces
+        self.slots = slots
+        self.widths = widths  # of each slot in the first text
+
+    @classmethod
+    def of(cls, anatomy: Anatomy) -> Shaped:
+        slots = [Slot() for _ in anatomy.tokens]
+        shaped = cls(anatomy.shape, anatomy.pieces, slots, [len(token.text) for token in anatomy.tokens])
+        shaped.add(anatomy.tokens)
+        return shaped
+
+    def add(self, tokens: Sequence[Token]) -> None:
+        for slot, token in zip(self.slots, tokens, strict=True):
+            slot.add(token.text, token.is_number)
+
+    def merge(self, other: Shaped) -> None:
+        for slot, theirs in zip(self.slots, other.slots, strict=True):
+            slot.merge(theirs)
+
+    def render(self) -> str:
+        parts: list[str] = []
+        for piece, slot, width in zip(self.pieces, self.slots, self.widths, strict=False):
+            text = slot.render()
+            if piece.endswith("  "):  # a padded column: the range grows into the padding
+                bare = piece.rstrip(" ")
+                piece = bare + " " * max(1, len(piece) - len(bare) - (len(text) - width))
+            parts.append(piece)
+            parts.append(text)
+        parts.append(self.pieces[-1])
+        return "".join(parts)
+
+    def words(self) -> list[Choice]:
+        """Split at spaces (of several, the first splits). The words share their slots with this text."""
+        words: list[Choice] = []
+        pieces: list[str] = []
+        slots: list[Slot] = []
+        widths: list[int] = []
+        for at, piece in enumerate(self.pieces):
+            first, *rest = _WORD_BREAK.split(piece)
+            pieces.append(first)
+            for part in rest:
+                words.append(Choice(Shaped(_shape_of(pieces), pieces, slots, widths)))
+                pieces, slots, widths = [part], [], []
+            if at < len(self.slots):
+                slots.append(self.slots[at])
+                widths.append(self.widths[at])
+        words.append(Choice(Shaped(_shape_of(pieces), pieces, slots, widths)))
+        return words
+
+
+def _shape_of(pieces: list[str]) -> str:
+    return _COLOUR.sub("", "#".join(pieces)).strip(" ")
+
+
+class Choice:
+    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots."""
+
+    __slots__ = ("more", "shapes")
+
+    def __init__(self, first: Shaped | None = None) -> None:
+        self.shapes: dict[str, Shaped] = {} if first is None else {first.shape: first}
+        self.more = False
+
+    def add(self, text: str) -> None:
+        anatomy = dissect(text)
+        known = self.shapes.get(anatomy.shape)
+        if known is not None:
+            known.add(anatomy.tokens)
+        elif len(self.shapes) < MAX_WORDS:
+            self.shapes[anatomy.shape] = Shaped.of(anatomy)
+        else:
+            self.more = True
+
+    def merge(self, other: Choice) -> None:
+        for shape, shaped in other.shapes.items():
+            known = self.shapes.get(shape)
+            if known is not None:
+                known.merge(shaped)
+            elif len(self.shapes) < MAX_WORDS:
+                self.shapes[shape] = shaped
+            else:
+                self.more = True
+        self.more = self.more or other.more
+
+    def meets(self, other: Choice) -> bool:
+        return not self.shapes.keys().isdisjoint(other.shapes)
+
+    def texts(self) -> list[str]:
+        return [shaped.render() for shaped in self.shapes.values()]
+
+    def render(self) -> str:
+        """Write the alternatives as a word; what opens or closes all of them stands outside: ``x={a, b},``."""
+        texts = self.texts()
+        if len(texts) == 1:
+            return braces(texts, self.more)
+        padding = len(texts[0]) - len(texts[0].lstrip(" "))
+        head = padding + _common(_OPENING, [text.lstrip(" ") for text in texts])
+        rests = [texts[0][head:], *(text.lstrip(" ")[head - padding :] for text in texts[1:])]
+        tail = _common(_CLOSING, [rest[::-1] for rest in rests])
+        rests = [rest[: len(rest) - tail] for rest in rests]
+        return texts[0][:head] + braces(rests, self.more) + texts[0][len(texts[0]) - tail :]
+
+
+def _common(pattern: re.Pattern[str], texts: list[str]) -> int:
+    match = pattern.match(commonprefix(texts))  # noqa: RUF071 - they are no paths: characters are meant
+    return 0 if match is None else match.end()
+
+
+def fold(line: list[Choice], other: list[Choice]) -> list[Choice]:
+    """Merge the words of two lines: one by one, or, where their number differs, all between those agreeing
+    at the beginning and at the end as one alternative. Both arguments are used up.
+    """
+    if len(line) == len(other):
+        for mine, theirs in zip(line, other, strict=True):
+            mine.merge(theirs)
+        return line
+    most = min(len(line), len(other))
+    head = tail = 0
+    while head < most and line[head].meets(other[head]):
+        head += 1
+    while tail < most - head and line[-1 - tail].meets(other[-1 - tail]):
+        tail += 1
+    if head + tail == most:  # nothing would stand against something: take in a word that agrees
+        if head:
+            head -= 1
+        else:
+            tail -= 1
+    middle = _phrase(line[head : len(line) - tail])
+    middle.merge(_phrase(other[head : len(other) - tail]))
+    ends = len(line) - tail, len(other) - tail
+    return [
+        *fold(line[:head], other[:head]),
+        middle,
+        *fold(line[ends[0] :], other[ends[1] :]),
+    ]
+
+
+def _phrase(words: list[Choice]) -> Choice:
+    if len(words) == 1:
+        return words[0]
+    pieces = [""]
+    slots: list[Slot] = []
+    widths: list[int] = []
+    for at, word in enumerate(words):
+        if at:
+            pieces[-1] += " "
+        if len(word.shapes) == 1 and not word.more:
+            (shaped,) = word.shapes.values()
+            pieces[-1] += shaped.pieces[0]
+            pieces += shaped.pieces[1:]
+            slots += shaped.slots
+            widths += shaped.widths
+        else:
+            pieces[-1] += word.render()
+    return Choice(Shaped(_shape_of(pieces), pieces, slots, widths))
+
+
+class Texts:
+    """Merges similar texts, of up to 8 shapes each by itself and of any number more word by word."""
+
+    __slots__ = ("_rest", "_runs", "_shapes")
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, Shaped] = {}
+        self._runs: list[Run] = []
+        self._rest: list[Choice] | None = None
+
+    def add(self, anatomy: Anatomy) -> Shaped | None:
+        """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
+        shaped = self._shapes.get(anatomy.shape)
+        if shaped is not None:
+            shaped.add(anatomy.tokens)
+            return shaped
+        shaped = Shaped.of(anatomy)
+        if len(self._shapes) < _MAX_SHAPES:
+            self._shapes[anatomy.shape] = shaped
+            return shaped
+        words = shaped.words()
+        self._rest = words if self._rest is None else fold(self._rest, words)
+        return None
+
+    def run(self, shaped: Shaped, anatomy: Anatomy, text: str) -> Run:
+        """Return what takes in, fast, further texts with the skeleton of `text`."""
+        run = Run(shaped, anatomy.tokens, len(text))
+        self._runs.append(run)
+        return run
+
+    def settle(self) -> None:
+        """Merge what the runs still hold, and forget the runs: whoever else holds one must forget it too."""
+        for run in self._runs:
+            run.reduce()
+        self._runs.clear()
+
+    def render(self) -> str:
+        """Return the one text. Call it once, at the end."""
+        self.settle()
+        if len(self._shapes) == 1 and self._rest is None:
+            (only,) = self._shapes.values()
+            return only.render()
+        line: list[Choice] | None = None
+        for shaped in self._shapes.values():
+            words = shaped.words()
+            line = words if line is None else fold(line, words)
+        if self._rest is not None:
+            line = self._rest if line is None else fold(line, self._rest)
+        return " ".join(word.render() for word in line or ())
+
+
+class Run:
+    """Texts of one skeleton, kept until there are enough to be merged at once.
+
+    They have digits at the same places, so a number among them is least where its spelling is least.
+
+    Attributes
+    ----------
+    texts : list[str]
+        Append here; call `reduce` when there are `limit` of them.
+    """
+
+    __slots__ = ("_cuts", "_shaped", "limit", "texts")
+
+    def __init__(self, shaped: Shaped, tokens: Sequence[Token], length: int) -> None:
+        self._shaped = shaped
+        self._cuts: list[tuple[Callable[[str], str], bool, bool]] = [
+            (itemgetter(slice(token.start, token.end)), token.is_number, "e" in token.text.lower()) for token in tokens
+        ]
+        self.limit = max(1, min(_RUN_TEXTS, _RUN_BYTES // (length + 1)))
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Append a text, and reduce when it is time."""
+        self.texts.append(text)
+        if len(self.texts) >= self.limit:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Merge what is kept."""
+        texts = self.texts
+        if texts and texts.count(texts[0]) == len(texts):
+            del texts[1:]
+        if texts:
+            for slot, (cut, is_number, has_exponent) in zip(self._shaped.slots, self._cuts, strict=True):
+                parts = list(map(cut, texts))
+                if is_number and not has_exponent:
+                    slot.add(min(parts), True)
+                    slot.add(max(parts), True)
+                else:
+                    for part in dict.fromkeys(parts):
+                        slot.add(part, is_number)
+        texts.clear()

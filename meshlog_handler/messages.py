@@ -1,0 +1,205 @@
+"""What client and procs say to each other, besides records: small frozen classes of plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from .errors import ProtocolError
+from .wire import MAX_DEPTH, NotPlain, pack, unpack
+
+_KINDS: dict[str, type[Message]] = {}
+M = TypeVar("M", bound="Message")
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of all messages. A field holds plain data; `decode` checks its type."""
+
+    types: ClassVar[dict[str, tuple[type, ...]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        _KINDS[cls.__name__] = cls
+
+    def check(self) -> None:
+        """Raise `ProtocolError` if a field has a value that none can have, though it is of the right type."""
+
+    def encode(self) -> bytes:
+        """Return the message as bytes."""
+        return pack((type(self).__name__, {field.name: getattr(self, field.name) for field in fields(self)}))
+
+
+def decode(data: bytes, *expected: type[M]) -> M:
+    """Return the message in `data`, which must be one of `expected`.
+
+    Raises
+    ------
+    ProtocolError
+        If it is none of them, or has other fields, or a field of another type.
+    """
+    value = unpack(data)
+    if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], dict):
+        raise ProtocolError("a message is a name and its fields")
+    kind = _KINDS.get(value[0]) if isinstance(value[0], str) else None
+    if kind is None or not issubclass(kind, expected):
+        raise ProtocolError(f"message {value[0]!r} where {' or '.join(each.__name__ for each in expected)} can stand")
+    for name, types in kind.types.items():
+        if name not in value[1] or not isinstance(value[1][name], types):
+            raise ProtocolError(f"message {value[0]} without a valid {name}")
+    if value[1].keys() - kind.types.keys():
+        raise ProtocolError(f"message {value[0]} with unknown fields")
+    made: Any = kind(**value[1])
+    made.check()
+    return made  # type: ignore[no-any-return]  # one of `expected`, checked above
+
+
+_MAX_NUMBER = 1 << 62
+_MAYBE_INT = (int, type(None))
+_MAYBE_STR = (str, type(None))
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it."""
+
+    pid: int
+    hostname: str
+    rank: int | None
+    local_rank: int | None
+    mesh: str
+    captured: tuple[str, ...]
+    forwarding: bool
+    started: float
+    types: ClassVar = {
+        "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
+        "captured": (tuple,), "forwarding": (bool,), "started": (float,),
+    }  # fmt: skip
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless pid and ranks are numbers that a process can have, and streams have names."""
+        if not all(number is None or 0 <= number <= _MAX_NUMBER for number in (self.pid, self.rank, self.local_rank)):
+            raise ProtocolError(f"a newcomer with pid, rank or local rank out of 0 to {_MAX_NUMBER}")
+        if not all(isinstance(name, str) for name in self.captured):
+            raise ProtocolError("a captured stream without a name")
+
+
+@dataclass(frozen=True)
+class Welcome(Message):
+    """The client's answer: the rank to be known by, where to keep the journal, and the standing orders, encoded."""
+
+    rank: int | None
+    journal: str
+    standing: tuple[bytes, ...]
+    types: ClassVar = {"rank": _MAYBE_INT, "journal": (str,), "standing": (tuple,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the orders are encoded ones."""
+        if not all(isinstance(order, bytes) for order in self.standing):
+            raise ProtocolError("a standing order that is not encoded")
+
+
+@dataclass(frozen=True)
+class Order(Message):
+    """Base of what a client asks of a proc. Each is answered by an `Answer` with the same `request`."""
+
+    request: int
+    types: ClassVar = {"request": (int,)}
+
+
+@dataclass(frozen=True)
+class Flush(Order):
+    """Put sentinel `request` into the stream behind all that was logged. A forwarder's answer is the sentinel itself."""
+
+
+@dataclass(frozen=True)
+class SetLevel(Order):
+    """Set the level of `logger` ("" is root); after `for_sec` seconds, if given, set it back."""
+
+    level: int
+    logger: str
+    for_sec: float | None
+    types: ClassVar = {"request": (int,), "level": (int,), "logger": (str,), "for_sec": (float, int, type(None))}
+
+
+@dataclass(frozen=True)
+class Prepare(Order):
+    """Apply a `dictConfig` dictionary such that it can still be undone."""
+
+    config: dict[str, Any]
+    types: ClassVar = {"request": (int,), "config": (dict,)}
+
+
+@dataclass(frozen=True)
+class Commit(Order):
+    """Keep what was prepared under `prepared`."""
+
+    prepared: int
+    types: ClassVar = {"request": (int,), "prepared": (int,)}
+
+
+@dataclass(frozen=True)
+class Rollback(Order):
+    """Undo what was prepared under `prepared`."""
+
+    prepared: int
+    types: ClassVar = {"request": (int,), "prepared": (int,)}
+
+
+@dataclass(frozen=True)
+class Answer(Message):
+    """An order was carried out, or (`error`) why not."""
+
+    request: int
+    error: str | None
+    types: ClassVar = {"request": (int,), "error": _MAYBE_STR}
+
+
+@dataclass(frozen=True)
+class Patience(Message):
+    """The client has more of this proc than it can show at the moment, but gets on. Not answered."""
+
+    types: ClassVar = {}
+
+
+@dataclass(frozen=True)
+class Goodbye(Message):
+    """The proc leaves of its own will: its end is no failure."""
+
+    types: ClassVar = {}
+
+
+def check_plain_config(config: object) -> dict[str, Any]:
+    """Return a `dictConfig` dictionary that can travel.
+
+    Raises
+    ------
+    TypeError
+        If it is no dictionary of plain data; the message names the first value that cannot travel.
+    """
+    if not isinstance(config, dict):
+        raise TypeError(f"a configuration is a dictionary for logging.config.dictConfig, not {type(config).__name__}")
+
+    def travel(value: object, path: str, depth: int = 2) -> object:  # the message around it is two deep
+        if depth > MAX_DEPTH:
+            raise TypeError(f"a configuration nested deeper than {MAX_DEPTH} or in itself cannot travel: {path[:200]}")
+        if isinstance(value, dict):
+            return {
+                key if type(key) in (str, int) else str.__str__(key) if isinstance(key, str) else str(key):
+                travel(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()
+            }  # fmt: skip
+        if isinstance(value, (list, set, frozenset)):
+            return [travel(item, path, depth + 1) for item in value]
+        if isinstance(value, tuple):
+            return tuple(travel(item, path, depth + 1) for item in value)
+        try:
+            pack(value)
+        except NotPlain:
+            raise TypeError(
+                f"{path} is {value!r}: a configuration for other processes holds plain data only. "
+                f'Name objects by their path instead, as in {{"()": "package.factory"}} or "ext://package.object".'
+            ) from None
+        return value
+
+    travelled = travel(config, "config")
+    assert isinstance(travelled, dict)
+    return travelled

@@ -1,0 +1,162 @@
+"""Handlers named in the configuration that is being read, found when they are first needed.
+
+`logging.config` makes handlers one after the other; one that names another cannot look it up while it is being made.
+(`dictConfig` knows this of its own classes alone, and of `QueueHandler` subclasses in its own way since Python 3.12.)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from .capture import diagnose
+from .errors import SettingError
+from .stream import own_threads
+
+_CONFIG_SEC: Final = 10.0
+
+
+class ShownBy(Protocol):
+    """What the client asks of a handler."""
+
+    @property
+    def level(self) -> int:
+        """Records below it are not for this handler, where levels are respected."""
+
+    def handle(self, record: logging.LogRecord, /) -> Any:
+        """Show a record."""
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+
+
+class NamedHandler:
+    """Stands for the handler that a configuration calls `name`.
+
+    Looked up with each use, until it is there, by the thread that shows records.
+    """
+
+    def __init__(self, name: str, configured: Mapping[str, Any]) -> None:
+        self.name = name
+        self._configured: Mapping[str, Any] | None = configured
+        self._handler: logging.Handler | None = None
+        self._complained = False
+
+    @property
+    def level(self) -> int:
+        """The level of the handler it stands for."""
+        handler = self._find()
+        return handler.level if handler is not None else logging.NOTSET
+
+    @property
+    def flush_per_tick(self) -> bool:
+        """Whether the handler it stands for wants `flush` after each of the client's ticks."""
+        return bool(getattr(self._handler, "flush_per_tick", False))
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Show a record; while the configuration is not complete, on the standard library's handler of last resort."""
+        handler = self._find()
+        if handler is not None:
+            return handler.handle(record)
+        if logging.lastResort is not None:
+            return logging.lastResort.handle(record)
+        return False
+
+    def flush(self) -> None:
+        """Flush the handler it stands for."""
+        if self._handler is not None:
+            self._handler.flush()
+
+    def _find(self) -> logging.Handler | None:
+        if self._handler is None and self._configured is not None:
+            found = self._configured.get(self.name)
+            if not isinstance(found, logging.Handler) and not self._complained:
+                found = self._when_configured(self._configured)
+            if isinstance(found, logging.Handler):
+                self._handler, self._configured = found, None
+            elif not self._complained:
+                self._complained = True
+                if found is None:
+                    valid = ", ".join(map(repr, self._configured))
+                    diagnose(f"MeshHandler: no handler is named {self.name!r}. Valid: {valid}.")
+        return self._handler
+
+    def _when_configured(self, configured: Mapping[str, Any]) -> Any:
+        """Look again when the configuration is complete: `logging.config` holds logging's lock until then.
+
+        Who configures never waits for the client's thread, so that this ends.
+        """
+        lock: Any = logging._lock  # type: ignore[attr-defined]  # it has no public name
+        if lock.acquire(timeout=_CONFIG_SEC):
+            lock.release()
+        return configured.get(self.name)
+
+
+class ShownHere:
+    """Shows records on the thread that logs them: where no client can be made, on a read-only system.
+
+    Any thread may call `show`. What a handler logs meanwhile is not shown: it would feed itself.
+    """
+
+    def __init__(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
+        if not handlers:
+            from .console import ConsoleHandler
+
+            handlers = (ConsoleHandler(),)
+        self._handlers = tuple(handlers)
+        self._respect = respect_handler_level
+
+    def show(self, record: logging.LogRecord) -> None:
+        """Give the handlers a copy that has what a client adds."""
+        thread = threading.get_ident()
+        if thread in own_threads:
+            return
+        own_threads.add(thread)
+        try:
+            shown = copy.copy(record)
+            vars(shown).update(rank=None, local_rank=None, hostname=socket.gethostname(), coords={}, stream=None)
+            for handler in self._handlers:
+                if not self._respect or record.levelno >= handler.level:
+                    handler.handle(shown)
+        finally:
+            own_threads.discard(thread)
+
+
+def resolve(handlers: Sequence[str | logging.Handler]) -> list[ShownBy]:
+    """Return handlers; in place of each name, what stands for it.
+
+    Raises
+    ------
+    SettingError
+        If a name is given and no configuration is being read.
+    """
+    if not any(isinstance(handler, str) for handler in handlers):
+        return [handler for handler in handlers if not isinstance(handler, str)]
+    configured = _being_read()
+    if configured is None:
+        raise SettingError(
+            f"MeshHandler(handlers={list(handlers)!r}) names handlers, but no configuration is being read that defines "
+            f"them. Outside of logging.config, give the handlers themselves."
+        )
+    return [NamedHandler(handler, configured) if isinstance(handler, str) else handler for handler in handlers]
+
+
+def _being_read() -> Mapping[str, Any] | None:
+    """Return the handlers, by name, of the configuration that `logging.config` is reading on this thread.
+
+    `dictConfig` and `fileConfig` both hold them in a local called ``handlers``, in every supported Python; tests say
+    so for each.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "logging.config":
+            handlers = frame.f_locals.get("handlers")
+            if isinstance(handlers, Mapping):
+                return handlers
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return None

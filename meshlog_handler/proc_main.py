@@ -1,0 +1,226 @@
+"""What runs in a proc: it joins its client, then carries out calls on its main thread, one at a time, in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
+from .children import InheritedFd
+from .context import Identity, set_identity
+from .pickling import dumps, dumps_result, loads, share_globals
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a proc is told when it starts. Plain data: it is pickled where the start method asks for that.
+
+    Attributes
+    ----------
+    name : str
+        Of the process, for people and log records.
+    identity : Identity
+        Who it is.
+    address : str or None
+        Of the client to join; None: it has no logging of the mesh.
+    fresh : bool
+        Whether the process is a new interpreter's, and not a copy of the client.
+    environ : dict or None
+        The client's environment, where the start method has it from another time: the fork server's is as old as the server.
+    stdout, stderr : InheritedFd or None
+        The client's, where the start method would give others.
+    """
+
+    name: str
+    identity: Identity
+    address: str | None
+    fresh: bool
+    environ: dict[str, str] | None = None
+    stdout: InheritedFd | None = None
+    stderr: InheritedFd | None = None
+
+
+def run(sock: socket.socket, boot: Boot) -> None:
+    """Be a proc until the client says stop, or is gone."""
+    owner = os.getpid()
+    _own_signals()
+    started = False
+    try:
+        try:
+            _settle(boot)
+            _start(boot)
+            answer = dumps_result(None)
+        except Exception as error:
+            _answer(sock, FAILED, START, _failure(error).encode())
+            sys.exit(1)
+        started = True
+        _answer(sock, DONE, START, answer)
+        _serve(sock, owner)
+    except (OSError, EOFError):
+        return  # the client is gone, or died in the middle of a frame: nobody is left to serve
+    finally:
+        # Children of multiprocessing leave by os._exit, without atexit: what leaves in order, leaves here.
+        if started and boot.address is not None and os.getpid() == owner:
+            from . import worker
+
+            worker.leave()
+        sock.close()
+
+
+def _own_signals() -> None:
+    """Handle signals as a proc does, not as the client does that it may be forked from."""
+    signal.set_wakeup_fd(-1)  # of an event loop in the client, which would hear of the proc's signals
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # The client owns Ctrl-C: it stops its procs, and no traceback of theirs is in the way of its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _settle(boot: Boot) -> None:
+    """Make this process what it would be, had it been started by hand: environment, standard streams, identity."""
+    if boot.environ is not None:
+        os.environ.clear()
+        os.environ.update(boot.environ)
+    for fd, inherited in ((1, boot.stdout), (2, boot.stderr)):
+        if inherited is not None:
+            os.dup2(inherited.fd, fd, inheritable=True)
+            os.close(inherited.fd)
+    if boot.fresh:
+        _keep_descriptors()
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0, inheritable=True)
+        os.close(null)
+    _stand_on_descriptors()
+    set_identity(boot.identity)
+    # Log records have the names of these two. A forked proc goes on with the thread that started it as its main one, and
+    # the standard library's multiprocessing does not know it.
+    threading.main_thread().name = "MainThread"
+    multiprocessing.current_process().name = boot.name
+
+
+def _keep_descriptors() -> None:
+    """Let programs that are started from here inherit none of the pipes that came along with the start of this process.
+
+    Who holds one of them, to the resource tracker for one, can keep the client from exiting.
+    """
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+
+
+def _stand_on_descriptors() -> None:
+    """Let ``sys.stdout`` and ``sys.stderr`` be files on descriptors 1 and 2.
+
+    A forked proc can have the client's substitutes (of a notebook, of a test runner), which lead past the descriptors.
+    """
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # no file behind it: it is replaced
+            if isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd:
+                continue
+        try:
+            raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
+        except OSError:
+            continue  # the descriptor is closed: the program runs without
+        made = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace" if fd == 2 else None, line_buffering=True)
+        setattr(sys, name, made)
+        setattr(sys, f"__{name}__", made)
+
+
+def _start(boot: Boot) -> None:
+    import faulthandler
+
+    share_globals()
+    if boot.address is not None:
+        from . import worker
+
+        worker.join_mesh(boot.address, boot.identity)
+    # The last words of a proc that crashes: captured, like all that goes there. A forked one has the client's file for it.
+    faulthandler.enable(2)
+
+
+def _serve(sock: socket.socket, owner: int) -> None:
+    while True:
+        kind, number, size = HEAD.unpack(_read(sock, HEAD.size))
+        if kind == STOP:
+            return
+        assert kind == CALL
+        answer = _carry_out(_read(sock, size))
+        if os.getpid() != owner:
+            _end_forked()
+        _answer(sock, answer[0], number, answer[1])
+
+
+def _carry_out(payload: bytearray) -> tuple[int, bytes]:
+    """Run a call; return what to answer. Only SystemExit leaves it: a program that exits, exits."""
+    try:
+        fn, args, kwargs = loads(payload)
+    except Exception as error:
+        note = "the function or an argument cannot be loaded in the proc: "
+        return FAILED, _failure(error, note).encode()
+    del payload
+    try:
+        value = _run(fn, args, kwargs)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        return FAILED, _failure(error).encode()
+    try:
+        return DONE, dumps_result(value)
+    except Exception as error:
+        note = f"the result, of type {type(value).__qualname__}, cannot be sent to the client: "
+        return FAILED, _failure(error, note).encode()
+
+
+def _run(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = fn(*args, **kwargs)
+    if inspect.iscoroutine(value):
+        import asyncio
+
+        return asyncio.run(value)
+    return value
+
+
+def _failure(error: BaseException, note: str = "") -> Failure:
+    try:
+        pickled = dumps(error)
+    except Exception:
+        pickled = None  # it arrives as text
+    return Failure.of(error, __file__, pickled, note)
+
+
+def _answer(sock: socket.socket, kind: int, number: int, payload: bytes) -> None:
+    sock.sendall(head(kind, number, len(payload)))
+    sock.sendall(payload)
+
+
+def _read(sock: socket.socket, size: int) -> bytearray:
+    """Read `size` bytes; `EOFError` when the client is gone."""
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return data
+
+
+def _end_forked() -> NoReturn:
+    """End a process that a call forked, and that came back from it as if it were the proc."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+    os._exit(0)

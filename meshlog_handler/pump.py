@@ -1,0 +1,116 @@
+"""Takes the place of a reader that is gone: brings what comes through pipes to where it was meant to go."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+from .descriptors import Held, pending, read_pipe, write_all
+
+_CHUNK: Final = 64 * 1024
+_MOMENT: Final = 0.1
+
+
+class Pump:
+    """A thread that copies from pipes until the last writer has closed them.
+
+    Parameters
+    ----------
+    routes : mapping of Held to Held or None
+        For each read end, where its bytes go; None: nowhere.
+
+    Notes
+    -----
+    One owner calls the methods. The descriptors are the owner's until `release`, then the pump's, which
+    closes them at the end.
+    """
+
+    def __init__(self, routes: Mapping[Held, Held | None]) -> None:
+        self._routes = dict(routes)
+        self._progress = threading.Condition()
+        # Under the lock of `_progress`. Bytes by read end: a settle asks for those taken to have been written.
+        self._taken = dict.fromkeys(self._routes, 0)
+        self._written = dict.fromkeys(self._routes, 0)
+        self._ended = self._released = False
+
+    def start(self) -> bool:
+        """Start the thread; False if there can be none any more, for the interpreter is ending."""
+        try:
+            threading.Thread(target=self._run, name="meshlog-pump", daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
+    def settle(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until what the pipes hold now has been copied; tell whether it has."""
+        with self._progress:
+            goal = {reader: taken + _size(reader) for reader, taken in self._taken.items()}
+            return self._progress.wait_for(
+                lambda: self._ended or all(self._written[reader] >= goal[reader] for reader in goal), timeout
+            )
+
+    def release(self) -> None:
+        """Hand over the descriptors: they are closed when the last writer is gone. Usually that is now: waits a moment."""
+        with self._progress:
+            self._released = True
+            if self._ended:
+                self._close()
+            else:
+                self._progress.wait_for(lambda: self._ended, _MOMENT)
+
+    def copy(self) -> None:
+        """Copy, on this thread, what the pipes hold now."""
+        for reader in self._routes:
+            size = _size(reader)
+            if size:
+                self._write(reader, read_pipe(reader.fd, size) or b"")
+
+    def _run(self) -> None:
+        poller = select.poll()
+        readers = {reader.fd: reader for reader in self._routes if reader.intact}
+        for fd in readers:
+            poller.register(fd, select.POLLIN)
+        while readers:
+            for fd, _ in poller.poll():
+                reader = readers[fd]
+                with self._progress:
+                    data = _read(reader)
+                    self._taken[reader] += len(data or b"")
+                if data:
+                    self._write(reader, data)
+                elif data is not None:
+                    poller.unregister(fd)
+                    del readers[fd]
+        with self._progress:
+            if self._released:
+                self._close()
+            self._ended = True
+            self._progress.notify_all()
+
+    def _write(self, reader: Held, data: bytes) -> None:
+        target = self._routes[reader]
+        if target is not None and target.intact:
+            with contextlib.suppress(OSError):  # it is broken, and there is no better place
+                write_all(target.fd, data)
+        with self._progress:
+            self._written[reader] += len(data)
+            self._progress.notify_all()
+
+    def _close(self) -> None:
+        for held in (*self._routes, *self._routes.values()):
+            if held is not None:
+                held.close()
+
+
+def _size(reader: Held) -> int:
+    return pending(reader.fd) if reader.intact else 0
+
+
+def _read(reader: Held) -> bytes | None:
+    try:
+        return read_pipe(reader.fd, _CHUNK)
+    except OSError:  # somebody closed it
+        return b""

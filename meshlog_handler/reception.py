@@ -1,0 +1,345 @@
+"""The reception: one selector over sockets, pipes and deaths of all procs. Turns readiness into items. Client's thread alone.
+
+It never blocks on a peer: it reads what is there into bounded buffers, and a peer whose buffer is full waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import time
+from collections.abc import Callable
+from typing import Final
+
+from .capture import diagnose
+from .descriptors import pending, read_pipe
+from .errors import ProtocolError
+from .exits import child_exitcode, watch
+from .frames import CONTROL, frame
+from .lines import Line
+from .messages import Goodbye, Message, Patience
+from .source import INBOX_SIZE, CapturedPipe, Source
+from .thaw import Item
+
+_READ: Final = 256 * 1024
+_MAX_LAST_WORDS: Final = 8 << 20
+
+
+class Reception:
+    """Knows every proc that joined and has not been taken leave of.
+
+    After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self.sources: set[Source] = set()
+        self.messages: list[tuple[Source, Message]] = []
+        self.finished: list[Source] = []
+        self._lines: list[tuple[Source, list[Item]]] = []
+        self._busy: set[Source] = set()
+        self._paused: set[Source] = set()
+        self._pipes: dict[CapturedPipe, Source] = {}
+        self._unfinished_lines: set[CapturedPipe] = set()
+        self.read_size = _READ
+        self.holding = False
+        self.muted: list[Item] = []
+
+    def register(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready` from `wait` whenever `fd` can be read."""
+        self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
+
+    def add(self, source: Source, welcome: Message) -> None:
+        """Begin with a proc, and tell it so."""
+        self.sources.add(source)
+        if source.sock is not None:
+            self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
+        for pipe in source.pipes:
+            self._pipes[pipe] = source
+            self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
+        try:
+            source.pidfd = watch(source.pid) if not source.adopted else -1
+            if source.pidfd >= 0:
+                self._selector.register(source.pidfd, selectors.EVENT_READ, lambda _: self.ended(source))
+        except ProcessLookupError:
+            self.ended(source)
+        self.send(source, welcome)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits to be collected."""
+        return bool(self._busy or self._lines)
+
+    @property
+    def deadline(self) -> float | None:
+        """When a line without an end is to be shown, or None."""
+        return min((pipe.framer.deadline for pipe in self._unfinished_lines if pipe.framer.deadline is not None), default=None)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait up to `timeout` seconds for anything, and read it."""
+        for key, mask in self._selector.select(timeout):
+            # What an earlier one of this round has closed is not looked at.
+            if key.fd in self._selector.get_map():
+                key.data(mask)
+
+    def collect(self, limit: int) -> list[Item]:
+        """Return captured lines, and up to `limit` entries of each proc that has some, in order of time."""
+        batches, self._lines = self._lines, []
+        for source in tuple(self._busy):
+            items: list[Item] = []
+            try:
+                source.take(limit, items)
+            except ProtocolError as failure:
+                diagnose(f"rank {source.rank} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
+            if not source.inbox:
+                self._busy.discard(source)
+                if source.ended:
+                    self._settle(source)
+            if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
+                self._resume(source)
+            if items:
+                batches.append((source, items))
+        self.muted = [item for source, items in batches if not source.streaming for item in items]
+        streaming = [items for source, items in batches if source.streaming]
+        if len(streaming) == 1:
+            return streaming[0]
+        merged = [item for items in streaming for item in items]
+        merged.sort(key=_when)
+        return merged
+
+    def expire(self, now: float) -> None:
+        """Bring lines without an end that have been waiting."""
+        for pipe in tuple(self._unfinished_lines):
+            if pipe.framer.deadline is None:
+                self._unfinished_lines.discard(pipe)
+            elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
+                self._add_lines(pipe, pipe.framer.expire(now), time.time())
+
+    def drain_pipes(self, source: Source, now: float) -> list[Item]:
+        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier."""
+        items: list[Item] = []
+        for pipe in source.pipes:
+            if pipe in self._pipes:
+                left = pending(pipe.fd)
+                while left > 0:
+                    data = read_pipe(pipe.fd, min(left, _READ))
+                    if not data:
+                        break
+                    left -= len(data)
+                    items += pipe.items(pipe.framer.feed(data, now), time.time())
+            items += pipe.items(pipe.framer.flush(now), time.time())
+        self._count(source, items)
+        return items
+
+    def end_lines(self) -> None:
+        """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
+        for pipe in self._pipes:
+            self._add_lines(pipe, pipe.framer.close(), time.time())
+
+    def send(self, source: Source, message: Message) -> bool:
+        """Send a message when the proc can take it; False if it has hung up."""
+        if source.sock is None:
+            return False
+        source.outbox += frame(CONTROL, message.encode())
+        self._write(source)
+        return source.sock is not None
+
+    def drop(self, source: Source, *, keep_journal: bool) -> None:
+        """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
+        source.ended = True
+        self._hang_up(source)
+        if source.pidfd >= 0:
+            self._selector.unregister(source.pidfd)
+        self._busy.discard(source)
+        self._paused.discard(source)
+        self.sources.discard(source)
+        source.close(keep_journal=keep_journal)
+
+    def close(self) -> None:
+        """Close everything."""
+        for source in tuple(self.sources):
+            self.drop(source, keep_journal=True)
+        for pipe in tuple(self._pipes):
+            self._close_pipe(pipe)
+        self._selector.close()
+
+    def forget(self) -> None:
+        """In a forked child: close this process's copies. The registrations are shared with the parent, and left alone."""
+        for source in self.sources:
+            if source.sock is not None:
+                source.sock.close()
+            if source.pidfd >= 0:
+                os.close(source.pidfd)
+        for pipe in self._pipes:
+            os.close(pipe.fd)
+        self._selector.close()
+
+    # -- sockets ---------------------------------------------------------------------------------------------------
+
+    def _socket_ready(self, source: Source, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._write(source)
+        if mask & selectors.EVENT_READ and source.sock is not None:
+            self._read_socket(source)
+            if source.inbox_bytes > INBOX_SIZE and source.sock is not None:
+                self._paused.add(source)
+                self._watch(source)
+
+    def _read_socket(self, source: Source) -> bool:
+        """Read once; False if there is nothing more now, or ever."""
+        assert source.sock is not None
+        try:
+            data = source.sock.recv(_READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up(source)
+            return False
+        try:
+            for message in source.receive(data):
+                if isinstance(message, Goodbye):
+                    source.left = True
+                else:
+                    self.messages.append((source, message))
+        except ProtocolError as failure:
+            diagnose(f"rank {source.rank} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
+            self._hang_up(source)
+            return False
+        finally:
+            if source.inbox:
+                self._busy.add(source)
+        return True
+
+    def ask_for_patience(self) -> None:
+        """Tell procs of which nothing more is read for now that their wait will end; one that does not listen, once."""
+        for source in self._paused:
+            if not source.outbox:
+                self.send(source, Patience())
+
+    def _resume(self, source: Source) -> None:
+        self._paused.discard(source)
+        self._watch(source)
+
+    def _watch(self, source: Source) -> None:
+        """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
+        if source.sock is None:
+            return
+        mask = (0 if source in self._paused else selectors.EVENT_READ) | (selectors.EVENT_WRITE if source.outbox else 0)
+        registered = source.sock.fileno() in self._selector.get_map()
+        if registered and not mask:
+            self._selector.unregister(source.sock)
+        elif registered:
+            data = self._selector.get_key(source.sock).data
+            self._selector.modify(source.sock, mask, data)
+        elif mask:
+            self._selector.register(source.sock, mask, lambda ready: self._socket_ready(source, ready))
+
+    def _write(self, source: Source) -> None:
+        assert source.sock is not None
+        before = source.writing
+        try:
+            with contextlib.suppress(BlockingIOError):  # the rest goes when it can be written
+                while source.outbox:
+                    del source.outbox[: source.sock.send(source.outbox)]
+        except OSError:  # it is gone: reading tells the same
+            source.outbox.clear()
+        source.writing = bool(source.outbox)
+        if source.writing != before:
+            self._watch(source)
+
+    def _hang_up(self, source: Source) -> None:
+        """The connection is over. Without a descriptor that tells of its end, or after a goodbye, so is the proc."""
+        if source.sock is None:
+            return
+        if source.sock.fileno() in self._selector.get_map():
+            self._selector.unregister(source.sock)
+        source.sock.close()
+        source.sock = None
+        if (source.left or source.pidfd < 0) and not source.ended:
+            source.ended = True
+            self._settle(source)
+
+    # -- deaths ----------------------------------------------------------------------------------------------------
+
+    def ended(self, source: Source) -> None:
+        """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
+        if source.pidfd >= 0:
+            source.exitcode = child_exitcode(source.pidfd)
+            self._selector.unregister(source.pidfd)
+            source.close_pidfd()
+        while source.sock is not None and self._read_socket(source):
+            continue
+        source.ended = True
+        self._hang_up(source)
+        self._settle(source)
+
+    def _settle(self, source: Source) -> None:
+        """Go on with a proc that ended: pipes, then the rest of its stream, then the journal; then it is finished."""
+        if source.inbox:
+            self._busy.add(source)
+            return
+        if not source.replayed:
+            for pipe in source.pipes:
+                if pipe in self._pipes:
+                    self._read_last_words(source, pipe)
+            try:
+                source.replay()
+            except (OSError, ProtocolError) as failure:
+                diagnose(f"the journal of rank {source.rank} (pid {source.pid}) cannot be read: {failure}")
+            if source.inbox:
+                self._busy.add(source)
+                return
+        if source in self.sources and source not in self.finished:
+            self.finished.append(source)
+
+    def _read_last_words(self, source: Source, pipe: CapturedPipe) -> None:
+        items: list[Item] = []
+        left = _MAX_LAST_WORDS
+        while left > 0 and (data := read_pipe(pipe.fd, _READ)):
+            left -= len(data)
+            items += pipe.items(pipe.framer.feed(data, time.monotonic()), time.time())
+        items += pipe.items(pipe.framer.flush(time.monotonic()), time.time())
+        self._count(source, items)
+        if items:
+            self._lines.append((source, items))
+
+    # -- pipes -----------------------------------------------------------------------------------------------------
+
+    def _pipe_ready(self, pipe: CapturedPipe) -> None:
+        data = None if self.holding else read_pipe(pipe.fd, self.read_size)
+        if data is None:
+            return
+        if data:
+            self._add_lines(pipe, pipe.framer.feed(data, time.monotonic()), time.time())
+            if pipe.framer.deadline is not None:
+                self._unfinished_lines.add(pipe)
+        else:
+            self._add_lines(pipe, pipe.framer.close(), time.time())
+            self._close_pipe(pipe)
+
+    def _add_lines(self, pipe: CapturedPipe, lines: list[Line], when: float) -> None:
+        items = pipe.items(lines, when)
+        if items:
+            source = self._pipes[pipe]
+            self._count(source, items)
+            self._lines.append((source, items))
+
+    def _count(self, source: Source, items: list[Item]) -> None:
+        source.stats.lines += sum(values[1].final for _, _, values in items)
+        source.stats.last_seen = time.time()
+        source.tail.extend(items)
+
+    def _close_pipe(self, pipe: CapturedPipe) -> None:
+        with contextlib.suppress(KeyError):  # closed twice
+            self._selector.unregister(pipe.fd)
+            del self._pipes[pipe]
+            self._unfinished_lines.discard(pipe)
+            os.close(pipe.fd)
+            pipe.fd = -1
+
+
+def _when(item: Item) -> float:
+    return item[0]

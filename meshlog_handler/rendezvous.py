@@ -1,0 +1,186 @@
+"""The rendezvous: where strangers knock. Each is let in, or turned away, on a short-lived thread of its own.
+
+The client's thread accepts; it never waits for a stranger. Threads are few, and each ends by a deadline.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from .capture import diagnose
+from .channel import HANDSHAKE_SEC, Address, authenticate, peer_uid, read_frame, set_kernel_timeout
+from .errors import ProtocolError
+from .frames import CONTROL, MAX_FRAME
+from .messages import Hello, Welcome, decode
+
+MAX_STRANGERS: Final = 64
+_MAX_PIPES: Final = 2
+
+
+@dataclass
+class Newcomer:
+    """A proc that proved the key and said who it is. `pid` is the kernel's word, where it gives one."""
+
+    sock: socket.socket
+    hello: Hello
+    pid: int
+    pipes: dict[str, int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Turn it away."""
+        self.sock.close()
+        for fd in self.pipes.values():
+            os.close(fd)
+
+
+class Rendezvous:
+    """A listening Unix socket in a private directory.
+
+    Parameters
+    ----------
+    directory : str
+        Mode 0700; the socket in it gets 0600.
+    admit : Callable[[Newcomer], Welcome]
+        Called on the newcomer's thread; returns what to answer.
+    joined : Callable[[Newcomer, Welcome], None]
+        Called on the newcomer's thread; sends the answer once it knows the proc: no proc believes it has joined before.
+    """
+
+    def __init__(
+        self, directory: str, admit: Callable[[Newcomer], Welcome], joined: Callable[[Newcomer, Welcome], None]
+    ) -> None:
+        # Imported here, by who starts the client, and not by the door's threads: a process that is forked while a thread
+        # imports inherits the lock of that import, and waits for it for ever.
+        import multiprocessing.connection
+
+        self._refused = multiprocessing.AuthenticationError
+        self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
+        self._admit = admit
+        self._joined = joined
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(self.address.path)
+        os.chmod(self.address.path, 0o600)  # until here, the directory's mode keeps others out
+        self.socket.listen(1024)
+        self.socket.setblocking(False)
+        self._lock = threading.Lock()
+        self._strangers: dict[socket.socket, float] = {}
+        self._threads: set[threading.Thread] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many strangers are at the door that the next ones wait in the kernel's queue."""
+        return len(self._strangers) >= MAX_STRANGERS
+
+    def accept(self) -> None:
+        """Let those who knock come to the door. Client's thread."""
+        while not self.full:
+            try:
+                sock, _ = self.socket.accept()
+            except OSError:  # nobody there, or gone again, or no descriptor left: they knock again
+                return
+            if peer_uid(sock) not in (None, os.getuid()):
+                sock.close()
+                continue
+            with self._lock:
+                self._strangers[sock] = time.monotonic() + HANDSHAKE_SEC
+            thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
+            self._threads.add(thread)
+            thread.start()
+
+    def expire(self, now: float) -> None:
+        """Hang up on strangers who take too long. Client's thread."""
+        with self._lock:
+            for sock, deadline in self._strangers.items():
+                if now >= deadline:
+                    with contextlib.suppress(OSError):  # it hung up itself
+                        sock.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to do, or None."""
+        with self._lock:
+            return min(self._strangers.values(), default=None)
+
+    def _receive(self, sock: socket.socket) -> None:
+        newcomer: Newcomer | None = None
+        try:
+            set_kernel_timeout(sock, HANDSHAKE_SEC)
+            authenticate(sock, self.address.key, server=True)
+            newcomer = self._introduce(sock)
+            welcome = self._admit(newcomer)
+            with self._lock:
+                self._strangers.pop(sock, None)
+            set_kernel_timeout(sock, 0)
+            self._joined(newcomer, welcome)
+        except (OSError, EOFError, ProtocolError, self._refused) as failure:
+            if not isinstance(failure, EOFError):
+                diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
+            if newcomer is not None:
+                newcomer.close()
+            sock.close()
+        finally:
+            with self._lock:
+                self._strangers.pop(sock, None)
+            self._threads.discard(threading.current_thread())
+
+    def _introduce(self, sock: socket.socket) -> Newcomer:
+        kind, payload = read_frame(sock, MAX_FRAME)
+        if kind != CONTROL:
+            raise ProtocolError("a newcomer begins with other things than who it is")
+        hello = decode(payload, Hello)
+        newcomer = Newcomer(sock, hello, _peer_pid(sock) or hello.pid)
+        names = hello.captured
+        if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"}:
+            raise ProtocolError(f"no captured streams are called {names!r}")
+        if names:
+            fds = _receive_fds(sock, _MAX_PIPES)
+            try:
+                if len(fds) != len(names) or not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in fds):
+                    raise ProtocolError("the captured streams are not handed over as pipes")
+                for fd in fds:
+                    os.set_blocking(fd, False)
+            except BaseException:
+                for fd in fds:
+                    os.close(fd)
+                raise
+            newcomer.pipes = dict(zip(names, fds, strict=True))
+        return newcomer
+
+    def close(self) -> None:
+        """Stop listening, hang up on strangers, and wait for their threads (each has a deadline)."""
+        self.socket.close()
+        self.expire(float("inf"))
+        for thread in tuple(self._threads):
+            thread.join(HANDSHAKE_SEC)
+
+    def forget(self) -> None:
+        """In a forked child: close this copy of the door."""
+        self.socket.close()
+
+
+def _peer_pid(sock: socket.socket) -> int | None:
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = array.array("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return credentials[0] or None
+    return None
+
+
+def _receive_fds(sock: socket.socket, count: int) -> list[int]:
+    fds = array.array("i")
+    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return list(fds)

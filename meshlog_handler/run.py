@@ -1,0 +1,198 @@
+"""``meshlog run``: a command on every rank, all that they log and print shown here, and at the end what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from typing import Final
+
+from . import settings
+from .capture import diagnose
+from .client import LogClient
+from .console import RanksFilter
+from .exits import signal_name
+from .fold import FoldingConsole
+from .formatter import MeshFormatter
+from .json_formatter import JsonFormatter
+from .launch import Rank, Ranks
+from .messages import SetLevel
+from .obituary import last_lines
+from .ranks import spell_ranks
+from .report import Failure, failure_summary
+from .signals import Signals
+from .source import Source
+
+LINGER_SEC: Final = 1.0
+"""Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
+
+HURRY_SEC: Final = 1.0
+"""Seconds that whoever reads our output has for the rest of it, when we were asked twice to end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``meshlog run`` was asked for. `prefix`: None is the default, ``"none"`` leaves the bytes alone."""
+
+    command: tuple[str, ...]
+    count: int = 1
+    window: float | None = None
+    level: int | None = None
+    log_dir: str | None = None
+    ranks_filter: frozenset[int] | None = None
+    prefix: str | None = None
+    as_json: bool = False
+    never: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    grace: float = 5.0
+
+
+def run(options: Options) -> int:
+    """Run a command on N ranks; return the exit code for the shell.
+
+    That of the first rank that failed, 128 and the number for a signal; where the launcher was stopped by a signal
+    before any rank failed, 128 and the number of that.
+
+    Raises
+    ------
+    LaunchError
+        If a rank cannot be started.
+    OSError
+        If the directory for logs cannot be written.
+    """
+    console = _console(options)
+    client = LogClient(
+        console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
+    )
+    with Signals() as signals:
+        client.start()
+        mesh = Run(options, client, console, signals)
+        try:
+            mesh.run()
+        finally:
+            summary = mesh.finish()
+            client.stop()
+            console.close()
+        if summary:
+            diagnose(summary)
+    return mesh.exitcode
+
+
+class Run:
+    """One run: brings together processes and client. Main thread."""
+
+    def __init__(self, options: Options, client: LogClient, console: FoldingConsole, signals: Signals) -> None:
+        self._options = options
+        self._client = client
+        self._console = console
+        self._signals = signals
+        self._mesh = secrets.token_hex(8)
+        self._sources: list[Source] = []
+        environments = rank_environments(client.environ(), options.count)
+        self._ranks = Ranks(options.command, environments, options.grace, self)
+
+    def run(self) -> None:
+        """Start all ranks and wait for their ends."""
+        registry = self._client.registry
+        registry.add_mesh(self._mesh, {rank: {} for rank in range(self._options.count)})
+        if self._options.level is not None:
+            registry.stand("", SetLevel(0, self._options.level, "", None))
+        self._ranks.run(self._signals)
+
+    def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
+        """Let the client show the output of a rank."""
+        self._sources.append(self._client.adopt(pid, rank, rank, pipes, self._mesh))
+
+    def ended(self, rank: Rank) -> None:
+        """Let the client say how a rank ended; that it was stopped here is no news."""
+        assert rank.exitcode is not None
+        self._client.report_exit(self._mesh, rank.rank, 0 if rank.was_stopped else rank.exitcode)
+
+    def stopping(self, number: signal.Signals) -> None:
+        """Get ready for a traceback of every rank."""
+        if number != signal.SIGINT or self._options.as_json:
+            return
+        self._console.folding = True
+        # Their lines must not be grouped: a traceback is known by all of it.
+        with contextlib.suppress(NotInTime):  # the client waits for whoever reads our output; the ranks shall not
+            self._client.on_thread(lambda: self._client.set_window(None)).result(1.0)
+
+    def finish(self) -> str:
+        """Show what is left, wherever it still is; return the summary."""
+        ranks = self._ranks
+        pipes = [pipe for source in self._sources for pipe in source.pipes]
+        deadline = time.monotonic() + LINGER_SEC
+        impatient = ranks.asked_again
+        while not impatient and time.monotonic() < deadline and any(pipe.fd >= 0 for pipe in pipes):
+            impatient = bool(self._signals.wait(0.02))
+        ranks.reap()
+        all_ended = all(rank.exitcode is not None for rank in ranks.ranks)
+        flushed = self._client.flush_soon(None if all_ended else 10.0)
+        flushed.add_done_callback(lambda _: self._signals.wake())
+        deadline = time.monotonic() + HURRY_SEC
+        while not flushed.done():
+            impatient = bool(self._signals.wait(deadline - time.monotonic() if impatient else None)) or impatient
+            if impatient and time.monotonic() >= deadline:
+                # Whoever reads our output does not: the client's thread hangs in a write, and so would an orderly exit.
+                os._exit(self.exitcode or 128 + signal.SIGINT)
+        return self._client.on_thread(self._summarize).result()
+
+    @property
+    def exitcode(self) -> int:
+        """What to tell the shell."""
+        first = self._ranks.first_failure
+        if first is not None and first.exitcode is not None:
+            return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+        return 128 + self._ranks.stopped_by if self._ranks.stopped_by is not None else 0
+
+    def _summarize(self) -> str:
+        """On the client's thread, for what was said last is its."""
+        ranks = self._ranks
+        failures = [
+            Failure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(source.tail)))
+            for rank, source in zip(ranks.ranks, self._sources, strict=True)
+            if rank.exitcode and not rank.was_stopped
+        ]
+        ends: dict[int | None, list[int]] = {}
+        for rank in ranks.ranks:
+            if rank.was_stopped or rank.exitcode is None:
+                ends.setdefault(rank.exitcode, []).append(rank.rank)
+        parts = [failure_summary(failures, self._options.count)] if failures else []
+        for exitcode, stopped in ends.items():
+            how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "not even by SIGKILL"
+            parts.append(f"stopped {spell_ranks(stopped)}: {how}")
+        if self._console.folded:
+            parts.append(f"left out the same KeyboardInterrupt of {spell_ranks(self._console.folded)}")
+        if ranks.stopped_by is not None and ranks.first_failure is None:
+            parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+        return "\n".join(parts)
+
+
+def rank_environments(base: Mapping[str, str], count: int) -> list[dict[str, str]]:
+    """Return the environment of each rank."""
+    # What Python keeps in a buffer comes late, and never if it is killed; and it says where it was when it crashed.
+    common = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **base, settings.CAPTURED: "1"}
+    size = str(count)
+    return [
+        {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        for rank in range(count)
+    ]
+
+
+def _console(options: Options) -> FoldingConsole:
+    formatter: JsonFormatter | MeshFormatter | None = None
+    ranks_filter = None
+    if options.as_json:
+        formatter = JsonFormatter()
+    elif options.prefix is not None:
+        formatter = MeshFormatter(prefix=None if options.prefix == "none" else options.prefix)
+    if options.ranks_filter is not None:
+        ranks_filter = RanksFilter(options.ranks_filter)
+    output = sys.stdout if options.as_json else None
+    return FoldingConsole(output, output, formatter, ranks_filter)

@@ -1,0 +1,143 @@
+"""What can be set from the environment, with its defaults. Read at the call, never at import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from .errors import SettingError
+
+ADDRESS = "MESHLOG_ADDRESS"
+ENABLE_LOG_FORWARDING = "MESHLOG_ENABLE_LOG_FORWARDING"
+AGGREGATE_WINDOW_SEC = "MESHLOG_AGGREGATE_WINDOW_SEC"
+MAX_LINE_SIZE = "MESHLOG_MAX_LINE_SIZE"
+JOURNAL_SIZE = "MESHLOG_JOURNAL_SIZE"
+PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
+
+RUN_DIR = "MESHLOG_RUN_DIR"
+
+# Set by a launcher whose pipes already carry fd 1 and fd 2: the proc must not capture them again.
+CAPTURED = "MESHLOG_CAPTURED"
+
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_MIN_JOURNAL_SIZE = 64 * 1024
+_MAX_JOURNAL_SIZE = 1 << 30
+_MAX_DIGITS = 18
+
+
+def _flag(name: str, default: bool, env: Mapping[str, str]) -> bool:
+    text = env.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise SettingError(f"{name}={env[name]!r} is neither on nor off. Valid: {', '.join(_TRUE + _FALSE)}.")
+
+
+def _size(name: str, default: int, low: int, high: int, env: Mapping[str, str]) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or not low <= int(text) <= high:
+        raise SettingError(f"{name}={env[name]!r} is not a size. Valid: a whole number of bytes from {low} to {high}.")
+    return int(text)
+
+
+def forwarding_enabled(env: Mapping[str, str] | None = None) -> bool:
+    """Tell whether procs get a forwarder (``MESHLOG_ENABLE_LOG_FORWARDING``, default on)."""
+    return _flag(ENABLE_LOG_FORWARDING, True, os.environ if env is None else env)
+
+
+def prefix_with_rank(env: Mapping[str, str] | None = None) -> bool:
+    """Tell whether the console prefixes lines with their rank (``MESHLOG_PREFIX_WITH_RANK``, default on)."""
+    return _flag(PREFIX_WITH_RANK, True, os.environ if env is None else env)
+
+
+def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:
+    """Return the window in seconds that ``MESHLOG_AGGREGATE_WINDOW_SEC`` asks for, or None where it is not set."""
+    env = os.environ if env is None else env
+    text = env.get(AGGREGATE_WINDOW_SEC, "").strip()
+    if not text:
+        return None
+    try:
+        return check_window(float(text))
+    except ValueError:
+        raise SettingError(
+            f"{AGGREGATE_WINDOW_SEC}={text!r} is not a window. Valid: a positive number of seconds, or empty for none."
+        ) from None
+
+
+def max_line_size(env: Mapping[str, str] | None = None) -> int:
+    """Return the size in bytes at which the console cuts a captured line (``MESHLOG_MAX_LINE_SIZE``, 16 KiB)."""
+    return _size(MAX_LINE_SIZE, 16 * 1024, 16, 1 << 26, os.environ if env is None else env)
+
+
+def journal_size(env: Mapping[str, str] | None = None) -> int:
+    """Return the size in bytes of a proc's journal (``MESHLOG_JOURNAL_SIZE``, 1 MiB)."""
+    return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
+
+
+def check_window(window: float | None) -> float | None:
+    """Return `window` (seconds) if it is None or positive and finite.
+
+    Raises
+    ------
+    SettingError
+        For anything else (a ``ValueError``).
+    """
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window < float("inf"):
+        raise SettingError(f"aggregate_window_sec={window!r} is not a window. Valid: a positive number of seconds, or None.")
+    return window
+
+
+def check_level(level: int | str) -> int:
+    """Return the number of a level given as a number from 0 to 255 or by name.
+
+    Raises
+    ------
+    SettingError
+        For anything else (a ``ValueError``).
+    """
+    import logging
+
+    number: object = level
+    if isinstance(level, str):
+        number = logging.getLevelName(level)
+        if not isinstance(number, int):  # a name of the program's own may have small letters, those of logging have none
+            number = logging.getLevelName(level.upper())
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
+        raise SettingError(
+            f"level={level!r} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
+        )
+    return number
+
+
+def _whole(names: tuple[str, ...], env: Mapping[str, str]) -> int | None:
+    for name in names:
+        text = env.get(name, "").strip()
+        if text:
+            if not text.isdecimal() or len(text) > _MAX_DIGITS:
+                raise SettingError(f"{name}={text!r} is not a rank. Valid: a whole number from 0.")
+            return int(text)
+    return None
+
+
+def rank(env: Mapping[str, str] | None = None) -> int | None:
+    """Return the rank a launcher gave this process, or None.
+
+    The first of ``RANK`` (torchrun), ``SLURM_PROCID``, ``OMPI_COMM_WORLD_RANK`` and ``PMI_RANK`` that is set counts.
+    """
+    return _whole(RANK_VARIABLES, os.environ if env is None else env)
+
+
+def local_rank(env: Mapping[str, str] | None = None) -> int | None:
+    """Return the rank on this host a launcher gave this process, or None."""
+    return _whole(LOCAL_RANK_VARIABLES, os.environ if env is None else env)

@@ -1,0 +1,248 @@
+"""What becomes of a record at the client: complete files first, then grouping, then the handlers. Client's thread alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from .aggregate import Aggregator
+from .capture import diagnose
+from .named_handlers import ShownBy
+from .source import Source
+from .thaw import Item, MeshRecord
+
+if TYPE_CHECKING:
+    from .rank_files import RankFiles
+
+_TICK_SEC: Final = 0.05
+_AT_ONCE: Final = 16
+_MAX_QUOTA: Final = 20_000
+
+OWN_NAME: Final = "meshlog"
+"""The logger name of what the mesh itself has to say: deaths, drops."""
+
+
+class Show:
+    """Shows items to handlers.
+
+    Parameters
+    ----------
+    handlers : sequence of handlers
+        Called for every record shown, in order.
+    respect_handler_level : bool
+        Whether a handler gets only records of its own level and above.
+    files : RankFiles or None
+        Gets everything, before any grouping.
+    never, hide : sequence of str
+        Regular expressions: lines never grouped, and lines not shown (the files have them).
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[ShownBy],
+        respect_handler_level: bool,
+        files: RankFiles | None,
+        window: float | None,
+        never: Sequence[str],
+        hide: Sequence[str],
+    ) -> None:
+        self.files = files
+        self.shown = 0
+        self._flushed_at = 0
+        self._unwritten = False
+        self._hidden = 0
+        self._never, self._hide = tuple(never), tuple(hide)
+        self._complained: set[int] = set()
+        self._aggregator: Aggregator | None = None
+        self.set_handlers(handlers, respect_handler_level)
+        self.set_window(window)
+
+    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
+        """Show by other handlers from now on."""
+        self._handlers = tuple(handlers)
+        self._respect = respect_handler_level
+
+    def set_window(self, window: float | None) -> None:
+        """Group within `window` seconds from now on (None: show each line at once); first show what is pending."""
+        aggregator = self._aggregator
+        if aggregator is not None:
+            for record in aggregator.set_window(window):
+                self.show(record)
+            if window is None and not self._hide:
+                self._hidden += aggregator.hidden
+                self._aggregator = None
+        elif window is not None or self._hide:
+            self._aggregator = Aggregator(window, never=self._never, hide=self._hide)
+
+    @property
+    def hidden(self) -> int:
+        """Records that a hide pattern held back."""
+        return self._hidden + (self._aggregator.hidden if self._aggregator is not None else 0)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to show, or None."""
+        return self._aggregator.deadline if self._aggregator is not None else None
+
+    def dispatch(self, items: Sequence[Item], now: float) -> list[tuple[Source, int]]:
+        """Show `items`; return the flush sentinels that were among them."""
+        sentinels: list[tuple[Source, int]] = []
+        aggregator = self._aggregator
+        if self.files is None and aggregator is None:
+            show = self.show
+            for _, template, values in items:
+                if template is None:
+                    sentinels.append(values)
+                elif not (template.captured and _nothing_left(values)):
+                    show(template.build(values))
+            return sentinels
+        for _, template, values in items:
+            if template is None:
+                sentinels.append(values)
+                continue
+            if self.files is not None:
+                self._write(self.files, template, values)
+            if template.captured and _nothing_left(values):
+                continue
+            if aggregator is None or (template.captured and not _whole(values)):
+                self.show(template.build(values))
+            else:
+                for record in aggregator.add(template, values, now):
+                    self.show(record)
+        return sentinels
+
+    def write_only(self, items: Sequence[Item]) -> list[tuple[Source, int]]:
+        """Write `items` to the files and show nothing; return the flush sentinels among them."""
+        for _, template, values in items:
+            if template is not None and self.files is not None:
+                self._write(self.files, template, values)
+        return [values for _, template, values in items if template is None]
+
+    def _write(self, files: RankFiles, template: Any, values: tuple[Any, ...]) -> None:
+        self._unwritten = True
+        if not template.captured:
+            files.record(template.rank, template.build(values))
+        elif values[1].final:
+            files.line(template.rank, template.base["stream"], values[1].raw)
+
+    def show(self, record: logging.LogRecord) -> None:
+        """Give one record to the handlers. One that raises is reported once, and the others get the record."""
+        self.shown += 1
+        level = record.levelno
+        for handler in self._handlers:
+            try:
+                if not self._respect or level >= handler.level:
+                    handler.handle(record)
+            except Exception as failure:
+                if id(handler) not in self._complained:
+                    self._complained.add(id(handler))
+                    diagnose(f"handler {handler!r} raises, here and silently from now on: {type(failure).__name__}: {failure}")
+
+    def say(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
+        """Show a record of the mesh's own."""
+        record = MeshRecord.__new__(MeshRecord)
+        record.__dict__ = {
+            **logging.makeLogRecord({}).__dict__, "name": OWN_NAME, "levelno": level, "levelname": logging.getLevelName(level),
+            "msg": text, "args": (), "created": time.time(), "process": pid, "rank": rank, "local_rank": None, "hostname": None,
+            "coords": {}, "stream": None,
+        }  # fmt: skip
+        if self.files is not None:
+            self.files.record(rank, record)
+        self.show(record)
+
+    def expire(self, now: float) -> None:
+        """Show the groups whose window has ended."""
+        if self._aggregator is not None:
+            for record in self._aggregator.expire(now):
+                self.show(record)
+
+    def end_tick(self) -> None:
+        """Let handlers pass on what they buffered during this tick."""
+        if self.shown != self._flushed_at:
+            self._flushed_at = self.shown
+            for handler in self._handlers:
+                if getattr(handler, "flush_per_tick", False):
+                    self._flush(handler)
+        if self._unwritten and self.files is not None:
+            self._unwritten = False
+            self.files.flush()
+
+    def flush(self) -> None:
+        """Show every pending group and flush every handler and file."""
+        if self._aggregator is not None:
+            for record in self._aggregator.flush():
+                self.show(record)
+        for handler in self._handlers:
+            self._flush(handler)
+        if self.files is not None:
+            self.files.flush()
+
+    def _flush(self, handler: ShownBy) -> None:
+        try:
+            handler.flush()
+        except Exception as failure:
+            if id(handler) not in self._complained:
+                self._complained.add(id(handler))
+                diagnose(f"handler {handler!r} cannot flush: {type(failure).__name__}: {failure}")
+
+    def close(self) -> None:
+        """Close the files. The handlers are their owners'."""
+        if self.files is not None:
+            self.files.close()
+
+
+def _nothing_left(values: tuple[Any, ...]) -> bool:
+    """Tell whether a captured line has been shown whole already, as a partial line."""
+    line = values[1]
+    return bool(line.shown and line.shown >= len(line.raw))
+
+
+def _whole(values: tuple[Any, ...]) -> bool:
+    """Tell whether a captured line is complete, and nothing of it was shown: only such lines are alike, or not."""
+    line = values[1]
+    return bool(line.final and not line.shown)
+
+
+class Tray:
+    """What was collected and is not shown yet. Shown for a tick at a time: who asks for anything meanwhile, or joins, does
+    not wait for handlers that became slow. One owner.
+    """  # fmt: skip
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._items: list[Item] = []
+        self.quota = 256
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def put(self, items: list[Item]) -> None:
+        """Fill it, when it is empty."""
+        self._items = items
+
+    @property
+    def read_size(self) -> int:
+        """How many bytes of a pipe to read at once: slow handlers must not find too much of it here."""
+        return min(max(4096, self.quota * 128), 256 * 1024)
+
+    def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
+        """Show items for a tick that began at `now`; return the sentinels. Then `quota` is what to collect of each proc."""
+        sentinels: list[tuple[Source, int]] = []
+        count, seconds = 0, 0.0
+        while count < len(self._items) and seconds < _TICK_SEC:
+            some = self._items[count : count + _AT_ONCE]
+            count += len(some)
+            sentinels += self._show.dispatch(some, now)
+            seconds = time.monotonic() - now
+        if count:
+            del self._items[:count]
+            fair = _TICK_SEC / max(seconds / count, 1e-7) / max(1, procs)
+            self.quota = int(min(max(1.0, (self.quota + fair) / 2), _MAX_QUOTA))
+        return sentinels
+
+    def show_all(self, now: float) -> None:
+        """Show what is left: nobody waits any more."""
+        self._show.dispatch(self._items, now)
+        self._items = []

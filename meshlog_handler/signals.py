@@ -1,0 +1,57 @@
+"""Signals as something to wait for, among other things, and not as something that breaks in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Final
+
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals to the launcher that stop all ranks."""
+
+
+class Signals:
+    """While entered, signals do nothing but wake up `wait`. On the main thread.
+
+    One that the launcher was told to ignore (as `nohup` does with SIGHUP) stays ignored.
+    """
+
+    def __enter__(self) -> Signals:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before: dict[signal.Signals, Any] = {}
+        for number in (*STOPPING, signal.SIGCHLD):
+            if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, _nothing)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            # None: what was there was not installed by Python, and Python cannot put it back.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, timeout: float | None) -> list[signal.Signals]:
+        """Wait up to `timeout` seconds for a signal or `wake`; return the signals that stop which came."""
+        select.select([self._read], [], [], None if timeout is None else max(0.0, timeout))
+        try:
+            came = os.read(self._read, 4096)
+        except BlockingIOError:
+            return []
+        return [number for number in STOPPING if number in came]
+
+    def wake(self) -> None:
+        """Let `wait` return. Any thread."""
+        with contextlib.suppress(BlockingIOError):  # full of reasons to wake up
+            os.write(self._write, b"\0")
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: its number is in the pipe."""

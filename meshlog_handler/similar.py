@@ -1,0 +1,200 @@
+"""How alike two texts are: their shape with numbers and ids masked, and their edit distance. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Final, NamedTuple
+
+SIMILAR_PERCENT: Final = 15
+
+# One pattern finds all that varies between lines of one kind. Every match begins with one character of the
+# class in its first line, so that the engine skips over everything else; the alternatives then look back at
+# that character.
+_TOKEN = re.compile(
+    r"""[0-9a-fA-F/\x1b +-](?:
+    ((?<=\x1b)\[[0-?]*[ -/]*[@-~])                                      # 1: a colour
+  | ((?<=[ ]{2})(?<![ ]{3})[ ]*(?=[-+]?[0-9]))                          # 2: what pads a number
+  | ((?<![0-9A-Za-z].)                                                  # 3: a name. One of
+      (?: (?<=[0-9a-fA-F])[0-9a-fA-F]{7}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}   # a uuid
+        | (?<=0)[xX][0-9a-fA-F]+                                        # a hexadecimal number
+        | (?: (?<=[0-9])(?=[0-9]*[a-fA-F]) | (?<=[a-fA-F])(?=[a-fA-F]*[0-9]) )
+          [0-9a-fA-F]{6,}                                               # a hash: digits and letters
+      )(?![0-9A-Za-z])
+    | (?<=/)(?<![\w/.%)\]].)[\w.@+~%-]+(?:/[\w.@+~%-]+)*/?              # an absolute path
+    | (?<=[0-9])[0-9]*(?:\.[0-9]+){2,}                                  # a version, an address
+    )
+  | (?: (?<=[0-9])                                                      # else a number. One of
+        (?: [0-9]{3}-[0-9]{2}-[0-9]{2} | [0-9]?(?::[0-9]{2})+(?:[.,][0-9]+)? )(?![0-9])   # a date, a time
+      | (?: (?<=[0-9]) | (?<=[-+])(?<![\w)\]].)[0-9] )
+        (?: [0-9]{0,2}(?:,[0-9]{3})+(?![0-9])                           # with thousands marked
+          | [0-9]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)? )                   # plain
+    ))""",
+    re.VERBOSE | re.DOTALL,
+)
+_COLOUR, _GAP, _NAME = 1, 2, 3
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_CLASSES = bytes(byte & 63 for byte in range(256))
+_UNARY = [(1 << count) - 1 for count in range(8)]
+
+
+class Token(NamedTuple):
+    """What varies in a text: ``text[start:end]``, a number or a name (an id, a path)."""
+
+    start: int
+    end: int
+    text: str
+    is_number: bool
+
+
+class Anatomy(NamedTuple):
+    """A text taken apart.
+
+    Attributes
+    ----------
+    shape : str
+        The text with tokens masked, colours and the padding of numbers left out.
+    pieces : list[str]
+        The text between the tokens, colours and padding included; one more than `tokens`.
+    tokens : list[Token]
+    has_names : bool
+        Some token is a name.
+    """
+
+    shape: str
+    pieces: list[str]
+    tokens: list[Token]
+    has_names: bool
+
+
+def dissect(text: str) -> Anatomy:
+    """Take a text apart into what is fixed and what varies."""
+    masked: list[str] = []
+    pieces: list[str] = []
+    tokens: list[Token] = []
+    has_names = False
+    copied = piece_from = 0
+    for match in _TOKEN.finditer(text):
+        start, end = match.span()
+        kind = match.lastindex
+        masked.append(text[copied:start])
+        copied = end
+        if kind in (_COLOUR, _GAP):
+            continue
+        masked.append("#")
+        pieces.append(text[piece_from:start])
+        piece_from = end
+        tokens.append(Token(start, end, match[0], kind is None))
+        has_names = has_names or kind == _NAME
+    masked.append(text[copied:])
+    pieces.append(text[piece_from:])
+    return Anatomy("".join(masked), pieces, tokens, has_names)
+
+
+def shape(text: str) -> str:
+    """Return the text with numbers, ids and paths masked as ``#``, without colours and padding of numbers."""
+    return dissect(text).shape
+
+
+def numbers(text: str) -> list[str]:
+    """Return the numbers, dates and times in a text, as they are spelled."""
+    return [token.text for token in dissect(text).tokens if token.is_number]
+
+
+def skeleton(text: str) -> bytes:
+    """Return a cheap key: texts with equal ones have digits at the same places and differ in them only."""
+    return text.encode("utf-8", "surrogatepass").translate(_DIGITS)
+
+
+def number_value(text: str) -> float:
+    """Return what a number token counts for when numbers are ordered; dates and times rise with time."""
+    if text.isdecimal() and len(text) < 4000:  # longer ones int() may refuse
+        return int(text)
+    if ":" in text:
+        value = 0.0
+        for part in text.replace(",", ".").split(":"):
+            value = value * 60 + float(part)
+        return value
+    if len(text) == 10 and text[4] == text[7] == "-":
+        return int(text.replace("-", ""))
+    return float(text.replace(",", ""))
+
+
+def distance(a: str, b: str, limit: int) -> int:
+    """Return the Levenshtein distance of two texts, or ``limit + 1`` if it is larger than `limit`.
+
+    Bit-parallel: a column of the table is kept as the bits of one integer (Myers 1999, after Hyyrö 2003).
+    """
+    if a == b:
+        return 0
+    if len(a) < len(b):
+        a, b = b, a
+    if len(a) - len(b) > limit:
+        return limit + 1
+    a, b = _trim(a, b)
+    if not b:
+        return len(a)
+    places: dict[str, int] = {}
+    bit = 1
+    for char in a:
+        places[char] = places.get(char, 0) | bit
+        bit <<= 1
+    mask = bit - 1
+    last = bit >> 1
+    rises, falls = mask, 0
+    score = len(a)
+    left = len(b)
+    for char in b:
+        equal = places.get(char, 0)
+        diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
+        up = falls | (mask & ~(diagonal | rises))
+        down = diagonal & rises
+        if up & last:
+            score += 1
+        elif down & last:
+            score -= 1
+        left -= 1
+        if score - left > limit:  # each column still to come lowers the score by one at most
+            return limit + 1
+        up = (up << 1) | 1
+        rises = ((down << 1) | ~(diagonal | up)) & mask
+        falls = up & diagonal & mask
+    return score if score <= limit else limit + 1
+
+
+def _trim(a: str, b: str) -> tuple[str, str]:
+    """Leave out what both texts begin and end with: their distance stays the same. `b` is not the longer."""
+    head = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        head += 1
+    tail = 0
+    most = len(b) - head
+    while tail < most and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    return a[head : len(a) - tail], b[head : len(b) - tail]
+
+
+def distance_limit(longer: int) -> int:
+    """Return the largest distance at which texts are similar, the longer of which has `longer` characters."""
+    return max(0, (SIMILAR_PERCENT * longer - 1) // 100)
+
+
+def similar(a: str, b: str) -> bool:
+    """Tell whether the distance of two texts is below 0.15 of the length of the longer."""
+    limit = distance_limit(max(len(a), len(b)))
+    return distance(a, b, limit) <= limit
+
+
+def profile(text: str) -> int:
+    """Return which characters a text has, and how often, as the bits of one integer.
+
+    ``(profile(a) ^ profile(b)).bit_count() <= 2 * distance(a, b) - abs(len(a) - len(b))`` holds for all
+    texts: a test that costs a fraction of the distance and rules most pairs out. (Characters fall into 64
+    classes and are counted up to 7; both only lower the left side.)
+    """
+    bits = 0
+    for kind, count in Counter(text.encode("ascii", "replace").translate(_CLASSES)).items():
+        bits |= _UNARY[count if count < 7 else 7] << (7 * kind)
+    return bits

@@ -1,0 +1,312 @@
+"""What the client knows of one proc: its stream, its pipes, its journal, its counters. Used by the client's thread alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .entries import RECORD, walk
+from .errors import ProtocolError
+from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
+from .journal import DROP_REASONS, START, JournalReader
+from .lines import Line, LineFramer, display, level_of, raw_text
+from .messages import Answer, Goodbye, Hello, Message, decode
+from .stats import RankStats
+from .thaw import Item, MeshRecord, Thawer
+from .wire import unpack
+
+INBOX_SIZE: Final = 1 << 20
+"""Bytes of a proc's stream that wait to be read; beyond it, the client lets the proc wait."""
+
+TAIL: Final = 20
+_MAX_SIDE_FILE: Final = 1 << 28
+_MAX_LOSSES: Final = 1024
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a proc's stream that was received, or read from its journal."""
+
+    generation: int
+    data: bytes
+    replayed: bool
+
+
+class CapturedTemplate:
+    """The captured lines of one proc, stream and level. Values: ``(when, line, text)``."""
+
+    __slots__ = ("base", "group", "levelno", "rank", "scope")
+    captured = True
+
+    def __init__(self, base: Mapping[str, Any], stream: str, level: int) -> None:
+        name = logging.getLevelName(level)
+        self.base = {**base, "name": stream, "stream": stream, "levelno": level, "levelname": name}
+        self.rank: int | None = base["rank"]
+        self.levelno = level
+        self.group: Hashable | None = None
+        self.scope: Hashable = (stream, level)
+
+    def args(self, values: tuple[Any, ...]) -> tuple[object, ...]:
+        """Return nothing: a captured line has no arguments."""
+        return ()
+
+    def text(self, values: tuple[Any, ...]) -> str:
+        """Return the line as it is displayed."""
+        text: str = values[2]
+        return text
+
+    def signature(self, values: tuple[Any, ...]) -> Hashable | None:
+        """Return None: a captured line is no exception."""
+        return None
+
+    def build(self, values: tuple[Any, ...]) -> logging.LogRecord:
+        """Return a new record."""
+        when, line, text = values
+        record = MeshRecord.__new__(MeshRecord)
+        fields = self.base.copy()
+        fields.update(
+            msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0, raw_text=raw_text(line.raw[line.shown :]),
+            progress=line.progress,
+        )  # fmt: skip
+        record.__dict__ = fields
+        return record
+
+
+class CapturedPipe:
+    """One captured stream of one proc: bytes in, items out. Its `fd` is -1 when it has ended and was closed."""
+
+    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], max_line: int) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.framer = LineFramer()
+        self._in_traceback = False
+        self._max_line = max_line
+        self._base = base
+        self._templates: dict[int, CapturedTemplate] = {}
+
+    def items(self, lines: list[Line], when: float) -> list[Item]:
+        """Return lines as items for the client."""
+        items: list[Item] = []
+        templates = self._templates
+        for line in lines:
+            text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
+            level = self._level(text)
+            template = templates.get(level)
+            if template is None:
+                template = templates[level] = CapturedTemplate(self._base, self.stream, level)
+            items.append((when, template, (when, line, text)))
+        return items
+
+    def _level(self, text: str) -> int:
+        """Return the level of a line; all lines of a traceback are errors, so that they are shown together."""
+        if self._in_traceback:
+            self._in_traceback = text.startswith(" ")
+            return logging.ERROR
+        level = level_of(text)
+        self._in_traceback = level == logging.ERROR and text.startswith("Traceback ")
+        return level
+
+
+class Source:
+    """One proc, from its first frame to the last byte of its journal.
+
+    Parameters
+    ----------
+    sock : socket.socket or None
+        The authenticated connection, non-blocking from here on. None: the proc was adopted. Who started it led its
+        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own.
+    hello : Hello
+        Who it says it is; `rank` is what the client calls it.
+    journal : str
+        Where it was told to keep its journal.
+    pipes : dict[str, int]
+        Read ends of its captured streams by name.
+    """
+
+    def __init__(
+        self, sock: socket.socket | None, hello: Hello, rank: int | None, journal: str, pipes: Mapping[str, int],
+        coords: Mapping[str, int], max_line: int, process: int,
+    ) -> None:  # fmt: skip
+        if sock is not None:
+            sock.setblocking(False)
+        self.sock = sock
+        self.adopted = sock is None
+        self.writing = False
+        self.hello = hello
+        self.rank = rank
+        self.mesh = hello.mesh
+        self.pid = process
+        self.stats = RankStats(rank, process, last_seen=time.time())
+        self.journal = journal
+        self.identity: dict[str, object] = {
+            "rank": rank, "local_rank": hello.local_rank if hello.local_rank is not None else rank,
+            "hostname": hello.hostname, "coords": dict(coords),
+        }  # fmt: skip
+        base = {
+            **logging.makeLogRecord({}).__dict__, **self.identity, "args": (), "process": process, "processName": None,
+            "thread": None, "threadName": None,
+        }  # fmt: skip
+        self.pipes = [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
+        self.pidfd = -1
+        self.streaming = True
+        self.left = False
+        self.ended = False
+        self.replayed = False
+        self.exitcode: int | None = None
+        self.inbox: deque[Piece] = deque()
+        self.inbox_bytes = 0
+        self.outbox = bytearray()
+        self.tail: deque[Item] = deque(maxlen=TAIL)
+        self.unreported: dict[tuple[str, int], int] = {}
+        self._losses: dict[tuple[str, int], int] = {}
+        self._frames = FrameReader()
+        self._thawer = Thawer(self.identity, self._read_large, self)
+        self._generation = 0
+        self._position = START
+        self._thawing = 0
+        self._at = 0
+        self._side_files: set[int] = set()
+
+    def receive(self, data: bytes) -> list[Message]:
+        """Take bytes from the socket; return the messages among them.
+
+        Raises
+        ------
+        ProtocolError
+            If they are not what a proc sends.
+        """
+        self.stats.last_seen = time.time()
+        messages: list[Message] = []
+        for kind, payload in self._frames.feed(data):
+            if kind == DATA:
+                if len(payload) < POSITION.size:
+                    raise ProtocolError("a stretch of a stream without its position")
+                generation, start = POSITION.unpack_from(payload)
+                self._admit(generation, start, payload[POSITION.size :], replayed=False)
+            elif kind == DROPPED:
+                self._note_drops(unpack(payload))
+            elif kind == CONTROL:
+                messages.append(decode(payload, Answer, Goodbye))
+            else:
+                raise ProtocolError(f"a proc does not send frames of kind {kind}")
+        return messages
+
+    def _admit(self, generation: int, start: int, data: bytes, *, replayed: bool) -> None:
+        """Put a stretch of the stream into the inbox, without what was received before."""
+        position = self._position if generation == self._generation else START
+        if generation < self._generation or start < position:
+            known = len(data) if generation < self._generation else min(len(data), position - start)
+            self.stats.duplicates += sum(kind == RECORD for kind, *_ in walk(data[:known]))
+            data = data[known:]
+            start += known
+            if generation < self._generation:
+                return
+        if not data:
+            return
+        if start > position:
+            raise ProtocolError(f"the stream goes on at {start} where {position} was expected")
+        self._generation, self._position = generation, start + len(data)
+        self.inbox.append(Piece(generation, data, replayed))
+        self.inbox_bytes += len(data)
+
+    def take(self, limit: int, items: list[Item]) -> None:
+        """Append up to about `limit` items of the inbox to `items`.
+
+        Raises
+        ------
+        ProtocolError
+            If the stream cannot be read; what is unreadable has left the inbox, so that the rest can be taken.
+        """
+        before = len(items)
+        try:
+            while self.inbox and len(items) - before < limit:
+                piece = self.inbox[0]
+                if piece.generation != self._thawing:
+                    self._thawing = piece.generation
+                    self._thawer.new_segment()
+                count = len(items) - self._thawer.sentinels
+                try:
+                    self._at = self._thawer.thaw(piece.data, self._at, limit - (len(items) - before), items)
+                except ProtocolError:
+                    self._at = len(piece.data)
+                    raise
+                finally:
+                    records = len(items) - self._thawer.sentinels - count
+                    self.stats.received += records
+                    self.stats.last_seq += records
+                    if piece.replayed:
+                        self.stats.replayed += records
+                    if self._at >= len(piece.data):
+                        self._at = 0
+                        self.inbox.popleft()
+                        self.inbox_bytes -= len(piece.data)
+        finally:
+            self.tail.extend(items[max(before, len(items) - TAIL) :])
+
+    def replay(self) -> None:
+        """Read from the journal what was never shipped. The proc is dead, or has left."""
+        self.replayed = True
+        if not self.journal or not os.path.exists(self.journal):
+            return
+        reader = JournalReader(self.journal)
+        for piece in reader.ranges(self._generation, self._position):
+            self._admit(piece.generation, piece.start, piece.data, replayed=True)
+        self._note_drops(tuple(reader.drops()))
+
+    def _note_drops(self, drops: object) -> None:
+        if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:
+            raise ProtocolError("drops are a tuple of reason, level and count")
+        for drop in drops:
+            if not isinstance(drop, tuple) or len(drop) != 3:
+                raise ProtocolError("a drop is a reason, a level and a count")
+            reason, level, count = drop
+            if reason not in DROP_REASONS or not isinstance(level, int) or not isinstance(count, int):
+                raise ProtocolError(f"no drop is {drop!r}")
+            more = count - self._losses.get((reason, level), 0)
+            if more > 0 and len(self._losses) < _MAX_LOSSES:
+                self._losses[reason, level] = count
+                self.stats.dropped[reason] = self.stats.dropped.get(reason, 0) + more
+                self.unreported[reason, level] = self.unreported.get((reason, level), 0) + more
+
+    def drop_report(self) -> str:
+        """Return what was dropped since the last report, in words; "" if nothing was."""
+        parts = [
+            f"dropped {count:,} records (rank {self.rank}, {logging.getLevelName(level)}, {reason})"
+            for (reason, level), count in sorted(self.unreported.items())
+        ]
+        self.unreported.clear()
+        return "; ".join(parts)
+
+    def _read_large(self, number: int) -> bytes:
+        self._side_files.add(number)
+        try:
+            with open(f"{self.journal}.{number}", "rb") as file:
+                return file.read(_MAX_SIDE_FILE)
+        except OSError as failure:
+            raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
+
+    def close_pidfd(self) -> None:
+        """Close what tells of the end of the process, if it is open."""
+        # First it is no longer known, then closed: a process forked in between must not close what is closed there.
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def close(self, *, keep_journal: bool) -> None:
+        """Close what is open but the pipes; remove the journal unless it is kept."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+        self.close_pidfd()
+        if not keep_journal and self.journal:
+            for path in (self.journal, *(f"{self.journal}.{number}" for number in self._side_files)):
+                with contextlib.suppress(OSError):  # never made, or removed by its owner
+                    os.unlink(path)
+        self.stats.alive = False

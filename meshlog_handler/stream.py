@@ -1,0 +1,292 @@
+"""A process's own stream of records: the journal it appends to, and what happens when that is full or has no reader.
+
+Used by any thread, signal handler or finalizer that logs. The lock is taken only to change segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Literal, NoReturn
+
+from .capture import diagnose
+from .entries import FLUSH, LARGE, number_entry
+from .errors import SettingError
+from .freeze import Freezer, Frozen, ShapeTable, freeze
+from .journal import Appender, Journal
+
+OnFull = Literal["block", "drop"]
+
+own_threads: Final[set[int]] = set()
+"""Identifiers of this package's threads. What they log is never forwarded: a handler that logs would feed itself."""
+
+BLOCK_SEC: Final = 10.0
+"""Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
+
+_LARGE_SIZE: Final = 1 << 20
+_MAX_SIDE_FILES: Final = 16
+
+
+def check_on_full(policy: str) -> OnFull:
+    """Return `policy` if it is one; `SettingError` names the valid ones otherwise."""
+    if policy not in ("block", "drop"):
+        raise SettingError(f"on_full={policy!r} is no policy. Valid: 'block' (wait for a live client, bounded) or 'drop'.")
+    return policy  # type: ignore[return-value]  # one of the two
+
+
+def _nowhere(_: object) -> NoReturn:
+    raise ValueError
+
+
+_CLOSED: Final[Appender] = (ShapeTable(), _nowhere, _nowhere)
+"""No shape is known here, so that every record takes the slow path."""
+
+
+class Stream:
+    """One process's records, in the order of their logging calls.
+
+    Parameters
+    ----------
+    journal : Journal
+        Where they go.
+    on_full : {"block", "drop"}
+        When every segment is full of records that were not shipped: wait for room for as long as the client
+        gets on (see `BLOCK_SEC`), or drop at once. Both count what they drop, exactly.
+    wake : Callable[[], None]
+        Wakes the forwarder; called when it is `idle`.
+    """
+
+    def __init__(self, journal: Journal, on_full: OnFull, wake: Callable[[], None]) -> None:
+        self.journal = journal
+        # Without a file nothing outlives the process: every call takes the slow path, which sees it shipped.
+        self.appender = journal.appender if journal.path is not None else _CLOSED
+        self.on_full = on_full
+        self.idle = True
+        self.client_gone = False
+        self.pid = os.getpid()
+        self.wake = wake
+        self._lock = threading.RLock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._rotating = False
+        self._starved = False
+        self._moves = 0
+        self._sentinels: deque[bytes] = deque()
+        self._deferred: deque[tuple[int | None, Callable[[ShapeTable], Frozen]]] = deque()
+        self._unshipped: deque[threading.Event] = deque()
+        self._side_numbers = itertools.count(1)
+        self._side_files = 0
+
+    def append(self, record: logging.LogRecord) -> None:
+        """Append any record; where the fast path of `MeshHandler` cannot."""
+        if record.thread in own_threads:
+            return
+        if self.client_gone and record.levelno >= logging.WARNING:
+            diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
+        self._append(record.levelno, Freezer(record))
+        if self.journal.path is None and self.on_full == "block":
+            self._wait_shipped()
+
+    def _wait_shipped(self) -> None:
+        """Wait, as for room, until what stands in a journal that is mere memory has been shipped."""
+        if self._starved or sys.is_finalizing():
+            return
+        shipped = threading.Event()
+        self._unshipped.append(shipped)
+        moves = None
+        while not self.client_gone and moves != self._moves:
+            moves = self._moves
+            self.wake()
+            if shipped.wait(BLOCK_SEC):
+                return
+        self._starved = True
+
+    @contextlib.contextmanager
+    def shipping(self) -> Iterator[None]:
+        """Surround the shipping of all that is unshipped now. The forwarder's."""
+        waiting = []
+        with contextlib.suppress(IndexError):  # that is all
+            while True:
+                waiting.append(self._unshipped.popleft())
+        try:
+            yield
+            if waiting:
+                self._starved = False
+        finally:
+            for shipped in waiting:
+                shipped.set()
+
+    def append_flush(self, version: int) -> None:
+        """Append the sentinel of a flush. It is no record, and not dropped like one: without room, it is put off."""
+        self._sentinels.append(number_entry(FLUSH, version))
+        self.append_sentinels()
+        self.wake()  # somebody waits: not at the end of the batching interval, but now
+
+    def append_sentinels(self) -> bool:
+        """Append the sentinels that were put off; tell whether one was.
+
+        Who finds room calls it: a logging call that begins a segment, and the forwarder when it has shipped all.
+        """
+        found = False
+        with contextlib.suppress(IndexError):  # that is all
+            while True:
+                entry = self._sentinels.popleft()
+                if not self._append(None, partial(Frozen, entry)):
+                    self._sentinels.appendleft(entry)
+                    break
+                found = True
+        return found
+
+    def _append(self, level: int | None, freeze_in: Callable[[ShapeTable], Frozen]) -> bool:
+        """Append what `freeze_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
+        while True:
+            appender = self.journal.appender
+            frozen = freeze_in(appender[0])
+            aside = ""
+            if len(frozen.data) >= min(self.journal.capacity, _LARGE_SIZE):
+                frozen, aside = self._set_aside(frozen, appender[0])
+            if _put(appender, frozen.data):
+                frozen.learn()
+                if self.idle:
+                    self.wake()
+                return True
+            if aside:
+                os.unlink(aside)  # its entries use the shapes of the segment that is full
+            if not self._next_segment(appender, level, freeze_in):
+                return False
+
+    def _set_aside(self, frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, str]:
+        """Put entries too large for a segment into a file of their own; return an entry with its number, and the file."""
+        path = self.journal.path
+        if path is not None and not (self.client_gone and self._side_files >= _MAX_SIDE_FILES):
+            self._side_files = number = next(self._side_numbers)
+            try:
+                with open(f"{path}.{number}", "xb") as file:
+                    file.write(frozen.data)
+                return Frozen(number_entry(LARGE, number), shapes), file.name
+            except OSError as failure:
+                diagnose(f"a record of {len(frozen.data):,} bytes cannot be kept: {failure}")
+                with contextlib.suppress(OSError):  # it may never have been made
+                    os.unlink(f"{path}.{number}")
+        start = frozen.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
+        note = logging.makeLogRecord(
+            {"name": "meshlog", "levelno": logging.WARNING, "levelname": "WARNING",
+             "msg": f"a record of {len(frozen.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"}
+        )  # fmt: skip
+        return freeze(note, shapes), ""
+
+    def _next_segment(self, appender: Appender, level: int | None, freeze_in: Callable[[ShapeTable], Frozen]) -> bool:
+        """Go on in the next segment, once there is one; False if the entry has been dealt with otherwise."""
+        give_up, waiter = False, None
+        while True:
+            give_up = give_up or level is None or self.on_full == "drop" or self._starved
+            changed = self._change_segments(appender, level, freeze_in, give_up=give_up)
+            if changed:
+                if level is not None and self._sentinels:
+                    self.append_sentinels()
+                return True
+            if self.idle:
+                self.wake()
+            if changed is None or give_up:
+                return False
+            if waiter is None:
+                waiter = self._begin_to_wait()  # and look again: who made room before that could not know
+            else:
+                give_up, waiter = not self._wait_for_room(waiter), None
+
+    def _change_segments(
+        self, appender: Appender, level: int | None, freeze_in: Callable[[ShapeTable], Frozen], *, give_up: bool
+    ) -> bool | None:
+        """Begin a new segment if there is one, else, to give up, count a drop. None: the entry is appended later."""
+        deferred: deque[tuple[int | None, Callable[[ShapeTable], Frozen]]] = deque()
+        try:
+            with self._lock:
+                if self._rotating:
+                    # A signal handler or finalizer logs while its own thread changes segments: that one appends it.
+                    if level is not None:
+                        self._deferred.append((level, freeze_in))
+                    return None
+                try:
+                    self._rotating = True
+                    found = self._rotate(appender)
+                    if not found and give_up and level is not None:
+                        self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
+                    return found
+                finally:
+                    self._rotating = False
+                    deferred, self._deferred = self._deferred, deferred
+        finally:  # also where the signal handler ends this call: what it has logged has returned
+            for each in deferred:
+                self._append(*each)
+
+    def _rotate(self, appender: Appender) -> bool:
+        if not self.journal.rotate(appender, overwrite=self.client_gone):
+            return False
+        if not self.client_gone and self.journal.path is not None:
+            self.appender = self.journal.appender
+            if self.client_gone:  # since the line before
+                self.appender = _CLOSED
+        self._end_waits()  # there is room for others, too
+        return True
+
+    def _begin_to_wait(self) -> threading.Lock:
+        """Return what is released when there may be room: one for each call, for a signal handler may need one meanwhile."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiting.append(waiter)
+        return waiter
+
+    def _end_waits(self) -> None:
+        with contextlib.suppress(IndexError):  # that is all
+            while True:
+                self._waiting.popleft().release()
+
+    def _wait_for_room(self, waiter: threading.Lock) -> bool:
+        """Wait for as long as the client gets on; False if it did nothing for `BLOCK_SEC`."""
+        moves = self._moves
+        if waiter.acquire(timeout=BLOCK_SEC) or moves != self._moves or self.client_gone:
+            return True
+        self._starved = True
+        return False
+
+    def client_moves(self) -> None:
+        """Let calls go on waiting: the client has more than it can show, but it gets on. The runtime's."""
+        self._moves += 1
+        self._starved = False
+
+    def made_room(self) -> None:
+        """Let the waiting calls try again: a segment was shipped, or the client went. The forwarder's."""
+        self._starved = False
+        self._end_waits()
+
+    def lose_client(self) -> None:
+        """From now on the journal is a flight recorder: the newest records push out the oldest, and no call waits."""
+        self.client_gone = True
+        self.appender = _CLOSED
+        self.made_room()
+        with self.shipping():
+            pass  # nobody will
+
+
+def _put(appender: Appender, data: bytes) -> bool:
+    try:
+        appender[1](data)
+    except ValueError:
+        return False
+    with contextlib.suppress(ValueError):  # the segment's very end has no room for a mark, and needs none
+        appender[2](0xA5)
+    return True
+
+
+def _safe_message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as failure:
+        msg = record.msg if type(record.msg) is str else f"<{type(record.msg).__qualname__} object>"
+        return f"{msg} [cannot be formatted: {type(failure).__name__}]"

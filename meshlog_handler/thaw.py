@@ -1,0 +1,329 @@
+"""Thaw a proc's entries: from bytes to (template, values), and to a `LogRecord` when one is to be shown.
+
+Building a record costs more than anything else on the way, so nothing is built that is only counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping
+from struct import Struct
+from struct import error as StructError
+from types import NoneType
+from typing import Any, Final
+
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
+from .errors import ProtocolError
+from .wire import unpack
+
+Values = tuple[Any, ...]
+Item = tuple[float, Any, Any]
+"""``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
+
+_MAX_DEFINED_BYTES: Final = 64 << 20
+_MAX_KNOWN: Final = 4096
+_MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
+_TAGGED: Final = Struct("<dd")
+_HEADER64: Final = Struct("<Q")
+_TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
+
+
+class MeshRecord(logging.LogRecord):
+    """A record that crossed from another process. Its message can always be had."""
+
+    frozen_text: str | None = None
+    """The text rendered at the call, where arguments were not plain data."""
+
+    def getMessage(self) -> str:
+        """Return the message; where template and arguments do not fit, both and the reason."""
+        if self.frozen_text is not None:
+            return self.frozen_text
+        try:
+            text = str(self.msg)
+            return str(text % self.args) if self.args else text
+        except Exception as failure:
+            return f"{self.msg} {_spell(self.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+
+
+def _spell(args: object) -> str:
+    try:
+        return repr(args)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "<arguments too long to write>"
+
+
+class RecordTemplate:
+    """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
+
+    __slots__ = ("base", "group", "levelno", "rank", "scope", "start")
+    captured = False
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        self.base: dict[str, Any] = {
+            **common, "exc_info": None, "exc_text": None, "stack_info": None, "stream": None, **identity,
+        }  # fmt: skip
+        self.start = start
+        self.rank: int | None = self.base["rank"]
+        self.levelno: int = common["levelno"]
+        place = (common["name"], common["pathname"], common["lineno"])
+        self.group: Hashable | None = (*place, common["msg"]) if has_args else None
+        self.scope: Hashable = place
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message."""
+        return values[3:-1]
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        try:
+            args = values[3:-1]
+            text: str = self.base["msg"] % args if args else self.base["msg"]
+            return text
+        except Exception:
+            return self.build(values).getMessage()
+
+    def signature(self, values: Values) -> Hashable | None:
+        """Return what exceptions group by: these have none."""
+        return None
+
+    def build(self, values: Values) -> logging.LogRecord:
+        """Return a new record."""
+        record = MeshRecord.__new__(MeshRecord)
+        fields = self.base.copy()
+        fields["args"] = values[3:-1]
+        created = fields["created"] = values[1]
+        fields["msecs"] = values[2]
+        fields["relativeCreated"] = created * 1000 - self.start
+        record.__dict__ = fields
+        return record
+
+
+class TaggedTemplate(RecordTemplate):
+    """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text)``."""
+
+    __slots__ = ()
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        super().__init__(identity, common, False, start)
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message."""
+        args = values[3]
+        return args if isinstance(args, tuple) else (args,)
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        return self.build(values).getMessage()
+
+    def signature(self, values: Values) -> Hashable | None:
+        """Return the exception's type and frames, or None."""
+        signature = values[4].get("exc_signature")
+        return signature if isinstance(signature, tuple) and all(isinstance(part, str) for part in signature) else None
+
+    def build(self, values: Values) -> logging.LogRecord:
+        """Return a new record."""
+        record = MeshRecord.__new__(MeshRecord)
+        _, created, msecs, args, named, text = values
+        fields = self.base.copy()
+        fields.update(args=args, created=created, msecs=msecs, relativeCreated=created * 1000 - self.start)
+        for name, value in named.items():
+            # A proc cannot speak for another: who it is stays as the client knows it.
+            if name not in _NOT_NAMED:
+                fields[name] = value
+        if text is not None:
+            fields["frozen_text"] = text
+        record.__dict__ = fields
+        return record
+
+
+_OWN_FIELDS: Final = frozenset(
+    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", "frozen_text", "getMessage"),
+)
+# What a record gets from its shape and header: a value by the same name is not the proc's to give.
+_NOT_NAMED: Final = _OWN_FIELDS | (
+    frozenset(logging.makeLogRecord({}).__dict__) - {"msg", "thread", "threadName", "taskName", "exc_text", "stack_info"}
+)
+
+
+class _Shape:
+    """How to read the records of one shape."""
+
+    __slots__ = ("fixed", "header", "marked", "template", "texts")
+
+    def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
+        self.template = template
+        self.texts = [index + 3 for index, code in enumerate(codes) if code == "s"]
+        layout = "dd" + codes.replace("s", "I")
+        self.fixed = Struct("<Q" + layout)
+        self.marked = Struct("<Q" + layout + "B")
+        packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
+        # The whole header of a record without texts, as one number: equal means same kind, shape and size.
+        self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
+
+
+class Thawer:
+    """Reads the stream of one proc. Pure, one owner; no bytes make it raise anything but `ProtocolError`.
+
+    Parameters
+    ----------
+    identity : Mapping[str, object]
+        Attributes every record gets: rank, local_rank, hostname, coords.
+    read_large : Callable[[int], bytes]
+        Returns the entries of a side file by its number.
+    owner : object
+        Goes with each flush sentinel, to tell whose it is.
+    """
+
+    def __init__(self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None) -> None:
+        self.identity = identity
+        self._owner = owner
+        self.last = 0.0
+        self.sentinels = 0
+        self._read_large = read_large
+        self._shapes: dict[int, _Shape | TaggedTemplate] = {}
+        self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
+        self._defined_bytes = 0
+
+    def new_segment(self) -> None:
+        """Forget the shapes: each segment of a journal defines its own."""
+        self._shapes = {}
+        self._defined_bytes = 0
+
+    def thaw(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
+        """Append up to about `limit` items from ``data[at:]`` to `items`; return where to go on, ``len(data)`` at the end.
+
+        Raises
+        ------
+        ProtocolError
+            If an entry is not what a proc writes. `items` holds what came before it; the rest of `data` is void.
+        """
+        end = len(data)
+        view = memoryview(data)
+        until = len(items) + limit
+        try:
+            while at < end and len(items) < until:
+                kind = data[at]
+                if kind == MARK:
+                    at += 1
+                elif kind == RECORD:
+                    at = self._record(data, view, at, until - len(items), items)
+                else:
+                    at = self._other(data, at, kind, items)
+        except (StructError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise ProtocolError(f"an entry cannot be read: {type(cause).__name__}: {cause}") from None
+        return at
+
+    def _record(self, data: bytes, view: memoryview, at: int, limit: int, items: list[Item]) -> int:
+        number: int
+        size: int
+        _, number, size = HEADER.unpack_from(data, at)
+        shape = self._shapes[number]
+        last = self.last
+        if isinstance(shape, TaggedTemplate):
+            end = at + HEADER.size + size
+            if end > len(data):
+                raise ProtocolError("a record is cut")
+            created, msecs = _TAGGED.unpack_from(data, at + HEADER.size)
+            tagged: Any = unpack(data[at + HEADER.size + 16 : end])
+            args, named, text = tagged  # a wrong count is a ValueError, caught by the caller
+            if not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
+                raise ProtocolError("a record's named values are no dict by name")
+            if not all(isinstance(each, (str, NoneType)) for each in (text, named.get("exc_text"), named.get("stack_info"))):
+                raise ProtocolError("a record's text is none")
+            self.last = last = created if created > last else last
+            items.append((last, shape, (0, created, msecs, args, named, text)))
+            return end
+        if shape.texts:
+            parts = list(shape.fixed.unpack_from(data, at))
+            end = at + shape.fixed.size
+            for index in shape.texts:
+                begin, end = end, end + parts[index]
+                parts[index] = data[begin:end].decode()
+            if end != at + HEADER.size + size or end > len(data):
+                raise ProtocolError("a record's texts do not fill it")
+            self.last = last = parts[1] if parts[1] > last else last
+            items.append((last, shape.template, (*parts, MARK)))
+            return end
+        header, template = shape.header, shape.template
+        stride = shape.marked.size
+        run = min(limit, (len(data) - at) // stride)
+        # Most programs log a few shapes in turn: only where the next record has this shape, too, is a run worth while.
+        if run > 1 and data[at : at + 8] == data[at + stride : at + stride + 8]:
+            before = len(items)
+            append = items.append
+            for values in shape.marked.iter_unpack(view[at : at + run * stride]):
+                if values[0] != header or values[-1] != MARK:
+                    break
+                if values[1] > last:  # no time that is no number passes
+                    last = values[1]
+                append((last, template, values))
+            self.last = last
+            if len(items) > before:
+                return at + (len(items) - before) * stride
+        values = shape.fixed.unpack_from(data, at)
+        if values[0] != header:
+            raise ProtocolError("a record has not the size of its shape")
+        self.last = last = values[1] if values[1] > last else last
+        items.append((last, template, (*values, MARK)))
+        return at + shape.fixed.size
+
+    def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:
+        size: int
+        _, shape, size = HEADER.unpack_from(data, at)
+        body = at + HEADER.size
+        end = body + size
+        if end > len(data):
+            raise ProtocolError("an entry is cut")
+        if kind == DEFINE:
+            self._define(shape, bytes(data[body:end]))
+        elif kind == FLUSH:
+            self.sentinels += 1
+            items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
+        elif kind == LARGE:
+            number = UINT64.unpack_from(data, body)[0]
+            try:
+                self._thaw_large(self._read_large(number), items)
+            except ProtocolError as failure:  # one record is lost, and not what follows it
+                items.append((self.last, self._note(f"a record cannot be read: {failure}"), (0, self.last, 0.0, MARK)))
+        else:
+            raise ProtocolError(f"no entry begins with byte {kind:#04x}")
+        return end
+
+    def _thaw_large(self, data: bytes, items: list[Item]) -> None:
+        if any(kind == LARGE for kind, *_ in walk(data)):
+            raise ProtocolError("a side file refers to a side file")
+        self.thaw(data, 0, len(data), items)
+
+    def _note(self, text: str) -> RecordTemplate:
+        """Return the template of a record of our own, in place of one of the proc's."""
+        fields = logging.LogRecord("meshlog", logging.WARNING, "", 0, text, (), None).__dict__
+        unknown = dict.fromkeys(("thread", "threadName", "process", "processName"))
+        return RecordTemplate(self.identity, {**fields, **unknown}, False, self.last * 1000)
+
+    def _define(self, number: int, body: bytes) -> None:
+        self._defined_bytes += len(body)
+        if self._defined_bytes > _MAX_DEFINED_BYTES:
+            raise ProtocolError(f"more than {_MAX_DEFINED_BYTES} bytes of shapes in one segment")
+        known = self._known.get(body)
+        if known is None:
+            known = self._read_definition(body)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            if len(body) <= _MAX_KNOWN_BYTES:
+                self._known[body] = known
+        codes, template = known
+        self._shapes[number] = template if isinstance(template, TaggedTemplate) else _Shape(number, codes, template)
+
+    def _read_definition(self, body: bytes) -> tuple[str, RecordTemplate]:
+        definition: Any = unpack(body)
+        codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
+        if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
+            raise ProtocolError("a shape is defined by other things than it should")
+        if set(codes) - set("qd?s") and codes != "-":
+            raise ProtocolError(f"no shape has the codes {codes!r}")
+        common = {str(name): value for name, value in common.items() if name not in _OWN_FIELDS}
+        if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
+            raise ProtocolError("a shape lacks a level or a name")
+        hash(common["lineno"])
+        kind = TaggedTemplate if codes == "-" else RecordTemplate
+        return codes, kind(self.identity, common, bool(codes), start)

@@ -1,0 +1,141 @@
+"""A worker's side, put together: join the client, forward the root logger, capture the file descriptors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import membership, running, settings
+from .capture import diagnose
+from .errors import ConnectError, SettingError
+from .handler import MeshHandler
+
+if TYPE_CHECKING:
+    from .context import Identity
+
+
+def install(address: str | None = None, *, level: int | str | None = None, capture: bool = True) -> None:
+    """Let this process forward what it logs and prints. Idempotent.
+
+    Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
+    `multiprocessing.Pool` and loky.
+
+    Parameters
+    ----------
+    address : str or None
+        Of the client, as `LogClient.address` returns it. None reads ``MESHLOG_ADDRESS``.
+    level : int or str or None
+        Of the root logger. None leaves it, but INFO takes the place of the standard library's initial WARNING.
+    capture : bool
+        Capture file descriptors 1 and 2, with all that is printed by whatever code.
+
+    Raises
+    ------
+    SettingError
+        If there is no address, or `level` is none.
+
+    Notes
+    -----
+    Handlers of the root logger that write to the console are taken off: the client has its own. A client that cannot
+    be reached is said on stderr, and the process goes on as it was.
+    """
+    address = address or os.environ.get(settings.ADDRESS)
+    if not address:
+        raise SettingError(
+            f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
+            f"with env=LogClient.environ()."
+        )
+    number = None if level is None else settings.check_level(level)
+    shows_itself = running.any_running()  # its console must not come back to it as captured lines
+    captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    root = logging.getLogger()
+    if number is None and root.level == logging.WARNING and not _is_member(address):
+        number = logging.INFO
+    if number is not None:
+        root.setLevel(number)  # before joining: what the client orders for all comes on top
+    try:
+        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+    except ConnectError as failure:
+        diagnose(f"this process keeps its logs to itself: {failure}")
+        return
+    if not shows_itself:
+        _take_off(_writes_to_console)
+    _forward_root()
+
+
+def join_mesh(address: str, identity: Identity) -> None:
+    """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
+
+    Raises
+    ------
+    ConnectError
+        If the client cannot be joined.
+    """
+    _take_off(lambda handler: True)
+    # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
+    membership.join(
+        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
+    )
+    _forward_root()
+
+
+def uninstall() -> None:
+    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger."""
+    _take_off(lambda handler: isinstance(handler, MeshHandler))
+    membership.leave()
+
+
+leave = uninstall
+
+
+def _forward_root() -> None:
+    member = membership.current()
+    if member is None or member.stream is None:
+        return
+    root = logging.getLogger()
+    if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
+        root.addHandler(MeshHandler(address=member.terms.address))
+    _keep_forwarding()
+
+
+def _keep_forwarding() -> None:
+    """Let a full `dictConfig` by the program itself leave the forwarding alone.
+
+    It takes every handler off the root logger; `logging.config.dictConfigClass` is the standard library's place to
+    say what applies a configuration.
+    """
+    import logging.config
+
+    current: Any = logging.config.dictConfigClass
+    if getattr(current, "keeps_forwarding", False):
+        return
+
+    class ForwardingConfigurator(current):  # type: ignore[misc]  # a class known at run time only
+        keeps_forwarding = True
+
+        def configure(self) -> None:
+            super().configure()
+            if membership.current() is not None:
+                _forward_root()
+
+    logging.config.dictConfigClass = ForwardingConfigurator
+
+
+def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if unwanted(handler):
+            root.removeHandler(handler)
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    stream = getattr(handler, "stream", None)
+    return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+
+
+def _is_member(address: str) -> bool:
+    member = membership.current()
+    return member is not None and member.terms.address == address

@@ -1,0 +1,169 @@
+"""What a test may leave behind: nothing. Snapshots of what this process holds.
+
+One takes about a tenth of a millisecond where nothing was left, so that every test can afford it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import sys
+import threading
+from dataclasses import dataclass
+
+from .waiting import until
+
+_TASKS = "/proc/self/task"
+_FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+
+# Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
+# makes up an object for each thread that was not its own and ran Python code.
+_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-")
+
+# Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
+# first need, and keeps the process and one end of a pipe to it until the interpreter exits.
+_HELPERS = (
+    ("resource_tracker", "_resource_tracker", "_pid", "_fd"),
+    ("forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
+)
+_HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
+
+
+@dataclass(frozen=True)
+class Held:
+    """The threads, child processes, file descriptors and run directories of this process, at one time."""
+
+    threads: frozenset[threading.Thread]
+    children: frozenset[int]
+    fds: frozenset[tuple[int, str]]
+    runs: frozenset[str]
+
+    @classmethod
+    def take(cls) -> Held:
+        """Take a snapshot, without what stays by design."""
+        pids, pipes = _helpers()
+        return cls(
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)),
+            children=frozenset(children() - pids),
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()),
+            runs=frozenset(run_dirs()),
+        )
+
+    def left(self, timeout: float = 5.0) -> list[str]:
+        """Name what was not there when this snapshot was taken and does not go within `timeout` seconds."""
+        if not self._new():
+            return []
+        gc.collect()  # what only a cycle of references keeps is nobody's any more
+        with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
+            until(lambda: not self._new(), timeout)
+        return self._new()
+
+    def _new(self) -> list[str]:
+        now = Held.take()
+        return [
+            *(f"a thread: {thread!r}" for thread in now.threads - self.threads),
+            *(f"a child process: {_describe(pid)}" for pid in sorted(now.children - self.children)),
+            *(f"a file descriptor: {fd} -> {target}" for fd, target in sorted(now.fds - self.fds)),
+            *(f"a run directory: {path}" for path in sorted(now.runs - self.runs) if not _in_use(path)),
+        ]
+
+
+def children() -> set[int]:
+    """Return the pids of this process's children, those included that ended and were not waited for."""
+    if os.path.exists(f"{_TASKS}/{threading.get_native_id()}/children"):
+        return _children_of_tasks()
+    if os.path.exists("/proc/self/stat"):
+        return _children_by_scan()
+    known = (sys.modules.get(package) for package in _HELPER_PACKAGES[:2])
+    return {child.pid for module in known if module is not None for child in module.active_children()}
+
+
+def _children_of_tasks() -> set[int]:
+    pids: set[int] = set()
+    for task in os.listdir(_TASKS):
+        # A thread that ended since has handed its children to another.
+        with contextlib.suppress(OSError), open(f"{_TASKS}/{task}/children") as listing:
+            pids.update(map(int, listing.read().split()))
+    return pids
+
+
+def _children_by_scan() -> set[int]:
+    """The same for kernels built without lists of children; takes milliseconds."""
+    me, pids = os.getpid(), set()
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        # A process that ended since is nobody's child.
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:
+            # pid (name, with any characters) state ppid ...
+            if int(stat.read().rpartition(")")[2].split()[1]) == me:
+                pids.add(int(name))
+    return pids
+
+
+def open_fds() -> set[tuple[int, str]]:
+    """Return the open file descriptors with what they lead to."""
+    found = set()
+    for name in os.listdir(_FDS):
+        # The descriptor of the listing itself is closed by now.
+        with contextlib.suppress(OSError):
+            if _FDS.startswith("/proc"):
+                found.add((int(name), os.readlink(f"{_FDS}/{name}")))
+            else:
+                status = os.fstat(int(name))
+                found.add((int(name), f"device {status.st_dev}, inode {status.st_ino}"))
+    return found
+
+
+def run_dirs() -> set[str]:
+    """Return the run directories of this user, of whichever process."""
+    with contextlib.suppress(ModuleNotFoundError):  # the package is not there yet: nothing to look after
+        base = importlib.import_module("meshlog_handler.rundir").base()
+        return {entry.path for entry in os.scandir(base)}
+    return set()
+
+
+def _in_use(path: str) -> bool:
+    """Tell whether a client lives in a run directory: it holds a lock there.
+
+    One of another process is not our leak, and one of this process shows as a file descriptor.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        lock = os.open(os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+    # Without a lock file it is just being made, or it has gone since; or else it is left behind.
+    return not os.path.isdir(path)
+
+
+def _helpers() -> tuple[set[int], set[int]]:
+    """Return the pids of the helper processes and the descriptors that lead to them."""
+    pids, pipes = set(), set()
+    for package in _HELPER_PACKAGES:
+        for module, name, pid, pipe in _HELPERS:
+            helper = getattr(sys.modules.get(f"{package}.{module}"), name, None)
+            pids.add(getattr(helper, pid, None))
+            pipes.add(getattr(helper, pipe, None))
+    return pids - {None}, pipes - {None}  # type: ignore[return-value]  # None is taken out
+
+
+def _jupyters_loop() -> set[int]:
+    """Return the descriptors of the event loop that Jupyter's synchronous calls make once and keep."""
+    variable = getattr(sys.modules.get("jupyter_core.utils"), "_loop", None)
+    loop = variable.get(None) if variable is not None else None
+    parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
+    return {part.fileno() for part in parts if part is not None}
+
+
+def _describe(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/cmdline", "rb") as words:
+            command = words.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        return f"{pid} {command[:200]}" if command else f"{pid}, ended but not waited for"
+    return str(pid)

@@ -1,0 +1,187 @@
+"""Programs whose logging is configured by `logging.config`, run as ``python -m tests.process.configured NAME``.
+
+What the handlers show stands on stdout, one record a line: level, rank, message.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from typing import Any
+
+import meshlog_handler
+
+SHOWN_BY = "aconsole"
+
+
+def config(shown_by: str = SHOWN_BY, **options: Any) -> dict[str, Any]:
+    """Return a configuration whose root logger forwards, and whose handler `shown_by` writes to stdout."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"short": {"format": "%(levelname)s %(rank)s %(message)s"}},
+        "handlers": {
+            "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": [shown_by], **options},
+            shown_by: {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "short"},
+        },
+        "root": {"level": "INFO", "handlers": ["mesh"]},
+    }
+
+
+def child(how: str, number: int, shown_by: str = SHOWN_BY) -> None:
+    """Log one record as a child process that was set up one way or another."""
+    if how == "config":
+        logging.config.dictConfig(config(shown_by))
+    elif how == "install":
+        meshlog_handler.install(capture=False)
+    logging.info("child %d %s", number, how)
+
+
+def run_children(shown_by: str = SHOWN_BY) -> None:
+    """Run, one after the other, children of every start method that are set up in every way."""
+    ways = [("fork", "plain")]
+    ways += [(method, how) for method in ("fork", "spawn", "forkserver") for how in ("config", "install")]
+    for number, (method, how) in enumerate(ways):
+        context: Any = multiprocessing.get_context(method)
+        proc = context.Process(target=child, args=(how, number, shown_by))
+        proc.start()
+        proc.join()
+        assert proc.exitcode == 0
+
+
+def family(shown_by: str) -> None:
+    """One configuration for a parent and all its children."""
+    logging.config.dictConfig(config(shown_by))
+    logging.info("parent")
+    run_children(shown_by)
+
+
+def twice() -> None:
+    """The second configuration takes the place of the first, in the same client."""
+    logging.config.dictConfig(config("first"))
+    address = os.environ["MESHLOG_ADDRESS"]
+    logging.info("one")
+    second = config("second")
+    second["formatters"]["short"]["format"] = "second %(message)s"
+    logging.config.dictConfig(second)
+    assert os.environ["MESHLOG_ADDRESS"] == address
+    logging.info("two")
+    run_children("second")
+
+
+FILE = """
+[loggers]
+keys=root
+[handlers]
+keys=mesh,shown
+[formatters]
+keys=short
+[logger_root]
+level=INFO
+handlers=mesh
+[handler_mesh]
+class=meshlog_handler.MeshHandler
+kwargs={"handlers": ["shown"]}
+[handler_shown]
+class=StreamHandler
+formatter=short
+args=(sys.stdout,)
+[formatter_short]
+format=%(levelname)s %(rank)s %(message)s
+"""
+
+
+def from_file() -> None:
+    """The same from a file."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ini") as file:
+        file.write(FILE)
+        file.flush()
+        logging.config.fileConfig(file.name)
+    logging.info("parent")
+    run_children()
+
+
+def by_hand() -> None:
+    """Without logging.config."""
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(logging.Formatter("%(levelname)s %(rank)s %(message)s"))
+    root = logging.getLogger()
+    root.setLevel("INFO")
+    root.addHandler(meshlog_handler.MeshHandler(handlers=[shown]))
+    logging.info("parent")
+    run_children()
+
+
+def unknown_name() -> None:
+    """A handler is named that is not there."""
+    wrong = config()
+    wrong["handlers"]["mesh"]["handlers"] = ["konsole"]
+    logging.config.dictConfig(wrong)
+    logging.warning("shown nevertheless")
+
+
+def no_room() -> None:
+    """No file takes a byte: no temporary directory, no journal."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    logging.config.dictConfig(config())
+    logging.info("parent")
+    context = multiprocessing.get_context("fork")
+    proc = context.Process(target=child, args=("plain", 0))
+    proc.start()
+    proc.join()
+
+
+def reconfigured_worker() -> None:
+    """A worker that joined by `install` configures its logging fully, by itself."""
+    logger = logging.getLogger("early")
+    meshlog_handler.install(capture=False)
+    logger.info("before")
+    own = config()
+    del own["handlers"]["mesh"]
+    own["root"]["handlers"] = [SHOWN_BY]
+    own["formatters"]["short"]["format"] = "own console: %(message)s"
+    logging.config.dictConfig(own)
+    logger.info("after")
+
+
+def dead_address() -> None:
+    """The address in the environment is that of a client that is gone."""
+    logging.config.dictConfig(config())
+    logging.info("parent")
+    run_children()
+
+
+def worker_of_dead_client() -> None:
+    """A worker whose client is gone goes on as it was."""
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    meshlog_handler.install()
+    logging.warning("kept")
+    print("printed")
+
+
+def stopped_twice() -> None:
+    """A client that is started and stopped twice, then used again."""
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(logging.Formatter("%(levelname)s %(rank)s %(message)s"))
+    client = meshlog_handler.LogClient(shown)
+    client.stop()
+    for number in range(2):
+        assert client.start() is client
+        client.start()
+        context = multiprocessing.get_context("fork")
+        os.environ["MESHLOG_ADDRESS"] = client.address
+        proc = context.Process(target=child, args=("install", number))
+        proc.start()
+        proc.join()
+        client.stop()
+        client.stop()
+    assert not client.running
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

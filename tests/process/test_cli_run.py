@@ -1,0 +1,389 @@
+"""``meshlog run``: what ranks find, what is shown of them, how they end and what is said of that."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from meshlog_handler.channel import Address
+from meshlog_handler.rundir import base, clean
+from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
+from tests.process.procs import DEADLINE, ROOT, importing
+from tests.waiting import until
+
+PAUSE = "\nimport signal, sys\nprint('ready')\nwhile True: signal.pause()\n"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; it may wait to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+# What a rank finds
+
+
+def test_ranks_find_out_who_they_are(tmp_path: Path) -> None:
+    command = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MESHLOG_CAPTURED $MASTER_ADDR; cat"
+    ran = meshlog(tmp_path, "run", "-n", "3", "--", "sh", "-c", command, env={"RANK": "77", "MASTER_ADDR": "here"})
+    assert sorted(ran.out.splitlines()) == [f"[{rank}] {rank} {rank} 3 3 1 here" for rank in range(3)]
+    assert ran.err == ""
+
+
+def test_the_key_is_in_the_environment_and_in_no_command_line(tmp_path: Path) -> None:
+    command = "tr '\\0' ' ' < /proc/$PPID/cmdline; tr '\\0' ' ' < /proc/$$/cmdline; echo; echo $MESHLOG_ADDRESS"
+    ran = meshlog(tmp_path, "run", "--prefix", "none", "--", "sh", "-c", command)
+    shown, _, address = ran.out.rstrip().rpartition("\n")
+    key = address.partition("#")[2]
+    assert len(key) >= 32
+    assert "meshlog_handler run" in shown
+    assert key not in shown
+
+
+def test_what_a_rank_prints_before_it_is_killed_arrives(tmp_path: Path) -> None:
+    code = "import os, sys; print('out'); sys.stderr.write('err'); sys.stdout.write('half'); os.kill(os.getpid(), 9)"
+    ran = meshlog(tmp_path, "run", "-n", "2", "--", *PYTHON, code, code=137)
+    assert sorted(ran.out.splitlines()) == ["[0] half", "[0] out", "[1] half", "[1] out"]
+    assert {"[0] err", "[1] err"} <= set(ran.err.splitlines())
+
+
+def test_records_come_whole_and_prints_once(tmp_path: Path) -> None:
+    code = (
+        "import logging, meshlog_handler; meshlog_handler.install(); log = logging.getLogger('train')\n"
+        "log.debug('values %d', 3, extra={'loss': 0.5}); print('printed')"
+    )
+    ran = meshlog(tmp_path, "run", "-n", "2", "--level", "DEBUG", "--json", "--", *PYTHON, code)
+    shown = [json.loads(line) for line in ran.out.splitlines()]
+    records = [each for each in shown if each["name"] == "train"]
+    assert sorted((each["rank"], each["level"], each["message"], each["loss"]) for each in records) == [
+        (0, "DEBUG", "values 3", 0.5), (1, "DEBUG", "values 3", 0.5),
+    ]  # fmt: skip
+    assert sorted((each["rank"], each["stream"]) for each in shown if each["message"] == "printed") == [
+        (0, "stdout"), (1, "stdout"),
+    ]  # fmt: skip
+    assert len(shown) == 4
+    assert ran.err == ""
+
+
+# What is shown
+
+
+def test_bytes_are_left_alone_when_asked_for(tmp_path: Path) -> None:
+    data = b'\x1b[31mred\x1b[0m \xff\xfe \xc3\xa9\n  {"a": 1}\n'
+    code = f"import os; os.write(1, {data!r}); os.write(2, {data!r})"
+    meshlog(tmp_path, "run", "--prefix", "none", "--", *PYTHON, code)
+    assert (tmp_path / "out").read_bytes() == data
+    assert (tmp_path / "err").read_bytes() == data
+
+
+def test_a_prefix_is_a_template(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "-n", "2", "--prefix", "{stream}<{local_rank}> ", "--", "sh", "-c", "echo a; echo b >&2")
+    assert sorted(ran.out.splitlines()) == ["stdout<0> a", "stdout<1> a"]
+    assert sorted(ran.err.splitlines()) == ["stderr<0> b", "stderr<1> b"]
+
+
+def test_the_console_is_filtered_and_the_files_are_complete(tmp_path: Path) -> None:
+    code = "printf '\\033[32mstep\\033[0m %s\\n' $RANK; echo WARNING: hot $RANK; echo secret $RANK"
+    logs = tmp_path / "logs"
+    options = ("--ranks-filter", "0,2-2", "--log-dir", str(logs), "--hide", "secr.t")
+    ran = meshlog(tmp_path, "run", "-n", "4", *options, "--", "sh", "-c", code)
+    expected = [*(f"[{rank}] WARNING: hot {rank}" for rank in range(4)), "[0] step 0", "[2] step 2"]
+    assert sorted(ran.out.splitlines()) == sorted(expected)
+    for rank in range(4):
+        assert (logs / f"rank-{rank}.stdout").read_text() == f"step {rank}\nWARNING: hot {rank}\nsecret {rank}\n"
+
+
+def test_similar_lines_become_one(tmp_path: Path) -> None:
+    command = "echo step $RANK; echo exact $RANK"
+    ran = meshlog(tmp_path, "run", "-n", "4", "--aggregate", "60", "--never", "exact", "--", "sh", "-c", command)
+    assert sorted(ran.out.splitlines()) == [
+        *(f"[{rank}] exact {rank}" for rank in range(4)), "[4 similar log lines] [ranks 0-3] step 0..3",
+    ]  # fmt: skip
+
+
+def test_the_last_output_of_what_a_rank_leaves_behind_is_shown(tmp_path: Path) -> None:
+    # It writes when it has seen that the rank is gone.
+    code = (
+        WAIT_FOR
+        + """
+import subprocess
+child = "import os, time\\nwhile os.getppid() == %d: time.sleep(0.001)\\nprint('late')" % os.getpid()
+subprocess.Popen([sys.executable, "-c", child])
+"""
+    )
+    ran = meshlog(tmp_path, "run", "--", *PYTHON, code)
+    assert ran.out == "[0] late\n"
+
+
+def test_a_daemon_that_a_rank_leaves_behind_holds_up_nobody(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 50 & echo $!")
+    pid = int(ran.out.removeprefix("[0] "))
+    assert not gone(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+# How it ends
+
+
+def test_the_first_failure_heads_the_summary_and_gives_the_exit_code(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    code = (
+        WAIT_FOR
+        + f"""
+if rank == 2:
+    print("my last words")
+    sys.exit(5)
+wait_for({str(go)!r})
+raise RuntimeError("lost a peer")
+"""
+    )
+    with running(tmp_path, "run", "-n", "4", "--grace", "60", "--", *PYTHON, code) as ran:
+        ran.until("ended by exit code 5")
+        go.touch()
+        assert ran.wait() == 5
+    summary = ran.err[ran.err.index("meshlog: ") :].splitlines()
+    assert summary[0] == "meshlog: 4 of 4 ranks failed, rank 2 first:"
+    assert re.fullmatch(r"    rank 2 \(pid \d+\): exit code 5 at [\d:.]+; its last lines:", summary[1])
+    assert summary[2].strip() == "my last words"
+    assert summary[3].strip() == "then:"
+    assert re.fullmatch(r" +ranks 0-1,3: exit code 1, \d+\.\d s later: RuntimeError: lost a peer", summary[4]) or re.fullmatch(
+        r" +ranks 0-1,3: exit code 1: RuntimeError: lost a peer", summary[4]
+    )
+    assert len(summary) == 5
+    # Said when it happened, before it was said in the summary.
+    assert ran.err.index("[2] rank 2 (pid") < ran.err.index("meshlog: 4 of 4")
+
+
+def test_a_segmentation_fault_is_named_with_the_last_words(tmp_path: Path) -> None:
+    code = """
+import logging, os, signal, meshlog_handler
+meshlog_handler.install()
+if os.environ["RANK"] == "1":
+    logging.info("about to crash")
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    ran = meshlog(tmp_path, "run", "-n", "2", "--", *PYTHON, code, code=128 + signal.SIGSEGV)
+    shown, _, summary = ran.err.partition("meshlog: ")
+    assert "[1] about to crash\n" in shown
+    assert "[1] Fatal Python error: Segmentation fault\n" in shown
+    assert re.search(r"^\[1\] rank 1 \(pid \d+\) ended by SIGSEGV$", shown, re.MULTILINE)
+    assert shown.rstrip().endswith("ended by SIGSEGV")
+    assert summary.startswith("1 of 2 ranks failed")
+    assert re.search(r"rank 1 \(pid \d+\): SIGSEGV at", summary)
+    assert "INFO root: about to crash" in summary
+
+
+def test_the_others_are_stopped_when_one_fails(tmp_path: Path) -> None:
+    code = (
+        WAIT_FOR
+        + f"""
+import signal
+if rank == 0:
+    wait_for({str(tmp_path / "1")!r})
+    wait_for({str(tmp_path / "2")!r})
+    sys.exit(3)
+if rank == 1:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.path.join({str(tmp_path)!r}, str(rank)), "w").close()
+while True: signal.pause()
+"""
+    )
+    ran = meshlog(tmp_path, "run", "-n", "3", "--grace", "0.2", "--", *PYTHON, code, code=3)
+    summary = ran.err[ran.err.index("meshlog: ") :]
+    assert summary.startswith("meshlog: 1 of 3 ranks failed")
+    assert "stopped rank 2: ended by SIGTERM" in summary
+    assert "stopped rank 1: ended by SIGKILL" in summary
+
+
+def test_what_a_failed_rank_leaves_running_is_stopped(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 50 & echo $!; exit 4", code=4)
+    pid = int(ran.out.removeprefix("[0] "))
+    until(lambda: gone(pid), what="the end of what the rank left behind")
+
+
+@pytest.mark.parametrize("install", ["", "import meshlog_handler; meshlog_handler.install()"], ids=["plain", "installed"])
+@pytest.mark.parametrize("window", [(), ("--aggregate", "1")], ids=["at once", "grouped"])
+def test_an_interrupt_shows_one_traceback(tmp_path: Path, install: str, window: tuple[str, ...]) -> None:
+    code = f"{install}{PAUSE}"
+    with running(tmp_path, "run", "-n", "4", "--log-dir", str(tmp_path / "logs"), *window, "--", *PYTHON, code) as ran:
+        # Grouped lines come at the end of their window.
+        ran.until("ready", 1 if window else 4)
+        ran.process.send_signal(signal.SIGINT)
+        assert ran.wait() == 130
+    assert ran.err.count("Traceback") == 1
+    assert ran.err.count("KeyboardInterrupt") == 2  # once, and once to say that the others are left out
+    assert re.search(r"left out the same KeyboardInterrupt of ranks [0-3,-]+$", ran.err, re.MULTILINE)
+    assert "meshlog: stopped by SIGINT\n    stopped ranks 0-3: ended by SIGINT\n" in ran.err
+    for rank in range(4):
+        assert "KeyboardInterrupt" in (tmp_path / "logs" / f"rank-{rank}.stderr").read_text()
+
+
+def test_an_interrupt_reaches_the_terminals_group_once(tmp_path: Path) -> None:
+    """A terminal signals meshlog's whole process group: the ranks are not in it, and get what is passed on."""
+    code = """
+import signal, sys
+count = 0
+def interrupted(*_):
+    global count
+    count += 1
+    print("interrupt", count)
+signal.signal(signal.SIGINT, interrupted)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready")
+while True: signal.pause()
+"""
+    out = (tmp_path / "out").open("wb")
+    with out, subprocess.Popen(
+        [*MESHLOG, "run", "-n", "2", "--grace", "0.3", "--", *PYTHON, code],
+        stdout=out, stderr=subprocess.DEVNULL, env=importing(), cwd=ROOT, start_new_session=True,
+    ) as process:  # fmt: skip
+        until(lambda: (tmp_path / "out").read_text().count("ready") == 2, DEADLINE)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+    shown = (tmp_path / "out").read_text()
+    assert sorted(re.findall(r"\[\d\] interrupt \d", shown)) == ["[0] interrupt 1", "[1] interrupt 1"]
+
+
+@pytest.mark.parametrize(("ignored", "last"), [("SIGINT", "SIGTERM"), ("SIGINT, signal.SIGTERM", "SIGKILL")])
+def test_who_does_not_hear_is_asked_more_firmly(tmp_path: Path, ignored: str, last: str) -> None:
+    code = f"import signal\nfor each in (signal.{ignored},): signal.signal(each, signal.SIG_IGN){PAUSE}"
+    with running(tmp_path, "run", "-n", "2", "--grace", "0.2", "--", *PYTHON, code) as ran:
+        ran.until("ready", 2)
+        ran.process.send_signal(signal.SIGINT)
+        assert ran.wait() == 130
+    assert f"stopped ranks 0-1: ended by {last}" in ran.err
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    code = (
+        "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('no'))\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: print('never'))\n{PAUSE}"
+    )
+    with running(tmp_path, "run", "-n", "2", "--grace", "1000", "--", *PYTHON, code) as ran:
+        for answer in ("ready", "no", "never"):
+            ran.until(answer, 2)
+            ran.process.send_signal(signal.SIGINT)
+        assert ran.wait() == 130
+    assert "stopped ranks 0-1: ended by SIGKILL" in ran.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_meshlog_stops_all(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path, "run", "-n", "2", "--", *PYTHON, PAUSE) as ran:
+        ran.until("ready", 2)
+        ran.process.send_signal(number)
+        assert ran.wait() == 128 + number
+    assert ran.err == f"meshlog: stopped by {number.name}\n    stopped ranks 0-1: ended by {number.name}\n"
+
+
+def test_ranks_that_print_end_when_meshlog_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nprint('pid', os.getpid(), os.environ['MESHLOG_ADDRESS'])\n"
+        "while True:\n    print('more')\n    time.sleep(0.01)"
+    )
+    with running(tmp_path, "run", "-n", "2", "--", *PYTHON, code) as ran:
+        ran.until("pid", 2)
+        ran.until("more", 8)
+        found = re.findall(r"pid (\d+) (\S+)", ran.out)
+        ran.process.kill()
+        ran.process.wait()
+        with kept(os.path.dirname(Address.parse(found[0][1]).path)):
+            until(lambda: all(gone(int(pid)) for pid, _ in found), what="the end of the ranks")
+
+
+def test_a_reader_that_reads_nothing_holds_up_no_stop(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = f"""
+import os
+for count in range(10 ** 9):
+    os.write(1, b"x" * 9999 + b"\\n")
+    if count == 16:
+        open({str(pid_file)!r}, "w").write(str(os.getpid()))
+"""
+    with subprocess.Popen(
+        [*MESHLOG, "run", "--", *PYTHON, code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=importing(), cwd=ROOT
+    ) as process:
+        # More than its pipe to us holds: some of it cannot be shown.
+        until(lambda: pid_file.exists() and pid_file.read_text(), DEADLINE)
+        process.send_signal(signal.SIGINT)
+        until(lambda: gone(int(pid_file.read_text())), DEADLINE)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE) == 130
+    clean(base())
+
+
+def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    code = f"for number in range(20000): print(number)\nopen({str(done)!r}, 'w').close()"
+    with subprocess.Popen(
+        [*MESHLOG, "run", "--", *PYTHON, code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=importing(), cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"[0] 0\n"
+        process.stdout.close()
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr.read() == b""
+    assert done.exists()
+
+
+# What cannot be run
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run", "-n", "2", "--", "no-such-program"], 127, "no-such-program: command not found"),
+        (["run", "-n", "2", "--", "setup.cfg"], 126, "setup.cfg cannot be executed"),
+        (["run", "-n", "2", "--", "tests/waiting.py"], 126, "meshlog run -n 4 -- python tests/waiting.py"),
+        (["run", "-n", "2", "--", "tests"], 126, "is a directory"),
+        (["run", "-n", "2"], 2, "there is no command"),
+        (["run", "-n", "none", "--", "true"], 2, "'none' is no whole number from 1"),
+        (["run", "--aggregate", "0", "--", "true"], 2, "a window has more than 0 seconds"),
+        (["run", "--level", "LOUD", "--", "true"], 2, "Valid: 0 to 255"),
+        (["run", "--ranks-filter", "3-1", "--", "true"], 2, "Write the lower first"),
+        (["run", "--prefix", "{rang}", "--", "true"], 2, "rank"),
+        (["run", "--never", "(", "--", "true"], 2, "is no regular expression"),
+        (["run", "--grace", "-1", "--", "true"], 2, "no number of seconds"),
+        (["run", "--log-dir", "/proc/none", "--", "true"], 2, "/proc/none"),
+        (["run", "--frobnicate", "--", "true"], 2, "true|frobnicate"),
+        ([], 2, "run or tail"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_and_starts_nothing(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    ran = meshlog(tmp_path, *words, code=code)
+    assert ran.err.startswith("meshlog: error: ")
+    assert ran.err.count("\n") == 1
+    assert re.search(said, ran.err) or said in ran.err
+    assert ran.out == ""
+
+
+def test_the_help_teaches(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "--help")
+    assert "examples:" in ran.out
+    assert "-- python train.py" in ran.out
+    assert meshlog(tmp_path, "--version").out.startswith("meshlog ")
+
+
+def test_a_script_without_an_interpreter_is_an_error_of_its_rank(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o700)
+    ran = meshlog(tmp_path, "run", "-n", "2", "--", str(script), code=127)
+    assert ran.err.startswith("meshlog: error: rank 0 cannot be started")
+    assert ran.err.count("\n") == 1
+
+
+def test_options_of_the_command_are_its_own(tmp_path: Path) -> None:
+    assert meshlog(tmp_path, "run", "--", "echo", "--json", "--", "-n").out == "[0] --json -- -n\n"
+    assert meshlog(tmp_path, "run", "-n", "1", "echo", "--json", "--", "-n").out == "[0] --json -- -n\n"

@@ -1,0 +1,54 @@
+"""Each example runs, in a process of its own, and shows what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command: str) -> str:
+    """Run an example; return what it showed on both streams."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", *command],
+        cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_scan_of_the_standard_library(tmp_path: Path) -> None:
+    shown = run("scan_stdlib.py", "--ranks", "4", "--limit", "200", "--log-dir", str(tmp_path))
+    assert re.search(r"\[\d+ similar log lines\] \[ranks 0-3\] parsed \d+\.\.\d+ lines, \d+\.\.\d+ functions", shown)
+    assert "the largest of" in shown
+    assert "0 dropped" in shown
+    for rank in range(4):
+        logged = (tmp_path / f"rank-{rank}.log").read_text()
+        told = logged.count("scan: parsed ") + logged.count("cannot be parsed")
+        assert told == 50
+        assert "\r" not in (tmp_path / f"rank-{rank}.stdout").read_text()
+
+
+def test_existing_app_with_a_dictconfig() -> None:
+    shown = run("existing_app.py")
+    assert re.search(r"INFO \[rank None, pid \d+\] orders: the shop is open", shown)
+    assert sorted(re.findall(r"INFO \[rank \d+, pid \d+\] orders: order (\d) handled", shown)) == list("012345")
+    assert "handled 6" in shown
+
+
+def test_process_pool() -> None:
+    shown = run("process_pool.py")
+    assert re.search(r"\[9 similar log lines\] \[ranks? [0-9,-]+\] squaring 0\.\.8", shown)
+    assert "total 204, dropped 0" in shown
+
+
+def test_mesh() -> None:
+    shown = run("mesh.py")
+    for step in range(3):
+        assert re.search(rf"\[4 similar log lines\] \[ranks 0-3\] step {step} loss=\d\.\d+\.\.\d\.\d+", shown)
+    assert "[3] rank 3 has time for details" in shown
+    assert shown.count("has time for details") == 1
+    assert "failed on ranks (2,), because: ValueError('the third rank has no data')" in shown

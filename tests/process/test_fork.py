@@ -1,0 +1,121 @@
+"""A process forked from one that forwards is one of its own: no lock, no buffer, no identity is inherited."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+
+import pytest
+
+from meshlog_handler import ClosedError, LogClient
+from meshlog_handler.testing import RecordCollector, collected
+
+from . import forkers
+from .procs import join_all, started
+
+pytestmark = pytest.mark.usefixtures("real_stdout")
+
+CHILDREN = 200
+
+
+def test_200_children_forked_while_a_thread_logs_all_end_and_log_once() -> None:
+    with collected() as logs:
+        with started("spawn", forkers.storm, [(logs.address, CHILDREN)]) as procs:
+            parent = procs[0].pid
+            assert join_all(procs, timeout=30) == [0]
+        logs.flush()
+        records = [record for record in logs.records if record.name == "forker"]
+        stats = logs.client.stats()
+    children = [record for record in records if record.msg == "child of %d"]
+    assert len(children) == CHILDREN
+    assert {record.args for record in children} == {(parent,)}
+    assert len({record.process for record in children} - {parent}) == CHILDREN, "each says its own pid"
+    assert {vars(record)["rank"] for record in children} == {0}, "the rank is that of the process they are part of"
+    loop = [record.args[0] for record in records if record.msg == "loop %d"]  # type: ignore[index]  # a tuple of one
+    assert loop == list(range(len(loop)))
+    assert [record.process for record in records if record.msg == "parent"] == [parent]
+    assert list(stats) == [0]
+    assert (stats[0].received, stats[0].duplicates, stats[0].dropped) == (len(records), 0, {})
+
+
+def test_children_of_children_log_as_themselves() -> None:
+    depth = 3
+    with collected() as logs:
+        with started("spawn", forkers.generations, [(logs.address, depth)]) as procs:
+            assert join_all(procs) == [0]
+        logs.flush()
+        records = [record for record in logs.records if record.name == "forker"]
+        printed = [record for record in logs.records if vars(record)["stream"] == "stdout"]
+    texts = [f"{when} {number}" for when in ("before", "after") for number in range(depth + 1)]
+    assert Counter(record.getMessage() for record in records) == Counter(texts)
+    assert len({record.process for record in records}) == depth + 1
+    assert {vars(record)["rank"] for record in records} == {0}
+    for record in records:
+        pair = [other for other in records if other.args == record.args]
+        assert len(pair) == 2
+        assert len({other.process for other in pair}) == 1
+        assert [other.msg for other in pair] == ["before %d", "after %d"]
+    assert [record.getMessage() for record in printed] == [f"printed {number}" for number in range(depth, -1, -1)]
+    assert {vars(record)["rank"] for record in printed} == {0}, "children share their parent's pipes"
+
+
+def test_nothing_inherited_is_sent_twice() -> None:
+    with collected() as logs:
+        with started("fork", forkers.silent_children, [(logs.address, 8)]) as procs:
+            assert join_all(procs) == [0]
+        logs.flush()
+        numbers = [record.args[0] for record in logs.records if record.name == "forker"]  # type: ignore[index]  # as above
+        stats = logs.client.stats()
+    assert numbers == list(range(2000))
+    assert list(stats) == [0]
+    assert (stats[0].received, stats[0].duplicates) == (2000, 0)
+
+
+def test_a_fork_of_the_clients_own_process_leaves_the_client_unharmed() -> None:
+    collector = RecordCollector()
+    with LogClient(collector) as client:
+        address = client.address
+
+        def child() -> None:
+            assert not client.running
+            client.stop()
+            client.stop()
+            with pytest.raises(ClosedError, match="does not run in this process"):
+                client.flush()
+            with pytest.raises(ClosedError, match="does not run in this process"):
+                assert client.address
+            with LogClient(RecordCollector()) as own:
+                own.flush()
+            client.start()
+            client.stop()
+
+        for _ in range(3):
+            assert forkers.wait(forkers.fork(child)) == 0
+        assert client.running
+        assert client.address == address
+        with started("fork", forkers.silent_children, [(address, 1)]) as procs:
+            assert join_all(procs) == [0]
+        receipt = client.flush()
+        assert receipt.missing == ()
+        assert len(collector.records) == 2000
+        assert os.path.exists(address.removeprefix("meshlog://").partition("#")[0])
+
+
+def test_a_fork_while_the_clients_thread_works_leaves_the_child_free() -> None:
+    """Children forked at any instant of the client's work exit, and the client receives all of it."""
+    collector = RecordCollector()
+    with LogClient(collector) as client:
+        address = client.address
+        with started("spawn", forkers.storm, [(address, 20)]) as procs:
+            forked = 0
+            while procs[0].is_alive():
+                assert forkers.wait(forkers.fork(client.stop)) == 0
+                forked += 1
+            assert join_all(procs) == [0]
+        client.flush()
+        received = client.stats().received
+    assert forked
+    assert received == len([record for record in collector.records if record.name == "forker"])
+    assert len([record for record in collector.records if record.msg == "child of %d"]) == 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("meshlog")]

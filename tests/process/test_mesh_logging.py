@@ -1,0 +1,342 @@
+"""The logging of a mesh: streaming, levels, windows, flushes, configuration, deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshlog_handler import (
+    ConfigRefused,
+    FlushReceipt,
+    FlushTimeout,
+    ForwardingDisabledWarning,
+    LoggingMeshClient,
+    MeshFormatter,
+    ProcMesh,
+    SettingError,
+    current_rank,
+    this_host,
+)
+from meshlog_handler.testing import RecordCollector
+
+METHODS = ("fork", "spawn", "forkserver")
+WAIT = 30.0
+
+
+def spawn(collector: logging.Handler, count: int, **options: Any) -> ProcMesh:
+    """Spawn a mesh whose records are collected, each at once."""
+    mesh = this_host().spawn_procs(per_host={"gpus": count}, handlers=[collector], **options)
+    mesh.logging_option(aggregate_window_sec=None).get(WAIT)
+    return mesh
+
+
+def say(text: str, times: int = 1) -> None:
+    for _ in range(times):
+        print(text)
+
+
+def fail_softly(text: str) -> None:
+    logging.getLogger("app").error(text)
+
+
+def log(level: int, text: str, name: str = "app") -> None:
+    logging.getLogger(name).log(level, text)
+
+
+@pytest.fixture
+def collector() -> RecordCollector:
+    return RecordCollector()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_records_and_prints_arrive_with_rank_and_stream(collector: RecordCollector, method: str) -> None:
+    with spawn(collector, 2, start_method=method) as mesh:
+        mesh.call(say, "printed").get(WAIT)
+        mesh.call(log, logging.INFO, "logged").get(WAIT)
+        mesh.flush().get(WAIT)
+        got = sorted((r.rank, r.stream or "", r.getMessage(), r.coords["gpus"]) for r in collector.records)  # type: ignore[attr-defined]
+    assert got == [(0, "", "logged", 0), (0, "stdout", "printed", 0), (1, "", "logged", 1), (1, "stdout", "printed", 1)]
+
+
+def test_streaming_and_levels(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        mesh.logging_option(stream_to_client=False).get(WAIT)
+        mesh.call(say, "unheard").get(WAIT)
+        mesh.call(fail_softly, "unheard").get(WAIT)
+        mesh.flush().get(WAIT)
+        assert collector.messages == []
+        mesh.logging_option(stream_to_client=True, aggregate_window_sec=None, level=logging.FATAL).get(WAIT)
+        mesh.call(say, "print at FATAL").get(WAIT)
+        mesh.call(fail_softly, "error at FATAL").get(WAIT)
+        mesh.flush().get(WAIT)
+        assert collector.messages == ["print at FATAL"] * 2
+        collector.clear()
+        mesh.logging_option(aggregate_window_sec=None, level=logging.ERROR).get(WAIT)
+        mesh.call(say, "print at ERROR").get(WAIT)
+        mesh.call(fail_softly, "error at ERROR").get(WAIT)
+        mesh.flush().get(WAIT)
+        assert sorted(collector.messages) == ["error at ERROR"] * 2 + ["print at ERROR"] * 2
+
+
+def test_switching_aggregation_off_shows_what_is_pending(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        mesh.logging_option(aggregate_window_sec=60.0).get(WAIT)
+        mesh.call(say, "again", 5).get(WAIT)
+        # All has arrived when ten lines were counted; a flush would show them.
+        client = mesh.logging.client
+        deadline = time.monotonic() + WAIT
+        while sum(each.lines for each in client.stats().values()) < 10:
+            assert time.monotonic() < deadline
+        assert collector.messages == []
+        mesh.logging_option(aggregate_window_sec=None).get(WAIT)
+        assert collector.messages == ["[10 similar log lines] [ranks 0-1] again"]
+        collector.clear()
+        mesh.call(say, "again", 5).get(WAIT)
+        mesh.flush().get(WAIT)
+        assert collector.messages == ["again"] * 10
+
+
+def test_a_shorter_window_shows_what_is_pending_and_then_keeps_its_time(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        mesh.logging_option(aggregate_window_sec=100.0).get(WAIT)
+        mesh.call(say, "slow", 3).get(WAIT)
+        client = mesh.logging.client
+        deadline = time.monotonic() + WAIT
+        while sum(each.lines for each in client.stats().values()) < 6:
+            assert time.monotonic() < deadline
+        mesh.logging_option(aggregate_window_sec=2.0).get(WAIT)
+        assert collector.messages == ["[6 similar log lines] [ranks 0-1] slow"]
+        started = time.monotonic()
+        mesh.call(say, "faster").get(WAIT)
+        collector.wait_for(lambda records: len(records) == 2)
+        assert 1.5 < time.monotonic() - started < 3.0
+        assert collector.messages[1] == "[2 similar log lines] [ranks 0-1] faster"
+
+
+def test_a_mesh_that_is_left_at_once_shows_everything_exactly_once() -> None:
+    async def job(collector: RecordCollector) -> None:
+        async with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector]) as mesh:
+            await mesh.logging_option(aggregate_window_sec=3.0)
+            await mesh.call(say, "hello", 10)
+
+    for _ in range(5):
+        collector = RecordCollector()
+        asyncio.run(job(collector))
+        assert collector.messages == ["[20 similar log lines] [ranks 0-1] hello"]
+
+
+def test_ten_flushes_at_once_with_a_stopped_rank(collector: RecordCollector) -> None:
+    with spawn(collector, 8) as mesh:
+        client = mesh.logging
+        pid = mesh.pids[5]
+        os.kill(pid, signal.SIGSTOP)
+        outcomes: list[tuple[float, FlushTimeout]] = []
+
+        def flush() -> None:
+            started = time.monotonic()
+            with pytest.raises(FlushTimeout) as caught:
+                client.flush(timeout=2.0)
+            outcomes.append((time.monotonic() - started, caught.value))
+
+        try:
+            threads = [threading.Thread(target=flush) for _ in range(10)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(WAIT)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert len(outcomes) == 10
+        assert all(2.0 <= elapsed < 2.5 and error.receipt.missing == (5,) for elapsed, error in outcomes)
+        assert "rank 5" in str(outcomes[0][1])
+        assert len({error.receipt.version for _, error in outcomes}) == 10
+        assert client.flush(timeout=10.0).acked == tuple(range(8))
+
+
+def test_a_dead_rank_is_excused_named_and_said(collector: RecordCollector) -> None:
+    with spawn(collector, 3) as mesh:
+        pid = mesh.pids[1]
+        mesh.slice(ranks=[1]).call(log, logging.INFO, "last words").get(WAIT)
+        os.kill(pid, signal.SIGKILL)
+        receipt: FlushReceipt = mesh.flush(timeout=10).get(WAIT)
+        records = collector.wait_for(lambda records: any("ended by" in r.getMessage() for r in records))
+        assert mesh.flush().get(WAIT).dead == (1,)
+    assert receipt.missing == ()
+    assert set(receipt.acked) | set(receipt.dead) == {0, 1, 2}
+    texts = [record.getMessage() for record in records]
+    assert "last words" in texts
+    death = next(record for record in records if "ended by" in record.getMessage())
+    assert death.getMessage().startswith(f"rank 1 (pid {pid}) ended by SIGKILL")
+    assert death.levelno == logging.ERROR
+
+
+def test_levels_are_targeted_and_set_back_by_themselves(collector: RecordCollector) -> None:
+    with spawn(collector, 4) as mesh:
+        mesh.logging.set_level("DEBUG", "pkg", ranks=[3])
+        mesh.call(log, logging.DEBUG, "details", "pkg").get(WAIT)
+        mesh.flush().get(WAIT)
+        assert [record.rank for record in collector.records] == [3]  # type: ignore[attr-defined]
+        mesh.logging.set_level("DEBUG", "brief", ranks=[1], for_sec=0.2)
+
+        def level() -> int:
+            return logging.getLogger("brief").level
+
+        deadline = time.monotonic() + WAIT
+        while mesh.call(level).get(WAIT)[1] != logging.NOTSET:
+            assert time.monotonic() < deadline
+
+
+def root_state() -> tuple[int, list[str]]:
+    root = logging.getLogger()
+    return root.level, [type(handler).__name__ for handler in root.handlers]
+
+
+def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordCollector) -> None:
+    with spawn(collector, 3) as mesh:
+        before = mesh.call(root_state).get(WAIT)
+        bad = {"version": 1, "root": {"level": "LOUD", "handlers": []}}
+        with pytest.raises(ConfigRefused, match="every rank is as it was before") as caught:
+            mesh.logging.configure(bad)
+        assert caught.value.ranks == (0, 1, 2)
+        assert "LOUD" in caught.value.reasons[1]
+        assert mesh.call(root_state).get(WAIT) == before
+
+        only_one_refuses = {
+            "version": 1, "root": {"level": "DEBUG"},
+            "handlers": {"file": {"class": "logging.FileHandler", "filename": "ext://meshlog_handler_test_target.name"}},
+        }  # fmt: skip
+
+        def prepare() -> None:
+            import sys
+            import types
+
+            if current_rank() != 1:
+                module = types.ModuleType("meshlog_handler_test_target")
+                module.name = os.devnull  # type: ignore[attr-defined]
+                sys.modules["meshlog_handler_test_target"] = module
+
+        mesh.call(prepare).get(WAIT)
+        with pytest.raises(ConfigRefused) as caught:
+            mesh.logging.configure(only_one_refuses)
+        assert caught.value.ranks == (1,)
+        assert mesh.call(root_state).get(WAIT) == before
+
+        mesh.logging.configure({"version": 1, "root": {"level": "ERROR"}})
+        assert [state[0] for state in mesh.call(root_state).get(WAIT)] == [logging.ERROR] * 3
+        mesh.call(fail_softly, "still forwarded").get(WAIT)
+        mesh.flush().get(WAIT)
+        assert collector.messages == ["still forwarded"] * 3
+
+
+def test_a_config_with_objects_is_refused_before_it_is_sent(collector: RecordCollector) -> None:
+    with spawn(collector, 1) as mesh, pytest.raises(TypeError, match="plain data only"):
+        mesh.logging.configure({"version": 1, "handlers": {"x": {"()": lambda: None}}})
+
+
+def test_bad_options_are_value_errors(collector: RecordCollector) -> None:
+    with spawn(collector, 1) as mesh:
+        for options in (
+            {"stream_to_client": False, "aggregate_window_sec": 3},
+            {"level": -1},
+            {"level": 256},
+            {"aggregate_window_sec": 0},
+            {"aggregate_window_sec": -1.0},
+        ):
+            with pytest.raises(ValueError, match=r"Valid|Leave the window out"):
+                mesh.logging_option(**options).get(WAIT)
+        with pytest.raises(SettingError, match="rank 7"):
+            mesh.logging.set_level("INFO", ranks=[7])
+
+
+def test_without_forwarders_streaming_warns_and_the_runtime_still_obeys(
+    collector: RecordCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHLOG_ENABLE_LOG_FORWARDING", "0")
+    mesh = this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector], stream_log_to_client=False)
+    with mesh:
+        mesh.initialized.get(WAIT)
+        with pytest.warns(ForwardingDisabledWarning, match="MESHLOG_ENABLE_LOG_FORWARDING=1"):
+            mesh.logging.set_mode(True, None, logging.ERROR)
+        assert [level for level, _ in mesh.call(root_state).get(WAIT)] == [logging.ERROR] * 2
+        assert mesh.flush().get(WAIT).acked == (0, 1)
+        assert collector.messages == []
+
+
+def test_spawn_returns_the_logging_of_the_mesh_and_drains_on_request(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        client = LoggingMeshClient.spawn(mesh)
+        mesh.call(log, logging.WARNING, "hot").get(WAIT)
+        receipt = client.flush()
+        assert receipt.acked == (0, 1)
+        stats = client.stats()
+        assert {rank: each.received for rank, each in stats.items()} == {0: 1, 1: 1}
+        assert stats[0]["last_seq"] == 1
+    client.drain_and_stop()
+    client.drain_and_stop()
+
+
+def run_in_trio(job: Callable[[], Any]) -> Any:
+    trio = pytest.importorskip("trio")
+    return trio.run(job)
+
+
+def test_from_trio(collector: RecordCollector) -> None:
+    async def job() -> FlushReceipt:
+        async with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector]) as mesh:
+            await mesh.logging_option(aggregate_window_sec=None)
+            await mesh.call(say, "from trio")
+            return await mesh.flush()
+
+    assert run_in_trio(job).acked == (0, 1)
+    assert collector.messages == ["from trio"] * 2
+
+
+def test_no_call_blocks_a_running_loop(collector: RecordCollector) -> None:
+    async def job() -> int:
+        ticks = 0
+        async with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[collector]) as mesh:
+            await mesh.initialized
+            os.kill(mesh.pids[0], signal.SIGSTOP)
+            flushing = asyncio.ensure_future(_await(mesh.flush(timeout=1.0)))
+            try:
+                while not flushing.done():
+                    ticks += 1
+                    await asyncio.sleep(0.01)
+            finally:
+                os.kill(mesh.pids[0], signal.SIGCONT)
+            assert isinstance(flushing.exception(), FlushTimeout)
+        return ticks
+
+    assert asyncio.run(job()) > 20
+
+
+async def _await(future: Any) -> Any:
+    return await future
+
+
+def explode(number: int) -> None:
+    try:
+        raise ValueError(f"bad number {number}")
+    except ValueError:
+        logging.getLogger("app").exception("cannot go on")
+
+
+def test_a_traceback_stays_in_one_piece_and_every_line_is_prefixed(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        mesh.call(explode, 3).get(WAIT)
+        mesh.flush().get(WAIT)
+        record = collector.of_rank(1)[0]
+    text = MeshFormatter().format(record)
+    lines = text.splitlines()
+    assert all(line.startswith("[1] ") for line in lines)
+    assert lines[0] == "[1] cannot go on"
+    assert lines[-1] == "[1] ValueError: bad number 3"
+    assert text.count("Traceback") == 1

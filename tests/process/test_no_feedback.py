@@ -1,0 +1,28 @@
+"""One line in, one line out: nothing that the mesh does or shows comes back to it."""
+
+from __future__ import annotations
+
+from .procs import run_python
+
+
+def test_with_every_logger_loud_each_line_is_shown_once() -> None:
+    done = run_python("-m", "tests.process.feedback", "loud")
+    lines = done.stdout.splitlines()
+    assert lines.count("None root client logs") == 1
+    assert lines.count("client prints") == 1
+    for rank in range(2):
+        assert lines.count(f"{rank} root worker logs") == 1
+        assert lines.count(f"{rank} stdout worker prints") == 1
+        assert any(line.startswith(f"{rank} multiprocess") for line in lines), "it was loud"
+    assert sum("logs" in line for line in lines) == 3
+    assert sum("prints" in line for line in lines) == 3
+    assert lines.count("shown since: 0") == 1
+    assert not [line for line in lines if "meshlog" in line], "it says nothing of itself"
+    assert len(lines) < 200
+    assert done.stderr == ""
+
+
+def test_a_handler_of_the_client_that_logs_does_not_feed_itself() -> None:
+    done = run_python("-m", "tests.process.feedback", "chatty")
+    assert done.stdout.splitlines() == [f"None root number {number}" for number in range(10)]
+    assert done.stderr == ""

@@ -1,0 +1,46 @@
+"""A fork between two flushes: what the parent has not yet written is the parent's."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from meshlog_handler.console import ConsoleHandler
+from meshlog_handler.rank_files import RankFiles
+
+from ..unit.test_formatter import make
+
+
+def test_a_forked_child_forgets_what_its_parent_has_not_written() -> None:
+    out = io.StringIO()
+    handler = ConsoleHandler(out, out)
+    handler.handle(make("parent"))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            handler.flush()
+            handler.handle(make("child"))
+            handler.flush()
+            os._exit(0 if out.getvalue() == "[3] child\n" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    handler.flush()
+    assert out.getvalue() == "[3] parent\n"
+
+
+def test_a_forked_child_writes_nothing_twice(tmp_path: Path) -> None:
+    files = RankFiles(tmp_path, print)
+    files.line(0, "stdout", b"once")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            files.flush()
+            files.close()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert list(tmp_path.iterdir()) == []
+    files.close()
+    assert (tmp_path / "rank-0.stdout").read_bytes() == b"once\n"

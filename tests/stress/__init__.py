@@ -1,0 +1,25 @@
+"""Faults, tried many times; every test here is marked `stress`, and takes minutes.
+
+::
+
+    fault -> Scene: a client that counts, workers that log -> Counts: sent, received, lost, twice, the longest call
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .faults import Fault
+
+_ROOMS = ("signals", "points", "inside", "families", "endings", "clients", "disks", "meshes")
+
+
+def all_faults() -> dict[str, Fault]:
+    """Return every fault, by name."""
+    for room in _ROOMS:
+        import_module(f"{__name__}.{room}")
+    from .faults import FAULTS
+
+    return FAULTS

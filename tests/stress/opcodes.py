@@ -1,0 +1,57 @@
+"""Something happens between two steps of a function: between any two, for Python can be asked to stop at each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection
+from types import FrameType
+from typing import Any
+
+import meshlog_handler
+
+_PACKAGE = os.path.dirname(meshlog_handler.__file__)
+
+
+def at_a_step_of(names: Collection[str], now: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Call `act` before a step (a bytecode) of these functions, in this thread and those it starts, if `now` says so.
+
+    Parameters
+    ----------
+    names : collection of str
+        Of functions of the package: ``module.function``, or ``module.*``.
+    now : Callable[[], bool]
+        Asked before each step, until it says True.
+    act : Callable[[], object]
+        What it raises, the function raises there.
+    """
+    told = False
+
+    def step(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal told
+        if told:
+            return None
+        if event == "opcode" and now():
+            told = True
+            act()
+        return step
+
+    def call(frame: FrameType, event: str, _: Any) -> Any:
+        if told or not frame.f_code.co_filename.startswith(_PACKAGE):
+            return None
+        module = os.path.basename(frame.f_code.co_filename).removesuffix(".py")
+        if f"{module}.{frame.f_code.co_name}" not in names and f"{module}.*" not in names:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return step
+
+    threading.settrace(call)
+    sys.settrace(call)
+
+
+def kill_myself() -> None:
+    """Die at once, as by ``kill -9``."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,280 @@
+"""The house: who may import whom, what an import may do, and what no file may contain."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import io
+import json
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from .imports import PACKAGE, imports
+
+ROOT = Path(__file__).parents[1]
+
+# A module imports only from the floors below its own, and on its own floor only what stands before it.
+# fmt: off
+FLOORS = [
+    # Errors, environment and defaults.
+    ["_version", "errors", "ranks", "settings"],
+    # Pure data and logic: no threads, no clocks, nothing that waits.
+    [
+        "wire", "entries", "freeze", "thaw", "journal", "frames", "messages", "receipt", "ledger", "orders", "calls",
+        "stats", "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+    ],
+    # Machines.
+    [
+        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
+        "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
+        "ipython", "fold", "rank_files", "signals",
+    ],
+    # The roles: what a proc does, what the client does, and the handler that is the door to either.
+    [
+        "stream", "transaction", "forwarder", "runtime", "named_handlers",
+        "source", "reception", "show", "registry", "client_thread", "client", "membership", "handler",
+    ],
+    # Assembly.
+    [
+        "worker", "mesh_client", "notebook", "manager",
+        "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
+    ],
+    # The outside.
+    ["integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    # The front door, which shows what is behind it.
+    ["__init__", "__main__"],
+]
+# fmt: on
+PURE = FLOORS[1]
+WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
+WAITING |= {"multiprocessing", "subprocess"}
+
+# What a user may import from the package. The documentation names each.
+PUBLIC = {
+    # A mesh
+    "this_host", "HostMesh", "ProcMesh", "MeshFuture", "current_rank", "current_coords",
+    # The control surface
+    "LoggingManager", "LoggingMeshClient", "LoggerRuntime", "LogForwarder", "FlushReceipt", "RankStats",
+    # A client of its own, and the proc's side
+    "LogClient", "install", "uninstall", "MeshHandler",
+    # Shown records
+    "MeshFormatter", "JsonFormatter", "ConsoleHandler",
+    # Errors
+    "MeshlogError", "SettingError", "ClosedError", "ForwardingDisabledWarning", "ConnectError",
+    "ProtocolError", "FlushTimeout", "RankError", "RankDied", "ConfigRefused", "RemoteTraceback",
+}  # fmt: skip
+
+MAX_LINES = 350
+
+SOURCES = {path: path.read_text() for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+
+
+def name_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT / PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {name_of(path) for path in SOURCES}
+each_file = pytest.mark.parametrize("path", SOURCES, ids=name_of)
+
+
+def place(module: str) -> int | None:
+    """How far up a module stands, counted over all floors; None if it is not listed."""
+    listed = [entry for floor in FLOORS for entry in floor]
+    if module in listed:
+        return listed.index(module)
+    return next((at for at, entry in enumerate(listed) if fnmatch.fnmatchcase(module, entry)), None)
+
+
+def forbidden_imports(module: str, source: str, modules: set[str], is_package: bool = False) -> list[str]:
+    """Say what is wrong with the imports of a module. What only type checkers see may come from anywhere."""
+    here = place(module)
+    if here is None:
+        return [f"{module} stands on no floor: list it in FLOORS"]
+    wrong = []
+    for line, name, inside, types_only in imports(module, source, modules, is_package):
+        there = place(name) if inside else None
+        if types_only:
+            continue
+        if inside and (there is None or there >= here):
+            wrong.append(f"{module}:{line} imports {name}, which does not stand below it")
+        if not inside and name.partition(".")[0] == "multiprocess" and module != "context":
+            wrong.append(f"{module}:{line} imports multiprocess, which only context may")
+        if not inside and name.partition(".")[0] in WAITING and module in PURE:
+            wrong.append(f"{module}:{line} imports {name}, but it is on the floor where nothing waits")
+    return wrong
+
+
+def swallowed_errors(source: str) -> list[str]:
+    """Say where an exception disappears without a word."""
+    wrong = []
+    comments = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ExceptHandler):
+            if node.type is None:
+                wrong.append(f"line {node.lineno}: a bare except")
+            if all(_says_nothing(statement) for statement in node.body):
+                wrong.append(f"line {node.lineno}: an except that only passes; use suppress with a comment")
+        if isinstance(node, (ast.With, ast.AsyncWith)) and any(map(_is_suppress, node.items)):
+            around = range(node.lineno - 1, node.body[0].lineno + 1)
+            if comments.isdisjoint(around):
+                wrong.append(f"line {node.lineno}: suppress without a comment that says why")
+    return wrong
+
+
+def _is_suppress(item: ast.withitem) -> bool:
+    call = item.context_expr
+    return isinstance(call, ast.Call) and ast.unparse(call.func).endswith("suppress")
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
+
+
+@each_file
+def test_imports_walk_downward(path: Path) -> None:
+    assert forbidden_imports(name_of(path), SOURCES[path], MODULES, path.name == "__init__.py") == []
+
+
+def test_every_listed_module_exists_and_stands_once() -> None:
+    listed = [entry for floor in FLOORS for entry in floor]
+    assert len(listed) == len(set(listed))
+    # The adapters to engines have their place, and are still to come.
+    assert {entry for entry in listed if "*" not in entry} <= MODULES | {"integrations"}
+
+
+@each_file
+def test_no_error_is_swallowed(path: Path) -> None:
+    assert swallowed_errors(SOURCES[path]) == []
+
+
+@each_file
+def test_a_file_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(SOURCES[path]))
+
+
+@each_file
+def test_a_file_has_one_role(path: Path) -> None:
+    assert len(SOURCES[path].splitlines()) <= MAX_LINES, "what is the second role?"
+
+
+def test_all_is_what_is_promised() -> None:
+    package = importlib.import_module(PACKAGE)
+    assert set(package.__all__) == PUBLIC
+    assert len(package.__all__) == len(PUBLIC)
+    undocumented = {name for name in PUBLIC if not getattr(package, name).__doc__}
+    assert undocumented == set()
+
+
+def test_the_documentation_names_all_of_it() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    words = "\n".join(page.read_text() for page in pages)
+    assert {name for name in PUBLIC if name not in words} == set()
+
+
+PROBE = f"""
+import json, logging, os, signal, sys, threading
+def state():
+    return {{
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "environment": dict(os.environ),
+        "handlers": [repr(handler) for handler in logging.root.handlers],
+        "level": logging.root.level,
+        "classes": [repr(logging.getLoggerClass()), repr(logging.getLogRecordFactory())],
+        "streams": [id(sys.stdout), id(sys.stderr)],
+        "hooks": [id(sys.excepthook), id(sys.displayhook), id(threading.excepthook), len(sys.meta_path)],
+        "signals": [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "descriptors": sorted(os.listdir("/dev/fd")),
+        "directory": os.getcwd(),
+    }}
+before, modules = state(), set(sys.modules)
+import {PACKAGE}
+after = state()
+print(json.dumps([before, after, sorted(set(sys.modules) - modules)]))
+"""
+HEAVY = {"multiprocess", "multiprocessing", "dill", "asyncio", "IPython", "ssl", "concurrent.futures.process"}
+
+
+def test_an_import_of_the_package_does_nothing_else() -> None:
+    ran = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    before, after, loaded = json.loads(ran.stdout)
+    assert after == before
+    assert PACKAGE in loaded
+    assert HEAVY.intersection(loaded) == set()
+    assert ran.stderr == ""
+
+
+# The checks themselves: each of these sources has one fault, on its last line.
+
+FAULTS = {
+    "upward": ("errors", "import os\nfrom .client import LogClient"),
+    "upward on the same floor": ("wire", "from .messages import Hello"),
+    "the module itself": ("client", "from .client import LogClient"),
+    "upward, absolute": ("errors", "import meshlog_handler.client"),
+    "upward, absolute, by attribute": ("errors", "from meshlog_handler import client"),
+    "the front door": ("client", "from . import __version__"),
+    "the front door, absolute": ("client", "import meshlog_handler"),
+    "upward in a function": ("errors", "def lazily():\n    from . import client"),
+    "upward in the other branch": ("errors", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from . import client"),
+    "upward by name": ("errors", "import importlib\nimportlib.import_module('.client', __package__)"),
+    "upward from a package": ("integrations", "from . import ray"),
+    "beside, from a package": ("integrations.dask", "from .ray import attach"),
+    "nothing that exists": ("client", "from .attic import trunk"),
+    "upward, two dots": ("integrations.ray", "from ..cli import main"),
+    "multiprocess": ("client", "def start():\n    import multiprocess.connection"),
+    "a clock": ("ledger", "from time import monotonic"),
+    "a queue": ("journal", "def lazily():\n    import queue"),
+    "on no floor": ("attic", ""),
+}
+FREE = {
+    "downward": ("client", "import threading, time\nfrom .errors import Closed\nfrom . import wire"),
+    "earlier on the same floor": ("messages", "from .wire import pack"),
+    "for types only": ("errors", "if TYPE_CHECKING:\n    from .client import LogClient"),
+    "multiprocess in its place": ("context", "import multiprocess"),
+    "the standard library's twin": ("channel", "import multiprocessing.connection"),
+    "two dots": ("integrations.ray", "from ..client import LogClient\nfrom .. import errors"),
+    "the front door's own": ("__init__", "from .client import LogClient\nfrom ._version import __version__"),
+}
+HOUSE = {"_version", "errors", "settings", "wire", "journal", "ledger", "messages", "context", "channel"}
+HOUSE |= {"client", "integrations", "integrations.ray", "integrations.dask", "cli", "__init__"}
+
+
+@pytest.mark.parametrize(("module", "source"), FAULTS.values(), ids=FAULTS)
+def test_a_forbidden_import_is_found(module: str, source: str) -> None:
+    found = forbidden_imports(module, source, HOUSE, module in ("__init__", "integrations"))
+    assert len(found) == 1
+    assert f"{module}:{len(source.splitlines())} " in found[0] or "on no floor" in found[0]
+
+
+@pytest.mark.parametrize(("module", "source"), FREE.values(), ids=FREE)
+def test_an_allowed_import_is_not(module: str, source: str) -> None:
+    assert forbidden_imports(module, source, HOUSE, module in ("__init__", "integrations")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("try:\n    f()\nexcept:\n    raise", 1),
+        ("try:\n    f()\nexcept OSError:\n    pass", 1),
+        ("try:\n    f()\nexcept OSError:\n    'why'  # a comment does not help", 1),
+        ("with suppress(OSError):\n    f()", 1),
+        ("with contextlib.suppress(OSError):  # gone before us: just as well\n    f()", 0),
+        ("# gone before us: just as well\nwith suppress(OSError):\n    f()", 0),
+        ("with suppress(OSError):\n    # gone before us: just as well\n    f()", 0),
+        ("try:\n    f()\nexcept OSError:\n    count += 1", 0),
+    ],
+)
+def test_a_swallowed_error_is_found(source: str, count: int) -> None:
+    assert len(swallowed_errors(source)) == count

@@ -1,0 +1,1 @@
+"""Logic alone: no processes, milliseconds."""

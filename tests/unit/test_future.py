@@ -1,0 +1,244 @@
+"""MeshFuture: awaited in any loop, waited for in any thread, and never silent about an error."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import trio
+
+from meshlog_handler import MeshFuture
+from tests.waiting import until
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
+LOOPS: dict[str, Run] = {"asyncio": lambda main: asyncio.run(main()), "trio": trio.run}
+each_loop = pytest.mark.parametrize("run", LOOPS.values(), ids=LOOPS)
+
+
+def pending(what: str = "the answer") -> tuple[Future[int], MeshFuture[int]]:
+    future: Future[int] = Future()
+    future.set_running_or_notify_cancel()
+    return future, MeshFuture(future, what)
+
+
+def failed(error: BaseException, what: str = "the answer") -> MeshFuture[int]:
+    future, mesh_future = pending(what)
+    future.set_exception(error)
+    return mesh_future
+
+
+async def wait_for(made: MeshFuture[int]) -> int:
+    return await made
+
+
+# -- in a thread -------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_there_again_and_again() -> None:
+    made = MeshFuture.completed(3)
+    assert made.done()
+    assert [made.get(), made.get(0), made.exception()] == [3, 3, None]
+
+
+def test_run_runs_on_a_daemon_thread_of_its_own() -> None:
+    def about() -> tuple[str, bool]:
+        return threading.current_thread().name, threading.current_thread().daemon
+
+    assert MeshFuture.run(about, "search").get(5) == ("meshlog-search", True)
+
+
+def test_run_passes_errors_on() -> None:
+    made = MeshFuture.run(lambda: 1 // 0, "division")
+    with pytest.raises(ZeroDivisionError):
+        made.get(5)
+    assert isinstance(made.exception(), ZeroDivisionError)
+
+
+def test_a_timeout_says_what_was_waited_for_and_can_be_waited_for_again() -> None:
+    future, made = pending("flush")
+    with pytest.raises(TimeoutError, match=r"flush is not done after 0\.01 s"):
+        made.get(0.01)
+    assert not made.done()
+    future.set_result(5)
+    assert made.get(0) == 5
+
+
+def test_an_error_that_is_a_timeout_is_not_taken_for_one_of_the_wait() -> None:
+    with pytest.raises(TimeoutError, match="rank 3 is silent"):
+        failed(TimeoutError("rank 3 is silent")).get(1)
+
+
+def test_several_threads_get_the_same_result() -> None:
+    future, made = pending()
+    others = [MeshFuture.run(made.get, f"waiter-{number}") for number in range(4)]
+    future.set_result(7)
+    assert [other.get(5) for other in others] == [7] * 4
+
+
+def test_it_does_not_travel() -> None:
+    with pytest.raises(TypeError, match="stays in its process"):
+        pickle.dumps(MeshFuture.completed(1))
+
+
+def test_it_tells_what_it_is() -> None:
+    future, made = pending("flush")
+    assert repr(made) == "<MeshFuture: flush, under way>"
+    future.set_result(1)
+    assert repr(made) == "<MeshFuture: flush, done>"
+
+
+# -- in a loop ---------------------------------------------------------------------------------------------------------
+
+
+@each_loop
+def test_one_that_is_done_is_awaited_as_often_as_one_likes(run: Run) -> None:
+    made = MeshFuture.completed(3)
+
+    async def main() -> tuple[int, int]:
+        return await made, await made
+
+    assert run(main) == (3, 3)
+
+
+@each_loop
+def test_a_result_that_another_thread_sets_wakes_the_loop(run: Run) -> None:
+    gate = threading.Event()
+    made = MeshFuture.run(lambda: gate.wait(5), "gate")
+
+    async def main() -> bool:
+        assert not made.done()
+        gate.set()
+        return await made
+
+    assert run(main) is True
+
+
+@each_loop
+def test_an_error_is_raised_at_the_await(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await MeshFuture.run(lambda: 1 // 0, "division")
+
+    run(main)
+
+
+def test_two_tasks_await_the_same_and_the_loop_goes_on_meanwhile() -> None:
+    async def main() -> list[int]:
+        future, made = pending()
+        tasks = [asyncio.create_task(wait_for(made)) for _ in range(2)]
+        await asyncio.sleep(0)  # both wait now, and the loop runs
+        future.set_result(9)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == [9, 9]
+
+
+def test_gather_and_wait_for_take_it() -> None:
+    async def main() -> tuple[int, int]:
+        return await asyncio.wait_for(asyncio.gather(MeshFuture.completed(1), MeshFuture.completed(2)), 5)
+
+    assert asyncio.run(main()) == [1, 2]  # type: ignore[comparison-overlap]  # asyncio says tuple, and means list
+
+
+def test_to_cancel_who_waits_does_not_cancel_what_is_waited_for() -> None:
+    future, made = pending()
+
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(wait_for(made), 0.01)
+
+    asyncio.run(main())
+    future.set_result(4)  # the loop is closed by now: nobody is woken, nothing is raised
+    assert made.get(0) == 4
+
+
+def test_to_cancel_who_waits_in_trio_does_not_cancel_it_either() -> None:
+    future, made = pending()
+
+    async def main() -> None:
+        with trio.move_on_after(0.01) as scope:
+            await made
+        assert scope.cancelled_caught
+
+    trio.run(main)
+    future.set_result(4)
+    assert made.get(0) == 4
+
+
+def test_without_a_loop_it_is_simply_waited_for() -> None:
+    gate = threading.Event()
+    made = MeshFuture.run(lambda: gate.wait(5), "gate")
+    gate.set()
+    coroutine = wait_for(made)  # type: ignore[arg-type]  # a bool is a number
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    assert stopped.value.value is True
+
+
+# -- errors that nobody asks for ---------------------------------------------------------------------------------------
+
+
+def test_an_error_nobody_asked_for_is_a_warning_when_the_future_goes() -> None:
+    held = [failed(ValueError("lost"), "call of train")]
+    with pytest.warns(RuntimeWarning, match=r"call of train failed, and nobody asked.*ValueError: lost"):
+        held.clear()
+
+
+def test_an_error_that_comes_when_the_future_has_gone_is_a_warning_too() -> None:
+    future, made = pending("call of train")
+    del made
+    with pytest.warns(RuntimeWarning, match="call of train failed"):
+        future.set_exception(ValueError("lost"))
+
+
+@pytest.mark.parametrize("by", ["exception", "get"])
+def test_an_error_that_was_asked_for_is_none(by: str) -> None:
+    made = failed(ValueError("known"))
+    if by == "get":
+        with pytest.raises(ValueError, match="known"):
+            made.get()
+    else:
+        assert isinstance(made.exception(), ValueError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del made
+        gc.collect()
+
+
+def test_a_result_nobody_asked_for_is_none() -> None:
+    future, made = pending()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del made
+        future.set_result(1)
+        gc.collect()
+    assert future.done()
+
+
+def test_of_two_that_find_an_error_lost_one_warns() -> None:
+    for _ in range(50):
+        future, made = pending()
+        held = [made]
+        del made
+        gate = threading.Barrier(2)
+
+        def drop(held: list[MeshFuture[int]] = held, gate: threading.Barrier = gate) -> None:
+            gate.wait(5)
+            held.clear()
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            thread = threading.Thread(target=drop)
+            thread.start()
+            gate.wait(5)
+            future.set_exception(ValueError("lost"))
+            thread.join()
+            until(lambda caught=caught: caught, what="a warning")  # type: ignore[misc]  # bound in the loop
+        assert len(caught) == 1

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshlog_handler.messages import Hello, Order, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.registry import Member, Registry
+from meshlog_handler.rendezvous import Newcomer
+
+OWN = "own token"
+GUEST = Hello(4711, "node", None, None, "", (), True, 1.0)
+SET_ROOT, SET_APP = SetLevel(0, 10, "", None), SetLevel(0, 20, "app", None)
+WHOLE, PART = Prepare(0, {"version": 1}), Prepare(0, {"version": 1, "incremental": True})
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as made:
+        yield made
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    made = Registry(OWN)
+    made.keep_journals_in(str(tmp_path))
+    return made
+
+
+class Door:
+    """Lets newcomers in."""
+
+    def __init__(self, registry: Registry, sock: socket.socket) -> None:
+        self._registry, self._sock = registry, sock
+
+    def admit(self, hello: Hello = GUEST, pid: int = 4711) -> Welcome:
+        return self._registry.admit(Newcomer(self._sock, hello, pid))
+
+    def standing(self, hello: Hello = GUEST) -> list[Order]:
+        return [decode(order, Order) for order in self.admit(hello).standing]
+
+
+@pytest.fixture
+def door(registry: Registry, sock: socket.socket) -> Door:
+    return Door(registry, sock)
+
+
+def test_guests_get_the_ranks_that_are_free(registry: Registry, door: Door) -> None:
+    registry.add_mesh("mesh", {0: {"gpus": 0}, 2: {"gpus": 1}})
+    assert door.admit(replace(GUEST, rank=3)).rank == 3
+    assert [door.admit().rank for _ in range(4)] == [1, 4, 5, 6]
+
+
+def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:
+    assert [door.admit(replace(GUEST, rank=7)).rank for _ in range(2)] == [7, 7]
+
+
+def test_the_clients_own_process_has_no_rank(door: Door) -> None:
+    assert door.admit(replace(GUEST, mesh=OWN)).rank is None
+    assert door.admit(pid=os.getpid()).rank is None
+    assert door.admit(replace(GUEST, rank=5), pid=os.getpid()).rank == 5
+
+
+def test_each_gets_a_journal_of_its_own_named_by_the_kernels_pid(door: Door, tmp_path: Path) -> None:
+    journals = [door.admit(replace(GUEST, rank=rank, mesh=mesh), 99).journal for rank, mesh in ((3, ""), (3, ""), (None, OWN))]
+    assert len(set(journals)) == 3
+    assert [os.path.dirname(journal) for journal in journals] == [str(tmp_path)] * 3
+    first, _, own = map(os.path.basename, journals)
+    assert (first[:3], first[-14:], own[-13:]) == ("99-", "-rank3.journal", "-rank.journal")
+
+
+def test_without_forwarding_there_is_no_journal(door: Door) -> None:
+    assert door.admit(replace(GUEST, forwarding=False)).journal == ""
+
+
+def test_only_journals_of_an_earlier_run_are_removed(registry: Registry, door: Door, tmp_path: Path) -> None:
+    journals = [Path(door.admit().journal), Path(door.admit(replace(GUEST, mesh=OWN)).journal)]
+    journals += [Path(f"{journals[0]}.{number}") for number in (1, 20)]
+    others = [tmp_path / name for name in ("my.journal", "notes.journal.txt", "rank3.stdout.log", "1-2-rank3.journal.bak")]
+    (tmp_path / "3-4-rank5.journal").mkdir()  # nobody's, and in nobody's way
+    for path in journals + others:
+        path.write_text("kept?")
+    registry.keep_journals_in(str(tmp_path))
+    assert not any(path.exists() for path in journals)
+    assert all(path.exists() for path in others)
+
+
+def test_coordinates_are_those_of_the_mesh(registry: Registry) -> None:
+    registry.add_mesh("mesh", {0: {"gpus": 0}, 1: {"gpus": 1}})
+    member = replace(GUEST, mesh="mesh")
+    assert registry.coords(member, 1) == {"gpus": 1}
+    assert registry.coords(member, 9) == registry.coords(member, None) == registry.coords(GUEST, 1) == {}
+    assert registry.coords(replace(GUEST, mesh="unknown"), 1) == {}
+
+
+def test_only_who_belongs_to_a_mesh_is_missed(registry: Registry, door: Door) -> None:
+    registry.add_mesh("mesh", {0: {}, 1: {}})
+    for mesh in ("mesh", "", OWN, "unknown"):
+        registry.ended(mesh, 1)
+    registry.ended("mesh", 0)
+    registry.ended("mesh", 1)
+    assert registry.dead(None) == [Member("mesh", 1), Member("mesh", 0)]
+    assert registry.dead(lambda member: member.rank == 0) == [Member("mesh", 0)]
+    door.admit(replace(GUEST, mesh="mesh", rank=1))
+    assert registry.dead(None) == [Member("mesh", 0)]
+
+
+def test_what_stands_is_for_who_joins_later(registry: Registry, door: Door) -> None:
+    assert door.standing() == []
+    registry.stand("", SET_ROOT)
+    registry.stand("", SET_APP)
+    assert door.standing() == [SET_ROOT, SET_APP]
+
+
+def test_each_mesh_has_orders_of_its_own(registry: Registry, door: Door) -> None:
+    registry.add_mesh("mesh", {0: {}})
+    registry.stand("mesh", SET_ROOT)
+    registry.stand("", SET_APP)
+    assert door.standing(replace(GUEST, mesh="mesh", rank=0)) == [SET_ROOT]
+    assert door.standing(replace(GUEST, mesh="unknown")) == [SET_APP]
+    # Orders go to other processes: the client's own is configured by its program.
+    assert door.standing(replace(GUEST, mesh=OWN)) == []
+
+
+def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, door: Door) -> None:
+    again = replace(SET_APP, level=50)
+    for order in (SET_APP, SET_ROOT, again):
+        registry.stand("", order)
+    assert door.standing() == [SET_ROOT, again]
+    registry.stand("", PART)
+    assert door.standing() == [SET_ROOT, again, PART]
+    registry.stand("", WHOLE)
+    registry.stand("", SET_ROOT)
+    assert door.standing() == [WHOLE, SET_ROOT]
