@@ -136,6 +136,34 @@ class Link:
         """Send a message."""
         self.send(CONTROL, message.encode())
 
+    def say_last(self, message: Message, timeout: float) -> None:
+        """Send a message, or give up after `timeout` seconds: a client that is stopped, and reads nothing, may have it so.
+
+        Whether it was sent whole is not told. Nothing else can be sent after it.
+        """
+        deadline = time.monotonic() + timeout
+        if not self._sending.acquire(timeout=timeout):
+            return
+        try:
+            data = frame(CONTROL, message.encode())
+            poll = select.poll()
+            poll.register(self._sock, select.POLLOUT)
+            with contextlib.suppress(OSError):  # the client went first
+                while data and poll.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
+                    data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
+        finally:
+            self._sending.release()
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has closed its end."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _send(self, data: bytes) -> None:
         with self._sending:
             self._sock.sendall(data)

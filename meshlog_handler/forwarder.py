@@ -10,6 +10,7 @@ interval, until a round finds nothing new.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -52,6 +53,7 @@ class LogForwarder(QueueListener):
         self._link = link
         self._told_drops = 0
         self._stopping = False
+        self._restarting = threading.Lock()
         self.stream: Stream
 
     def attach(self, stream: Stream) -> None:
@@ -63,9 +65,19 @@ class LogForwarder(QueueListener):
         self.stream.idle = False
         thread = self._thread
         if thread is not None and not thread.is_alive() and not self._stopping:
-            self._thread = None
-            self.start()
+            self._restart(thread)
         self.queue.put(_WAKE)
+
+    def _restart(self, ended: threading.Thread) -> None:
+        """Start another thread, once: several calls may find that it has ended, also one within another on one thread."""
+        if self._restarting.acquire(blocking=False):
+            try:
+                if self._thread is ended:
+                    self._thread = None
+                    with contextlib.suppress(RuntimeError):  # the interpreter ends: the client reads the journal
+                        self.start()
+            finally:
+                self._restarting.release()
 
     def enqueue_sentinel(self) -> None:
         """Ask the thread to ship what there is and end. Called by `QueueListener.stop`."""

@@ -5,6 +5,7 @@ One per process. A forked child inherits none of it but the address: it joins an
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from . import settings
 from .capture import FdCapture, diagnose
@@ -22,6 +24,8 @@ from .journal import Journal
 from .messages import Goodbye, Hello
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
+
+_GOODBYE_SEC: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self._left = False
+        self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
         address = Address.parse(terms.address)
@@ -100,13 +105,19 @@ class Membership:
                 report_loss(self.stream)
         self._uncapture()
 
-    def _uncapture(self) -> None:
-        if self._capture is not None:
-            capture, self._capture = self._capture, None
-            capture.stop()
+    def _uncapture(self, drain: bool = True) -> None:
+        with self._uncapturing:  # who comes second returns when it is done
+            if self._capture is not None:
+                self._capture.stop(drain)
+                self._capture = None
+
+    def settle(self) -> None:
+        """The process ends: where the client is gone, bring what lies in the captured pipes to where it was meant to go."""
+        if not self._left and self._link.hung_up:
+            self._uncapture()
 
     def leave(self) -> None:
-        """Ship what there is, restore the file descriptors, hang up. Waits for the client a second at most."""
+        """Ship what there is, restore the file descriptors, hang up. Waits for the client two seconds at most."""
         if self._left:
             return
         self._left = True
@@ -114,11 +125,8 @@ class Membership:
             if stream is not None and not stream.closed:
                 with contextlib.suppress(OSError):  # nobody reads it; there is nothing to save
                     stream.flush()
-        if self._capture is not None:
-            self._capture.stop(drain=False)
-            self._capture = None
-        with contextlib.suppress(OSError):  # the client went first
-            self._link.say(Goodbye())
+        self._uncapture(drain=self._link.hung_up)
+        self._link.say_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
             thread = self._forwarder._thread
             self._forwarder.enqueue_sentinel()
@@ -188,6 +196,7 @@ def join(terms: Terms) -> Membership:
             _current = None
             member.leave()
         _current = Membership(terms)
+        _settle_at_exit()
         return _current
 
 
@@ -213,6 +222,29 @@ def leave() -> None:
         member, _current = current(), None
         if member is not None:
             member.leave()
+
+
+def _settle_at_exit() -> None:
+    """See to it that `Membership.settle` is called where this process ends in order. Once in a process."""
+    global _settles
+    if _settles == os.getpid():
+        return
+    if not _settles:
+        atexit.register(_settle)
+    _settles = os.getpid()
+    for name in ("multiprocessing.util", "multiprocess.util"):
+        util: Any = sys.modules.get(name)
+        if util is not None:  # children of multiprocessing run these instead, and not what their parent has registered
+            util.Finalize(None, _settle, exitpriority=-200)
+
+
+def _settle() -> None:
+    member = current()
+    if member is not None:
+        member.settle()
+
+
+_settles = 0
 
 
 def _after_fork_in_child() -> None:

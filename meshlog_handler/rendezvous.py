@@ -123,7 +123,7 @@ class Rendezvous:
             set_kernel_timeout(sock, 0)
             self._joined(newcomer, welcome)
         except (OSError, EOFError, ProtocolError, self._refused) as failure:
-            if not isinstance(failure, EOFError):
+            if not isinstance(failure, (EOFError, ConnectionError)):  # those have gone: they were killed, as a rule
                 diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
             if newcomer is not None:
                 newcomer.close()

@@ -1,0 +1,72 @@
+"""What is printed just before a process ends, when the client has gone and nobody has noticed yet."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LogClient, install
+from meshlog_handler.membership import Membership
+from tests.waiting import until
+
+from . import orphans
+from .procs import DEADLINE, join_all, run_python, started
+
+
+def work(address: str, directory: str, joined: Any, gone: Any) -> None:
+    """Join; print when the client is gone, which the thread that would notice it does not come to."""
+    logging.getLogger().handlers.clear()
+    orphans.redirect(directory, "worker")
+    install(address)
+    Membership._lose_client = lambda self: None  # type: ignore[method-assign]  # forces the race: it is always too late
+    joined.set()
+    gone.wait(DEADLINE)
+    print("last words")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_brings_its_last_words_to_where_they_were_meant_to_go(method: str, tmp_path: Path) -> None:
+    context: Any = multiprocessing.get_context(method)
+    joined, gone = context.Event(), context.Event()
+    client = LogClient(logging.NullHandler()).start()
+    with started(method, work, [(client.address, str(tmp_path), joined, gone)]) as procs:
+        until(joined.is_set, DEADLINE, "the worker to join")
+        client.stop()
+        gone.set()
+        assert join_all(procs) == [0]
+    assert (tmp_path / "worker.stdout").read_text() == "last words\n"
+
+
+_PROGRAM = """
+import logging
+from meshlog_handler import LogClient, install
+from meshlog_handler.membership import Membership
+from tests.process.procs import importing
+import subprocess, sys
+if len(sys.argv) > 1:
+    install()
+    Membership._lose_client = lambda self: None
+    print("joined", flush=True)
+    input()
+    print("last words")
+else:
+    class Joined(logging.Handler):
+        def handle(self, record):
+            joined.append(record.getMessage())
+    joined = []
+    client = LogClient(Joined()).start()
+    child = subprocess.Popen([sys.executable, "-c", sys.orig_argv[2], "child"], env=client.environ(), stdin=subprocess.PIPE)
+    from tests.waiting import until
+    until(lambda: joined)
+    client.stop()
+    child.communicate(b"go\\n")
+"""
+
+
+def test_a_program_of_its_own_does_so_too() -> None:
+    done = run_python("-c", _PROGRAM)
+    assert done.stdout == "last words\n"
