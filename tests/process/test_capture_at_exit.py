@@ -21,8 +21,8 @@ def work(address: str, directory: str, joined: Any, gone: Any) -> None:
     """Join; print when the client is gone, which the thread that would notice it does not come to."""
     logging.getLogger().handlers.clear()
     orphans.redirect(directory, "worker")
-    install(address)
     Membership._lose_client = lambda self: None  # type: ignore[method-assign]  # forces the race: it is always too late
+    install(address)
     joined.set()
     gone.wait(DEADLINE)
     print("last words")
@@ -48,8 +48,8 @@ from meshlog_handler.membership import Membership
 from tests.process.procs import importing
 import subprocess, sys
 if len(sys.argv) > 1:
-    install()
     Membership._lose_client = lambda self: None
+    install()
     print("joined", flush=True)
     input()
     print("last words")
