@@ -107,7 +107,7 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
     """In a feeder: be so many ranks."""
     from meshlog_handler.channel import Address, Link, connect
     from meshlog_handler.entries import FLUSH, number_entry
-    from meshlog_handler.journal import START, Range
+    from meshlog_handler.journal_layout import START, Range
     from meshlog_handler.messages import Flush, Hello, decode
 
     more_descriptors()

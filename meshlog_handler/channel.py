@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
-from .journal import Range
+from .journal_layout import Range
 from .messages import Hello, Message, Welcome, decode
 
 HANDSHAKE_SEC = 10.0

@@ -1,68 +1,93 @@
 """The journal: a ring of segments in a mapped file, written by one process, read by others after its death.
 
-::
-
-    header   magic, sizes, pid; counters of what was dropped, by reason and level
-    segment  generation:u64 0:u64, entries (see `entries`), zeros       x 8
-
 An append is one C call, ``segment.write(data)``: neither a signal handler, nor the garbage collector, nor another
 thread can come in between, so the hot path needs no lock, and logging may re-enter it anywhere. The end of a segment
-is an error of that call, not a check. The generation rises from segment to segment; every segment can be read alone.
+is an error of that call, not a check.
 
-This file is bytes and bookkeeping: no thread, no clock. Who may call what is said at each method.
+A change of segments takes many steps. A signal handler that logs in the middle of them changes segments itself, and one
+that raises leaves them half done: each step can be done twice, and what counts is one C call, which one of them wins:
+that which gives a segment its successor. What is free is what is not in the chain of successors, and nothing else.
+
+This file is bytes and bookkeeping: no thread, no clock. Who may call what is said at each method. See `journal_layout`.
 """
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
-from collections import deque
+import sys
+import weakref
 from collections.abc import Callable, Iterator
-from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from .entries import MARK, extent
-from .errors import ProtocolError
 from .freeze import ShapeTable
-
-SEGMENTS: Final = 8
-_MAGIC: Final = b"MESHLOG1"
-_HEADER: Final = Struct("<8sIIQ")
-_COUNTERS_AT: Final = 1024
-_COUNTER: Final = Struct("<HHIQ")
-_MAX_COUNTERS: Final = 128
-_PAGE: Final = 4096  # every system's pages are a multiple of it
-_GENERATION: Final = Struct("<QQ")
-START: Final = _GENERATION.size
-"""Where the entries of a segment begin."""
-
-DROP_REASONS: Final = ("full", "policy", "gone", "lost")
-"""The journal was full although the call waited; was full, and the policy is to drop; had no client; was overwritten."""
+from .journal_layout import (
+    COUNTER,
+    COUNTERS_AT,
+    DROP_REASONS,
+    GENERATION,
+    HEADER,
+    MAGIC,
+    MAX_COUNTERS,
+    SEGMENTS,
+    START,
+    Range,
+)
 
 Appender = tuple[ShapeTable, Callable[[bytes], int], Callable[[int], None]]
 """``(shapes, write, mark)`` of the current segment, swapped whole: a call never mixes two segments."""
 
-
-class Range(NamedTuple):
-    """Bytes of the stream: where they stand, and what they are."""
-
-    generation: int
-    start: int
-    data: bytes
+_ONLY: Final = 0
 
 
 class _Segment:
-    """One stretch of the file. `map` is made anew for each generation: a writer which holds the old one meets its end."""
+    """One generation of one stretch of the file. Never used again: a writer which holds an old one meets its end.
 
-    __slots__ = ("end", "generation", "index", "map", "sealing", "sent")
+    `closed` and `successor` are dictionaries of one item, for what happens to them first, by `setdefault`, holds.
+    """
 
-    def __init__(self, index: int) -> None:
+    __slots__ = ("appender", "closed", "end", "generation", "index", "map", "sent", "successor")
+
+    def __init__(self, index: int, generation: int, fresh: mmap.mmap) -> None:
         self.index = index
-        self.generation = 0
+        self.generation = generation
+        self.map = fresh
+        self.appender: Appender = (ShapeTable(), fresh.write, fresh.write_byte)
         self.sent = START
-        self.sealing = False
+        self.closed: dict[int, int] = {}
         self.end: int | None = None
-        self.map: mmap.mmap | None = None
+        self.successor: dict[int, _Segment] = {}
+
+    def close(self, size: int) -> None:
+        """Let nobody write here any more. What is written until then is found by walking on from where the end was."""
+        closed = self.closed.setdefault(_ONLY, self.map.tell())
+        self.map.seek(size)
+        end = closed + extent(self.map[closed:], 0, newest=False)
+        if end < size:
+            self.map[end] = MARK  # what the writer of the last entry was about to put there finds no place now
+        self.end = end
+
+
+class _Drops:
+    """How many records were dropped for one reason at one level. `counter` is as exact when a signal handler counts, too."""
+
+    __slots__ = ("counter", "place")
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.counter = itertools.count()
+
+    @property
+    def count(self) -> int:
+        return int(repr(self.counter)[6:-1])  # "count(7)": all that a counter tells of itself without counting on
+
+
+class _Claim:
+    """Held by a call that prepares a segment, and by nothing else: however the call ends, the claim ends with it."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Journal:
@@ -84,6 +109,7 @@ class Journal:
         self._fd = -1
         if path is not None:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = os.fstat(self._fd)
             try:
                 self._allocate(grain + SEGMENTS * self.segment_size)
             except OSError:
@@ -91,13 +117,14 @@ class Journal:
                 os.unlink(path)
                 raise
         self._header = self._map(0, grain)
-        self._header[: _HEADER.size] = _HEADER.pack(_MAGIC, SEGMENTS, self.segment_size, os.getpid())
-        self._free = deque(_Segment(index) for index in range(SEGMENTS))
-        self._order: deque[_Segment] = deque()
-        self._counters: dict[tuple[int, int], list[int]] = {}
-        self._generation = 0
-        self.appender: Appender
-        self._open_next()
+        self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
+        self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
+        self._last_used = [0] * SEGMENTS
+        self._claims: dict[int, weakref.ref[_Claim]] = {}
+        self._drops: dict[tuple[int, int], _Drops] = {}
+        self._places = itertools.count()
+        self._oldest = self._newest = self._open(0, 1)
+        self.appender: Appender = self._newest.appender
 
     @property
     def capacity(self) -> int:
@@ -110,175 +137,162 @@ class Journal:
         else:  # macOS: writing is what allocates
             os.pwrite(self._fd, bytes(size), 0)
 
+    def _offset(self, index: int) -> int:
+        return self._header_size + index * self.segment_size
+
     def _map(self, offset: int, size: int) -> mmap.mmap:
-        if self._fd < 0:
+        """Return a new map of a part of the file; `OSError` if there is no descriptor left for it."""
+        if self._fd < 0 or not self._is_ours():
             return mmap.mmap(-1, size)
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(self._fd, size, offset=offset, trackfd=False)
         return mmap.mmap(self._fd, size, offset=offset)
 
-    # -- the writer's, one call at a time (the handler's lock) --------------------------------------------------
+    def _is_ours(self) -> bool:
+        """Tell whether the descriptor is still that of the file: the program may have closed it, and opened its own."""
+        try:
+            now = os.fstat(self._fd)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (self._file.st_dev, self._file.st_ino)
+
+    def _map_anew(self, index: int) -> mmap.mmap:
+        """Return a new map of a segment.
+
+        Until Python 3.13 a map has a descriptor of its own. Where there is none left, that of the segment's last map is
+        given back first; should another thread be faster, this generation is memory that dies with the process.
+        """
+        try:
+            return self._map(self._offset(index), self.segment_size)
+        except OSError:
+            self._maps[index] = memory = mmap.mmap(-1, self.segment_size)
+        try:
+            return self._map(self._offset(index), self.segment_size)
+        except OSError:
+            return memory
+
+    # -- the writer's, one thread at a time, and what interrupts it there -----------------------------------------
 
     def rotate(self, appender: Appender, *, overwrite: bool) -> bool:
         """Go on in the next segment if `appender` is still the current one; False if all are full of unshipped entries.
 
         With `overwrite` the oldest segment is given up instead: the ring is then a flight recorder.
         """
-        if self.appender is not appender:
-            return True
-        if not self._free:
-            if not overwrite:
+        newest = self._latest()
+        if newest.appender is appender:
+            index = self._choose(overwrite)
+            if index is None:
                 return False
-            self._free.append(self._order.popleft())
-        self._seal(self._order[-1])
-        self._open_next()
+            claim = _Claim()
+            self._claims[index] = weakref.ref(claim)
+            if not newest.successor:  # else who came in between has found the same one free
+                fresh = self._open(index, newest.generation + 1)
+                newest.close(self.segment_size)
+                newest.successor.setdefault(_ONLY, fresh)
+        self.appender = self._latest().appender
         return True
 
-    def _seal(self, segment: _Segment) -> None:
-        """Close a segment to writers. A write between the two calls is found by walking on from where the first saw the end."""
-        assert segment.map is not None
-        segment.sealing = True
-        end = segment.map.tell()
-        segment.map.seek(self.segment_size)
-        segment.end = end + extent(segment.map[end:], 0, newest=False)
-        if segment.end < self.segment_size:
-            segment.map[segment.end] = MARK  # what the writer of the last entry was about to put there finds no place now
+    def close_segment(self) -> None:
+        """Let nobody write to the current segment any more. Until the next `rotate` there is none."""
+        self._latest().close(self.segment_size)
 
-    def _open_next(self) -> None:
-        segment = self._free.popleft()
-        self._generation += 1
-        segment.generation, segment.sent = self._generation, START
-        segment.sealing, segment.end = False, None
-        fresh = self._map(self._header_size + segment.index * self.segment_size, self.segment_size)
+    def _latest(self) -> _Segment:
+        segment = self._newest
+        while segment.successor:
+            segment = segment.successor[_ONLY]
+        self._newest = segment
+        return segment
+
+    def _chain(self) -> Iterator[_Segment]:
+        segment: _Segment | None = self._oldest
+        while segment is not None:
+            yield segment
+            segment = segment.successor.get(_ONLY)
+
+    def _choose(self, overwrite: bool) -> int | None:
+        """Return the free segment that was used longest ago, so that the others can still be read; None if there is none."""
+        while True:
+            used = {segment.index for segment in self._chain()}
+            used.update(index for index, claim in tuple(self._claims.items()) if claim() is not None)
+            free = [index for index in range(SEGMENTS) if index not in used]
+            if free:
+                return min(free, key=self._last_used.__getitem__)
+            following = self._oldest.successor.get(_ONLY)
+            if not overwrite or following is None:
+                return None
+            self._oldest = following
+
+    def _open(self, index: int, generation: int) -> _Segment:
+        fresh = self._map_anew(index)
         # Old entries go before the generation that would vouch for them comes.
         fresh.write(bytes(self.segment_size))
-        fresh[:START] = _GENERATION.pack(self._generation, 0)
+        fresh[:START] = GENERATION.pack(generation, 0)
         fresh.seek(START)
-        segment.map = fresh
-        self._order.append(segment)
-        self.appender = (ShapeTable(), fresh.write, fresh.write_byte)
+        self._maps[index] = fresh
+        self._last_used[index] = generation
+        return _Segment(index, generation, fresh)
 
     def count_drop(self, reason: str, level: int) -> int:
         """Count a dropped record in the file, where it outlives the process; return the count so far."""
         key = (DROP_REASONS.index(reason), min(max(int(level), 0), 0xFFFF))
-        if key not in self._counters and len(self._counters) >= _MAX_COUNTERS - len(DROP_REASONS):
+        if key not in self._drops and len(self._drops) >= MAX_COUNTERS - len(DROP_REASONS):
             key = (key[0], 0)  # so many levels that their counts share what is left of the page
-        slot = self._counters.setdefault(key, [len(self._counters), 0])
-        slot[1] += 1
-        at = _COUNTERS_AT + slot[0] * _COUNTER.size
-        self._header[at : at + _COUNTER.size] = _COUNTER.pack(*key, 1, slot[1])
-        return slot[1]
+        drops = self._drops.get(key) or self._drops.setdefault(key, _Drops(next(self._places)))
+        next(drops.counter)
+        at = COUNTERS_AT + drops.place * COUNTER.size
+        while True:
+            count = drops.count
+            self._header[at : at + COUNTER.size] = COUNTER.pack(*key, 1, count)
+            if drops.count == count:  # else a signal handler has counted on, and its count was written over
+                return count
 
     # -- the forwarder's, one thread -----------------------------------------------------------------------------
 
     def unshipped(self, limit: int) -> Range | None:
         """Return the oldest bytes that were not shipped, at most about `limit`, whole entries; None if there are none."""
         while True:
-            try:
-                segment = self._order[0]
-            except IndexError:
-                return None
-            assert segment.map is not None
-            end = segment.end
-            if end is None:
-                end = segment.map.tell()
-                if segment.sealing:
-                    if segment.end is None:
-                        return None  # its writer is just closing it, and wakes the forwarder after that
-                    continue
+            segment = self._oldest
+            end = segment.map.tell()
+            if segment.end is not None:
+                end = segment.end
+            elif end == self.segment_size:  # it is full; or it is being closed, and then it says where it ended before
+                end = segment.closed.get(_ONLY, end)
             if segment.sent < end:
                 if end - segment.sent > limit:
                     end = self._whole(segment, end, limit)
                 return Range(segment.generation, segment.sent, segment.map[segment.sent : end])
-            if segment.end is None or len(self._order) == 1:
+            if not self._retire(segment):
                 return None
-            self._retire(segment)
 
     def _whole(self, segment: _Segment, end: int, limit: int) -> int:
-        assert segment.map is not None
         data = segment.map[segment.sent : min(end, segment.sent + limit)]
         cut = extent(data, 0, newest=False)
         return segment.sent + cut if cut else end
 
     def shipped(self, piece: Range) -> bool:
         """Note that `piece` was shipped; tell whether a segment became free by it."""
-        try:
-            segment = self._order[0]
-        except IndexError:
-            return False
+        segment = self._oldest
         if segment.generation != piece.generation:
             return False
         segment.sent = piece.start + len(piece.data)
-        if segment.end is not None and segment.sent >= segment.end and len(self._order) > 1:
-            self._retire(segment)
-            return True
-        return False
+        return self._retire(segment)
 
-    def _retire(self, segment: _Segment) -> None:
-        # Its entries stay readable until the ring comes round.
-        if self._order and self._order[0] is segment:
-            self._order.popleft()
-            self._free.append(segment)
+    def _retire(self, segment: _Segment) -> bool:
+        """Take a segment out of the chain, if all of it was shipped. Its entries stay readable until the ring comes round."""
+        following = segment.successor.get(_ONLY)
+        if following is None or segment.end is None or segment.sent < segment.end or self._oldest is not segment:
+            return False
+        self._oldest = following
+        return True
 
     # -- anyone's ----------------------------------------------------------------------------------------------
 
     def drops(self) -> list[tuple[str, int, int]]:
         """Return ``(reason, level, count)`` of all that was dropped so far."""
-        return [(DROP_REASONS[reason], level, slot[1]) for (reason, level), slot in tuple(self._counters.items())]
+        return [(DROP_REASONS[reason], level, drops.count) for (reason, level), drops in tuple(self._drops.items())]
 
     def close(self) -> None:
         """Close the file; what was written stays. Mapped segments go when no writer holds them; new ones are mere memory."""
-        if self._fd >= 0:
+        if self._fd >= 0 and self._is_ours():
             os.close(self._fd)
-            self._fd = -1
-
-
-class JournalReader:
-    """The reader's side: a copy of a journal whose writer is dead. Trusts nothing it finds.
-
-    Reads the file instead of mapping it: a file cut short under a mapping is a SIGBUS, under a read an error.
-    """
-
-    def __init__(self, path: str, max_size: int = (1 << 30) + (1 << 20)) -> None:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > max_size:
-                raise ProtocolError(f"journal {path} is larger than {max_size} bytes")
-            data = file.read(max_size)
-        if len(data) < _HEADER.size or data[: len(_MAGIC)] != _MAGIC:
-            raise ProtocolError(f"{path} is no journal")
-        _, segments, segment_size, self.pid = _HEADER.unpack_from(data)
-        header_size = len(data) - segments * segment_size
-        whole = header_size >= _COUNTERS_AT + _MAX_COUNTERS * _COUNTER.size and header_size % _PAGE == 0
-        if segments != SEGMENTS or segment_size <= START or not whole:
-            raise ProtocolError(f"journal {path} has a header that does not fit its size")
-        self._drops = data[_COUNTERS_AT : _COUNTERS_AT + _MAX_COUNTERS * _COUNTER.size]
-        self._segments: list[tuple[int, bytes]] = []
-        for index in range(SEGMENTS):
-            begin = header_size + index * segment_size
-            segment = data[begin : begin + segment_size]
-            generation = _GENERATION.unpack_from(segment)[0]
-            if generation:
-                self._segments.append((generation, segment))
-        self._segments.sort(key=lambda pair: pair[0])
-
-    def ranges(self, generation: int = 0, offset: int = START) -> Iterator[Range]:
-        """Yield, in order, what follows ``(generation, offset)``, the position up to which a reader has the stream.
-
-        A first range of a later generation than asked for, or of one beyond the next, means that entries were overwritten.
-        """
-        newest = self._segments[-1][0] if self._segments else 0
-        for number, segment in self._segments:
-            if number < generation:
-                continue
-            start = offset if number == generation else START
-            if not START <= start <= len(segment):
-                raise ProtocolError(f"no position {start} in a segment")
-            end = extent(segment, start, newest=number == newest)
-            if end > start:
-                yield Range(number, start, segment[start:end])
-
-    def drops(self) -> list[tuple[str, int, int]]:
-        """Return ``(reason, level, count)`` of all that the writer dropped."""
-        return [
-            (DROP_REASONS[reason], level, count)
-            for reason, level, used, count in _COUNTER.iter_unpack(self._drops)
-            if used and reason < len(DROP_REASONS)
-        ]
+        self._fd = -1

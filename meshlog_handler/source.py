@@ -15,7 +15,8 @@ from typing import Any, Final
 from .entries import RECORD, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
-from .journal import DROP_REASONS, START, JournalReader
+from .journal_layout import DROP_REASONS, START
+from .journal_reader import JournalReader
 from .lines import Line, LineFramer, display, level_of, raw_text
 from .messages import Answer, Goodbye, Hello, Message, decode
 from .stats import RankStats

@@ -1,6 +1,7 @@
 """A process's own stream of records: the journal it appends to, and what happens when that is full or has no reader.
 
-Used by any thread, signal handler or finalizer that logs. The lock is taken only to change segments.
+Used by any thread, signal handler or finalizer that logs. The lock is taken only to change segments, by one thread at a
+time and by what interrupts it there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,6 +31,8 @@ own_threads: Final[set[int]] = set()
 
 BLOCK_SEC: Final = 10.0
 """Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
+
+_LOOK_SEC: Final = 0.2  # a forwarder whose thread was killed meanwhile is found after so long
 
 _LARGE_SIZE: Final = 1 << 20
 _MAX_SIDE_FILES: Final = 16
@@ -74,11 +78,9 @@ class Stream:
         self.wake = wake
         self._lock = threading.RLock()
         self._waiting: deque[threading.Lock] = deque()
-        self._rotating = False
         self._starved = False
         self._moves = 0
         self._sentinels: deque[bytes] = deque()
-        self._deferred: deque[tuple[int | None, Callable[[ShapeTable], Frozen]]] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._side_numbers = itertools.count(1)
         self._side_files = 0
@@ -103,7 +105,7 @@ class Stream:
         while not self.client_gone and moves != self._moves:
             moves = self._moves
             self.wake()
-            if shipped.wait(BLOCK_SEC):
+            if self._wait(lambda _, seconds: shipped.wait(seconds)):
                 return
         self._starved = True
 
@@ -158,7 +160,7 @@ class Stream:
                 return True
             if aside:
                 os.unlink(aside)  # its entries use the shapes of the segment that is full
-            if not self._next_segment(appender, level, freeze_in):
+            if not self._next_segment(appender, level):
                 return False
 
     def _set_aside(self, frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, str]:
@@ -181,49 +183,42 @@ class Stream:
         )  # fmt: skip
         return freeze(note, shapes), ""
 
-    def _next_segment(self, appender: Appender, level: int | None, freeze_in: Callable[[ShapeTable], Frozen]) -> bool:
-        """Go on in the next segment, once there is one; False if the entry has been dealt with otherwise."""
+    def _next_segment(self, appender: Appender, level: int | None) -> bool:
+        """Go on in the next segment, once there is one; False to give up: a drop has been counted then."""
         give_up, waiter = False, None
         while True:
             give_up = give_up or level is None or self.on_full == "drop" or self._starved
-            changed = self._change_segments(appender, level, freeze_in, give_up=give_up)
-            if changed:
+            if self._change_segments(appender, level, give_up=give_up):
                 if level is not None and self._sentinels:
                     self.append_sentinels()
                 return True
             if self.idle:
                 self.wake()
-            if changed is None or give_up:
+            if give_up:
                 return False
             if waiter is None:
                 waiter = self._begin_to_wait()  # and look again: who made room before that could not know
             else:
                 give_up, waiter = not self._wait_for_room(waiter), None
 
-    def _change_segments(
-        self, appender: Appender, level: int | None, freeze_in: Callable[[ShapeTable], Frozen], *, give_up: bool
-    ) -> bool | None:
-        """Begin a new segment if there is one, else, to give up, count a drop. None: the entry is appended later."""
-        deferred: deque[tuple[int | None, Callable[[ShapeTable], Frozen]]] = deque()
-        try:
-            with self._lock:
-                if self._rotating:
-                    # A signal handler or finalizer logs while its own thread changes segments: that one appends it.
-                    if level is not None:
-                        self._deferred.append((level, freeze_in))
-                    return None
-                try:
-                    self._rotating = True
-                    found = self._rotate(appender)
-                    if not found and give_up and level is not None:
-                        self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
-                    return found
-                finally:
-                    self._rotating = False
-                    deferred, self._deferred = self._deferred, deferred
-        finally:  # also where the signal handler ends this call: what it has logged has returned
-            for each in deferred:
-                self._append(*each)
+    def _change_segments(self, appender: Appender, level: int | None, *, give_up: bool) -> bool:
+        """Begin a new segment if there is one, else, to give up, count a drop.
+
+        What logs in the middle of it on the same thread, a signal handler or a finalizer, passes the lock (see `journal`).
+        """
+        if threading.get_ident() in own_threads:
+            # Who holds the lock may have been interrupted by a call that waits until the forwarder makes room.
+            if not self._lock.acquire(blocking=False):
+                return False
+            try:
+                return self._rotate(appender)
+            finally:
+                self._lock.release()
+        with self._lock:
+            found = self._rotate(appender)
+            if not found and give_up and level is not None:
+                self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
+            return found
 
     def _rotate(self, appender: Appender) -> bool:
         if not self.journal.rotate(appender, overwrite=self.client_gone):
@@ -250,9 +245,18 @@ class Stream:
     def _wait_for_room(self, waiter: threading.Lock) -> bool:
         """Wait for as long as the client gets on; False if it did nothing for `BLOCK_SEC`."""
         moves = self._moves
-        if waiter.acquire(timeout=BLOCK_SEC) or moves != self._moves or self.client_gone:
+        if self._wait(waiter.acquire) or moves != self._moves or self.client_gone:
             return True
         self._starved = True
+        return False
+
+    def _wait(self, wait: Callable[[bool, float], bool]) -> bool:
+        """Wait, `BLOCK_SEC` seconds at most, and see to it that somebody works meanwhile."""
+        deadline = time.monotonic() + BLOCK_SEC
+        while (left := deadline - time.monotonic()) > 0:
+            if wait(True, min(left, _LOOK_SEC)):
+                return True
+            self.wake()
         return False
 
     def client_moves(self) -> None:

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final
 
 from .errors import MeshlogError, ProtocolError
-from .journal import JournalReader
+from .journal_reader import JournalReader
 from .ranks import spell_ranks
 from .thaw import Item, Thawer
 

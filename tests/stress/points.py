@@ -21,7 +21,7 @@ from .workers import Worker, at_work
 POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "a logging call": ({"handler.handle", "handler.emit", "stream.append", "stream._append", "stream._put", "freeze.*"}, 1500),
     "changing segments": (
-        {"journal.rotate", "journal._seal", "journal._open_next", "stream._next_segment", "stream._rotate"}, 300,
+        {"journal.rotate", "journal.close", "journal._open", "journal._choose", "stream._next_segment", "stream._rotate"}, 300,
     ),
     "shipping": (
         {"forwarder.ship", "forwarder._round", "journal.unshipped", "journal.shipped", "journal._retire", "journal._whole",
@@ -108,11 +108,11 @@ _register()
 
 def torn_record(worker: Worker) -> None:
     """Die in the middle of copying a record into the journal."""
-    now, open_next = one_in(2000, worker.rng), journal.Journal._open_next
+    now, open_segment = one_in(2000, worker.rng), journal.Journal._open
 
-    def open_and_tear(self: journal.Journal) -> None:
-        open_next(self)
-        shapes, write, mark = self.appender
+    def open_and_tear(self: journal.Journal, *args: int) -> Any:
+        segment = open_segment(self, *args)
+        shapes, write, mark = segment.appender
 
         def torn(data: bytes) -> int:
             if now():
@@ -120,9 +120,10 @@ def torn_record(worker: Worker) -> None:
                 kill_myself()
             return write(data)
 
-        self.appender = shapes, torn, mark
+        segment.appender = shapes, torn, mark
+        return segment
 
-    journal.Journal._open_next = open_and_tear  # type: ignore[method-assign]  # in a process that will die of it
+    journal.Journal._open = open_and_tear  # type: ignore[method-assign]  # in a process that will die of it
     at_work(worker)
 
 

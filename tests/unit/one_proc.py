@@ -45,9 +45,8 @@ class Proc:
         """Log until no room is left, without a drop; return how many there were."""
         for count in itertools.count():
             self.log("%d %s", count, PADDING)
-            newest = self.stream.journal._order[-1].map
-            assert newest is not None
-            if not self.stream.journal._free and newest.tell() > 3700:
+            journal = self.stream.journal
+            if journal._choose(overwrite=False) is None and journal._latest().map.tell() > 3700:
                 return count + 1
         raise AssertionError
 
@@ -91,7 +90,7 @@ class Waits:
         self.left = list(happenings)
         monkeypatch.setattr(proc.stream, "_begin_to_wait", lambda: self)
 
-    def acquire(self, timeout: float) -> bool:
+    def acquire(self, blocking: bool, timeout: float) -> bool:
         self.left.pop(0)()
         return not self.left
 

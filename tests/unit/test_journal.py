@@ -4,10 +4,11 @@ import errno
 import itertools
 import mmap
 import os
+import resource
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshlog_handler.entries import HEADER, MARK, RECORD, UINT64, walk
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.journal import SEGMENTS, START, Journal, JournalReader, Range
+from meshlog_handler.journal import Journal
+from meshlog_handler.journal_layout import SEGMENTS, START, Range
+from meshlog_handler.journal_reader import JournalReader
 
 SIZE = 1  # for all segments: each gets the smallest size there is
 CAPACITY = mmap.ALLOCATIONGRANULARITY - START
@@ -45,7 +48,7 @@ def write(journal: Journal, data: bytes) -> bool:
     try:
         mark(MARK)
     except ValueError:
-        assert journal._order[-1].map.tell() == journal.segment_size  # type: ignore[union-attr]  # the current one has a map
+        assert journal._latest().map.tell() == journal.segment_size
     return True
 
 
@@ -119,8 +122,8 @@ class Life(RuleBasedStateMachine):
             assert piece.generation >= self.position[0]
             self.received += numbers(piece.data)
             self.position = (piece.generation, piece.start + len(piece.data))
-            free = len(self.journal._free)
-            assert self.journal.shipped(piece) == (len(self.journal._free) > free)
+            oldest = self.journal._oldest
+            assert self.journal.shipped(piece) == (self.journal._oldest is not oldest)
             assert not self.journal.shipped(Range(piece.generation + 99, START, b"of no segment"))
 
     @invariant()
@@ -142,8 +145,8 @@ def test_killed_at_any_instant_only_the_unfinished_record_is_missing(
     ends: list[tuple[int, int]] = []
     for number, size in enumerate(sizes):
         assert append(journal, entry(number, size))
-        newest = journal._order[-1]
-        ends.append((newest.index, newest.map.tell()))  # type: ignore[union-attr]  # the current one has a map
+        newest = journal._latest()
+        ends.append((newest.index, newest.map.tell()))
     whole = Path(str(journal.path)).read_bytes()
     base = journal._header_size + newest.index * journal.segment_size
     older = [number for number, (index, _) in enumerate(ends) if index != newest.index]
@@ -169,11 +172,10 @@ def test_an_entry_that_fills_the_segment_needs_no_mark(journal: Journal) -> None
     assert recovered(journal.path) == [0, 1]
 
 
-def test_a_process_killed_while_it_changes_segments_loses_nothing(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_killed_while_it_changes_segments_loses_nothing(journal: Journal) -> None:
     _, put, mark = journal.appender
     put(entry(0))
-    monkeypatch.setattr(journal, "_open_next", lambda: None)
-    assert journal.rotate(journal.appender, overwrite=False)
+    journal.close_segment()
     with pytest.raises(ValueError, match="out of range"):
         mark(MARK)  # and so that call returns, and has logged
     assert recovered(journal.path) == [0]
@@ -192,12 +194,16 @@ class SlowMap(mmap.mmap):
 
 def test_what_is_written_while_a_segment_is_being_closed_is_found(journal: Journal) -> None:
     append(journal, entry(0))
-    current = journal._order[-1]
+    current = journal._latest()
     current.map = slow = SlowMap(journal._fd, journal.segment_size, offset=journal._header_size)
     slow.seek(START)
     slow.write(entry(0))  # its mark comes too late
 
     def others() -> None:
+        first = journal.unshipped(1 << 20)
+        assert first is not None
+        assert numbers(first.data) == [0]
+        assert not journal.shipped(first), "nobody knows yet where it ends"
         assert journal.unshipped(1 << 20) is None
         slow.write_byte(MARK)
         slow.write(entry(1) + entry(2))
@@ -206,7 +212,7 @@ def test_what_is_written_while_a_segment_is_being_closed_is_found(journal: Journ
     assert journal.rotate(journal.appender, overwrite=False)
     piece = journal.unshipped(1 << 20)
     assert piece is not None
-    assert numbers(piece.data) == [0, 1, 2]
+    assert numbers(piece.data) == [1, 2]
     assert recovered(journal.path) == [0, 1, 2]
     slow.between = None
 
@@ -326,3 +332,40 @@ def test_a_position_outside_of_the_segment_is_refused(journal: Journal) -> None:
     for offset in (0, START - 1, CAPACITY + START + 1):
         with pytest.raises(ProtocolError, match="no position"):
             list(JournalReader(str(journal.path)).ranges(1, offset))
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Use up all descriptors that this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 4, hard))
+    held = []
+    try:
+        with suppress(OSError):  # that was the last one
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_process_without_a_descriptor_left_keeps_its_journal(journal: Journal) -> None:
+    """It goes round twice: each segment is mapped anew, and a map needs a descriptor."""
+    position = (0, START)
+    got: list[int] = []
+    logged = 0
+    with no_descriptor_left():
+        while journal._latest().generation < 3 * SEGMENTS:
+            assert append(journal, entry(logged, 500))
+            logged += 1
+            piece = journal.unshipped(SIZE)
+            assert piece is not None
+            got += numbers(piece.data)
+            position = (piece.generation, piece.start + len(piece.data))
+            journal.shipped(piece)
+        for _ in range(20):
+            assert append(journal, entry(logged, 500))
+            logged += 1
+    assert got + recovered(journal.path, *position) == list(range(logged))

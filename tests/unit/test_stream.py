@@ -6,7 +6,7 @@ import pytest
 
 from meshlog_handler import stream
 from meshlog_handler.errors import SettingError
-from meshlog_handler.journal import JournalReader
+from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.stream import check_on_full, own_threads
 from meshlog_handler.thaw import Thawer
 

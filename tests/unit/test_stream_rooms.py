@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import stream
-from meshlog_handler.journal import JournalReader
+from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.thaw import Thawer
 
 from ..waiting import until
