@@ -25,8 +25,9 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "thaw", "journal_layout", "journal", "journal_reader", "frames", "messages", "receipt", "ledger", "orders", "calls",
-        "stats", "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+        "wire", "entries", "freeze", "thaw", "journal_layout", "journal", "journal_reader", "frames", "messages",
+        "receipt", "ledger", "orders", "calls", "stats",
+        "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [

@@ -29,7 +29,7 @@ def fork(child: Callable[[], object]) -> int:
         child()
         code = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is an exception
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 

@@ -96,7 +96,7 @@ def _strike(scene: Scene, work: Callable[..., object], names: Collection[str], o
 def _register() -> None:
     for point, (names, odds) in POINTS.items():
         work = large if point == "a side file" else doomed
-        options = {"on_full": "drop"} if point == "counting a drop" else {}
+        options: dict[str, Any] = {"on_full": "drop"} if point == "counting a drop" else {}
         fault(f"SIGKILL between two steps of {point}")(partial(_strike, work=work, names=names, odds=odds, **options))
 
 
@@ -123,7 +123,7 @@ def torn_record(worker: Worker) -> None:
         segment.appender = shapes, torn, mark
         return segment
 
-    journal.Journal._open = open_and_tear  # type: ignore[method-assign]  # in a process that will die of it
+    journal.Journal._open = open_and_tear  # type: ignore[assignment,method-assign]  # in a process that will die of it
     at_work(worker)
 
 

@@ -46,7 +46,7 @@ def interrupted(step: int, act: Callable[[], object]) -> Iterator[list[int]]:
         yield came
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]  # None is what ends it
+        threading.settrace(None)
 
 
 class Life:
@@ -169,7 +169,7 @@ def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
             journal.count_drop("full", 20)
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]  # None is what ends it
+            threading.settrace(None)
         assert JournalReader(str(journal.path)).drops() == [("full", 20, 1 + len(came))] == journal.drops()
         journal.close()
         if not came:

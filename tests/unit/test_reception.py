@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from meshlog_handler import source as source_module
 from meshlog_handler.messages import Hello, Welcome
 from meshlog_handler.reception import Reception
 from meshlog_handler.source import Source
@@ -38,7 +37,7 @@ def test_a_process_forked_while_a_death_is_noted_does_not_close_what_is_closed(m
         really_close(fd)
         known_when_closed.append((fd, source.pidfd))  # what a process forked at this instant would find
 
-    monkeypatch.setattr(source_module.os, "close", close)
+    monkeypatch.setattr("meshlog_handler.source.os.close", close)
 
     def finished() -> bool:
         reception.wait(0.1)
