@@ -18,8 +18,10 @@ from collections.abc import Iterable, Mapping
 from .capture import diagnose
 from .errors import ClosedError, FlushTimeout
 from .mesh_client import LoggingMeshClient
+from .messages import LogWarnings
 from .named_handlers import ShownBy
 from .notebook import attach_if_notebook, current_cell, detach
+from .proc_warnings import spell_filters
 from .receipt import FlushReceipt
 
 DEFAULT_WINDOW_SEC = 3.0
@@ -41,7 +43,9 @@ class LoggingManager:
         self._handlers = None if handlers is None else tuple(handlers)
         self._log_dir = log_dir
         self._client: LoggingMeshClient | None = None
-        self._cell = current_cell()  # not the one that runs when the client has started
+        # Those of the caller, here and now, and not what they are when the client has started.
+        self._cell = current_cell()
+        self._warnings = LogWarnings(0, spell_filters())
 
     @property
     def client(self) -> LoggingMeshClient:
@@ -59,6 +63,7 @@ class LoggingManager:
     def prepare(self, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
+        self._client.client.registry.stand(mesh, self._warnings)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)

@@ -43,6 +43,8 @@ class Terms:
         The token of the mesh that made this process, or "".
     capture : bool
         Capture file descriptors 1 and 2.
+    warnings : bool
+        Log warnings, by the client's filters.
     """
 
     address: str
@@ -51,6 +53,7 @@ class Terms:
     mesh: str = ""
     capture: bool = False
     on_full: OnFull = "block"
+    warnings: bool = False
 
 
 class Membership:
@@ -90,7 +93,7 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(_make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
+        runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
         runtime.join_in(welcome.standing)
         if self._forwarder is not None:
             self._forwarder.start()

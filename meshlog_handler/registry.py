@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .messages import Hello, Order, Prepare, SetLevel, Welcome
+from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .rendezvous import Newcomer
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
@@ -60,7 +60,7 @@ class Registry:
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int]]) -> None:
         """Make known a mesh that will start procs under `token`."""
         with self._lock:
-            self._meshes[token] = Mesh(coords)
+            self._meshes[token] = Mesh(coords, self._meshes[""].standing[:])
             self._taken.update(coords)
 
     def admit(self, newcomer: Newcomer) -> Welcome:
@@ -111,5 +111,7 @@ class Registry:
             if isinstance(order, SetLevel):
                 standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
             elif isinstance(order, Prepare) and not order.config.get("incremental"):
-                standing.clear()
+                standing[:] = [old for old in standing if isinstance(old, LogWarnings)]
+            elif isinstance(order, LogWarnings):
+                standing[:] = [old for old in standing if not isinstance(old, LogWarnings)]
             standing.append(order)

@@ -6,6 +6,7 @@ Building a record costs more than anything else on the way, so nothing is built 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Hashable, Mapping
 from struct import Struct
 from struct import error as StructError
@@ -25,6 +26,7 @@ _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
 _TAGGED: Final = Struct("<dd")
 _HEADER64: Final = Struct("<Q")
+_CONVERSION: Final = re.compile(r"%(\(.*?\))?[-#0 +]*(\d+|\*)?(\.(\d+|\*))?[hlL]?.", re.DOTALL)
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
 
 
@@ -52,6 +54,10 @@ def _spell(args: object) -> str:
         return "<arguments too long to write>"
 
 
+def _has_words(template: str) -> bool:
+    return any(map(str.isalpha, _CONVERSION.sub("", template)))
+
+
 class RecordTemplate:
     """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
 
@@ -66,7 +72,8 @@ class RecordTemplate:
         self.rank: int | None = self.base["rank"]
         self.levelno: int = common["levelno"]
         place = (common["name"], common["pathname"], common["lineno"])
-        self.group: Hashable | None = (*place, common["msg"]) if has_args else None
+        # What a template without words, such as "%s", is given, can be about anything: its texts decide.
+        self.group: Hashable | None = (*place, common["msg"]) if has_args and _has_words(common["msg"]) else None
         self.scope: Hashable = place
 
     def args(self, values: Values) -> tuple[object, ...]:

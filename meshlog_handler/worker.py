@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .context import Identity
 
 
-def install(address: str | None = None, *, level: int | str | None = None, capture: bool = True) -> None:
+def install(
+    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False
+) -> None:
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -31,6 +33,9 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         Of the root logger. None leaves it, but INFO takes the place of the standard library's initial WARNING.
     capture : bool
         Capture file descriptors 1 and 2, with all that is printed by whatever code.
+    warnings : bool
+        Let the filters of ``warnings`` be those that the client's process had when the client started, and log each warning
+        that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
 
     Raises
     ------
@@ -57,7 +62,9 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+        membership.join(
+            membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured, warnings=warnings)
+        )
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
@@ -77,7 +84,7 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
+        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True, warnings=True)
     )
     _forward_root()
 

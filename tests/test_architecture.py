@@ -33,7 +33,7 @@ FLOORS = [
     [
         "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
         "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
-        "ipython", "fold", "rank_files", "signals",
+        "ipython", "fold", "rank_files", "signals", "proc_warnings",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
