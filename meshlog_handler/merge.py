@@ -33,24 +33,23 @@ def braces(texts: Sequence[str], more: bool) -> str:
 
 
 class Slot:
-    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names."""
+    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names.
 
-    __slots__ = ("_high", "_low", "_more", "_names", "high_text", "low_text")
+    A fourth name is kept, too: it stands for all further ones, here and wherever the samples are merged.
+    """
+
+    __slots__ = ("_high", "_low", "_names", "high_text", "low_text")
 
     def __init__(self) -> None:
         self._low = self._high = 0.0
         self.low_text: str | None = None
         self.high_text: str | None = None
         self._names: dict[str, None] = {}
-        self._more = False
 
     def add(self, text: str, is_number: bool) -> None:
         if not is_number:
-            if text not in self._names:
-                if len(self._names) < MAX_WORDS:
-                    self._names[text] = None
-                else:
-                    self._more = True
+            if len(self._names) <= MAX_WORDS:
+                self._names[text] = None
         elif text != self.low_text and text != self.high_text:
             value = number_value(text)
             if self.low_text is None or value < self._low:
@@ -64,14 +63,18 @@ class Slot:
                 self.add(text, True)
         for text in other._names:
             self.add(text, False)
-        self._more = self._more or other._more
 
     def render(self) -> str:
-        texts = list(self._names)
+        texts = list(self._names)[:MAX_WORDS]
         if self.low_text is not None:
             same = self.low_text == self.high_text
             texts.insert(0, self.low_text if same else f"{self.low_text}..{self.high_text}")
-        return braces(texts, self._more)
+        return braces(texts, len(self._names) > MAX_WORDS)
+
+    def samples(self) -> list[str]:
+        """Return texts that make an equal slot when they are added to an empty one."""
+        extremes = [text for text in (self.low_text, self.high_text) if text is not None]
+        return [*dict.fromkeys(extremes), *self._names]
 
 
 class Shaped:
@@ -112,6 +115,18 @@ class Shaped:
         parts.append(self.pieces[-1])
         return "".join(parts)
 
+    def samples(self) -> list[str]:
+        """Return texts that make an equal one when they are merged."""
+        columns = [slot.samples() for slot in self.slots]
+        return [self._sample(columns, at) for at in range(max(map(len, columns), default=1))]
+
+    def _sample(self, columns: list[list[str]], at: int) -> str:
+        parts = [self.pieces[0]]
+        for column, piece in zip(columns, self.pieces[1:], strict=True):
+            parts.append(column[min(at, len(column) - 1)])
+            parts.append(piece)
+        return "".join(parts)
+
     def words(self) -> list[Choice]:
         """Split at spaces (of several, the first splits). The words share their slots with this text."""
         words: list[Choice] = []
@@ -136,40 +151,46 @@ def _shape_of(pieces: list[str]) -> str:
 
 
 class Choice:
-    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots."""
+    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots.
 
-    __slots__ = ("more", "shapes")
+    A fourth shape is kept, too, and stands for all further ones.
+    """
+
+    __slots__ = ("shapes",)
 
     def __init__(self, first: Shaped | None = None) -> None:
         self.shapes: dict[str, Shaped] = {} if first is None else {first.shape: first}
-        self.more = False
+
+    @property
+    def more(self) -> bool:
+        """Whether there are more than are shown."""
+        return len(self.shapes) > MAX_WORDS
 
     def add(self, text: str) -> None:
         anatomy = dissect(text)
         known = self.shapes.get(anatomy.shape)
         if known is not None:
             known.add(anatomy.tokens)
-        elif len(self.shapes) < MAX_WORDS:
+        elif len(self.shapes) <= MAX_WORDS:
             self.shapes[anatomy.shape] = Shaped.of(anatomy)
-        else:
-            self.more = True
 
     def merge(self, other: Choice) -> None:
         for shape, shaped in other.shapes.items():
             known = self.shapes.get(shape)
             if known is not None:
                 known.merge(shaped)
-            elif len(self.shapes) < MAX_WORDS:
+            elif len(self.shapes) <= MAX_WORDS:
                 self.shapes[shape] = shaped
-            else:
-                self.more = True
-        self.more = self.more or other.more
 
     def meets(self, other: Choice) -> bool:
         return not self.shapes.keys().isdisjoint(other.shapes)
 
     def texts(self) -> list[str]:
-        return [shaped.render() for shaped in self.shapes.values()]
+        return [shaped.render() for shaped in list(self.shapes.values())[:MAX_WORDS]]
+
+    def samples(self) -> list[str]:
+        """Return texts that make an equal choice when they are added to an empty one."""
+        return [text for shaped in self.shapes.values() for text in shaped.samples()]
 
     def render(self) -> str:
         """Write the alternatives as a word; what opens or closes all of them stands outside: ``x={a, b},``."""
@@ -273,6 +294,16 @@ class Texts:
         for run in self._runs:
             run.reduce()
         self._runs.clear()
+
+    def samples(self) -> list[str]:
+        """Return texts that make the same one when they are merged. Before `render`, which uses up what there is."""
+        self.settle()
+        texts = [text for shaped in self._shapes.values() for text in shaped.samples()]
+        if self._rest is not None:
+            words = [word.samples() for word in self._rest]
+            for at in range(max(map(len, words))):
+                texts.append(" ".join(word[min(at, len(word) - 1)] for word in words))
+        return texts
 
     def render(self) -> str:
         """Return the one text. Call it once, at the end."""

@@ -45,6 +45,7 @@ class CapturedTemplate:
 
     __slots__ = ("base", "group", "levelno", "rank", "scope")
     captured = True
+    ordinary = False
 
     def __init__(self, base: Mapping[str, Any], stream: str, level: int) -> None:
         name = logging.getLevelName(level)
@@ -74,7 +75,7 @@ class CapturedTemplate:
         fields = self.base.copy()
         fields.update(
             msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0, raw_text=raw_text(line.raw[line.shown :]),
-            progress=line.progress,
+            progress=line.progress, partial=not line.final or line.shown > 0,
         )  # fmt: skip
         record.__dict__ = fields
         return record

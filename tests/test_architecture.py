@@ -25,7 +25,7 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "thaw", "journal_layout", "journal", "journal_reader", "frames", "messages",
+        "wire", "entries", "freeze", "thaw", "relayed", "journal_layout", "journal", "journal_reader", "frames", "messages",
         "receipt", "ledger", "orders", "calls", "stats",
         "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
