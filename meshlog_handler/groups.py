@@ -7,9 +7,9 @@ from logging import LogRecord
 from typing import Final
 
 from .columns import Arguments
-from .merge import Run, Texts
 from .ranks import spell_ranks
 from .similar import Anatomy, dissect, distance, distance_limit, skeleton
+from .texts import Run, Texts
 from .thaw import DIGEST
 
 _RUN_COST: Final = 4096

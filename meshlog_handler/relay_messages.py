@@ -65,6 +65,19 @@ class GroupBelow(Order):
 
 
 @dataclass(frozen=True)
+class StreamBelow(Order):
+    """Pass on, or do not, what `ranks` (None: all) say. Not answered."""
+
+    streaming: bool
+    ranks: tuple[int, ...] | None
+    types: ClassVar = {"request": (int,), "streaming": (bool,), "ranks": _MAYBE_RANKS}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the ranks are numbers."""
+        _check_ranks(self.ranks)
+
+
+@dataclass(frozen=True)
 class Granted(Order):
     """The rank for the newcomer that was asked for under `request`."""
 
