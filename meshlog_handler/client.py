@@ -28,10 +28,9 @@ from .capture import diagnose
 from .client_thread import Call, ClientThread
 from .errors import ClosedError, FlushTimeout
 from .ledger import explain_missing
-from .messages import Hello, LogWarnings, Order, Welcome
+from .messages import Hello, Order, Welcome
 from .named_handlers import ShownBy
 from .orders import Answers
-from .proc_warnings import spell_filters
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relays import Above
@@ -129,7 +128,6 @@ class LogClient(QueueListener):
             handlers = (self.console,)
         self._rundir = RunDir()
         self.registry.keep_journals_in(self._log_dir or self._rundir.path)
-        self.registry.stand("", LogWarnings(0, spell_filters()))
         self._rendezvous = Rendezvous(self._rundir.path, self.registry.admit, self._joined)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)

@@ -18,9 +18,9 @@ from .capture import diagnose
 from .entries import MARK
 from .errors import ConnectError
 from .freeze import PLAIN_SIZE, shape_key
+from .mesh_record import MeshRecord
 from .named_handlers import ShownBy, ShownHere, resolve
 from .stream import Stream, check_on_full, own_threads
-from .thaw import MeshRecord
 
 if TYPE_CHECKING:
     from .client import LogClient

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping
 from .capture import diagnose
 from .errors import ClosedError, FlushTimeout
 from .mesh_client import LoggingMeshClient
-from .messages import LogWarnings
 from .named_handlers import ShownBy
 from .notebook import attach_if_notebook, current_cell, detach
-from .proc_warnings import spell_filters
+from .proc_warnings import warnings_order
 from .receipt import FlushReceipt
 
 DEFAULT_WINDOW_SEC = 3.0
@@ -45,7 +44,7 @@ class LoggingManager:
         self._client: LoggingMeshClient | None = None
         # Those of the caller, here and now, and not what they are when the client has started.
         self._cell = current_cell()
-        self._warnings = LogWarnings(0, spell_filters())
+        self._warnings = warnings_order()
 
     @property
     def client(self) -> LoggingMeshClient:

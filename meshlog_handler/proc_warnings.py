@@ -13,13 +13,15 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
+from .messages import LogWarnings
+
 LOGGER: Final = "py.warnings"
 """Where the standard library's ``logging.captureWarnings`` logs warnings, too."""
 
 
-def spell_filters() -> tuple[tuple[object, ...], ...]:
-    """Return ``warnings.filters`` of this process as plain data, but for those that cannot be spelled."""
-    return tuple(spelt for each in warnings.filters if (spelt := _spell_filter(each)) is not None)
+def warnings_order() -> LogWarnings:
+    """Return the order to log warnings by the filters that hold here and now, but for those that cannot be spelled."""
+    return LogWarnings(0, tuple(spelt for each in warnings.filters if (spelt := _spell_filter(each)) is not None))
 
 
 def _spell_filter(entry: Any) -> tuple[object, ...] | None:
@@ -38,7 +40,7 @@ def _spell_match(match: Any) -> object:
 
 
 def log_warnings(filters: Iterable[Any]) -> None:
-    """Let the filters of `spell_filters` take the place of this process's own, and log each warning that they let pass."""
+    """Let the filters of an order take the place of this process's own, and log each warning that they let pass."""
     found = [
         (action, _match(message), _categories(names), _match(module), line) for action, message, names, module, line in filters
     ]

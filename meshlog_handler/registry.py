@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
+from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
@@ -51,7 +52,7 @@ class Registry:
         self._numbers = itertools.count()
         self._taken: set[int] = set()
         self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh({})}
+        self._meshes: dict[str, Mesh] = {"": Mesh({}, [warnings_order()])}  # and the other meshes begin with that
         self._dead: dict[Member, None] = {}
         self._journals = ""
 

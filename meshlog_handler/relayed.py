@@ -14,14 +14,15 @@ from typing import Any, Final
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
-from .thaw import DIGEST, MeshRecord, TaggedTemplate, Values
+from .mesh_record import MeshRecord
+from .thaw import DIGEST, TaggedTemplate, Values
 from .wire import NotPlain, pack
 
 CODES: Final = "+"
 """What the definition of such a shape has in place of `struct` codes."""
 
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
-_LEFT_OUT: Final = frozenset((*_COMMON, "args", "created", "msecs", "exc_info", "message", "asctime", "frozen_text"))
+_LEFT_OUT: Final = frozenset((*_COMMON, "args", "created", "msecs", "exc_info", "message", "asctime"))
 _ALWAYS: Final = STANDARD - {"message", "asctime"}
 _GROUPED: Final = frozenset((int, float, bool, str))
 _MAX_VARIANTS: Final = 65_536
@@ -48,7 +49,7 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         defined = definition(shape, CODES, 0.0, common)
     try:
-        tail = pack((args, named, fields.get("frozen_text")))
+        tail = pack((args, named, None))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
         tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
@@ -107,13 +108,6 @@ class RelayedTemplate(TaggedTemplate):
         self._variants[rank, stream, by_template, alone, samples is not None] = variant
         return variant
 
-    def text(self, values: Values) -> str:
-        """Return the message."""
-        if values[5] is not None:
-            text: str = values[5]
-            return text
-        return self.build(values).getMessage()
-
     def build(self, values: Values) -> logging.LogRecord:
         """Return a new record: as the relay would have shown it."""
         record = MeshRecord.__new__(MeshRecord)
@@ -121,7 +115,7 @@ class RelayedTemplate(TaggedTemplate):
         fields = self.base.copy()
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
-            fields["frozen_text"] = text
+            fields.update(msg=text, args=())
         record.__dict__ = fields
         return record
 
