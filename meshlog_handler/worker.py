@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import membership, running, settings
 from .capture import diagnose
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
+from .ipython import of_parents_kernel
+from .standard_streams import stand_on_descriptors
 
 if TYPE_CHECKING:
     from .context import Identity
@@ -53,18 +56,29 @@ def install(
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
+    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture, warnings=warnings), level)
+
+
+def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+    """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Raises
+    ------
+    SettingError
+        If `level` is none.
+    """
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
-    captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    if captured:
+        stand_on_descriptors(of_parents_kernel)
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(address):
+    if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(
-            membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured, warnings=warnings)
-        )
+        membership.join(replace(terms, capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
@@ -84,7 +98,9 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True, warnings=True)
+        membership.Terms(
+            address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
+        )
     )
     _forward_root()
 

@@ -33,21 +33,21 @@ FLOORS = [
     [
         "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
         "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
-        "ipython", "fold", "rank_files", "signals", "proc_warnings",
+        "ipython", "fold", "rank_files", "signals", "proc_warnings", "standard_streams",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
         "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
-        "membership", "handler",
+        "membership", "uplink", "handler",
     ],
     # Assembly.
     [
-        "worker", "mesh_client", "notebook", "manager",
+        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]
@@ -63,7 +63,7 @@ PUBLIC = {
     # The control surface
     "LoggingManager", "LoggingMeshClient", "LoggerRuntime", "LogForwarder", "FlushReceipt", "RankStats",
     # A client of its own, and the proc's side
-    "LogClient", "install", "uninstall", "MeshHandler",
+    "LogClient", "LogRelay", "install", "uninstall", "MeshHandler",
     # Shown records
     "MeshFormatter", "JsonFormatter", "ConsoleHandler",
     # Errors
