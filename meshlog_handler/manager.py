@@ -77,7 +77,7 @@ class LoggingManager:
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
-        self._client.client.registry.stand(mesh, self._warnings)
+        self._client.client.stand(mesh, self._warnings)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)

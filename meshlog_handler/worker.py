@@ -37,7 +37,7 @@ def install(
     capture : bool
         Capture file descriptors 1 and 2, with all that is printed by whatever code.
     warnings : bool
-        Let the filters of ``warnings`` be those that the client's process had when the client started, and log each warning
+        Let the filters of ``warnings`` be those that the client's process had when the client was made, and log each warning
         that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
 
     Raises
