@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
 from .messages import LogWarnings
+from .wire import NotPlain, pack
 
 LOGGER: Final = "py.warnings"
 """Where the standard library's ``logging.captureWarnings`` logs warnings, too."""
@@ -29,9 +30,11 @@ def _spell_filter(entry: Any) -> tuple[object, ...] | None:
         action, message, category, module, line = entry
         classes = category if isinstance(category, tuple) else (category,)
         names = tuple((each.__module__, each.__qualname__) for each in classes)
-        return str(action), _spell_match(message), names, _spell_match(module), int(line)
-    except (TypeError, ValueError, AttributeError):
+        spelt = str(action), _spell_match(message), names, _spell_match(module), int(line)
+        pack(spelt)
+    except (TypeError, ValueError, AttributeError, NotPlain):
         return None  # somebody put it there by hand, past the functions that check
+    return spelt
 
 
 def _spell_match(match: Any) -> object:

@@ -52,7 +52,8 @@ class Registry:
         self._numbers = itertools.count()
         self._taken: set[int] = set()
         self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh(None, [warnings_order()])}  # and the other meshes begin with that
+        self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
+        self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
 
@@ -67,7 +68,7 @@ class Registry:
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
-            self._meshes[token] = Mesh(coords, self._meshes[""].standing[:])
+            self._meshes[token] = Mesh(coords, [self._warnings])
             self._taken.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:

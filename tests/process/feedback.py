@@ -89,8 +89,7 @@ def relaying() -> None:
     """What a worker logs is handed to the loggers of the client's process, of which the root forwards to this client."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG)
-    mesh = meshlog_handler.MeshHandler(handlers=[RelayHandler()])
-    root.addHandler(mesh)
+    root.addHandler(meshlog_handler.MeshHandler(handlers=[RelayHandler()]))
     root.addHandler(Relayed())
     logging.info("client logs")
     proc: Any = multiprocessing.get_context("spawn").Process(target=work)

@@ -22,6 +22,10 @@ class LocalWarning(UserWarning):
     """Of a module that is loaded."""
 
 
+class Text(str):
+    """A text that is no plain data."""
+
+
 @pytest.fixture(autouse=True)
 def own_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -68,7 +72,8 @@ def test_filters_arrive_as_they_were() -> None:
 
 def test_a_filter_that_cannot_be_spelled_is_left_out() -> None:
     warnings.simplefilter("always")
-    for odd in (("ignore", 5, UserWarning, None, 0), ("ignore", None, "UserWarning", None, 0), ("ignore",)):
+    messages: tuple[object, ...] = (5, Text("a"))
+    for odd in (*(("ignore", message, UserWarning, None, 0) for message in messages), ("ignore", None, "name", None, 0), ()):
         warnings.filters.insert(0, odd)  # type: ignore[attr-defined]  # as some do by hand
     assert len(travel()) == 1
 
