@@ -28,7 +28,7 @@ _PREFIXES = ("MESHLOG_", "SLURM_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 def pytest_configure() -> None:
     """Take the developer's settings and launcher out of the environment of this run and its children."""
     for name in list(os.environ):
-        if name in _VARIABLES or name.startswith(_PREFIXES) and name != ENGINES:
+        if name in _VARIABLES or (name.startswith(_PREFIXES) and name != ENGINES):
             del os.environ[name]
     # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
