@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -43,8 +44,8 @@ class Registry:
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._taken: set[int] = set()
-        self._free_ranks = itertools.count()
+        self._bearers: Counter[int] = Counter()
+        self._reserved: set[int] = set()
         self._meshes: dict[str, Mesh] = {"": Mesh({})}
         self._dead: dict[Member, None] = {}
         self._journals = ""
@@ -61,7 +62,7 @@ class Registry:
         """Make known a mesh that will start procs under `token`."""
         with self._lock:
             self._meshes[token] = Mesh(coords)
-            self._taken.update(coords)
+            self._reserved.update(coords)
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
@@ -83,8 +84,10 @@ class Registry:
             return None
         rank = hello.rank
         if rank is None:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-        self._taken.add(rank)
+            # The lowest: ranks, and all that is kept for each, are as many as there were procs at once, however often
+            # the workers of a pool are replaced.
+            rank = next(free for free in itertools.count() if not self._bearers[free] and free not in self._reserved)
+        self._bearers[rank] += 1
         return rank
 
     def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int]:
@@ -94,9 +97,13 @@ class Registry:
             return mesh.coords.get(rank, {}) if mesh is not None and rank is not None else {}
 
     def ended(self, mesh: str, rank: int | None) -> None:
-        """Note that a proc ended. One of a mesh is named in later receipts; a guest came and went."""
-        if mesh in self._meshes and mesh not in ("", self._own_token):
-            with self._lock:
+        """Note that a proc ended, and all it said was shown. One of a mesh is named in later receipts; a guest came and
+        went, and its rank is free for the next one.
+        """  # fmt: skip
+        with self._lock:
+            if rank is not None and self._bearers[rank]:  # none, if it was adopted, or ended before it was let in
+                self._bearers[rank] -= 1
+            if mesh in self._meshes and mesh not in ("", self._own_token):
                 self._dead[Member(mesh, rank)] = None
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .context import Identity
 
 
-def install(address: str | None = None, *, level: int | str | None = None, capture: bool = True) -> None:
+def install(
+    address: str | None = None, *, level: int | str | None = None, capture: bool = True, rank: int | None = None
+) -> None:
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -31,6 +33,8 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         Of the root logger. None leaves it, but INFO takes the place of the standard library's initial WARNING.
     capture : bool
         Capture file descriptors 1 and 2, with all that is printed by whatever code.
+    rank : int or None
+        What this process is called. None: as its launcher says in the environment, else the lowest rank that is free.
 
     Raises
     ------
@@ -50,6 +54,8 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         )
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
+    if rank is None:
+        rank = settings.rank()
     captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
     root = logging.getLogger()
     if number is None and root.level == logging.WARNING and not _is_member(address):
@@ -57,7 +63,7 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+        membership.join(membership.Terms(address, rank, settings.local_rank(), capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
