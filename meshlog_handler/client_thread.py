@@ -267,7 +267,7 @@ class ClientThread:
         """Take leave of a proc of which everything has been shown."""
         if source not in self.reception.sources:
             return
-        if source.adopted and any(other.pid == source.pid for other in self.reception.sources - {source}):
+        if source.adopted and any(other.pid == source.pid and not other.adopted for other in self.reception.sources):
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
@@ -277,7 +277,8 @@ class ClientThread:
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
-            del self._adopted[source.rank]
+            if self._adopted.get(source.rank) is source:  # else another one bears the same rank
+                del self._adopted[source.rank]
             if source.exitcode:
                 end = signal_name(source.exitcode)
                 self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)

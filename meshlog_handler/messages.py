@@ -60,7 +60,10 @@ _MAYBE_STR = (str, type(None))
 
 @dataclass(frozen=True)
 class Hello(Message):
-    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it."""
+    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
+
+    `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
+    """
 
     pid: int
     hostname: str
@@ -70,9 +73,10 @@ class Hello(Message):
     captured: tuple[str, ...]
     forwarding: bool
     started: float
+    output_only: bool = False
     types: ClassVar = {
         "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
-        "captured": (tuple,), "forwarding": (bool,), "started": (float,),
+        "captured": (tuple,), "forwarding": (bool,), "started": (float,), "output_only": (bool,),
     }  # fmt: skip
 
     def check(self) -> None:

@@ -59,7 +59,7 @@ class Reception:
             self._pipes[pipe] = source
             self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
         try:
-            source.pidfd = watch(source.pid) if not source.adopted else -1
+            source.pidfd = watch(source.pid) if source.sock is not None else -1
             if source.pidfd >= 0:
                 self._selector.register(source.pidfd, selectors.EVENT_READ, lambda _: self.ended(source))
         except ProcessLookupError:

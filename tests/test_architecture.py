@@ -46,7 +46,7 @@ FLOORS = [
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    ["integrations", "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing"],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]
