@@ -11,7 +11,6 @@ import fcntl
 import os
 
 from . import rundir
-from .descriptors import identity
 
 
 class Job:
@@ -36,13 +35,18 @@ class Job:
             except BlockingIOError:
                 os.close(lock)
                 return False
-            found = os.stat(self.path) if os.path.exists(self.path) else None
-            if found is not None and identity(lock) == (found.st_dev, found.st_ino, identity(lock)[2]):
+            if self._is_at_its_place(lock):
                 os.ftruncate(lock, 0)  # what a process that was killed left there
                 self._lock = lock
             else:  # whoever had it has just removed it
                 os.close(lock)
         return True
+
+    def _is_at_its_place(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(lock))
+        except FileNotFoundError:
+            return False
 
     def publish(self, address: str) -> None:
         """Tell the others where to join."""
