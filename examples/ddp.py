@@ -37,7 +37,7 @@ def train(steps: int) -> float:
             log.info("step %d loss=%.4f", step, loss.item())
     slope, offset = (parameter.item() for parameter in model.parameters())
     print(f"y = {slope:.1f} x {offset:+.1f}")
-    return loss.item()
+    return float(loss)
 
 
 def main() -> None:

@@ -137,13 +137,13 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     code = _check_program(command[0])
     if code:
         return code
+    from .execute import execute
     from .launch import LaunchError
     from .run import Options, run
 
-    if options.on_one:
-        from .execute import execute as run
+    start = execute if options.on_one else run
     try:
-        return run(
+        return start(
             Options(
                 command=tuple(command), count=options.count, window=options.aggregate, level=options.level,
                 log_dir=options.log_dir, ranks_filter=options.ranks_filter, prefix=options.prefix, as_json=options.json,

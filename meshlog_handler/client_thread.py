@@ -114,7 +114,9 @@ class ClientThread:
         """Begin with a proc."""
         source.streaming = self._registry.streaming
         if source.adopted:
-            self._adopted[source.rank] = source
+            known = self._adopted.get(source.rank)
+            if known is None or known.ended:  # else a proc only says that it has this rank, too
+                self._adopted[source.rank] = source
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
         self.reception.add(source, welcome)
@@ -277,7 +279,7 @@ class ClientThread:
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
-            if self._adopted.get(source.rank) is source:  # else another one bears the same rank
+            if self._adopted.get(source.rank) is source:
                 del self._adopted[source.rank]
             if source.exitcode:
                 end = signal_name(source.exitcode)

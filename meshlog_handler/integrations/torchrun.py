@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import sys
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
@@ -36,7 +37,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
     Notes
     -----
     Used by torchrun's main thread. The window for grouping is ``MESHLOG_AGGREGATE_WINDOW_SEC``. Workers that are
-    functions, as with ``--run-path``, are not captured: torch opens files for them that it seeks in.
+    functions, as with ``--run-path``, are captured where they call `install`: torch opens no pipes for them.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
             self._client.start()
             atexit.register(self._stop)
         self._end_attempt()
+        # Nobody tells us, but who asks knows it.
+        functions = callable(sys._getframe(1).f_locals.get("entrypoint"))
         self._ranks = [int(env.get("RANK", local_rank)) for local_rank, env in envs.items()]
         self._mesh = secrets.token_hex(8)
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._ranks})
@@ -69,6 +72,9 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
             chosen = [rank for local_rank, rank in zip(envs, self._ranks, strict=True) if local_rank in self._shown_ranks]
             self._console.filters[:] = [RanksFilter(chosen)]
         for (local_rank, env), rank in zip(envs.items(), self._ranks, strict=True):
+            env[settings.ADDRESS] = self._client.address
+            if functions:
+                continue
             readers = {}
             for name, paths in (("stdout", places.stdouts), ("stderr", places.stderrs)):
                 readers[name], writer = make_pipe()
@@ -76,7 +82,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
                 paths[local_rank] = f"/dev/fd/{writer}"  # which the agent opens, as it would a file
             # Whoever starts workers here tells nobody their pids.
             self._client.adopt(0, rank, local_rank, readers, self._mesh)
-            env.update(settings.captured({**os.environ, **env, settings.ADDRESS: self._client.address}))
+            env.update(settings.captured({**os.environ, **env}))
         return places
 
     def _end_attempt(self) -> None:

@@ -30,7 +30,7 @@ RANKS = range(4)
 
 HELLO = "import os, sys; print('out', os.getpid()); print('err', os.getpid(), file=sys.stderr)"
 RECORD = "import logging, meshlog_handler as m; m.install(); logging.info('record of %d', os.getpid())"
-GATED = WAIT_FOR + "print('begins', flush=True); wait_for(sys.argv[1]); print('goes on', flush=True); sys.exit(int(sys.argv[2]))"
+GATED = f"{WAIT_FOR}print('begins'); wait_for(sys.argv[1]); print('goes on'); sys.exit(int(sys.argv[2]))"
 
 
 def variables(rank: int) -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_who_comes_when_the_first_has_ended_is_the_first(tmp_path: Path) -> None
         with task(tmp_path, rank, HELLO) as only:
             assert only.wait() == 0
             assert only.out.startswith(f"[{rank}] out ")
-    assert not [name for name in os.listdir(Path(os.environ["MESHLOG_RUN_DIR"], f"meshlog-{os.getuid()}"))]
+    assert os.listdir(rundir.base()) == []
 
 
 def test_when_the_first_is_killed_the_next_one_takes_its_place(tmp_path: Path) -> None:
@@ -185,6 +185,12 @@ def test_it_says_what_is_missing(tmp_path: Path) -> None:
     assert "there is no command. Write it last: meshlog exec -- python train.py" in ran.err
     ran = meshlog(tmp_path, "exec", "--", "no-such-program", code=127, env=variables(0))
     assert "command not found" in ran.err
+
+
+def test_a_rank_of_meshlog_run_that_executes_a_program(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "-n", "2", "--", *MESHLOG, "exec", "--", *PYTHON, f"{HELLO}; sys.exit(4)", code=4)
+    assert sorted(re.findall(r"^\[(\d)\] out \d+$", ran.out, re.MULTILINE)) == ["0", "1"]
+    assert "2 of 2 ranks failed" in ran.err
 
 
 # The real one.
