@@ -75,6 +75,7 @@ class Hello(Message):
     """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
 
     `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
+    `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
     """
 
     pid: int
@@ -87,9 +88,11 @@ class Hello(Message):
     started: float
     coords: dict[str, int | str] = field(default_factory=dict)
     relay: bool = False
+    output_only: bool = False
     types: ClassVar = {
         "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
         "captured": (tuple,), "forwarding": (bool,), "started": (float,), "coords": (dict,), "relay": (bool,),
+        "output_only": (bool,),
     }  # fmt: skip
 
     def check(self) -> None:

@@ -50,8 +50,8 @@ class Registry:
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._taken: set[int] = set()
-        self._free_ranks = itertools.count()
+        self._reserved: set[int] = set()
+        self._next_rank = 0
         self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
@@ -69,7 +69,7 @@ class Registry:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
             self._meshes[token] = Mesh(coords, [self._warnings])
-            self._taken.update(coords or ())
+            self._reserved.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
@@ -92,18 +92,22 @@ class Registry:
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:
             return None
-        rank = hello.rank
-        if rank is None:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-        self._taken.add(rank)
-        return rank
+        if hello.rank is None:
+            return self._new_rank()
+        self._reserved.add(hello.rank)
+        return hello.rank
+
+    def _new_rank(self) -> int:
+        """Return a rank that nobody has borne: whoever takes a dead worker's place is not taken for it."""
+        while self._next_rank in self._reserved:
+            self._next_rank += 1
+        self._next_rank += 1
+        return self._next_rank - 1
 
     def next_rank(self) -> int:
         """Return a rank for a newcomer of a relay."""
         with self._lock:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-            self._taken.add(rank)
-            return rank
+            return self._new_rank()
 
     def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
         """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
@@ -115,7 +119,8 @@ class Registry:
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a proc joined below a relay."""
         with self._lock:
-            self._taken.add(rank)
+            if rank >= self._next_rank:
+                self._reserved.add(rank)
             self._dead.pop(Member(mesh, rank), None)
 
     def standing(self) -> list[tuple[str, Order]]:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def install(
-    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False
-) -> None:
+    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False,
+    rank: int | None = None,
+) -> None:  # fmt: skip
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -39,6 +40,8 @@ def install(
     warnings : bool
         Let the filters of ``warnings`` be those that the client's process had when the client was made, and log each warning
         that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
+    rank : int or None
+        What this process is called. None: as its launcher says in the environment, else the next number.
 
     Raises
     ------
@@ -56,7 +59,8 @@ def install(
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
-    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture, warnings=warnings), level)
+    rank = settings.rank() if rank is None else rank
+    enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
 def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
