@@ -273,7 +273,10 @@ class ClientThread:
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
-        self.reception.drop(source, keep_journal=self._keep_journals and (bool(source.mesh) or not source.left))
+        keep_journal = self._keep_journals and (bool(source.mesh) or not source.left)
+        self.reception.drop(source, keep_journal=keep_journal)
+        if keep_journal and source.journal:
+            self._registry.keep(source.rank, source.journal_files())
         before = self.past.get(source.rank)
         self.past[source.rank] = before.merged(source.stats) if before is not None else source.stats
         self.orders.excuse(source, "ended before it answered")

@@ -7,12 +7,16 @@ import itertools
 import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from .messages import Hello, Order, Prepare, SetLevel, Welcome
 from .rendezvous import Newcomer
+
+KEPT_JOURNALS: Final = 4
+"""Journals that a rank may leave in a `log_dir`: those of its latest bearers, and of what these forked."""
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
 
@@ -49,6 +53,7 @@ class Registry:
         self._meshes: dict[str, Mesh] = {"": Mesh({})}
         self._dead: dict[Member, None] = {}
         self._journals = ""
+        self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str) -> None:
         """Say where journals lie; those of an earlier run there are removed."""
@@ -101,10 +106,19 @@ class Registry:
         went, and its rank is free for the next one.
         """  # fmt: skip
         with self._lock:
-            if rank is not None and self._bearers[rank]:  # none, if it was adopted, or ended before it was let in
+            if rank is not None and self._bearers[rank]:  # not, if it was adopted
                 self._bearers[rank] -= 1
             if mesh in self._meshes and mesh not in ("", self._own_token):
                 self._dead[Member(mesh, rank)] = None
+
+    def keep(self, rank: int | None, files: Sequence[str]) -> None:
+        """Keep the journal of a proc that ended, a list of files; remove those of earlier ones under the same rank."""
+        kept = self._kept.setdefault(rank, deque())
+        kept.append(files)
+        if len(kept) > KEPT_JOURNALS:
+            for path in kept.popleft():
+                with contextlib.suppress(OSError):  # gone: just as well
+                    os.unlink(path)
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
         """Return the procs of meshes that ended."""

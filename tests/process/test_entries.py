@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import loky
 import multiprocess
 import pytest
 
-from meshlog_handler import SettingError, install
-from meshlog_handler.testing import CollectedLogs, collected
+from meshlog_handler import LogClient, SettingError, install
+from meshlog_handler.registry import KEPT_JOURNALS
+from meshlog_handler.testing import CollectedLogs, RecordCollector, collected
 from tests.leaks import Held
 from tests.waiting import until
 
@@ -180,6 +182,17 @@ def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any]
         del map_  # the last reference to the pool, which has pipes of its own
         assert held.left() == []
         assert not any(counts.alive for counts in logs.client.stats().values())
+
+
+def test_a_log_dir_has_the_journals_of_the_latest_workers_only(tmp_path: Path) -> None:
+    with LogClient(RecordCollector(), log_dir=tmp_path) as client:
+        for number in range(KEPT_JOURNALS + 3):
+            with started("fork", workers.greet_from, [(client.address, number)]) as procs:
+                assert join_all(procs) == [0]
+            until(lambda: not any(counts.alive for counts in client.stats().values()), what="the worker to be missed")
+        journals = [path for path in tmp_path.iterdir() if ".journal" in path.name]
+    assert len(journals) == KEPT_JOURNALS
+    assert (tmp_path / "rank-0.stdout").read_text() == "".join(f"printed {number}\n" for number in range(KEPT_JOURNALS + 3))
 
 
 def test_one_worker_after_the_other_bears_the_same_rank() -> None:
