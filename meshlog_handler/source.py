@@ -274,6 +274,11 @@ class Source:
         except OSError as failure:
             raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 
+    def journal_files(self) -> list[str]:
+        """Return the paths of its journal and of what was too large for that."""
+        sides = [f"{self.journal}.{number}" for number in self._side_files]
+        return [self.journal, *sides] if self.journal else []
+
     def close_pidfd(self) -> None:
         """Close what tells of the end of the process, if it is open."""
         # First it is no longer known, then closed: a process forked in between must not close what is closed there.
@@ -287,8 +292,8 @@ class Source:
             self.sock.close()
             self.sock = None
         self.close_pidfd()
-        if not keep_journal and self.journal:
-            for path in (self.journal, *(f"{self.journal}.{number}" for number in self._side_files)):
+        if not keep_journal:
+            for path in self.journal_files():
                 with contextlib.suppress(OSError):  # never made, or removed by its owner
                     os.unlink(path)
         self.stats.alive = False
