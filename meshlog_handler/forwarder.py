@@ -92,7 +92,10 @@ class LogForwarder(QueueListener):
             while not self._round(stream):
                 continue
         except (OSError, EOFError):
-            if not self._stopping:
+            if not self._link.intact:
+                self._stopping = True
+                stream.lose_link()
+            elif not self._stopping:
                 stream.lose_client()
         finally:
             # Whoever logs next finds an idle forwarder, wakes it, and so notices that its thread has ended.

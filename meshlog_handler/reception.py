@@ -10,6 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
@@ -23,6 +24,7 @@ from .source import INBOX_SIZE, CapturedPipe, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
+_DYING_SEC: Final = 0.1
 _MAX_LAST_WORDS: Final = 8 << 20
 
 
@@ -30,6 +32,7 @@ class Reception:
     """Knows every proc that joined and has not been taken leave of.
 
     After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
+    `cut_off` are those that live on without a connection; from when on they do not just die.
     """
 
     def __init__(self) -> None:
@@ -40,6 +43,7 @@ class Reception:
         self._lines: list[tuple[Source, list[Item]]] = []
         self._busy: set[Source] = set()
         self._paused: set[Source] = set()
+        self.cut_off: dict[Source, float] = {}
         self._pipes: dict[CapturedPipe, Source] = {}
         self._unfinished_lines: set[CapturedPipe] = set()
         self.read_size = _READ
@@ -97,7 +101,8 @@ class Reception:
                 if source.ended:
                     self._settle(source)
             if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
-                self._resume(source)
+                self._paused.discard(source)
+                self._watch(source)
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
@@ -105,7 +110,7 @@ class Reception:
         if len(streaming) == 1:
             return streaming[0]
         merged = [item for items in streaming for item in items]
-        merged.sort(key=_when)
+        merged.sort(key=itemgetter(0))
         return merged
 
     def expire(self, now: float) -> None:
@@ -145,6 +150,11 @@ class Reception:
         self._write(source)
         return source.sock is not None
 
+    def catch_up(self, source: Source, version: int) -> None:
+        """Answer flush `version` by the journal of a proc that lives without a connection."""
+        source.catch_up(version)
+        self._busy.add(source)
+
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
         source.ended = True
@@ -153,6 +163,7 @@ class Reception:
             self._selector.unregister(source.pidfd)
         self._busy.discard(source)
         self._paused.discard(source)
+        self.cut_off.pop(source, None)
         self.sources.discard(source)
         source.close(keep_journal=keep_journal)
 
@@ -219,10 +230,6 @@ class Reception:
             if not source.outbox:
                 self.send(source, Patience())
 
-    def _resume(self, source: Source) -> None:
-        self._paused.discard(source)
-        self._watch(source)
-
     def _watch(self, source: Source) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
         if source.sock is None:
@@ -258,9 +265,13 @@ class Reception:
             self._selector.unregister(source.sock)
         source.sock.close()
         source.sock = None
-        if (source.left or source.pidfd < 0) and not source.ended:
+        if source.ended:
+            return
+        if source.left or source.pidfd < 0:
             source.ended = True
             self._settle(source)
+        else:  # it is about to die; or else it became another program, or has closed its descriptors
+            self.cut_off[source] = time.monotonic() + _DYING_SEC
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +350,3 @@ class Reception:
             self._unfinished_lines.discard(pipe)
             os.close(pipe.fd)
             pipe.fd = -1
-
-
-def _when(item: Item) -> float:
-    return item[0]
