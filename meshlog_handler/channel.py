@@ -36,6 +36,9 @@ class Address(NamedTuple):
     path: str
     key: bytes
 
+    def __repr__(self) -> str:
+        return f"<Address {self.path}>"  # what is shown by chance, in a log or a traceback, does not have the key
+
     def __str__(self) -> str:
         return f"{_SCHEME}{self.path}#{self.key.hex()}"
 

@@ -52,6 +52,7 @@ class LogForwarder(QueueListener):
         super().__init__(queue.SimpleQueue())
         self._link = link
         self._told_drops = 0
+        self._generation = 0
         self._stopping = False
         self._restarting = threading.Lock()
         self.stream: Stream
@@ -137,6 +138,9 @@ class LogForwarder(QueueListener):
         any_shipped = False
         with stream.shipping():
             while (piece := journal.unshipped(_PIECE)) is not None:
+                if piece.generation != self._generation:  # what came before it is free, and who waits need not wait for this
+                    self._generation = piece.generation
+                    stream.made_room()
                 self._link.send_data(piece)
                 any_shipped = True
                 if journal.shipped(piece):

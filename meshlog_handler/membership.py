@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from . import settings
@@ -45,7 +45,7 @@ class Terms:
         Capture file descriptors 1 and 2.
     """
 
-    address: str
+    address: str = field(repr=False)
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""

@@ -55,7 +55,10 @@ class Reception:
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
     def add(self, source: Source, welcome: Message) -> None:
-        """Begin with a proc, and tell it so."""
+        """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
+        for former in [each for each in self.cut_off if each.pid == source.pid]:
+            former.left = True
+            self.ended(former)
         self.sources.add(source)
         if source.sock is not None:
             self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
@@ -121,18 +124,19 @@ class Reception:
             elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
                 self._add_lines(pipe, pipe.framer.expire(now), time.time())
 
-    def drain_pipes(self, source: Source, now: float) -> list[Item]:
-        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier."""
+    def drain_pipes(self, source: Source, now: float, limit: int | None = None) -> list[Item]:
+        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier.
+
+        With a `limit`, so many bytes of each at most, but also what is written meanwhile.
+        """
         items: list[Item] = []
         for pipe in source.pipes:
-            if pipe in self._pipes:
-                left = pending(pipe.fd)
-                while left > 0:
-                    data = read_pipe(pipe.fd, min(left, _READ))
-                    if not data:
-                        break
-                    left -= len(data)
-                    items += pipe.items(pipe.framer.feed(data, now), time.time())
+            if pipe not in self._pipes:  # it was read to its end
+                continue
+            left = pending(pipe.fd) if limit is None else limit
+            while left > 0 and (data := read_pipe(pipe.fd, min(left, _READ))):
+                left -= len(data)
+                items += pipe.items(pipe.framer.feed(data, now), time.time())
             items += pipe.items(pipe.framer.flush(now), time.time())
         self._count(source, items)
         return items
@@ -293,9 +297,9 @@ class Reception:
             self._busy.add(source)
             return
         if not source.replayed:
-            for pipe in source.pipes:
-                if pipe in self._pipes:
-                    self._read_last_words(source, pipe)
+            last_words = self.drain_pipes(source, time.monotonic(), _MAX_LAST_WORDS)
+            if last_words:
+                self._lines.append((source, last_words))
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
@@ -305,17 +309,6 @@ class Reception:
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)
-
-    def _read_last_words(self, source: Source, pipe: CapturedPipe) -> None:
-        items: list[Item] = []
-        left = _MAX_LAST_WORDS
-        while left > 0 and (data := read_pipe(pipe.fd, _READ)):
-            left -= len(data)
-            items += pipe.items(pipe.framer.feed(data, time.monotonic()), time.time())
-        items += pipe.items(pipe.framer.flush(time.monotonic()), time.time())
-        self._count(source, items)
-        if items:
-            self._lines.append((source, items))
 
     # -- pipes -----------------------------------------------------------------------------------------------------
 
