@@ -234,7 +234,9 @@ class Scene:
         if self.apart is not None:
             proc, connection = self.apart
             connection.close()
-            proc.join(DEADLINE)
+            proc.join(0 if self.problems else DEADLINE)
+            proc.kill()  # what has not ended was not to end: it may be stopped
+            proc.join()
             proc.close()
         if self.client is not None:
             self.client.stop(1.0)
