@@ -201,6 +201,9 @@ class ClientThread:
             self._report_drops(now)
             reception.ask_for_patience()
         self._obituaries.expire(now)
+        for source, version, due in self._unanswerable():
+            if now >= due:
+                self.reception.catch_up(source, version)
         show.expire(now)
         self._flushes.expire(now)
         self._rendezvous.expire(now)
@@ -212,10 +215,18 @@ class ClientThread:
             return 0.0
         deadlines = (
             self.show.deadline, self._flushes.deadline, self.reception.deadline, self._rendezvous.deadline,
-            self._obituaries.deadline,
+            self._obituaries.deadline, *(due for _, _, due in self._unanswerable()),
         )  # fmt: skip
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
+
+    def _unanswerable(self) -> list[tuple[Source, int, float]]:
+        """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
+        cut_off = self.reception.cut_off.items()
+        return [
+            (source, version, due)
+            for source, due in cut_off for version in self._flushes.waiting_for(source) if version > source.caught_up
+        ]
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):  # that was the last wake-up

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from .capture import diagnose
 from .captured import CapturedPipe
-from .entries import RECORD, walk
+from .entries import FLUSH, RECORD, number_entry, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
@@ -108,6 +109,7 @@ class Source:
         self.left = False
         self.ended = False
         self.replayed = False
+        self.caught_up = 0
         self.exitcode: int | None = None
         self.inbox: deque[Piece] = deque()
         self.inbox_bytes = 0
@@ -241,6 +243,27 @@ class Source:
         for piece in reader.ranges(self._generation, self._position):
             self._admit(piece.generation, piece.start, piece.data, replayed=True)
         self._note_drops(tuple(reader.drops()))
+
+    def catch_up(self, version: int) -> None:
+        """Read from the journal what was not shipped so far, then take in the sentinel of flush `version` by ourselves.
+
+        The connection is over and the process goes on: it became another program, or has closed our descriptors. Then it
+        may still log; so only what was whole at a first look is taken, as it is at a second one.
+        """
+        self.caught_up = version
+        try:
+            if self.journal and os.path.exists(self.journal):
+                whole, reader = JournalReader(self.journal), JournalReader(self.journal)
+                now = {piece.generation: piece.data for piece in reader.ranges(self._generation, self._position)}
+                for piece in whole.ranges(self._generation, self._position):
+                    data = now.get(piece.generation, b"")[: len(piece.data)]
+                    self._admit(piece.generation, piece.start, data, replayed=True)
+                self._note_drops(tuple(reader.drops()))
+        except (OSError, ProtocolError) as failure:
+            diagnose(f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}")
+        sentinel = number_entry(FLUSH, version)
+        self.inbox.append(Piece(self._generation, sentinel, replayed=False))
+        self.inbox_bytes += len(sentinel)
 
     def _note_drops(self, drops: object) -> None:
         if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:
