@@ -44,9 +44,24 @@ class LoggingMeshClient:
     def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> None:
         self.client = client
         self.mesh = mesh
-        self.ranks = tuple(sorted(coords))
+        self._own_ranks = tuple(sorted(coords))
         client.registry.add_mesh(mesh, coords)
-        self._finalizer = weakref.finalize(self, client.stop)
+        self._detaching: list[Callable[[float], None]] = []
+        self._finalizer = weakref.finalize(self, _end, client, self._detaching)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its ranks. Of an engine, whose workers come and go, those that have joined and live."""
+        if self._own_ranks or not self.client.running:
+            return self._own_ranks
+        return tuple(sorted(rank for rank, counted in self.client.stats().items() if counted.alive and rank is not None))
+
+    def before_end(self, detach: Callable[[float], None]) -> None:
+        """Call `detach` before the client ends, with the seconds it may take: procs that live on leave their client in order.
+
+        It must not refer to this object, whose collection is one way to the end.
+        """
+        self._detaching.append(detach)
 
     @staticmethod
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
@@ -207,7 +222,7 @@ class LoggingMeshClient:
     def drain_and_stop(self, timeout: float = 10.0) -> None:
         """Flush, show what is pending, and end the client. Also done when this object is collected, and at exit."""
         if self._finalizer.detach() is not None:
-            self.client.stop(timeout)
+            _end(self.client, self._detaching, timeout)
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -234,3 +249,9 @@ class LoggingMeshClient:
             raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
 
 
+def _end(client: LogClient, detaching: Iterable[Callable[[float], None]], timeout: float = 10.0) -> None:
+    try:
+        for detach in detaching:
+            detach(timeout)
+    finally:
+        client.stop(timeout)

@@ -62,8 +62,8 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(_writes_to_console)
-    _forward_root()
+        _take_off(writes_to_console)
+    forward_root()
 
 
 def join_mesh(address: str, identity: Identity) -> None:
@@ -79,7 +79,7 @@ def join_mesh(address: str, identity: Identity) -> None:
     membership.join(
         membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
     )
-    _forward_root()
+    forward_root()
 
 
 def uninstall() -> None:
@@ -91,7 +91,8 @@ def uninstall() -> None:
 leave = uninstall
 
 
-def _forward_root() -> None:
+def forward_root() -> None:
+    """Let the root logger forward, if this process is a member of a client."""
     member = membership.current()
     if member is None or member.stream is None:
         return
@@ -119,7 +120,7 @@ def _keep_forwarding() -> None:
         def configure(self) -> None:
             super().configure()
             if membership.current() is not None:
-                _forward_root()
+                forward_root()
 
     logging.config.dictConfigClass = ForwardingConfigurator
 
@@ -131,7 +132,8 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
             root.removeHandler(handler)
 
 
-def _writes_to_console(handler: logging.Handler) -> bool:
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 
