@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
 from . import settings
@@ -41,9 +42,10 @@ class LoggingMeshClient:
     The surface is Monarch's ``LoggingMeshClient``, with targeted and acknowledged changes, and receipts, added.
     """
 
-    def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> None:
+    def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]] | None) -> None:
         self.client = client
         self.mesh = mesh
+<<<<<<< HEAD
         self._own_ranks = tuple(sorted(coords))
         client.registry.add_mesh(mesh, coords)
         self._detaching: list[Callable[[float], None]] = []
@@ -62,6 +64,16 @@ class LoggingMeshClient:
         It must not refer to this object, whose collection is one way to the end.
         """
         self._detaching.append(detach)
+=======
+        self._coords = coords
+        client.registry.add_mesh(mesh, coords or {})
+        self._finalizer = weakref.finalize(self, client.stop)
+>>>>>>> main
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its ranks; of a mesh whose procs come and go, those that have joined and live."""
+        return tuple(sorted(self._coords)) if self._coords is not None else self.client.ranks(self.mesh)
 
     @staticmethod
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
@@ -236,8 +248,15 @@ class LoggingMeshClient:
 
     def _ask(self, make: Callable[[int], Order], ranks: Iterable[int] | None) -> dict[int, str]:
         """Give an order; return the reasons of those that did not obey."""
-        answers = self.client.order(make, ORDER_SEC, self._chosen(ranks))
-        return {rank: error for rank, error in answers.items() if error is not None and rank is not None}
+        request = self.client.next_request()
+        asked = self.client.order_soon(make(request), self._chosen(ranks))
+        try:
+            answers = asked.result(ORDER_SEC)
+        except NotInTime:
+            self.client.give_up(request)
+            answers = asked.result(ORDER_SEC)
+        refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
+        return {rank: error for rank, error in refused.items() if error is not None and rank is not None}
 
     def _obey(
         self, make: Callable[[int], Order], ranks: Iterable[int] | None, fault: type[RankError], what: str, state: str = ""

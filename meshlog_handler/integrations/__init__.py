@@ -1,3 +1,1 @@
-"""Engines that bring their own processes: each module attaches the logging of one. Import the one you use."""
-
-from __future__ import annotations
+"""The engines that run many processes, each with an adapter of its own; imported only where it is used."""
