@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
 from . import settings
+from .capture import diagnose
 from .client import LogClient
+from .engine import Coords
 from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
@@ -18,6 +20,8 @@ from .ranks import spell_ranks
 from .receipt import FlushReceipt
 from .source import Chosen
 from .stats import Stats
+
+Detach = Callable[[float], object]
 
 ORDER_SEC = 10.0
 """Seconds that every rank has for carrying out an order."""
@@ -42,33 +46,13 @@ class LoggingMeshClient:
     The surface is Monarch's ``LoggingMeshClient``, with targeted and acknowledged changes, and receipts, added.
     """
 
-    def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]] | None) -> None:
+    def __init__(self, client: LogClient, mesh: str, coords: Coords | None) -> None:
         self.client = client
         self.mesh = mesh
-<<<<<<< HEAD
-        self._own_ranks = tuple(sorted(coords))
-        client.registry.add_mesh(mesh, coords)
-        self._detaching: list[Callable[[float], None]] = []
-        self._finalizer = weakref.finalize(self, _end, client, self._detaching)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Its ranks. Of an engine, whose workers come and go, those that have joined and live."""
-        if self._own_ranks or not self.client.running:
-            return self._own_ranks
-        return tuple(sorted(rank for rank, counted in self.client.stats().items() if counted.alive and rank is not None))
-
-    def before_end(self, detach: Callable[[float], None]) -> None:
-        """Call `detach` before the client ends, with the seconds it may take: procs that live on leave their client in order.
-
-        It must not refer to this object, whose collection is one way to the end.
-        """
-        self._detaching.append(detach)
-=======
         self._coords = coords
-        client.registry.add_mesh(mesh, coords or {})
-        self._finalizer = weakref.finalize(self, client.stop)
->>>>>>> main
+        client.registry.add_mesh(mesh, coords)
+        self._detach: list[Detach] = []
+        self._finalizer = weakref.finalize(self, _end, client, self._detach)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -84,7 +68,7 @@ class LoggingMeshClient:
 
     @classmethod
     def start(
-        cls, mesh: str, coords: Mapping[int, Mapping[str, int]], handlers: Iterable[ShownBy] | None = None,
+        cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> LoggingMeshClient:  # fmt: skip
         """Start a client for a mesh whose procs will join under the token `mesh`.
@@ -93,8 +77,8 @@ class LoggingMeshClient:
         ----------
         mesh : str
             A token that only the procs of this mesh know.
-        coords : Mapping
-            The coordinates of each rank.
+        coords : Mapping or None
+            The coordinates of each rank; None if procs come and go, and are given ranks as they join.
         handlers : iterable of logging.Handler or None
             What shows the records; None is the console.
         log_dir : str or None
@@ -231,10 +215,17 @@ class LoggingMeshClient:
         """Return exact counters per rank."""
         return self.client.stats()
 
+    def on_stop(self, detach: Detach) -> None:
+        """Let `detach` be called, with seconds, before the client ends: it lets the procs leave."""
+        self._detach.append(detach)
+
     def drain_and_stop(self, timeout: float = 10.0) -> None:
-        """Flush, show what is pending, and end the client. Also done when this object is collected, and at exit."""
+        """Flush, let the procs leave, show what is pending, and end the client. Stopping twice is the same as once.
+
+        Also done when this object is collected, and at exit.
+        """
         if self._finalizer.detach() is not None:
-            _end(self.client, self._detaching, timeout)
+            _end(self.client, self._detach, timeout)
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -268,9 +259,11 @@ class LoggingMeshClient:
             raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
 
 
-def _end(client: LogClient, detaching: Iterable[Callable[[float], None]], timeout: float = 10.0) -> None:
-    try:
-        for detach in detaching:
-            detach(timeout)
-    finally:
-        client.stop(timeout)
+def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
+    for each in detach:
+        try:
+            client.flush(timeout)
+            each(timeout)
+        except Exception as failure:  # an engine's, which may have ended before
+            diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")
+    client.stop(timeout)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import membership, running, settings
@@ -48,22 +49,33 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
+    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture), level)
+
+
+def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+    """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Raises
+    ------
+    SettingError
+        If `level` is none.
+    """
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
-    captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(address):
+    if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+        membership.join(replace(terms, capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(writes_to_console)
-    forward_root()
+        _take_off(_writes_to_console)
+    _forward_root()
 
 
 def join_mesh(address: str, identity: Identity) -> None:
@@ -77,9 +89,9 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
+        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True)
     )
-    forward_root()
+    _forward_root()
 
 
 def uninstall() -> None:
@@ -91,8 +103,7 @@ def uninstall() -> None:
 leave = uninstall
 
 
-def forward_root() -> None:
-    """Let the root logger forward, if this process is a member of a client."""
+def _forward_root() -> None:
     member = membership.current()
     if member is None or member.stream is None:
         return
@@ -120,7 +131,7 @@ def _keep_forwarding() -> None:
         def configure(self) -> None:
             super().configure()
             if membership.current() is not None:
-                forward_root()
+                _forward_root()
 
     logging.config.dictConfigClass = ForwardingConfigurator
 
@@ -132,8 +143,7 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
             root.removeHandler(handler)
 
 
-def writes_to_console(handler: logging.Handler) -> bool:
-    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
+def _writes_to_console(handler: logging.Handler) -> bool:
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

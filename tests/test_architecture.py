@@ -43,12 +43,12 @@ FLOORS = [
     ],
     # Assembly.
     [
-        "relay", "worker", "mesh_client", "notebook", "manager",
+        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
     [
-        "integrations.hosts", "integrations", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
+        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
         "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing",
     ],
     # The front door, which shows what is behind it.
