@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,10 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @contextlib.contextmanager
-def attached(client: Any, **options: Any) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
+def attached(client: Any, relay: bool = False) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
     """Attach with a collector, each record at once; detach at the end."""
     collector = RecordCollector()
-    logs = attach(client, [collector], **options)
+    logs = attach(client, [collector], relay=relay or _relayed.get(client, False))
     try:
         logs.set_mode(True, None, logging.INFO)
         yield logs, collector
@@ -48,21 +49,30 @@ def attached(client: Any, **options: Any) -> Iterator[tuple[LoggingMeshClient, R
         logs.drain_and_stop()
 
 
-@pytest.fixture(params=["local", "commands"])
+@pytest.fixture(params=["local", "commands", "relayed"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A client of two workers: processes of its own, or of others."""
+    """A client of two workers: processes of its own, or of others, which join directly, or relays in their nannies."""
     if request.param == "local":
         with local_cluster() as started:
             yield started
     else:
         with by_commands(tmp_path) as (_, started):
+            _relayed[started] = request.param == "relayed"
             yield started
+
+
+_relayed: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def on_each(client: Any, fn: Any, *args: Any) -> list[Any]:
     """Run a task on each worker at a time; return the results."""
     workers = list(client.scheduler_info(n_workers=-1)["workers"])
     return list(client.gather([client.submit(fn, *args, workers=[each], pure=False) for each in workers]))
+
+
+def all_left(client: Any) -> bool:
+    """Tell whether no worker has anything of ours left that runs."""
+    return not any(state["threads"] for state in client.run(tasks.state).values())
 
 
 def mine(collector: RecordCollector) -> list[tuple[Any, ...]]:
@@ -158,15 +168,24 @@ def test_a_worker_that_is_killed_loses_nothing_and_the_next_one_joins(client: An
         assert new <= {r.process for r in collector.records}
 
 
-def test_workers_that_join_later_are_covered(tmp_path: Path) -> None:
-    with by_commands(tmp_path, workers=1) as (cluster, client), attached(client) as (logs, collector):
+@pytest.mark.parametrize("relay", [False, True], ids=["directly", "relayed"])
+def test_workers_that_join_later_are_covered_also_those_without_a_nanny(tmp_path: Path, relay: bool) -> None:
+    with by_commands(tmp_path, workers=1) as (cluster, client), attached(client, relay) as (logs, collector):
         logs.set_level("DEBUG", "app")
         cluster.add("--no-nanny", "--name", "late")
         client.wait_for_workers(2, SECONDS)
         until(lambda: logs.ranks == (0, 1), SECONDS, "the late worker to join")
         on_each(client, tasks.log, logging.DEBUG, "details")
+        on_each(client, tasks.say, "x")
         logs.flush()
-        assert mine(collector) == [(0, "", "details"), (1, "", "details")]
+        assert mine(collector) == sorted(
+            (rank, stream, text)
+            for rank in (0, 1)
+            for stream, text in (("", "details"), ("", "logged x"), ("stdout", "printed x"), ("stdout", "echoed x"))
+        )
+        assert {r.coords.get("worker") for r in collector.records if r.rank == 1} == {"late"}  # type: ignore[attr-defined]  # records of the mesh
+        logs.drain_and_stop()
+        until(lambda: all_left(client), SECONDS, "both to leave")
 
 
 def test_nothing_is_left_in_the_workers(client: Any) -> None:
@@ -212,7 +231,7 @@ def test_workers_that_are_threads_of_this_process_are_left_alone() -> None:
 
 
 def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any) -> None:
-    logs = attach(client, [RecordCollector()])
+    logs = attach(client, [RecordCollector()], relay=_relayed.get(client, False))
     pid = logs.stats()[1].pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -224,7 +243,7 @@ def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any) ->
         assert time.monotonic() - began < 10.0
     finally:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: not any(state["threads"] for state in client.run(tasks.state).values()), SECONDS, "both to be detached")
+    until(lambda: all_left(client), SECONDS, "both to leave")
 
 
 def test_an_asynchronous_client_is_not_held_up() -> None:
