@@ -37,6 +37,7 @@ from .hosts import reachable
 _TOPICS: Final = ("print", "warn")
 _TURN_SEC: Final = 0.1
 _FAILED_SEC: Final = 5.0
+_START_SEC: Final = 2.0
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
 _turn = threading.Lock()  # one plug-in of this process at a time joins, or leaves
@@ -151,13 +152,13 @@ class Cluster:
     def _leave(self, client: Any, timeout: float) -> None:
         try:
             client.unregister_worker_plugin(self.token)
-            for way in self._ways.values():
-                way.close(timeout)
             client.unsubscribe_topic(self.token)
             for topic in _TOPICS:
                 client.subscribe_topic(topic, client._event_handlers[topic])
         except Exception as failure:  # the scheduler has gone, or a worker: that detaches them as well
             diagnose(f"the workers could not all be told to log as before: {type(failure).__name__}: {failure}")
+        for way in self._ways.values():
+            way.close(timeout)
 
 
 class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker, distributed is Any
@@ -179,6 +180,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         self._relay = relay
         self._client_pid = os.getpid()
         self._handover: Handover | None = None
+        self._joining: asyncio.Task[None] | None = None
         self._ended = False
 
     async def setup(self, worker: Any) -> None:
@@ -187,7 +189,17 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         if near and os.getpid() == self._client_pid:
             return  # a thread of the client's own process
         self._relay = self._relay or not near
-        address = await relay_address(worker, self._name, self._address) if self._relay else self._address
+        if not self._relay:
+            await asyncio.to_thread(self._join, self._address, worker)
+            return
+        self._joining = asyncio.ensure_future(self._join_relay(worker))
+        # A worker without a nanny holds its relay itself, and one that is starting answers no messages before this returns.
+        await asyncio.wait({self._joining}, timeout=None if worker.nanny else _START_SEC)
+        if self._joining.done():
+            self._joining.result()
+
+    async def _join_relay(self, worker: Any) -> None:
+        address = await relay_address(worker, self._name, self._address)
         await asyncio.to_thread(self._join, address, worker)
 
     async def teardown(self, worker: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
+from ..capture import diagnose
 from ..errors import ClosedError, ConnectError
 from .hosts import HostRelay, Tunnel
 
@@ -146,10 +147,14 @@ class Way:
         self._tunnel = Tunnel(client_address, self._take, self._give).start()
 
     def close(self, timeout: float) -> None:
-        """Let the relay end, and bring what it had."""
-        self._ask("close", timeout=timeout)
-        self._ended.wait(timeout)
-        self._tunnel.close()
+        """Let the relay end, and bring what it had. Never raises."""
+        try:
+            self._ask("close", timeout=timeout)
+            self._ended.wait(timeout)
+        except Exception as failure:  # whatever Dask raises where the client, the scheduler or the host has gone
+            diagnose(f"the relay at {self._server} could not be ended in order: {type(failure).__name__}: {failure}")
+        finally:
+            self._tunnel.close()
 
     def _take(self, timeout: float) -> bytes:
         data = self._ask("take", timeout=max(timeout, TAKE_SEC))

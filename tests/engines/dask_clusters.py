@@ -1,4 +1,4 @@
-"""Dask clusters for tests: one that a client starts, and one whose parts are no children of it."""
+"""A Dask cluster for tests, whose parts are started by command lines: no worker is a child of the client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import dask
-from distributed import Client, LocalCluster
 
 from ..waiting import until
 
@@ -34,10 +31,19 @@ class ByCommands:
         """Which names the scheduler to clients."""
         return str(self._file)
 
-    def add(self, *options: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one more command for workers; return its process, which is that of the nannies, if there are any."""
         where = ("--local-directory", str(self._directory), "--no-dashboard", "--nthreads", "1", "--host", "127.0.0.1")
         return self._start("worker", *where, *options)
+
+    @contextlib.contextmanager
+    def one_more(self, *options: str) -> Iterator[None]:
+        """Have one more command for workers for a while."""
+        part = self.start_worker(*options)
+        try:
+            yield
+        finally:
+            self._end(part)
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", *words, "--scheduler-file", str(self._file)]
@@ -47,49 +53,32 @@ class ByCommands:
         self._parts.append(part)
         return part
 
-    def output(self) -> str:
-        """Return what all parts have written outside of any client."""
-        return "".join(path.read_text() for path in sorted(self._directory.glob("*-*.txt")))
-
     def close(self) -> None:
-        """End all parts, workers first."""
+        """End all parts, the scheduler last."""
         for part in reversed(self._parts):
-            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-                part.terminate()
-        for part in reversed(self._parts):
-            try:
-                part.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                part.kill()
-                part.wait()
+            self._end(part)
+
+    @staticmethod
+    def _end(part: subprocess.Popen[bytes]) -> None:
+        part.terminate()
+        try:
+            part.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            part.kill()
+            part.wait()
 
 
 @contextlib.contextmanager
-def local_cluster(workers: int = 2, **options: Any) -> Iterator[Client]:
-    """Start a `LocalCluster`, of processes unless told otherwise; yield a client of it."""
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            **{"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0", **options}
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@contextlib.contextmanager
-def by_commands(directory: Path, workers: int = 2) -> Iterator[tuple[ByCommands, Client]]:
-    """Start a cluster by command lines; yield it and a client."""
+def by_commands(directory: Path, workers: int) -> Iterator[ByCommands]:
+    """Start a cluster by command lines, and end it."""
     cluster = ByCommands(directory)
     try:
-        cluster.add("--nworkers", str(workers))
-        with Client(scheduler_file=cluster.file) as client:
-            client.wait_for_workers(workers, SECONDS)
-            yield cluster, client
+        cluster.start_worker("--nworkers", str(workers))
+        yield cluster
     finally:
         cluster.close()
 
 
-def pids(client: Client) -> dict[str, int]:
+def pids(client: Any) -> dict[str, int]:
     """Return the process ids of the workers by address."""
     return dict(client.run(os.getpid))

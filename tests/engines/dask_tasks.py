@@ -66,5 +66,10 @@ def state() -> dict[str, Any]:
     }
 
 
+def plugins(dask_scheduler: Any) -> list[str]:
+    """On the scheduler: return the names of our plug-ins that it knows."""
+    return [name for name in dask_scheduler.worker_plugins if name.startswith("meshlog")]
+
+
 def _logger(logger: logging.Logger) -> tuple[Any, ...]:
     return logger.level, logger.propagate, [f"{type(h).__name__} {h.level}" for h in logger.handlers]
