@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -71,6 +71,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self._left = False
+        self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
@@ -116,6 +117,14 @@ class Membership:
             if self.rank is not None:  # else it is the client's own process, which knows
                 report_loss(self.stream)
         self._uncapture()
+        if self._on_loss is not None:
+            self._on_loss()
+
+    def when_lost(self, then: Callable[[], object]) -> None:
+        """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
+        self._on_loss = then
+        if self._link.hung_up and not self._left:
+            then()
 
     def _uncapture(self, drain: bool = True) -> None:
         with self._uncapturing:  # who comes second returns when it is done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -14,7 +15,7 @@ from . import settings
 from .capture import diagnose
 from .client import LogClient
 from .engine import Coords
-from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
+from .errors import ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
@@ -265,8 +266,9 @@ class LoggingMeshClient:
 
 def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
     for each in detach:
-        try:
+        with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
             client.flush(timeout)
+        try:
             each(timeout)
         except Exception as failure:  # an engine's, which may have ended before
             diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")

@@ -87,7 +87,7 @@ def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(_writes_to_console)
+        _take_off(writes_to_console)
     _forward_root()
 
 
@@ -158,7 +158,8 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
             root.removeHandler(handler)
 
 
-def _writes_to_console(handler: logging.Handler) -> bool:
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

@@ -20,8 +20,8 @@ _TASKS = "/proc/self/task"
 _FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 # Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
-# makes up an object for each thread that was not its own and ran Python code.
-_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-")
+# makes up an object for each thread that was not its own and ran Python code; Dask keeps a pool for heavy work.
+_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-", "Dask-Offload")
 
 # Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
 # first need, and keeps the process and one end of a pipe to it until the interpreter exits.

@@ -48,8 +48,8 @@ FLOORS = [
     ],
     # The outside.
     [
-        "integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli",
-        "testing",
+        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
+        "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing",
     ],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
