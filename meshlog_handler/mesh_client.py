@@ -11,12 +11,12 @@ from typing import Any, Protocol
 from . import settings
 from .capture import diagnose
 from .client import LogClient
-from .client_thread import Chosen
 from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
 from .receipt import FlushReceipt
+from .source import Chosen
 from .stats import Stats
 
 ORDER_SEC = 10.0
@@ -148,7 +148,7 @@ class LoggingMeshClient:
         name = logger or ""
         self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
         if ranks is None and for_sec is None:
-            self.client.registry.stand(self.mesh, SetLevel(0, number, name, None))
+            self.client.stand(self.mesh, SetLevel(0, number, name, None))
 
     def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
         """Apply a `logging.config.dictConfig` dictionary in the ranks: in all of them, or in none.
@@ -183,7 +183,7 @@ class LoggingMeshClient:
         others = "the other ranks have the new configuration"
         self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
         if ranks is None:
-            self.client.registry.stand(self.mesh, Prepare(0, travels))
+            self.client.stand(self.mesh, Prepare(0, travels))
 
     def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged and printed before this call has been shown.

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 from .capture import diagnose
+from .captured import CapturedPipe
 from .descriptors import pending, read_pipe
 from .errors import ProtocolError
 from .exits import child_exitcode, watch
 from .frames import CONTROL, frame
 from .lines import Line
 from .messages import Goodbye, Message, Patience
-from .source import INBOX_SIZE, CapturedPipe, Source
+from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
@@ -59,7 +60,7 @@ class Reception:
             self._pipes[pipe] = source
             self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
         try:
-            source.pidfd = watch(source.pid) if not source.adopted else -1
+            source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
                 self._selector.register(source.pidfd, selectors.EVENT_READ, lambda _: self.ended(source))
         except ProcessLookupError:
@@ -91,7 +92,7 @@ class Reception:
             try:
                 source.take(limit, items)
             except ProtocolError as failure:
-                diagnose(f"rank {source.rank} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
+                diagnose(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
             if not source.inbox:
                 self._busy.discard(source)
                 if source.ended:
@@ -205,7 +206,7 @@ class Reception:
                 else:
                     self.messages.append((source, message))
         except ProtocolError as failure:
-            diagnose(f"rank {source.rank} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
+            diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
             self._hang_up(source)
             return False
         finally:
@@ -288,7 +289,7 @@ class Reception:
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
-                diagnose(f"the journal of rank {source.rank} (pid {source.pid}) cannot be read: {failure}")
+                diagnose(f"the journal of {source.name} (pid {source.pid}) cannot be read: {failure}")
             if source.inbox:
                 self._busy.add(source)
                 return

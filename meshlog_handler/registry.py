@@ -23,6 +23,11 @@ class Member:
     mesh: str
     rank: int | None
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its rank, if it had one."""
+        return () if self.rank is None else (self.rank,)
+
 
 @dataclass
 class Mesh:
@@ -40,6 +45,7 @@ class Registry:
 
     def __init__(self, own_token: str) -> None:
         self.streaming = True
+        self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -65,9 +71,11 @@ class Registry:
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
-        if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not newcomer.hello.mesh:
+        if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
             # The client's own process, however it joined.
             newcomer.hello = replace(newcomer.hello, mesh=self._own_token)
+        if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
+            newcomer.hello = replace(newcomer.hello, rank=self.claim())
         hello = newcomer.hello
         with self._lock:
             rank = self._rank(hello)
@@ -75,11 +83,12 @@ class Registry:
             self._dead.pop(Member(hello.mesh, rank), None)
             name = f"{newcomer.pid}-{next(self._numbers)}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            standing = () if hello.mesh == self._own_token else tuple(mesh.standing)  # orders go to other processes only
+            # Orders go to other processes only; a relay gets them when it is known.
+            standing = () if hello.mesh == self._own_token or hello.relay else tuple(mesh.standing)
             return Welcome(rank, journal, tuple(order.encode() for order in standing))
 
     def _rank(self, hello: Hello) -> int | None:
-        if hello.mesh == self._own_token:
+        if hello.mesh == self._own_token or hello.relay:
             return None
         rank = hello.rank
         if rank is None:
@@ -87,11 +96,30 @@ class Registry:
         self._taken.add(rank)
         return rank
 
-    def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int]:
-        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``."""
+    def next_rank(self) -> int:
+        """Return a rank for a newcomer of a relay."""
+        with self._lock:
+            rank = next(free for free in self._free_ranks if free not in self._taken)
+            self._taken.add(rank)
+            return rank
+
+    def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
+        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
         with self._lock:
             mesh = self._meshes.get(hello.mesh)
-            return mesh.coords.get(rank, {}) if mesh is not None and rank is not None else {}
+            known = mesh.coords.get(rank) if mesh is not None and rank is not None else None
+            return known if known is not None else hello.coords
+
+    def joined(self, mesh: str, rank: int) -> None:
+        """Note that a proc joined below a relay."""
+        with self._lock:
+            self._taken.add(rank)
+            self._dead.pop(Member(mesh, rank), None)
+
+    def standing(self) -> list[tuple[str, Order]]:
+        """Return what holds for whoever joins later, with its mesh."""
+        with self._lock:
+            return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
 
     def ended(self, mesh: str, rank: int | None) -> None:
         """Note that a proc ended. One of a mesh is named in later receipts; a guest came and went."""

@@ -20,6 +20,9 @@ Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
 """``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
 
+DIGEST: Final = "meshlog_digest"
+"""The attribute of an aggregated record by which a client above merges it on."""
+
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
@@ -57,6 +60,7 @@ class RecordTemplate:
 
     __slots__ = ("base", "group", "levelno", "rank", "scope", "start")
     captured = False
+    ordinary = True  # nothing but a record; else whoever shows it looks what it is
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         self.base: dict[str, Any] = {
@@ -106,6 +110,10 @@ class TaggedTemplate(RecordTemplate):
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, False, start)
 
+    def of(self, args: object, named: Mapping[str, Any]) -> TaggedTemplate:
+        """Return the template of one of its records."""
+        return self
+
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
         args = values[3]
@@ -137,7 +145,7 @@ class TaggedTemplate(RecordTemplate):
 
 
 _OWN_FIELDS: Final = frozenset(
-    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", "frozen_text", "getMessage"),
+    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", DIGEST, "frozen_text", "getMessage"),
 )
 # What a record gets from its shape and header: a value by the same name is not the proc's to give.
 _NOT_NAMED: Final = _OWN_FIELDS | (
@@ -172,10 +180,18 @@ class Thawer:
         Returns the entries of a side file by its number.
     owner : object
         Goes with each flush sentinel, to tell whose it is.
+    relayed : type or None
+        The template of shapes of other processes' records; None: this proc passes on none.
     """
 
-    def __init__(self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None) -> None:
+    def __init__(
+        self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None,
+        relayed: type[TaggedTemplate] | None = None,
+    ) -> None:  # fmt: skip
         self.identity = identity
+        self._tagged: dict[str, type[TaggedTemplate]] = {"-": TaggedTemplate}
+        if relayed is not None:
+            self._tagged["+"] = relayed
         self._owner = owner
         self.last = 0.0
         self.sentinels = 0
@@ -231,7 +247,7 @@ class Thawer:
             if not all(isinstance(each, (str, NoneType)) for each in (text, named.get("exc_text"), named.get("stack_info"))):
                 raise ProtocolError("a record's text is none")
             self.last = last = created if created > last else last
-            items.append((last, shape, (0, created, msecs, args, named, text)))
+            items.append((last, shape.of(args, named), (0, created, msecs, args, named, text)))
             return end
         if shape.texts:
             parts = list(shape.fixed.unpack_from(data, at))
@@ -319,11 +335,11 @@ class Thawer:
         codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
             raise ProtocolError("a shape is defined by other things than it should")
-        if set(codes) - set("qd?s") and codes != "-":
+        if set(codes) - set("qd?s") and codes not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
         common = {str(name): value for name, value in common.items() if name not in _OWN_FIELDS}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
-        kind = TaggedTemplate if codes == "-" else RecordTemplate
+        kind: type[RecordTemplate] = self._tagged.get(codes, RecordTemplate)
         return codes, kind(self.identity, common, bool(codes), start)

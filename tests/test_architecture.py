@@ -25,9 +25,9 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "thaw", "journal_layout", "journal", "journal_reader", "frames", "messages",
-        "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+        "wire", "entries", "freeze", "thaw", "relayed", "journal_layout", "journal", "journal_reader", "frames", "messages",
+        "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
+        "lines", "captured", "similar", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [
@@ -38,7 +38,8 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "reception", "show", "registry", "client_thread", "client", "membership", "handler",
+        "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
+        "membership", "handler",
     ],
     # Assembly.
     [
