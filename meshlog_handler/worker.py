@@ -66,7 +66,9 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
     _forward_root()
 
 
-def join_mesh(address: str, identity: Identity, *, own_handlers: bool = False) -> None:
+def join_mesh(
+    address: str, identity: Identity, *, own_handlers: bool = False, handler: type[MeshHandler] = MeshHandler
+) -> None:
     """Let a proc of a mesh join its client.
 
     Parameters
@@ -78,6 +80,8 @@ def join_mesh(address: str, identity: Identity, *, own_handlers: bool = False) -
     own_handlers : bool
         Whether the handlers of the root logger are the proc's own: those that do not write to the console stay. Else they
         were inherited from the client's process, and go.
+    handler : type of MeshHandler
+        What forwards the root logger.
 
     Raises
     ------
@@ -91,6 +95,8 @@ def join_mesh(address: str, identity: Identity, *, own_handlers: bool = False) -
         membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
     )
     _silence_console()
+    global _handler
+    _handler = handler
     _forward_root()
 
 
@@ -104,6 +110,7 @@ def uninstall() -> None:
 
 leave = uninstall
 
+_handler = MeshHandler
 _silenced: list[logging.Handler] = []
 """Handlers of the root logger that wrote to the console, for as long as the client does."""
 
@@ -114,7 +121,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(MeshHandler(address=member.terms.address))
+        root.addHandler(_handler(address=member.terms.address))
     _keep_forwarding()
 
 

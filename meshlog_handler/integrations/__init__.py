@@ -1,0 +1,3 @@
+"""Engines that run many Python processes already; a file each."""
+
+from __future__ import annotations
