@@ -88,7 +88,7 @@ class Membership:
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            self.stream = Stream(_make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
+            self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
         runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
         runtime.join_in(welcome.standing)
@@ -146,7 +146,7 @@ class Membership:
         self._link.forget()
 
 
-def _make_journal(path: str, size: int) -> Journal:
+def make_journal(path: str, size: int) -> Journal:
     """Make the journal where the client wants it; smaller, then in memory, where there is no room."""
     while path and size >= 64 * 1024:
         try:

@@ -1,3 +1,1 @@
-"""Engines that run many Python processes already; a file each."""
-
-from __future__ import annotations
+"""The engines that run many processes, each with an adapter of its own; imported only where it is used."""
