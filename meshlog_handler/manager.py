@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .capture import diagnose
 from .errors import ClosedError, FlushTimeout
@@ -55,6 +56,17 @@ class LoggingManager:
         if self._client is None:
             raise ClosedError("the mesh's logging was not prepared: call prepare() before its procs are started.")
         return self._client
+
+    def attach(self, engine: Any, stream_to_client: bool = True) -> LoggingMeshClient:
+        """Give a mesh its logging: `prepare`, let its procs join, `init`. Ends what was begun if that fails."""
+        address = self.prepare(engine.token, engine.coords)
+        try:
+            engine.join(address)
+            self.init(stream_to_client)
+        except BaseException:
+            self.stop(1.0)
+            raise
+        return self.client
 
     def prepare(self, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""

@@ -2,45 +2,41 @@
 
 ::
 
-    attach(proc_mesh) -> _Watch, an actor in this process -> _Member, an actor in every proc, which joins the client
+    attach -> Watch, in this process -> Member in every proc: joins the client, or on a far host the Relay there
+                                     -> Relay on far hosts:   its bytes travel by `take` and `give`, which are endpoints
 
-Frames go to the client past Monarch where both are on one machine; its endpoints carry who joins, who leaves and who died.
+On the client's machine, frames go past Monarch: its endpoints and ports carry who joins, who leaves and who died.
 """
 
 from __future__ import annotations
 
 import contextvars
-import logging
 import os
-import re
-import socket
 import time
-import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from monarch.actor import Actor, current_rank, endpoint, this_proc
+from monarch.actor import this_proc
 
-from .. import membership, worker
-from ..context import Identity
-from ..handler import MeshHandler
+from ..errors import ClosedError
 from ..future import MeshFuture
 from ..manager import LoggingManager
-from ..mesh_client import LoggingMeshClient
 from ..shape import Shape
+from .hosts import Tunnel
+from .monarch_actors import Watch, clients
 
 if TYPE_CHECKING:
     from ..client import LogClient
+    from ..mesh_client import LoggingMeshClient
     from ..named_handlers import ShownBy
 
-_JOIN_SEC: Final = 60.0
-_LEAVE_SEC: Final = 5.0
-_CRASHED: Final = re.compile(r"crashed_ranks=\[([\d, ]+)\]")
-_END: Final = re.compile(r"Killed\(sig=(?P<signal>\d+)|exited with non-zero code (?P<code>\d+)")
+T = TypeVar("T")
 
-_attached: weakref.WeakValueDictionary[str, LoggingMeshClient] = weakref.WeakValueDictionary()
+_JOIN_SEC: Final = 60.0
+_ANSWER_SEC: Final = 30.0
+_FAILED_SEC: Final = 2.0
 
 
 def attach(
@@ -49,6 +45,7 @@ def attach(
     *,
     log_dir: str | os.PathLike[str] | None = None,
     stream_log_to_client: bool = True,
+    relay: bool = False,
 ) -> MeshFuture[LoggingMeshClient]:
     """Show here what the procs of a Monarch `ProcMesh`, or of a slice of one, log and print.
 
@@ -62,6 +59,8 @@ def attach(
         Directory for a complete file per rank and stream.
     stream_log_to_client : bool
         Whether what the procs log and print is shown; `LoggingMeshClient.set_mode` changes it.
+    relay : bool
+        Whether every host has a relay, and not only those that need one.
 
     Returns
     -------
@@ -72,116 +71,106 @@ def attach(
     -----
     While attached, what the procs print does not reach Monarch's own forwarding, which therefore shows nothing twice.
     """
-    manager = LoggingManager(handlers, log_dir)
-    context = contextvars.copy_context()  # it says on behalf of which actor Monarch is called
-    return MeshFuture.run(lambda: context.run(_attach, proc_mesh, manager, stream_log_to_client), "attach")
+    manager = LoggingManager(handlers, log_dir)  # here: in a notebook it is the running cell's
+    mesh = AttachedMesh(proc_mesh, relay)
+
+    def work() -> LoggingMeshClient:
+        try:
+            client = manager.attach(mesh, stream_log_to_client)
+        except BaseException:
+            mesh.leave(_FAILED_SEC)
+            raise
+        client.on_stop(mesh.leave)
+        mesh.watch_for(client.client)
+        return client
+
+    return MeshFuture.run(work, "attach")
 
 
-def _attach(proc_mesh: Any, manager: LoggingManager, stream_log_to_client: bool) -> LoggingMeshClient:
-    token = f"monarch-{os.urandom(6).hex()}"
-    address = manager.prepare(token, Shape.of(proc_mesh.sizes).coords)
-    client = _attached[token] = manager.client
-    try:
-        watch = this_proc().spawn("meshlog", _Watch, token)
-        members = watch.begin.call_one(proc_mesh).get(_JOIN_SEC)
-        client.before_end(partial(_detach, client.client, watch, members))
-        hosts = [host for _, host in members.host.call().get(_JOIN_SEC)]
-        members.join.call(address, token, local_ranks(hosts)).get(_JOIN_SEC)
-        manager.init(stream_log_to_client)
-    except BaseException:
-        manager.stop(_LEAVE_SEC)
-        raise
-    return client
+class AttachedMesh:
+    """A `ProcMesh` as the `Engine` of its logging.
 
-
-def _detach(client: LogClient, watch: Any, members: Any) -> None:
-    # On a thread of its own: whoever detaches may be in an event loop, of which Monarch complains.
-    MeshFuture.run(partial(_leave, client, watch, members), "detach").get(2 * _LEAVE_SEC)
-
-
-def _leave(client: LogClient, watch: Any, members: Any) -> None:
-    members.leave.broadcast()  # a call would wait until Monarch knows who is dead; the client knows it now
-    deadline = time.monotonic() + _LEAVE_SEC
-    while any(rank.alive for rank in client.stats().values()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    watch.stop().get(_LEAVE_SEC)
-
-
-class _Watch(Actor):
-    """In the process that attaches: owns the members, so that the death of one is not the end of the program."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    @endpoint
-    def begin(self, proc_mesh: Any) -> Any:
-        """Start a member in every proc."""
-        self._members = proc_mesh.spawn("meshlog", _Member)
-        return self._members
-
-    def __supervise__(self, failure: Any) -> bool:
-        """Tell the client how a proc ended; Monarch looks every ten seconds."""
-        client = _attached.get(self._token)
-        crashed, end = _CRASHED.search(repr(failure)), _END.search(repr(failure))
-        if client is not None and crashed is not None and end is not None:
-            exitcode = -int(end["signal"]) if end["signal"] else int(end["code"])
-            for rank in crashed[1].split(","):
-                client.client.report_exit(self._token, int(rank), exitcode)
-        return True
-
-
-class _Member(Actor):
-    """In every proc: joins the client, and leaves it."""
-
-    @endpoint
-    def host(self) -> str:
-        """Say where it is."""
-        return socket.gethostname()
-
-    @endpoint
-    def join(self, address: str, token: str, local_ranks: list[tuple[int, int]]) -> None:
-        """Forward what this proc logs and prints."""
-        point = current_rank()
-        local_rank, local_size = local_ranks[point.rank]
-        self._token, self._level = token, logging.getLogger().level
-        identity = Identity(point.rank, local_rank, len(local_ranks), local_size, dict(point), token)
-        worker.join_mesh(address, identity, own_handlers=True, handler=_Handler)
-
-    @endpoint
-    def leave(self) -> None:
-        """Be as before, unless somebody else has attached meanwhile."""
-        member = membership.current()
-        if member is not None and member.terms.mesh == self._token:
-            worker.uninstall()
-            logging.getLogger().setLevel(self._level)
-
-
-class _Handler(MeshHandler):
-    """Gets the message as it was logged: Monarch adds to every handler a filter that writes the actor in front of it.
-
-    With the actor in it, no two ranks would log the same. It is an attribute, ``actor_prefix``, that Monarch sets as well.
+    Parameters
+    ----------
+    proc_mesh : monarch.actor.ProcMesh
+        The procs.
+    relay : bool
+        See `attach`.
     """
 
-    def addFilter(self, filter: Any) -> None:
-        """Add a filter; what it makes of the message, if it is Monarch's, is undone."""
-        if type(filter).__module__.partition(".")[0] != "monarch":
-            super().addFilter(filter)
-        elif not any(isinstance(each, _Unprefixed) for each in self.filters):
-            super().addFilter(_Unprefixed(filter))
+    def __init__(self, proc_mesh: Any, relay: bool) -> None:
+        self.token = f"monarch-{os.urandom(6).hex()}"
+        self.coords = Shape.of(dict(proc_mesh.sizes)).coords
+        self._proc_mesh = proc_mesh
+        self._relay = relay
+        self._context = contextvars.copy_context()  # it says on behalf of which actor Monarch is called
+        self._client: LogClient | None = None
+        self._watch: Any = None
+        self._members: Any = None
+        self._relays: list[tuple[Any, Tunnel]] = []
 
+    def join(self, address: str) -> None:
+        """Let every proc join: the client, or a relay on its host where that is needed."""
+        self._run(self._join, address)
 
-class _Unprefixed(logging.Filter):
-    def __init__(self, inner: logging.Filter) -> None:
-        super().__init__()
-        self._inner = inner
+    def watch_for(self, client: LogClient) -> None:
+        """Tell `client` how procs end."""
+        self._client = clients[self.token] = client
 
-    def filter(self, record: logging.LogRecord) -> Any:
-        msg, prefix = record.msg, getattr(record, "actor_prefix", None)
-        if prefix and isinstance(msg, str):
-            msg = msg.removeprefix(prefix)  # another handler has had it before
-        passed = self._inner.filter(record)
-        record.msg = msg
-        return passed
+    def leave(self, timeout: float) -> None:
+        """Let every proc leave, then end relays and actors. Takes `timeout` seconds at most."""
+        # On a thread of its own: whoever detaches may be in an event loop, and Monarch complains of those who wait there.
+        MeshFuture.run(partial(self._run, self._leave, time.monotonic() + timeout), "detach").get(timeout + 1.0)
+
+    def _run(self, fn: Callable[..., T], *args: Any) -> T:
+        return self._context.copy().run(fn, *args)
+
+    def _join(self, address: str) -> None:
+        self._watch = this_proc().spawn("meshlog_watch", Watch, self.token)
+        self._members = self._watch.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
+        places = [place for _, place in self._members.where.call(address).get(_JOIN_SEC)]
+        hosts = [host for host, _ in places]
+        addresses = dict.fromkeys(hosts, address)
+        for rank, (host, near) in enumerate(places):
+            if addresses[host] == address and (self._relay or not near):
+                addresses[host] = self._start_relay(rank, address)
+        of_ranks = [addresses[host] for host in hosts]
+        self._members.join.call(of_ranks, self.token, local_ranks(hosts)).get(_JOIN_SEC)
+
+    def _start_relay(self, rank: int, address: str) -> str:
+        """Start a relay on the host of a rank, and a tunnel to it; return the relay's address."""
+        proc = self._proc_mesh.slice(**self.coords[rank])
+        relay = self._watch.begin_relay.call_one(proc, address).get(_JOIN_SEC)
+
+        def take(timeout: float) -> bytes:
+            data: bytes | None = self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC))
+            if data is None:
+                raise ClosedError("the relay has ended")
+            return data
+
+        def give(data: bytes) -> None:
+            if not self._run(lambda: relay.give.call_one(data).get(_ANSWER_SEC)):
+                raise ClosedError("the relay has ended")
+
+        self._relays.append((relay, Tunnel(address, take, give).start()))
+        relay_address: str = relay.address.call_one().get(_JOIN_SEC)
+        return relay_address
+
+    def _leave(self, deadline: float) -> None:
+        def left() -> float:
+            return max(0.1, deadline - time.monotonic())
+
+        client = self._client
+        if client is not None and self._members is not None:
+            self._members.leave.broadcast()  # a call would wait until Monarch knows who is dead; the client knows it now
+            while any(rank.alive for rank in client.stats().values()) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        for relay, tunnel in self._relays:
+            relay.close.call_one(left()).get(left())
+            tunnel.close()
+        if self._watch is not None:
+            self._watch.end_relays.call_one(left()).get(left())
+            self._watch.stop().get(left())
 
 
 def local_ranks(hosts: list[str]) -> list[tuple[int, int]]:

@@ -118,10 +118,14 @@ def mesh(**per_host: int) -> tuple[Any, Any]:
     return procs, procs.spawn("workers", Worker)
 
 
+RELAY = "relay" in sys.argv[2:]
+"""Whether all procs are to join a relay, as on another machine."""
+
+
 async def attached(procs: Any, window: float | None = None) -> tuple[LoggingMeshClient, Seen]:
     """Attach; return the control surface, and what it shows."""
     seen = Seen()
-    logs = await attach(procs, [seen])
+    logs = await attach(procs, [seen], relay=RELAY)
     logs.set_mode(True, window, logging.INFO)
     return logs, seen
 
@@ -141,7 +145,7 @@ async def records() -> None:
     assert (receipt.missing, receipt.dead, receipt.dropped) == ((), (), 0), receipt
     for rank in range(PROCS):
         assert seen.texts(rank) == [f"step 7 of rank {rank}", "failed"]
-        assert sorted(seen.texts(rank, "stdout")) == ["echoed", "printed 7"]
+        assert sorted(seen.texts(rank, "stdout")) == ["echoed", "printed 7"], seen.texts(rank, "stdout")
         assert seen.texts(rank, "stderr") == ["written"]
         record = next(each for each in seen.records if each.rank == rank and each.name == "work")
         assert record.coords == {"hosts_of_ours": rank // 2, "gpus": rank % 2}
