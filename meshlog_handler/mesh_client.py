@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
 from . import settings
 from .capture import diagnose
 from .client import LogClient
-from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
+from .engine import Coords
+from .errors import ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
@@ -45,11 +46,11 @@ class LoggingMeshClient:
     The surface is Monarch's ``LoggingMeshClient``, with targeted and acknowledged changes, and receipts, added.
     """
 
-    def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]] | None) -> None:
+    def __init__(self, client: LogClient, mesh: str, coords: Coords | None) -> None:
         self.client = client
         self.mesh = mesh
         self._coords = coords
-        client.registry.add_mesh(mesh, coords or {})
+        client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
         self._finalizer = weakref.finalize(self, _end, client, self._detach)
 
@@ -67,7 +68,7 @@ class LoggingMeshClient:
 
     @classmethod
     def start(
-        cls, mesh: str, coords: Mapping[int, Mapping[str, int]], handlers: Iterable[ShownBy] | None = None,
+        cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> LoggingMeshClient:  # fmt: skip
         """Start a client for a mesh whose procs will join under the token `mesh`.
@@ -76,8 +77,8 @@ class LoggingMeshClient:
         ----------
         mesh : str
             A token that only the procs of this mesh know.
-        coords : Mapping
-            The coordinates of each rank.
+        coords : Mapping or None
+            The coordinates of each rank; None if procs come and go, and are given ranks as they join.
         handlers : iterable of logging.Handler or None
             What shows the records; None is the console.
         log_dir : str or None
@@ -262,6 +263,9 @@ def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None
     for each in detach:
         try:
             client.flush(timeout)
+        except FlushTimeout as incomplete:  # the others leave nevertheless
+            diagnose(f"procs leave although the last flush is incomplete: {incomplete}")
+        try:
             each(timeout)
         except Exception as failure:  # an engine's, which may have ended before
             diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")

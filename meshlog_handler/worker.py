@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import membership, running, settings
@@ -48,55 +49,59 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
+    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture), level)
+
+
+def enlist(
+    terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+) -> None:
+    """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Parameters
+    ----------
+    terms, level
+        As of `membership.join` and `install`.
+    handler : Callable[..., MeshHandler]
+        Makes what forwards the root logger, as `MeshHandler` does.
+
+    Raises
+    ------
+    SettingError
+        If `level` is none.
+    """
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
-    captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(address):
+    if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+        membership.join(replace(terms, capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _silence_console()
+        _silenced.extend(_take_off(_writes_to_console))
+    global _make_handler
+    _make_handler = handler
     _forward_root()
 
 
-def join_mesh(
-    address: str, identity: Identity, *, own_handlers: bool = False, handler: type[MeshHandler] = MeshHandler
-) -> None:
-    """Let a proc of a mesh join its client.
-
-    Parameters
-    ----------
-    address : str
-        The client's.
-    identity : Identity
-        Who the proc is.
-    own_handlers : bool
-        Whether the handlers of the root logger are the proc's own: those that do not write to the console stay. Else they
-        were inherited from the client's process, and go.
-    handler : type of MeshHandler
-        What forwards the root logger.
+def join_mesh(address: str, identity: Identity) -> None:
+    """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
 
     Raises
     ------
     ConnectError
         If the client cannot be joined.
     """
-    if not own_handlers:
-        # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
-        _take_off(lambda handler: True)
+    _take_off(lambda handler: True)
+    # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
+        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True)
     )
-    _silence_console()
-    global _handler
-    _handler = handler
     _forward_root()
 
 
@@ -110,9 +115,9 @@ def uninstall() -> None:
 
 leave = uninstall
 
-_handler = MeshHandler
+_make_handler: Callable[..., MeshHandler] = MeshHandler
 _silenced: list[logging.Handler] = []
-"""Handlers of the root logger that wrote to the console, for as long as the client does."""
+"""Handlers that wrote to the console: off the root logger for as long as the client does that."""
 
 
 def _forward_root() -> None:
@@ -121,7 +126,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(_handler(address=member.terms.address))
+        root.addHandler(_make_handler(address=member.terms.address))
     _keep_forwarding()
 
 
@@ -154,10 +159,6 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handl
     for handler in found:
         root.removeHandler(handler)
     return found
-
-
-def _silence_console() -> None:
-    _silenced.extend(_take_off(_writes_to_console))
 
 
 def _writes_to_console(handler: logging.Handler) -> bool:

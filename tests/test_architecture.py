@@ -43,11 +43,11 @@ FLOORS = [
     ],
     # Assembly.
     [
-        "relay", "worker", "mesh_client", "notebook", "manager",
+        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations.hosts", "integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]

@@ -173,11 +173,11 @@ class AttachedMesh:
             self._watch.stop().get(left())
 
 
-def local_ranks(hosts: list[str]) -> list[tuple[int, int]]:
-    """Return, for each rank, its number among those of its host, and how many these are."""
-    sizes, seen = Counter(hosts), Counter[str]()
-    ranks = []
+def local_ranks(hosts: Iterable[str]) -> list[int]:
+    """Return, for the host of each rank, the rank's number among those of that host."""
+    seen = Counter[str]()
+    numbers = []
     for host in hosts:
-        ranks.append((seen[host], sizes[host]))
+        numbers.append(seen[host])
         seen[host] += 1
-    return ranks
+    return numbers

@@ -16,8 +16,7 @@ from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
 from .. import membership, worker
 from ..client import LogClient
-from ..context import Identity
-from ..errors import ClosedError
+from ..errors import ClosedError, ConnectError
 from ..handler import MeshHandler
 from .hosts import HostRelay, reachable
 
@@ -87,21 +86,27 @@ class Member(Actor):
         return socket.gethostname(), reachable(address)
 
     @endpoint
-    def join(self, addresses: list[str], token: str, local_ranks: list[tuple[int, int]]) -> None:
+    def join(self, addresses: list[str], token: str, local_ranks: list[int]) -> None:
         """Forward what this proc logs and prints. The arguments are by rank."""
         point = current_rank()
-        local_rank, local_size = local_ranks[point.rank]
         self._token, self._level = token, logging.getLogger().level
-        identity = Identity(point.rank, local_rank, len(local_ranks), local_size, dict(point), token)
-        worker.join_mesh(addresses[point.rank], identity, own_handlers=True, handler=PlainHandler)
+        terms = membership.Terms(
+            addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
+        )  # fmt: skip
+        worker.enlist(terms, handler=PlainHandler)
+        if not self._is_member():
+            raise ConnectError(f"rank {point.rank} cannot join the client")
 
     @endpoint
     def leave(self) -> None:
         """Be as before, unless somebody else has attached meanwhile."""
-        member = membership.current()
-        if member is not None and member.terms.mesh == self._token:
+        if self._is_member():
             worker.uninstall()
             logging.getLogger().setLevel(self._level)
+
+    def _is_member(self) -> bool:
+        member = membership.current()
+        return member is not None and member.terms.mesh == self._token
 
 
 class Relay(Actor):
