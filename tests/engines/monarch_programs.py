@@ -144,7 +144,7 @@ async def records() -> None:
     assert receipt.acked == (0, 1, 2, 3), receipt
     assert (receipt.missing, receipt.dead, receipt.dropped) == ((), (), 0), receipt
     for rank in range(PROCS):
-        assert seen.texts(rank) == [f"step 7 of rank {rank}", "failed"]
+        assert seen.texts(rank) == [f"step 7 of rank {rank}", "failed"], [(r.rank, r.getMessage()) for r in seen.records]
         assert sorted(seen.texts(rank, "stdout")) == ["echoed", "printed 7"], seen.texts(rank, "stdout")
         assert seen.texts(rank, "stderr") == ["written"]
         record = next(each for each in seen.records if each.rank == rank and each.name == "work")
