@@ -42,7 +42,7 @@ class Watch(Actor):
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self._relay_procs: list[Any] = []
+        self._relays: list[tuple[Any, Any]] = []
 
     @endpoint
     def begin(self, proc_mesh: Any) -> Any:
@@ -53,13 +53,14 @@ class Watch(Actor):
     def begin_relay(self, proc: Any, address: str) -> Any:
         """Start a relay on the host of one proc, in a process of its own: it outlives that proc."""
         procs = proc.host_mesh.spawn_procs(name="meshlog")
-        self._relay_procs.append(procs)
-        return procs.spawn("meshlog_relay", Relay, address)
+        relay = procs.spawn("meshlog_relay", Relay, address)
+        self._relays.append((procs, relay))
+        return relay
 
     @endpoint
     def end_relays(self, timeout: float) -> None:
         """End the processes of the relays. Only who has started them can."""
-        for stopped in [procs.stop() for procs in self._relay_procs]:
+        for stopped in [procs.stop() for procs, _ in self._relays]:
             stopped.get(timeout)
 
     def __supervise__(self, failure: Any) -> bool:
@@ -68,8 +69,10 @@ class Watch(Actor):
         crashed, end = _CRASHED.search(text), _END.search(text)
         if client is not None and failure.mesh_name.startswith(f"{MEMBERS}-") and crashed is not None and end is not None:
             exitcode = -int(end["signal"]) if end["signal"] else int(end["code"])
-            for rank in crashed[1].split(","):
-                client.report_exit(self._token, int(rank), exitcode)
+            for rank in map(int, crashed[1].split(",")):
+                client.report_exit(self._token, rank, exitcode)
+                for _, relay in self._relays:
+                    relay.report_exit.broadcast(self._token, rank, exitcode)
         return True
 
 
@@ -142,6 +145,11 @@ class Relay(Actor):
         except ClosedError:
             return False
         return True
+
+    @concurrent_endpoint
+    async def report_exit(self, token: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc ended."""
+        self._relay.report_exit(token, rank, exitcode)
 
     @concurrent_endpoint
     async def close(self, timeout: float) -> None:

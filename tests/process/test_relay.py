@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -334,6 +335,32 @@ def test_through_a_tunnel_of_somebody_elses_messages() -> None:
             job.relays.append((pipe, pid))
             job.end()
         until(lambda: not job.client.stats()[worker.rank].alive, what="the client to see the end")
+        here.close()
+
+
+def test_a_mode_is_in_force_when_it_is_set_however_slow_the_tunnel() -> None:
+    with tree() as job:
+        here, there = multiprocessing.Pipe()
+        pipe, pid = job.start(tunnelled, job.client.address, there)
+        there.close()
+        ask = Carrier(here)
+
+        def give(data: bytes) -> None:
+            time.sleep(0.1)  # what goes down is on its way for longer than a worker takes to log
+            ask("give", data)
+
+        with Tunnel(job.client.address, lambda _: ask("take", 0.01), give):
+            assert pipe.poll(DEADLINE)
+            worker = job.worker(pipe.recv())
+            until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
+            for window in (60.0, None):
+                job.logging.set_mode(True, window, logging.INFO)
+                for step in range(2):
+                    worker.ask("log", (logging.INFO, "step %d", step))
+                job.client.flush()
+            assert job.messages == ["[2 similar log lines] [rank 0] step 0..1", "step 0", "step 1"]
+            job.relays.append((pipe, pid))
+            job.end(worker)
         here.close()
 
 
