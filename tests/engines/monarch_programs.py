@@ -15,16 +15,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import monarch.actor
 import pytest
-from monarch.actor import Actor, current_rank, endpoint, this_host, this_proc
+from monarch.actor import Actor, current_rank, endpoint, shutdown_context, this_host, this_proc
 from monarch.config import configure
 
 from meshlog_handler import ConfigRefused, LoggingMeshClient
 from meshlog_handler.integrations.monarch import attach
+from tests.engines.commanded import DEADLINE, obey
 from tests.waiting import until
 
 COUNT = 10_000
@@ -112,6 +114,27 @@ class Worker(Actor):
         logs.flush()
         logs.drain_and_stop()
         return sorted(seen.texts())
+
+
+class Obeying(Actor):
+    """Does what a test tells it (see `commanded`)."""
+
+    @endpoint
+    def obey(self, place: str) -> None:
+        """Do so until told to end."""
+        obey(place)
+
+
+@contextmanager
+def spawned(count: int) -> Iterator[Any]:
+    """Spawn procs; at the end, stop them and whatever else of Monarch's can be stopped. Once in a process."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs = this_host().spawn_procs(per_host={"gpus": count})
+    try:
+        yield procs
+    finally:
+        procs.stop().get(DEADLINE)
+        shutdown_context().get(DEADLINE)
 
 
 def mesh(**per_host: int) -> tuple[Any, Any]:
