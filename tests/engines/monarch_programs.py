@@ -192,7 +192,8 @@ async def grouping() -> None:
     logs.drain_and_stop()
     counted = sorted((record.count, record.getMessage()) for record in seen.records if hasattr(record, "count"))
     # A warning is shown at once the first time, and counted after.
-    assert [count for count, _ in counted] == [3, 4], [record.getMessage() for record in seen.records]
+    said = [(record.getMessage(), record.rank, getattr(record, "ranks", None)) for record in seen.records]
+    assert [count for count, _ in counted] == [3, 4], said
     await procs.stop()
 
 

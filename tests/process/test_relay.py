@@ -44,6 +44,8 @@ def work(pipe: Any) -> None:
         what, words = asked
         if what == "log":
             logger.log(*words)
+        elif what == "warn":
+            logger.warning("not good: %s", "this", extra={"who": words})
         elif what == "many":
             for number in range(words):
                 logger.info("number %d of %s", number, "many")
@@ -190,6 +192,17 @@ def test_what_ranks_of_all_hosts_have_in_common_is_one_line() -> None:
         assert job.messages == ["[12 similar log lines] [ranks 0-3] step 0..2 of 0..3"]
         assert job.client.stats().received == 12
         assert {rank: stats.received for rank, stats in job.client.stats().items()} == dict.fromkeys(range(4), 3)
+        job.end(*workers)
+
+
+def test_a_warning_with_attributes_of_each_rank_is_shown_at_once_and_counted() -> None:
+    with tree() as job:
+        workers = [job.worker(address) for address in [job.relay()] * 4]
+        job.logging.set_mode(True, 60.0, logging.INFO)
+        for worker in workers:
+            worker.ask("warn", worker.rank)
+        job.client.flush()
+        assert job.messages == ["not good: this", "[3 similar log lines] [ranks 1-3] not good: this"]
         job.end(*workers)
 
 
