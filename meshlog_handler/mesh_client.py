@@ -127,9 +127,10 @@ class LoggingMeshClient:
                 stacklevel=2,
             )
         chosen = self._chosen(ranks)
-        self.set_level(number, ranks=ranks)
         self.client.set_window(window)
         self.client.set_streaming(stream_to_client, chosen)
+        # The last: relays hear of all three, in this order, but only here ranks answer, through their relays.
+        self.set_level(number, ranks=ranks)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None

@@ -32,6 +32,10 @@ _HELPERS = (
 _HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
 
 
+# Threads and descriptors of engines that cannot be shut down as long as this process lives.
+_of_engines: set[object] = set()
+
+
 @dataclass(frozen=True)
 class Held:
     """The threads, child processes, file descriptors and run directories of this process, at one time."""
@@ -46,9 +50,9 @@ class Held:
         """Take a snapshot, without what stays by design."""
         pids, pipes = _helpers()
         return cls(
-            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)),
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
             children=frozenset(children() - pids),
-            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()),
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()) - _of_engines,
             runs=frozenset(run_dirs()),
         )
 
@@ -60,6 +64,11 @@ class Held:
         with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
             until(lambda: not self._new(), timeout)
         return self._new()
+
+    def leave_to_engine(self) -> None:
+        """Let the threads and descriptors that are new since this snapshot be an engine's, which keeps them to the end."""
+        now = Held.take()
+        _of_engines.update(now.threads - self.threads, now.fds - self.fds)
 
     def _new(self) -> list[str]:
         now = Held.take()
