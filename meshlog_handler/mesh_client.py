@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from . import settings
+from .capture import diagnose
 from .client import LogClient
 from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
@@ -46,7 +47,8 @@ class LoggingMeshClient:
         self.mesh = mesh
         self.ranks = tuple(sorted(coords))
         client.registry.add_mesh(mesh, coords)
-        self._finalizer = weakref.finalize(self, client.stop)
+        self._farewells: list[Callable[[], None]] = []
+        self._finalizer = weakref.finalize(self, _end, client, self._farewells)
 
     @staticmethod
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
@@ -207,7 +209,14 @@ class LoggingMeshClient:
     def drain_and_stop(self, timeout: float = 10.0) -> None:
         """Flush, show what is pending, and end the client. Also done when this object is collected, and at exit."""
         if self._finalizer.detach() is not None:
-            self.client.stop(timeout)
+            _end(self.client, self._farewells, timeout)
+
+    def before_end(self, farewell: Callable[[], None]) -> None:
+        """Call `farewell` first when the client is ended: an engine's adapter has its ranks leave.
+
+        It must return within seconds, and not refer to this object.
+        """
+        self._farewells.append(farewell)
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -234,3 +243,10 @@ class LoggingMeshClient:
             raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
 
 
+def _end(client: LogClient, farewells: list[Callable[[], None]], timeout: float = 10.0) -> None:
+    for farewell in farewells:
+        try:
+            farewell()
+        except Exception as failure:
+            diagnose(f"ranks may not have left in order: {type(failure).__name__}: {failure}")
+    client.stop(timeout)

@@ -62,33 +62,50 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(_writes_to_console)
+        _silence_console()
     _forward_root()
 
 
-def join_mesh(address: str, identity: Identity) -> None:
-    """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
+def join_mesh(address: str, identity: Identity, *, own_handlers: bool = False) -> None:
+    """Let a proc of a mesh join its client.
+
+    Parameters
+    ----------
+    address : str
+        The client's.
+    identity : Identity
+        Who the proc is.
+    own_handlers : bool
+        Whether the handlers of the root logger are the proc's own: those that do not write to the console stay. Else they
+        were inherited from the client's process, and go.
 
     Raises
     ------
     ConnectError
         If the client cannot be joined.
     """
-    _take_off(lambda handler: True)
-    # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
+    if not own_handlers:
+        # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
+        _take_off(lambda handler: True)
     membership.join(
         membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
     )
+    _silence_console()
     _forward_root()
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger."""
+    """Leave the client: ship what there is, restore the file descriptors and the handlers of the root logger."""
     _take_off(lambda handler: isinstance(handler, MeshHandler))
     membership.leave()
+    while _silenced:
+        logging.getLogger().addHandler(_silenced.pop(0))
 
 
 leave = uninstall
+
+_silenced: list[logging.Handler] = []
+"""Handlers of the root logger that wrote to the console, for as long as the client does."""
 
 
 def _forward_root() -> None:
@@ -124,11 +141,16 @@ def _keep_forwarding() -> None:
     logging.config.dictConfigClass = ForwardingConfigurator
 
 
-def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
+def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
     root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if unwanted(handler):
-            root.removeHandler(handler)
+    found = [handler for handler in root.handlers if unwanted(handler)]
+    for handler in found:
+        root.removeHandler(handler)
+    return found
+
+
+def _silence_console() -> None:
+    _silenced.extend(_take_off(_writes_to_console))
 
 
 def _writes_to_console(handler: logging.Handler) -> bool:
