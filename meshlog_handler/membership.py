@@ -12,7 +12,8 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from . import settings
@@ -21,7 +22,7 @@ from .channel import Address, connect
 from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .journal import Journal
-from .messages import Goodbye, Hello
+from .messages import Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
@@ -43,6 +44,8 @@ class Terms:
         The token of the mesh that made this process, or "".
     capture : bool
         Capture file descriptors 1 and 2.
+    coords : mapping
+        Its position, by dimension, or names, where no mesh gives it one.
     """
 
     address: str
@@ -51,6 +54,7 @@ class Terms:
     mesh: str = ""
     capture: bool = False
     on_full: OnFull = "block"
+    coords: Mapping[str, int | str] = field(default_factory=dict)
 
 
 class Membership:
@@ -64,6 +68,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self._left = False
+        self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
@@ -79,6 +84,7 @@ class Membership:
         hello = Hello(
             pid=self.pid, hostname=socket.gethostname(), rank=terms.rank, local_rank=terms.local_rank, mesh=terms.mesh,
             captured=tuple(names[fd] for fd in fds), forwarding=forwarding, started=time.time(),
+            coords=dict(terms.coords),
         )  # fmt: skip
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
@@ -104,6 +110,20 @@ class Membership:
             if self.rank is not None:  # else it is the client's own process, which knows
                 report_loss(self.stream)
         self._uncapture()
+        if self._on_loss is not None:
+            self._on_loss()
+
+    def when_lost(self, then: Callable[[], object]) -> None:
+        """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
+        self._on_loss = then
+        if self._link.hung_up and not self._left:
+            then()
+
+    def relabel(self, coords: Mapping[str, int | str]) -> None:
+        """Be known by these coordinates from the next record on, and so are children that are forked later."""
+        self.terms = replace(self.terms, coords=dict(coords))
+        with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+            self._link.say(Relabel(dict(coords)))
 
     def _uncapture(self, drain: bool = True) -> None:
         with self._uncapturing:  # who comes second returns when it is done
@@ -256,7 +276,7 @@ def _after_fork_in_child() -> None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
         _inherited = Terms(
-            member.terms.address, member.rank, member.terms.local_rank, "", False, member.terms.on_full
+            member.terms.address, member.rank, member.terms.local_rank, "", False, member.terms.on_full, member.terms.coords
         )
 
 
