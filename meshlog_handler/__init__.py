@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .proc_mesh import ProcMesh as ProcMesh
     from .proc_mesh import this_host as this_host
     from .receipt import FlushReceipt as FlushReceipt
+    from .relay import LogRelay as LogRelay
     from .runtime import LoggerRuntime as LoggerRuntime
     from .stats import RankStats as RankStats
     from .worker import install as install
@@ -63,6 +64,7 @@ _HOMES = {
     "JsonFormatter": "json_formatter",
     "LogClient": "client",
     "LogForwarder": "forwarder",
+    "LogRelay": "relay",
     "LoggerRuntime": "runtime",
     "LoggingManager": "manager",
     "LoggingMeshClient": "mesh_client",

@@ -216,34 +216,19 @@ class LogClient(QueueListener):
         self._post(lambda: self._core.flush(future, float("inf") if timeout is None else timeout, chosen))
         return future
 
-    def order(
-        self, make: Callable[[int], Order], timeout: float = 10.0, chosen: Chosen | None = None
-    ) -> dict[int | None, str | None]:
-        """Give an order to procs and wait for their answers.
+    def next_request(self) -> int:
+        """Return a number for an order."""
+        return self.on_thread(self._core.orders.number).result()
 
-        Parameters
-        ----------
-        make : Callable[[int], Order]
-            Returns the order for a request number.
-        timeout : float
-            Seconds.
-        chosen : callable or None
-            Which procs; None: all but the client's own.
-
-        Returns
-        -------
-        dict
-            By rank: None if it obeyed, else why not.
-        """
+    def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
+        """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Future()
-        request = self.on_thread(self._core.orders.number).result(timeout)
-        self._post(lambda: self._core.order(make(request), future, chosen))
-        try:
-            answers = future.result(timeout)
-        except TimeoutError:
-            self._post(lambda: self._core.orders.give_up(request))
-            answers = future.result(timeout)
-        return {source.rank: error for source, error in answers.items()}  # type: ignore[attr-defined]  # members are sources
+        self._post(lambda: self._core.order(order, future, chosen))
+        return future
+
+    def give_up(self, request: int) -> None:
+        """Wait no longer for those who have not answered an order."""
+        self._post(lambda: self._core.orders.give_up(request))
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so."""
@@ -269,11 +254,19 @@ class LogClient(QueueListener):
         self.registry.stand(mesh, order)
         self._post(lambda: self._core.relays.stand(mesh, order))
 
+    def ranks(self, mesh: str) -> tuple[int, ...]:
+        """Return the ranks that have joined under a mesh's token ("": under none), and live."""
+        return self.on_thread(lambda: self._core.ranks(mesh)).result()
+
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         if not self.running:
             return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
-        return self.on_thread(self._core.stats).result()
+        return self.on_thread(self.stats_now).result()
+
+    def stats_now(self) -> Stats:
+        """Return the same on the client's own thread."""
+        return self._core.stats()
 
     def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Source:
         """Take in a process that was started with its output led into pipes; return what the client's thread knows it by.

@@ -156,6 +156,11 @@ class ClientThread:
         if told is not None and told[1]:
             self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
 
+    def ranks(self, mesh: str) -> tuple[int, ...]:
+        """Return the ranks of a mesh that live here or below."""
+        members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
+        return tuple(sorted({member.rank for member in members if member.rank is not None}))
+
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)

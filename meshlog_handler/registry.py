@@ -33,7 +33,7 @@ class Member:
 class Mesh:
     """What the registry knows of a mesh that makes its own procs."""
 
-    coords: Mapping[int, Mapping[str, int]]
+    coords: Mapping[int, Mapping[str, int | str]] | None
     standing: list[Order] = field(default_factory=list)
 
 
@@ -51,7 +51,7 @@ class Registry:
         self._numbers = itertools.count()
         self._taken: set[int] = set()
         self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh({})}
+        self._meshes: dict[str, Mesh] = {"": Mesh(None)}
         self._dead: dict[Member, None] = {}
         self._journals = ""
 
@@ -63,11 +63,11 @@ class Registry:
                 with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
                     os.unlink(os.path.join(directory, name))
 
-    def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int]]) -> None:
-        """Make known a mesh that will start procs under `token`."""
+    def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
+        """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
             self._meshes[token] = Mesh(coords)
-            self._taken.update(coords)
+            self._taken.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
@@ -107,7 +107,7 @@ class Registry:
         """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
         with self._lock:
             mesh = self._meshes.get(hello.mesh)
-            known = mesh.coords.get(rank) if mesh is not None and rank is not None else None
+            known = mesh.coords.get(rank) if mesh is not None and mesh.coords and rank is not None else None
             return known if known is not None else hello.coords
 
     def joined(self, mesh: str, rank: int) -> None:
@@ -122,9 +122,10 @@ class Registry:
             return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
 
     def ended(self, mesh: str, rank: int | None) -> None:
-        """Note that a proc ended. One of a mesh is named in later receipts; a guest came and went."""
-        if mesh in self._meshes and mesh not in ("", self._own_token):
-            with self._lock:
+        """Note that a proc ended. One of a mesh with fixed ranks is named in later receipts; a guest came and went."""
+        with self._lock:
+            known = self._meshes.get(mesh)
+            if known is not None and known.coords is not None:
                 self._dead[Member(mesh, rank)] = None
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
@@ -135,7 +136,7 @@ class Registry:
     def stand(self, mesh: str, order: Order) -> None:
         """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
         with self._lock:
-            standing = self._meshes.setdefault(mesh, Mesh({})).standing
+            standing = self._meshes.setdefault(mesh, Mesh(None)).standing
             if isinstance(order, SetLevel):
                 standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
             elif isinstance(order, Prepare) and not order.config.get("incremental"):

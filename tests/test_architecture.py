@@ -39,15 +39,15 @@ FLOORS = [
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
         "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
-        "membership", "handler",
+        "membership", "uplink", "handler",
     ],
     # Assembly.
     [
-        "worker", "mesh_client", "notebook", "manager",
+        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]
@@ -63,7 +63,7 @@ PUBLIC = {
     # The control surface
     "LoggingManager", "LoggingMeshClient", "LoggerRuntime", "LogForwarder", "FlushReceipt", "RankStats",
     # A client of its own, and the proc's side
-    "LogClient", "install", "uninstall", "MeshHandler",
+    "LogClient", "LogRelay", "install", "uninstall", "MeshHandler",
     # Shown records
     "MeshFormatter", "JsonFormatter", "ConsoleHandler",
     # Errors

@@ -20,7 +20,7 @@ from meshlog_handler.wire import pack
 
 from .crossing import cross, decode, encode, make, no_side_file
 
-NOBODY = {"rank": None, "local_rank": None, "hostname": None, "coords": {}}
+NOBODY: dict[str, object] = {"rank": None, "local_rank": None, "hostname": None, "coords": {}}
 
 
 def passed_on(records: Iterable[logging.LogRecord]) -> list[Item]:
