@@ -56,6 +56,7 @@ class ShapeTable(dict[object, Packer]):
         self.ids = itertools.count(1)
         self.tagged: dict[object, int] = {}
         self.variety: dict[object, int] = {}
+        self.who: dict[object, bytes] = {}
 
 
 class Frozen:

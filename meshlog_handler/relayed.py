@@ -15,22 +15,30 @@ from .entries import HEADER, RECORD
 from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
 from .thaw import DIGEST, MeshRecord, TaggedTemplate, Values
-from .wire import NotPlain, pack
+from .wire import NotPlain, pack, unpack
 
 CODES: Final = "+"
 """What the definition of such a shape has in place of `struct` codes."""
 
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
-_LEFT_OUT: Final = frozenset((*_COMMON, "args", "created", "msecs", "exc_info", "message", "asctime", "frozen_text"))
+_WHO: Final = (
+    "rank", "local_rank", "hostname", "coords", "stream", "thread", "threadName", "process", "processName", "taskName",
+)  # fmt: skip
+_LEFT_OUT: Final = frozenset(
+    (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime", "frozen_text")
+)
+_BY: Final = ""
+"""The name under which a record says whose it is: no attribute has it."""
 _ALWAYS: Final = STANDARD - {"message", "asctime"}
 _GROUPED: Final = frozenset((int, float, bool, str))
-_MAX_VARIANTS: Final = 65_536
+_MAX_VARIANTS: Final = 16_384
 
 
 def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     """Freeze a record that came from another process, whole: also whose it is, and what it tells of.
 
-    Records of one call site share a shape, whatever rank and thread they come from.
+    Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
+    same bytes each time: so it need not be read again by whoever has read them before.
     """
     fields = record.__dict__
     args = fields["args"]
@@ -38,8 +46,12 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     shared = digest[0] if digest is not None else msg if args else None
     key = (*map(fields.__getitem__, _COMMON), shared)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
+    named[_BY] = _who(fields, table)
     if shared is msg:
         del named["msg"]
+    for name in ("exc_text", "stack_info"):
+        if fields[name] is not None:
+            named[name] = fields[name]
     shape = table.tagged.get(key)
     defined, learnt = b"", None
     if shape is None:
@@ -53,6 +65,19 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
     return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
+
+
+def _who(fields: Mapping[str, Any], table: ShapeTable) -> bytes:
+    values = [fields.get(name) for name in _WHO]
+    coords = values[3]
+    key = (*values[:3], tuple(coords.items()) if type(coords) is dict else coords, *values[4:])
+    try:
+        known = table.who.get(key)
+        if known is None:
+            known = table.who[key] = pack(tuple(values))
+        return known
+    except (NotPlain, TypeError):  # what no client has made
+        return pack(tuple(map(plain_or_text, values)))
 
 
 class RelayedTemplate(TaggedTemplate):
@@ -74,7 +99,7 @@ class RelayedTemplate(TaggedTemplate):
         self.digest = self.alone = False
         self._variants: dict[Hashable, RelayedTemplate] = {}
 
-    def of(self, args: object, named: Mapping[str, Any]) -> RelayedTemplate:
+    def of(self, args: object, named: dict[str, Any]) -> RelayedTemplate:
         """Return what the records of one rank, and of one kind, have in common.
 
         Raises
@@ -82,29 +107,33 @@ class RelayedTemplate(TaggedTemplate):
         ProtocolError
             If the record cannot be what it says.
         """
-        rank, stream, samples = named.get("rank"), named.get("stream"), named.get(DIGEST)
-        by_template = type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args)) and stream is None
+        samples = named.get(DIGEST)
+        by = named.pop(_BY, None)
+        by_template = type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
         if samples is not None:
             _check_digest(samples, named)
             by_template = samples[0] is not None
         alone = bool(named.get("progress") or named.get("partial"))
-        try:
-            known = self._variants.get((rank, stream, by_template, alone, samples is not None))
-        except TypeError:
-            raise ProtocolError("a record of no rank or stream that there can be") from None
-        if known is not None:
-            return known
-        if not isinstance(rank, (int, type(None))) or not isinstance(stream, (str, type(None))):
-            raise ProtocolError("a record of no rank or stream that there can be")
-        if len(self._variants) >= _MAX_VARIANTS:
-            self._variants.clear()
+        known = self._variants.get((by, by_template, alone, samples is not None)) if type(by) is bytes else None
+        return known or self._variant(by, by_template, alone, samples is not None)
+
+    def _variant(self, by: object, by_template: bool, alone: bool, digest: bool) -> RelayedTemplate:
+        who = unpack(by) if isinstance(by, bytes) else None
+        if not isinstance(who, tuple) or len(who) != len(_WHO):
+            raise ProtocolError("a record that does not say whose it is")
         variant = copy.copy(self)
         variant._variants = {}
-        variant.rank, variant.alone, variant.digest = rank, alone, samples is not None
-        place = (self.base["name"], self.base["pathname"], self.base["lineno"])
-        variant.group = (*place, self.base["msg"]) if by_template else None
+        variant.base = base = {**self.base, **dict(zip(_WHO, who, strict=True))}
+        rank, stream = base["rank"], base["stream"]
+        if not isinstance(rank, (int, type(None))) or not isinstance(stream, (str, type(None))):
+            raise ProtocolError("a record of no rank or stream that there can be")
+        variant.rank, variant.alone, variant.digest = rank, alone, digest
+        place = (base["name"], base["pathname"], base["lineno"])
+        variant.group = (*place, base["msg"]) if by_template and stream is None else None
         variant.scope = place if stream is None else (stream, self.levelno)
-        self._variants[rank, stream, by_template, alone, samples is not None] = variant
+        if len(self._variants) >= _MAX_VARIANTS:
+            self._variants.clear()
+        self._variants[by, by_template, alone, digest] = variant
         return variant
 
     def text(self, values: Values) -> str:

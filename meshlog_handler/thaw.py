@@ -110,7 +110,7 @@ class TaggedTemplate(RecordTemplate):
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, False, start)
 
-    def of(self, args: object, named: Mapping[str, Any]) -> TaggedTemplate:
+    def of(self, args: object, named: dict[str, Any]) -> TaggedTemplate:
         """Return the template of one of its records."""
         return self
 
