@@ -107,7 +107,8 @@ class Membership:
             return
         if self.stream is not None:
             self.stream.lose_client()
-            if self.rank is not None:  # else it is the client's own process, which knows
+            # The client's own process, which has no rank, knows; and who is told goes on in a way of its own.
+            if self.rank is not None and self._on_loss is None:
                 report_loss(self.stream)
         self._uncapture()
         if self._on_loss is not None:

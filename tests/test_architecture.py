@@ -47,7 +47,10 @@ FLOORS = [
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    [
+        "integrations", "integrations.hosts", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
+        "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing",
+    ],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]

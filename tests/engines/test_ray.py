@@ -1,0 +1,200 @@
+"""Ray: tasks and actors on a real cluster of two nodes, and under a plain ``ray.init``, attached and detached again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LoggingMeshClient, SettingError
+from meshlog_handler.testing import RecordCollector
+from tests.process.procs import DEADLINE, ROOT, run_python
+from tests.waiting import until
+
+from .needed import need
+
+ray: Any = need("ray")
+
+from meshlog_handler.integrations.ray import attach  # noqa: E402  # needs ray
+
+from . import ray_programs as programs  # noqa: E402  # needs ray
+
+pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start where the machine is busy
+
+NODES = ("alpha", "beta")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of two nodes on this machine, and this process its driver."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster()
+    try:
+        for name in NODES:
+            started.add_node(node_name=name, num_cpus=1, resources={name: 100}, include_dashboard=False)
+        ray.init(address=started.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+        yield started
+    finally:
+        try:
+            ray.shutdown()
+        finally:
+            started.shutdown()
+
+
+@pytest.fixture(params=[False, True], ids=["direct", "relayed"])
+def relay(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@contextlib.contextmanager
+def attached(**options: Any) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
+    """Attach with a collector, each record at once; detach at the end."""
+    collector = RecordCollector()
+    logs = attach([collector], **options)
+    try:
+        logs.set_mode(True, None, logging.INFO)
+        yield logs, collector
+    finally:
+        logs.drain_and_stop()
+
+
+def on(node: str, **options: Any) -> dict[str, Any]:
+    """Return the options of a task or an actor on a node."""
+    return {"num_cpus": 0, "resources": {node: 1}, **options}
+
+
+def run(fn: Any, *args: Any, **options: Any) -> Any:
+    """Run a task, and return its result."""
+    return ray.get(ray.remote(fn).options(**options).remote(*args), timeout=DEADLINE)
+
+
+def said(text: str, *place: Any) -> list[tuple[Any, ...]]:
+    """Return what is to be shown of `programs.say`."""
+    streams = {"logged": None, "printed": "stdout", "echoed": "stdout", "warned": "stderr"}
+    return [(f"{verb} {text}", stream, *place) for verb, stream in streams.items()]
+
+
+def shown(collector: RecordCollector) -> set[tuple[Any, ...]]:
+    """Return text, stream, process, node and actor of all that was shown; each is there once."""
+    records = [vars(record) | {"text": record.getMessage()} for record in collector.records]
+    found = [(r["text"], r["stream"], r["process"], r["coords"].get("node"), r["coords"].get("actor")) for r in records]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_tasks_and_actors_on_all_nodes_are_shown_with_node_and_name(relay: bool) -> None:
+    with attached(relay=relay) as (logs, collector):
+        pids = {node: run(programs.say_and_let_say, node, **on(node)) for node in NODES}
+        actor = ray.remote(programs.Counter).options(**on("beta")).remote()
+        named = ray.remote(programs.Counter).options(**on("alpha", name="bob")).remote()
+        actors = ray.get([actor.say.remote("unnamed"), named.say.remote("named")], timeout=DEADLINE)
+        receipt = logs.flush()
+        below = {vars(r)["process"]: vars(r)["coords"]["node"] for r in collector.records if "below" in r.getMessage()}
+        ranks = {vars(r)["process"]: vars(r)["rank"] for r in collector.records}
+        assert shown(collector) == {
+            *(line for node, (pid, _) in pids.items() for line in said(node, pid, node, None)),
+            *(line for node, (_, pid) in pids.items() for line in said(f"below {node}", pid, below[pid], None)),
+            *said("unnamed", actors[0], "beta", "Counter"), *said("named", actors[1], "alpha", "bob"),
+        }  # fmt: skip
+    assert len(set(ranks.values())) == len(ranks)
+    assert set(receipt.acked) <= set(ranks.values())  # Ray ends workers that have nothing to do
+    assert receipt.missing == ()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_level_of_one_rank(relay: bool) -> None:
+    with attached(relay=relay) as (logs, collector):
+        actors = [ray.remote(programs.Counter).options(**on(node)).remote() for node in NODES]
+        pids = ray.get([actor.say.remote("x") for actor in actors], timeout=DEADLINE)
+        logs.flush()
+        rank = next(vars(r)["rank"] for r in collector.records if r.process == pids[1])
+        collector.clear()
+        logs.set_level("DEBUG", programs.NAME, ranks=[rank])
+        ray.get([a.__ray_call__.remote(lambda _: programs.log(logging.DEBUG, "details")) for a in actors], timeout=DEADLINE)
+        logs.flush()
+        assert [(r.getMessage(), vars(r)["rank"]) for r in collector.records] == [("details", rank)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_exception_comes_in_one_piece(relay: bool) -> None:
+    with attached(relay=relay) as (logs, collector):
+        with pytest.raises(ValueError, match="boom"):
+            run(programs.fail, "boom", **on("beta", max_retries=0))
+        logs.flush()
+        (record,) = collector.records
+        assert (record.getMessage(), record.levelno) == ("failed", logging.ERROR)
+        assert str(record.exc_text).startswith("Traceback")
+        assert str(record.exc_text).endswith("ValueError: boom")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_loses_nothing(relay: bool) -> None:
+    count = 2000
+    with attached(relay=relay) as (logs, collector):
+        with pytest.raises(ray.exceptions.WorkerCrashedError):
+            run(programs.log_and_die, count, **on("beta", max_retries=0))
+        collector.wait_for(lambda records: len(records) >= 2 * count, DEADLINE)
+        receipt = logs.flush()
+        texts = collector.messages
+    assert [text for text in texts if text.startswith("number")] == [f"number {number}" for number in range(count)]
+    assert [text for text in texts if text.startswith("line")] == [f"line {number}" for number in range(count)]
+    assert (receipt.missing, receipt.dropped) == ((), 0)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_detached_all_is_as_before(relay: bool) -> None:
+    early = ray.remote(programs.Counter).options(**on("beta")).remote()
+    before = ray.get(early.state.remote(), timeout=DEADLINE)
+    with attached(relay=relay, actors=[early]) as (logs, collector):
+        late = ray.remote(programs.Counter).options(**on("alpha")).remote()
+        pids = ray.get([early.say.remote("early"), late.say.remote("late")], timeout=DEADLINE)
+        logs.flush()
+        assert shown(collector) == {*said("early", pids[0], "beta", "Counter"), *said("late", pids[1], "alpha", "Counter")}
+        joined = ray.get([each.state.remote() for each in (early, late)], timeout=DEADLINE)
+        assert joined == [{"level": logging.INFO, "handlers": ["MeshHandler"], "captured": True}] * 2
+    for actor in (early, late):  # they learn of the end by themselves
+        until(lambda actor=actor: ray.get(actor.state.remote(), timeout=DEADLINE) == before, DEADLINE)  # type: ignore[misc]
+    assert run(programs.state, **on("beta")) == before
+
+
+def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
+    with attached(relay=True) as (logs, collector):
+        node = cluster.add_node(node_name="gamma", num_cpus=1, resources={"gamma": 100})
+        try:
+            pid = run(programs.say, "late", **on("gamma"))
+            logs.flush()
+            assert shown(collector) == set(said("late", pid, "gamma", None))
+        finally:
+            cluster.remove_node(node)
+        until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
+        run(programs.say, "on", **on("alpha"))
+        logs.flush()
+        assert "printed on" in collector.messages
+
+
+@pytest.mark.usefixtures("cluster")
+def test_to_attach_again_is_to_get_the_same() -> None:
+    with attached() as (logs, first):
+        second = RecordCollector()
+        assert attach() is logs
+        assert attach([second]) is logs
+        run(programs.say, "x", **on("alpha"))
+        logs.flush()
+        assert first.messages == []
+        assert "printed x" in second.messages
+    with attached() as (other, _):
+        assert other is not logs
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.actor import ActorClass
+
+    monkeypatch.delattr(ActorClass, "_remote")
+    with pytest.raises(SettingError, match=r"worker_process_setup_hook.*before attach"):
+        attach()
