@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from .errors import ProtocolError
 from .flushes import time_below
 from .messages import Goodbye, Hello, Message, Order, Welcome
 from .relay_messages import FROM_RELAY, EndedBelow, FlushBelow, JoinedBelow, OrderBelow, ReachedBelow
@@ -14,6 +15,8 @@ from .relayed import RelayedTemplate
 from .rendezvous import Newcomer
 from .source import Chosen, Member, Source
 from .stats import RankStats
+
+MAX_BELOW: Final = 65_536
 
 
 @dataclass(eq=False)
@@ -61,16 +64,19 @@ class RelaySource(Source):
         return False
 
     def join(self, message: JoinedBelow) -> Below:
-        """Note a proc that joined below."""
+        """Note a proc that joined below; `ProtocolError` if there are too many."""
+        if len(self.below) >= MAX_BELOW:
+            raise ProtocolError(f"more than {MAX_BELOW} procs below one relay")
         stats = RankStats(message.rank, message.pid)
         self.below[message.rank] = joined = Below(message.mesh, message.rank, stats)
         return joined
 
     def end(self, message: EndedBelow) -> Below | None:
         """Note that a proc below has ended, and return it."""
+        stats = RankStats.of(message.rank, message.counters)
         ended = self.below.pop(message.rank, None)
         if ended is not None:
-            ended.stats = RankStats.of(message.rank, message.counters)
+            ended.stats = stats
         return ended
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Member]:

@@ -206,13 +206,17 @@ class Reception:
                 else:
                     self.messages.append((source, message))
         except ProtocolError as failure:
-            diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
-            self._hang_up(source)
+            self.refuse(source, failure)
             return False
         finally:
             if source.inbox:
                 self._busy.add(source)
         return True
+
+    def refuse(self, source: Source, failure: ProtocolError) -> None:
+        """Close the connection of a proc that does not keep to the rules. What it logged before is shown."""
+        diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
+        self._hang_up(source)
 
     def ask_for_patience(self) -> None:
         """Tell procs of which nothing more is read for now that their wait will end; one that does not listen, once."""

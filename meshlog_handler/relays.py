@@ -115,9 +115,14 @@ class Relays:
     # -- from them -------------------------------------------------------------------------------------------------
 
     def heard(self, relay: Source, message: Message) -> None:
-        """Take what a relay says; `ProtocolError` if that cannot be."""
-        if not isinstance(relay, RelaySource):
-            raise ProtocolError("only a relay speaks for others")
+        """Take what a relay says. One that says what cannot be is not listened to any longer."""
+        assert isinstance(relay, RelaySource)  # other sources accept no such messages
+        try:
+            self._heed(relay, message)
+        except ProtocolError as failure:
+            self._reception.refuse(relay, failure)
+
+    def _heed(self, relay: RelaySource, message: Message) -> None:
         if isinstance(message, Claim):
             request = message.request
 

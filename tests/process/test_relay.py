@@ -15,8 +15,11 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import FlushTimeout, LogClient, LogRelay, membership, rundir
+from meshlog_handler.channel import Address, connect
 from meshlog_handler.integrations.hosts import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh_client import LoggingMeshClient
+from meshlog_handler.messages import Answer, Flush, Hello, Message
+from meshlog_handler.relay_messages import Claim, EndedBelow, JoinedBelow, ReachedBelow
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -353,6 +356,34 @@ def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
         worker.pipe.send(None)
         here.close()
     rundir.clean(rundir.base())  # as the next client would
+
+
+HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
+BAD: dict[str, Message] = {
+    "counters that are none": EndedBelow(7, {"received": "many"}),
+    "an order": Flush(1),
+    "a flush with bad counters": ReachedBelow(1, (), (), (), 0, {7: {}}),
+    "a proc's answer": Answer(1, None),
+}
+
+
+@pytest.mark.parametrize("message", BAD.values(), ids=BAD)
+def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) -> None:
+    with tree() as job:
+        honest = job.worker(job.client.address)
+        link, welcome = connect(Address.parse(job.client.address), HELLO, ())
+        assert welcome.rank is None
+        link.say(JoinedBelow(7, "", 7, "far", {}))
+        link.say(Claim(1))
+        until(lambda: 7 in job.client.stats(), what="the client to know who is below")
+        link.say(message)
+        job.collector.wait_for(lambda records: any("is gone, and with it rank 7" in record.getMessage() for record in records))
+        honest.ask("log", (logging.WARNING, "still here"))
+        assert job.client.flush().acked == (honest.rank,)
+        assert "still here" in job.messages
+        link.close()
+        link.forget()
+        job.end(honest)
 
 
 def test_a_client_can_be_reached_or_not() -> None:
