@@ -144,4 +144,4 @@ class _Job:
 
     @property
     def _connected(self) -> bool:
-        return ray.is_initialized() and ray.get_runtime_context().get_worker_id() == self._driver
+        return bool(ray.is_initialized() and ray.get_runtime_context().get_worker_id() == self._driver)

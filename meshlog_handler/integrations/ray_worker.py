@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import ray
@@ -32,6 +33,7 @@ _RELAY_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.1
 
 _level: int | None = None  # of the root logger, before this process joined
+_wraps: list[tuple[Any, str]] = []
 _turn = threading.Lock()
 
 
@@ -77,7 +79,8 @@ def _join() -> None:
     enlist(membership.Terms(address, mesh=told["token"], coords=coords, capture=True))
     member = membership.current()
     if member is not None:
-        _say_who_it_becomes(member, coords)
+        _say_who_it_becomes(member)
+        _stay_off_the_console(member)
         member.when_lost(_leave)
 
 
@@ -91,30 +94,57 @@ def _relay_on(job: str, node: str) -> str:
     return str(address.decode())
 
 
-def _say_who_it_becomes(member: membership.Membership, coords: Mapping[str, str]) -> None:
+def _say_who_it_becomes(member: membership.Membership) -> None:
     """Let the process be known by its actor's name as soon as Ray makes it one."""
     context = ray.get_runtime_context()
-    # Ray 2.60 has no hook for it. It loads an actor's class in the process that becomes one, before it makes the actor;
-    # and in those that get a handle of one, which are told apart by having no actor's name.
-    manager: Any = ray._private.worker.global_worker.function_actor_manager
-    load = getattr(manager, "load_actor_class", None)
 
-    def load_actor_class(job_id: object, descriptor: Any) -> object:
-        name = context.get_actor_name()
-        if name is not None and "actor" not in member.terms.coords:
-            member.relabel({**coords, "actor": name or descriptor.class_name})
-        return load(job_id, descriptor)  # type: ignore[misc]  # not None, or this is not in its place
+    def loading(load: Callable[..., object]) -> Callable[..., object]:
+        # Ray loads an actor's class in the process that becomes one, before it makes the actor; and in those that get a
+        # handle of one, which are told apart by having no actor's name.
+        def load_actor_class(job_id: object, descriptor: Any) -> object:
+            name = context.get_actor_name()
+            if name is not None and "actor" not in member.terms.coords:
+                member.relabel({**member.terms.coords, "actor": name or descriptor.class_name})
+            return load(job_id, descriptor)
 
-    if load is not None:
-        manager.load_actor_class = load_actor_class
+        return load_actor_class
+
+    _wrap(ray._private.worker.global_worker.function_actor_manager, "load_actor_class", loading)
+
+
+def _stay_off_the_console(member: membership.Membership) -> None:
+    """Take off the console handler that Ray puts on the root logger, with the first task, for a job's `ray.LoggingConfig`."""
+
+    def configuring(configure: Callable[..., object]) -> Callable[..., object]:
+        def configure_and_enlist(config: object) -> None:
+            configure(config)
+            enlist(member.terms)  # again: it is a member already, and its console is what changes
+
+        return configure_and_enlist
+
+    module = sys.modules.get("ray._private.ray_logging.logging_config")
+    _wrap(getattr(module, "_logging_configurator", None), "configure", configuring)
+
+
+def _wrap(owner: Any, name: str, wrapped: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
+    """Let a method of one object do more. Ray 2.60 has no hooks for it; where these are not in their places, it is left out."""
+    method = getattr(owner, name, None)
+    if method is not None:
+        setattr(owner, name, wrapped(method))
+        _wraps.append((owner, name))
 
 
 def _leave() -> None:
     """The client has gone: log and print as before."""
     global _level
     with _turn:
+        member = membership.current()
         uninstall()
-        vars(ray._private.worker.global_worker.function_actor_manager).pop("load_actor_class", None)
+        while _wraps:
+            delattr(*_wraps.pop())
         if _level is not None:
             logging.getLogger().setLevel(_level)
             _level = None
+        if member is not None and "actor" in member.terms.coords:
+            for stream in (sys.stdout, sys.stderr):
+                print(f":actor_name:{member.terms.coords['actor']}", file=stream)  # Ray's log monitor missed its own mark

@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 
+from meshlog_handler.integrations.ray import join
+
 NAME = "app"
 
 
@@ -60,12 +62,26 @@ def state() -> dict[str, Any]:
     }
 
 
+def hook() -> None:
+    """Join, and do something else: what a job's own hook does."""
+    os.environ["HOOKED"] = "1"
+    join()
+
+
 class Counter:
     """An actor."""
 
     def say(self, text: str) -> int:
         """See `say`."""
         return say(text)
+
+    def log(self, level: int, text: str) -> int:
+        """See `log`."""
+        return log(level, text)
+
+    def fail(self, text: str) -> None:
+        """See `fail`."""
+        fail(text)
 
     def state(self) -> dict[str, Any]:
         """See `state`."""

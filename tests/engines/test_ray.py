@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshlog_handler import LoggingMeshClient, SettingError
+from meshlog_handler import LoggingMeshClient, SettingError, rundir
 from meshlog_handler.testing import RecordCollector
-from tests.process.procs import DEADLINE, ROOT, run_python
+from tests.process.procs import DEADLINE, ROOT, importing, run_python
 from tests.waiting import until
 
 from .needed import need
@@ -107,29 +111,23 @@ def test_tasks_and_actors_on_all_nodes_are_shown_with_node_and_name(relay: bool)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_level_of_one_rank(relay: bool) -> None:
-    with attached(relay=relay) as (logs, collector):
+def test_below_a_relay_one_rank_is_turned_up_and_an_exception_comes_in_one_piece() -> None:
+    with attached(relay=True) as (logs, collector):
         actors = [ray.remote(programs.Counter).options(**on(node)).remote() for node in NODES]
         pids = ray.get([actor.say.remote("x") for actor in actors], timeout=DEADLINE)
         logs.flush()
         rank = next(vars(r)["rank"] for r in collector.records if r.process == pids[1])
         collector.clear()
         logs.set_level("DEBUG", programs.NAME, ranks=[rank])
-        ray.get([a.__ray_call__.remote(lambda _: programs.log(logging.DEBUG, "details")) for a in actors], timeout=DEADLINE)
-        logs.flush()
-        assert [(r.getMessage(), vars(r)["rank"]) for r in collector.records] == [("details", rank)]
-
-
-@pytest.mark.usefixtures("cluster")
-def test_an_exception_comes_in_one_piece(relay: bool) -> None:
-    with attached(relay=relay) as (logs, collector):
+        ray.get([actor.log.remote(logging.DEBUG, "details") for actor in actors], timeout=DEADLINE)
         with pytest.raises(ValueError, match="boom"):
-            run(programs.fail, "boom", **on("beta", max_retries=0))
+            ray.get(actors[0].fail.remote("boom"), timeout=DEADLINE)
         logs.flush()
-        (record,) = collector.records
-        assert (record.getMessage(), record.levelno) == ("failed", logging.ERROR)
-        assert str(record.exc_text).startswith("Traceback")
-        assert str(record.exc_text).endswith("ValueError: boom")
+        details, failed = collector.records
+    assert (details.getMessage(), vars(details)["rank"]) == ("details", rank)
+    assert (failed.getMessage(), failed.levelno, failed.process) == ("failed", logging.ERROR, pids[0])
+    assert str(failed.exc_text).startswith("Traceback")
+    assert str(failed.exc_text).endswith("ValueError: boom")
 
 
 @pytest.mark.usefixtures("cluster")
@@ -172,6 +170,7 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         finally:
             cluster.remove_node(node)
         until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
+        rundir.clean(rundir.base())  # as the next client of that node would
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
@@ -198,3 +197,35 @@ def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.M
     monkeypatch.delattr(ActorClass, "_remote")
     with pytest.raises(SettingError, match=r"worker_process_setup_hook.*before attach"):
         attach()
+
+
+@pytest.mark.parametrize("log_to_driver", [True, False])
+def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver: bool, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
+    path = tmp_path / "shown.txt"
+    with path.open("w") as output, subprocess.Popen(
+        words, cwd=ROOT, env=importing(), stdin=subprocess.PIPE, stdout=output, stderr=output
+    ) as driver:  # fmt: skip
+        try:
+            if log_to_driver:
+                until(lambda: "echoed detached" in path.read_text() or driver.poll() is not None, 2 * DEADLINE)
+            driver.communicate(timeout=2 * DEADLINE)
+        finally:
+            driver.kill()
+    text = path.read_text()
+    assert driver.returncode == 0, text
+    assert "Call ray.init() before attach()." in text
+    by_us = re.findall(r"^\[(\d+) \S+/-\] (\w+) (.*)$", text, re.MULTILINE)
+    verbs = ("echoed", "logged", "printed", "warned")
+    assert sorted(by_us) == [("0", verb, when) for verb in verbs for when in ("at the end", "attached")], text
+    by_ray = re.findall(r"^\S*\(say pid=\d+\)\S* (\w+) (.*)$", text, re.MULTILINE)
+    expected = [(verb, when) for verb in ("echoed", "printed", "warned") for when in ("before", "detached")]
+    assert sorted(by_ray) == (expected if log_to_driver else []), text
+    assert ":task_name:" not in text
+
+
+@pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
+def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
+    done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
+    assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
+    assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
