@@ -193,6 +193,10 @@ class Link:
         with contextlib.suppress(OSError):  # the client was faster
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def outlive_exec(self) -> None:
+        """Stay open when this process becomes another program: where the kernel does not tell of its end, this does."""
+        self._sock.set_inheritable(True)
+
     def forget(self) -> None:
         """Close this process's copy of the socket; the parent's stays open. Also ends what `close` began."""
         self.closed = True

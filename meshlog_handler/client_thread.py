@@ -102,7 +102,9 @@ class ClientThread:
         """Begin with a proc."""
         source.streaming = self._registry.streaming
         if source.adopted:
-            self._adopted[source.rank] = source
+            known = self._adopted.get(source.rank)
+            if known is None or known.ended:  # else a proc only says that it has this rank, too
+                self._adopted[source.rank] = source
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
         self.reception.add(source, welcome)
@@ -260,7 +262,7 @@ class ClientThread:
         """Take leave of a proc of which everything has been shown."""
         if source not in self.reception.sources:
             return
-        if source.adopted and any(other.pid == source.pid for other in self.reception.sources - {source}):
+        if source.adopted and any(other.pid == source.pid and not other.adopted for other in self.reception.sources):
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
@@ -270,7 +272,8 @@ class ClientThread:
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
-            del self._adopted[source.rank]
+            if self._adopted.get(source.rank) is source:
+                del self._adopted[source.rank]
             if source.exitcode:
                 end = signal_name(source.exitcode)
                 self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .messages import Hello, Order, Prepare, SetLevel, Welcome
+from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
+from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
@@ -49,9 +50,10 @@ class Registry:
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._taken: set[int] = set()
-        self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh(None)}
+        self._reserved: set[int] = set()
+        self._next_rank = 0
+        self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
+        self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
 
@@ -66,8 +68,8 @@ class Registry:
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
-            self._meshes[token] = Mesh(coords)
-            self._taken.update(coords or ())
+            self._meshes[token] = Mesh(coords, [self._warnings])
+            self._reserved.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
@@ -90,18 +92,22 @@ class Registry:
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:
             return None
-        rank = hello.rank
-        if rank is None:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-        self._taken.add(rank)
-        return rank
+        if hello.rank is None:
+            return self._new_rank()
+        self._reserved.add(hello.rank)
+        return hello.rank
+
+    def _new_rank(self) -> int:
+        """Return a rank that nobody has borne: whoever takes a dead worker's place is not taken for it."""
+        while self._next_rank in self._reserved:
+            self._next_rank += 1
+        self._next_rank += 1
+        return self._next_rank - 1
 
     def next_rank(self) -> int:
         """Return a rank for a newcomer of a relay."""
         with self._lock:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-            self._taken.add(rank)
-            return rank
+            return self._new_rank()
 
     def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
         """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
@@ -113,7 +119,8 @@ class Registry:
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a proc joined below a relay."""
         with self._lock:
-            self._taken.add(rank)
+            if rank >= self._next_rank:
+                self._reserved.add(rank)
             self._dead.pop(Member(mesh, rank), None)
 
     def standing(self) -> list[tuple[str, Order]]:
@@ -140,5 +147,7 @@ class Registry:
             if isinstance(order, SetLevel):
                 standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
             elif isinstance(order, Prepare) and not order.config.get("incremental"):
-                standing.clear()
+                standing[:] = [old for old in standing if isinstance(old, LogWarnings)]
+            elif isinstance(order, LogWarnings):
+                standing[:] = [old for old in standing if not isinstance(old, LogWarnings)]
             standing.append(order)

@@ -64,7 +64,8 @@ class Source:
     ----------
     sock : socket.socket or None
         The authenticated connection, non-blocking from here on. None: the proc was adopted. Who started it led its
-        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own.
+        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own. So it
+        is with one that said of itself that it is ``output_only``, but for its end.
     hello : Hello
         Who it says it is; `rank` is what the client calls it.
     journal : str
@@ -83,8 +84,8 @@ class Source:
         if sock is not None:
             sock.setblocking(False)
         self.sock = sock
-        self.adopted = sock is None
-        self.watched = not self.adopted
+        self.adopted = sock is None or hello.output_only
+        self.watched = sock is not None
         self.writing = False
         self.hello = hello
         self.rank = rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -68,8 +69,11 @@ WAYS = [
 ]
 
 
-def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
-    """Check that each greeting and each printed line arrived once, and says where it is from."""
+def check_greetings(logs: CollectedLogs, pids: set[int], count: int, at_once: bool = True) -> None:
+    """Check that each greeting and each printed line arrived once, and says where it is from.
+
+    Processes that live at once bear ranks of their own.
+    """
     logs.flush()
     greetings = [record for record in logs.records if record.name == workers.NAME]
     printed = [record for record in logs.records if record.getMessage().startswith("printed ")]
@@ -78,7 +82,8 @@ def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
     assert {record.levelno for record in greetings} == {logging.WARNING}
     assert {record.process for record in greetings} == pids == {record.process for record in printed}
     ranks = {(record.process, vars(record)["rank"]) for record in (*greetings, *printed)}
-    assert len(ranks) == len(pids) == len({rank for _, rank in ranks})
+    assert len(ranks) == len(pids)
+    assert not at_once or len({rank for _, rank in ranks}) == len(pids)
     assert all(isinstance(rank, int) for _, rank in ranks)
     assert {vars(record)["stream"] for record in printed} == {"stdout"}
     assert {vars(record)["stream"] for record in greetings} == {None}
@@ -141,16 +146,59 @@ def test_installing_without_an_address_says_what_to_do() -> None:
     assert "nowhere" not in done.stderr.splitlines()[-1], "the address may hold a key"
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_workers_that_are_replaced_leave_nothing_behind(method: str) -> None:
+@contextmanager
+def replacing_pool(method: str, address: str) -> Iterator[Callable[..., Any]]:
+    """Yield the `map` of a pool of two workers that take one task each."""
+    with stdlib_pool(method, address, maxtasksperchild=1) as map_:
+        yield lambda *args: map_(*args, 1)
+
+
+@contextmanager
+def replacing_executor(method: str, address: str) -> Iterator[Callable[..., Any]]:
+    """Yield the `map` of an executor of two workers that take one task each."""
+    if sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 replaces no workers of an executor")
+    context: Any = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(2, context, install, (address,), max_tasks_per_child=1) as pool:
+        yield pool.map
+
+
+REPLACED = 20
+REPLACING = [(replacing_pool, "fork"), (replacing_pool, "forkserver"), (replacing_executor, "forkserver")]
+
+
+@pytest.mark.parametrize(("make", "method"), REPLACING, ids=[f"{make.__name__}-{method}" for make, method in REPLACING])
+def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any], method: str) -> None:
     with collected() as logs:
         directory = os.path.dirname(logs.client.address.removeprefix("meshlog://").partition("#")[0])
         lasting, held = sorted(os.listdir(directory)), Held.take()
-        with stdlib_pool(method, logs.address, maxtasksperchild=1) as map_:
-            pids = set(map_(workers.greet, range(20), 1))
-        assert len(pids) == 20
-        check_greetings(logs, pids, 20)
+        with make(method, logs.address) as map_:
+            pids = set(map_(workers.greet, range(REPLACED)))
+        assert len(pids) == REPLACED
+        check_greetings(logs, pids, REPLACED, at_once=False)
         until(lambda: sorted(os.listdir(directory)) == lasting, what=lambda: f"{os.listdir(directory)} to be {lasting}")
         del map_  # the last reference to the pool, which has pipes of its own
         assert held.left() == []
         assert not any(counts.alive for counts in logs.client.stats().values())
+
+
+def test_one_worker_after_the_other_bears_the_same_rank() -> None:
+    """What the client keeps for each rank does not grow with the number of workers there ever were."""
+    with collected() as logs:
+        for number in range(3):
+            with started("fork", workers.greet_from, [(logs.address, number)]) as procs:
+                assert join_all(procs) == [0]
+            until(lambda: not any(counts.alive for counts in logs.client.stats().values()), what="the worker to be missed")
+        stats = logs.client.stats()
+        assert {vars(record)["rank"] for record in logs.records} == {0}
+    assert list(stats) == [0]
+    assert (stats[0].received, stats[0].lines) == (3, 3)
+
+
+def test_a_rank_that_is_given_is_kept() -> None:
+    with collected() as logs:
+        with started("spawn", workers.greet_from, [(logs.address, number, 7 - number) for number in range(2)]) as procs:
+            assert join_all(procs) == [0, 0]
+        logs.flush()
+        said = {(record.getMessage(), vars(record)["rank"]) for record in logs.records}
+    assert said == {("greeting 0", 7), ("printed 0", 7), ("greeting 1", 6), ("printed 1", 6)}
