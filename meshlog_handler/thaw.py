@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshRecord, gives, has_words
+from .mesh_record import MeshRecord, Rendered, gives, has_words
 from .wire import unpack
 
 Values = tuple[Any, ...]
@@ -118,9 +118,7 @@ class TaggedTemplate(RecordTemplate):
             if name not in _NOT_NAMED:
                 fields[name] = value
         if text is not None and not gives(fields["msg"], args, text):
-            # Arguments that were rendered in the proc do not fit the template any more. Who copies the record, as many
-            # formatters do, must not find out: the text takes the place of both.
-            fields.update(msg=text, args=())
+            fields["msg"] = Rendered(fields["msg"], text) if args else text
         record.__dict__ = fields
         return record
 
