@@ -45,9 +45,10 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     fields = record.__dict__
     args = fields["args"]
     msg, digest = fields["msg"], fields.get(DIGEST)
-    text = None
+    text: str | None = None
     if isinstance(msg, Rendered):
-        msg, text = msg.template, msg.text
+        text = msg.text
+        msg = msg.template
     shared = digest[0] if digest is not None else msg if args else None
     key = (*map(fields.__getitem__, _COMMON), shared)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
