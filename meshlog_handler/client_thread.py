@@ -166,6 +166,11 @@ class ClientThread:
         if told is not None and told[1]:
             self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
 
+    def close_door(self) -> None:
+        """Let nobody join any more."""
+        self.reception.unregister(self._rendezvous.socket.fileno())
+        self._rendezvous.close()
+
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)

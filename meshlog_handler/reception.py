@@ -50,6 +50,10 @@ class Reception:
         """Call `ready` from `wait` whenever `fd` can be read."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
+    def unregister(self, fd: int) -> None:
+        """Undo `register`."""
+        self._selector.unregister(fd)
+
     def add(self, source: Source, welcome: Message) -> None:
         """Begin with a proc, and tell it so."""
         self.sources.add(source)
