@@ -55,6 +55,10 @@ class Reception:
         """Call `ready` from `wait` whenever `fd` can be read."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
+    def unregister(self, fd: int) -> None:
+        """Undo `register`."""
+        self._selector.unregister(fd)
+
     def add(self, source: Source, welcome: Message) -> None:
         """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
         for former in [each for each in self.cut_off if each.pid == source.pid]:
