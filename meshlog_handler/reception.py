@@ -10,6 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
@@ -24,6 +25,12 @@ from .thaw import Item
 
 _READ: Final = 256 * 1024
 _MAX_LAST_WORDS: Final = 8 << 20
+# Entries collected at a time, of all procs together: shown while they are still in the processor's cache, they cost a
+# sixth less than 16,000 at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
+_MAX_COLLECTED: Final = 2048
+_SHARE: Final = 64
+
+_when: Final[Callable[[Item], float]] = itemgetter(0)
 
 
 class Reception:
@@ -38,7 +45,7 @@ class Reception:
         self.messages: list[tuple[Source, Message]] = []
         self.finished: list[Source] = []
         self._lines: list[tuple[Source, list[Item]]] = []
-        self._busy: set[Source] = set()
+        self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
         self._pipes: dict[CapturedPipe, Source] = {}
         self._unfinished_lines: set[CapturedPipe] = set()
@@ -84,29 +91,35 @@ class Reception:
                 key.data(mask)
 
     def collect(self, limit: int) -> list[Item]:
-        """Return captured lines, and up to `limit` entries of each proc that has some, in order of time."""
+        """Return captured lines, and up to `limit` entries of each proc that has some, in order of time.
+
+        Of much that waits it is about `_MAX_COLLECTED`, of those first that have waited longest.
+        """
         batches, self._lines = self._lines, []
+        left = _MAX_COLLECTED
+        if limit * len(self._busy) > left:
+            limit = max(left // len(self._busy), _SHARE)
         for source in tuple(self._busy):
+            if left <= 0:
+                break
             items: list[Item] = []
             try:
                 source.take(limit, items)
             except ProtocolError as failure:
                 diagnose(f"rank {source.rank} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
-            if not source.inbox:
-                self._busy.discard(source)
-                if source.ended:
-                    self._settle(source)
+            left -= len(items)
+            del self._busy[source]
+            if source.inbox:
+                self._busy[source] = None  # behind the others
+            elif source.ended:
+                self._settle(source)
             if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
-                self._resume(source)
+                self._paused.discard(source)
+                self._watch(source)
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
-        streaming = [items for source, items in batches if source.streaming]
-        if len(streaming) == 1:
-            return streaming[0]
-        merged = [item for items in streaming for item in items]
-        merged.sort(key=_when)
-        return merged
+        return sorted([item for source, items in batches if source.streaming for item in items], key=_when)
 
     def expire(self, now: float) -> None:
         """Bring lines without an end that have been waiting."""
@@ -151,7 +164,7 @@ class Reception:
         self._hang_up(source)
         if source.pidfd >= 0:
             self._selector.unregister(source.pidfd)
-        self._busy.discard(source)
+        self._busy.pop(source, None)
         self._paused.discard(source)
         self.sources.discard(source)
         source.close(keep_journal=keep_journal)
@@ -210,7 +223,7 @@ class Reception:
             return False
         finally:
             if source.inbox:
-                self._busy.add(source)
+                self._busy[source] = None
         return True
 
     def ask_for_patience(self) -> None:
@@ -218,10 +231,6 @@ class Reception:
         for source in self._paused:
             if not source.outbox:
                 self.send(source, Patience())
-
-    def _resume(self, source: Source) -> None:
-        self._paused.discard(source)
-        self._watch(source)
 
     def _watch(self, source: Source) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
@@ -279,7 +288,7 @@ class Reception:
     def _settle(self, source: Source) -> None:
         """Go on with a proc that ended: pipes, then the rest of its stream, then the journal; then it is finished."""
         if source.inbox:
-            self._busy.add(source)
+            self._busy[source] = None
             return
         if not source.replayed:
             for pipe in source.pipes:
@@ -290,7 +299,7 @@ class Reception:
             except (OSError, ProtocolError) as failure:
                 diagnose(f"the journal of rank {source.rank} (pid {source.pid}) cannot be read: {failure}")
             if source.inbox:
-                self._busy.add(source)
+                self._busy[source] = None
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)
@@ -339,7 +348,3 @@ class Reception:
             self._unfinished_lines.discard(pipe)
             os.close(pipe.fd)
             pipe.fd = -1
-
-
-def _when(item: Item) -> float:
-    return item[0]

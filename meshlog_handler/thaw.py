@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -22,6 +23,7 @@ Item = tuple[float, Any, Any]
 
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
+_MAX_SHARED: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
 _TAGGED: Final = Struct("<dd")
 _HEADER64: Final = Struct("<Q")
@@ -145,6 +147,24 @@ _NOT_NAMED: Final = _OWN_FIELDS | (
 )
 
 
+def _shared(value: Any) -> Any:
+    """Return a text that was met before in place of an equal one: procs of a mesh log from the same places."""
+    if type(value) is not str:
+        return value
+    if len(_texts) >= _MAX_SHARED:
+        _texts.clear()
+    return _texts.setdefault(value, value) if len(value) <= 512 else value
+
+
+_texts: Final[dict[str, str]] = {}
+
+
+@lru_cache(maxsize=256)  # a proc can think of any codes
+def _layouts(codes: str) -> tuple[Struct, Struct]:
+    """Return how records with arguments of these codes are read, alone and with their mark. There are few, for all procs."""
+    return Struct("<Q" + codes), Struct("<Q" + codes + "B")
+
+
 class _Shape:
     """How to read the records of one shape."""
 
@@ -153,9 +173,7 @@ class _Shape:
     def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
         self.texts = [index + 3 for index, code in enumerate(codes) if code == "s"]
-        layout = "dd" + codes.replace("s", "I")
-        self.fixed = Struct("<Q" + layout)
-        self.marked = Struct("<Q" + layout + "B")
+        self.fixed, self.marked = _layouts("dd" + codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
         # The whole header of a record without texts, as one number: equal means same kind, shape and size.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
@@ -321,7 +339,7 @@ class Thawer:
             raise ProtocolError("a shape is defined by other things than it should")
         if set(codes) - set("qd?s") and codes != "-":
             raise ProtocolError(f"no shape has the codes {codes!r}")
-        common = {str(name): value for name, value in common.items() if name not in _OWN_FIELDS}
+        common = {_shared(str(name)): _shared(value) for name, value in common.items() if name not in _OWN_FIELDS}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
