@@ -21,7 +21,9 @@ class State:
     Attributes
     ----------
     count : int
-        Records the handler got.
+        Lines the handler was told of.
+    shown : int
+        Records it got.
     cpu : float
         Seconds of processor time of the client's thread.
     memory : int
@@ -29,6 +31,7 @@ class State:
     """
 
     count: int
+    shown: int
     cpu: float
     memory: int
 
@@ -78,7 +81,7 @@ def _serve(gate: Gate, window: float | None) -> None:
                 client.flush(120.0)
                 answer = time.perf_counter() - began
             elif order == "state":
-                answer = State(counter.count, client.on_thread(time.thread_time).result(), resident(os.getpid()))
+                answer = State(counter.count, counter.shown, client.on_thread(time.thread_time).result(), resident(os.getpid()))
             else:
                 counter.expect(order)
                 counter.wait()

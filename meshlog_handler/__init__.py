@@ -3,13 +3,14 @@
 Rooms, from the ground up; each imports only from those below, and every import is deferred until a name is used:
 
 - ``errors ranks settings``: exceptions by whose fault, ranks as text, the environment.
-- ``wire entries freeze thaw journal frames messages ledger orders stats lines similar ...``: pure data, no threads, no clocks.
-- ``context future channel rundir rendezvous exits capture report console rank_files aggregate``: machines.
-- ``stream forwarder runtime source reception show client membership handler``: the roles.
-- ``worker mesh_client manager procs proc_main proc_mesh notebook``: assembly.
+- ``wire entries freeze thaw relayed journal frames messages ledger orders lines similar aggregate ...``: pure data.
+- ``context future channel rundir rendezvous exits capture report console rank_files ...``: machines.
+- ``stream forwarder runtime source reception show below relays client membership uplink handler``: the roles.
+- ``relay worker engine mesh_client manager procs proc_main proc_mesh notebook``: assembly.
 - ``integrations cli testing``: the outside.
 
-A record's way: `handler` -> `freeze` -> `journal` -> `forwarder` -> `channel` -> `reception` -> `thaw` -> `show`.
+A record's way: `handler` -> `freeze` -> `journal` -> `forwarder` -> `channel` -> `reception` -> `thaw` -> `show`; from the
+`show` of a relay on: `uplink` -> `relayed` -> `journal` -> ... -> `show` of the client above.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .proc_mesh import ProcMesh as ProcMesh
     from .proc_mesh import this_host as this_host
     from .receipt import FlushReceipt as FlushReceipt
+    from .relay import LogRelay as LogRelay
     from .runtime import LoggerRuntime as LoggerRuntime
     from .stats import RankStats as RankStats
     from .worker import install as install
@@ -63,6 +65,7 @@ _HOMES = {
     "JsonFormatter": "json_formatter",
     "LogClient": "client",
     "LogForwarder": "forwarder",
+    "LogRelay": "relay",
     "LoggerRuntime": "runtime",
     "LoggingManager": "manager",
     "LoggingMeshClient": "mesh_client",

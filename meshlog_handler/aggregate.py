@@ -53,6 +53,16 @@ class Template(Protocol):
         """Return the record, new at each call."""
 
 
+class DigestTemplate(Template, Protocol):
+    """What the digests of another aggregator have in common."""
+
+    def weight(self, values: Any) -> tuple[int, Sequence[int]]:
+        """Return how many lines one tells of, and of which ranks."""
+
+    def samples(self, values: Any) -> Sequence[Any]:
+        """Return values of single lines that, merged, say what it says; no more than it has lines."""
+
+
 class Aggregator:
     """Groups similar lines within a window of time.
 
@@ -71,6 +81,8 @@ class Aggregator:
         Lines in which one of these is found are shown at once, each by itself.
     hide : iterable of str or re.Pattern
         Lines in which one of these is found are not shown, only counted in `hidden`.
+    digests : bool
+        Let records of groups carry what `add_digest` of another aggregator merges on.
 
     Attributes
     ----------
@@ -86,10 +98,12 @@ class Aggregator:
         max_groups: int = 2048,
         never: Iterable[str | re.Pattern[str]] = (),
         hide: Iterable[str | re.Pattern[str]] = (),
+        digests: bool = False,
     ) -> None:
         self.received = self.shown = self.hidden = 0
         self._window = window
         self._max_groups = max_groups
+        self._digests = digests
         self._never = [re.compile(pattern) for pattern in never]
         self._hide = [re.compile(pattern) for pattern in hide]
         self._filters = window is None or bool(self._never or self._hide)
@@ -136,6 +150,29 @@ class Aggregator:
         group.ranks.add(template.rank)
         return _NOTHING
 
+    def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
+        """Take in what another aggregator has made of many lines; return what must be shown at once."""
+        count, ranks = template.weight(values)
+        if self._filters:
+            self.received += count
+            passed = self._filter(template, values, count)
+            if passed is not None:
+                return passed
+            self.received -= count
+        first, *others = template.samples(values)
+        filters, self._filters = self._filters, False  # what was asked of the whole is not asked of its samples
+        try:
+            out = [*self.add(template, first, now)]
+            group = self._group_of(template, first)
+            self.received += count - 1 - len(others)
+            group.count += count - 1 - len(others)
+            group.ranks.update(ranks)
+            for sample in others:
+                out += self.add(template, sample, now)
+        finally:
+            self._filters = filters
+        return out
+
     def expire(self, now: float) -> list[LogRecord]:
         """Return the groups whose window is over at `now`."""
         window = self._window
@@ -156,19 +193,31 @@ class Aggregator:
         self._set_due()
         return out
 
-    def _filter(self, template: Template, values: Any) -> Sequence[LogRecord] | None:
+    def _filter(self, template: Template, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
         if self._hide or self._never:
             text = template.text(values)
             if any(pattern.search(text) for pattern in self._hide):
-                self.hidden += 1
+                self.hidden += count
                 return _NOTHING
             if any(pattern.search(text) for pattern in self._never):
-                self.shown += 1
+                self.shown += count
                 return (template.build(values),)
         if self._window is None:
-            self.shown += 1
+            self.shown += count
             return (template.build(values),)
         return None
+
+    def _group_of(self, template: Template, values: Any) -> Group:
+        """Return the group that a line was added to a moment ago."""
+        signature = template.signature(values)
+        if template.group is not None:
+            return self._groups[template.group, template.levelno, signature]
+        scope = self._scopes[template.scope, template.levelno, signature]
+        shape = dissect(template.text(values)).shape
+        # What was learned of it may have been forgotten since: then it is found again as it was the first time.
+        found = scope.shapes.get(shape) or scope.nearest(shape, profile(shape))
+        assert found is not None
+        return found
 
     def _open(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> Sequence[LogRecord]:
         out: list[LogRecord] = []
@@ -238,7 +287,7 @@ class Aggregator:
                 if not scope.shapes:
                     del self._scopes[scope.key]
             self.shown += group.count
-            record = group.result()
+            record = group.result(digest=self._digests)
             if record is not None:
                 out.append(record)
         self._set_due()

@@ -199,8 +199,12 @@ class Link:
         self._sock.close()
 
 
-def connect(address: Address, hello: Hello, fds: Sequence[int]) -> tuple[Link, Welcome]:
+def connect(
+    address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.socket | None = None
+) -> tuple[Link, Welcome]:
     """Join the client at `address`: prove the key, say who this is, hand over the read ends of captured pipes.
+
+    With a `tunnel`, a socket whose other end somebody connects with the client, that is the way.
 
     Ends after `HANDSHAKE_SEC` seconds at the latest, once per step.
 
@@ -211,10 +215,11 @@ def connect(address: Address, hello: Hello, fds: Sequence[int]) -> tuple[Link, W
     """
     from multiprocessing import AuthenticationError
 
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         set_kernel_timeout(sock, HANDSHAKE_SEC)
-        _dial(sock, address.path)
+        if tunnel is None:
+            _dial(sock, address.path)
         authenticate(sock, address.key, server=False)
         sock.sendall(frame(CONTROL, hello.encode()))
         if fds:

@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import running, settings
+from .below import source_of
 from .capture import diagnose
-from .client_thread import Call, Chosen, ClientThread
+from .client_thread import Call, ClientThread
 from .errors import ClosedError, FlushTimeout
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
@@ -32,10 +33,11 @@ from .named_handlers import ShownBy
 from .orders import Answers
 from .receipt import FlushReceipt
 from .registry import Registry
+from .relays import Above
 from .rendezvous import Newcomer, Rendezvous
 from .rundir import RunDir
 from .show import Show
-from .source import Source
+from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
 
@@ -60,6 +62,8 @@ class LogClient(QueueListener):
         Directory for a complete file per rank and stream, and for the journals.
     never, hide : sequence of str
         Regular expressions: lines that are never grouped, and lines that are not shown (files have them).
+    above : Above or None
+        The way up, of a client that is a relay's (see `LogRelay`).
 
     Notes
     -----
@@ -77,6 +81,7 @@ class LogClient(QueueListener):
         log_dir: str | os.PathLike[str] | None = None,
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
+        above: Above | None = None,
     ) -> None:
         super().__init__(queue.SimpleQueue(), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
@@ -88,6 +93,7 @@ class LogClient(QueueListener):
         self._pid = os.getpid()
         self._running = False
         self.own_token = os.urandom(8).hex()
+        self._above = above
         self.registry = Registry(self.own_token)
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -126,10 +132,11 @@ class LogClient(QueueListener):
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        show = Show(handlers, self.respect_handler_level, files, self._window, *self._options)
+        show = Show(handlers, self.respect_handler_level, files, self._window, *self._options, digests=self._above is not None)
         self._core = ClientThread(
-            self.queue, self._wake_read, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None
-        )
+            self.queue, self._wake_read, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None,
+            self._post, self._above,
+        )  # fmt: skip
         self._running = True
         running.add(self)
         super().start()
@@ -209,39 +216,24 @@ class LogClient(QueueListener):
         self._post(lambda: self._core.flush(future, float("inf") if timeout is None else timeout, chosen))
         return future
 
-    def order(
-        self, make: Callable[[int], Order], timeout: float = 10.0, chosen: Chosen | None = None
-    ) -> dict[int | None, str | None]:
-        """Give an order to procs and wait for their answers.
+    def next_request(self) -> int:
+        """Return a number for an order."""
+        return self.on_thread(self._core.orders.number).result()
 
-        Parameters
-        ----------
-        make : Callable[[int], Order]
-            Returns the order for a request number.
-        timeout : float
-            Seconds.
-        chosen : callable or None
-            Which procs; None: all but the client's own.
-
-        Returns
-        -------
-        dict
-            By rank: None if it obeyed, else why not.
-        """
+    def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
+        """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Future()
-        request = self.on_thread(self._core.orders.number).result(timeout)
-        self._post(lambda: self._core.order(make(request), future, chosen))
-        try:
-            answers = future.result(timeout)
-        except TimeoutError:
-            self._post(lambda: self._core.orders.give_up(request))
-            answers = future.result(timeout)
-        return {source.rank: error for source, error in answers.items()}  # type: ignore[attr-defined]  # members are sources
+        self._post(lambda: self._core.order(order, future, chosen))
+        return future
+
+    def give_up(self, request: int) -> None:
+        """Wait no longer for those who have not answered an order."""
+        self._post(lambda: self._core.orders.give_up(request))
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so."""
         self._window = checked = settings.check_window(window)
-        self.on_thread(lambda: self._core.show.set_window(checked)).result()
+        self.on_thread(lambda: self._core.set_window(checked)).result()
 
     def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
         """Show by other handlers from now on. Returns when that is so."""
@@ -250,18 +242,31 @@ class LogClient(QueueListener):
     def reconfigure(self, handlers: Sequence[ShownBy], respect_handler_level: bool, window: float | None) -> None:
         """Change handlers and window, without waiting for it: who configures logging holds its lock."""
         self._window = settings.check_window(window)
-        self._post(lambda: self._core.show.set_window(window))
+        self._post(lambda: self._core.set_window(window))
         self._post(lambda: self._core.show.set_handlers(handlers, respect_handler_level))
 
     def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
         """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""
         self.on_thread(lambda: self._core.stream(streaming, chosen)).result()
 
+    def stand(self, mesh: str, order: Order) -> None:
+        """Let an order hold for procs of `mesh` that join later, here or below a relay."""
+        self.registry.stand(mesh, order)
+        self._post(lambda: self._core.relays.stand(mesh, order))
+
+    def ranks(self, mesh: str) -> tuple[int, ...]:
+        """Return the ranks that have joined under a mesh's token ("": under none), and live."""
+        return self.on_thread(lambda: self._core.ranks(mesh)).result()
+
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         if not self.running:
             return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
-        return self.on_thread(self._core.stats).result()
+        return self.on_thread(self.stats_now).result()
+
+    def stats_now(self) -> Stats:
+        """Return the same on the client's own thread."""
+        return self._core.stats()
 
     def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Source:
         """Take in a process that was started with its output led into pipes; return what the client's thread knows it by.
@@ -325,10 +330,7 @@ class LogClient(QueueListener):
 
     def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:
         """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""
-        coords = self.registry.coords(newcomer.hello, welcome.rank)
-        source = Source(
-            newcomer.sock, newcomer.hello, welcome.rank, welcome.journal, newcomer.pipes, coords, self._max_line, newcomer.pid
-        )
+        source = source_of(newcomer, welcome, self.registry.coords(newcomer.hello, welcome.rank), self._max_line)
         self._post(lambda: self._core.add(source, welcome))
 
     def forget(self) -> None:

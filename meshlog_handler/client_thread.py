@@ -12,45 +12,31 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from .capture import diagnose
 from .errors import ClosedError
 from .exits import signal_name
-from .ledger import FlushLedger, OpenFlush
-from .messages import Answer, Flush, Order, Welcome
+from .flushes import Flushed, Flushes
+from .messages import Answer, Order, Welcome
 from .obituary import Obituaries
 from .orders import Answers, Orders
-from .receipt import FlushReceipt
+from .ranks import spell_ranks
 from .reception import Reception
 from .registry import Registry
+from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show, Tray
-from .source import Source
+from .source import Chosen, Source
 from .stats import RankStats, Stats
 
 T = TypeVar("T")
 
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
-
-
-class Proc(Protocol):
-    """What procs are chosen by."""
-
-    @property
-    def mesh(self) -> str:
-        """The token of the mesh it belongs to, or ""."""
-
-    @property
-    def rank(self) -> int | None:
-        """Its rank; None is the client's own process."""
-
-
-Chosen = Callable[[Proc], bool]
 
 
 @dataclass(frozen=True)
@@ -70,11 +56,13 @@ class ClientThread:
         Calls from other threads; a byte in the pipe `wake_fd` says that there are some.
     own_token : str
         The mesh token of the client's own process, which takes no orders from here.
+    post, above
+        See `Relays`.
     """
 
     def __init__(
         self, commands: queue.SimpleQueue[Call], wake_fd: int, show: Show, registry: Registry, rendezvous: Rendezvous,
-        own_token: str, keep_journals: bool,
+        own_token: str, keep_journals: bool, post: Callable[[Callable[[], Any]], object], above: Above | None,
     ) -> None:  # fmt: skip
         self.show = show
         self.reception = Reception()
@@ -87,8 +75,8 @@ class ClientThread:
         self._rendezvous = rendezvous
         self._own_token = own_token
         self._keep_journals = keep_journals
-        self._ledger = FlushLedger()
-        self._flushes: dict[int, tuple[Future[FlushReceipt], list[Source]]] = {}
+        self._flushes = Flushes(self._show_all)
+        self.relays = Relays(self.reception, registry, self.orders, self._remember, post, above)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self._tray = Tray(show)
@@ -118,40 +106,44 @@ class ClientThread:
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
         self.reception.add(source, welcome)
+        self.relays.greet(source)
 
-    def flush(self, future: Future[FlushReceipt], timeout: float, chosen: Chosen | None) -> None:
+    def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
         """Send a sentinel round; `future` gets the receipt."""
-        members = [source for source in self.reception.sources if chosen is None or chosen(source)]
-        dead = self._registry.dead(chosen)
-        flush = self._ledger.start([*members, *dead], time.monotonic(), timeout, dead)
-        self._flushes[flush.version] = (future, members)
+        members = [source for source in self.reception.sources if chosen is None or source.chosen(chosen)]
+        version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
         for source in members:
             if source.adopted and not source.ended:
                 # It hears nothing. Its answer waits for what was read of its pipes before.
-                self.reception.messages.append((source, Answer(flush.version, None)))
+                self.reception.messages.append((source, Answer(version, None)))
             elif not source.ended:
-                self.reception.send(source, Flush(flush.version))
-        if not flush.waiting:
-            self._complete([flush])
+                self.reception.send(source, source.flush_order(version, timeout, chosen))
 
     def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
-        members = [
-            source for source in self.reception.sources
-            if not source.ended and not source.adopted and source.mesh != self._own_token and (chosen is None or chosen(source))
-        ]  # fmt: skip
-        self.orders.start(order.request, members, future)
-        for source in members:
-            if not self.reception.send(source, order):
-                self.orders.answer(source, Answer(order.request, "its connection is closed"))
+        asked = {
+            source: source.chosen(chosen) for source in self.reception.sources
+            if not source.ended and not source.adopted and source.mesh != self._own_token
+        }  # fmt: skip
+        self.orders.start(order.request, [member for members in asked.values() for member in members], future)
+        for source, members in asked.items():
+            if members and not self.reception.send(source, source.order_for(order, members)):
+                for member in members:
+                    self.orders.answer(member, Answer(order.request, "its connection is closed"))
+
+    def set_window(self, window: float | None) -> None:
+        """Group within `window` seconds, here and below."""
+        self.show.set_window(window)
+        self.relays.set_window(window)
 
     def stream(self, streaming: bool, chosen: Chosen | None) -> None:
         """Show the chosen procs, or do not."""
         if chosen is None:
             self._registry.streaming = streaming
         for source in self.reception.sources:
-            if chosen is None or chosen(source):
+            if chosen is None or (not source.relays and chosen(source)):
                 source.streaming = streaming
+        self.relays.stream(streaming, chosen)
 
     def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Take the word of a proc's owner on how it ended."""
@@ -164,12 +156,18 @@ class ClientThread:
         if told is not None and told[1]:
             self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
 
+    def ranks(self, mesh: str) -> tuple[int, ...]:
+        """Return the ranks of a mesh that live here or below."""
+        members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
+        return tuple(sorted({member.rank for member in members if member.rank is not None}))
+
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)
         for source in self.reception.sources:
-            before = ranks.get(source.rank) or RankStats(source.rank, source.pid, alive=False)
-            ranks[source.rank] = before.merged(source.stats)
+            for rank, stats in source.counters().items():
+                before = ranks.get(rank) or RankStats(rank, stats.pid, alive=False)
+                ranks[rank] = before.merged(stats)
         return Stats(ranks, self.show.hidden, self.show.shown)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -187,10 +185,12 @@ class ClientThread:
         if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
             for source, version in _taken(self._sentinels):
                 self._barrier(source, now)
-                self._complete(self._ledger.ack(version, source))
+                self._flushes.ack(version, source)
         for source, message in _taken(reception.messages):
             if isinstance(message, Answer):
                 self._answered(source, message)
+            else:
+                self.relays.heard(source, message)
         if not self._tray:
             for source in _taken(reception.finished):
                 self._finish(source)
@@ -200,7 +200,7 @@ class ClientThread:
             reception.ask_for_patience()
         self._obituaries.expire(now)
         show.expire(now)
-        self._complete(self._ledger.expire(now))
+        self._flushes.expire(now)
         self._rendezvous.expire(now)
         show.end_tick()
 
@@ -209,7 +209,7 @@ class ClientThread:
         if self._tray or self.reception.busy or self.reception.finished:
             return 0.0
         deadlines = (
-            self.show.deadline, self._ledger.deadline, self.reception.deadline, self._rendezvous.deadline,
+            self.show.deadline, self._flushes.deadline, self.reception.deadline, self._rendezvous.deadline,
             self._obituaries.deadline,
         )  # fmt: skip
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -250,18 +250,11 @@ class ClientThread:
         else:
             if source.adopted:
                 self._barrier(source, time.monotonic())
-            self._complete(self._ledger.ack(answer.request, source))
+            self._flushes.ack(answer.request, source)
 
-    def _complete(self, flushes: list[OpenFlush]) -> None:
-        for flush in flushes:
-            future, members = self._flushes.pop(flush.version)
-            missing = _ranks(flush.missing)
-            self._report_drops(time.monotonic())
-            self.show.flush()
-            acked = tuple(rank for rank in _ranks(flush.acked) if rank not in missing)
-            dropped = sum(source.stats.total_dropped for source in members)
-            elapsed = time.monotonic() - flush.started
-            future.set_result(FlushReceipt(flush.version, acked, missing, _ranks(flush.dead), dropped, elapsed))
+    def _show_all(self) -> None:
+        self._report_drops(time.monotonic())
+        self.show.flush()
 
     def _finish(self, source: Source) -> None:
         """Take leave of a proc of which everything has been shown."""
@@ -272,8 +265,8 @@ class ClientThread:
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
         self.reception.drop(source, keep_journal=self._keep_journals and (bool(source.mesh) or not source.left))
-        before = self.past.get(source.rank)
-        self.past[source.rank] = before.merged(source.stats) if before is not None else source.stats
+        if not source.relays:
+            self._remember(source.counters())
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
@@ -281,13 +274,23 @@ class ClientThread:
             if source.exitcode:
                 end = signal_name(source.exitcode)
                 self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
+        elif source.relays:
+            if source.ranks and not source.left:
+                gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
+                self.show.say(logging.ERROR, gone, None, source.pid)
         elif not source.left and adopted is None:
             text = self._obituaries.heard(source, time.monotonic())
             if text:
                 self.show.say(logging.ERROR, text, source.rank, source.pid)
-        self._complete(self._ledger.excuse(source))
+        self._flushes.excuse(source)
+        self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
+
+    def _remember(self, counters: Mapping[int | None, RankStats]) -> None:
+        for rank, stats in counters.items():
+            before = self.past.get(rank)
+            self.past[rank] = before.merged(stats) if before is not None else stats
 
     def _say_drops(self, source: Source) -> None:
         if source.unreported:
@@ -300,7 +303,7 @@ class ClientThread:
 
     def _close(self) -> None:
         """End: show what has arrived, answer who waits, close everything but the connections."""
-        self._complete(self._ledger.close())
+        self._flushes.close()
         self.orders.close("the client was stopped")
         self.reception.end_lines()
         self._tray.show_all(time.monotonic())
@@ -326,10 +329,6 @@ class ClientThread:
         """In a forked child: close copies of what is the parent's."""
         self._rendezvous.forget()
         self.reception.forget()
-
-
-def _ranks(members: set[Any]) -> tuple[int, ...]:
-    return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
 
 def _taken(items: list[T]) -> list[T]:

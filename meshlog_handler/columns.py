@@ -82,6 +82,11 @@ class Column:
         if type(value) is str and len(value) <= 256 and len(self._seen) < _MAX_SEEN:
             self._seen.add(value)
 
+    def samples(self) -> list[object]:
+        """Return values that make an equal column when they are taken in."""
+        extremes = [value for value in (self._low, self._high) if value is not None]
+        return [*dict.fromkeys(extremes), *(self._others.samples() if self._others is not None else ())]
+
     def render(self) -> str:
         texts: list[str] = []
         if self._low is not None:
@@ -153,6 +158,13 @@ class Arguments:
         size = sum(8 if type(value) in _NUMBERS else _size(value) for value in last)
         self.limit = max(1, min(_MAX_PENDING, _PENDING_BYTES // (size + 64)))
         self.pending.clear()
+
+    def samples(self) -> list[tuple[object, ...]]:
+        """Return arguments that make the same text when they are merged."""
+        self.reduce()
+        columns = [column.samples() for column in self._columns]
+        count = max(map(len, columns), default=1)
+        return [tuple(column[min(at, len(column) - 1)] for column in columns) for at in range(count)]
 
     def render(self) -> str:
         """Return the one text."""

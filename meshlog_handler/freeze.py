@@ -40,7 +40,8 @@ _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "
 # Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
 # a template varies only with the threads that use it.
 _MAX_VARIETY: Final = {False: 4, True: 64}
-_MAX_SHAPES: Final = 0xFFFF
+TIMES: Final = Struct("<dd")
+MAX_SHAPES: Final = 0xFFFF
 _MAX_FRAMES: Final = 64
 
 
@@ -55,6 +56,7 @@ class ShapeTable(dict[object, Packer]):
         self.ids = itertools.count(1)
         self.tagged: dict[object, int] = {}
         self.variety: dict[object, int] = {}
+        self.who: dict[object, bytes] = {}
 
 
 class Frozen:
@@ -153,7 +155,7 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable) -> 
         if variety >= _MAX_VARIETY[bool(args)]:
             return None
         shape = next(table.ids)
-        if shape > _MAX_SHAPES:
+        if shape > MAX_SHAPES:
             return None
         table.variety[place] = variety + 1
         packer = _packer(shape, codes)
@@ -192,7 +194,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     same text.
     """
     named: dict[str, object] = {
-        _exact(name): _plain_or_text(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
+        _exact(name): plain_or_text(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
     }
     msg = record.msg if type(record.msg) is str else _text(record.msg)
     args, text = _render_args(record)
@@ -213,26 +215,23 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
     if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
         # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
         named = {
-            **named, "msg": msg, "thread": _plain_or_text(record.thread), "threadName": _text(record.threadName),
-            "taskName": _plain_or_text(thread[3]),
+            **named, "msg": msg, "thread": plain_or_text(record.thread), "threadName": _text(record.threadName),
+            "taskName": plain_or_text(thread[3]),
         }  # fmt: skip
         fixed = (place, record.process)
     shape = table.tagged.get(fixed)
     define, learnt = b"", None
     if shape is None:
         learnt = next(table.ids)
-        shape = learnt if learnt <= _MAX_SHAPES else 0
+        shape = learnt if learnt <= MAX_SHAPES else 0
         table.variety[place] = table.variety.get(place, 0) + 1
         define = _define(shape, "-", record, msg)
     try:
         tail = pack((args, named, text))
     except NotPlain:  # another thread has changed a value since it was looked at
         tail = pack((_text(args), {name: _text(value) for name, value in named.items()}, text or _message(record) or msg))
-    data = HEADER.pack(RECORD, shape, 16 + len(tail)) + _TIMES.pack(record.created, record.msecs) + tail
+    data = HEADER.pack(RECORD, shape, 16 + len(tail)) + TIMES.pack(record.created, record.msecs) + tail
     return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
-
-
-_TIMES: Final = Struct("<dd")
 
 
 def _define(shape: int, codes: str, record: logging.LogRecord, msg: str) -> bytes:
@@ -245,15 +244,20 @@ def _define(shape: int, codes: str, record: logging.LogRecord, msg: str) -> byte
         "pathname": _text(record.pathname),
         "filename": _text(record.filename),
         "module": _text(record.module),
-        "lineno": _plain_or_text(record.lineno),
-        "funcName": _plain_or_text(record.funcName),
-        "thread": _plain_or_text(record.thread),
-        "threadName": _plain_or_text(record.threadName),
-        "process": _plain_or_text(record.process),
-        "processName": _plain_or_text(record.processName),
-        "taskName": _plain_or_text(getattr(record, "taskName", None)),
+        "lineno": plain_or_text(record.lineno),
+        "funcName": plain_or_text(record.funcName),
+        "thread": plain_or_text(record.thread),
+        "threadName": plain_or_text(record.threadName),
+        "process": plain_or_text(record.process),
+        "processName": plain_or_text(record.processName),
+        "taskName": plain_or_text(getattr(record, "taskName", None)),
     }
     start = float(record.created * 1000 - record.relativeCreated)
+    return definition(shape, codes, start, common)
+
+
+def definition(shape: int, codes: str, start: float, common: dict[str, object]) -> bytes:
+    """Return the DEFINE entry of a shape; relative times count from `start`, in milliseconds."""
     body = pack((codes, start, common))
     return HEADER.pack(DEFINE, shape, len(body)) + body
 
@@ -266,9 +270,9 @@ def _render_args(record: logging.LogRecord) -> tuple[object, str | None]:
         return args, (None if same else _message(record))
     text = _message(record)
     if isinstance(args, tuple):
-        return tuple(_plain_or_text(arg) for arg in args), text
+        return tuple(plain_or_text(arg) for arg in args), text
     if isinstance(args, dict):
-        return {_exact(name): _plain_or_text(value) for name, value in tuple(dict.items(args))}, text
+        return {_exact(name): plain_or_text(value) for name, value in tuple(dict.items(args))}, text
     return (_text(args),), text
 
 
@@ -326,16 +330,16 @@ def _exact(value: object) -> str:
     return str.__str__(value) if issubclass(type(value), str) else _text(value)
 
 
-def _plain_or_text(value: object) -> object:
+def plain_or_text(value: object) -> object:
+    """Return plain data as it is, and all else as text."""
     return value if type(value) in _SCALARS or _is_plain(((value,),)) else _text(value)  # it will stand as deep as that
 
 
 def _is_plain(value: object) -> bool:
     try:
-        pack(value)
+        return bool(pack(value))
     except NotPlain:
         return False
-    return True
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 ::
 
     manager = LoggingManager(handlers, log_dir)
+    client = manager.attach(engine)            # see `Engine`; or, step by step:
     address = manager.prepare(token, coords)   # procs started from here on join there
     manager.init(stream_log_to_client)         # when they have started
     manager.stop(timeout)                      # before they are torn down
@@ -13,14 +14,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from .capture import diagnose
+from .engine import Coords, Engine
 from .errors import ClosedError, FlushTimeout
 from .mesh_client import LoggingMeshClient
 from .named_handlers import ShownBy
 from .notebook import attach_if_notebook, current_cell, detach
 from .receipt import FlushReceipt
+
+_FAILED_SEC = 1.0
 
 DEFAULT_WINDOW_SEC = 3.0
 """Seconds in which similar lines are grouped unless the user says otherwise (Monarch's default)."""
@@ -56,7 +60,18 @@ class LoggingManager:
             raise ClosedError("the mesh's logging was not prepared: call prepare() before its procs are started.")
         return self._client
 
-    def prepare(self, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> str:
+    def attach(self, engine: Engine, stream_to_client: bool = True) -> LoggingMeshClient:
+        """Give a mesh its logging: `prepare`, let its procs join, `init`. Ends what was begun if that fails."""
+        address = self.prepare(engine.token, engine.coords)
+        try:
+            engine.join(address)
+            self.init(stream_to_client)
+        except BaseException:
+            self.stop(_FAILED_SEC)
+            raise
+        return self.client
+
+    def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.

@@ -12,7 +12,8 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from . import settings
@@ -41,6 +42,8 @@ class Terms:
         `own` is True: it has no rank.
     mesh : str
         The token of the mesh that made this process, or "".
+    coords : Mapping
+        Its position, or a name, by dimension.
     capture : bool
         Capture file descriptors 1 and 2.
     """
@@ -49,6 +52,7 @@ class Terms:
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""
+    coords: Mapping[str, int | str] = field(default_factory=dict)
     capture: bool = False
     on_full: OnFull = "block"
 
@@ -79,6 +83,7 @@ class Membership:
         hello = Hello(
             pid=self.pid, hostname=socket.gethostname(), rank=terms.rank, local_rank=terms.local_rank, mesh=terms.mesh,
             captured=tuple(names[fd] for fd in fds), forwarding=forwarding, started=time.time(),
+            coords=dict(terms.coords),
         )  # fmt: skip
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
@@ -88,7 +93,7 @@ class Membership:
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            self.stream = Stream(_make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
+            self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
         runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
         runtime.join_in(welcome.standing)
@@ -146,7 +151,7 @@ class Membership:
         self._link.forget()
 
 
-def _make_journal(path: str, size: int) -> Journal:
+def make_journal(path: str, size: int) -> Journal:
     """Make the journal where the client wants it; smaller, then in memory, where there is no room."""
     while path and size >= 64 * 1024:
         try:
@@ -256,7 +261,7 @@ def _after_fork_in_child() -> None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
         _inherited = Terms(
-            member.terms.address, member.rank, member.terms.local_rank, "", False, member.terms.on_full
+            member.terms.address, member.rank, member.terms.local_rank, "", member.terms.coords, False, member.terms.on_full
         )
 
 

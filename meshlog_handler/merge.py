@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 from os.path import commonprefix
 from typing import Final
 
 from .similar import Anatomy, Token, dissect, number_value
 
 MAX_WORDS: Final = 3
-_MAX_SHAPES: Final = 8
 _MAX_WORD_LENGTH: Final = 80
-_RUN_BYTES: Final = 4096
-_RUN_TEXTS: Final = 64
 _COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _OPENING = re.compile(r".*[=:(\[]", re.DOTALL)
 _CLOSING = re.compile(r"[,.;:!?)\]]+")
@@ -33,24 +29,23 @@ def braces(texts: Sequence[str], more: bool) -> str:
 
 
 class Slot:
-    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names."""
+    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names.
 
-    __slots__ = ("_high", "_low", "_more", "_names", "high_text", "low_text")
+    A fourth name is kept, too: it stands for all further ones, here and wherever the samples are merged.
+    """
+
+    __slots__ = ("_high", "_low", "_names", "high_text", "low_text")
 
     def __init__(self) -> None:
         self._low = self._high = 0.0
         self.low_text: str | None = None
         self.high_text: str | None = None
         self._names: dict[str, None] = {}
-        self._more = False
 
     def add(self, text: str, is_number: bool) -> None:
         if not is_number:
-            if text not in self._names:
-                if len(self._names) < MAX_WORDS:
-                    self._names[text] = None
-                else:
-                    self._more = True
+            if len(self._names) <= MAX_WORDS:
+                self._names[text] = None
         elif text != self.low_text and text != self.high_text:
             value = number_value(text)
             if self.low_text is None or value < self._low:
@@ -64,14 +59,18 @@ class Slot:
                 self.add(text, True)
         for text in other._names:
             self.add(text, False)
-        self._more = self._more or other._more
 
     def render(self) -> str:
-        texts = list(self._names)
+        texts = list(self._names)[:MAX_WORDS]
         if self.low_text is not None:
             same = self.low_text == self.high_text
             texts.insert(0, self.low_text if same else f"{self.low_text}..{self.high_text}")
-        return braces(texts, self._more)
+        return braces(texts, len(self._names) > MAX_WORDS)
+
+    def samples(self) -> list[str]:
+        """Return texts that make an equal slot when they are added to an empty one."""
+        extremes = [text for text in (self.low_text, self.high_text) if text is not None]
+        return [*dict.fromkeys(extremes), *self._names]
 
 
 class Shaped:
@@ -112,6 +111,18 @@ class Shaped:
         parts.append(self.pieces[-1])
         return "".join(parts)
 
+    def samples(self) -> list[str]:
+        """Return texts that make an equal one when they are merged."""
+        columns = [slot.samples() for slot in self.slots]
+        return [self._sample(columns, at) for at in range(max(map(len, columns), default=1))]
+
+    def _sample(self, columns: list[list[str]], at: int) -> str:
+        parts = [self.pieces[0]]
+        for column, piece in zip(columns, self.pieces[1:], strict=True):
+            parts.append(column[min(at, len(column) - 1)])
+            parts.append(piece)
+        return "".join(parts)
+
     def words(self) -> list[Choice]:
         """Split at spaces (of several, the first splits). The words share their slots with this text."""
         words: list[Choice] = []
@@ -136,40 +147,46 @@ def _shape_of(pieces: list[str]) -> str:
 
 
 class Choice:
-    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots."""
+    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots.
 
-    __slots__ = ("more", "shapes")
+    A fourth shape is kept, too, and stands for all further ones.
+    """
+
+    __slots__ = ("shapes",)
 
     def __init__(self, first: Shaped | None = None) -> None:
         self.shapes: dict[str, Shaped] = {} if first is None else {first.shape: first}
-        self.more = False
+
+    @property
+    def more(self) -> bool:
+        """Whether there are more than are shown."""
+        return len(self.shapes) > MAX_WORDS
 
     def add(self, text: str) -> None:
         anatomy = dissect(text)
         known = self.shapes.get(anatomy.shape)
         if known is not None:
             known.add(anatomy.tokens)
-        elif len(self.shapes) < MAX_WORDS:
+        elif len(self.shapes) <= MAX_WORDS:
             self.shapes[anatomy.shape] = Shaped.of(anatomy)
-        else:
-            self.more = True
 
     def merge(self, other: Choice) -> None:
         for shape, shaped in other.shapes.items():
             known = self.shapes.get(shape)
             if known is not None:
                 known.merge(shaped)
-            elif len(self.shapes) < MAX_WORDS:
+            elif len(self.shapes) <= MAX_WORDS:
                 self.shapes[shape] = shaped
-            else:
-                self.more = True
-        self.more = self.more or other.more
 
     def meets(self, other: Choice) -> bool:
         return not self.shapes.keys().isdisjoint(other.shapes)
 
     def texts(self) -> list[str]:
-        return [shaped.render() for shaped in self.shapes.values()]
+        return [shaped.render() for shaped in list(self.shapes.values())[:MAX_WORDS]]
+
+    def samples(self) -> list[str]:
+        """Return texts that make an equal choice when they are added to an empty one."""
+        return [text for shaped in self.shapes.values() for text in shaped.samples()]
 
     def render(self) -> str:
         """Write the alternatives as a word; what opens or closes all of them stands outside: ``x={a, b},``."""
@@ -236,98 +253,3 @@ def _phrase(words: list[Choice]) -> Choice:
         else:
             pieces[-1] += word.render()
     return Choice(Shaped(_shape_of(pieces), pieces, slots, widths))
-
-
-class Texts:
-    """Merges similar texts, of up to 8 shapes each by itself and of any number more word by word."""
-
-    __slots__ = ("_rest", "_runs", "_shapes")
-
-    def __init__(self) -> None:
-        self._shapes: dict[str, Shaped] = {}
-        self._runs: list[Run] = []
-        self._rest: list[Choice] | None = None
-
-    def add(self, anatomy: Anatomy) -> Shaped | None:
-        """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
-        shaped = self._shapes.get(anatomy.shape)
-        if shaped is not None:
-            shaped.add(anatomy.tokens)
-            return shaped
-        shaped = Shaped.of(anatomy)
-        if len(self._shapes) < _MAX_SHAPES:
-            self._shapes[anatomy.shape] = shaped
-            return shaped
-        words = shaped.words()
-        self._rest = words if self._rest is None else fold(self._rest, words)
-        return None
-
-    def run(self, shaped: Shaped, anatomy: Anatomy, text: str) -> Run:
-        """Return what takes in, fast, further texts with the skeleton of `text`."""
-        run = Run(shaped, anatomy.tokens, len(text))
-        self._runs.append(run)
-        return run
-
-    def settle(self) -> None:
-        """Merge what the runs still hold, and forget the runs: whoever else holds one must forget it too."""
-        for run in self._runs:
-            run.reduce()
-        self._runs.clear()
-
-    def render(self) -> str:
-        """Return the one text. Call it once, at the end."""
-        self.settle()
-        if len(self._shapes) == 1 and self._rest is None:
-            (only,) = self._shapes.values()
-            return only.render()
-        line: list[Choice] | None = None
-        for shaped in self._shapes.values():
-            words = shaped.words()
-            line = words if line is None else fold(line, words)
-        if self._rest is not None:
-            line = self._rest if line is None else fold(line, self._rest)
-        return " ".join(word.render() for word in line or ())
-
-
-class Run:
-    """Texts of one skeleton, kept until there are enough to be merged at once.
-
-    They have digits at the same places, so a number among them is least where its spelling is least.
-
-    Attributes
-    ----------
-    texts : list[str]
-        Append here; call `reduce` when there are `limit` of them.
-    """
-
-    __slots__ = ("_cuts", "_shaped", "limit", "texts")
-
-    def __init__(self, shaped: Shaped, tokens: Sequence[Token], length: int) -> None:
-        self._shaped = shaped
-        self._cuts: list[tuple[Callable[[str], str], bool, bool]] = [
-            (itemgetter(slice(token.start, token.end)), token.is_number, "e" in token.text.lower()) for token in tokens
-        ]
-        self.limit = max(1, min(_RUN_TEXTS, _RUN_BYTES // (length + 1)))
-        self.texts: list[str] = []
-
-    def add(self, text: str) -> None:
-        """Append a text, and reduce when it is time."""
-        self.texts.append(text)
-        if len(self.texts) >= self.limit:
-            self.reduce()
-
-    def reduce(self) -> None:
-        """Merge what is kept."""
-        texts = self.texts
-        if texts and texts.count(texts[0]) == len(texts):
-            del texts[1:]
-        if texts:
-            for slot, (cut, is_number, has_exponent) in zip(self._shaped.slots, self._cuts, strict=True):
-                parts = list(map(cut, texts))
-                if is_number and not has_exponent:
-                    slot.add(min(parts), True)
-                    slot.add(max(parts), True)
-                else:
-                    for part in dict.fromkeys(parts):
-                        slot.add(part, is_number)
-        texts.clear()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
 from . import settings
+from .capture import diagnose
 from .client import LogClient
-from .client_thread import Chosen
+from .engine import Coords
 from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
 from .receipt import FlushReceipt
+from .source import Chosen
 from .stats import Stats
+
+Detach = Callable[[float], object]
 
 ORDER_SEC = 10.0
 """Seconds that every rank has for carrying out an order."""
@@ -41,12 +46,18 @@ class LoggingMeshClient:
     The surface is Monarch's ``LoggingMeshClient``, with targeted and acknowledged changes, and receipts, added.
     """
 
-    def __init__(self, client: LogClient, mesh: str, coords: Mapping[int, Mapping[str, int]]) -> None:
+    def __init__(self, client: LogClient, mesh: str, coords: Coords | None) -> None:
         self.client = client
         self.mesh = mesh
-        self.ranks = tuple(sorted(coords))
+        self._coords = coords
         client.registry.add_mesh(mesh, coords)
-        self._finalizer = weakref.finalize(self, client.stop)
+        self._detach: list[Detach] = []
+        self._finalizer = weakref.finalize(self, _end, client, self._detach)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its ranks; of a mesh whose procs come and go, those that have joined and live."""
+        return tuple(sorted(self._coords)) if self._coords is not None else self.client.ranks(self.mesh)
 
     @staticmethod
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
@@ -57,7 +68,7 @@ class LoggingMeshClient:
 
     @classmethod
     def start(
-        cls, mesh: str, coords: Mapping[int, Mapping[str, int]], handlers: Iterable[ShownBy] | None = None,
+        cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> LoggingMeshClient:  # fmt: skip
         """Start a client for a mesh whose procs will join under the token `mesh`.
@@ -66,8 +77,8 @@ class LoggingMeshClient:
         ----------
         mesh : str
             A token that only the procs of this mesh know.
-        coords : Mapping
-            The coordinates of each rank.
+        coords : Mapping or None
+            The coordinates of each rank; None if procs come and go, and are given ranks as they join.
         handlers : iterable of logging.Handler or None
             What shows the records; None is the console.
         log_dir : str or None
@@ -146,7 +157,7 @@ class LoggingMeshClient:
         name = logger or ""
         self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
         if ranks is None and for_sec is None:
-            self.client.registry.stand(self.mesh, SetLevel(0, number, name, None))
+            self.client.stand(self.mesh, SetLevel(0, number, name, None))
 
     def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
         """Apply a `logging.config.dictConfig` dictionary in the ranks: in all of them, or in none.
@@ -181,7 +192,7 @@ class LoggingMeshClient:
         others = "the other ranks have the new configuration"
         self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
         if ranks is None:
-            self.client.registry.stand(self.mesh, Prepare(0, travels))
+            self.client.stand(self.mesh, Prepare(0, travels))
 
     def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged and printed before this call has been shown.
@@ -204,10 +215,17 @@ class LoggingMeshClient:
         """Return exact counters per rank."""
         return self.client.stats()
 
+    def on_stop(self, detach: Detach) -> None:
+        """Let `detach` be called, with seconds, before the client ends: it lets the procs leave."""
+        self._detach.append(detach)
+
     def drain_and_stop(self, timeout: float = 10.0) -> None:
-        """Flush, show what is pending, and end the client. Also done when this object is collected, and at exit."""
+        """Flush, let the procs leave, show what is pending, and end the client. Stopping twice is the same as once.
+
+        Also done when this object is collected, and at exit.
+        """
         if self._finalizer.detach() is not None:
-            self.client.stop(timeout)
+            _end(self.client, self._detach, timeout)
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -221,8 +239,15 @@ class LoggingMeshClient:
 
     def _ask(self, make: Callable[[int], Order], ranks: Iterable[int] | None) -> dict[int, str]:
         """Give an order; return the reasons of those that did not obey."""
-        answers = self.client.order(make, ORDER_SEC, self._chosen(ranks))
-        return {rank: error for rank, error in answers.items() if error is not None and rank is not None}
+        request = self.client.next_request()
+        asked = self.client.order_soon(make(request), self._chosen(ranks))
+        try:
+            answers = asked.result(ORDER_SEC)
+        except NotInTime:
+            self.client.give_up(request)
+            answers = asked.result(ORDER_SEC)
+        refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
+        return {rank: error for rank, error in refused.items() if error is not None and rank is not None}
 
     def _obey(
         self, make: Callable[[int], Order], ranks: Iterable[int] | None, fault: type[RankError], what: str, state: str = ""
@@ -234,3 +259,11 @@ class LoggingMeshClient:
             raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
 
 
+def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
+    for each in detach:
+        try:
+            client.flush(timeout)
+            each(timeout)
+        except Exception as failure:  # an engine's, which may have ended before
+            diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")
+    client.stop(timeout)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .capture import diagnose
 from .context import Identity
+from .engine import Coords
 from .errors import ClosedError
 from .future import MeshFuture
 from .manager import LoggingManager
@@ -32,7 +33,7 @@ _LEAST_SEC: Final = 1.0
 
 
 class MeshLife:
-    """What all views of a mesh share. Any thread may call any method.
+    """What all views of a mesh share; the `Engine` of its logging. Any thread may call any method.
 
     Nothing here refers to a `ProcMesh`: when the last of those has gone, `abandon` ends what is left.
 
@@ -75,7 +76,7 @@ class MeshLife:
         )
         self.stopped = False
         self._pid = os.getpid()
-        self._coords = shape.coords
+        self.coords: Coords = shape.coords
         self._stream_to_client = stream_to_client
         self._bootstrap = bootstrap
         self._started: Future[dict[int, int]] = Future()
@@ -99,10 +100,7 @@ class MeshLife:
 
     def _begin(self) -> None:
         try:
-            address = self.manager.prepare(self.token, self._coords)
-            self.procs.start(address, self._bootstrap, hold=True)
-            self._started.set_result(self.procs.pids)
-            self.manager.init(self._stream_to_client)
+            self.manager.attach(self, self._stream_to_client)
         except BaseException as error:
             self.procs.stop(_LEAST_SEC, because=error)
             self._end_logging(_LEAST_SEC)
@@ -114,6 +112,11 @@ class MeshLife:
         else:
             self._initialized.set_result(None)
             self.procs.release()
+
+    def join(self, address: str) -> None:
+        """Start the procs: they join before they do anything else."""
+        self.procs.start(address, self._bootstrap, hold=True)
+        self._started.set_result(self.procs.pids)
 
     def _tell_callers(self) -> None:
         """A mesh that does not start is a warning if nobody learns of it; who called something does."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from .errors import ProtocolError
@@ -54,13 +55,27 @@ def decode(data: bytes, *expected: type[M]) -> M:
 
 
 _MAX_NUMBER = 1 << 62
+_MAX_COORDS = 16
+_MAX_COORD = 256
 _MAYBE_INT = (int, type(None))
 _MAYBE_STR = (str, type(None))
 
 
+def check_coords(coords: Mapping[str, object]) -> None:
+    """Raise `ProtocolError` unless these are few positions, or names, by dimension."""
+    if len(coords) > _MAX_COORDS or not all(
+        isinstance(name, str) and isinstance(value, (int, str)) and len(str(value)) <= _MAX_COORD
+        for name, value in coords.items()
+    ):
+        raise ProtocolError("coordinates are numbers or names by dimension")
+
+
 @dataclass(frozen=True)
 class Hello(Message):
-    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it."""
+    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
+
+    `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
+    """
 
     pid: int
     hostname: str
@@ -70,9 +85,11 @@ class Hello(Message):
     captured: tuple[str, ...]
     forwarding: bool
     started: float
+    coords: dict[str, int | str] = field(default_factory=dict)
+    relay: bool = False
     types: ClassVar = {
         "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
-        "captured": (tuple,), "forwarding": (bool,), "started": (float,),
+        "captured": (tuple,), "forwarding": (bool,), "started": (float,), "coords": (dict,), "relay": (bool,),
     }  # fmt: skip
 
     def check(self) -> None:
@@ -81,6 +98,7 @@ class Hello(Message):
             raise ProtocolError(f"a newcomer with pid, rank or local rank out of 0 to {_MAX_NUMBER}")
         if not all(isinstance(name, str) for name in self.captured):
             raise ProtocolError("a captured stream without a name")
+        check_coords(self.coords)
 
 
 @dataclass(frozen=True)

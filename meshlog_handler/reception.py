@@ -14,23 +14,22 @@ from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
+from .captured import CapturedPipe
 from .descriptors import pending, read_pipe
 from .errors import ProtocolError
 from .exits import child_exitcode, watch
 from .frames import CONTROL, frame
 from .lines import Line
 from .messages import Goodbye, Message, Patience
-from .source import INBOX_SIZE, CapturedPipe, Source
+from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
 _MAX_LAST_WORDS: Final = 8 << 20
-# Entries collected at a time, of all procs together: shown while they are still in the processor's cache, they cost a
-# sixth less than 16,000 at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
+# Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
+# at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
 _MAX_COLLECTED: Final = 2048
 _SHARE: Final = 64
-
-_when: Final[Callable[[Item], float]] = itemgetter(0)
 
 
 class Reception:
@@ -66,7 +65,7 @@ class Reception:
             self._pipes[pipe] = source
             self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
         try:
-            source.pidfd = watch(source.pid) if not source.adopted else -1
+            source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
                 self._selector.register(source.pidfd, selectors.EVENT_READ, lambda _: self.ended(source))
         except ProcessLookupError:
@@ -91,10 +90,7 @@ class Reception:
                 key.data(mask)
 
     def collect(self, limit: int) -> list[Item]:
-        """Return captured lines, and up to `limit` entries of each proc that has some, in order of time.
-
-        Of much that waits it is about `_MAX_COLLECTED`, of those first that have waited longest.
-        """
+        """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
         batches, self._lines = self._lines, []
         left = _MAX_COLLECTED
         if limit * len(self._busy) > left:
@@ -106,7 +102,7 @@ class Reception:
             try:
                 source.take(limit, items)
             except ProtocolError as failure:
-                diagnose(f"rank {source.rank} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
+                diagnose(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
             left -= len(items)
             del self._busy[source]
             if source.inbox:
@@ -119,7 +115,7 @@ class Reception:
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
-        return sorted([item for source, items in batches if source.streaming for item in items], key=_when)
+        return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
 
     def expire(self, now: float) -> None:
         """Bring lines without an end that have been waiting."""
@@ -218,13 +214,17 @@ class Reception:
                 else:
                     self.messages.append((source, message))
         except ProtocolError as failure:
-            diagnose(f"rank {source.rank} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
-            self._hang_up(source)
+            self.refuse(source, failure)
             return False
         finally:
             if source.inbox:
                 self._busy[source] = None
         return True
+
+    def refuse(self, source: Source, failure: ProtocolError) -> None:
+        """Close the connection of a proc that does not keep to the rules. What it logged before is shown."""
+        diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
+        self._hang_up(source)
 
     def ask_for_patience(self) -> None:
         """Tell procs of which nothing more is read for now that their wait will end; one that does not listen, once."""
@@ -297,7 +297,7 @@ class Reception:
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
-                diagnose(f"the journal of rank {source.rank} (pid {source.pid}) cannot be read: {failure}")
+                diagnose(f"the journal of {source.name} (pid {source.pid}) cannot be read: {failure}")
             if source.inbox:
                 self._busy[source] = None
                 return

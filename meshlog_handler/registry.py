@@ -23,12 +23,17 @@ class Member:
     mesh: str
     rank: int | None
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its rank, if it had one."""
+        return () if self.rank is None else (self.rank,)
+
 
 @dataclass
 class Mesh:
     """What the registry knows of a mesh that makes its own procs."""
 
-    coords: Mapping[int, Mapping[str, int]]
+    coords: Mapping[int, Mapping[str, int | str]] | None
     standing: list[Order] = field(default_factory=list)
 
 
@@ -40,12 +45,13 @@ class Registry:
 
     def __init__(self, own_token: str) -> None:
         self.streaming = True
+        self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._taken: set[int] = set()
         self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh({})}
+        self._meshes: dict[str, Mesh] = {"": Mesh(None)}
         self._dead: dict[Member, None] = {}
         self._journals = ""
 
@@ -57,17 +63,19 @@ class Registry:
                 with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
                     os.unlink(os.path.join(directory, name))
 
-    def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int]]) -> None:
-        """Make known a mesh that will start procs under `token`."""
+    def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
+        """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
             self._meshes[token] = Mesh(coords)
-            self._taken.update(coords)
+            self._taken.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
-        if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not newcomer.hello.mesh:
+        if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
             # The client's own process, however it joined.
             newcomer.hello = replace(newcomer.hello, mesh=self._own_token)
+        if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
+            newcomer.hello = replace(newcomer.hello, rank=self.claim())
         hello = newcomer.hello
         with self._lock:
             rank = self._rank(hello)
@@ -75,11 +83,12 @@ class Registry:
             self._dead.pop(Member(hello.mesh, rank), None)
             name = f"{newcomer.pid}-{next(self._numbers)}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            standing = () if hello.mesh == self._own_token else tuple(mesh.standing)  # orders go to other processes only
+            # Orders go to other processes only; a relay gets them when it is known.
+            standing = () if hello.mesh == self._own_token or hello.relay else tuple(mesh.standing)
             return Welcome(rank, journal, tuple(order.encode() for order in standing))
 
     def _rank(self, hello: Hello) -> int | None:
-        if hello.mesh == self._own_token:
+        if hello.mesh == self._own_token or hello.relay:
             return None
         rank = hello.rank
         if rank is None:
@@ -87,16 +96,36 @@ class Registry:
         self._taken.add(rank)
         return rank
 
-    def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int]:
-        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``."""
+    def next_rank(self) -> int:
+        """Return a rank for a newcomer of a relay."""
+        with self._lock:
+            rank = next(free for free in self._free_ranks if free not in self._taken)
+            self._taken.add(rank)
+            return rank
+
+    def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
+        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
         with self._lock:
             mesh = self._meshes.get(hello.mesh)
-            return mesh.coords.get(rank, {}) if mesh is not None and rank is not None else {}
+            known = mesh.coords.get(rank) if mesh is not None and mesh.coords and rank is not None else None
+            return known if known is not None else hello.coords
+
+    def joined(self, mesh: str, rank: int) -> None:
+        """Note that a proc joined below a relay."""
+        with self._lock:
+            self._taken.add(rank)
+            self._dead.pop(Member(mesh, rank), None)
+
+    def standing(self) -> list[tuple[str, Order]]:
+        """Return what holds for whoever joins later, with its mesh."""
+        with self._lock:
+            return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
 
     def ended(self, mesh: str, rank: int | None) -> None:
-        """Note that a proc ended. One of a mesh is named in later receipts; a guest came and went."""
-        if mesh in self._meshes and mesh not in ("", self._own_token):
-            with self._lock:
+        """Note that a proc ended. One of a mesh with fixed ranks is named in later receipts; a guest came and went."""
+        with self._lock:
+            known = self._meshes.get(mesh)
+            if known is not None and known.coords is not None:
                 self._dead[Member(mesh, rank)] = None
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
@@ -107,7 +136,7 @@ class Registry:
     def stand(self, mesh: str, order: Order) -> None:
         """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
         with self._lock:
-            standing = self._meshes.setdefault(mesh, Mesh({})).standing
+            standing = self._meshes.setdefault(mesh, Mesh(None)).standing
             if isinstance(order, SetLevel):
                 standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
             elif isinstance(order, Prepare) and not order.config.get("incremental"):

@@ -99,10 +99,9 @@ class Run:
 
     def run(self) -> None:
         """Start all ranks and wait for their ends."""
-        registry = self._client.registry
-        registry.add_mesh(self._mesh, {rank: {} for rank in range(self._options.count)})
+        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in range(self._options.count)})
         if self._options.level is not None:
-            registry.stand("", SetLevel(0, self._options.level, "", None))
+            self._client.stand("", SetLevel(0, self._options.level, "", None))
         self._ranks.run(self._signals)
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:

@@ -37,6 +37,8 @@ class Show:
         Gets everything, before any grouping.
     never, hide : sequence of str
         Regular expressions: lines never grouped, and lines not shown (the files have them).
+    digests : bool
+        Whether a client above merges on what is grouped here (see `Aggregator`).
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Show:
         window: float | None,
         never: Sequence[str],
         hide: Sequence[str],
+        digests: bool = False,
     ) -> None:
         self.files = files
         self.shown = 0
@@ -54,6 +57,7 @@ class Show:
         self._unwritten = False
         self._hidden = 0
         self._never, self._hide = tuple(never), tuple(hide)
+        self._digests = digests
         self._complained: set[int] = set()
         self._aggregator: Aggregator | None = None
         self.set_handlers(handlers, respect_handler_level)
@@ -74,7 +78,7 @@ class Show:
                 self._hidden += aggregator.hidden
                 self._aggregator = None
         elif window is not None or self._hide:
-            self._aggregator = Aggregator(window, never=self._never, hide=self._hide)
+            self._aggregator = Aggregator(window, never=self._never, hide=self._hide, digests=self._digests)
 
     @property
     def hidden(self) -> int:
@@ -104,14 +108,26 @@ class Show:
                 continue
             if self.files is not None:
                 self._write(self.files, template, values)
-            if template.captured and _nothing_left(values):
-                continue
-            if aggregator is None or (template.captured and not _whole(values)):
+            if not template.ordinary:
+                self._dispatch_odd(template, values, now)
+            elif aggregator is None:
                 self.show(template.build(values))
             else:
                 for record in aggregator.add(template, values, now):
                     self.show(record)
         return sentinels
+
+    def _dispatch_odd(self, template: Any, values: tuple[Any, ...], now: float) -> None:
+        """Show a captured line, or what a relay passes on."""
+        if template.captured and _nothing_left(values):
+            return
+        aggregator = self._aggregator
+        if aggregator is None or (not _whole(values) if template.captured else template.alone):
+            self.show(template.build(values))
+            return
+        add = aggregator.add if template.captured or not template.digest else aggregator.add_digest
+        for record in add(template, values, now):
+            self.show(record)
 
     def write_only(self, items: Sequence[Item]) -> list[tuple[Source, int]]:
         """Write `items` to the files and show nothing; return the flush sentinels among them."""

@@ -8,19 +8,20 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Protocol
 
+from .captured import CapturedPipe
 from .entries import RECORD, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .lines import Line, LineFramer, display, level_of, raw_text
-from .messages import Answer, Goodbye, Hello, Message, decode
+from .messages import Answer, Flush, Goodbye, Hello, Message, Order, decode
+from .relay_messages import ReachedBelow
 from .stats import RankStats
-from .thaw import Item, MeshRecord, Thawer
+from .thaw import Item, TaggedTemplate, Thawer
 from .wire import unpack
 
 INBOX_SIZE: Final = 1 << 20
@@ -40,79 +41,20 @@ class Piece:
     replayed: bool
 
 
-class CapturedTemplate:
-    """The captured lines of one proc, stream and level. Values: ``(when, line, text)``."""
+class Member(Hashable, Protocol):
+    """What orders and flushes are for: a proc that is connected, or one below a relay."""
 
-    __slots__ = ("base", "group", "levelno", "rank", "scope")
-    captured = True
+    @property
+    def mesh(self) -> str:
+        """The token of the mesh it belongs to, or ""."""
 
-    def __init__(self, base: Mapping[str, Any], stream: str, level: int) -> None:
-        name = logging.getLevelName(level)
-        self.base = {**base, "name": stream, "stream": stream, "levelno": level, "levelname": name}
-        self.rank: int | None = base["rank"]
-        self.levelno = level
-        self.group: Hashable | None = None
-        self.scope: Hashable = (stream, level)
-
-    def args(self, values: tuple[Any, ...]) -> tuple[object, ...]:
-        """Return nothing: a captured line has no arguments."""
-        return ()
-
-    def text(self, values: tuple[Any, ...]) -> str:
-        """Return the line as it is displayed."""
-        text: str = values[2]
-        return text
-
-    def signature(self, values: tuple[Any, ...]) -> Hashable | None:
-        """Return None: a captured line is no exception."""
-        return None
-
-    def build(self, values: tuple[Any, ...]) -> logging.LogRecord:
-        """Return a new record."""
-        when, line, text = values
-        record = MeshRecord.__new__(MeshRecord)
-        fields = self.base.copy()
-        fields.update(
-            msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0, raw_text=raw_text(line.raw[line.shown :]),
-            progress=line.progress,
-        )  # fmt: skip
-        record.__dict__ = fields
-        return record
+    @property
+    def rank(self) -> int | None:
+        """Its rank; None is the client's own process."""
 
 
-class CapturedPipe:
-    """One captured stream of one proc: bytes in, items out. Its `fd` is -1 when it has ended and was closed."""
-
-    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], max_line: int) -> None:
-        self.fd = fd
-        self.stream = stream
-        self.framer = LineFramer()
-        self._in_traceback = False
-        self._max_line = max_line
-        self._base = base
-        self._templates: dict[int, CapturedTemplate] = {}
-
-    def items(self, lines: list[Line], when: float) -> list[Item]:
-        """Return lines as items for the client."""
-        items: list[Item] = []
-        templates = self._templates
-        for line in lines:
-            text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
-            level = self._level(text)
-            template = templates.get(level)
-            if template is None:
-                template = templates[level] = CapturedTemplate(self._base, self.stream, level)
-            items.append((when, template, (when, line, text)))
-        return items
-
-    def _level(self, text: str) -> int:
-        """Return the level of a line; all lines of a traceback are errors, so that they are shown together."""
-        if self._in_traceback:
-            self._in_traceback = text.startswith(" ")
-            return logging.ERROR
-        level = level_of(text)
-        self._in_traceback = level == logging.ERROR and text.startswith("Traceback ")
-        return level
+Chosen = Callable[[Member], bool]
+"""Which procs are meant."""
 
 
 class Source:
@@ -134,23 +76,27 @@ class Source:
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
     __slots__ = (
         "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted", "ended",
-        "exitcode", "hello", "identity", "inbox", "inbox_bytes", "journal", "left", "mesh", "outbox", "pid", "pidfd", "pipes",
-        "rank", "replayed", "sock", "stats", "streaming", "tail", "unreported", "writing",
+        "exitcode", "hello", "identity", "inbox", "inbox_bytes", "journal", "left", "mesh", "name", "outbox", "pid", "pidfd",
+        "pipes", "rank", "reached", "replayed", "sock", "stats", "streaming", "tail", "unreported", "watched", "writing",
     )  # fmt: skip
+    relays = False
+    accepts: tuple[type[Message], ...] = (Answer, Goodbye)
 
     def __init__(
         self, sock: socket.socket | None, hello: Hello, rank: int | None, journal: str, pipes: Mapping[str, int],
-        coords: Mapping[str, int], max_line: int, process: int,
+        coords: Mapping[str, int | str], max_line: int, process: int, relayed: type[TaggedTemplate] | None = None,
     ) -> None:  # fmt: skip
         if sock is not None:
             sock.setblocking(False)
         self.sock = sock
         self.adopted = sock is None
+        self.watched = not self.adopted
         self.writing = False
         self.hello = hello
         self.rank = rank
         self.mesh = hello.mesh
         self.pid = process
+        self.name = f"rank {rank}"
         self.stats = RankStats(rank, process, last_seen=time.time())
         self.journal = journal
         self.identity: dict[str, object] = {
@@ -169,9 +115,10 @@ class Source:
         self.outbox = bytearray()
         self.tail: deque[Item] = deque(maxlen=TAIL)
         self.unreported: dict[tuple[str, int], int] = {}
+        self.reached: dict[int, ReachedBelow] = {}
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
-        self._thawer = Thawer(self.identity, self._read_large, self)
+        self._thawer = Thawer(self.identity, self._read_large, self, relayed)
         self._generation = 0
         self._position = START
         self._thawing = 0
@@ -184,6 +131,36 @@ class Source:
             "thread": None, "threadName": None,
         }  # fmt: skip
         return [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
+
+    @property
+    def coords(self) -> dict[str, int | str]:
+        """Its coordinates; what is changed here is changed in all its records to come."""
+        return self.identity["coords"]  # type: ignore[return-value]  # made so above
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks it speaks for."""
+        return () if self.rank is None else (self.rank,)
+
+    def chosen(self, chosen: Chosen | None) -> Sequence[Member]:
+        """Return itself if it is meant, as who answers for it."""
+        return [self] if chosen is None or chosen(self) else []
+
+    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Order:
+        """Return what to send for a flush."""
+        return Flush(version)
+
+    def order_for(self, order: Order, members: Sequence[Member]) -> Order:
+        """Return what to send for an order."""
+        return order
+
+    def counters(self) -> Mapping[int | None, RankStats]:
+        """Return the counters of the ranks it speaks for."""
+        return {self.rank: self.stats}
+
+    def heed(self, message: Message) -> bool:
+        """Note what must be known before the records behind it are shown; True if that is all there is to do."""
+        return False
 
     def receive(self, data: bytes) -> list[Message]:
         """Take bytes from the socket; return the messages among them.
@@ -204,7 +181,9 @@ class Source:
             elif kind == DROPPED:
                 self._note_drops(unpack(payload))
             elif kind == CONTROL:
-                messages.append(decode(payload, Answer, Goodbye))
+                message = decode(payload, *self.accepts)
+                if not self.heed(message):
+                    messages.append(message)
             else:
                 raise ProtocolError(f"a proc does not send frames of kind {kind}")
         return messages
@@ -289,7 +268,7 @@ class Source:
     def drop_report(self) -> str:
         """Return what was dropped since the last report, in words; "" if nothing was."""
         parts = [
-            f"dropped {count:,} records (rank {self.rank}, {logging.getLevelName(level)}, {reason})"
+            f"dropped {count:,} records ({self.name}, {logging.getLevelName(level)}, {reason})"
             for (reason, level), count in sorted(self.unreported.items())
         ]
         self.unreported.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from .errors import ProtocolError
 
 
 @dataclass
@@ -45,6 +47,21 @@ class RankStats:
     dropped: dict[str, int] = field(default_factory=dict)
     last_seq: int = 0
     last_seen: float = 0.0
+
+    counted: ClassVar = (
+        "pid", "alive", "received", "replayed", "duplicates", "lines", "dropped", "last_seq", "last_seen",
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, rank: int, counters: Mapping[str, Any]) -> RankStats:
+        """Return what a relay says of a rank below it; `ProtocolError` if that cannot be."""
+        stats = cls(rank, 0)
+        for name in cls.counted:
+            value = counters.get(name)
+            if type(value) is not type(getattr(stats, name)):
+                raise ProtocolError(f"no counter {name} is {value!r}")
+            setattr(stats, name, value)
+        return stats
 
     def __getitem__(self, name: str) -> Any:
         """Return a counter by name."""

@@ -91,9 +91,13 @@ class Stream:
             return
         if self.client_gone and record.levelno >= logging.WARNING:
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
-        self._append(record.levelno, Freezer(record))
+        self.append_frozen(record.levelno, Freezer(record))
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
+
+    def append_frozen(self, level: int, freeze_in: Callable[[ShapeTable], Frozen]) -> None:
+        """Append a record that `freeze_in` writes down for a segment. What is dropped is counted under `level`."""
+        self._append(level, freeze_in)
 
     def _wait_shipped(self) -> None:
         """Wait, as for room, until what stands in a journal that is mere memory has been shipped."""
@@ -206,7 +210,7 @@ class Stream:
 
         What logs in the middle of it on the same thread, a signal handler or a finalizer, passes the lock (see `journal`).
         """
-        if threading.get_ident() in own_threads:
+        if level is None and threading.get_ident() in own_threads:
             # Who holds the lock may have been interrupted by a call that waits until the forwarder makes room.
             if not self._lock.acquire(blocking=False):
                 return False

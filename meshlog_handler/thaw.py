@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -15,15 +14,18 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
+from .shared import layouts, shared
 from .wire import unpack
 
 Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
 """``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
 
+DIGEST: Final = "meshlog_digest"
+"""The attribute of an aggregated record by which a client above merges it on."""
+
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
-_MAX_SHARED: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
 _TAGGED: Final = Struct("<dd")
 _HEADER64: Final = Struct("<Q")
@@ -59,6 +61,7 @@ class RecordTemplate:
 
     __slots__ = ("base", "group", "levelno", "rank", "scope", "start")
     captured = False
+    ordinary = True  # nothing but a record; else whoever shows it looks what it is
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         self.base: dict[str, Any] = {
@@ -108,6 +111,10 @@ class TaggedTemplate(RecordTemplate):
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, False, start)
 
+    def of(self, args: object, named: dict[str, Any]) -> TaggedTemplate:
+        """Return the template of one of its records."""
+        return self
+
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
         args = values[3]
@@ -139,30 +146,12 @@ class TaggedTemplate(RecordTemplate):
 
 
 _OWN_FIELDS: Final = frozenset(
-    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", "frozen_text", "getMessage"),
+    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", DIGEST, "frozen_text", "getMessage"),
 )
 # What a record gets from its shape and header: a value by the same name is not the proc's to give.
 _NOT_NAMED: Final = _OWN_FIELDS | (
     frozenset(logging.makeLogRecord({}).__dict__) - {"msg", "thread", "threadName", "taskName", "exc_text", "stack_info"}
 )
-
-
-def _shared(value: Any) -> Any:
-    """Return a text that was met before in place of an equal one: procs of a mesh log from the same places."""
-    if type(value) is not str:
-        return value
-    if len(_texts) >= _MAX_SHARED:
-        _texts.clear()
-    return _texts.setdefault(value, value) if len(value) <= 512 else value
-
-
-_texts: Final[dict[str, str]] = {}
-
-
-@lru_cache(maxsize=256)  # a proc can think of any codes
-def _layouts(codes: str) -> tuple[Struct, Struct]:
-    """Return how records with arguments of these codes are read, alone and with their mark. There are few, for all procs."""
-    return Struct("<Q" + codes), Struct("<Q" + codes + "B")
 
 
 class _Shape:
@@ -173,7 +162,7 @@ class _Shape:
     def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
         self.texts = [index + 3 for index, code in enumerate(codes) if code == "s"]
-        self.fixed, self.marked = _layouts("dd" + codes.replace("s", "I"))
+        self.fixed, self.marked = layouts("dd" + codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
         # The whole header of a record without texts, as one number: equal means same kind, shape and size.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
@@ -190,10 +179,18 @@ class Thawer:
         Returns the entries of a side file by its number.
     owner : object
         Goes with each flush sentinel, to tell whose it is.
+    relayed : type or None
+        The template of shapes of other processes' records; None: this proc passes on none.
     """
 
-    def __init__(self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None) -> None:
+    def __init__(
+        self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None,
+        relayed: type[TaggedTemplate] | None = None,
+    ) -> None:  # fmt: skip
         self.identity = identity
+        self._tagged: dict[str, type[TaggedTemplate]] = {"-": TaggedTemplate}
+        if relayed is not None:
+            self._tagged["+"] = relayed
         self._owner = owner
         self.last = 0.0
         self.sentinels = 0
@@ -249,7 +246,7 @@ class Thawer:
             if not all(isinstance(each, (str, NoneType)) for each in (text, named.get("exc_text"), named.get("stack_info"))):
                 raise ProtocolError("a record's text is none")
             self.last = last = created if created > last else last
-            items.append((last, shape, (0, created, msecs, args, named, text)))
+            items.append((last, shape.of(args, named), (0, created, msecs, args, named, text)))
             return end
         if shape.texts:
             parts = list(shape.fixed.unpack_from(data, at))
@@ -337,11 +334,11 @@ class Thawer:
         codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
             raise ProtocolError("a shape is defined by other things than it should")
-        if set(codes) - set("qd?s") and codes != "-":
+        if set(codes) - set("qd?s") and codes not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
-        common = {_shared(str(name)): _shared(value) for name, value in common.items() if name not in _OWN_FIELDS}
+        common = {shared(str(name)): shared(value) for name, value in common.items() if name not in _OWN_FIELDS}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
-        kind = TaggedTemplate if codes == "-" else RecordTemplate
+        kind: type[RecordTemplate] = self._tagged.get(codes, RecordTemplate)
         return codes, kind(self.identity, common, bool(codes), start)

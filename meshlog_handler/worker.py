@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import membership, running, settings
@@ -48,16 +49,27 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
+    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture), level)
+
+
+def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+    """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Raises
+    ------
+    SettingError
+        If `level` is none.
+    """
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
-    captured = capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(address):
+    if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), capture=captured))
+        membership.join(replace(terms, capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
@@ -77,7 +89,7 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, capture=True)
+        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True)
     )
     _forward_root()
 

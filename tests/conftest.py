@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ _PREFIXES = ("MESHLOG_", "SLURM_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 
 def pytest_configure() -> None:
     """Take the developer's settings and launcher out of the environment of this run and its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Run in the background by a shell, or a CI. Children would inherit that, and the tests that interrupt them fail.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name in _VARIABLES or name.startswith(_PREFIXES):
             del os.environ[name]

@@ -25,9 +25,9 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "thaw", "journal_layout", "journal", "journal_reader", "frames", "messages",
-        "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "similar", "merge", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+        "wire", "entries", "freeze", "shared", "thaw", "relayed", "journal_layout", "journal", "journal_reader", "frames",
+        "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
+        "lines", "captured", "similar", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [
@@ -38,15 +38,16 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "reception", "show", "registry", "client_thread", "client", "membership", "handler",
+        "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
+        "membership", "uplink", "handler",
     ],
     # Assembly.
     [
-        "worker", "mesh_client", "notebook", "manager",
+        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]
@@ -62,7 +63,7 @@ PUBLIC = {
     # The control surface
     "LoggingManager", "LoggingMeshClient", "LoggerRuntime", "LogForwarder", "FlushReceipt", "RankStats",
     # A client of its own, and the proc's side
-    "LogClient", "install", "uninstall", "MeshHandler",
+    "LogClient", "LogRelay", "install", "uninstall", "MeshHandler",
     # Shown records
     "MeshFormatter", "JsonFormatter", "ConsoleHandler",
     # Errors

@@ -1,0 +1,92 @@
+"""The flushes under way at a client: who is waited for, and who gets the receipt. Client's thread alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Final
+
+from .ledger import FlushLedger, OpenFlush
+from .receipt import FlushReceipt
+from .registry import Member
+from .source import Source
+
+Flushed = Future[FlushReceipt]
+
+_MARGIN_SEC: Final = 0.5
+
+
+class Flushes:
+    """Gives each flush its receipt when the last one has answered.
+
+    Parameters
+    ----------
+    show_all : Callable[[], object]
+        Called before a receipt is given: what was received is shown then, also what waited to be grouped.
+    """
+
+    def __init__(self, show_all: Callable[[], object]) -> None:
+        self._show_all = show_all
+        self._ledger = FlushLedger()
+        self._open: dict[int, tuple[Flushed, Sequence[Source]]] = {}
+
+    def start(self, members: Sequence[Source], dead: Iterable[Member], timeout: float, future: Flushed) -> int:
+        """Begin to wait for `members`; return the version for their sentinels."""
+        flush = self._ledger.start([*members, *dead], time.monotonic(), timeout, dead)
+        self._open[flush.version] = (future, members)
+        if not flush.waiting:
+            self._complete([flush])
+        return flush.version
+
+    def ack(self, version: int, source: Source) -> None:
+        """Note that all that `source` logged before the sentinel has been shown."""
+        self._complete(self._ledger.ack(version, source))
+
+    def excuse(self, source: Source) -> None:
+        """Note that `source` ended, and everything of it has been shown."""
+        self._complete(self._ledger.excuse(source))
+
+    def expire(self, now: float) -> None:
+        """End the flushes whose time is over."""
+        self._complete(self._ledger.expire(now))
+
+    def close(self) -> None:
+        """End all: the client stops."""
+        self._complete(self._ledger.close())
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to do, or None."""
+        return self._ledger.deadline
+
+    def _complete(self, flushes: list[OpenFlush]) -> None:
+        for flush in flushes:
+            future, members = self._open.pop(flush.version)
+            self._show_all()
+            acked, missing, dead = (_ranks(each) for each in (flush.acked, flush.missing, flush.dead))
+            dropped = sum(source.stats.total_dropped for source in members)
+            for source in members:
+                reached = source.reached.pop(flush.version, None)
+                if reached is not None and source in flush.acked:
+                    acked = acked - set(source.ranks) | set(reached.acked)
+                    missing |= set(reached.missing)
+                    dead |= set(reached.dead)
+                    dropped += reached.dropped
+            elapsed = time.monotonic() - flush.started
+            future.set_result(
+                FlushReceipt(flush.version, _spell(acked - missing), _spell(missing), _spell(dead), dropped, elapsed)
+            )
+
+
+def time_below(timeout: float) -> float | None:
+    """Return the time a relay has for a flush, so that its answer is here in time; None for as long as it takes."""
+    return None if timeout == float("inf") else max(timeout / 2, timeout - _MARGIN_SEC)
+
+
+def _ranks(members: Iterable[object]) -> set[int]:
+    return {rank for member in members for rank in member.ranks}  # type: ignore[attr-defined]  # sources and members have them
+
+
+def _spell(ranks: set[int]) -> tuple[int, ...]:
+    return tuple(sorted(ranks))

@@ -1,0 +1,38 @@
+"""Adapters to the engines that run many processes: one file each, imported only where it is used.
+
+An engine's mesh offers what `Engine` asks for, and gets its logging by `attach`. Procs on the client's machine join it
+directly; elsewhere they join a relay on their host, whose bytes the engine carries (see `hosts`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from ..engine import Coords as Coords
+from ..engine import Engine as Engine
+from ..manager import LoggingManager
+from ..mesh_client import LoggingMeshClient
+from ..named_handlers import ShownBy
+
+
+def attach(
+    engine: Engine,
+    leave: Callable[[float], object],
+    handlers: Iterable[ShownBy] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+) -> LoggingMeshClient:
+    """Give a mesh its logging; `drain_and_stop` of what is returned detaches. Blocks.
+
+    Parameters
+    ----------
+    engine : Engine
+        The mesh.
+    leave : Callable[[float], object]
+        Lets every proc leave, within so many seconds, and ends relays and tunnels.
+    handlers, log_dir
+        As of `LoggingManager`.
+    """
+    client = LoggingManager(handlers, log_dir).attach(engine)
+    client.on_stop(leave)
+    return client

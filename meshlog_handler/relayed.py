@@ -1,0 +1,182 @@
+"""Records of other processes, passed on: a relay freezes what it would show, and its client thaws that. Pure.
+
+A relay speaks for many ranks, so that here, other than in a proc's own stream, each record says whose it is. What the
+relay has grouped already is a *digest*: a count, ranks, and a few samples that merge again to what was merged there.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Final
+
+from .entries import HEADER, RECORD
+from .errors import ProtocolError
+from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
+from .thaw import DIGEST, MeshRecord, TaggedTemplate, Values
+from .wire import NotPlain, pack, unpack
+
+CODES: Final = "+"
+"""What the definition of such a shape has in place of `struct` codes."""
+
+_COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
+_WHO: Final = (
+    "rank", "local_rank", "hostname", "coords", "stream", "thread", "threadName", "process", "processName", "taskName",
+)  # fmt: skip
+_LEFT_OUT: Final = frozenset(
+    (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime", "frozen_text")
+)
+_BY: Final = ""
+"""The name under which a record says whose it is: no attribute has it."""
+_ALWAYS: Final = STANDARD - {"message", "asctime"}
+_GROUPED: Final = frozenset((int, float, bool, str))
+_MAX_VARIANTS: Final = 16_384
+
+
+def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
+    """Freeze a record that came from another process, whole: also whose it is, and what it tells of.
+
+    Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
+    same bytes each time: so it need not be read again by whoever has read them before.
+    """
+    fields = record.__dict__
+    args = fields["args"]
+    msg, digest = fields["msg"], fields.get(DIGEST)
+    shared = digest[0] if digest is not None else msg if args else None
+    key = (*map(fields.__getitem__, _COMMON), shared)
+    named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
+    named[_BY] = _who(fields, table)
+    if shared is msg:
+        del named["msg"]
+    for name in ("exc_text", "stack_info"):
+        if fields[name] is not None:
+            named[name] = fields[name]
+    shape = table.tagged.get(key)
+    defined, learnt = b"", None
+    if shape is None:
+        learnt = next(table.ids)
+        shape = learnt if learnt <= MAX_SHAPES else 0
+        common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
+        defined = definition(shape, CODES, 0.0, common)
+    try:
+        tail = pack((args, named, fields.get("frozen_text")))
+    except NotPlain:  # a filter or formatter of the relay's has put something into it
+        tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
+    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
+    return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
+
+
+def _who(fields: Mapping[str, Any], table: ShapeTable) -> bytes:
+    values = [fields.get(name) for name in _WHO]
+    coords = values[3]
+    key = (*values[:3], tuple(coords.items()) if type(coords) is dict else coords, *values[4:])
+    try:
+        known = table.who.get(key)
+        if known is None:
+            known = table.who[key] = pack(tuple(values))
+        return known
+    except (NotPlain, TypeError):  # what no client has made
+        return pack(tuple(map(plain_or_text, values)))
+
+
+class RelayedTemplate(TaggedTemplate):
+    """A shape whose records come from many ranks. Values: as of a `TaggedTemplate`.
+
+    Attributes
+    ----------
+    digest : bool
+        Its records are digests: see `samples`.
+    alone : bool
+        Its records are shown each by itself: states and parts of captured lines.
+    """
+
+    __slots__ = ("_variants", "alone", "digest")
+    ordinary = False
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        super().__init__(identity, common, has_args, start)
+        self.digest = self.alone = False
+        self._variants: dict[Hashable, RelayedTemplate] = {}
+
+    def of(self, args: object, named: dict[str, Any]) -> RelayedTemplate:
+        """Return what the records of one rank, and of one kind, have in common.
+
+        Raises
+        ------
+        ProtocolError
+            If the record cannot be what it says.
+        """
+        samples = named.get(DIGEST)
+        by = named.pop(_BY, None)
+        by_template = type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
+        if samples is not None:
+            _check_digest(samples, named)
+            by_template = samples[0] is not None
+        alone = bool(named.get("progress") or named.get("partial"))
+        known = self._variants.get((by, by_template, alone, samples is not None)) if type(by) is bytes else None
+        return known or self._variant(by, by_template, alone, samples is not None)
+
+    def _variant(self, by: object, by_template: bool, alone: bool, digest: bool) -> RelayedTemplate:
+        who = unpack(by) if isinstance(by, bytes) else None
+        if not isinstance(who, tuple) or len(who) != len(_WHO):
+            raise ProtocolError("a record that does not say whose it is")
+        variant = copy.copy(self)
+        variant._variants = {}
+        variant.base = base = {**self.base, **dict(zip(_WHO, who, strict=True))}
+        rank, stream = base["rank"], base["stream"]
+        if not isinstance(rank, (int, type(None))) or not isinstance(stream, (str, type(None))):
+            raise ProtocolError("a record of no rank or stream that there can be")
+        variant.rank, variant.alone, variant.digest = rank, alone, digest
+        place = (base["name"], base["pathname"], base["lineno"])
+        variant.group = (*place, base["msg"]) if by_template and stream is None else None
+        variant.scope = place if stream is None else (stream, self.levelno)
+        if len(self._variants) >= _MAX_VARIANTS:
+            self._variants.clear()
+        self._variants[by, by_template, alone, digest] = variant
+        return variant
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        if values[5] is not None:
+            text: str = values[5]
+            return text
+        return self.build(values).getMessage()
+
+    def build(self, values: Values) -> logging.LogRecord:
+        """Return a new record: as the relay would have shown it."""
+        record = MeshRecord.__new__(MeshRecord)
+        _, created, msecs, args, named, text = values
+        fields = self.base.copy()
+        fields.update(named, args=args, created=created, msecs=msecs)
+        if text is not None:
+            fields["frozen_text"] = text
+        record.__dict__ = fields
+        return record
+
+    def weight(self, values: Values) -> tuple[int, Sequence[int]]:
+        """Return how many lines a digest tells of, and of which ranks."""
+        return values[4]["count"], values[4]["ranks"]
+
+    def samples(self, values: Values) -> list[Values]:
+        """Return single lines that, merged, say what a digest says; no more than it has lines."""
+        _, created, msecs, _, named, _ = values
+        msg, samples = named[DIGEST]
+        single = {name: value for name, value in named.items() if name not in (DIGEST, "count", "ranks")}
+        if msg is not None:
+            single["msg"] = msg
+            return [(0, created, msecs, args, single, None) for args in samples]
+        return [(0, created, msecs, (), single, text) for text in samples]
+
+
+def _check_digest(digest: object, named: Mapping[str, Any]) -> None:
+    count, ranks = named.get("count"), named.get("ranks")
+    if not isinstance(digest, tuple) or len(digest) != 2 or not isinstance(digest[1], list) or not digest[1]:
+        raise ProtocolError("a digest is a template and samples")
+    kind = str if digest[0] is None else tuple
+    if not isinstance(digest[0], (str, type(None))) or not all(isinstance(sample, kind) for sample in digest[1]):
+        raise ProtocolError("a digest's samples are arguments of its template, or texts")
+    if not isinstance(count, int) or count < len(digest[1]):
+        raise ProtocolError("a digest tells of as many lines as it has samples, or more")
+    if not isinstance(ranks, tuple) or not all(isinstance(rank, int) for rank in ranks):
+        raise ProtocolError("a digest's ranks are numbers")

@@ -1,0 +1,180 @@
+"""The relays of a client: what it says to them, and what they say of the procs below. Client's thread alone.
+
+::
+
+    procs -> relay, a client of its own -> client           a relay's client may be a relay itself
+    orders, windows, ranks  <-> answers, who joined and ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from .below import RelaySource, counters_of
+from .errors import ProtocolError
+from .messages import Answer, Message, Order
+from .orders import Orders
+from .reception import Reception
+from .registry import Registry
+from .relay_messages import (
+    AnswersBelow,
+    Claim,
+    EndedBelow,
+    Granted,
+    GroupBelow,
+    JoinedBelow,
+    StandBelow,
+    StreamBelow,
+)
+from .source import Chosen, Source
+from .stats import RankStats
+
+_MOST_SEC: Final = 0.5
+_PART: Final = 4
+
+
+def window_below(window: float | None) -> float | None:
+    """Return how long a relay may hold lines back: little, for they wait again above; much of what it gets is alike."""
+    return None if window is None else min(window / _PART, _MOST_SEC)
+
+
+class Above(Protocol):
+    """The way up, of a client that is a relay itself. Called on its thread, or those of its door; never waits long."""
+
+    def joined(self, message: JoinedBelow) -> None:
+        """Tell of a proc that joined."""
+
+    def ended(self, message: EndedBelow) -> None:
+        """Tell of a proc that ended."""
+
+    def claim(self, granted: Callable[[int], None]) -> None:
+        """Ask for a rank; `granted` is called with it, on any thread."""
+
+
+class Relays:
+    """Says to relays, and hears from them, what goes beyond records and flushes.
+
+    Parameters
+    ----------
+    remember : Callable
+        Takes the last counters of ranks that have ended.
+    post : Callable
+        Runs something on the client's thread, from any other.
+    above : Above or None
+        Where this client is a relay itself.
+    """
+
+    def __init__(
+        self,
+        reception: Reception,
+        registry: Registry,
+        orders: Orders,
+        remember: Callable[[Mapping[int | None, RankStats]], None],
+        post: Callable[[Callable[[], Any]], object],
+        above: Above | None,
+    ) -> None:
+        self._reception = reception
+        self._registry = registry
+        self._orders = orders
+        self._remember = remember
+        self._post = post
+        self.above = above
+        self._window: float | None = None
+
+    # -- to them ---------------------------------------------------------------------------------------------------
+
+    def greet(self, source: Source) -> None:
+        """Tell a relay that has joined what holds; tell above of a proc that has."""
+        if isinstance(source, RelaySource):
+            self._send(source, GroupBelow(0, window_below(self._window)))
+            if not self._registry.streaming:
+                self._send(source, StreamBelow(0, False, None))
+            for mesh, order in self._registry.standing():
+                self._send(source, StandBelow(0, mesh, order.encode()))
+        elif self.above is not None and source.rank is not None and not source.adopted:
+            coords = dict(source.coords)
+            self.above.joined(JoinedBelow(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
+
+    def set_window(self, window: float | None) -> None:
+        """Let relays group as this client does."""
+        self._window = window
+        self._tell(GroupBelow(0, window_below(window)))
+
+    def stand(self, mesh: str, order: Order) -> None:
+        """Let an order hold for whoever joins later, anywhere below."""
+        self._tell(StandBelow(0, mesh, order.encode()))
+
+    def stream(self, streaming: bool, chosen: Chosen | None) -> None:
+        """Let relays pass on, or not, what the chosen procs say."""
+        for relay in self._relays():
+            ranks = None if chosen is None else tuple(rank for rank, each in relay.below.items() if chosen(each))
+            if ranks is None or ranks:
+                self._send(relay, StreamBelow(0, streaming, ranks))
+
+    # -- from them -------------------------------------------------------------------------------------------------
+
+    def heard(self, relay: Source, message: Message) -> None:
+        """Take what a relay says. One that says what cannot be is not listened to any longer."""
+        assert isinstance(relay, RelaySource)  # other sources accept no such messages
+        try:
+            self._heed(relay, message)
+        except ProtocolError as failure:
+            self._reception.refuse(relay, failure)
+
+    def _heed(self, relay: RelaySource, message: Message) -> None:
+        if isinstance(message, Claim):
+            request = message.request
+
+            def grant(rank: int) -> None:
+                self._post(lambda: self._send(relay, Granted(request, rank)))
+
+            self.claim(grant)
+        elif isinstance(message, JoinedBelow):
+            relay.join(message)
+            self._registry.joined(message.mesh, message.rank)
+            if self.above is not None:
+                self.above.joined(message)
+        elif isinstance(message, EndedBelow):
+            ended = relay.end(message)
+            if ended is not None:
+                self._orders.excuse(ended, "ended before it answered")
+                self._remember({ended.rank: ended.stats})
+                self._registry.ended(ended.mesh, ended.rank)
+                if self.above is not None:
+                    self.above.ended(message)
+        elif isinstance(message, AnswersBelow):
+            for rank, error in message.answers:
+                if rank in relay.below:
+                    self._orders.answer(relay.below[rank], Answer(message.request, error))
+
+    def claim(self, granted: Callable[[int], None]) -> None:
+        """Find a rank for a newcomer, here or above."""
+        if self.above is not None:
+            self.above.claim(granted)
+        else:
+            granted(self._registry.next_rank())
+
+    def part(self, source: Source) -> None:
+        """Take leave of a source: of all the procs below, if it is a relay."""
+        if isinstance(source, RelaySource):
+            for rank, each in tuple(source.below.items()):
+                each.stats.alive = False
+                self.heard(source, EndedBelow(rank, counters_of(each.stats)))
+        elif self.above is not None and source.rank is not None and not source.adopted:
+            self.above.ended(EndedBelow(source.rank, counters_of(source.stats)))
+
+    def _relays(self) -> list[RelaySource]:
+        return [source for source in self._reception.sources if isinstance(source, RelaySource)]
+
+    def _tell(self, message: Message) -> None:
+        for relay in self._relays():
+            self._send(relay, message)
+
+    def _send(self, relay: RelaySource, message: Message) -> None:
+        self._reception.send(relay, message)
+
+
+def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
+    """Return the counters of all ranks as plain data."""
+    return {rank: counters_of(each) for rank, each in stats.items() if rank is not None}

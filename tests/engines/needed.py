@@ -1,0 +1,33 @@
+"""What a module of these tests needs: it is skipped where that is missing, and fails where it was promised."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+import pytest
+
+ENGINES = "MESHLOG_ENGINES"
+"""Names the engines that an environment was made for, separated by commas: their tests are not skipped there."""
+
+
+def need(name: str) -> ModuleType:
+    """Import an engine for the test module that calls this at its top.
+
+    Parameters
+    ----------
+    name : str
+        Of the module, such as ``torch``.
+
+    Raises
+    ------
+    ImportError
+        If it cannot be imported although ``MESHLOG_ENGINES`` names it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as failure:
+        if name in os.environ.get(ENGINES, "").split(","):
+            raise
+        pytest.skip(f"needs {name}: {failure}", allow_module_level=True)

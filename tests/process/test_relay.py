@@ -1,0 +1,393 @@
+"""Relays: clients that forward to another, in real processes, two and three levels high, and through a tunnel."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+import meshlog_handler
+from meshlog_handler import FlushTimeout, LogClient, LogRelay, membership, rundir
+from meshlog_handler.channel import Address, connect
+from meshlog_handler.integrations.hosts import HostRelay, Tunnel, reachable
+from meshlog_handler.mesh_client import LoggingMeshClient
+from meshlog_handler.messages import Answer, Flush, Hello, Message
+from meshlog_handler.relay_messages import Claim, EndedBelow, JoinedBelow, ReachedBelow
+from meshlog_handler.testing import RecordCollector
+from tests.waiting import until
+
+from .procs import DEADLINE, started, wait_stopped
+
+LOGGER = "below"
+
+
+# -- what runs in the processes --------------------------------------------------------------------------------------
+
+
+def work(pipe: Any) -> None:
+    """Join where told; then do what is asked, until told to end."""
+    address = pipe.recv()
+    meshlog_handler.install(address)
+    member = membership.current()
+    assert member is not None
+    pipe.send(member.rank)
+    logger = logging.getLogger(LOGGER)
+    while (asked := pipe.recv()) is not None:
+        what, words = asked
+        if what == "log":
+            logger.log(*words)
+        elif what == "many":
+            for number in range(words):
+                logger.info("number %d of %s", number, "many")
+        elif what == "print":
+            print(words, flush=True)
+        elif what == "die":
+            for number in range(words):
+                logger.info("last %d", number)
+            os.kill(os.getpid(), signal.SIGKILL)
+        pipe.send("done")
+
+
+def relay(pipe: Any, above: str) -> None:
+    """Be a relay until told to end."""
+    with LogRelay(above) as made:
+        pipe.send(made.address)
+        pipe.recv()
+    pipe.send("done")
+
+
+def tunnelled(pipe: Any, above: str, carried: Any) -> None:
+    """Be a relay whose bytes go through a pipe, as through an engine's messages, until told to end."""
+    host = HostRelay(above)
+
+    def carry() -> None:
+        while True:
+            what, words = carried.recv()
+            try:
+                carried.send(host.take(words) if what == "take" else host.give(words))  # type: ignore[func-returns-value]
+            except meshlog_handler.ClosedError as error:
+                carried.send(error)
+                return
+
+    carrier = threading.Thread(target=carry)
+    carrier.start()
+    pipe.send(host.address)
+    pipe.recv()
+    host.close()
+    pipe.send("done")
+    carrier.join()
+
+
+# -- the tests' side ---------------------------------------------------------------------------------------------------
+
+
+class Worker(NamedTuple):
+    pipe: Any
+    pid: int
+    rank: int
+
+    def ask(self, what: str, words: object) -> None:
+        """Let the worker do something; returns when it is done."""
+        self.pipe.send((what, words))
+        if what != "die":
+            assert self.pipe.poll(DEADLINE)
+            assert self.pipe.recv() == "done"
+
+
+class Tree:
+    """A client, and what is below it."""
+
+    def __init__(self, stack: ExitStack, window: float | None) -> None:
+        self._stack = stack
+        self.collector = RecordCollector()
+        self.client = stack.enter_context(LogClient(self.collector, aggregate_window_sec=window))
+        self.logging = LoggingMeshClient(self.client, "", None)
+        self.relays: list[tuple[Any, int]] = []
+
+    def start(self, target: Any, *args: object) -> tuple[Any, int]:
+        here, there = multiprocessing.Pipe()
+        self._stack.callback(here.close)
+        (proc,) = self._stack.enter_context(started("forkserver", target, [(there, *args)]))
+        there.close()
+        assert proc.pid is not None
+        return here, proc.pid
+
+    def relay(self, above: str | None = None) -> str:
+        """Start a relay; return its address."""
+        pipe, pid = self.start(relay, above or self.client.address)
+        self.relays.append((pipe, pid))
+        assert pipe.poll(DEADLINE)
+        address: str = pipe.recv()
+        return address
+
+    def worker(self, address: str) -> Worker:
+        """Start a worker that joins there."""
+        pipe, pid = self.start(work)
+        pipe.send(address)
+        assert pipe.poll(DEADLINE)
+        return Worker(pipe, pid, pipe.recv())
+
+    def end(self, *workers: Worker) -> None:
+        """Let workers and relays end in order."""
+        for worker in workers:
+            worker.pipe.send(None)
+        for pipe, _ in reversed(self.relays):
+            pipe.send(None)
+            assert pipe.poll(DEADLINE)
+            pipe.recv()
+
+    @property
+    def messages(self) -> list[str]:
+        return self.collector.messages
+
+
+@contextmanager
+def tree(window: float | None = None) -> Iterator[Tree]:
+    with ExitStack() as stack:
+        yield Tree(stack, window)
+
+
+def test_records_and_lines_arrive_whole_with_the_ranks_the_client_gave() -> None:
+    with tree() as job:
+        direct = job.worker(job.client.address)
+        workers = [job.worker(job.relay()) for _ in range(2)]
+        assert sorted(worker.rank for worker in (direct, *workers)) == [0, 1, 2]
+        for worker in (direct, *workers):
+            worker.ask("log", (logging.WARNING, "%s of %d", "one", worker.rank))
+            worker.ask("print", f"printed by {worker.rank}")
+        receipt = job.client.flush()
+        assert receipt.acked == (0, 1, 2)
+        logged = {record.__dict__["rank"]: record for record in job.collector.records if record.name == LOGGER}
+        assert {rank: (record.msg, record.args) for rank, record in logged.items()} == {
+            rank: ("%s of %d", ("one", rank)) for rank in range(3)
+        }
+        assert {record.process for record in logged.values()} == {worker.pid for worker in (direct, *workers)}
+        printed = {record.__dict__["rank"]: record for record in job.collector.records if record.name == "stdout"}
+        assert {rank: record.getMessage() for rank, record in printed.items()} == {
+            rank: f"printed by {rank}" for rank in range(3)
+        }
+        assert {record.__dict__["stream"] for record in printed.values()} == {"stdout"}
+        job.end(direct, *workers)
+    assert len(job.messages) == 6
+
+
+def test_what_ranks_of_all_hosts_have_in_common_is_one_line() -> None:
+    with tree(window=60.0) as job:
+        top = job.relay()
+        workers = [job.worker(address) for address in (job.relay(top), job.relay(top), top, job.client.address)]
+        for worker in workers:
+            for step in range(3):
+                worker.ask("log", (logging.INFO, "step %d of %d", step, worker.rank))
+        job.client.flush()
+        assert job.messages == ["[12 similar log lines] [ranks 0-3] step 0..2 of 0..3"]
+        assert job.client.stats().received == 12
+        assert {rank: stats.received for rank, stats in job.client.stats().items()} == dict.fromkeys(range(4), 3)
+        job.end(*workers)
+
+
+def test_a_flush_goes_down_and_up_three_levels_and_names_who_is_silent() -> None:
+    with tree() as job:
+        middle = job.relay()
+        workers = [job.worker(job.relay(middle)) for _ in range(2)]
+        workers[0].ask("many", 2000)
+        assert job.client.flush().acked == (0, 1)
+        assert sum("of many" in text for text in job.messages) == 2000
+        os.kill(workers[1].pid, signal.SIGSTOP)
+        wait_stopped(workers[1].pid)
+        try:
+            with pytest.raises(FlushTimeout) as timeout:
+                job.client.flush(2.0)
+        finally:
+            os.kill(workers[1].pid, signal.SIGCONT)
+        assert (timeout.value.receipt.acked, timeout.value.receipt.missing) == ((workers[0].rank,), (workers[1].rank,))
+        assert job.client.flush().acked == (0, 1)
+        job.end(*workers)
+
+
+def test_a_stopped_relay_is_named_by_its_ranks() -> None:
+    with tree() as job:
+        near, far = job.worker(job.client.address), job.worker(job.relay())
+        _, pid = job.relays[0]
+        until(lambda: far.rank in job.client.stats(), what="the client to know who is below")
+        os.kill(pid, signal.SIGSTOP)
+        wait_stopped(pid)
+        try:
+            with pytest.raises(FlushTimeout) as timeout:
+                job.client.flush(1.0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert (timeout.value.receipt.acked, timeout.value.receipt.missing) == ((near.rank,), (far.rank,))
+        job.end(near, far)
+
+
+def test_a_killed_worker_loses_nothing_and_its_end_is_told() -> None:
+    with tree() as job:
+        worker, other = (job.worker(address) for address in [job.relay()] * 2)
+        worker.ask("die", 500)
+        job.collector.wait_for(lambda records: sum(record.msg == "last %d" for record in records) == 500)
+        receipt = job.client.flush()
+        assert receipt.acked == (other.rank,)
+        until(lambda: not job.client.stats()[worker.rank].alive, what="the end of the worker to be known")
+        assert job.client.stats()[worker.rank].received == 500
+        job.end(other)
+
+
+def test_levels_reach_one_rank_below_and_who_joins_later() -> None:
+    with tree() as job:
+        address = job.relay(job.relay())
+        workers = [job.worker(address) for _ in range(2)]
+        until(lambda: job.logging.ranks == (0, 1), what="the ranks to be known")
+        job.logging.set_level("DEBUG", LOGGER, ranks=[1])
+        for worker in workers:
+            worker.ask("log", (logging.DEBUG, "detail of %d", worker.rank))
+        job.client.flush()
+        assert job.messages == ["detail of 1"]
+        job.logging.set_level("DEBUG", LOGGER)
+        late = job.worker(address)
+        late.ask("log", (logging.DEBUG, "detail of %d", late.rank))
+        job.client.flush()
+        assert job.messages == ["detail of 1", f"detail of {late.rank}"]
+        with pytest.raises(meshlog_handler.ConfigRefused) as refused:
+            job.logging.configure({"version": 1, "handlers": {"bad": {"class": "no.such.Handler"}}})
+        assert refused.value.ranks == (0, 1, 2)
+        job.end(*workers, late)
+
+
+def test_streaming_off_shows_nothing_of_those_below() -> None:
+    with tree() as job:
+        worker = job.worker(job.relay())
+        until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
+        job.client.set_streaming(False)
+        worker.ask("log", (logging.WARNING, "unseen"))
+        job.client.flush()
+        job.client.set_streaming(True)
+        worker.ask("log", (logging.WARNING, "seen"))
+        job.client.flush()
+        assert job.messages == ["seen"]
+        job.end(worker)
+
+
+def test_a_killed_relay_is_told_with_its_ranks_and_holds_up_nobody() -> None:
+    with tree() as job:
+        near, far = job.worker(job.client.address), job.worker(job.relay())
+        far.ask("log", (logging.WARNING, "before"))
+        assert job.client.flush().acked == (0, 1)
+        os.kill(job.relays[0][1], signal.SIGKILL)
+        job.collector.wait_for(lambda records: any("is gone, and with it rank" in record.getMessage() for record in records))
+        assert job.client.flush().acked == (near.rank,)
+        far.ask("log", (logging.WARNING, "goes on"))  # into its journal, and to its stderr
+        job.relays.clear()
+        job.end(near, far)
+    rundir.clean(rundir.base())  # as the next client would
+
+
+def test_when_the_client_is_gone_relays_end_and_workers_go_on() -> None:
+    with tree() as job:
+        worker = job.worker(job.relay())
+        (pipe, _) = job.relays[0]
+        job.client.stop()
+        worker.ask("log", (logging.INFO, "goes on"))
+        worker.pipe.send(None)
+        pipe.send(None)
+        assert pipe.poll(DEADLINE)
+        assert pipe.recv() == "done"
+
+
+class Carrier:
+    """The client's side of what carries a tunnel's bytes: one question at a time, and its answer."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self.carried = 0
+
+    def __call__(self, what: str, words: Any) -> Any:
+        with self._lock:
+            self._pipe.send((what, words))
+            answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        self.carried += len(answer or b"")
+        return answer
+
+
+def test_through_a_tunnel_of_somebody_elses_messages() -> None:
+    with tree() as job:
+        here, there = multiprocessing.Pipe()
+        pipe, pid = job.start(tunnelled, job.client.address, there)
+        there.close()
+        ask = Carrier(here)
+        with Tunnel(job.client.address, lambda _: ask("take", 0.01), lambda data: ask("give", data)):
+            assert pipe.poll(DEADLINE)
+            worker = job.worker(pipe.recv())
+            worker.ask("many", 3000)
+            worker.ask("die", 100)
+            until(lambda: not job.client.stats()[worker.rank].alive, what="the end of the worker to be known")
+            assert job.client.flush().dead == ()
+            assert sum("number" in text for text in job.messages) == 3000
+            assert sum("last" in text for text in job.messages) == 100
+            assert ask.carried > 3000
+            job.relays.append((pipe, pid))
+            job.end()
+        until(lambda: not job.client.stats()[worker.rank].alive, what="the client to see the end")
+        here.close()
+
+
+def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
+    with tree() as job:
+        here, there = multiprocessing.Pipe()
+        pipe, pid = job.start(tunnelled, job.client.address, there)
+        there.close()
+        ask = Carrier(here)
+        with Tunnel(job.client.address, lambda _: ask("take", 0.01), lambda data: ask("give", data)):
+            assert pipe.poll(DEADLINE)
+            worker = job.worker(pipe.recv())
+            until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
+            os.kill(pid, signal.SIGKILL)
+            job.collector.wait_for(lambda records: any("and with it rank" in record.getMessage() for record in records))
+            assert job.client.flush().acked == ()
+        worker.pipe.send(None)
+        here.close()
+    rundir.clean(rundir.base())  # as the next client would
+
+
+HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
+BAD: dict[str, Message] = {
+    "counters that are none": EndedBelow(7, {"received": "many"}),
+    "an order": Flush(1),
+    "a flush with bad counters": ReachedBelow(1, (), (), (), 0, {7: {}}),
+    "a proc's answer": Answer(1, None),
+}
+
+
+@pytest.mark.parametrize("message", BAD.values(), ids=BAD)
+def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) -> None:
+    with tree() as job:
+        honest = job.worker(job.client.address)
+        link, welcome = connect(Address.parse(job.client.address), HELLO, ())
+        assert welcome.rank is None
+        link.say(JoinedBelow(7, "", 7, "far", {}))
+        link.say(Claim(1))
+        until(lambda: 7 in job.client.stats(), what="the client to know who is below")
+        link.say(message)
+        job.collector.wait_for(lambda records: any("is gone, and with it rank 7" in record.getMessage() for record in records))
+        honest.ask("log", (logging.WARNING, "still here"))
+        assert job.client.flush().acked == (honest.rank,)
+        assert "still here" in job.messages
+        link.close()
+        link.forget()
+        job.end(honest)
+
+
+def test_a_client_can_be_reached_or_not() -> None:
+    with tree() as job:
+        address = job.client.address
+        assert reachable(address)
+    assert not reachable(address)
