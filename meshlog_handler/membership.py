@@ -46,6 +46,8 @@ class Terms:
         Its position, or a name, by dimension.
     capture : bool
         Capture file descriptors 1 and 2.
+    warnings : bool
+        Log warnings, by the client's filters.
     """
 
     address: str
@@ -55,6 +57,7 @@ class Terms:
     coords: Mapping[str, int | str] = field(default_factory=dict)
     capture: bool = False
     on_full: OnFull = "block"
+    warnings: bool = False
 
 
 class Membership:
@@ -95,7 +98,7 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
+        runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
         runtime.join_in(welcome.standing)
         if self._forwarder is not None:
             self._forwarder.start()

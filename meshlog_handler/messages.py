@@ -140,6 +140,14 @@ class SetLevel(Order):
 
 
 @dataclass(frozen=True)
+class LogWarnings(Order):
+    """Log warnings that these `filters` let pass; see `proc_warnings`."""
+
+    filters: tuple[Any, ...]
+    types: ClassVar = {"request": (int,), "filters": (tuple,)}
+
+
+@dataclass(frozen=True)
 class Prepare(Order):
     """Apply a `dictConfig` dictionary such that it can still be undone."""
 

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .messages import Hello, Order, Prepare, SetLevel, Welcome
+from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
+from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
@@ -51,7 +52,8 @@ class Registry:
         self._numbers = itertools.count()
         self._taken: set[int] = set()
         self._free_ranks = itertools.count()
-        self._meshes: dict[str, Mesh] = {"": Mesh(None)}
+        self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
+        self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
 
@@ -66,7 +68,7 @@ class Registry:
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
-            self._meshes[token] = Mesh(coords)
+            self._meshes[token] = Mesh(coords, [self._warnings])
             self._taken.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
@@ -140,5 +142,7 @@ class Registry:
             if isinstance(order, SetLevel):
                 standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
             elif isinstance(order, Prepare) and not order.config.get("incremental"):
-                standing.clear()
+                standing[:] = [old for old in standing if isinstance(old, LogWarnings)]
+            elif isinstance(order, LogWarnings):
+                standing[:] = [old for old in standing if not isinstance(old, LogWarnings)]
             standing.append(order)

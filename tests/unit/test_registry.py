@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.messages import Hello, Order, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome, decode
 from meshlog_handler.registry import Member, Registry
 from meshlog_handler.rendezvous import Newcomer
 
@@ -41,6 +41,9 @@ class Door:
         return self._registry.admit(Newcomer(self._sock, hello, pid))
 
     def standing(self, hello: Hello = GUEST) -> list[Order]:
+        return [order for order in self.orders(hello) if not isinstance(order, LogWarnings)]
+
+    def orders(self, hello: Hello = GUEST) -> list[Order]:
         return [decode(order, Order) for order in self.admit(hello).standing]
 
 
@@ -136,3 +139,16 @@ def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, doo
     registry.stand("", WHOLE)
     registry.stand("", SET_ROOT)
     assert door.standing() == [WHOLE, SET_ROOT]
+
+
+def test_one_order_about_warnings_stands_whatever_else_is_ordered(registry: Registry, door: Door) -> None:
+    mesh = replace(GUEST, mesh="mesh", rank=0)
+    (of_the_client,) = door.orders()
+    assert isinstance(of_the_client, LogWarnings)
+    registry.add_mesh("mesh", {0: {}})
+    assert door.orders(mesh) == [of_the_client]
+    other = LogWarnings(0, (("error", None, (("builtins", "Warning"),), None, 0),))
+    registry.stand("mesh", other)
+    registry.stand("mesh", WHOLE)
+    assert door.orders(mesh) == [other, WHOLE]
+    assert door.orders() == [of_the_client]
