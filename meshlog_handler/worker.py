@@ -95,8 +95,14 @@ def join_mesh(address: str, identity: Identity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger."""
+    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger.
+
+    Levels that the client has set are as they were before.
+    """
     _take_off(lambda handler: isinstance(handler, MeshHandler))
+    member = membership.current()
+    if member is not None:
+        member.restore_levels()
     membership.leave()
 
 
