@@ -46,15 +46,18 @@ class Terms:
         Its position, or a name, by dimension.
     capture : bool
         Capture file descriptors 1 and 2.
+    warnings : bool
+        Log warnings, by the client's filters.
     """
 
-    address: str
+    address: str = field(repr=False)
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""
     coords: Mapping[str, int | str] = field(default_factory=dict)
     capture: bool = False
     on_full: OnFull = "block"
+    warnings: bool = False
 
 
 class Membership:
@@ -96,7 +99,7 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client)
+        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
         self._runtime.join_in(welcome.standing)
         if self._forwarder is not None:
             self._forwarder.start()
@@ -104,6 +107,10 @@ class Membership:
 
     def _lose_client(self) -> None:
         if self._left or self.pid != os.getpid():
+            return
+        if not self._link.intact:  # the client lives, as far as anybody here can tell, and reads the captured pipes
+            if self.stream is not None:
+                self.stream.lose_link()
             return
         if self.stream is not None:
             self.stream.lose_client()
@@ -268,7 +275,6 @@ _settles = 0
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock
     _lock = threading.RLock()
-    own_threads.clear()
     member, _current = _current, None
     if member is not None:
         member.forget()

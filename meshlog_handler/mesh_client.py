@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -51,6 +52,7 @@ class LoggingMeshClient:
         self.client = client
         self.mesh = mesh
         self._coords = coords
+        self._changing = threading.Lock()  # one change at a time: one that is undone must not undo another
         client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
         self._finalizer = weakref.finalize(self, _end, client, self._detach)
@@ -156,7 +158,8 @@ class LoggingMeshClient:
         if for_sec is not None:
             settings.check_window(for_sec)
         name = logger or ""
-        self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
+        with self._changing:
+            self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
         if ranks is None and for_sec is None:
             self.client.stand(self.mesh, SetLevel(0, number, name, None))
 
@@ -185,13 +188,14 @@ class LoggingMeshClient:
             prepared.append(request)
             return Prepare(request, travels)
 
-        try:
-            self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
-        except ConfigRefused:
-            self._ask(lambda request: Rollback(request, prepared[0]), ranks)
-            raise
-        others = "the other ranks have the new configuration"
-        self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
+        with self._changing:
+            try:
+                self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
+            except ConfigRefused:
+                self._ask(lambda request: Rollback(request, prepared[0]), ranks)
+                raise
+            others = "the other ranks have the new configuration"
+            self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
         if ranks is None:
             self.client.stand(self.mesh, Prepare(0, travels))
 

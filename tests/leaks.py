@@ -125,12 +125,12 @@ def run_dirs() -> set[str]:
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a client lives in a run directory: it holds a lock there.
+    """Tell whether a client lives in a run directory: it holds a lock there. The file of a job is the lock itself.
 
     One of another process is not our leak, and one of this process shows as a file descriptor.
     """
     with contextlib.suppress(FileNotFoundError):
-        lock = os.open(os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path if os.path.isfile(path) else os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,7 +139,7 @@ def _in_use(path: str) -> bool:
             os.close(lock)
         return False
     # Without a lock file it is just being made, or it has gone since; or else it is left behind.
-    return not os.path.isdir(path)
+    return not os.path.exists(path)
 
 
 def _helpers() -> tuple[set[int], set[int]]:
