@@ -133,6 +133,11 @@ class LogRelay:
             uplink.leave()
             running.discard(self)
 
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc below ended (see `LogClient.report_exit`)."""
+        if self._client is not None:
+            self._client.report_exit(mesh, rank, exitcode)
+
     @property
     def running(self) -> bool:
         """Whether it was started and not stopped, in this process."""

@@ -63,8 +63,17 @@ def install(
     enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
-def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+def enlist(
+    terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Parameters
+    ----------
+    terms, level
+        As of `membership.join` and `install`.
+    handler : Callable[..., MeshHandler]
+        Makes what forwards the root logger, as `MeshHandler` does.
 
     Raises
     ------
@@ -87,7 +96,9 @@ def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(writes_to_console)
+        _silenced.extend(_take_off(writes_to_console))
+    global _make_handler
+    _make_handler = handler
     _forward_root()
 
 
@@ -110,18 +121,23 @@ def join_mesh(address: str, identity: Identity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger.
-
-    Levels that the client has set are as they were before.
-    """
+    """Leave the client: ship what there is, restore the file descriptors, the handlers of the root logger, and levels that the
+    client has set.
+    """  # fmt: skip
     _take_off(lambda handler: isinstance(handler, MeshHandler))
     member = membership.current()
     if member is not None:
         member.restore_levels()
     membership.leave()
+    while _silenced:
+        logging.getLogger().addHandler(_silenced.pop(0))
 
 
 leave = uninstall
+
+_make_handler: Callable[..., MeshHandler] = MeshHandler
+_silenced: list[logging.Handler] = []
+"""Handlers that wrote to the console: off the root logger for as long as the client does that."""
 
 
 def _forward_root() -> None:
@@ -130,7 +146,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(MeshHandler(address=member.terms.address))
+        root.addHandler(_make_handler(address=member.terms.address))
     _keep_forwarding()
 
 
@@ -157,11 +173,12 @@ def _keep_forwarding() -> None:
     logging.config.dictConfigClass = ForwardingConfigurator
 
 
-def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
+def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
     root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if unwanted(handler):
-            root.removeHandler(handler)
+    found = [handler for handler in root.handlers if unwanted(handler)]
+    for handler in found:
+        root.removeHandler(handler)
+    return found
 
 
 def writes_to_console(handler: logging.Handler) -> bool:

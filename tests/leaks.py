@@ -10,6 +10,8 @@ import fcntl
 import gc
 import importlib
 import os
+import socket
+import stat
 import sys
 import threading
 from dataclasses import dataclass
@@ -32,6 +34,10 @@ _HELPERS = (
 _HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
 
 
+# Threads and descriptors of engines that cannot be shut down as long as this process lives.
+_of_engines: set[object] = set()
+
+
 @dataclass(frozen=True)
 class Held:
     """The threads, child processes, file descriptors and run directories of this process, at one time."""
@@ -46,9 +52,10 @@ class Held:
         """Take a snapshot, without what stays by design."""
         pids, pipes = _helpers()
         return cls(
-            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)),
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
             children=frozenset(children() - pids),
-            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()),
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop() and not _is_rays(pair[0]))
+            - _of_engines,
             runs=frozenset(run_dirs()),
         )
 
@@ -60,6 +67,11 @@ class Held:
         with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
             until(lambda: not self._new(), timeout)
         return self._new()
+
+    def leave_to_engine(self) -> None:
+        """Let the threads and descriptors that are new since this snapshot be an engine's, which keeps them to the end."""
+        now = Held.take()
+        _of_engines.update(now.threads - self.threads, now.fds - self.fds)
 
     def _new(self) -> list[str]:
         now = Held.take()
@@ -159,6 +171,18 @@ def _jupyters_loop() -> set[int]:
     loop = variable.get(None) if variable is not None else None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     return {part.fileno() for part in parts if part is not None}
+
+
+def _is_rays(fd: int) -> bool:
+    """Tell whether a descriptor is a network connection of Ray's, which keeps those to its workers. We have none."""
+    if "ray" not in sys.modules:
+        return False
+    # What was closed since is none.
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                return sock.family in (socket.AF_INET, socket.AF_INET6)
+    return False
 
 
 def _describe(pid: int) -> str:
