@@ -155,7 +155,7 @@ def test_a_record_is_passed_on_whole() -> None:
     again = template.build(values)
     assert again.getMessage() == "one of 2"
     assert {**again.__dict__} == {**record.__dict__, "taskName": None}
-    assert (template.rank, template.group) == (3, ("app.part", "/srv/app.py", 7, "%s of %d"))
+    assert (template.rank, template.group) == (3, None)  # as where it came from: attributes of its own, grouped by its text
 
 
 def test_what_was_rendered_in_the_proc_is_not_rendered_again() -> None:
