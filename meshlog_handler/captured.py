@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from .lines import Line, LineFramer, display, level_of, raw_text
-from .thaw import Item, MeshRecord
+from .mesh_record import MeshRecord
+from .thaw import Item
 
 
 class CapturedTemplate:

@@ -182,5 +182,4 @@ class Group:
         where = f"[{spell_ranks(ranks)}] " if ranks else ""
         msg = f"[{self.count} similar log lines] {where}{text}"
         record.__dict__.update(msg=msg, args=(), count=self.count, ranks=ranks)
-        record.__dict__.pop("frozen_text", None)  # was the first one's
         return record

@@ -18,6 +18,7 @@ from .capture import diagnose
 from .entries import MARK
 from .errors import ConnectError
 from .freeze import PLAIN_SIZE, shape_key
+from .mesh_record import MeshRecord
 from .named_handlers import ShownBy, ShownHere, resolve
 from .stream import Stream, check_on_full, own_threads
 
@@ -138,6 +139,8 @@ class MeshHandler(logging.Handler):
         try:
             if record.thread in own_threads:
                 return  # also once there is no stream any more: what a handler of the client logs stays its own
+            if isinstance(record, MeshRecord):
+                return  # forwarded once: a handler of the client has handed it to the loggers here
             stream = self._stream
             if stream is None or stream.client_gone or stream.pid != os.getpid():
                 member = membership.current() or membership.rejoin()

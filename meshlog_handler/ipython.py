@@ -12,6 +12,7 @@ ipykernel captures descriptors 1 and 2 by itself since version 6 (``OutStream.wa
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -71,6 +72,15 @@ def own_output(shell: Any, before_write: Callable[[Any], None]) -> Echo | None:
 def _write(before_write: Callable[[Any], None], stream: Any, text: str) -> None:
     before_write(stream)
     stream.write(text)
+
+
+def of_parents_kernel(stream: Any) -> bool:
+    """Tell whether a stream is that of a kernel which this process was forked from.
+
+    What is written there the kernel shows by itself, past all that is captured.
+    """
+    kernel = getattr(stream, "_master_pid", None)
+    return type(stream).__module__ == "ipykernel.iostream" and kernel is not None and kernel != os.getpid()
 
 
 class Pulse:

@@ -22,6 +22,7 @@ from .errors import ClosedError, FlushTimeout
 from .mesh_client import LoggingMeshClient
 from .named_handlers import ShownBy
 from .notebook import attach_if_notebook, current_cell, detach
+from .proc_warnings import warnings_order
 from .receipt import FlushReceipt
 
 _FAILED_SEC = 1.0
@@ -45,7 +46,9 @@ class LoggingManager:
         self._handlers = None if handlers is None else tuple(handlers)
         self._log_dir = log_dir
         self._client: LoggingMeshClient | None = None
-        self._cell = current_cell()  # not the one that runs when the client has started
+        # Those of the caller, here and now, and not what they are when the client has started.
+        self._cell = current_cell()
+        self._warnings = warnings_order()
 
     @property
     def client(self) -> LoggingMeshClient:
@@ -74,6 +77,7 @@ class LoggingManager:
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
+        self._client.client.stand(mesh, self._warnings)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -13,7 +15,7 @@ from . import settings
 from .capture import diagnose
 from .client import LogClient
 from .engine import Coords
-from .errors import ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
+from .errors import ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
@@ -50,6 +52,7 @@ class LoggingMeshClient:
         self.client = client
         self.mesh = mesh
         self._coords = coords
+        self._changing = threading.Lock()  # one change at a time: one that is undone must not undo another
         client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
         self._finalizer = weakref.finalize(self, _end, client, self._detach)
@@ -156,7 +159,8 @@ class LoggingMeshClient:
         if for_sec is not None:
             settings.check_window(for_sec)
         name = logger or ""
-        self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
+        with self._changing:
+            self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
         if ranks is None and for_sec is None:
             self.client.stand(self.mesh, SetLevel(0, number, name, None))
 
@@ -185,13 +189,14 @@ class LoggingMeshClient:
             prepared.append(request)
             return Prepare(request, travels)
 
-        try:
-            self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
-        except ConfigRefused:
-            self._ask(lambda request: Rollback(request, prepared[0]), ranks)
-            raise
-        others = "the other ranks have the new configuration"
-        self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
+        with self._changing:
+            try:
+                self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
+            except ConfigRefused:
+                self._ask(lambda request: Rollback(request, prepared[0]), ranks)
+                raise
+            others = "the other ranks have the new configuration"
+            self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
         if ranks is None:
             self.client.stand(self.mesh, Prepare(0, travels))
 
@@ -262,10 +267,8 @@ class LoggingMeshClient:
 
 def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
     for each in detach:
-        try:
+        with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
             client.flush(timeout)
-        except FlushTimeout as incomplete:  # the others leave nevertheless
-            diagnose(f"procs leave although the last flush is incomplete: {incomplete}")
         try:
             each(timeout)
         except Exception as failure:  # an engine's, which may have ended before

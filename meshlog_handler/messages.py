@@ -75,6 +75,7 @@ class Hello(Message):
     """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
 
     `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
+    `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
     """
 
     pid: int
@@ -87,9 +88,11 @@ class Hello(Message):
     started: float
     coords: dict[str, int | str] = field(default_factory=dict)
     relay: bool = False
+    output_only: bool = False
     types: ClassVar = {
         "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
         "captured": (tuple,), "forwarding": (bool,), "started": (float,), "coords": (dict,), "relay": (bool,),
+        "output_only": (bool,),
     }  # fmt: skip
 
     def check(self) -> None:
@@ -137,6 +140,14 @@ class SetLevel(Order):
     logger: str
     for_sec: float | None
     types: ClassVar = {"request": (int,), "level": (int,), "logger": (str,), "for_sec": (float, int, type(None))}
+
+
+@dataclass(frozen=True)
+class LogWarnings(Order):
+    """Log warnings that these `filters` let pass; see `proc_warnings`."""
+
+    filters: tuple[Any, ...]
+    types: ClassVar = {"request": (int,), "filters": (tuple,)}
 
 
 @dataclass(frozen=True)

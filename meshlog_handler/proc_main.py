@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import multiprocessing
 import os
 import signal
@@ -12,13 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
 from .children import InheritedFd
 from .context import Identity, set_identity
 from .pickling import dumps, dumps_result, loads, share_globals
+from .standard_streams import stand_on_descriptors
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Boot:
 
     name: str
     identity: Identity
-    address: str | None
+    address: str | None = field(repr=False)
     fresh: bool
-    environ: dict[str, str] | None = None
+    environ: dict[str, str] | None = field(default=None, repr=False)
     stdout: InheritedFd | None = None
     stderr: InheritedFd | None = None
 
@@ -101,7 +101,7 @@ def _settle(boot: Boot) -> None:
     if null != 0:
         os.dup2(null, 0, inheritable=True)
         os.close(null)
-    _stand_on_descriptors()
+    stand_on_descriptors()
     set_identity(boot.identity)
     # Log records have the names of these two. A forked proc goes on with the thread that started it as its main one, and
     # the standard library's multiprocessing does not know it.
@@ -118,25 +118,6 @@ def _keep_descriptors() -> None:
         with contextlib.suppress(OSError):  # that of the listing itself is closed by now
             if int(name) > 2:
                 os.set_inheritable(int(name), False)
-
-
-def _stand_on_descriptors() -> None:
-    """Let ``sys.stdout`` and ``sys.stderr`` be files on descriptors 1 and 2.
-
-    A forked proc can have the client's substitutes (of a notebook, of a test runner), which lead past the descriptors.
-    """
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # no file behind it: it is replaced
-            if isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd:
-                continue
-        try:
-            raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
-        except OSError:
-            continue  # the descriptor is closed: the program runs without
-        made = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace" if fd == 2 else None, line_buffering=True)
-        setattr(sys, name, made)
-        setattr(sys, f"__{name}__", made)
 
 
 def _start(boot: Boot) -> None:

@@ -143,6 +143,9 @@ class LogRelay:
         """Whether it was started and not stopped, in this process."""
         return self._client is not None and self._client.running
 
+    shows = False
+    """Its client passes on what it gets."""
+
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""
         if self._uplink is not None:

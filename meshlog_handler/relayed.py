@@ -14,7 +14,8 @@ from typing import Any, Final
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
-from .thaw import DIGEST, MeshRecord, TaggedTemplate, Values
+from .mesh_record import MeshRecord, has_words
+from .thaw import DIGEST, TaggedTemplate, Values
 from .wire import NotPlain, pack, unpack
 
 CODES: Final = "+"
@@ -25,7 +26,7 @@ _WHO: Final = (
     "rank", "local_rank", "hostname", "coords", "stream", "thread", "threadName", "process", "processName", "taskName",
 )  # fmt: skip
 _LEFT_OUT: Final = frozenset(
-    (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime", "frozen_text")
+    (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime")
 )
 _BY: Final = ""
 """The name under which a record says whose it is: no attribute has it."""
@@ -61,7 +62,7 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         defined = definition(shape, CODES, 0.0, common)
     try:
-        tail = pack((args, named, fields.get("frozen_text")))
+        tail = pack((args, named, None))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
         tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
@@ -131,19 +132,12 @@ class RelayedTemplate(TaggedTemplate):
             raise ProtocolError("a record of no rank or stream that there can be")
         variant.rank, variant.alone, variant.digest = rank, alone, digest
         place = (base["name"], base["pathname"], base["lineno"])
-        variant.group = (*place, base["msg"]) if by_template and stream is None else None
+        variant.group = (*place, base["msg"]) if by_template and stream is None and has_words(base["msg"]) else None
         variant.scope = place if stream is None else (stream, self.levelno)
         if len(self._variants) >= _MAX_VARIANTS:
             self._variants.clear()
         self._variants[by, by_template, alone, digest] = variant
         return variant
-
-    def text(self, values: Values) -> str:
-        """Return the message."""
-        if values[5] is not None:
-            text: str = values[5]
-            return text
-        return self.build(values).getMessage()
 
     def build(self, values: Values) -> logging.LogRecord:
         """Return a new record: as the relay would have shown it."""
@@ -152,7 +146,7 @@ class RelayedTemplate(TaggedTemplate):
         fields = self.base.copy()
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
-            fields["frozen_text"] = text
+            fields.update(msg=text, args=())
         record.__dict__ = fields
         return record
 

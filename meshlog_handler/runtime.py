@@ -19,7 +19,8 @@ from typing import Final
 from .capture import diagnose
 from .channel import Link
 from .errors import MeshlogError, ProtocolError
-from .messages import Answer, Commit, Flush, Message, Order, Patience, Prepare, Rollback, SetLevel, decode
+from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patience, Prepare, Rollback, SetLevel, decode
+from .proc_warnings import log_warnings
 from .stream import Stream, own_threads
 from .transaction import ConfigTransaction
 
@@ -37,12 +38,15 @@ class LoggerRuntime:
         Gets the flush sentinels; without one (forwarding is off) flushes are answered at once.
     on_gone : Callable[[], None]
         Called on this thread when the client is gone.
+    warnings : bool
+        Whether this process logs its warnings, by the client's filters. Else an order to do so is none.
     """
 
-    def __init__(self, link: Link, stream: Stream | None, on_gone: Callable[[], None]) -> None:
+    def __init__(self, link: Link, stream: Stream | None, on_gone: Callable[[], None], *, warnings: bool = False) -> None:
         self._link = link
         self._stream = stream
         self._on_gone = on_gone
+        self._warnings = warnings
         self._prepared: dict[int, ConfigTransaction] = {}
         self._reverts: list[tuple[float, int, str, int]] = []
         self._reverting: dict[str, int] = {}
@@ -73,6 +77,9 @@ class LoggerRuntime:
                 return self._flush(order)
             if isinstance(order, SetLevel):
                 self._set_level(order)
+            elif isinstance(order, LogWarnings):
+                if self._warnings:
+                    log_warnings(order.filters)
             elif isinstance(order, Prepare):
                 self._prepared[order.request] = ConfigTransaction(order.config)
             elif isinstance(order, Commit):

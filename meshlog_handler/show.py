@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
 from .capture import diagnose
+from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
 from .source import Source
-from .thaw import Item, MeshRecord
+from .thaw import Item
 
 if TYPE_CHECKING:
     from .rank_files import RankFiles

@@ -6,11 +6,14 @@
         run_workers(initializer=meshlog_handler.install, initargs=(logs.address,))
         logs.flush()
     assert "done" in logs.messages
+
+What collects records of this process's loggers, such as pytest's ``caplog``, gets those of other processes by a `RelayHandler`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +73,22 @@ class RecordCollector(logging.Handler):
                     count = len(self.records)
                     raise TimeoutError(f"after {timeout} s the {count} records are not those waited for; the last:\n  {last}")
             return list(self.records)
+
+
+class RelayHandler(logging.Handler):
+    """A client's handler that gives each record to this process's logger of the same name, as if it had been logged here.
+
+    For what listens to the loggers of this process: pytest's ``caplog``, or handlers that are configured by logger. Levels
+    count as they do for what is logged here. Records that this process has logged itself are left out: its loggers have
+    had them. Nothing that was relayed is forwarded again.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give the record to its logger."""
+        if record.process != os.getpid():
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
 
 
 class CollectedLogs:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
+from .mesh_record import MeshRecord, gives, has_words
 from .wire import unpack
 
 Values = tuple[Any, ...]
@@ -31,30 +32,6 @@ _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
 
 
-class MeshRecord(logging.LogRecord):
-    """A record that crossed from another process. Its message can always be had."""
-
-    frozen_text: str | None = None
-    """The text rendered at the call, where arguments were not plain data."""
-
-    def getMessage(self) -> str:
-        """Return the message; where template and arguments do not fit, both and the reason."""
-        if self.frozen_text is not None:
-            return self.frozen_text
-        try:
-            text = str(self.msg)
-            return str(text % self.args) if self.args else text
-        except Exception as failure:
-            return f"{self.msg} {_spell(self.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
-
-
-def _spell(args: object) -> str:
-    try:
-        return repr(args)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return "<arguments too long to write>"
-
-
 class RecordTemplate:
     """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
 
@@ -70,7 +47,8 @@ class RecordTemplate:
         self.rank: int | None = self.base["rank"]
         self.levelno: int = common["levelno"]
         place = (common["name"], common["pathname"], common["lineno"])
-        self.group: Hashable | None = (*place, common["msg"]) if has_args else None
+        # What a template without words, such as "%s", is given, can be about anything: its texts decide.
+        self.group: Hashable | None = (*place, common["msg"]) if has_args and has_words(common["msg"]) else None
         self.scope: Hashable = place
 
     def args(self, values: Values) -> tuple[object, ...]:
@@ -121,7 +99,8 @@ class TaggedTemplate(RecordTemplate):
 
     def text(self, values: Values) -> str:
         """Return the message."""
-        return self.build(values).getMessage()
+        text: str | None = values[5]
+        return text if text is not None else self.build(values).getMessage()
 
     def signature(self, values: Values) -> Hashable | None:
         """Return the exception's type and frames, or None."""
@@ -138,14 +117,16 @@ class TaggedTemplate(RecordTemplate):
             # A proc cannot speak for another: who it is stays as the client knows it.
             if name not in _NOT_NAMED:
                 fields[name] = value
-        if text is not None:
-            fields["frozen_text"] = text
+        if text is not None and not gives(fields["msg"], args, text):
+            # Arguments that were rendered in the proc do not fit the template any more. Who copies the record, as many
+            # formatters do, must not find out: the text takes the place of both.
+            fields.update(msg=text, args=())
         record.__dict__ = fields
         return record
 
 
 _OWN_FIELDS: Final = frozenset(
-    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", DIGEST, "frozen_text", "getMessage"),
+    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", DIGEST, "getMessage"),
 )
 # What a record gets from its shape and header: a value by the same name is not the proc's to give.
 _NOT_NAMED: Final = _OWN_FIELDS | (
@@ -293,8 +274,8 @@ class Thawer:
         if kind == DEFINE:
             self._define(shape, bytes(data[body:end]))
         elif kind == FLUSH:
-            self.sentinels += 1
             items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
+            self.sentinels += 1  # after it: one that is cut is none
         elif kind == LARGE:
             number = UINT64.unpack_from(data, body)[0]
             try:

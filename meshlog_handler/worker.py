@@ -13,12 +13,17 @@ from . import membership, running, settings
 from .capture import diagnose
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
+from .ipython import of_parents_kernel
+from .standard_streams import stand_on_descriptors
 
 if TYPE_CHECKING:
     from .context import Identity
 
 
-def install(address: str | None = None, *, level: int | str | None = None, capture: bool = True) -> None:
+def install(
+    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False,
+    rank: int | None = None,
+) -> None:  # fmt: skip
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -32,6 +37,11 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
         Of the root logger. None leaves it, but INFO takes the place of the standard library's initial WARNING.
     capture : bool
         Capture file descriptors 1 and 2, with all that is printed by whatever code.
+    warnings : bool
+        Let the filters of ``warnings`` be those that the client's process had when the client was made, and log each warning
+        that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
+    rank : int or None
+        What this process is called. None: as its launcher says in the environment, else the next number.
 
     Raises
     ------
@@ -49,7 +59,8 @@ def install(address: str | None = None, *, level: int | str | None = None, captu
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
-    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture), level)
+    rank = settings.rank() if rank is None else rank
+    enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
 def enlist(
@@ -72,6 +83,8 @@ def enlist(
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
     captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    if captured:
+        stand_on_descriptors(of_parents_kernel)
     root = logging.getLogger()
     if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
@@ -83,7 +96,7 @@ def enlist(
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _silenced.extend(_take_off(_writes_to_console))
+        _silenced.extend(_take_off(writes_to_console))
     global _make_handler
     _make_handler = handler
     _forward_root()
@@ -100,7 +113,9 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True)
+        membership.Terms(
+            address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
+        )
     )
     _forward_root()
 
@@ -114,6 +129,8 @@ def uninstall() -> None:
 
 
 leave = uninstall
+
+_make_handler: Callable[..., MeshHandler] = MeshHandler
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
 _silenced: list[logging.Handler] = []
@@ -161,7 +178,8 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handl
     return found
 
 
-def _writes_to_console(handler: logging.Handler) -> bool:
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

@@ -20,8 +20,8 @@ _TASKS = "/proc/self/task"
 _FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 # Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
-# makes up an object for each thread that was not its own and ran Python code.
-_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-")
+# makes up an object for each thread that was not its own and ran Python code; Dask keeps a pool for heavy work.
+_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-", "Dask-Offload")
 
 # Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
 # first need, and keeps the process and one end of a pipe to it until the interpreter exits.
@@ -134,12 +134,12 @@ def run_dirs() -> set[str]:
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a client lives in a run directory: it holds a lock there.
+    """Tell whether a client lives in a run directory: it holds a lock there. The file of a job is the lock itself.
 
     One of another process is not our leak, and one of this process shows as a file descriptor.
     """
     with contextlib.suppress(FileNotFoundError):
-        lock = os.open(os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path if os.path.isfile(path) else os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -148,7 +148,7 @@ def _in_use(path: str) -> bool:
             os.close(lock)
         return False
     # Without a lock file it is just being made, or it has gone since; or else it is left behind.
-    return not os.path.isdir(path)
+    return not os.path.exists(path)
 
 
 def _helpers() -> tuple[set[int], set[int]]:

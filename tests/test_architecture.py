@@ -25,15 +25,15 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "thaw", "relayed", "journal_layout", "journal", "journal_reader", "frames", "messages",
-        "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
+        "wire", "entries", "freeze", "mesh_record", "thaw", "relayed", "journal_layout", "journal", "journal_reader", "frames",
+        "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
         "lines", "captured", "similar", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [
         "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
         "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
-        "ipython", "fold", "rank_files", "signals",
+        "ipython", "fold", "rank_files", "signals", "proc_warnings", "standard_streams",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
@@ -48,8 +48,9 @@ FLOORS = [
     ],
     # The outside.
     [
-        "integrations", "integrations.hosts", "integrations.monarch_actors", "integrations.*",
-        "arguments", "launch", "run", "tail", "cli", "testing",
+        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
+        "integrations.monarch_actors", "integrations.*",
+        "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing",
     ],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
-from .. import membership, worker
+from .. import membership, running, worker
 from ..client import LogClient
 from ..errors import ClosedError, ConnectError
 from ..handler import MeshHandler
+from .handover import Handover
 from .hosts import HostRelay, reachable
 
 MEMBERS: Final = "meshlog_members"
@@ -81,7 +82,7 @@ class Member(Actor):
 
     def __init__(self) -> None:
         self._token = ""
-        self._level = logging.NOTSET
+        self._handover: Handover | None = None
 
     @endpoint
     def where(self, address: str) -> tuple[str, bool]:
@@ -92,12 +93,15 @@ class Member(Actor):
     def join(self, addresses: list[str], token: str, local_ranks: list[int]) -> None:
         """Forward what this proc logs and prints. The arguments are by rank."""
         point = current_rank()
-        self._token, self._level = token, logging.getLogger().level
+        self._token, self._handover = token, Handover(lambda handler: False)
+        if not running.any_running():  # else this process shows for itself, as before
+            self._handover.take()
         terms = membership.Terms(
             addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
         )  # fmt: skip
         worker.enlist(terms, handler=PlainHandler)
         if not self._is_member():
+            self._handover.give_back()
             raise ConnectError(f"rank {point.rank} cannot join the client")
 
     @endpoint
@@ -105,7 +109,8 @@ class Member(Actor):
         """Be as before, unless somebody else has attached meanwhile."""
         if self._is_member():
             worker.uninstall()
-            logging.getLogger().setLevel(self._level)
+        if self._handover is not None:
+            self._handover.give_back()
 
     def _is_member(self) -> bool:
         member = membership.current()

@@ -10,6 +10,7 @@ from typing import Any
 import multiprocess
 
 import meshlog_handler
+from meshlog_handler.testing import RelayHandler
 
 LOUD = ("", "multiprocess", "multiprocessing", "meshlog", "meshlog_handler", "asyncio")
 
@@ -24,7 +25,7 @@ def be_loud() -> None:
         logger.propagate = True
 
 
-def work(address: str) -> None:
+def work(address: str | None = None) -> None:
     """Log one line and print one, with all that is loud."""
     meshlog_handler.install(address)
     be_loud()
@@ -82,6 +83,27 @@ def chatty() -> None:
     root.addHandler(meshlog_handler.MeshHandler(handlers=[Chatty()]))
     for number in range(10):
         logging.info("number %d", number)
+
+
+def relaying() -> None:
+    """What a worker logs is handed to the loggers of the client's process, of which the root forwards to this client."""
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG)
+    root.addHandler(meshlog_handler.MeshHandler(handlers=[RelayHandler()]))
+    root.addHandler(Relayed())
+    logging.info("client logs")
+    proc: Any = multiprocessing.get_context("spawn").Process(target=work)
+    proc.start()
+    proc.join()
+    logging.info("client logs again")
+
+
+class Relayed(logging.StreamHandler):  # type: ignore[type-arg]  # as above
+    """A console of the client's process."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.setFormatter(logging.Formatter("%(name)s %(message)s"))
 
 
 if __name__ == "__main__":

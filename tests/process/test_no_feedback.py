@@ -26,3 +26,13 @@ def test_a_handler_of_the_client_that_logs_does_not_feed_itself() -> None:
     done = run_python("-m", "tests.process.feedback", "chatty")
     assert done.stdout.splitlines() == [f"None root number {number}" for number in range(10)]
     assert done.stderr == ""
+
+
+def test_what_is_handed_to_the_loggers_of_a_process_that_forwards_is_not_forwarded_again() -> None:
+    done = run_python("-m", "tests.process.feedback", "relaying")
+    lines = done.stdout.splitlines()
+    # Those of the process itself were not handed to its loggers once more.
+    assert [lines.count(line) for line in ("root client logs", "root worker logs", "root client logs again")] == [1, 1, 1]
+    assert lines.count("stdout worker prints") == 1
+    assert len(lines) < 200
+    assert done.stderr == ""

@@ -15,6 +15,7 @@ import pytest
 from meshlog_handler import LogClient
 from tests.waiting import until
 
+from .documents import Page
 from .kernels import Cell, Kernel, family, gone, kernel_env, stopped
 from .procs import DEADLINE, ROOT, run_python
 
@@ -348,3 +349,17 @@ with LogClient() as client:
 print(any(name in sys.modules for name in ("IPython", "ipykernel", "zmq", "tornado")), notebook._session)
 """
     assert run_python("-c", code).stdout == "False None None\nFalse None\n"
+
+
+def test_the_cells_of_the_documentation() -> None:
+    page = Page("docs/notebooks.md")
+    with Kernel() as kernel:
+        for source in page.blocks("python"):
+            kernel.run(source)
+        shown = [cell.lines for cell in kernel.cells]
+    promised = [sorted(page.promised(cell.source)) for cell in kernel.cells]
+    assert promised[0] == promised[2] == []
+    # The third cell lets what it says stand under the first.
+    promised[0] = [line.replace("step 1", "step 2") for line in promised[1]]
+    assert "starting" in kernel.cells[2].source
+    assert shown == promised

@@ -6,6 +6,7 @@ What a real kernel shows is in tests/process/test_notebook.py.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ import pytest
 from meshlog_handler import notebook
 from meshlog_handler.console import ConsoleHandler
 from meshlog_handler.errors import ClosedError, SettingError
-from meshlog_handler.ipython import Pulse, own_output, running_cell, write_under
+from meshlog_handler.ipython import Pulse, of_parents_kernel, own_output, running_cell, write_under
 from meshlog_handler.receipt import FlushReceipt
 
 DONE = FlushReceipt(1, (0, 1, 2, 3), (), (), 0, 0.01)
@@ -363,6 +364,15 @@ def test_what_is_captured(stdout: object, stderr: object, captured: list[int] | 
     echo = own_output(SimpleNamespace(kernel=kernel), print)
     assert (None if echo is None else list(echo._routes)) == captured
     assert own_output(SimpleNamespace(), print) is None  # a terminal
+
+
+def test_a_stream_of_the_kernel_that_this_process_was_forked_from_is_told_from_its_own() -> None:
+    kind = type("OutStream", (), {"__module__": "ipykernel.iostream", "_master_pid": os.getpid()})
+    assert not of_parents_kernel(kind())
+    kind._master_pid = os.getppid()  # type: ignore[attr-defined]  # as above
+    assert of_parents_kernel(kind())
+    assert not of_parents_kernel(sys.__stdout__)
+    assert not of_parents_kernel(None)
 
 
 class Loop:

@@ -257,3 +257,40 @@ def test_an_interrupt_is_not_swallowed() -> None:
     impatient = mock.Mock(__str__=mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         freeze(make("%s", impatient), ShapeTable())
+
+
+class Number:
+    """As NumPy's: no plain data, and yet it can be formatted as a number."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+    def __str__(self) -> str:
+        return "half"
+
+
+@pytest.mark.parametrize(
+    ("msg", "arg", "text", "kept"),
+    [
+        ("loss %.3f", Number(), "loss 0.500", False), ("loss %s", Number(), "loss half", True),
+        ("100%% %.1f", Number(), "100% 0.5", False),
+    ],
+)  # fmt: skip
+def test_a_copy_of_a_record_has_its_text(msg: str, arg: object, text: str, kept: bool) -> None:
+    (record,) = cross(make(msg, arg))
+    assert record.getMessage() == text
+    # As structlog's formatter makes one: a plain record.
+    assert logging.makeLogRecord(vars(record)).getMessage() == text
+    assert (record.msg == msg) is kept
+
+
+@pytest.mark.parametrize(
+    ("msg", "args", "by_template"),
+    [
+        ("step %d", (1,), True), ("%s", ("a",), False), ("%s: %-8.3f%%", ("a", 0.5), False), ("%5d %x", (1, 2), False),
+        ("%s items", (3,), True), ("%*d", (3, 2), False), ("\u00fc %s", (1,), True), ("-> %s", (1,), False),
+    ],
+)  # fmt: skip
+def test_a_template_without_words_does_not_make_records_similar(msg: str, args: tuple[object, ...], by_template: bool) -> None:
+    ((_, template, _),) = decode(encode([make(msg, *args)]))
+    assert (template.group is not None) is by_template

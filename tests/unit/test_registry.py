@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.messages import Hello, Order, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome, decode
 from meshlog_handler.registry import Member, Registry
 from meshlog_handler.rendezvous import Newcomer
 
@@ -41,6 +41,9 @@ class Door:
         return self._registry.admit(Newcomer(self._sock, hello, pid))
 
     def standing(self, hello: Hello = GUEST) -> list[Order]:
+        return [order for order in self.orders(hello) if not isinstance(order, LogWarnings)]
+
+    def orders(self, hello: Hello = GUEST) -> list[Order]:
         return [decode(order, Order) for order in self.admit(hello).standing]
 
 
@@ -53,6 +56,17 @@ def test_guests_get_the_ranks_that_are_free(registry: Registry, door: Door) -> N
     registry.add_mesh("mesh", {0: {"gpus": 0}, 2: {"gpus": 1}})
     assert door.admit(replace(GUEST, rank=3)).rank == 3
     assert [door.admit().rank for _ in range(4)] == [1, 4, 5, 6]
+
+
+def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
+    registry.add_mesh("mesh", {0: {}})
+    assert [door.admit().rank for _ in range(3)] == [1, 2, 3]
+    registry.ended("", 2)
+    assert door.admit().rank == 4
+    assert registry.next_rank() == 5, "of a newcomer of a relay"
+    registry.joined("", 5)
+    registry.joined("", 7)
+    assert [door.admit().rank for _ in range(2)] == [6, 8]
 
 
 def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:
@@ -136,3 +150,16 @@ def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, doo
     registry.stand("", WHOLE)
     registry.stand("", SET_ROOT)
     assert door.standing() == [WHOLE, SET_ROOT]
+
+
+def test_one_order_about_warnings_stands_whatever_else_is_ordered(registry: Registry, door: Door) -> None:
+    mesh = replace(GUEST, mesh="mesh", rank=0)
+    (of_the_client,) = door.orders()
+    assert isinstance(of_the_client, LogWarnings)
+    registry.add_mesh("mesh", {0: {}})
+    assert door.orders(mesh) == [of_the_client]
+    other = LogWarnings(0, (("error", None, (("builtins", "Warning"),), None, 0),))
+    registry.stand("mesh", other)
+    registry.stand("mesh", WHOLE)
+    assert door.orders(mesh) == [other, WHOLE]
+    assert door.orders() == [of_the_client]

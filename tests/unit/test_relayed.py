@@ -14,8 +14,9 @@ from meshlog_handler.aggregate import Aggregator
 from meshlog_handler.entries import MARK
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.freeze import ShapeTable
+from meshlog_handler.mesh_record import MeshRecord
 from meshlog_handler.relayed import RelayedTemplate, freeze_relayed
-from meshlog_handler.thaw import DIGEST, Item, MeshRecord, Thawer
+from meshlog_handler.thaw import DIGEST, Item, Thawer
 from meshlog_handler.wire import pack
 
 from .crossing import cross, decode, encode, make, no_side_file

@@ -1,0 +1,103 @@
+"""The code in our documentation: found, run, and compared with what the page says it shows."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# ([\w.]+\.py)\n")
+
+MAIN = 'if __name__ == "__main__":\n'
+STARTS = {"multiprocessing", "multiprocess", "concurrent"}
+"""Packages whose default start method a test chooses."""
+
+ENGINES = {"torch", "monarch", "ray", "dask", "distributed"}
+"""Packages that `tests.engines` have, each in an environment of its own, and other tests have not."""
+
+
+class Page:
+    """A page of the documentation.
+
+    Parameters
+    ----------
+    path : str
+        From the root of the repository.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.text = (ROOT / path).read_text()
+
+    def blocks(self, language: str) -> list[str]:
+        """Return the fenced blocks of a language."""
+        return [body for name, body in BLOCK.findall(self.text) if name == language]
+
+    def scripts(self, engine: str | None = None) -> list[str]:
+        """Return the blocks of Python that import `engine`, or none, but not those that are files of something else."""
+        scripts = [body for body in self.blocks("python") if not NAMED.match(body)]
+        return [body for body in scripts if (engine in imported(body) if engine else not imported(body) & ENGINES)]
+
+    def file(self, name: str) -> str:
+        """Return the block of Python whose first line is the comment ``# name``."""
+        (body,) = [body for body in self.blocks("python") if body.startswith(f"# {name}\n")]
+        return body
+
+    def command(self, program: str) -> list[str]:
+        """Return the words of the one command line on the page that begins with `program`."""
+        lines = [line for body in self.blocks("sh") for line in body.splitlines()]
+        (line,) = [line for line in lines if line.startswith(f"{program} ")]
+        return line.split()
+
+    def promised(self, body: str) -> list[str]:
+        """Return the lines that the page says a block shows."""
+        follows = r"```\n+(?:[^\n`]+\n+)?```text\n(.*?)```"
+        found = re.search(re.escape(body) + follows, self.text, re.DOTALL)
+        return found[1].splitlines() if found is not None else []
+
+    def run(self, body: str, directory: Path, method: str | None = None) -> None:
+        """Run a block as a script in `directory`; check that it ends well, and shows what the page says.
+
+        It finds commands where this Python has its own, as in an active environment.
+
+        Parameters
+        ----------
+        method : str or None
+            The default start method of multiprocessing; None leaves it.
+        """
+        script = directory / "block.py"
+        lines = f"    for name in ('multiprocessing', 'multiprocess'):\n        __import__(name).set_start_method({method!r})\n"
+        script.write_text(body.replace(MAIN, MAIN + lines) if method else body)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
+            cwd=directory, env=active(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        shown = {shape(line) for line in done.stdout.replace(str(script), script.name).splitlines()}
+        for line in self.promised(body):
+            assert shape(line) in shown, f"the page promises {line!r}; shown was:\n{done.stdout}"
+
+
+def active() -> dict[str, str]:
+    """Return the environment with this Python's commands before all others."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def imported(body: str) -> set[str]:
+    """Return the names of the packages that a script imports."""
+    found = set()
+    for node in ast.walk(ast.parse(body)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def shape(text: str) -> str:
+    """Return text without what differs from run to run: times, pids, order of ranks."""
+    return re.sub(r"\d+(\.\d+)?", "0", text.rstrip())
