@@ -22,7 +22,7 @@ from .channel import Address, connect
 from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .journal import Journal
-from .messages import Goodbye, Hello
+from .messages import Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
@@ -114,7 +114,8 @@ class Membership:
             return
         if self.stream is not None:
             self.stream.lose_client()
-            if self.rank is not None:  # else it is the client's own process, which knows
+            # The client's own process, which has no rank, knows; and who is told goes on in a way of its own.
+            if self.rank is not None and self._on_loss is None:
                 report_loss(self.stream)
         self._uncapture()
         if self._on_loss is not None:
@@ -125,6 +126,12 @@ class Membership:
         self._on_loss = then
         if self._link.hung_up and not self._left:
             then()
+
+    def relabel(self, coords: Mapping[str, int | str]) -> None:
+        """Be known by these coordinates from the next record on, and so are children that are forked later."""
+        self.terms = replace(self.terms, coords=dict(coords))
+        with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+            self._link.say(Relabel(dict(coords)))
 
     def _uncapture(self, drain: bool = True) -> None:
         with self._uncapturing:  # who comes second returns when it is done

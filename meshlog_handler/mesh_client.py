@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class LoggingMeshClient:
     @classmethod
     def start(
         cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
-        log_dir: str | os.PathLike[str] | None = None,
+        log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = (),
     ) -> LoggingMeshClient:  # fmt: skip
         """Start a client for a mesh whose procs will join under the token `mesh`.
 
@@ -86,8 +86,10 @@ class LoggingMeshClient:
             What shows the records; None is the console.
         log_dir : str or None
             Directory for a complete file per rank and stream.
+        hide : sequence of str
+            Regular expressions: lines that are not shown.
         """
-        return cls(LogClient(*(handlers or ()), log_dir=log_dir).start(), mesh, coords)
+        return cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords)
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None

@@ -191,6 +191,18 @@ class Patience(Message):
 
 
 @dataclass(frozen=True)
+class Relabel(Message):
+    """The proc is known by other coordinates from here on: an engine has made something else of it, such as an actor."""
+
+    coords: dict[str, int | str]
+    types: ClassVar = {"coords": (dict,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless its coordinates are such."""
+        check_coords(self.coords)
+
+
+@dataclass(frozen=True)
 class Goodbye(Message):
     """The proc leaves of its own will: its end is no failure."""
 

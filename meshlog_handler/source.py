@@ -19,7 +19,7 @@ from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .messages import Answer, Flush, Goodbye, Hello, Message, Order, decode
+from .messages import Answer, Flush, Goodbye, Hello, Message, Order, Relabel, decode
 from .relay_messages import ReachedBelow
 from .stats import RankStats
 from .thaw import Item, TaggedTemplate, Thawer
@@ -76,7 +76,7 @@ class Source:
     """
 
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Goodbye)
+    accepts: tuple[type[Message], ...] = (Answer, Goodbye, Relabel)
 
     def __init__(
         self, sock: socket.socket | None, hello: Hello, rank: int | None, journal: str, pipes: Mapping[str, int],
@@ -154,6 +154,10 @@ class Source:
 
     def heed(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
+        if isinstance(message, Relabel):
+            self.coords.clear()
+            self.coords.update(message.coords)
+            return True
         return False
 
     def receive(self, data: bytes) -> list[Message]:

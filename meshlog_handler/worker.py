@@ -131,8 +131,6 @@ def uninstall() -> None:
 leave = uninstall
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
-
-_make_handler: Callable[..., MeshHandler] = MeshHandler
 _silenced: list[logging.Handler] = []
 """Handlers that wrote to the console: off the root logger for as long as the client does that."""
 

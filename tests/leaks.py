@@ -10,6 +10,8 @@ import fcntl
 import gc
 import importlib
 import os
+import socket
+import stat
 import sys
 import threading
 from dataclasses import dataclass
@@ -52,7 +54,8 @@ class Held:
         return cls(
             threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
             children=frozenset(children() - pids),
-            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()) - _of_engines,
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop() and not _is_rays(pair[0]))
+            - _of_engines,
             runs=frozenset(run_dirs()),
         )
 
@@ -168,6 +171,18 @@ def _jupyters_loop() -> set[int]:
     loop = variable.get(None) if variable is not None else None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     return {part.fileno() for part in parts if part is not None}
+
+
+def _is_rays(fd: int) -> bool:
+    """Tell whether a descriptor is a network connection of Ray's, which keeps those to its workers. We have none."""
+    if "ray" not in sys.modules:
+        return False
+    # What was closed since is none.
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                return sock.family in (socket.AF_INET, socket.AF_INET6)
+    return False
 
 
 def _describe(pid: int) -> str:
