@@ -103,6 +103,11 @@ class LogClient(QueueListener):
         """Whether the client was started and not stopped, in this process."""
         return self._running and self._pid == os.getpid()
 
+    @property
+    def shows(self) -> bool:
+        """Whether it shows what it gets; a relay's passes it on."""
+        return self._above is None
+
     def start(self) -> LogClient:  # type: ignore[override]  # returns itself, where QueueListener returns None
         """Open the door and start the thread. Starting twice is the same as once.
 

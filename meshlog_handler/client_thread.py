@@ -12,7 +12,7 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -31,7 +31,7 @@ from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show, Tray
 from .source import Chosen, Source
-from .stats import RankStats, Stats
+from .stats import Past, RankStats, Stats
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class ClientThread:
         self.reception = Reception()
         self.orders = Orders()
         self.ending = False
-        self.past: dict[int | None, RankStats] = {}
+        self.past = Past()
         self._commands = commands
         self._wake_fd = wake_fd
         self._registry = registry
@@ -76,7 +76,7 @@ class ClientThread:
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all)
-        self.relays = Relays(self.reception, registry, self.orders, self._remember, post, above)
+        self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self._tray = Tray(show)
@@ -201,6 +201,9 @@ class ClientThread:
             self._report_drops(now)
             reception.ask_for_patience()
         self._obituaries.expire(now)
+        for source, version, due in self._unanswerable():
+            if now >= due:
+                self.reception.catch_up(source, version)
         show.expire(now)
         self._flushes.expire(now)
         self._rendezvous.expire(now)
@@ -212,10 +215,18 @@ class ClientThread:
             return 0.0
         deadlines = (
             self.show.deadline, self._flushes.deadline, self.reception.deadline, self._rendezvous.deadline,
-            self._obituaries.deadline,
+            self._obituaries.deadline, *(due for _, _, due in self._unanswerable()),
         )  # fmt: skip
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
+
+    def _unanswerable(self) -> list[tuple[Source, int, float]]:
+        """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
+        cut_off = self.reception.cut_off.items()
+        return [
+            (source, version, due)
+            for source, due in cut_off for version in self._flushes.waiting_for(source) if version > source.caught_up
+        ]
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):  # that was the last wake-up
@@ -266,9 +277,12 @@ class ClientThread:
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
-        self.reception.drop(source, keep_journal=self._keep_journals and (bool(source.mesh) or not source.left))
+        keep_journal = self._keep_journals and (bool(source.mesh) or not source.left)
+        self.reception.drop(source, keep_journal=keep_journal)
+        if keep_journal and source.journal:
+            self._registry.keep(source.hello.rank, source.journal_files())
         if not source.relays:
-            self._remember(source.counters())
+            self.past.remember(source.counters())
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
@@ -290,11 +304,6 @@ class ClientThread:
         if adopted is not None and adopted.ended:
             self._finish(adopted)
 
-    def _remember(self, counters: Mapping[int | None, RankStats]) -> None:
-        for rank, stats in counters.items():
-            before = self.past.get(rank)
-            self.past[rank] = before.merged(stats) if before is not None else stats
-
     def _say_drops(self, source: Source) -> None:
         if source.unreported:
             self.show.say(logging.WARNING, source.drop_report(), source.rank, source.pid)
@@ -313,7 +322,7 @@ class ClientThread:
         self.show.dispatch(self.reception.collect(_MAX_ITEMS), time.monotonic())
         self.show.write_only(self.reception.muted)
         self.show.flush()
-        self.past = dict(self.stats())
+        self.past = Past(self.stats())
         for each in self.past.values():
             each.alive = False
         self._rendezvous.close()

@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from typing import Final, NoReturn
 
@@ -29,6 +29,7 @@ from .signals import Signals
 
 _PATIENCE_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.02
+_WAIT_SEC: Final = 0.1
 
 
 def execute(options: Options) -> int:
@@ -61,10 +62,8 @@ def execute(options: Options) -> int:
     while not job.claim():
         address = job.address()
         if address:
-            try:
+            with contextlib.suppress(ConnectError):  # it has just ended: its place is free now, or soon
                 become(options.command, address)
-            except ConnectError:  # it has just ended: its place is free now, or soon
-                address = ""
         if time.monotonic() > deadline:
             diagnose(f"the output of {options.command[0]} is not shown in order: who shows this job (see {job.path}) is silent")
             _replace(options.command, os.environ)
@@ -95,7 +94,6 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
     environment = settings.captured({**os.environ, settings.ADDRESS: address})
     if settings.rank() is None:  # what the program logs shall have the rank of what it prints
         environment["RANK"] = str(welcome.rank)
-    sys.stdout.flush()
     for fd, (_, writer) in enumerate(ends, 1):
         os.dup2(writer, fd, inheritable=True)
     _replace(command, environment)
@@ -143,5 +141,5 @@ class HostRun(Run):
             stats = self._client.stats()
             if not any(each.alive for rank, each in stats.items() if rank != self._rank):
                 return
-            if self._signals.wait(_LOOK_SEC):
+            if self._signals.wait(_WAIT_SEC):
                 deadline = min(deadline, time.monotonic() + LINGER_SEC)

@@ -50,7 +50,7 @@ class Terms:
         Log warnings, by the client's filters.
     """
 
-    address: str
+    address: str = field(repr=False)
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""
@@ -107,6 +107,10 @@ class Membership:
 
     def _lose_client(self) -> None:
         if self._left or self.pid != os.getpid():
+            return
+        if not self._link.intact:  # the client lives, as far as anybody here can tell, and reads the captured pipes
+            if self.stream is not None:
+                self.stream.lose_link()
             return
         if self.stream is not None:
             self.stream.lose_client()
@@ -274,7 +278,6 @@ _settles = 0
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock
     _lock = threading.RLock()
-    own_threads.clear()
     member, _current = _current, None
     if member is not None:
         member.forget()

@@ -10,6 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
@@ -24,6 +25,7 @@ from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
+_DYING_SEC: Final = 0.1
 _MAX_LAST_WORDS: Final = 8 << 20
 
 
@@ -31,6 +33,7 @@ class Reception:
     """Knows every proc that joined and has not been taken leave of.
 
     After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
+    `cut_off` are those that live on without a connection; from when on they do not just die.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,7 @@ class Reception:
         self._lines: list[tuple[Source, list[Item]]] = []
         self._busy: set[Source] = set()
         self._paused: set[Source] = set()
+        self.cut_off: dict[Source, float] = {}
         self._pipes: dict[CapturedPipe, Source] = {}
         self._unfinished_lines: set[CapturedPipe] = set()
         self.read_size = _READ
@@ -52,7 +56,10 @@ class Reception:
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
     def add(self, source: Source, welcome: Message) -> None:
-        """Begin with a proc, and tell it so."""
+        """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
+        for former in [each for each in self.cut_off if each.pid == source.pid]:
+            former.left = True
+            self.ended(former)
         self.sources.add(source)
         if source.sock is not None:
             self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
@@ -98,7 +105,8 @@ class Reception:
                 if source.ended:
                     self._settle(source)
             if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
-                self._resume(source)
+                self._paused.discard(source)
+                self._watch(source)
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
@@ -106,7 +114,7 @@ class Reception:
         if len(streaming) == 1:
             return streaming[0]
         merged = [item for items in streaming for item in items]
-        merged.sort(key=_when)
+        merged.sort(key=itemgetter(0))
         return merged
 
     def expire(self, now: float) -> None:
@@ -117,18 +125,19 @@ class Reception:
             elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
                 self._add_lines(pipe, pipe.framer.expire(now), time.time())
 
-    def drain_pipes(self, source: Source, now: float) -> list[Item]:
-        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier."""
+    def drain_pipes(self, source: Source, now: float, limit: int | None = None) -> list[Item]:
+        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier.
+
+        With a `limit`, so many bytes of each at most, but also what is written meanwhile.
+        """
         items: list[Item] = []
         for pipe in source.pipes:
-            if pipe in self._pipes:
-                left = pending(pipe.fd)
-                while left > 0:
-                    data = read_pipe(pipe.fd, min(left, _READ))
-                    if not data:
-                        break
-                    left -= len(data)
-                    items += pipe.items(pipe.framer.feed(data, now), time.time())
+            if pipe not in self._pipes:  # it was read to its end
+                continue
+            left = pending(pipe.fd) if limit is None else limit
+            while left > 0 and (data := read_pipe(pipe.fd, min(left, _READ))):
+                left -= len(data)
+                items += pipe.items(pipe.framer.feed(data, now), time.time())
             items += pipe.items(pipe.framer.flush(now), time.time())
         self._count(source, items)
         return items
@@ -146,6 +155,11 @@ class Reception:
         self._write(source)
         return source.sock is not None
 
+    def catch_up(self, source: Source, version: int) -> None:
+        """Answer flush `version` by the journal of a proc that lives without a connection."""
+        source.catch_up(version)
+        self._busy.add(source)
+
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
         source.ended = True
@@ -154,6 +168,7 @@ class Reception:
             self._selector.unregister(source.pidfd)
         self._busy.discard(source)
         self._paused.discard(source)
+        self.cut_off.pop(source, None)
         self.sources.discard(source)
         source.close(keep_journal=keep_journal)
 
@@ -224,10 +239,6 @@ class Reception:
             if not source.outbox:
                 self.send(source, Patience())
 
-    def _resume(self, source: Source) -> None:
-        self._paused.discard(source)
-        self._watch(source)
-
     def _watch(self, source: Source) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
         if source.sock is None:
@@ -263,9 +274,13 @@ class Reception:
             self._selector.unregister(source.sock)
         source.sock.close()
         source.sock = None
-        if (source.left or source.pidfd < 0) and not source.ended:
+        if source.ended:
+            return
+        if source.left or source.pidfd < 0:
             source.ended = True
             self._settle(source)
+        else:  # it is about to die; or else it became another program, or has closed its descriptors
+            self.cut_off[source] = time.monotonic() + _DYING_SEC
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
@@ -287,9 +302,9 @@ class Reception:
             self._busy.add(source)
             return
         if not source.replayed:
-            for pipe in source.pipes:
-                if pipe in self._pipes:
-                    self._read_last_words(source, pipe)
+            last_words = self.drain_pipes(source, time.monotonic(), _MAX_LAST_WORDS)
+            if last_words:
+                self._lines.append((source, last_words))
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
@@ -299,17 +314,6 @@ class Reception:
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)
-
-    def _read_last_words(self, source: Source, pipe: CapturedPipe) -> None:
-        items: list[Item] = []
-        left = _MAX_LAST_WORDS
-        while left > 0 and (data := read_pipe(pipe.fd, _READ)):
-            left -= len(data)
-            items += pipe.items(pipe.framer.feed(data, time.monotonic()), time.time())
-        items += pipe.items(pipe.framer.flush(time.monotonic()), time.time())
-        self._count(source, items)
-        if items:
-            self._lines.append((source, items))
 
     # -- pipes -----------------------------------------------------------------------------------------------------
 
@@ -344,7 +348,3 @@ class Reception:
             self._unfinished_lines.discard(pipe)
             os.close(pipe.fd)
             pipe.fd = -1
-
-
-def _when(item: Item) -> float:
-    return item[0]

@@ -7,12 +7,20 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
+
+KEPT_JOURNALS: Final = 4
+"""Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
+
+KEPT_GUESTS: Final = 64
+"""Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
 
@@ -56,6 +64,7 @@ class Registry:
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
+        self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str) -> None:
         """Say where journals lie; those of an earlier run there are removed."""
@@ -134,6 +143,18 @@ class Registry:
             known = self._meshes.get(mesh)
             if known is not None and known.coords is not None:
                 self._dead[Member(mesh, rank)] = None
+
+    def keep(self, rank: int | None, files: Sequence[str]) -> None:
+        """Keep the journal of a proc that ended, a list of files, and remove older ones.
+
+        `rank` is the one that it came with, None if it was given one here.
+        """
+        kept = self._kept.setdefault(rank, deque())
+        kept.append(files)
+        if len(kept) > (KEPT_GUESTS if rank is None else KEPT_JOURNALS):
+            for path in kept.popleft():
+                with contextlib.suppress(OSError):  # gone: just as well
+                    os.unlink(path)
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
         """Return the procs of meshes that ended."""

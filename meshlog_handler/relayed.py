@@ -32,6 +32,7 @@ _BY: Final = ""
 """The name under which a record says whose it is: no attribute has it."""
 _ALWAYS: Final = STANDARD - {"message", "asctime"}
 _GROUPED: Final = frozenset((int, float, bool, str))
+_PLAIN: Final = frozenset(("relativeCreated",))
 _MAX_VARIANTS: Final = 16_384
 
 
@@ -110,7 +111,8 @@ class RelayedTemplate(TaggedTemplate):
         """
         samples = named.get(DIGEST)
         by = named.pop(_BY, None)
-        by_template = type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
+        # As in the relay: one with attributes of its own is grouped by its text.
+        by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
         if samples is not None:
             _check_digest(samples, named)
             by_template = samples[0] is not None

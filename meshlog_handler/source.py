@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from .capture import diagnose
 from .captured import CapturedPipe
-from .entries import RECORD, walk
+from .entries import FLUSH, RECORD, number_entry, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
@@ -108,6 +109,7 @@ class Source:
         self.left = False
         self.ended = False
         self.replayed = False
+        self.caught_up = 0
         self.exitcode: int | None = None
         self.inbox: deque[Piece] = deque()
         self.inbox_bytes = 0
@@ -246,6 +248,27 @@ class Source:
             self._admit(piece.generation, piece.start, piece.data, replayed=True)
         self._note_drops(tuple(reader.drops()))
 
+    def catch_up(self, version: int) -> None:
+        """Read from the journal what was not shipped so far, then take in the sentinel of flush `version` by ourselves.
+
+        The connection is over and the process goes on: it became another program, or has closed our descriptors. Then it
+        may still log; so only what was whole at a first look is taken, as it is at a second one.
+        """
+        self.caught_up = version
+        try:
+            if self.journal and os.path.exists(self.journal):
+                whole, reader = JournalReader(self.journal), JournalReader(self.journal)
+                now = {piece.generation: piece.data for piece in reader.ranges(self._generation, self._position)}
+                for piece in whole.ranges(self._generation, self._position):
+                    data = now.get(piece.generation, b"")[: len(piece.data)]
+                    self._admit(piece.generation, piece.start, data, replayed=True)
+                self._note_drops(tuple(reader.drops()))
+        except (OSError, ProtocolError) as failure:
+            diagnose(f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}")
+        sentinel = number_entry(FLUSH, version)
+        self.inbox.append(Piece(self._generation, sentinel, replayed=False))
+        self.inbox_bytes += len(sentinel)
+
     def _note_drops(self, drops: object) -> None:
         if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:
             raise ProtocolError("drops are a tuple of reason, level and count")
@@ -278,6 +301,11 @@ class Source:
         except OSError as failure:
             raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 
+    def journal_files(self) -> list[str]:
+        """Return the paths of its journal and of what was too large for that."""
+        sides = [f"{self.journal}.{number}" for number in self._side_files]
+        return [self.journal, *sides] if self.journal else []
+
     def close_pidfd(self) -> None:
         """Close what tells of the end of the process, if it is open."""
         # First it is no longer known, then closed: a process forked in between must not close what is closed there.
@@ -291,8 +319,8 @@ class Source:
             self.sock.close()
             self.sock = None
         self.close_pidfd()
-        if not keep_journal and self.journal:
-            for path in (self.journal, *(f"{self.journal}.{number}" for number in self._side_files)):
+        if not keep_journal:
+            for path in self.journal_files():
                 with contextlib.suppress(OSError):  # never made, or removed by its owner
                     os.unlink(path)
         self.stats.alive = False

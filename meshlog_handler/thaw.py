@@ -274,8 +274,8 @@ class Thawer:
         if kind == DEFINE:
             self._define(shape, bytes(data[body:end]))
         elif kind == FLUSH:
-            self.sentinels += 1
             items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
+            self.sentinels += 1  # after it: one that is cut is none
         elif kind == LARGE:
             number = UINT64.unpack_from(data, body)[0]
             try:

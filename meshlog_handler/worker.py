@@ -63,8 +63,17 @@ def install(
     enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
-def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+def enlist(
+    terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Parameters
+    ----------
+    terms, level
+        As of `membership.join` and `install`.
+    handler : Callable[..., MeshHandler]
+        Makes what forwards the root logger, as `MeshHandler` does.
 
     Raises
     ------
@@ -87,37 +96,27 @@ def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _silence_console()
+        _silenced.extend(_take_off(writes_to_console))
+    global _make_handler
+    _make_handler = handler
     _forward_root()
 
 
-def join_mesh(address: str, identity: Identity, *, own_handlers: bool = False) -> None:
-    """Let a proc of a mesh join its client.
-
-    Parameters
-    ----------
-    address : str
-        The client's.
-    identity : Identity
-        Who the proc is.
-    own_handlers : bool
-        Whether the handlers of the root logger are the proc's own: those that do not write to the console stay. Else they
-        were inherited from the client's process, and go.
+def join_mesh(address: str, identity: Identity) -> None:
+    """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
 
     Raises
     ------
     ConnectError
         If the client cannot be joined.
     """
-    if not own_handlers:
-        # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
-        _take_off(lambda handler: True)
+    _take_off(lambda handler: True)
+    # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
         membership.Terms(
             address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
         )
     )
-    _silence_console()
     _forward_root()
 
 
@@ -131,8 +130,9 @@ def uninstall() -> None:
 
 leave = uninstall
 
+_make_handler: Callable[..., MeshHandler] = MeshHandler
 _silenced: list[logging.Handler] = []
-"""Handlers of the root logger that wrote to the console, for as long as the client does."""
+"""Handlers that wrote to the console: off the root logger for as long as the client does that."""
 
 
 def _forward_root() -> None:
@@ -141,7 +141,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(MeshHandler(address=member.terms.address))
+        root.addHandler(_make_handler(address=member.terms.address))
     _keep_forwarding()
 
 
@@ -176,11 +176,8 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handl
     return found
 
 
-def _silence_console() -> None:
-    _silenced.extend(_take_off(_writes_to_console))
-
-
-def _writes_to_console(handler: logging.Handler) -> bool:
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

@@ -22,8 +22,8 @@ _TASKS = "/proc/self/task"
 _FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 # Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
-# makes up an object for each thread that was not its own and ran Python code.
-_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-")
+# makes up an object for each thread that was not its own and ran Python code; Dask keeps a pool for heavy work.
+_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-", "Dask-Offload")
 
 # Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
 # first need, and keeps the process and one end of a pipe to it until the interpreter exits.
@@ -32,6 +32,10 @@ _HELPERS = (
     ("forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
 )
 _HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
+
+
+# Threads and descriptors of engines that cannot be shut down as long as this process lives.
+_of_engines: set[object] = set()
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Held:
         """Take a snapshot, without what stays by design."""
         pids, pipes = _helpers()
         return cls(
-            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)),
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
             children=frozenset(children() - pids),
-            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop() and not _is_rays(pair[0])),
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop() and not _is_rays(pair[0]))
+            - _of_engines,
             runs=frozenset(run_dirs()),
         )
 
@@ -62,6 +67,11 @@ class Held:
         with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
             until(lambda: not self._new(), timeout)
         return self._new()
+
+    def leave_to_engine(self) -> None:
+        """Let the threads and descriptors that are new since this snapshot be an engine's, which keeps them to the end."""
+        now = Held.take()
+        _of_engines.update(now.threads - self.threads, now.fds - self.fds)
 
     def _new(self) -> list[str]:
         now = Held.take()

@@ -48,7 +48,8 @@ FLOORS = [
     ],
     # The outside.
     [
-        "integrations", "integrations.hosts", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
+        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
+        "integrations.monarch_actors", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
         "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing",
     ],
     # The front door, which shows what is behind it.

@@ -114,6 +114,10 @@ class HostRelay:
         except OSError:
             raise ClosedError("the relay has ended") from None
 
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc of this host ended (see `LogClient.report_exit`)."""
+        self._relay.report_exit(mesh, rank, exitcode)
+
     def close(self, timeout: float = 10.0) -> None:
         """Pass on what is pending, and end: `take` gives the rest, and then raises `ClosedError`."""
         self._relay.stop(timeout)

@@ -52,7 +52,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
         self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None)
-        self._mesh = ""
+        self._mesh = secrets.token_hex(8)
         self._writers: list[int] = []
         self._ranks: list[int] = []
 
@@ -66,7 +66,6 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
         # Nobody tells us, but who asks knows it.
         functions = callable(sys._getframe(1).f_locals.get("entrypoint"))
         self._ranks = [int(env.get("RANK", local_rank)) for local_rank, env in envs.items()]
-        self._mesh = secrets.token_hex(8)
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._ranks})
         if self._shown_ranks:
             chosen = [rank for local_rank, rank in zip(envs, self._ranks, strict=True) if local_rank in self._shown_ranks]

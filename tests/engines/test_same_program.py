@@ -19,6 +19,7 @@ import pytest
 from meshlog_handler import LogClient, install, this_host
 from meshlog_handler.mesh_client import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
+from tests.leaks import Held
 from tests.process.procs import ROOT, importing
 from tests.waiting import until
 
@@ -123,6 +124,7 @@ def on_dask(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClien
 
 @contextmanager
 def on_monarch(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient]:
+    held = Held.take()
     need("monarch")
     from meshlog_handler.integrations.monarch import attach
 
@@ -133,6 +135,7 @@ def on_monarch(collector: RecordCollector, place: str) -> Iterator[LoggingMeshCl
         procs.spawn("obeying", Obeying).obey.broadcast(place)
         yield logs
         logs.drain_and_stop()
+    held.leave_to_engine()
 
 
 ENGINES: dict[str, Callable[[RecordCollector, str], Started]] = {

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import loky
 import multiprocess
 import pytest
 
-from meshlog_handler import SettingError, install
-from meshlog_handler.testing import CollectedLogs, collected
+from meshlog_handler import LogClient, SettingError, install
+from meshlog_handler.registry import KEPT_JOURNALS
+from meshlog_handler.testing import CollectedLogs, RecordCollector, collected
 from tests.leaks import Held
 from tests.waiting import until
 
@@ -69,11 +71,8 @@ WAYS = [
 ]
 
 
-def check_greetings(logs: CollectedLogs, pids: set[int], count: int, at_once: bool = True) -> None:
-    """Check that each greeting and each printed line arrived once, and says where it is from.
-
-    Processes that live at once bear ranks of their own.
-    """
+def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
+    """Check that each greeting and each line arrived once, and says where it is from: each process has a rank of its own."""
     logs.flush()
     greetings = [record for record in logs.records if record.name == workers.NAME]
     printed = [record for record in logs.records if record.getMessage().startswith("printed ")]
@@ -83,7 +82,7 @@ def check_greetings(logs: CollectedLogs, pids: set[int], count: int, at_once: bo
     assert {record.process for record in greetings} == pids == {record.process for record in printed}
     ranks = {(record.process, vars(record)["rank"]) for record in (*greetings, *printed)}
     assert len(ranks) == len(pids)
-    assert not at_once or len({rank for _, rank in ranks}) == len(pids)
+    assert len({rank for _, rank in ranks}) == len(pids)
     assert all(isinstance(rank, int) for _, rank in ranks)
     assert {vars(record)["stream"] for record in printed} == {"stdout"}
     assert {vars(record)["stream"] for record in greetings} == {None}
@@ -175,30 +174,36 @@ def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any]
         with make(method, logs.address) as map_:
             pids = set(map_(workers.greet, range(REPLACED)))
         assert len(pids) == REPLACED
-        check_greetings(logs, pids, REPLACED, at_once=False)
+        check_greetings(logs, pids, REPLACED)
         until(lambda: sorted(os.listdir(directory)) == lasting, what=lambda: f"{os.listdir(directory)} to be {lasting}")
         del map_  # the last reference to the pool, which has pipes of its own
         assert held.left() == []
         assert not any(counts.alive for counts in logs.client.stats().values())
 
 
-def test_one_worker_after_the_other_bears_the_same_rank() -> None:
-    """What the client keeps for each rank does not grow with the number of workers there ever were."""
+@pytest.mark.parametrize("rank", [None, 0])
+def test_a_log_dir_has_the_journals_of_the_latest_workers_only(
+    rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlog_handler.registry.KEPT_GUESTS", KEPT_JOURNALS)
+    count = KEPT_JOURNALS + 2
+    with LogClient(RecordCollector(), log_dir=tmp_path) as client:
+        for number in range(count):
+            with started("fork", workers.greet_from, [(client.address, number, rank)]) as procs:
+                assert join_all(procs) == [0]
+            until(lambda: not any(counts.alive for counts in client.stats().values()), what="the worker to be missed")
+        journals = [path for path in tmp_path.iterdir() if ".journal" in path.name]
+    assert len(journals) == KEPT_JOURNALS
+    printed = [(tmp_path / f"rank-{number}.stdout").read_text() for number in range(count if rank is None else 1)]
+    assert "".join(printed) == "".join(f"printed {number}\n" for number in range(count))
+
+
+def test_one_worker_after_the_other_bears_a_new_rank() -> None:
     with collected() as logs:
         for number in range(3):
             with started("fork", workers.greet_from, [(logs.address, number)]) as procs:
                 assert join_all(procs) == [0]
             until(lambda: not any(counts.alive for counts in logs.client.stats().values()), what="the worker to be missed")
         stats = logs.client.stats()
-        assert {vars(record)["rank"] for record in logs.records} == {0}
-    assert list(stats) == [0]
-    assert (stats[0].received, stats[0].lines) == (3, 3)
-
-
-def test_a_rank_that_is_given_is_kept() -> None:
-    with collected() as logs:
-        with started("spawn", workers.greet_from, [(logs.address, number, 7 - number) for number in range(2)]) as procs:
-            assert join_all(procs) == [0, 0]
-        logs.flush()
-        said = {(record.getMessage(), vars(record)["rank"]) for record in logs.records}
-    assert said == {("greeting 0", 7), ("printed 0", 7), ("greeting 1", 6), ("printed 1", 6)}
+        assert [vars(record)["rank"] for record in logs.records if record.name == workers.NAME] == [0, 1, 2]
+    assert {rank: (each.received, each.lines) for rank, each in stats.items()} == dict.fromkeys(range(3), (1, 1))

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from meshlog_handler import (
     this_host,
 )
 from meshlog_handler.testing import RecordCollector
+from tests.waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
 WAIT = 30.0
@@ -234,6 +236,37 @@ def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordColle
         mesh.call(fail_softly, "still forwarded").get(WAIT)
         mesh.flush().get(WAIT)
         assert collector.messages == ["still forwarded"] * 3
+
+
+def test_a_change_that_is_undone_does_not_undo_another(collector: RecordCollector, tmp_path: Path) -> None:
+    """Rank 0 agrees at once and rank 1 refuses late: what rank 0 has to put back must not be what came in between."""
+    began = tmp_path / "began"
+    with spawn(collector, 2, start_method="fork") as mesh:
+        refused = {"()": f"{__name__}.refuse_late", "on": 1, "began": str(began)}
+        errors: list[Exception] = []
+
+        def change() -> None:
+            try:
+                mesh.logging.configure({"version": 1, "handlers": {"h": refused}, "loggers": {"probe": {"level": 44}}})
+            except ConfigRefused as refusal:
+                errors.append(refusal)
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        until(began.exists, WAIT, "rank 1 to be about to refuse")
+        mesh.logging.configure({"version": 1, "loggers": {"probe": {"level": 33}}})
+        thread.join(WAIT)
+        assert len(errors) == 1
+        assert mesh.call(lambda: logging.getLogger("probe").level).get(WAIT) == [33, 33]
+
+
+def refuse_late(on: int, began: str) -> logging.Handler:
+    """Make a handler; on one rank, refuse to, after a while."""
+    if current_rank() == on:
+        Path(began).touch()
+        time.sleep(0.3)  # no hope in it: if the other change were not to wait, it would come in this time
+        raise RuntimeError("not here")
+    return logging.NullHandler()
 
 
 def test_a_config_with_objects_is_refused_before_it_is_sent(collector: RecordCollector) -> None:

@@ -58,19 +58,15 @@ def test_guests_get_the_ranks_that_are_free(registry: Registry, door: Door) -> N
     assert [door.admit().rank for _ in range(4)] == [1, 4, 5, 6]
 
 
-def test_the_rank_of_a_guest_that_ended_is_free_for_the_next(registry: Registry, door: Door) -> None:
+def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
     registry.add_mesh("mesh", {0: {}})
     assert [door.admit().rank for _ in range(3)] == [1, 2, 3]
     registry.ended("", 2)
-    assert [door.admit().rank for _ in range(2)] == [2, 4]
-    assert door.admit(replace(GUEST, rank=3)).rank == 3, "a process forked from the guest, under its rank"
-    registry.ended("", 3)
-    assert door.admit().rank == 5, "rank 3 is still borne by one of the two"
-    registry.ended("", 3)
-    assert door.admit().rank == 3
-    door.admit(replace(GUEST, mesh="mesh", rank=0))
-    registry.ended("mesh", 0)
-    assert door.admit().rank == 6, "the rank of a mesh is nobody else's"
+    assert door.admit().rank == 4
+    assert registry.next_rank() == 5, "of a newcomer of a relay"
+    registry.joined("", 5)
+    registry.joined("", 7)
+    assert [door.admit().rank for _ in range(2)] == [6, 8]
 
 
 def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:

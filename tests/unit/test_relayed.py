@@ -216,3 +216,14 @@ def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:
     ((_, template, values),) = passed_on([record])
     assert template.build(values).__dict__["odd"] == str(object)
     assert pack(values[4])
+
+
+@pytest.mark.parametrize("message", [("hot: %d", 1), ("too hot",)])
+def test_a_digest_of_warnings_that_is_the_first_of_its_kind_here_is_told_whole(message: tuple[Any, ...]) -> None:
+    warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
+    relay, root = Aggregator(1.0, digests=True), Aggregator(1.0)
+    for rank in range(4):
+        add(relay, of_rank(rank, make(*message, **warning)))
+    shown = add(root, passed_on(relay.flush())) + root.flush()  # the first one went up in an earlier window
+    assert sum(getattr(record, "count", 1) for record in shown) == 3
+    assert root.received == root.shown == 3
