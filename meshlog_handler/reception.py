@@ -168,7 +168,7 @@ class Reception:
     def catch_up(self, source: Source, version: int) -> None:
         """Answer flush `version` by the journal of a proc that lives without a connection."""
         source.catch_up(version)
-        self._busy.add(source)
+        self._busy[source] = None
 
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""

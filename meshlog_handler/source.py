@@ -77,7 +77,8 @@ class Source:
 
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
     __slots__ = (
-        "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted", "ended",
+        "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted",
+        "caught_up", "ended",
         "exitcode", "hello", "identity", "inbox", "inbox_bytes", "journal", "left", "mesh", "name", "outbox", "pid", "pidfd",
         "pipes", "rank", "reached", "replayed", "sock", "stats", "streaming", "tail", "unreported", "watched", "writing",
     )  # fmt: skip
