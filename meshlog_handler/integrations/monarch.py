@@ -10,6 +10,7 @@ On the client's machine, frames go past Monarch: its endpoints and ports carry w
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import time
@@ -78,7 +79,8 @@ def attach(
         try:
             client = manager.attach(mesh, stream_log_to_client)
         except BaseException:
-            mesh.leave(_FAILED_SEC)
+            with contextlib.suppress(Exception):  # what went wrong before is what counts
+                mesh.leave(_FAILED_SEC)
             raise
         client.on_stop(mesh.leave)
         mesh.watch_for(client.client)
@@ -160,17 +162,24 @@ class AttachedMesh:
         def left() -> float:
             return max(0.1, deadline - time.monotonic())
 
-        client = self._client
-        if client is not None and self._members is not None:
-            self._members.leave.broadcast()  # a call would wait until Monarch knows who is dead; the client knows it now
-            while any(rank.alive for rank in client.stats().values()) and time.monotonic() < deadline:
-                time.sleep(0.01)
-        for relay, tunnel in self._relays:
+        def close(relay: Any) -> None:
             relay.close.call_one(left()).get(left())
-            tunnel.close()
-        if self._watch is not None:
-            self._watch.end_relays.call_one(left()).get(left())
-            self._watch.stop().get(left())
+
+        with contextlib.ExitStack() as last_first:  # each is done whatever becomes of the others
+            if self._watch is not None:
+                last_first.callback(lambda: self._watch.stop().get(left()))
+                last_first.callback(lambda: self._watch.end_relays.call_one(left()).get(left()))
+            for relay, tunnel in self._relays:
+                last_first.callback(tunnel.close)
+                last_first.callback(close, relay)
+            if self._members is not None:
+                # A call would wait until Monarch knows who is dead; the client knows it now.
+                self._members.leave.broadcast()
+                while self._alive() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+    def _alive(self) -> bool:
+        return self._client is not None and any(rank.alive for rank in self._client.stats().values())
 
 
 def local_ranks(hosts: Iterable[str]) -> list[int]:

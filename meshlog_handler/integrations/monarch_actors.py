@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
-from .. import membership, worker
+from .. import membership, running, worker
 from ..client import LogClient
 from ..errors import ClosedError, ConnectError
 from ..handler import MeshHandler
+from .handover import Handover
 from .hosts import HostRelay, reachable
 
 MEMBERS: Final = "meshlog_members"
@@ -25,7 +26,6 @@ MEMBERS: Final = "meshlog_members"
 
 _CRASHED: Final = re.compile(r"crashed_ranks=\[([\d, ]+)\]")
 _END: Final = re.compile(r"Killed\(sig=(?P<signal>\d+)|exited with non-zero code (?P<code>\d+)")
-
 
 clients: weakref.WeakValueDictionary[str, LogClient] = weakref.WeakValueDictionary()
 """Of this process, by the token of the mesh they are attached to."""
@@ -81,7 +81,6 @@ class Member(Actor):
 
     def __init__(self) -> None:
         self._token = ""
-        self._level = logging.NOTSET
 
     @endpoint
     def where(self, address: str) -> tuple[str, bool]:
@@ -92,12 +91,14 @@ class Member(Actor):
     def join(self, addresses: list[str], token: str, local_ranks: list[int]) -> None:
         """Forward what this proc logs and prints. The arguments are by rank."""
         point = current_rank()
-        self._token, self._level = token, logging.getLogger().level
+        self._token = token
+        _hand_over()
         terms = membership.Terms(
             addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
         )  # fmt: skip
         worker.enlist(terms, handler=PlainHandler)
         if not self._is_member():
+            _give_back()
             raise ConnectError(f"rank {point.rank} cannot join the client")
 
     @endpoint
@@ -105,11 +106,29 @@ class Member(Actor):
         """Be as before, unless somebody else has attached meanwhile."""
         if self._is_member():
             worker.uninstall()
-            logging.getLogger().setLevel(self._level)
+            _give_back()
 
     def _is_member(self) -> bool:
         member = membership.current()
         return member is not None and member.terms.mesh == self._token
+
+
+_handover: Handover | None = None
+"""One for this process, whoever attaches: what the first one took, the last one gives back."""
+
+
+def _hand_over() -> None:
+    global _handover
+    if _handover is None and not running.any_running():  # else this process shows for itself, as before
+        _handover = Handover(lambda handler: False)
+        _handover.take()
+
+
+def _give_back() -> None:
+    global _handover
+    if _handover is not None:
+        _handover.give_back()
+    _handover = None
 
 
 class Relay(Actor):

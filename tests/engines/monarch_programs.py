@@ -304,7 +304,9 @@ async def detaching() -> None:
 
 async def another() -> None:
     """Who attaches later takes over the ranks it names; that the first one detaches does not disturb it."""
-    procs, workers = mesh()
+    procs = this_host().spawn_procs(per_host={"gpus": PROCS}, bootstrap=logging.basicConfig)
+    workers = procs.spawn("workers", Worker)
+    before = await values(workers.state.call())
     first, seen_first = await attached(procs)
     part = procs.slice(gpus=slice(1, 3))
     second, seen_second = await attached(part)
@@ -319,8 +321,9 @@ async def another() -> None:
     await workers.say.call("once more")
     second.flush()
     assert seen_second.texts(1) == ["logged to whom", "logged once more"]
+    assert seen_second.texts(stream="stderr") == []  # no console handler has come back
     second.drain_and_stop()
-    assert [state["threads"] for state in await values(workers.state.call())] == [[]] * PROCS
+    assert await values(workers.state.call()) == before
     await procs.stop()
 
 

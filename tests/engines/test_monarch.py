@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.documents import Page
+
 from .needed import need
 
 need("monarch")
+
+PAGE = Page("docs/integrations.md")
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 110.0
@@ -53,3 +57,8 @@ def test_monarchs_own_forwarding_shows_nothing_twice_and_goes_on_afterwards() ->
     assert sorted(line for line in shown if "printed during" in line) == [f"[{rank}] printed during" for rank in range(4)]
     before, after = (sum(f"printed {when}" in line for line in shown) for when in ("before", "after"))
     assert before == after >= 4
+
+
+@pytest.mark.parametrize("body", PAGE.scripts("monarch"))
+def test_recipe(body: str, tmp_path: Path) -> None:
+    PAGE.run(body, tmp_path)

@@ -113,7 +113,7 @@ def on_dask(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClien
     from meshlog_handler.integrations.dask import attach
 
     with (
-        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         logs = attach(client, [collector])
