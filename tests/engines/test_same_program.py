@@ -93,7 +93,9 @@ def on_ray(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient
     ray: Any = need("ray")
     from meshlog_handler.integrations.ray import attach
 
-    ray.init(num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held = Held.take()
+    ray.init("local", num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held.leave_to_engine()  # its event loops and log files stay open after its end
     try:
         logs = attach(handlers=[collector])
         remote = ray.remote(max_retries=0)(obey)
