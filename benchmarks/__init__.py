@@ -8,7 +8,7 @@ all of them: believe the ratios, not the absolute numbers.
 
     rounds, crew, handlers, peers, pace, server     what they share: turns and rows, processes, both ends, subjects
     call rate captured aggregation flush latency footprint startup growth hierarchy
-    table, plot, __main__           the results as Markdown, JSON and SVG; the command
+    targets, table, plot, __main__  what is aimed at; the results as Markdown, JSON and SVG; the command
     soak                            stands alone: load and killed workers for minutes, then an exact account
 """
 

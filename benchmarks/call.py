@@ -24,6 +24,7 @@ from .peers import MESH, RECIPE, TEMPLATE
 from .rounds import Row, Scale
 
 NOTHING: Final = "handler that does nothing"
+NULL: Final = "StreamHandler, null device"
 UNIT: Final = "µs"
 _CALLS: Final = 1000
 _NEVER: Final = 1 << 62
@@ -49,9 +50,15 @@ def _on(procs: int, scale: Scale) -> list[Row]:
     work = f"{procs} proc{'s' if procs > 1 else ''}"
     values = {subject: [value for answer in answers for value in answer[subject]] for subject in answers[0]}
     return [
-        Row(work, subject, UNIT, costs, () if subject == NOTHING else (NOTHING,), _least(costs, values[NOTHING]))
+        Row(work, subject, UNIT, costs, _bases(subject), _least(costs, values[NOTHING]))
         for subject, costs in values.items()
     ]
+
+
+def _bases(subject: str) -> tuple[str, ...]:
+    if subject == NOTHING:
+        return ()
+    return (NOTHING, NULL) if subject == MESH.name else (NOTHING,)
 
 
 def _least(costs: list[float], nothing: list[float]) -> str:
@@ -63,8 +70,8 @@ def _work(gate: Gate, address: str, shared: Any, slices: int, path: str) -> dict
     simple: queue.SimpleQueue[Any] = queue.SimpleQueue()
     handlers: dict[str, logging.Handler] = {
         NOTHING: Nop(),
-        "MeshHandler": logging.getLogger(LOGGER).handlers[0],
-        "StreamHandler, null device": logging.StreamHandler(Path(os.devnull).open("w")),  # noqa: SIM115 - until the end
+        MESH.name: logging.getLogger(LOGGER).handlers[0],
+        NULL: logging.StreamHandler(Path(os.devnull).open("w")),  # noqa: SIM115 - until the end
         "FileHandler": logging.FileHandler(path),
         "QueueHandler, SimpleQueue, nobody reads": logging.handlers.QueueHandler(simple),
         RECIPE.name: logging.handlers.QueueHandler(shared),

@@ -1,4 +1,4 @@
-"""A flush: milliseconds from the call to its receipt, on meshes of 4, 16 and 64 processes.
+"""A flush: milliseconds from the call to its receipt, on meshes of 4, 16, 64 and 256 processes.
 
 Idle, nobody logs: the time is a round trip to every process. Loaded, all processes together log 2,000 records a
 second meanwhile: what was logged before the sentinel must be shown first, and the processes compete for the cores. The
@@ -32,11 +32,11 @@ _MANY: Final = 1 << 62
 def measure(scale: Scale) -> list[Row]:
     """Measure meshes of each size, idle and loaded."""
     rows: list[Row] = []
-    for procs in (4, 16, 64):
+    for procs in scale.pick((4, 16, 64, 256), (4, 16, 64)):
         tell(f"  {procs} procs")
         turns = scale.rounds * scale.pick(8, 4)
         ours = _of_client(procs, turns)
-        meshes = [] if scale.quick and procs > 16 else _of_mesh(procs, turns)
+        meshes = [] if procs > scale.pick(64, 16) else _of_mesh(procs, turns)
         # By load, then by subject: what is compared stands together.
         rows += sorted([*ours, *meshes], key=lambda row: "idle" not in row.work)
     return rows

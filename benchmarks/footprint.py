@@ -26,6 +26,7 @@ from .server import own_memory, server
 
 BARE: Final = "without logging"
 PROCS: Final = 16
+WAKEUPS: Final = f"{PROCS} idle procs, wake-ups"
 _RANKS: Final = 64
 
 

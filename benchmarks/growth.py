@@ -1,11 +1,11 @@
 """How the client grows with the number of ranks: its processor time for a record, its memory, a flush.
 
-Real processes, 1 to 64, share the same number of records. Simulated ranks, 100 to 10,000 (or as many as the limit on
-open files allows, two for each rank), are connections made by two feeder processes that speak the real protocol:
-handshake, hello, stretches of a stream, answers to flush sentinels. All of the client is real; what is not is that all
-ranks of a feeder have one process id and send the same bytes. Processor time is that of the client's thread, which runs
-in a process of its own with a handler that counts. Memory is by how much that process grew, with what the burst of
-records left behind. Joining is counted from the first rank to the last one's welcome.
+Real processes, 1 to 256, share the same number of records, but log some hundreds each at least. Simulated ranks, 100 to
+10,000 (or as many as the limit on open files allows, two for each rank), are connections made by two feeder processes
+that speak the real protocol: handshake, hello, stretches of a stream, answers to flush sentinels. All of the client is
+real; what is not is that all ranks of a feeder have one process id and send the same bytes. Processor time is that of
+the client's thread, which runs in a process of its own with a handler that counts. Memory is by how much that process
+grew, with what the burst of records left behind. Joining is counted from the first rank to the last one's welcome.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .rounds import Row, Scale, tell
 from .server import Server, more_descriptors, server
 
 FEEDERS: Final = 2
+CPU: Final = "client's processor time"
+MEMORY: Final = "client's memory"
 _PER_RANK: Final = 100
 
 
@@ -30,10 +32,11 @@ def measure(scale: Scale) -> list[Row]:
     """Measure each number of ranks, real and simulated, in turn."""
     rounds = scale.few
     rows: list[Row] = []
-    total = scale.pick(64_000, 20_000)
-    for procs in (1, 4, 16, 64):
+    total, least = scale.pick((64_000, 500), (20_000, 300))
+    for procs in (1, 4, 16, 64, 256):
         tell(f"  {procs} processes")
-        rows += _rows(f"{procs} procs x {total // procs:,} records", [_real(procs, total // procs) for _ in range(rounds)])
+        each = max(total // procs, least)
+        rows += _rows(real_work(procs, each), [_real(procs, each) for _ in range(rounds)])
     most = min(10_000, (more_descriptors() - 200) // 2)
     for ranks in scale.pick((100, 1_000, most), (100, 1_000)):
         tell(f"  {ranks:,} simulated ranks")
@@ -42,10 +45,15 @@ def measure(scale: Scale) -> list[Row]:
     return rows
 
 
+def real_work(procs: int, each: int) -> str:
+    """Return what so many real processes are called in the table."""
+    return f"{procs} procs x {each:,} records"
+
+
 def _rows(work: str, runs: list[dict[str, float]]) -> list[Row]:
     units = {
-        "client's processor time": "µs a record",
-        "client's memory": "kB a rank",
+        CPU: "µs a record",
+        MEMORY: "kB a rank",
         "joining": "ms a rank",
         "flush, idle": "ms",
     }
@@ -77,7 +85,7 @@ def _cost(client: Server, ranks: int, each: int, feed: Callable[[], object]) -> 
     feed()
     client.wait(before.count + ranks * each)
     after = client.state()
-    return {"client's processor time": (after.cpu - before.cpu) / (ranks * each) * 1e6}
+    return {CPU: (after.cpu - before.cpu) / (ranks * each) * 1e6}
 
 
 def _simulated(ranks: int) -> dict[str, float]:
@@ -90,7 +98,7 @@ def _simulated(ranks: int) -> dict[str, float]:
             crew.ask()
             joined = time.perf_counter() - began
             result = _cost(client, each * FEEDERS, _PER_RANK, lambda: crew.ask("feed"))
-            result["client's memory"] = (client.state().memory - before) / (each * FEEDERS) / 1e3
+            result[MEMORY] = (client.state().memory - before) / (each * FEEDERS) / 1e3
             result["joining"] = joined / (each * FEEDERS) * 1e3
             flushes = []
             for _ in range(3):

@@ -76,7 +76,7 @@ def kill_one(command: tuple[str, ...], directory: Path) -> list[int]:
     notes.write_bytes(bytes(NOTES.size))
     with shown[0].open("wb") as out, shown[1].open("wb") as err:  # a launcher tears lines where it mixes the two
         process = subprocess.Popen([*command, str(notes)], stdout=out, stderr=err)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while NOTES.unpack(notes.read_bytes())[2] < 100:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

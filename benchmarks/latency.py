@@ -21,6 +21,7 @@ from .peers import MESH, RECIPE, Peer, others
 from .rounds import Row, Scale, in_turn, missing_rows
 
 UNIT: Final = "ms"
+IDLE_MEDIAN: Final = "idle, p50"
 
 
 class Arrivals(Counter):

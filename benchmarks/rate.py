@@ -3,7 +3,9 @@
 The clock runs from the word "go" to the last record in the handler; with a window of 1 s (all records alike) until a
 flush says that all have been received and shown. Every record is accounted for, or the run fails. "The limit" is the
 same processes logging into a handler that does nothing, until the last is done: no peer can be faster than the calls
-themselves. Where processes and client share few cores, as here, a peer's rate is the work of all of them added up.
+themselves. Where processes and client share few cores, as here, a peer's rate is the work of all of them added up:
+"processor time" is that work, of the processes and of the one that shows, all their threads. It says the same as the
+rate on a quiet machine, and says it on a busy one, too.
 
 Records of about 20 characters are the template of `call`; of 100 and 1,000, most of the text is an argument, which
 travels with each record. Records with `extra` carry three values, those with an exception a traceback of two frames.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from .crew import Crew, Gate
 from .handlers import Counter
@@ -24,6 +26,7 @@ from .rounds import Row, Scale, in_turn, missing_rows
 
 UNIT = "records/s"
 CALL = "µs a call"
+CPU = "µs a record"
 WINDOW = Mesh("MeshHandler, window of 1 s", settles_late=True, window=1.0)
 
 
@@ -59,19 +62,31 @@ def measure(scale: Scale) -> list[Row]:
     return rows
 
 
+def cpu_of(work: str) -> str:
+    """Return what the processor time of a work is called in the table."""
+    return f"{work}: processor time"
+
+
+class Cost(NamedTuple):
+    """Records per second, microseconds of wall time per call meanwhile, and of processor time per record in all."""
+
+    rate: float
+    call: float
+    cpu: float
+
+
 def _compare(work: Work, peers: list[Peer], rounds: int) -> list[Row]:
     runs = in_turn({peer.name: partial(run, peer, work) for peer in peers}, rounds)
     rows = []
-    for peer in peers:
-        bases = tuple(base.name for base in (LIMIT, RECIPE) if base is not peer and peer is not LIMIT)
-        rows.append(Row(str(work), peer.name, UNIT, [rate for rate, _ in runs[peer.name]], bases))
-        calls = [call for _, call in runs[peer.name]]
-        rows.append(Row(f"{work}: the call", peer.name, CALL, calls, bases))
+    for place, (what, unit) in enumerate(((str(work), UNIT), (f"{work}: the call", CALL), (cpu_of(str(work)), CPU))):
+        for peer in peers:
+            bases = tuple(base.name for base in (LIMIT, RECIPE) if base is not peer and peer is not LIMIT)
+            rows.append(Row(what, peer.name, unit, [cost[place] for cost in runs[peer.name]], bases))
     return rows
 
 
-def run(peer: Peer, work: Work) -> tuple[float, float]:
-    """Return records per second, and microseconds of wall time per call in the processes meanwhile."""
+def run(peer: Peer, work: Work) -> Cost:
+    """Return what it costs."""
     total = work.procs * work.records
     counter = Counter(total)
     with (
@@ -79,27 +94,32 @@ def run(peer: Peer, work: Work) -> tuple[float, float]:
         Crew(log, [(peer, listening.ticket, work)] * work.procs, peer.method) as crew,
     ):
         crew.ready()
+        spent = time.process_time()
         began = crew.go()
         if peer.settles_late:
-            seconds = crew.results()
+            calls = crew.ready()
             listening.settle()
             ended = time.perf_counter()
         else:
             listening.settle()
             ended = time.perf_counter()
-            seconds = crew.results()
-    return total / (ended - began), sum(seconds) / total * 1e6
+            calls = crew.ready()
+        spent = time.process_time() - spent
+        crew.go()
+        spent += sum(crew.results())
+    return Cost(total / (ended - began), sum(calls) / total * 1e6, spent / total * 1e6)
 
 
 def log(gate: Gate, peer: Peer, ticket: Any, work: Work) -> float:
-    """In a process: log, and return the seconds that took."""
+    """In a process: log, tell the seconds that took, and return those of processor time, with what went on behind."""
     info = peer.join(ticket)
     emit = {"plain": _plain, "extra": _extra, "exception": _exception}[work.kind]
     text = "x" * (work.size - 12)
     gate.wait()
-    began = time.perf_counter()
+    spent, began = time.process_time(), time.perf_counter()
     emit(info, peer.template if work.size == 20 else "step %d %s", text, work)
-    return time.perf_counter() - began
+    gate.wait(time.perf_counter() - began)
+    return time.process_time() - spent
 
 
 def _plain(info: Info, template: str, text: str, work: Work) -> None:

@@ -27,9 +27,10 @@ from .peers import version
 from .rounds import Row, Scale, in_turn, tell
 
 PROCS: Final = 16
+WORKER: Final = "worker: install, MeshHandler"
 _BASE: Final = "logging.config"
 _IMPORTS: Final = {
-    "worker: install, MeshHandler": "from meshlog_handler import install, MeshHandler",
+    WORKER: "from meshlog_handler import install, MeshHandler",
     "client: LogClient": "from meshlog_handler import LogClient",
     "QueueHandler's multiprocessing.queues": "import logging.handlers, multiprocessing.queues",
     "loguru": "import loguru",

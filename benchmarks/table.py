@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import aggregation, call, flush, rate
+from . import aggregation, call, flush, rate, targets
 from .peers import LIMIT, MESH, RECIPE, others, version
 from .rounds import Row, Scale, Section, Spread
 
@@ -47,6 +47,9 @@ def markdown(about: dict[str, str], sections: Sequence[Section]) -> str:
     said = list(headlines(sections))
     if said:
         parts.append("\n".join(f"- {line}" for line in said) + "\n")
+    aims = list(targets.rows(sections))
+    if aims:
+        parts.append("## targets\n\n" + "\n".join(aims) + "\n")
     for section in sections:
         parts.append(f"## {section.name}\n\n{section.about}\n")
         parts.append("| work | subject | median | least..greatest | | compared | remark |\n|---|---|---:|---:|---|---|---|")
@@ -124,5 +127,5 @@ def _of_aggregation(section: Section) -> Iterator[str]:
 
 
 def show(sections: Sequence[Section]) -> None:
-    """Print the sentences."""
-    sys.stdout.write("".join(f"{line}\n" for line in headlines(sections)))
+    """Print the sentences, and the table of what is aimed at."""
+    sys.stdout.write("".join(f"{line}\n" for line in (*headlines(sections), *targets.rows(sections))))

@@ -290,6 +290,10 @@ class LogClient(QueueListener):
         self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
         return source
 
+    def close_door(self) -> None:
+        """Let no more procs join, once and for all. Returns when those on the way have joined, or were refused."""
+        self.on_thread(lambda: self._core.close_door()).result()
+
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
         with contextlib.suppress(ClosedError):  # nobody is left to tell

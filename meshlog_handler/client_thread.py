@@ -163,6 +163,11 @@ class ClientThread:
         members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
         return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
+    def close_door(self) -> None:
+        """Let nobody join any more."""
+        self.reception.unregister(self._rendezvous.socket.fileno())
+        self._rendezvous.close()
+
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)

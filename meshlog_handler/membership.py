@@ -99,11 +99,11 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
-        runtime.join_in(welcome.standing)
+        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
+        self._runtime.join_in(welcome.standing)
         if self._forwarder is not None:
             self._forwarder.start()
-        runtime.start()
+        self._runtime.start()
 
     def _lose_client(self) -> None:
         if self._left or self.pid != os.getpid():
@@ -126,6 +126,10 @@ class Membership:
         self._on_loss = then
         if self._link.hung_up and not self._left:
             then()
+
+    def restore_levels(self) -> None:
+        """Give loggers back the levels that they had before the client set others. Any thread."""
+        self._runtime.restore_levels()
 
     def relabel(self, coords: Mapping[str, int | str]) -> None:
         """Be known by these coordinates from the next record on, and so are children that are forked later."""

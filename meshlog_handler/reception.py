@@ -27,6 +27,10 @@ from .thaw import Item
 _READ: Final = 256 * 1024
 _DYING_SEC: Final = 0.1
 _MAX_LAST_WORDS: Final = 8 << 20
+# Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
+# at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
+_MAX_COLLECTED: Final = 2048
+_SHARE: Final = 64
 
 
 class Reception:
@@ -42,7 +46,7 @@ class Reception:
         self.messages: list[tuple[Source, Message]] = []
         self.finished: list[Source] = []
         self._lines: list[tuple[Source, list[Item]]] = []
-        self._busy: set[Source] = set()
+        self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
         self.cut_off: dict[Source, float] = {}
         self._pipes: dict[CapturedPipe, Source] = {}
@@ -54,6 +58,10 @@ class Reception:
     def register(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` from `wait` whenever `fd` can be read."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
+
+    def unregister(self, fd: int) -> None:
+        """Undo `register`."""
+        self._selector.unregister(fd)
 
     def add(self, source: Source, welcome: Message) -> None:
         """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
@@ -92,30 +100,32 @@ class Reception:
                 key.data(mask)
 
     def collect(self, limit: int) -> list[Item]:
-        """Return captured lines, and up to `limit` entries of each proc that has some, in order of time."""
+        """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
         batches, self._lines = self._lines, []
+        left = _MAX_COLLECTED
+        if limit * len(self._busy) > left:
+            limit = max(left // len(self._busy), _SHARE)
         for source in tuple(self._busy):
+            if left <= 0:
+                break
             items: list[Item] = []
             try:
                 source.take(limit, items)
             except ProtocolError as failure:
                 diagnose(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
-            if not source.inbox:
-                self._busy.discard(source)
-                if source.ended:
-                    self._settle(source)
+            left -= len(items)
+            del self._busy[source]
+            if source.inbox:
+                self._busy[source] = None  # behind the others
+            elif source.ended:
+                self._settle(source)
             if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
                 self._paused.discard(source)
                 self._watch(source)
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
-        streaming = [items for source, items in batches if source.streaming]
-        if len(streaming) == 1:
-            return streaming[0]
-        merged = [item for items in streaming for item in items]
-        merged.sort(key=itemgetter(0))
-        return merged
+        return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
 
     def expire(self, now: float) -> None:
         """Bring lines without an end that have been waiting."""
@@ -158,7 +168,7 @@ class Reception:
     def catch_up(self, source: Source, version: int) -> None:
         """Answer flush `version` by the journal of a proc that lives without a connection."""
         source.catch_up(version)
-        self._busy.add(source)
+        self._busy[source] = None
 
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
@@ -166,7 +176,7 @@ class Reception:
         self._hang_up(source)
         if source.pidfd >= 0:
             self._selector.unregister(source.pidfd)
-        self._busy.discard(source)
+        self._busy.pop(source, None)
         self._paused.discard(source)
         self.cut_off.pop(source, None)
         self.sources.discard(source)
@@ -225,7 +235,7 @@ class Reception:
             return False
         finally:
             if source.inbox:
-                self._busy.add(source)
+                self._busy[source] = None
         return True
 
     def refuse(self, source: Source, failure: ProtocolError) -> None:
@@ -299,7 +309,7 @@ class Reception:
     def _settle(self, source: Source) -> None:
         """Go on with a proc that ended: pipes, then the rest of its stream, then the journal; then it is finished."""
         if source.inbox:
-            self._busy.add(source)
+            self._busy[source] = None
             return
         if not source.replayed:
             last_words = self.drain_pipes(source, time.monotonic(), _MAX_LAST_WORDS)
@@ -310,7 +320,7 @@ class Reception:
             except (OSError, ProtocolError) as failure:
                 diagnose(f"the journal of {source.name} (pid {source.pid}) cannot be read: {failure}")
             if source.inbox:
-                self._busy.add(source)
+                self._busy[source] = None
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)

@@ -230,7 +230,7 @@ class Tray:
     def __init__(self, show: Show) -> None:
         self._show = show
         self._items: list[Item] = []
-        self.quota = 256
+        self.quota = 16
 
     def __bool__(self) -> bool:
         return bool(self._items)
@@ -245,14 +245,15 @@ class Tray:
         return min(max(4096, self.quota * 128), 256 * 1024)
 
     def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
-        """Show items for a tick that began at `now`; return the sentinels. Then `quota` is what to collect of each proc."""
+        """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
         sentinels: list[tuple[Source, int]] = []
         count, seconds = 0, 0.0
+        began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
         while count < len(self._items) and seconds < _TICK_SEC:
             some = self._items[count : count + _AT_ONCE]
             count += len(some)
             sentinels += self._show.dispatch(some, now)
-            seconds = time.monotonic() - now
+            seconds = time.monotonic() - began
         if count:
             del self._items[:count]
             fair = _TICK_SEC / max(seconds / count, 1e-7) / max(1, procs)

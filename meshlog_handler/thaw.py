@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshRecord, gives, has_words
+from .mesh_record import MeshRecord, Rendered, gives, has_words
+from .shared import layouts, shared
 from .wire import unpack
 
 Values = tuple[Any, ...]
@@ -118,9 +119,7 @@ class TaggedTemplate(RecordTemplate):
             if name not in _NOT_NAMED:
                 fields[name] = value
         if text is not None and not gives(fields["msg"], args, text):
-            # Arguments that were rendered in the proc do not fit the template any more. Who copies the record, as many
-            # formatters do, must not find out: the text takes the place of both.
-            fields.update(msg=text, args=())
+            fields["msg"] = Rendered(fields["msg"], text) if args else text
         record.__dict__ = fields
         return record
 
@@ -142,9 +141,7 @@ class _Shape:
     def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
         self.texts = [index + 3 for index, code in enumerate(codes) if code == "s"]
-        layout = "dd" + codes.replace("s", "I")
-        self.fixed = Struct("<Q" + layout)
-        self.marked = Struct("<Q" + layout + "B")
+        self.fixed, self.marked = layouts("dd" + codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
         # The whole header of a record without texts, as one number: equal means same kind, shape and size.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
@@ -318,7 +315,7 @@ class Thawer:
             raise ProtocolError("a shape is defined by other things than it should")
         if set(codes) - set("qd?s") and codes not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
-        common = {str(name): value for name, value in common.items() if name not in _OWN_FIELDS}
+        common = {shared(str(name)): shared(value) for name, value in common.items() if name not in _OWN_FIELDS}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])

@@ -121,8 +121,13 @@ def join_mesh(address: str, identity: Identity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors and the handlers of the root logger."""
+    """Leave the client: ship what there is, restore the file descriptors, the handlers of the root logger, and levels that the
+    client has set.
+    """  # fmt: skip
     _take_off(lambda handler: isinstance(handler, MeshHandler))
+    member = membership.current()
+    if member is not None:
+        member.restore_levels()
     membership.leave()
     while _silenced:
         logging.getLogger().addHandler(_silenced.pop(0))

@@ -140,6 +140,8 @@ class Cluster:
         """Let every worker log as it did before. Waits until they do, unless called by the client's event loop."""
         client = self._client()
         if client is None or client.status != "running":
+            for way in self._ways.values():
+                way.cut()
             return  # the workers learn from their connections that nobody is here any more
         left = MeshFuture.run(lambda: self._leave(client, timeout), "detach")
         if client.asynchronous:
@@ -222,6 +224,9 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         with _turn:
             self._ended = True
             if self._handover is not None:
+                member = membership.current()
+                if member is not None:
+                    member.restore_levels()  # those of loggers that are given back their own, first
                 self._handover.give_back()
                 uninstall()
                 self._handover = None

@@ -44,7 +44,7 @@ async def relay_address(worker: Any, name: str, client_address: str) -> str:
     fields = dumps({"name": name, "client_address": client_address})
     answer = await worker.rpc(worker.nanny).run(function=dumps(host_relay), kwargs=fields, wait=True)
     if answer["status"] != "OK":
-        raise ConnectError(f"the nanny at {worker.nanny} has no relay for this worker: {answer['exception']}")
+        raise ConnectError(f"the nanny at {worker.nanny} has no relay for this worker: {answer['exception_text']}")
     return str(answer["result"])
 
 
@@ -155,6 +155,10 @@ class Way:
             diagnose(f"the relay at {self._server} could not be ended in order: {type(failure).__name__}: {failure}")
         finally:
             self._tunnel.close()
+
+    def cut(self) -> None:
+        """Carry no more: the Dask client has gone."""
+        self._tunnel.close()
 
     def _take(self, timeout: float) -> bytes:
         data = self._ask("take", timeout=max(timeout, TAKE_SEC))

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import ray
 from ray.experimental import internal_kv
+from ray.util.client import ray as ray_client
 
 from .. import settings
 from ..errors import SettingError
@@ -82,6 +83,8 @@ def attach(
     """
     if not ray.is_initialized():
         raise SettingError("Ray does not run in this process. Call ray.init() before attach().")
+    if ray_client.is_connected():
+        raise SettingError("this process is a Ray Client's (ray://), its driver runs elsewhere. Attach where that runs.")
     driver = ray.get_runtime_context().get_worker_id()
     for other in set(_attached) - {driver}:
         _attached.pop(other).drain_and_stop()  # of a cluster that this process has left

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from .. import membership
 from ..capture import diagnose
 from ..errors import ConnectError
 from ..worker import enlist, uninstall
+from .handover import Handover
 from .hosts import reachable
 
 JOIN: Final = f"{__name__}.join"
@@ -32,7 +32,7 @@ NAMESPACE: Final = b"meshlog"
 _RELAY_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.1
 
-_level: int | None = None  # of the root logger, before this process joined
+_handover: Handover | None = None
 _wraps: list[tuple[Any, str]] = []
 _turn = threading.Lock()
 
@@ -64,7 +64,7 @@ def join_actor(actor: object) -> None:
 
 
 def _join() -> None:
-    global _level
+    global _handover
     context = ray.get_runtime_context()
     job, node = context.get_job_id(), context.get_node_id()
     entry = internal_kv._internal_kv_get(key_of(job), namespace=NAMESPACE)
@@ -75,12 +75,13 @@ def _join() -> None:
     if told["relay"] or not reachable(address):
         address = _relay_on(job, node)
     coords = {"node": next((each["NodeName"] for each in ray.nodes() if each["NodeID"] == node), node)}
-    _level = logging.getLogger().level
+    _handover = Handover(lambda handler: False)
     enlist(membership.Terms(address, mesh=told["token"], coords=coords, capture=True))
     member = membership.current()
     if member is not None:
         _say_who_it_becomes(member)
-        _stay_off_the_console(member)
+        _handover.take()
+        _stay_off_the_console(_handover)
         member.when_lost(_leave)
 
 
@@ -112,15 +113,15 @@ def _say_who_it_becomes(member: membership.Membership) -> None:
     _wrap(ray._private.worker.global_worker.function_actor_manager, "load_actor_class", loading)
 
 
-def _stay_off_the_console(member: membership.Membership) -> None:
-    """Take off the console handler that Ray puts on the root logger, with the first task, for a job's `ray.LoggingConfig`."""
+def _stay_off_the_console(handover: Handover) -> None:
+    """Take off the console handlers, too, that Ray makes with the first task, for a job's `ray.LoggingConfig`."""
 
     def configuring(configure: Callable[..., object]) -> Callable[..., object]:
-        def configure_and_enlist(config: object) -> None:
+        def configure_and_take(config: object) -> None:
             configure(config)
-            enlist(member.terms)  # again: it is a member already, and its console is what changes
+            handover.take()
 
-        return configure_and_enlist
+        return configure_and_take
 
     module = sys.modules.get("ray._private.ray_logging.logging_config")
     _wrap(getattr(module, "_logging_configurator", None), "configure", configuring)
@@ -136,15 +137,15 @@ def _wrap(owner: Any, name: str, wrapped: Callable[[Callable[..., object]], Call
 
 def _leave() -> None:
     """The client has gone: log and print as before."""
-    global _level
+    global _handover
     with _turn:
         member = membership.current()
         uninstall()
         while _wraps:
             delattr(*_wraps.pop())
-        if _level is not None:
-            logging.getLogger().setLevel(_level)
-            _level = None
+        if _handover is not None:
+            _handover.give_back()
+            _handover = None
         if member is not None and "actor" in member.terms.coords:
             for stream in (sys.stdout, sys.stderr):
                 print(f":actor_name:{member.terms.coords['actor']}", file=stream)  # Ray's log monitor missed its own mark

@@ -12,7 +12,7 @@ from typing import Any
 
 import distributed
 
-LOGGERS = (None, "distributed", "distributed.worker", "tornado")
+LOGGERS = (None, "app", "distributed", "distributed.worker", "tornado")
 
 
 def say(text: str) -> int:

@@ -18,6 +18,7 @@ NAME = "app"
 def say(text: str) -> int:
     """Log, print on both streams, and let a subprocess print; return this process's id."""
     logging.getLogger(NAME).info("logged %s", text)
+    logging.getLogger("ray").warning("told %s", text)
     print(f"printed {text}")
     print(f"warned {text}", file=sys.stderr)
     os.system(f"echo echoed {text}")

@@ -78,7 +78,7 @@ def run(fn: Any, *args: Any, **options: Any) -> Any:
 
 def said(text: str, *place: Any) -> list[tuple[Any, ...]]:
     """Return what is to be shown of `programs.say`."""
-    streams = {"logged": None, "printed": "stdout", "echoed": "stdout", "warned": "stderr"}
+    streams = {"logged": None, "told": None, "printed": "stdout", "echoed": "stdout", "warned": "stderr"}
     return [(f"{verb} {text}", stream, *place) for verb, stream in streams.items()]
 
 
@@ -216,7 +216,7 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
     assert driver.returncode == 0, text
     assert "Call ray.init() before attach()." in text
     by_us = re.findall(r"^\[(\d+) \S+/-\] (\w+) (.*)$", text, re.MULTILINE)
-    verbs = ("echoed", "logged", "printed", "warned")
+    verbs = ("echoed", "logged", "printed", "told", "warned")
     assert sorted(by_us) == [("0", verb, when) for verb in verbs for when in ("at the end", "attached")], text
     by_ray = re.findall(r"^\S*\(say pid=\d+\)\S* (\w+) (.*)$", text, re.MULTILINE)
     expected = [(verb, when) for verb in ("echoed", "printed", "warned") for when in ("before", "detached")]

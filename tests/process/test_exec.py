@@ -160,6 +160,19 @@ def test_a_flush_shows_what_it_has_written_so_far(tmp_path: Path) -> None:
         assert logs.messages[-1] == "goes on"
 
 
+def test_who_comes_when_the_door_is_closed_is_refused_and_who_is_in_stays(tmp_path: Path) -> None:
+    (late := tmp_path / "late").mkdir()
+    with collected() as logs:
+        with running(tmp_path, "exec", "--", *PYTHON, GATED, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
+            until(lambda: "begins" in logs.messages, DEADLINE)
+            logs.client.close_door()
+            assert meshlog(late, "exec", "--", "echo", "late", env=logs.environ()).out == "late\n"
+            (tmp_path / "gate").touch()
+            assert ran.wait() == 0
+        logs.flush()
+        until(lambda: logs.messages == ["begins", "goes on"], DEADLINE, lambda: str(logs.messages))
+
+
 def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None:
     with collected() as logs:
         env = logs.environ()

@@ -156,13 +156,20 @@ def test_a_record_is_passed_on_whole() -> None:
     again = template.build(values)
     assert again.getMessage() == "one of 2"
     assert {**again.__dict__} == {**record.__dict__, "taskName": None}
-    assert (template.rank, template.group) == (3, None)  # as where it came from: attributes of its own, grouped by its text
+    assert (template.rank, template.group) == (3, None), "one with attributes of its own is grouped by its text"
+
+
+def test_a_call_is_grouped_by_its_template() -> None:
+    (record,) = cross(make("%s of %d", "one", 2))
+    ((_, template, _),) = passed_on([record])
+    assert template.group == ("app.part", "/srv/app.py", 7, "%s of %d")
 
 
 def test_what_was_rendered_in_the_proc_is_not_rendered_again() -> None:
-    (record,) = cross(make("%s", object))
+    (record,) = cross(make("%r", object()))
     ((_, template, values),) = passed_on([record])
-    assert template.build(values).getMessage() == record.getMessage() == str(object)
+    assert (template.build(values).getMessage(), template.build(values).msg) == (record.getMessage(), "%r")
+    assert template.text(values) == record.getMessage()
 
 
 def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
