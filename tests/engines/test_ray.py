@@ -15,6 +15,7 @@ import pytest
 
 from meshlog_handler import LoggingMeshClient, SettingError, rundir
 from meshlog_handler.testing import RecordCollector
+from tests.process.documents import Page
 from tests.process.procs import DEADLINE, ROOT, importing, run_python
 from tests.waiting import until
 
@@ -229,3 +230,9 @@ def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> Non
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
+
+
+@pytest.mark.parametrize("script", Page("docs/integrations.md").scripts("ray"))
+def test_the_page_on_integrations(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the cluster of the other tests
+    Page("docs/integrations.md").run(script, tmp_path)
