@@ -228,6 +228,7 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
 def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
+    rundir.clean(rundir.base())  # of the relay, which ended with Ray, as the next client would
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 
