@@ -4,7 +4,7 @@ One run on one real Monarch mesh of 4, in turns. Both show on file descriptor 1 
 is read and counted; Monarch's own lines are those that its client prints, not those that its host passes through besides.
 
 - A flush while nobody prints: from the call to its return.
-- 4 x 10,000 printed lines, streaming: until all have come, or none has come for 10 seconds.
+- 4 x 10,000 printed lines, streaming: until all have come, or none has come for 10 seconds. "Busy" is this process.
 - 4 x 500 printed lines of 50 kinds, in a window of 1 s: until as many are told of, by lines and by counts.
 """
 
@@ -68,15 +68,18 @@ class Shown:
             if self._told - self._before >= self._expected:
                 self._reached.set()
 
-    def until(self, count: int, work: Callable[[], object]) -> tuple[float, int]:
-        """Do `work`; return the seconds until `count` lines were told of, or nothing came any more, and how many were."""
+    def until(self, count: int, work: Callable[[], object]) -> tuple[float, float, int]:
+        """Do `work`; return the seconds until `count` lines were told of, or nothing came any more, those of this process's
+        own time, and how many were told of.
+        """  # fmt: skip
         self._before, self._expected = self._told, count
         self._reached.clear()
         self._last = began = time.perf_counter()
+        busy = time.process_time()
         work()
         while not self._reached.wait(0.5) and time.perf_counter() - self._last < SILENCE:
             continue
-        return self._last - began, self._told - self._before
+        return self._last - began, time.process_time() - busy, self._told - self._before
 
     def restore(self) -> None:
         """Lead the descriptor back."""
@@ -126,8 +129,10 @@ def main() -> None:
 
     rows: dict[str, list[str]] = {}
 
-    def note(what: str, seconds: float, told: int, expected: int) -> None:
-        text = f"{seconds:.2f} s" if told >= expected else f"{told:,} of {expected:,} lines in {seconds:.2f} s"
+    def note(what: str, seconds: float, busy: float, told: int, expected: int) -> None:
+        text = f"{seconds:.2f} s, {busy:.2f} s of it busy"
+        if told < expected:
+            text += f", and only {told:,} lines"
         rows.setdefault(what, []).append(text)
         tell(f"  {what}: {text}")
 

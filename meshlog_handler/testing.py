@@ -7,7 +7,7 @@
         logs.flush()
     assert "done" in logs.messages
 
-What collects records of this process's loggers, such as pytest's ``caplog``, gets those of other processes by a `PropagateHandler`.
+What collects records of this process's loggers, such as pytest's ``caplog``, gets those of others by a `PropagateHandler`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any
 
 import monarch.actor
 import pytest
-from monarch.actor import Actor, current_rank, endpoint, shutdown_context, this_host, this_proc
+from monarch.actor import Actor, ActorError, current_rank, endpoint, shutdown_context, this_host, this_proc
 from monarch.config import configure
 
 from meshlog_handler import ConfigRefused, LoggingMeshClient
@@ -269,6 +269,19 @@ async def killed_at_the_end() -> None:
     assert time.monotonic() - began < 8.0
     state = await values(workers.slice(gpus=slice(2, 4)).state.call())
     assert [each["threads"] for each in state] == [[], []]
+
+
+async def broken() -> None:
+    """To attach to a mesh of which a proc has died fails, and leaves the others as they were."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs, workers = mesh()
+    others = workers.slice(gpus=slice(1, PROCS))
+    before = await values(others.state.call())
+    os.kill((await values(workers.pid.call()))[0], signal.SIGKILL)
+    with pytest.raises(ActorError, match="error spawning actor mesh"):  # after Monarch's own 30 seconds
+        await attach(procs, [Seen()])
+    assert await values(others.state.call()) == before
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("meshlog")] == []
 
 
 async def detaching() -> None:
