@@ -30,6 +30,7 @@ from . import ray_programs as programs  # noqa: E402  # needs ray
 pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start where the machine is busy
 
 NODES = ("alpha", "beta")
+PAGE = Page("docs/ray.md")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> Non
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 
 
-@pytest.mark.parametrize("script", Page("docs/integrations.md").scripts("ray"))
-def test_the_page_on_integrations(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", PAGE.scripts("ray"))
+def test_the_page_shows_what_happens(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")  # not the cluster of the other tests
-    Page("docs/integrations.md").run(script, tmp_path)
+    PAGE.run(script, tmp_path)
