@@ -15,6 +15,7 @@ import pytest
 
 from meshlog_handler import LoggingMeshClient, SettingError, rundir
 from meshlog_handler.testing import RecordCollector
+from tests.process.documents import Page
 from tests.process.procs import DEADLINE, ROOT, importing, run_python
 from tests.waiting import until
 
@@ -29,6 +30,7 @@ from . import ray_programs as programs  # noqa: E402  # needs ray
 pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start where the machine is busy
 
 NODES = ("alpha", "beta")
+PAGE = Page("docs/ray.md")
 
 
 @pytest.fixture(scope="module")
@@ -227,5 +229,12 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
 def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
+    rundir.clean(rundir.base())  # of the relay, which ended with Ray, as the next client would
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
+
+
+@pytest.mark.parametrize("script", PAGE.scripts("ray"))
+def test_the_page_shows_what_happens(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the cluster of the other tests
+    PAGE.run(script, tmp_path)
