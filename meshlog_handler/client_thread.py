@@ -7,18 +7,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from .capture import diagnose
-from .errors import ClosedError
+from .commands import Commands
 from .exits import signal_name
 from .flushes import Flushed, Flushes
 from .messages import Answer, Order, Welcome
@@ -39,21 +35,13 @@ _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
 
 
-@dataclass(frozen=True)
-class Call:
-    """A command to the client's thread: run `fn` there and pass on what it returns."""
-
-    fn: Callable[[], Any]
-    future: Future[Any]
-
-
 class ClientThread:
     """What a `LogClient` does on its thread.
 
     Parameters
     ----------
-    commands : queue.SimpleQueue
-        Calls from other threads; a byte in the pipe `wake_fd` says that there are some.
+    commands : Commands
+        Calls from other threads.
     own_token : str
         The mesh token of the client's own process, which takes no orders from here.
     post, above
@@ -61,7 +49,7 @@ class ClientThread:
     """
 
     def __init__(
-        self, commands: queue.SimpleQueue[Call], wake_fd: int, show: Show, registry: Registry, rendezvous: Rendezvous,
+        self, commands: Commands, show: Show, registry: Registry, rendezvous: Rendezvous,
         own_token: str, keep_journals: bool, post: Callable[[Callable[[], Any]], object], above: Above | None,
     ) -> None:  # fmt: skip
         self.show = show
@@ -70,7 +58,6 @@ class ClientThread:
         self.ending = False
         self.past = Past()
         self._commands = commands
-        self._wake_fd = wake_fd
         self._registry = registry
         self._rendezvous = rendezvous
         self._own_token = own_token
@@ -83,7 +70,7 @@ class ClientThread:
         self._sentinels: list[tuple[Source, int]] = []
         self._next_report = 0.0
         self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
-        self.reception.register(wake_fd, self._woken)
+        self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
         """Work until `ending` is set, then close."""
@@ -183,12 +170,12 @@ class ClientThread:
         reception, show = self.reception, self.show
         reception.wait(self._patience())
         now = time.monotonic()
-        reception.expire(now)
+        reception.pipes.expire(now)
         if not self._tray:
             self._tray.put(reception.collect(self._tray.quota))
             self._sentinels += show.write_only(reception.muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
-        reception.holding, reception.read_size = bool(self._tray), self._tray.read_size
+        reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
         if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
             for source, version in _taken(self._sentinels):
                 self._barrier(source, now)
@@ -219,7 +206,7 @@ class ClientThread:
         if self._tray or self.reception.busy or self.reception.finished:
             return 0.0
         deadlines = (
-            self.show.deadline, self._flushes.deadline, self.reception.deadline, self._rendezvous.deadline,
+            self.show.deadline, self._flushes.deadline, self.reception.pipes.deadline, self._rendezvous.deadline,
             self._obituaries.deadline, *(due for _, _, due in self._unanswerable()),
         )  # fmt: skip
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -233,24 +220,10 @@ class ClientThread:
             for source, due in cut_off for version in self._flushes.waiting_for(source) if version > source.caught_up
         ]
 
-    def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # that was the last wake-up
-            while os.read(self._wake_fd, 4096):
-                continue
-        while True:
-            try:
-                call = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                call.future.set_result(call.fn())
-            except Exception as failure:
-                call.future.set_exception(failure)
-
     def _barrier(self, source: Source, now: float) -> None:
         """Show what the captured pipes of a proc held when its sentinel arrived."""
         piped = self._adopted_as(source) or source
-        items = self.reception.drain_pipes(piped, now)
+        items = self.reception.pipes.drain(piped, now)
         if piped.streaming:
             self.show.dispatch(items, now)
         else:
@@ -322,7 +295,7 @@ class ClientThread:
         """End: show what has arrived, answer who waits, close everything but the connections."""
         self._flushes.close()
         self.orders.close("the client was stopped")
-        self.reception.end_lines()
+        self.reception.pipes.end_lines()
         self._tray.show_all(time.monotonic())
         self.show.dispatch(self.reception.collect(_MAX_ITEMS), time.monotonic())
         self.show.write_only(self.reception.muted)
@@ -332,11 +305,6 @@ class ClientThread:
             each.alive = False
         self._rendezvous.close()
         self.show.close()
-        while True:
-            try:
-                self._commands.get_nowait().future.set_exception(ClosedError("this LogClient was stopped."))
-            except queue.Empty:
-                return
 
     def hang_up(self) -> None:
         """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""

@@ -41,6 +41,10 @@ Appender = tuple[ShapeTable, Callable[[bytes], int], Callable[[int], None]]
 
 _ONLY: Final = 0
 
+# Until Python 3.13 a map has a descriptor of its own, which it closes when it goes. Where the program has closed ours, that
+# number may be a file of the program's: these stay.
+_kept: Final[list[mmap.mmap]] = []
+
 
 class _Segment:
     """One generation of one stretch of the file. Never used again: a writer which holds an old one meets its end.
@@ -143,6 +147,8 @@ class Journal:
     def _map(self, offset: int, size: int) -> mmap.mmap:
         """Return a new map of a part of the file; `OSError` if there is no descriptor left for it."""
         if self._fd >= 0 and not self._is_ours():
+            _kept.extend((self._header, *self._maps))
+            self._fd = -1
             self._fd = self._open_again()
         if self._fd < 0:
             return mmap.mmap(-1, size)

@@ -14,19 +14,16 @@ from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
-from .captured import CapturedPipe
-from .descriptors import pending, read_pipe
 from .errors import ProtocolError
 from .exits import child_exitcode, watch
 from .frames import CONTROL, frame
-from .lines import Line
 from .messages import Goodbye, Message, Patience
+from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
 _DYING_SEC: Final = 0.1
-_MAX_LAST_WORDS: Final = 8 << 20
 # Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
 # at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
 _MAX_COLLECTED: Final = 2048
@@ -45,14 +42,10 @@ class Reception:
         self.sources: set[Source] = set()
         self.messages: list[tuple[Source, Message]] = []
         self.finished: list[Source] = []
-        self._lines: list[tuple[Source, list[Item]]] = []
+        self.pipes = Pipes(self._selector)
         self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
         self.cut_off: dict[Source, float] = {}
-        self._pipes: dict[CapturedPipe, Source] = {}
-        self._unfinished_lines: set[CapturedPipe] = set()
-        self.read_size = _READ
-        self.holding = False
         self.muted: list[Item] = []
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
@@ -71,9 +64,7 @@ class Reception:
         self.sources.add(source)
         if source.sock is not None:
             self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
-        for pipe in source.pipes:
-            self._pipes[pipe] = source
-            self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
+        self.pipes.add(source)
         try:
             source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
@@ -85,12 +76,7 @@ class Reception:
     @property
     def busy(self) -> bool:
         """Whether something waits to be collected."""
-        return bool(self._busy or self._lines)
-
-    @property
-    def deadline(self) -> float | None:
-        """When a line without an end is to be shown, or None."""
-        return min((pipe.framer.deadline for pipe in self._unfinished_lines if pipe.framer.deadline is not None), default=None)
+        return bool(self._busy or self.pipes.read)
 
     def wait(self, timeout: float | None) -> None:
         """Wait up to `timeout` seconds for anything, and read it."""
@@ -101,7 +87,7 @@ class Reception:
 
     def collect(self, limit: int) -> list[Item]:
         """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
-        batches, self._lines = self._lines, []
+        batches, self.pipes.read = self.pipes.read, []
         left = _MAX_COLLECTED
         if limit * len(self._busy) > left:
             limit = max(left // len(self._busy), _SHARE)
@@ -126,36 +112,6 @@ class Reception:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
         return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
-
-    def expire(self, now: float) -> None:
-        """Bring lines without an end that have been waiting."""
-        for pipe in tuple(self._unfinished_lines):
-            if pipe.framer.deadline is None:
-                self._unfinished_lines.discard(pipe)
-            elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
-                self._add_lines(pipe, pipe.framer.expire(now), time.time())
-
-    def drain_pipes(self, source: Source, now: float, limit: int | None = None) -> list[Item]:
-        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier.
-
-        With a `limit`, so many bytes of each at most, but also what is written meanwhile.
-        """
-        items: list[Item] = []
-        for pipe in source.pipes:
-            if pipe not in self._pipes:  # it was read to its end
-                continue
-            left = pending(pipe.fd) if limit is None else limit
-            while left > 0 and (data := read_pipe(pipe.fd, min(left, _READ))):
-                left -= len(data)
-                items += pipe.items(pipe.framer.feed(data, now), time.time())
-            items += pipe.items(pipe.framer.flush(now), time.time())
-        self._count(source, items)
-        return items
-
-    def end_lines(self) -> None:
-        """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
-        for pipe in self._pipes:
-            self._add_lines(pipe, pipe.framer.close(), time.time())
 
     def send(self, source: Source, message: Message) -> bool:
         """Send a message when the proc can take it; False if it has hung up."""
@@ -186,8 +142,7 @@ class Reception:
         """Close everything."""
         for source in tuple(self.sources):
             self.drop(source, keep_journal=True)
-        for pipe in tuple(self._pipes):
-            self._close_pipe(pipe)
+        self.pipes.close()
         self._selector.close()
 
     def forget(self) -> None:
@@ -197,8 +152,7 @@ class Reception:
                 source.sock.close()
             if source.pidfd >= 0:
                 os.close(source.pidfd)
-        for pipe in self._pipes:
-            os.close(pipe.fd)
+        self.pipes.forget()
         self._selector.close()
 
     # -- sockets ---------------------------------------------------------------------------------------------------
@@ -312,9 +266,7 @@ class Reception:
             self._busy[source] = None
             return
         if not source.replayed:
-            last_words = self.drain_pipes(source, time.monotonic(), _MAX_LAST_WORDS)
-            if last_words:
-                self._lines.append((source, last_words))
+            self.pipes.read_last_words(source)
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
@@ -324,37 +276,3 @@ class Reception:
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)
-
-    # -- pipes -----------------------------------------------------------------------------------------------------
-
-    def _pipe_ready(self, pipe: CapturedPipe) -> None:
-        data = None if self.holding else read_pipe(pipe.fd, self.read_size)
-        if data is None:
-            return
-        if data:
-            self._add_lines(pipe, pipe.framer.feed(data, time.monotonic()), time.time())
-            if pipe.framer.deadline is not None:
-                self._unfinished_lines.add(pipe)
-        else:
-            self._add_lines(pipe, pipe.framer.close(), time.time())
-            self._close_pipe(pipe)
-
-    def _add_lines(self, pipe: CapturedPipe, lines: list[Line], when: float) -> None:
-        items = pipe.items(lines, when)
-        if items:
-            source = self._pipes[pipe]
-            self._count(source, items)
-            self._lines.append((source, items))
-
-    def _count(self, source: Source, items: list[Item]) -> None:
-        source.stats.lines += sum(values[1].final for _, _, values in items)
-        source.stats.last_seen = time.time()
-        source.tail.extend(items)
-
-    def _close_pipe(self, pipe: CapturedPipe) -> None:
-        with contextlib.suppress(KeyError):  # closed twice
-            self._selector.unregister(pipe.fd)
-            del self._pipes[pipe]
-            self._unfinished_lines.discard(pipe)
-            os.close(pipe.fd)
-            pipe.fd = -1

@@ -38,7 +38,7 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
+        "source", "pipes", "reception", "show", "registry", "flushes", "below", "relays", "commands", "client_thread", "client",
         "membership", "uplink", "handler",
     ],
     # Assembly.

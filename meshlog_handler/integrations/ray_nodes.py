@@ -16,6 +16,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..capture import diagnose
+from ..errors import ClosedError
 from .hosts import HostRelay, Tunnel, reachable
 from .ray_hook import UNHOOKED
 from .ray_worker import NAMESPACE, key_of
@@ -93,14 +94,13 @@ class Relays:
         if self._thread.is_alive():
             self._thread.join(timeout)
         for node, actor, tunnel in self._relays:
-            # The node, or all of Ray, may have ended before: the tunnel is closed all the same.
+            # The node, or all of Ray, may have ended before, or end meanwhile: the tunnel is closed all the same.
             with contextlib.suppress(Exception):
                 internal_kv._internal_kv_del(key_of(self._job, node), namespace=NAMESPACE)
-                ray.get(actor.close.remote(timeout), timeout=timeout + 1.0)
+                _ask(actor.close, timeout, within=timeout + 1.0)
                 tunnel.wait(timeout)
-            tunnel.close()
-            with contextlib.suppress(Exception):  # see above
                 ray.kill(actor)
+            tunnel.close()
 
     def _watch(self) -> None:
         while not self._ending.wait(_LOOK_SEC) and ray.is_initialized():
@@ -120,20 +120,32 @@ class Relays:
             node: make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **self._options).remote()
             for node in new
         }
-        begun = [actor.start.remote(self._address, self._forced) for actor in actors.values()]
-        for (node, actor), needed in zip(actors.items(), ray.get(begun, timeout=_START_SEC), strict=True):
-            if needed:
-                self._relays.append((node, actor, self._tunnel(actor)))
-            else:
-                ray.kill(actor)
-        for node, actor, _ in self._relays:
-            if node in actors:
-                address = ray.get(actor.address.remote(), timeout=_START_SEC)
-                internal_kv._internal_kv_put(key_of(self._job, node), address.encode(), namespace=NAMESPACE)
+        begun = {node: actor.start.remote(self._address, self._forced) for node, actor in actors.items()}
+        for node, actor in actors.items():
+            try:
+                self._finish(node, actor, begun[node])
+            except Exception as failure:  # the node's, which may have gone already
+                diagnose(f"node {node} has no relay: {type(failure).__name__}: {failure}")
+
+    def _finish(self, node: str, actor: Any, begun: Any) -> None:
+        """Let the workers of a node know its relay, if it needs one."""
+        if not ray.get(begun, timeout=_START_SEC):
+            ray.kill(actor)
+            return
+        self._relays.append((node, actor, self._tunnel(actor)))
+        address = ray.get(actor.address.remote(), timeout=_START_SEC)
+        internal_kv._internal_kv_put(key_of(self._job, node), address.encode(), namespace=NAMESPACE)
 
     def _tunnel(self, actor: Any) -> Tunnel:
         return Tunnel(
             self._address,
-            take=lambda timeout: bytes(ray.get(actor.take.remote(timeout))),
-            give=lambda data: ray.get(actor.give.remote(data)),
+            take=lambda timeout: bytes(_ask(actor.take, timeout)),
+            give=lambda data: _ask(actor.give, data),
         ).start()
+
+
+def _ask(method: Any, *args: Any, within: float | None = None) -> Any:
+    """Call a method of an actor. Without a limit, Ray says when its node has died."""
+    if not ray.is_initialized():  # else the call would start a Ray of its own
+        raise ClosedError("Ray has ended")
+    return ray.get(method.remote(*args), timeout=within)

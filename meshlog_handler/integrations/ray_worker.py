@@ -45,8 +45,9 @@ def key_of(job: str, node: str = "") -> bytes:
 def join() -> None:
     """Let this worker process forward what it logs and prints to the driver that has attached. Idempotent.
 
-    Usable as ``ray.init(runtime_env={"worker_process_setup_hook": join})``; then call `attach` before the first task. Where
-    no driver of this job has attached, or its client cannot be reached, the process goes on as it was.
+    For ``ray.init(runtime_env={"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"})``, with `attach` before
+    the first task; or to be called in a hook of the job's own. Where no driver of the job has attached, or its client cannot
+    be reached, the process goes on as it was.
     """
     try:
         _join()

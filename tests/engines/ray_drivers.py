@@ -41,14 +41,18 @@ def attach_and_detach(log_to_driver: str) -> None:
 
 
 def own_hook() -> None:
-    """Have a hook of the job's own that joins."""
+    """Have a hook of the job's own that joins; and end Ray before the logging."""
     start(runtime_env={"worker_process_setup_hook": programs.hook})
     try:
         attach()
     except SettingError as refused:
         print(refused)
-    attach(hooked=True)
+    logs = attach(hooked=True, relay=True)
     say("hooked")
+    logs.flush()
+    ray.shutdown()
+    logs.drain_and_stop()
+    assert not ray.is_initialized()
 
 
 def ours_as_hook() -> None:

@@ -208,7 +208,7 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
     ) as driver:  # fmt: skip
         try:
             if log_to_driver:
-                until(lambda: "echoed detached" in path.read_text() or driver.poll() is not None, 2 * DEADLINE)
+                until(lambda: path.read_text().count(" detached") == 4 or driver.poll() is not None, 2 * DEADLINE)
             driver.communicate(timeout=2 * DEADLINE)
         finally:
             driver.kill()
@@ -219,7 +219,7 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
     verbs = ("echoed", "logged", "printed", "told", "warned")
     assert sorted(by_us) == [("0", verb, when) for verb in verbs for when in ("at the end", "attached")], text
     by_ray = re.findall(r"^\S*\(say pid=\d+\)\S* (\w+) (.*)$", text, re.MULTILINE)
-    expected = [(verb, when) for verb in ("echoed", "printed", "warned") for when in ("before", "detached")]
+    expected = [(verb, when) for verb in ("echoed", "printed", "told", "warned") for when in ("before", "detached")]
     assert sorted(by_ray) == (expected if log_to_driver else []), text
     assert ":task_name:" not in text
 

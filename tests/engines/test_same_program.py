@@ -93,7 +93,9 @@ def on_ray(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient
     ray: Any = need("ray")
     from meshlog_handler.integrations.ray import attach
 
-    ray.init(num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held = Held.take()
+    ray.init("local", num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held.leave_to_engine()  # its event loops and log files stay open after its end
     try:
         logs = attach(handlers=[collector])
         remote = ray.remote(max_retries=0)(obey)
@@ -111,7 +113,7 @@ def on_dask(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClien
     from meshlog_handler.integrations.dask import attach
 
     with (
-        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         logs = attach(client, [collector])

@@ -20,7 +20,7 @@ import pytest
 import meshlog_handler
 from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, membership, rendezvous, this_host
 from meshlog_handler.channel import Address, authenticate
-from meshlog_handler.frames import HEAD, MAX_FRAME
+from meshlog_handler.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.membership import Terms
 from meshlog_handler.rendezvous import MAX_STRANGERS
 from meshlog_handler.testing import collected
@@ -73,9 +73,16 @@ def test_who_has_a_wrong_key_is_turned_away(others: Honest, capfd: pytest.Captur
 
 @pytest.mark.parametrize(
     "first",
-    [b"", b"\x00", b"\x00\x00\x00\x20", b"\x7f\xff\xff\xff" + b"x" * 100, b"\xff\xff\xff\xff\x7f" + b"\xff" * 7, b"GET / HTTP/1.0\r\n\r\n"],
+    [
+        b"",
+        b"\x00",
+        b"\x00\x00\x00\x20",
+        b"\x7f\xff\xff\xff" + b"x" * 100,
+        b"\xff\xff\xff\xff\x7f" + b"\xff" * 7,
+        b"GET / HTTP/1.0\r\n\r\n",
+    ],
     ids=["silence", "a byte", "a length", "a huge length", "a length of 64 bits", "another protocol"],
-)  # fmt: skip
+)
 def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> None:
     sock = knock(others.address)
     sock.sendall(first)
@@ -85,9 +92,16 @@ def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> 
 
 @pytest.mark.parametrize(
     "first",
-    [b"", HEAD.pack(MAX_FRAME + 1, 3), HEAD.pack(0, 3), HEAD.pack(9, 1) + b"a stretch", HEAD.pack(5, 3) + b"wild", HEAD.pack(500, 3)],
+    [
+        b"",
+        HEAD.pack(MAX_FRAME + 1, CONTROL),
+        HEAD.pack(0, CONTROL),
+        HEAD.pack(9, DATA) + b"a stretch",
+        HEAD.pack(5, CONTROL) + b"wild",
+        HEAD.pack(500, CONTROL),
+    ],
     ids=["silence", "a huge length", "no kind", "other things first", "what is no message", "half a message"],
-)  # fmt: skip
+)
 def test_who_proves_the_key_and_does_not_say_who_it_is_is_cut_off(others: Honest, first: bytes) -> None:
     sock = authenticate(knock(others.address), Address.parse(others.address).key, server=False)
     sock.sendall(first)
@@ -178,14 +192,14 @@ def command_lines() -> str:
 def test_the_key_stands_in_no_command_line() -> None:
     with LogClient(logging.NullHandler()) as client:
         key = Address.parse(client.address).key.hex()
-        program = "import meshlog_handler, sys; meshlog_handler.install(capture=False); print('in', flush=True); sys.stdin.read()"
+        program = "import meshlog_handler, sys; meshlog_handler.install(capture=False); print('in', flush=True); input()"
         words = [sys.executable, "-c", program]
         env = importing(client.environ())
         with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proc:
             assert proc.stdout is not None
             assert proc.stdout.readline() == b"in\n"
             assert key not in command_lines()
-            proc.communicate()
+            proc.communicate(b"\n")
         for method in ("spawn", "forkserver"):
             with started(method, workers.log_numbered, [(client.address, 1, "return")]) as procs:
                 assert key not in command_lines()
@@ -204,8 +218,8 @@ def test_the_key_of_a_mesh_stands_in_no_command_line_repr_or_file(
         assert address.key.hex() not in command_lines()
         mesh.call(print, "printed").get(DEADLINE)
         mesh.flush(timeout=DEADLINE).get(DEADLINE)
-        for text in (repr(mesh), repr(mesh.logging), repr(client), repr(address), repr(client.stats()), repr(Terms(str(address)))):
-            hide(address.key, text.encode())
+        for each in (mesh, mesh.logging, client, address, client.stats(), Terms(str(address))):
+            hide(address.key, repr(each).encode())
         kept = [path for path in (*tmp_path.rglob("*"), *Path(address.path).parent.iterdir()) if path.is_file()]
         assert len(kept) >= 4, "journals and files of lines"
         for path in kept:

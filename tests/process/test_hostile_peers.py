@@ -108,9 +108,9 @@ def test_what_cannot_be_read_is_left_out(data: bytes, capfd: pytest.CaptureFixtu
 @pytest.fixture
 def _extension() -> Iterator[None]:
     """Let pickles name ``os.mkdir`` by a number."""
-    copyreg.add_extension("os", "mkdir", 240)  # type: ignore[arg-type]  # any global may be given one
+    copyreg.add_extension("os", "mkdir", 240)
     yield
-    copyreg.remove_extension("os", "mkdir", 240)  # type: ignore[arg-type]  # as above
+    copyreg.remove_extension("os", "mkdir", 240)
 
 
 @pytest.mark.usefixtures("_extension")
