@@ -14,7 +14,7 @@ from .needed import need
 
 need("monarch")
 
-PAGE = Page("docs/integrations.md")
+PAGE = Page("docs/monarch.md")
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 110.0

@@ -199,7 +199,9 @@ def test_a_warning_with_attributes_of_each_rank_is_shown_at_once_and_counted() -
     with tree() as job:
         workers = [job.worker(address) for address in [job.relay()] * 4]
         job.logging.set_mode(True, 60.0, logging.INFO)
-        for worker in workers:
+        workers[0].ask("warn", 0)
+        job.collector.wait_for(lambda records: len(records) == 1)
+        for worker in workers[1:]:
             worker.ask("warn", worker.rank)
         job.client.flush()
         assert job.messages == ["not good: this", "[3 similar log lines] [ranks 1-3] not good: this"]
