@@ -164,8 +164,12 @@ class Aggregator:
         try:
             out = [*self.add(template, first, now)]
             group = self._group_of(template, first)
-            self.received += count - 1 - len(others)
-            group.count += count - 1 - len(others)
+            rest = count - 1 - len(others)
+            self.received += rest
+            if rest and group.record is None:  # the first was shown at once, and the rest needs one to be told of by
+                self._count(group, template, first)
+                rest -= 1
+            group.count += rest
             group.ranks.update(ranks)
             for sample in others:
                 out += self.add(template, sample, now)

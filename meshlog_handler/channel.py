@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .descriptors import identity
 from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from .journal_layout import Range
@@ -33,6 +35,9 @@ class Address(NamedTuple):
 
     path: str
     key: bytes
+
+    def __repr__(self) -> str:
+        return f"<Address {self.path}>"  # what is shown by chance, in a log or a traceback, does not have the key
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.path}#{self.key.hex()}"
@@ -121,6 +126,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._known = identity(sock.fileno())
         self._sending = threading.Lock()
         self.closed = False
 
@@ -148,16 +154,24 @@ class Link:
             data = frame(CONTROL, message.encode())
             poll = select.poll()
             poll.register(self._sock, select.POLLOUT)
-            with contextlib.suppress(OSError):  # the client went first
+            with contextlib.suppress(OSError):  # the client went first, or the program has closed the connection
+                self._check_intact()
                 while data and poll.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
                     data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
         finally:
             self._sending.release()
 
     @property
+    def intact(self) -> bool:
+        """Whether the descriptor is still ours: the program may have closed it, and opened its own in its place."""
+        return identity(self._sock.fileno()) == self._known
+
+    @property
     def hung_up(self) -> bool:
-        """Whether the client has closed its end."""
+        """Whether the client has closed its end. Not known once the program has closed ours: then no."""
         try:
+            if not self.intact:
+                return False
             return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
@@ -166,7 +180,12 @@ class Link:
 
     def _send(self, data: bytes) -> None:
         with self._sending:
+            self._check_intact()
             self._sock.sendall(data)
+
+    def _check_intact(self) -> None:
+        if not self.intact:
+            raise OSError(errno.EBADF, "the program has closed the connection to the client")
 
     def receive(self, timeout: float | None) -> bytes | None:
         """Return the next message, encoded, or None after `timeout` seconds.
@@ -182,6 +201,7 @@ class Link:
         poll.register(self._sock, select.POLLIN)
         if not poll.poll(None if timeout is None else max(0.0, timeout * 1000)):
             return None
+        self._check_intact()
         kind, payload = read_frame(self._sock, MAX_CONTROL)
         if kind != CONTROL:
             raise ProtocolError(f"a client does not send frames of kind {kind}")
@@ -190,13 +210,21 @@ class Link:
     def close(self) -> None:
         """Hang up; a thread that waits in `receive` sees the end."""
         self.closed = True
-        with contextlib.suppress(OSError):  # the client was faster
+        with contextlib.suppress(OSError):  # the client was faster, or the program
+            self._check_intact()
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def outlive_exec(self) -> None:
+        """Stay open when this process becomes another program: where the kernel does not tell of its end, this does."""
+        self._sock.set_inheritable(True)
 
     def forget(self) -> None:
         """Close this process's copy of the socket; the parent's stays open. Also ends what `close` began."""
         self.closed = True
-        self._sock.close()
+        if self.intact:
+            self._sock.close()
+        else:
+            self._sock.detach()
 
 
 def connect(

@@ -1,4 +1,4 @@
-"""The command line: ``meshlog run`` and ``meshlog tail``. Parses, and hands on."""
+"""The command line: ``meshlog run``, ``meshlog exec`` and ``meshlog tail``. Parses, and hands on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _ABOUT: Final = """\
 Logs of many processes, shown by one.
 
     meshlog run -n 4 -- python train.py     run a command on 4 ranks
+    meshlog exec -- python train.py         run it on one rank of a job of mpirun, srun or another launcher
     meshlog tail DIR                        read the last records of every rank, after a crash or during a run
 
 Each has its own --help."""
@@ -50,6 +51,26 @@ how it ends:
   on to all ranks once, followed in the same way; a second Ctrl-C goes on to SIGTERM at once, a third to SIGKILL.
   A summary on stderr puts the first failure first. Should meshlog itself be killed, ranks that write get SIGPIPE,
   as from any pipe; those that do not, go on."""
+
+_ABOUT_EXEC: Final = """\
+Run a command as one rank of a job that a launcher starts, and show all that the ranks of this host log and print, each
+line with its rank. Write it before the program, in the launcher's command."""
+
+_MORE_ON_EXEC: Final = """\
+examples:
+  mpirun -n 4 meshlog exec -- python train.py --epochs 3
+  srun -n 16 meshlog exec --aggregate 3 -- ./simulate
+
+The first rank to start on a host shows all ranks of it, through its own stdout and stderr, which the launcher brings to
+you; its options count. The others become the command. Where MESHLOG_ADDRESS is set, that client shows it all.
+
+what a rank finds:
+  RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK or PMI_RANK   as its launcher set them
+  MESHLOG_ADDRESS, MESHLOG_CAPTURED, PYTHONUNBUFFERED, PYTHONFAULTHANDLER   as with meshlog run
+
+how it ends:
+  With the command's exit code. The one that shows stays for as long as other ranks of its host run; if its own command
+  fails, one second, for the launcher has to know."""
 
 _ABOUT_TAIL: Final = """\
 Print the last records of every rank, in order of time, from the journals of a run: a flight recorder that outlives
@@ -91,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(words[:at])
         if options.action is None:
-            parser.error("say what to do: run or tail")
+            parser.error("say what to do: run, exec or tail")
         code: int = options.action(options, words[at + 1 :], at < len(words))
     except SystemExit as end:  # argparse's way to end, after it has said why
         return end.code if isinstance(end.code, int) else 0
@@ -112,15 +133,17 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     command = [*options.command, *(["--"] if divided and options.command else []), *rest]
     parser = options.parser
     if not command:
-        parser.error("there is no command. Write it last: meshlog run -n 4 -- python train.py")
+        parser.error(f"there is no command. Write it last: {parser.prog} -- python train.py")
     code = _check_program(command[0])
     if code:
         return code
+    from .execute import execute
     from .launch import LaunchError
     from .run import Options, run
 
+    start = execute if options.on_one else run
     try:
-        return run(
+        return start(
             Options(
                 command=tuple(command), count=options.count, window=options.aggregate, level=options.level,
                 log_dir=options.log_dir, ranks_filter=options.ranks_filter, prefix=options.prefix, as_json=options.json,
@@ -184,15 +207,30 @@ def _parser() -> Parser:
     parser.set_defaults(action=None)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _add_run(actions.add_parser("run", help="run a command on N ranks", description=_ABOUT_RUN, epilog=_MORE_ON_RUN, **form))
+    about: Any = {"description": _ABOUT_EXEC, "epilog": _MORE_ON_EXEC, **form}
+    _add_exec(actions.add_parser("exec", help="run a command as a rank of another launcher's job", **about))
     _add_tail(actions.add_parser("tail", help="read journals", description=_ABOUT_TAIL, epilog=_MORE_ON_TAIL, **form))
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(on_one=False)
+    parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
+    named: Any = {"dest": "count", "type": arguments.count, "default": 1, "metavar": "N"}
+    parser.add_argument("-n", "--nproc", "--nproc-per-node", help="ranks (1)", **named)
+    _add_options(parser)
+
+
+def _add_exec(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(on_one=True, count=1)
+    parser.usage = "meshlog exec [options] -- COMMAND [ARGUMENT ...]"
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to show what a command says."""
     parser.set_defaults(action=_run, parser=parser)
     add = parser.add_argument
-    parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
-    add("-n", "--nproc", "--nproc-per-node", dest="count", type=arguments.count, default=1, metavar="N", help="ranks (1)")
     add("--aggregate", type=arguments.window, metavar="SEC", help="show similar lines of SEC seconds as one")
     add("--level", type=arguments.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
     add("--log-dir", metavar="DIR", help="a complete file per rank and stream, rotated, and the journals for meshlog tail")

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import running, settings
 from .below import source_of
 from .capture import diagnose
-from .client_thread import Call, ClientThread
+from .client_thread import ClientThread
+from .commands import Call, Commands
 from .errors import ClosedError, FlushTimeout
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
@@ -103,6 +104,11 @@ class LogClient(QueueListener):
         """Whether the client was started and not stopped, in this process."""
         return self._running and self._pid == os.getpid()
 
+    @property
+    def shows(self) -> bool:
+        """Whether it shows what it gets; a relay's passes it on."""
+        return self._above is None
+
     def start(self) -> LogClient:  # type: ignore[override]  # returns itself, where QueueListener returns None
         """Open the door and start the thread. Starting twice is the same as once.
 
@@ -129,12 +135,10 @@ class LogClient(QueueListener):
         self._rundir = RunDir()
         self.registry.keep_journals_in(self._log_dir or self._rundir.path)
         self._rendezvous = Rendezvous(self._rundir.path, self.registry.admit, self._joined)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._commands = Commands(self.queue)
         show = Show(handlers, self.respect_handler_level, files, self._window, *self._options, digests=self._above is not None)
         self._core = ClientThread(
-            self.queue, self._wake_read, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None,
+            self._commands, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None,
             self._post, self._above,
         )  # fmt: skip
         self._running = True
@@ -285,6 +289,10 @@ class LogClient(QueueListener):
         self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
         return source
 
+    def close_door(self) -> None:
+        """Let no more procs join, once and for all. Returns when those on the way have joined, or were refused."""
+        self.on_thread(lambda: self._core.close_door()).result()
+
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
         with contextlib.suppress(ClosedError):  # nobody is left to tell
@@ -310,9 +318,7 @@ class LogClient(QueueListener):
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
             raise ClosedError("this LogClient was stopped.")
-        self.queue.put(Call(fn, future or Future()))
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
-            os.write(self._wake_write, b"w")
+        self._commands.put(fn, future or Future())
 
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
@@ -322,8 +328,7 @@ class LogClient(QueueListener):
         finally:
             if self.console is not None:
                 self.console.close()
-            for fd in (self._wake_read, self._wake_write):
-                os.close(fd)
+            self._commands.close()
             self._rundir.remove()
             self._core.hang_up()
             own_threads.discard(threading.get_ident())
@@ -338,6 +343,5 @@ class LogClient(QueueListener):
         self._running = False
         self._thread = None
         self._core.forget()
-        for fd in (self._wake_read, self._wake_write):
-            os.close(fd)
+        self._commands.forget()
         self._rundir.forget()

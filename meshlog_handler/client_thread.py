@@ -7,18 +7,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from .capture import diagnose
-from .errors import ClosedError
+from .commands import Commands
 from .exits import signal_name
 from .flushes import Flushed, Flushes
 from .messages import Answer, Order, Welcome
@@ -31,7 +27,7 @@ from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show, Tray
 from .source import Chosen, Source
-from .stats import RankStats, Stats
+from .stats import Past, RankStats, Stats
 
 T = TypeVar("T")
 
@@ -39,21 +35,13 @@ _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
 
 
-@dataclass(frozen=True)
-class Call:
-    """A command to the client's thread: run `fn` there and pass on what it returns."""
-
-    fn: Callable[[], Any]
-    future: Future[Any]
-
-
 class ClientThread:
     """What a `LogClient` does on its thread.
 
     Parameters
     ----------
-    commands : queue.SimpleQueue
-        Calls from other threads; a byte in the pipe `wake_fd` says that there are some.
+    commands : Commands
+        Calls from other threads.
     own_token : str
         The mesh token of the client's own process, which takes no orders from here.
     post, above
@@ -61,29 +49,28 @@ class ClientThread:
     """
 
     def __init__(
-        self, commands: queue.SimpleQueue[Call], wake_fd: int, show: Show, registry: Registry, rendezvous: Rendezvous,
+        self, commands: Commands, show: Show, registry: Registry, rendezvous: Rendezvous,
         own_token: str, keep_journals: bool, post: Callable[[Callable[[], Any]], object], above: Above | None,
     ) -> None:  # fmt: skip
         self.show = show
         self.reception = Reception()
         self.orders = Orders()
         self.ending = False
-        self.past: dict[int | None, RankStats] = {}
+        self.past = Past()
         self._commands = commands
-        self._wake_fd = wake_fd
         self._registry = registry
         self._rendezvous = rendezvous
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all)
-        self.relays = Relays(self.reception, registry, self.orders, self._remember, post, above)
+        self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self._tray = Tray(show)
         self._sentinels: list[tuple[Source, int]] = []
         self._next_report = 0.0
         self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
-        self.reception.register(wake_fd, self._woken)
+        self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
         """Work until `ending` is set, then close."""
@@ -102,7 +89,9 @@ class ClientThread:
         """Begin with a proc."""
         source.streaming = self._registry.streaming
         if source.adopted:
-            self._adopted[source.rank] = source
+            known = self._adopted.get(source.rank)
+            if known is None or known.ended:  # else a proc only says that it has this rank, too
+                self._adopted[source.rank] = source
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
         self.reception.add(source, welcome)
@@ -161,6 +150,11 @@ class ClientThread:
         members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
         return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
+    def close_door(self) -> None:
+        """Let nobody join any more."""
+        self.reception.unregister(self._rendezvous.socket.fileno())
+        self._rendezvous.close()
+
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)
@@ -176,12 +170,12 @@ class ClientThread:
         reception, show = self.reception, self.show
         reception.wait(self._patience())
         now = time.monotonic()
-        reception.expire(now)
+        reception.pipes.expire(now)
         if not self._tray:
             self._tray.put(reception.collect(self._tray.quota))
             self._sentinels += show.write_only(reception.muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
-        reception.holding, reception.read_size = bool(self._tray), self._tray.read_size
+        reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
         if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
             for source, version in _taken(self._sentinels):
                 self._barrier(source, now)
@@ -199,6 +193,9 @@ class ClientThread:
             self._report_drops(now)
             reception.ask_for_patience()
         self._obituaries.expire(now)
+        for source, version, due in self._unanswerable():
+            if now >= due:
+                self.reception.catch_up(source, version)
         show.expire(now)
         self._flushes.expire(now)
         self._rendezvous.expire(now)
@@ -209,30 +206,24 @@ class ClientThread:
         if self._tray or self.reception.busy or self.reception.finished:
             return 0.0
         deadlines = (
-            self.show.deadline, self._flushes.deadline, self.reception.deadline, self._rendezvous.deadline,
-            self._obituaries.deadline,
+            self.show.deadline, self._flushes.deadline, self.reception.pipes.deadline, self._rendezvous.deadline,
+            self._obituaries.deadline, *(due for _, _, due in self._unanswerable()),
         )  # fmt: skip
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
-    def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # that was the last wake-up
-            while os.read(self._wake_fd, 4096):
-                continue
-        while True:
-            try:
-                call = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                call.future.set_result(call.fn())
-            except Exception as failure:
-                call.future.set_exception(failure)
+    def _unanswerable(self) -> list[tuple[Source, int, float]]:
+        """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
+        cut_off = self.reception.cut_off.items()
+        return [
+            (source, version, due)
+            for source, due in cut_off for version in self._flushes.waiting_for(source) if version > source.caught_up
+        ]
 
     def _barrier(self, source: Source, now: float) -> None:
         """Show what the captured pipes of a proc held when its sentinel arrived."""
         piped = self._adopted_as(source) or source
-        items = self.reception.drain_pipes(piped, now)
+        items = self.reception.pipes.drain(piped, now)
         if piped.streaming:
             self.show.dispatch(items, now)
         else:
@@ -260,17 +251,21 @@ class ClientThread:
         """Take leave of a proc of which everything has been shown."""
         if source not in self.reception.sources:
             return
-        if source.adopted and any(other.pid == source.pid for other in self.reception.sources - {source}):
+        if source.adopted and any(other.pid == source.pid and not other.adopted for other in self.reception.sources):
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)
-        self.reception.drop(source, keep_journal=self._keep_journals and (bool(source.mesh) or not source.left))
+        keep_journal = self._keep_journals and (bool(source.mesh) or not source.left)
+        self.reception.drop(source, keep_journal=keep_journal)
+        if keep_journal and source.journal:
+            self._registry.keep(source.hello.rank, source.journal_files())
         if not source.relays:
-            self._remember(source.counters())
+            self.past.remember(source.counters())
         self.orders.excuse(source, "ended before it answered")
         adopted = self._adopted_as(source)
         if source.adopted:
-            del self._adopted[source.rank]
+            if self._adopted.get(source.rank) is source:
+                del self._adopted[source.rank]
             if source.exitcode:
                 end = signal_name(source.exitcode)
                 self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
@@ -287,11 +282,6 @@ class ClientThread:
         if adopted is not None and adopted.ended:
             self._finish(adopted)
 
-    def _remember(self, counters: Mapping[int | None, RankStats]) -> None:
-        for rank, stats in counters.items():
-            before = self.past.get(rank)
-            self.past[rank] = before.merged(stats) if before is not None else stats
-
     def _say_drops(self, source: Source) -> None:
         if source.unreported:
             self.show.say(logging.WARNING, source.drop_report(), source.rank, source.pid)
@@ -305,21 +295,16 @@ class ClientThread:
         """End: show what has arrived, answer who waits, close everything but the connections."""
         self._flushes.close()
         self.orders.close("the client was stopped")
-        self.reception.end_lines()
+        self.reception.pipes.end_lines()
         self._tray.show_all(time.monotonic())
         self.show.dispatch(self.reception.collect(_MAX_ITEMS), time.monotonic())
         self.show.write_only(self.reception.muted)
         self.show.flush()
-        self.past = dict(self.stats())
+        self.past = Past(self.stats())
         for each in self.past.values():
             each.alive = False
         self._rendezvous.close()
         self.show.close()
-        while True:
-            try:
-                self._commands.get_nowait().future.set_exception(ClosedError("this LogClient was stopped."))
-            except queue.Empty:
-                return
 
     def hang_up(self) -> None:
         """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""

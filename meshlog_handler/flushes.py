@@ -55,6 +55,10 @@ class Flushes:
         """End all: the client stops."""
         self._complete(self._ledger.close())
 
+    def waiting_for(self, source: Source) -> list[int]:
+        """Return the versions of the flushes that wait for `source`."""
+        return self._ledger.waiting_for(source)
+
     @property
     def deadline(self) -> float | None:
         """When `expire` has something to do, or None."""

@@ -52,6 +52,7 @@ class LogForwarder(QueueListener):
         super().__init__(queue.SimpleQueue())
         self._link = link
         self._told_drops = 0
+        self._generation = 0
         self._stopping = False
         self._restarting = threading.Lock()
         self.stream: Stream
@@ -92,7 +93,10 @@ class LogForwarder(QueueListener):
             while not self._round(stream):
                 continue
         except (OSError, EOFError):
-            if not self._stopping:
+            if not self._link.intact:
+                self._stopping = True
+                stream.lose_link()
+            elif not self._stopping:
                 stream.lose_client()
         finally:
             # Whoever logs next finds an idle forwarder, wakes it, and so notices that its thread has ended.
@@ -134,6 +138,9 @@ class LogForwarder(QueueListener):
         any_shipped = False
         with stream.shipping():
             while (piece := journal.unshipped(_PIECE)) is not None:
+                if piece.generation != self._generation:  # what came before it is free, and who waits need not wait for this
+                    self._generation = piece.generation
+                    stream.made_room()
                 self._link.send_data(piece)
                 any_shipped = True
                 if journal.shipped(piece):

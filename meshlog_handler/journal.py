@@ -41,6 +41,10 @@ Appender = tuple[ShapeTable, Callable[[bytes], int], Callable[[int], None]]
 
 _ONLY: Final = 0
 
+# Until Python 3.13 a map has a descriptor of its own, which it closes when it goes. Where the program has closed ours, that
+# number may be a file of the program's: these stay.
+_kept: Final[list[mmap.mmap]] = []
+
 
 class _Segment:
     """One generation of one stretch of the file. Never used again: a writer which holds an old one meets its end.
@@ -142,7 +146,11 @@ class Journal:
 
     def _map(self, offset: int, size: int) -> mmap.mmap:
         """Return a new map of a part of the file; `OSError` if there is no descriptor left for it."""
-        if self._fd < 0 or not self._is_ours():
+        if self._fd >= 0 and not self._is_ours():
+            _kept.extend((self._header, *self._maps))
+            self._fd = -1
+            self._fd = self._open_again()
+        if self._fd < 0:
             return mmap.mmap(-1, size)
         if sys.version_info >= (3, 13):
             return mmap.mmap(self._fd, size, offset=offset, trackfd=False)
@@ -150,11 +158,25 @@ class Journal:
 
     def _is_ours(self) -> bool:
         """Tell whether the descriptor is still that of the file: the program may have closed it, and opened its own."""
+        return self._is_file(self._fd)
+
+    def _is_file(self, fd: int) -> bool:
         try:
-            now = os.fstat(self._fd)
+            return os.path.samestat(os.fstat(fd), self._file)
         except OSError:
             return False
-        return (now.st_dev, now.st_ino) == (self._file.st_dev, self._file.st_ino)
+
+    def _open_again(self) -> int:
+        """Return a new descriptor of the file, which the client reads in the end; -1 if the file is there no more."""
+        assert self.path is not None
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1
+        if self._is_file(fd):
+            return fd
+        os.close(fd)
+        return -1
 
     def _map_anew(self, index: int) -> mmap.mmap:
         """Return a new map of a segment.

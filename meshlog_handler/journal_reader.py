@@ -35,6 +35,10 @@ class JournalReader:
             if os.fstat(file.fileno()).st_size > max_size:
                 raise ProtocolError(f"journal {path} is larger than {max_size} bytes")
             data = file.read(max_size)
+        if not any(data[: HEADER.size]):  # its writer died while it made it
+            self.pid, self._drops = 0, b""
+            self._segments: list[tuple[int, bytes]] = []
+            return
         if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
             raise ProtocolError(f"{path} is no journal")
         _, segments, segment_size, self.pid = HEADER.unpack_from(data)
@@ -43,7 +47,7 @@ class JournalReader:
         if segments != SEGMENTS or segment_size <= START or not whole:
             raise ProtocolError(f"journal {path} has a header that does not fit its size")
         self._drops = data[COUNTERS_AT : COUNTERS_AT + MAX_COUNTERS * COUNTER.size]
-        self._segments: list[tuple[int, bytes]] = []
+        self._segments = []
         for index in range(SEGMENTS):
             begin = header_size + index * segment_size
             segment = data[begin : begin + segment_size]

@@ -69,10 +69,12 @@ class Ranks:
     ----------
     command : sequence of str
         Program and arguments.
-    environments : sequence of mapping
-        One for each rank.
+    environments : mapping of int to mapping
+        By rank.
     grace : float
         Seconds from the first failure to SIGTERM, and from each signal that asks to the next, stronger one.
+    stdin : int or None
+        What all read, as `subprocess.Popen` takes it.
 
     Attributes
     ----------
@@ -81,12 +83,14 @@ class Ranks:
     """
 
     def __init__(
-        self, command: Sequence[str], environments: Sequence[Mapping[str, str]], grace: float, watcher: Watcher
-    ) -> None:
+        self, command: Sequence[str], environments: Mapping[int, Mapping[str, str]], grace: float, watcher: Watcher,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:  # fmt: skip
         self._command = command
         self._environments = environments
         self._grace = grace
         self._watcher = watcher
+        self._stdin = stdin
         self._plan: list[signal.Signals] = []
         self._due = float("inf")
         self._stopped_at = float("inf")
@@ -109,7 +113,7 @@ class Ranks:
             If one cannot be started; those that were are stopped.
         """
         try:
-            for number, environment in enumerate(self._environments):
+            for number, environment in self._environments.items():
                 self._start(number, environment)
         except LaunchError:
             self._stop(signal.SIGTERM)
@@ -134,7 +138,7 @@ class Ranks:
             for _ in range(2):
                 ends += make_pipe()
             process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
+                self._command, stdin=self._stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
             )
         except OSError as failure:
             for end in ends:

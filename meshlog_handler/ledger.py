@@ -57,6 +57,10 @@ class FlushLedger:
         flush.acked.add(member)
         return self._completed([flush])
 
+    def waiting_for(self, member: Hashable) -> list[int]:
+        """Return the versions of the flushes that wait for `member`, oldest first."""
+        return [flush.version for flush in self._open.values() if member in flush.waiting]
+
     def excuse(self, member: Hashable) -> list[OpenFlush]:
         """Note that `member` ended: no open flush waits for it any longer."""
         touched = [flush for flush in self._open.values() if member in flush.waiting]

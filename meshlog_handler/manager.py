@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .capture import diagnose
 from .engine import Coords, Engine
@@ -40,11 +40,16 @@ class LoggingManager:
         What shows the records in this process; None is the console.
     log_dir : str or None
         Directory for a complete file per rank and stream.
+    hide : sequence of str
+        Regular expressions: lines that are not shown, such as marks that an engine writes for itself.
     """
 
-    def __init__(self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = ()
+    ) -> None:
         self._handlers = None if handlers is None else tuple(handlers)
         self._log_dir = log_dir
+        self._hide = hide
         self._client: LoggingMeshClient | None = None
         # Those of the caller, here and now, and not what they are when the client has started.
         self._cell = current_cell()
@@ -76,7 +81,7 @@ class LoggingManager:
 
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
-        self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir)
+        self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir, self._hide)
         self._client.client.stand(mesh, self._warnings)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.
         self._client.set_level(logging.INFO)

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from .channel import Address, connect
 from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .journal import Journal
-from .messages import Goodbye, Hello
+from .messages import Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
@@ -50,7 +50,7 @@ class Terms:
         Log warnings, by the client's filters.
     """
 
-    address: str
+    address: str = field(repr=False)
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""
@@ -71,6 +71,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self._left = False
+        self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
@@ -98,20 +99,43 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
-        runtime.join_in(welcome.standing)
+        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
+        self._runtime.join_in(welcome.standing)
         if self._forwarder is not None:
             self._forwarder.start()
-        runtime.start()
+        self._runtime.start()
 
     def _lose_client(self) -> None:
         if self._left or self.pid != os.getpid():
             return
+        if not self._link.intact:  # the client lives, as far as anybody here can tell, and reads the captured pipes
+            if self.stream is not None:
+                self.stream.lose_link()
+            return
         if self.stream is not None:
             self.stream.lose_client()
-            if self.rank is not None:  # else it is the client's own process, which knows
+            # The client's own process, which has no rank, knows; and who is told goes on in a way of its own.
+            if self.rank is not None and self._on_loss is None:
                 report_loss(self.stream)
         self._uncapture()
+        if self._on_loss is not None:
+            self._on_loss()
+
+    def when_lost(self, then: Callable[[], object]) -> None:
+        """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
+        self._on_loss = then
+        if self._link.hung_up and not self._left:
+            then()
+
+    def restore_levels(self) -> None:
+        """Give loggers back the levels that they had before the client set others. Any thread."""
+        self._runtime.restore_levels()
+
+    def relabel(self, coords: Mapping[str, int | str]) -> None:
+        """Be known by these coordinates from the next record on, and so are children that are forked later."""
+        self.terms = replace(self.terms, coords=dict(coords))
+        with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+            self._link.say(Relabel(dict(coords)))
 
     def _uncapture(self, drain: bool = True) -> None:
         with self._uncapturing:  # who comes second returns when it is done
@@ -258,7 +282,6 @@ _settles = 0
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock
     _lock = threading.RLock()
-    own_threads.clear()
     member, _current = _current, None
     if member is not None:
         member.forget()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ from . import settings
 from .capture import diagnose
 from .client import LogClient
 from .engine import Coords
-from .errors import ConfigRefused, ForwardingDisabledWarning, RankError, SettingError
+from .errors import ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
 from .ranks import spell_ranks
@@ -50,6 +52,7 @@ class LoggingMeshClient:
         self.client = client
         self.mesh = mesh
         self._coords = coords
+        self._changing = threading.Lock()  # one change at a time: one that is undone must not undo another
         client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
         self._finalizer = weakref.finalize(self, _end, client, self._detach)
@@ -69,7 +72,7 @@ class LoggingMeshClient:
     @classmethod
     def start(
         cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
-        log_dir: str | os.PathLike[str] | None = None,
+        log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = (),
     ) -> LoggingMeshClient:  # fmt: skip
         """Start a client for a mesh whose procs will join under the token `mesh`.
 
@@ -83,8 +86,10 @@ class LoggingMeshClient:
             What shows the records; None is the console.
         log_dir : str or None
             Directory for a complete file per rank and stream.
+        hide : sequence of str
+            Regular expressions: lines that are not shown.
         """
-        return cls(LogClient(*(handlers or ()), log_dir=log_dir).start(), mesh, coords)
+        return cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords)
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
@@ -124,9 +129,10 @@ class LoggingMeshClient:
                 stacklevel=2,
             )
         chosen = self._chosen(ranks)
-        self.set_level(number, ranks=ranks)
         self.client.set_window(window)
         self.client.set_streaming(stream_to_client, chosen)
+        # The last: relays hear of all three, in this order, but only here ranks answer, through their relays.
+        self.set_level(number, ranks=ranks)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
@@ -155,7 +161,8 @@ class LoggingMeshClient:
         if for_sec is not None:
             settings.check_window(for_sec)
         name = logger or ""
-        self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
+        with self._changing:
+            self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
         if ranks is None and for_sec is None:
             self.client.stand(self.mesh, SetLevel(0, number, name, None))
 
@@ -184,13 +191,14 @@ class LoggingMeshClient:
             prepared.append(request)
             return Prepare(request, travels)
 
-        try:
-            self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
-        except ConfigRefused:
-            self._ask(lambda request: Rollback(request, prepared[0]), ranks)
-            raise
-        others = "the other ranks have the new configuration"
-        self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
+        with self._changing:
+            try:
+                self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
+            except ConfigRefused:
+                self._ask(lambda request: Rollback(request, prepared[0]), ranks)
+                raise
+            others = "the other ranks have the new configuration"
+            self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
         if ranks is None:
             self.client.stand(self.mesh, Prepare(0, travels))
 
@@ -261,8 +269,9 @@ class LoggingMeshClient:
 
 def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
     for each in detach:
-        try:
+        with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
             client.flush(timeout)
+        try:
             each(timeout)
         except Exception as failure:  # an engine's, which may have ended before
             diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")

@@ -21,6 +21,36 @@ class MeshRecord(logging.LogRecord):
             return f"{self.msg} {_spell(self.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
 
 
+class Rendered(str):
+    """A message template that gives, whatever it is given, the text that its process gave it.
+
+    Arguments that were rendered there may not fit the template any more. Whoever copies a record and formats it anew, as many
+    formatters do, gets the text all the same. Equal to the template, and can be pickled.
+    """
+
+    def __new__(cls, template: str, text: str) -> Rendered:
+        """Return the template, with its text."""
+        made = super().__new__(cls, template)
+        made.text = text
+        return made
+
+    text: str
+
+    @property
+    def template(self) -> str:
+        """The template alone."""
+        return str.__str__(self)
+
+    def __str__(self) -> str:
+        return self
+
+    def __mod__(self, args: object) -> str:
+        return self.text
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # str's own are fewer
+        return self.template, self.text
+
+
 def gives(template: object, args: object, text: str) -> bool:
     """Tell whether any record with this template and these arguments has this text."""
     try:

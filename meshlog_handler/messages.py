@@ -75,6 +75,7 @@ class Hello(Message):
     """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
 
     `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
+    `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
     """
 
     pid: int
@@ -87,9 +88,11 @@ class Hello(Message):
     started: float
     coords: dict[str, int | str] = field(default_factory=dict)
     relay: bool = False
+    output_only: bool = False
     types: ClassVar = {
         "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
         "captured": (tuple,), "forwarding": (bool,), "started": (float,), "coords": (dict,), "relay": (bool,),
+        "output_only": (bool,),
     }  # fmt: skip
 
     def check(self) -> None:
@@ -185,6 +188,18 @@ class Patience(Message):
     """The client has more of this proc than it can show at the moment, but gets on. Not answered."""
 
     types: ClassVar = {}
+
+
+@dataclass(frozen=True)
+class Relabel(Message):
+    """The proc is known by other coordinates from here on: an engine has made something else of it, such as an actor."""
+
+    coords: dict[str, int | str]
+    types: ClassVar = {"coords": (dict,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless its coordinates are such."""
+        check_coords(self.coords)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from .exits import signal_name
 from .thaw import Item
 
-WORD_SEC = 0.5
-"""Seconds a proc's end waits for its owner to say how it came."""
+WORD_SEC = 15.0
+"""Seconds a proc's end waits for its owner to say how it came: Monarch looks every ten seconds."""
 
 
 class Ended(Protocol):
@@ -40,7 +40,8 @@ class Obituaries:
         if ended.exitcode is None:
             ended.exitcode = word
         if ended.exitcode is None:
-            self._heard[key] = now + WORD_SEC, ended
+            if ended.mesh:  # nobody will say anything of a guest
+                self._heard[key] = now + WORD_SEC, ended
             return ""
         return _obituary(ended)
 

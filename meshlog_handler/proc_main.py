@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
@@ -43,9 +43,9 @@ class Boot:
 
     name: str
     identity: Identity
-    address: str | None
+    address: str | None = field(repr=False)
     fresh: bool
-    environ: dict[str, str] | None = None
+    environ: dict[str, str] | None = field(default=None, repr=False)
     stdout: InheritedFd | None = None
     stderr: InheritedFd | None = None
 

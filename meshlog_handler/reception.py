@@ -14,18 +14,16 @@ from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
-from .captured import CapturedPipe
-from .descriptors import pending, read_pipe
 from .errors import ProtocolError
 from .exits import child_exitcode, watch
 from .frames import CONTROL, frame
-from .lines import Line
 from .messages import Goodbye, Message, Patience
+from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 _READ: Final = 256 * 1024
-_MAX_LAST_WORDS: Final = 8 << 20
+_DYING_SEC: Final = 0.1
 # Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
 # at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
 _MAX_COLLECTED: Final = 2048
@@ -36,6 +34,7 @@ class Reception:
     """Knows every proc that joined and has not been taken leave of.
 
     After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
+    `cut_off` are those that live on without a connection; from when on they do not just die.
     """
 
     def __init__(self) -> None:
@@ -43,27 +42,29 @@ class Reception:
         self.sources: set[Source] = set()
         self.messages: list[tuple[Source, Message]] = []
         self.finished: list[Source] = []
-        self._lines: list[tuple[Source, list[Item]]] = []
+        self.pipes = Pipes(self._selector)
         self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
-        self._pipes: dict[CapturedPipe, Source] = {}
-        self._unfinished_lines: set[CapturedPipe] = set()
-        self.read_size = _READ
-        self.holding = False
+        self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` from `wait` whenever `fd` can be read."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
+    def unregister(self, fd: int) -> None:
+        """Undo `register`."""
+        self._selector.unregister(fd)
+
     def add(self, source: Source, welcome: Message) -> None:
-        """Begin with a proc, and tell it so."""
+        """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
+        for former in [each for each in self.cut_off if each.pid == source.pid]:
+            former.left = True
+            self.ended(former)
         self.sources.add(source)
         if source.sock is not None:
             self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
-        for pipe in source.pipes:
-            self._pipes[pipe] = source
-            self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._pipe_ready(pipe))
+        self.pipes.add(source)
         try:
             source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
@@ -75,12 +76,7 @@ class Reception:
     @property
     def busy(self) -> bool:
         """Whether something waits to be collected."""
-        return bool(self._busy or self._lines)
-
-    @property
-    def deadline(self) -> float | None:
-        """When a line without an end is to be shown, or None."""
-        return min((pipe.framer.deadline for pipe in self._unfinished_lines if pipe.framer.deadline is not None), default=None)
+        return bool(self._busy or self.pipes.read)
 
     def wait(self, timeout: float | None) -> None:
         """Wait up to `timeout` seconds for anything, and read it."""
@@ -91,7 +87,7 @@ class Reception:
 
     def collect(self, limit: int) -> list[Item]:
         """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
-        batches, self._lines = self._lines, []
+        batches, self.pipes.read = self.pipes.read, []
         left = _MAX_COLLECTED
         if limit * len(self._busy) > left:
             limit = max(left // len(self._busy), _SHARE)
@@ -117,35 +113,6 @@ class Reception:
         self.muted = [item for source, items in batches if not source.streaming for item in items]
         return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
 
-    def expire(self, now: float) -> None:
-        """Bring lines without an end that have been waiting."""
-        for pipe in tuple(self._unfinished_lines):
-            if pipe.framer.deadline is None:
-                self._unfinished_lines.discard(pipe)
-            elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
-                self._add_lines(pipe, pipe.framer.expire(now), time.time())
-
-    def drain_pipes(self, source: Source, now: float) -> list[Item]:
-        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier."""
-        items: list[Item] = []
-        for pipe in source.pipes:
-            if pipe in self._pipes:
-                left = pending(pipe.fd)
-                while left > 0:
-                    data = read_pipe(pipe.fd, min(left, _READ))
-                    if not data:
-                        break
-                    left -= len(data)
-                    items += pipe.items(pipe.framer.feed(data, now), time.time())
-            items += pipe.items(pipe.framer.flush(now), time.time())
-        self._count(source, items)
-        return items
-
-    def end_lines(self) -> None:
-        """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
-        for pipe in self._pipes:
-            self._add_lines(pipe, pipe.framer.close(), time.time())
-
     def send(self, source: Source, message: Message) -> bool:
         """Send a message when the proc can take it; False if it has hung up."""
         if source.sock is None:
@@ -153,6 +120,11 @@ class Reception:
         source.outbox += frame(CONTROL, message.encode())
         self._write(source)
         return source.sock is not None
+
+    def catch_up(self, source: Source, version: int) -> None:
+        """Answer flush `version` by the journal of a proc that lives without a connection."""
+        source.catch_up(version)
+        self._busy[source] = None
 
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
@@ -162,6 +134,7 @@ class Reception:
             self._selector.unregister(source.pidfd)
         self._busy.pop(source, None)
         self._paused.discard(source)
+        self.cut_off.pop(source, None)
         self.sources.discard(source)
         source.close(keep_journal=keep_journal)
 
@@ -169,8 +142,7 @@ class Reception:
         """Close everything."""
         for source in tuple(self.sources):
             self.drop(source, keep_journal=True)
-        for pipe in tuple(self._pipes):
-            self._close_pipe(pipe)
+        self.pipes.close()
         self._selector.close()
 
     def forget(self) -> None:
@@ -180,8 +152,7 @@ class Reception:
                 source.sock.close()
             if source.pidfd >= 0:
                 os.close(source.pidfd)
-        for pipe in self._pipes:
-            os.close(pipe.fd)
+        self.pipes.forget()
         self._selector.close()
 
     # -- sockets ---------------------------------------------------------------------------------------------------
@@ -267,9 +238,13 @@ class Reception:
             self._selector.unregister(source.sock)
         source.sock.close()
         source.sock = None
-        if (source.left or source.pidfd < 0) and not source.ended:
+        if source.ended:
+            return
+        if source.left or source.pidfd < 0:
             source.ended = True
             self._settle(source)
+        else:  # it is about to die; or else it became another program, or has closed its descriptors
+            self.cut_off[source] = time.monotonic() + _DYING_SEC
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
@@ -291,9 +266,7 @@ class Reception:
             self._busy[source] = None
             return
         if not source.replayed:
-            for pipe in source.pipes:
-                if pipe in self._pipes:
-                    self._read_last_words(source, pipe)
+            self.pipes.read_last_words(source)
             try:
                 source.replay()
             except (OSError, ProtocolError) as failure:
@@ -303,48 +276,3 @@ class Reception:
                 return
         if source in self.sources and source not in self.finished:
             self.finished.append(source)
-
-    def _read_last_words(self, source: Source, pipe: CapturedPipe) -> None:
-        items: list[Item] = []
-        left = _MAX_LAST_WORDS
-        while left > 0 and (data := read_pipe(pipe.fd, _READ)):
-            left -= len(data)
-            items += pipe.items(pipe.framer.feed(data, time.monotonic()), time.time())
-        items += pipe.items(pipe.framer.flush(time.monotonic()), time.time())
-        self._count(source, items)
-        if items:
-            self._lines.append((source, items))
-
-    # -- pipes -----------------------------------------------------------------------------------------------------
-
-    def _pipe_ready(self, pipe: CapturedPipe) -> None:
-        data = None if self.holding else read_pipe(pipe.fd, self.read_size)
-        if data is None:
-            return
-        if data:
-            self._add_lines(pipe, pipe.framer.feed(data, time.monotonic()), time.time())
-            if pipe.framer.deadline is not None:
-                self._unfinished_lines.add(pipe)
-        else:
-            self._add_lines(pipe, pipe.framer.close(), time.time())
-            self._close_pipe(pipe)
-
-    def _add_lines(self, pipe: CapturedPipe, lines: list[Line], when: float) -> None:
-        items = pipe.items(lines, when)
-        if items:
-            source = self._pipes[pipe]
-            self._count(source, items)
-            self._lines.append((source, items))
-
-    def _count(self, source: Source, items: list[Item]) -> None:
-        source.stats.lines += sum(values[1].final for _, _, values in items)
-        source.stats.last_seen = time.time()
-        source.tail.extend(items)
-
-    def _close_pipe(self, pipe: CapturedPipe) -> None:
-        with contextlib.suppress(KeyError):  # closed twice
-            self._selector.unregister(pipe.fd)
-            del self._pipes[pipe]
-            self._unfinished_lines.discard(pipe)
-            os.close(pipe.fd)
-            pipe.fd = -1

@@ -7,12 +7,20 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
+
+KEPT_JOURNALS: Final = 4
+"""Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
+
+KEPT_GUESTS: Final = 64
+"""Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
 
 _JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
 
@@ -50,12 +58,13 @@ class Registry:
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._taken: set[int] = set()
-        self._free_ranks = itertools.count()
+        self._reserved: set[int] = set()
+        self._next_rank = 0
         self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
+        self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str) -> None:
         """Say where journals lie; those of an earlier run there are removed."""
@@ -69,7 +78,7 @@ class Registry:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
         with self._lock:
             self._meshes[token] = Mesh(coords, [self._warnings])
-            self._taken.update(coords or ())
+            self._reserved.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
@@ -92,18 +101,22 @@ class Registry:
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:
             return None
-        rank = hello.rank
-        if rank is None:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-        self._taken.add(rank)
-        return rank
+        if hello.rank is None:
+            return self._new_rank()
+        self._reserved.add(hello.rank)
+        return hello.rank
+
+    def _new_rank(self) -> int:
+        """Return a rank that nobody has borne: whoever takes a dead worker's place is not taken for it."""
+        while self._next_rank in self._reserved:
+            self._next_rank += 1
+        self._next_rank += 1
+        return self._next_rank - 1
 
     def next_rank(self) -> int:
         """Return a rank for a newcomer of a relay."""
         with self._lock:
-            rank = next(free for free in self._free_ranks if free not in self._taken)
-            self._taken.add(rank)
-            return rank
+            return self._new_rank()
 
     def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
         """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
@@ -115,7 +128,8 @@ class Registry:
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a proc joined below a relay."""
         with self._lock:
-            self._taken.add(rank)
+            if rank >= self._next_rank:
+                self._reserved.add(rank)
             self._dead.pop(Member(mesh, rank), None)
 
     def standing(self) -> list[tuple[str, Order]]:
@@ -129,6 +143,18 @@ class Registry:
             known = self._meshes.get(mesh)
             if known is not None and known.coords is not None:
                 self._dead[Member(mesh, rank)] = None
+
+    def keep(self, rank: int | None, files: Sequence[str]) -> None:
+        """Keep the journal of a proc that ended, a list of files, and remove older ones.
+
+        `rank` is the one that it came with, None if it was given one here.
+        """
+        kept = self._kept.setdefault(rank, deque())
+        kept.append(files)
+        if len(kept) > (KEPT_GUESTS if rank is None else KEPT_JOURNALS):
+            for path in kept.popleft():
+                with contextlib.suppress(OSError):  # gone: just as well
+                    os.unlink(path)
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
         """Return the procs of meshes that ended."""

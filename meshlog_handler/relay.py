@@ -133,10 +133,18 @@ class LogRelay:
             uplink.leave()
             running.discard(self)
 
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc below ended (see `LogClient.report_exit`)."""
+        if self._client is not None:
+            self._client.report_exit(mesh, rank, exitcode)
+
     @property
     def running(self) -> bool:
         """Whether it was started and not stopped, in this process."""
         return self._client is not None and self._client.running
+
+    shows = False
+    """Its client passes on what it gets."""
 
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
-from .mesh_record import MeshRecord, has_words
+from .mesh_record import MeshRecord, Rendered, has_words
 from .thaw import DIGEST, TaggedTemplate, Values
 from .wire import NotPlain, pack, unpack
 
@@ -32,6 +32,7 @@ _BY: Final = ""
 """The name under which a record says whose it is: no attribute has it."""
 _ALWAYS: Final = STANDARD - {"message", "asctime"}
 _GROUPED: Final = frozenset((int, float, bool, str))
+_PLAIN: Final = frozenset(("relativeCreated",))
 _MAX_VARIANTS: Final = 16_384
 
 
@@ -44,6 +45,10 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     fields = record.__dict__
     args = fields["args"]
     msg, digest = fields["msg"], fields.get(DIGEST)
+    text: str | None = None
+    if isinstance(msg, Rendered):
+        text = msg.text
+        msg = msg.template
     shared = digest[0] if digest is not None else msg if args else None
     key = (*map(fields.__getitem__, _COMMON), shared)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
@@ -61,7 +66,7 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         defined = definition(shape, CODES, 0.0, common)
     try:
-        tail = pack((args, named, None))
+        tail = pack((args, named, text))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
         tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
@@ -110,7 +115,8 @@ class RelayedTemplate(TaggedTemplate):
         """
         samples = named.get(DIGEST)
         by = named.pop(_BY, None)
-        by_template = type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
+        # As in the relay: one with attributes of its own is grouped by its text.
+        by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
         if samples is not None:
             _check_digest(samples, named)
             by_template = samples[0] is not None
@@ -144,7 +150,7 @@ class RelayedTemplate(TaggedTemplate):
         fields = self.base.copy()
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
-            fields.update(msg=text, args=())
+            fields["msg"] = Rendered(fields["msg"], text) if args else text
         record.__dict__ = fields
         return record
 

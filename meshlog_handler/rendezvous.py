@@ -177,10 +177,12 @@ def _peer_pid(sock: socket.socket) -> int | None:
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
-    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
-    for level, kind, data in ancillary:
+    data, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
+    if not data:
+        raise EOFError
+    for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
     for fd in fds:
         os.set_inheritable(fd, False)
     return list(fds)

@@ -6,9 +6,10 @@ import contextlib
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from typing import Final
@@ -53,11 +54,18 @@ class Options:
     grace: float = 5.0
 
 
-def run(options: Options) -> int:
+def run(options: Options, start: Callable[[Options, LogClient, FoldingConsole, Signals], Run] | None = None) -> int:
     """Run a command on N ranks; return the exit code for the shell.
 
     That of the first rank that failed, 128 and the number for a signal; where the launcher was stopped by a signal
     before any rank failed, 128 and the number of that.
+
+    Parameters
+    ----------
+    options : Options
+        What to run, and how to show it.
+    start : callable or None
+        Makes the run. None: all ranks are started here.
 
     Raises
     ------
@@ -72,7 +80,7 @@ def run(options: Options) -> int:
     )
     with Signals() as signals:
         client.start()
-        mesh = Run(options, client, console, signals)
+        mesh = (start or Run)(options, client, console, signals)
         try:
             mesh.run()
         finally:
@@ -85,28 +93,40 @@ def run(options: Options) -> int:
 
 
 class Run:
-    """One run: brings together processes and client. Main thread."""
+    """One run: brings together processes and client. Main thread.
 
-    def __init__(self, options: Options, client: LogClient, console: FoldingConsole, signals: Signals) -> None:
+    Parameters
+    ----------
+    environments : mapping of int to mapping, or None
+        By rank, for ranks that a launcher numbered. None: `options.count` ranks from 0.
+    stdin : int or None
+        What ranks read, as `subprocess.Popen` takes it.
+    """
+
+    def __init__(
+        self, options: Options, client: LogClient, console: FoldingConsole, signals: Signals,
+        environments: Mapping[int, Mapping[str, str]] | None = None, stdin: int | None = subprocess.DEVNULL,
+    ) -> None:  # fmt: skip
         self._options = options
         self._client = client
         self._console = console
         self._signals = signals
         self._mesh = secrets.token_hex(8)
         self._sources: list[Source] = []
-        environments = rank_environments(client.environ(), options.count)
-        self._ranks = Ranks(options.command, environments, options.grace, self)
+        self._environments = environments or rank_environments(client.environ(), options.count)
+        self._ranks = Ranks(options.command, self._environments, options.grace, self, stdin)
 
     def run(self) -> None:
         """Start all ranks and wait for their ends."""
-        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in range(self._options.count)})
+        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
             self._client.stand("", SetLevel(0, self._options.level, "", None))
         self._ranks.run(self._signals)
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
         """Let the client show the output of a rank."""
-        self._sources.append(self._client.adopt(pid, rank, rank, pipes, self._mesh))
+        local_rank = settings.local_rank(self._environments[rank])
+        self._sources.append(self._client.adopt(pid, rank, rank if local_rank is None else local_rank, pipes, self._mesh))
 
     def ended(self, rank: Rank) -> None:
         """Let the client say how a rank ended; that it was stopped here is no news."""
@@ -173,15 +193,13 @@ class Run:
         return "\n".join(parts)
 
 
-def rank_environments(base: Mapping[str, str], count: int) -> list[dict[str, str]]:
+def rank_environments(base: Mapping[str, str], count: int) -> dict[int, dict[str, str]]:
     """Return the environment of each rank."""
-    # What Python keeps in a buffer comes late, and never if it is killed; and it says where it was when it crashed.
-    common = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **base, settings.CAPTURED: "1"}
-    size = str(count)
-    return [
-        {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    common, size = settings.captured(base), str(count)
+    return {
+        rank: {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         for rank in range(count)
-    ]
+    }
 
 
 def _console(options: Options) -> FoldingConsole:

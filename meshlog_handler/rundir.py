@@ -15,6 +15,10 @@ from . import settings
 
 _LOCK = "client.lock"
 _MAKING = ".making-"
+
+JOB = "job-"
+"""With what the names of files begin by which the ranks of a launcher find each other: see `job`."""
+
 _MAX_PATH = 76  # a Unix socket's whole path has room for 103 bytes on macOS, 107 on Linux
 
 
@@ -98,7 +102,7 @@ def clean(parent: str) -> list[str]:
             continue
         path = os.path.join(parent, name)
         try:
-            lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(path if name.startswith(JOB) else os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue
         try:
@@ -106,7 +110,10 @@ def clean(parent: str) -> list[str]:
         except OSError:
             continue
         else:
-            if not _in_use(path):
+            if name.startswith(JOB):
+                os.unlink(path)
+                removed.append(path)
+            elif not _in_use(path):
                 _remove(path)
                 removed.append(path)
         finally:

@@ -14,6 +14,10 @@ class Running(Protocol):
     def running(self) -> bool:
         """Whether it was started and not stopped, in this process."""
 
+    @property
+    def shows(self) -> bool:
+        """Whether it shows logs in this process; a relay passes them on."""
+
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""
 
@@ -33,7 +37,7 @@ def discard(client: Running) -> None:
 
 def any_running() -> bool:
     """Tell whether this process shows logs itself."""
-    return any(client.running for client in tuple(_clients))
+    return any(client.running and client.shows for client in tuple(_clients))
 
 
 def _after_fork_in_child() -> None:

@@ -50,6 +50,7 @@ class LoggerRuntime:
         self._prepared: dict[int, ConfigTransaction] = {}
         self._reverts: list[tuple[float, int, str, int]] = []
         self._reverting: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._order = itertools.count()
 
     def start(self) -> None:
@@ -123,12 +124,19 @@ class LoggerRuntime:
     def _set_level(self, order: SetLevel) -> None:
         logger = logging.getLogger(order.logger or None)
         before = self._reverting.pop(order.logger, logger.level)
+        self._first.setdefault(order.logger, before)
         self._reverts = [revert for revert in self._reverts if revert[2] != order.logger]
         heapq.heapify(self._reverts)
         logger.setLevel(order.level)
         if order.for_sec is not None:
             self._reverting[order.logger] = before
             heapq.heappush(self._reverts, (time.monotonic() + order.for_sec, next(self._order), order.logger, before))
+
+    def restore_levels(self) -> None:
+        """Set each logger back to the level it had before the first order for it. Any thread."""
+        while self._first:
+            name, level = self._first.popitem()
+            logging.getLogger(name or None).setLevel(level)
 
     def _revert_due(self) -> float | None:
         """Set back the levels whose time is over; return the seconds until the next one, or None."""

@@ -83,6 +83,12 @@ def journal_size(env: Mapping[str, str] | None = None) -> int:
     return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
 
 
+def captured(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` for a program whose output is captured by whoever starts it."""
+    # What Python keeps in a buffer comes late, and never if it is killed; and it says where it was when it crashed.
+    return {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **env, CAPTURED: "1"}
+
+
 def check_window(window: float | None) -> float | None:
     """Return `window` (seconds) if it is None or positive and finite.
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from .capture import diagnose
 from .captured import CapturedPipe
-from .entries import RECORD, walk
+from .entries import FLUSH, RECORD, number_entry, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .messages import Answer, Flush, Goodbye, Hello, Message, Order, decode
+from .messages import Answer, Flush, Goodbye, Hello, Message, Order, Relabel, decode
 from .relay_messages import ReachedBelow
 from .stats import RankStats
 from .thaw import Item, TaggedTemplate, Thawer
@@ -64,7 +65,8 @@ class Source:
     ----------
     sock : socket.socket or None
         The authenticated connection, non-blocking from here on. None: the proc was adopted. Who started it led its
-        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own.
+        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own. So it
+        is with one that said of itself that it is ``output_only``, but for its end.
     hello : Hello
         Who it says it is; `rank` is what the client calls it.
     journal : str
@@ -75,12 +77,13 @@ class Source:
 
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
     __slots__ = (
-        "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted", "ended",
+        "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted",
+        "caught_up", "ended",
         "exitcode", "hello", "identity", "inbox", "inbox_bytes", "journal", "left", "mesh", "name", "outbox", "pid", "pidfd",
         "pipes", "rank", "reached", "replayed", "sock", "stats", "streaming", "tail", "unreported", "watched", "writing",
     )  # fmt: skip
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Goodbye)
+    accepts: tuple[type[Message], ...] = (Answer, Goodbye, Relabel)
 
     def __init__(
         self, sock: socket.socket | None, hello: Hello, rank: int | None, journal: str, pipes: Mapping[str, int],
@@ -89,8 +92,8 @@ class Source:
         if sock is not None:
             sock.setblocking(False)
         self.sock = sock
-        self.adopted = sock is None
-        self.watched = not self.adopted
+        self.adopted = sock is None or hello.output_only
+        self.watched = sock is not None
         self.writing = False
         self.hello = hello
         self.rank = rank
@@ -109,6 +112,7 @@ class Source:
         self.left = False
         self.ended = False
         self.replayed = False
+        self.caught_up = 0
         self.exitcode: int | None = None
         self.inbox: deque[Piece] = deque()
         self.inbox_bytes = 0
@@ -160,6 +164,10 @@ class Source:
 
     def heed(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
+        if isinstance(message, Relabel):
+            self.coords.clear()
+            self.coords.update(message.coords)
+            return True
         return False
 
     def receive(self, data: bytes) -> list[Message]:
@@ -250,6 +258,27 @@ class Source:
             self._admit(piece.generation, piece.start, piece.data, replayed=True)
         self._note_drops(tuple(reader.drops()))
 
+    def catch_up(self, version: int) -> None:
+        """Read from the journal what was not shipped so far, then take in the sentinel of flush `version` by ourselves.
+
+        The connection is over and the process goes on: it became another program, or has closed our descriptors. Then it
+        may still log; so only what was whole at a first look is taken, as it is at a second one.
+        """
+        self.caught_up = version
+        try:
+            if self.journal and os.path.exists(self.journal):
+                whole, reader = JournalReader(self.journal), JournalReader(self.journal)
+                now = {piece.generation: piece.data for piece in reader.ranges(self._generation, self._position)}
+                for piece in whole.ranges(self._generation, self._position):
+                    data = now.get(piece.generation, b"")[: len(piece.data)]
+                    self._admit(piece.generation, piece.start, data, replayed=True)
+                self._note_drops(tuple(reader.drops()))
+        except (OSError, ProtocolError) as failure:
+            diagnose(f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}")
+        sentinel = number_entry(FLUSH, version)
+        self.inbox.append(Piece(self._generation, sentinel, replayed=False))
+        self.inbox_bytes += len(sentinel)
+
     def _note_drops(self, drops: object) -> None:
         if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:
             raise ProtocolError("drops are a tuple of reason, level and count")
@@ -282,6 +311,11 @@ class Source:
         except OSError as failure:
             raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 
+    def journal_files(self) -> list[str]:
+        """Return the paths of its journal and of what was too large for that."""
+        sides = [f"{self.journal}.{number}" for number in self._side_files]
+        return [self.journal, *sides] if self.journal else []
+
     def close_pidfd(self) -> None:
         """Close what tells of the end of the process, if it is open."""
         # First it is no longer known, then closed: a process forked in between must not close what is closed there.
@@ -295,8 +329,8 @@ class Source:
             self.sock.close()
             self.sock = None
         self.close_pidfd()
-        if not keep_journal and self.journal:
-            for path in (self.journal, *(f"{self.journal}.{number}" for number in self._side_files)):
+        if not keep_journal:
+            for path in self.journal_files():
                 with contextlib.suppress(OSError):  # never made, or removed by its owner
                     os.unlink(path)
         self.stats.alive = False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
 
 from .errors import ProtocolError
 
@@ -108,3 +108,23 @@ class Stats(dict[Any, RankStats]):
     def dropped(self) -> int:
         """Records dropped by all ranks."""
         return sum(each.total_dropped for each in self.values())
+
+
+EARLIER: Final = "earlier"
+"""The key of the counters of ranks that ended so long ago that they are not kept one by one."""
+
+MAX_PAST: Final = 4096
+
+
+class Past(dict[Any, RankStats]):
+    """Counters of ranks that ended: of the latest ones each, of all others together."""
+
+    def remember(self, counters: Mapping[int | None, RankStats]) -> None:
+        """Add the last counters of ranks that end."""
+        for rank, stats in counters.items():
+            before = self.pop(rank, None)
+            self[rank] = before.merged(stats) if before is not None else stats
+        while len(self) > MAX_PAST + 1:
+            oldest = next(rank for rank in self if rank != EARLIER)
+            earlier = self.get(EARLIER) or RankStats(None, 0, alive=False)
+            self[EARLIER] = earlier.merged(replace(self.pop(oldest), rank=None, pid=0))

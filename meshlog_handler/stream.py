@@ -29,6 +29,9 @@ OnFull = Literal["block", "drop"]
 own_threads: Final[set[int]] = set()
 """Identifiers of this package's threads. What they log is never forwarded: a handler that logs would feed itself."""
 
+# A thread of a forked child may get the identifier that one of the parent's had.
+os.register_at_fork(after_in_child=own_threads.clear)
+
 BLOCK_SEC: Final = 10.0
 """Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
 
@@ -271,6 +274,16 @@ class Stream:
     def made_room(self) -> None:
         """Let the waiting calls try again: a segment was shipped, or the client went. The forwarder's."""
         self._starved = False
+        self._end_waits()
+
+    def lose_link(self) -> None:
+        """The program has closed our descriptors: nothing is shipped from now on, but the client reads the journal.
+
+        So nothing in it is overwritten, and no call waits: what finds no room is counted at once.
+        """
+        with self.shipping():
+            pass  # no more
+        self._starved = True
         self._end_waits()
 
     def lose_client(self) -> None:

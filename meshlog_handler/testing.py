@@ -7,7 +7,7 @@
         logs.flush()
     assert "done" in logs.messages
 
-What collects records of this process's loggers, such as pytest's ``caplog``, gets those of other processes by a `RelayHandler`.
+What collects records of this process's loggers, such as pytest's ``caplog``, gets those of other processes by a `PropagateHandler`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RecordCollector(logging.Handler):
             return list(self.records)
 
 
-class RelayHandler(logging.Handler):
+class PropagateHandler(logging.Handler):
     """A client's handler that gives each record to this process's logger of the same name, as if it had been logged here.
 
     For what listens to the loggers of this process: pytest's ``caplog``, or handlers that are configured by logger. Levels

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshRecord, gives, has_words
+from .mesh_record import MeshRecord, Rendered, gives, has_words
 from .shared import layouts, shared
 from .wire import unpack
 
@@ -119,9 +119,7 @@ class TaggedTemplate(RecordTemplate):
             if name not in _NOT_NAMED:
                 fields[name] = value
         if text is not None and not gives(fields["msg"], args, text):
-            # Arguments that were rendered in the proc do not fit the template any more. Who copies the record, as many
-            # formatters do, must not find out: the text takes the place of both.
-            fields.update(msg=text, args=())
+            fields["msg"] = Rendered(fields["msg"], text) if args else text
         record.__dict__ = fields
         return record
 
@@ -273,8 +271,8 @@ class Thawer:
         if kind == DEFINE:
             self._define(shape, bytes(data[body:end]))
         elif kind == FLUSH:
-            self.sentinels += 1
             items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
+            self.sentinels += 1  # after it: one that is cut is none
         elif kind == LARGE:
             number = UINT64.unpack_from(data, body)[0]
             try:

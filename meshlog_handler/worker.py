@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def install(
-    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False
-) -> None:
+    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False,
+    rank: int | None = None,
+) -> None:  # fmt: skip
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -39,6 +40,8 @@ def install(
     warnings : bool
         Let the filters of ``warnings`` be those that the client's process had when the client was made, and log each warning
         that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
+    rank : int or None
+        What this process is called. None: as its launcher says in the environment, else the next number.
 
     Raises
     ------
@@ -56,11 +59,21 @@ def install(
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
-    enlist(membership.Terms(address, settings.rank(), settings.local_rank(), capture=capture, warnings=warnings), level)
+    rank = settings.rank() if rank is None else rank
+    enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
-def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
+def enlist(
+    terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+
+    Parameters
+    ----------
+    terms, level
+        As of `membership.join` and `install`.
+    handler : Callable[..., MeshHandler]
+        Makes what forwards the root logger, as `MeshHandler` does.
 
     Raises
     ------
@@ -83,7 +96,9 @@ def enlist(terms: membership.Terms, level: int | str | None = None) -> None:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if not shows_itself:
-        _take_off(_writes_to_console)
+        _silenced.extend(_take_off(writes_to_console))
+    global _make_handler
+    _make_handler = handler
     _forward_root()
 
 
@@ -106,12 +121,23 @@ def join_mesh(address: str, identity: Identity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, take the handler off the root logger."""
+    """Leave the client: ship what there is, restore the file descriptors, the handlers of the root logger, and levels that the
+    client has set.
+    """  # fmt: skip
     _take_off(lambda handler: isinstance(handler, MeshHandler))
+    member = membership.current()
+    if member is not None:
+        member.restore_levels()
     membership.leave()
+    while _silenced:
+        logging.getLogger().addHandler(_silenced.pop(0))
 
 
 leave = uninstall
+
+_make_handler: Callable[..., MeshHandler] = MeshHandler
+_silenced: list[logging.Handler] = []
+"""Handlers that wrote to the console: off the root logger for as long as the client does that."""
 
 
 def _forward_root() -> None:
@@ -120,7 +146,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(MeshHandler(address=member.terms.address))
+        root.addHandler(_make_handler(address=member.terms.address))
     _keep_forwarding()
 
 
@@ -147,14 +173,16 @@ def _keep_forwarding() -> None:
     logging.config.dictConfigClass = ForwardingConfigurator
 
 
-def _take_off(unwanted: Callable[[logging.Handler], bool]) -> None:
+def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
     root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if unwanted(handler):
-            root.removeHandler(handler)
+    found = [handler for handler in root.handlers if unwanted(handler)]
+    for handler in found:
+        root.removeHandler(handler)
+    return found
 
 
-def _writes_to_console(handler: logging.Handler) -> bool:
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 

@@ -1,4 +1,4 @@
 """The tests.
 
-`unit` starts no processes, `process` starts real ones; `stress` takes minutes and runs only when asked for.
+`unit` starts no processes, `process` starts real ones; `stress` is a command of its own, which takes minutes.
 """

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from .engines.needed import ENGINES
 from .leaks import Held
 from .setup_state import Loggers, Setup
 
@@ -31,7 +32,7 @@ def pytest_configure() -> None:
         # Run in the background by a shell, or a CI. Children would inherit that, and the tests that interrupt them fail.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
-        if name in _VARIABLES or name.startswith(_PREFIXES):
+        if name in _VARIABLES or (name.startswith(_PREFIXES) and name != ENGINES):
             del os.environ[name]
     # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

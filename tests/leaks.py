@@ -10,6 +10,8 @@ import fcntl
 import gc
 import importlib
 import os
+import socket
+import stat
 import sys
 import threading
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ _TASKS = "/proc/self/task"
 _FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 # Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
-# makes up an object for each thread that was not its own and ran Python code.
-_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-")
+# makes up an object for each thread that was not its own and ran Python code; Dask keeps a pool for heavy work.
+_IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-", "Dask-Offload")
 
 # Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
 # first need, and keeps the process and one end of a pipe to it until the interpreter exits.
@@ -30,6 +32,10 @@ _HELPERS = (
     ("forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
 )
 _HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
+
+
+# Threads and descriptors of engines that cannot be shut down as long as this process lives.
+_of_engines: set[object] = set()
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,10 @@ class Held:
         """Take a snapshot, without what stays by design."""
         pids, pipes = _helpers()
         return cls(
-            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)),
+            threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
             children=frozenset(children() - pids),
-            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop()),
+            fds=frozenset(pair for pair in open_fds() if pair[0] not in pipes | _jupyters_loop() and not _is_rays(pair[0]))
+            - _of_engines,
             runs=frozenset(run_dirs()),
         )
 
@@ -60,6 +67,11 @@ class Held:
         with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
             until(lambda: not self._new(), timeout)
         return self._new()
+
+    def leave_to_engine(self) -> None:
+        """Let the threads and descriptors that are new since this snapshot be an engine's, which keeps them to the end."""
+        now = Held.take()
+        _of_engines.update(now.threads - self.threads, now.fds - self.fds)
 
     def _new(self) -> list[str]:
         now = Held.take()
@@ -125,12 +137,12 @@ def run_dirs() -> set[str]:
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a client lives in a run directory: it holds a lock there.
+    """Tell whether a client lives in a run directory: it holds a lock there. The file of a job is the lock itself.
 
     One of another process is not our leak, and one of this process shows as a file descriptor.
     """
     with contextlib.suppress(FileNotFoundError):
-        lock = os.open(os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path if os.path.isfile(path) else os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,7 +151,7 @@ def _in_use(path: str) -> bool:
             os.close(lock)
         return False
     # Without a lock file it is just being made, or it has gone since; or else it is left behind.
-    return not os.path.isdir(path)
+    return not os.path.exists(path)
 
 
 def _helpers() -> tuple[set[int], set[int]]:
@@ -159,6 +171,18 @@ def _jupyters_loop() -> set[int]:
     loop = variable.get(None) if variable is not None else None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     return {part.fileno() for part in parts if part is not None}
+
+
+def _is_rays(fd: int) -> bool:
+    """Tell whether a descriptor is a network connection of Ray's, which keeps those to its workers. We have none."""
+    if "ray" not in sys.modules:
+        return False
+    # What was closed since is none.
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                return sock.family in (socket.AF_INET, socket.AF_INET6)
+    return False
 
 
 def _describe(pid: int) -> str:

@@ -38,7 +38,7 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "reception", "show", "registry", "flushes", "below", "relays", "client_thread", "client",
+        "source", "pipes", "reception", "show", "registry", "flushes", "below", "relays", "commands", "client_thread", "client",
         "membership", "uplink", "handler",
     ],
     # Assembly.
@@ -47,7 +47,11 @@ FLOORS = [
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.
-    ["integrations", "integrations.hosts", "integrations.*", "arguments", "launch", "run", "tail", "cli", "testing"],
+    [
+        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
+        "integrations.monarch_actors", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
+        "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing",
+    ],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],
 ]

@@ -7,7 +7,7 @@ directly; elsewhere they join a relay on their host, whose bytes the engine carr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..engine import Coords as Coords
 from ..engine import Engine as Engine
@@ -21,6 +21,7 @@ def attach(
     leave: Callable[[float], object],
     handlers: Iterable[ShownBy] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
+    hide: Sequence[str] = (),
 ) -> LoggingMeshClient:
     """Give a mesh its logging; `drain_and_stop` of what is returned detaches. Blocks.
 
@@ -30,9 +31,9 @@ def attach(
         The mesh.
     leave : Callable[[float], object]
         Lets every proc leave, within so many seconds, and ends relays and tunnels.
-    handlers, log_dir
+    handlers, log_dir, hide
         As of `LoggingManager`.
     """
-    client = LoggingManager(handlers, log_dir).attach(engine)
+    client = LoggingManager(handlers, log_dir, hide).attach(engine)
     client.on_stop(leave)
     return client

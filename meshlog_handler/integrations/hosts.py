@@ -14,7 +14,7 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from types import TracebackType
@@ -50,11 +50,13 @@ class HostRelay:
         Of the client, as `LogClient.address` returns it. Its key does not cross the tunnel.
     log_dir : str or None
         Directory, on this host, for a complete file per rank and stream.
+    hide : sequence of str
+        Regular expressions: lines that are not passed on.
     """
 
-    def __init__(self, client_address: str, *, log_dir: str | None = None) -> None:
+    def __init__(self, client_address: str, *, log_dir: str | None = None, hide: Sequence[str] = ()) -> None:
         self._end, theirs = socket.socketpair()
-        self._relay = LogRelay(client_address, log_dir=log_dir, tunnel=theirs)
+        self._relay = LogRelay(client_address, log_dir=log_dir, hide=hide, tunnel=theirs)
         self._started: Future[None] = Future()
         self._giving = threading.Lock()
         threading.Thread(target=self._start, name="meshlog-host-relay", daemon=True).start()
@@ -112,6 +114,10 @@ class HostRelay:
         except OSError:
             raise ClosedError("the relay has ended") from None
 
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Tell how a proc of this host ended (see `LogClient.report_exit`)."""
+        self._relay.report_exit(mesh, rank, exitcode)
+
     def close(self, timeout: float = 10.0) -> None:
         """Pass on what is pending, and end: `take` gives the rest, and then raises `ClosedError`."""
         self._relay.stop(timeout)
@@ -150,6 +156,10 @@ class Tunnel:
             self._threads.append(thread)
             thread.start()
         return self
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to so many seconds for the relay's own end, with all that it had to say. Before `close`."""
+        self._threads[0].join(timeout)
 
     def close(self) -> None:
         """End; waits some seconds for what is being carried."""

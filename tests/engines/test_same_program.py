@@ -19,6 +19,7 @@ import pytest
 from meshlog_handler import LogClient, install, this_host
 from meshlog_handler.mesh_client import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
+from tests.leaks import Held
 from tests.process.procs import ROOT, importing
 from tests.waiting import until
 
@@ -92,7 +93,9 @@ def on_ray(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient
     ray: Any = need("ray")
     from meshlog_handler.integrations.ray import attach
 
-    ray.init(num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held = Held.take()
+    ray.init("local", num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
+    held.leave_to_engine()  # its event loops and log files stay open after its end
     try:
         logs = attach(handlers=[collector])
         remote = ray.remote(max_retries=0)(obey)
@@ -110,7 +113,7 @@ def on_dask(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClien
     from meshlog_handler.integrations.dask import attach
 
     with (
-        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=RANKS, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         logs = attach(client, [collector])
@@ -123,6 +126,7 @@ def on_dask(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClien
 
 @contextmanager
 def on_monarch(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient]:
+    held = Held.take()
     need("monarch")
     from meshlog_handler.integrations.monarch import attach
 
@@ -133,6 +137,7 @@ def on_monarch(collector: RecordCollector, place: str) -> Iterator[LoggingMeshCl
         procs.spawn("obeying", Obeying).obey.broadcast(place)
         yield logs
         logs.drain_and_stop()
+    held.leave_to_engine()
 
 
 ENGINES: dict[str, Callable[[RecordCollector, str], Started]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import multiprocess
 
 import meshlog_handler
-from meshlog_handler.testing import RelayHandler
+from meshlog_handler.testing import PropagateHandler
 
 LOUD = ("", "multiprocess", "multiprocessing", "meshlog", "meshlog_handler", "asyncio")
 
@@ -89,7 +89,7 @@ def relaying() -> None:
     """What a worker logs is handed to the loggers of the client's process, of which the root forwards to this client."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG)
-    root.addHandler(meshlog_handler.MeshHandler(handlers=[RelayHandler()]))
+    root.addHandler(meshlog_handler.MeshHandler(handlers=[PropagateHandler()]))
     root.addHandler(Relayed())
     logging.info("client logs")
     proc: Any = multiprocessing.get_context("spawn").Process(target=work)

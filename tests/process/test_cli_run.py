@@ -356,7 +356,7 @@ def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
         (["run", "--grace", "-1", "--", "true"], 2, "no number of seconds"),
         (["run", "--log-dir", "/proc/none", "--", "true"], 2, "/proc/none"),
         (["run", "--frobnicate", "--", "true"], 2, "true|frobnicate"),
-        ([], 2, "run or tail"),
+        ([], 2, "run, exec or tail"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import loky
 import multiprocess
 import pytest
 
-from meshlog_handler import SettingError, install
-from meshlog_handler.testing import CollectedLogs, collected
+from meshlog_handler import LogClient, SettingError, install
+from meshlog_handler.registry import KEPT_JOURNALS
+from meshlog_handler.testing import CollectedLogs, RecordCollector, collected
 from tests.leaks import Held
 from tests.waiting import until
 
@@ -69,7 +72,7 @@ WAYS = [
 
 
 def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
-    """Check that each greeting and each printed line arrived once, and says where it is from."""
+    """Check that each greeting and each line arrived once, and says where it is from: each process has a rank of its own."""
     logs.flush()
     greetings = [record for record in logs.records if record.name == workers.NAME]
     printed = [record for record in logs.records if record.getMessage().startswith("printed ")]
@@ -78,7 +81,8 @@ def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
     assert {record.levelno for record in greetings} == {logging.WARNING}
     assert {record.process for record in greetings} == pids == {record.process for record in printed}
     ranks = {(record.process, vars(record)["rank"]) for record in (*greetings, *printed)}
-    assert len(ranks) == len(pids) == len({rank for _, rank in ranks})
+    assert len(ranks) == len(pids)
+    assert len({rank for _, rank in ranks}) == len(pids)
     assert all(isinstance(rank, int) for _, rank in ranks)
     assert {vars(record)["stream"] for record in printed} == {"stdout"}
     assert {vars(record)["stream"] for record in greetings} == {None}
@@ -141,16 +145,65 @@ def test_installing_without_an_address_says_what_to_do() -> None:
     assert "nowhere" not in done.stderr.splitlines()[-1], "the address may hold a key"
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_workers_that_are_replaced_leave_nothing_behind(method: str) -> None:
+@contextmanager
+def replacing_pool(method: str, address: str) -> Iterator[Callable[..., Any]]:
+    """Yield the `map` of a pool of two workers that take one task each."""
+    with stdlib_pool(method, address, maxtasksperchild=1) as map_:
+        yield lambda *args: map_(*args, 1)
+
+
+@contextmanager
+def replacing_executor(method: str, address: str) -> Iterator[Callable[..., Any]]:
+    """Yield the `map` of an executor of two workers that take one task each."""
+    if sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 replaces no workers of an executor")
+    context: Any = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(2, context, install, (address,), max_tasks_per_child=1) as pool:
+        yield pool.map
+
+
+REPLACED = 20
+REPLACING = [(replacing_pool, "fork"), (replacing_pool, "forkserver"), (replacing_executor, "forkserver")]
+
+
+@pytest.mark.parametrize(("make", "method"), REPLACING, ids=[f"{make.__name__}-{method}" for make, method in REPLACING])
+def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any], method: str) -> None:
     with collected() as logs:
         directory = os.path.dirname(logs.client.address.removeprefix("meshlog://").partition("#")[0])
         lasting, held = sorted(os.listdir(directory)), Held.take()
-        with stdlib_pool(method, logs.address, maxtasksperchild=1) as map_:
-            pids = set(map_(workers.greet, range(20), 1))
-        assert len(pids) == 20
-        check_greetings(logs, pids, 20)
+        with make(method, logs.address) as map_:
+            pids = set(map_(workers.greet, range(REPLACED)))
+        assert len(pids) == REPLACED
+        check_greetings(logs, pids, REPLACED)
         until(lambda: sorted(os.listdir(directory)) == lasting, what=lambda: f"{os.listdir(directory)} to be {lasting}")
         del map_  # the last reference to the pool, which has pipes of its own
         assert held.left() == []
         assert not any(counts.alive for counts in logs.client.stats().values())
+
+
+@pytest.mark.parametrize("rank", [None, 0])
+def test_a_log_dir_has_the_journals_of_the_latest_workers_only(
+    rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlog_handler.registry.KEPT_GUESTS", KEPT_JOURNALS)
+    count = KEPT_JOURNALS + 2
+    with LogClient(RecordCollector(), log_dir=tmp_path) as client:
+        for number in range(count):
+            with started("fork", workers.greet_from, [(client.address, number, rank)]) as procs:
+                assert join_all(procs) == [0]
+            until(lambda: not any(counts.alive for counts in client.stats().values()), what="the worker to be missed")
+        journals = [path for path in tmp_path.iterdir() if ".journal" in path.name]
+    assert len(journals) == KEPT_JOURNALS
+    printed = [(tmp_path / f"rank-{number}.stdout").read_text() for number in range(count if rank is None else 1)]
+    assert "".join(printed) == "".join(f"printed {number}\n" for number in range(count))
+
+
+def test_one_worker_after_the_other_bears_a_new_rank() -> None:
+    with collected() as logs:
+        for number in range(3):
+            with started("fork", workers.greet_from, [(logs.address, number)]) as procs:
+                assert join_all(procs) == [0]
+            until(lambda: not any(counts.alive for counts in logs.client.stats().values()), what="the worker to be missed")
+        stats = logs.client.stats()
+        assert [vars(record)["rank"] for record in logs.records if record.name == workers.NAME] == [0, 1, 2]
+    assert {rank: (each.received, each.lines) for rank, each in stats.items()} == dict.fromkeys(range(3), (1, 1))

@@ -12,7 +12,7 @@ from meshlog_handler import ClosedError, LogClient
 from meshlog_handler.testing import RecordCollector, collected
 
 from . import forkers
-from .procs import join_all, started
+from .procs import join_all, run_python, started
 
 pytestmark = pytest.mark.usefixtures("real_stdout")
 
@@ -37,6 +37,20 @@ def test_200_children_forked_while_a_thread_logs_all_end_and_log_once() -> None:
     assert [record.process for record in records if record.msg == "parent"] == [parent]
     assert list(stats) == [0]
     assert (stats[0].received, stats[0].duplicates, stats[0].dropped) == (len(records), 0, {})
+
+
+def test_a_thread_of_a_forked_process_is_not_taken_for_one_of_the_clients() -> None:
+    """It may get the identifier that a thread of the client's process had; such threads are not forwarded."""
+    run_python(
+        "-c",
+        "import os; from meshlog_handler import LogClient; from meshlog_handler.stream import own_threads\n"
+        "with LogClient() as client:\n"
+        "    client.stats()\n"
+        "    assert own_threads\n"
+        "    pid = os.fork()\n"
+        "    if not pid: os._exit(len(own_threads))\n"
+        "    assert os.waitpid(pid, 0)[1] == 0",
+    )
 
 
 def test_children_of_children_log_as_themselves() -> None:

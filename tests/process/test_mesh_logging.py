@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +22,13 @@ from meshlog_handler import (
     LoggingMeshClient,
     MeshFormatter,
     ProcMesh,
+    RankDied,
     SettingError,
     current_rank,
     this_host,
 )
 from meshlog_handler.testing import RecordCollector
+from tests.waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
 WAIT = 30.0
@@ -236,6 +239,37 @@ def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordColle
         assert collector.messages == ["still forwarded"] * 3
 
 
+def test_a_change_that_is_undone_does_not_undo_another(collector: RecordCollector, tmp_path: Path) -> None:
+    """Rank 0 agrees at once and rank 1 refuses late: what rank 0 has to put back must not be what came in between."""
+    began = tmp_path / "began"
+    with spawn(collector, 2, start_method="fork") as mesh:
+        refused = {"()": f"{__name__}.refuse_late", "on": 1, "began": str(began)}
+        errors: list[Exception] = []
+
+        def change() -> None:
+            try:
+                mesh.logging.configure({"version": 1, "handlers": {"h": refused}, "loggers": {"probe": {"level": 44}}})
+            except ConfigRefused as refusal:
+                errors.append(refusal)
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        until(began.exists, WAIT, "rank 1 to be about to refuse")
+        mesh.logging.configure({"version": 1, "loggers": {"probe": {"level": 33}}})
+        thread.join(WAIT)
+        assert len(errors) == 1
+        assert mesh.call(lambda: logging.getLogger("probe").level).get(WAIT) == [33, 33]
+
+
+def refuse_late(on: int, began: str) -> logging.Handler:
+    """Make a handler; on one rank, refuse to, after a while."""
+    if current_rank() == on:
+        Path(began).touch()
+        time.sleep(0.3)  # no hope in it: if the other change were not to wait, it would come in this time
+        raise RuntimeError("not here")
+    return logging.NullHandler()
+
+
 def test_a_config_with_objects_is_refused_before_it_is_sent(collector: RecordCollector) -> None:
     with spawn(collector, 1) as mesh, pytest.raises(TypeError, match="plain data only"):
         mesh.logging.configure({"version": 1, "handlers": {"x": {"()": lambda: None}}})
@@ -340,3 +374,63 @@ def test_a_traceback_stays_in_one_piece_and_every_line_is_prefixed(collector: Re
     assert lines[0] == "[1] cannot go on"
     assert lines[-1] == "[1] ValueError: bad number 3"
     assert text.count("Traceback") == 1
+
+
+def fail_alike() -> None:
+    """Log one and the same failure, in each rank's words."""
+    try:
+        raise KeyError(f"shard {current_rank()}")
+    except KeyError:
+        logging.getLogger("train").exception("step failed on rank %d", current_rank())
+
+
+def fail_otherwise() -> None:
+    """Log another failure by the same line."""
+    try:
+        raise OSError("no disk") if current_rank() == 2 else KeyError("shard")
+    except Exception:
+        logging.getLogger("train").exception("step failed")
+
+
+def test_exceptions_group_by_their_signature(collector: RecordCollector) -> None:
+    """The first is shown at once, with its traceback; those like it are counted, whatever their words; others are not."""
+    with spawn(collector, 4) as mesh:
+        mesh.logging_option(aggregate_window_sec=60).get(WAIT)
+        mesh.call(fail_alike).get(WAIT)
+        mesh.flush().get(WAIT)
+        first, others = collector.records
+        assert first.exc_text is not None
+        assert first.exc_text.startswith("Traceback (most recent call last):")
+        assert "KeyError" in first.exc_text
+        assert vars(others)["count"] == 3
+        assert {vars(first)["rank"], *vars(others)["ranks"]} == {0, 1, 2, 3}
+        collector.clear()
+        mesh.call(fail_otherwise).get(WAIT)
+        mesh.flush().get(WAIT)
+        counts = [(getattr(record, "count", 1), str(record.exc_text).rpartition("\n")[2]) for record in collector.records]
+        assert sorted(count for count, _ in counts) == [1, 1, 2], counts
+        assert [text for _, text in counts].count("OSError: no disk") == 1
+
+
+def crash_after_logging(count: int) -> None:
+    """Log some lines, then die as C code does."""
+    for number in range(count):
+        logging.getLogger("train").info("line %d", number)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_death_is_told_with_the_last_twenty_lines_and_the_dump_of_faulthandler(collector: RecordCollector) -> None:
+    with spawn(collector, 2) as mesh:
+        pid = mesh.pids[1]
+        died = mesh.slice(ranks=[1]).call(crash_after_logging, 30)
+        records = collector.wait_for(lambda records: any("ended by" in r.getMessage() for r in records), WAIT)
+        assert isinstance(died.exception(WAIT), RankDied)
+    death = next(record for record in records if "ended by" in record.getMessage())
+    head, *lines = death.getMessage().splitlines()
+    assert head == f"rank 1 (pid {pid}) ended by SIGSEGV; its last lines:"
+    assert len(lines) == 20
+    printed = [record.getMessage() for record in records if vars(record)["stream"] == "stderr"]
+    assert "Fatal Python error: Segmentation fault" in printed
+    assert any("crash_after_logging" in line for line in printed)
+    assert "INFO train: line 29" in [line.strip() for line in lines]
+    assert "line 29" in [record.getMessage() for record in records]

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -43,6 +44,8 @@ def work(pipe: Any) -> None:
         what, words = asked
         if what == "log":
             logger.log(*words)
+        elif what == "warn":
+            logger.warning("not good: %s", "this", extra={"who": words})
         elif what == "many":
             for number in range(words):
                 logger.info("number %d of %s", number, "many")
@@ -192,6 +195,17 @@ def test_what_ranks_of_all_hosts_have_in_common_is_one_line() -> None:
         job.end(*workers)
 
 
+def test_a_warning_with_attributes_of_each_rank_is_shown_at_once_and_counted() -> None:
+    with tree() as job:
+        workers = [job.worker(address) for address in [job.relay()] * 4]
+        job.logging.set_mode(True, 60.0, logging.INFO)
+        for worker in workers:
+            worker.ask("warn", worker.rank)
+        job.client.flush()
+        assert job.messages == ["not good: this", "[3 similar log lines] [ranks 1-3] not good: this"]
+        job.end(*workers)
+
+
 def test_a_flush_goes_down_and_up_three_levels_and_names_who_is_silent() -> None:
     with tree() as job:
         middle = job.relay()
@@ -337,6 +351,32 @@ def test_through_a_tunnel_of_somebody_elses_messages() -> None:
             job.relays.append((pipe, pid))
             job.end()
         until(lambda: not job.client.stats()[worker.rank].alive, what="the client to see the end")
+        here.close()
+
+
+def test_a_mode_is_in_force_when_it_is_set_however_slow_the_tunnel() -> None:
+    with tree() as job:
+        here, there = multiprocessing.Pipe()
+        pipe, pid = job.start(tunnelled, job.client.address, there)
+        there.close()
+        ask = Carrier(here)
+
+        def give(data: bytes) -> None:
+            time.sleep(0.1)  # what goes down is on its way for longer than a worker takes to log
+            ask("give", data)
+
+        with Tunnel(job.client.address, lambda _: ask("take", 0.01), give):
+            assert pipe.poll(DEADLINE)
+            worker = job.worker(pipe.recv())
+            until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
+            for window in (60.0, None):
+                job.logging.set_mode(True, window, logging.INFO)
+                for step in range(2):
+                    worker.ask("log", (logging.INFO, "step %d", step))
+                job.client.flush()
+            assert job.messages == ["[2 similar log lines] [rank 0] step 0..1", "step 0", "step 1"]
+            job.relays.append((pipe, pid))
+            job.end(worker)
         here.close()
 
 

@@ -86,6 +86,12 @@ def greet(number: int) -> int:
     return os.getpid()
 
 
+def greet_from(address: str, number: int, rank: int | None = None) -> None:
+    """Install under a rank, and greet."""
+    meshlog_handler.install(address, rank=rank)
+    greet(number)
+
+
 def greet_slowly(number: int, arrived: Any, go: Any) -> int:
     """Greet, then wait with the other workers: no one of them takes two."""
     pid = greet(number)

@@ -1,4 +1,4 @@
-"""Faults, tried many times; every test here is marked `stress`, and takes minutes.
+"""Faults, tried many times. Not collected by pytest: it takes minutes, and ends with a table. See `__main__`.
 
 ::
 

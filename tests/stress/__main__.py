@@ -1,8 +1,10 @@
 """Try every fault many times::
 
-    python -m tests.stress --tries 100 --seed 1
+    python -m tests.stress --tries 20      the long form: above a thousand kills, some forty minutes
+    python -m tests.stress --short         each once, without those that take long: a minute or two
 
-``--only WORD`` (again and again) chooses those with the word in their names; ``--list`` names them all.
+It prints a table, and ends with 1 if anything was lost, shown twice or held up. ``--only WORD`` (again and again) chooses
+those with the word in their names; ``--list`` names them all.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from .table import table, try_all
 def main() -> int:
     """Run the command; return 1 if there was a problem."""
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description="Try every fault many times.")
-    parser.add_argument("--tries", type=int, default=20, help="how many times each is tried")
+    parser.add_argument("--tries", type=int, help="how many times each is tried (20; with --short once)")
+    parser.add_argument("--short", action="store_true", help="leave out those that take long")
     parser.add_argument("--seed", type=int, default=1, help="decides what is left to chance")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="those with this word in their names")
     parser.add_argument("--list", action="store_true", help="name the faults and end")
     options = parser.parse_args()
     faults = [each for each in all_faults().values() if not options.only or any(word in each.name for word in options.only)]
+    faults = [each for each in faults if each.short or not options.short]
     if options.list or not faults:
         print("\n".join(each.name for each in faults) or "no fault has such a name")
         return 0 if faults else 2
     warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn at each fork of a process with threads
-    rows = try_all(faults, options.tries, options.seed)
+    rows = try_all(faults, options.tries or (1 if options.short else 20), options.seed)
     print(f"\n{table(rows)}")
     return int(any(counts.problems for _, _, counts in rows))
 

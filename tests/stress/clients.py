@@ -36,8 +36,9 @@ def kill(scene: Scene) -> None:
     scene.pause(0.1)
     proc.kill()
     proc.join()
+    scene.kills += 1
     scene.at_work(500)
-    scene.client_gone = True
+    scene.lose_client()
 
 
 @fault("SIGKILL of the client while the journals are full")
@@ -51,9 +52,10 @@ def kill_while_full(scene: Scene) -> None:
     stopped = time.monotonic()
     proc.kill()
     proc.join()
+    scene.kills += 1
     scene.at_work(500)
     scene.stall = 10 + time.monotonic() - stopped
-    scene.client_gone = True
+    scene.lose_client()
 
 
 @fault("SIGSTOP of the client, then SIGCONT")
@@ -80,7 +82,7 @@ def stop_in_order(scene: Scene) -> None:
     scene.pause()
     client.stop()
     scene.at_work(500)
-    scene.client_gone = True
+    scene.lose_client()
 
 
 @fault("a handler that raises")
@@ -126,7 +128,7 @@ def dawdles(scene: Scene) -> None:
     scene.counting.before = None
 
 
-@fault("a handler that takes 10 ms a record; to drop is the policy")
+@fault("a handler that takes 10 ms a record; to drop is the policy", short=False)
 def dawdles_and_drops(scene: Scene) -> None:
     scene.counting.before = lambda _: time.sleep(0.01)
     with scene.small_journals():

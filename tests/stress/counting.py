@@ -46,6 +46,7 @@ class Counting(logging.Handler):
 class Counts:
     """What was sent and what arrived, of one try or of many."""
 
+    kills: int = 0
     sent: int = 0
     received: int = 0
     lost: int = 0
@@ -56,6 +57,7 @@ class Counts:
 
     def add(self, other: Counts) -> None:
         """Add those of another try."""
+        self.kills += other.kills
         self.sent += other.sent
         self.received += other.received
         self.lost += other.lost

@@ -55,7 +55,7 @@ def full(scene: Scene) -> None:
         scene.at_work(50)
 
 
-@fault("log_dir becomes read-only")
+@fault("log_dir becomes read-only", short=False)
 def read_only(scene: Scene) -> None:
     scene.allowed = "Read-only|No space left|too large"
     with small_disk(scene, "32m") as place:

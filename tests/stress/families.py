@@ -85,6 +85,7 @@ def storm_while_full(scene: Scene) -> None:
             thread.join()
 
     scene.counting.before = lambda _: time.sleep(0.0002)
+    scene.stall = 10 + 1  # what the policy to wait allows: the client has a mebibyte of each worker to show, and is slow
     with scene.small_journals():
         scene.start(work, 2)
     scene.at_work(3)
@@ -112,6 +113,7 @@ def killed_storm(scene: Scene) -> None:
         scene.pause(0.05)
         scene.signal(index, 9)  # type: ignore[arg-type]  # SIGKILL, by number
     scene.at_work()
+    scene.tally.stop()
     until(scene.quiet, DEADLINE, "the orphans to end")
 
 
@@ -137,39 +139,43 @@ def generations(scene: Scene) -> None:
 
 @fault("daemons: two forks, setsid, all descriptors closed")
 def daemons(scene: Scene) -> None:
-    def daemon(worker: Worker, lane: Lane, early: bool) -> None:
+    def daemon(worker: Worker, lane: Lane, joined: bool) -> None:
         os.setsid()
         if os.fork():
             os._exit(0)
-        if early:
+        if joined and worker.rng.random() < 0.5:
             log_some(lane, 10)
         os.closerange(3, 200)
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        if not joined:
+            worker.join()
         with own_files(40):
             log_some(lane, 2000)
 
     def work(worker: Worker) -> None:
-        if worker.rng.random() < 0.5:
+        joined = worker.rng.random() < 0.5
+        if joined:
             worker.join()  # and so the daemon inherits a membership, with or without a thread that logs
             log_some(worker.lanes[1], 1000)
-        if worker.rng.random() < 0.5:
-            worker.in_thread(worker.log_on, 2)
-        reap([fork(lambda: daemon(worker, worker.lanes[3], worker.rng.random() < 0.5))])
+            if worker.rng.random() < 0.5:
+                worker.in_thread(worker.log_on, 2)
+        reap([fork(lambda: daemon(worker, worker.lanes[3], joined))])
         until(lambda: worker.lanes[3].returned >= 2000, DEADLINE, "the daemon to log")
         worker.join()
         worker.log_on()
 
     scene.start(work, 3)
     scene.at_work()
+    scene.tally.stop()
     until(scene.quiet, DEADLINE, "the daemons to end")
 
 
 _OTHER = "import sys; from tests.stress.apart import log_on_lane; log_on_lane(*sys.argv[1:])"
 
 
-@fault("a worker becomes another program (exec)")
+@fault("a worker becomes another program (exec)", short=False)
 def become(scene: Scene) -> None:
     def work(worker: Worker) -> None:
         worker.join()

@@ -47,8 +47,8 @@ class Fault:
                     self.strike(scene)
                     counts = scene.finish()
                 except Exception:
+                    scene.problems.append(traceback.format_exc())
                     counts = scene.given_up()
-                    counts.problems.append(traceback.format_exc())
                 finally:
                     scene.close()
             text = said.read_text(errors="replace")

@@ -170,7 +170,7 @@ def raising_handler(scene: Scene) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     _run(scene, work)
-    scene.allowed = "Interrupt"
+    scene.allowed = "Interrupt|^Traceback"  # of an error, its last line tells as well
 
 
 # -- logging in the middle of logging ----------------------------------------------------------------------------------

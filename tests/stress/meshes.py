@@ -70,13 +70,11 @@ def mesh(scene: Scene) -> Iterator[ProcMesh]:
     """Start a mesh whose ranks log all the time."""
     lanes = [scene.tally.lane() for _ in range(_RANKS)]
     patience, mesh_client.ORDER_SEC = mesh_client.ORDER_SEC, 1.0
-    procs = this_host().spawn_procs(
-        {"gpus": _RANKS}, start_method="fork", handlers=[scene.counting],
-        bootstrap=partial(log_in_background, scene.tally.path, lanes[0].number),
-    )  # fmt: skip
+    procs = this_host().spawn_procs({"gpus": _RANKS}, start_method="fork", handlers=[scene.counting])
     try:
         procs.initialized.get(DEADLINE)
-        procs.logging_option(aggregate_window_sec=None).get(DEADLINE)
+        procs.logging_option(aggregate_window_sec=None).get(DEADLINE)  # each record is counted, and none is grouped
+        procs.call(log_in_background, scene.tally.path, lanes[0].number).get(DEADLINE)
         until(lambda: all(lane.returned > 10 for lane in lanes), DEADLINE, "all ranks to log")
         yield procs
     finally:
@@ -117,10 +115,16 @@ def in_the_middle(scene: Scene, procs: ProcMesh, act: Callable[[int], object], w
     return said[0], victim
 
 
+def kill(scene: Scene, pid: int) -> None:
+    """Kill a rank."""
+    os.kill(pid, signal.SIGKILL)
+    scene.kills += 1
+
+
 @fault("a rank is killed in the middle of configure()")
 def killed(scene: Scene) -> None:
     with mesh(scene) as procs:
-        level, victim = in_the_middle(scene, procs, lambda pid: os.kill(pid, signal.SIGKILL), config(_NEW, seconds=0.003))
+        level, victim = in_the_middle(scene, procs, partial(kill, scene), config(_NEW, seconds=0.003))
         check(scene, procs, [rank for rank in range(_RANKS) if rank != victim], level)
     scene.allowed = "RankDied|ended by|torn down"
 
@@ -149,7 +153,7 @@ def refuses(scene: Scene) -> None:
 def refuses_and_killed(scene: Scene) -> None:
     with mesh(scene) as procs:
         wanted = config(_NEW, refuses=0, seconds=0.003)
-        level, victim = in_the_middle(scene, procs, lambda pid: os.kill(pid, signal.SIGKILL), wanted)
+        level, victim = in_the_middle(scene, procs, partial(kill, scene), wanted)
         check(scene, procs, [rank for rank in range(_RANKS) if rank != victim], _OLD)
         if level != _OLD and victim != 0:
             scene.problems.append("a refusal was not told")

@@ -22,7 +22,7 @@ from tests.waiting import until
 from . import workers
 from .apart import Program
 from .counting import Counting, Counts, judge
-from .tally import Lane, Tally
+from .tally import NAME, Lane, Tally
 from .workers import Worker
 
 DEADLINE: Final = 60.0
@@ -60,6 +60,7 @@ class Scene:
         self.apart: tuple[Any, Any] | None = None  # a client in a process of its own, and the connection to it
         self.stats: Callable[[], Stats] | None = None  # of a client of somebody else's
         self.client_gone = False
+        self.kills = 0  # besides those of the workers
         self._address = ""
 
     # -- before --------------------------------------------------------------------------------------------------
@@ -169,6 +170,11 @@ class Scene:
             elif proc.exitcode not in codes:
                 self.problems.append(f"worker {index} ended with {proc.exitcode}, not {codes}")
 
+    def lose_client(self) -> None:
+        """Note that there is nobody any more to show what is logged: what is bad of it, workers say on their stderr."""
+        self.client_gone = True
+        self.allowed = f"^meshlog: ERROR {NAME}: "
+
     # -- after ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> Counts:
@@ -214,6 +220,7 @@ class Scene:
         if any(lane.astray for lane in lanes):
             counts.problems.append("the client showed records out of order, or twice")
         counts.problems += self.problems
+        counts.kills = self.kills + sum(proc.exitcode == -signal.SIGKILL for proc in self.procs)
         return counts
 
     def close(self) -> None:
@@ -227,7 +234,9 @@ class Scene:
         if self.apart is not None:
             proc, connection = self.apart
             connection.close()
-            proc.join(DEADLINE)
+            proc.join(0 if self.problems else DEADLINE)
+            proc.kill()  # what has not ended was not to end: it may be stopped
+            proc.join()
             proc.close()
         if self.client is not None:
             self.client.stop(1.0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .counting import Counts
 from .faults import Fault
 
-HEADS = ("fault", "tries", "sent", "received", "lost", "dropped", "twice", "longest")
+HEADS = ("fault", "tries", "kills", "sent", "received", "lost", "dropped", "twice", "longest")
 Row = tuple[str, int, Counts]
 
 
@@ -30,7 +30,7 @@ def try_all(faults: Iterable[Fault], tries: int, seed: int, tell: Callable[[str]
 def line(row: Row, width: int) -> str:
     """Return a row of the table."""
     name, tries, counts = row
-    numbers = [tries, counts.sent, counts.received, counts.lost, counts.dropped, counts.duplicated]
+    numbers = [tries, counts.kills, counts.sent, counts.received, counts.lost, counts.dropped, counts.duplicated]
     cells = "".join(f"{number:>13,}" for number in numbers)
     return f"{name:<{width}}{cells}{counts.longest:>9.3f} s{f'  {len(counts.problems)} PROBLEMS' if counts.problems else ''}"
 

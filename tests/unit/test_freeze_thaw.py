@@ -139,6 +139,14 @@ def test_relative_time_is_the_procs() -> None:
         assert found.relativeCreated == pytest.approx(sent.relativeCreated, abs=0.01)
 
 
+def test_a_sentinel_that_is_cut_is_none() -> None:
+    """The client tells records from sentinels by this count."""
+    thawer, items = Thawer({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # of nothing
+    with pytest.raises(ProtocolError):
+        thawer.thaw(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
+    assert (thawer.sentinels, items) == (0, [])
+
+
 def test_sentinels_keep_their_place() -> None:
     stream = encode([make("before")]) + number_entry(FLUSH, 9) + encode([make("after", lineno=8)], _used_table())
     found = [(values if template is None else template.text(values)) for _, template, values in decode(stream)]

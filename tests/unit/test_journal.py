@@ -292,6 +292,35 @@ def test_no_room_is_an_error_now_and_leaves_no_file(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_file_is_found_again_when_the_program_has_closed_its_descriptor(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshlog_handler.journal._kept", [])  # here, the descriptors of the maps were not closed
+    for other in (None, tmp_path / "other"):
+        os.close(journal._fd)
+        if other is not None:  # opened in its place
+            assert os.open(other, os.O_RDWR | os.O_CREAT) == journal._fd
+        for number in range(100):
+            assert append(journal, entry(number, 100), overwrite=True)
+        assert recovered(journal.path)[-1] == 99
+        if other is not None:
+            assert other.read_bytes() == b""
+            os.close(_fd_of(other))
+
+
+def _fd_of(path: Path) -> int:
+    """The descriptor that leads to a file."""
+    return next(int(name) for name in os.listdir("/dev/fd") if os.path.realpath(f"/dev/fd/{name}") == str(path))
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 36864])
+def test_a_journal_whose_writer_died_while_it_made_it_is_empty(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(bytes(size))
+    reader = JournalReader(str(path))
+    assert (list(reader.ranges()), reader.drops()) == ([], [])
+
+
 def test_without_a_file_it_works_the_same() -> None:
     journal = Journal(None, SIZE)
     for number in range(300):

@@ -18,6 +18,7 @@ from meshlog_handler.messages import (
     Message,
     Order,
     Prepare,
+    Relabel,
     Rollback,
     SetLevel,
     Welcome,
@@ -40,6 +41,7 @@ ALL: list[Message] = [
     Rollback(5, 3),
     Answer(6, None),
     Answer(6, "no"),
+    Relabel({"node": "a", "place": 3}),
     Goodbye(),
 ]
 ANSWERS = (Answer, Goodbye)

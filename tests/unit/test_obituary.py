@@ -74,6 +74,12 @@ def test_an_end_of_which_nobody_knows_more_is_forgotten() -> None:
     assert obituaries.word("token", 3, 1) is None
 
 
+def test_nobody_is_waited_for_to_speak_of_a_guest() -> None:
+    obituaries = Obituaries()
+    assert obituaries.heard(Proc(mesh=""), 10.0) == ""
+    assert obituaries.deadline is None
+
+
 def test_it_ends_with_the_last_lines_as_they_were_shown() -> None:
     tail = decode(
         encode(

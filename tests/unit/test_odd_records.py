@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
+import pickle
 import re
 import sys
 import threading
 from collections import OrderedDict, UserDict
 from collections.abc import Callable
 from enum import Enum, IntEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from unittest import mock
@@ -270,18 +273,18 @@ class Number:
 
 
 @pytest.mark.parametrize(
-    ("msg", "arg", "text", "kept"),
+    ("msg", "arg", "text"),
     [
-        ("loss %.3f", Number(), "loss 0.500", False), ("loss %s", Number(), "loss half", True),
-        ("100%% %.1f", Number(), "100% 0.5", False),
+        ("loss %.3f", Number(), "loss 0.500"), ("loss %s", Number(), "loss half"), ("100%% %.1f", Number(), "100% 0.5"),
+        ("%r", Number, f"{Number!r}"), ("%r", Path("a"), "PosixPath('a')"),
     ],
 )  # fmt: skip
-def test_a_copy_of_a_record_has_its_text(msg: str, arg: object, text: str, kept: bool) -> None:
+def test_a_copy_of_a_record_has_its_text_and_its_template(msg: str, arg: object, text: str) -> None:
     (record,) = cross(make(msg, arg))
-    assert record.getMessage() == text
     # As structlog's formatter makes one: a plain record.
-    assert logging.makeLogRecord(vars(record)).getMessage() == text
-    assert (record.msg == msg) is kept
+    for copied in (record, logging.makeLogRecord(vars(record)), pickle.loads(pickle.dumps(record)), copy.copy(record)):
+        assert copied.getMessage() == text
+        assert (copied.msg, copied.args) == (msg, (str(arg),))
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,17 @@ def test_guests_get_the_ranks_that_are_free(registry: Registry, door: Door) -> N
     assert [door.admit().rank for _ in range(4)] == [1, 4, 5, 6]
 
 
+def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
+    registry.add_mesh("mesh", {0: {}})
+    assert [door.admit().rank for _ in range(3)] == [1, 2, 3]
+    registry.ended("", 2)
+    assert door.admit().rank == 4
+    assert registry.next_rank() == 5, "of a newcomer of a relay"
+    registry.joined("", 5)
+    registry.joined("", 7)
+    assert [door.admit().rank for _ in range(2)] == [6, 8]
+
+
 def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:
     assert [door.admit(replace(GUEST, rank=7)).rank for _ in range(2)] == [7, 7]
 

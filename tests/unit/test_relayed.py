@@ -156,13 +156,20 @@ def test_a_record_is_passed_on_whole() -> None:
     again = template.build(values)
     assert again.getMessage() == "one of 2"
     assert {**again.__dict__} == {**record.__dict__, "taskName": None}
-    assert (template.rank, template.group) == (3, ("app.part", "/srv/app.py", 7, "%s of %d"))
+    assert (template.rank, template.group) == (3, None), "one with attributes of its own is grouped by its text"
+
+
+def test_a_call_is_grouped_by_its_template() -> None:
+    (record,) = cross(make("%s of %d", "one", 2))
+    ((_, template, _),) = passed_on([record])
+    assert template.group == ("app.part", "/srv/app.py", 7, "%s of %d")
 
 
 def test_what_was_rendered_in_the_proc_is_not_rendered_again() -> None:
-    (record,) = cross(make("%s", object))
+    (record,) = cross(make("%r", object()))
     ((_, template, values),) = passed_on([record])
-    assert template.build(values).getMessage() == record.getMessage() == str(object)
+    assert (template.build(values).getMessage(), template.build(values).msg) == (record.getMessage(), "%r")
+    assert template.text(values) == record.getMessage()
 
 
 def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
@@ -216,3 +223,14 @@ def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:
     ((_, template, values),) = passed_on([record])
     assert template.build(values).__dict__["odd"] == str(object)
     assert pack(values[4])
+
+
+@pytest.mark.parametrize("message", [("hot: %d", 1), ("too hot",)])
+def test_a_digest_of_warnings_that_is_the_first_of_its_kind_here_is_told_whole(message: tuple[Any, ...]) -> None:
+    warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
+    relay, root = Aggregator(1.0, digests=True), Aggregator(1.0)
+    for rank in range(4):
+        add(relay, of_rank(rank, make(*message, **warning)))
+    shown = add(root, passed_on(relay.flush())) + root.flush()  # the first one went up in an earlier window
+    assert sum(getattr(record, "count", 1) for record in shown) == 3
+    assert root.received == root.shown == 3

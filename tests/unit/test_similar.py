@@ -164,6 +164,6 @@ def test_number_value_orders_what_is_spelled_differently(lower: str, higher: str
 )
 def test_no_text_makes_dissect_slow(unit: str) -> None:
     text = unit * (16_384 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     shape(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

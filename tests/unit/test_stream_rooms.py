@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from meshlog_handler import stream
+from meshlog_handler.forwarder import LogForwarder
 from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.thaw import Thawer
 
@@ -52,6 +55,25 @@ def test_a_side_file_that_a_full_segment_made_useless_is_removed(proc: Proc) -> 
     assert proc.texts[-1] == "y" * 5000
     assert side_files(proc) == list(map(str, proc.large))
     assert len(proc.large) == 1
+
+
+def test_who_waits_for_room_is_told_of_it_before_more_is_sent(proc: Proc) -> None:
+    """A segment can be shipped to its end before it has a successor: that it is free shows only later."""
+    locked: list[bool] = []
+    waiter = proc.stream._begin_to_wait()
+    link: Any = SimpleNamespace(send_data=lambda _: locked.append(waiter.locked()), intact=True)
+    forwarder = LogForwarder(link)
+    forwarder.attach(proc.stream)
+    while proc.stream.journal._latest().map.tell() < 3850:  # the next one does not fit
+        proc.log("%d %s", 0, PADDING)
+    forwarder.ship()
+    assert not proc.stream.journal._latest().successor
+    proc.stream._end_waits()
+    waiter = proc.stream._begin_to_wait()
+    locked.clear()
+    proc.fill()
+    forwarder.ship()
+    assert locked[0] is False
 
 
 def test_large_records_of_many_threads_have_files_of_their_own(proc: Proc) -> None:

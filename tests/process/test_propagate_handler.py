@@ -8,7 +8,7 @@ import os
 import pytest
 
 from meshlog_handler import LogClient, this_host
-from meshlog_handler.testing import RelayHandler
+from meshlog_handler.testing import PropagateHandler
 
 WAIT = 60.0
 
@@ -22,7 +22,7 @@ def work(number: int) -> None:
 def test_caplog_sees_what_ranks_log_and_print(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "job.quiet")
     caplog.set_level(logging.INFO)
-    with this_host().spawn_procs({"gpus": 2}, handlers=[RelayHandler()]) as procs:
+    with this_host().spawn_procs({"gpus": 2}, handlers=[PropagateHandler()]) as procs:
         procs.logging_option(aggregate_window_sec=None).get(WAIT)
         procs.call(work, 7).get(WAIT)
         procs.flush().get(WAIT)
@@ -36,7 +36,7 @@ def test_caplog_sees_what_ranks_log_and_print(caplog: pytest.LogCaptureFixture) 
 
 def test_levels_of_this_process_count(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    with this_host().spawn_procs({"gpus": 1}, handlers=[RelayHandler()]) as procs:
+    with this_host().spawn_procs({"gpus": 1}, handlers=[PropagateHandler()]) as procs:
         procs.call(work, 7).get(WAIT)
     assert caplog.records == []
 
@@ -44,7 +44,7 @@ def test_levels_of_this_process_count(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_filter_of_the_logger_counts(restored_logging: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     logging.getLogger("job").addFilter(lambda record: vars(record)["rank"] == 1)
-    with this_host().spawn_procs({"gpus": 2}, handlers=[RelayHandler()]) as procs:
+    with this_host().spawn_procs({"gpus": 2}, handlers=[PropagateHandler()]) as procs:
         procs.logging_option(aggregate_window_sec=None).get(WAIT)
         procs.call(work, 7).get(WAIT)
     assert [vars(record)["rank"] for record in caplog.records if record.name == "job"] == [1]
@@ -52,7 +52,7 @@ def test_a_filter_of_the_logger_counts(restored_logging: logging.Logger, caplog:
 
 def test_records_of_this_process_are_not_handed_to_its_loggers_twice(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with LogClient(RelayHandler()) as client:
+    with LogClient(PropagateHandler()) as client:
         own = logging.getLogger("own").makeRecord("own", logging.INFO, __file__, 1, "own", (), None)
         client.on_thread(lambda: client._core.show.show(own)).result(WAIT)
     assert caplog.records == []

@@ -1,0 +1,21 @@
+"""The actor of `beside_monarch`."""
+
+from __future__ import annotations
+
+from monarch.actor import Actor, endpoint
+
+
+class Printer(Actor):
+    """Prints."""
+
+    @endpoint
+    def repeat(self, count: int) -> None:
+        """Print a line with a number, so many times."""
+        for number in range(count):
+            print("mark", number)
+
+    @endpoint
+    def vary(self, kinds: list[str], count: int) -> None:
+        """Print lines of each kind in turn."""
+        for number in range(count):
+            print("mark", kinds[number % len(kinds)] % number)

@@ -1,0 +1,73 @@
+"""Commands to the client's thread: calls from other threads, in their order, and what wakes it for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ClosedError
+
+
+@dataclass(frozen=True)
+class Call:
+    """Run `fn` on the client's thread, and pass on what it returns."""
+
+    fn: Callable[[], Any]
+    future: Future[Any]
+
+
+class Commands:
+    """A queue of calls, and a pipe with a byte in it while there are some. Any thread may `put`; the rest is the client's."""
+
+    def __init__(self, calls: queue.SimpleQueue[Call]) -> None:
+        self._calls = calls
+        self.fd, self._write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._write_fd, False)
+        self._closing = threading.RLock()  # a finalizer may put something while its thread does
+        self._closed = False
+
+    def put(self, fn: Callable[[], Any], future: Future[Any]) -> None:
+        """Let `fn` be run; `future` gets what it returns or raises. `ClosedError` after `close`."""
+        with self._closing:
+            if self._closed:
+                raise ClosedError("this LogClient was stopped.")
+            self._calls.put(Call(fn, future))
+            with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
+                os.write(self._write_fd, b"w")
+
+    def run(self) -> None:
+        """Run what was put."""
+        with contextlib.suppress(BlockingIOError):  # that was the last wake-up
+            while os.read(self.fd, 4096):
+                continue
+        while (call := self._next()) is not None:
+            try:
+                call.future.set_result(call.fn())
+            except Exception as failure:
+                call.future.set_exception(failure)
+
+    def _next(self) -> Call | None:
+        try:
+            return self._calls.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Run no more of them. No byte goes into a descriptor that is somebody else's by then."""
+        with self._closing:
+            self._closed = True
+            self.forget()
+        while (call := self._next()) is not None:
+            call.future.set_exception(ClosedError("this LogClient was stopped."))
+
+    def forget(self) -> None:
+        """Close the pipe; in a forked child, its copy of the parent's."""
+        os.close(self.fd)
+        os.close(self._write_fd)

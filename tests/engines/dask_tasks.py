@@ -1,0 +1,75 @@
+"""What the workers of the Dask tests do. Importable, so that workers of any cluster find it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import distributed
+
+LOGGERS = (None, "app", "distributed", "distributed.worker", "tornado")
+
+
+def say(text: str) -> int:
+    """Log, print, and let a subprocess print; return this process's id."""
+    logging.getLogger("app").info("logged %s", text)
+    print(f"printed {text}")
+    os.system(f"echo echoed {text}")
+    return os.getpid()
+
+
+def log(level: int, text: str) -> None:
+    logging.getLogger("app").log(level, text)
+
+
+def log_many(count: int) -> None:
+    for number in range(count):
+        logging.getLogger("app").info("number %d", number)
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def print_by_dask(text: str) -> None:
+    distributed.print(f"dask printed {text}")
+
+
+def say_by_dask(text: str) -> None:
+    """Say things by Dask's own means."""
+    print_by_dask(text)
+    distributed.warn(f"dask warned {text}")
+
+
+def log_and_die(marker: str, count: int) -> None:
+    """Log and print numbers, then be killed at once. Where that has happened before, do nothing."""
+    with contextlib.suppress(FileExistsError):  # Dask runs a task again whose worker has died
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        for number in range(count):
+            logging.getLogger("app").info("number %d", number)
+            print(f"line {number}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def state() -> dict[str, Any]:
+    """Return how a worker's process logs: loggers, descriptors, threads of ours."""
+    return {
+        **{str(name): _logger(logging.getLogger(name)) for name in LOGGERS},
+        "streams": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
+        "buffering": [sys.stdout.line_buffering, sys.stderr.line_buffering],
+        "threads": sorted(t.name for t in threading.enumerate() if t.name.startswith("meshlog")),
+    }
+
+
+def plugins(dask_scheduler: Any) -> list[str]:
+    """On the scheduler: return the names of our plug-ins that it knows."""
+    return [name for name in dask_scheduler.worker_plugins if name.startswith("meshlog")]
+
+
+def _logger(logger: logging.Logger) -> tuple[Any, ...]:
+    return logger.level, logger.propagate, [f"{type(h).__name__} {h.level}" for h in logger.handlers]

@@ -1,0 +1,391 @@
+"""Programs on a real Monarch mesh: ``python -m tests.engines.monarch_programs NAME [relay]``.
+
+Each has a process of its own: a Monarch client keeps its host, threads and sockets until that ends. With ``relay`` all
+procs join through one, as on another machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import monarch.actor
+import pytest
+from monarch.actor import Actor, ActorError, current_rank, endpoint, shutdown_context, this_host, this_proc
+from monarch.config import configure
+
+from meshlog_handler import ConfigRefused, LoggingMeshClient
+from meshlog_handler.integrations.monarch import attach
+from tests.engines.commanded import DEADLINE, obey
+from tests.waiting import until
+
+COUNT = 10_000
+PROCS = 4
+
+
+class Seen(logging.Handler):
+    """Keeps the records that are shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.records.append(record)
+
+    def texts(self, rank: int | None = None, stream: str | None = None) -> list[str]:
+        """Return what was logged, or written to `stream`, by one rank or all."""
+        return [
+            record.getMessage() for record in self.records
+            if record.name == (stream or "work") and rank in (None, record.rank)
+        ]  # fmt: skip
+
+    def notes(self) -> list[str]:
+        """Return what the client itself had to say."""
+        return [record.getMessage() for record in self.records if record.name == "meshlog"]
+
+
+class Worker(Actor):
+    """The user's actor."""
+
+    @endpoint
+    def pid(self) -> int:
+        """Return the pid."""
+        return os.getpid()
+
+    @endpoint
+    def work(self, step: int) -> None:
+        """Log and print in every way."""
+        log = logging.getLogger("work")
+        log.info("step %d of rank %d", step, current_rank().rank, extra={"loss": 0.5})
+        log.debug("details of step %d", step)
+        print("printed", step)
+        os.write(2, b"written\n")
+        subprocess.run(["echo", "echoed"], check=True)
+        try:
+            1 / 0  # noqa: B018  # it is to raise
+        except ZeroDivisionError:
+            log.exception("failed")
+
+    @endpoint
+    def say(self, text: str) -> None:
+        """Log and print one line each."""
+        logging.getLogger("work").warning("logged %s", text)
+        print("printed", text)
+
+    @endpoint
+    def end(self) -> None:
+        """Log many records, and be killed at once."""
+        log = logging.getLogger("work")
+        for number in range(COUNT):
+            log.info("number %d", number)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @endpoint
+    def state(self) -> dict[str, Any]:
+        """Say what of this process an attached client changes."""
+        root = logging.getLogger()
+        return {
+            "descriptors": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
+            "handlers": [repr(handler) for handler in root.handlers],
+            "level": root.level,
+            "threads": sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("meshlog")),
+            "buffering": sys.stdout.line_buffering,
+        }
+
+    @endpoint
+    def attach_here(self, proc_mesh: Any) -> list[str]:
+        """Attach from an actor."""
+        seen = Seen()
+        logs = attach(proc_mesh, [seen]).get(60)
+        logs.set_mode(True, None, logging.INFO)
+        proc_mesh.spawn("others", Worker).say.call("from afar").get()
+        logs.flush()
+        logs.drain_and_stop()
+        return sorted(seen.texts())
+
+
+class Obeying(Actor):
+    """Does what a test tells it (see `commanded`)."""
+
+    @endpoint
+    def obey(self, place: str) -> None:
+        """Do so until told to end."""
+        obey(place)
+
+
+@contextmanager
+def spawned(count: int) -> Iterator[Any]:
+    """Spawn procs; at the end, stop them and whatever else of Monarch's can be stopped. Once in a process."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs = this_host().spawn_procs(per_host={"gpus": count})
+    try:
+        yield procs
+    finally:
+        procs.stop().get(DEADLINE)
+        shutdown_context().get(DEADLINE)
+
+
+def mesh(**per_host: int) -> tuple[Any, Any]:
+    """Return procs, and workers on them."""
+    procs = this_host().spawn_procs(per_host=per_host or {"gpus": PROCS})
+    return procs, procs.spawn("workers", Worker)
+
+
+RELAY = sys.argv[2:] == ["relay"]
+
+
+async def attached(procs: Any, window: float | None = None) -> tuple[LoggingMeshClient, Seen]:
+    """Attach; return the control surface, and what it shows."""
+    seen = Seen()
+    logs = await attach(procs, [seen], relay=RELAY)
+    logs.set_mode(True, window, logging.INFO)
+    return logs, seen
+
+
+async def values(answers: Awaitable[Any]) -> list[Any]:
+    """Return the results of a call, in rank order."""
+    return [value for _, value in await answers]
+
+
+async def records() -> None:
+    """Records come as such, with the mesh's own ranks and coordinates; captured lines, too."""
+    procs, workers = mesh(hosts_of_ours=2, gpus=2)
+    logs, seen = await attached(procs)
+    await workers.work.call(7)
+    receipt = logs.flush()
+    assert receipt.acked == (0, 1, 2, 3), receipt
+    assert (receipt.missing, receipt.dead, receipt.dropped) == ((), (), 0), receipt
+    for rank in range(PROCS):
+        assert seen.texts(rank) == [f"step 7 of rank {rank}", "failed"], [(r.rank, r.getMessage()) for r in seen.records]
+        assert sorted(seen.texts(rank, "stdout")) == ["echoed", "printed 7"], seen.texts(rank, "stdout")
+        assert seen.texts(rank, "stderr") == ["written"]
+        record = next(each for each in seen.records if each.rank == rank and each.name == "work")
+        assert record.coords == {"hosts_of_ours": rank // 2, "gpus": rank % 2}
+        assert (record.msg, record.args, record.loss) == ("step %d of rank %d", (7, rank), 0.5)
+        assert "Worker workers" in record.actor_prefix
+        assert record.local_rank == rank
+        failed = next(each for each in seen.records if each.rank == rank and each.msg == "failed")
+        assert "ZeroDivisionError" in failed.exc_text
+    assert seen.notes() == []
+    logs.drain_and_stop()
+    await procs.stop()
+
+
+async def grouping() -> None:
+    """What all ranks log and print becomes one line, though Monarch writes another actor in front of each."""
+    procs, workers = mesh()
+    logs, seen = await attached(procs, window=60.0)
+    await workers.say.call("the same")
+    logs.flush()
+    logs.drain_and_stop()
+    counted = sorted((record.count, record.getMessage()) for record in seen.records if hasattr(record, "count"))
+    # A warning is shown at once the first time, and counted after.
+    said = [(record.getMessage(), record.rank, getattr(record, "ranks", None)) for record in seen.records]
+    assert [count for count, _ in counted] == [3, 4], said
+    await procs.stop()
+
+
+async def control() -> None:
+    """Levels by rank, configurations by transaction."""
+    procs, workers = mesh()
+    logs, seen = await attached(procs)
+    logs.set_level("DEBUG", "work", ranks=[3])
+    await workers.work.call(1)
+    logs.flush()
+    assert [rank for rank in range(PROCS) if "details of step 1" in seen.texts(rank)] == [3]
+    before = await values(workers.state.call())
+    with pytest.raises(ConfigRefused) as refused:
+        logs.configure({"version": 1, "root": {"level": "NONE SUCH"}})
+    assert refused.value.ranks == (0, 1, 2, 3)
+    assert await values(workers.state.call()) == before
+    logs.configure({"version": 1, "root": {"level": "WARNING"}}, ranks=[0, 1])
+    seen.records.clear()
+    await workers.work.call(2)
+    logs.flush(ranks=[0, 1, 2, 3])
+    assert [seen.texts(rank)[0] for rank in range(PROCS)] == ["failed", "failed", "step 2 of rank 2", "step 2 of rank 3"]
+    logs.drain_and_stop()
+    await procs.stop()
+
+
+async def killed() -> None:
+    """A proc that is killed loses nothing that it has logged, and holds nobody up; Monarch's word of it comes later."""
+    failures: list[str] = []
+    monarch.actor.unhandled_fault_hook = lambda failure: failures.append(failure.mesh_name)
+    procs, workers = mesh()
+    logs, seen = await attached(procs)
+    pid = (await values(workers.pid.call()))[2]
+    workers.slice(gpus=2).end.broadcast()
+    until(lambda: not logs.stats()[2].alive, 60, "the client to take leave of rank 2")
+    assert seen.texts(2) == [f"number {number}" for number in range(COUNT)]
+    receipt = logs.flush(5.0)
+    assert (receipt.acked, receipt.dead, receipt.missing) == ((0, 1, 3), (2,), ()), receipt
+    assert receipt.elapsed < 2.0
+    logs.set_level("DEBUG", ranks=[0])
+    await workers.slice(gpus=slice(0, 2)).say.call("on")
+    logs.flush()
+    assert seen.texts(0)[-1] == seen.texts(1)[-1] == "logged on"
+    until(seen.notes, 30, "Monarch's word on the end of rank 2")
+    assert seen.notes()[0].startswith(f"rank 2 (pid {pid}) ended by SIGKILL; its last lines:\n"), seen.notes()
+    assert not any(name.startswith("meshlog") for name in failures), failures
+    began = time.monotonic()
+    logs.drain_and_stop()
+    assert time.monotonic() - began < 5.0
+    await workers.slice(gpus=0).say.call("as before")
+
+
+async def killed_in_a_part() -> None:
+    """The word on a death names the rank in the part of the mesh that is attached."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs, _ = mesh()
+    logs, seen = await attached(procs.slice(gpus=slice(2, 4)))
+    pid = logs.stats()[1].pid
+    os.kill(pid, signal.SIGKILL)
+    until(seen.notes, 30, "Monarch's word on the end")
+    assert seen.notes()[0].startswith(f"rank 1 (pid {pid}) ended by SIGKILL"), seen.notes()
+    logs.drain_and_stop()
+
+
+async def killed_at_the_end() -> None:
+    """A proc that was killed a moment ago, of which Monarch does not know yet, does not hold up who detaches."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs, workers = mesh()
+    logs, _ = await attached(procs)
+    os.kill(logs.stats()[1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    logs.drain_and_stop()
+    print("detached in", time.monotonic() - began)
+    assert time.monotonic() - began < 8.0
+    state = await values(workers.slice(gpus=slice(2, 4)).state.call())
+    assert [each["threads"] for each in state] == [[], []]
+
+
+async def broken() -> None:
+    """To attach to a mesh of which a proc has died fails, and leaves the others as they were."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs, workers = mesh()
+    others = workers.slice(gpus=slice(1, PROCS))
+    before = await values(others.state.call())
+    os.kill((await values(workers.pid.call()))[0], signal.SIGKILL)
+    with pytest.raises(ActorError, match="error spawning actor mesh"):  # after Monarch's own 30 seconds
+        await attach(procs, [Seen()])
+    assert await values(others.state.call()) == before
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("meshlog")] == []
+
+
+async def detaching() -> None:
+    """After it, procs are as they were; handlers of their own have gone on all the time; one can attach again."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        path = file.name
+
+        def bootstrap() -> None:
+            logging.basicConfig(handlers=[logging.FileHandler(path), logging.StreamHandler()], format="%(message)s")
+
+        procs = this_host().spawn_procs(per_host={"gpus": 2}, bootstrap=bootstrap)
+        workers = procs.spawn("workers", Worker)
+        before = await values(workers.state.call())
+        for turn in range(2):
+            logs, seen = await attached(procs)
+            logs.set_level("DEBUG")
+            during = await values(workers.state.call())
+            assert during[0]["level"] == logging.DEBUG
+            assert ["FileHandler" in handler for handler in during[0]["handlers"]] == [True, False], during
+            assert during[0]["descriptors"] != before[0]["descriptors"]
+            await workers.say.call(f"in turn {turn}")
+            logs.drain_and_stop()
+            assert sorted(seen.texts()) == [f"logged in turn {turn}"] * 2, seen.texts()
+            assert sorted(seen.texts(stream="stdout")) == [f"printed in turn {turn}"] * 2
+            assert await values(workers.state.call()) == before
+        await workers.say.call("afterwards")
+        assert sorted(line[line.index("logged") :] for line in file.read().splitlines() if "logged" in line) == [
+            "logged afterwards", "logged afterwards", "logged in turn 0", "logged in turn 0", "logged in turn 1",
+            "logged in turn 1",
+        ]  # fmt: skip
+    await procs.stop()
+
+
+async def another() -> None:
+    """Who attaches later takes over the ranks it names; that the first one detaches does not disturb it."""
+    procs = this_host().spawn_procs(per_host={"gpus": PROCS}, bootstrap=logging.basicConfig)
+    workers = procs.spawn("workers", Worker)
+    before = await values(workers.state.call())
+    first, seen_first = await attached(procs)
+    part = procs.slice(gpus=slice(1, 3))
+    second, seen_second = await attached(part)
+    await workers.say.call("to whom")
+    first.flush()
+    second.flush()
+    assert [record.coords for record in seen_first.records if record.stream is None and record.name == "work"] in (
+        [{"gpus": 0}, {"gpus": 3}], [{"gpus": 3}, {"gpus": 0}]
+    )  # fmt: skip
+    assert sorted(record.rank for record in seen_second.records if record.stream is None) == [0, 1]
+    first.drain_and_stop()
+    await workers.say.call("once more")
+    second.flush()
+    assert seen_second.texts(1) == ["logged to whom", "logged once more"]
+    assert seen_second.texts(stream="stderr") == []  # no console handler has come back
+    second.drain_and_stop()
+    assert await values(workers.state.call()) == before
+    await procs.stop()
+
+
+async def stopping() -> None:
+    """A mesh that is stopped while it is attached: its last words come."""
+    procs, workers = mesh()
+    logs, seen = await attached(procs)
+    await workers.work.call(3)
+    await procs.stop()
+    until(lambda: not any(rank.alive for rank in logs.stats().values()), 30, "the procs to end")
+    logs.flush()
+    for rank in range(PROCS):
+        assert seen.texts(rank) == [f"step 3 of rank {rank}", "failed"]
+    assert seen.notes() == [], seen.notes()
+    began = time.monotonic()
+    logs.drain_and_stop()
+    print("detached in", time.monotonic() - began)
+    assert time.monotonic() - began < 5.0
+
+
+async def leaving() -> None:
+    """A program that ends without a word to anybody shows everything on its console."""
+    procs, workers = mesh()
+    globals()["kept"] = await attach(procs, relay=RELAY)
+    await workers.say.call("last")
+
+
+async def from_an_actor() -> None:
+    """An actor can attach."""
+    procs, _ = mesh()
+    local = this_proc().spawn("attacher", Worker)
+    assert await local.attach_here.call_one(procs) == ["logged from afar"] * PROCS
+    await procs.stop()
+
+
+async def forwarding() -> None:
+    """Monarch forwards what procs print: before, and afterwards; we show it meanwhile. It is this console that tells."""
+    configure(enable_log_forwarding=True)
+    procs, workers = mesh()
+    await procs.logging_option(stream_to_client=True, aggregate_window_sec=None)
+    await workers.say.call("before")
+    logs = await attach(procs)
+    logs.set_mode(True, None, logging.INFO)
+    await workers.say.call("during")
+    logs.drain_and_stop()
+    await workers.say.call("after")
+    await procs.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(globals()[sys.argv[1]]())
+    print("done")

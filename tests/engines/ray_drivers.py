@@ -1,0 +1,67 @@
+"""Drivers of Ray as programs of their own, for what they show on their own stdout and stderr. Run as ``-m``, with a name."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ray
+
+from meshlog_handler import SettingError
+from meshlog_handler.integrations.ray import attach
+
+from . import ray_programs as programs
+
+
+def start(**options: Any) -> None:
+    """Start Ray here, small."""
+    ray.init("local", num_cpus=1, include_dashboard=False, **options)
+
+
+def say(text: str) -> None:
+    """Let a task say something."""
+    ray.get(ray.remote(programs.say).remote(text))
+
+
+def attach_and_detach(log_to_driver: str) -> None:
+    """Say it before, while and after Ray is attached; then attach again, and end without a word."""
+    try:
+        attach()
+    except SettingError as refused:
+        print(refused)
+    start(log_to_driver=log_to_driver == "True")
+    say("before")
+    logs = attach()
+    say("attached")
+    logs.drain_and_stop()
+    say("detached")
+    sys.stdin.read()
+    attach(relay=True)
+    say("at the end")
+
+
+def own_hook() -> None:
+    """Have a hook of the job's own that joins; and end Ray before the logging."""
+    start(runtime_env={"worker_process_setup_hook": programs.hook})
+    try:
+        attach()
+    except SettingError as refused:
+        print(refused)
+    logs = attach(hooked=True, relay=True)
+    say("hooked")
+    logs.flush()
+    ray.shutdown()
+    logs.drain_and_stop()
+    assert not ray.is_initialized()
+
+
+def ours_as_hook() -> None:
+    """Give our hook to Ray in the documented way; and have Ray configure logging in the workers."""
+    hook = {"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"}
+    start(runtime_env=hook, logging_config=ray.LoggingConfig(encoding="TEXT"))
+    attach()
+    say("hooked")
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,231 @@
+"""Ray: tasks and actors on a real cluster of two nodes, and under a plain ``ray.init``, attached and detached again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LoggingMeshClient, SettingError, rundir
+from meshlog_handler.testing import RecordCollector
+from tests.process.procs import DEADLINE, ROOT, importing, run_python
+from tests.waiting import until
+
+from .needed import need
+
+ray: Any = need("ray")
+
+from meshlog_handler.integrations.ray import attach  # noqa: E402  # needs ray
+
+from . import ray_programs as programs  # noqa: E402  # needs ray
+
+pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start where the machine is busy
+
+NODES = ("alpha", "beta")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of two nodes on this machine, and this process its driver."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster()
+    try:
+        for name in NODES:
+            started.add_node(node_name=name, num_cpus=1, resources={name: 100}, include_dashboard=False)
+        ray.init(address=started.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+        yield started
+    finally:
+        try:
+            ray.shutdown()
+        finally:
+            started.shutdown()
+
+
+@pytest.fixture(params=[False, True], ids=["direct", "relayed"])
+def relay(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@contextlib.contextmanager
+def attached(**options: Any) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
+    """Attach with a collector, each record at once; detach at the end."""
+    collector = RecordCollector()
+    logs = attach([collector], **options)
+    try:
+        logs.set_mode(True, None, logging.INFO)
+        yield logs, collector
+    finally:
+        logs.drain_and_stop()
+
+
+def on(node: str, **options: Any) -> dict[str, Any]:
+    """Return the options of a task or an actor on a node."""
+    return {"num_cpus": 0, "resources": {node: 1}, **options}
+
+
+def run(fn: Any, *args: Any, **options: Any) -> Any:
+    """Run a task, and return its result."""
+    return ray.get(ray.remote(fn).options(**options).remote(*args), timeout=DEADLINE)
+
+
+def said(text: str, *place: Any) -> list[tuple[Any, ...]]:
+    """Return what is to be shown of `programs.say`."""
+    streams = {"logged": None, "told": None, "printed": "stdout", "echoed": "stdout", "warned": "stderr"}
+    return [(f"{verb} {text}", stream, *place) for verb, stream in streams.items()]
+
+
+def shown(collector: RecordCollector) -> set[tuple[Any, ...]]:
+    """Return text, stream, process, node and actor of all that was shown; each is there once."""
+    records = [vars(record) | {"text": record.getMessage()} for record in collector.records]
+    found = [(r["text"], r["stream"], r["process"], r["coords"].get("node"), r["coords"].get("actor")) for r in records]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_tasks_and_actors_on_all_nodes_are_shown_with_node_and_name(relay: bool) -> None:
+    with attached(relay=relay) as (logs, collector):
+        pids = {node: run(programs.say_and_let_say, node, **on(node)) for node in NODES}
+        actor = ray.remote(programs.Counter).options(**on("beta")).remote()
+        named = ray.remote(programs.Counter).options(**on("alpha", name="bob")).remote()
+        actors = ray.get([actor.say.remote("unnamed"), named.say.remote("named")], timeout=DEADLINE)
+        receipt = logs.flush()
+        below = {vars(r)["process"]: vars(r)["coords"]["node"] for r in collector.records if "below" in r.getMessage()}
+        ranks = {vars(r)["process"]: vars(r)["rank"] for r in collector.records}
+        assert shown(collector) == {
+            *(line for node, (pid, _) in pids.items() for line in said(node, pid, node, None)),
+            *(line for node, (_, pid) in pids.items() for line in said(f"below {node}", pid, below[pid], None)),
+            *said("unnamed", actors[0], "beta", "Counter"), *said("named", actors[1], "alpha", "bob"),
+        }  # fmt: skip
+    assert len(set(ranks.values())) == len(ranks)
+    assert set(receipt.acked) <= set(ranks.values())  # Ray ends workers that have nothing to do
+    assert receipt.missing == ()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_below_a_relay_one_rank_is_turned_up_and_an_exception_comes_in_one_piece() -> None:
+    with attached(relay=True) as (logs, collector):
+        actors = [ray.remote(programs.Counter).options(**on(node)).remote() for node in NODES]
+        pids = ray.get([actor.say.remote("x") for actor in actors], timeout=DEADLINE)
+        logs.flush()
+        rank = next(vars(r)["rank"] for r in collector.records if r.process == pids[1])
+        collector.clear()
+        logs.set_level("DEBUG", programs.NAME, ranks=[rank])
+        ray.get([actor.log.remote(logging.DEBUG, "details") for actor in actors], timeout=DEADLINE)
+        with pytest.raises(ValueError, match="boom"):
+            ray.get(actors[0].fail.remote("boom"), timeout=DEADLINE)
+        logs.flush()
+        details, failed = collector.records
+    assert (details.getMessage(), vars(details)["rank"]) == ("details", rank)
+    assert (failed.getMessage(), failed.levelno, failed.process) == ("failed", logging.ERROR, pids[0])
+    assert str(failed.exc_text).startswith("Traceback")
+    assert str(failed.exc_text).endswith("ValueError: boom")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_loses_nothing(relay: bool) -> None:
+    count = 2000
+    with attached(relay=relay) as (logs, collector):
+        with pytest.raises(ray.exceptions.WorkerCrashedError):
+            run(programs.log_and_die, count, **on("beta", max_retries=0))
+        collector.wait_for(lambda records: len(records) >= 2 * count, DEADLINE)
+        receipt = logs.flush()
+        texts = collector.messages
+    assert [text for text in texts if text.startswith("number")] == [f"number {number}" for number in range(count)]
+    assert [text for text in texts if text.startswith("line")] == [f"line {number}" for number in range(count)]
+    assert (receipt.missing, receipt.dropped) == ((), 0)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_detached_all_is_as_before(relay: bool) -> None:
+    early = ray.remote(programs.Counter).options(**on("beta")).remote()
+    before = ray.get(early.state.remote(), timeout=DEADLINE)
+    with attached(relay=relay, actors=[early]) as (logs, collector):
+        late = ray.remote(programs.Counter).options(**on("alpha")).remote()
+        pids = ray.get([early.say.remote("early"), late.say.remote("late")], timeout=DEADLINE)
+        logs.flush()
+        assert shown(collector) == {*said("early", pids[0], "beta", "Counter"), *said("late", pids[1], "alpha", "Counter")}
+        joined = ray.get([each.state.remote() for each in (early, late)], timeout=DEADLINE)
+        assert joined == [{"level": logging.INFO, "handlers": ["MeshHandler"], "captured": True}] * 2
+    for actor in (early, late):  # they learn of the end by themselves
+        until(lambda actor=actor: ray.get(actor.state.remote(), timeout=DEADLINE) == before, DEADLINE)  # type: ignore[misc]
+    assert run(programs.state, **on("beta")) == before
+
+
+def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
+    with attached(relay=True) as (logs, collector):
+        node = cluster.add_node(node_name="gamma", num_cpus=1, resources={"gamma": 100})
+        try:
+            pid = run(programs.say, "late", **on("gamma"))
+            logs.flush()
+            assert shown(collector) == set(said("late", pid, "gamma", None))
+        finally:
+            cluster.remove_node(node)
+        until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
+        rundir.clean(rundir.base())  # as the next client of that node would
+        run(programs.say, "on", **on("alpha"))
+        logs.flush()
+        assert "printed on" in collector.messages
+
+
+@pytest.mark.usefixtures("cluster")
+def test_to_attach_again_is_to_get_the_same() -> None:
+    with attached() as (logs, first):
+        second = RecordCollector()
+        assert attach() is logs
+        assert attach([second]) is logs
+        run(programs.say, "x", **on("alpha"))
+        logs.flush()
+        assert first.messages == []
+        assert "printed x" in second.messages
+    with attached() as (other, _):
+        assert other is not logs
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.actor import ActorClass
+
+    monkeypatch.delattr(ActorClass, "_remote")
+    with pytest.raises(SettingError, match=r"worker_process_setup_hook.*before attach"):
+        attach()
+
+
+@pytest.mark.parametrize("log_to_driver", [True, False])
+def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver: bool, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
+    path = tmp_path / "shown.txt"
+    with path.open("w") as output, subprocess.Popen(
+        words, cwd=ROOT, env=importing(), stdin=subprocess.PIPE, stdout=output, stderr=output
+    ) as driver:  # fmt: skip
+        try:
+            if log_to_driver:
+                until(lambda: path.read_text().count(" detached") == 4 or driver.poll() is not None, 2 * DEADLINE)
+            driver.communicate(timeout=2 * DEADLINE)
+        finally:
+            driver.kill()
+    text = path.read_text()
+    assert driver.returncode == 0, text
+    assert "Call ray.init() before attach()." in text
+    by_us = re.findall(r"^\[(\d+) \S+/-\] (\w+) (.*)$", text, re.MULTILINE)
+    verbs = ("echoed", "logged", "printed", "told", "warned")
+    assert sorted(by_us) == [("0", verb, when) for verb in verbs for when in ("at the end", "attached")], text
+    by_ray = re.findall(r"^\S*\(say pid=\d+\)\S* (\w+) (.*)$", text, re.MULTILINE)
+    expected = [(verb, when) for verb in ("echoed", "printed", "told", "warned") for when in ("before", "detached")]
+    assert sorted(by_ray) == (expected if log_to_driver else []), text
+    assert ":task_name:" not in text
+
+
+@pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
+def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
+    done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
+    assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
+    assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")

@@ -1,0 +1,247 @@
+"""The door: who does not know the key does not come in, waits at nobody's cost, and finds the key nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import meshlog_handler
+from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, membership, rendezvous, this_host
+from meshlog_handler.channel import Address, authenticate
+from meshlog_handler.frames import CONTROL, DATA, HEAD, MAX_FRAME
+from meshlog_handler.membership import Terms
+from meshlog_handler.rendezvous import MAX_STRANGERS
+from meshlog_handler.testing import collected
+from tests.leaks import open_fds
+from tests.waiting import until
+
+from . import workers
+from .hostile import Honest, Peer, honest, knock
+from .procs import DEADLINE, importing, join_all, started
+
+SHORT = 0.4
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Honest]:
+    """Two honest workers who are in already; strangers have little time from now on."""
+    with honest() as both:
+        monkeypatch.setattr(rendezvous, "HANDSHAKE_SEC", SHORT)
+        before = len(open_fds())
+        yield both
+        both.are_heard()
+        both.are_counted()
+        until(lambda: len(open_fds()) <= before, DEADLINE, "the client to close its end")
+
+
+def is_hung_up_on(sock: socket.socket) -> bool:
+    """Wait until the other end has hung up."""
+    with contextlib.closing(sock), contextlib.suppress(ConnectionError):  # with bytes of ours unread
+        while sock.recv(65536):
+            continue
+    return True
+
+
+def at_the_door() -> int:
+    """Return how many strangers have a thread of the client's."""
+    return sum(thread.name == "meshlog-door" for thread in threading.enumerate())
+
+
+def test_who_has_a_wrong_key_is_turned_away(others: Honest, capfd: pytest.CaptureFixture[str]) -> None:
+    address = Address.parse(others.address)
+    for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):
+        with contextlib.closing(knock(others.address)) as sock, pytest.raises(multiprocessing.AuthenticationError):
+            authenticate(sock, key, server=False)
+        with pytest.raises(ConnectError, match="AuthenticationError"):
+            membership.join(Terms(str(address._replace(key=key))))
+    said = capfd.readouterr().err
+    assert said.count("a process was not let in: AuthenticationError") == 6
+    assert address.key.hex() not in said
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"\x00",
+        b"\x00\x00\x00\x20",
+        b"\x7f\xff\xff\xff" + b"x" * 100,
+        b"\xff\xff\xff\xff\x7f" + b"\xff" * 7,
+        b"GET / HTTP/1.0\r\n\r\n",
+    ],
+    ids=["silence", "a byte", "a length", "a huge length", "a length of 64 bits", "another protocol"],
+)
+def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> None:
+    sock = knock(others.address)
+    sock.sendall(first)
+    others.are_heard()
+    assert is_hung_up_on(sock)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        HEAD.pack(MAX_FRAME + 1, CONTROL),
+        HEAD.pack(0, CONTROL),
+        HEAD.pack(9, DATA) + b"a stretch",
+        HEAD.pack(5, CONTROL) + b"wild",
+        HEAD.pack(500, CONTROL),
+    ],
+    ids=["silence", "a huge length", "no kind", "other things first", "what is no message", "half a message"],
+)
+def test_who_proves_the_key_and_does_not_say_who_it_is_is_cut_off(others: Honest, first: bytes) -> None:
+    sock = authenticate(knock(others.address), Address.parse(others.address).key, server=False)
+    sock.sendall(first)
+    others.are_heard()
+    assert is_hung_up_on(sock)
+
+
+def test_who_says_it_is_captured_and_hands_over_nothing_is_cut_off(others: Honest) -> None:
+    peer = Peer(others.address, captured=("stdout",))
+    others.are_heard()
+    assert peer.is_hung_up_on()
+    peer.close()
+
+
+def test_who_speaks_slowly_is_cut_off_in_the_middle_of_it(others: Honest) -> None:
+    """Each byte comes in time; all of them do not."""
+    with contextlib.closing(knock(others.address)) as sock:
+        words = iter(b"\x00\x00\x00\x40" + b"x" * 10_000)
+
+        def refused() -> bool:
+            try:
+                sock.sendall(bytes([next(words)]))
+            except ConnectionError:
+                return True
+            return False
+
+        until(refused, DEADLINE, "the client to hang up", interval=SHORT / 20)
+
+
+def test_a_crowd_at_the_door_keeps_nobody_out_for_long(others: Honest) -> None:
+    crowd = [knock(others.address) for _ in range(3 * MAX_STRANGERS)]
+    until(lambda: at_the_door() == MAX_STRANGERS, DEADLINE, "the door to be full")
+    others.are_heard()
+    with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
+        most = 0
+        while procs[0].is_alive():
+            most = max(most, at_the_door())
+            procs[0].join(0.01)
+        assert join_all(procs) == [0]
+    assert most <= MAX_STRANGERS
+    others.until_shown("number 2")
+    assert all(map(is_hung_up_on, crowd))
+
+
+def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "HANDSHAKE_SEC", 300.0)
+    with collected() as logs:
+        crowd = [knock(logs.address) for _ in range(10)]
+        until(lambda: at_the_door() == 10, DEADLINE, "all to be at the door")
+    assert at_the_door() == 0
+    assert all(map(is_hung_up_on, crowd))
+
+
+def test_directory_socket_and_journals_are_the_users_alone() -> None:
+    umask = os.umask(0)
+    try:
+        with honest() as others:
+            door = Path(Address.parse(others.address).path)
+            assert mode(door) == 0o600
+            assert stat.S_ISSOCK(door.stat().st_mode)
+            assert mode(door.parent) == mode(door.parent.parent) == 0o700
+            journals = list(door.parent.glob("*.journal"))
+            assert len(journals) == 2
+            assert {mode(path) for path in journals} == {0o600}
+    finally:
+        os.umask(umask)
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# -- the key -------------------------------------------------------------------------------------------------------------
+
+
+def command_lines() -> str:
+    """Return the command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(path.read_bytes().decode(errors="replace"))
+    assert any("pytest" in words for words in found)
+    return "\n".join(found)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="command lines are read from /proc")
+def test_the_key_stands_in_no_command_line() -> None:
+    with LogClient(logging.NullHandler()) as client:
+        key = Address.parse(client.address).key.hex()
+        program = "import meshlog_handler, sys; meshlog_handler.install(capture=False); print('in', flush=True); input()"
+        words = [sys.executable, "-c", program]
+        env = importing(client.environ())
+        with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proc:
+            assert proc.stdout is not None
+            assert proc.stdout.readline() == b"in\n"
+            assert key not in command_lines()
+            proc.communicate(b"\n")
+        for method in ("spawn", "forkserver"):
+            with started(method, workers.log_numbered, [(client.address, 1, "return")]) as procs:
+                assert key not in command_lines()
+                assert join_all(procs) == [0]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_key_of_a_mesh_stands_in_no_command_line_repr_or_file(
+    method: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mesh: ProcMesh = this_host().spawn_procs({"gpus": 2}, start_method=method, log_dir=str(tmp_path))
+    with mesh:
+        mesh.initialized.get(DEADLINE)
+        client = mesh.logging.client
+        address = Address.parse(client.address)
+        assert address.key.hex() not in command_lines()
+        mesh.call(print, "printed").get(DEADLINE)
+        mesh.flush(timeout=DEADLINE).get(DEADLINE)
+        for each in (mesh, mesh.logging, client, address, client.stats(), Terms(str(address))):
+            hide(address.key, repr(each).encode())
+        kept = [path for path in (*tmp_path.rglob("*"), *Path(address.path).parent.iterdir()) if path.is_file()]
+        assert len(kept) >= 4, "journals and files of lines"
+        for path in kept:
+            hide(address.key, path.read_bytes())
+    said = capfd.readouterr()
+    hide(address.key, (said.out + said.err).encode())
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_the_key_stands_in_no_complaint(capfd: pytest.CaptureFixture[str]) -> None:
+    with collected() as logs:
+        address = Address.parse(logs.address)
+    with pytest.raises(ConnectError) as gone:
+        membership.join(Terms(str(address)))
+    with pytest.raises(SettingError) as odd:
+        Address.parse(str(address).replace("meshlog://", "http://"))
+    meshlog_handler.install(str(address))
+    for text in (str(gone.value), str(odd.value), repr(gone.value), capfd.readouterr().err):
+        hide(address.key, text.encode())
+
+
+def hide(key: bytes, data: bytes) -> None:
+    """Fail if the key can be read in `data`."""
+    for spelled in (key, key.hex().encode(), repr(key).encode()):
+        assert spelled not in data

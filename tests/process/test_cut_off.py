@@ -1,0 +1,71 @@
+"""A process may lose its connection and live: it became another program, or closed all descriptors. Nothing is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlog_handler.testing import collected
+from tests.waiting import until
+
+from . import cut_off
+from .procs import DEADLINE, ROOT, importing, join_all, started
+
+
+def test_what_was_logged_before_an_exec_is_shown_by_a_flush_which_does_not_wait_for_the_other_program() -> None:
+    program = "from tests.process import cut_off; import os; cut_off.become_another(os.environ['MESHLOG_ADDRESS'], 5)"
+    with collected() as logs:
+        words, env = [sys.executable, "-c", program], importing(logs.environ())
+        with subprocess.Popen(words, env=env, cwd=ROOT, stdin=subprocess.PIPE) as proc:
+            until(lambda: os.readlink(f"/proc/{proc.pid}/exe") and has_become_another(proc.pid), DEADLINE, "the exec")
+            begun = time.monotonic()
+            receipt = logs.flush(timeout=DEADLINE)
+            assert time.monotonic() - begun < DEADLINE / 2
+            assert proc.poll() is None, "it still runs"
+            assert (receipt.acked, receipt.missing, receipt.dead) == ((0,), (), ())
+            expected = ["shipped", *(f"unshipped {number}" for number in range(5))]
+            assert logs.messages == expected
+            assert logs.flush(timeout=DEADLINE).acked == (0,), "and again"
+            proc.communicate(b"x")
+        logs.flush(timeout=DEADLINE)
+        assert logs.messages == expected, "each once"
+
+
+def has_become_another(pid: int) -> bool:
+    """Tell whether the process runs the program it is to become."""
+    with open(f"/proc/{pid}/cmdline") as words:
+        return "os.read(0, 1)" in words.read()
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 4 << 20], ids=["more than the journal holds", "all of it fits"])
+def test_a_process_that_closes_all_descriptors_loses_nothing_without_a_word(
+    size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(size))
+    count = 5000
+    context: Any = multiprocessing.get_context("fork")
+    closed, go = context.Semaphore(0), context.Semaphore(0)
+    with collected() as logs:
+        with started("fork", cut_off.close_all, [(logs.address, str(tmp_path), count, closed, go)]) as procs:
+            assert closed.acquire(timeout=DEADLINE)
+            receipt = logs.flush(timeout=DEADLINE)
+            assert (receipt.acked, receipt.missing) == ((0,), ())
+            assert len([record for record in logs.records if record.name == "cut off"]) + receipt.dropped == count
+            go.release()
+            assert join_all(procs) == [0], (tmp_path / "worker.stderr").read_text()
+        until(lambda: not logs.client.stats()[0].alive, DEADLINE, "the worker to be taken leave of")
+        stats = logs.client.stats()[0]
+        numbers = [int(record.getMessage().split()[1]) for record in logs.records if record.name == "cut off"]
+    assert stats.received == len(numbers)
+    assert stats.received + stats.total_dropped == count + 1
+    assert stats.duplicates == 0
+    assert numbers == sorted(set(numbers))
+    assert (stats.total_dropped > 0) == (size < 1 << 20)
+    assert (tmp_path / "worker.stderr").read_text() == "", "the client lives: nothing is said as if it did not"

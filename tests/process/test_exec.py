@@ -1,0 +1,262 @@
+"""``meshlog exec``: one word more in the command of mpirun or srun, and each line says which rank it is from.
+
+mpirun is the real one, where it is installed. Of Slurm there are only the variables it sets: its commands cannot be had
+without a cluster, so this test is the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlog_handler import rundir
+from meshlog_handler.testing import collected
+from tests.waiting import until
+
+from .command_line import MESHLOG, PYTHON, WAIT_FOR, Meshlog, meshlog, running
+from .documents import Page
+from .procs import DEADLINE, ROOT, importing
+
+RANKS = range(4)
+
+HELLO = "import os, sys; print('out', os.getpid()); print('err', os.getpid(), file=sys.stderr)"
+RECORD = "import logging, meshlog_handler as m; m.install(); logging.info('record of %d', os.getpid())"
+GATED = f"{WAIT_FOR}print('begins'); wait_for(sys.argv[1]); print('goes on'); sys.exit(int(sys.argv[2]))"
+
+
+def variables(rank: int) -> dict[str, str]:
+    """Return what srun sets for a task."""
+    return {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": str(len(RANKS))}
+
+
+@contextlib.contextmanager
+def task(tmp_path: Path, rank: int, *words: str) -> Iterator[Meshlog]:
+    """Start a task of a job as srun does; words begin the command."""
+    directory = tmp_path / f"task-{rank}"
+    directory.mkdir()
+    with running(directory, "exec", "--", *PYTHON, *words, env=variables(rank)) as started:
+        yield started
+
+
+def test_ranks_of_a_job_are_shown_once_and_named(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        tasks = [stack.enter_context(task(tmp_path, rank, f"{HELLO}; {RECORD}")) for rank in RANKS]
+        assert [each.wait() for each in tasks] == [0] * len(tasks)
+    out, err = ("".join(getattr(each, name) for each in tasks) for name in ("out", "err"))
+    told = re.findall(r"^\[(\d)\] out (\d+)$", out, re.MULTILINE)
+    assert sorted(int(rank) for rank, _ in told) == list(RANKS), out + err
+    for kind in ("err", "record of"):
+        assert sorted(re.findall(rf"^\[(\d)\] {kind} (\d+)$", err, re.MULTILINE)) == sorted(told), out + err
+    assert len(out.splitlines()) + len(err.splitlines()) == 3 * len(RANKS), "and nothing else is said"
+
+
+def test_the_first_shows_the_others_and_stays_as_long_as_they_do(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with task(tmp_path, 2, GATED, str(tmp_path / "first"), "0") as first:
+        first.until("[2] begins")
+        with task(tmp_path, 1, GATED, str(gate), "3") as second:
+            first.until("[1] begins")
+            (tmp_path / "first").touch()
+            first.until("[2] goes on")
+            assert first.process.poll() is None
+            gate.touch()
+            assert second.wait() == 3, "it has become the command"
+            assert first.wait() == 0
+        assert first.out.splitlines()[-1] == "[1] goes on"
+        assert (second.out, second.err) == ("", "")
+
+
+def test_the_first_does_not_keep_its_failure_to_itself(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with task(tmp_path, 0, GATED, str(tmp_path / "first"), "7") as first:
+        first.until("[0] begins")
+        with task(tmp_path, 1, GATED, str(gate), "0") as second:
+            first.until("[1] begins")
+            (tmp_path / "first").touch()
+            assert first.wait() == 7
+            assert second.process.poll() is None
+            gate.touch()
+            assert second.wait() in (1, -signal.SIGPIPE), "as when any reader of its output goes"
+
+
+def test_who_comes_when_the_first_has_ended_is_the_first(tmp_path: Path) -> None:
+    for rank in range(2):
+        with task(tmp_path, rank, HELLO) as only:
+            assert only.wait() == 0
+            assert only.out.startswith(f"[{rank}] out ")
+    assert os.listdir(rundir.base()) == []
+
+
+def test_when_the_first_is_killed_the_next_one_takes_its_place(tmp_path: Path) -> None:
+    with task(tmp_path, 0, GATED, str(tmp_path / "never"), "0") as first:
+        first.until("[0] begins")
+        first.process.kill()
+        first.wait()
+        with task(tmp_path, 1, HELLO) as second:
+            assert second.wait() == 0
+            assert second.out.startswith("[1] out ")
+        (tmp_path / "never").touch()  # its child ends, too
+
+
+def test_a_stop_signal_is_passed_on(tmp_path: Path) -> None:
+    with task(tmp_path, 0, GATED, str(tmp_path / "never"), "0") as first:
+        first.until("[0] begins")
+        first.process.terminate()
+        assert first.wait() == 128 + signal.SIGTERM
+
+
+def test_what_it_reads_is_what_the_launcher_gives_it() -> None:
+    done = subprocess.run(
+        [*MESHLOG, "exec", "--", "cat"], env=importing({**os.environ, **variables(0)}), input="for rank 0\n",
+        capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[0] for rank 0\n"
+
+
+# With a client: MESHLOG_ADDRESS is set.
+
+
+def test_a_program_that_knows_nothing_of_it_joins_a_client(tmp_path: Path) -> None:
+    with collected() as logs:
+        env = {**logs.environ(), **variables(3)}
+        script = "echo said; echo wrong >&2; printf 'no end'; kill -9 $$"
+        with running(tmp_path, "exec", "--", "sh", "-c", script, env=env) as ran:
+            assert ran.wait() == -signal.SIGKILL
+            pid = ran.process.pid
+            until(lambda: "no end" in logs.messages, DEADLINE, lambda: str(logs.messages))
+        logs.flush()
+        found = [(record.getMessage(), vars(record)["stream"], vars(record)["rank"], record.process) for record in logs.records]
+        stats = logs.client.stats()[3]
+    assert ("said", "stdout", 3, pid) in found
+    assert ("wrong", "stderr", 3, pid) in found
+    assert ("no end", "stdout", 3, pid) in found
+    assert (ran.out, ran.err) == ("", "")
+    assert (stats.lines, stats.alive) == (3, False)
+
+
+def test_a_flush_shows_what_it_has_written_so_far(tmp_path: Path) -> None:
+    with collected() as logs:
+        program = GATED.replace("print('begins'", f"{RECORD}; open(sys.argv[1] + '1', 'w'); print('begins'")
+        with running(tmp_path, "exec", "--", *PYTHON, program, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
+            until((tmp_path / "gate1").exists, DEADLINE)
+            receipt = logs.flush()
+            assert receipt.missing == ()
+            assert receipt.acked == (0,)
+            assert f"record of {ran.process.pid}" in logs.messages
+            until(lambda: "begins" in logs.messages, DEADLINE)
+            (tmp_path / "gate").touch()
+            assert ran.wait() == 0
+            until(lambda: not logs.client.stats()[0].alive, DEADLINE)
+        assert {vars(record)["rank"] for record in logs.records} == {0}, "records and output bear the same rank"
+        assert logs.messages[-1] == "goes on"
+
+
+def test_who_comes_when_the_door_is_closed_is_refused_and_who_is_in_stays(tmp_path: Path) -> None:
+    (late := tmp_path / "late").mkdir()
+    with collected() as logs:
+        with running(tmp_path, "exec", "--", *PYTHON, GATED, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
+            until(lambda: "begins" in logs.messages, DEADLINE)
+            logs.client.close_door()
+            assert meshlog(late, "exec", "--", "echo", "late", env=logs.environ()).out == "late\n"
+            (tmp_path / "gate").touch()
+            assert ran.wait() == 0
+        logs.flush()
+        until(lambda: logs.messages == ["begins", "goes on"], DEADLINE, lambda: str(logs.messages))
+
+
+def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None:
+    with collected() as logs:
+        env = logs.environ()
+    ran = meshlog(tmp_path, "exec", "--", *PYTHON, "print('hello'); raise SystemExit(5)", code=5, env=env)
+    assert ran.out == "hello\n"
+    assert "meshlog: the output of" in ran.err
+    assert "is the process that shows the logs still running" in ran.err.lower()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")
+def test_signals_that_python_ignores_are_not_ignored_by_the_program(tmp_path: Path) -> None:
+    with collected() as logs:
+        meshlog(tmp_path, "exec", "--", "cat", "/proc/self/status", env=logs.environ())
+        logs.flush()
+        (ignored,) = [line for line in logs.messages if line.startswith("SigIgn:")]
+    assert int(ignored.split()[1], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
+
+
+def test_it_says_what_is_missing(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "exec", "--", "true", code=2)
+    assert re.search(r"no rank and no client .*SLURM_PROCID.*MESHLOG_ADDRESS.*mpirun -n 4 meshlog exec", ran.err)
+    ran = meshlog(tmp_path, "exec", code=2, env=variables(0))
+    assert "there is no command. Write it last: meshlog exec -- python train.py" in ran.err
+    ran = meshlog(tmp_path, "exec", "--", "no-such-program", code=127, env=variables(0))
+    assert "command not found" in ran.err
+
+
+def test_a_rank_of_meshlog_run_that_executes_a_program(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "-n", "2", "--", *MESHLOG, "exec", "--", *PYTHON, f"{HELLO}; sys.exit(4)", code=4)
+    assert sorted(re.findall(r"^\[(\d)\] out \d+$", ran.out, re.MULTILINE)) == ["0", "1"]
+    assert "2 of 2 ranks failed" in ran.err
+
+
+# The real one.
+
+MPIRUN = shutil.which("mpirun")
+needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="mpirun is not installed")
+
+
+def mpirun(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on four ranks."""
+    assert MPIRUN is not None
+    env = {**importing(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run(
+        [MPIRUN, "-n", str(len(RANKS)), "--oversubscribe", *command],
+        env=env, capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@needs_mpirun
+def test_ranks_of_mpirun() -> None:
+    words = Page("docs/integrations.md").command("mpirun")
+    assert words[3:6] == ["meshlog", "exec", "--"]
+    done = mpirun(*MESHLOG, "exec", "--", *PYTHON, f"{HELLO}; {RECORD}")
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"^\[(\d)\] out (\d+)\r?$", _plain(done.stdout), re.MULTILINE)
+    assert sorted(int(rank) for rank, _ in told) == list(RANKS), done.stdout + done.stderr
+    for kind in ("err", "record of"):
+        assert sorted(re.findall(rf"^\[(\d)\] {kind} (\d+)\r?$", _plain(done.stderr), re.MULTILINE)) == sorted(told)
+
+
+@needs_mpirun
+@pytest.mark.parametrize("failing", [0, 2])
+def test_a_rank_of_mpirun_that_fails_ends_the_job(failing: int) -> None:
+    program = f"import os, time; print('here', flush=True)\nif os.environ['OMPI_COMM_WORLD_RANK'] == '{failing}': 1 / 0\n"
+    done = mpirun(*MESHLOG, "exec", "--", *PYTHON, f"{program}time.sleep(60)")
+    rundir.clean(rundir.base())  # mpirun may have killed the rank that shows; what that leaves, the next client removes
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"[{failing}] ZeroDivisionError: division by zero" in _plain(done.stderr)
+
+
+@needs_mpirun
+def test_ranks_of_mpirun_join_a_client_by_the_environment_alone() -> None:
+    with collected() as logs:
+        os.environ["MESHLOG_ADDRESS"] = logs.address
+        try:
+            done = mpirun(sys.executable, "-c", f"{HELLO}; {RECORD}")
+        finally:
+            del os.environ["MESHLOG_ADDRESS"]
+        assert done.returncode == 0, done.stderr
+        logs.flush()
+        ranks = [vars(record)["rank"] for record in logs.records if record.getMessage().startswith("record of")]
+    assert sorted(ranks) == list(RANKS)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -1,0 +1,289 @@
+"""Peers that know the key, and send what no proc does: each ends its own connection, and nothing else.
+
+The client goes on, runs no code of theirs, and keeps neither memory nor descriptors for them; the honest lose nothing.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshlog_handler import FlushTimeout
+from meshlog_handler.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
+from meshlog_handler.errors import ProtocolError
+from meshlog_handler.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
+from meshlog_handler.journal_layout import START
+from meshlog_handler.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
+from meshlog_handler.thaw import Thawer
+from meshlog_handler.wire import pack, unpack
+from tests.leaks import open_fds
+from tests.waiting import until
+
+from .hostile import RANK, Peer, bombs, entries, honest, joined, stretch
+from .procs import DEADLINE
+
+NEST = b"[\x01\x00\x00\x00"
+
+# What ends the connection of who sends it.
+INVALID = {
+    "a frame without a kind": HEAD.pack(0, DATA),
+    "a huge length": HEAD.pack(0xFFFFFFFF, DATA),
+    "a length just beyond the limit": HEAD.pack(MAX_FRAME + 1, DATA),
+    "frames of no kind": frame(99, b"what is this"),
+    "a stretch without its position": frame(DATA, b"0123"),
+    "a stretch that skips": stretch(1, START + 1000, b"abc"),
+    "a position that is none": stretch(1, 0xFFFFFFFF, b"abc"),
+    "a message that nests deep": frame(CONTROL, NEST * 100 + b"N"),
+    "drops that nest deeper than any stack": frame(DROPPED, NEST * 500_000 + b"N"),
+    "a list that is longer than the memory": frame(CONTROL, b"[\xff\xff\xff\xff" + b"N" * 100),
+    "a dict whose keys cannot be keys": frame(CONTROL, b"{\x01\x00\x00\x00[\x00\x00\x00\x00N"),
+    "an order": frame(CONTROL, Flush(1).encode()),
+    "a configuration": frame(CONTROL, Prepare(1, {"version": 1}).encode()),
+    "a welcome": frame(CONTROL, Welcome(0, "/etc/passwd", ()).encode()),
+    "a second hello": frame(CONTROL, Hello(1, "", 0, 0, "", (), True, 0.0).encode()),
+    "a message by an unknown name": frame(CONTROL, pack(("Shutdown", {}))),
+    "a message whose name is no text": frame(CONTROL, pack((["Answer"], {"request": 1, "error": None}))),
+    "a message whose field has a wrong type": frame(CONTROL, pack(("Answer", {"request": "1", "error": None}))),
+    "a message that lacks a field": frame(CONTROL, pack(("Answer", {"request": 1}))),
+    "a message with a field too many": frame(CONTROL, pack(("Goodbye", {"__class__": "Welcome"}))),
+    "a message that is none": frame(CONTROL, pack("Goodbye")),
+    "an empty message": frame(CONTROL, b""),
+    "drops that are none": frame(DROPPED, pack("all")),
+    "drops for an unknown reason": frame(DROPPED, pack((("boredom", 20, 1),))),
+    "drops that are not counted": frame(DROPPED, pack((("full", 20, "many"),))),
+    "more drops than there are levels": frame(DROPPED, pack(tuple(("full", level, 1) for level in range(2000)))),
+}
+
+# What can be read as frames, and not as entries: it is left out.
+UNREADABLE = {
+    "entries of no kind": b"\x63" * 100,
+    "a record of a shape that was not defined": HEADER.pack(RECORD, 999, 16) + bytes(16),
+    "a record that is cut": HEADER.pack(RECORD, 1, 4000) + b"abc",
+    "a shape that is no data": HEADER.pack(DEFINE, 1, 8) + b"\xff" * 8,
+    "a shape that is other data": HEADER.pack(DEFINE, 1, len(pack(7))) + pack(7),
+    "a shape with codes of its own": (body := pack(("P0q", 0.0, {}))) and HEADER.pack(DEFINE, 1, len(body)) + body,
+    "a shape that nests deeper than any stack": HEADER.pack(DEFINE, 1, len(NEST) * 10_000 + 1) + NEST * 10_000 + b"N",
+    "a side file that is not there": number_entry(LARGE, 12345),
+    "a side file by a number that is none": number_entry(LARGE, (1 << 64) - 1),
+}
+
+
+@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
+def test_what_no_proc_sends_ends_the_connection_of_who_sent_it(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+        with joined(others.address) as peer:
+            peer.log(entries("before"))
+            others.until_shown("before")
+            peer.send(data)
+            peer.send(frame(CONTROL, Goodbye().encode()))
+            assert peer.is_hung_up_on()
+        others.are_heard()
+        others.are_counted()
+    said = capfd.readouterr().err
+    assert said.count(f"meshlog: rank {RANK} (pid {os.getpid()}) sends what no proc does; its connection is closed: ") == 1
+    assert "goes on after" not in said
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_is_left_out(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+        with joined(others.address) as peer:
+            peer.log(entries("before"))
+            peer.log(data)
+            others.until_shown("before")
+            others.are_heard()
+        others.are_heard()
+        others.are_counted()
+    assert "goes on after" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def _extension() -> Iterator[None]:
+    """Let pickles name ``os.mkdir`` by a number."""
+    copyreg.add_extension("os", "mkdir", 240)
+    yield
+    copyreg.remove_extension("os", "mkdir", 240)
+
+
+@pytest.mark.usefixtures("_extension")
+def test_no_pickle_runs_wherever_it_stands(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with honest() as others:
+        for name, data in bombs(str(made)).items():
+            pickle.loads(data)
+            assert made.exists(), f"{name} would have run"
+            made.rmdir()
+            for decoder in (unpack, lambda data: decode(data, Answer, Goodbye), _thaw, _define):
+                with pytest.raises(ProtocolError):
+                    decoder(data)
+            for sent in (frame(CONTROL, data), frame(DROPPED, data), data):
+                with joined(others.address) as peer:
+                    peer.send(sent)
+                    peer.send(HEAD.pack(0, 0))
+                    assert peer.is_hung_up_on()
+            with joined(others.address) as peer:
+                peer.log(data)
+                peer.log(HEADER.pack(DEFINE, 1, len(data)) + data)
+                others.are_heard()
+            assert not made.exists()
+        others.are_counted()
+
+
+def _thaw(data: bytes) -> None:
+    Thawer({"rank": 0}, lambda _: b"").thaw(data, 0, 1000, [])
+
+
+def _define(data: bytes) -> None:
+    _thaw(HEADER.pack(DEFINE, 1, len(data)) + data)
+
+
+noise = st.binary(max_size=200)
+frames = st.builds(frame, st.integers(0, 5), noise)
+stretches = st.builds(stretch, st.integers(0, 3), st.sampled_from((START, START + 8, 0)), noise)
+shaped = noise.map(lambda data: stretch(1, START, HEADER.pack(1 + len(data) % 4, len(data), len(data)) + data))
+
+
+def test_random_bytes_do_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+
+        @settings(max_examples=100, suppress_health_check=list(HealthCheck))
+        @given(st.lists(st.one_of(noise, frames, stretches, shaped), max_size=6).map(b"".join))
+        def attack(data: bytes) -> None:
+            with joined(others.address) as peer:
+                peer.send(data)
+
+        attack()
+        others.are_heard()
+        others.are_counted()
+        before = open_fds()
+        attack()
+        others.are_heard()
+        until(lambda: len(open_fds()) <= len(before) + 2, DEADLINE, "the client to close what it opened")
+    assert "goes on after" not in capfd.readouterr().err
+
+
+def test_replayed_frames_are_counted_and_not_shown_again() -> None:
+    first, second = entries("one", "two"), entries("three")
+    with honest() as others:
+        with joined(others.address) as peer:
+            peer.log(first)
+            peer.send(stretch(1, START, first) * 3)
+            peer.at = START
+            peer.log(second, generation=2)
+            peer.send(stretch(1, START, first))
+            peer.send(stretch(2, START, second))
+            peer.send(frame(CONTROL, Goodbye().encode()))
+            others.are_heard()
+        until(lambda: not others.logs.client.stats()[RANK].alive, DEADLINE, "the peer to be taken leave of")
+        stats = others.logs.client.stats()[RANK]
+        assert (stats.received, stats.duplicates) == (3, 2 * 3 + 2 + 1)
+        assert [record.getMessage() for record in others.logs.of_rank(RANK)] == ["one", "two", "three"]
+        others.are_counted()
+
+
+def test_who_claims_the_rank_of_another_takes_nothing_from_it() -> None:
+    """A rank may have several processes, such as a proc and what it forks. Each is shown; a flush waits for all of them."""
+    with honest() as others:
+        with joined(others.address, rank=0) as peer:
+            peer.log(entries("I am rank 0"))
+            others.until_shown("I am rank 0")
+            with pytest.raises(FlushTimeout) as silent:
+                others.logs.flush(0.5)
+            assert silent.value.receipt.missing == (0,), "one of its processes does not answer"
+            assert silent.value.receipt.acked == (1,)
+            stats = others.logs.client.stats()
+            assert stats[0].received == 2 + 1
+            assert (stats[1].received, stats[1].dropped) == (2, {})
+        others.are_heard()
+        assert others.logs.flush(DEADLINE).acked == (0, 1)
+        bearers = {record.process for record in others.logs.of_rank(0)}
+        assert len(bearers) == 2
+        assert os.getpid() in bearers, "who it was is to be seen: a record has the id of its process"
+
+
+def test_answers_for_others_count_for_nothing() -> None:
+    with honest() as others, joined(others.address) as peer:
+        for number in range(1, 50):
+            peer.send(frame(CONTROL, Answer(number, None).encode()))
+            peer.send(frame(CONTROL, Answer((1 << 32) + number, "no").encode()))
+        peer.send(frame(CONTROL, Answer(-(1 << 70), "\udcff").encode()))
+        others.are_heard()
+        with pytest.raises(FlushTimeout) as silent:
+            others.logs.flush(0.3)
+        assert silent.value.receipt.missing == (RANK,)
+        assert silent.value.receipt.acked == (0, 1)
+
+
+def test_more_than_can_be_read_at_once_is_read_in_turn_and_not_kept() -> None:
+    answers = frame(CONTROL, Answer(1, "x" * 1000).encode()) * 250
+    shapes = b"".join(HEADER.pack(DEFINE, number, len(body)) + body for number, body in _definitions())
+    with honest() as others:
+        with joined(others.address) as peer:
+            peer.send(answers)
+            others.are_heard()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for _ in range(200):
+                peer.send(answers)  # 50 MB
+            others.are_heard()
+            generation = 1
+            for _ in range(20):
+                peer.at = START
+                peer.log(shapes, generation)  # 50 MB
+                generation += 1
+            peer.send(HEAD.pack(MAX_FRAME, DATA) + bytes(1000))  # and the rest never comes
+            others.are_heard()
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            assert grown < 64 * 1024, f"{grown} KiB"
+        others.are_heard()
+        others.are_counted()
+
+
+def _definitions() -> Iterator[tuple[int, bytes]]:
+    common = {"levelno": 20, "levelname": "INFO", "name": "n", "pathname": "", "filename": "", "module": "", "lineno": 1}
+    for number in range(2500):
+        yield number, pack(("q", 0.0, {**common, "msg": f"{number} {'y' * 900}"}))
+
+
+def test_who_joins_again_and_again_is_known_once() -> None:
+    with honest() as others:
+        before = len(open_fds())
+        for _ in range(100):
+            with joined(others.address) as peer:
+                peer.log(entries("again"))
+        others.are_heard()
+        until(lambda: len(open_fds()) <= before + 2, DEADLINE, "the client to close what it opened")
+        receipt = others.logs.flush(DEADLINE)
+        assert receipt.missing == ()
+        assert receipt.acked == (0, 1, RANK), "it lives, and its journal was read"
+        assert others.logs.client.stats()[RANK].received == 100
+        others.are_counted()
+
+
+@pytest.mark.parametrize(
+    ("captured", "count"),
+    [(("stdout",), 1), (("stdout", "stderr"), 1), (("stdout", "stdout"), 2), (("stdin",), 1), (("stdout",), 20)],
+)
+def test_descriptors_that_are_not_the_pipes_they_should_be_are_refused_and_closed(
+    captured: tuple[str, ...], count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    try:
+        with honest() as others:
+            before = len(open_fds())
+            peer = Peer(others.address, captured=captured, fds=[file] * count)
+            assert peer.is_hung_up_on()
+            peer.close()
+            others.are_heard()
+            until(lambda: len(open_fds()) == before, DEADLINE, "the client to close what it was given")
+            others.are_counted()
+    finally:
+        os.close(file)
+    assert "a process was not let in: ProtocolError" in capfd.readouterr().err

@@ -1,0 +1,76 @@
+"""What a member says of itself later, a new name, and what it is told: that its client has gone."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from meshlog_handler import install, membership
+from meshlog_handler.testing import collected
+
+from .procs import DEADLINE, join_all, started
+from .workers import wait_shipped
+
+COUNTER = {"node": "here", "actor": "Counter"}
+
+
+def log_under_two_names(address: str, ready: Any, go: Any) -> None:
+    """Log and print, and again under another name; so does a child that is forked after that."""
+    install(address)
+    member = membership.current()
+    assert member is not None
+    logging.warning("nobody")
+    wait_shipped()
+    ready.release()
+    assert go.acquire(timeout=DEADLINE)
+    member.relabel(COUNTER)
+    logging.warning("an actor")
+    child = os.fork()
+    if child == 0:
+        logging.warning("its child")
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.usefixtures("real_stdout")
+def test_a_member_is_known_by_its_new_coordinates_from_the_next_record_on() -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Semaphore(0), context.Semaphore(0)
+    with collected() as logs, started("spawn", log_under_two_names, [(logs.address, ready, go)]) as procs:
+        assert ready.acquire(timeout=DEADLINE)
+        logs.flush()
+        before = [dict(vars(record)["coords"]) for record in logs.records]
+        go.release()
+        join_all(procs)
+        logs.flush()
+        after = [(record.getMessage(), vars(record)["coords"]) for record in logs.records[1:]]
+    assert before == [{}]
+    assert after == [("an actor", COUNTER), ("its child", COUNTER)]
+
+
+def log_until_lost(address: str, ready: Any, lost: Any) -> None:
+    """Join; tell when the client has gone, by a call that comes before, and one that comes after."""
+    install(address)
+    member = membership.current()
+    assert member is not None
+    gone = threading.Event()
+    member.when_lost(gone.set)
+    ready.release()
+    assert gone.wait(DEADLINE)
+    member.when_lost(lost.release)
+
+
+@pytest.mark.usefixtures("real_stdout")
+def test_a_member_is_told_that_its_client_has_gone_also_when_it_asks_late() -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, lost = context.Semaphore(0), context.Semaphore(0)
+    with collected() as logs, started("spawn", log_until_lost, [(logs.address, ready, lost)]) as procs:
+        assert ready.acquire(timeout=DEADLINE)
+        logs.client.stop()
+        assert lost.acquire(timeout=DEADLINE)
+        join_all(procs)

@@ -1,0 +1,101 @@
+"""Every recipe for processes, pools and servers works as it stands on its page, with every start method."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import until
+
+from .documents import MAIN, STARTS, Page, active, imported
+from .procs import DEADLINE, METHODS
+
+PAGE = Page("docs/integrations.md")
+
+RECIPES = [
+    (body, method) for body in PAGE.scripts() for method in (METHODS if MAIN in body and imported(body) & STARTS else (None,))
+]
+
+APP = """
+import logging, os
+def app(environ, start_response):
+    logging.getLogger("app").info("asked for %s by %d", environ["PATH_INFO"], os.getpid())
+    print("printed in", os.getpid())
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % os.getpid()]
+"""
+
+
+@pytest.mark.parametrize(("body", "method"), RECIPES)
+def test_recipe(body: str, method: str | None, tmp_path: Path) -> None:
+    PAGE.run(body, tmp_path, method)
+
+
+@contextmanager
+def gunicorn(directory: Path) -> Iterator[Path]:
+    """Run gunicorn with the recipe's configuration; yield the file with what it shows."""
+    (directory / "gunicorn.conf.py").write_text(PAGE.file("gunicorn.conf.py"))
+    (directory / "app.py").write_text(APP)
+    output = directory / "output"
+    command = [*PAGE.command("gunicorn"), "--bind", "unix:socket"]
+    with output.open("wb") as file, subprocess.Popen(
+        command, cwd=directory, env={**active(), "HOME": str(directory)}, stdout=file, stderr=subprocess.STDOUT
+    ) as master:  # fmt: skip
+        try:
+            yield output
+        finally:
+            master.terminate()
+            try:
+                assert master.wait(DEADLINE) == 0, output.read_text()
+            finally:
+                master.kill()
+
+
+def ask(directory: Path, path: str) -> int:
+    """Ask the server for something; return the pid of the worker that answered."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.connect(os.path.relpath(directory / "socket"))
+        connection.request("GET", path)
+        return int(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def answer(directory: Path, pids: set[int], count: int) -> bool:
+    """Ask once more; tell whether `count` workers have answered, of which `pids` are known."""
+    pids.add(ask(directory, "/1"))
+    return len(pids) == count
+
+
+def ranks(shown: str) -> dict[int, set[int]]:
+    """Return the ranks under which workers logged and printed, by pid."""
+    found: dict[int, set[int]] = {}
+    for rank, pid in re.findall(r"^\[(\d+)\] (?:asked for /\d by|printed in) (\d+)$", shown, re.MULTILINE):
+        found.setdefault(int(pid), set()).add(int(rank))
+    return found
+
+
+def test_workers_of_gunicorn_that_are_killed_and_replaced(tmp_path: Path) -> None:
+    with gunicorn(tmp_path) as output:
+        until(lambda: "Listening at" in output.read_text(), DEADLINE, output.read_text)
+        pids: set[int] = set()
+        until(lambda: answer(tmp_path, pids, 2), DEADLINE, output.read_text)
+        os.kill(min(pids), signal.SIGKILL)
+        # Only a worker that has answered is sure to obey gunicorn's order to end.
+        until(lambda: answer(tmp_path, pids, 3), DEADLINE, output.read_text)
+    shown = output.read_text()
+    assert set(ranks(shown)) == pids, shown
+    assert all(len(each) == 1 and each <= {0, 1, 2} for each in ranks(shown).values()), shown
+    assert re.search(r'^\[\d\] +- - \[.*"GET /1 ', shown, re.MULTILINE), "its own log, forwarded"
+    assert re.search(r"^Starting gunicorn", shown, re.MULTILINE), "the master shows its own, which has no rank"

@@ -1,0 +1,119 @@
+"""A coverage-guided fuzzer looks for bytes that do what no bytes may do::
+
+    pip install atheris
+    python -m tests.stress.fuzz decoders -max_total_time=600
+    python -m tests.stress.fuzz source -max_total_time=600 /some/directory/for/its/finds
+
+What follows the target goes to libFuzzer. It ends with an error, and leaves the bytes in a file, if a decoder raises
+anything but `ProtocolError`, or takes long, or much memory. `decoders`: frames, data, messages, entries. `source`: all of
+them at once, as what one proc sends, with what it does to counters and inbox.
+
+atheris is no dependency of the tests: it exists for few platforms, and a run of it never ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+_MAX_ITEMS: Final = 1000
+
+
+def _import_watched() -> Any:
+    """Return the package's modules, made such that the fuzzer sees which branches they take."""
+    import atheris
+
+    with atheris.instrument_imports(include=["meshlog_handler"]):
+        from meshlog_handler import entries, errors, frames, journal_layout, messages, receipt, source, thaw, wire
+
+    class Watched:
+        fuzzer = atheris
+
+    for module in (entries, errors, frames, journal_layout, messages, receipt, source, thaw, wire):
+        setattr(Watched, module.__name__.rpartition(".")[2], module)
+    return Watched
+
+
+def decoders(watched: Any) -> Callable[[bytes], None]:
+    """Return what gives bytes to each decoder; the first byte says which."""
+    messages, refused = watched.messages, watched.errors.ProtocolError
+
+    def thaw(data: bytes) -> None:
+        thawer = watched.thaw.Thawer({"rank": 0}, lambda _: data[:200])
+        items: list[Any] = []
+        at = 0
+        while at < len(data):
+            at = thawer.thaw(data, at, _MAX_ITEMS, items)
+        for _, template, values in items[:_MAX_ITEMS]:
+            if template is not None:
+                template.text(values)
+                template.signature(values)
+                template.build(values).getMessage()
+
+    def cut(data: bytes) -> None:
+        reader = watched.frames.FrameReader()
+        for begin in range(0, len(data), 7):
+            reader.feed(data[begin : begin + 7])
+
+    def unpack(data: bytes) -> None:
+        value = watched.wire.unpack(data)
+        assert watched.wire.unpack(watched.wire.pack(value)) is not None or value is None
+
+    def decode(data: bytes) -> None:
+        messages.decode(data, messages.Message)
+
+    chosen = (thaw, thaw, cut, unpack, decode)
+
+    def test(data: bytes) -> None:
+        if data:
+            with contextlib.suppress(refused):  # the one answer to bytes that are wrong
+                chosen[data[0] % len(chosen)](data[1:])
+
+    return test
+
+
+def source(watched: Any) -> Callable[[bytes], None]:
+    """Return what lets a proc send bytes: whole frames whose kinds and payloads are drawn from the bytes, or bare ones."""
+    frames, start, refused = watched.frames, watched.journal_layout.START, watched.errors.ProtocolError
+    hello = watched.messages.Hello(1, "here", 0, None, "", (), True, 0.0)
+
+    def test(data: bytes) -> None:
+        given = watched.fuzzer.FuzzedDataProvider(data)
+        proc = watched.source.Source(None, hello, 0, "", {}, {}, 1000, 1)
+        at, received = start, 0
+        with contextlib.suppress(refused):  # its connection would be closed now
+            while given.remaining_bytes():
+                kind = given.ConsumeIntInRange(0, 4)
+                payload = given.ConsumeBytes(given.ConsumeIntInRange(0, 400))
+                if kind == frames.DATA:
+                    payload = frames.POSITION.pack(given.ConsumeIntInRange(0, 3), at) + payload
+                    at += len(payload) - frames.POSITION.size
+                proc.receive(frames.frame(kind, payload) if kind else payload)
+                items: list[Any] = []
+                with contextlib.suppress(refused):  # it is left out
+                    proc.take(_MAX_ITEMS, items)
+                received += sum(template is not None for _, template, _ in items)
+                assert proc.stats.received == received
+                assert proc.inbox_bytes == sum(len(piece.data) for piece in proc.inbox)
+                proc.drop_report()
+
+    return test
+
+
+def main() -> None:
+    """Run the fuzzer."""
+    targets = {target.__name__: target for target in (decoders, source)}
+    if len(sys.argv) < 2 or sys.argv[1] not in targets:
+        sys.exit(f"usage: python -m tests.stress.fuzz {{{','.join(targets)}}} [libFuzzer's options] [directory of finds]")
+    try:
+        watched = _import_watched()
+    except ModuleNotFoundError as missing:
+        sys.exit(f"{missing}: pip install atheris")
+    watched.fuzzer.Setup([sys.argv[0], *sys.argv[2:]], targets[sys.argv[1]](watched))
+    watched.fuzzer.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
