@@ -9,6 +9,7 @@ all of them: believe the ratios, not the absolute numbers.
     rounds, crew, handlers, peers, pace, server     what they share: turns and rows, processes, both ends, subjects
     call rate captured aggregation flush latency footprint startup growth hierarchy
     targets, table, plot, __main__  what is aimed at; the results as Markdown, JSON and SVG; the command
+    engines, engine_programs        stand alone: what Ray, Dask and Monarch do with the work of `rate`
     soak                            stands alone: load and killed workers for minutes, then an exact account
 """
 
