@@ -63,7 +63,7 @@ class ClientThread:
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all)
-        self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above)
+        self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self._tray = Tray(show)

@@ -63,6 +63,8 @@ class Relays:
         Runs something on the client's thread, from any other.
     above : Above or None
         Where this client is a relay itself.
+    window : float or None
+        In which this client groups, in seconds.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Relays:
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
         above: Above | None,
+        window: float | None,
     ) -> None:
         self._reception = reception
         self._registry = registry
@@ -80,7 +83,7 @@ class Relays:
         self._remember = remember
         self._post = post
         self.above = above
-        self._window: float | None = None
+        self._window = window
 
     # -- to them ---------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class Show:
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds from now on (None: show each line at once); first show what is pending."""
+        self.window = window
         aggregator = self._aggregator
         if aggregator is not None:
             for record in aggregator.set_window(window):

@@ -19,8 +19,8 @@ from meshlog_handler import FlushTimeout, LogClient, LogRelay, membership, rundi
 from meshlog_handler.channel import Address, connect
 from meshlog_handler.integrations.hosts import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh_client import LoggingMeshClient
-from meshlog_handler.messages import Answer, Flush, Hello, Message
-from meshlog_handler.relay_messages import Claim, EndedBelow, JoinedBelow, ReachedBelow
+from meshlog_handler.messages import Answer, Flush, Hello, Message, Order, decode
+from meshlog_handler.relay_messages import Claim, EndedBelow, GroupBelow, JoinedBelow, ReachedBelow
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -426,6 +426,18 @@ def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) ->
         link.close()
         link.forget()
         job.end(honest)
+
+
+@pytest.mark.parametrize(("window", "below"), [(None, None), (1.0, 0.25), (60.0, 0.5)])
+def test_a_relay_is_told_in_which_window_to_group(window: float | None, below: float | None) -> None:
+    with tree(window) as job:
+        link, _ = connect(Address.parse(job.client.address), HELLO, ())
+        told = link.receive(DEADLINE)
+        assert told is not None
+        assert decode(told, Order) == GroupBelow(0, below)
+        link.close()
+        link.forget()
+        until(lambda: not job.client._core.reception.sources, what="the client to see the end")
 
 
 def test_a_client_can_be_reached_or_not() -> None:
