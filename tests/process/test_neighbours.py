@@ -11,6 +11,8 @@ import pytest
 from .documents import Page
 from .procs import DEADLINE
 
+pytestmark = pytest.mark.docs
+
 PAGE = Page("docs/neighbours.md")
 
 

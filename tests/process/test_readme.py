@@ -8,6 +8,8 @@ import pytest
 
 from .documents import Page
 
+pytestmark = pytest.mark.docs
+
 README = Page("README.md")
 
 

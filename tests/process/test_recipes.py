@@ -19,6 +19,8 @@ from tests.waiting import until
 from .documents import MAIN, STARTS, Page, active, imported
 from .procs import DEADLINE, METHODS
 
+pytestmark = pytest.mark.docs
+
 PAGE = Page("docs/integrations.md")
 
 RECIPES = [
