@@ -48,6 +48,8 @@ def at_a_step_of(names: Collection[str], now: Callable[[], bool], act: Callable[
         frame.f_trace_lines = False
         return step
 
+    # Python 3.12 tells of bytecodes only if somebody has asked for them before the tracing begins.
+    sys._getframe().f_trace_opcodes = True
     threading.settrace(call)
     sys.settrace(call)
 
