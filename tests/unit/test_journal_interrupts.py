@@ -149,7 +149,8 @@ def test_a_flight_recorder_survives_it_too(tmp_path: Path) -> None:
 
 
 def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
-    for step in itertools.count():
+    # Before the first step: Python 3.12 and later tell of no step of a function that they trace for the first time.
+    for step in itertools.count(-1):
         journal = Journal(str(tmp_path / f"journal-{step}"), SIZE)
         counted = itertools.count()
 
@@ -172,6 +173,6 @@ def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
             threading.settrace(None)
         assert JournalReader(str(journal.path)).drops() == [("full", 20, 1 + len(came))] == journal.drops()
         journal.close()
-        if not came:
+        if not came and step >= 0:
             assert step > 20
             return
