@@ -21,7 +21,7 @@ from typing import Final
 from .capture import diagnose
 from .channel import Link
 from .frames import DROPPED
-from .stream import Stream, own_threads
+from .stream import Stream, carriers, own_threads
 from .wire import pack
 
 BATCH_SEC: Final = 0.004
@@ -87,6 +87,7 @@ class LogForwarder(QueueListener):
 
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
+        carriers.add(threading.get_ident())
         threading.current_thread().name = "meshlog-forwarder"
         stream = self.stream
         try:
@@ -102,6 +103,7 @@ class LogForwarder(QueueListener):
             # Whoever logs next finds an idle forwarder, wakes it, and so notices that its thread has ended.
             stream.idle = True
             own_threads.discard(threading.get_ident())
+            carriers.discard(threading.get_ident())
 
     def _round(self, stream: Stream) -> bool:
         """Ship, then wait: for the interval if there was something, for a wake-up if not. True to end."""

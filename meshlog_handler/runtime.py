@@ -21,7 +21,7 @@ from .channel import Link
 from .errors import MeshlogError, ProtocolError
 from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patience, Prepare, Rollback, SetLevel, decode
 from .proc_warnings import log_warnings
-from .stream import Stream, own_threads
+from .stream import Stream, carriers, own_threads
 from .transaction import ConfigTransaction
 
 _MAX_REASON: Final = 4000
@@ -93,6 +93,7 @@ class LoggerRuntime:
 
     def _run(self) -> None:
         own_threads.add(threading.get_ident())
+        carriers.add(threading.get_ident())
         try:
             while True:
                 encoded = self._link.receive(self._revert_due())
@@ -111,6 +112,7 @@ class LoggerRuntime:
             self._on_gone()
         finally:
             own_threads.discard(threading.get_ident())
+            carriers.discard(threading.get_ident())
 
     def _flush(self, order: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):

@@ -30,7 +30,12 @@ own_threads: Final[set[int]] = set()
 """Identifiers of this package's threads. What they log is never forwarded: a handler that logs would feed itself."""
 
 # A thread of a forked child may get the identifier that one of the parent's had.
+carriers: Final[set[int]] = set()
+"""Those of them that carry a proc's records and orders. They log nothing themselves, but the garbage collector may run a
+program's finalizers there, which do: that is forwarded, but it waits for nothing."""
+
 os.register_at_fork(after_in_child=own_threads.clear)
+os.register_at_fork(after_in_child=carriers.clear)
 
 BLOCK_SEC: Final = 10.0
 """Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
@@ -91,12 +96,25 @@ class Stream:
     def append(self, record: logging.LogRecord) -> None:
         """Append any record; where the fast path of `MeshHandler` cannot."""
         if record.thread in own_threads:
+            if record.thread in carriers:
+                self._append_in_passing(record)
             return
         if self.client_gone and record.levelno >= logging.WARNING:
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
         self.append_frozen(record.levelno, Freezer(record))
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
+
+    def _append_in_passing(self, record: logging.LogRecord) -> None:
+        """Append what was logged on a thread that must not wait: where the segment has no room, it is a drop, and counted."""
+        appender = self.journal.appender
+        frozen = Freezer(record)(appender[0])
+        if len(frozen.data) < min(self.journal.capacity, _LARGE_SIZE) and _put(appender, frozen.data):
+            frozen.learn()
+        else:
+            self.journal.count_drop("full", record.levelno)
+        if self.idle:
+            self.wake()
 
     def append_frozen(self, level: int, freeze_in: Callable[[ShapeTable], Frozen]) -> None:
         """Append a record that `freeze_in` writes down for a segment. What is dropped is counted under `level`."""

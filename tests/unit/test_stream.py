@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from meshlog_handler import stream
 from meshlog_handler.errors import SettingError
 from meshlog_handler.journal_reader import JournalReader
-from meshlog_handler.stream import check_on_full, own_threads
+from meshlog_handler.stream import carriers, check_on_full, own_threads
 from meshlog_handler.thaw import Thawer
 
 from ..waiting import until
@@ -130,6 +131,22 @@ def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc) -> None:
     proc.log("theirs", thread=77)
     proc.ship()
     assert proc.texts == ["theirs"]
+
+
+def test_what_a_finalizer_logs_on_a_thread_that_carries_is_forwarded_and_waits_for_nothing(proc: Proc) -> None:
+    own_threads.add(77)
+    carriers.add(77)
+    try:
+        proc.log("finalized", thread=77)
+        full = proc.fill()
+        proc.log("no room for %s", PADDING, thread=77)
+    finally:
+        own_threads.discard(77)
+        carriers.discard(77)
+    assert proc.drops == [("full", logging.INFO, 1)]
+    proc.ship()
+    assert proc.texts[0] == "finalized"
+    assert len(proc.texts) == 1 + full
 
 
 def test_policies() -> None:
