@@ -32,7 +32,7 @@ def main() -> None:
     logging.config.dictConfig(CONFIG)
     log.info("the shop is open")
     with ProcessPoolExecutor(2, initializer=logging.config.dictConfig, initargs=(CONFIG,)) as pool:
-        print("handled", sum(1 for _ in pool.map(handle, range(6))))
+        log.info("handled %d", sum(1 for _ in pool.map(handle, range(6))))
 
 
 if __name__ == "__main__":
