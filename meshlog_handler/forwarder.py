@@ -14,13 +14,13 @@ import contextlib
 import os
 import queue
 import threading
-from dataclasses import dataclass
 from logging.handlers import QueueListener
 from typing import Final
 
 from .capture import diagnose
 from .channel import Link
 from .frames import DROPPED
+from .frozen import Frozen
 from .stream import Stream, carriers, own_threads
 from .wire import pack
 
@@ -28,8 +28,7 @@ BATCH_SEC: Final = 0.004
 _PIECE: Final = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Wake:
+class Wake(Frozen):
     """Tells the forwarder to look; with `stop`, to ship what there is and end."""
 
     stop: bool = False

@@ -13,14 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from . import settings
 from .capture import FdCapture, diagnose
 from .channel import Address, connect
 from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
+from .frozen import Frozen, field
 from .journal import Journal
 from .messages import Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
@@ -29,8 +29,7 @@ from .stream import OnFull, Stream, own_threads
 _GOODBYE_SEC: Final = 0.5
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(Frozen):
     """How to join: what a forked child needs to join anew.
 
     Attributes
@@ -50,7 +49,8 @@ class Terms:
         Log warnings, by the client's filters.
     """
 
-    address: str = field(repr=False)
+    secret: ClassVar = frozenset(("address",))  # it has the key in it
+    address: str
     rank: int | None = None
     local_rank: int | None = None
     mesh: str = ""
@@ -133,7 +133,7 @@ class Membership:
 
     def relabel(self, coords: Mapping[str, int | str]) -> None:
         """Be known by these coordinates from the next record on, and so are children that are forked later."""
-        self.terms = replace(self.terms, coords=dict(coords))
+        self.terms = self.terms.replaced(coords=dict(coords))
         with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
             self._link.say(Relabel(dict(coords)))
 
@@ -224,7 +224,7 @@ def join(terms: Terms) -> Membership:
             if member.terms.address == terms.address:
                 if member.terms.capture or not terms.capture:
                     return member
-                terms = replace(member.terms, rank=member.rank, capture=True)
+                terms = member.terms.replaced(rank=member.rank, capture=True)
             _current = None
             member.leave()
         _current = Membership(terms)

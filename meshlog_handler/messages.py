@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from .errors import ProtocolError
+from .frozen import Frozen, field
 from .wire import MAX_DEPTH, NotPlain, pack, unpack
 
 _KINDS: dict[str, type[Message]] = {}
 M = TypeVar("M", bound="Message")
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Frozen):
     """Base of all messages. A field holds plain data; `decode` checks its type."""
 
     types: ClassVar[dict[str, tuple[type, ...]]] = {}
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         _KINDS[cls.__name__] = cls
 
     def check(self) -> None:
@@ -27,7 +27,7 @@ class Message:
 
     def encode(self) -> bytes:
         """Return the message as bytes."""
-        return pack((type(self).__name__, {field.name: getattr(self, field.name) for field in fields(self)}))
+        return pack((type(self).__name__, self.fields()))
 
 
 def decode(data: bytes, *expected: type[M]) -> M:
@@ -70,7 +70,6 @@ def check_coords(coords: Mapping[str, object]) -> None:
         raise ProtocolError("coordinates are numbers or names by dimension")
 
 
-@dataclass(frozen=True)
 class Hello(Message):
     """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
 
@@ -104,7 +103,6 @@ class Hello(Message):
         check_coords(self.coords)
 
 
-@dataclass(frozen=True)
 class Welcome(Message):
     """The client's answer: the rank to be known by, where to keep the journal, and the standing orders, encoded."""
 
@@ -119,7 +117,6 @@ class Welcome(Message):
             raise ProtocolError("a standing order that is not encoded")
 
 
-@dataclass(frozen=True)
 class Order(Message):
     """Base of what a client asks of a proc. Each is answered by an `Answer` with the same `request`."""
 
@@ -127,12 +124,10 @@ class Order(Message):
     types: ClassVar = {"request": (int,)}
 
 
-@dataclass(frozen=True)
 class Flush(Order):
     """Put sentinel `request` into the stream behind all that was logged. A forwarder's answer is the sentinel itself."""
 
 
-@dataclass(frozen=True)
 class SetLevel(Order):
     """Set the level of `logger` ("" is root); after `for_sec` seconds, if given, set it back."""
 
@@ -142,7 +137,6 @@ class SetLevel(Order):
     types: ClassVar = {"request": (int,), "level": (int,), "logger": (str,), "for_sec": (float, int, type(None))}
 
 
-@dataclass(frozen=True)
 class LogWarnings(Order):
     """Log warnings that these `filters` let pass; see `proc_warnings`."""
 
@@ -150,7 +144,6 @@ class LogWarnings(Order):
     types: ClassVar = {"request": (int,), "filters": (tuple,)}
 
 
-@dataclass(frozen=True)
 class Prepare(Order):
     """Apply a `dictConfig` dictionary such that it can still be undone."""
 
@@ -158,7 +151,6 @@ class Prepare(Order):
     types: ClassVar = {"request": (int,), "config": (dict,)}
 
 
-@dataclass(frozen=True)
 class Commit(Order):
     """Keep what was prepared under `prepared`."""
 
@@ -166,7 +158,6 @@ class Commit(Order):
     types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
-@dataclass(frozen=True)
 class Rollback(Order):
     """Undo what was prepared under `prepared`."""
 
@@ -174,7 +165,6 @@ class Rollback(Order):
     types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
-@dataclass(frozen=True)
 class Answer(Message):
     """An order was carried out, or (`error`) why not."""
 
@@ -183,14 +173,12 @@ class Answer(Message):
     types: ClassVar = {"request": (int,), "error": _MAYBE_STR}
 
 
-@dataclass(frozen=True)
 class Patience(Message):
     """The client has more of this proc than it can show at the moment, but gets on. Not answered."""
 
     types: ClassVar = {}
 
 
-@dataclass(frozen=True)
 class Relabel(Message):
     """The proc is known by other coordinates from here on: an engine has made something else of it, such as an actor."""
 
@@ -202,7 +190,6 @@ class Relabel(Message):
         check_coords(self.coords)
 
 
-@dataclass(frozen=True)
 class Goodbye(Message):
     """The proc leaves of its own will: its end is no failure."""
 

@@ -9,7 +9,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
@@ -84,9 +84,9 @@ class Registry:
         """Return what to tell a newcomer: its rank, its journal, what holds for all."""
         if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
             # The client's own process, however it joined.
-            newcomer.hello = replace(newcomer.hello, mesh=self._own_token)
+            newcomer.hello = newcomer.hello.replaced(mesh=self._own_token)
         if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
-            newcomer.hello = replace(newcomer.hello, rank=self.claim())
+            newcomer.hello = newcomer.hello.replaced(rank=self.claim())
         hello = newcomer.hello
         with self._lock:
             rank = self._rank(hello)

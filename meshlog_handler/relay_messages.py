@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .errors import ProtocolError
@@ -21,7 +20,6 @@ def _check_ranks(ranks: tuple[object, ...] | None) -> None:
 # -- from the client ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class FlushBelow(Order):
     """Flush those of `ranks` (None: all) that are below, within `timeout` seconds (None: no limit); then as `Flush`."""
 
@@ -34,7 +32,6 @@ class FlushBelow(Order):
         _check_ranks(self.ranks)
 
 
-@dataclass(frozen=True)
 class OrderBelow(Order):
     """Pass on an order, encoded, to `ranks`; the answer is an `AnswersBelow`."""
 
@@ -47,7 +44,6 @@ class OrderBelow(Order):
         _check_ranks(self.ranks)
 
 
-@dataclass(frozen=True)
 class StandBelow(Order):
     """Let an order, encoded, hold for procs of `mesh` that join later. Not answered."""
 
@@ -56,7 +52,6 @@ class StandBelow(Order):
     types: ClassVar = {"request": (int,), "mesh": (str,), "order": (bytes,)}
 
 
-@dataclass(frozen=True)
 class GroupBelow(Order):
     """Group within `window` seconds at most (None: not at all) before passing on. Not answered."""
 
@@ -64,7 +59,6 @@ class GroupBelow(Order):
     types: ClassVar = {"request": (int,), "window": (float, int, type(None))}
 
 
-@dataclass(frozen=True)
 class StreamBelow(Order):
     """Pass on, or do not, what `ranks` (None: all) say. Not answered."""
 
@@ -77,7 +71,6 @@ class StreamBelow(Order):
         _check_ranks(self.ranks)
 
 
-@dataclass(frozen=True)
 class Granted(Order):
     """The rank for the newcomer that was asked for under `request`."""
 
@@ -88,7 +81,6 @@ class Granted(Order):
 # -- from the relay ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Claim(Message):
     """A newcomer without a rank asks to join the relay: which one is it?"""
 
@@ -96,7 +88,6 @@ class Claim(Message):
     types: ClassVar = {"request": (int,)}
 
 
-@dataclass(frozen=True)
 class JoinedBelow(Message):
     """A proc has joined below."""
 
@@ -112,7 +103,6 @@ class JoinedBelow(Message):
         check_coords(self.coords)
 
 
-@dataclass(frozen=True)
 class EndedBelow(Message):
     """A proc below has ended, or left; everything of it has been passed on. `counters` are its last ones."""
 
@@ -121,7 +111,6 @@ class EndedBelow(Message):
     types: ClassVar = {"rank": (int,), "counters": (dict,)}
 
 
-@dataclass(frozen=True)
 class AnswersBelow(Message):
     """The answers to an order that was passed on: ``(rank, error or None)`` for each."""
 
@@ -138,7 +127,6 @@ class AnswersBelow(Message):
             raise ProtocolError("an answer is a rank and a reason, or None")
 
 
-@dataclass(frozen=True)
 class ReachedBelow(Message):
     """What a flush reached below. Sent before the sentinel that answers it. `counters`: by rank, as of now."""
 

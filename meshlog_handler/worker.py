@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import membership, running, settings
@@ -91,7 +90,7 @@ def enlist(
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(replace(terms, capture=captured))
+        membership.join(terms.replaced(capture=captured))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return

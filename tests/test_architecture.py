@@ -25,8 +25,8 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "wire", "entries", "freeze", "mesh_record", "shared", "thaw", "relayed", "journal_layout", "journal", "journal_reader",
-        "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
+        "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "thaw", "relayed", "journal_layout", "journal",
+        "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
         "lines", "captured", "similar", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.

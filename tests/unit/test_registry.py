@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def door(registry: Registry, sock: socket.socket) -> Door:
 
 def test_guests_get_the_ranks_that_are_free(registry: Registry, door: Door) -> None:
     registry.add_mesh("mesh", {0: {"gpus": 0}, 2: {"gpus": 1}})
-    assert door.admit(replace(GUEST, rank=3)).rank == 3
+    assert door.admit(GUEST.replaced(rank=3)).rank == 3
     assert [door.admit().rank for _ in range(4)] == [1, 4, 5, 6]
 
 
@@ -70,17 +69,17 @@ def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
 
 
 def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:
-    assert [door.admit(replace(GUEST, rank=7)).rank for _ in range(2)] == [7, 7]
+    assert [door.admit(GUEST.replaced(rank=7)).rank for _ in range(2)] == [7, 7]
 
 
 def test_the_clients_own_process_has_no_rank(door: Door) -> None:
-    assert door.admit(replace(GUEST, mesh=OWN)).rank is None
+    assert door.admit(GUEST.replaced(mesh=OWN)).rank is None
     assert door.admit(pid=os.getpid()).rank is None
-    assert door.admit(replace(GUEST, rank=5), pid=os.getpid()).rank == 5
+    assert door.admit(GUEST.replaced(rank=5), pid=os.getpid()).rank == 5
 
 
 def test_each_gets_a_journal_of_its_own_named_by_the_kernels_pid(door: Door, tmp_path: Path) -> None:
-    journals = [door.admit(replace(GUEST, rank=rank, mesh=mesh), 99).journal for rank, mesh in ((3, ""), (3, ""), (None, OWN))]
+    journals = [door.admit(GUEST.replaced(rank=rank, mesh=mesh), 99).journal for rank, mesh in ((3, ""), (3, ""), (None, OWN))]
     assert len(set(journals)) == 3
     assert [os.path.dirname(journal) for journal in journals] == [str(tmp_path)] * 3
     first, _, own = map(os.path.basename, journals)
@@ -88,11 +87,11 @@ def test_each_gets_a_journal_of_its_own_named_by_the_kernels_pid(door: Door, tmp
 
 
 def test_without_forwarding_there_is_no_journal(door: Door) -> None:
-    assert door.admit(replace(GUEST, forwarding=False)).journal == ""
+    assert door.admit(GUEST.replaced(forwarding=False)).journal == ""
 
 
 def test_only_journals_of_an_earlier_run_are_removed(registry: Registry, door: Door, tmp_path: Path) -> None:
-    journals = [Path(door.admit().journal), Path(door.admit(replace(GUEST, mesh=OWN)).journal)]
+    journals = [Path(door.admit().journal), Path(door.admit(GUEST.replaced(mesh=OWN)).journal)]
     journals += [Path(f"{journals[0]}.{number}") for number in (1, 20)]
     others = [tmp_path / name for name in ("my.journal", "notes.journal.txt", "rank3.stdout.log", "1-2-rank3.journal.bak")]
     (tmp_path / "3-4-rank5.journal").mkdir()  # nobody's, and in nobody's way
@@ -105,10 +104,10 @@ def test_only_journals_of_an_earlier_run_are_removed(registry: Registry, door: D
 
 def test_coordinates_are_those_of_the_mesh(registry: Registry) -> None:
     registry.add_mesh("mesh", {0: {"gpus": 0}, 1: {"gpus": 1}})
-    member = replace(GUEST, mesh="mesh")
+    member = GUEST.replaced(mesh="mesh")
     assert registry.coords(member, 1) == {"gpus": 1}
     assert registry.coords(member, 9) == registry.coords(member, None) == registry.coords(GUEST, 1) == {}
-    assert registry.coords(replace(GUEST, mesh="unknown"), 1) == {}
+    assert registry.coords(GUEST.replaced(mesh="unknown"), 1) == {}
 
 
 def test_only_who_belongs_to_a_mesh_is_missed(registry: Registry, door: Door) -> None:
@@ -119,7 +118,7 @@ def test_only_who_belongs_to_a_mesh_is_missed(registry: Registry, door: Door) ->
     registry.ended("mesh", 1)
     assert registry.dead(None) == [Member("mesh", 1), Member("mesh", 0)]
     assert registry.dead(lambda member: member.rank == 0) == [Member("mesh", 0)]
-    door.admit(replace(GUEST, mesh="mesh", rank=1))
+    door.admit(GUEST.replaced(mesh="mesh", rank=1))
     assert registry.dead(None) == [Member("mesh", 0)]
 
 
@@ -134,14 +133,14 @@ def test_each_mesh_has_orders_of_its_own(registry: Registry, door: Door) -> None
     registry.add_mesh("mesh", {0: {}})
     registry.stand("mesh", SET_ROOT)
     registry.stand("", SET_APP)
-    assert door.standing(replace(GUEST, mesh="mesh", rank=0)) == [SET_ROOT]
-    assert door.standing(replace(GUEST, mesh="unknown")) == [SET_APP]
+    assert door.standing(GUEST.replaced(mesh="mesh", rank=0)) == [SET_ROOT]
+    assert door.standing(GUEST.replaced(mesh="unknown")) == [SET_APP]
     # Orders go to other processes: the client's own is configured by its program.
-    assert door.standing(replace(GUEST, mesh=OWN)) == []
+    assert door.standing(GUEST.replaced(mesh=OWN)) == []
 
 
 def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, door: Door) -> None:
-    again = replace(SET_APP, level=50)
+    again = SET_APP.replaced(level=50)
     for order in (SET_APP, SET_ROOT, again):
         registry.stand("", order)
     assert door.standing() == [SET_ROOT, again]
@@ -153,7 +152,7 @@ def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, doo
 
 
 def test_one_order_about_warnings_stands_whatever_else_is_ordered(registry: Registry, door: Door) -> None:
-    mesh = replace(GUEST, mesh="mesh", rank=0)
+    mesh = GUEST.replaced(mesh="mesh", rank=0)
     (of_the_client,) = door.orders()
     assert isinstance(of_the_client, LogWarnings)
     registry.add_mesh("mesh", {0: {}})
