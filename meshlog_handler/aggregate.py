@@ -10,7 +10,7 @@ from logging import LogRecord
 from typing import Any, Final, Protocol
 
 from .groups import Group, Scope
-from .similar import Anatomy, dissect, profile, skeleton
+from .similar import Anatomy, dissect, profile
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
@@ -45,6 +45,9 @@ class Template(Protocol):
 
     def text(self, values: Any) -> str:
         """Return the message."""
+
+    def skeleton(self, values: Any) -> bytes:
+        """Return the skeleton of the message; see `similar.skeleton`."""
 
     def signature(self, values: Any) -> Hashable | None:
         """Return what tells exceptions apart, or None; only records with equal signatures are similar."""
@@ -149,6 +152,28 @@ class Aggregator:
         group.count += 1
         group.ranks.add(template.rank)
         return _NOTHING
+
+    def add_lines(self, template: Template, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
+        """Take in many lines of a template without a group or signatures, as `add` does one by one; return likewise."""
+        if self._filters or now >= self._due:
+            return [record for values in lines for record in self.add(template, values, now)]
+        out: list[LogRecord] = []
+        key = (template.scope, template.levelno, None)
+        scope = self._scopes.get(key)
+        for values, text, bones in zip(lines, map(template.text, lines), map(template.skeleton, lines), strict=True):
+            known = scope.runs.get(bones) if scope is not None else None
+            if known is None:
+                out += self.add(template, values, now)
+                scope = self._scopes[key]
+                continue
+            self.received += 1
+            run, group = known
+            run.texts.append(text)
+            if len(run.texts) >= run.limit:
+                run.reduce()
+            group.count += 1
+            group.ranks.add(template.rank)
+        return out
 
     def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         """Take in what another aggregator has made of many lines; return what must be shown at once."""
@@ -257,7 +282,7 @@ class Aggregator:
         if scope is None:
             scope = self._scopes[key] = Scope(key)
         text = template.text(values)
-        known = scope.runs.get(skeleton(text))
+        known = scope.runs.get(template.skeleton(values))
         if known is not None:
             run, group = known
             run.texts.append(text)

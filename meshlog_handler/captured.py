@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
-from .lines import Line, LineFramer, display, level_of, raw_text
+from .lines import Block, Line, LineFramer, display, level_of, may_have_levels, raw_text
 from .mesh_record import MeshRecord
+from .similar import skeleton, skeletons
 from .thaw import Item
 
 
 class CapturedTemplate:
-    """The captured lines of one proc, stream and level. Values: ``(when, line, text)``."""
+    """The captured lines of one proc, stream and level.
+
+    Values: ``(when, line, text, skeleton)``. Without a `line` the text is all of one, as it was written.
+    """
 
     __slots__ = ("base", "group", "levelno", "rank", "scope")
     captured = True
     ordinary = False
+    text = staticmethod(itemgetter(2))
+    """Return the line as it is displayed."""
+    skeleton = staticmethod(itemgetter(3))
+    """Return the skeleton of that text."""
 
     def __init__(self, base: Mapping[str, Any], stream: str, level: int) -> None:
         name = logging.getLevelName(level)
@@ -30,10 +40,19 @@ class CapturedTemplate:
         """Return nothing: a captured line has no arguments."""
         return ()
 
-    def text(self, values: tuple[Any, ...]) -> str:
-        """Return the line as it is displayed."""
-        text: str = values[2]
-        return text
+    def line(self, values: tuple[Any, ...]) -> Line:
+        """Return the line as it was captured."""
+        return values[1] or Line(values[2].encode(), True, False, 0)
+
+    def is_whole(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether a line is complete, and nothing of it was shown: only such lines are alike, or not."""
+        line = values[1]
+        return line is None or (line.final and not line.shown)
+
+    def is_shown(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether a line has been shown whole already, as a partial line."""
+        line = values[1]
+        return line is not None and 0 < line.shown >= len(line.raw)
 
     def signature(self, values: tuple[Any, ...]) -> Hashable | None:
         """Return None: a captured line is no exception."""
@@ -41,13 +60,15 @@ class CapturedTemplate:
 
     def build(self, values: tuple[Any, ...]) -> logging.LogRecord:
         """Return a new record."""
-        when, line, text = values
+        when, line, text, _ = values
         record = MeshRecord.__new__(MeshRecord)
         fields = self.base.copy()
-        fields.update(
-            msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0, raw_text=raw_text(line.raw[line.shown :]),
-            progress=line.progress, partial=not line.final or line.shown > 0,
-        )  # fmt: skip
+        fields.update(msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0)
+        if line is None:
+            fields.update(raw_text=text, progress=False, partial=False)
+        else:
+            written = raw_text(line.raw[line.shown :])
+            fields.update(raw_text=written, progress=line.progress, partial=not line.final or line.shown > 0)
         record.__dict__ = fields
         return record
 
@@ -64,18 +85,39 @@ class CapturedPipe:
         self._base = base
         self._templates: dict[int, CapturedTemplate] = {}
 
-    def items(self, lines: list[Line], when: float) -> list[Item]:
+    def items(self, lines: Sequence[Line | Block], when: float) -> list[Item]:
         """Return lines as items for the client."""
         items: list[Item] = []
-        templates = self._templates
-        for line in lines:
-            text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
-            level = self._level(text)
-            template = templates.get(level)
-            if template is None:
-                template = templates[level] = CapturedTemplate(self._base, self.stream, level)
-            items.append((when, template, (when, line, text)))
+        for each in lines:
+            if isinstance(each, Line):
+                items.append(self._item(each, when))
+            else:
+                items += self._plain(each.raw, when) or [self._item(line, when) for line in each.lines()]
         return items
+
+    def _item(self, line: Line, when: float) -> Item:
+        text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
+        return when, self._template(self._level(text)), (when, line, text, skeleton(text))
+
+    def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
+        """Return many lines as items without a step of Python for each, or None if one needs to be looked at."""
+        if self._in_traceback or may_have_levels(raw):
+            return None
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            return None
+        bones = skeletons(text)
+        if len(max(bones, key=len)) > self._max_line:
+            return None
+        values = zip(repeat(when), repeat(None), text.split("\n"), bones, strict=False)
+        return zip(repeat(when), repeat(self._template(logging.INFO)), values, strict=False)
+
+    def _template(self, level: int) -> CapturedTemplate:
+        template = self._templates.get(level)
+        if template is None:
+            template = self._templates[level] = CapturedTemplate(self._base, self.stream, level)
+        return template
 
     def _level(self, text: str) -> int:
         """Return the level of a line; all lines of a traceback are errors, so that they are shown together."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import repeat
 from typing import Final, NamedTuple
 
 IDLE: Final = 0.5
 LIVE: Final = 1.0
 MAX_LINE: Final = 8 << 20
+_FEW: Final = 4
 
 
 class Line(NamedTuple):
@@ -40,8 +38,25 @@ class Line(NamedTuple):
     shown: int
 
 
-# Makes a Line without a call into Python: a chunk of complete lines is framed about as fast as split.
-_line: Callable[[Iterable[object]], Line] = partial(tuple.__new__, Line)
+class Block(NamedTuple):
+    """Many captured lines, each as it was written, complete and not shown before. It is cheaper than so many `Line`.
+
+    Attributes
+    ----------
+    raw : bytes
+        The lines, with a newline between each two.
+    """
+
+    raw: bytes
+
+    @property
+    def size(self) -> int:
+        """How many lines there are."""
+        return self.raw.count(b"\n") + 1
+
+    def lines(self) -> list[Line]:
+        """Return them one by one."""
+        return [Line(raw, True, False, 0) for raw in self.raw.split(b"\n")]
 
 
 class LineFramer:
@@ -77,9 +92,9 @@ class LineFramer:
         self._grows_since: float | None = None  # when the oldest byte came that is not yet shown
         self.deadline: float | None = None
 
-    def feed(self, data: bytes, now: float) -> list[Line]:
+    def feed(self, data: bytes, now: float) -> list[Line | Block]:
         """Take bytes read at `now` (seconds); return the lines they complete and what is to be shown now."""
-        out: list[Line] = []
+        out: list[Line | Block] = []
         last = data.rfind(b"\n")
         if last >= 0:
             start = 0
@@ -90,15 +105,12 @@ class LineFramer:
                 start += 1
             if start <= last:
                 body = data[start:last]
-                lines: Iterable[bytes] = body.split(b"\n")
-                if len(body) > self._max_line:
-                    for line in lines:
+                if len(body) <= self._max_line and b"\r" not in body and body.count(b"\n") >= _FEW:
+                    out.append(Block(body))
+                else:
+                    for line in body.split(b"\n"):
                         self._extend(line, out)
                         self._end(out)
-                else:
-                    if b"\r" in body:
-                        lines = map(_newest_state, lines)
-                    out.extend(map(_line, zip(lines, repeat(True), repeat(False), repeat(0), strict=False)))
             self._grows_since = None
         if last + 1 < len(data):
             self._extend(data[last + 1 :] if last >= 0 else data, out)
@@ -115,9 +127,9 @@ class LineFramer:
         """Return what has not been shown of the line under way, without waiting for its time: a barrier."""
         return self._show(now)
 
-    def close(self) -> list[Line]:
+    def close(self) -> list[Line | Block]:
         """Return the rest as a final line: the stream has ended. The framer is then as new."""
-        out: list[Line] = []
+        out: list[Line | Block] = []
         if self._state:
             self._end(out)
         self._returned = False
@@ -125,7 +137,7 @@ class LineFramer:
         self._next_live = float("-inf")
         return out
 
-    def _extend(self, piece: bytes, out: list[Line]) -> None:
+    def _extend(self, piece: bytes, out: list[Line | Block]) -> None:
         if b"\r" in piece:
             first, *states = piece.split(b"\r")
             self._append(first, out)
@@ -135,7 +147,7 @@ class LineFramer:
         else:
             self._append(piece, out)
 
-    def _append(self, piece: bytes, out: list[Line]) -> None:
+    def _append(self, piece: bytes, out: list[Line | Block]) -> None:
         if not piece:
             return
         if self._returned:
@@ -151,7 +163,7 @@ class LineFramer:
             del self._state[:cut]
             self._shown = max(0, self._shown - cut)
 
-    def _end(self, out: list[Line]) -> None:
+    def _end(self, out: list[Line | Block]) -> None:
         out.append(Line(bytes(self._state), True, False, self._already(len(self._state))))
         self._state.clear()
         self._returned = self._rewritten = False
@@ -164,7 +176,7 @@ class LineFramer:
             return 0
         return min(self._shown, size)
 
-    def _schedule(self, now: float, out: list[Line]) -> None:
+    def _schedule(self, now: float, out: list[Line | Block]) -> None:
         if not self._state or _whole(self._state, len(self._state)) == self._shown:
             self.deadline = self._grows_since = None
             return
@@ -191,13 +203,6 @@ class LineFramer:
         self._live = raw
         self._next_live = now + LIVE
         return [Line(raw, False, True, 0)]
-
-
-def _newest_state(line: bytes) -> bytes:
-    if b"\r" not in line:
-        return line
-    line = line.rstrip(b"\r")
-    return line[line.rfind(b"\r") + 1 :]
 
 
 def _whole(data: bytes | bytearray, end: int) -> int:
@@ -253,6 +258,17 @@ _DUMPS: Final = (
     "Traceback (most recent call last):",
     "  + Exception Group Traceback (most recent call last):",
 )
+# What a line of another level has in it, by a letter that is looked for first: that is much faster, and most lines lack it.
+_WORDS: Final = {
+    b"R": (b"WARN", b"ERROR", b"CRITICAL"),
+    b"F": (b"FATAL", b"Fatal Python error:"),
+    b"T": (b"Traceback (most recent call last):",),
+}
+
+
+def may_have_levels(raw: bytes) -> bool:
+    """Tell whether any of these lines may have another level than INFO; False is certain."""
+    return any(letter in raw and any(word in raw for word in words) for letter, words in _WORDS.items())
 
 
 def level_of(text: str) -> int:

@@ -81,7 +81,7 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
     return [
         _spell(template.build(values))
         for place, (template, values) in enumerate(items)
-        if not template.captured or values[1].final or newest[template.base["stream"]] == place
+        if not template.captured or template.line(values).final or newest[template.base["stream"]] == place
     ]
 
 

@@ -6,12 +6,13 @@ import contextlib
 import os
 import selectors
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from .captured import CapturedPipe
 from .descriptors import pending, read_pipe
-from .lines import Line
-from .source import Source
+from .lines import Block, Line
+from .source import TAIL, Source
 from .thaw import Item
 
 READ_SIZE: Final = 256 * 1024
@@ -68,9 +69,8 @@ class Pipes:
             left = pending(pipe.fd) if limit is None else limit
             while left > 0 and (data := read_pipe(pipe.fd, min(left, READ_SIZE))):
                 left -= len(data)
-                items += pipe.items(pipe.framer.feed(data, now), time.time())
-            items += pipe.items(pipe.framer.flush(now), time.time())
-        _count(source, items)
+                items += _items(source, pipe, pipe.framer.feed(data, now), time.time())
+            items += _items(source, pipe, pipe.framer.flush(now), time.time())
         return items
 
     def read_last_words(self, source: Source) -> None:
@@ -106,12 +106,10 @@ class Pipes:
             self._bring(pipe, pipe.framer.close(), time.time())
             self._close(pipe)
 
-    def _bring(self, pipe: CapturedPipe, lines: list[Line], when: float) -> None:
-        items = pipe.items(lines, when)
-        if items:
+    def _bring(self, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> None:
+        if lines:
             source = self._sources[pipe]
-            _count(source, items)
-            self.read.append((source, items))
+            self.read.append((source, _items(source, pipe, lines, when)))
 
     def _close(self, pipe: CapturedPipe) -> None:
         with contextlib.suppress(KeyError):  # closed twice
@@ -122,7 +120,10 @@ class Pipes:
             pipe.fd = -1
 
 
-def _count(source: Source, items: list[Item]) -> None:
-    source.stats.lines += sum(values[1].final for _, _, values in items)
-    source.stats.last_seen = time.time()
-    source.tail.extend(items)
+def _items(source: Source, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
+    """Return lines as items; they are counted, and the last ones remembered."""
+    items = pipe.items(lines, when)
+    source.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
+    source.stats.last_seen = when
+    source.tail.extend(items[-TAIL:])
+    return items

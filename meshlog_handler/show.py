@@ -101,30 +101,50 @@ class Show:
             for _, template, values in items:
                 if template is None:
                     sentinels.append(values)
-                elif not (template.captured and _nothing_left(values)):
+                elif not (template.captured and template.is_shown(values)):
                     show(template.build(values))
             return sentinels
+        captured: Any = None
+        lines: list[Any] = []
         for _, template, values in items:
+            if lines and template is not captured:
+                self._group(captured, lines, now)
+                lines = []
             if template is None:
                 sentinels.append(values)
                 continue
             if self.files is not None:
                 self._write(self.files, template, values)
             if not template.ordinary:
+                if template.captured and aggregator is not None and template.is_whole(values):
+                    captured = template
+                    lines.append(values)
+                    continue
+                if lines:
+                    self._group(captured, lines, now)
+                    lines = []
                 self._dispatch_odd(template, values, now)
             elif aggregator is None:
                 self.show(template.build(values))
             else:
                 for record in aggregator.add(template, values, now):
                     self.show(record)
+        if lines:
+            self._group(captured, lines, now)
         return sentinels
+
+    def _group(self, template: Any, lines: list[Any], now: float) -> None:
+        """Show, or hold back, complete captured lines of one stream."""
+        assert self._aggregator is not None  # or else they were not put together
+        for record in self._aggregator.add_lines(template, lines, now):
+            self.show(record)
 
     def _dispatch_odd(self, template: Any, values: tuple[Any, ...], now: float) -> None:
         """Show a captured line, or what a relay passes on."""
-        if template.captured and _nothing_left(values):
+        if template.captured and template.is_shown(values):
             return
         aggregator = self._aggregator
-        if aggregator is None or (not _whole(values) if template.captured else template.alone):
+        if aggregator is None or (not template.is_whole(values) if template.captured else template.alone):
             self.show(template.build(values))
             return
         add = aggregator.add if template.captured or not template.digest else aggregator.add_digest
@@ -142,8 +162,8 @@ class Show:
         self._unwritten = True
         if not template.captured:
             files.record(template.rank, template.build(values))
-        elif values[1].final:
-            files.line(template.rank, template.base["stream"], values[1].raw)
+        elif (line := template.line(values)).final:
+            files.line(template.rank, template.base["stream"], line.raw)
 
     def show(self, record: logging.LogRecord) -> None:
         """Give one record to the handlers. One that raises is reported once, and the others get the record."""
@@ -209,18 +229,6 @@ class Show:
         """Close the files. The handlers are their owners'."""
         if self.files is not None:
             self.files.close()
-
-
-def _nothing_left(values: tuple[Any, ...]) -> bool:
-    """Tell whether a captured line has been shown whole already, as a partial line."""
-    line = values[1]
-    return bool(line.shown and line.shown >= len(line.raw))
-
-
-def _whole(values: tuple[Any, ...]) -> bool:
-    """Tell whether a captured line is complete, and nothing of it was shown: only such lines are alike, or not."""
-    line = values[1]
-    return bool(line.final and not line.shown)
 
 
 class Tray:

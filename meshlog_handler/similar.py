@@ -106,6 +106,11 @@ def skeleton(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass").translate(_DIGITS)
 
 
+def skeletons(text: str) -> list[bytes]:
+    """Return the skeletons of the lines of a text, at a fraction of the cost of one at a time."""
+    return skeleton(text).split(b"\n")
+
+
 def number_value(text: str) -> float:
     """Return what a number token counts for when numbers are ordered; dates and times rise with time."""
     if text.isdecimal() and len(text) < 4000:  # longer ones int() may refuse

@@ -25,9 +25,9 @@ FLOORS = [
     ["_version", "errors", "ranks", "settings"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "thaw", "relayed", "journal_layout", "journal",
-        "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "captured", "similar", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+        "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",
+        "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
+        "lines", "captured", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.aggregate import Aggregator, Template
+from meshlog_handler.similar import skeleton
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Call:
         except Exception as failure:
             return f"{self.msg} [{type(failure).__name__}]"
 
+    def skeleton(self, values: tuple[Any, Any]) -> bytes:
+        return skeleton(self.text(values))
+
     def signature(self, values: tuple[Any, Any]) -> Hashable:
         signature: Hashable = values[1]
         return signature
@@ -65,6 +69,9 @@ class Captured:
 
     def text(self, values: str) -> str:
         return values
+
+    def skeleton(self, values: str) -> bytes:
+        return skeleton(values)
 
     def signature(self, values: str) -> Hashable:
         return None
@@ -422,7 +429,27 @@ def test_every_line_is_told_of_exactly_once(
     assert aggregator._learned == 0
 
 
+words = st.lists(st.sampled_from(["one", "two", "three", "7", "0.5", "/a/b", "0xff", "x=3", ""]), max_size=12).map(" ".join)
 numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False, width=32))
+
+
+@given(
+    st.lists(st.tuples(st.lists(words, min_size=1, max_size=12), st.floats(0, 2), st.sampled_from([20, 30])), max_size=12),
+    st.sampled_from([1, 2, 2048]),
+    st.sampled_from([(), ("step",)]),
+)
+def test_many_lines_together_are_told_of_as_one_by_one(
+    batches: list[tuple[list[str], float, int]], max_groups: int, never: tuple[str, ...]
+) -> None:
+    together, apart = (Aggregator(1.0, max_groups=max_groups, never=never) for _ in range(2))
+    now = 0.0
+    for rank, (lines, pause, level) in enumerate(batches):
+        now += pause
+        template = Captured(rank, level)
+        told = texts(together.add_lines(template, lines, now))
+        assert told == [text for line in lines for text in texts(apart.add(template, line, now))]
+        assert (together.received, together.shown, together.deadline) == (apart.received, apart.shown, apart.deadline)
+    assert texts(together.flush()) == texts(apart.flush())
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=200))
@@ -446,9 +473,6 @@ def test_ranges_in_texts_are_from_the_least_to_the_greatest(values: list[tuple[f
         low, _, high = match[at + 1].partition("..")
         column = [pair[at] for pair in values]
         assert (float(low), float(high or low)) == (float(min(column)), float(max(column)))
-
-
-words = st.lists(st.sampled_from(["one", "two", "three", "7", "0.5", "/a/b", "0xff", "x=3", ""]), max_size=12).map(" ".join)
 
 
 @given(st.lists(words, min_size=1, max_size=40))

@@ -3,12 +3,13 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.lines import Line, LineFramer, display, level_of, raw_text, strip_ansi
+from meshlog_handler.lines import Block, Line, LineFramer, display, level_of, may_have_levels, raw_text, strip_ansi
 
 
 def model(data: bytes, max_line: int) -> list[bytes]:
@@ -41,6 +42,10 @@ def final(raw: bytes, shown: int = 0) -> Line:
     return Line(raw, True, False, shown)
 
 
+def singly(lines: Iterable[Line | Block]) -> list[Line]:
+    return [line for each in lines for line in ([each] if isinstance(each, Line) else each.lines())]
+
+
 def partial(raw: bytes, shown: int = 0) -> Line:
     return Line(raw, False, False, shown)
 
@@ -64,15 +69,15 @@ def test_final_lines_do_not_depend_on_chunks_or_on_what_was_shown_before(
     now = 0.0
     position = 0
     for size, action, pause in cuts:
-        got += framer.feed(data[position : position + size], now)
+        got += singly(framer.feed(data[position : position + size], now))
         position += size
         now += pause
         if action == "expire":
             got += framer.expire(now)
         elif action == "flush":
             got += framer.flush(now)
-    got += framer.feed(data[position:], now)
-    got += framer.close()
+    got += singly(framer.feed(data[position:], now))
+    got += singly(framer.close())
     assert finals(got) == model(data, max_line)
     assert framer.deadline is None
 
@@ -84,11 +89,11 @@ def test_a_console_that_shows_only_the_rest_shows_every_byte_once_and_no_half_ch
     got: list[Line] = []
     position = 0
     for now, size in enumerate(sizes):
-        got += framer.feed(data[position : position + size], float(now))
+        got += singly(framer.feed(data[position : position + size], float(now)))
         got += framer.flush(float(now))
         position += size
-    got += framer.feed(data[position:], 1e6)
-    got += framer.close()
+    got += singly(framer.feed(data[position:], 1e6))
+    got += singly(framer.close())
     shown = [line.raw[line.shown :] + (b"\n" if line.final else b"") for line in got]
     for part in shown:
         part.decode("utf-8")  # raises if a character was torn
@@ -100,14 +105,14 @@ def test_a_console_that_shows_only_the_rest_shows_every_byte_once_and_no_half_ch
 @given(st.binary(max_size=200), st.lists(st.integers(1, 30), max_size=40), st.sampled_from([5, 64, 1000]))
 def test_whatever_the_bytes_chunks_make_no_difference(data: bytes, sizes: list[int], max_line: int) -> None:
     whole = LineFramer(max_line)
-    expected = finals(whole.feed(data, 0.0) + whole.close())
+    expected = finals(singly(whole.feed(data, 0.0)) + singly(whole.close()))
     framer = LineFramer(max_line)
     got: list[Line] = []
     position = 0
     for size in sizes:
-        got += framer.feed(data[position : position + size], 0.0)
+        got += singly(framer.feed(data[position : position + size], 0.0))
         position += size
-    got += framer.feed(data[position:], 0.0) + framer.close()
+    got += singly(framer.feed(data[position:], 0.0)) + singly(framer.close())
     assert finals(got) == expected
     assert all(len(line) <= max_line for line in expected)
     assert all(b"\n" not in line and b"\r" not in line for line in expected)
@@ -128,7 +133,7 @@ def test_ordinary_lines_are_final_at_once() -> None:
 def test_of_a_rewritten_line_the_last_state_is_left_and_crlf_is_an_end() -> None:
     framer = LineFramer()
     data = b"a\rb\rc\nline\r\ntwice\r\r\n\rd\n\r\n\n"
-    assert finals(framer.feed(data, 0.0)) == [b"c", b"line", b"twice", b"d", b"", b""]
+    assert finals(singly(framer.feed(data, 0.0))) == [b"c", b"line", b"twice", b"d", b"", b""]
 
 
 @pytest.mark.parametrize("style", [b"\r%d%%", b"%d%%\r"], ids=["before", "after"])
@@ -139,7 +144,7 @@ def test_progress_is_shown_at_once_and_then_the_newest_state_once_a_second(style
         now = tick / 10
         if framer.deadline is not None and now >= framer.deadline:
             shown += [(now, line) for line in framer.expire(now)]
-        shown += [(now, line) for line in framer.feed(style % tick, now)]
+        shown += [(now, line) for line in singly(framer.feed(style % tick, now))]
     assert [(now, line.raw, line.progress, line.final) for now, line in shown] == [
         (0.0, b"0%", True, False),
         (1.0, b"9%", True, False),
@@ -208,7 +213,7 @@ def test_a_line_that_keeps_growing_is_shown_once_a_second() -> None:
         now = tick / 10
         if framer.deadline is not None and now >= framer.deadline:
             shown += framer.expire(now)
-        shown += framer.feed(b".", now)
+        shown += singly(framer.feed(b".", now))
     assert [len(line.raw) - line.shown for line in shown] == [10, 10]
 
 
@@ -242,8 +247,8 @@ def test_close_gives_the_rest_as_a_final_line_and_leaves_a_new_framer() -> None:
 
 def test_a_line_is_cut_between_characters() -> None:
     framer = LineFramer(8)
-    assert finals(framer.feed("aaaaaaa€bbb\n".encode(), 0.0)) == [b"aaaaaaa", "€bbb".encode()]
-    assert finals(framer.feed(b"\x80" * 20 + b"\n", 0.0)) == [b"\x80" * 8, b"\x80" * 8, b"\x80" * 4]
+    assert finals(singly(framer.feed("aaaaaaa€bbb\n".encode(), 0.0))) == [b"aaaaaaa", "€bbb".encode()]
+    assert finals(singly(framer.feed(b"\x80" * 20 + b"\n", 0.0))) == [b"\x80" * 8, b"\x80" * 8, b"\x80" * 4]
 
 
 def test_a_cut_line_knows_what_of_each_part_was_shown() -> None:
@@ -336,6 +341,7 @@ def test_strip_ansi_leaves_bytes_without_escapes_alone(raw: bytes) -> None:
 )
 def test_level_of(text: str, level: int) -> None:
     assert level_of(text) == level
+    assert may_have_levels(text.encode()) or level == logging.INFO
 
 
 def test_no_escape_sequence_makes_strip_ansi_slow() -> None:
