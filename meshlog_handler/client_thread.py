@@ -176,6 +176,7 @@ class ClientThread:
             self._sentinels += show.write_only(reception.muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
         reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
+        reception.inbox_size = self._tray.inbox_size
         if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
             for source, version in _taken(self._sentinels):
                 self._barrier(source, now)

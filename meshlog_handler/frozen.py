@@ -56,13 +56,15 @@ class Frozen:
             raise TypeError(f"{kind.__name__} takes {', '.join(names) or 'nothing'}, each once")
         given |= named
         for name in names:
-            if name not in given:
+            if name in given:
+                value = given[name]
+            else:
                 try:
                     default = getattr(kind, name)
                 except AttributeError:
                     raise TypeError(f"{kind.__name__} lacks {name}") from None
-                given[name] = default.make() if isinstance(default, _Made) else default
-        self.__dict__.update(given)
+                value = default.make() if isinstance(default, _Made) else default
+            object.__setattr__(self, name, value)
 
     def replaced(self: F, **changes: Any) -> F:
         """Return a copy with some fields changed."""
@@ -70,7 +72,7 @@ class Frozen:
 
     def fields(self) -> dict[str, Any]:
         """Return the fields by name, in their order."""
-        return {name: self.__dict__[name] for name in self.names}
+        return {name: getattr(self, name) for name in self.names}
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be set")

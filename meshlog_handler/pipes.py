@@ -12,7 +12,7 @@ from typing import Final
 from .captured import CapturedPipe
 from .descriptors import pending, read_pipe
 from .lines import Block, Line
-from .source import TAIL, Source
+from .source import Source
 from .thaw import Item
 
 READ_SIZE: Final = 256 * 1024
@@ -125,5 +125,5 @@ def _items(source: Source, pipe: CapturedPipe, lines: Sequence[Line | Block], wh
     items = pipe.items(lines, when)
     source.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
     source.stats.last_seen = when
-    source.tail.extend(items[-TAIL:])
+    source.remember(items)
     return items

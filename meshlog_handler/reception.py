@@ -35,6 +35,11 @@ class Reception:
 
     After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
     `cut_off` are those that live on without a connection; from when on they do not just die.
+
+    Attributes
+    ----------
+    inbox_size : int
+        Bytes of a proc's stream that wait to be collected; beyond it, the proc waits.
     """
 
     def __init__(self) -> None:
@@ -47,6 +52,7 @@ class Reception:
         self._paused: set[Source] = set()
         self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
+        self.inbox_size = INBOX_SIZE
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` from `wait` whenever `fd` can be read."""
@@ -63,12 +69,12 @@ class Reception:
             self.ended(former)
         self.sources.add(source)
         if source.sock is not None:
-            self._selector.register(source.sock, selectors.EVENT_READ, lambda mask: self._socket_ready(source, mask))
+            self._selector.register(source.sock, selectors.EVENT_READ, source)
         self.pipes.add(source)
         try:
             source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
-                self._selector.register(source.pidfd, selectors.EVENT_READ, lambda _: self.ended(source))
+                self._selector.register(source.pidfd, selectors.EVENT_READ, source)
         except ProcessLookupError:
             self.ended(source)
         self.send(source, welcome)
@@ -82,8 +88,14 @@ class Reception:
         """Wait up to `timeout` seconds for anything, and read it."""
         for key, mask in self._selector.select(timeout):
             # What an earlier one of this round has closed is not looked at.
-            if key.fd in self._selector.get_map():
+            if key.fd not in self._selector.get_map():
+                continue
+            if not isinstance(key.data, Source):
                 key.data(mask)
+            elif key.fd == key.data.pidfd:
+                self.ended(key.data)
+            else:
+                self._socket_ready(key.data, mask)
 
     def collect(self, limit: int) -> list[Item]:
         """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
@@ -105,7 +117,7 @@ class Reception:
                 self._busy[source] = None  # behind the others
             elif source.ended:
                 self._settle(source)
-            if source in self._paused and source.inbox_bytes < INBOX_SIZE // 2:
+            if source in self._paused and source.inbox_bytes < self.inbox_size // 2:
                 self._paused.discard(source)
                 self._watch(source)
             if items:
@@ -162,7 +174,7 @@ class Reception:
             self._write(source)
         if mask & selectors.EVENT_READ and source.sock is not None:
             self._read_socket(source)
-            if source.inbox_bytes > INBOX_SIZE and source.sock is not None:
+            if source.inbox_bytes > self.inbox_size and source.sock is not None:
                 self._paused.add(source)
                 self._watch(source)
 
@@ -170,7 +182,7 @@ class Reception:
         """Read once; False if there is nothing more now, or ever."""
         assert source.sock is not None
         try:
-            data = source.sock.recv(_READ)
+            data = source.sock.recv(min(_READ, self.inbox_size))
         except BlockingIOError:
             return False
         except OSError:
@@ -212,10 +224,9 @@ class Reception:
         if registered and not mask:
             self._selector.unregister(source.sock)
         elif registered:
-            data = self._selector.get_key(source.sock).data
-            self._selector.modify(source.sock, mask, data)
+            self._selector.modify(source.sock, mask, source)
         elif mask:
-            self._selector.register(source.sock, mask, lambda ready: self._socket_ready(source, ready))
+            self._selector.register(source.sock, mask, source)
 
     def _write(self, source: Source) -> None:
         assert source.sock is not None

@@ -11,7 +11,7 @@ from .aggregate import Aggregator
 from .capture import diagnose
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
-from .source import Source
+from .source import INBOX_SIZE, Source
 from .thaw import Item
 
 if TYPE_CHECKING:
@@ -252,6 +252,11 @@ class Tray:
     def read_size(self) -> int:
         """How many bytes of a pipe to read at once: slow handlers must not find too much of it here."""
         return min(max(4096, self.quota * 128), 256 * 1024)
+
+    @property
+    def inbox_size(self) -> int:
+        """How many bytes of a proc's stream may wait to be collected: what is shown in two or three ticks."""
+        return min(max(16 * 1024, self.quota * 128), INBOX_SIZE)
 
     def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
         """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""

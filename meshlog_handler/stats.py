@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from .errors import ProtocolError
 
 
-@dataclass
+@dataclass(slots=True)  # there may be ten thousand
 class RankStats:
     """Exact counters of one rank; read them as attributes or by name, ``stats[3].received`` or ``stats[3]["received"]``.
 

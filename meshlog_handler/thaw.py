@@ -138,6 +138,10 @@ _NOT_NAMED: Final = _OWN_FIELDS | (
 )
 
 
+_TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
+"""The templates of shapes with tagged data, by their codes."""
+
+
 class _Shape:
     """How to read the records of one shape."""
 
@@ -172,9 +176,7 @@ class Thawer:
         relayed: type[TaggedTemplate] | None = None,
     ) -> None:  # fmt: skip
         self.identity = identity
-        self._tagged: dict[str, type[TaggedTemplate]] = {"-": TaggedTemplate}
-        if relayed is not None:
-            self._tagged["+"] = relayed
+        self._tagged = _TAGS if relayed is None else {**_TAGS, "+": relayed}
         self._owner = owner
         self.last = 0.0
         self.sentinels = 0

@@ -106,10 +106,10 @@ def test_with_block_nothing_is_dropped_while_a_slow_handler_gets_on() -> None:
 
 def test_with_block_a_call_waits_for_as_long_as_the_client_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so now and then; without a word from it, the call would not wait so long."""
-    monkeypatch.setattr(stream, "BLOCK_SEC", 3.0)
-    _, stats, took = flooded("block", 400, size=4000, seconds=0.05)
-    assert (stats.received, stats.dropped) == (400, {})
-    assert max(took) > 3.0
+    monkeypatch.setattr(stream, "BLOCK_SEC", 2.0)
+    _, stats, took = flooded("block", 160, size=4000, seconds=0.1)
+    assert (stats.received, stats.dropped) == (160, {})
+    assert max(took) > 2.0
 
 
 def test_a_flush_ends_in_time_and_newcomers_are_let_in_though_the_handler_became_slow() -> None:

@@ -83,8 +83,7 @@ def _log_large(msg: str, *args: object) -> None:
 def _strike(scene: Scene, work: Callable[..., object], names: Collection[str], odds: int, **options: Any) -> None:
     if options:  # records are dropped where the client is slow
         scene.counting.before = lambda _: time.sleep(0.0002)
-        scene.stall = 60  # the others wait for as long as it gets on
-    scene.start(at_work, 2)
+    scene.start(at_work, 2, **options)
     scene.at_work()
     with scene.small_journals():
         scene.start(partial(work, names=names, odds=odds), 4, **options)
