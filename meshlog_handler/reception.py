@@ -50,6 +50,7 @@ class Reception:
         self.pipes = Pipes(self._selector)
         self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
+        self._held_up: set[Source] = set()  # that were paused since they were asked for patience last
         self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
         self.inbox_size = INBOX_SIZE
@@ -146,6 +147,7 @@ class Reception:
             self._selector.unregister(source.pidfd)
         self._busy.pop(source, None)
         self._paused.discard(source)
+        self._held_up.discard(source)
         self.cut_off.pop(source, None)
         self.sources.discard(source)
         source.close(keep_journal=keep_journal)
@@ -176,6 +178,7 @@ class Reception:
             self._read_socket(source)
             if source.inbox_bytes > self.inbox_size and source.sock is not None:
                 self._paused.add(source)
+                self._held_up.add(source)
                 self._watch(source)
 
     def _read_socket(self, source: Source) -> bool:
@@ -210,10 +213,11 @@ class Reception:
         self._hang_up(source)
 
     def ask_for_patience(self) -> None:
-        """Tell procs of which nothing more is read for now that their wait will end; one that does not listen, once."""
-        for source in self._paused:
+        """Tell procs of which nothing more was read for a while that their wait will end; one that does not listen, once."""
+        for source in self._held_up:
             if not source.outbox:
                 self.send(source, Patience())
+        self._held_up = set(self._paused)
 
     def _watch(self, source: Source) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""

@@ -240,6 +240,7 @@ class Tray:
         self._show = show
         self._items: list[Item] = []
         self.quota = 16
+        self._step = 1  # of slow handlers, the clock is looked at after each item
 
     def __bool__(self) -> bool:
         return bool(self._items)
@@ -264,14 +265,15 @@ class Tray:
         count, seconds = 0, 0.0
         began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
         while count < len(self._items) and seconds < _TICK_SEC:
-            some = self._items[count : count + _AT_ONCE]
+            some = self._items[count : count + self._step]
             count += len(some)
             sentinels += self._show.dispatch(some, now)
             seconds = time.monotonic() - began
         if count:
             del self._items[:count]
-            fair = _TICK_SEC / max(seconds / count, 1e-7) / max(1, procs)
-            self.quota = int(min(max(1.0, (self.quota + fair) / 2), _MAX_QUOTA))
+            in_a_tick = _TICK_SEC / max(seconds / count, 1e-7)
+            self.quota = int(min(max(1.0, (self.quota + in_a_tick / max(1, procs)) / 2), _MAX_QUOTA))
+            self._step = int(min(max(1.0, in_a_tick / 4), _AT_ONCE))
         return sentinels
 
     def show_all(self, now: float) -> None:
