@@ -119,14 +119,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads has seen enough. What is left in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     finally:
+        _let_go_of_stdout()
         if argv is None:
             # The process ends. Another Ctrl-C shall not show where.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
+
+
+def _let_go_of_stdout() -> None:
+    """Where whoever reads has seen enough, let what is left go nowhere: else the interpreter's end fails on it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import multiprocessing
-from collections import defaultdict
+import random
+import signal
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
+from multiprocessing.process import BaseProcess
 
 import pytest
 
+from meshlog_handler import LogClient
 from meshlog_handler.testing import collected
+from tests.waiting import until
 
 from . import workers
 from .procs import DEADLINE, held_up, join_all, started
@@ -64,6 +71,61 @@ def test_what_a_killed_process_could_not_ship_is_read_from_its_journal_once() ->
     assert list(found.values()) == [list(range(20_000))]
     assert (counts.received, counts.last_seq, counts.duplicates) == (20_000, 20_000, 0)
     assert 0 < counts.replayed < 20_000
+
+
+class Numbers(logging.Handler):
+    """Looks whether each process logs 0, 1, 2, ... and keeps how far it got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.next: Counter[int | None] = Counter()
+        self.wrong: list[tuple[int | None, object, int]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one."""
+        if record.name == workers.NAME:
+            assert isinstance(record.args, tuple)
+            if record.args[0] != self.next[record.process]:
+                self.wrong.append((record.process, record.args[0], self.next[record.process]))
+            self.next[record.process] += 1
+
+
+def test_busy_workers_lose_nothing_while_others_are_killed_and_replaced_100_times() -> None:
+    """Of eight busy workers four are killed, wherever they are in their work, and others take their places."""
+    chance = random.Random(1)
+    numbers, counts = Numbers(), memoryview(mmap.mmap(-1, 8 * 512)).cast("q")
+    places: dict[int | None, int] = {}
+    living: list[BaseProcess] = []
+    with LogClient(numbers) as client, ExitStack() as ends:
+
+        def busy(count: int) -> None:
+            for _ in range(count):
+                place = len(places) + 1
+                (proc,) = ends.enter_context(started("fork", workers.log_until, [(client.address, counts, place)]))
+                places[proc.pid] = place
+                living.append(proc)
+            until(lambda: all(counts[places[proc.pid]] for proc in living), DEADLINE, "all workers to be busy")
+
+        busy(8)
+        for _ in range(100):
+            killed = chance.sample(living, 4)
+            for proc in killed:
+                proc.kill()
+                living.remove(proc)
+            assert set(join_all(killed)) == {-signal.SIGKILL}
+            busy(4)
+        counts[0] = 1
+        assert set(join_all(living)) == {0}
+        client.flush(DEADLINE)
+        survivors = {proc.pid for proc in living}
+        stats = client.stats()
+    assert numbers.wrong == []
+    assert len(places) == 408
+    for pid, place in places.items():
+        # The last record of a worker may be there though its call has not returned.
+        more = numbers.next[pid] - counts[place]
+        assert more == 0 if pid in survivors else more in (0, 1)
+    assert (stats.received, stats.dropped) == (sum(numbers.next.values()), 0)
 
 
 def test_without_room_for_a_journal_nothing_is_lost_either() -> None:

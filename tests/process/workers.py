@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from typing import Any
 
 import meshlog_handler
@@ -37,6 +38,17 @@ def log_numbered(address: str, count: int, ending: str, ready: Any = None, go: A
     for number in range(count):
         logger.info("number %d", number)
     end(ending)
+
+
+def log_until(address: str, counts: Any, place: int) -> None:
+    """Log numbers from 0, in bursts, until ``counts[0]``; ``counts[place]``, shared, says how many calls have returned."""
+    meshlog_handler.install(address, capture=False)
+    logger = logging.getLogger(NAME)
+    while not counts[0]:
+        for _ in range(20):
+            logger.info("number %d", counts[place])
+            counts[place] += 1
+        time.sleep(0.005)
 
 
 def log_without_a_journal(address: str, count: int) -> None:
