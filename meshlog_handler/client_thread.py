@@ -17,6 +17,7 @@ from .capture import diagnose
 from .commands import Commands
 from .exits import signal_name
 from .flushes import Flushed, Flushes
+from .fork_gate import ForkGate
 from .messages import Answer, Order, Welcome
 from .obituary import Obituaries
 from .orders import Answers, Orders
@@ -25,9 +26,10 @@ from .reception import Reception
 from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
-from .show import Show, Tray
+from .show import Show
 from .source import Chosen, Source
 from .stats import Past, RankStats, Stats
+from .tray import Tray
 
 T = TypeVar("T")
 
@@ -66,7 +68,8 @@ class ClientThread:
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
-        self._tray = Tray(show)
+        self._gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
+        self._tray = Tray(show, lambda: self._gate.wanted)
         self._sentinels: list[tuple[Source, int]] = []
         self._next_report = 0.0
         self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
@@ -81,7 +84,8 @@ class ClientThread:
                 except Exception as failure:  # nothing a peer or a handler does may end this thread
                     diagnose(f"the client's thread goes on after {type(failure).__name__}: {failure}")
         finally:
-            self._close()
+            with self._gate:
+                self._close()
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
 
@@ -167,8 +171,13 @@ class ClientThread:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        ready = self.reception.wait(self._patience())
+        with self._gate:
+            self.reception.read(ready)
+            self._work()
+
+    def _work(self) -> None:
         reception, show = self.reception, self.show
-        reception.wait(self._patience())
         now = time.monotonic()
         reception.pipes.expire(now)
         if not self._tray:

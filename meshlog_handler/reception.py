@@ -9,7 +9,7 @@ import contextlib
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final
 
@@ -22,6 +22,8 @@ from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 
+Ready = Sequence[tuple[selectors.SelectorKey, int]]
+
 _READ: Final = 256 * 1024
 _DYING_SEC: Final = 0.1
 # Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
@@ -33,7 +35,7 @@ _SHARE: Final = 64
 class Reception:
     """Knows every proc that joined and has not been taken leave of.
 
-    After `wait`, `collect` returns what can be shown, and the lists `messages` and `finished` hold what else happened.
+    After `wait` and `read`, `collect` returns what can be shown; the lists `messages` and `finished` hold what else happened.
     `cut_off` are those that live on without a connection; from when on they do not just die.
 
     Attributes
@@ -85,9 +87,13 @@ class Reception:
         """Whether something waits to be collected."""
         return bool(self._busy or self.pipes.read)
 
-    def wait(self, timeout: float | None) -> None:
-        """Wait up to `timeout` seconds for anything, and read it."""
-        for key, mask in self._selector.select(timeout):
+    def wait(self, timeout: float | None) -> Ready:
+        """Wait up to `timeout` seconds for anything; return what can be read."""
+        return self._selector.select(timeout)
+
+    def read(self, ready: Ready) -> None:
+        """Read what can be read."""
+        for key, mask in ready:
             # What an earlier one of this round has closed is not looked at.
             if key.fd not in self._selector.get_map():
                 continue

@@ -11,15 +11,11 @@ from .aggregate import Aggregator
 from .capture import diagnose
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
-from .source import INBOX_SIZE, Source
+from .source import Source
 from .thaw import Item
 
 if TYPE_CHECKING:
     from .rank_files import RankFiles
-
-_TICK_SEC: Final = 0.05
-_AT_ONCE: Final = 16
-_MAX_QUOTA: Final = 20_000
 
 OWN_NAME: Final = "meshlog"
 """The logger name of what the mesh itself has to say: deaths, drops."""
@@ -229,54 +225,3 @@ class Show:
         """Close the files. The handlers are their owners'."""
         if self.files is not None:
             self.files.close()
-
-
-class Tray:
-    """What was collected and is not shown yet. Shown for a tick at a time: who asks for anything meanwhile, or joins, does
-    not wait for handlers that became slow. One owner.
-    """  # fmt: skip
-
-    def __init__(self, show: Show) -> None:
-        self._show = show
-        self._items: list[Item] = []
-        self.quota = 16
-        self._step = 1  # of slow handlers, the clock is looked at after each item
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def put(self, items: list[Item]) -> None:
-        """Fill it, when it is empty."""
-        self._items = items
-
-    @property
-    def read_size(self) -> int:
-        """How many bytes of a pipe to read at once: slow handlers must not find too much of it here."""
-        return min(max(4096, self.quota * 128), 256 * 1024)
-
-    @property
-    def inbox_size(self) -> int:
-        """How many bytes of a proc's stream may wait to be collected: what is shown in two or three ticks."""
-        return min(max(16 * 1024, self.quota * 128), INBOX_SIZE)
-
-    def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
-        """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
-        sentinels: list[tuple[Source, int]] = []
-        count, seconds = 0, 0.0
-        began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
-        while count < len(self._items) and seconds < _TICK_SEC:
-            some = self._items[count : count + self._step]
-            count += len(some)
-            sentinels += self._show.dispatch(some, now)
-            seconds = time.monotonic() - began
-        if count:
-            del self._items[:count]
-            in_a_tick = _TICK_SEC / max(seconds / count, 1e-7)
-            self.quota = int(min(max(1.0, (self.quota + in_a_tick / max(1, procs)) / 2), _MAX_QUOTA))
-            self._step = int(min(max(1.0, in_a_tick / 4), _AT_ONCE))
-        return sentinels
-
-    def show_all(self, now: float) -> None:
-        """Show what is left: nobody waits any more."""
-        self._show.dispatch(self._items, now)
-        self._items = []

@@ -31,15 +31,15 @@ FLOORS = [
     ],
     # Machines.
     [
-        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
+        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running", "fork_gate",
         "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
         "ipython", "fold", "rank_files", "signals", "proc_warnings", "standard_streams",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "pipes", "reception", "show", "registry", "flushes", "below", "relays", "commands", "client_thread", "client",
-        "membership", "uplink", "handler",
+        "source", "pipes", "reception", "show", "tray", "registry", "flushes", "below", "relays", "commands",
+        "client_thread", "client", "membership", "uplink", "handler",
     ],
     # Assembly.
     [

@@ -133,3 +133,38 @@ def test_a_fork_while_the_clients_thread_works_leaves_the_child_free() -> None:
     assert received == len([record for record in collector.records if record.name == "forker"])
     assert len([record for record in collector.records if record.msg == "child of %d"]) == 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("meshlog")]
+
+
+SHOWS_AND_FORKS = """
+import logging, multiprocessing, sys
+from meshlog_handler import LogClient, install
+
+def child(number):
+    print("child", number)  # to the very file that the client's thread writes to
+
+def busy(address, end):
+    install(address, capture=False)
+    while not end.is_set():
+        logging.info("more and more")
+
+context = multiprocessing.get_context("fork")
+end = context.Event()
+with LogClient(logging.StreamHandler(sys.stdout)) as client:
+    loud = context.Process(target=busy, args=(client.address, end))
+    loud.start()
+    children = [context.Process(target=child, args=(number,)) for number in range(50)]
+    for each in children:
+        each.start()
+    for each in children:
+        each.join(20)
+        assert each.exitcode == 0, each
+    end.set()
+    loud.join()
+"""
+
+
+def test_a_child_may_print_though_the_clients_thread_was_about_to_when_it_was_forked() -> None:
+    """Python does not make the lock of a buffered file anew in a child."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    lines = Counter(run_python("-c", SHOWS_AND_FORKS, env=env).stdout.splitlines())
+    assert {f"child {number}" for number in range(50)} <= lines.keys()

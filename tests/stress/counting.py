@@ -44,7 +44,10 @@ class Counting(logging.Handler):
 
 @dataclass
 class Counts:
-    """What was sent and what arrived, of one try or of many."""
+    """What was sent and what arrived, of one try or of many.
+
+    The longest call of a survivor, in seconds; and that where it was to wait, for a client that is slow or stands still.
+    """
 
     kills: int = 0
     sent: int = 0
@@ -53,6 +56,7 @@ class Counts:
     dropped: int = 0
     duplicated: int = 0
     longest: float = 0.0
+    waited: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
@@ -64,6 +68,7 @@ class Counts:
         self.dropped += other.dropped
         self.duplicated += other.duplicated
         self.longest = max(self.longest, other.longest)
+        self.waited = max(self.waited, other.waited)
         self.problems += other.problems
 
 

@@ -221,10 +221,14 @@ class Scene:
         else:
             cut = sum("bytes was cut: no room for a side file" in other for other in self.counting.others)
             counts = judge(lanes, self.counting.numbers, dropped + cut)
-        counts.longest = max((lane.longest for lane in survivors), default=0.0)
-        if counts.longest > self.stall + Scene.patience:
+        longest = max((lane.longest for lane in survivors), default=0.0)
+        if self.stall > STALL:
+            counts.waited = longest
+        else:
+            counts.longest = longest
+        if longest > self.stall + Scene.patience:
             allowed = f"{self.stall + Scene.patience:g} s are allowed"
-            counts.problems.append(f"a call of a survivor took {counts.longest:.2f} s, where {allowed}")
+            counts.problems.append(f"a call of a survivor took {longest:.2f} s, where {allowed}")
         if any(lane.astray for lane in lanes):
             counts.problems.append("the client showed records out of order, or twice")
         counts.problems += self.problems

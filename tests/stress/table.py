@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .counting import Counts
 from .faults import Fault
 
-HEADS = ("fault", "tries", "kills", "sent", "received", "lost", "dropped", "twice", "longest")
+HEADS = ("fault", "tries", "kills", "sent", "received", "lost", "dropped", "twice", "longest", "waited")
 Row = tuple[str, int, Counts]
 
 
@@ -32,7 +32,8 @@ def line(row: Row, width: int) -> str:
     name, tries, counts = row
     numbers = [tries, counts.kills, counts.sent, counts.received, counts.lost, counts.dropped, counts.duplicated]
     cells = "".join(f"{number:>13,}" for number in numbers)
-    return f"{name:<{width}}{cells}{counts.longest:>9.3f} s{f'  {len(counts.problems)} PROBLEMS' if counts.problems else ''}"
+    calls = "".join(f"{seconds:>9.3f} s" if seconds else f"{'':>11}" for seconds in (counts.longest, counts.waited))
+    return f"{name:<{width}}{cells}{calls}{f'  {len(counts.problems)} PROBLEMS' if counts.problems else ''}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -41,7 +42,7 @@ def table(rows: Sequence[Row]) -> str:
     total = Counts()
     for _, _, counts in rows:
         total.add(counts)
-    head = f"{HEADS[0]:<{width}}" + "".join(f"{title:>13}" for title in HEADS[1:-1]) + f"{HEADS[-1]:>11}"
+    head = f"{HEADS[0]:<{width}}" + "".join(f"{title:>{13 if title in HEADS[:-2] else 11}}" for title in HEADS[1:])
     rule = "-" * len(head)
     lines = [head, rule, *(line(row, width) for row in rows), rule, line(("all", sum(row[1] for row in rows), total), width)]
     return "\n".join(lines)

@@ -40,7 +40,7 @@ def test_a_process_forked_while_a_death_is_noted_does_not_close_what_is_closed(m
     monkeypatch.setattr("meshlog_handler.source.os.close", close)
 
     def finished() -> bool:
-        reception.wait(0.1)
+        reception.read(reception.wait(0.1))
         return bool(reception.finished)
 
     until(finished)

@@ -1,0 +1,111 @@
+"""A fork waits for a thread that holds locks, and the thread for the fork. The hooks of `os.fork` are those in force."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from meshlog_handler import fork_gate
+from meshlog_handler.fork_gate import ForkGate
+
+DEADLINE = 30.0
+
+_before_forks: list[Callable[[], object]] = []
+
+
+def _run_before_fork() -> None:
+    for each in tuple(_before_forks):
+        each()
+
+
+# The last that was registered is the first to be called: before the hooks of the gate.
+os.register_at_fork(before=_run_before_fork)
+
+
+@pytest.fixture
+def before_fork() -> Iterator[list[Callable[[], object]]]:
+    yield _before_forks
+    _before_forks.clear()
+
+
+def forked(check: Callable[[], bool]) -> bool:
+    """Fork; return what `check` returns in the child."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if check() else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+class Worker:
+    """A thread that goes in, takes a lock, and holds it until it is let go."""
+
+    def __init__(self, gate: ForkGate, again: bool = False) -> None:
+        self.lock = threading.Lock()
+        self.inside, self.let_go, self.again = threading.Event(), threading.Event(), threading.Event()
+        self._gate = gate
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+        assert self.inside.wait(DEADLINE)
+
+    def _work(self) -> None:
+        with self._gate, self.lock:
+            self.inside.set()
+            self.let_go.wait(DEADLINE)
+        with self._gate:
+            self.again.set()
+
+
+def test_a_fork_waits_until_the_thread_is_outside(
+    before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    worker = Worker(ForkGate())
+    before_fork.append(worker.let_go.set)
+    assert forked(lambda: not worker.lock.locked() and not worker.again.is_set())
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+
+
+def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_gate, "PATIENCE", 0.0)
+    gate = ForkGate()
+    worker = Worker(gate)
+    assert forked(worker.lock.locked)
+    assert not gate.wanted
+    worker.let_go.set()
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+
+
+def test_the_thread_itself_may_fork() -> None:
+    gate = ForkGate()
+    with gate:
+        assert forked(lambda: not gate.wanted)
+        assert not gate.wanted
+
+
+def test_in_a_child_the_gate_is_open() -> None:
+    gate = ForkGate()
+
+    def passes() -> bool:
+        with gate:
+            return True
+
+    assert forked(passes)
+    assert passes()
+
+
+def test_forks_of_several_threads_do_not_hold_each_other_up() -> None:
+    gate = ForkGate()
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(forked(lambda: True))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert answers == [True] * 8
+    with gate:
+        assert not gate.wanted
