@@ -203,7 +203,8 @@ def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("log_to_driver", [True, False])
 def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver: bool, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
+    # -u: what Ray prints there is looked for while the driver waits
+    words = [sys.executable, "-u", "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
     path = tmp_path / "shown.txt"
     with path.open("w") as output, subprocess.Popen(
         words, cwd=ROOT, env=importing(), stdin=subprocess.PIPE, stdout=output, stderr=output
