@@ -59,7 +59,7 @@ def with_dask(calls: int) -> None:
     logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    with distributed.LocalCluster(PROCS, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=PROCS, threads_per_worker=1, dashboard_address=None) as cluster:
         client = distributed.Client(cluster)
         client.wait_for_workers(PROCS)
         client.forward_logging("benchmark", level=logging.INFO)
@@ -73,6 +73,7 @@ def with_dask(calls: int) -> None:
 def with_monarch(calls: int) -> None:
     """A proc mesh; `logging_option` streams what procs print, without a window."""
     actor: Any = importlib.import_module("monarch.actor")
+    importlib.import_module("monarch.config").configure(enable_log_forwarding=True)
     worker = type("Worker", (actor.Actor,), {"log": actor.endpoint(_log_on_endpoint)})
 
     async def run() -> None:

@@ -30,6 +30,8 @@ from .rounds import Spread, in_turn, tell
 ENGINES: Final = ("ray", "dask", "monarch")
 OURS: Final = "meshlog_handler"
 _PROCS: Final = 4
+# Procs of Monarch write to the terminal, too: only what was forwarded is counted.
+_MARKS: Final = {"monarch": "] [actor="}
 _PROGRAM: Final = Path(__file__).with_name("engine_programs.py")
 
 
@@ -37,7 +39,7 @@ def run(command: list[str], calls: int) -> tuple[float, float]:
     """Return the lines a second that the program's engine showed, and the microseconds of a call in its procs."""
     environment = {**os.environ, "RAY_DEDUP_LOGS": "0", "PYTHONUNBUFFERED": "1"}
     began = ended = call = 0.0
-    lines = 0
+    lines, mark = 0, _MARKS.get(command[-1], "")
     deadline = time.monotonic() + DEADLINE
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -50,7 +52,7 @@ def run(command: list[str], calls: int) -> tuple[float, float]:
                 began = time.perf_counter()
             elif line.startswith("call "):
                 call = float(line.split()[1])
-            elif "step " in line:
+            elif "step " in line and mark in line:
                 lines += 1
                 ended = time.perf_counter()
             if (lines >= _PROCS * calls and call) or time.monotonic() > deadline:
