@@ -118,7 +118,10 @@ class Soak:
         worker = self._workers[rank]
         if not worker.is_alive():
             return False
-        os.kill(worker.pid, number)  # it may end just now, but its pid is kept until it is waited for
+        try:
+            os.kill(worker.pid, number)
+        except ProcessLookupError:  # it has ended just now, and the fork server has waited for it
+            return False
         return True
 
     def _continue(self) -> None:
