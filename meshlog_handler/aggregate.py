@@ -168,9 +168,7 @@ class Aggregator:
                 continue
             self.received += 1
             run, group = known
-            run.texts.append(text)
-            if len(run.texts) >= run.limit:
-                run.reduce()
+            run.add(text)
             group.count += 1
             group.ranks.add(template.rank)
         return out
@@ -285,9 +283,7 @@ class Aggregator:
         known = scope.runs.get(template.skeleton(values))
         if known is not None:
             run, group = known
-            run.texts.append(text)
-            if len(run.texts) >= run.limit:
-                run.reduce()
+            run.add(text)
             group.count += 1
             group.ranks.add(template.rank)
             return _NOTHING

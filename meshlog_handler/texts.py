@@ -79,32 +79,27 @@ class Run:
     """Texts of one skeleton, kept until there are enough to be merged at once.
 
     They have digits at the same places, so a number among them is least where its spelling is least.
-
-    Attributes
-    ----------
-    texts : list[str]
-        Append here; call `reduce` when there are `limit` of them.
     """
 
-    __slots__ = ("_cuts", "_shaped", "limit", "texts")
+    __slots__ = ("_cuts", "_limit", "_shaped", "_texts")
 
     def __init__(self, shaped: Shaped, tokens: Sequence[Token], length: int) -> None:
         self._shaped = shaped
         self._cuts: list[tuple[Callable[[str], str], bool, bool]] = [
             (itemgetter(slice(token.start, token.end)), token.is_number, "e" in token.text.lower()) for token in tokens
         ]
-        self.limit = max(1, min(_RUN_TEXTS, _RUN_BYTES // (length + 1)))
-        self.texts: list[str] = []
+        self._limit = max(1, min(_RUN_TEXTS, _RUN_BYTES // (length + 1)))
+        self._texts: list[str] = []
 
     def add(self, text: str) -> None:
         """Append a text, and reduce when it is time."""
-        self.texts.append(text)
-        if len(self.texts) >= self.limit:
+        self._texts.append(text)
+        if len(self._texts) >= self._limit:
             self.reduce()
 
     def reduce(self) -> None:
         """Merge what is kept."""
-        texts = self.texts
+        texts = self._texts
         if texts and texts.count(texts[0]) == len(texts):
             del texts[1:]
         if texts:
