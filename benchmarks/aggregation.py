@@ -16,8 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from meshlog_handler.similar import skeleton
-
 from .captured import use_plain_stdout
 from .crew import DEADLINE, Crew, Gate
 from .handlers import Counter
@@ -133,9 +131,6 @@ class _Line:
 
     def text(self, values: str) -> str:
         return values
-
-    def skeleton(self, values: str) -> bytes:
-        return skeleton(values)
 
     def signature(self, values: str) -> None:
         return None

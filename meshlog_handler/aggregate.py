@@ -10,7 +10,7 @@ from logging import LogRecord
 from typing import Any, Final, Protocol
 
 from .groups import Group, Scope
-from .similar import Anatomy, dissect, profile
+from .similar import Anatomy, dissect, profile, skeleton
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
@@ -46,14 +46,18 @@ class Template(Protocol):
     def text(self, values: Any) -> str:
         """Return the message."""
 
-    def skeleton(self, values: Any) -> bytes:
-        """Return the skeleton of the message; see `similar.skeleton`."""
-
     def signature(self, values: Any) -> Hashable | None:
         """Return what tells exceptions apart, or None; only records with equal signatures are similar."""
 
     def build(self, values: Any) -> LogRecord:
         """Return the record, new at each call."""
+
+
+class LineTemplate(Template, Protocol):
+    """What many lines without a group have in common; their skeletons are known."""
+
+    def skeleton(self, values: Any) -> bytes:
+        """Return the skeleton of the message; see `similar.skeleton`."""
 
 
 class DigestTemplate(Template, Protocol):
@@ -153,8 +157,8 @@ class Aggregator:
         group.ranks.add(template.rank)
         return _NOTHING
 
-    def add_lines(self, template: Template, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
-        """Take in many lines of a template without a group or signatures, as `add` does one by one; return likewise."""
+    def add_lines(self, template: LineTemplate, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
+        """Take in many lines of a template without signatures, as `add` does one by one; return likewise."""
         if self._filters or now >= self._due:
             return [record for values in lines for record in self.add(template, values, now)]
         out: list[LogRecord] = []
@@ -280,7 +284,7 @@ class Aggregator:
         if scope is None:
             scope = self._scopes[key] = Scope(key)
         text = template.text(values)
-        known = scope.runs.get(template.skeleton(values))
+        known = scope.runs.get(skeleton(text))
         if known is not None:
             run, group = known
             run.add(text)

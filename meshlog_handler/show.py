@@ -136,14 +136,14 @@ class Show:
             self.show(record)
 
     def _dispatch_odd(self, template: Any, values: tuple[Any, ...], now: float) -> None:
-        """Show a captured line, or what a relay passes on."""
+        """Show what is left of a captured line, or what a relay passes on."""
         if template.captured and template.is_shown(values):
             return
         aggregator = self._aggregator
-        if aggregator is None or (not template.is_whole(values) if template.captured else template.alone):
+        if aggregator is None or template.captured or template.alone:
             self.show(template.build(values))
             return
-        add = aggregator.add if template.captured or not template.digest else aggregator.add_digest
+        add = aggregator.add_digest if template.digest else aggregator.add
         for record in add(template, values, now):
             self.show(record)
 

@@ -16,7 +16,6 @@ from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
 from .mesh_record import MeshRecord, Rendered, gives, has_words
 from .shared import layouts, shared
-from .similar import skeleton
 from .wire import unpack
 
 Values = tuple[Any, ...]
@@ -65,10 +64,6 @@ class RecordTemplate:
             return text
         except Exception:
             return self.build(values).getMessage()
-
-    def skeleton(self, values: Values) -> bytes:
-        """Return the skeleton of the message."""
-        return skeleton(self.text(values))
 
     def signature(self, values: Values) -> Hashable | None:
         """Return what exceptions group by: these have none."""

@@ -19,7 +19,6 @@ from .setup_state import Loggers, Setup
 
 # No deadline for a single example: on a busy machine it says more about the machine than about the code.
 hypothesis.settings.register_profile("meshlog", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("brief", parent=hypothesis.settings.get_profile("meshlog"), max_examples=30)
 hypothesis.settings.load_profile("meshlog")
 
 # What a launcher sets. A test run inside of one (a Slurm job, torchrun) is not a rank of it.

@@ -40,9 +40,6 @@ class Call:
         except Exception as failure:
             return f"{self.msg} [{type(failure).__name__}]"
 
-    def skeleton(self, values: tuple[Any, Any]) -> bytes:
-        return skeleton(self.text(values))
-
     def signature(self, values: tuple[Any, Any]) -> Hashable:
         signature: Hashable = values[1]
         return signature
