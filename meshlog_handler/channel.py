@@ -16,13 +16,16 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .descriptors import identity
 from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from .journal_layout import Range
 from .messages import Hello, Message, Welcome, decode
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 HANDSHAKE_SEC = 10.0
 """Seconds a stranger has from connecting to being known."""
@@ -62,8 +65,23 @@ class Address(NamedTuple):
         )
 
 
-def authenticate(sock: socket.socket, key: bytes, *, server: bool) -> socket.socket:
-    """Let both ends prove that they know the key; return the socket, open for frames.
+def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
+    """Prove to a client that we know the key, and let it prove the same; return the socket, open for frames.
+
+    Raises
+    ------
+    OSError, EOFError, multiprocessing.AuthenticationError
+        As `prove`.
+    """
+    from multiprocessing.connection import Connection
+
+    with Connection(os.dup(sock.fileno())) as connection:
+        prove(connection, key, server=False)
+    return sock
+
+
+def prove(connection: Connection, key: bytes, *, server: bool) -> None:
+    """Let both ends prove that they know the key.
 
     The socket must have a timeout in the kernel (see `set_kernel_timeout`): a silent peer ends as an `OSError`.
 
@@ -72,16 +90,14 @@ def authenticate(sock: socket.socket, key: bytes, *, server: bool) -> socket.soc
     OSError, EOFError, multiprocessing.AuthenticationError
         If the peer does not know the key, is silent or goes.
     """
-    from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+    from multiprocessing.connection import answer_challenge, deliver_challenge
 
-    with Connection(os.dup(sock.fileno())) as connection:
-        if server:
-            deliver_challenge(connection, key)
-            answer_challenge(connection, key)
-        else:
-            answer_challenge(connection, key)
-            deliver_challenge(connection, key)
-    return sock
+    if server:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+    else:
+        answer_challenge(connection, key)
+        deliver_challenge(connection, key)
 
 
 def set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
@@ -248,7 +264,7 @@ def connect(
         set_kernel_timeout(sock, HANDSHAKE_SEC)
         if tunnel is None:
             _dial(sock, address.path)
-        authenticate(sock, address.key, server=False)
+        authenticate(sock, address.key)
         sock.sendall(frame(CONTROL, hello.encode()))
         if fds:
             sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])

@@ -98,7 +98,10 @@ class ClientThread:
                 self._adopted[source.rank] = source
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
+        pipes = [pipe.fd for pipe in source.pipes]
         self.reception.add(source, welcome)
+        if source.sock is not None:
+            self._rendezvous.arrived(source.sock, pipes)
         self.relays.greet(source)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
@@ -319,6 +322,7 @@ class ClientThread:
     def hang_up(self) -> None:
         """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""
         self.reception.close()
+        self._rendezvous.hang_up()
 
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""

@@ -13,15 +13,16 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from .capture import diagnose
-from .channel import HANDSHAKE_SEC, Address, authenticate, peer_uid, read_frame, set_kernel_timeout
-from .errors import ProtocolError
+from .channel import HANDSHAKE_SEC, Address, peer_uid, prove, read_frame, set_kernel_timeout
+from .errors import ClosedError, ProtocolError
 from .frames import CONTROL, MAX_FRAME
 from .messages import Hello, Welcome, decode
+from .transit import Transit
 
 MAX_STRANGERS: Final = 64
 _MAX_PIPES: Final = 2
@@ -35,12 +36,6 @@ class Newcomer:
     hello: Hello
     pid: int
     pipes: dict[str, int] = field(default_factory=dict)
-
-    def close(self) -> None:
-        """Turn it away."""
-        self.sock.close()
-        for fd in self.pipes.values():
-            os.close(fd)
 
 
 class Rendezvous:
@@ -64,6 +59,7 @@ class Rendezvous:
         import multiprocessing.connection
 
         self._refused = multiprocessing.AuthenticationError
+        self._connection = multiprocessing.connection.Connection
         self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
         self._admit = admit
         self._joined = joined
@@ -74,6 +70,8 @@ class Rendezvous:
         self.socket.setblocking(False)
         self._lock = threading.Lock()
         self._strangers: dict[socket.socket, float] = {}
+        self._admitted: set[socket.socket] = set()
+        self._transit = Transit()
         self._threads: set[threading.Thread] = set()
 
     @property
@@ -112,28 +110,39 @@ class Rendezvous:
             return min(self._strangers.values(), default=None)
 
     def _receive(self, sock: socket.socket) -> None:
-        newcomer: Newcomer | None = None
+        pipes: list[int] = []
         try:
             set_kernel_timeout(sock, HANDSHAKE_SEC)
-            authenticate(sock, self.address.key, server=True)
-            newcomer = self._introduce(sock)
+            self._authenticate(sock)
+            newcomer = self._introduce(sock, pipes)
             welcome = self._admit(newcomer)
             with self._lock:
+                self._admitted.add(sock)
                 self._strangers.pop(sock, None)
             set_kernel_timeout(sock, 0)
             self._joined(newcomer, welcome)
-        except (OSError, EOFError, ProtocolError, self._refused) as failure:
-            if not isinstance(failure, (EOFError, ConnectionError)):  # those have gone: they were killed, as a rule
+        except (OSError, EOFError, ProtocolError, ClosedError, self._refused) as failure:
+            # Some have gone: they were killed, as a rule. And some come when the client was stopped.
+            if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
                 diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
-            if newcomer is not None:
-                newcomer.close()
+            self._transit.close(pipes)
             sock.close()
+            self._admitted.discard(sock)
         finally:
             with self._lock:
                 self._strangers.pop(sock, None)
             self._threads.discard(threading.current_thread())
 
-    def _introduce(self, sock: socket.socket) -> Newcomer:
+    def _authenticate(self, sock: socket.socket) -> None:
+        fds = self._transit.take(lambda: [os.dup(sock.fileno())])
+        connection = self._connection(fds[0])
+        try:
+            prove(connection, self.address.key, server=True)
+        finally:
+            self._transit.close(fds, lambda _: connection.close())
+
+    def _introduce(self, sock: socket.socket, pipes: list[int]) -> Newcomer:
+        """Return who it is; add the descriptors that it hands over to `pipes`."""
         kind, payload = read_frame(sock, MAX_FRAME)
         if kind != CONTROL:
             raise ProtocolError("a newcomer begins with other things than who it is")
@@ -143,18 +152,20 @@ class Rendezvous:
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"}:
             raise ProtocolError(f"no captured streams are called {names!r}")
         if names:
-            fds = _receive_fds(sock, _MAX_PIPES)
-            try:
-                if len(fds) != len(names) or not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in fds):
-                    raise ProtocolError("the captured streams are not handed over as pipes")
-                for fd in fds:
-                    os.set_blocking(fd, False)
-            except BaseException:
-                for fd in fds:
-                    os.close(fd)
-                raise
-            newcomer.pipes = dict(zip(names, fds, strict=True))
+            if not sock.recv(1, socket.MSG_PEEK):
+                raise EOFError
+            pipes += self._transit.take(lambda: _receive_fds(sock, _MAX_PIPES))
+            if len(pipes) != len(names) or not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in pipes):
+                raise ProtocolError("the captured streams are not handed over as pipes")
+            for fd in pipes:
+                os.set_blocking(fd, False)
+            newcomer.pipes = dict(zip(names, pipes, strict=True))
         return newcomer
+
+    def arrived(self, sock: socket.socket, pipes: Iterable[int]) -> None:
+        """Note that a newcomer's descriptors have an owner. Client's thread."""
+        self._admitted.discard(sock)
+        self._transit.arrive(pipes)
 
     def close(self) -> None:
         """Stop listening, hang up on strangers, and wait for their threads (each has a deadline)."""
@@ -163,9 +174,18 @@ class Rendezvous:
         for thread in tuple(self._threads):
             thread.join(HANDSHAKE_SEC)
 
+    def hang_up(self) -> None:
+        """Hang up on those whom the client's thread has not heard of. After `close`, when it will not any more."""
+        while self._admitted:
+            self._admitted.pop().close()
+        self._transit.close_all()
+
     def forget(self) -> None:
-        """In a forked child: close this copy of the door."""
+        """In a forked child: close this copy of the door, and of the connections of those who stand in it."""
         self.socket.close()
+        for sock in self._strangers:
+            sock.close()
+        self.hang_up()
 
 
 def _peer_pid(sock: socket.socket) -> int | None:
@@ -177,9 +197,7 @@ def _peer_pid(sock: socket.socket) -> int | None:
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
-    data, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
-    if not data:
-        raise EOFError
+    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])

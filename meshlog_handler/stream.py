@@ -184,7 +184,8 @@ class Stream:
                     self.wake()
                 return True
             if aside:
-                os.unlink(aside)  # its entries use the shapes of the segment that is full
+                with contextlib.suppress(FileNotFoundError):  # the client that was stopped has taken the directory with it
+                    os.unlink(aside)  # its entries use the shapes of the segment that is full
             if not self._next_segment(appender, level):
                 return False
 

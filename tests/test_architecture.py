@@ -27,12 +27,12 @@ FLOORS = [
     [
         "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",
         "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "captured", "merge", "texts", "columns", "groups", "aggregate", "shape", "prefix", "formatter",
+        "lines", "captured", "merge", "texts", "columns", "openers", "groups", "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.
     [
         "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running", "fork_gate",
-        "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
+        "transit", "rendezvous", "obituary", "json_formatter", "report", "pickling", "children", "output", "console",
         "ipython", "fold", "rank_files", "signals", "proc_warnings", "standard_streams",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.

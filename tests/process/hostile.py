@@ -39,7 +39,7 @@ class Peer:
     """A stranger who knows the key."""
 
     def __init__(self, address: str, rank: int | None = RANK, captured: tuple[str, ...] = (), fds: Sequence[int] = ()) -> None:
-        self.sock = authenticate(knock(address), Address.parse(address).key, server=False)
+        self.sock = authenticate(knock(address), Address.parse(address).key)
         self.at = START
         self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
         if fds:

@@ -63,7 +63,7 @@ def test_who_has_a_wrong_key_is_turned_away(others: Honest, capfd: pytest.Captur
     address = Address.parse(others.address)
     for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):
         with contextlib.closing(knock(others.address)) as sock, pytest.raises(multiprocessing.AuthenticationError):
-            authenticate(sock, key, server=False)
+            authenticate(sock, key)
         with pytest.raises(ConnectError, match="AuthenticationError"):
             membership.join(Terms(str(address._replace(key=key))))
     said: list[str] = []
@@ -108,7 +108,7 @@ def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> 
     ids=["silence", "a huge length", "no kind", "other things first", "what is no message", "half a message"],
 )
 def test_who_proves_the_key_and_does_not_say_who_it_is_is_cut_off(others: Honest, first: bytes) -> None:
-    sock = authenticate(knock(others.address), Address.parse(others.address).key, server=False)
+    sock = authenticate(knock(others.address), Address.parse(others.address).key)
     sock.sendall(first)
     others.are_heard()
     assert is_hung_up_on(sock)

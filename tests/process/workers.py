@@ -104,6 +104,25 @@ def greet_from(address: str, number: int, rank: int | None = None) -> None:
     greet(number)
 
 
+def print_when_told(address: str, go: Any) -> None:
+    """Join once `go` lets it, captured, and print."""
+    assert go.acquire(timeout=DEADLINE)
+    meshlog_handler.install(address)
+    print("printed", flush=True)
+
+
+def be_turned_away(address: str, go: Any) -> None:
+    """Try to join once `go` lets it: the client hangs up, and does not leave it to a timeout."""
+    assert go.acquire(timeout=DEADLINE)
+    try:
+        membership.join(membership.Terms(address))
+    except meshlog_handler.ConnectError as refused:
+        if isinstance(refused.__cause__, (EOFError, ConnectionError)):
+            return
+        raise
+    raise AssertionError("it was let in")
+
+
 def greet_slowly(number: int, arrived: Any, go: Any) -> int:
     """Greet, then wait with the other workers: no one of them takes two."""
     pid = greet(number)

@@ -93,6 +93,10 @@ class Interrupt(BaseException):
     """What comes out of nowhere."""
 
 
+# Where it comes in a callback of a weak reference, Python can only print it. Of an error, the last line tells as well.
+_INTERRUPTED = "Interrupt|^(stderr: )?Traceback"
+
+
 def throw(ident: int, error: type[BaseException]) -> None:
     """Raise an exception in another thread."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
@@ -147,6 +151,7 @@ def logging_thread_killed(scene: Scene) -> None:
             thread.join()
 
     _run(scene, work)
+    scene.allowed = _INTERRUPTED
 
 
 @fault("a signal handler that raises, each few ms")
@@ -170,7 +175,7 @@ def raising_handler(scene: Scene) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     _run(scene, work)
-    scene.allowed = "Interrupt|^Traceback"  # of an error, its last line tells as well
+    scene.allowed = _INTERRUPTED
 
 
 # -- logging in the middle of logging ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -28,6 +29,7 @@ from .workers import Worker
 DEADLINE: Final = 60.0
 STALL: Final = 1.0
 """Seconds that no call of a survivor may take."""
+_MAX_TRACEBACK: Final = 60
 
 _ALARMING: Final = re.compile(r"Traceback|goes on after|cannot be read|sent what|sends what|not let in|Error", re.IGNORECASE)
 
@@ -271,6 +273,16 @@ def heard(path: Path) -> Iterator[None]:
 
 
 def alarming(text: str, allowed: str) -> list[str]:
-    """Return the lines that tell of an error of ours."""
-    lines = [line for line in text.splitlines() if _ALARMING.search(line)]
-    return [line for line in lines if not (allowed and re.search(allowed, line))]
+    """Return the lines that tell of an error of ours; of a traceback, all of it."""
+    lines = text.splitlines()
+    found: list[str] = []
+    for at, line in enumerate(lines):
+        if _ALARMING.search(line) and not (allowed and re.search(allowed, line)):
+            rest = list(itertools.takewhile(_is_inside, lines[at + 1 : at + _MAX_TRACEBACK])) if "Traceback" in line else []
+            found.append("\n".join(lines[at : at + len(rest) + 2] if rest else [line]))
+    return found
+
+
+def _is_inside(line: str) -> bool:
+    """Tell whether a line is one of the middle of a traceback, as it stands there, or as it was captured."""
+    return line.removeprefix("stderr: ").startswith(" ")

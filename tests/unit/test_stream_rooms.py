@@ -12,6 +12,7 @@ import pytest
 
 from meshlog_handler import stream
 from meshlog_handler.forwarder import LogForwarder
+from meshlog_handler.freeze import Frozen, ShapeTable
 from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.thaw import Thawer
 
@@ -55,6 +56,25 @@ def test_a_side_file_that_a_full_segment_made_useless_is_removed(proc: Proc) -> 
     assert proc.texts[-1] == "y" * 5000
     assert side_files(proc) == list(map(str, proc.large))
     assert len(proc.large) == 1
+
+
+def test_a_side_file_that_a_full_segment_made_useless_may_be_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was stopped takes the directory of the journals with it."""
+    fill_up(proc)
+    proc.ship()
+    set_aside = proc.stream._set_aside
+
+    def and_gone(frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, str]:
+        frozen, path = set_aside(frozen, shapes)
+        if len(side_files(proc)) == 1 and not proc.large:
+            os.unlink(path)
+            monkeypatch.undo()
+        return frozen, path
+
+    monkeypatch.setattr(proc.stream, "_set_aside", and_gone)
+    proc.log("y" * 5000)  # its number has no room in the segment
+    proc.ship()
+    assert proc.texts[-1] == "y" * 5000
 
 
 def test_who_waits_for_room_is_told_of_it_before_more_is_sent(proc: Proc) -> None:

@@ -1,0 +1,113 @@
+"""A child that is forked while a proc joins holds nothing of the connection: else the proc would not see the client's end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LogClient, channel
+from tests.waiting import until
+
+from . import workers
+from .procs import DEADLINE, join_all, started
+
+pytestmark = [
+    pytest.mark.usefixtures("real_stdout"),
+    pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only /proc tells what a process has open"),
+]
+
+
+class Halt:
+    """A place where a thread of the client waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def halted(*args: Any, **options: Any) -> Any:
+            self.reached.set()
+            assert self.let_go.wait(DEADLINE)
+            return function(*args, **options)
+
+        return halted
+
+
+def prove(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlog_handler.rendezvous.prove", halt.before(channel.prove))
+
+
+def admit(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client._rendezvous, "_admit", halt.before(client._rendezvous._admit))
+
+
+def begin(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client._core, "add", halt.before(client._core.add))
+
+
+def open_files() -> dict[int, str]:
+    """Return what this process has open, by descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one by which the names were read
+            continue
+    return found
+
+
+def more_in_a_child(before: set[str], path: Path) -> list[str]:
+    """Fork; return what the child has open that was not `before`."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            path.write_text("\n".join(sorted(set(open_files().values()) - before)))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("step", [prove, admit, begin])
+def test_a_child_holds_nothing_of_who_is_joining(step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    halt = Halt()
+    go = multiprocessing.get_context("fork").Semaphore(0)
+    with LogClient() as client, started("fork", workers.print_when_told, [(client.address, go)]) as procs:
+        client.stats()
+        before = set(open_files().values())
+        step(client, halt, monkeypatch)
+        go.release()
+        try:
+            assert halt.reached.wait(DEADLINE)
+            assert set(open_files().values()) - before, "this process has the connection open"
+            left = more_in_a_child(before, tmp_path / "left")
+        finally:
+            halt.let_go.set()
+        assert left == []
+        assert join_all(procs) == [0]
+        client.flush()
+        assert [(stats.rank, stats.lines) for stats in client.stats().values()] == [(0, 1)]
+
+
+def test_who_joins_while_the_client_stops_is_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    halt = Halt()
+    go = multiprocessing.get_context("fork").Semaphore(0)
+    client = LogClient().start()
+    with started("fork", workers.be_turned_away, [(client.address, go)]) as procs:
+        monkeypatch.setattr(client._rendezvous, "_joined", halt.before(client._rendezvous._joined))
+        go.release()
+        assert halt.reached.wait(DEADLINE)
+        stopping = threading.Thread(target=client.stop)
+        stopping.start()
+        # The client's thread waits for the door's, and hears of nobody any more.
+        until(lambda: client._rendezvous.socket.fileno() < 0)
+        halt.let_go.set()
+        stopping.join(DEADLINE)
+        assert not stopping.is_alive()
+        assert join_all(procs) == [0]
