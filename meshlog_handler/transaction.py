@@ -47,11 +47,15 @@ class ConfigTransaction:
             self._levels = [(handler, handler.level) for handler in _alive(self._handler_list)]
             if not self._incremental:
                 _set_registry({}, [])
+            self._made: list[logging.Handler] = []
             try:
-                logging.config.dictConfig({"disable_existing_loggers": False, **config})
+                # What `dictConfig` does. It holds the handlers that no logger uses, which would go without being closed.
+                configurator = logging.config.dictConfigClass({"disable_existing_loggers": False, **config})
+                configurator.configure()
             except BaseException:
                 self.rollback()
                 raise
+            self._made = self._new()
             if not self._incremental:
                 # The old ones stay known, so that they are closed at exit if the change is undone.
                 _set_registry(
@@ -67,6 +71,7 @@ class ConfigTransaction:
         if not self._open:
             return
         self._open = False
+        self._made.clear()
         if self._incremental:
             return
         with _module_lock():
@@ -83,12 +88,7 @@ class ConfigTransaction:
             return
         self._open = False
         with _module_lock():
-            root = logging.getLogger()
-            old = {id(handler) for handler in _alive(self._handler_list)}
-            new = [
-                handler for handler in _alive(logging._handlerList)  # type: ignore[attr-defined]  # as above
-                if id(handler) not in old
-            ]  # fmt: skip
+            root, new = logging.getLogger(), self._new()
             root.manager.disable = self._disable
             for name, each in {None: root, **_all_loggers()}.items():
                 state = self._loggers.get(name)
@@ -102,6 +102,13 @@ class ConfigTransaction:
                     handler.level = level
             _close(new)
             _set_registry(self._handlers, self._handler_list)  # after it: to close takes a name out
+            self._made.clear()
+
+    def _new(self) -> list[logging.Handler]:
+        """Return the handlers that there were not before."""
+        old = {id(handler) for handler in _alive(self._handler_list)}
+        known = _alive(logging._handlerList)  # type: ignore[attr-defined]  # as above
+        return [handler for handler in known if id(handler) not in old]
 
 
 def _module_lock() -> contextlib.AbstractContextManager[object]:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name in _VARIABLES or (name.startswith(_PREFIXES) and name != ENGINES):
             del os.environ[name]
+    # Every spawned child would import the main module anew: pytest's, of which it needs nothing.
+    main = sys.modules["__main__"]
+    main.__spec__ = main.__file__ = None
     # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["MESHLOG_RUN_DIR"] = tempfile.mkdtemp(prefix="mlt-", dir=shared_memory)

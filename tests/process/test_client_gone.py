@@ -122,7 +122,7 @@ def test_workers_outlive_a_client_that_was_stopped_and_know_that_nothing_is_kept
         assert join_all(procs) == [0]
     complaints = (tmp_path / "worker.stderr").read_text()
     assert complaints.count("the client that shows the logs is gone; no record is kept") == 1
-    assert complaints.endswith("WARNING orphan: late worker\n")
+    assert "WARNING orphan: late worker\n" in complaints
     assert complaints.count("\n") == 2
     assert (tmp_path / "worker.stdout").read_text() == "printed worker\n"
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import logging
 import logging.handlers
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,24 @@ def test_rolled_back_everything_is_as_before(old: Recorder) -> None:
     assert named("console") is old
     logging.getLogger().warning("still here")
     assert (old.texts, new.texts) == (["still here"], [])
+
+
+def test_rolled_back_new_handlers_that_no_logger_uses_are_closed_too(old: Recorder) -> None:
+    made: list[weakref.ref[Recorder]] = []
+    closed: list[bool] = []
+
+    def make() -> Recorder:
+        made.append(weakref.ref(handler := Recorder()))
+        weakref.finalize(handler, lambda fields: closed.append(fields["closed"]), handler.__dict__)
+        return handler
+
+    transaction = ConfigTransaction({"version": 1, "handlers": {"unused": {"()": make}}})
+    gc.collect()
+    assert made[0]() is not None
+    transaction.rollback()
+    gc.collect()
+    assert made[0]() is None
+    assert closed == [True]
 
 
 def test_a_logger_the_configuration_made_is_as_a_new_one(old: Recorder) -> None:
