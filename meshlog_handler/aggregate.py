@@ -53,6 +53,13 @@ class Template(Protocol):
         """Return the record, new at each call."""
 
 
+class CallTemplate(Template, Protocol):
+    """What many records without signatures have in common."""
+
+    def columns(self, lines: Sequence[Any]) -> Sequence[Sequence[object]]:
+        """Return the message arguments of many, column by column; called only where `group` is not None."""
+
+
 class LineTemplate(Template, Protocol):
     """What many lines without a group have in common; their skeletons are known."""
 
@@ -156,6 +163,21 @@ class Aggregator:
         group.count += 1
         group.ranks.add(template.rank)
         return _NOTHING
+
+    def group_of_calls(self, template: CallTemplate, now: float) -> Group | None:
+        """Return the group by which all records of a template would only be counted at `now`, if there is one."""
+        if self._filters or now >= self._due or template.group is None:
+            return None
+        group = self._groups.get((template.group, template.levelno, None))
+        return group if group is not None and group.arguments is not None else None
+
+    def add_calls(self, group: Group, template: CallTemplate, lines: Sequence[Any]) -> None:
+        """Count many records of a template in their group, as `add` does one by one."""
+        assert group.arguments is not None
+        group.arguments.take(template.columns(lines))
+        group.count += len(lines)
+        group.ranks.add(template.rank)
+        self.received += len(lines)
 
     def add_lines(self, template: LineTemplate, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
         """Take in many lines of a template without signatures, as `add` does one by one; return likewise."""

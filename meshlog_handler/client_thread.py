@@ -184,7 +184,7 @@ class ClientThread:
         now = time.monotonic()
         reception.pipes.expire(now)
         if not self._tray:
-            self._tray.put(reception.collect(self._tray.quota))
+            self._tray.put(reception.collect(self._tray.quota), now)
             self._sentinels += show.write_only(reception.muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
         reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size

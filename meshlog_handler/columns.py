@@ -159,6 +159,13 @@ class Arguments:
         self.limit = max(1, min(_MAX_PENDING, _PENDING_BYTES // (size + 64)))
         self.pending.clear()
 
+    def take(self, columns: Sequence[Sequence[object]]) -> None:
+        """Merge the arguments of many calls, given column by column."""
+        self.reduce()  # what came before comes first
+        if len(columns) == len(self._columns):  # else, as above, they only count
+            for column, values in zip(self._columns, columns, strict=True):
+                column.reduce(values)
+
     def samples(self) -> list[tuple[object, ...]]:
         """Return arguments that make the same text when they are merged."""
         self.reduce()

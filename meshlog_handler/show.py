@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
 from .capture import diagnose
+from .groups import Group
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
 from .source import Source
@@ -128,6 +129,31 @@ class Show:
         if lines:
             self._group(captured, lines, now)
         return sentinels
+
+    def count(self, items: list[Item], now: float) -> list[Item]:
+        """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler."""
+        aggregator = self._aggregator
+        if self.files is not None or aggregator is None:
+            return items
+        rest: list[Item] = []
+        groups: dict[Any, Group] = {}
+        calls: dict[Any, list[Any] | None] = {None: None}
+        for item in items:
+            _, template, values = item
+            try:
+                known = calls[template]
+            except KeyError:
+                group = aggregator.group_of_calls(template, now) if template.ordinary else None
+                known = calls[template] = None if group is None else []
+                if group is not None:
+                    groups[template] = group
+            if known is None:
+                rest.append(item)
+            else:
+                known.append(values)
+        for template, group in groups.items():
+            aggregator.add_calls(group, template, calls[template] or ())
+        return rest
 
     def _group(self, template: Any, lines: list[Any], now: float) -> None:
         """Show, or hold back, complete captured lines of one stream."""

@@ -6,7 +6,7 @@ Building a record costs more than anything else on the way, so nothing is built 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -55,6 +55,10 @@ class RecordTemplate:
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
         return values[3:-1]
+
+    def columns(self, lines: Sequence[Values]) -> Sequence[Sequence[object]]:
+        """Return the arguments of many messages, column by column."""
+        return list(zip(*lines, strict=True))[3:-1]
 
     def text(self, values: Values) -> str:
         """Return the message."""

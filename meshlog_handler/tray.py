@@ -38,15 +38,18 @@ class Tray:
         self._show = show
         self._interrupted = interrupted
         self._items: list[Item] = []
+        self._counted, self._spent = 0, 0.0
         self.quota = 16
         self._step = 1  # of slow handlers, the clock is looked at after each item
 
     def __bool__(self) -> bool:
         return bool(self._items)
 
-    def put(self, items: list[Item]) -> None:
-        """Fill it, when it is empty."""
-        self._items = items
+    def put(self, items: list[Item], now: float) -> None:
+        """Fill it, when it is empty, with what is not merely counted."""
+        began = time.monotonic()
+        self._items = self._show.count(items, now)
+        self._counted, self._spent = len(items) - len(self._items), time.monotonic() - began
 
     @property
     def read_size(self) -> int:
@@ -61,15 +64,16 @@ class Tray:
     def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
         """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
         sentinels: list[tuple[Source, int]] = []
-        count, seconds = 0, 0.0
-        began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
-        while count < len(self._items) and seconds < _TICK_SEC and not self._interrupted():
-            some = self._items[count : count + self._step]
-            count += len(some)
+        shown, seconds = 0, self._spent
+        began = time.monotonic() - seconds  # not `now`: of 1,000 procs collecting took longer than showing, and ever longer
+        while shown < len(self._items) and seconds < _TICK_SEC and not self._interrupted():
+            some = self._items[shown : shown + self._step]
+            shown += len(some)
             sentinels += self._show.dispatch(some, now)
             seconds = time.monotonic() - began
-        if count:
-            del self._items[:count]
+        if count := self._counted + shown:
+            del self._items[:shown]
+            self._counted, self._spent = 0, 0.0
             in_a_tick = _TICK_SEC / max(seconds / count, 1e-7)
             self.quota = int(min(max(1.0, (self.quota + in_a_tick / max(1, procs)) / 2), _MAX_QUOTA))
             self._step = int(min(max(1.0, in_a_tick / 4), _AT_ONCE))

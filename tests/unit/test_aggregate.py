@@ -34,6 +34,9 @@ class Call:
         args: tuple[object, ...] = values[0]
         return args
 
+    def columns(self, lines: Sequence[tuple[Any, Any]]) -> Sequence[Sequence[object]]:
+        return list(zip(*(self.args(values) for values in lines), strict=True))
+
     def text(self, values: tuple[Any, Any]) -> str:
         try:
             return self.build(values).getMessage()
@@ -447,6 +450,49 @@ def test_many_lines_together_are_told_of_as_one_by_one(
         assert told == [text for line in lines for text in texts(apart.add(template, line, now))]
         assert (together.received, together.shown, together.deadline) == (apart.received, apart.shown, apart.deadline)
     assert texts(together.flush()) == texts(apart.flush())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a=%d b=%s", "a=%d b=%r", "%s, %s", "a=%03d %5s"]),
+            st.lists(st.tuples(st.integers(-99, 99), st.one_of(st.floats(0, 9), st.sampled_from("xyz"))), min_size=1, max_size=9),
+            st.floats(0, 0.9),
+            st.sampled_from([20, 30]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from([1, 2, 2048]),
+    st.sampled_from([(), ("a=7",)]),
+)
+def test_many_calls_together_are_told_of_as_one_by_one(
+    batches: list[tuple[str, list[tuple[int, float | str]], float, int]], max_groups: int, never: tuple[str, ...]
+) -> None:
+    together, apart = (Aggregator(1.0, max_groups=max_groups, never=never) for _ in range(2))
+    now = 0.0
+    for rank, (msg, calls, pause, level) in enumerate(batches):
+        now += pause
+        template = Call(msg, rank, level)
+        lines = [(args, None) for args in calls]
+        expected = [text for values in lines for text in texts(apart.add(template, values, now))]
+        group = together.group_of_calls(template, now)
+        if group is None:
+            assert [text for values in lines for text in texts(together.add(template, values, now))] == expected
+        else:
+            together.add_calls(group, template, lines)
+            assert expected == []
+        assert (together.received, together.shown, together.deadline) == (apart.received, apart.shown, apart.deadline)
+    assert texts(together.flush()) == texts(apart.flush())
+
+
+def test_calls_with_too_few_arguments_are_counted() -> None:
+    aggregator = Aggregator(1.0)
+    template = Call("a=%d b=%d")
+    aggregator.add(template, ((1, 2), None), 0.0)
+    group = aggregator.group_of_calls(template, 0.0)
+    assert group is not None
+    aggregator.add_calls(group, template, [((1,), None)] * 3)
+    assert texts(aggregator.flush()) == ["[4 similar log lines] [rank 0] a=1 b=2"]
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=200))

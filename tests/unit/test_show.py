@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlog_handler.show import Show
+from meshlog_handler.testing import RecordCollector
+from meshlog_handler.thaw import Item, Thawer
+
+from .crossing import IDENTITY, encode, make, no_side_file
+
+KINDS: list[tuple[str, tuple[object, ...], dict[str, Any]]] = [
+    ("step %d", (1,), {}),
+    ("step %d loss=%.2f", (1, 0.5), {}),
+    ("in %s", ("here",), {"lineno": 8}),
+    ("slow %d", (1,), {"levelno": logging.WARNING, "levelname": "WARNING"}),
+    ("no arguments", (), {}),
+    ("%s", ("text alone",), {"lineno": 9}),
+    ("odd %r", ([1, 2],), {"lineno": 10}),
+    ("with extra %d", (1,), {"step": 5}),
+]
+
+
+def items_of(rank: int, kinds: list[int]) -> list[Item]:
+    """Return what the client gets of a rank that logs these kinds of records, one a second."""
+    records = []
+    for second, kind in enumerate(kinds):
+        msg, args, attributes = KINDS[kind]
+        records.append(make(msg, *args, created=float(second), **attributes))
+    items: list[Item] = []
+    Thawer({**IDENTITY, "rank": rank}, no_side_file, rank).thaw(encode(records), 0, 1 << 30, items)
+    return items
+
+
+def shown(batches: list[list[list[int]]], window: float | None, *, counting: bool) -> tuple[Counter[str], int]:
+    """Return what is shown of the ranks' batches, and how many records were given to be shown one by one."""
+    collector = RecordCollector()
+    show = Show([collector], True, None, window, (), ())
+    given_on = 0
+    for now, ranks in enumerate(batches):
+        items = sorted((item for rank, kinds in enumerate(ranks) for item in items_of(rank, kinds)), key=lambda item: item[0])
+        left = show.count(items, now / 10) if counting else items
+        given_on += len(left)
+        assert show.dispatch(left, now / 10) == []
+    show.flush()
+    return Counter(collector.messages), given_on
+
+
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, len(KINDS) - 1), max_size=12), min_size=2, max_size=3), max_size=4),
+    st.sampled_from([None, 0.15, 60.0]),
+)
+def test_counted_ahead_or_one_by_one_the_same_is_shown(batches: list[list[list[int]]], window: float | None) -> None:
+    assert shown(batches, window, counting=True)[0] == shown(batches, window, counting=False)[0]
+
+
+def test_what_groups_only_count_is_not_given_on() -> None:
+    batches = [[[0, 1, 2, 3]] * 2, [[0, 1, 2, 3] * 50] * 2]
+    told, given_on = shown(batches, 60.0, counting=True)
+    assert given_on == 8
+    assert told["[102 similar log lines] [ranks 0-1] step 1"] == 1
+    assert told["slow 1"] == 1, "shown at once the first time"
+    assert told["[101 similar log lines] [ranks 0-1] slow 1"] == 1
+
+
+@pytest.mark.parametrize("options", [{"window": None}, {"hide": ["nothing"]}, {"never": ["nothing"]}])
+def test_where_each_record_is_looked_at_all_are_given_on(options: dict[str, Any]) -> None:
+    show = Show([], True, None, options.get("window", 60.0), options.get("never", ()), options.get("hide", ()))
+    items = items_of(0, [0] * 20)
+    show.dispatch(items[:5], 0.0)
+    assert show.count(items[5:], 0.0) == items[5:]
+
+
+def test_at_the_end_of_a_window_records_are_given_on() -> None:
+    show = Show([], True, None, 1.0, (), ())
+    items = items_of(0, [0] * 20)
+    show.dispatch(items[:5], 0.0)
+    assert show.count(items[5:10], 0.9) == []
+    assert show.count(items[10:], 1.0) == items[10:]
