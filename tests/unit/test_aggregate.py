@@ -456,7 +456,7 @@ def test_many_lines_together_are_told_of_as_one_by_one(
     st.lists(
         st.tuples(
             st.sampled_from(["a=%d b=%s", "a=%d b=%r", "%s, %s", "a=%03d %5s"]),
-            st.lists(st.tuples(st.integers(-99, 99), st.one_of(st.floats(0, 9), st.sampled_from("xyz"))), min_size=1, max_size=9),
+            st.lists(st.tuples(st.integers(-99, 99), st.floats(0, 9) | st.sampled_from("xyz")), min_size=1, max_size=9),
             st.floats(0, 0.9),
             st.sampled_from([20, 30]),
         ),
