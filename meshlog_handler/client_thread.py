@@ -98,10 +98,9 @@ class ClientThread:
                 self._adopted[source.rank] = source
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
-        pipes = [pipe.fd for pipe in source.pipes]
-        self.reception.add(source, welcome)
         if source.sock is not None:
-            self._rendezvous.arrived(source.sock, pipes)
+            self._rendezvous.arrived(source.sock, [pipe.fd for pipe in source.pipes])
+        self.reception.add(source, welcome)
         self.relays.greet(source)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
