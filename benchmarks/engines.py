@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ OURS: Final = "meshlog_handler"
 _PROCS: Final = 4
 # Procs of Monarch write to the terminal, too: only what was forwarded is counted.
 _MARKS: Final = {"monarch": "] [actor="}
+_CALL: Final = re.compile(r"call (\d+\.\d)")
 _PROGRAM: Final = Path(__file__).with_name("engine_programs.py")
 
 
@@ -39,24 +42,27 @@ def run(command: list[str], calls: int) -> tuple[float, float]:
     """Return the lines a second that the program's engine showed, and the microseconds of a call in its procs."""
     environment = {**os.environ, "RAY_DEDUP_LOGS": "0", "PYTHONUNBUFFERED": "1"}
     began = ended = call = 0.0
-    lines, mark = 0, _MARKS.get(command[-1], "")
-    deadline = time.monotonic() + DEADLINE
+    lines, mark = 0, _MARKS.get(command[-1], "step ")
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [*command, str(calls)], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True
     ) as program:
         assert program.stdout is not None
         assert program.stdin is not None
+        too_late = threading.Timer(DEADLINE, program.kill)
+        too_late.start()
         for line in program.stdout:
+            # Several threads of an engine may write into each other's lines.
             if line == "go\n":
                 began = time.perf_counter()
-            elif line.startswith("call "):
-                call = float(line.split()[1])
-            elif "step " in line and mark in line:
-                lines += 1
+            elif found := _CALL.search(line):
+                call = float(found[1])
+            if "step " in line:
+                lines += line.count(mark)
                 ended = time.perf_counter()
-            if (lines >= _PROCS * calls and call) or time.monotonic() > deadline:
+            if lines >= _PROCS * calls and call:
                 break
+        too_late.cancel()
         program.stdin.close()
         program.stdout.close()
     if lines < _PROCS * calls:
