@@ -7,74 +7,18 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import takewhile
 from logging import LogRecord
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from .columns import NUMBERS
 from .groups import Group, Scope
 from .similar import Anatomy, dissect, profile, skeleton
+
+if TYPE_CHECKING:
+    from .templates import CallTemplate, DigestTemplate, LineTemplate, Template
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
 _MAX_LEARNED: Final = 16 << 20
-
-
-class Template(Protocol):
-    """What many records have in common; with the `values` of one of them it makes that record.
-
-    Attributes
-    ----------
-    rank : int or None
-        Where its records come from; None for the client's own process.
-    levelno : int
-    group : Hashable or None
-        Records with message arguments: those with equal groups are similar. None: the text decides.
-    scope : Hashable
-        Texts of different scopes are never similar.
-    """
-
-    @property
-    def rank(self) -> int | None: ...
-    @property
-    def levelno(self) -> int: ...
-    @property
-    def group(self) -> Hashable | None: ...
-    @property
-    def scope(self) -> Hashable: ...
-
-    def args(self, values: Any) -> tuple[object, ...]:
-        """Return the message arguments; called only where `group` is not None."""
-
-    def text(self, values: Any) -> str:
-        """Return the message."""
-
-    def signature(self, values: Any) -> Hashable | None:
-        """Return what tells exceptions apart, or None; only records with equal signatures are similar."""
-
-    def build(self, values: Any) -> LogRecord:
-        """Return the record, new at each call."""
-
-
-class CallTemplate(Template, Protocol):
-    """What many records without signatures have in common."""
-
-    def columns(self, lines: Sequence[Any]) -> Sequence[Sequence[object]]:
-        """Return the message arguments of many, column by column; called only where `group` is not None."""
-
-
-class LineTemplate(Template, Protocol):
-    """What many lines without a group have in common; their skeletons are known."""
-
-    def skeleton(self, values: Any) -> bytes:
-        """Return the skeleton of the message; see `similar.skeleton`."""
-
-
-class DigestTemplate(Template, Protocol):
-    """What the digests of another aggregator have in common."""
-
-    def weight(self, values: Any) -> tuple[int, Sequence[int]]:
-        """Return how many lines one tells of, and of which ranks."""
-
-    def samples(self, values: Any) -> Sequence[Any]:
-        """Return values of single lines that, merged, say what it says; no more than it has lines."""
 
 
 class Aggregator:
@@ -101,7 +45,7 @@ class Aggregator:
     Attributes
     ----------
     received, shown, hidden : int
-        Lines given to `add`; lines told of by what was returned (a record with a ``count`` tells of so many,
+        Lines taken in; lines told of by what was returned (a record with a ``count`` tells of so many,
         any other of one); lines hidden. ``received == shown + hidden + pending`` at any time.
     """
 
@@ -164,15 +108,16 @@ class Aggregator:
         group.ranks.add(template.rank)
         return _NOTHING
 
-    def group_of_calls(self, template: CallTemplate, now: float) -> Group | None:
-        """Return the group by which all records of a template would only be counted at `now`, if there is one."""
+    def counts(self, template: CallTemplate, values: Any, now: float) -> bool:
+        """Tell whether a record like this one would only be counted at `now`, with arguments that are numbers."""
         if self._filters or now >= self._due or template.group is None:
-            return None
+            return False
         group = self._groups.get((template.group, template.levelno, None))
-        return group if group is not None and group.arguments is not None else None
+        return group is not None and group.arguments is not None and set(map(type, template.args(values))) <= NUMBERS
 
-    def add_calls(self, group: Group, template: CallTemplate, lines: Sequence[Any]) -> None:
-        """Count many records of a template in their group, as `add` does one by one."""
+    def add_calls(self, template: CallTemplate, lines: Sequence[Any]) -> None:
+        """Take in many records of a template that `counts`, as `add` does one by one."""
+        group = self._groups[template.group, template.levelno, None]
         assert group.arguments is not None
         group.arguments.take(template.columns(lines))
         group.count += len(lines)

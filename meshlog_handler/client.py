@@ -326,11 +326,12 @@ class LogClient(QueueListener):
         try:
             self._core.run()
         finally:
-            if self.console is not None:
-                self.console.close()
-            self._commands.close()
-            self._rundir.remove()
-            self._core.hang_up()
+            with self._core.gate:
+                if self.console is not None:
+                    self.console.close()
+                self._commands.close()
+                self._rundir.remove()
+                self._core.hang_up()
             own_threads.discard(threading.get_ident())
 
     def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:

@@ -68,8 +68,8 @@ class ClientThread:
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
-        self._gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
-        self._tray = Tray(show, lambda: self._gate.wanted)
+        self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
+        self._tray = Tray(show, lambda: self.gate.wanted)
         self._sentinels: list[tuple[Source, int]] = []
         self._next_report = 0.0
         self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
@@ -84,7 +84,7 @@ class ClientThread:
                 except Exception as failure:  # nothing a peer or a handler does may end this thread
                     diagnose(f"the client's thread goes on after {type(failure).__name__}: {failure}")
         finally:
-            with self._gate:
+            with self.gate:
                 self._close()
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
@@ -99,7 +99,7 @@ class ClientThread:
         elif (adopted := self._adopted_as(source)) is not None:
             source.tail = adopted.tail
         if source.sock is not None:
-            self._rendezvous.arrived(source.sock, [pipe.fd for pipe in source.pipes])
+            self._rendezvous.arrived(source.sock)
         self.reception.add(source, welcome)
         self.relays.greet(source)
 
@@ -174,7 +174,7 @@ class ClientThread:
 
     def _turn(self) -> None:
         ready = self.reception.wait(self._patience())
-        with self._gate:
+        with self.gate:
             self.reception.read(ready)
             self._work()
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from .merge import Choice, braces
 
-_NUMBERS: Final = frozenset((int, float))
+NUMBERS: Final = frozenset((int, float))
 _MAX_PENDING: Final = 64
 _PENDING_BYTES: Final = 8192
 _MAX_SEEN: Final = 64
@@ -54,20 +54,27 @@ class Column:
     def reduce(self, values: Sequence[object]) -> None:
         """Take in values."""
         kinds = set(map(type, values))
-        if kinds <= _NUMBERS:
-            numbers: Sequence[float] = values  # type: ignore[assignment]  # every one is an int or a float
-            try:
-                has_nan = float in kinds and sum(numbers) != sum(numbers)
-            except OverflowError:  # an int too large to be added to a float
-                has_nan = True
-            if not has_nan:
-                self._range(min(numbers), max(numbers))
-                return
+        if kinds <= NUMBERS:
+            self._reduce_numbers(values, float in kinds)  # type: ignore[arg-type]  # every one is an int or a float
+            return
         for value in dict.fromkeys(values) if kinds == {str} else values:
-            if type(value) in _NUMBERS and value == value:
+            if type(value) in NUMBERS and value == value:
                 self._range(value, value)  # type: ignore[arg-type]  # an int or a float
             elif type(value) is not str or value not in self._seen:
                 self._other(value)
+
+    def _reduce_numbers(self, values: Sequence[float], any_floats: bool) -> None:
+        try:
+            has_nan = any_floats and sum(values) != sum(values)
+        except OverflowError:  # an int too large to be added to a float
+            has_nan = True
+        if has_nan:
+            real = [value for value in values if value == value]
+            if len(real) < len(values):
+                self._other(float("nan"))  # one is as good as all
+            values = real
+        if values:
+            self._range(min(values), max(values))
 
     def _range(self, low: float, high: float) -> None:
         if self._low is None or low < self._low:
@@ -155,7 +162,7 @@ class Arguments:
             pending = [args for args in pending if len(args) == len(columns)]
         for column, values in zip(columns, zip(*pending, strict=True), strict=False):
             column.reduce(values)
-        size = sum(8 if type(value) in _NUMBERS else _size(value) for value in last)
+        size = sum(8 if type(value) in NUMBERS else _size(value) for value in last)
         self.limit = max(1, min(_MAX_PENDING, _PENDING_BYTES // (size + 64)))
         self.pending.clear()
 

@@ -68,6 +68,8 @@ class Commands:
             call.future.set_exception(ClosedError("this LogClient was stopped."))
 
     def forget(self) -> None:
-        """Close the pipe; in a forked child, its copy of the parent's."""
-        os.close(self.fd)
-        os.close(self._write_fd)
+        """Close the pipe, once; in a forked child, its copy of the parent's."""
+        fds, self.fd, self._write_fd = (self.fd, self._write_fd), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)

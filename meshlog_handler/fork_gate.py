@@ -45,17 +45,18 @@ class ForkGate:
         self._worker = None
         self._inside.release()
 
-    def close(self) -> list[threading.Lock]:
-        """Let nobody pass: before a fork. Return the locks that were taken, to be given to `reopen`."""
+    def close(self, taken: list[threading.Lock]) -> None:
+        """Let nobody pass: before a fork. Put the locks that are taken into `taken`, to be given to `reopen`.
+
+        One by one: a signal handler that raises meanwhile ends this, and the fork goes on.
+        """
         if self._worker == threading.get_ident():  # a handler forks
-            return []
-        taken: list[threading.Lock] = []
+            return
         self.wanted = True
         for lock in (self._turn, self._inside):
             if not lock.acquire(timeout=PATIENCE):
                 break
             taken.append(lock)
-        return taken
 
     def reopen(self, taken: list[threading.Lock]) -> None:
         """Let the thread pass again."""
@@ -74,8 +75,10 @@ _closed: Final[dict[int, list[tuple[ForkGate, list[threading.Lock]]]]] = {}
 
 
 def _before_fork() -> None:
-    if _gates:
-        _closed.setdefault(threading.get_ident(), []).extend([(gate, gate.close()) for gate in tuple(_gates)])
+    for gate in tuple(_gates):
+        taken: list[threading.Lock] = []
+        _closed.setdefault(threading.get_ident(), []).append((gate, taken))
+        gate.close(taken)
 
 
 def _after_fork_in_parent() -> None:

@@ -13,7 +13,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,7 +70,7 @@ class Rendezvous:
         self.socket.setblocking(False)
         self._lock = threading.Lock()
         self._strangers: dict[socket.socket, float] = {}
-        self._admitted: set[socket.socket] = set()
+        self._admitted: dict[socket.socket, list[int]] = {}
         self._transit = Transit()
         self._threads: set[threading.Thread] = set()
 
@@ -117,21 +117,27 @@ class Rendezvous:
             newcomer = self._introduce(sock, pipes)
             welcome = self._admit(newcomer)
             with self._lock:
-                self._admitted.add(sock)
+                self._admitted[sock] = pipes
                 self._strangers.pop(sock, None)
             set_kernel_timeout(sock, 0)
             self._joined(newcomer, welcome)
-        except (OSError, EOFError, ProtocolError, ClosedError, self._refused) as failure:
+        except BaseException as failure:
+            with self._transit.gate:
+                self._turn_away(sock, pipes)
+            if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError, self._refused)):
+                raise
             # Some have gone: they were killed, as a rule. And some come when the client was stopped.
             if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
                 diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
-            self._transit.close(pipes)
-            sock.close()
-            self._admitted.discard(sock)
         finally:
             with self._lock:
                 self._strangers.pop(sock, None)
             self._threads.discard(threading.current_thread())
+
+    def _turn_away(self, sock: socket.socket, pipes: list[int]) -> None:
+        self._transit.close(pipes)
+        sock.close()
+        self._admitted.pop(sock, None)
 
     def _authenticate(self, sock: socket.socket) -> None:
         fds = self._transit.take(lambda: [os.dup(sock.fileno())])
@@ -139,7 +145,9 @@ class Rendezvous:
         try:
             prove(connection, self.address.key, server=True)
         finally:
-            self._transit.close(fds, lambda _: connection.close())
+            with self._transit.gate:
+                self._transit.arrive(fds)
+                connection.close()
 
     def _introduce(self, sock: socket.socket, pipes: list[int]) -> Newcomer:
         """Return who it is; add the descriptors that it hands over to `pipes`."""
@@ -149,7 +157,7 @@ class Rendezvous:
         hello = decode(payload, Hello)
         newcomer = Newcomer(sock, hello, _peer_pid(sock) or hello.pid)
         names = hello.captured
-        if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"}:
+        if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
             raise ProtocolError(f"no captured streams are called {names!r}")
         if names:
             if not sock.recv(1, socket.MSG_PEEK):
@@ -162,10 +170,9 @@ class Rendezvous:
             newcomer.pipes = dict(zip(names, pipes, strict=True))
         return newcomer
 
-    def arrived(self, sock: socket.socket, pipes: Iterable[int]) -> None:
-        """Note that a newcomer's descriptors have an owner. Client's thread."""
-        self._admitted.discard(sock)
-        self._transit.arrive(pipes)
+    def arrived(self, sock: socket.socket) -> None:
+        """Note that a newcomer has an owner. Client's thread."""
+        self._transit.arrive(self._admitted.pop(sock, ()))
 
     def close(self) -> None:
         """Stop listening, hang up on strangers, and wait for their threads (each has a deadline)."""
@@ -175,17 +182,16 @@ class Rendezvous:
             thread.join(HANDSHAKE_SEC)
 
     def hang_up(self) -> None:
-        """Hang up on those whom the client's thread has not heard of. After `close`, when it will not any more."""
-        while self._admitted:
-            self._admitted.pop().close()
-        self._transit.close_all()
+        """Hang up on those whom the client's thread has not heard of, when it will not any more. Client's thread."""
+        for sock, pipes in tuple(self._admitted.items()):
+            self._turn_away(sock, pipes)
 
     def forget(self) -> None:
         """In a forked child: close this copy of the door, and of the connections of those who stand in it."""
         self.socket.close()
-        for sock in self._strangers:
+        for sock in (*self._strangers, *self._admitted):
             sock.close()
-        self.hang_up()
+        self._transit.forget()
 
 
 def _peer_pid(sock: socket.socket) -> int | None:
@@ -197,7 +203,8 @@ def _peer_pid(sock: socket.socket) -> int | None:
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
-    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize))
+    # A program that another thread starts inherits none of them; where the kernel has no such flag, not for long.
+    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
 from .capture import diagnose
-from .groups import Group
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
 from .source import Source
@@ -131,28 +130,29 @@ class Show:
         return sentinels
 
     def count(self, items: list[Item], now: float) -> list[Item]:
-        """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler."""
+        """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler.
+
+        Those whose arguments are numbers: they cost next to nothing, and what is said of them has no order. A group that is
+        shown before its time, for want of room, may tell of records that came after it.
+        """
         aggregator = self._aggregator
         if self.files is not None or aggregator is None:
             return items
         rest: list[Item] = []
-        groups: dict[Any, Group] = {}
-        calls: dict[Any, list[Any] | None] = {None: None}
+        calls: dict[Any, list[Any] | None] = {None: None}  # of sentinels, which have no template, none is counted
         for item in items:
             _, template, values = item
             try:
                 known = calls[template]
             except KeyError:
-                group = aggregator.group_of_calls(template, now) if template.ordinary else None
-                known = calls[template] = None if group is None else []
-                if group is not None:
-                    groups[template] = group
+                known = calls[template] = [] if template.ordinary and aggregator.counts(template, values, now) else None
             if known is None:
                 rest.append(item)
             else:
                 known.append(values)
-        for template, group in groups.items():
-            aggregator.add_calls(group, template, calls[template] or ())
+        for template, lines in calls.items():
+            if lines:
+                aggregator.add_calls(template, lines)
         return rest
 
     def _group(self, template: Any, lines: list[Any], now: float) -> None:

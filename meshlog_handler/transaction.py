@@ -53,6 +53,7 @@ class ConfigTransaction:
                 configurator = logging.config.dictConfigClass({"disable_existing_loggers": False, **config})
                 configurator.configure()
             except BaseException:
+                self._made = self._new()
                 self.rollback()
                 raise
             self._made = self._new()
@@ -88,7 +89,7 @@ class ConfigTransaction:
             return
         self._open = False
         with _module_lock():
-            root, new = logging.getLogger(), self._new()
+            root = logging.getLogger()
             root.manager.disable = self._disable
             for name, each in {None: root, **_all_loggers()}.items():
                 state = self._loggers.get(name)
@@ -100,8 +101,17 @@ class ConfigTransaction:
             if self._incremental:
                 for handler, level in self._levels:
                     handler.level = level
-            _close(new)
-            _set_registry(self._handlers, self._handler_list)  # after it: to close takes a name out
+            _close(self._made)
+            # After it: to close takes a name out. What others have made since stays known.
+            since = {id(handler): handler for handler in self._new()}
+            for handler in self._made:
+                since.pop(id(handler), None)
+            names = logging._handlers.items()  # type: ignore[attr-defined]  # as above
+            references = logging._handlerList  # type: ignore[attr-defined]  # as above
+            _set_registry(
+                {**self._handlers, **{name: handler for name, handler in names if id(handler) in since}},
+                [*self._handler_list, *(reference for reference in references if id(reference()) in since)],
+            )
             self._made.clear()
 
     def _new(self) -> list[logging.Handler]:

@@ -64,19 +64,21 @@ class Tray:
     def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
         """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
         sentinels: list[tuple[Source, int]] = []
-        shown, seconds = 0, self._spent
-        began = time.monotonic() - seconds  # not `now`: of 1,000 procs collecting took longer than showing, and ever longer
-        while shown < len(self._items) and seconds < _TICK_SEC and not self._interrupted():
+        counted, spent, self._counted, self._spent = self._counted, self._spent, 0, 0.0
+        shown, seconds = 0, 0.0
+        began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
+        # However long counting took, something is shown: else nothing would ever be.
+        while shown < len(self._items) and (not shown or spent + seconds < _TICK_SEC) and not self._interrupted():
             some = self._items[shown : shown + self._step]
             shown += len(some)
             sentinels += self._show.dispatch(some, now)
             seconds = time.monotonic() - began
-        if count := self._counted + shown:
-            del self._items[:shown]
-            self._counted, self._spent = 0, 0.0
-            in_a_tick = _TICK_SEC / max(seconds / count, 1e-7)
+        del self._items[:shown]
+        if counted + shown:
+            in_a_tick = _TICK_SEC / max((spent + seconds) / (counted + shown), 1e-7)
             self.quota = int(min(max(1.0, (self.quota + in_a_tick / max(1, procs)) / 2), _MAX_QUOTA))
-            self._step = int(min(max(1.0, in_a_tick / 4), _AT_ONCE))
+        if shown:  # what is only counted says nothing of the handlers
+            self._step = int(min(max(1.0, _TICK_SEC / max(seconds / shown, 1e-7) / 4), _AT_ONCE))
         return sentinels
 
     def show_all(self, now: float) -> None:

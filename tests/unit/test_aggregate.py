@@ -5,14 +5,16 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from logging import LogRecord
+from math import nan
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.aggregate import Aggregator, Template
+from meshlog_handler.aggregate import Aggregator
 from meshlog_handler.similar import skeleton
+from meshlog_handler.templates import Template
 
 
 @dataclass(frozen=True)
@@ -456,7 +458,8 @@ def test_many_lines_together_are_told_of_as_one_by_one(
     st.lists(
         st.tuples(
             st.sampled_from(["a=%d b=%s", "a=%d b=%r", "%s, %s", "a=%03d %5s"]),
-            st.lists(st.tuples(st.integers(-99, 99), st.floats(0, 9) | st.sampled_from("xyz")), min_size=1, max_size=9),
+            st.lists(st.tuples(st.integers(-99, 99), st.floats(0, 9)), min_size=1, max_size=9)
+            | st.lists(st.tuples(st.integers(-99, 99), st.sampled_from("xyz")), min_size=1, max_size=9),
             st.floats(0, 0.9),
             st.sampled_from([20, 30]),
         ),
@@ -466,7 +469,7 @@ def test_many_lines_together_are_told_of_as_one_by_one(
     st.sampled_from([(), ("a=7",)]),
 )
 def test_many_calls_together_are_told_of_as_one_by_one(
-    batches: list[tuple[str, list[tuple[int, float | str]], float, int]], max_groups: int, never: tuple[str, ...]
+    batches: list[tuple[str, list[tuple[object, ...]], float, int]], max_groups: int, never: tuple[str, ...]
 ) -> None:
     together, apart = (Aggregator(1.0, max_groups=max_groups, never=never) for _ in range(2))
     now = 0.0
@@ -475,23 +478,35 @@ def test_many_calls_together_are_told_of_as_one_by_one(
         template = Call(msg, rank, level)
         lines = [(args, None) for args in calls]
         expected = [text for values in lines for text in texts(apart.add(template, values, now))]
-        group = together.group_of_calls(template, now)
-        if group is None:
-            assert [text for values in lines for text in texts(together.add(template, values, now))] == expected
-        else:
-            together.add_calls(group, template, lines)
+        if together.counts(template, lines[0], now):
+            together.add_calls(template, lines)
             assert expected == []
+        else:
+            assert [text for values in lines for text in texts(together.add(template, values, now))] == expected
         assert (together.received, together.shown, together.deadline) == (apart.received, apart.shown, apart.deadline)
     assert texts(together.flush()) == texts(apart.flush())
+
+
+@pytest.mark.parametrize("values", [[1.0, nan, 3.0, nan], [nan, nan], [10**400, nan, 2.0], [float("inf"), -float("inf")]])
+def test_numbers_that_are_none_stand_beside_the_others(values: list[float]) -> None:
+    together, apart = Aggregator(1.0), Aggregator(1.0)
+    call, lines = Call("x=%r"), [((value,), None) for value in values]
+    together.add(call, lines[0], 0.0)
+    together.add_calls(call, lines[1:])
+    for values_of_one in lines:
+        apart.add(call, values_of_one, 0.0)
+    (told,) = texts(together.flush())
+    assert [told] == texts(apart.flush())
+    assert ("nan" in told) == any(value != value for value in values)
+    assert f"[{len(values)} similar log lines]" in told
 
 
 def test_calls_with_too_few_arguments_are_counted() -> None:
     aggregator = Aggregator(1.0)
     template = Call("a=%d b=%d")
     aggregator.add(template, ((1, 2), None), 0.0)
-    group = aggregator.group_of_calls(template, 0.0)
-    assert group is not None
-    aggregator.add_calls(group, template, [((1,), None)] * 3)
+    assert aggregator.counts(template, ((1,), None), 0.0)
+    aggregator.add_calls(template, [((1,), None)] * 3)
     assert texts(aggregator.flush()) == ["[4 similar log lines] [rank 0] a=1 b=2"]
 
 

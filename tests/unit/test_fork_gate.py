@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from meshlog_handler import fork_gate
 from meshlog_handler.fork_gate import ForkGate
 
+from .forks import before_fork as before_fork
+from .forks import forked
+
 DEADLINE = 30.0
-
-_before_forks: list[Callable[[], object]] = []
-
-
-def _run_before_fork() -> None:
-    for each in tuple(_before_forks):
-        each()
-
-
-# The last that was registered is the first to be called: before the hooks of the gate.
-os.register_at_fork(before=_run_before_fork)
-
-
-@pytest.fixture
-def before_fork() -> Iterator[list[Callable[[], object]]]:
-    yield _before_forks
-    _before_forks.clear()
-
-
-def forked(check: Callable[[], bool]) -> bool:
-    """Fork; return what `check` returns in the child."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if check() else 1)
-    return os.waitpid(pid, 0)[1] == 0
-
 
 class Worker:
     """A thread that goes in, takes a lock, and holds it until it is let go."""
@@ -109,3 +88,32 @@ def test_forks_of_several_threads_do_not_hold_each_other_up() -> None:
     assert answers == [True] * 8
     with gate:
         assert not gate.wanted
+
+
+def test_a_signal_handler_that_raises_meanwhile_leaves_no_gate_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints what is raised in a hook, and goes on with the fork."""
+    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    printed: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+
+    def interrupt(*_: Any) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    gates = [ForkGate() for _ in range(4)]
+    worker = Worker(gates[2])
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert forked(lambda: True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        worker.let_go.set()
+    assert [type(error) for error in printed] == [InterruptedError]
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+    for gate in gates:
+        assert not gate.wanted
+        assert not gate._turn.locked()
+        with gate:
+            assert not gate.wanted

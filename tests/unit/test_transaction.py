@@ -131,6 +131,18 @@ def test_rolled_back_new_handlers_that_no_logger_uses_are_closed_too(old: Record
     assert closed == [True]
 
 
+def test_rolled_back_a_handler_that_others_made_meanwhile_goes_on(old: Recorder) -> None:
+    transaction = ConfigTransaction(config())
+    theirs = Recorder()
+    theirs.set_name("theirs")
+    transaction.rollback()
+    assert not theirs.closed
+    assert named("theirs") is theirs
+    assert named("console") is old
+    assert weakref.ref(theirs) in logging._handlerList  # type: ignore[attr-defined]  # the registry has no public name
+    theirs.close()
+
+
 def test_a_logger_the_configuration_made_is_as_a_new_one(old: Recorder) -> None:
     loggers = {"made.by.it": {"level": "ERROR", "handlers": ["console"], "propagate": False}}
     ConfigTransaction(config(loggers=loggers)).rollback()
