@@ -1,6 +1,6 @@
 """The rendezvous: where strangers knock. Each is let in, or turned away, on a short-lived thread of its own.
 
-The client's thread accepts; it never waits for a stranger. Threads are few, and each ends by a deadline.
+The client's thread accepts; it never waits for a stranger. Threads are few, and a stranger has a deadline.
 """
 
 from __future__ import annotations
@@ -93,7 +93,14 @@ class Rendezvous:
                 self._strangers[sock] = time.monotonic() + HANDSHAKE_SEC
             thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
             self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as failure:
+                diagnose(f"a process was not let in: {failure}")
+                with self._lock:
+                    del self._strangers[sock]
+                self._threads.discard(thread)
+                sock.close()
 
     def expire(self, now: float) -> None:
         """Hang up on strangers who take too long. Client's thread."""
@@ -175,7 +182,7 @@ class Rendezvous:
         self._transit.arrive(self._admitted.pop(sock, ()))
 
     def close(self) -> None:
-        """Stop listening, hang up on strangers, and wait for their threads (each has a deadline)."""
+        """Stop listening, hang up on strangers, and wait for their threads, but no longer than a stranger has."""
         self.socket.close()
         self.expire(float("inf"))
         for thread in tuple(self._threads):
