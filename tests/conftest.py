@@ -29,15 +29,17 @@ _PREFIXES = ("MESHLOG_", "SLURM_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 
 def pytest_configure() -> None:
     """Take the developer's settings and launcher out of the environment of this run and its children."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Run in the background by a shell, or a CI. Children would inherit that, and the tests that interrupt them fail.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Run in the background by a shell, a CI or nohup. Children would inherit it, and the tests that send them these fail.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     for name in list(os.environ):
         if name in _VARIABLES or (name.startswith(_PREFIXES) and name != ENGINES):
             del os.environ[name]
-    # Every spawned child would import the main module anew: pytest's, of which it needs nothing.
+    # Every spawned child would import the main module anew: pytest's, of which it needs nothing. A prompt has no file either.
     main = sys.modules["__main__"]
-    main.__spec__ = main.__file__ = None
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
     # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["MESHLOG_RUN_DIR"] = tempfile.mkdtemp(prefix="mlt-", dir=shared_memory)

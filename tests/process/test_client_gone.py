@@ -118,11 +118,13 @@ def test_workers_outlive_a_client_that_was_stopped_and_know_that_nothing_is_kept
     with started("fork", orphans.work, [(client.address, str(tmp_path), "worker", gone, tally)]) as procs:
         until(lambda: tally[0] > 0, DEADLINE, "the worker to be at work")
         client.stop()
+        errors = tmp_path / "worker.stderr"
+        until(lambda: "is gone" in errors.read_text(), DEADLINE, "the worker to notice")
         gone.set()
         assert join_all(procs) == [0]
-    complaints = (tmp_path / "worker.stderr").read_text()
+    complaints = errors.read_text()
     assert complaints.count("the client that shows the logs is gone; no record is kept") == 1
-    assert "WARNING orphan: late worker\n" in complaints
+    assert complaints.endswith("WARNING orphan: late worker\n")
     assert complaints.count("\n") == 2
     assert (tmp_path / "worker.stdout").read_text() == "printed worker\n"
 

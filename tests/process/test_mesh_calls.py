@@ -402,7 +402,8 @@ with mesh if "with" in sys.argv else contextlib.nullcontext():
     print(*mesh.pids.values(), flush=True)
     mesh.logging_option(aggregate_window_sec=None).get()
     future = mesh.call(lambda: (print("at work"), time.sleep(60)))
-    time.sleep(60)
+    while True:  # an interrupt that comes right before a sleep is heard after it
+        time.sleep(0.1)
 """
 
 
