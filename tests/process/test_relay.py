@@ -280,10 +280,10 @@ def test_streaming_off_shows_nothing_of_those_below() -> None:
     with tree() as job:
         worker = job.worker(job.relay())
         until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
-        job.client.set_streaming(False)
+        job.logging.set_mode(False, None, logging.INFO)
         worker.ask("log", (logging.WARNING, "unseen"))
         job.client.flush()
-        job.client.set_streaming(True)
+        job.logging.set_mode(True, None, logging.INFO)
         worker.ask("log", (logging.WARNING, "seen"))
         job.client.flush()
         assert job.messages == ["seen"]
