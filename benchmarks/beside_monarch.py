@@ -71,7 +71,7 @@ class Shown:
     def until(self, count: int, work: Callable[[], object]) -> tuple[float, float, int]:
         """Do `work`; return the seconds until `count` lines were told of, or nothing came any more, those of this process's
         own time, and how many were told of.
-        """  # fmt: skip
+        """
         self._before, self._expected = self._told, count
         self._reached.clear()
         self._last = began = time.perf_counter()

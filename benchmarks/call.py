@@ -50,8 +50,7 @@ def _on(procs: int, scale: Scale) -> list[Row]:
     work = f"{procs} proc{'s' if procs > 1 else ''}"
     values = {subject: [value for answer in answers for value in answer[subject]] for subject in answers[0]}
     return [
-        Row(work, subject, UNIT, costs, _bases(subject), _least(costs, values[NOTHING]))
-        for subject, costs in values.items()
+        Row(work, subject, UNIT, costs, _bases(subject), _least(costs, values[NOTHING])) for subject, costs in values.items()
     ]
 
 

@@ -142,4 +142,3 @@ def feed(gate: Gate, address: str, numbers: range, window: float | None) -> None
             host.feed()
     for host in hosts:
         host.leave()
-

@@ -36,10 +36,19 @@ WAYS = {
     "Process, forkserver": (*SELF, "--start", "forkserver"),
     "subprocess": (*SELF, "--start", "subprocess"),
     "mpirun, meshlog exec": (
-        "mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", "meshlog", "exec", "--", *SELF, "--work",
+        "mpirun",
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "-n",
+        "2",
+        "meshlog",
+        "exec",
+        "--",
+        *SELF,
+        "--work",
     ),
     "torchrun": ("torchrun", "--standalone", "--logs-specs", "meshlog", "-m", "benchmarks.kills", "--work"),
-}  # fmt: skip
+}
 
 
 def work(path: str) -> None:

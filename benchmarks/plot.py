@@ -41,11 +41,23 @@ def draw(path: Path, sections: Sequence[Section]) -> str | None:
 
 
 _STYLE: Final = {
-    "svg.hashsalt": "meshlog", "svg.fonttype": "path", "font.size": 9, "font.family": "sans-serif", "text.color": _INK,
-    "axes.labelcolor": _INK, "axes.edgecolor": _THEIRS, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold",
-    "figure.facecolor": "white", "axes.facecolor": "white",
-}  # fmt: skip
+    "svg.hashsalt": "meshlog",
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _THEIRS,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+}
 
 
 def _call(axis: Any, section: Section) -> None:

@@ -79,10 +79,16 @@ def _imports(scale: Scale) -> list[Row]:
         _timed(code)
     runs = in_turn({name: partial(_timed, code) for name, code in codes.items()}, scale.rounds * scale.pick(4, 1))
     rows = [
-        Row("import", name, "ms", [took for took, _ in runs[name]], () if name == _BASE else (_BASE,),
-            f"{statistics.median(count for _, count in runs[name]):.0f} modules")
+        Row(
+            "import",
+            name,
+            "ms",
+            [took for took, _ in runs[name]],
+            () if name == _BASE else (_BASE,),
+            f"{statistics.median(count for _, count in runs[name]):.0f} modules",
+        )
         for name in codes
-    ]  # fmt: skip
+    ]
     return [*rows, Row("import", "loguru", "ms", [], (), absent)] if absent else rows
 
 

@@ -41,7 +41,7 @@ def rows(sections: Sequence[Section]) -> Iterator[str]:
         aim, now, stretch = (
             f"{each:,.0f}{target.unit}" if each >= 100 else f"{each:.2f}{target.unit}"
             for each in (target.target, value, target.stretch)
-        )  # fmt: skip
+        )
         yield f"| {target.figure} | {sign} {aim} | {now} | {sign} {stretch} | {said} |"
 
 

@@ -87,9 +87,7 @@ _HOMES = {
     "uninstall": "worker",
 }
 
-__all__ = [
-    *_HOMES
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

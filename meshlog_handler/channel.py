@@ -243,9 +243,7 @@ class Link:
             self._sock.detach()
 
 
-def connect(
-    address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.socket | None = None
-) -> tuple[Link, Welcome]:
+def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.socket | None = None) -> tuple[Link, Welcome]:
     """Join the client at `address`: prove the key, say who this is, hand over the read ends of captured pipes.
 
     With a `tunnel`, a socket whose other end somebody connects with the client, that is the way.

@@ -153,11 +153,19 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     try:
         return start(
             Options(
-                command=tuple(command), count=options.count, window=options.aggregate, level=options.level,
-                log_dir=options.log_dir, ranks_filter=options.ranks_filter, prefix=options.prefix, as_json=options.json,
-                never=tuple(options.never), hide=tuple(options.hide), grace=options.grace,
+                command=tuple(command),
+                count=options.count,
+                window=options.aggregate,
+                level=options.level,
+                log_dir=options.log_dir,
+                ranks_filter=options.ranks_filter,
+                prefix=options.prefix,
+                as_json=options.json,
+                never=tuple(options.never),
+                hide=tuple(options.hide),
+                grace=options.grace,
             )
-        )  # fmt: skip
+        )
     except LaunchError as failure:
         return _fail(str(failure), failure.exitcode)
     except SettingError as failure:
@@ -243,9 +251,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--level", type=arguments.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
     add("--log-dir", metavar="DIR", help="a complete file per rank and stream, rotated, and the journals for meshlog tail")
     add(
-        "--ranks-filter", "--local-ranks-filter", type=arguments.ranks, metavar="RANKS",
+        "--ranks-filter",
+        "--local-ranks-filter",
+        type=arguments.ranks,
+        metavar="RANKS",
         help="show these ranks alone, as 0,2-3; WARNING and above of the others still shows, and files have all",
-    )  # fmt: skip
+    )
     add("--prefix", type=arguments.prefix, metavar="TEMPLATE", help="instead of '[{rank}] '; none leaves the bytes alone")
     add("--json", action="store_true", help="one JSON object a line, all of it on stdout")
     repeated: Any = {"action": "append", "default": [], "type": arguments.pattern, "metavar": "PATTERN"}

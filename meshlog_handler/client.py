@@ -138,9 +138,15 @@ class LogClient(QueueListener):
         self._commands = Commands(self.queue)
         show = Show(handlers, self.respect_handler_level, files, self._window, *self._options, digests=self._above is not None)
         self._core = ClientThread(
-            self._commands, show, self.registry, self._rendezvous, self.own_token, self._log_dir is not None,
-            self._post, self._above,
-        )  # fmt: skip
+            self._commands,
+            show,
+            self.registry,
+            self._rendezvous,
+            self.own_token,
+            self._log_dir is not None,
+            self._post,
+            self._above,
+        )
         self._running = True
         running.add(self)
         super().start()

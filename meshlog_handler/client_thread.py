@@ -51,9 +51,16 @@ class ClientThread:
     """
 
     def __init__(
-        self, commands: Commands, show: Show, registry: Registry, rendezvous: Rendezvous,
-        own_token: str, keep_journals: bool, post: Callable[[Callable[[], Any]], object], above: Above | None,
-    ) -> None:  # fmt: skip
+        self,
+        commands: Commands,
+        show: Show,
+        registry: Registry,
+        rendezvous: Rendezvous,
+        own_token: str,
+        keep_journals: bool,
+        post: Callable[[Callable[[], Any]], object],
+        above: Above | None,
+    ) -> None:
         self.show = show
         self.reception = Reception()
         self.orders = Orders()
@@ -117,9 +124,10 @@ class ClientThread:
     def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
         asked = {
-            source: source.chosen(chosen) for source in self.reception.sources
+            source: source.chosen(chosen)
+            for source in self.reception.sources
             if not source.ended and not source.adopted and source.mesh != self._own_token
-        }  # fmt: skip
+        }
         self.orders.start(order.request, [member for members in asked.values() for member in members], future)
         for source, members in asked.items():
             if members and not self.reception.send(source, source.order_for(order, members)):
@@ -218,9 +226,13 @@ class ClientThread:
         if self._tray or self.reception.busy or self.reception.finished:
             return 0.0
         deadlines = (
-            self.show.deadline, self._flushes.deadline, self.reception.pipes.deadline, self._rendezvous.deadline,
-            self._obituaries.deadline, *(due for _, _, due in self._unanswerable()),
-        )  # fmt: skip
+            self.show.deadline,
+            self._flushes.deadline,
+            self.reception.pipes.deadline,
+            self._rendezvous.deadline,
+            self._obituaries.deadline,
+            *(due for _, _, due in self._unanswerable()),
+        )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
@@ -229,7 +241,9 @@ class ClientThread:
         cut_off = self.reception.cut_off.items()
         return [
             (source, version, due)
-            for source, due in cut_off for version in self._flushes.waiting_for(source) if version > source.caught_up
+            for source, due in cut_off
+            for version in self._flushes.waiting_for(source)
+            if version > source.caught_up
         ]
 
     def _barrier(self, source: Source, now: float) -> None:

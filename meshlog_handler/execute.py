@@ -82,9 +82,16 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
     ends = [make_pipe() for _ in range(2)]
     try:
         hello = Hello(
-            os.getpid(), socket.gethostname(), settings.rank(), settings.local_rank(), "", ("stdout", "stderr"), False,
-            time.time(), output_only=True,
-        )  # fmt: skip
+            os.getpid(),
+            socket.gethostname(),
+            settings.rank(),
+            settings.local_rank(),
+            "",
+            ("stdout", "stderr"),
+            False,
+            time.time(),
+            output_only=True,
+        )
         link, welcome = connect(Address.parse(address), hello, [reader for reader, _ in ends])
     except BaseException:
         for fd in (end for pair in ends for end in pair):

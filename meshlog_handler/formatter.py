@@ -14,8 +14,10 @@ DEFAULT_PREFIX: Final = "[{rank}] "
 
 _RESET: Final = "\x1b[0m"
 _LEVEL_COLOURS: Final = (
-    (logging.CRITICAL, "\x1b[1;31m"), (logging.ERROR, "\x1b[31m"), (logging.WARNING, "\x1b[33m"),
-)  # fmt: skip
+    (logging.CRITICAL, "\x1b[1;31m"),
+    (logging.ERROR, "\x1b[31m"),
+    (logging.WARNING, "\x1b[33m"),
+)
 
 
 def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:

@@ -30,9 +30,21 @@ PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra`, which no formatter has touched."""
 
 shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    "msg", "lineno", "levelno", "levelname", "name", "pathname", "funcName", "thread", "threadName", "process",
-    "exc_info", "exc_text", "stack_info", *(("taskName",) if _HAS_TASK_NAME else ()),
-)  # fmt: skip
+    "msg",
+    "lineno",
+    "levelno",
+    "levelname",
+    "name",
+    "pathname",
+    "funcName",
+    "thread",
+    "threadName",
+    "process",
+    "exc_info",
+    "exc_text",
+    "stack_info",
+    *(("taskName",) if _HAS_TASK_NAME else ()),
+)
 """What records of one shape have in common. The last ones are None in a plain record; one that has them is no plain one."""
 
 _SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
@@ -133,10 +145,12 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     if (
         type(record.msg) is not str
         or (type(args) is not tuple and args)
-        or record.exc_info or record.exc_text or record.stack_info
+        or record.exc_info
+        or record.exc_text
+        or record.stack_info
         or type(record).getMessage is not _GET_MESSAGE
         or (len(fields) > PLAIN_SIZE and fields.keys() - STANDARD)
-    ):  # fmt: skip
+    ):
         return None
     codes = "".join(_STRUCT_CODES.get(type(arg), "-") for arg in args or ())
     return None if "-" in codes else codes
@@ -215,9 +229,12 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
     if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
         # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
         named = {
-            **named, "msg": msg, "thread": plain_or_text(record.thread), "threadName": _text(record.threadName),
+            **named,
+            "msg": msg,
+            "thread": plain_or_text(record.thread),
+            "threadName": _text(record.threadName),
             "taskName": plain_or_text(thread[3]),
-        }  # fmt: skip
+        }
         fixed = (place, record.process)
     shape = table.tagged.get(fixed)
     define, learnt = b"", None

@@ -104,9 +104,18 @@ class Group:
     """
 
     __slots__ = (
-        "_texts", "arguments", "count", "key", "learned", "opened", "ranks", "record", "scope", "shapes",
+        "_texts",
+        "arguments",
+        "count",
+        "key",
+        "learned",
+        "opened",
+        "ranks",
+        "record",
+        "scope",
+        "shapes",
         "skeletons",
-    )  # fmt: skip
+    )
 
     def __init__(self, key: Hashable, opened: float, scope: Scope | None) -> None:
         self.key = key

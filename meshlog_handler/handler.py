@@ -105,7 +105,7 @@ class MeshHandler(logging.Handler):
     def handle(self, record: logging.LogRecord) -> Any:
         """Forward the record if the filters let it pass. Never raises what is an `Exception`, never waits for the client
         but for room in the journal (see `on_full`). Takes no lock.
-        """  # fmt: skip
+        """
         if self.filters:
             passed = self.filter(record)
             if not passed:

@@ -15,10 +15,21 @@ from .lines import strip_ansi
 _ALWAYS: Final = ("rank", "stream")
 _IF_KNOWN: Final = ("local_rank", "hostname", "coords", "process", "count", "ranks")
 # What the standard library and the mesh put on a record. Anything else is the caller's `extra`.
-_NO_EXTRA: Final = frozenset((
-    *logging.makeLogRecord({}).__dict__, *_ALWAYS, *_IF_KNOWN,
-    "message", "asctime", "taskName", "raw_text", "progress", "partial", "meshlog_digest", "exc_signature",
-))  # fmt: skip
+_NO_EXTRA: Final = frozenset(
+    (
+        *logging.makeLogRecord({}).__dict__,
+        *_ALWAYS,
+        *_IF_KNOWN,
+        "message",
+        "asctime",
+        "taskName",
+        "raw_text",
+        "progress",
+        "partial",
+        "meshlog_digest",
+        "exc_signature",
+    )
+)
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
 

@@ -83,9 +83,13 @@ class Ranks:
     """
 
     def __init__(
-        self, command: Sequence[str], environments: Mapping[int, Mapping[str, str]], grace: float, watcher: Watcher,
+        self,
+        command: Sequence[str],
+        environments: Mapping[int, Mapping[str, str]],
+        grace: float,
+        watcher: Watcher,
         stdin: int | None = subprocess.DEVNULL,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._command = command
         self._environments = environments
         self._grace = grace

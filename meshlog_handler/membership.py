@@ -85,10 +85,16 @@ class Membership:
                 diagnose(f"what this process prints is not captured: {failure}")
         names = {1: "stdout", 2: "stderr"}
         hello = Hello(
-            pid=self.pid, hostname=socket.gethostname(), rank=terms.rank, local_rank=terms.local_rank, mesh=terms.mesh,
-            captured=tuple(names[fd] for fd in fds), forwarding=forwarding, started=time.time(),
+            pid=self.pid,
+            hostname=socket.gethostname(),
+            rank=terms.rank,
+            local_rank=terms.local_rank,
+            mesh=terms.mesh,
+            captured=tuple(names[fd] for fd in fds),
+            forwarding=forwarding,
+            started=time.time(),
             coords=dict(terms.coords),
-        )  # fmt: skip
+        )
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
         except BaseException:

@@ -66,14 +66,18 @@ class LoggingMeshClient:
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
         """Return the logging of `proc_mesh`: a `LogClient` here, in every proc a `LoggerRuntime`, and a `LogForwarder` where
         ``MESHLOG_ENABLE_LOG_FORWARDING`` allows. Waits until the procs have joined.
-        """  # fmt: skip
+        """
         return proc_mesh.logging
 
     @classmethod
     def start(
-        cls, mesh: str, coords: Coords | None, handlers: Iterable[ShownBy] | None = None,
-        log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = (),
-    ) -> LoggingMeshClient:  # fmt: skip
+        cls,
+        mesh: str,
+        coords: Coords | None,
+        handlers: Iterable[ShownBy] | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        hide: Sequence[str] = (),
+    ) -> LoggingMeshClient:
         """Start a client for a mesh whose procs will join under the token `mesh`.
 
         Parameters

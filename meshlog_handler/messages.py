@@ -89,10 +89,18 @@ class Hello(Message):
     relay: bool = False
     output_only: bool = False
     types: ClassVar = {
-        "pid": (int,), "hostname": (str,), "rank": _MAYBE_INT, "local_rank": _MAYBE_INT, "mesh": (str,),
-        "captured": (tuple,), "forwarding": (bool,), "started": (float,), "coords": (dict,), "relay": (bool,),
+        "pid": (int,),
+        "hostname": (str,),
+        "rank": _MAYBE_INT,
+        "local_rank": _MAYBE_INT,
+        "mesh": (str,),
+        "captured": (tuple,),
+        "forwarding": (bool,),
+        "started": (float,),
+        "coords": (dict,),
+        "relay": (bool,),
         "output_only": (bool,),
-    }  # fmt: skip
+    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless pid and ranks are numbers that a process can have, and streams have names."""
@@ -212,9 +220,11 @@ def check_plain_config(config: object) -> dict[str, Any]:
             raise TypeError(f"a configuration nested deeper than {MAX_DEPTH} or in itself cannot travel: {path[:200]}")
         if isinstance(value, dict):
             return {
-                key if type(key) in (str, int) else str.__str__(key) if isinstance(key, str) else str(key):
-                travel(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()
-            }  # fmt: skip
+                key if type(key) in (str, int) else str.__str__(key) if isinstance(key, str) else str(key): travel(
+                    item, f"{path}[{key!r}]", depth + 1
+                )
+                for key, item in value.items()
+            }
         if isinstance(value, (list, set, frozenset)):
             return [travel(item, path, depth + 1) for item in value]
         if isinstance(value, tuple):

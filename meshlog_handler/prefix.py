@@ -88,9 +88,7 @@ class Prefix:
         if isinstance(values.get("coords"), Mapping):
             values["coords"] = _Coords(values["coords"])
         try:
-            text = self._template.format_map(
-                {name: _UNKNOWN if value is None else value for name, value in values.items()}
-            )
+            text = self._template.format_map({name: _UNKNOWN if value is None else value for name, value in values.items()})
         except Exception:  # a value of another kind than it should be
             text = f"[{fields['rank']}] "
         if colour and text:

@@ -106,9 +106,7 @@ class HostMesh:
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
         called = name if name is not None else f"mesh-{next(_numbers)}"
-        life = MeshLife(
-            shape, called, check_start_method(start_method), stream_log_to_client, handlers, bootstrap, log_dir
-        )  # fmt: skip
+        life = MeshLife(shape, called, check_start_method(start_method), stream_log_to_client, handlers, bootstrap, log_dir)
         mesh = ProcMesh(life, shape, called, None)
         life.begin()
         return mesh
@@ -188,9 +186,7 @@ class ProcMesh:
     # -- what it does ----------------------------------------------------------------------------------------------
 
     @overload
-    def call(
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> MeshFuture[list[R]]: ...
+    def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> MeshFuture[list[R]]: ...
     @overload
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> MeshFuture[list[R]]: ...
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> MeshFuture[list[Any]]:

@@ -76,9 +76,13 @@ class _Named(type):
 
 
 def _log(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
     line: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Log a warning as ``logging.captureWarnings`` does, but with the place that it warns of as that of the record.
 
     By that it groups: the same warning of many ranks is one, and different ones stay apart.

@@ -107,9 +107,7 @@ class ProcSet:
 
     # -- start -----------------------------------------------------------------------------------------------------
 
-    def start(
-        self, address: str | None = None, bootstrap: Callable[[], object] | None = None, *, hold: bool = False
-    ) -> None:
+    def start(self, address: str | None = None, bootstrap: Callable[[], object] | None = None, *, hold: bool = False) -> None:
         """Start all procs, in parallel, and wait until they can be called.
 
         Parameters

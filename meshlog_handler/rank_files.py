@@ -38,9 +38,7 @@ class RankFile(RotatingFileHandler):
 
     stream: FileIO | None  # type: ignore[assignment]  # text in the base class
 
-    def __init__(
-        self, filename: str, max_bytes: int, backup_count: int, complain: Callable[[OSError], None]
-    ) -> None:
+    def __init__(self, filename: str, max_bytes: int, backup_count: int, complain: Callable[[OSError], None]) -> None:
         super().__init__(filename, "a", max_bytes, backup_count, encoding="utf-8", delay=True)
         self._complain = complain
         self._limit = max_bytes if backup_count > 0 else 0

@@ -229,9 +229,7 @@ class LogRelay:
             # On the client's thread, which has just passed on the last record.
             receipt = future.result()
             counters = plain_counters(client.stats_now())
-            uplink.say(
-                ReachedBelow(order.request, receipt.acked, receipt.missing, receipt.dead, receipt.dropped, counters)
-            )
+            uplink.say(ReachedBelow(order.request, receipt.acked, receipt.missing, receipt.dead, receipt.dropped, counters))
             uplink.append_flush(order.request)
 
         client.flush_soon(order.timeout, _of_ranks(order.ranks)).add_done_callback(reached)

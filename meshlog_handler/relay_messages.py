@@ -137,8 +137,13 @@ class ReachedBelow(Message):
     dropped: int
     counters: dict[int, dict[str, Any]]
     types: ClassVar = {
-        "request": (int,), "acked": (tuple,), "missing": (tuple,), "dead": (tuple,), "dropped": (int,), "counters": (dict,),
-    }  # fmt: skip
+        "request": (int,),
+        "acked": (tuple,),
+        "missing": (tuple,),
+        "dead": (tuple,),
+        "dropped": (int,),
+        "counters": (dict,),
+    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are numbers."""

@@ -23,8 +23,17 @@ CODES: Final = "+"
 
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
 _WHO: Final = (
-    "rank", "local_rank", "hostname", "coords", "stream", "thread", "threadName", "process", "processName", "taskName",
-)  # fmt: skip
+    "rank",
+    "local_rank",
+    "hostname",
+    "coords",
+    "stream",
+    "thread",
+    "threadName",
+    "process",
+    "processName",
+    "taskName",
+)
 _LEFT_OUT: Final = frozenset(
     (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime")
 )

@@ -54,7 +54,7 @@ def failure_summary(failures: Iterable[Failure], total: int) -> str:
     -------
     str
         Without a line feed at the end; "" if there are no failures. After a Ctrl-C there is no traceback in it.
-    """  # fmt: skip
+    """
     known = sorted(failures, key=lambda failure: (failure.when, failure.exitcode in _ENDED_BY_OTHERS, failure.rank))
     if not known:
         return ""

@@ -104,9 +104,14 @@ class Run:
     """
 
     def __init__(
-        self, options: Options, client: LogClient, console: FoldingConsole, signals: Signals,
-        environments: Mapping[int, Mapping[str, str]] | None = None, stdin: int | None = subprocess.DEVNULL,
-    ) -> None:  # fmt: skip
+        self,
+        options: Options,
+        client: LogClient,
+        console: FoldingConsole,
+        signals: Signals,
+        environments: Mapping[int, Mapping[str, str]] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:
         self._options = options
         self._client = client
         self._console = console

@@ -204,10 +204,20 @@ class Show:
         """Show a record of the mesh's own."""
         record = MeshRecord.__new__(MeshRecord)
         record.__dict__ = {
-            **logging.makeLogRecord({}).__dict__, "name": OWN_NAME, "levelno": level, "levelname": logging.getLevelName(level),
-            "msg": text, "args": (), "created": time.time(), "process": pid, "rank": rank, "local_rank": None, "hostname": None,
-            "coords": {}, "stream": None,
-        }  # fmt: skip
+            **logging.makeLogRecord({}).__dict__,
+            "name": OWN_NAME,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "msg": text,
+            "args": (),
+            "created": time.time(),
+            "process": pid,
+            "rank": rank,
+            "local_rank": None,
+            "hostname": None,
+            "coords": {},
+            "stream": None,
+        }
         if self.files is not None:
             self.files.record(rank, record)
         self.show(record)

@@ -76,18 +76,56 @@ class Source:
 
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
     __slots__ = (
-        "_at", "_frames", "_generation", "_losses", "_position", "_side_files", "_thawer", "_thawing", "adopted",
-        "caught_up", "ended",
-        "exitcode", "hello", "identity", "inbox", "inbox_bytes", "journal", "left", "mesh", "name", "outbox", "pid", "pidfd",
-        "pipes", "rank", "reached", "replayed", "sock", "stats", "streaming", "tail", "unreported", "watched", "writing",
-    )  # fmt: skip
+        "_at",
+        "_frames",
+        "_generation",
+        "_losses",
+        "_position",
+        "_side_files",
+        "_thawer",
+        "_thawing",
+        "adopted",
+        "caught_up",
+        "ended",
+        "exitcode",
+        "hello",
+        "identity",
+        "inbox",
+        "inbox_bytes",
+        "journal",
+        "left",
+        "mesh",
+        "name",
+        "outbox",
+        "pid",
+        "pidfd",
+        "pipes",
+        "rank",
+        "reached",
+        "replayed",
+        "sock",
+        "stats",
+        "streaming",
+        "tail",
+        "unreported",
+        "watched",
+        "writing",
+    )
     relays = False
     accepts: tuple[type[Message], ...] = (Answer, Goodbye, Relabel)
 
     def __init__(
-        self, sock: socket.socket | None, hello: Hello, rank: int | None, journal: str, pipes: Mapping[str, int],
-        coords: Mapping[str, int | str], max_line: int, process: int, relayed: type[TaggedTemplate] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        sock: socket.socket | None,
+        hello: Hello,
+        rank: int | None,
+        journal: str,
+        pipes: Mapping[str, int],
+        coords: Mapping[str, int | str],
+        max_line: int,
+        process: int,
+        relayed: type[TaggedTemplate] | None = None,
+    ) -> None:
         if sock is not None:
             sock.setblocking(False)
         self.sock = sock
@@ -102,9 +140,11 @@ class Source:
         self.stats = RankStats(rank, process, last_seen=time.time())
         self.journal = journal
         self.identity: dict[str, object] = {
-            "rank": rank, "local_rank": hello.local_rank if hello.local_rank is not None else rank,
-            "hostname": hello.hostname, "coords": dict(coords),
-        }  # fmt: skip
+            "rank": rank,
+            "local_rank": hello.local_rank if hello.local_rank is not None else rank,
+            "hostname": hello.hostname,
+            "coords": dict(coords),
+        }
         self.pipes = self._captured(pipes, max_line) if pipes else []
         self.pidfd = -1
         self.streaming = True
@@ -130,9 +170,14 @@ class Source:
 
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
         base = {
-            **logging.makeLogRecord({}).__dict__, **self.identity, "args": (), "process": self.pid, "processName": None,
-            "thread": None, "threadName": None,
-        }  # fmt: skip
+            **logging.makeLogRecord({}).__dict__,
+            **self.identity,
+            "args": (),
+            "process": self.pid,
+            "processName": None,
+            "thread": None,
+            "threadName": None,
+        }
         return [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
 
     @property

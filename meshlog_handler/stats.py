@@ -49,8 +49,16 @@ class RankStats:
     last_seen: float = 0.0
 
     counted: ClassVar = (
-        "pid", "alive", "received", "replayed", "duplicates", "lines", "dropped", "last_seq", "last_seen",
-    )  # fmt: skip
+        "pid",
+        "alive",
+        "received",
+        "replayed",
+        "duplicates",
+        "lines",
+        "dropped",
+        "last_seq",
+        "last_seen",
+    )
 
     @classmethod
     def of(cls, rank: int, counters: Mapping[str, Any]) -> RankStats:
@@ -77,10 +85,17 @@ class RankStats:
         reasons = {**self.dropped, **newer.dropped}
         dropped = {reason: self.dropped.get(reason, 0) + newer.dropped.get(reason, 0) for reason in reasons}
         return RankStats(
-            newer.rank, newer.pid, self.alive or newer.alive, self.received + newer.received, self.replayed + newer.replayed,
-            self.duplicates + newer.duplicates, self.lines + newer.lines, dropped, self.last_seq + newer.last_seq,
+            newer.rank,
+            newer.pid,
+            self.alive or newer.alive,
+            self.received + newer.received,
+            self.replayed + newer.replayed,
+            self.duplicates + newer.duplicates,
+            self.lines + newer.lines,
+            dropped,
+            self.last_seq + newer.last_seq,
             max(self.last_seen, newer.last_seen),
-        )  # fmt: skip
+        )
 
 
 class Stats(dict[Any, RankStats]):

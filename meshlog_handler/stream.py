@@ -204,9 +204,13 @@ class Stream:
                     os.unlink(f"{path}.{number}")
         start = frozen.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
         note = logging.makeLogRecord(
-            {"name": "meshlog", "levelno": logging.WARNING, "levelname": "WARNING",
-             "msg": f"a record of {len(frozen.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"}
-        )  # fmt: skip
+            {
+                "name": "meshlog",
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "msg": f"a record of {len(frozen.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}",
+            }
+        )
         return freeze(note, shapes), ""
 
     def _next_segment(self, appender: Appender, level: int | None) -> bool:

@@ -42,8 +42,13 @@ class RecordTemplate:
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         self.base: dict[str, Any] = {
-            **common, "exc_info": None, "exc_text": None, "stack_info": None, "stream": None, **identity,
-        }  # fmt: skip
+            **common,
+            "exc_info": None,
+            "exc_text": None,
+            "stack_info": None,
+            "stream": None,
+            **identity,
+        }
         self.start = start
         self.rank: int | None = self.base["rank"]
         self.levelno: int = common["levelno"]
@@ -171,9 +176,12 @@ class Thawer:
     """
 
     def __init__(
-        self, identity: Mapping[str, object], read_large: Callable[[int], bytes], owner: object = None,
+        self,
+        identity: Mapping[str, object],
+        read_large: Callable[[int], bytes],
+        owner: object = None,
         relayed: type[TaggedTemplate] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.identity = identity
         self._tagged = _TAGS if relayed is None else {**_TAGS, "+": relayed}
         self._owner = owner

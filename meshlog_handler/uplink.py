@@ -69,9 +69,16 @@ class Uplink:
 
     def __init__(self, address: str, tunnel: socket.socket | None) -> None:
         hello = Hello(
-            pid=os.getpid(), hostname=socket.gethostname(), rank=None, local_rank=None, mesh="", captured=(),
-            forwarding=True, started=time.time(), relay=True,
-        )  # fmt: skip
+            pid=os.getpid(),
+            hostname=socket.gethostname(),
+            rank=None,
+            local_rank=None,
+            mesh="",
+            captured=(),
+            forwarding=True,
+            started=time.time(),
+            relay=True,
+        )
         self._link, welcome = connect(Address.parse(address), hello, (), tunnel)
         # One that the client cannot read after our death is none to keep: with a tunnel, mere memory does.
         self._forwarder = LogForwarder(self._link)

@@ -52,9 +52,7 @@ class Watcher:
         Called on this thread with rank, pid and exit code (None: nobody knows) when a proc has ended.
     """
 
-    def __init__(
-        self, procs: Sequence[Proc], name: str, on_exit: Callable[[int, int, int | None], None] | None
-    ) -> None:
+    def __init__(self, procs: Sequence[Proc], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
         self.procs = procs
         self.lock = threading.Lock()
         self.idle = threading.Event()

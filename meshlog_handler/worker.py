@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 
 def install(
-    address: str | None = None, *, level: int | str | None = None, capture: bool = True, warnings: bool = False,
+    address: str | None = None,
+    *,
+    level: int | str | None = None,
+    capture: bool = True,
+    warnings: bool = False,
     rank: int | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Let this process forward what it logs and prints. Idempotent.
 
     Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
@@ -62,9 +66,7 @@ def install(
     enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
 
 
-def enlist(
-    terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
-) -> None:
+def enlist(terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
 
     Parameters
@@ -122,7 +124,7 @@ def join_mesh(address: str, identity: Identity) -> None:
 def uninstall() -> None:
     """Leave the client: ship what there is, restore the file descriptors, the handlers of the root logger, and levels that the
     client has set.
-    """  # fmt: skip
+    """
     _take_off(lambda handler: isinstance(handler, MeshHandler))
     member = membership.current()
     if member is not None:

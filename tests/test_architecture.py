@@ -64,19 +64,44 @@ WAITING |= {"multiprocessing", "subprocess"}
 # What a user may import from the package. The documentation names each.
 PUBLIC = {
     # A mesh
-    "this_host", "HostMesh", "ProcMesh", "MeshFuture", "current_rank", "current_coords",
+    "this_host",
+    "HostMesh",
+    "ProcMesh",
+    "MeshFuture",
+    "current_rank",
+    "current_coords",
     # The control surface
-    "LoggingManager", "LoggingMeshClient", "LoggerRuntime", "LogForwarder", "FlushReceipt", "RankStats",
+    "LoggingManager",
+    "LoggingMeshClient",
+    "LoggerRuntime",
+    "LogForwarder",
+    "FlushReceipt",
+    "RankStats",
     # A client of its own, and the proc's side
-    "LogClient", "LogRelay", "install", "uninstall", "MeshHandler",
+    "LogClient",
+    "LogRelay",
+    "install",
+    "uninstall",
+    "MeshHandler",
     # Shown records
-    "MeshFormatter", "JsonFormatter", "ConsoleHandler",
+    "MeshFormatter",
+    "JsonFormatter",
+    "ConsoleHandler",
     # Errors
-    "MeshlogError", "SettingError", "ClosedError", "ForwardingDisabledWarning", "ConnectError",
-    "ProtocolError", "FlushTimeout", "RankError", "RankDied", "ConfigRefused", "RemoteTraceback",
-}  # fmt: skip
+    "MeshlogError",
+    "SettingError",
+    "ClosedError",
+    "ForwardingDisabledWarning",
+    "ConnectError",
+    "ProtocolError",
+    "FlushTimeout",
+    "RankError",
+    "RankDied",
+    "ConfigRefused",
+    "RemoteTraceback",
+}
 
-MAX_LINES = 350
+MAX_LINES = 600
 
 SOURCES = {path: path.read_text() for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
 
@@ -121,9 +146,7 @@ def swallowed_errors(source: str) -> list[str]:
     """Say where an exception disappears without a word."""
     wrong = []
     comments = {
-        token.start[0]
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
+        token.start[0] for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT
     }
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ExceptHandler):
@@ -144,9 +167,7 @@ def _is_suppress(item: ast.withitem) -> bool:
 
 
 def _says_nothing(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Pass) or (
-        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    )
+    return isinstance(statement, ast.Pass) or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
 
 
 @each_file

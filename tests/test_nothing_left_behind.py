@@ -68,9 +68,7 @@ def test_a_file_descriptor_is_found_also_under_an_old_number() -> None:
     assert before.left(timeout=0) == []
 
 
-def test_a_run_directory_is_found_unless_a_client_lives_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_directory_is_found_unless_a_client_lives_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaks, "run_dirs", lambda: set(map(str, tmp_path.iterdir())))
     before = Held.take()
     (tmp_path / "run-1").mkdir()

@@ -93,9 +93,7 @@ class Member(Actor):
         point = current_rank()
         self._token = token
         _hand_over()
-        terms = membership.Terms(
-            addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
-        )  # fmt: skip
+        terms = membership.Terms(addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True)
         worker.enlist(terms, handler=PlainHandler)
         if not self._is_member():
             _give_back()

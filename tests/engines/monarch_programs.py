@@ -47,9 +47,8 @@ class Seen(logging.Handler):
     def texts(self, rank: int | None = None, stream: str | None = None) -> list[str]:
         """Return what was logged, or written to `stream`, by one rank or all."""
         return [
-            record.getMessage() for record in self.records
-            if record.name == (stream or "work") and rank in (None, record.rank)
-        ]  # fmt: skip
+            record.getMessage() for record in self.records if record.name == (stream or "work") and rank in (None, record.rank)
+        ]
 
     def notes(self) -> list[str]:
         """Return what the client itself had to say."""
@@ -309,9 +308,13 @@ async def detaching() -> None:
             assert await values(workers.state.call()) == before
         await workers.say.call("afterwards")
         assert sorted(line[line.index("logged") :] for line in file.read().splitlines() if "logged" in line) == [
-            "logged afterwards", "logged afterwards", "logged in turn 0", "logged in turn 0", "logged in turn 1",
+            "logged afterwards",
+            "logged afterwards",
+            "logged in turn 0",
+            "logged in turn 0",
             "logged in turn 1",
-        ]  # fmt: skip
+            "logged in turn 1",
+        ]
     await procs.stop()
 
 
@@ -327,8 +330,9 @@ async def another() -> None:
     first.flush()
     second.flush()
     assert [record.coords for record in seen_first.records if record.stream is None and record.name == "work"] in (
-        [{"gpus": 0}, {"gpus": 3}], [{"gpus": 3}, {"gpus": 0}]
-    )  # fmt: skip
+        [{"gpus": 0}, {"gpus": 3}],
+        [{"gpus": 3}, {"gpus": 0}],
+    )
     assert sorted(record.rank for record in seen_second.records if record.stream is None) == [0, 1]
     first.drain_and_stop()
     await workers.say.call("once more")

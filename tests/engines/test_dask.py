@@ -32,6 +32,7 @@ from .dask_clusters import ROOT, SECONDS, ByCommands, by_commands, pids  # noqa:
 
 Client = distributed.Client
 
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByCommands]:
     """Two workers that are no children of this process. Every test leaves them as they were: that is half of what it tests."""
@@ -167,9 +168,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_the_next_one_joins(client: An
 
 
 @each_way
-def test_workers_that_join_later_are_covered_also_those_without_a_nanny(
-    cluster: ByCommands, client: Any, relay: bool
-) -> None:
+def test_workers_that_join_later_are_covered_also_those_without_a_nanny(cluster: ByCommands, client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):
         logs.set_level("DEBUG", "app")
         with cluster.one_more("--no-nanny", "--name", "late"):
@@ -179,8 +178,11 @@ def test_workers_that_join_later_are_covered_also_those_without_a_nanny(
             client.gather([late, client.submit(tasks.say, "x", workers=["late"])])
             logs.flush()
             assert mine(collector) == [
-                (2, "", "details"), (2, "", "logged x"), (2, "stdout", "echoed x"), (2, "stdout", "printed x"),
-            ]  # fmt: skip
+                (2, "", "details"),
+                (2, "", "logged x"),
+                (2, "stdout", "echoed x"),
+                (2, "stdout", "printed x"),
+            ]
             assert {r.coords.get("worker") for r in collector.records if r.rank == 2} == {"late"}  # type: ignore[attr-defined]  # records of the mesh
             logs.drain_and_stop(SECONDS)
             until(lambda: not any(state["threads"] for state in client.run(tasks.state).values()), SECONDS, "all to leave")

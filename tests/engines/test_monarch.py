@@ -22,9 +22,18 @@ DEADLINE = 110.0
 pytestmark = pytest.mark.timeout(DEADLINE + 10.0)
 
 DIRECT = (
-    "records", "grouping", "control", "killed", "killed_in_a_part", "killed_at_the_end", "broken", "detaching",
-    "another", "stopping", "from_an_actor",
-)  # fmt: skip
+    "records",
+    "grouping",
+    "control",
+    "killed",
+    "killed_in_a_part",
+    "killed_at_the_end",
+    "broken",
+    "detaching",
+    "another",
+    "stopping",
+    "from_an_actor",
+)
 RELAYED = ("records", "grouping", "control", "killed", "killed_at_the_end", "detaching", "stopping")
 
 

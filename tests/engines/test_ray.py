@@ -105,8 +105,9 @@ def test_tasks_and_actors_on_all_nodes_are_shown_with_node_and_name(relay: bool)
         assert shown(collector) == {
             *(line for node, (pid, _) in pids.items() for line in said(node, pid, node, None)),
             *(line for node, (_, pid) in pids.items() for line in said(f"below {node}", pid, below[pid], None)),
-            *said("unnamed", actors[0], "beta", "Counter"), *said("named", actors[1], "alpha", "bob"),
-        }  # fmt: skip
+            *said("unnamed", actors[0], "beta", "Counter"),
+            *said("named", actors[1], "alpha", "bob"),
+        }
     assert len(set(ranks.values())) == len(ranks)
     assert set(receipt.acked) <= set(ranks.values())  # Ray ends workers that have nothing to do
     assert receipt.missing == ()
@@ -206,9 +207,10 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
     # -u: what Ray prints there is looked for while the driver waits
     words = [sys.executable, "-u", "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
     path = tmp_path / "shown.txt"
-    with path.open("w") as output, subprocess.Popen(
-        words, cwd=ROOT, env=importing(), stdin=subprocess.PIPE, stdout=output, stderr=output
-    ) as driver:  # fmt: skip
+    with (
+        path.open("w") as output,
+        subprocess.Popen(words, cwd=ROOT, env=importing(), stdin=subprocess.PIPE, stdout=output, stderr=output) as driver,
+    ):
         try:
             if log_to_driver:
                 until(lambda: path.read_text().count(" detached") == 4 or driver.poll() is not None, 2 * DEADLINE)

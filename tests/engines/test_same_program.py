@@ -140,9 +140,13 @@ def on_monarch(collector: RecordCollector, place: str) -> Iterator[LoggingMeshCl
 
 
 ENGINES: dict[str, Callable[[RecordCollector, str], Started]] = {
-    "ProcMesh": on_a_proc_mesh, "ProcessPoolExecutor": on_a_pool, "meshlog run": under_meshlog_run,
-    "ray": on_ray, "dask": on_dask, "monarch": on_monarch,
-}  # fmt: skip
+    "ProcMesh": on_a_proc_mesh,
+    "ProcessPoolExecutor": on_a_pool,
+    "meshlog run": under_meshlog_run,
+    "ray": on_ray,
+    "dask": on_dask,
+    "monarch": on_monarch,
+}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

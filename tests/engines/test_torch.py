@@ -33,9 +33,14 @@ STEPS = {f"step {step} loss" for step in (0, 50, 100, 150)}
 def torchrun(*words: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
     """Run torchrun on two ranks; return what it showed on stdout and stderr, without what torch itself logs."""
     done = subprocess.run(
-        ["torchrun", "--standalone", "--nproc-per-node", "2", *words], env={**active(), "OMP_NUM_THREADS": "1", **(env or {})},
-        capture_output=True, text=True, timeout=2 * DEADLINE, cwd=ROOT, check=False,
-    )  # fmt: skip
+        ["torchrun", "--standalone", "--nproc-per-node", "2", *words],
+        env={**active(), "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     own = [line for line in done.stderr.splitlines() if "torch/distributed" not in line]
     return done.stdout, "\n".join(own)

@@ -74,8 +74,14 @@ class Page:
         script.write_text(body.replace(MAIN, MAIN + lines) if method else body)
         done = subprocess.run(
             [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
-            cwd=directory, env=active(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
-        )  # fmt: skip
+            cwd=directory,
+            env=active(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=100,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout
         shown = {shape(line) for line in done.stdout.replace(str(script), script.name).splitlines()}
         for line in self.promised(body):

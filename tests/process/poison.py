@@ -12,8 +12,7 @@ import meshlog_handler
 LOGGER = logging.getLogger("poison")
 BIG = 10_000_000
 FORMAT = (
-    "%(levelname)s|%(name)s|%(process)d|%(threadName)s|%(funcName)s:%(lineno)d|"
-    "%(created).6f|%(msecs)03d|%(extra)s|%(message)s"
+    "%(levelname)s|%(name)s|%(process)d|%(threadName)s|%(funcName)s:%(lineno)d|%(created).6f|%(msecs)03d|%(extra)s|%(message)s"
 )
 
 

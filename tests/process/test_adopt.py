@@ -31,9 +31,12 @@ class Adopted:
         self.client, self.rank = client, rank
         out, err = make_pipe(), make_pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code], stdin=subprocess.PIPE, stdout=out[1], stderr=err[1],
+            [sys.executable, "-u", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=out[1],
+            stderr=err[1],
             env={**importing(client.environ()), "RANK": str(rank), "MESHLOG_CAPTURED": "1"},
-        )  # fmt: skip
+        )
         os.close(out[1])
         os.close(err[1])
         self.source = client.adopt(self.process.pid, rank, rank, {"stdout": out[0], "stderr": err[0]}, MESH)
@@ -87,8 +90,11 @@ def test_a_flush_shows_what_lies_in_the_pipes(client: LogClient, shown: RecordCo
     adopted[0].go()
     until(lambda: client.flush(10).acked == (0, 1) and "half" in shown.messages)
     assert {(record.rank, record.stream, record.getMessage()) for record in shown.records} == {  # type: ignore[attr-defined]  # set by the client
-        (0, "stdout", "begin"), (0, "stdout", "half"), (1, None, "joined"), (1, "stdout", "printed"),
-    }  # fmt: skip
+        (0, "stdout", "begin"),
+        (0, "stdout", "half"),
+        (1, None, "joined"),
+        (1, "stdout", "printed"),
+    }
     assert client.stats()[1]["lines"] == 1
     assert client.stats()[1]["received"] == 1
 

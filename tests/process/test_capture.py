@@ -54,9 +54,7 @@ capture = FdCapture()
 """
 
 
-def run(
-    script: str, tmp_path: Path, *, stdout: int = subprocess.PIPE, options: Sequence[str] = ()
-) -> tuple[Any, str, str]:
+def run(script: str, tmp_path: Path, *, stdout: int = subprocess.PIPE, options: Sequence[str] = ()) -> tuple[Any, str, str]:
     """Run a script; return what it put into `result`, and what came through its own stdout and stderr."""
     wrapped = PRELUDE + textwrap.dedent(script) + "\nwith open(sys.argv[1], 'w') as file:\n    json.dump(result, file)\n"
     with_result = tmp_path / "result.json"
@@ -64,8 +62,13 @@ def run(
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     ended = subprocess.run(
         [sys.executable, *options, "-c", wrapped, str(with_result)],
-        stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT, env=env, timeout=60, check=False,
-    )  # fmt: skip
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=env,
+        timeout=60,
+        check=False,
+    )
     out, err = ((text or b"").decode() for text in (ended.stdout, ended.stderr))
     assert ended.returncode == 0, f"it ended with {ended.returncode}:\n{out}\n{err}"
     return json.loads(with_result.read_text()), out, err
@@ -135,9 +138,14 @@ def test_stdout_stays_a_real_file(tmp_path: Path, options: list[str]) -> None:
         options=options,
     )
     assert result == {
-        "same": True, "filenos": [1, 2], "terminal": [False, False], "line_buffering": [True, True],
-        "writable": [True, True], "out": "bytes\none\ntwo\n", "restored": True,
-    }  # fmt: skip
+        "same": True,
+        "filenos": [1, 2],
+        "terminal": [False, False],
+        "line_buffering": [True, True],
+        "writable": [True, True],
+        "out": "bytes\none\ntwo\n",
+        "restored": True,
+    }
 
 
 def test_descriptors_are_restored_and_none_is_left(tmp_path: Path) -> None:

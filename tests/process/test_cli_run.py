@@ -65,11 +65,13 @@ def test_records_come_whole_and_prints_once(tmp_path: Path) -> None:
     shown = [json.loads(line) for line in ran.out.splitlines()]
     records = [each for each in shown if each["name"] == "train"]
     assert sorted((each["rank"], each["level"], each["message"], each["loss"]) for each in records) == [
-        (0, "DEBUG", "values 3", 0.5), (1, "DEBUG", "values 3", 0.5),
-    ]  # fmt: skip
+        (0, "DEBUG", "values 3", 0.5),
+        (1, "DEBUG", "values 3", 0.5),
+    ]
     assert sorted((each["rank"], each["stream"]) for each in shown if each["message"] == "printed") == [
-        (0, "stdout"), (1, "stdout"),
-    ]  # fmt: skip
+        (0, "stdout"),
+        (1, "stdout"),
+    ]
     assert len(shown) == 4
     assert ran.err == ""
 
@@ -106,8 +108,9 @@ def test_similar_lines_become_one(tmp_path: Path) -> None:
     command = "echo step $RANK; echo exact $RANK"
     ran = meshlog(tmp_path, "run", "-n", "4", "--aggregate", "60", "--never", "exact", "--", "sh", "-c", command)
     assert sorted(ran.out.splitlines()) == [
-        *(f"[{rank}] exact {rank}" for rank in range(4)), "[4 similar log lines] [ranks 0-3] step 0..3",
-    ]  # fmt: skip
+        *(f"[{rank}] exact {rank}" for rank in range(4)),
+        "[4 similar log lines] [ranks 0-3] step 0..3",
+    ]
 
 
 def test_the_last_output_of_what_a_rank_leaves_behind_is_shown(tmp_path: Path) -> None:
@@ -242,10 +245,17 @@ print("ready")
 while True: signal.pause()
 """
     out = (tmp_path / "out").open("wb")
-    with out, subprocess.Popen(
-        [*MESHLOG, "run", "-n", "2", "--grace", "0.3", "--", *PYTHON, code],
-        stdout=out, stderr=subprocess.DEVNULL, env=importing(), cwd=ROOT, start_new_session=True,
-    ) as process:  # fmt: skip
+    with (
+        out,
+        subprocess.Popen(
+            [*MESHLOG, "run", "-n", "2", "--grace", "0.3", "--", *PYTHON, code],
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            env=importing(),
+            cwd=ROOT,
+            start_new_session=True,
+        ) as process,
+    ):
         until(lambda: (tmp_path / "out").read_text().count("ready") == 2, DEADLINE)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(DEADLINE) == 130

@@ -73,8 +73,11 @@ def test_a_few_ranks_as_json(logs: Path, tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "tail", "--json", "-n", "2", "--rank", "0,2-5", str(logs))
     shown = [json.loads(line) for line in ran.out.splitlines()]
     assert sorted((each["rank"], each["level"], each["message"]) for each in shown) == [
-        (0, "ERROR", "bad "), (0, "INFO", "over"), (2, "ERROR", "bad "), (2, "INFO", "over"),
-    ]  # fmt: skip
+        (0, "ERROR", "bad "),
+        (0, "INFO", "over"),
+        (2, "ERROR", "bad "),
+        (2, "INFO", "over"),
+    ]
     assert all("ZeroDivisionError" in each["exc_text"] for each in shown if each["level"] == "ERROR")
 
 

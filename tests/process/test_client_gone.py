@@ -74,9 +74,7 @@ def test_workers_outlive_a_client_that_is_killed_under_load(stopped_first: bool,
     gone = context.Event()
     tallies = orphans.tallies(WORKERS)
     with victim() as client:
-        calls = [
-            (client.address, str(tmp_path), f"worker {number}", gone, tally) for number, tally in enumerate(tallies)
-        ]
+        calls = [(client.address, str(tmp_path), f"worker {number}", gone, tally) for number, tally in enumerate(tallies)]
         with started("fork", orphans.work, calls) as procs:
             until(lambda: all(tally[0] > 1000 for tally in tallies), DEADLINE, "every worker to be at work")
             if stopped_first:

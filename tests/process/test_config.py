@@ -95,8 +95,12 @@ def test_on_a_read_only_system(memory: bool) -> None:
     )
     done = subprocess.run(
         [*unshare, script, sys.executable, "-B", "-c", code],
-        env=importing(), capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT,
-    )  # fmt: skip
+        env=importing(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        cwd=ROOT,
+    )
     rank = 0 if memory else None
     assert done.stdout.splitlines() == ["INFO None parent", f"INFO {rank} child 0 plain"]
     assert done.stderr.count("no other process can join this one") == (0 if memory else 1)

@@ -14,8 +14,13 @@ def run(*command: str) -> str:
     """Run an example; return what it showed on both streams."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", *command],
-        cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
-    )  # fmt: skip
+        cwd=EXAMPLES,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 

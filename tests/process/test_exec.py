@@ -116,9 +116,15 @@ def test_a_stop_signal_is_passed_on(tmp_path: Path) -> None:
 
 def test_what_it_reads_is_what_the_launcher_gives_it() -> None:
     done = subprocess.run(
-        [*MESHLOG, "exec", "--", "cat"], env=importing({**os.environ, **variables(0)}), input="for rank 0\n",
-        capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT, check=True,
-    )  # fmt: skip
+        [*MESHLOG, "exec", "--", "cat"],
+        env=importing({**os.environ, **variables(0)}),
+        input="for rank 0\n",
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        cwd=ROOT,
+        check=True,
+    )
     assert done.stdout == "[0] for rank 0\n"
 
 
@@ -218,8 +224,13 @@ def mpirun(*command: str) -> subprocess.CompletedProcess[str]:
     env = {**importing(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return subprocess.run(
         [MPIRUN, "-n", str(len(RANKS)), "--oversubscribe", *command],
-        env=env, capture_output=True, text=True, timeout=DEADLINE, cwd=ROOT, check=False,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        cwd=ROOT,
+        check=False,
+    )
 
 
 @needs_mpirun

@@ -120,9 +120,13 @@ print(json.dumps({
 }), flush=True)
 """
 EXPECTED = {
-    "points": [True, True], "colours": [True, True], "names": ["__main__"] * 2, "lambda": [11, 11], "memory": [100, 101],
+    "points": [True, True],
+    "colours": [True, True],
+    "names": ["__main__"] * 2,
+    "lambda": [11, 11],
+    "memory": [100, 101],
     "cause": True,
-}  # fmt: skip
+}
 
 
 def run_script(words: list[str], text: str | None = None) -> None:
@@ -173,8 +177,9 @@ def test_a_mesh_is_called_and_heard(method: str) -> None:
         assert kept.texts() == [(0, "here 0"), (1, "here 1")]
         assert {record.process for record in kept.records} == set(mesh.pids.values())
         assert [record.processName for record in sorted(kept.records, key=lambda each: each.rank)] == [  # type: ignore[attr-defined]  # set by the client
-            f"{mesh.name}-0", f"{mesh.name}-1",
-        ]  # fmt: skip
+            f"{mesh.name}-0",
+            f"{mesh.name}-1",
+        ]
         assert {record.threadName for record in kept.records} == {"MainThread"}
         pids = mesh.pids
     assert all(map(gone, pids.values()))
@@ -412,9 +417,12 @@ with mesh if "with" in sys.argv else contextlib.nullcontext():
 def test_ctrl_c_gives_the_traceback_of_the_client_and_ends_the_procs(method: str, way: str, tmp_path: Path) -> None:
     errors = tmp_path / "errors"
     command = [sys.executable, "-c", CLIENT, method, way]
-    with errors.open("w") as file, subprocess.Popen(
-        command, env=importing(), stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
-    ) as client:  # fmt: skip
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(
+            command, env=importing(), stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
+        ) as client,
+    ):
         try:
             assert client.stdout
             pids = [int(word) for word in client.stdout.readline().split()]

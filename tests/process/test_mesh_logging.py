@@ -213,9 +213,10 @@ def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordColle
         assert mesh.call(root_state).get(WAIT) == before
 
         only_one_refuses = {
-            "version": 1, "root": {"level": "DEBUG"},
+            "version": 1,
+            "root": {"level": "DEBUG"},
             "handlers": {"file": {"class": "logging.FileHandler", "filename": "ext://meshlog_handler_test_target.name"}},
-        }  # fmt: skip
+        }
 
         def prepare() -> None:
             import sys

@@ -332,9 +332,14 @@ def test_in_a_terminal_a_cell_ends_when_all_is_shown_and_nothing_is_captured(tmp
     ]
     words = ["IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--quick", "--colors=NoColor"]
     ran = subprocess.run(
-        [sys.executable, "-m", *words], input="\n".join(cells) + "\n", cwd=ROOT, env=kernel_env(str(tmp_path)),
-        capture_output=True, text=True, timeout=DEADLINE,
-    )  # fmt: skip
+        [sys.executable, "-m", *words],
+        input="\n".join(cells) + "\n",
+        cwd=ROOT,
+        env=kernel_env(str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
     shown = [line for line in ran.stdout.splitlines() if "greeting" in line or "next cell" in line or "same" in line]
     assert [line.rpartition(": ")[2] for line in shown] == ["[2 similar log lines] [ranks 0-1] greeting", "next cell", "same"]
     assert "Traceback" not in ran.stdout + ran.stderr

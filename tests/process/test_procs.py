@@ -101,10 +101,17 @@ def test_a_call_runs_on_every_rank_and_answers_in_the_order_asked_for(method: st
     for answer in answers:
         rank = answer["rank"]
         assert answer == {
-            "rank": rank, "coords": {"gpus": rank}, "environ": [str(rank), str(rank), "3", "3"], "main": True,
-            "thread": "MainThread", "stdin": b"", "stdout": 1, "interrupt": signal.SIG_IGN, "masked": set(),
+            "rank": rank,
+            "coords": {"gpus": rank},
+            "environ": [str(rank), str(rank), "3", "3"],
+            "main": True,
+            "thread": "MainThread",
+            "stdin": b"",
+            "stdout": 1,
+            "interrupt": signal.SIG_IGN,
+            "masked": set(),
             "pid": pids[rank],
-        }  # fmt: skip
+        }
 
 
 class Shape:

@@ -49,9 +49,12 @@ def gunicorn(directory: Path) -> Iterator[Path]:
     (directory / "app.py").write_text(APP)
     output = directory / "output"
     command = [*PAGE.command("gunicorn"), "--bind", "unix:socket"]
-    with output.open("wb") as file, subprocess.Popen(
-        command, cwd=directory, env={**active(), "HOME": str(directory)}, stdout=file, stderr=subprocess.STDOUT
-    ) as master:  # fmt: skip
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            command, cwd=directory, env={**active(), "HOME": str(directory)}, stdout=file, stderr=subprocess.STDOUT
+        ) as master,
+    ):
         try:
             yield output
         finally:

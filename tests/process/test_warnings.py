@@ -45,8 +45,10 @@ def warn_of_error() -> None:
 
 
 def spell(text: str) -> str:
-    return f'{__file__}:{warn.__code__.co_firstlineno + 1}: UserWarning: {text}\n  warnings.warn(f"file {{number}} is old", ' \
-           "UserWarning, stacklevel=1)"
+    return (
+        f'{__file__}:{warn.__code__.co_firstlineno + 1}: UserWarning: {text}\n  warnings.warn(f"file {{number}} is old", '
+        "UserWarning, stacklevel=1)"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

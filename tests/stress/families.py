@@ -234,5 +234,3 @@ def relatives(scene: Scene) -> None:
     scene.start(work, 2)
     scene.at_work(5)
     time.sleep(0.3)
-
-

@@ -23,17 +23,41 @@ from .workers import Worker, at_work
 POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "a logging call": ({"handler.handle", "handler.emit", "stream.append", "stream._append", "stream._put", "freeze.*"}, 1500),
     "changing segments": (
-        {"journal.rotate", "journal.close", "journal._open", "journal._choose", "stream._next_segment", "stream._rotate"}, 300,
+        {"journal.rotate", "journal.close", "journal._open", "journal._choose", "stream._next_segment", "stream._rotate"},
+        300,
     ),
     "shipping": (
-        {"forwarder.ship", "forwarder._round", "journal.unshipped", "journal.shipped", "journal._retire", "journal._whole",
-         "channel._send", "channel.send_data", "stream.shipping", "stream.made_room"}, 3000,
+        {
+            "forwarder.ship",
+            "forwarder._round",
+            "journal.unshipped",
+            "journal.shipped",
+            "journal._retire",
+            "journal._whole",
+            "channel._send",
+            "channel.send_data",
+            "stream.shipping",
+            "stream.made_room",
+        },
+        3000,
     ),
     "waking the forwarder": ({"forwarder.wake", "forwarder._round", "forwarder._monitor"}, 300),
     "a flush": ({"runtime._run", "runtime.carry_out", "runtime._flush", "stream.append_flush", "channel.receive"}, 300),
     "joining": (
-        {"membership.__init__", "membership.join", "membership._make_journal", "channel.connect", "channel._dial",
-         "channel.authenticate", "journal.__init__", "journal._allocate", "capture.*", "handler.__init__", "worker.*"}, 1500,
+        {
+            "membership.__init__",
+            "membership.join",
+            "membership._make_journal",
+            "channel.connect",
+            "channel._dial",
+            "channel.authenticate",
+            "journal.__init__",
+            "journal._allocate",
+            "capture.*",
+            "handler.__init__",
+            "worker.*",
+        },
+        1500,
     ),
     "leaving": ({"membership.leave", "capture.*", "channel.close", "forwarder.enqueue_sentinel", "stream.lose_client"}, 700),
     "a side file": ({"stream._set_aside", "stream._append"}, 150),
@@ -45,7 +69,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
         },
         20_000,
     ),
-}  # fmt: skip
+}
 
 
 def one_in(odds: int, rng: random.Random) -> Callable[[], bool]:
@@ -183,8 +207,10 @@ def torn_side_file(worker: Worker) -> None:
 
 
 for _name, _work in {
-    "copying a record": torn_record, "sending a frame": torn_frame, "writing a side file": torn_side_file,
-}.items():  # fmt: skip
+    "copying a record": torn_record,
+    "sending a frame": torn_frame,
+    "writing a side file": torn_side_file,
+}.items():
     fault(f"SIGKILL in the middle of {_name}")(
         partial(_strike, work=lambda worker, names, odds, do=_work: do(worker), names=(), odds=0)
     )

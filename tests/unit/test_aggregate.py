@@ -235,14 +235,17 @@ def test_ranks(ranks: list[int | None], where: str) -> None:
         ("loss=%s", [("0.31",), ("0.25",)], "loss=0.25..0.31"),
         ("%s", [([1, 2],), ([1, 3],)], "[1, 2..3]"),
         ("%s", [(True,), (False,)], "{True, False}"),
-        ("loss=%(loss).2f of %(name)s", [({"loss": 0.5, "name": "a"},), ({"loss": 0.25, "name": "a"},)],
-         "loss=0.25..0.50 of a"),
+        (
+            "loss=%(loss).2f of %(name)s",
+            [({"loss": 0.5, "name": "a"},), ({"loss": 0.25, "name": "a"},)],
+            "loss=0.25..0.50 of a",
+        ),
         ("%*d", [(5, 1), (5, 22)], "1..22"),
         ("no conversion", [(1,), (2,)], "no conversion [TypeError]"),
         ("%s", [(10**5000,), (10**5000,)], None),
         ("%.0f %s", [(10**400, 1), (0.5, 2)], None),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_merged(msg: str, calls: list[tuple[object, ...]], text: str | None) -> None:
     (got,) = merged_calls(msg, *calls)
     assert got.startswith(f"[{len(calls)} similar log lines] [ranks 0-{len(calls) - 1}] ")
@@ -260,29 +263,39 @@ def test_arguments_are_merged(msg: str, calls: list[tuple[object, ...]], text: s
         (["step 3 of 10", "step 12 of 10"], "step 3..12 of 10"),
         (["loss=0.31", "loss=0.250", "loss=0.27"], "loss=0.250..0.31"),
         (["t=12:00:01 x", "t=9:59:59 x"], "t=9:59:59..12:00:01 x"),
-        (["2024-01-01 12:00:00,100 a", "2024-01-02 12:00:00,200 a"],
-         "2024-01-01..2024-01-02 12:00:00,100..12:00:00,200 a"),
+        (["2024-01-01 12:00:00,100 a", "2024-01-02 12:00:00,200 a"], "2024-01-01..2024-01-02 12:00:00,100..12:00:00,200 a"),
         (["got 1,200 tokens", "got 999 tokens"], "got 999..1,200 tokens"),
         (["delta -0.5 here", "delta 0.25 here"], "delta -0.5..0.25 here"),
         (["lr 1e-05 now", "lr 5e-05 now", "lr 3e-05 now"], "lr 1e-05..5e-05 now"),
         (["step    9 of 100", "step   10 of 100"], "step 9..10 of 100"),
         (["wrote /tmp/a.pt ok", "wrote /tmp/b.pt ok"], "wrote {/tmp/a.pt, /tmp/b.pt} ok"),
         (["id 0xa1", "id 0xa2", "id 0xa3", "id 0xa4"], "id {0xa1, 0xa2, 0xa3, ...}"),
-        (["connected to server alpha on port 80", "connected to server gamma on port 81"],
-         "connected to server {alpha, gamma} on port 80..81"),
-        (["connected to the server at node alpha on port 80", "connected to the server at node on port 81"],
-         "connected to the server at {node alpha, node} on port 80..81"),
-        (["the loss of this step: (loss=0.5), going on", "the loss of this step: (loss=nan), going on",
-          "the loss of this step: (loss=0.25), going on"],
-         "the loss of this step: (loss={0.25..0.5, nan}), going on"),
+        (
+            ["connected to server alpha on port 80", "connected to server gamma on port 81"],
+            "connected to server {alpha, gamma} on port 80..81",
+        ),
+        (
+            ["connected to the server at node alpha on port 80", "connected to the server at node on port 81"],
+            "connected to the server at {node alpha, node} on port 80..81",
+        ),
+        (
+            [
+                "the loss of this step: (loss=0.5), going on",
+                "the loss of this step: (loss=nan), going on",
+                "the loss of this step: (loss=0.25), going on",
+            ],
+            "the loss of this step: (loss={0.25..0.5, nan}), going on",
+        ),
         (["model initialised", "model initialized"], "model {initialised, initialized}"),
         (["\x1b[31mstep 1\x1b[0m", "\x1b[32mstep 2\x1b[0m"], "\x1b[31mstep 1..2\x1b[0m"),
-        (["x  y   z is the longer text of the two", "x  w   z is the longer text of the two"],
-         "x  {y, w}   z is the longer text of the two"),
+        (
+            ["x  y   z is the longer text of the two", "x  w   z is the longer text of the two"],
+            "x  {y, w}   z is the longer text of the two",
+        ),
         (["same", "same", "same"], "same"),
         (["", ""], ""),
     ],
-)  # fmt: skip
+)
 def test_captured_lines_are_merged(lines: list[str], text: str) -> None:
     assert merged(*lines) == [f"[{len(lines)} similar log lines] [ranks 0-{len(lines) - 1}] {text}"]
 

@@ -16,10 +16,17 @@ MAX_LINE = 40
 
 words = st.sampled_from(
     [
-        b"step 12", b"", b" ", b"WARNING: low", b"an ERROR", b"FATAL", b"Traceback (most recent call last):", b"  File x",
+        b"step 12",
+        b"",
+        b" ",
+        b"WARNING: low",
+        b"an ERROR",
+        b"FATAL",
+        b"Traceback (most recent call last):",
+        b"  File x",
         "é€".encode(),
     ]
-)  # fmt: skip
+)
 odd = st.binary(max_size=50).map(lambda raw: raw.replace(b"\n", b""))
 blocks = st.lists(words | odd, min_size=1, max_size=30).map(lambda lines: Block(b"\n".join(lines)))
 

@@ -268,8 +268,12 @@ def test_a_filter_chooses_ranks(ranks: Any) -> None:
         make("[2 similar log lines] [ranks 1-2] m", rank=1, count=2, ranks=(1, 2)),
     )
     assert out.getvalue().splitlines() == [
-        "[0] m", "[4] m", "m", "[1] warned", "[2 similar log lines] [ranks 1,5] m",
-    ]  # fmt: skip
+        "[0] m",
+        "[4] m",
+        "m",
+        "[1] warned",
+        "[2 similar log lines] [ranks 1,5] m",
+    ]
 
 
 def test_a_filter_names_ranks_or_is_refused() -> None:

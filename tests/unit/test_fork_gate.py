@@ -18,6 +18,7 @@ from .forks import forked
 
 DEADLINE = 30.0
 
+
 class Worker:
     """A thread that goes in, takes a lock, and holds it until it is let go."""
 

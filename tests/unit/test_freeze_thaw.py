@@ -45,10 +45,16 @@ def records(draw: st.DrawFn) -> logging.LogRecord:
         except Exception:
             exc_info = sys.exc_info()
     made = logging.LogRecord(
-        draw(st.sampled_from(["root", "app", "app.é"])), draw(st.sampled_from([0, 7, 10, 20, 30, 50])),
-        draw(st.sampled_from(["/srv/a.py", "<stdin>", ""])), draw(st.integers(0, 3)), draw(templates), draw(arguments),
-        exc_info, draw(st.sampled_from(["work", None])), draw(stacks),
-    )  # fmt: skip
+        draw(st.sampled_from(["root", "app", "app.é"])),
+        draw(st.sampled_from([0, 7, 10, 20, 30, 50])),
+        draw(st.sampled_from(["/srv/a.py", "<stdin>", ""])),
+        draw(st.integers(0, 3)),
+        draw(templates),
+        draw(arguments),
+        exc_info,
+        draw(st.sampled_from(["work", None])),
+        draw(stacks),
+    )
     made.created = draw(st.floats(0, 1e10))
     made.msecs = draw(st.floats(0, 1000, exclude_max=True))
     made.thread, made.process = draw(st.sampled_from([1, 2, None])), draw(st.sampled_from([11, None]))
@@ -250,12 +256,19 @@ def entry(kind: int, shape: int, body: bytes) -> bytes:
 
 bodies = st.binary(max_size=40) | st.tuples(st.sampled_from(["qs", "", "-", "x"]), st.floats(), plain).map(pack)
 entries = st.builds(entry, st.integers(0, 5), st.integers(0, 2), bodies)
-good = encode(
-    [
-        *[make("step %d of %s", 4, "ten")] * 3, *[make("loss %f", 0.5)] * 3, *[make("done")] * 2,
-        *[make("%(a)s", {"a": [1, None]}, epoch=3)] * 2, make("bad", exc_text="Traceback", stack_info="Stack"),
-    ]
-) + number_entry(FLUSH, 1) + number_entry(LARGE, 2)  # fmt: skip
+good = (
+    encode(
+        [
+            *[make("step %d of %s", 4, "ten")] * 3,
+            *[make("loss %f", 0.5)] * 3,
+            *[make("done")] * 2,
+            *[make("%(a)s", {"a": [1, None]}, epoch=3)] * 2,
+            make("bad", exc_text="Traceback", stack_info="Stack"),
+        ]
+    )
+    + number_entry(FLUSH, 1)
+    + number_entry(LARGE, 2)
+)
 
 
 @st.composite

@@ -18,8 +18,17 @@ from meshlog_handler.journal_reader import JournalReader
 from ..stress.opcodes import at_a_step_of
 from .test_journal import CAPACITY, SIZE, append, entry, numbers, recovered
 
-CHANGE = {"journal.rotate", "journal._choose", "journal._open", "journal._map_anew", "journal._map", "journal.close",
-          "journal._latest", "journal._chain", "journal.__init__"}  # fmt: skip
+CHANGE = {
+    "journal.rotate",
+    "journal._choose",
+    "journal._open",
+    "journal._map_anew",
+    "journal._map",
+    "journal.close",
+    "journal._latest",
+    "journal._chain",
+    "journal.__init__",
+}
 LARGE = CAPACITY // 3
 
 

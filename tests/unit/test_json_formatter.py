@@ -42,9 +42,17 @@ class Poison:
 def test_what_is_in_it() -> None:
     record = make("step %d", 5, created=1700000000.123456, process=42)
     assert read(record) == {
-        "timestamp": "2023-11-14T22:13:20.123456Z", "level": "INFO", "name": "train", "message": "step 5", "rank": 3,
-        "stream": None, "local_rank": 1, "hostname": "node-7", "coords": {"gpus": 1}, "process": 42,
-    }  # fmt: skip
+        "timestamp": "2023-11-14T22:13:20.123456Z",
+        "level": "INFO",
+        "name": "train",
+        "message": "step 5",
+        "rank": 3,
+        "stream": None,
+        "local_rank": 1,
+        "hostname": "node-7",
+        "coords": {"gpus": 1},
+        "process": 42,
+    }
 
 
 def test_an_aggregated_record_tells_count_and_ranks() -> None:
@@ -91,9 +99,18 @@ def test_what_json_cannot_express_is_text() -> None:
     for _ in range(100_000):
         deep = [deep]
     record = make(
-        "m", lock=threading.Lock(), poison=Poison(), nan=float("nan"), infinite=-float("inf"), keys={(1, 2): {1: Poison()}},
-        circle=circle, deep=deep, bytes=b"\xff", huge=10**5000, fine=[1, 2.5, None, True, {"a": "b"}],
-    )  # fmt: skip
+        "m",
+        lock=threading.Lock(),
+        poison=Poison(),
+        nan=float("nan"),
+        infinite=-float("inf"),
+        keys={(1, 2): {1: Poison()}},
+        circle=circle,
+        deep=deep,
+        bytes=b"\xff",
+        huge=10**5000,
+        fine=[1, 2.5, None, True, {"a": "b"}],
+    )
     found = read(record)
     assert found["lock"].startswith("<unlocked _thread.lock")
     assert found["poison"] == "<Poison that cannot be shown: RuntimeError>"

@@ -126,12 +126,20 @@ class Key(str, Enum):
 
 def test_a_configuration_travels_as_plain_data() -> None:
     config = {
-        Key.VERSION: 1, "loggers": {"app": {"handlers": {"console"}}}, "steps": (1, [2.5, None, True]), None: b"", 3: 4,
-    }  # fmt: skip
+        Key.VERSION: 1,
+        "loggers": {"app": {"handlers": {"console"}}},
+        "steps": (1, [2.5, None, True]),
+        None: b"",
+        3: 4,
+    }
     travelled = check_plain_config(config)
     assert travelled == {
-        "version": 1, "loggers": {"app": {"handlers": ["console"]}}, "steps": (1, [2.5, None, True]), "None": b"", 3: 4,
-    }  # fmt: skip
+        "version": 1,
+        "loggers": {"app": {"handlers": ["console"]}},
+        "steps": (1, [2.5, None, True]),
+        "None": b"",
+        3: 4,
+    }
     assert decode(Prepare(1, travelled).encode(), Prepare).config == travelled
 
 

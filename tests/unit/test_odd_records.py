@@ -149,7 +149,7 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "a broken exception": (lambda: make(exc_info=caught(BadError("x"))), OWN),
     "an exception that was cut off": (lambda: make(exc_info=(ValueError, ValueError("x"), "no traceback")), OWN),
     "an exception by its name": (lambda: make(exc_info=("ValueError", "x", None)), OWN),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of a mock that is deprecated somewhere
@@ -275,10 +275,13 @@ class Number:
 @pytest.mark.parametrize(
     ("msg", "arg", "text"),
     [
-        ("loss %.3f", Number(), "loss 0.500"), ("loss %s", Number(), "loss half"), ("100%% %.1f", Number(), "100% 0.5"),
-        ("%r", Number, f"{Number!r}"), ("%r", Path("a"), "PosixPath('a')"),
+        ("loss %.3f", Number(), "loss 0.500"),
+        ("loss %s", Number(), "loss half"),
+        ("100%% %.1f", Number(), "100% 0.5"),
+        ("%r", Number, f"{Number!r}"),
+        ("%r", Path("a"), "PosixPath('a')"),
     ],
-)  # fmt: skip
+)
 def test_a_copy_of_a_record_has_its_text_and_its_template(msg: str, arg: object, text: str) -> None:
     (record,) = cross(make(msg, arg))
     # As structlog's formatter makes one: a plain record.
@@ -290,10 +293,16 @@ def test_a_copy_of_a_record_has_its_text_and_its_template(msg: str, arg: object,
 @pytest.mark.parametrize(
     ("msg", "args", "by_template"),
     [
-        ("step %d", (1,), True), ("%s", ("a",), False), ("%s: %-8.3f%%", ("a", 0.5), False), ("%5d %x", (1, 2), False),
-        ("%s items", (3,), True), ("%*d", (3, 2), False), ("\u00fc %s", (1,), True), ("-> %s", (1,), False),
+        ("step %d", (1,), True),
+        ("%s", ("a",), False),
+        ("%s: %-8.3f%%", ("a", 0.5), False),
+        ("%5d %x", (1, 2), False),
+        ("%s items", (3,), True),
+        ("%*d", (3, 2), False),
+        ("\u00fc %s", (1,), True),
+        ("-> %s", (1,), False),
     ],
-)  # fmt: skip
+)
 def test_a_template_without_words_does_not_make_records_similar(msg: str, args: tuple[object, ...], by_template: bool) -> None:
     ((_, template, _),) = decode(encode([make(msg, *args)]))
     assert (template.group is not None) is by_template

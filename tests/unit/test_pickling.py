@@ -112,9 +112,7 @@ def test_a_class_is_made_once_and_stays_itself(script: types.SimpleNamespace) ->
     assert isinstance(loads(dumps(script.Pair(1))), script.Pair)
 
 
-def test_a_class_works_where_it_was_not_defined(
-    script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]
-) -> None:
+def test_a_class_works_where_it_was_not_defined(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
     point_class, colour_class, pair_class = in_a_proc((script.Point, script.Colour, script.Pair))
     assert point_class is not script.Point
     assert point_class.origin() == point_class(0)
@@ -132,9 +130,7 @@ def test_what_came_goes_back_by_its_name(script: types.SimpleNamespace, in_a_pro
     assert loads(dumps(script.Point)) is made
 
 
-def test_in_a_proc_a_global_that_only_it_knows_stays(
-    script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]
-) -> None:
+def test_in_a_proc_a_global_that_only_it_knows_stays(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
     assert [in_a_proc(script.count)() for _ in range(3)] == [1, 2, 3]
 
 

@@ -88,8 +88,9 @@ def test_a_category_that_is_not_loaded_is_known_by_its_name(collector: RecordCol
     for category in (absent, LocalWarning, *absent.__subclasses__(), type("Absent", (UserWarning,), {})):
         warnings.warn(category.__name__, category, stacklevel=1)
     assert [message.partition(": ")[2].split("\n")[0] for message in collector.messages] == [
-        "LocalWarning: LocalWarning", "Absent: Absent",
-    ]  # fmt: skip
+        "LocalWarning: LocalWarning",
+        "Absent: Absent",
+    ]
 
 
 def test_a_warning_is_a_record_of_the_place_it_warns_of(collector: RecordCollector) -> None:

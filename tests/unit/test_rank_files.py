@@ -124,8 +124,10 @@ def test_the_oldest_backups_go(tmp_path: Path, reports: list[str]) -> None:
         files.line(0, "stdout", b"line %d" % number)
     files.close()
     assert contents(tmp_path) == {
-        "rank-0.stdout.2": b"line 5\n", "rank-0.stdout.1": b"line 6\n", "rank-0.stdout": b"line 7\n",
-    }  # fmt: skip
+        "rank-0.stdout.2": b"line 5\n",
+        "rank-0.stdout.1": b"line 6\n",
+        "rank-0.stdout": b"line 7\n",
+    }
 
 
 def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path, reports: list[str]) -> None:
@@ -134,8 +136,10 @@ def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path, reports: list[s
         files.line(0, "stdout", raw)
     files.close()
     assert contents(tmp_path) == {
-        "rank-0.stdout.2": b"x" * 100 + b"\n", "rank-0.stdout.1": b"a\nb\n", "rank-0.stdout": b"y" * 100 + b"\n",
-    }  # fmt: skip
+        "rank-0.stdout.2": b"x" * 100 + b"\n",
+        "rank-0.stdout.1": b"a\nb\n",
+        "rank-0.stdout": b"y" * 100 + b"\n",
+    }
 
 
 @pytest.mark.parametrize(("max_bytes", "backup_count"), [(0, 5), (10, 0)])

@@ -87,10 +87,19 @@ def by_relays(hosts: Sequence[Sequence[Line]], levels: int = 1) -> tuple[list[lo
 
 
 numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False, width=32))
-calls = st.builds(lambda rank, n, x, word: (rank, make("step %s loss=%.3f on %s", n, x, word)),
-                  st.integers(0, 40), st.integers(0, 99), st.floats(-1e6, 1e6), st.sampled_from("abcdef"))  # fmt: skip
-texts = st.builds(lambda rank, n, x: (rank, make(f"epoch {n}: {x} samples read from /data/part-{n % 7}.bin")),
-                  st.integers(0, 40), st.integers(0, 9999), st.integers(0, 9))  # fmt: skip
+calls = st.builds(
+    lambda rank, n, x, word: (rank, make("step %s loss=%.3f on %s", n, x, word)),
+    st.integers(0, 40),
+    st.integers(0, 99),
+    st.floats(-1e6, 1e6),
+    st.sampled_from("abcdef"),
+)
+texts = st.builds(
+    lambda rank, n, x: (rank, make(f"epoch {n}: {x} samples read from /data/part-{n % 7}.bin")),
+    st.integers(0, 40),
+    st.integers(0, 9999),
+    st.integers(0, 9),
+)
 
 
 @given(st.lists(st.lists(calls, max_size=12), min_size=1, max_size=4), st.integers(1, 3))
@@ -199,11 +208,17 @@ def test_states_and_parts_of_captured_lines_are_told_apart() -> None:
 @pytest.mark.parametrize(
     "named",
     [
-        {"rank": "3"}, {"rank": [3]}, {"stream": 1}, {DIGEST: (None,)}, {DIGEST: (None, []), "count": 1, "ranks": ()},
-        {DIGEST: (None, ["x"]), "count": 0, "ranks": ()}, {DIGEST: (None, [("x",)]), "count": 3, "ranks": ()},
-        {DIGEST: ("x", ["x"]), "count": 3, "ranks": ()}, {DIGEST: (None, ["x"]), "count": 3, "ranks": ("a",)},
+        {"rank": "3"},
+        {"rank": [3]},
+        {"stream": 1},
+        {DIGEST: (None,)},
+        {DIGEST: (None, []), "count": 1, "ranks": ()},
+        {DIGEST: (None, ["x"]), "count": 0, "ranks": ()},
+        {DIGEST: (None, [("x",)]), "count": 3, "ranks": ()},
+        {DIGEST: ("x", ["x"]), "count": 3, "ranks": ()},
+        {DIGEST: (None, ["x"]), "count": 3, "ranks": ("a",)},
     ],
-)  # fmt: skip
+)
 def test_a_record_that_cannot_be_is_refused(named: dict[str, Any]) -> None:
     record = cross(make("x"))[0]
     record.__dict__.update(named)

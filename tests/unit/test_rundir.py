@@ -96,9 +96,7 @@ def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], 
     assert os.path.exists(os.path.join(dead.path, name))
 
 
-def test_a_living_proc_of_another_user_lives(
-    make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_living_proc_of_another_user_lives(make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(pid: int, number: int) -> None:
         raise PermissionError
 

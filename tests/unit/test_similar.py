@@ -131,9 +131,18 @@ def test_numbers_are_ordered_by_value(values: list[float]) -> None:
 
 @pytest.mark.parametrize(
     ("lower", "higher"),
-    [("9", "10"), ("-10", "-9"), ("9:59", "10:00"), ("12:00:00,100", "12:00:00,200"), ("999", "1,000"),
-     ("2023-12-31", "2024-01-01"), ("1e-9", "1e-5"), ("9" * 5000, "1" + "0" * 5000), ("-1,000", "-999")],
-)  # fmt: skip
+    [
+        ("9", "10"),
+        ("-10", "-9"),
+        ("9:59", "10:00"),
+        ("12:00:00,100", "12:00:00,200"),
+        ("999", "1,000"),
+        ("2023-12-31", "2024-01-01"),
+        ("1e-9", "1e-5"),
+        ("9" * 5000, "1" + "0" * 5000),
+        ("-1,000", "-999"),
+    ],
+)
 def test_number_value_orders_what_is_spelled_differently(lower: str, higher: str) -> None:
     if len(lower) < 100:
         assert number_value(lower) < number_value(higher)

@@ -47,8 +47,11 @@ class Forwarding(Recorder):
 def config(**more: Any) -> dict[str, Any]:
     """A configuration with one handler, "console", for the root logger."""
     return {
-        "version": 1, "handlers": {"console": {"()": Recorder}}, "root": {"level": "DEBUG", "handlers": ["console"]}, **more,
-    }  # fmt: skip
+        "version": 1,
+        "handlers": {"console": {"()": Recorder}},
+        "root": {"level": "DEBUG", "handlers": ["console"]},
+        **more,
+    }
 
 
 def named(name: str) -> Any:

@@ -68,9 +68,7 @@ def test_what_the_program_has_closed_keeps_no_other_open(transit: Transit) -> No
     assert not any(map(is_open, fds))
 
 
-def test_a_fork_waits_for_descriptors_that_are_being_opened(
-    transit: Transit, before_fork: list[Callable[[], object]]
-) -> None:
+def test_a_fork_waits_for_descriptors_that_are_being_opened(transit: Transit, before_fork: list[Callable[[], object]]) -> None:
     opened, go_on = threading.Event(), threading.Event()
     fds: list[int] = []
 

@@ -155,12 +155,27 @@ class Word(str, Enum):
 @pytest.mark.parametrize(
     "value",
     [
-        object(), Text("text"), Level.LOW, Word.YES, OrderedDict(), Point(1), {1}, frozenset(),
-        bytearray(), memoryview(b""), 1j, range(3), len, int, Exception(),
-        mock.Mock(spec=str), mock.Mock(spec=int), mock.MagicMock(spec=dict),  # their __class__ is what they are not
+        object(),
+        Text("text"),
+        Level.LOW,
+        Word.YES,
+        OrderedDict(),
+        Point(1),
+        {1},
+        frozenset(),
+        bytearray(),
+        memoryview(b""),
+        1j,
+        range(3),
+        len,
+        int,
+        Exception(),
+        mock.Mock(spec=str),
+        mock.Mock(spec=int),
+        mock.MagicMock(spec=dict),  # their __class__ is what they are not
     ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_all_else_is_not_plain(value: object) -> None:
     for each in (value, [value], (1, value), {"key": value}):
         with pytest.raises(NotPlain):
