@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .columns import NUMBERS
 from .groups import Group, Scope
-from .similar import Anatomy, dissect, profile, skeleton
+from .similar import Anatomy, dissect_line, profile, skeleton
 
 if TYPE_CHECKING:
     from .templates import CallTemplate, DigestTemplate, LineTemplate, Template
@@ -211,7 +211,7 @@ class Aggregator:
         if template.group is not None:
             return self._groups[template.group, template.levelno, signature]
         scope = self._scopes[template.scope, template.levelno, signature]
-        shape = dissect(template.text(values)).shape
+        shape = dissect_line(template.text(values)).shape
         # What was learned of it may have been forgotten since: then it is found again as it was the first time.
         found = scope.shapes.get(shape) or scope.nearest(shape, profile(shape))
         assert found is not None
@@ -258,12 +258,12 @@ class Aggregator:
             group.count += 1
             group.ranks.add(template.rank)
             return _NOTHING
-        anatomy = dissect(text)
+        anatomy = dissect_line(text)
         shape = anatomy.shape
         found = scope.shapes.get(shape)
         if found is None:
-            bits = profile(shape)
-            found = scope.nearest(shape, bits)
+            bits = None if anatomy.wordless else profile(shape)
+            found = None if bits is None else scope.nearest(shape, bits)
             if found is None:
                 group = Group((key, shape), now, scope)
                 scope.open(group, shape, bits)

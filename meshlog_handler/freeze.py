@@ -101,12 +101,14 @@ class Freezer:
     """A record to be frozen, again where the segment changes under it. Its arguments are rendered once, at the call.
 
     Rendering runs code of the user's, which may log, too: done anew for each segment, it might never come to an end.
+    Unless `fast`, later records of its shape do not take the fast path.
     """
 
-    __slots__ = ("_record", "_rendered")
+    __slots__ = ("_fast", "_record", "_rendered")
 
-    def __init__(self, record: logging.LogRecord) -> None:
+    def __init__(self, record: logging.LogRecord, *, fast: bool = True) -> None:
         self._record = record
+        self._fast = fast
         self._rendered: Rendered | None = None
 
     def __call__(self, table: ShapeTable) -> Frozen:
@@ -120,7 +122,7 @@ class Freezer:
     def _freeze(self, table: ShapeTable) -> Frozen:
         record = self._record
         if self._rendered is None:
-            codes = _struct_codes(record)
+            codes = _struct_codes(record) if self._fast else None
             if codes is not None:
                 frozen = _freeze_struct(record, codes, table)
                 if frozen is not None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from .columns import Arguments
 from .ranks import spell_ranks
-from .similar import Anatomy, dissect, distance, distance_limit, skeleton
+from .similar import Anatomy, dissect, dissect_line, distance, distance_limit, skeleton
 from .texts import Run, Texts
 from .thaw import DIGEST
 
@@ -38,18 +38,19 @@ class Scope:
         self.shapes: dict[str, Group] = {}
         self._profiles: dict[int, dict[str, int]] = {}  # of the shapes that began a group, by their length
 
-    def open(self, group: Group, shape: str, bits: int) -> None:
-        """Note a group that begins with a text of this shape and profile."""
+    def open(self, group: Group, shape: str, bits: int | None) -> None:
+        """Note a group that begins with a text of this shape and profile; without a profile, no other shape is similar."""
         group.shapes.append(shape)
         self.shapes[shape] = group
+        if bits is None:
+            return
         self._profiles.setdefault(len(shape), {})[shape] = bits
 
     def close(self, shape: str) -> None:
         """Forget the group that began with this shape."""
         del self.shapes[shape]
-        profiles = self._profiles[len(shape)]
-        del profiles[shape]
-        if not profiles:
+        profiles = self._profiles.get(len(shape), {})
+        if profiles.pop(shape, None) is not None and not profiles:
             del self._profiles[len(shape)]
 
     def nearest(self, shape: str, bits: int) -> Group | None:
@@ -144,10 +145,12 @@ class Group:
         if known is not None:
             known[0].add(text)
             return 0
-        anatomy = anatomy or dissect(text)
+        if anatomy is None:
+            by_template = self.scope.key is None  # whatever the texts are, they belong together
+            anatomy = dissect(text) if by_template else dissect_line(text)
         shaped = self._texts.add(anatomy)
-        # A text with an id in it has a skeleton that hardly comes again.
-        if shaped is None or anatomy.has_names:
+        # A text with an id in it has a skeleton that hardly comes again; one without a word is not like others of its skeleton.
+        if shaped is None or anatomy.has_names or anatomy.wordless:
             return 0
         self.scope.runs[key] = self._texts.run(shaped, anatomy, text), self
         self.skeletons.append(key)

@@ -20,7 +20,7 @@ from .errors import ConnectError
 from .freeze import PLAIN_SIZE, shape_key
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy, ShownHere, resolve
-from .stream import Stream, carriers, check_on_full, own_threads
+from .stream import Stream, check_on_full, is_own
 
 if TYPE_CHECKING:
     from .client import LogClient
@@ -137,7 +137,7 @@ class MeshHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Forward any record, however odd: the slow path of `handle`."""
         try:
-            if record.thread in own_threads and record.thread not in carriers:
+            if is_own(record):
                 return  # also once there is no stream any more: what a handler of the client logs stays its own
             if isinstance(record, MeshRecord):
                 return  # forwarded once: a handler of the client has handed it to the loggers here

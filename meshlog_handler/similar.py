@@ -59,12 +59,15 @@ class Anatomy(NamedTuple):
     tokens : list[Token]
     has_names : bool
         Some token is a name.
+    wordless : bool
+        See `dissect_line`.
     """
 
     shape: str
     pieces: list[str]
     tokens: list[Token]
     has_names: bool
+    wordless: bool = False
 
 
 def dissect(text: str) -> Anatomy:
@@ -89,6 +92,17 @@ def dissect(text: str) -> Anatomy:
     masked.append(text[copied:])
     pieces.append(text[piece_from:])
     return Anatomy("".join(masked), pieces, tokens, has_names)
+
+
+def dissect_line(text: str) -> Anatomy:
+    """Take a whole line apart. One without a word says nothing but its numbers: it is similar to its equal only.
+
+    Its shape is the text as it is.
+    """
+    anatomy = dissect(text)
+    if not any(map(str.isalpha, anatomy.shape)):
+        return Anatomy(text, [text], [], has_names=False, wordless=True)
+    return anatomy
 
 
 def shape(text: str) -> str:

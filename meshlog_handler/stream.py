@@ -37,6 +37,20 @@ program's finalizers there, which do: that is forwarded, but it waits for nothin
 os.register_at_fork(after_in_child=own_threads.clear)
 os.register_at_fork(after_in_child=carriers.clear)
 
+
+def is_own(record: logging.LogRecord) -> bool:
+    """Tell whether a record was logged on a thread of this package, and so must not be forwarded.
+
+    The current thread decides, for ``logging.logThreads`` can be off. A record that a queue has brought to another thread of
+    the same process still names its own.
+    """
+    current = threading.get_ident()
+    if current in own_threads:
+        return current not in carriers
+    thread = record.thread
+    return thread in own_threads and thread not in carriers and record.process == os.getpid()
+
+
 BLOCK_SEC: Final = 10.0
 """Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
 
@@ -95,13 +109,17 @@ class Stream:
 
     def append(self, record: logging.LogRecord) -> None:
         """Append any record; where the fast path of `MeshHandler` cannot."""
-        if record.thread in own_threads:
-            if record.thread in carriers:
-                self._append_in_passing(record)
+        if is_own(record):
+            return
+        if threading.get_ident() in carriers:
+            self._append_in_passing(record)
             return
         if self.client_gone and record.levelno >= logging.WARNING:
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
-        self.append_frozen(record.levelno, Freezer(record))
+        # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
+        # a program's handlers, every record takes the slow path, which looks.
+        alike = record.thread is None and not own_threads <= carriers
+        self.append_frozen(record.levelno, Freezer(record, fast=not alike))
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
 

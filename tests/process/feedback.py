@@ -85,6 +85,14 @@ def chatty() -> None:
         logging.info("number %d", number)
 
 
+def optimised() -> None:
+    """The same, with what the standard library's HOWTO advises to be faster: no record names its thread or process."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    vars(logging)["logAsyncioTasks"] = False  # there since Python 3.12
+    logging.getLogger("chatty").warning("showed a record")  # the shape is known before a handler logs it
+    chatty()
+
+
 def relaying() -> None:
     """What a worker logs is handed to the loggers of the client's process, of which the root forwards to this client."""
     root = logging.getLogger()

@@ -28,6 +28,12 @@ def test_a_handler_of_the_client_that_logs_does_not_feed_itself() -> None:
     assert done.stderr == ""
 
 
+def test_nor_where_records_do_not_name_their_thread() -> None:
+    done = run_python("-m", "tests.process.feedback", "optimised")
+    assert done.stdout.splitlines()[-10:] == [f"None root number {number}" for number in range(10)]
+    assert done.stdout.count("showed a record") <= 1
+
+
 def test_what_is_handed_to_the_loggers_of_a_process_that_forwards_is_not_forwarded_again() -> None:
     done = run_python("-m", "tests.process.feedback", "relaying")
     lines = done.stdout.splitlines()

@@ -207,6 +207,34 @@ def test_ranks(ranks: list[int | None], where: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        ("1", "5", "9"),
+        ("0.25", "0.31"),
+        ("10 20", "10 21"),
+        ("1234567890123456789", "1234567890123456780"),
+        ("[3/10] 5%", "[4/10] 5%"),
+        ("2024-01-01 12:00:01", "2024-01-01 12:00:02"),
+        ("\x1b[32m5\x1b[0m", "\x1b[32m7\x1b[0m"),
+        ("10.0.0.1", "10.0.0.2"),
+        ("-" * 40, "-" * 41),
+    ],
+)
+def test_lines_without_a_word_group_only_with_their_equal(lines: tuple[str, ...]) -> None:
+    assert merged(*lines) == list(lines)
+    aggregator = Aggregator(1.0)
+    for rank in range(2):
+        for line in lines:
+            assert aggregator.add_lines(Captured(rank), [line], 0.0) == []
+    assert texts(aggregator.flush()) == [f"[2 similar log lines] [ranks 0-1] {line}" for line in lines]
+
+
+def test_a_line_with_a_word_is_not_similar_to_one_without() -> None:
+    assert merged("=" * 30, "=" * 29 + "a") == ["=" * 30, "=" * 29 + "a"]
+    assert merged("took 5", "took 9", "5") == ["[2 similar log lines] [ranks 0-1] took 5..9", "5"]
+
+
+@pytest.mark.parametrize(
     ("msg", "calls", "text"),
     [
         ("step %d loss=%.3f", [(1, 0.5), (2, 0.25)], "step 1..2 loss=0.250..0.500"),

@@ -125,6 +125,15 @@ def test_any_texts_can_be_grouped_in_levels(lines: list[tuple[int, str]]) -> Non
     assert root.received == root.shown == len(lines)
 
 
+wordless = st.builds(lambda rank, n: (rank, make(str(n))), st.integers(0, 9), st.integers(0, 30))
+
+
+@given(st.lists(st.lists(wordless, max_size=12), min_size=1, max_size=4), st.integers(1, 3))
+def test_lines_without_a_word_meet_only_their_equals_at_every_level(hosts: list[list[Line]], levels: int) -> None:
+    shown, _ = by_relays(hosts, levels)
+    assert told(shown) == told(directly(hosts))
+
+
 def test_numbers_of_all_hosts_make_one_range() -> None:
     hosts = [[(rank, make("step %d loss=%.2f", 12, rank / 10)) for rank in range(first, first + 4)] for first in (0, 4)]
     shown, _ = by_relays(hosts)

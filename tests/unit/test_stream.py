@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -122,27 +125,54 @@ def test_when_the_client_goes_blocked_calls_return_and_the_newest_records_are_ke
     assert len(kept) > count / 2
 
 
-def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc) -> None:
-    own_threads.add(77)
+@contextlib.contextmanager
+def own(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
+    """Let a thread, by default this one, be the package's own."""
+    ident = thread or threading.get_ident()
+    for kind in kinds:
+        kind.add(ident)
     try:
-        proc.log("ours", thread=77)
+        yield
     finally:
-        own_threads.discard(77)
-    proc.log("theirs", thread=77)
+        for kind in kinds:
+            kind.discard(ident)
+
+
+@pytest.mark.parametrize("thread", [threading.get_ident(), None], ids=["logThreads", "no logThreads"])
+def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc, thread: int | None) -> None:
+    with own(own_threads):
+        proc.log("ours", thread=thread)
+    proc.log("theirs", thread=thread)
     proc.ship()
     assert proc.texts == ["theirs"]
 
 
+def test_what_a_queue_brings_from_an_own_thread_is_not_forwarded_but_what_another_process_sent_is(proc: Proc) -> None:
+    with own(own_threads, thread=77):
+        proc.log("ours", thread=77, process=os.getpid())
+        proc.log("from elsewhere", thread=77, process=os.getpid() + 1)
+    proc.ship()
+    assert proc.texts == ["from elsewhere"]
+
+
+def test_without_logThreads_the_fast_path_is_not_taken_where_own_threads_call_handlers(proc: Proc) -> None:
+    def learned(thread: int | None) -> bool:
+        known = len(proc.stream.appender[0])
+        proc.log("%d", 1, thread=thread, lineno=known)
+        return len(proc.stream.appender[0]) > known
+
+    with own(own_threads, thread=77):
+        assert [learned(5), learned(None)] == [True, False]
+    with own(own_threads, carriers, thread=77):
+        assert [learned(5), learned(None)] == [True, True]
+
+
 def test_what_a_finalizer_logs_on_a_thread_that_carries_is_forwarded_and_waits_for_nothing(proc: Proc) -> None:
-    own_threads.add(77)
-    carriers.add(77)
-    try:
-        proc.log("finalized", thread=77)
-        full = proc.fill()
-        proc.log("no room for %s", PADDING, thread=77)
-    finally:
-        own_threads.discard(77)
-        carriers.discard(77)
+    with own(own_threads, carriers):
+        proc.log("finalized")
+    full = proc.fill()
+    with own(own_threads, carriers):
+        proc.log("no room for %s", PADDING)
     assert proc.drops == [("full", logging.INFO, 1)]
     proc.ship()
     assert proc.texts[0] == "finalized"
