@@ -23,6 +23,7 @@ from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from .journal_layout import Range
 from .messages import Hello, Message, Welcome, decode
+from .waits import capped, deadline_after, monotonic, seconds_until
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -163,8 +164,8 @@ class Link:
 
         Whether it was sent whole is not told. Nothing else can be sent after it.
         """
-        deadline = time.monotonic() + timeout
-        if not self._sending.acquire(timeout=timeout):
+        deadline = deadline_after(timeout)
+        if not self._sending.acquire(timeout=capped(timeout)):
             return
         try:
             data = frame(CONTROL, message.encode())
@@ -172,7 +173,7 @@ class Link:
             poll.register(self._sock, select.POLLOUT)
             with contextlib.suppress(OSError):  # the client went first, or the program has closed the connection
                 self._check_intact()
-                while data and poll.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
+                while data and poll.poll(seconds_until(deadline) * 1000):
                     data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
         finally:
             self._sending.release()
@@ -204,7 +205,7 @@ class Link:
             raise OSError(errno.EBADF, "the program has closed the connection to the client")
 
     def receive(self, timeout: float | None) -> bytes | None:
-        """Return the next message, encoded, or None after `timeout` seconds.
+        """Return the next message, encoded, or None after `timeout` seconds or `LONGEST_SEC`.
 
         Raises
         ------
@@ -215,7 +216,7 @@ class Link:
         """
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        if not poll.poll(None if timeout is None else max(0.0, timeout * 1000)):
+        if not poll.poll(capped(timeout) * 1000):
             return None
         self._check_intact()
         kind, payload = read_frame(self._sock, MAX_CONTROL)
@@ -280,14 +281,14 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
 
 def _dial(sock: socket.socket, path: str) -> None:
     """Connect; a backlog that is full for the moment (hundreds of procs starting at once) is tried again."""
-    deadline = time.monotonic() + HANDSHAKE_SEC
+    deadline = monotonic() + HANDSHAKE_SEC
     pause = 0.001
     while True:
         try:
             sock.connect(path)
             return
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise
             time.sleep(pause)
             pause = min(pause * 2, 0.1)

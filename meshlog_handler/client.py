@@ -41,6 +41,7 @@ from .show import Show
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
+from .waits import check_timeout, ended, finished
 
 if TYPE_CHECKING:
     from .console import ConsoleHandler
@@ -170,7 +171,7 @@ class LogClient(QueueListener):
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
         if self._thread is not None:
-            self._thread.join(timeout + 5.0)
+            ended(self._thread, timeout + 5.0)
             self._thread = None
         running.discard(self)
 
@@ -213,7 +214,9 @@ class LogClient(QueueListener):
         ClosedError
             If the client does not run, or the call comes from one of its own handlers.
         """
-        receipt = self.flush_soon(timeout, chosen).result(None if timeout is None else timeout + 60.0)
+        future = self.flush_soon(timeout, chosen)
+        finished(future, None if timeout is None else timeout + 60.0)
+        receipt = future.result(0.0)
         if receipt.missing:
             raise FlushTimeout(explain_missing(receipt), receipt)
         return receipt
@@ -223,7 +226,8 @@ class LogClient(QueueListener):
         if threading.current_thread() is self._thread:
             raise ClosedError("flush was called by a handler of this client, and would wait for itself: use another thread.")
         future: Future[FlushReceipt] = Future()
-        self._post(lambda: self._core.flush(future, float("inf") if timeout is None else timeout, chosen))
+        seconds = check_timeout(timeout)
+        self._post(lambda: self._core.flush(future, float("inf") if seconds is None else seconds, chosen))
         return future
 
     def next_request(self) -> int:

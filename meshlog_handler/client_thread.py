@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
@@ -30,6 +29,7 @@ from .show import Show
 from .source import Chosen, Source
 from .stats import Past, RankStats, Stats
 from .tray import Tray
+from .waits import monotonic, seconds_until
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ class ClientThread:
 
     def _work(self) -> None:
         reception, show = self.reception, self.show
-        now = time.monotonic()
+        now = monotonic()
         reception.pipes.expire(now)
         if not self._tray:
             self._tray.put(reception.collect(self._tray.quota), now)
@@ -208,7 +208,7 @@ class ClientThread:
         if not self._tray:
             for source in _taken(reception.finished):
                 self._finish(source)
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._next_report:
             self._report_drops(now)
             reception.ask_for_patience()
@@ -221,7 +221,7 @@ class ClientThread:
         self._rendezvous.expire(now)
         show.end_tick()
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         """Return how long there is nothing to do."""
         if self._tray or self.reception.busy or self.reception.finished:
             return 0.0
@@ -234,7 +234,7 @@ class ClientThread:
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())
+        return seconds_until(first)
 
     def _unanswerable(self) -> list[tuple[Source, int, float]]:
         """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
@@ -266,11 +266,11 @@ class ClientThread:
             self.reception.messages.append((source, answer))  # when what was collected has been shown
         else:
             if source.adopted:
-                self._barrier(source, time.monotonic())
+                self._barrier(source, monotonic())
             self._flushes.ack(answer.request, source)
 
     def _show_all(self) -> None:
-        self._report_drops(time.monotonic())
+        self._report_drops(monotonic())
         self.show.flush()
 
     def _finish(self, source: Source) -> None:
@@ -300,7 +300,7 @@ class ClientThread:
                 gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
                 self.show.say(logging.ERROR, gone, None, source.pid)
         elif not source.left and adopted is None:
-            text = self._obituaries.heard(source, time.monotonic())
+            text = self._obituaries.heard(source, monotonic())
             if text:
                 self.show.say(logging.ERROR, text, source.rank, source.pid)
         self._flushes.excuse(source)
@@ -322,8 +322,8 @@ class ClientThread:
         self._flushes.close()
         self.orders.close("the client was stopped")
         self.reception.pipes.end_lines()
-        self._tray.show_all(time.monotonic())
-        self.show.dispatch(self.reception.collect(_MAX_ITEMS), time.monotonic())
+        self._tray.show_all(monotonic())
+        self.show.dispatch(self.reception.collect(_MAX_ITEMS), monotonic())
         self.show.write_only(self.reception.muted)
         self.show.flush()
         self.past = Past(self.stats())

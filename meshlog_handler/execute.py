@@ -26,6 +26,7 @@ from .job import Job
 from .messages import Hello
 from .run import LINGER_SEC, Options, Run, run
 from .signals import Signals
+from .waits import monotonic
 
 _PATIENCE_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.02
@@ -58,13 +59,13 @@ def execute(options: Options) -> int:
             f"set. Let a launcher start this, mpirun -n 4 meshlog exec -- python train.py, or use meshlog run -n 4"
         )
     job = Job()
-    deadline = time.monotonic() + _PATIENCE_SEC
+    deadline = monotonic() + _PATIENCE_SEC
     while not job.claim():
         address = job.address()
         if address:
             with contextlib.suppress(ConnectError):  # it has just ended: its place is free now, or soon
                 become(options.command, address)
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             diagnose(f"the output of {options.command[0]} is not shown in order: who shows this job (see {job.path}) is silent")
             _replace(options.command, os.environ)
         time.sleep(_LOOK_SEC)
@@ -136,7 +137,7 @@ class HostRun(Run):
 
     def finish(self) -> str:
         """Wait for the others, and show what is left. There is no summary: that is the launcher's."""
-        deadline = time.monotonic() + LINGER_SEC if self.exitcode else float("inf")
+        deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         self._wait_for_others(deadline)
         self._job.release()
         self._client.close_door()
@@ -145,9 +146,9 @@ class HostRun(Run):
         return ""
 
     def _wait_for_others(self, deadline: float) -> None:
-        while time.monotonic() < deadline:
+        while monotonic() < deadline:
             stats = self._client.stats()
             if not any(each.alive for rank, each in stats.items() if rank != self._rank):
                 return
             if self._signals.wait(_WAIT_SEC):
-                deadline = min(deadline, time.monotonic() + LINGER_SEC)
+                deadline = min(deadline, monotonic() + LINGER_SEC)

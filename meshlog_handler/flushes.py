@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
@@ -11,6 +10,7 @@ from .ledger import FlushLedger, OpenFlush
 from .receipt import FlushReceipt
 from .registry import Member
 from .source import Source
+from .waits import monotonic
 
 Flushed = Future[FlushReceipt]
 
@@ -33,7 +33,7 @@ class Flushes:
 
     def start(self, members: Sequence[Source], dead: Iterable[Member], timeout: float, future: Flushed) -> int:
         """Begin to wait for `members`; return the version for their sentinels."""
-        flush = self._ledger.start([*members, *dead], time.monotonic(), timeout, dead)
+        flush = self._ledger.start([*members, *dead], monotonic(), timeout, dead)
         self._open[flush.version] = (future, members)
         if not flush.waiting:
             self._complete([flush])
@@ -77,7 +77,7 @@ class Flushes:
                     missing |= set(reached.missing)
                     dead |= set(reached.dead)
                     dropped += reached.dropped
-            elapsed = time.monotonic() - flush.started
+            elapsed = monotonic() - flush.started
             future.set_result(
                 FlushReceipt(flush.version, _spell(acked - missing), _spell(missing), _spell(dead), dropped, elapsed)
             )

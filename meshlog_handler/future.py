@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import sys
 import threading
 import warnings
@@ -10,6 +9,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
+
+from .waits import finished
 
 T = TypeVar("T")
 
@@ -81,13 +82,10 @@ class MeshFuture(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as `get` does; return the error, or None if there is a result."""
-        try:
-            error = self._future.exception(timeout)
-        except concurrent.futures.TimeoutError:
-            # What failed with a timeout of its own does not come here: exception() returns that.
-            raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s; it goes on.") from None
+        if not finished(self._future, timeout):
+            raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s; it goes on.")
         self._outcome.asked = True
-        return error
+        return self._future.exception()
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self._future.done():

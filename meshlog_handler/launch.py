@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from .descriptors import make_pipe
 from .errors import MeshlogError
 from .signals import Signals
+from .waits import monotonic, seconds_until
 
 _KILLED_SEC: Final = 5.0
 
@@ -162,13 +163,13 @@ class Ranks:
             alive = [rank for rank in alive if rank.exitcode is None]
             if not alive:
                 return
-            for number in signals.wait(self._due - time.monotonic() if self._due < float("inf") else None):
+            for number in signals.wait(seconds_until(self._due)):
                 self._stop(number)
-            if time.monotonic() >= self._due:
+            if monotonic() >= self._due:
                 if not self._plan:
                     return
                 self._signal(self._plan.pop(0), alive)
-                self._due = time.monotonic() + (self._grace if self._plan else _KILLED_SEC)
+                self._due = monotonic() + (self._grace if self._plan else _KILLED_SEC)
 
     def _note(self, ended: list[Rank]) -> None:
         # Of those found together, one that a signal ended came first: it drew the others with it.
@@ -179,20 +180,20 @@ class Ranks:
             self._watcher.ended(rank)
             if rank.exitcode and self._due == float("inf"):
                 self._plan = [signal.SIGTERM, signal.SIGKILL]
-                self._due = time.monotonic() + self._grace
+                self._due = monotonic() + self._grace
 
     def _stop(self, number: signal.Signals) -> None:
         """Pass on a signal; asked again, go on to the stronger one at once."""
         if self.stopped_by is not None:
             self.asked_again = True
-            self._due = time.monotonic()
+            self._due = monotonic()
             return
         self.stopped_by = number
         self._stopped_at = time.time()
         self._watcher.stopping(number)
         self._signal(number, [rank for rank in self.ranks if rank.exitcode is None])
         self._plan = [stronger for stronger in (signal.SIGTERM, signal.SIGKILL) if stronger != number]
-        self._due = time.monotonic() + self._grace
+        self._due = monotonic() + self._grace
 
     def _signal(self, number: signal.Signals, ranks: Sequence[Rank]) -> None:
         for rank in ranks:

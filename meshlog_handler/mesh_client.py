@@ -163,7 +163,7 @@ class LoggingMeshClient:
         """
         number = settings.check_level(level)
         if for_sec is not None:
-            settings.check_window(for_sec)
+            settings.check_window(for_sec, "for_sec")
         name = logger or ""
         with self._changing:
             self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")

@@ -6,11 +6,9 @@ client, procs, bootstrap, mode; and, after calls: flush, procs, what they logged
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +21,7 @@ from .future import MeshFuture
 from .manager import LoggingManager
 from .procs import ProcSet
 from .shape import Shape
+from .waits import deadline_after, finished, monotonic
 
 if TYPE_CHECKING:
     from .named_handlers import ShownBy
@@ -154,20 +153,19 @@ class MeshLife:
         """
         if self._pid != os.getpid():
             return
-        deadline = time.monotonic() + timeout
+        deadline = deadline_after(timeout)
 
         def left() -> float:
-            return max(_LEAST_SEC, deadline - time.monotonic())
+            return max(_LEAST_SEC, deadline - monotonic())
 
         self.stopped = True
         with self._stopping:
             if self not in _living:
                 return
-            try:
-                failed = self._initialized.exception(left())
-            except concurrent.futures.TimeoutError:
-                failed = None  # it is not up, and is not waited for: the procs end below, and with them its beginning
-            else:
+            failed = None
+            # If it is not up by then, it is not waited for: the procs end below, and with them its beginning.
+            if finished(self._initialized, left()):
+                failed = self._initialized.exception()
                 if failed is None:
                     # Half of the time: a rank that is silent must not use up that of those that could leave in order.
                     self.manager.flush_before_stop(max(_LEAST_SEC, timeout / 2))
@@ -198,10 +196,10 @@ _at_exit = False
 def _stop_all() -> None:
     """Stop what the program left running when it ends. Who ends it by Ctrl-C does not want to wait for what was called."""
     failed = getattr(sys, "last_type", None) is not None
-    deadline = time.monotonic() + (_FAILED_EXIT_SEC if failed else _EXIT_SEC)
+    deadline = monotonic() + (_FAILED_EXIT_SEC if failed else _EXIT_SEC)
     try:
         for life in tuple(_living):
-            life.stop(max(_LEAST_SEC, deadline - time.monotonic()))
+            life.stop(max(_LEAST_SEC, deadline - monotonic()))
     except KeyboardInterrupt:  # once more: now they are ended at once, without another traceback
         for life in tuple(_living):
             life.procs.stop(0.0)

@@ -14,7 +14,6 @@ import functools
 import os
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
@@ -29,6 +28,7 @@ from .ipython import Cell, Pulse, find_shell, own_output, running_cell, write_un
 from .mesh_client import LoggingMeshClient
 from .ranks import spell_ranks
 from .receipt import FlushReceipt
+from .waits import monotonic
 
 FLUSH_SEC: Final = 3.0
 """Seconds that the ranks have, at the end of a cell, to say that everything has been shown."""
@@ -210,13 +210,13 @@ class Session:
     def _flush(self, timeout: float) -> None:
         clients = self.clients()
         patience = {client: _SILENT_SEC if client in self._silent else timeout for client in clients}
-        deadline = time.monotonic() + max(patience.values(), default=0.0) + _MARGIN_SEC
+        deadline = monotonic() + max(patience.values(), default=0.0) + _MARGIN_SEC
         flushes: list[tuple[LogClient, Future[FlushReceipt]]] = []
         for client in clients:
             with contextlib.suppress(ClosedError):  # it was stopped meanwhile, and has shown everything
                 flushes.append((client, client.flush_soon(patience[client])))
         for client, future in flushes:
-            trouble = _trouble(future, max(0.0, deadline - time.monotonic()))
+            trouble = _trouble(future, max(0.0, deadline - monotonic()))
             if trouble:
                 self._silent.add(client)
                 _say(trouble)

@@ -14,6 +14,7 @@ from .descriptors import pending, read_pipe
 from .lines import Block, Line
 from .source import Source
 from .thaw import Item
+from .waits import monotonic
 
 READ_SIZE: Final = 256 * 1024
 _MAX_LAST_WORDS: Final = 8 << 20
@@ -75,7 +76,7 @@ class Pipes:
 
     def read_last_words(self, source: Source) -> None:
         """Bring what a proc that ended has left in its pipes."""
-        items = self.drain(source, time.monotonic(), _MAX_LAST_WORDS)
+        items = self.drain(source, monotonic(), _MAX_LAST_WORDS)
         if items:
             self.read.append((source, items))
 
@@ -99,7 +100,7 @@ class Pipes:
         if data is None:
             return
         if data:
-            self._bring(pipe, pipe.framer.feed(data, time.monotonic()), time.time())
+            self._bring(pipe, pipe.framer.feed(data, monotonic()), time.time())
             if pipe.framer.deadline is not None:
                 self._unfinished.add(pipe)
         else:

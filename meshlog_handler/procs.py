@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from .errors import ClosedError, MeshlogError, RankError
 from .future import MeshFuture
 from .proc import Proc
 from .ranks import spell_ranks
+from .waits import capped, deadline_after, monotonic, wait_in_parts
 from .watcher import Watcher
 
 BOOT_SEC: Final = 120.0
@@ -288,8 +288,8 @@ class ProcSet:
             held, self._held = self._held, None
         for call, _ in held or ():
             call.refuse(because or ClosedError(f"the mesh was stopped before {call.what} could begin."))
-        deadline = time.monotonic() + timeout
-        launched = self._launching.acquire(timeout=max(timeout, 0.0))  # it sees that it is to stop
+        deadline = deadline_after(timeout)
+        launched = self._launching.acquire(timeout=capped(timeout))  # it sees that it is to stop
         try:
             if not self._started:
                 self._started = True
@@ -310,7 +310,7 @@ class ProcSet:
     def _end(self, deadline: float) -> None:
         """Wait for the procs to end; with growing insistence after the deadline."""
         idle = self._watcher.idle
-        if idle.wait(max(0.0, deadline - time.monotonic())):
+        if wait_in_parts(idle.wait, deadline - monotonic()):
             return
         for number, patience in ((signal.SIGTERM, _TERMINATE_SEC), (signal.SIGKILL, _KILL_SEC)):
             self._watcher.signal_all(number)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final
@@ -21,6 +20,7 @@ from .messages import Goodbye, Message, Patience
 from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
+from .waits import capped, monotonic
 
 Ready = Sequence[tuple[selectors.SelectorKey, int]]
 
@@ -89,7 +89,7 @@ class Reception:
 
     def wait(self, timeout: float | None) -> Ready:
         """Wait up to `timeout` seconds for anything; return what can be read."""
-        return self._selector.select(timeout)
+        return self._selector.select(capped(timeout))
 
     def read(self, ready: Ready) -> None:
         """Read what can be read."""
@@ -265,7 +265,7 @@ class Reception:
             source.ended = True
             self._settle(source)
         else:  # it is about to die; or else it became another program, or has closed its descriptors
-            self.cut_off[source] = time.monotonic() + _DYING_SEC
+            self.cut_off[source] = monotonic() + _DYING_SEC
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 

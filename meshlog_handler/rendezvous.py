@@ -12,7 +12,6 @@ import secrets
 import socket
 import stat
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +22,7 @@ from .errors import ClosedError, ProtocolError
 from .frames import CONTROL, MAX_FRAME
 from .messages import Hello, Welcome, decode
 from .transit import Transit
+from .waits import monotonic
 
 MAX_STRANGERS: Final = 64
 _MAX_PIPES: Final = 2
@@ -90,7 +90,7 @@ class Rendezvous:
                 sock.close()
                 continue
             with self._lock:
-                self._strangers[sock] = time.monotonic() + HANDSHAKE_SEC
+                self._strangers[sock] = monotonic() + HANDSHAKE_SEC
             thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
             self._threads.add(thread)
             try:

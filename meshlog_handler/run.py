@@ -8,7 +8,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from .ranks import spell_ranks
 from .report import Failure, failure_summary
 from .signals import Signals
 from .source import Source
+from .waits import monotonic, seconds_until
 
 LINGER_SEC: Final = 1.0
 """Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
@@ -151,18 +151,18 @@ class Run:
         """Show what is left, wherever it still is; return the summary."""
         ranks = self._ranks
         pipes = [pipe for source in self._sources for pipe in source.pipes]
-        deadline = time.monotonic() + LINGER_SEC
+        deadline = monotonic() + LINGER_SEC
         impatient = ranks.asked_again
-        while not impatient and time.monotonic() < deadline and any(pipe.fd >= 0 for pipe in pipes):
+        while not impatient and monotonic() < deadline and any(pipe.fd >= 0 for pipe in pipes):
             impatient = bool(self._signals.wait(0.02))
         ranks.reap()
         all_ended = all(rank.exitcode is not None for rank in ranks.ranks)
         flushed = self._client.flush_soon(None if all_ended else 10.0)
         flushed.add_done_callback(lambda _: self._signals.wake())
-        deadline = time.monotonic() + HURRY_SEC
+        deadline = monotonic() + HURRY_SEC
         while not flushed.done():
-            impatient = bool(self._signals.wait(deadline - time.monotonic() if impatient else None)) or impatient
-            if impatient and time.monotonic() >= deadline:
+            impatient = bool(self._signals.wait(seconds_until(deadline) if impatient else None)) or impatient
+            if impatient and monotonic() >= deadline:
                 # Whoever reads our output does not: the client's thread hangs in a write, and so would an orderly exit.
                 os._exit(self.exitcode or 128 + signal.SIGINT)
         return self._client.on_thread(self._summarize).result()

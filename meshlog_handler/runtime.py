@@ -12,7 +12,6 @@ import itertools
 import logging
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -23,6 +22,7 @@ from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patien
 from .proc_warnings import log_warnings
 from .stream import Stream, carriers, own_threads
 from .transaction import ConfigTransaction
+from .waits import monotonic, seconds_until
 
 _MAX_REASON: Final = 4000
 
@@ -132,7 +132,7 @@ class LoggerRuntime:
         logger.setLevel(order.level)
         if order.for_sec is not None:
             self._reverting[order.logger] = before
-            heapq.heappush(self._reverts, (time.monotonic() + order.for_sec, next(self._order), order.logger, before))
+            heapq.heappush(self._reverts, (monotonic() + order.for_sec, next(self._order), order.logger, before))
 
     def restore_levels(self) -> None:
         """Set each logger back to the level it had before the first order for it. Any thread."""
@@ -143,7 +143,7 @@ class LoggerRuntime:
     def _revert_due(self) -> float | None:
         """Set back the levels whose time is over; return the seconds until the next one, or None."""
         while self._reverts:
-            wait = self._reverts[0][0] - time.monotonic()
+            wait = seconds_until(self._reverts[0][0])
             if wait > 0:
                 return wait
             _, _, name, level = heapq.heappop(self._reverts)

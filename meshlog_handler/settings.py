@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from .errors import SettingError
@@ -89,8 +90,8 @@ def captured(env: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **env, CAPTURED: "1"}
 
 
-def check_window(window: float | None) -> float | None:
-    """Return `window` (seconds) if it is None or positive and finite.
+def check_window(window: float | None, name: str = "aggregate_window_sec") -> float | None:
+    """Return `window` (seconds; `name` is what the caller calls it) if it is None or positive and finite.
 
     Raises
     ------
@@ -99,8 +100,8 @@ def check_window(window: float | None) -> float | None:
     """
     if window is None:
         return None
-    if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window < float("inf"):
-        raise SettingError(f"aggregate_window_sec={window!r} is not a window. Valid: a positive number of seconds, or None.")
+    if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window <= sys.float_info.max:
+        raise SettingError(f"{name}={window!r} is not a window. Valid: a positive number of seconds, or None.")
     return window
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .answers import PendingCall
 from .errors import ClosedError
+from .waits import capped
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Settler:
         """Wait for the end, up to `timeout` seconds. What it is still held up from then on, nobody gets."""
         if threading.current_thread() is self._thread:
             return
-        self._thread.join(timeout)
+        self._thread.join(capped(timeout))
         with contextlib.suppress(queue.Empty):  # until it is
             while self._thread.is_alive():
                 call = self._queue.get_nowait().call

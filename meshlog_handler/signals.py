@@ -9,6 +9,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from .waits import capped
+
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals to the launcher that stop all ranks."""
 
@@ -39,8 +41,8 @@ class Signals:
         os.close(self._write)
 
     def wait(self, timeout: float | None) -> list[signal.Signals]:
-        """Wait up to `timeout` seconds for a signal or `wake`; return the signals that stop which came."""
-        select.select([self._read], [], [], None if timeout is None else max(0.0, timeout))
+        """Wait up to `timeout` seconds, and an hour, for a signal or `wake`; return the stopping signals that came."""
+        select.select([self._read], [], [], capped(timeout))
         try:
             came = os.read(self._read, 4096)
         except BlockingIOError:

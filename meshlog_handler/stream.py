@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from .entries import FLUSH, LARGE, number_entry
 from .errors import SettingError
 from .freeze import Freezer, Frozen, ShapeTable, freeze
 from .journal import Appender, Journal
+from .waits import monotonic
 
 OnFull = Literal["block", "drop"]
 
@@ -300,8 +300,8 @@ class Stream:
 
     def _wait(self, wait: Callable[[bool, float], bool]) -> bool:
         """Wait, `BLOCK_SEC` seconds at most, and see to it that somebody works meanwhile."""
-        deadline = time.monotonic() + BLOCK_SEC
-        while (left := deadline - time.monotonic()) > 0:
+        deadline = monotonic() + BLOCK_SEC
+        while (left := deadline - monotonic()) > 0:
             if wait(True, min(left, _LOOK_SEC)):
                 return True
             self.wake()

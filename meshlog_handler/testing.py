@@ -15,11 +15,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .client import LogClient
+from .waits import deadline_after, monotonic, seconds_until
 
 
 class RecordCollector(logging.Handler):
@@ -65,10 +65,10 @@ class RecordCollector(logging.Handler):
         TimeoutError
             After `timeout` seconds; the message shows the last records.
         """
-        deadline = time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         with self._arrived:
             while not condition(self.records):
-                if not self._arrived.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                if not self._arrived.wait(seconds_until(deadline)) and monotonic() >= deadline:
                     last = "\n  ".join(record.getMessage() for record in self.records[-20:])
                     count = len(self.records)
                     raise TimeoutError(f"after {timeout} s the {count} records are not those waited for; the last:\n  {last}")

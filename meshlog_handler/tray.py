@@ -6,13 +6,13 @@ became slow; and a call that waits for room waits no longer than it must.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 from .show import Show
 from .source import INBOX_SIZE, Source
 from .thaw import Item
+from .waits import monotonic
 
 _TICK_SEC: Final = 0.05
 _AT_ONCE: Final = 16
@@ -47,9 +47,9 @@ class Tray:
 
     def put(self, items: list[Item], now: float) -> None:
         """Fill it, when it is empty, with what is not merely counted."""
-        began = time.monotonic()
+        began = monotonic()
         self._items = self._show.count(items, now)
-        self._counted, self._spent = len(items) - len(self._items), time.monotonic() - began
+        self._counted, self._spent = len(items) - len(self._items), monotonic() - began
 
     @property
     def read_size(self) -> int:
@@ -66,13 +66,13 @@ class Tray:
         sentinels: list[tuple[Source, int]] = []
         counted, spent, self._counted, self._spent = self._counted, self._spent, 0, 0.0
         shown, seconds = 0, 0.0
-        began = time.monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
+        began = monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
         # However long counting took, something is shown: else nothing would ever be.
         while shown < len(self._items) and (not shown or spent + seconds < _TICK_SEC) and not self._interrupted():
             some = self._items[shown : shown + self._step]
             shown += len(some)
             sentinels += self._show.dispatch(some, now)
-            seconds = time.monotonic() - began
+            seconds = monotonic() - began
         del self._items[:shown]
         if counted + shown:
             in_a_tick = _TICK_SEC / max((spent + seconds) / (counted + shown), 1e-7)

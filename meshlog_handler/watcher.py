@@ -15,7 +15,6 @@ import selectors
 import signal
 import socket
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from .errors import ClosedError, ProtocolError
 from .messages import decode
 from .proc import Proc
 from .settler import Settler
+from .waits import capped, monotonic, seconds_until
 
 GRACE_SEC: Final = 0.5
 """Seconds that the other ranks have to answer, or fail as well, once one has failed."""
@@ -113,7 +113,7 @@ class Watcher:
     def join(self, timeout: float) -> None:
         """Wait for both threads, up to `timeout` seconds."""
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+            self._thread.join(capped(timeout))
         self._settler.join(timeout)
 
     # -- on the watcher's thread -----------------------------------------------------------------------------------
@@ -135,17 +135,17 @@ class Watcher:
             if proc.child is not None and not proc.gone:
                 proc.child.send_signal(number)
 
-    def _patience(self) -> float | None:
-        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+    def _patience(self) -> float:
+        wait = seconds_until(self._timers[0][0] if self._timers else None)
         if any(proc.child is not None and not proc.child.prompt and not proc.gone for proc in self.procs):
-            return _POLL_SEC if wait is None else min(wait, _POLL_SEC)
+            return min(wait, _POLL_SEC)
         return wait
 
     def _after(self, seconds: float, action: Callable[[], object]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), action))
+        heapq.heappush(self._timers, (monotonic() + seconds, next(self._order), action))
 
     def _expire(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
+        while self._timers and self._timers[0][0] <= monotonic():
             heapq.heappop(self._timers)[2]()
         for proc in self.procs:
             if proc.child is not None and not proc.child.prompt and not proc.gone and proc.child.poll() is not None:

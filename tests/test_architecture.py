@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # fmt: off
 FLOORS = [
     # Errors, environment and defaults.
-    ["_version", "errors", "ranks", "settings"],
+    ["_version", "errors", "ranks", "settings", "waits"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
         "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",
@@ -103,6 +103,9 @@ PUBLIC = {
 
 MAX_LINES = 600
 
+# What makes seconds that the kernel accepts, and what passes on such.
+BOUNDED = {"capped", "seconds_until", "self._patience"}
+
 SOURCES = {path: path.read_text() for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
 
 
@@ -161,6 +164,35 @@ def swallowed_errors(source: str) -> list[str]:
     return wrong
 
 
+def uncapped_waits(source: str) -> list[str]:
+    """Say where the kernel is given seconds that `waits` has not seen, or where a deadline is of another clock than its."""
+    wrong = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        seconds = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
+        if called.endswith((".select", ".poll")):
+            seconds += node.args[-1:]
+        elif not called.endswith(".acquire"):
+            seconds = []
+        wrong += [f"line {each.lineno}: {ast.unparse(node)}" for each in seconds if not _is_bounded(each)]
+        if called in {"time.monotonic", "time.monotonic_ns", "time.perf_counter"}:
+            wrong.append(f"line {node.lineno}: {called}")
+    return wrong
+
+
+def _is_bounded(seconds: ast.expr) -> bool:
+    """Whether they are constant, or came from `waits`."""
+    if isinstance(seconds, ast.BinOp):
+        return _is_bounded(seconds.left) and _is_bounded(seconds.right)
+    if isinstance(seconds, ast.IfExp):
+        return _is_bounded(seconds.body) and _is_bounded(seconds.orelse)
+    if isinstance(seconds, ast.Name):
+        return seconds.id.isupper()
+    return isinstance(seconds, ast.Constant) or (isinstance(seconds, ast.Call) and ast.unparse(seconds.func) in BOUNDED)
+
+
 def _is_suppress(item: ast.withitem) -> bool:
     call = item.context_expr
     return isinstance(call, ast.Call) and ast.unparse(call.func).endswith("suppress")
@@ -185,6 +217,11 @@ def test_every_listed_module_exists_and_stands_once() -> None:
 @each_file
 def test_no_error_is_swallowed(path: Path) -> None:
     assert swallowed_errors(SOURCES[path]) == []
+
+
+@each_file
+def test_no_wait_is_longer_than_the_kernel_allows(path: Path) -> None:
+    assert uncapped_waits(SOURCES[path]) == []
 
 
 @each_file
@@ -306,3 +343,23 @@ def test_an_allowed_import_is_not(module: str, source: str) -> None:
 )
 def test_a_swallowed_error_is_found(source: str, count: int) -> None:
     assert len(swallowed_errors(source)) == count
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("selector.select(timeout)", 1),
+        ("selector.select(None if deadline is None else deadline - now)", 1),
+        ("select.select([fd], [], [], seconds)", 1),
+        ("poller.poll(1000 * timeout)", 1),
+        ("lock.acquire(timeout=timeout)", 1),
+        ("deadline = time.monotonic() + 1", 1),
+        ("selector.select(capped(timeout))", 0),
+        ("poller.poll(seconds_until(deadline) * 1000)", 0),
+        ("poller.poll()", 0),
+        ("lock.acquire(timeout=LOCK_SEC)", 0),
+        ("process.poll()", 0),
+    ],
+)
+def test_an_uncapped_wait_is_found(source: str, count: int) -> None:
+    assert len(uncapped_waits(source)) == count

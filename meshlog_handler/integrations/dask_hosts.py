@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
 from ..capture import diagnose
 from ..errors import ClosedError, ConnectError
+from ..waits import monotonic
 from .hosts import HostRelay, Tunnel
 
 TAKE_SEC: Final = 20.0
@@ -73,7 +73,7 @@ class Host:
         self._name = name
         self._server = server
         self._relay = HostRelay(client_address)
-        self._heard = time.monotonic()
+        self._heard = monotonic()
         for answer in (self.take, self.give, self.close):
             server.handlers[f"{name}_{answer.__name__}"] = answer
         self._watching = asyncio.ensure_future(self._watch())
@@ -88,7 +88,7 @@ class Host:
 
     async def take(self, timeout: float) -> bytes | None:
         """Return bytes for the client; None when all was taken, and the relay has ended."""
-        self._heard = time.monotonic() + timeout
+        self._heard = monotonic() + timeout
         try:
             return await asyncio.to_thread(self._relay.take, timeout)
         except ClosedError:
@@ -114,7 +114,7 @@ class Host:
             await asyncio.sleep(_ANNOUNCE_SEC)
 
     async def _watch(self) -> None:
-        while time.monotonic() - self._heard < SILENT_SEC:
+        while monotonic() - self._heard < SILENT_SEC:
             await asyncio.sleep(SILENT_SEC / 10)
         await self.close(0.0)
         self._forget()

@@ -25,6 +25,7 @@ from ..channel import HANDSHAKE_SEC, Address
 from ..errors import ClosedError, ConnectError
 from ..relay import LogRelay
 from ..stream import own_threads
+from ..waits import capped
 
 _PIECE: Final = 256 * 1024
 _WAIT_SEC: Final = 1.0
@@ -96,7 +97,7 @@ class HostRelay:
         """
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
-        if not poll.poll(timeout * 1000):
+        if not poll.poll(capped(timeout) * 1000):
             return b""
         try:
             data = self._end.recv(_PIECE)
@@ -159,7 +160,7 @@ class Tunnel:
 
     def wait(self, timeout: float) -> None:
         """Wait up to so many seconds for the relay's own end, with all that it had to say. Before `close`."""
-        self._threads[0].join(timeout)
+        self._threads[0].join(capped(timeout))
 
     def close(self) -> None:
         """End; waits some seconds for what is being carried."""

@@ -25,6 +25,7 @@ from ..errors import ClosedError
 from ..future import MeshFuture
 from ..manager import LoggingManager
 from ..shape import Shape
+from ..waits import monotonic
 from .hosts import Tunnel
 from .monarch_actors import Watch, clients
 
@@ -122,7 +123,7 @@ class AttachedMesh:
     def leave(self, timeout: float) -> None:
         """Let every proc leave, then end relays and actors. Takes `timeout` seconds at most."""
         # On a thread of its own: whoever detaches may be in an event loop, and Monarch complains of those who wait there.
-        MeshFuture.run(partial(self._run, self._leave, time.monotonic() + timeout), "detach").get(timeout + 1.0)
+        MeshFuture.run(partial(self._run, self._leave, monotonic() + timeout), "detach").get(timeout + 1.0)
 
     def _run(self, fn: Callable[..., T], *args: Any) -> T:
         return self._context.copy().run(fn, *args)
@@ -160,7 +161,7 @@ class AttachedMesh:
 
     def _leave(self, deadline: float) -> None:
         def left() -> float:
-            return max(0.1, deadline - time.monotonic())
+            return max(0.1, deadline - monotonic())
 
         def close(relay: Any) -> None:
             relay.close.call_one(left()).get(left())
@@ -175,7 +176,7 @@ class AttachedMesh:
             if self._members is not None:
                 # A call would wait until Monarch knows who is dead; the client knows it now.
                 self._members.leave.broadcast()
-                while self._alive() and time.monotonic() < deadline:
+                while self._alive() and monotonic() < deadline:
                     time.sleep(0.01)
 
     def _alive(self) -> bool:

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..capture import diagnose
 from ..errors import ClosedError
+from ..waits import capped
 from .hosts import HostRelay, Tunnel, reachable
 from .ray_hook import UNHOOKED
 from .ray_worker import NAMESPACE, key_of
@@ -92,7 +93,7 @@ class Relays:
         """Let the relays pass on what is pending, and end them."""
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            self._thread.join(capped(timeout))
         for node, actor, tunnel in self._relays:
             # The node, or all of Ray, may have ended before, or end meanwhile: the tunnel is closed all the same.
             with contextlib.suppress(Exception):

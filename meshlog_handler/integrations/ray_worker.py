@@ -21,6 +21,7 @@ from ray.experimental import internal_kv
 from .. import membership
 from ..capture import diagnose
 from ..errors import ConnectError
+from ..waits import monotonic
 from ..worker import enlist, uninstall
 from .handover import Handover
 from .hosts import reachable
@@ -88,9 +89,9 @@ def _join() -> None:
 
 def _relay_on(job: str, node: str) -> str:
     """Return the address of the relay on this node; the driver starts it when it learns of the node."""
-    deadline = time.monotonic() + _RELAY_SEC
+    deadline = monotonic() + _RELAY_SEC
     while (address := internal_kv._internal_kv_get(key_of(job, node), namespace=NAMESPACE)) is None:
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             raise ConnectError(f"the client is out of reach of this node, and no relay stands here after {_RELAY_SEC:g} s")
         time.sleep(_LOOK_SEC)
     return str(address.decode())

@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(tray, "time", clock)
+    monkeypatch.setattr(tray, "monotonic", clock.monotonic)
     return clock
 
 
