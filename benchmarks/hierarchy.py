@@ -77,11 +77,12 @@ class Host:
     def __init__(self, address: str, number: int, window: float | None) -> None:
         from meshlog_handler.relay_messages import JoinedBelow
         from meshlog_handler.show import Show
+        from meshlog_handler.sinks import Sink, Sinks
         from meshlog_handler.uplink import PassOn, Uplink
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)
         self._uplink = Uplink(address, None)
-        self._show = Show((PassOn(self._uplink.stream),), True, None, window, (), (), digests=True)
+        self._show = Show(Sinks(Sink((PassOn(self._uplink.stream),), window=window)), digests=True)
         self._lock = threading.Lock()
         self._items = list(_lines(self.ranks))
         self._uplink.start(self._carry_out, lambda: None)

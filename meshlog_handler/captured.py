@@ -21,6 +21,7 @@ class CapturedTemplate:
     """
 
     __slots__ = ("base", "group", "levelno", "rank", "scope")
+    route = (None, "")
     captured = True
     ordinary = False
     text = staticmethod(itemgetter(2))

@@ -38,6 +38,7 @@ from .relays import Above
 from .rendezvous import Newcomer, Rendezvous
 from .rundir import RunDir
 from .show import Show
+from .sinks import Sink, Sinks
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
@@ -90,7 +91,7 @@ class LogClient(QueueListener):
         self._log_dir = os.fspath(log_dir) if log_dir is not None else None
         self._options = (tuple(never), tuple(hide))
         self._max_line = settings.max_line_size()
-        self._own_handlers: tuple[ShownBy, ...] = handlers
+        self.sinks = Sinks(Sink(handlers, respect_handler_level, self._window) if handlers else None)
         self.console: ConsoleHandler | None = None  # made here, where no handlers are given
         self._pid = os.getpid()
         self._running = False
@@ -127,17 +128,13 @@ class LogClient(QueueListener):
 
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose)
-        handlers = self._own_handlers
-        if not handlers:
-            from .console import ConsoleHandler
-
-            self.console = ConsoleHandler()
-            handlers = (self.console,)
+        if self.sinks.default is None and not self.sinks.routed:
+            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         self._rundir = RunDir()
         self.registry.keep_journals_in(self._log_dir or self._rundir.path)
         self._rendezvous = Rendezvous(self._rundir.path, self.registry.admit, self._joined)
         self._commands = Commands(self.queue)
-        show = Show(handlers, self.respect_handler_level, files, self._window, *self._options, digests=self._above is not None)
+        show = Show(self.sinks, files, *self._options, digests=self._above is not None)
         self._core = ClientThread(
             self._commands,
             show,
@@ -253,11 +250,24 @@ class LogClient(QueueListener):
         """Show by other handlers from now on. Returns when that is so."""
         self.on_thread(lambda: self._core.show.set_handlers(handlers, respect_handler_level)).result()
 
-    def reconfigure(self, handlers: Sequence[ShownBy], respect_handler_level: bool, window: float | None) -> None:
-        """Change handlers and window, without waiting for it: who configures logging holds its lock."""
-        self._window = settings.check_window(window)
-        self._post(lambda: self._core.set_window(window))
-        self._post(lambda: self._core.show.set_handlers(handlers, respect_handler_level))
+    def add_sink(self, sink: Sink) -> None:
+        """Show by the handlers of a `MeshHandler` of this process, too; where it has none, on the console. Never blocks."""
+        if not sink.handlers:
+            sink.handlers = (self._make_console(),)
+        self.sinks.add(sink)
+
+    def _make_console(self) -> ConsoleHandler:
+        """Return the console's handler: one for all sinks, so that progress bars know of each other's lines."""
+        if self.console is None:
+            from .console import ConsoleHandler
+
+            self.console = ConsoleHandler()
+        return self.console
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether it keeps a complete file per rank."""
+        return self._log_dir is not None and self.running
 
     def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
         """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""

@@ -104,10 +104,11 @@ class Freezer:
     Unless `fast`, later records of its shape do not take the fast path.
     """
 
-    __slots__ = ("_fast", "_record", "_rendered")
+    __slots__ = ("_fast", "_record", "_rendered", "_route")
 
-    def __init__(self, record: logging.LogRecord, *, fast: bool = True) -> None:
+    def __init__(self, record: logging.LogRecord, route: object = None, *, fast: bool = True) -> None:
         self._record = record
+        self._route = route
         self._fast = fast
         self._rendered: Rendered | None = None
 
@@ -124,11 +125,11 @@ class Freezer:
         if self._rendered is None:
             codes = _struct_codes(record) if self._fast else None
             if codes is not None:
-                frozen = _freeze_struct(record, codes, table)
+                frozen = _freeze_struct(record, codes, table, self._route)
                 if frozen is not None:
                     return frozen
             self._rendered = _render(record)
-        return _freeze_tagged(record, self._rendered, table)
+        return _freeze_tagged(record, self._rendered, table, self._route)
 
 
 def freeze(record: logging.LogRecord, table: ShapeTable) -> Frozen:
@@ -158,9 +159,9 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     return None if "-" in codes else codes
 
 
-def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable) -> Frozen | None:
+def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, route: object) -> Frozen | None:
     args = tuple(record.args or ())
-    key = (shape_key(record.__dict__), tuple(map(type, args)))
+    key = (shape_key(record.__dict__), tuple(map(type, args)), route)
     place = (record.pathname, record.lineno, record.levelno, record.name)
     try:
         # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
@@ -176,7 +177,7 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable) -> 
         table.variety[place] = variety + 1
         packer = _packer(shape, codes)
         data = packer(record.created, record.msecs, *args)
-        define = _define(shape, codes, record, record.msg)
+        define = _define(shape, codes, record, record.msg, route)
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
         return None
     return Frozen(define + data, table, key, packer)
@@ -222,12 +223,12 @@ def _render(record: logging.LogRecord) -> Rendered:
     return Rendered(msg, args, named, text)
 
 
-def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable) -> Frozen:
+def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable, route: object) -> Frozen:
     """Freeze what differs as tagged data: ``(args, named, text)``."""
     msg, args, named, text = rendered
     place = (record.pathname, record.lineno, record.levelno, record.levelname, record.name, record.funcName)
     thread = (record.thread, record.threadName, record.process, getattr(record, "taskName", None))
-    fixed: object = (place, thread, msg)
+    fixed: object = (place, thread, msg, route)
     if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
         # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
         named = {
@@ -237,14 +238,14 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
             "threadName": _text(record.threadName),
             "taskName": plain_or_text(thread[3]),
         }
-        fixed = (place, record.process)
+        fixed = (place, record.process, route)
     shape = table.tagged.get(fixed)
     define, learnt = b"", None
     if shape is None:
         learnt = next(table.ids)
         shape = learnt if learnt <= MAX_SHAPES else 0
         table.variety[place] = table.variety.get(place, 0) + 1
-        define = _define(shape, "-", record, msg)
+        define = _define(shape, "-", record, msg, route)
     try:
         tail = pack((args, named, text))
     except NotPlain:  # another thread has changed a value since it was looked at
@@ -253,7 +254,7 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
     return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
 
 
-def _define(shape: int, codes: str, record: logging.LogRecord, msg: str) -> bytes:
+def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
     """Return the DEFINE entry of a shape: what its records have in common, by attribute name."""
     common = {
         "name": _text(record.name),
@@ -271,6 +272,8 @@ def _define(shape: int, codes: str, record: logging.LogRecord, msg: str) -> byte
         "processName": plain_or_text(record.processName),
         "taskName": plain_or_text(getattr(record, "taskName", None)),
     }
+    if route is not None:
+        common["route"] = route
     start = float(record.created * 1000 - record.relativeCreated)
     return definition(shape, codes, start, common)
 

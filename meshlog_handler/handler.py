@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 import atexit
+import copy
+import itertools
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import membership, settings
 from .capture import diagnose
@@ -19,7 +21,8 @@ from .entries import MARK
 from .errors import ConnectError
 from .freeze import PLAIN_SIZE, shape_key
 from .mesh_record import MeshRecord
-from .named_handlers import ShownBy, ShownHere, resolve
+from .named_handlers import resolve
+from .sinks import Route, Sink
 from .stream import Stream, check_on_full, is_own
 
 if TYPE_CHECKING:
@@ -53,6 +56,16 @@ class MeshHandler(logging.Handler):
 
     Notes
     -----
+    Several may be in one configuration. Each record is shown by the `handlers` of the MeshHandler that accepted it, in
+    every process that applies the configuration or was forked from one that did.
+
+    In the client's process, and while `aggregate_window_sec` is None, the handlers get records on the thread that logs
+    them, as in plain logging. They do so in other processes, too, once the client has ended or cannot be reached.
+
+    A formatter set on a MeshHandler makes the text that the handlers get as the message, as it does on a
+    `logging.handlers.QueueHandler`. Filters of the MeshHandler, and of handlers that it names, are called in the process
+    that logs, on the thread that logs.
+
     Any thread may log. `flush` and `close` never wait: `logging.config` calls them with logging's lock held.
     After a fork the child joins as itself with its first record.
     """
@@ -74,12 +87,16 @@ class MeshHandler(logging.Handler):
         super().__init__(level)
         self._on_full = check_on_full(on_full)
         self._stream: Stream | None = None
-        self._shown_here: ShownHere | None = None
+        self._route: Route = None
+        window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
+        shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
+        # One that only knows an address has no say in what shows its records, nor a way to show them itself.
+        self._sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
+        self._ordinal = f"#{next(_ordinals)}" if self._sink is not None else None
         member = membership.current()
         address = address or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
             if member is not None and address in (None, member.terms.address):
-                self._stream = member.stream
                 return
             if address is not None:
                 try:
@@ -87,20 +104,40 @@ class MeshHandler(logging.Handler):
                     return
                 except ConnectError as failure:
                     diagnose(f"{settings.ADDRESS} names a client that is gone; this process shows its logs itself. {failure}")
-        shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
-        window = settings.check_window(aggregate_window_sec)
+        if self._sink is None:
+            self._sink = Sink((), respect_handler_level, window)
         try:
-            client = _become_client(shown_by, window, respect_handler_level, log_dir)
+            client = _become_client(self._sink, log_dir)
         except OSError as failure:
             diagnose(f"no other process can join this one, which shows its own logs, each at once: {failure}")
-            self._shown_here = ShownHere(shown_by, respect_handler_level)
+            self._sink.direct = True
             return
-        own = membership.Terms(client.address, on_full=self._on_full, mesh=client.own_token)
-        self._stream = membership.join(own).stream
+        if self._ordinal is not None:
+            client.sinks.name(self._sink, self._ordinal)
+        membership.join(membership.Terms(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _join(self, address: str) -> None:
-        terms = membership.Terms(address, settings.rank(), settings.local_rank(), on_full=self._on_full)
-        self._stream = membership.join(terms).stream
+        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), on_full=self._on_full))
+
+    @property
+    def sink(self) -> Sink | None:
+        """What shows the records in this process, where it is the client or cannot reach one; None: nothing."""
+        return self._sink
+
+    def set_name(self, name: str | None) -> None:
+        """Take the name by which other processes that apply the same configuration refer to this handler."""
+        super().set_name(name)  # type: ignore[arg-type]  # typeshed does not know that logging takes None
+        self._route = self._stream = None
+        client = _own_client
+        if name and self._sink is not None and self._sink.number and client is not None:
+            client.sinks.name(self._sink, name)
+
+    name = property(logging.Handler.get_name, set_name)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        """Let `fmt` make the message of each record: the handlers get its text."""
+        super().setFormatter(fmt)
+        self._stream = None  # no record takes the fast path
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Forward the record if the filters let it pass. Never raises what is an `Exception`, never waits for the client
@@ -112,47 +149,84 @@ class MeshHandler(logging.Handler):
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
-        written = False
-        try:
-            stream = self._stream
-            fields = record.__dict__
-            args = record.args
-            if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
-                shapes, write, mark = stream.appender  # type: ignore[union-attr]  # without a stream: the slow path
-                pack = shapes[(shape_key(fields), tuple(map(type, args)))]
-                write(pack(record.created, record.msecs, *args))
-                written = True
-                mark(MARK)
-                if stream.idle:  # type: ignore[union-attr]  # as above
-                    stream.wake()  # type: ignore[union-attr]  # as above
-                return True
-        except Exception:
-            # A new shape, a segment that is full, an odd value: the slow path takes any record. Once it is written,
-            # all that can be wrong is the mark, for which the very end of a segment has no room, and needs none.
-            if written:
-                return True
+        stream = self._stream
+        if stream is not None:
+            written = False
+            try:
+                fields = record.__dict__
+                args = record.args
+                if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
+                    shapes, write, mark = stream.appender
+                    pack = shapes[(shape_key(fields), tuple(map(type, args)), self._route)]
+                    write(pack(record.created, record.msecs, *args))
+                    written = True
+                    mark(MARK)
+                    if stream.idle:
+                        stream.wake()
+                    return True
+            except Exception:
+                # A new shape, a segment that is full, an odd value: the slow path takes any record. Once it is written,
+                # all that can be wrong is the mark, for which the very end of a segment has no room, and needs none.
+                if written:
+                    return True
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Forward any record, however odd: the slow path of `handle`."""
+        """Show or forward any record, however odd: the slow path of `handle`."""
         try:
             if is_own(record):
                 return  # also once there is no stream any more: what a handler of the client logs stays its own
             if isinstance(record, MeshRecord):
                 return  # forwarded once: a handler of the client has handed it to the loggers here
-            stream = self._stream
-            if stream is None or stream.client_gone or stream.pid != os.getpid():
-                member = membership.current() or membership.rejoin()
-                stream = self._stream = member.stream if member is not None else None
-            if stream is not None:
-                stream.append(record)
-            elif self._shown_here is not None:
-                self._shown_here.show(record)
-            elif record.levelno >= logging.WARNING and settings.forwarding_enabled():
-                diagnose(f"{record.levelname} {record.name}: {record.getMessage()}")
+            if self.formatter is not None:
+                record = self._formatted(record)
+            sink = self._sink
+            if sink is not None and sink.direct:
+                sink.show_here(record)
+                if _own_client is not None and _own_client.keeps_files:
+                    self._forward(record, (sink.number, ()))  # for the files alone
+            elif not self._forward(record, self._route):
+                if sink is not None:
+                    sink.show_here(record)
+                elif record.levelno >= logging.WARNING and settings.forwarding_enabled():
+                    diagnose(f"{record.levelname} {record.name}: {record.getMessage()}")
         except Exception:
             self.handleError(record)
+
+    def _forward(self, record: logging.LogRecord, route: Route) -> bool:
+        """Append the record to this process's stream; False if there is none that leads anywhere."""
+        stream, sink = self._stream, self._sink
+        if stream is None or stream.client_gone or stream.pid != os.getpid():
+            self._stream = None
+            member = membership.current() or membership.rejoin(quiet=sink is not None)
+            stream = member.stream if member is not None else None
+            if stream is None or (stream.client_gone and sink is not None):
+                return False
+        fast = stream if self.formatter is None else None
+        if sink is None:
+            self._stream = fast
+        else:
+            if route is None:
+                # In the client's process, and in those forked from it, the sink itself is known; elsewhere its name is.
+                route = self._route = sink.number or self.name or self._ordinal
+            if isinstance(route, tuple):
+                pass  # the handlers have had it
+            elif sink.filtered:
+                route = (route, sink.accepting(record))  # type: ignore[assignment]  # not None: the line above
+                if not route[1]:  # type: ignore[index]  # a pair: the line above
+                    return True
+            else:
+                self._stream = fast
+        stream.append(record, route)
+        return True
+
+    def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return a copy whose message is the formatter's text, as `logging.handlers.QueueHandler` makes one."""
+        made = copy.copy(record)
+        text = self.format(made)
+        vars(made).update(msg=text, message=text, args=(), exc_info=None, exc_text=None, stack_info=None)
+        return made
 
     def flush(self) -> None:
         """Return at once: what a call has logged is in the journal already."""
@@ -160,6 +234,12 @@ class MeshHandler(logging.Handler):
     def close(self) -> None:
         """Take the handler out of logging's registry. The process stays a member of the mesh: other loggers may use it."""
         super().close()
+        client = _own_client
+        if self._sink is not None and self._sink.number and client is not None:
+            client.sinks.retire(self._sink)
+
+
+_ordinals: Final = itertools.count(1)
 
 
 def _leave_and_stop(client: LogClient) -> None:
@@ -172,18 +252,17 @@ def _leave_and_stop(client: LogClient) -> None:
 _own_client: LogClient | None = None
 
 
-def _become_client(
-    handlers: Sequence[ShownBy], window: float | None, respect_handler_level: bool, log_dir: str | None
-) -> LogClient:
-    """Make this process the client; where it is one already (configured twice), give that one the new handlers."""
+def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
+    """Make this process the client, unless it is one already, and let it show by `sink`, too."""
     global _own_client
     from .client import LogClient
 
     client = _own_client
     if client is not None and client.running:
-        client.reconfigure(handlers, respect_handler_level, window)
+        client.add_sink(sink)
         return client
-    client = LogClient(*handlers, aggregate_window_sec=window, respect_handler_level=respect_handler_level, log_dir=log_dir)
+    client = LogClient(log_dir=log_dir)
+    client.add_sink(sink)
     client.start()
     os.environ[settings.ADDRESS] = client.address
     atexit.register(_leave_and_stop, client)

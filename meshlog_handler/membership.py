@@ -238,8 +238,8 @@ def join(terms: Terms) -> Membership:
         return _current
 
 
-def rejoin() -> Membership | None:
-    """In a forked child: join the parent's client anew. None if there is none, or it is gone (said once)."""
+def rejoin(*, quiet: bool = False) -> Membership | None:
+    """In a forked child: join the parent's client anew. None if there is none, or it is gone (said once, unless `quiet`)."""
     global _inherited
     with _lock:
         member = current()
@@ -249,7 +249,8 @@ def rejoin() -> Membership | None:
         try:
             return join(terms)
         except ConnectError as failure:
-            diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
+            if not quiet:
+                diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
             return None
 
 

@@ -6,17 +6,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import socket
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from .capture import diagnose
 from .errors import SettingError
-from .stream import own_threads
 
 _CONFIG_SEC: Final = 10.0
 
@@ -72,6 +68,11 @@ class NamedHandler:
         if self._handler is not None:
             self._handler.flush()
 
+    @property
+    def handler(self) -> logging.Handler | None:
+        """The handler it stands for, or None while the configuration is not complete."""
+        return self._find()
+
     def _find(self) -> logging.Handler | None:
         if self._handler is None and self._configured is not None:
             found = self._configured.get(self.name)
@@ -95,36 +96,6 @@ class NamedHandler:
         if lock.acquire(timeout=_CONFIG_SEC):
             lock.release()
         return configured.get(self.name)
-
-
-class ShownHere:
-    """Shows records on the thread that logs them: where no client can be made, on a read-only system.
-
-    Any thread may call `show`. What a handler logs meanwhile is not shown: it would feed itself.
-    """
-
-    def __init__(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
-        if not handlers:
-            from .console import ConsoleHandler
-
-            handlers = (ConsoleHandler(),)
-        self._handlers = tuple(handlers)
-        self._respect = respect_handler_level
-
-    def show(self, record: logging.LogRecord) -> None:
-        """Give the handlers a copy that has what a client adds."""
-        thread = threading.get_ident()
-        if thread in own_threads:
-            return
-        own_threads.add(thread)
-        try:
-            shown = copy.copy(record)
-            vars(shown).update(rank=None, local_rank=None, hostname=socket.gethostname(), coords={}, stream=None)
-            for handler in self._handlers:
-                if not self._respect or record.levelno >= handler.level:
-                    handler.handle(shown)
-        finally:
-            own_threads.discard(thread)
 
 
 def resolve(handlers: Sequence[str | logging.Handler]) -> list[ShownBy]:

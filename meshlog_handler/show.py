@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
-from .capture import diagnose
 from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
+from .sinks import Sink, Sinks
 from .source import Source
 from .thaw import Item
 
@@ -20,85 +20,128 @@ if TYPE_CHECKING:
 OWN_NAME: Final = "meshlog"
 """The logger name of what the mesh itself has to say: deaths, drops."""
 
+_OWN_ROUTE: Final = (None, OWN_NAME)
+
 
 class Show:
     """Shows items to handlers.
 
     Parameters
     ----------
-    handlers : sequence of handlers
-        Called for every record shown, in order.
-    respect_handler_level : bool
-        Whether a handler gets only records of its own level and above.
+    sinks : Sinks
+        The handlers. Those of a record are found by the route of its template.
     files : RankFiles or None
         Gets everything, before any grouping.
     never, hide : sequence of str
         Regular expressions: lines never grouped, and lines not shown (the files have them).
     digests : bool
         Whether a client above merges on what is grouped here (see `Aggregator`).
+
+    Attributes
+    ----------
+    shown : int
+        Records given to handlers; one that several sinks show counts once.
     """
 
     def __init__(
         self,
-        handlers: Sequence[ShownBy],
-        respect_handler_level: bool,
-        files: RankFiles | None,
-        window: float | None,
-        never: Sequence[str],
-        hide: Sequence[str],
+        sinks: Sinks,
+        files: RankFiles | None = None,
+        never: Sequence[str] = (),
+        hide: Sequence[str] = (),
         digests: bool = False,
     ) -> None:
         self.files = files
         self.shown = 0
+        self._sinks = sinks
         self._flushed_at = 0
         self._unwritten = False
         self._hidden = 0
         self._never, self._hide = tuple(never), tuple(hide)
         self._digests = digests
-        self._complained: set[int] = set()
-        self._aggregator: Aggregator | None = None
-        self.set_handlers(handlers, respect_handler_level)
-        self.set_window(window)
+        self._version = -1
+        self._found: dict[Any, tuple[Sink, ...]] = {}
+        self._grouping: tuple[Sink, ...] = ()
+        self._refresh()
 
-    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
-        """Show by other handlers from now on."""
-        self._handlers = tuple(handlers)
-        self._respect = respect_handler_level
+    # -- sinks -----------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Take note of sinks that were added or changed: those with a window or a pattern to hide get an aggregator."""
+        self._version = self._sinks.version
+        self._found.clear()
+        grouping = []
+        for sink in self._sinks.all():
+            if sink.aggregator is None and (sink.window is not None or self._hide):
+                sink.aggregator = Aggregator(sink.window, never=self._never, hide=self._hide, digests=self._digests)
+            if sink.aggregator is not None:
+                grouping.append(sink)
+            sink.direct = sink.number > 0 and sink.aggregator is None
+        self._grouping = tuple(grouping)
+
+    def _sinks_of(self, template: Any) -> tuple[Sink, ...]:
+        """Return the sinks that show the records of a template."""
+        route = template.route
+        try:
+            return self._found[route]
+        except KeyError:
+            found = self._found[route] = self._sinks.find(*route)
+        if self._version != self._sinks.version:  # a narrowed sink is new
+            self._refresh()
+        return found
+
+    @property
+    def window(self) -> float | None:
+        """The window that holds for every sink: the shortest one, or None where one shows each line at once."""
+        windows = [sink.window for sink in self._sinks.all()]
+        return None if None in windows else min(filter(None, windows), default=None)
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds from now on (None: show each line at once); first show what is pending."""
-        self.window = window
-        aggregator = self._aggregator
-        if aggregator is not None:
-            for record in aggregator.set_window(window):
-                self.show(record)
-            if window is None and not self._hide:
-                self._hidden += aggregator.hidden
-                self._aggregator = None
-        elif window is not None or self._hide:
-            self._aggregator = Aggregator(window, never=self._never, hide=self._hide, digests=self._digests)
+        for sink in self._sinks.all():
+            sink.window = window
+            aggregator = sink.aggregator
+            if aggregator is not None:
+                self._deliver(sink, aggregator.set_window(window))
+                if window is None and not self._hide:
+                    self._hidden += aggregator.hidden
+                    sink.aggregator = None
+        self._refresh()
+
+    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
+        """Show by other handlers from now on what no MeshHandler of this process has accepted."""
+        self._sinks.set_default(handlers, respect_handler_level)
+        self._refresh()
 
     @property
     def hidden(self) -> int:
         """Records that a hide pattern held back."""
-        return self._hidden + (self._aggregator.hidden if self._aggregator is not None else 0)
+        return self._hidden + sum(sink.aggregator.hidden for sink in self._grouping if sink.aggregator is not None)
 
     @property
     def deadline(self) -> float | None:
         """When `expire` has something to show, or None."""
-        return self._aggregator.deadline if self._aggregator is not None else None
+        deadlines = [sink.aggregator.deadline for sink in self._grouping if sink.aggregator is not None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    @property
+    def busy(self) -> object:
+        """The handler that is at work, or None. Any thread may ask."""
+        return next((sink.busy for sink in self._sinks.all() if sink.busy is not None), None)
+
+    # -- records ---------------------------------------------------------------------------------------------------
 
     def dispatch(self, items: Sequence[Item], now: float) -> list[tuple[Source, int]]:
         """Show `items`; return the flush sentinels that were among them."""
+        if self._version != self._sinks.version:
+            self._refresh()
         sentinels: list[tuple[Source, int]] = []
-        aggregator = self._aggregator
-        if self.files is None and aggregator is None:
-            show = self.show
+        if self.files is None and not self._grouping:
             for _, template, values in items:
                 if template is None:
                     sentinels.append(values)
                 elif not (template.captured and template.is_shown(values)):
-                    show(template.build(values))
+                    self._give(self._sinks_of(template), template.build(values))
             return sentinels
         captured: Any = None
         lines: list[Any] = []
@@ -111,23 +154,29 @@ class Show:
                 continue
             if self.files is not None:
                 self._write(self.files, template, values)
-            if not template.ordinary:
-                if template.captured and aggregator is not None and template.is_whole(values):
-                    captured = template
-                    lines.append(values)
-                    continue
-                if lines:
-                    self._group(captured, lines, now)
-                    lines = []
-                self._dispatch_odd(template, values, now)
-            elif aggregator is None:
-                self.show(template.build(values))
-            else:
-                for record in aggregator.add(template, values, now):
-                    self.show(record)
+            if template.captured and self._grouping and template.is_whole(values):
+                captured = template
+                lines.append(values)
+                continue
+            self._dispatch_one(template, values, now)
         if lines:
             self._group(captured, lines, now)
         return sentinels
+
+    def _dispatch_one(self, template: Any, values: tuple[Any, ...], now: float) -> None:
+        if template.captured and template.is_shown(values):
+            return
+        alone = not template.ordinary and (template.captured or template.alone)
+        digest = not template.ordinary and not alone and template.digest
+        at_once: list[Sink] = []
+        for sink in self._sinks_of(template):
+            aggregator = sink.aggregator
+            if aggregator is None or alone:
+                at_once.append(sink)
+            else:
+                self._deliver(sink, (aggregator.add_digest if digest else aggregator.add)(template, values, now))
+        if at_once:
+            self._give(at_once, template.build(values))
 
     def count(self, items: list[Item], now: float) -> list[Item]:
         """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler.
@@ -135,8 +184,7 @@ class Show:
         Those whose arguments are numbers: they cost next to nothing, and what is said of them has no order. A group that is
         shown before its time, for want of room, may tell of records that came after it.
         """
-        aggregator = self._aggregator
-        if self.files is not None or aggregator is None:
+        if self.files is not None or not self._grouping or self._version != self._sinks.version:
             return items
         rest: list[Item] = []
         calls: dict[Any, list[Any] | None] = {None: None}  # of sentinels, which have no template, none is counted
@@ -145,33 +193,31 @@ class Show:
             try:
                 known = calls[template]
             except KeyError:
-                known = calls[template] = [] if template.ordinary and aggregator.counts(template, values, now) else None
+                known = calls[template] = [] if self._counts(template, values, now) else None
             if known is None:
                 rest.append(item)
             else:
                 known.append(values)
         for template, lines in calls.items():
             if lines:
+                aggregator = self._sinks_of(template)[0].aggregator
+                assert aggregator is not None  # it counts them
                 aggregator.add_calls(template, lines)
         return rest
 
+    def _counts(self, template: Any, values: tuple[Any, ...], now: float) -> bool:
+        if not template.ordinary:
+            return False
+        sinks = self._sinks_of(template)
+        return len(sinks) == 1 and (aggregator := sinks[0].aggregator) is not None and aggregator.counts(template, values, now)
+
     def _group(self, template: Any, lines: list[Any], now: float) -> None:
         """Show, or hold back, complete captured lines of one stream."""
-        assert self._aggregator is not None  # or else they were not put together
-        for record in self._aggregator.add_lines(template, lines, now):
-            self.show(record)
-
-    def _dispatch_odd(self, template: Any, values: tuple[Any, ...], now: float) -> None:
-        """Show what is left of a captured line, or what a relay passes on."""
-        if template.captured and template.is_shown(values):
-            return
-        aggregator = self._aggregator
-        if aggregator is None or template.captured or template.alone:
-            self.show(template.build(values))
-            return
-        add = aggregator.add_digest if template.digest else aggregator.add
-        for record in add(template, values, now):
-            self.show(record)
+        for sink in self._sinks_of(template):
+            if sink.aggregator is not None:
+                self._deliver(sink, sink.aggregator.add_lines(template, lines, now))
+            else:
+                self._deliver(sink, [template.build(values) for values in lines])
 
     def write_only(self, items: Sequence[Item]) -> list[tuple[Source, int]]:
         """Write `items` to the files and show nothing; return the flush sentinels among them."""
@@ -187,18 +233,19 @@ class Show:
         elif (line := template.line(values)).final:
             files.line(template.rank, template.base["stream"], line.raw)
 
-    def show(self, record: logging.LogRecord) -> None:
-        """Give one record to the handlers. One that raises is reported once, and the others get the record."""
+    def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
+        for record in records:
+            self.shown += 1
+            sink.deliver(record)
+
+    def _give(self, sinks: Sequence[Sink], record: logging.LogRecord) -> None:
         self.shown += 1
-        level = record.levelno
-        for handler in self._handlers:
-            try:
-                if not self._respect or level >= handler.level:
-                    handler.handle(record)
-            except Exception as failure:
-                if id(handler) not in self._complained:
-                    self._complained.add(id(handler))
-                    diagnose(f"handler {handler!r} raises, here and silently from now on: {type(failure).__name__}: {failure}")
+        for sink in sinks:
+            sink.deliver(record)
+
+    def show(self, record: logging.LogRecord) -> None:
+        """Give one record to the handlers that show records of its logger."""
+        self._give(self._sinks.find(None, record.name), record)
 
     def say(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
         """Show a record of the mesh's own."""
@@ -220,44 +267,41 @@ class Show:
         }
         if self.files is not None:
             self.files.record(rank, record)
-        self.show(record)
+        self._give(self._sinks.find(*_OWN_ROUTE), record)
+
+    # -- time ------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
         """Show the groups whose window has ended."""
-        if self._aggregator is not None:
-            for record in self._aggregator.expire(now):
-                self.show(record)
+        for sink in self._grouping:
+            if sink.aggregator is not None:
+                self._deliver(sink, sink.aggregator.expire(now))
 
     def end_tick(self) -> None:
         """Let handlers pass on what they buffered during this tick."""
+        if self._sinks.routed:
+            self._found.clear()  # loggers decide where some records go, and may change at any time
         if self.shown != self._flushed_at:
             self._flushed_at = self.shown
-            for handler in self._handlers:
-                if getattr(handler, "flush_per_tick", False):
-                    self._flush(handler)
+            for sink in self._sinks.all():
+                sink.flush(per_tick=True)
         if self._unwritten and self.files is not None:
             self._unwritten = False
             self.files.flush()
 
     def flush(self) -> None:
         """Show every pending group and flush every handler and file."""
-        if self._aggregator is not None:
-            for record in self._aggregator.flush():
-                self.show(record)
-        for handler in self._handlers:
-            self._flush(handler)
+        for sink in self._grouping:
+            if sink.aggregator is not None:
+                self._deliver(sink, sink.aggregator.flush())
+        for sink in self._sinks.all():
+            sink.flush()
         if self.files is not None:
             self.files.flush()
 
-    def _flush(self, handler: ShownBy) -> None:
-        try:
-            handler.flush()
-        except Exception as failure:
-            if id(handler) not in self._complained:
-                self._complained.add(id(handler))
-                diagnose(f"handler {handler!r} cannot flush: {type(failure).__name__}: {failure}")
-
     def close(self) -> None:
-        """Close the files. The handlers are their owners'."""
+        """Close the files. The handlers are their owners', and show what this process logs from now on."""
         if self.files is not None:
             self.files.close()
+        for sink in self._sinks.all():
+            sink.direct = sink.number > 0

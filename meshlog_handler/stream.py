@@ -107,26 +107,26 @@ class Stream:
         self._side_numbers = itertools.count(1)
         self._side_files = 0
 
-    def append(self, record: logging.LogRecord) -> None:
-        """Append any record; where the fast path of `MeshHandler` cannot."""
+    def append(self, record: logging.LogRecord, route: object = None) -> None:
+        """Append any record, with its route; where the fast path of `MeshHandler` cannot."""
         if is_own(record):
             return
         if threading.get_ident() in carriers:
-            self._append_in_passing(record)
+            self._append_in_passing(record, route)
             return
         if self.client_gone and record.levelno >= logging.WARNING:
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
         # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
         # a program's handlers, every record takes the slow path, which looks.
         alike = record.thread is None and not own_threads <= carriers
-        self.append_frozen(record.levelno, Freezer(record, fast=not alike))
+        self.append_frozen(record.levelno, Freezer(record, route, fast=not alike))
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
 
-    def _append_in_passing(self, record: logging.LogRecord) -> None:
+    def _append_in_passing(self, record: logging.LogRecord, route: object) -> None:
         """Append what was logged on a thread that must not wait: where the segment has no room, it is a drop, and counted."""
         appender = self.journal.appender
-        frozen = Freezer(record)(appender[0])
+        frozen = Freezer(record, route)(appender[0])
         if len(frozen.data) < min(self.journal.capacity, _LARGE_SIZE) and _put(appender, frozen.data):
             frozen.learn()
         else:

@@ -28,6 +28,8 @@ DIGEST: Final = "meshlog_digest"
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
+_MAX_ROUTE: Final = 1024
+_MAX_ACCEPTED: Final = 256
 _TAGGED: Final = Struct("<dd")
 _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
@@ -36,11 +38,13 @@ _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filena
 class RecordTemplate:
     """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
 
-    __slots__ = ("base", "group", "levelno", "rank", "scope", "start")
+    __slots__ = ("base", "group", "levelno", "rank", "route", "scope", "start")
     captured = False
     ordinary = True  # nothing but a record; else whoever shows it looks what it is
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        # Who shows the records (see `sinks`); the name of the logger decides where no route was given.
+        self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
         self.base: dict[str, Any] = {
             **common,
             "exc_info": None,
@@ -52,7 +56,7 @@ class RecordTemplate:
         self.start = start
         self.rank: int | None = self.base["rank"]
         self.levelno: int = common["levelno"]
-        place = (common["name"], common["pathname"], common["lineno"])
+        place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
         # What a template without words, such as "%s", is given, can be about anything: its texts decide.
         self.group: Hashable | None = (*place, common["msg"]) if has_args and has_words(common["msg"]) else None
         self.scope: Hashable = place
@@ -333,5 +337,15 @@ class Thawer:
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
+        _check_route(common.get("route"))
         kind: type[RecordTemplate] = self._tagged.get(codes, RecordTemplate)
         return codes, kind(self.identity, common, bool(codes), start)
+
+
+def _check_route(route: object) -> None:
+    """Raise `ProtocolError` unless this is a route that a proc may give."""
+    base, accepted = route if isinstance(route, tuple) and len(route) == 2 else (route, ())
+    if not isinstance(base, (int, str, NoneType)) or (isinstance(base, str) and len(base) > _MAX_ROUTE):
+        raise ProtocolError("a route is a number or a name")
+    if not isinstance(accepted, tuple) or len(accepted) > _MAX_ACCEPTED or not all(type(each) is int for each in accepted):
+        raise ProtocolError("a route's handlers are numbers")

@@ -39,7 +39,7 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "pipes", "reception", "show", "tray", "registry", "flushes", "below", "relays", "commands",
+        "source", "pipes", "reception", "sinks", "show", "tray", "registry", "flushes", "below", "relays", "commands",
         "client_thread", "client", "membership", "uplink", "handler",
     ],
     # Assembly.

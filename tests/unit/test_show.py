@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.show import Show
+from meshlog_handler.sinks import Sink, Sinks
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.thaw import Item, Thawer
 
@@ -37,10 +38,15 @@ def items_of(rank: int, kinds: list[int]) -> list[Item]:
     return items
 
 
+def make_show(handlers: list[Any], window: float | None, never: Any = (), hide: Any = ()) -> Show:
+    """Return a `Show` of a client that was given handlers."""
+    return Show(Sinks(Sink(handlers, window=window)), never=never, hide=hide)
+
+
 def shown(batches: list[list[list[int]]], window: float | None, *, counting: bool) -> tuple[Counter[str], int]:
     """Return what is shown of the ranks' batches, and how many records were given to be shown one by one."""
     collector = RecordCollector()
-    show = Show([collector], True, None, window, (), ())
+    show = make_show([collector], window)
     given_on = 0
     for now, ranks in enumerate(batches):
         items = sorted((item for rank, kinds in enumerate(ranks) for item in items_of(rank, kinds)), key=lambda item: item[0])
@@ -70,14 +76,14 @@ def test_what_groups_only_count_is_not_given_on() -> None:
 
 @pytest.mark.parametrize("options", [{"window": None}, {"hide": ["nothing"]}, {"never": ["nothing"]}])
 def test_where_each_record_is_looked_at_all_are_given_on(options: dict[str, Any]) -> None:
-    show = Show([], True, None, options.get("window", 60.0), options.get("never", ()), options.get("hide", ()))
+    show = make_show([], options.get("window", 60.0), options.get("never", ()), options.get("hide", ()))
     items = items_of(0, [0] * 20)
     show.dispatch(items[:5], 0.0)
     assert show.count(items[5:], 0.0) == items[5:]
 
 
 def test_at_the_end_of_a_window_records_are_given_on() -> None:
-    show = Show([], True, None, 1.0, (), ())
+    show = make_show([], 1.0)
     items = items_of(0, [0] * 20)
     show.dispatch(items[:5], 0.0)
     assert show.count(items[5:10], 0.9) == []

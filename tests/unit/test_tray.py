@@ -7,6 +7,7 @@ import pytest
 
 from meshlog_handler import tray
 from meshlog_handler.show import Show
+from meshlog_handler.sinks import Sink, Sinks
 from meshlog_handler.thaw import Item
 from meshlog_handler.tray import Tray
 
@@ -57,7 +58,7 @@ class CountsFor(Show):
 
 def test_a_slow_handler_has_its_tick_and_no_more(clock: Clock) -> None:
     handler = Slow(clock, 0.01)
-    shown = Tray(Show([handler], True, None, None, (), ()), lambda: False)
+    shown = Tray(Show(Sinks(Sink([handler]))), lambda: False)
     shown.put(items_of(0, [0] * 100), clock.now)
     shown.show_some(clock.now, 1)
     assert handler.count == 5
@@ -66,7 +67,7 @@ def test_a_slow_handler_has_its_tick_and_no_more(clock: Clock) -> None:
 
 def test_however_long_counting_took_something_is_shown(clock: Clock) -> None:
     handler = Slow(clock, 0.001)
-    shown = Tray(CountsFor(clock, 10.0, [handler], True, None, None, (), ()), lambda: False)
+    shown = Tray(CountsFor(clock, 10.0, Sinks(Sink([handler]))), lambda: False)
     shown.put(items_of(0, [0] * 10), clock.now)
     for _ in range(10):
         shown.show_some(clock.now, 1)
@@ -76,7 +77,7 @@ def test_however_long_counting_took_something_is_shown(clock: Clock) -> None:
 
 def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Clock) -> None:
     handler = Slow(clock, 0.02)
-    show = Show([handler], True, None, 600.0, (), ())
+    show = Show(Sinks(Sink([handler], window=600.0)))
     longest, last = 0.0, clock.now
 
     def look() -> bool:

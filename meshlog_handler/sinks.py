@@ -1,0 +1,322 @@
+"""Sinks: the handlers that show records, and which of them show which record.
+
+A *sink* is what one `MeshHandler` shows by, or what a client was given. A record's *route* names the `MeshHandler` that
+accepted it, so that its sink can be found in the client's process:
+
+- a number: made in the client's process; records of that process and of those forked from it;
+- a text: the name of the handler in a configuration that several processes apply, or ``#2`` for the second one made by hand;
+- None: a process that only called `install`. The client's own loggers decide: the record goes where a record of the same
+  logger would go in the client's process.
+
+A pair of a route and indices names those handlers of the sink whose filters accepted the record in its own process.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from .aggregate import Aggregator
+from .capture import diagnose
+from .named_handlers import ShownBy
+
+Route = int | str | tuple[int | str, tuple[int, ...]] | None
+
+_MAX_SINKS: Final = 1024
+_MAX_NARROWED: Final = 256
+_LogRecord: Final = logging.LogRecord
+
+
+class Sink:
+    """Handlers that show records together.
+
+    Any thread may call `show_here`. `window` and `aggregator` belong to the client's thread.
+
+    Parameters
+    ----------
+    handlers : sequence of handlers
+        In the order in which they get each record.
+    respect_handler_level : bool
+        Whether a handler gets only records of its own level and above.
+    window : float or None
+        Seconds in which similar lines become one.
+
+    Attributes
+    ----------
+    direct : bool
+        Whether records of this process go to the handlers on the thread that logs them.
+    number : int
+        Its route; 0 until a client knows it.
+    """
+
+    def __init__(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True, window: float | None = None) -> None:
+        self.handlers = tuple(handlers)
+        self.respect_handler_level = respect_handler_level
+        self.window = window
+        self.direct = False
+        self.number = 0
+        self.aggregator: Aggregator | None = None
+        self.hidden = 0
+        self.busy: ShownBy | None = None  # the handler that the client's thread is in
+        self._showing: set[int] = set()
+        self._reported: set[int] = set()
+        _sinks.add(self)
+
+    def deliver(self, record: logging.LogRecord) -> None:
+        """Give a record to the handlers, on the client's thread. Nothing that a handler raises passes; it is said once."""
+        level = record.levelno
+        for handler in self.handlers:
+            self.busy = handler
+            try:
+                if not self.respect_handler_level or level >= handler.level:
+                    handler.handle(record)
+            except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
+                self.report(handler, failure)
+        self.busy = None
+
+    def show_here(self, record: logging.LogRecord) -> None:
+        """Give the handlers a copy that has what a client adds, on this thread.
+
+        What a handler logs meanwhile is not shown by the same sink: it would feed itself.
+        """
+        thread = threading.get_ident()
+        showing = self._showing
+        if thread in showing:
+            return
+        showing.add(thread)
+        try:
+            kind = record.__class__
+            shown = kind.__new__(kind) if kind is _LogRecord else copy.copy(record)
+            shown.__dict__ = fields = {**own_fields(), **record.__dict__}
+            before = len(fields)
+            level = record.levelno
+            filtered = False
+            for handler in self.handlers:
+                if not self.respect_handler_level or level >= handler.level:
+                    try:
+                        handler.handle(shown)
+                        if getattr(handler, "flush_per_tick", False):
+                            handler.flush()
+                    except Exception as failure:
+                        self.report(handler, failure)
+                    filtered = filtered or bool(getattr(handler, "filters", None))
+            if filtered and len(fields) > before:  # as in plain logging, later handlers see what a filter has added
+                for name in fields.keys() - record.__dict__.keys() - own_fields().keys():
+                    record.__dict__[name] = fields[name]
+        finally:
+            showing.discard(thread)
+
+    def accepting(self, record: logging.LogRecord) -> tuple[int, ...]:
+        """Return the indices of the handlers whose filters accept the record; the filters may change it."""
+        return tuple(index for index, handler in enumerate(self.handlers) if not (each := _filter_of(handler)) or each(record))
+
+    @property
+    def filtered(self) -> bool:
+        """Whether a handler has filters."""
+        return any(_filter_of(handler) is not None for handler in self.handlers)
+
+    def narrowed(self, indices: Sequence[int]) -> Sink:
+        """Return a sink of some of the handlers, whose filters have been asked already."""
+        chosen = [_Accepted(self.handlers[index]) for index in indices if 0 <= index < len(self.handlers)]
+        return Sink(chosen, self.respect_handler_level, self.window)
+
+    def flush(self, *, per_tick: bool = False) -> None:
+        """Flush the handlers; with `per_tick`, those alone that want it after each of the client's ticks."""
+        for handler in self.handlers:
+            if per_tick and not getattr(handler, "flush_per_tick", False):
+                continue
+            self.busy = handler
+            try:
+                handler.flush()
+            except BaseException as failure:  # as in `deliver`
+                self.report(handler, failure)
+        self.busy = None
+
+    def report(self, handler: ShownBy, failure: BaseException) -> None:
+        """Say once what a handler raised."""
+        if id(handler) not in self._reported:
+            self._reported.add(id(handler))
+            diagnose(f"handler {handler!r} raises, here and silently from now on: {type(failure).__name__}: {failure}")
+
+
+class _Accepted:
+    """A handler whose filters have accepted the record in the process that logged it."""
+
+    def __init__(self, handler: ShownBy) -> None:
+        self._handler = handler
+
+    @property
+    def level(self) -> int:
+        """The handler's level."""
+        return self._handler.level
+
+    @property
+    def flush_per_tick(self) -> bool:
+        """Whether the handler wants `flush` after each of the client's ticks."""
+        return bool(getattr(self._handler, "flush_per_tick", False))
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Do what `logging.Handler.handle` does after its filters."""
+        handler: Any = getattr(self._handler, "handler", None) or self._handler
+        if not isinstance(handler, logging.Handler):
+            return handler.handle(record)
+        handler.acquire()
+        try:
+            handler.emit(record)
+        finally:
+            handler.release()
+        return True
+
+    def flush(self) -> None:
+        """Flush the handler."""
+        self._handler.flush()
+
+
+def _filter_of(handler: ShownBy) -> Callable[[logging.LogRecord], Any] | None:
+    found: Any = getattr(handler, "handler", None) or handler
+    return found.filter if getattr(found, "filters", None) else None
+
+
+class Sinks:
+    """The sinks of one client, by route.
+
+    Any thread may call the methods.
+
+    Parameters
+    ----------
+    default : Sink or None
+        Of a client that was given handlers.
+
+    Attributes
+    ----------
+    version : int
+        Rises with every change: what was found before may be found elsewhere now.
+    """
+
+    def __init__(self, default: Sink | None = None) -> None:
+        self.default = default
+        self.version = 0
+        self._numbers = itertools.count(1)
+        self._by_number: dict[int, Sink] = {}
+        self._by_name: dict[str, Sink] = {}
+        self._narrowed: dict[tuple[int, tuple[int, ...]], Sink] = {}
+        self._lock = threading.RLock()  # a configuration may be interrupted by a signal handler that logs
+
+    @property
+    def routed(self) -> bool:
+        """Whether some are a MeshHandler's."""
+        return bool(self._by_number)
+
+    def all(self) -> tuple[Sink, ...]:
+        """Return every sink, each once."""
+        with self._lock:
+            first = () if self.default is None else (self.default,)
+            return (*first, *self._by_number.values(), *self._narrowed.values())
+
+    def add(self, sink: Sink) -> None:
+        """Give a sink a number."""
+        with self._lock:
+            sink.number = next(self._numbers)
+            sink.direct = sink.window is None
+            self._by_number[sink.number] = sink
+            if len(self._by_number) > _MAX_SINKS:  # thousands of configurations ago
+                named = set(map(id, self._by_name.values()))
+                oldest = next((each for each in self._by_number.values() if id(each) not in named), sink)
+                del self._by_number[oldest.number]
+            self.version += 1
+
+    def set_default(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
+        """Give the client other handlers of its own."""
+        with self._lock:
+            if self.default is None:
+                self.default = Sink(handlers, respect_handler_level)
+            self.default.handlers = tuple(handlers)
+            self.default.respect_handler_level = respect_handler_level
+            self.version += 1
+
+    def name(self, sink: Sink, name: str) -> None:
+        """Let other processes find a sink by a name; one that had it before keeps only its number."""
+        with self._lock:
+            self._by_name[name] = sink
+            self.version += 1
+
+    def retire(self, sink: Sink) -> None:
+        """Take a sink's names away: its MeshHandler was closed. What it accepted before is still shown by it."""
+        with self._lock:
+            self._by_name = {name: each for name, each in self._by_name.items() if each is not sink}
+            self.version += 1
+
+    def find(self, route: Route, logger_name: str) -> tuple[Sink, ...]:
+        """Return the sinks that show a record of this route and logger."""
+        with self._lock:
+            base, accepted = route if isinstance(route, tuple) else (route, None)
+            sink = self._by_number.get(base) if isinstance(base, int) else self._by_name.get(base) if base else None
+            if sink is not None:
+                return (sink,) if accepted is None else self._narrow(sink, accepted)
+            if self._by_number:
+                found = _of_logger(logger_name, set(map(id, self._by_number.values())))
+                if found:
+                    return found
+            if self.default is not None:
+                return (self.default,)
+            return tuple(self._by_number.values())[-1:]
+
+    def _narrow(self, sink: Sink, accepted: tuple[int, ...]) -> tuple[Sink, ...]:
+        if not accepted:
+            return ()
+        key = (sink.number, accepted)
+        narrowed = self._narrowed.get(key)
+        if narrowed is None:
+            if len(self._narrowed) >= _MAX_NARROWED:  # no program has so many; a peer may say anything
+                return (sink,)
+            narrowed = self._narrowed[key] = sink.narrowed(accepted)
+        return (narrowed,)
+
+
+def _of_logger(name: str, known: set[int]) -> tuple[Sink, ...]:
+    """Return the sinks of the MeshHandlers that a record of this logger reaches in this process."""
+    loggers = logging.Logger.manager.loggerDict
+    logger: Any = loggers.get(name)
+    while name and not isinstance(logger, logging.Logger):
+        name = name.rpartition(".")[0]
+        logger = loggers.get(name)
+    logger = logger if isinstance(logger, logging.Logger) else logging.root
+    found: dict[int, Sink] = {}
+    while logger is not None:
+        for handler in logger.handlers:
+            sink = getattr(handler, "sink", None)
+            if isinstance(sink, Sink) and id(sink) in known:
+                found[id(sink)] = sink
+        logger = logger.parent if logger.propagate else None
+    return tuple(found.values())
+
+
+def own_fields() -> dict[str, Any]:
+    """Return what a record of the client's own process carries beside its own attributes."""
+    global _own
+    if _own is None:
+        _own = {"rank": None, "local_rank": None, "hostname": socket.gethostname(), "coords": {}, "stream": None}
+    return _own
+
+
+_own: dict[str, Any] | None = None
+
+_sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The client is the parent's: what the child logs goes there, where it can.
+    for sink in tuple(_sinks):
+        sink.direct = False
+        sink.busy = None
+        sink._showing.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
