@@ -76,12 +76,12 @@ def _obituary(ended: Ended) -> str:
 def last_lines(tail: Iterable[Item]) -> list[str]:
     """Return the last lines of a proc as they were shown, tracebacks by their last line."""
     items = [(template, values) for _, template, values in tail if template is not None]
-    newest = {template.base["stream"]: place for place, (template, _) in enumerate(items) if template.captured}
+    newest = {template.info.stream: place for place, (template, _) in enumerate(items) if template.captured}
     # A state that was replaced, or grew into a line, is no line; the newest of a stream is what it said last.
     return [
         _spell(template.build(values))
         for place, (template, values) in enumerate(items)
-        if not template.captured or template.line(values).final or newest[template.base["stream"]] == place
+        if not template.captured or template.line(values).final or newest[template.info.stream] == place
     ]
 
 
@@ -89,4 +89,4 @@ def _spell(record: Any) -> str:
     text = record.getMessage()
     if record.exc_text:
         text = f"{text}: {record.exc_text.rstrip().rpartition(chr(10))[2]}"
-    return text if record.stream else f"{logging.getLevelName(record.levelno)} {record.name}: {text}"
+    return text if record.meshlog.stream else f"{logging.getLevelName(record.levelno)} {record.name}: {text}"

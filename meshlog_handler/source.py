@@ -171,14 +171,13 @@ class Source:
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
         base = {
             **logging.makeLogRecord({}).__dict__,
-            **self.identity,
             "args": (),
             "process": self.pid,
             "processName": None,
             "thread": None,
             "threadName": None,
         }
-        return [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
+        return [CapturedPipe(fd, stream, base, self.identity, max_line) for stream, fd in pipes.items()]
 
     @property
     def coords(self) -> dict[str, int | str]:
