@@ -18,7 +18,7 @@ from .exits import signal_name
 from .flushes import Flushed, Flushes
 from .fork_gate import ForkGate
 from .messages import Answer, Order, Welcome
-from .obituary import Obituaries
+from .obituary import Ended, ExitReport, Obituaries
 from .orders import Answers, Orders
 from .ranks import spell_ranks
 from .reception import Reception
@@ -26,6 +26,7 @@ from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show
+from .signals import STOPPING
 from .source import Chosen, Source
 from .stats import Past, RankStats, Stats
 from .tray import Tray
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
+_ENDS_SEC: Final = 1.0
 
 
 class ClientThread:
@@ -65,6 +67,7 @@ class ClientThread:
         self.reception = Reception()
         self.orders = Orders()
         self.ending = False
+        self._end_due = float("inf")
         self.past = Past()
         self._commands = commands
         self._registry = registry
@@ -83,9 +86,9 @@ class ClientThread:
         self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
-        """Work until `ending` is set, then close."""
+        """Work until `end` was called, then close."""
         try:
-            while not self.ending:
+            while not (self.ending and self._ends_told()):
                 try:
                     self._turn()
                 except Exception as failure:  # nothing a peer or a handler does may end this thread
@@ -95,6 +98,12 @@ class ClientThread:
                 self._close()
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Let `run` return, when it has told how procs have ended that ended before."""
+        self.reception.look_for_ends()
+        self._end_due = monotonic() + _ENDS_SEC
+        self.ending = True
 
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
@@ -156,8 +165,8 @@ class ClientThread:
             self.reception.ended(adopted)
             return
         told = self._obituaries.word(mesh, rank, exitcode)
-        if told is not None and told[1]:
-            self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
+        if told is not None:
+            self._tell(*told)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks of a mesh that live here or below."""
@@ -212,7 +221,8 @@ class ClientThread:
         if now >= self._next_report:
             self._report_drops(now)
             reception.ask_for_patience()
-        self._obituaries.expire(now)
+        for ended, report in self._obituaries.expire(now):
+            self._tell(ended, report)
         for source, version, due in self._unanswerable():
             if now >= due:
                 self.reception.catch_up(source, version)
@@ -234,7 +244,12 @@ class ClientThread:
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if self.ending:
+            first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)
+
+    def _ends_told(self) -> bool:
+        return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Source, int, float]]:
         """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
@@ -292,21 +307,26 @@ class ClientThread:
         if source.adopted:
             if self._adopted.get(source.rank) is source:
                 del self._adopted[source.rank]
-            if source.exitcode:
-                end = signal_name(source.exitcode)
-                self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
+            # One that joined as a rank of a launcher (see `execute`) may be ended by that.
+            if source.exitcode and not (source.watched and -source.exitcode in STOPPING):
+                self._tell(
+                    source,
+                    ExitReport(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {signal_name(source.exitcode)}"),
+                )
         elif source.relays:
             if source.ranks and not source.left:
                 gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
                 self.show.say(logging.ERROR, gone, None, source.pid)
-        elif not source.left and adopted is None:
-            text = self._obituaries.heard(source, monotonic())
-            if text:
-                self.show.say(logging.ERROR, text, source.rank, source.pid)
+        elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
+            self._tell(source, self._obituaries.heard(source, monotonic()))
         self._flushes.excuse(source)
         self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
+
+    def _tell(self, ended: Ended, report: ExitReport | None) -> None:
+        if report is not None:
+            self.show.say(report.level, report.text, ended.rank, ended.pid)
 
     def _say_drops(self, source: Source) -> None:
         if source.unreported:
