@@ -103,8 +103,9 @@ class LogClient(QueueListener):
 
     @property
     def running(self) -> bool:
-        """Whether the client was started and not stopped, in this process."""
-        return self._running and self._pid == os.getpid()
+        """Whether the client was started and not stopped, in this process, and its thread lives."""
+        thread = self._thread
+        return self._running and self._pid == os.getpid() and thread is not None and thread.is_alive()
 
     @property
     def shows(self) -> bool:
@@ -223,6 +224,7 @@ class LogClient(QueueListener):
         if threading.current_thread() is self._thread:
             raise ClosedError("flush was called by a handler of this client, and would wait for itself: use another thread.")
         future: Future[FlushReceipt] = Future()
+        future.set_running_or_notify_cancel()  # whoever stops waiting (asyncio cancels what it waits for) does not end it
         seconds = check_timeout(timeout)
         self._post(lambda: self._core.flush(future, float("inf") if seconds is None else seconds, chosen))
         return future
@@ -234,6 +236,7 @@ class LogClient(QueueListener):
     def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
         """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Future()
+        future.set_running_or_notify_cancel()  # as above
         self._post(lambda: self._core.order(order, future, chosen))
         return future
 
@@ -328,7 +331,7 @@ class LogClient(QueueListener):
         return future
 
     def _end(self) -> None:
-        self._core.end()
+        self._core.ending = True
 
     def _check_running(self) -> None:
         if not self.running:
@@ -338,7 +341,7 @@ class LogClient(QueueListener):
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
             raise ClosedError("this LogClient was stopped.")
-        self._commands.put(fn, future or Future())
+        self._commands.put(fn, future)
 
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
@@ -346,13 +349,15 @@ class LogClient(QueueListener):
         try:
             self._core.run()
         finally:
-            with self._core.gate:
+            # Last in, first out, and each whatever the others raise.
+            with contextlib.ExitStack() as end:
+                end.callback(own_threads.discard, threading.get_ident())
+                end.enter_context(self._core.gate)
+                end.callback(self._core.hang_up)
+                end.callback(self._rundir.remove)
+                end.callback(self._commands.close)
                 if self.console is not None:
-                    self.console.close()
-                self._commands.close()
-                self._rundir.remove()
-                self._core.hang_up()
-            own_threads.discard(threading.get_ident())
+                    end.callback(self.console.close)
 
     def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:
         """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""

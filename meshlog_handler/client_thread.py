@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from .capture import diagnose
 from .commands import Commands
+from .complaints import Complaints, name_of
 from .exits import signal_name
 from .flushes import Flushed, Flushes
 from .fork_gate import ForkGate
 from .messages import Answer, Order, Welcome
-from .obituary import Ended, ExitReport, Obituaries
+from .obituary import Obituaries
 from .orders import Answers, Orders
 from .ranks import spell_ranks
 from .reception import Reception
@@ -26,17 +28,16 @@ from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show
-from .signals import STOPPING
 from .source import Chosen, Source
 from .stats import Past, RankStats, Stats
+from .thaw import Item
 from .tray import Tray
 from .waits import monotonic, seconds_until
 
-T = TypeVar("T")
-
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
-_ENDS_SEC: Final = 1.0
+_PAUSE_SEC: Final = 0.001
+_LONGEST_PAUSE_SEC: Final = 0.1
 
 
 class ClientThread:
@@ -64,46 +65,80 @@ class ClientThread:
         above: Above | None,
     ) -> None:
         self.show = show
-        self.reception = Reception()
+        self.complaints = Complaints()
+        self.reception = Reception(self.complaints)
         self.orders = Orders()
         self.ending = False
-        self._end_due = float("inf")
         self.past = Past()
         self._commands = commands
         self._registry = registry
         self._rendezvous = rendezvous
         self._own_token = own_token
         self._keep_journals = keep_journals
-        self._flushes = Flushes(self._show_all)
+        self._flushes = Flushes(self._show_all, self.complaints)
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
-        self._tray = Tray(show, lambda: self.gate.wanted)
-        self._sentinels: list[tuple[Source, int]] = []
+        self._tray = Tray(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self._sentinels: deque[tuple[Source, int]] = deque()
         self._next_report = 0.0
+        self._began: float | None = None  # when the thread last stopped waiting; None while it waits
+        self._failures = 0
+        self._steps = (
+            self._bring_lines,
+            self._show_some,
+            self._acknowledge,
+            self._hear,
+            self._take_leave,
+            self._report,
+            self._obituaries.expire,
+            self._catch_up,
+            show.expire,
+            self._flushes.expire,
+            rendezvous.expire,
+            lambda now: show.end_tick(),
+        )
         self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
         self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
-        """Work until `end` was called, then close."""
+        """Work until `ending` is set, then close. Nothing that a peer or a handler does ends this thread."""
+        in_a_row = 0
+        while not self.ending:
+            failures = self._failures
+            self._do(self._turn)
+            # One that fails again and again leaves the processor to others.
+            in_a_row = in_a_row + 1 if self._failures > failures else 0
+            if in_a_row:
+                time.sleep(min(_PAUSE_SEC * 2 ** min(in_a_row, 10), _LONGEST_PAUSE_SEC))
+        self._began = monotonic()
+        with self.gate:
+            self._close()
+
+    def busy(self) -> str:
+        """Say what the thread has been doing for so long that it does not answer; "" if it waits for work. Any thread."""
+        began = self._began
+        if began is None:
+            return ""
+        handler = self.show.busy
+        what = f"handler {name_of(handler)}" if handler is not None else "the client's thread"
+        return f"{what} has been busy for {monotonic() - began:.1f} s"
+
+    @property
+    def progress(self) -> int:
+        """A number that grows while records are shown. Any thread."""
+        return self.show.shown
+
+    def _do(self, step: Callable[..., object], *args: Any) -> None:
+        """Do something; say it if it fails."""
         try:
-            while not (self.ending and self._ends_told()):
-                try:
-                    self._turn()
-                except Exception as failure:  # nothing a peer or a handler does may end this thread
-                    diagnose(f"the client's thread goes on after {type(failure).__name__}: {failure}")
-        finally:
-            with self.gate:
-                self._close()
+            step(*args)
+        except BaseException as failure:  # SystemExit, too: this thread serves all ranks
+            self._failures += 1
+            self.complaints.say("the client's thread goes on after a failure", failure)
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
-
-    def end(self) -> None:
-        """Let `run` return, when it has told how procs have ended that ended before."""
-        self.reception.look_for_ends()
-        self._end_due = monotonic() + _ENDS_SEC
-        self.ending = True
 
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
@@ -165,8 +200,8 @@ class ClientThread:
             self.reception.ended(adopted)
             return
         told = self._obituaries.word(mesh, rank, exitcode)
-        if told is not None:
-            self._tell(*told)
+        if told is not None and told[1]:
+            self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks of a mesh that live here or below."""
@@ -190,46 +225,83 @@ class ClientThread:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        self._began = None
         ready = self.reception.wait(self._patience())
         with self.gate:
-            self.reception.read(ready)
-            self._work()
+            self._began = monotonic()
+            self._do(self.reception.read, ready)
+            # Each for itself: what fails in one keeps none of the others from being done.
+            for step in self._steps:
+                self._do(step, monotonic())
 
-    def _work(self) -> None:
-        reception, show = self.reception, self.show
-        now = monotonic()
-        reception.pipes.expire(now)
+    # Every step takes an item out of its list before it handles it: what fails is not tried again, and what is left in the
+    # list has its turn.
+
+    def _bring_lines(self, now: float) -> None:
+        self.reception.pipes.expire(now)
+
+    def _show_some(self, now: float) -> None:
+        reception = self.reception
         if not self._tray:
-            self._tray.put(reception.collect(self._tray.quota), now)
-            self._sentinels += show.write_only(reception.muted)
+            items = reception.collect(self._tray.quota)
+            muted, reception.muted = reception.muted, []
+            try:
+                self._tray.put(items, now)
+            finally:
+                self._sentinels += self._tray.write_only(muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
         reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
         reception.inbox_size = self._tray.inbox_size
-        if not self._tray:  # what a barrier finds in the pipes is newer than what lies there
-            for source, version in _taken(self._sentinels):
+
+    def _acknowledge(self, now: float) -> None:
+        """Answer the flushes whose sentinels have come."""
+        while self._sentinels and not self._tray:  # what a barrier finds in the pipes is newer than what lies there
+            source, version = self._sentinels.popleft()
+            try:
                 self._barrier(source, now)
+            finally:
                 self._flushes.ack(version, source)
-        for source, message in _taken(reception.messages):
+
+    def _hear(self, now: float) -> None:
+        messages = self.reception.messages
+        for _ in range(len(messages)):  # those that come back are for the next turn
+            source, message = messages.popleft()
             if isinstance(message, Answer):
                 self._answered(source, message)
             else:
                 self.relays.heard(source, message)
-        if not self._tray:
-            for source in _taken(reception.finished):
+
+    def _take_leave(self, now: float) -> None:
+        finished = self.reception.finished
+        while finished and not self._tray:
+            source = finished.popleft()
+            try:
                 self._finish(source)
-        now = monotonic()
+            except BaseException:
+                self._flushes.excuse(source)
+                self.orders.excuse(source, "ended before it answered")
+                raise
+
+    def _report(self, now: float) -> None:
         if now >= self._next_report:
             self._report_drops(now)
-            reception.ask_for_patience()
-        for ended, report in self._obituaries.expire(now):
-            self._tell(ended, report)
+            self.reception.ask_for_patience()
+
+    def _catch_up(self, now: float) -> None:
         for source, version, due in self._unanswerable():
             if now >= due:
                 self.reception.catch_up(source, version)
-        show.expire(now)
-        self._flushes.expire(now)
-        self._rendezvous.expire(now)
-        show.end_tick()
+
+    def _left_out(self, item: Item, failure: BaseException) -> None:
+        """Count a record that could not be shown."""
+        template = item[1]
+        self.complaints.say("a record cannot be shown, and is left out", failure)
+        if template is None:
+            return
+        for source in self.reception.sources:
+            if source.rank == template.rank:
+                source.count_drop("unreadable", template.levelno, 1)
+                return
 
     def _patience(self) -> float:
         """Return how long there is nothing to do."""
@@ -244,12 +316,7 @@ class ClientThread:
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        if self.ending:
-            first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)
-
-    def _ends_told(self) -> bool:
-        return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Source, int, float]]:
         """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
@@ -266,9 +333,9 @@ class ClientThread:
         piped = self._adopted_as(source) or source
         items = self.reception.pipes.drain(piped, now)
         if piped.streaming:
-            self.show.dispatch(items, now)
+            self._tray.show_now(items, now)
         else:
-            self.show.write_only(items)
+            self._tray.write_only(items)
 
     def _adopted_as(self, source: Source) -> Source | None:
         """Return the adopted proc that has the pipes of `source`, a connection of its own that it made."""
@@ -307,26 +374,21 @@ class ClientThread:
         if source.adopted:
             if self._adopted.get(source.rank) is source:
                 del self._adopted[source.rank]
-            # One that joined as a rank of a launcher (see `execute`) may be ended by that.
-            if source.exitcode and not (source.watched and -source.exitcode in STOPPING):
-                self._tell(
-                    source,
-                    ExitReport(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {signal_name(source.exitcode)}"),
-                )
+            if source.exitcode:
+                end = signal_name(source.exitcode)
+                self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
         elif source.relays:
             if source.ranks and not source.left:
                 gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
                 self.show.say(logging.ERROR, gone, None, source.pid)
-        elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
-            self._tell(source, self._obituaries.heard(source, monotonic()))
+        elif not source.left and adopted is None:
+            text = self._obituaries.heard(source, monotonic())
+            if text:
+                self.show.say(logging.ERROR, text, source.rank, source.pid)
         self._flushes.excuse(source)
         self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
-
-    def _tell(self, ended: Ended, report: ExitReport | None) -> None:
-        if report is not None:
-            self.show.say(report.level, report.text, ended.rank, ended.pid)
 
     def _say_drops(self, source: Source) -> None:
         if source.unreported:
@@ -339,18 +401,29 @@ class ClientThread:
 
     def _close(self) -> None:
         """End: show what has arrived, answer who waits, close everything but the connections."""
-        self._flushes.close()
-        self.orders.close("the client was stopped")
-        self.reception.pipes.end_lines()
-        self._tray.show_all(monotonic())
-        self.show.dispatch(self.reception.collect(_MAX_ITEMS), monotonic())
-        self.show.write_only(self.reception.muted)
-        self.show.flush()
+        for step in (
+            self._flushes.close,
+            lambda: self.orders.close("the client was stopped"),
+            self.reception.pipes.end_lines,
+            self._show_rest,
+            self.show.flush,
+            self._keep_counters,
+            self._rendezvous.close,
+            self.show.close,
+            self.complaints.close,
+        ):
+            self._do(step)
+
+    def _show_rest(self) -> None:
+        now = monotonic()
+        self._tray.show_all(now)
+        self._tray.show_now(self.reception.collect(_MAX_ITEMS), now)
+        self._tray.write_only(self.reception.muted)
+
+    def _keep_counters(self) -> None:
         self.past = Past(self.stats())
         for each in self.past.values():
             each.alive = False
-        self._rendezvous.close()
-        self.show.close()
 
     def hang_up(self) -> None:
         """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""
@@ -361,9 +434,3 @@ class ClientThread:
         """In a forked child: close copies of what is the parent's."""
         self._rendezvous.forget()
         self.reception.forget()
-
-
-def _taken(items: list[T]) -> list[T]:
-    taken = items[:]
-    items.clear()
-    return taken

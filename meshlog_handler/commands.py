@@ -11,15 +11,37 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from .capture import diagnose
+from .complaints import describe, give, refuse
 from .errors import ClosedError
 
 
 @dataclass(frozen=True)
 class Call:
-    """Run `fn` on the client's thread, and pass on what it returns."""
+    """Run `fn` on the client's thread, and pass on what it returns; without a `future`, say what it raises."""
 
     fn: Callable[[], Any]
-    future: Future[Any]
+    future: Future[Any] | None
+
+    def run(self) -> None:
+        """Run it, unless whoever waited has cancelled it. Never raises."""
+        future = self.future
+        if future is not None and not future.set_running_or_notify_cancel():
+            return
+        try:
+            value = self.fn()
+        except BaseException as failure:  # SystemExit, too, is the caller's, and must not end the thread
+            self.fail(failure)
+        else:
+            if future is not None:
+                give(future, value)
+
+    def fail(self, failure: BaseException) -> None:
+        """Pass on what was raised, or say it. Never raises."""
+        if self.future is None:
+            diagnose(f"a command of the client failed: {describe(failure)}")
+        else:
+            refuse(self.future, failure)
 
 
 class Commands:
@@ -33,8 +55,8 @@ class Commands:
         self._closing = threading.RLock()  # a finalizer may put something while its thread does
         self._closed = False
 
-    def put(self, fn: Callable[[], Any], future: Future[Any]) -> None:
-        """Let `fn` be run; `future` gets what it returns or raises. `ClosedError` after `close`."""
+    def put(self, fn: Callable[[], Any], future: Future[Any] | None) -> None:
+        """Let `fn` be run; `future`, if there is one, gets what it returns or raises. `ClosedError` after `close`."""
         with self._closing:
             if self._closed:
                 raise ClosedError("this LogClient was stopped.")
@@ -43,15 +65,12 @@ class Commands:
                 os.write(self._write_fd, b"w")
 
     def run(self) -> None:
-        """Run what was put."""
+        """Run what was put. Never raises."""
         with contextlib.suppress(BlockingIOError):  # that was the last wake-up
             while os.read(self.fd, 4096):
                 continue
         while (call := self._next()) is not None:
-            try:
-                call.future.set_result(call.fn())
-            except Exception as failure:
-                call.future.set_exception(failure)
+            call.run()
 
     def _next(self) -> Call | None:
         try:
@@ -65,7 +84,8 @@ class Commands:
             self._closed = True
             self.forget()
         while (call := self._next()) is not None:
-            call.future.set_exception(ClosedError("this LogClient was stopped."))
+            if call.future is not None:
+                call.fail(ClosedError("this LogClient was stopped."))
 
     def forget(self) -> None:
         """Close the pipe, once; in a forked child, its copy of the parent's."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
+from .complaints import Complaints, give
 from .ledger import FlushLedger, OpenFlush
 from .receipt import FlushReceipt
 from .registry import Member
@@ -24,10 +25,13 @@ class Flushes:
     ----------
     show_all : Callable[[], object]
         Called before a receipt is given: what was received is shown then, also what waited to be grouped.
+    complaints : Complaints
+        Says what goes wrong.
     """
 
-    def __init__(self, show_all: Callable[[], object]) -> None:
+    def __init__(self, show_all: Callable[[], object], complaints: Complaints) -> None:
         self._show_all = show_all
+        self._complaints = complaints
         self._ledger = FlushLedger()
         self._open: dict[int, tuple[Flushed, Sequence[Source]]] = {}
 
@@ -67,7 +71,10 @@ class Flushes:
     def _complete(self, flushes: list[OpenFlush]) -> None:
         for flush in flushes:
             future, members = self._open.pop(flush.version)
-            self._show_all()
+            try:
+                self._show_all()
+            except BaseException as failure:  # the receipt is given all the same: somebody waits for it
+                self._complaints.say("what is pending cannot be shown", failure)
             acked, missing, dead = (_ranks(each) for each in (flush.acked, flush.missing, flush.dead))
             dropped = sum(source.stats.total_dropped for source in members)
             for source in members:
@@ -78,9 +85,7 @@ class Flushes:
                     dead |= set(reached.dead)
                     dropped += reached.dropped
             elapsed = monotonic() - flush.started
-            future.set_result(
-                FlushReceipt(flush.version, _spell(acked - missing), _spell(missing), _spell(dead), dropped, elapsed)
-            )
+            give(future, FlushReceipt(flush.version, _spell(acked - missing), _spell(missing), _spell(dead), dropped, elapsed))
 
 
 def time_below(timeout: float) -> float | None:

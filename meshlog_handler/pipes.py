@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from .capture import diagnose
 from .captured import CapturedPipe
 from .descriptors import pending, read_pipe
 from .lines import Block, Line
@@ -96,7 +97,11 @@ class Pipes:
             os.close(pipe.fd)
 
     def _ready(self, pipe: CapturedPipe) -> None:
-        data = None if self.holding else read_pipe(pipe.fd, self.read_size)
+        try:
+            data = None if self.holding else read_pipe(pipe.fd, self.read_size)
+        except OSError as failure:  # not a pipe that can be read; it would be ready, and fail, for ever
+            diagnose(f"a captured stream of {self._sources[pipe].name} cannot be read: {failure}")
+            data = b""
         if data is None:
             return
         if data:

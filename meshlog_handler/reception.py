@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import selectors
+from collections import deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
+from .complaints import Complaints, describe
 from .errors import ProtocolError
-from .exits import exit_code, watch
+from .exits import child_exitcode, watch
 from .frames import CONTROL, frame
 from .messages import Goodbye, Message, Patience
 from .pipes import Pipes
@@ -45,11 +46,12 @@ class Reception:
         Bytes of a proc's stream that wait to be collected; beyond it, the proc waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, complaints: Complaints | None = None) -> None:
+        self.complaints = complaints or Complaints()
         self._selector = selectors.DefaultSelector()
         self.sources: set[Source] = set()
-        self.messages: list[tuple[Source, Message]] = []
-        self.finished: list[Source] = []
+        self.messages: deque[tuple[Source, Message]] = deque()
+        self.finished: deque[Source] = deque()
         self.pipes = Pipes(self._selector)
         self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
@@ -98,12 +100,20 @@ class Reception:
             # What an earlier one of this round has closed is not looked at.
             if key.fd not in self._selector.get_map():
                 continue
-            if not isinstance(key.data, Source):
-                key.data(mask)
-            elif key.fd == key.data.pidfd:
-                self.ended(key.data)
-            else:
-                self._socket_ready(key.data, mask)
+            source = key.data
+            try:
+                if not isinstance(source, Source):
+                    source(mask)
+                elif key.fd == source.pidfd:
+                    self.ended(source)
+                else:
+                    self._socket_ready(source, mask)
+            except Exception as failure:
+                # It would fail again at once: the descriptor is still ready.
+                if isinstance(source, Source) and source.sock is not None and key.fd == source.sock.fileno():
+                    self.refuse(source, failure)
+                else:
+                    self.complaints.say("something that is ready cannot be read", failure)
 
     def collect(self, limit: int) -> list[Item]:
         """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
@@ -116,11 +126,20 @@ class Reception:
                 break
             items: list[Item] = []
             try:
-                source.take(limit, items)
-            except ProtocolError as failure:
-                diagnose(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out: {failure}")
+                self._take(source, limit, items)
+            except Exception as failure:  # what was taken of other procs must not be lost
+                self.complaints.say(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out", failure)
             left -= len(items)
-            del self._busy[source]
+            if items:
+                batches.append((source, items))
+        self.muted = [item for source, items in batches if not source.streaming for item in items]
+        return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
+
+    def _take(self, source: Source, limit: int, items: list[Item]) -> None:
+        del self._busy[source]
+        try:
+            source.take(limit, items)
+        finally:
             if source.inbox:
                 self._busy[source] = None  # behind the others
             elif source.ended:
@@ -128,10 +147,6 @@ class Reception:
             if source in self._paused and source.inbox_bytes < self.inbox_size // 2:
                 self._paused.discard(source)
                 self._watch(source)
-            if items:
-                batches.append((source, items))
-        self.muted = [item for source, items in batches if not source.streaming for item in items]
-        return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
 
     def send(self, source: Source, message: Message) -> bool:
         """Send a message when the proc can take it; False if it has hung up."""
@@ -214,9 +229,10 @@ class Reception:
                 self._busy[source] = None
         return True
 
-    def refuse(self, source: Source, failure: ProtocolError) -> None:
+    def refuse(self, source: Source, failure: Exception) -> None:
         """Close the connection of a proc that does not keep to the rules. What it logged before is shown."""
-        diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {failure}")
+        text = str(failure) if isinstance(failure, ProtocolError) else describe(failure)
+        diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {text}")
         self._hang_up(source)
 
     def ask_for_patience(self) -> None:
@@ -262,8 +278,7 @@ class Reception:
         source.sock = None
         if source.ended:
             return
-        # After an exception, its traceback is on the way through the pipes until the process has ended.
-        if source.pidfd < 0 or (source.left and not source.uncaught):
+        if source.left or source.pidfd < 0:
             source.ended = True
             self._settle(source)
         else:  # it is about to die; or else it became another program, or has closed its descriptors
@@ -271,19 +286,10 @@ class Reception:
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
-    def look_for_ends(self) -> None:
-        """Note which processes have ended by now, not waiting for `wait` to tell."""
-        poll = select.poll()
-        watched = {source.pidfd: source for source in self.sources if source.pidfd >= 0}
-        for pidfd in watched:
-            poll.register(pidfd, select.POLLIN)
-        for pidfd, _ in poll.poll(0):
-            self.ended(watched[pidfd])
-
     def ended(self, source: Source) -> None:
         """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
         if source.pidfd >= 0:
-            source.exitcode = exit_code(source.pidfd, source.pid)
+            source.exitcode = child_exitcode(source.pidfd)
             self._selector.unregister(source.pidfd)
             source.close_pidfd()
         while source.sock is not None and self._read_socket(source):
@@ -301,8 +307,8 @@ class Reception:
             self.pipes.read_last_words(source)
             try:
                 source.replay()
-            except (OSError, ProtocolError) as failure:
-                diagnose(f"the journal of {source.name} (pid {source.pid}) cannot be read: {failure}")
+            except Exception as failure:  # MemoryError, too: its end must be told all the same
+                diagnose(f"the journal of {source.name} (pid {source.pid}) cannot be read: {describe(failure)}")
             if source.inbox:
                 self._busy[source] = None
                 return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
-from .mesh_record import MeshInfo, MeshRecord
+from .mesh_record import MeshRecord
 from .named_handlers import ShownBy
 from .sinks import Sink, Sinks
 from .source import Source
@@ -131,7 +131,7 @@ class Show:
 
     # -- records ---------------------------------------------------------------------------------------------------
 
-    def dispatch(self, items: Sequence[Item], now: float) -> list[tuple[Source, int]]:
+    def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Source, int]]:
         """Show `items`; return the flush sentinels that were among them."""
         if self._version != self._sinks.version:
             self._refresh()
@@ -219,19 +219,22 @@ class Show:
             else:
                 self._deliver(sink, [template.build(values) for values in lines])
 
-    def write_only(self, items: Sequence[Item]) -> list[tuple[Source, int]]:
+    def write_only(self, items: Iterable[Item]) -> list[tuple[Source, int]]:
         """Write `items` to the files and show nothing; return the flush sentinels among them."""
+        sentinels: list[tuple[Source, int]] = []
         for _, template, values in items:
-            if template is not None and self.files is not None:
+            if template is None:
+                sentinels.append(values)
+            elif self.files is not None:
                 self._write(self.files, template, values)
-        return [values for _, template, values in items if template is None]
+        return sentinels
 
     def _write(self, files: RankFiles, template: Any, values: tuple[Any, ...]) -> None:
         self._unwritten = True
         if not template.captured:
             files.record(template.rank, template.build(values))
         elif (line := template.line(values)).final:
-            files.line(template.rank, template.info.stream, line.raw)
+            files.line(template.rank, template.base["stream"], line.raw)
 
     def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
         for record in records:
@@ -249,10 +252,9 @@ class Show:
 
     def say(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
         """Show a record of the mesh's own."""
-        info = MeshInfo(rank)
-        fields = {
+        record = MeshRecord.__new__(MeshRecord)
+        record.__dict__ = {
             **logging.makeLogRecord({}).__dict__,
-            **info.attributes(),
             "name": OWN_NAME,
             "levelno": level,
             "levelname": logging.getLevelName(level),
@@ -260,8 +262,12 @@ class Show:
             "args": (),
             "created": time.time(),
             "process": pid,
+            "rank": rank,
+            "local_rank": None,
+            "hostname": None,
+            "coords": {},
+            "stream": None,
         }
-        record = MeshRecord.of(fields, info)
         if self.files is not None:
             self.files.record(rank, record)
         self._give(self._sinks.find(*_OWN_ROUTE), record)

@@ -13,6 +13,7 @@ A pair of a route and indices names those handlers of the sink whose filters acc
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import os
@@ -24,13 +25,14 @@ from typing import Any, Final
 
 from .aggregate import Aggregator
 from .capture import diagnose
-from .mesh_record import MeshInfo, shown_kind
+from .complaints import describe, name_of
 from .named_handlers import ShownBy
 
 Route = int | str | tuple[int | str, tuple[int, ...]] | None
 
 _MAX_SINKS: Final = 1024
 _MAX_NARROWED: Final = 256
+_LogRecord: Final = logging.LogRecord
 
 
 class Sink:
@@ -91,10 +93,9 @@ class Sink:
             return
         showing.add(thread)
         try:
-            kind = shown_kind(record.__class__)
-            shown = kind.__new__(kind)
+            kind = record.__class__
+            shown = kind.__new__(kind) if kind is _LogRecord else copy.copy(record)
             shown.__dict__ = fields = {**own_fields(), **record.__dict__}
-            shown.meshlog = _own
             before = len(fields)
             level = record.levelno
             filtered = False
@@ -130,11 +131,10 @@ class Sink:
     def flush(self, *, per_tick: bool = False) -> None:
         """Flush the handlers; with `per_tick`, those alone that want it after each of the client's ticks."""
         for handler in self.handlers:
-            if per_tick and not getattr(handler, "flush_per_tick", False):
-                continue
             self.busy = handler
             try:
-                handler.flush()
+                if not per_tick or getattr(handler, "flush_per_tick", False):
+                    handler.flush()
             except BaseException as failure:  # as in `deliver`
                 self.report(handler, failure)
         self.busy = None
@@ -143,7 +143,7 @@ class Sink:
         """Say once what a handler raised."""
         if id(handler) not in self._reported:
             self._reported.add(id(handler))
-            diagnose(f"handler {handler!r} raises, here and silently from now on: {type(failure).__name__}: {failure}")
+            diagnose(f"handler {name_of(handler)} raises, here and silently from now on: {describe(failure)}")
 
 
 class _Accepted:
@@ -300,15 +300,13 @@ def _of_logger(name: str, known: set[int]) -> tuple[Sink, ...]:
 
 def own_fields() -> dict[str, Any]:
     """Return what a record of the client's own process carries beside its own attributes."""
-    global _own, _own_fields
+    global _own
     if _own is None:
-        _own = MeshInfo(hostname=socket.gethostname())
-        _own_fields = _own.attributes()
-    return _own_fields
+        _own = {"rank": None, "local_rank": None, "hostname": socket.gethostname(), "coords": {}, "stream": None}
+    return _own
 
 
-_own: MeshInfo | None = None
-_own_fields: dict[str, Any] = {}
+_own: dict[str, Any] | None = None
 
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 

@@ -18,7 +18,7 @@ from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .messages import Answer, Ending, Flush, Goodbye, Hello, Message, Order, Relabel, decode
+from .messages import Answer, Flush, Goodbye, Hello, Message, Order, Relabel, decode
 from .relay_messages import ReachedBelow
 from .stats import RankStats
 from .thaw import Item, TaggedTemplate, Thawer
@@ -30,7 +30,6 @@ INBOX_SIZE: Final = 1 << 20
 TAIL: Final = 20
 _MAX_SIDE_FILE: Final = 1 << 28
 _MAX_LOSSES: Final = 1024
-_MAX_UNCAUGHT: Final = 256
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,12 @@ class Source:
         "stats",
         "streaming",
         "tail",
-        "uncaught",
         "unreported",
         "watched",
         "writing",
     )
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Relabel)
+    accepts: tuple[type[Message], ...] = (Answer, Goodbye, Relabel)
 
     def __init__(
         self,
@@ -155,7 +153,6 @@ class Source:
         self.replayed = False
         self.caught_up = 0
         self.exitcode: int | None = None
-        self.uncaught: str | None = None
         self.inbox: list[Piece] = []  # this, and what follows: for most procs empty or short, where a deque has 0.7 kB
         self.inbox_bytes = 0
         self.outbox = bytearray()
@@ -174,13 +171,14 @@ class Source:
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
         base = {
             **logging.makeLogRecord({}).__dict__,
+            **self.identity,
             "args": (),
             "process": self.pid,
             "processName": None,
             "thread": None,
             "threadName": None,
         }
-        return [CapturedPipe(fd, stream, base, self.identity, max_line) for stream, fd in pipes.items()]
+        return [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
 
     @property
     def coords(self) -> dict[str, int | str]:
@@ -213,9 +211,6 @@ class Source:
         if isinstance(message, Relabel):
             self.coords.clear()
             self.coords.update(message.coords)
-            return True
-        if isinstance(message, Ending):
-            self.uncaught = message.uncaught[:_MAX_UNCAUGHT]
             return True
         return False
 
@@ -281,7 +276,7 @@ class Source:
                 count = len(items) - self._thawer.sentinels
                 try:
                     self._at = self._thawer.thaw(piece.data, self._at, limit - (len(items) - before), items)
-                except ProtocolError:
+                except Exception:  # whatever it is, these bytes are not tried again
                     self._at = len(piece.data)
                     raise
                 finally:
@@ -346,8 +341,12 @@ class Source:
             more = count - self._losses.get((reason, level), 0)
             if more > 0 and len(self._losses) < _MAX_LOSSES:
                 self._losses[reason, level] = count
-                self.stats.dropped[reason] = self.stats.dropped.get(reason, 0) + more
-                self.unreported[reason, level] = self.unreported.get((reason, level), 0) + more
+                self.count_drop(reason, level, more)
+
+    def count_drop(self, reason: str, level: int, count: int) -> None:
+        """Count records that will not be shown; the next report names them."""
+        self.stats.dropped[reason] = self.stats.dropped.get(reason, 0) + count
+        self.unreported[reason, level] = self.unreported.get((reason, level), 0) + count
 
     def drop_report(self) -> str:
         """Return what was dropped since the last report, in words; "" if nothing was."""

@@ -6,7 +6,8 @@ became slow; and a call that waits for room waits no longer than it must.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from operator import length_hint
 from typing import Final
 
 from .show import Show
@@ -18,6 +19,8 @@ _TICK_SEC: Final = 0.05
 _AT_ONCE: Final = 16
 _MAX_QUOTA: Final = 20_000
 
+Sentinels = list[tuple[Source, int]]
+
 
 class Tray:
     """What was collected and is not shown yet. One owner.
@@ -27,6 +30,8 @@ class Tray:
     show : Show
     interrupted : Callable[[], bool]
         Whether to stop before the tick is over.
+    failed : Callable[[Item, BaseException], object]
+        Told of an item that cannot be shown, and why. It is not tried again.
 
     Attributes
     ----------
@@ -34,9 +39,15 @@ class Tray:
         How many entries to collect of each proc.
     """
 
-    def __init__(self, show: Show, interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        show: Show,
+        interrupted: Callable[[], bool],
+        failed: Callable[[Item, BaseException], object] = lambda item, failure: None,
+    ) -> None:
         self._show = show
         self._interrupted = interrupted
+        self._failed = failed
         self._items: list[Item] = []
         self._counted, self._spent = 0, 0.0
         self.quota = 16
@@ -48,6 +59,7 @@ class Tray:
     def put(self, items: list[Item], now: float) -> None:
         """Fill it, when it is empty, with what is not merely counted."""
         began = monotonic()
+        self._items = items
         self._items = self._show.count(items, now)
         self._counted, self._spent = len(items) - len(self._items), monotonic() - began
 
@@ -61,9 +73,9 @@ class Tray:
         """How many bytes of a proc's stream may wait to be collected: what is shown in two or three ticks."""
         return min(max(16 * 1024, self.quota * 128), INBOX_SIZE)
 
-    def show_some(self, now: float, procs: int) -> list[tuple[Source, int]]:
+    def show_some(self, now: float, procs: int) -> Sentinels:
         """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
-        sentinels: list[tuple[Source, int]] = []
+        sentinels: Sentinels = []
         counted, spent, self._counted, self._spent = self._counted, self._spent, 0, 0.0
         shown, seconds = 0, 0.0
         began = monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
@@ -71,7 +83,7 @@ class Tray:
         while shown < len(self._items) and (not shown or spent + seconds < _TICK_SEC) and not self._interrupted():
             some = self._items[shown : shown + self._step]
             shown += len(some)
-            sentinels += self._show.dispatch(some, now)
+            sentinels += self.show_now(some, now)
             seconds = monotonic() - began
         del self._items[:shown]
         if counted + shown:
@@ -83,5 +95,32 @@ class Tray:
 
     def show_all(self, now: float) -> None:
         """Show what is left: nobody waits any more."""
-        self._show.dispatch(self._items, now)
-        self._items = []
+        items, self._items = self._items, []
+        self.show_now(items, now)
+
+    def show_now(self, items: Sequence[Item], now: float) -> Sentinels:
+        """Show items that are not in the tray; return the sentinels among them. What fails is left out; nothing is raised."""
+        return self._each(lambda left: self._show.dispatch(left, now), items)
+
+    def write_only(self, items: Sequence[Item]) -> Sentinels:
+        """Write items to the files alone, and otherwise do as `show_now` does."""
+        return self._each(self._show.write_only, items)
+
+    def _each(self, take: Callable[[Iterable[Item]], Sentinels], items: Sequence[Item]) -> Sentinels:
+        left = iter(items)  # it knows what it has given away: after a failure `take` goes on behind the item that failed
+        at, complete = 0, True
+        while True:
+            try:
+                sentinels = take(left)
+                return sentinels if complete else _sentinels(items)
+            except BaseException as failure:  # SystemExit, too: this thread serves all ranks
+                before, at, complete = at, len(items) - length_hint(left), False
+                if at == before:  # it failed before it took one
+                    if next(left, None) is None:
+                        return _sentinels(items)
+                    at += 1
+                self._failed(items[at - 1], failure)
+
+
+def _sentinels(items: Sequence[Item]) -> Sentinels:
+    return [values for _, template, values in items if template is None]
