@@ -15,10 +15,10 @@ A record's way: `handler` -> `freeze` -> `journal` -> `forwarder` -> `channel` -
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
+from .loading import load
 
 if TYPE_CHECKING:
     from .client import LogClient as LogClient
@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    value = globals()[name] = load(home, name)
     return value
 
 

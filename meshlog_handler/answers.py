@@ -10,6 +10,7 @@ from .calls import Failure
 from .errors import RankDied, RankError, RemoteTraceback
 from .exits import signal_name
 from .future import MeshFuture
+from .pickling import loads
 from .ranks import spell_ranks
 
 
@@ -108,8 +109,6 @@ class PendingCall:
             self._future.set_exception(error)
 
     def _load(self) -> list[Any]:
-        from .pickling import loads
-
         values = []
         for rank in self.ranks:
             try:
@@ -138,8 +137,6 @@ def exception_of(failure: Failure) -> BaseException:
     """Return the exception that was raised in the proc, with its traceback as its cause; that alone if it could not travel."""
     trace = RemoteTraceback(failure.trace)
     if failure.pickled is not None:
-        from .pickling import loads
-
         try:
             error = loads(failure.pickled)
         except Exception as cause:

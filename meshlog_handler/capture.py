@@ -19,6 +19,11 @@ from typing import Any, Final, TextIO
 from .descriptors import Held, Identity, duplicate, identity, make_pipe, write_all
 from .pump import Pump
 
+try:
+    import ctypes  # here, and not where it is used: a forked child can meet an import that a thread had begun
+except ImportError:  # Python was built without it
+    ctypes = None  # type: ignore[assignment]  # asked for below
+
 _SETTLE_SEC: Final = 1.0
 
 # In the order they began: what the first one calls original is outside of all of them.
@@ -277,12 +282,12 @@ def flush_streams(fds: Sequence[int]) -> None:
 
 def _c_stdout() -> tuple[Any, Any]:
     """Return the C library and its stdout; (None, None) where they cannot be had."""
+    if ctypes is None:
+        return None, None
     try:
-        import ctypes
-
         libc = ctypes.CDLL(None)
         return libc, ctypes.c_void_p.in_dll(libc, "__stdoutp" if sys.platform == "darwin" else "stdout")
-    except (ImportError, OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return None, None
 
 
@@ -290,7 +295,5 @@ def _line_buffer_c_stdout() -> None:
     # To a pipe, C would keep kilobytes: late, and lost if the process is killed or leaves by os._exit.
     libc, c_stdout = _c_stdout()
     if libc is not None:
-        from ctypes import c_size_t
-
         line_buffered = 1  # _IOLBF of glibc, musl and macOS
-        libc.setvbuf(c_stdout, None, line_buffered, c_size_t(0))
+        libc.setvbuf(c_stdout, None, line_buffered, ctypes.c_size_t(0))

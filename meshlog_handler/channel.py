@@ -1,7 +1,8 @@
 """The channel between a proc and its client: address, key, challenge, and the proc's end of the socket.
 
-A Unix socket, authenticated in both directions by the challenge of ``multiprocess.connection`` (the standard
-library's ``multiprocessing.connection`` speaks the same and is a tenth of the import). After it, frames; never a pickle.
+A Unix socket, authenticated in both directions by a challenge, as that of ``multiprocessing.connection``. After it, frames;
+never a pickle. `multiprocessing` itself is not imported: a worker may join in any thread and right after a fork, where an
+import can meet one that another thread has begun.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import hmac
 import os
 import select
 import socket
@@ -16,7 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Final, NamedTuple
 
 from .descriptors import identity
 from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
@@ -25,13 +27,14 @@ from .journal_layout import Range
 from .messages import Hello, Message, Welcome, decode
 from .waits import capped, deadline_after, monotonic, seconds_until
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
 HANDSHAKE_SEC = 10.0
 """Seconds a stranger has from connecting to being known."""
 
 _SCHEME = "meshlog://"
+
+_GREETING: Final = b"meshlog 1\n"
+_CHALLENGE: Final = 32  # bytes
+_DIGEST: Final = 32
 
 
 class Address(NamedTuple):
@@ -71,34 +74,54 @@ def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
 
     Raises
     ------
-    OSError, EOFError, multiprocessing.AuthenticationError
+    OSError, EOFError, ProtocolError
         As `prove`.
     """
-    from multiprocessing.connection import Connection
-
-    with Connection(os.dup(sock.fileno())) as connection:
-        prove(connection, key, server=False)
+    prove(sock, key, server=False)
     return sock
 
 
-def prove(connection: Connection, key: bytes, *, server: bool) -> None:
-    """Let both ends prove that they know the key.
+def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
+    """Let both ends prove that they know the key: each answers the other's random challenge with a keyed digest.
+
+    ::
+
+        client                                   worker
+        greeting, challenge          ------->
+                                     <-------    challenge, digest of both challenges
+        digest of both challenges    ------->
 
     The socket must have a timeout in the kernel (see `set_kernel_timeout`): a silent peer ends as an `OSError`.
 
     Raises
     ------
-    OSError, EOFError, multiprocessing.AuthenticationError
-        If the peer does not know the key, is silent or goes.
+    OSError, EOFError
+        If the peer is silent or hangs up; a client hangs up on a worker that does not know the key.
+    ProtocolError
+        If the peer does not know the key, or speaks another protocol.
     """
-    from multiprocessing.connection import answer_challenge, deliver_challenge
-
+    ours = os.urandom(_CHALLENGE)
     if server:
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
+        sock.sendall(_GREETING + ours)
+        theirs = read_exactly(sock, _CHALLENGE)
+        _check(read_exactly(sock, _DIGEST), key, b"worker", ours + theirs)
+        sock.sendall(_digest(key, b"client", ours + theirs))
     else:
-        answer_challenge(connection, key)
-        deliver_challenge(connection, key)
+        if read_exactly(sock, len(_GREETING)) != _GREETING:
+            raise ProtocolError("it speaks another protocol; do both processes use the same version of meshlog_handler?")
+        theirs = read_exactly(sock, _CHALLENGE)
+        sock.sendall(ours + _digest(key, b"worker", theirs + ours))
+        _check(read_exactly(sock, _DIGEST), key, b"client", theirs + ours)
+
+
+def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
+    # The name of the side: nobody can prove anything by sending back what it got.
+    return hmac.digest(key, side + challenges, "sha256")
+
+
+def _check(digest: bytes, key: bytes, side: bytes, challenges: bytes) -> None:
+    if not hmac.compare_digest(digest, _digest(key, side, challenges)):
+        raise ProtocolError("the other end does not know the key")
 
 
 def set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
@@ -122,7 +145,7 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
     while len(parts) < size:
         data = sock.recv(size - len(parts))
         if not data:
-            raise EOFError
+            raise EOFError("the other end hung up")
         parts += data
     return bytes(parts)
 
@@ -256,8 +279,6 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     ConnectError
         If nobody answers there, or the client refuses.
     """
-    from multiprocessing import AuthenticationError
-
     sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         set_kernel_timeout(sock, HANDSHAKE_SEC)
@@ -270,7 +291,7 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
         _, payload = read_frame(sock, MAX_CONTROL)
         welcome = decode(payload, Welcome)
         set_kernel_timeout(sock, 0)
-    except (OSError, EOFError, AuthenticationError, MeshlogError) as failure:
+    except (OSError, EOFError, MeshlogError) as failure:
         sock.close()
         raise ConnectError(
             f"no client can be joined at {address.path} ({type(failure).__name__}: {failure}). Is the process that "

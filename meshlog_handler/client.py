@@ -20,18 +20,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from logging.handlers import QueueListener
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import running, settings
 from .below import source_of
 from .capture import diagnose
 from .client_thread import ClientThread
 from .commands import Call, Commands
+from .console import ConsoleHandler
 from .errors import ClosedError, FlushTimeout
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
 from .named_handlers import ShownBy
 from .orders import Answers
+from .rank_files import RankFiles
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relays import Above
@@ -43,9 +45,6 @@ from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
 from .waits import check_timeout, ended, finished
-
-if TYPE_CHECKING:
-    from .console import ConsoleHandler
 
 T = TypeVar("T")
 
@@ -125,8 +124,6 @@ class LogClient(QueueListener):
         self._pid = os.getpid()
         files = None
         if self._log_dir is not None:
-            from .rank_files import RankFiles
-
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose)
         if self.sinks.default is None and not self.sinks.routed:
@@ -262,8 +259,6 @@ class LogClient(QueueListener):
     def _make_console(self) -> ConsoleHandler:
         """Return the console's handler: one for all sinks, so that progress bars know of each other's lines."""
         if self.console is None:
-            from .console import ConsoleHandler
-
             self.console = ConsoleHandler()
         return self.console
 

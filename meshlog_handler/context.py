@@ -1,7 +1,7 @@
 """How processes are started, and who this process is. The one importer of `multiprocess`.
 
 `multiprocess` is the standard library's `multiprocessing` with dill as its pickle. It costs 55 ms to import, so it is
-imported at the first start of a process: a worker that only logs never pays for it.
+imported where a mesh is (see `load`): a worker that only logs never pays for it.
 """
 
 from __future__ import annotations
@@ -50,18 +50,43 @@ def check_start_method(start_method: str | None) -> str:
     return start_method
 
 
+def load() -> Any:
+    """Import `multiprocess`, with all that it would import to start a process, and return it.
+
+    Threads that begin with different modules of a package whose modules import each other meet half-imported ones, or a
+    deadlock. dill begins with ``multiprocessing.reduction``, a program perhaps with ``multiprocessing.connection``. A thread
+    that imports the whole package first, and then the module that another thread may still be importing, waits for the other
+    thread where it has to, and is never waited for in a circle.
+    """
+    # isort: off
+    import multiprocessing  # whole, before dill imports a part
+    import multiprocessing.reduction  # noqa: F401  # the part; by now nothing that it needs is half-imported
+    import multiprocess
+    import multiprocess.reduction
+
+    # What `Process.start` imports by and by. A process that is forked while a thread of this one imports a module inherits
+    # the module's lock, and can never import it: when threads run, all is imported.
+    import multiprocess.forkserver
+    import multiprocess.popen_fork
+    import multiprocess.popen_forkserver
+    import multiprocess.popen_spawn_posix
+    import multiprocess.process
+    import multiprocess.resource_tracker
+    import multiprocess.spawn
+    import multiprocess.util
+    # isort: on
+
+    return multiprocess
+
+
 def get_context(start_method: str | None = None) -> Any:
     """Return the `multiprocess` context of a start method; see `check_start_method`."""
-    import multiprocess
-
-    return multiprocess.get_context(check_start_method(start_method))
+    return load().get_context(check_start_method(start_method))
 
 
 def reduction() -> Any:
     """Return `multiprocess.reduction`: picklers that also know connections, sockets and file descriptors."""
-    import multiprocess.reduction
-
-    return multiprocess.reduction
+    return load().reduction
 
 
 _start_lock = threading.Lock()
@@ -95,22 +120,16 @@ def disown(process: Any) -> None:
     The caller is the only one to wait for it from now on: two who poll a process at once can lose its exit code. And
     an interpreter that exits does not wait for it without first telling it to end.
     """
-    import multiprocess.process
-
-    multiprocess.process._children.discard(process)
+    load().process._children.discard(process)
 
 
 def ensure_resource_tracker() -> None:
     """Start the process that `multiprocess` starts before the first spawn. It unblocks SIGINT in the calling thread."""
-    from multiprocess import resource_tracker
-
-    resource_tracker.ensure_running()
+    load().resource_tracker.ensure_running()
 
 
 def _ensure_fork_server() -> None:
-    from multiprocess import forkserver
-
-    server = forkserver._forkserver
+    server = load().forkserver._forkserver
     preload, server._preload_modules = server._preload_modules, list(_PRELOAD)
     try:
         try:
@@ -125,8 +144,7 @@ def _ensure_fork_server() -> None:
 
 
 def _leave_main_out_when_told() -> None:
-    from multiprocess import context, spawn
-
+    context, spawn = load().context, load().spawn
     original = spawn.get_preparation_data
     if hasattr(original, "_meshlog"):
         return

@@ -20,6 +20,7 @@ from .capture import diagnose
 from .entries import MARK
 from .errors import ConnectError
 from .freeze import PLAIN_SIZE, shape_key
+from .loading import importing
 from .mesh_record import MeshRecord
 from .named_handlers import resolve
 from .sinks import Route, Sink
@@ -255,7 +256,8 @@ _own_client: LogClient | None = None
 def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     """Make this process the client, unless it is one already, and let it show by `sink`, too."""
     global _own_client
-    from .client import LogClient
+    with importing():
+        from .client import LogClient
 
     client = _own_client
     if client is not None and client.running:

@@ -27,6 +27,8 @@ from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
 _GOODBYE_SEC: Final = 0.5
+_FORK_SEC: Final = 2.0
+"""Seconds that a fork waits, at most, for a thread that joins or leaves."""
 
 
 class Terms(Frozen):
@@ -203,6 +205,9 @@ def make_journal(path: str, size: int) -> Journal:
 
 
 _lock = threading.RLock()
+_forking: set[int] = set()
+"""The threads that hold the lock because they fork."""
+
 _current: Membership | None = None
 _inherited: Terms | None = None
 
@@ -286,9 +291,22 @@ def _settle() -> None:
 _settles = 0
 
 
+def _before_fork() -> None:
+    # Half a membership is no use to a child: a thread that joins, or leaves, finishes that first.
+    if _lock.acquire(timeout=_FORK_SEC):
+        _forking.add(threading.get_ident())
+
+
+def _after_fork_in_parent() -> None:
+    if threading.get_ident() in _forking:
+        _forking.discard(threading.get_ident())
+        _lock.release()
+
+
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock
     _lock = threading.RLock()
+    _forking.clear()
     member, _current = _current, None
     if member is not None:
         member.forget()
@@ -298,4 +316,4 @@ def _after_fork_in_child() -> None:
         )
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

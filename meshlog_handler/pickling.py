@@ -28,12 +28,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from dill import _dill  # it comes with multiprocess, whose pickle it is
-
 from . import context
 from .calls import name_of
 
 _ForkingPickler: Any = context.reduction().ForkingPickler
+_dill: Any = importlib.import_module("dill._dill")  # it comes with multiprocess, whose pickle it is, and is imported there
 
 # What names a global. In the body of a class every name that it does not set itself is one.
 _GLOBAL_OPS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import inspect
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from . import worker
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
 from .children import InheritedFd
 from .context import Identity, set_identity
@@ -71,8 +73,6 @@ def run(sock: socket.socket, boot: Boot) -> None:
     finally:
         # Children of multiprocessing leave by os._exit, without atexit: what leaves in order, leaves here.
         if started and boot.address is not None and os.getpid() == owner:
-            from . import worker
-
             worker.leave()
         sock.close()
 
@@ -121,12 +121,8 @@ def _keep_descriptors() -> None:
 
 
 def _start(boot: Boot) -> None:
-    import faulthandler
-
     share_globals()
     if boot.address is not None:
-        from . import worker
-
         worker.join_mesh(boot.address, boot.identity)
     # The last words of a proc that crashes: captured, like all that goes there. A forked one has the client's file for it.
     faulthandler.enable(2)

@@ -23,7 +23,9 @@ from .children import Child, InheritedFd
 from .context import Identity, check_start_method
 from .errors import ClosedError, MeshlogError, RankError
 from .future import MeshFuture
+from .pickling import dumps_call
 from .proc import Proc
+from .proc_main import Boot, run
 from .ranks import spell_ranks
 from .waits import capped, deadline_after, monotonic, wait_in_parts
 from .watcher import Watcher
@@ -126,8 +128,6 @@ class ProcSet:
         ClosedError
             If `stop` was called meanwhile.
         """
-        from .pickling import dumps_call
-
         payload = None if bootstrap is None else dumps_call(bootstrap, (), {})
         starting = PendingCall(START, self.ranks, "its start")
         booting = PendingCall(next(self._numbers), self.ranks, "its bootstrap")
@@ -159,8 +159,6 @@ class ProcSet:
             self.release()
 
     def _launch(self, proc: Proc, address: str | None) -> None:
-        from .proc_main import Boot, run  # dill comes with it: on this thread it keeps nobody waiting
-
         ours, theirs = socket.socketpair()
         proc.sock = ours
         name = f"{self._name}-{proc.rank}"
@@ -231,8 +229,6 @@ class ProcSet:
         if self._pid != os.getpid():
             raise ClosedError("this mesh belongs to the process that this one was forked from, and is called from there.")
         call = PendingCall(next(self._numbers), tuple(ranks), f"the call of {name_of(fn)}")
-        from .pickling import dumps_call  # not before it is needed: dill comes with it
-
         self._send(call, dumps_call(fn, args, kwargs or {}))
         return call.future()
 

@@ -54,12 +54,6 @@ class Rendezvous:
     def __init__(
         self, directory: str, admit: Callable[[Newcomer], Welcome], joined: Callable[[Newcomer, Welcome], None]
     ) -> None:
-        # Imported here, by who starts the client, and not by the door's threads: a process that is forked while a thread
-        # imports inherits the lock of that import, and waits for it for ever.
-        import multiprocessing.connection
-
-        self._refused = multiprocessing.AuthenticationError
-        self._connection = multiprocessing.connection.Connection
         self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
         self._admit = admit
         self._joined = joined
@@ -120,7 +114,7 @@ class Rendezvous:
         pipes: list[int] = []
         try:
             set_kernel_timeout(sock, HANDSHAKE_SEC)
-            self._authenticate(sock)
+            prove(sock, self.address.key, server=True)
             newcomer = self._introduce(sock, pipes)
             welcome = self._admit(newcomer)
             with self._lock:
@@ -131,7 +125,7 @@ class Rendezvous:
         except BaseException as failure:
             with self._transit.gate:
                 self._turn_away(sock, pipes)
-            if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError, self._refused)):
+            if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError)):
                 raise
             # Some have gone: they were killed, as a rule. And some come when the client was stopped.
             if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
@@ -145,16 +139,6 @@ class Rendezvous:
         self._transit.close(pipes)
         sock.close()
         self._admitted.pop(sock, None)
-
-    def _authenticate(self, sock: socket.socket) -> None:
-        fds = self._transit.take(lambda: [os.dup(sock.fileno())])
-        connection = self._connection(fds[0])
-        try:
-            prove(connection, self.address.key, server=True)
-        finally:
-            with self._transit.gate:
-                self._transit.arrive(fds)
-                connection.close()
 
     def _introduce(self, sock: socket.socket, pipes: list[int]) -> Newcomer:
         """Return who it is; add the descriptors that it hands over to `pipes`."""

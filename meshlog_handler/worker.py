@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 import os
 import sys
 from collections.abc import Callable
@@ -157,8 +158,6 @@ def _keep_forwarding() -> None:
     It takes every handler off the root logger; `logging.config.dictConfigClass` is the standard library's place to
     say what applies a configuration.
     """
-    import logging.config
-
     current: Any = logging.config.dictConfigClass
     if getattr(current, "keeps_forwarding", False):
         return

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # fmt: off
 FLOORS = [
     # Errors, environment and defaults.
-    ["_version", "errors", "ranks", "settings", "waits"],
+    ["_version", "loading", "errors", "ranks", "settings", "waits"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
         "frozen", "wire", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",

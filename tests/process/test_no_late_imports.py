@@ -1,36 +1,240 @@
-"""The client's threads import nothing once it runs: a process forked during an import would wait for its lock for ever."""
+"""Threads of ours, and forked children, import nothing: a process forked during an import would wait for its lock for ever."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import pytest
 
-SCRIPT = """
-import logging, subprocess, sys
 from meshlog_handler import LogClient
+from meshlog_handler.testing import collected
 
-CHILD = '''
-import logging, os, signal, meshlog_handler
-meshlog_handler.install()
-print("printed")
-logging.info("logged %d", 1)
-try:
-    1 / 0
-except ZeroDivisionError:
-    logging.exception("failed")
-os.kill(os.getpid(), signal.SIGKILL)
-'''
+from .procs import METHODS, run_python
 
-client = LogClient(aggregate_window_sec=0.1).start()
-before = set(sys.modules)
-subprocess.run([sys.executable, "-c", CHILD], env=client.environ(), check=False)
-client.flush()
-late = sorted(set(sys.modules) - before)
-client.stop()
-print("LATE", late)
+WATCH = """
+import logging, logging.config, os, signal, subprocess, sys, threading, traceback
+
+class Watch:
+    '''Tells of each import that does not happen on the main thread of this very process.'''
+    pid = os.getpid()
+    def find_spec(self, name, path=None, target=None):
+        thread = threading.current_thread()
+        if thread is not threading.main_thread() or os.getpid() != self.pid:
+            where = [frame.filename for frame in traceback.extract_stack() if "importlib" not in frame.filename]
+            os.write(2, f"LATE {name} on {thread.name}, {where[-3:]}\\n".encode())
+watch = Watch()
+"""
+
+LOG = """
+def log():
+    print("printed", flush=True)
+    logging.info("logged %d", 1)
+    logging.warning("an object %s", object())
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logging.exception("failed")
+"""
+
+CLIENT = """
+from meshlog_handler import LogClient, install
+client = LogClient(aggregate_window_sec=0.1)
+sys.meta_path.insert(0, watch)
+with client:
+    if not os.fork():
+        install(client.address)
+        log()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    client.flush()
+print("DONE")
+"""
+
+CONFIGURED = """
+sys.meta_path.insert(0, watch)
+logging.config.dictConfig({"version": 1, "root": {"level": "INFO", "handlers": ["mesh"]},
+    "handlers": {"mesh": {"class": "meshlog_handler.MeshHandler", "aggregate_window_sec": 0.1}}})
+if not os.fork():
+    log()
+    os._exit(0)
+os.wait()
+log()
+print("DONE")
+"""
+
+MESH = """
+from meshlog_handler import this_host
+sys.meta_path.insert(0, watch)
+with this_host().spawn_procs(per_host={"gpus": 2}, start_method=sys.argv[1]) as procs:
+    procs.call(log).get()
+    procs.flush().get()
+    procs.logging_option(aggregate_window_sec=0.1).get()
+    procs.call(log).get()
+print("DONE")
 """
 
 
-def test_a_client_that_runs_imports_nothing_more() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
-    assert "LATE []" in done.stdout
+def late_imports(program: str, *words: str) -> list[str]:
+    done = run_python("-c", WATCH + LOG + program, *words)
+    assert done.stdout.endswith("DONE\n")
+    return [line for line in done.stderr.splitlines() if line.startswith("LATE")]
+
+
+@pytest.mark.parametrize("program", [CLIENT, CONFIGURED], ids=["client", "configured"])
+def test_a_client_and_its_forked_workers_import_nothing_more(program: str) -> None:
+    assert late_imports(program) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mesh_imports_nothing_after_its_program_did(method: str) -> None:
+    assert late_imports(MESH, method) == []
+
+
+# Stops a thread at a line of a module that it imports. (In a finder it would hold a lock that all imports need.)
+GATE = """
+import sys
+
+def at_line_of(file, stop):
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.endswith(file):
+            return None
+        def line(frame, event, arg):
+            if event == "line":
+                stop()
+            return line
+        return line
+    sys.settrace(trace)
+"""
+
+# multiprocessing.context and multiprocessing.reduction import each other. Here the main thread stands in the one and another
+# thread in the other; the order in which they go on is the one in which `multiprocessing.connection` met half a `reduction`.
+RACE = """
+import threading, time
+
+def waits(thread):  # for a module that another thread imports
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>" and frame.f_code.co_name == "acquire":
+            return frame.f_locals["self"].owner not in (None, thread.ident)
+        frame = frame.f_back
+    return False
+
+def until(predicate):
+    deadline = time.monotonic() + 20
+    while not predicate():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+errors, main, done = [], threading.main_thread(), threading.Event()
+
+def second():
+    if hasattr(sys.modules["multiprocessing.reduction"], "HAVE_SEND_HANDLE"):
+        until(lambda: done.is_set() or waits(main))
+
+def other():
+    at_line_of("multiprocessing/reduction.py", second)
+    try:
+        import multiprocessing.reduction
+        import multiprocessing.connection
+    except BaseException as error:
+        errors.append(error)
+
+def first():
+    if thread.ident is None:
+        thread.start()
+        until(lambda: waits(thread))
+
+thread = threading.Thread(target=other)
+at_line_of("multiprocessing/process.py", first)
+try:
+    exec(sys.argv[1])
+except BaseException as error:
+    errors.append(error)
+sys.settrace(None)
+done.set()
+if thread.ident is not None:
+    thread.join()
+print("ERRORS", errors)
+"""
+
+
+@pytest.mark.parametrize(
+    "begins",
+    ["from meshlog_handler import this_host", "from meshlog_handler import LogClient; LogClient().start().stop()"],
+    ids=["mesh", "client"],
+)
+def test_a_start_stands_another_thread_that_imports_multiprocessing(begins: str) -> None:
+    assert "ERRORS []" in run_python("-c", GATE + RACE, begins).stdout
+
+
+def test_the_race_is_one() -> None:
+    assert "ERRORS []" not in run_python("-c", GATE + RACE, "import multiprocessing.connection").stdout
+
+
+# A thread is in the middle of an import, or of joining, and waits for a fork of the main thread (or for a second: a fork that
+# waits for it, in turn).
+FORKED = """
+import logging, os, signal, sys, threading
+import meshlog_handler
+
+forked, reached = threading.Event(), threading.Event()
+os.register_at_fork(after_in_parent=forked.set)
+
+def stand():
+    if not reached.is_set():
+        reached.set()
+        forked.wait(1.0)
+"""
+
+IMPORTING = """
+def begin():
+    at_line_of("meshlog_handler/worker.py", stand)
+    meshlog_handler.install
+def go_on():
+    meshlog_handler.install(sys.argv[1])
+    logging.info("from the child")
+"""
+
+CONFIGURING = """
+meshlog_handler.MeshHandler
+def begin():
+    at_line_of("meshlog_handler/client.py", stand)
+    meshlog_handler.MeshHandler()
+def go_on():
+    meshlog_handler.LogClient
+"""
+
+JOINING = """
+from meshlog_handler import install, membership
+connect = membership.connect
+def gated(*args):
+    if threading.current_thread() is thread:
+        stand()
+    return connect(*args)
+membership.connect = gated
+def begin():
+    install(sys.argv[1], capture=False)
+def go_on():
+    assert membership._inherited is not None
+    membership.rejoin()
+    assert membership.current() is not None
+"""
+
+FORK = """
+thread = threading.Thread(target=begin)
+thread.start()
+reached.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    go_on()
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+thread.join()
+print("CHILD", status)
+"""
+
+
+@pytest.mark.parametrize("program", [IMPORTING, CONFIGURING, JOINING], ids=["importing", "configuring", "joining"])
+def test_a_fork_waits_for_a_thread_that_imports_or_joins(program: str) -> None:
+    with collected() as logs:
+        client: LogClient = logs.client
+        assert "CHILD 0" in run_python("-c", GATE + FORKED + program + FORK, client.address).stdout
