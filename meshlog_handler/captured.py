@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from .lines import Block, Line, LineFramer, display, level_of, may_have_levels, raw_text
-from .mesh_record import MeshRecord
+from .mesh_record import MeshInfo, MeshRecord
 from .similar import skeleton, skeletons
 from .thaw import Item
 
@@ -20,7 +20,7 @@ class CapturedTemplate:
     Values: ``(when, line, text, skeleton)``. Without a `line` the text is all of one, as it was written.
     """
 
-    __slots__ = ("base", "group", "levelno", "rank", "scope")
+    __slots__ = ("base", "group", "info", "levelno", "rank", "scope")
     route = (None, "")
     captured = True
     ordinary = False
@@ -29,10 +29,12 @@ class CapturedTemplate:
     skeleton = staticmethod(itemgetter(3))
     """Return the skeleton of that text."""
 
-    def __init__(self, base: Mapping[str, Any], stream: str, level: int) -> None:
-        name = logging.getLevelName(level)
-        self.base = {**base, "name": stream, "stream": stream, "levelno": level, "levelname": name}
-        self.rank: int | None = base["rank"]
+    def __init__(self, base: Mapping[str, Any], info: MeshInfo, level: int) -> None:
+        stream = info.stream
+        named = {"name": stream, "levelno": level, "levelname": logging.getLevelName(level)}
+        self.base = {**base, **info.attributes(), **named}
+        self.info = info
+        self.rank = info.rank
         self.levelno = level
         self.group: Hashable | None = None
         self.scope: Hashable = (stream, level)
@@ -59,31 +61,29 @@ class CapturedTemplate:
         """Return None: a captured line is no exception."""
         return None
 
-    def build(self, values: tuple[Any, ...]) -> logging.LogRecord:
+    def build(self, values: tuple[Any, ...]) -> MeshRecord:
         """Return a new record."""
         when, line, text, _ = values
-        record = MeshRecord.__new__(MeshRecord)
         fields = self.base.copy()
         fields.update(msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0)
-        if line is None:
-            fields.update(raw_text=text, progress=False, partial=False)
-        else:
+        info = self.info
+        if line is not None:
             written = raw_text(line.raw[line.shown :])
-            fields.update(raw_text=written, progress=line.progress, partial=not line.final or line.shown > 0)
-        record.__dict__ = fields
-        return record
+            info = info.but(raw=written, progress=line.progress, partial=not line.final or line.shown > 0)
+        return MeshRecord.of(fields, info)
 
 
 class CapturedPipe:
     """One captured stream of one proc: bytes in, items out. Its `fd` is -1 when it has ended and was closed."""
 
-    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], max_line: int) -> None:
+    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
         self.fd = fd
         self.stream = stream
         self.framer = LineFramer()
         self._in_traceback = False
         self._max_line = max_line
         self._base = base
+        self._info = MeshInfo(**identity, stream=stream)
         self._templates: dict[int, CapturedTemplate] = {}
 
     def items(self, lines: Sequence[Line | Block], when: float) -> list[Item]:
@@ -117,7 +117,7 @@ class CapturedPipe:
     def _template(self, level: int) -> CapturedTemplate:
         template = self._templates.get(level)
         if template is None:
-            template = self._templates[level] = CapturedTemplate(self._base, self.stream, level)
+            template = self._templates[level] = CapturedTemplate(self._base, self._info, level)
         return template
 
     def _level(self, text: str) -> int:

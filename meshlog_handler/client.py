@@ -326,7 +326,7 @@ class LogClient(QueueListener):
         return future
 
     def _end(self) -> None:
-        self._core.ending = True
+        self._core.end()
 
     def _check_running(self) -> None:
         if not self.running:

@@ -20,7 +20,7 @@ from .exits import signal_name
 from .flushes import Flushed, Flushes
 from .fork_gate import ForkGate
 from .messages import Answer, Order, Welcome
-from .obituary import Obituaries
+from .obituary import Ended, ExitReport, Obituaries
 from .orders import Answers, Orders
 from .ranks import spell_ranks
 from .reception import Reception
@@ -28,6 +28,7 @@ from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show
+from .signals import STOPPING
 from .source import Chosen, Source
 from .stats import Past, RankStats, Stats
 from .thaw import Item
@@ -36,6 +37,7 @@ from .waits import monotonic, seconds_until
 
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
+_ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
 _LONGEST_PAUSE_SEC: Final = 0.1
 
@@ -69,6 +71,7 @@ class ClientThread:
         self.reception = Reception(self.complaints)
         self.orders = Orders()
         self.ending = False
+        self._end_due = float("inf")
         self.past = Past()
         self._commands = commands
         self._registry = registry
@@ -92,7 +95,7 @@ class ClientThread:
             self._hear,
             self._take_leave,
             self._report,
-            self._obituaries.expire,
+            self._tell_ends,
             self._catch_up,
             show.expire,
             self._flushes.expire,
@@ -103,9 +106,9 @@ class ClientThread:
         self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
-        """Work until `ending` is set, then close. Nothing that a peer or a handler does ends this thread."""
+        """Work until `end` was called, then close. Nothing that a peer or a handler does ends this thread."""
         in_a_row = 0
-        while not self.ending:
+        while not (self.ending and self._ends_told()):
             failures = self._failures
             self._do(self._turn)
             # One that fails again and again leaves the processor to others.
@@ -139,6 +142,12 @@ class ClientThread:
             self.complaints.say("the client's thread goes on after a failure", failure)
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Let `run` return, when it has told how procs have ended that ended before."""
+        self.reception.look_for_ends()
+        self._end_due = monotonic() + _ENDS_SEC
+        self.ending = True
 
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
@@ -200,8 +209,8 @@ class ClientThread:
             self.reception.ended(adopted)
             return
         told = self._obituaries.word(mesh, rank, exitcode)
-        if told is not None and told[1]:
-            self.show.say(logging.ERROR, told[1], told[0].rank, told[0].pid)
+        if told is not None:
+            self._tell(*told)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks of a mesh that live here or below."""
@@ -287,6 +296,10 @@ class ClientThread:
             self._report_drops(now)
             self.reception.ask_for_patience()
 
+    def _tell_ends(self, now: float) -> None:
+        for ended, report in self._obituaries.expire(now):
+            self._tell(ended, report)
+
     def _catch_up(self, now: float) -> None:
         for source, version, due in self._unanswerable():
             if now >= due:
@@ -316,7 +329,12 @@ class ClientThread:
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if self.ending:
+            first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)
+
+    def _ends_told(self) -> bool:
+        return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Source, int, float]]:
         """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
@@ -374,21 +392,26 @@ class ClientThread:
         if source.adopted:
             if self._adopted.get(source.rank) is source:
                 del self._adopted[source.rank]
-            if source.exitcode:
-                end = signal_name(source.exitcode)
-                self.show.say(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {end}", source.rank, source.pid)
+            # One that joined as a rank of a launcher (see `execute`) may be ended by that.
+            if source.exitcode and not (source.watched and -source.exitcode in STOPPING):
+                self._tell(
+                    source,
+                    ExitReport(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {signal_name(source.exitcode)}"),
+                )
         elif source.relays:
             if source.ranks and not source.left:
                 gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
                 self.show.say(logging.ERROR, gone, None, source.pid)
-        elif not source.left and adopted is None:
-            text = self._obituaries.heard(source, monotonic())
-            if text:
-                self.show.say(logging.ERROR, text, source.rank, source.pid)
+        elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
+            self._tell(source, self._obituaries.heard(source, monotonic()))
         self._flushes.excuse(source)
         self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
+
+    def _tell(self, ended: Ended, report: ExitReport | None) -> None:
+        if report is not None:
+            self.show.say(report.level, report.text, ended.rank, ended.pid)
 
     def _say_drops(self, source: Source) -> None:
         if source.unreported:

@@ -12,6 +12,7 @@ from typing import Final, TextIO
 from . import settings
 from .capture import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
+from .mesh_record import info_of
 from .output import Output
 from .ranks import parse_ranks
 
@@ -42,11 +43,10 @@ class RanksFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record passes."""
-        fields = record.__dict__
-        rank = fields.get("rank")
-        if rank is None or rank in self.ranks or record.levelno >= logging.WARNING:
+        info = info_of(record)
+        if info.rank is None or info.rank in self.ranks or record.levelno >= logging.WARNING:
             return True
-        return not self.ranks.isdisjoint(fields.get("ranks") or ())
+        return not self.ranks.isdisjoint(info.ranks or ())
 
 
 class ConsoleHandler(logging.Handler):
@@ -108,13 +108,13 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record; `flush` writes it. An error of the formatter goes to `handleError`."""
         try:
-            fields = record.__dict__
-            output = self._output(fields.get("stream") == "stdout")
+            info = info_of(record)
+            output = self._output(info.stream == "stdout")
             formatter = self.formatter
             item: str | bytes | None
             progress = False
             if isinstance(formatter, MeshFormatter):
-                progress = output.terminal and fields.get("progress") is True
+                progress = output.terminal and info.progress
                 item = formatter.verbatim(record)
                 if item is None:
                     colour = output.colour if formatter.colour is None else formatter.colour

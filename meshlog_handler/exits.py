@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import struct
+from typing import Final
+
+# struct pidfd_info of <linux/pidfd.h>, as Linux 6.15 has it: what is asked for and given, ten fields between, the wait status.
+_INFO: Final = struct.Struct("<Q52xi")
+_GET_INFO: Final = 0xC000FF0B | _INFO.size << 16
+_INFO_EXIT: Final = 1 << 3
 
 
 def watch(pid: int) -> int:
@@ -24,17 +32,53 @@ def watch(pid: int) -> int:
         return -1
 
 
-def child_exitcode(pidfd: int) -> int | None:
-    """Return the exit code (negative: the signal) of a child that ended, left to its owner to reap; None for strangers."""
-    if pidfd < 0 or not hasattr(os, "P_PIDFD"):
+def exit_code(pidfd: int, pid: int) -> int | None:
+    """Return the exit code (negative: the signal) of a process that ended, for its parent to reap or reaped; None: not known.
+
+    Linux 6.15 and later know the exit code of any process that was reaped, for as long as a `pidfd` opened before is open.
+    Older ones know that of a process that was not.
+    """
+    for ask in (_reaped, _waiting_child, _waiting):
+        code = ask(pidfd, pid)
+        if code is not None:
+            return code
+    return _reaped(pidfd, pid)  # its parent was faster than the questions
+
+
+def _reaped(pidfd: int, pid: int) -> int | None:
+    info = bytearray(_INFO.pack(_INFO_EXIT, 0))
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, info)
+    except OSError:  # not this kernel
+        return None
+    given, status = _INFO.unpack(info)
+    return os.waitstatus_to_exitcode(status) if given & _INFO_EXIT else None
+
+
+def _waiting_child(pidfd: int, pid: int) -> int | None:
+    if not hasattr(os, "P_PIDFD"):
         return None
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except OSError:
+    except OSError:  # another process's child, or reaped
         return None
     if ended is None:
         return None
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _waiting(pidfd: int, pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            fields = file.read().rpartition(b")")[2].split()
+        signal.pidfd_send_signal(pidfd, 0)  # no signal: it asks whether `pid` was still that process
+    except OSError:
+        return None
+    # The kernel shows 0 to whom it does not show the exit code.
+    if fields[0] != b"Z" or owner != os.geteuid():
+        return None
+    return os.waitstatus_to_exitcode(int(fields[-1]))
 
 
 def signal_name(exitcode: int | None) -> str:

@@ -7,6 +7,7 @@ import logging
 from typing import Any, Final
 
 from .console import ConsoleHandler
+from .mesh_record import info_of
 
 _HEADS: Final = ("Traceback (most recent call last):", "Exception ignored in", "Exception in thread ")
 _CHAINED: Final = (
@@ -39,7 +40,7 @@ class FoldingConsole(ConsoleHandler):
         """Show the record, or keep it until it is known what it is a part of."""
         if not self.folding:
             super().emit(record)
-        elif getattr(record, "stream", None) is None:
+        elif info_of(record).stream is None:
             self._emit_logged(record)
         else:
             self._emit_captured(record)
@@ -62,7 +63,8 @@ class FoldingConsole(ConsoleHandler):
         super().emit(record)
 
     def _emit_captured(self, record: logging.LogRecord) -> None:
-        key = getattr(record, "rank", None), getattr(record, "stream", None)
+        info = info_of(record)
+        key = info.rank, info.stream
         text = record.getMessage()
         held = self._held.get(key)
         if held is None:
@@ -84,7 +86,7 @@ class FoldingConsole(ConsoleHandler):
             self._release(key)
 
     def _is_first(self, record: logging.LogRecord) -> bool:
-        rank = getattr(record, "rank", None)
+        rank = info_of(record).rank
         if self._first is None:
             self._first = (rank,)
             return True

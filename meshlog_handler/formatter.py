@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from .lines import strip_ansi
+from .mesh_record import MeshInfo, info_of
 from .prefix import Prefix
 
 DEFAULT_PREFIX: Final = "[{rank}] "
@@ -96,20 +97,20 @@ class MeshFormatter(logging.Formatter):
         keep_ansi : bool
             Let captured lines keep their escape sequences. With ``prefix=None`` they always do.
         """
-        fields = record.__dict__
+        info = info_of(record)
         prefix = self._prefix
-        if prefix is None and (raw := _raw(fields)) is not None:
+        if prefix is None and (raw := _raw(record, info)) is not None:
             return raw
         text = super().format(record)
         paint = ""
         if "\x1b" in text:
-            if not keep_ansi and prefix is not None and fields.get("stream") is not None:
+            if not keep_ansi and prefix is not None and info.stream is not None:
                 text = strip_ansi(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
         elif colour and record.levelno >= logging.WARNING:
             paint = next(code for level, code in _LEVEL_COLOURS if record.levelno >= level)
         before = ""
-        if prefix is not None and fields.get("rank") is not None and fields.get("ranks") is None:
-            before = prefix.of(record, colour=colour)
+        if prefix is not None and info.rank is not None and info.ranks is None:
+            before = prefix.of(record, info, colour=colour)
         if paint:
             return before + paint + text.replace("\n", f"{_RESET}\n{before}{paint}") + _RESET
         if "\n" in text:
@@ -118,13 +119,12 @@ class MeshFormatter(logging.Formatter):
 
     def verbatim(self, record: logging.LogRecord) -> bytes | None:
         """Return the bytes of a captured line if it is to be shown exactly as it was written, else None."""
-        raw = _raw(record.__dict__) if self._prefix is None else None
+        raw = _raw(record, info_of(record)) if self._prefix is None else None
         return None if raw is None else raw.encode("utf-8", "surrogateescape")
 
 
-def _raw(fields: Mapping[str, Any]) -> str | None:
+def _raw(record: logging.LogRecord, info: MeshInfo) -> str | None:
     # The text of an aggregated record is not in its first one's bytes.
-    if fields.get("stream") is None or fields.get("ranks") is not None:
+    if info.stream is None or info.ranks is not None:
         return None
-    raw: str | None = fields.get("raw_text")
-    return raw
+    return record.getMessage() if info.raw is None else info.raw

@@ -24,7 +24,7 @@ Packer = Callable[..., bytes]
 _HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _GET_MESSAGE: Final = logging.LogRecord.getMessage
 _TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
-STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "taskName", "message", "asctime"))
+STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "message", "asctime"))
 
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra`, which no formatter has touched."""
@@ -95,6 +95,11 @@ class Rendered(NamedTuple):
     args: object
     named: dict[str, object]
     text: str | None
+    ours: dict[str, object]
+
+    def tail(self, named: dict[str, object]) -> tuple[object, ...]:
+        """Return what is written of it, with `named` in place of its own."""
+        return (self.args, named, self.text, self.ours) if self.ours else (self.args, named, self.text)
 
 
 class Freezer:
@@ -208,24 +213,25 @@ def _render(record: logging.LogRecord) -> Rendered:
     """Return, as plain data, all that is the record's own.
 
     `named` holds extras, and what more there is; `text` is the message, where the client could not format it to the
-    same text.
+    same text; `ours` is what the client's `MeshInfo` of the record holds beside what all records of the proc have.
     """
     named: dict[str, object] = {
         _exact(name): plain_or_text(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
     }
     msg = record.msg if type(record.msg) is str else _text(record.msg)
     args, text = _render_args(record)
-    exc_text = _exc_text(record, named)
+    ours: dict[str, object] = {}
+    exc_text = _exc_text(record, ours)
     if exc_text:
         named["exc_text"] = exc_text
     if record.stack_info:
         named["stack_info"] = _text(record.stack_info)
-    return Rendered(msg, args, named, text)
+    return Rendered(msg, args, named, text, ours)
 
 
 def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable, route: object) -> Frozen:
-    """Freeze what differs as tagged data: ``(args, named, text)``."""
-    msg, args, named, text = rendered
+    """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something."""
+    msg, args, named, text, _ = rendered
     place = (record.pathname, record.lineno, record.levelno, record.levelname, record.name, record.funcName)
     thread = (record.thread, record.threadName, record.process, getattr(record, "taskName", None))
     fixed: object = (place, thread, msg, route)
@@ -236,7 +242,7 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
             "msg": msg,
             "thread": plain_or_text(record.thread),
             "threadName": _text(record.threadName),
-            "taskName": plain_or_text(thread[3]),
+            **_task_name(record),
         }
         fixed = (place, record.process, route)
     shape = table.tagged.get(fixed)
@@ -247,7 +253,7 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
         table.variety[place] = table.variety.get(place, 0) + 1
         define = _define(shape, "-", record, msg, route)
     try:
-        tail = pack((args, named, text))
+        tail = pack(rendered.tail(named))
     except NotPlain:  # another thread has changed a value since it was looked at
         tail = pack((_text(args), {name: _text(value) for name, value in named.items()}, text or _message(record) or msg))
     data = HEADER.pack(RECORD, shape, 16 + len(tail)) + TIMES.pack(record.created, record.msecs) + tail
@@ -270,12 +276,18 @@ def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: 
         "threadName": plain_or_text(record.threadName),
         "process": plain_or_text(record.process),
         "processName": plain_or_text(record.processName),
-        "taskName": plain_or_text(getattr(record, "taskName", None)),
+        **_task_name(record),
     }
     if route is not None:
         common["route"] = route
     start = float(record.created * 1000 - record.relativeCreated)
     return definition(shape, codes, start, common)
+
+
+def _task_name(record: logging.LogRecord) -> dict[str, object]:
+    """Return the attribute ``taskName`` where Python gives records one."""
+    fields = record.__dict__
+    return {"taskName": plain_or_text(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
 
 
 def definition(shape: int, codes: str, start: float, common: dict[str, object]) -> bytes:
@@ -306,7 +318,7 @@ def _message(record: logging.LogRecord) -> str | None:
     return _exact(text)
 
 
-def _exc_text(record: logging.LogRecord, named: dict[str, object]) -> str | None:
+def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
     """Return the traceback as text, and note the signature by which tracebacks group."""
     if not record.exc_info:
         return _text(record.exc_text) if record.exc_text else None
@@ -318,7 +330,7 @@ def _exc_text(record: logging.LogRecord, named: dict[str, object]) -> str | None
             while trace is not None and len(frames) < _MAX_FRAMES:
                 frames.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
                 trace = trace.tb_next
-            signature = named["exc_signature"] = (f"{kind.__module__}.{kind.__qualname__}", *frames)
+            signature = ours["signature"] = (f"{kind.__module__}.{kind.__qualname__}", *frames)
         return _exact(record.exc_text or _FORMATTER.formatException(record.exc_info))
     except Exception as failure:  # no exception's, or one that breaks when it is looked at
         what = signature[0] if isinstance(signature, tuple) else _text(record.exc_info)

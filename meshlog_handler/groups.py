@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from logging import LogRecord
-from typing import Final
+from typing import Any, Final
 
 from .columns import Arguments
+from .mesh_record import MeshRecord, info_of
 from .ranks import spell_ranks
 from .similar import Anatomy, dissect, dissect_line, distance, distance_limit, skeleton
 from .texts import Run, Texts
-from .thaw import DIGEST
 
 _RUN_COST: Final = 4096
 # Longer texts are similar only when their shapes are equal: their distance would cost tens of milliseconds.
@@ -179,19 +179,20 @@ class Group:
     def result(self, *, digest: bool = False) -> LogRecord | None:
         """Return the record that shows the group, or None if nothing is counted. Call it once, at the end.
 
-        With `digest` it carries, as an attribute (see `DIGEST`), what lets others merge it on: the message template, or
-        None, and samples of its arguments, or of the text.
+        With `digest` it carries, in its `MeshInfo`, what lets others merge it on: the message template, or None, and
+        samples of its arguments, or of the text.
         """
         record = self.record
         if record is None or self.count == 1:
             return record
+        told: tuple[str | None, list[Any]] | None = None
         if digest and self.arguments is None:
-            record.__dict__[DIGEST] = (None, self._texts.samples()[: self.count])
+            told = (None, self._texts.samples()[: self.count])
         elif digest and self.arguments is not None:
-            record.__dict__[DIGEST] = (record.msg, self.arguments.samples()[: self.count])
+            told = (record.msg, self.arguments.samples()[: self.count])
         text = self._texts.render() if self.arguments is None else self.arguments.render()
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
         where = f"[{spell_ranks(ranks)}] " if ranks else ""
         msg = f"[{self.count} similar log lines] {where}{text}"
-        record.__dict__.update(msg=msg, args=(), count=self.count, ranks=ranks)
-        return record
+        info = info_of(record).but(count=self.count, ranks=ranks, digest=told)
+        return MeshRecord.of({"count": self.count, "ranks": ranks, **record.__dict__, "msg": msg, "args": ()}, info)

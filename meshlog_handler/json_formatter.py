@@ -11,25 +11,13 @@ from typing import Any, Final, Literal
 
 from .errors import SettingError
 from .lines import strip_ansi
+from .mesh_record import info_of
 
 _ALWAYS: Final = ("rank", "stream")
-_IF_KNOWN: Final = ("local_rank", "hostname", "coords", "process", "count", "ranks")
-# What the standard library and the mesh put on a record. Anything else is the caller's `extra`.
-_NO_EXTRA: Final = frozenset(
-    (
-        *logging.makeLogRecord({}).__dict__,
-        *_ALWAYS,
-        *_IF_KNOWN,
-        "message",
-        "asctime",
-        "taskName",
-        "raw_text",
-        "progress",
-        "partial",
-        "meshlog_digest",
-        "exc_signature",
-    )
-)
+_IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
+_OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
+# What the standard library puts on a record. Anything else is the caller's `extra`.
+_NO_EXTRA: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"))
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
 
@@ -104,12 +92,12 @@ class JsonFormatter(logging.Formatter):
             return _text(record.created)
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        known = record.__dict__
+        known, info = record.__dict__, info_of(record)
         try:
             message = record.getMessage()
         except Exception as failure:
             message = f"{_text(record.msg)} {_text(record.args)} [cannot be formatted: {type(failure).__name__}]"
-        if known.get("stream") is not None:
+        if info.stream is not None:
             message = strip_ansi(message.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
         fields: dict[str, Any] = {
             "timestamp": self.formatTime(record, self.datefmt),
@@ -118,10 +106,12 @@ class JsonFormatter(logging.Formatter):
             "message": message,
         }
         for name in _ALWAYS:
-            fields[name] = known.get(name)
+            fields[name] = getattr(info, name)
         for name in _IF_KNOWN:
-            if (value := known.get(name)) is not None:
+            if (value := getattr(info, name)) is not None:
                 fields[name] = value
+        if known.get("process") is not None:
+            fields["process"] = known["process"]
         exc_text = known.get("exc_text")
         if not exc_text and known.get("exc_info"):
             try:
@@ -134,12 +124,15 @@ class JsonFormatter(logging.Formatter):
             fields["stack_info"] = known["stack_info"]
         for extras in (known, self._defaults):
             for name, value in tuple(extras.items()):
-                if name not in _NO_EXTRA:
-                    fields.setdefault(f"{name}_" if name in _TAKEN else name, value)
+                if name not in _NO_EXTRA and not (name in _OURS and value is getattr(info, name)):
+                    key = f"{name}_" if name in _TAKEN else name
+                    while extras is known and key in fields:
+                        key += "_"
+                    fields.setdefault(key, value)
         return fields
 
 
-_TAKEN: Final = frozenset(("timestamp", "level"))
+_TAKEN: Final = _OURS | {"timestamp", "level"}
 # Ends of lines for some who read lines, though not for JSON; and halves of characters, which no encoding has.
 _ESCAPED: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -22,13 +23,14 @@ from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .frozen import Frozen, field
 from .journal import Journal
-from .messages import Goodbye, Hello, Relabel
+from .messages import Ending, Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
 _GOODBYE_SEC: Final = 0.5
 _FORK_SEC: Final = 2.0
 """Seconds that a fork waits, at most, for a thread that joins or leaves."""
+_UNCAUGHT_SIZE: Final = 256
 
 
 class Terms(Frozen):
@@ -73,6 +75,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self._left = False
+        self._ending = False
         self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
@@ -152,9 +155,17 @@ class Membership:
                 self._capture = None
 
     def settle(self) -> None:
-        """The process ends: where the client is gone, bring what lies in the captured pipes to where it was meant to go."""
-        if not self._left and self._link.hung_up:
+        """Tell the client that the process ends in order, and whether by an exception that nothing caught.
+
+        Where the client is gone, bring what lies in the captured pipes to where it was meant to go.
+        """
+        if self._left:
+            return
+        if self._link.hung_up:
             self._uncapture()
+        elif not self._ending:  # the interpreter of a spawned child ends after the child's own exit functions
+            self._ending = True
+            self._link.say_last(Ending(_uncaught()), _GOODBYE_SEC)
 
     def leave(self) -> None:
         """Ship what there is, restore the file descriptors, hang up. Waits for the client two seconds at most."""
@@ -270,9 +281,10 @@ def leave() -> None:
 
 def _settle_at_exit() -> None:
     """See to it that `Membership.settle` is called where this process ends in order. Once in a process."""
-    global _settles
+    global _settles, _shown_before
     if _settles == os.getpid():
         return
+    _shown_before = getattr(sys, "last_value", None)
     if not _settles:
         atexit.register(_settle)
     _settles = os.getpid()
@@ -289,6 +301,19 @@ def _settle() -> None:
 
 
 _settles = 0
+_shown_before: BaseException | None = None
+"""The exception that had last been shown as uncaught when this process joined: of a prompt, or of a parent."""
+
+
+def _uncaught() -> str:
+    """Return the exception that ends this interpreter in a line, "" if none does. Called by its exit functions.
+
+    Children of `multiprocessing` run them while the exception is being handled, others after it was shown.
+    """
+    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    if error is None or error is _shown_before or isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return ""
+    return traceback.format_exception_only(type(error), error)[-1].strip()[:_UNCAUGHT_SIZE]
 
 
 def _before_fork() -> None:

@@ -1,24 +1,210 @@
-"""MeshRecord: a record that crossed from another process. And what can be said of templates and their arguments. Pure."""
+"""MeshRecord: a record at the client, and MeshInfo: what the mesh knows about it. Pure."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Final
+from collections.abc import Callable, Hashable, Mapping
+from types import MethodType
+from typing import Any, Final, NoReturn
 
 _CONVERSION: Final = re.compile(r"%(\(.*?\))?[-#0 +]*(\d+|\*)?(\.(\d+|\*))?[hlL]?.", re.DOTALL)
 
 
-class MeshRecord(logging.LogRecord):
-    """A record that crossed from another process. Its message can always be had."""
+class MeshInfo:
+    """What the mesh knows about a record. Immutable; many records share one.
 
-    def getMessage(self) -> str:
-        """Return the message; where template and arguments do not fit, both and the reason."""
-        try:
-            text = str(self.msg)
-            return str(text % self.args) if self.args else text
-        except Exception as failure:
-            return f"{self.msg} {_spell(self.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+    Attributes
+    ----------
+    rank, local_rank : int or None
+        Of the process that logged; None for the process that shows the records.
+    hostname : str or None
+    coords : dict
+        The coordinates of the rank, by dimension. Do not change it.
+    stream : {"stdout", "stderr"} or None
+        Where a captured line was written; None for a logging call.
+    count : int or None
+        How many lines an aggregated record stands for; None for a single record.
+    ranks : tuple of int or None
+        The ranks that those lines came from.
+    progress, partial : bool
+        A captured line that the next state replaces; one that is not complete, or was shown in part before.
+    raw : str or None
+        The bytes of a captured line, decoded with ``surrogateescape``; None if the message is the same text.
+    signature : tuple of str or None
+        The type and the frames of an exception: exceptions with equal signatures are grouped.
+    digest : tuple or None
+        Samples of a group, from which the client of a relay merges it with others.
+    """
+
+    __slots__ = (
+        "coords",
+        "count",
+        "digest",
+        "hostname",
+        "local_rank",
+        "partial",
+        "progress",
+        "rank",
+        "ranks",
+        "raw",
+        "signature",
+        "stream",
+    )
+    rank: int | None
+    local_rank: int | None
+    hostname: str | None
+    coords: dict[str, Any]
+    stream: str | None
+    count: int | None
+    ranks: tuple[int, ...] | None
+    progress: bool
+    partial: bool
+    raw: str | None
+    signature: Hashable | None
+    digest: tuple[str | None, list[Any]] | None
+
+    def __init__(
+        self,
+        rank: int | None = None,
+        local_rank: int | None = None,
+        hostname: str | None = None,
+        coords: Mapping[str, Any] | None = None,
+        stream: str | None = None,
+        **others: Any,
+    ) -> None:
+        own = {"rank": rank, "local_rank": local_rank, "hostname": hostname, "coords": {} if coords is None else coords}
+        for name, value in {**_UNSET, **own, "stream": stream, **others}.items():
+            _set(self, name, value)
+
+    def but(self, **changes: Any) -> MeshInfo:
+        """Return a copy with some attributes changed."""
+        changed = MeshInfo.__new__(MeshInfo)
+        for name in MeshInfo.__slots__:
+            _set(changed, name, changes[name] if name in changes else getattr(self, name))
+        return changed
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is also an attribute of the record, unless the program has an extra of that name."""
+        return {name: getattr(self, name) for name in ORIGIN}
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"MeshInfo cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"MeshInfo cannot be changed: {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, ({name: getattr(self, name) for name in MeshInfo.__slots__},)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MeshInfo):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in MeshInfo.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # it holds a dict
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in (*ORIGIN, "count", "ranks") if getattr(self, name) is not None)
+        return f"MeshInfo({', '.join(shown)})"
+
+
+ORIGIN: Final = ("rank", "local_rank", "hostname", "coords", "stream")
+"""Of a `MeshInfo`, what is also an attribute of every record, unless the program has an extra of that name."""
+
+_UNSET: Final[Mapping[str, Any]] = {**dict.fromkeys(MeshInfo.__slots__), "progress": False, "partial": False}
+_set: Final = object.__setattr__
+
+
+def _restored(values: dict[str, Any]) -> MeshInfo:
+    return MeshInfo(**values)
+
+
+class MeshRecord(logging.LogRecord):
+    """A record at the client.
+
+    Attributes
+    ----------
+    meshlog : MeshInfo
+        What the mesh knows about it. It has a slot of its own, so that no extra can hide it, and a formatter that writes
+        every attribute of a record does not write it.
+    """
+
+    __slots__ = ("meshlog",)
+    meshlog: MeshInfo
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
+        """Return a record with these attributes; it keeps the dictionary."""
+        record = cls.__new__(cls)
+        record.__dict__ = fields
+        record.meshlog = info
+        return record
+
+    @property
+    def getMessage(self) -> Callable[[], str]:
+        """The method that returns the message; where template and arguments do not fit, both and the reason.
+
+        It is a property so that an extra of this name does not hide it.
+        """
+        return MethodType(_message, self)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = str(record.msg)
+        return str(text % record.args) if record.args else text
+    except Exception as failure:
+        return f"{_spell(record.msg)} {_spell(record.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+
+
+def shown_kind(kind: Any) -> Any:
+    """Return a subclass of a class of records, with a slot for a `MeshInfo`; for records that this process shows itself."""
+    known = _shown_kinds.get(kind)
+    if known is None:
+        fields = {"__slots__": ("meshlog",), "__module__": kind.__module__, "__reduce_ex__": _reduce_shown}
+        known = kind if issubclass(kind, MeshRecord) else type(kind.__name__, (kind,), fields)
+        _shown_kinds[kind] = known
+    return known
+
+
+_shown_kinds: Final[dict[Any, Any]] = {}
+
+
+def _reduce_shown(record: Any, protocol: object) -> tuple[Any, ...]:
+    return _shown_again, (type(record).__base__, record.__dict__, record.meshlog)
+
+
+def _shown_again(kind: Any, fields: dict[str, Any], info: MeshInfo) -> Any:
+    made = shown_kind(kind)
+    record = made.__new__(made)
+    record.__dict__.update(fields)
+    record.meshlog = info
+    return record
+
+
+def info_of(record: logging.LogRecord) -> MeshInfo:
+    """Return what the mesh knows about a record.
+
+    Of a record that is not the client's, or was copied by its attributes alone, that is what its attributes say.
+    """
+    info = getattr(record, "meshlog", None)
+    if type(info) is MeshInfo:
+        return info
+    fields = record.__dict__
+    known: dict[str, Any] = {name: value for name, kinds in _KINDS.items() if isinstance(value := fields.get(name), kinds)}
+    return MeshInfo(**known)
+
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "rank": int,
+    "local_rank": int,
+    "hostname": str,
+    "coords": dict,
+    "stream": str,
+    "count": int,
+    "ranks": tuple,
+}
 
 
 class Rendered(str):
@@ -64,8 +250,10 @@ def has_words(template: str) -> bool:
     return any(map(str.isalpha, _CONVERSION.sub("", template)))
 
 
-def _spell(args: object) -> str:
+def _spell(value: object) -> str:
+    if type(value) is str:
+        return value
     try:
-        return repr(args)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return "<arguments too long to write>"
+        return repr(value)
+    except Exception:  # Python writes no whole number of more than 4300 digits
+        return f"<{type(value).__name__} that cannot be written>"

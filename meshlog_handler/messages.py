@@ -198,6 +198,13 @@ class Relabel(Message):
         check_coords(self.coords)
 
 
+class Ending(Message):
+    """The interpreter of the proc ends in order, because of an exception that nothing caught (in a line), or "" of none."""
+
+    uncaught: str
+    types: ClassVar = {"uncaught": (str,)}
+
+
 class Goodbye(Message):
     """The proc leaves of its own will: its end is no failure."""
 

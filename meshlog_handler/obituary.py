@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
 
 from .exits import signal_name
+from .signals import STOPPING
 from .thaw import Item
 
 WORD_SEC = 15.0
@@ -14,74 +16,125 @@ WORD_SEC = 15.0
 
 
 class Ended(Protocol):
-    """What an obituary tells of."""
+    """What an exit report is about.
+
+    Attributes
+    ----------
+    exitcode : int or None
+        Negative: the signal; None: not known.
+    uncaught : str or None
+        The uncaught exception by which the interpreter ended, in a line; "" if it ended in order; None if it did not end
+        by itself, as far as is known.
+    """
 
     rank: int | None
     pid: int
     mesh: str
     exitcode: int | None
+    uncaught: str | None
 
     @property
     def tail(self) -> Iterable[Item]:
         """The last lines and records."""
 
 
+class ExitReport(NamedTuple):
+    """What to say about the end of a proc."""
+
+    level: int
+    text: str
+
+
 class Obituaries:
     """Brings together that a proc has been heard to its end, and how it ended. One owner."""
 
     def __init__(self) -> None:
-        self._heard: dict[tuple[str, int | None], tuple[float, Ended]] = {}
+        self._heard: dict[tuple[str, int | None], tuple[float, Ended | None]] = {}
         self._words: dict[tuple[str, int | None], int] = {}
 
-    def heard(self, ended: Ended, now: float) -> str:
-        """Note that everything of a proc has been shown; return what to say of its end, "" if nothing, or not yet."""
+    def heard(self, ended: Ended, now: float) -> ExitReport | None:
+        """Note that everything of a proc has been shown; return what to say of its end, None if nothing, or not yet."""
         key = ended.mesh, ended.rank
         word = self._words.pop(key, None)
-        if ended.exitcode is None:
-            ended.exitcode = word
-        if ended.exitcode is None:
-            if ended.mesh:  # nobody will say anything of a guest
-                self._heard[key] = now + WORD_SEC, ended
-            return ""
-        return _obituary(ended)
+        if word is not None:
+            return _by_owner(ended, word)
+        report = exit_report(ended)
+        if not ended.mesh:  # a guest has no owner
+            return report
+        said = ended.exitcode == 0 or (report is not None and report.level >= logging.ERROR and ended.exitcode is not None)
+        self._heard[key] = now + WORD_SEC, None if said else ended
+        return report if said else None
 
-    def word(self, mesh: str, rank: int, exitcode: int) -> tuple[Ended, str] | None:
-        """Note how a proc ended; return it and what to say, if it was heard to its end before."""
-        _, ended = self._heard.pop((mesh, rank), (0.0, None))
-        if ended is None:
+    def word(self, mesh: str, rank: int, exitcode: int) -> tuple[Ended, ExitReport | None] | None:
+        """Note how a proc ended; return it and what to say, if it was heard to its end before and nothing was said then."""
+        heard = self._heard.pop((mesh, rank), None)
+        if heard is None:
             self._words[mesh, rank] = exitcode
             return None
-        ended.exitcode = exitcode
-        return ended, _obituary(ended)
+        ended = heard[1]
+        return None if ended is None else (ended, _by_owner(ended, exitcode))
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to forget, or None."""
+        """When `expire` has something to return or to forget, or None."""
         return min((deadline for deadline, _ in self._heard.values()), default=None)
 
-    def expire(self, now: float) -> None:
-        """Forget ends of which nobody knows more."""
-        for key in [key for key, (deadline, _) in self._heard.items() if now >= deadline]:
-            del self._heard[key]
+    def expire(self, now: float) -> list[tuple[Ended, ExitReport]]:
+        """Return what is known of ends of which no owner has said more, and forget them.
+
+        An end of which nothing is known is left to the owner to tell: its engine may have ended the proc in order.
+        """
+        late = [key for key, (deadline, _) in self._heard.items() if now >= deadline]
+        ends = [ended for _, ended in map(self._heard.pop, late) if ended is not None and ended.exitcode is not None]
+        return [(ended, report) for ended in ends if (report := exit_report(ended)) is not None]
 
 
-def _obituary(ended: Ended) -> str:
-    if ended.exitcode in (None, 0):
-        return ""
-    text = f"rank {ended.rank} (pid {ended.pid}) ended by {signal_name(ended.exitcode)}"
+def exit_report(ended: Ended) -> ExitReport | None:
+    """Tell a crash from an end that the process or its parent has chosen, by all that is known."""
+    code = ended.exitcode
+    if code == 0:
+        return None
+    if ended.uncaught:
+        return _error(ended, f"ended by {signal_name(code)} (uncaught {ended.uncaught})")
+    if ended.uncaught is None and code is None:
+        return _error(ended, "is gone; the cause is not known to this process")
+    if code is None or code > 0:
+        if ended.uncaught is not None:
+            return None  # it ran its exit functions: sys.exit(3) is its choice
+        return ExitReport(logging.INFO, f"{_name(ended)} ended by {signal_name(code)}")
+    if -code in STOPPING:
+        return None  # a pool that ends, a service manager, Ctrl-C
+    return _error(ended, f"ended by {signal_name(code)}")
+
+
+def _by_owner(ended: Ended, word: int) -> ExitReport | None:
+    """Its owner expects every proc to end with 0, or says 0 of what it has ended itself."""
+    if ended.exitcode is None:
+        ended.exitcode = word
+    return _error(ended, f"ended by {signal_name(ended.exitcode)}") if ended.exitcode else None
+
+
+def _name(ended: Ended) -> str:
+    return f"rank {ended.rank} (pid {ended.pid})"
+
+
+def _error(ended: Ended, how: str) -> ExitReport:
+    text = f"{_name(ended)} {how}"
     lines = last_lines(ended.tail)
-    return "\n    ".join((f"{text}; its last lines:", *lines)) if lines else text
+    return ExitReport(logging.ERROR, "\n    ".join((f"{text}; its last lines:", *lines)) if lines else text)
 
 
 def last_lines(tail: Iterable[Item]) -> list[str]:
     """Return the last lines of a proc as they were shown, tracebacks by their last line."""
-    items = [(template, values) for _, template, values in tail if template is not None]
-    newest = {template.base["stream"]: place for place, (template, _) in enumerate(items) if template.captured}
+    # Read from a pipe and from a connection, they come in no order.
+    in_time = sorted(tail, key=itemgetter(0))
+    items = [(template, values) for _, template, values in in_time if template is not None]
+    newest = {template.info.stream: place for place, (template, _) in enumerate(items) if template.captured}
     # A state that was replaced, or grew into a line, is no line; the newest of a stream is what it said last.
     return [
         _spell(template.build(values))
         for place, (template, values) in enumerate(items)
-        if not template.captured or template.line(values).final or newest[template.base["stream"]] == place
+        if not template.captured or template.line(values).final or newest[template.info.stream] == place
     ]
 
 
@@ -89,4 +142,4 @@ def _spell(record: Any) -> str:
     text = record.getMessage()
     if record.exc_text:
         text = f"{text}: {record.exc_text.rstrip().rpartition(chr(10))[2]}"
-    return text if record.stream else f"{logging.getLevelName(record.levelno)} {record.name}: {text}"
+    return text if record.meshlog.stream else f"{logging.getLevelName(record.levelno)} {record.name}: {text}"

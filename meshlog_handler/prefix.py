@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import string
 from collections.abc import Callable, Mapping
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from .errors import SettingError
+from .mesh_record import ORIGIN, MeshInfo
 
 _RESET: Final = "\x1b[0m"
 # None of these is the colour of a level.
@@ -65,21 +66,22 @@ class Prefix:
         self._names = _check(template)
         self._template = template
         self._format_time = format_time
-        attributes = dict.fromkeys(("rank", *(_FIELDS[name][0] for name in self._names)))
-        self._key = itemgetter(*attributes)
+        self._origin = attrgetter(*dict.fromkeys(("rank", *(name for name in self._names if name in ORIGIN))))
+        others = [_FIELDS[name][0] for name in self._names if name not in ORIGIN]
+        self._others: Callable[[dict[str, Any]], object] = itemgetter(*others) if others else _nothing
         self._lasting = _EVER_NEW.isdisjoint(self._names)
         self._plain: dict[object, str] = {}
         self._coloured: dict[object, str] = {}
 
-    def of(self, record: logging.LogRecord, *, colour: bool) -> str:
+    def of(self, record: logging.LogRecord, info: MeshInfo, *, colour: bool) -> str:
         """Return the prefix of a record that has a rank, coloured by that or not."""
         try:
-            return (self._coloured if colour else self._plain)[self._key(record.__dict__)]
+            return (self._coloured if colour else self._plain)[self._origin(info), self._others(record.__dict__)]
         except (KeyError, TypeError):  # a new one, or a record that lacks a field, or has an odd one
-            return self._make(record, colour)
+            return self._make(record, info, colour)
 
-    def _make(self, record: logging.LogRecord, colour: bool) -> str:
-        fields = record.__dict__
+    def _make(self, record: logging.LogRecord, info: MeshInfo, colour: bool) -> str:
+        fields = {**record.__dict__, **info.attributes()}
         values: dict[str, Any] = {name: fields.get(_FIELDS[name][0]) for name in self._names}
         if "asctime" in values:
             values["asctime"] = self._format_time(record)
@@ -99,10 +101,14 @@ class Prefix:
                 known = self._coloured if colour else self._plain
                 if len(known) >= _MAX_CACHED:
                     known.clear()
-                known[self._key(fields)] = text
+                known[self._origin(info), self._others(fields)] = text
             except (KeyError, TypeError):
                 return text
         return text
+
+
+def _nothing(fields: dict[str, Any]) -> None:
+    """Return what records have in common of which only the origin matters."""
 
 
 class _Unknown:
@@ -128,7 +134,7 @@ class _Coords(dict[str, Any]):
         return _UNKNOWN
 
     def __format__(self, spec: str) -> str:
-        return format(",".join(f"{name}={value}" for name, value in self.items()), spec)
+        return format(",".join(f"{name}={value}" for name, value in self.items()) or "-", spec)
 
 
 class _SampleCoords(_Coords):

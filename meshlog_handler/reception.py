@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Final
 from .capture import diagnose
 from .complaints import Complaints, describe
 from .errors import ProtocolError
-from .exits import child_exitcode, watch
+from .exits import exit_code, watch
 from .frames import CONTROL, frame
 from .messages import Goodbye, Message, Patience
 from .pipes import Pipes
@@ -278,7 +279,8 @@ class Reception:
         source.sock = None
         if source.ended:
             return
-        if source.left or source.pidfd < 0:
+        # After an exception, its traceback is on the way through the pipes until the process has ended.
+        if source.pidfd < 0 or (source.left and not source.uncaught):
             source.ended = True
             self._settle(source)
         else:  # it is about to die; or else it became another program, or has closed its descriptors
@@ -286,10 +288,19 @@ class Reception:
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
+    def look_for_ends(self) -> None:
+        """Note which processes have ended by now, not waiting for `wait` to tell."""
+        poll = select.poll()
+        watched = {source.pidfd: source for source in self.sources if source.pidfd >= 0}
+        for pidfd in watched:
+            poll.register(pidfd, select.POLLIN)
+        for pidfd, _ in poll.poll(0):
+            self.ended(watched[pidfd])
+
     def ended(self, source: Source) -> None:
         """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
         if source.pidfd >= 0:
-            source.exitcode = child_exitcode(source.pidfd)
+            source.exitcode = exit_code(source.pidfd, source.pid)
             self._selector.unregister(source.pidfd)
             source.close_pidfd()
         while source.sock is not None and self._read_socket(source):

@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import NoneType
 from typing import Any, Final
 
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
-from .mesh_record import MeshRecord, Rendered, has_words
-from .thaw import DIGEST, TaggedTemplate, Values
+from .mesh_record import ORIGIN, MeshInfo, MeshRecord, Rendered, has_words, info_of
+from .thaw import TaggedTemplate, Values, is_signature
 from .wire import NotPlain, pack, unpack
 
 CODES: Final = "+"
 """What the definition of such a shape has in place of `struct` codes."""
 
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
-_WHO: Final = (
-    "rank",
-    "local_rank",
-    "hostname",
-    "coords",
-    "stream",
-    "thread",
-    "threadName",
-    "process",
-    "processName",
-    "taskName",
-)
+_THREAD: Final = ("thread", "threadName", "process", "processName")
 _LEFT_OUT: Final = frozenset(
-    (*_COMMON, *_WHO, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime")
+    (*_COMMON, *_THREAD, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime")
 )
-_BY: Final = ""
-"""The name under which a record says whose it is: no attribute has it."""
-_ALWAYS: Final = STANDARD - {"message", "asctime"}
+_ALWAYS: Final = STANDARD - {"message", "asctime", "taskName"}
+_KINDS: Final = ((int, NoneType), (int, NoneType), (str, NoneType), (dict,), (str, NoneType))
+_COPIES: Final = (*ORIGIN, "count", "ranks")
+_OURS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "progress": lambda value: isinstance(value, bool),
+    "partial": lambda value: isinstance(value, bool),
+    "raw": lambda value: isinstance(value, str),
+    "count": lambda value: isinstance(value, int) and value > 0,
+    "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
+    "signature": is_signature,
+    "digest": lambda value: isinstance(value, tuple),
+}
+"""What a record may say of itself beside whose it is, where it says it at all; see `MeshInfo`."""
 _GROUPED: Final = frozenset((int, float, bool, str))
-_PLAIN: Final = frozenset(("relativeCreated",))
+_PLAIN: Final = frozenset(("relativeCreated", "taskName"))
 _MAX_VARIANTS: Final = 16_384
 
 
@@ -51,9 +51,9 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
     same bytes each time: so it need not be read again by whoever has read them before.
     """
-    fields = record.__dict__
+    fields, info = record.__dict__, info_of(record)
     args = fields["args"]
-    msg, digest = fields["msg"], fields.get(DIGEST)
+    msg, digest = fields["msg"], info.digest
     text: str | None = None
     if isinstance(msg, Rendered):
         text = msg.text
@@ -61,12 +61,16 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     shared = digest[0] if digest is not None else msg if args else None
     key = (*map(fields.__getitem__, _COMMON), shared)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
-    named[_BY] = _who(fields, table)
+    for name in _COPIES:  # what is ours comes with the rest of ours, an extra of that name as such
+        if name in named and named[name] is getattr(info, name):
+            del named[name]
     if shared is msg:
         del named["msg"]
     for name in ("exc_text", "stack_info"):
         if fields[name] is not None:
             named[name] = fields[name]
+    ours = {name: value for name in _OURS if (value := getattr(info, name)) is not None and value is not False}
+    ours["by"] = _who(info, fields, table)
     shape = table.tagged.get(key)
     defined, learnt = b"", None
     if shape is None:
@@ -75,17 +79,18 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         defined = definition(shape, CODES, 0.0, common)
     try:
-        tail = pack((args, named, text))
+        tail = pack((args, named, text, ours))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
-        tail = pack((plain_or_text(args), {str(name): plain_or_text(named[name]) for name in named}, record.getMessage()))
+        named = {str(name): plain_or_text(named[name]) for name in named}
+        tail = pack((plain_or_text(args), named, record.getMessage(), ours))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
     return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
 
 
-def _who(fields: Mapping[str, Any], table: ShapeTable) -> bytes:
-    values = [fields.get(name) for name in _WHO]
-    coords = values[3]
-    key = (*values[:3], tuple(coords.items()) if type(coords) is dict else coords, *values[4:])
+def _who(info: MeshInfo, fields: Mapping[str, Any], table: ShapeTable) -> bytes:
+    values = [*map(info.__getattribute__, ORIGIN), *map(fields.get, _THREAD)]
+    coords = info.coords
+    key = (*values[:3], tuple(coords.items()), *values[4:])
     try:
         known = table.who.get(key)
         if known is None:
@@ -114,7 +119,7 @@ class RelayedTemplate(TaggedTemplate):
         self.digest = self.alone = False
         self._variants: dict[Hashable, RelayedTemplate] = {}
 
-    def of(self, args: object, named: dict[str, Any]) -> RelayedTemplate:
+    def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> RelayedTemplate:
         """Return what the records of one rank, and of one kind, have in common.
 
         Raises
@@ -122,28 +127,32 @@ class RelayedTemplate(TaggedTemplate):
         ProtocolError
             If the record cannot be what it says.
         """
-        samples = named.get(DIGEST)
-        by = named.pop(_BY, None)
+        by = ours.pop("by", None)
+        if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
+            raise ProtocolError(f"no record says of itself {ours!r:.200}")
+        samples = ours.get("digest")
         # As in the relay: one with attributes of its own is grouped by its text.
         by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
         if samples is not None:
-            _check_digest(samples, named)
+            _check_digest(samples, ours)
             by_template = samples[0] is not None
-        alone = bool(named.get("progress") or named.get("partial"))
+        alone = bool(ours.get("progress") or ours.get("partial"))
         known = self._variants.get((by, by_template, alone, samples is not None)) if type(by) is bytes else None
         return known or self._variant(by, by_template, alone, samples is not None)
 
     def _variant(self, by: object, by_template: bool, alone: bool, digest: bool) -> RelayedTemplate:
         who = unpack(by) if isinstance(by, bytes) else None
-        if not isinstance(who, tuple) or len(who) != len(_WHO):
+        if not isinstance(who, tuple) or len(who) != len(ORIGIN) + len(_THREAD):
             raise ProtocolError("a record that does not say whose it is")
+        origin, thread = who[: len(ORIGIN)], who[len(ORIGIN) :]
+        if not all(isinstance(value, kinds) for value, kinds in zip(origin, _KINDS, strict=True)):
+            raise ProtocolError("a record of no rank, host or stream that there can be")
         variant = copy.copy(self)
         variant._variants = {}
-        variant.base = base = {**self.base, **dict(zip(_WHO, who, strict=True))}
-        rank, stream = base["rank"], base["stream"]
-        if not isinstance(rank, (int, type(None))) or not isinstance(stream, (str, type(None))):
-            raise ProtocolError("a record of no rank or stream that there can be")
-        variant.rank, variant.alone, variant.digest = rank, alone, digest
+        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)))
+        variant.base = base = {**self.base, **info.attributes(), **dict(zip(_THREAD, thread, strict=True))}
+        stream = info.stream
+        variant.rank, variant.alone, variant.digest = info.rank, alone, digest
         place = (base["name"], base["pathname"], base["lineno"])
         variant.group = (*place, base["msg"]) if by_template and stream is None and has_words(base["msg"]) else None
         variant.scope = place if stream is None else (stream, self.levelno)
@@ -152,40 +161,38 @@ class RelayedTemplate(TaggedTemplate):
         self._variants[by, by_template, alone, digest] = variant
         return variant
 
-    def build(self, values: Values) -> logging.LogRecord:
+    def build(self, values: Values) -> MeshRecord:
         """Return a new record: as the relay would have shown it."""
-        record = MeshRecord.__new__(MeshRecord)
-        _, created, msecs, args, named, text = values
+        _, created, msecs, args, named, text, ours = values
         fields = self.base.copy()
+        for name in ("count", "ranks"):
+            if name in ours:
+                fields[name] = ours[name]
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
             fields["msg"] = Rendered(fields["msg"], text) if args else text
-        record.__dict__ = fields
-        return record
+        return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
     def weight(self, values: Values) -> tuple[int, Sequence[int]]:
         """Return how many lines a digest tells of, and of which ranks."""
-        return values[4]["count"], values[4]["ranks"]
+        return values[6]["count"], values[6]["ranks"]
 
     def samples(self, values: Values) -> list[Values]:
         """Return single lines that, merged, say what a digest says; no more than it has lines."""
-        _, created, msecs, _, named, _ = values
-        msg, samples = named[DIGEST]
-        single = {name: value for name, value in named.items() if name not in (DIGEST, "count", "ranks")}
+        _, created, msecs, _, named, _, ours = values
+        msg, samples = ours["digest"]
+        single = {name: value for name, value in ours.items() if name not in ("digest", "count", "ranks")}
         if msg is not None:
-            single["msg"] = msg
-            return [(0, created, msecs, args, single, None) for args in samples]
-        return [(0, created, msecs, (), single, text) for text in samples]
+            named = {**named, "msg": msg}
+            return [(0, created, msecs, args, named, None, single) for args in samples]
+        return [(0, created, msecs, (), named, text, single) for text in samples]
 
 
-def _check_digest(digest: object, named: Mapping[str, Any]) -> None:
-    count, ranks = named.get("count"), named.get("ranks")
-    if not isinstance(digest, tuple) or len(digest) != 2 or not isinstance(digest[1], list) or not digest[1]:
+def _check_digest(digest: tuple[Any, ...], ours: Mapping[str, Any]) -> None:
+    if len(digest) != 2 or not isinstance(digest[1], list) or not digest[1]:
         raise ProtocolError("a digest is a template and samples")
     kind = str if digest[0] is None else tuple
     if not isinstance(digest[0], (str, type(None))) or not all(isinstance(sample, kind) for sample in digest[1]):
         raise ProtocolError("a digest's samples are arguments of its template, or texts")
-    if not isinstance(count, int) or count < len(digest[1]):
-        raise ProtocolError("a digest tells of as many lines as it has samples, or more")
-    if not isinstance(ranks, tuple) or not all(isinstance(rank, int) for rank in ranks):
-        raise ProtocolError("a digest's ranks are numbers")
+    if "ranks" not in ours or ours.get("count", 0) < len(digest[1]):
+        raise ProtocolError("a digest tells of as many lines as it has samples, or more, and of their ranks")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
-from .mesh_record import MeshRecord
+from .mesh_record import MeshInfo, MeshRecord
 from .named_handlers import ShownBy
 from .sinks import Sink, Sinks
 from .source import Source
@@ -234,7 +234,7 @@ class Show:
         if not template.captured:
             files.record(template.rank, template.build(values))
         elif (line := template.line(values)).final:
-            files.line(template.rank, template.base["stream"], line.raw)
+            files.line(template.rank, template.info.stream, line.raw)
 
     def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
         for record in records:
@@ -252,9 +252,10 @@ class Show:
 
     def say(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
         """Show a record of the mesh's own."""
-        record = MeshRecord.__new__(MeshRecord)
-        record.__dict__ = {
+        info = MeshInfo(rank)
+        fields = {
             **logging.makeLogRecord({}).__dict__,
+            **info.attributes(),
             "name": OWN_NAME,
             "levelno": level,
             "levelname": logging.getLevelName(level),
@@ -262,12 +263,8 @@ class Show:
             "args": (),
             "created": time.time(),
             "process": pid,
-            "rank": rank,
-            "local_rank": None,
-            "hostname": None,
-            "coords": {},
-            "stream": None,
         }
+        record = MeshRecord.of(fields, info)
         if self.files is not None:
             self.files.record(rank, record)
         self._give(self._sinks.find(*_OWN_ROUTE), record)

@@ -13,7 +13,6 @@ A pair of a route and indices names those handlers of the sink whose filters acc
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import os
@@ -26,13 +25,13 @@ from typing import Any, Final
 from .aggregate import Aggregator
 from .capture import diagnose
 from .complaints import describe, name_of
+from .mesh_record import MeshInfo, shown_kind
 from .named_handlers import ShownBy
 
 Route = int | str | tuple[int | str, tuple[int, ...]] | None
 
 _MAX_SINKS: Final = 1024
 _MAX_NARROWED: Final = 256
-_LogRecord: Final = logging.LogRecord
 
 
 class Sink:
@@ -93,9 +92,10 @@ class Sink:
             return
         showing.add(thread)
         try:
-            kind = record.__class__
-            shown = kind.__new__(kind) if kind is _LogRecord else copy.copy(record)
+            kind = shown_kind(record.__class__)
+            shown = kind.__new__(kind)
             shown.__dict__ = fields = {**own_fields(), **record.__dict__}
+            shown.meshlog = _own
             before = len(fields)
             level = record.levelno
             filtered = False
@@ -300,13 +300,15 @@ def _of_logger(name: str, known: set[int]) -> tuple[Sink, ...]:
 
 def own_fields() -> dict[str, Any]:
     """Return what a record of the client's own process carries beside its own attributes."""
-    global _own
+    global _own, _own_fields
     if _own is None:
-        _own = {"rank": None, "local_rank": None, "hostname": socket.gethostname(), "coords": {}, "stream": None}
-    return _own
+        _own = MeshInfo(hostname=socket.gethostname())
+        _own_fields = _own.attributes()
+    return _own_fields
 
 
-_own: dict[str, Any] | None = None
+_own: MeshInfo | None = None
+_own_fields: dict[str, Any] = {}
 
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 

@@ -18,7 +18,7 @@ from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .messages import Answer, Flush, Goodbye, Hello, Message, Order, Relabel, decode
+from .messages import Answer, Ending, Flush, Goodbye, Hello, Message, Order, Relabel, decode
 from .relay_messages import ReachedBelow
 from .stats import RankStats
 from .thaw import Item, TaggedTemplate, Thawer
@@ -30,6 +30,7 @@ INBOX_SIZE: Final = 1 << 20
 TAIL: Final = 20
 _MAX_SIDE_FILE: Final = 1 << 28
 _MAX_LOSSES: Final = 1024
+_MAX_UNCAUGHT: Final = 256
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,13 @@ class Source:
         "stats",
         "streaming",
         "tail",
+        "uncaught",
         "unreported",
         "watched",
         "writing",
     )
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Goodbye, Relabel)
+    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Relabel)
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class Source:
         self.replayed = False
         self.caught_up = 0
         self.exitcode: int | None = None
+        self.uncaught: str | None = None
         self.inbox: list[Piece] = []  # this, and what follows: for most procs empty or short, where a deque has 0.7 kB
         self.inbox_bytes = 0
         self.outbox = bytearray()
@@ -171,14 +174,13 @@ class Source:
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
         base = {
             **logging.makeLogRecord({}).__dict__,
-            **self.identity,
             "args": (),
             "process": self.pid,
             "processName": None,
             "thread": None,
             "threadName": None,
         }
-        return [CapturedPipe(fd, stream, base, max_line) for stream, fd in pipes.items()]
+        return [CapturedPipe(fd, stream, base, self.identity, max_line) for stream, fd in pipes.items()]
 
     @property
     def coords(self) -> dict[str, int | str]:
@@ -211,6 +213,9 @@ class Source:
         if isinstance(message, Relabel):
             self.coords.clear()
             self.coords.update(message.coords)
+            return True
+        if isinstance(message, Ending):
+            self.uncaught = message.uncaught[:_MAX_UNCAUGHT]
             return True
         return False
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .client import LogClient
+from .mesh_record import info_of
 from .waits import deadline_after, monotonic, seconds_until
 
 
@@ -52,9 +53,7 @@ class RecordCollector(logging.Handler):
     def of_rank(self, rank: int | None) -> list[logging.LogRecord]:
         """Return the records of one rank; aggregated ones that it had part in, too."""
         return [
-            record
-            for record in tuple(self.records)
-            if getattr(record, "rank", None) == rank or rank in getattr(record, "ranks", ())
+            record for record in tuple(self.records) if info_of(record).rank == rank or rank in (info_of(record).ranks or ())
         ]
 
     def wait_for(self, condition: Callable[[list[logging.LogRecord]], bool], timeout: float = 10.0) -> list[logging.LogRecord]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshRecord, Rendered, gives, has_words
+from .mesh_record import MeshInfo, MeshRecord, Rendered, gives, has_words
 from .shared import layouts, shared
 from .wire import unpack
 
@@ -22,15 +22,13 @@ Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
 """``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
 
-DIGEST: Final = "meshlog_digest"
-"""The attribute of an aggregated record by which a client above merges it on."""
-
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
 _MAX_ROUTE: Final = 1024
 _MAX_ACCEPTED: Final = 256
 _TAGGED: Final = Struct("<dd")
+_NOTHING: Final[dict[str, Any]] = {}
 _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
 
@@ -38,23 +36,24 @@ _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filena
 class RecordTemplate:
     """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
 
-    __slots__ = ("base", "group", "levelno", "rank", "route", "scope", "start")
+    __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
     captured = False
     ordinary = True  # nothing but a record; else whoever shows it looks what it is
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         # Who shows the records (see `sinks`); the name of the logger decides where no route was given.
         self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
+        # What the client knows, the proc cannot say otherwise.
+        self.info = MeshInfo(**identity)  # type: ignore[arg-type]  # made by the client
         self.base: dict[str, Any] = {
+            **self.info.attributes(),
             **common,
             "exc_info": None,
             "exc_text": None,
             "stack_info": None,
-            "stream": None,
-            **identity,
         }
         self.start = start
-        self.rank: int | None = self.base["rank"]
+        self.rank = self.info.rank
         self.levelno: int = common["levelno"]
         place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
         # What a template without words, such as "%s", is given, can be about anything: its texts decide.
@@ -76,13 +75,13 @@ class RecordTemplate:
             text: str = self.base["msg"] % args if args else self.base["msg"]
             return text
         except Exception:
-            return self.build(values).getMessage()
+            return str(self.build(values).getMessage())
 
     def signature(self, values: Values) -> Hashable | None:
         """Return what exceptions group by: these have none."""
         return None
 
-    def build(self, values: Values) -> logging.LogRecord:
+    def build(self, values: Values) -> MeshRecord:
         """Return a new record."""
         record = MeshRecord.__new__(MeshRecord)
         fields = self.base.copy()
@@ -91,19 +90,31 @@ class RecordTemplate:
         fields["msecs"] = values[2]
         fields["relativeCreated"] = created * 1000 - self.start
         record.__dict__ = fields
+        record.meshlog = self.info
         return record
 
 
 class TaggedTemplate(RecordTemplate):
-    """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text)``."""
+    """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
+
+    `named` are attributes, the program's extras among them; `ours` is what belongs into the record's `MeshInfo`.
+    """
 
     __slots__ = ()
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, False, start)
 
-    def of(self, args: object, named: dict[str, Any]) -> TaggedTemplate:
-        """Return the template of one of its records."""
+    def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> TaggedTemplate:
+        """Return the template of one of its records.
+
+        Raises
+        ------
+        ProtocolError
+            If the record cannot be what it says.
+        """
+        if ours and (ours.keys() != {"signature"} or not is_signature(ours["signature"])):
+            raise ProtocolError("a proc says nothing of its records but what exceptions group by")
         return self
 
     def args(self, values: Values) -> tuple[object, ...]:
@@ -118,32 +129,36 @@ class TaggedTemplate(RecordTemplate):
 
     def signature(self, values: Values) -> Hashable | None:
         """Return the exception's type and frames, or None."""
-        signature = values[4].get("exc_signature")
-        return signature if isinstance(signature, tuple) and all(isinstance(part, str) for part in signature) else None
+        signature: Hashable | None = values[6].get("signature")
+        return signature
 
-    def build(self, values: Values) -> logging.LogRecord:
+    def build(self, values: Values) -> MeshRecord:
         """Return a new record."""
-        record = MeshRecord.__new__(MeshRecord)
-        _, created, msecs, args, named, text = values
+        _, created, msecs, args, named, text, ours = values
         fields = self.base.copy()
         fields.update(args=args, created=created, msecs=msecs, relativeCreated=created * 1000 - self.start)
         for name, value in named.items():
-            # A proc cannot speak for another: who it is stays as the client knows it.
             if name not in _NOT_NAMED:
                 fields[name] = value
         if text is not None and not gives(fields["msg"], args, text):
             fields["msg"] = Rendered(fields["msg"], text) if args else text
-        record.__dict__ = fields
-        return record
+        return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
 
-_OWN_FIELDS: Final = frozenset(
-    ("rank", "local_rank", "hostname", "coords", "stream", "ranks", DIGEST, "getMessage"),
-)
-# What a record gets from its shape and header: a value by the same name is not the proc's to give.
-_NOT_NAMED: Final = _OWN_FIELDS | (
-    frozenset(logging.makeLogRecord({}).__dict__) - {"msg", "thread", "threadName", "taskName", "exc_text", "stack_info"}
-)
+# What a record gets from its shape and header: a value by the same name is no extra.
+_NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
+    "msg",
+    "thread",
+    "threadName",
+    "taskName",
+    "exc_text",
+    "stack_info",
+}
+
+
+def is_signature(value: object) -> bool:
+    """Tell whether exceptions can be grouped by this."""
+    return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
 
 
 _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
@@ -237,13 +252,15 @@ class Thawer:
                 raise ProtocolError("a record is cut")
             created, msecs = _TAGGED.unpack_from(data, at + HEADER.size)
             tagged: Any = unpack(data[at + HEADER.size + 16 : end])
-            args, named, text = tagged  # a wrong count is a ValueError, caught by the caller
-            if not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
-                raise ProtocolError("a record's named values are no dict by name")
+            args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
+            ours = rest[0] if rest else _NOTHING
+            for by_name in (named, ours):
+                if not isinstance(by_name, dict) or not all(isinstance(name, str) for name in by_name):
+                    raise ProtocolError("a record's named values are no dict by name")
             if not all(isinstance(each, (str, NoneType)) for each in (text, named.get("exc_text"), named.get("stack_info"))):
                 raise ProtocolError("a record's text is none")
             self.last = last = created if created > last else last
-            items.append((last, shape.of(args, named), (0, created, msecs, args, named, text)))
+            items.append((last, shape.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
             return end
         if shape.texts:
             parts = list(shape.fixed.unpack_from(data, at))
@@ -333,7 +350,7 @@ class Thawer:
             raise ProtocolError("a shape is defined by other things than it should")
         if set(codes) - set("qd?s") and codes not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
-        common = {shared(str(name)): shared(value) for name, value in common.items() if name not in _OWN_FIELDS}
+        common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from meshlog_handler.mesh_record import info_of
 from meshlog_handler.testing import collected
 
 from . import poison
@@ -59,8 +60,8 @@ def test_a_record_that_is_hard_to_send_arrives_as_text_and_so_does_the_next(
     # Not re.fullmatch's own message: it would repeat 10 MB.
     assert re.fullmatch(SHOWN[name], texts[1], re.DOTALL) is not None, texts[1][:1000]
     assert receipt.dropped == 0
-    assert {vars(record)["rank"] for record in records} == {0} == set(stats)
-    assert {vars(record)["stream"] for record in records} == {None}
+    assert {info_of(record).rank for record in records} == {0} == set(stats)
+    assert {info_of(record).stream for record in records} == {None}
     assert stats[0].received == stats[0].last_seq >= 3
     check_details(name, records[1])
     assert capfd.readouterr().err == "", "nothing raises in the worker, and nothing is worth a complaint"
@@ -81,8 +82,8 @@ def check_details(name: str, record: logging.LogRecord) -> None:
     elif name == "an odd level":
         assert (record.levelno, record.levelname) == (70_000, "Level 70000")
     elif name == "a name of ours":
-        assert fields["hostname"] != "elsewhere"
-        assert fields["count"] == 7, "what is not the client's to say arrives"
+        assert info_of(record).hostname != "elsewhere"
+        assert (fields["hostname"], fields["count"]) == ("elsewhere", 7), "an extra keeps its name"
     assert record.levelno == (logging.ERROR if name == "an exception" else 70_000 if name == "an odd level" else logging.INFO)
 
 

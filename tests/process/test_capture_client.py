@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient
+from meshlog_handler.mesh_record import info_of
 from meshlog_handler.testing import RecordCollector, collected
 
 from . import printers
@@ -60,7 +61,7 @@ def test_bytes_that_are_no_text_are_shown_and_kept() -> None:
         run_worker(logs, printers.write, [printers.NOT_TEXT + b"\n", b"next\n"])
         odd, following = logs.records
     assert odd.getMessage() == "caf\\xe9 \\xff\0 end"
-    assert vars(odd)["raw_text"].encode("utf-8", "surrogateescape") == printers.NOT_TEXT
+    assert str(info_of(odd).raw).encode("utf-8", "surrogateescape") == printers.NOT_TEXT
     assert following.getMessage() == "next"
 
 
@@ -92,8 +93,8 @@ def test_of_a_progress_bar_the_newest_state_is_shown_and_no_carriage_return() ->
         *progress, final, after = logs.records
     seconds = time.monotonic() - begun
     assert (final.getMessage(), after.getMessage()) == ("100% of it", "after")
-    assert not vars(final)["progress"]
-    assert all(vars(record)["progress"] for record in progress)
+    assert not info_of(final).progress
+    assert all(info_of(record).progress for record in progress)
     assert not any("\r" in record.getMessage() for record in progress)
     assert 1 <= len(progress) <= seconds + 2, "the first at once, one a second, and what a flush asks for"
 
@@ -106,7 +107,7 @@ def test_a_long_line_is_cut_on_the_console_only(tmp_path: Path, monkeypatch: pyt
         files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "stdout" in str(path)]
         long, following = collector.records
     assert long.getMessage() == "\u00e9" * 50 + " ... [9,900 more bytes; whole in the file]"
-    assert vars(long)["raw_text"].encode() == printers.LONG
+    assert str(info_of(long).raw).encode() == printers.LONG
     assert following.getMessage() == "next"
     assert files == [printers.LONG + b"\nnext\n"]
 

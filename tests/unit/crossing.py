@@ -9,6 +9,7 @@ from typing import Any
 from meshlog_handler.entries import MARK, number_entry, walk
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.freeze import PLAIN_SIZE, ShapeTable, freeze, shape_key
+from meshlog_handler.mesh_record import MeshRecord
 from meshlog_handler.thaw import Item, Thawer
 
 IDENTITY = {"rank": 3, "local_rank": 1, "hostname": "node", "coords": {"gpus": 3}}
@@ -57,7 +58,7 @@ def decode(*pieces: bytes, limit: int = 1 << 30, read_large: Callable[[int], byt
     return items
 
 
-def cross(*records: logging.LogRecord) -> list[logging.LogRecord]:
+def cross(*records: logging.LogRecord) -> list[MeshRecord]:
     """Return what the client makes of records."""
     return [template.build(values) for _, template, values in decode(encode(records))]
 

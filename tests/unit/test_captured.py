@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.captured import CapturedPipe
+from meshlog_handler.formatter import MeshFormatter
 from meshlog_handler.lines import Block, Line
 from meshlog_handler.similar import skeleton
 
-BASE: dict[str, Any] = {**logging.makeLogRecord({}).__dict__, "rank": 3, "args": ()}
+BASE: dict[str, Any] = {**logging.makeLogRecord({}).__dict__, "args": ()}
 MAX_LINE = 40
 
 words = st.sampled_from(
@@ -32,12 +33,12 @@ blocks = st.lists(words | odd, min_size=1, max_size=30).map(lambda lines: Block(
 
 
 def pipe() -> CapturedPipe:
-    return CapturedPipe(-1, "stderr", BASE, MAX_LINE)
+    return CapturedPipe(-1, "stderr", BASE, {"rank": 3}, MAX_LINE)
 
 
 @given(st.lists(blocks, max_size=4))
 def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> None:
-    together, apart = pipe(), pipe()
+    together, apart, formatter = pipe(), pipe(), MeshFormatter(prefix=None)
     for block in blocks:
         items = together.items([block], 5.0)
         expected = [item for line in block.lines() for item in apart.items([line], 5.0)]
@@ -49,7 +50,9 @@ def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> 
             assert not template.is_shown(values)
             assert (template.text(values), template.levelno) == (other.text(others), other.levelno)
             assert template.skeleton(values) == skeleton(template.text(values))
-            assert template.build(values).__dict__ == other.build(others).__dict__
+            built, apart_built = template.build(values), other.build(others)
+            assert built.__dict__ == apart_built.__dict__
+            assert formatter.format(built) == formatter.format(apart_built)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_an_error_of_the_formatter_goes_the_usual_way() -> None:
     seen: list[logging.LogRecord] = []
     handler = ConsoleHandler(out, out)
     handler.handleError = seen.append  # type: ignore[method-assign,assignment]  # to look at it
-    record = make("%d", "x")
+    record = logging.makeLogRecord({"msg": "%d", "args": ("x",)})
     show(handler, record, make("next"))
     assert seen == [record]
     assert out.getvalue() == "[3] next\n"

@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 
 from meshlog_handler.errors import SettingError
 from meshlog_handler.formatter import MeshFormatter, wants_colour
+from meshlog_handler.mesh_record import MeshInfo, MeshRecord
 
 
 def make(msg: str = "hello", *args: object, **fields: Any) -> logging.LogRecord:
     record = logging.LogRecord("train", fields.pop("level", logging.INFO), "train.py", 7, msg, args, None)
-    record.__dict__.update({"rank": 3, "local_rank": 1, "hostname": "node-7", "coords": {"gpus": 1}, "stream": None})
-    record.__dict__.update(fields)
-    return record
+    known = {"rank": 3, "local_rank": 1, "hostname": "node-7", "coords": {"gpus": 1}}
+    info = MeshInfo(**{**known, **{name: fields.pop(name) for name in MeshInfo.__slots__ if name in fields}})
+    return MeshRecord.of({**info.attributes(), **record.__dict__, **fields}, info)
 
 
 def captured(raw: bytes, stream: str = "stdout", **fields: Any) -> logging.LogRecord:
     return make(
-        "%s", raw.decode("utf-8", "backslashreplace"), stream=stream, raw_text=raw.decode("utf-8", "surrogateescape"), **fields
+        "%s", raw.decode("utf-8", "backslashreplace"), stream=stream, raw=raw.decode("utf-8", "surrogateescape"), **fields
     )
 
 
@@ -129,7 +130,7 @@ def test_only_single_captured_lines_are_verbatim() -> None:
     formatter = MeshFormatter(prefix=None)
     assert formatter.verbatim(make("m")) is None
     assert formatter.verbatim(captured(b"x", count=2, ranks=(3,))) is None
-    assert formatter.format(make("whole", stream="stdout", raw_text="first", count=2, ranks=(3,))) == "whole"
+    assert formatter.format(make("whole", stream="stdout", raw="first", count=2, ranks=(3,))) == "whole"
     assert MeshFormatter().verbatim(captured(b"x")) is None
 
 

@@ -246,7 +246,7 @@ def _show_all(items: list[Item]) -> None:
             hash((template.group, template.scope, template.signature(values)))
             assert isinstance(built.levelno, int)
             assert isinstance(built.name, str)
-            assert built.rank == 3  # type: ignore[attr-defined]  # ours has a rank
+            assert built.meshlog.rank == 3
             logging.Formatter("%(name)s %(levelname)s %(message)s").format(built)
 
 
@@ -289,7 +289,7 @@ def test_any_bytes_are_items_or_an_error_of_protocol(data: bytes) -> None:
     _show_all(items)
 
 
-names = st.sampled_from(["rank", "msg", "name", "levelno", "lineno", "exc_text", "stream", "exc_signature"])
+names = st.sampled_from(["rank", "msg", "name", "levelno", "lineno", "exc_text", "stream", "meshlog", "route"])
 
 
 @given(st.dictionaries(texts | names, argument, max_size=3), argument, st.none() | texts, st.booleans())

@@ -19,7 +19,9 @@ from unittest import mock
 
 import pytest
 
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.freeze import Freezer, ShapeTable, freeze
+from meshlog_handler.thaw import TaggedTemplate
 from meshlog_handler.wire import MAX_DEPTH
 
 from .crossing import cross, decode, encode, make
@@ -199,13 +201,16 @@ def test_extras_are_kept_where_plain_and_text_where_not() -> None:
 @pytest.mark.parametrize(("name", "known"), [("rank", 3), ("hostname", "node"), ("coords", {"gpus": 3}), ("stream", None)])
 def test_who_a_proc_is_stays_what_the_client_knows(name: str, known: object) -> None:
     (found,) = cross(make(**{name: "somebody else"}))
+    assert getattr(found.meshlog, name) == known
+    assert getattr(found, name) == "somebody else", "an extra keeps its name"
+    (found,) = cross(make())
     assert getattr(found, name) == known
 
 
 def test_a_record_of_a_proc_does_not_pass_for_an_aggregated_one() -> None:
     (found,) = cross(make(count=5, ranks=(0, 1)))
-    assert not hasattr(found, "ranks")
-    assert found.count == 5  # type: ignore[attr-defined]  # an extra as good as any
+    assert (found.meshlog.count, found.meshlog.ranks) == (None, None)
+    assert (vars(found)["count"], vars(found)["ranks"]) == (5, (0, 1)), "extras as good as any"
 
 
 def test_tracebacks_are_the_text_the_process_shows() -> None:
@@ -233,8 +238,12 @@ def test_tracebacks_have_a_signature_without_the_message() -> None:
 
 
 def test_a_signature_of_the_users_own_making_is_no_signature() -> None:
-    ((_, template, values),) = decode(encode([make(exc_signature=[1, 2])]))
+    ((_, template, values),) = decode(encode([make(exc_signature=("mine",), signature=("mine",))]))
     assert template.signature(values) is None
+    with pytest.raises(ProtocolError):
+        TaggedTemplate.of(template, (), {}, {"signature": [1]})
+    with pytest.raises(ProtocolError):
+        TaggedTemplate.of(template, (), {}, {"rank": 9})
 
 
 class Counted:

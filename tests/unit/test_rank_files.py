@@ -58,7 +58,7 @@ def test_records_come_with_their_tracebacks(files: RankFiles, tmp_path: Path) ->
 
 
 def test_a_record_that_cannot_be_formatted_leaves_a_trace(files: RankFiles, tmp_path: Path) -> None:
-    files.record(0, make("%d", "x"))
+    files.record(0, logging.makeLogRecord({"name": "train", "msg": "%d", "args": ("x",)}))
     files.flush()
     assert b"a record of train that cannot be formatted: TypeError" in contents(tmp_path / "logs")["rank-0.log"]
 

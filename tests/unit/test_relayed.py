@@ -14,9 +14,9 @@ from meshlog_handler.aggregate import Aggregator
 from meshlog_handler.entries import MARK
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.freeze import ShapeTable
-from meshlog_handler.mesh_record import MeshRecord
+from meshlog_handler.mesh_record import MeshInfo, MeshRecord
 from meshlog_handler.relayed import RelayedTemplate, freeze_relayed
-from meshlog_handler.thaw import DIGEST, Item, Thawer
+from meshlog_handler.thaw import Item, Thawer
 from meshlog_handler.wire import pack
 
 from .crossing import cross, decode, encode, make, no_side_file
@@ -47,6 +47,7 @@ def of_rank(rank: int, record: logging.LogRecord) -> list[Item]:
 
 def _bear(template: Any, rank: int) -> Any:
     template.rank = template.base["rank"] = rank
+    template.info = template.info.but(rank=rank)
     return template
 
 
@@ -173,7 +174,7 @@ def test_a_record_is_passed_on_whole() -> None:
     ((_, template, values),) = passed_on([record])
     again = template.build(values)
     assert again.getMessage() == "one of 2"
-    assert {**again.__dict__} == {**record.__dict__, "taskName": None}
+    assert (again.__dict__, again.meshlog) == (record.__dict__, record.meshlog)
     assert (template.rank, template.group) == (3, None), "one with attributes of its own is grouped by its text"
 
 
@@ -195,7 +196,7 @@ def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
     sizes = []
     for rank in range(200):
         (record,) = cross(make("x=%d", rank, thread=rank, process=rank))
-        record.__dict__["rank"] = rank
+        record.meshlog = record.meshlog.but(rank=rank)
         frozen = freeze_relayed(record, table)
         frozen.learn()
         sizes.append(len(frozen.data))
@@ -204,10 +205,9 @@ def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
 
 
 def test_states_and_parts_of_captured_lines_are_told_apart() -> None:
-    def line(**attributes: object) -> logging.LogRecord:
-        record = MeshRecord.__new__(MeshRecord)
-        record.__dict__ = {**make("50%").__dict__, **NOBODY, "stream": "stdout", "rank": 1, "raw_text": "50%", **attributes}
-        return record
+    def line(**attributes: Any) -> logging.LogRecord:
+        info = MeshInfo(1, stream="stdout", raw="50%", **attributes)
+        return MeshRecord.of({**make("50%").__dict__, **info.attributes()}, info)
 
     items = passed_on([line(progress=True), line(partial=True), line(progress=False, partial=False)])
     assert [template.alone for _, template, _ in items] == [True, True, False]
@@ -220,17 +220,17 @@ def test_states_and_parts_of_captured_lines_are_told_apart() -> None:
         {"rank": "3"},
         {"rank": [3]},
         {"stream": 1},
-        {DIGEST: (None,)},
-        {DIGEST: (None, []), "count": 1, "ranks": ()},
-        {DIGEST: (None, ["x"]), "count": 0, "ranks": ()},
-        {DIGEST: (None, [("x",)]), "count": 3, "ranks": ()},
-        {DIGEST: ("x", ["x"]), "count": 3, "ranks": ()},
-        {DIGEST: (None, ["x"]), "count": 3, "ranks": ("a",)},
+        {"digest": (None,)},
+        {"digest": (None, []), "count": 1, "ranks": ()},
+        {"digest": (None, ["x"]), "count": 0, "ranks": ()},
+        {"digest": (None, [("x",)]), "count": 3, "ranks": ()},
+        {"digest": ("x", ["x"]), "count": 3, "ranks": ()},
+        {"digest": (None, ["x"]), "count": 3, "ranks": ("a",)},
     ],
 )
 def test_a_record_that_cannot_be_is_refused(named: dict[str, Any]) -> None:
     record = cross(make("x"))[0]
-    record.__dict__.update(named)
+    record.meshlog = record.meshlog.but(**named)
     with pytest.raises(ProtocolError):
         passed_on([record])
 

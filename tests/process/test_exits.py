@@ -1,0 +1,239 @@
+"""What is told of the end of a process: of a crash an error, every time; of an end that was chosen, nothing or a line."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LogClient, exits, install
+from meshlog_handler.testing import RecordCollector, collected
+
+from .procs import DEADLINE, METHODS, held_up, importing, join_all, started
+
+CRASHES = ["SIGKILL", "SIGSEGV", "SIGABRT"]
+CHOSEN = ["SIGTERM", "SIGINT", "return", "sys.exit", "sys.exit with a text", "KeyboardInterrupt"]
+
+
+def end(how: str) -> None:
+    """Log, and end this process."""
+    logging.getLogger("worker").info("the last word")
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "sys.exit with a text":
+        sys.exit("that is all")
+    if how == "os._exit":
+        os._exit(155)
+    if how == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    if how == "raise":
+        raise ValueError("what went wrong")
+    if how != "return":
+        signal.signal(signal.Signals[how], signal.SIG_DFL) if how != "SIGKILL" else None
+        os.kill(os.getpid(), signal.Signals[how])
+
+
+def join_and_end(address: str, how: str) -> None:
+    """Join a client, and end."""
+    install(address)
+    end(how)
+
+
+def by_process(address: str, how: str, method: str) -> None:
+    with started(method, join_and_end, [(address, how)]) as procs:
+        join_all(procs)
+
+
+def by_executor(address: str, how: str, method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(2, context, install, (address,)) as executor:
+        executor.submit(end, how).exception(DEADLINE)
+
+
+def by_pool(address: str, how: str, method: str) -> None:
+    """The pool replaces the worker, and nobody hears of its task again."""
+    with multiprocessing.get_context(method).Pool(1, install, (address,)) as pool:
+        before = pool.apply(os.getpid)
+        lost = pool.apply_async(end, (how,))
+        if how in ("return", "raise"):
+            lost.wait(DEADLINE)
+        else:
+            assert pool.apply_async(os.getpid).get(DEADLINE) != before
+
+
+def by_fork(address: str, how: str, method: str) -> None:
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # what forks by hand ends by hand
+            join_and_end(address, how)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def by_subprocess(address: str, how: str, method: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", f"from tests.process.test_exits import *; join_and_end({address!r}, {how!r})"],
+        env=importing(),
+        check=False,
+    )
+
+
+FAMILIES: list[tuple[Callable[[str, str, str], None], str]] = [
+    *[(by_process, method) for method in METHODS],
+    *[(by_executor, method) for method in METHODS],
+    *[(by_pool, method) for method in METHODS],
+    (by_fork, ""),
+    (by_subprocess, ""),
+]
+families = pytest.mark.parametrize(
+    ("family", "method"), FAMILIES, ids=[f"{family.__name__}-{method}".rstrip("-") for family, method in FAMILIES]
+)
+
+
+def told(family: Callable[[str, str, str], None], method: str, how: str) -> list[tuple[int, str]]:
+    """Return what was told when a worker had ended so, by level and text."""
+    collector = RecordCollector()
+    with LogClient(collector) as client:
+        family(client.address, how, method)
+    assert "the last word" in collector.messages
+    return [(record.levelno, record.getMessage()) for record in collector.records if record.name == "meshlog"]
+
+
+@families
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_crash_is_told(family: Callable[[str, str, str], None], method: str, how: str) -> None:
+    ((level, text),) = told(family, method, how)
+    assert level == logging.ERROR
+    assert f"ended by {how}; its last lines:\n    INFO worker: the last word" in text
+
+
+@families
+@pytest.mark.parametrize("how", CHOSEN)
+def test_an_end_that_was_chosen_is_not(family: Callable[[str, str, str], None], method: str, how: str) -> None:
+    assert told(family, method, how) == []
+
+
+@families
+def test_an_exit_without_ceremony_is_a_line(family: Callable[[str, str, str], None], method: str) -> None:
+    ((level, text),) = told(family, method, "os._exit")
+    assert level == logging.INFO
+    assert text.endswith("ended by exit code 155")
+
+
+@families
+def test_an_uncaught_exception_is_told(family: Callable[[str, str, str], None], method: str) -> None:
+    if family in (by_executor, by_pool):
+        assert told(family, method, "raise") == [], "the worker lives, and hands it to who waits for the result"
+        return
+    if family is by_fork:
+        pytest.skip("what forks by hand says by itself what it does with exceptions")
+    ((level, text),) = told(family, method, "raise")
+    assert level == logging.ERROR
+    assert "ended by exit code 1 (uncaught ValueError: what went wrong); its last lines:\n" in text
+    if family is by_subprocess:
+        assert text.endswith("ValueError: what went wrong"), "its traceback is there"
+
+
+@pytest.mark.parametrize("family", [by_process, by_executor])
+def test_a_crash_is_told_100_times_of_100(family: Callable[[str, str, str], None]) -> None:
+    collector = RecordCollector()
+    with LogClient(collector) as client:
+        for _ in range(100):
+            family(client.address, "SIGKILL", "fork")
+    assert sum("ended by SIGKILL; its last lines:" in text for text in collector.messages) == 100
+
+
+def reaped_first(how: str) -> list[str]:
+    """Return what is told of a worker that its parent has reaped before the client looks."""
+    with collected() as logs:
+        context: Any = multiprocessing.get_context("spawn")
+        go = context.Semaphore(0)
+        with started("spawn", join_and_wait, [(logs.address, go, how)]) as procs:
+            logs.wait_for(lambda records: bool(records))
+            with held_up(logs.client):
+                go.release()
+                join_all(procs)
+        logs.flush()
+        return [record.getMessage() for record in logs.records if record.name == "meshlog"]
+
+
+def join_and_wait(address: str, go: Any, how: str) -> None:
+    """Join, say so, and end when told."""
+    install(address)
+    logging.getLogger("worker").info("ready")
+    assert go.acquire(timeout=DEADLINE)
+    end(how)
+
+
+def forgets() -> bool:
+    """Tell whether the kernel forgets the exit codes of processes that were reaped."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        pidfd = exits.watch(child.pid)
+        child.communicate(b"\n")
+    try:
+        return exits.exit_code(pidfd, child.pid) is None
+    finally:
+        os.close(pidfd)
+
+
+watching = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system tells nobody of the ends of processes")
+
+
+@watching
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "raise"])
+def test_a_parent_that_reaps_first_hides_nothing(how: str) -> None:
+    if how != "raise" and forgets():
+        pytest.skip("this kernel forgets the exit codes of processes that were reaped")
+    texts = reaped_first(how)
+    assert [f"ended by {how};" in text or "(uncaught ValueError: " in text for text in texts] == [True] * (how != "SIGTERM")
+
+
+@watching
+def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "_reaped", lambda pidfd, pid: None)
+    (text,) = reaped_first("SIGKILL")
+    assert "is gone; the cause is not known to this process; its last lines:" in text
+    (text,) = reaped_first("raise")
+    assert "(uncaught ValueError: what went wrong)" in text
+
+
+@watching
+@pytest.mark.parametrize(("how", "code"), [("sys.exit", 3), ("SIGKILL", -signal.SIGKILL), ("SIGABRT", -signal.SIGABRT)])
+def test_the_exit_code_of_a_process_that_is_no_child(how: str, code: int) -> None:
+    """Asked while it waits to be reaped, and after; a kernel that has forgotten it says nothing else."""
+    program = (
+        "import os, sys; from tests.process.test_exits import end\n"
+        "pid = os.fork()\n"
+        f"if not pid: input(); end({how!r})\n"
+        "print(pid, flush=True)\n"
+        "os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT); print('ended', flush=True)\n"
+        "import signal; signal.sigwait([signal.SIGUSR1]); os.waitpid(pid, 0)\n"
+        "print('reaped', flush=True); signal.sigwait([signal.SIGUSR1])\n"
+    )
+    words = [sys.executable, "-c", f"import signal; signal.pthread_sigmask(0, [signal.SIGUSR1])\n{program}"]
+    with subprocess.Popen(words, env=importing(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        pidfd = exits.watch(pid)
+        try:
+            assert exits.exit_code(pidfd, pid) is None, "it has not ended"
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "ended\n"
+            assert exits.exit_code(pidfd, pid) == code
+            parent.send_signal(signal.SIGUSR1)
+            assert parent.stdout.readline() == "reaped\n"
+            assert exits.exit_code(pidfd, pid) == (None if forgets() else code)
+        finally:
+            parent.send_signal(signal.SIGUSR1)
+            os.close(pidfd)
