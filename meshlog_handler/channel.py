@@ -158,6 +158,14 @@ def read_frame(sock: socket.socket, limit: int) -> tuple[int, bytes]:
     return kind, read_exactly(sock, size - 1)
 
 
+def peer_pid(sock: socket.socket) -> int | None:
+    """Return the process at the other end of a Unix socket; None if the system does not tell, or it is in another namespace."""
+    if hasattr(socket, "SO_PEERCRED"):
+        pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return pid or None
+    return None
+
+
 class Link:
     """A proc's end of the channel.
 
@@ -200,6 +208,11 @@ class Link:
                     data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
         finally:
             self._sending.release()
+
+    @property
+    def peer_pid(self) -> int | None:
+        """The process of the client, on this machine; None if that is not known."""
+        return peer_pid(self._sock) if self._sock.family == socket.AF_UNIX else None
 
     @property
     def intact(self) -> bool:

@@ -29,6 +29,15 @@ def identity(fd: int) -> Identity | None:
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 
+def place_of(path: str) -> Identity | None:
+    """Return what a path leads to, as `identity` does; None if there is nothing, or it is not told."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
+
+
 class Held:
     """A descriptor of ours. Should somebody close it, what its number leads to then is left alone."""
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final
 from . import settings
 from .capture import FdCapture, diagnose
 from .channel import Address, connect
+from .descriptors import Identity, identity, place_of
 from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .frozen import Frozen, field
@@ -147,6 +148,14 @@ class Membership:
         self.terms = self.terms.replaced(coords=dict(coords))
         with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
             self._link.say(Relabel(dict(coords)))
+
+    def client_console(self) -> frozenset[Identity]:
+        """Return what the client's stdout and stderr lead to; where that is not known, this process's, if it is a terminal."""
+        pid = self._link.peer_pid
+        places = {place_of(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} if pid else {None}
+        if places == {None}:
+            places = {identity(fd) for fd in (1, 2) if os.isatty(fd)}
+        return frozenset(place for place in places if place is not None)
 
     def _uncapture(self, drain: bool = True) -> None:
         with self._uncapturing:  # who comes second returns when it is done

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .capture import diagnose
-from .channel import HANDSHAKE_SEC, Address, peer_uid, prove, read_frame, set_kernel_timeout
+from .channel import HANDSHAKE_SEC, Address, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
 from .errors import ClosedError, ProtocolError
 from .frames import CONTROL, MAX_FRAME
 from .messages import Hello, Welcome, decode
@@ -146,7 +146,7 @@ class Rendezvous:
         if kind != CONTROL:
             raise ProtocolError("a newcomer begins with other things than who it is")
         hello = decode(payload, Hello)
-        newcomer = Newcomer(sock, hello, _peer_pid(sock) or hello.pid)
+        newcomer = Newcomer(sock, hello, peer_pid(sock) or hello.pid)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
             raise ProtocolError(f"no captured streams are called {names!r}")
@@ -183,13 +183,6 @@ class Rendezvous:
         for sock in (*self._strangers, *self._admitted):
             sock.close()
         self._transit.forget()
-
-
-def _peer_pid(sock: socket.socket) -> int | None:
-    if hasattr(socket, "SO_PEERCRED"):
-        credentials = array.array("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return credentials[0] or None
-    return None
 
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:

@@ -51,6 +51,13 @@ def is_own(record: logging.LogRecord) -> bool:
     return thread in own_threads and thread not in carriers and record.process == os.getpid()
 
 
+def _nowhere_here(_: logging.LogRecord) -> bool:
+    return False
+
+
+shown_here: Callable[[logging.LogRecord], bool] = _nowhere_here
+"""Tells whether a handler of the program shows a record in this process: then nobody says it in its place. See `quiet`."""
+
 BLOCK_SEC: Final = 10.0
 """Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
 
@@ -114,7 +121,7 @@ class Stream:
         if threading.get_ident() in carriers:
             self._append_in_passing(record, route)
             return
-        if self.client_gone and record.levelno >= logging.WARNING:
+        if self.client_gone and record.levelno >= logging.WARNING and not shown_here(record):
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
         # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
         # a program's handlers, every record takes the slow path, which looks.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import membership, running, settings
+from . import membership, quiet, running, settings
 from .capture import diagnose
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
@@ -54,8 +53,9 @@ def install(
 
     Notes
     -----
-    Handlers of the root logger that write to the console are taken off: the client has its own. A client that cannot
-    be reached is said on stderr, and the process goes on as it was.
+    Handlers that write to the console stay where they are, and are quiet about records that are forwarded: the client shows
+    those. What the filters of such handlers reject or change is not forwarded, or as they leave it. A client that cannot be
+    reached is said on stderr, and the process goes on as it was.
     """
     address = address or os.environ.get(settings.ADDRESS)
     if not address:
@@ -97,8 +97,9 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
-    if not shows_itself:
-        _silenced.extend(_take_off(writes_to_console))
+    member = membership.current()
+    if not shows_itself and member is not None:
+        quiet.start(None if terms.capture else member.client_console())
     global _make_handler
     _make_handler = handler
     _forward_root()
@@ -119,45 +120,52 @@ def join_mesh(address: str, identity: Identity) -> None:
             address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
         )
     )
+    quiet.start()
     _forward_root()
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, the handlers of the root logger, and levels that the
+    """Leave the client: ship what there is, restore the file descriptors, and levels that the
     client has set.
     """
+    vars(logging.getLogger()).pop("addHandler", None)
     _take_off(lambda handler: isinstance(handler, MeshHandler))
     member = membership.current()
     if member is not None:
         member.restore_levels()
     membership.leave()
-    while _silenced:
-        logging.getLogger().addHandler(_silenced.pop(0))
+    quiet.stop()
 
 
 leave = uninstall
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
-_silenced: list[logging.Handler] = []
-"""Handlers that wrote to the console: off the root logger for as long as the client does that."""
 
 
 def _forward_root() -> None:
+    """Let the root logger have a `MeshHandler`, after all others: their filters have seen a record when it is forwarded."""
     member = membership.current()
     if member is None or member.stream is None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        root.addHandler(_make_handler(address=member.terms.address))
+        logging.Logger.addHandler(root, _make_handler(address=member.terms.address))
+    with logging._lock:  # type: ignore[attr-defined]  # it has no public name
+        forwarding = [handler for handler in root.handlers if isinstance(handler, MeshHandler)]
+        others = [handler for handler in root.handlers if not isinstance(handler, MeshHandler)]
+        root.handlers = [*others, *forwarding]  # a new list: another thread may be on its way through the old one
     _keep_forwarding()
 
 
 def _keep_forwarding() -> None:
-    """Let a full `dictConfig` by the program itself leave the forwarding alone.
+    """Let a new configuration by the program itself leave the forwarding alone.
 
-    It takes every handler off the root logger; `logging.config.dictConfigClass` is the standard library's place to
-    say what applies a configuration.
+    `dictConfig`, `fileConfig` and ``basicConfig(force=True)`` take every handler off the root logger, and then add theirs, if
+    there are any; `logging.config.dictConfigClass` is the standard library's place to say what applies a configuration.
     """
+    root = logging.getLogger()
+    if "addHandler" not in vars(root):
+        root.addHandler = _add_to_root  # type: ignore[method-assign, assignment]  # of this logger alone
     current: Any = logging.config.dictConfigClass
     if getattr(current, "keeps_forwarding", False):
         return
@@ -173,18 +181,17 @@ def _keep_forwarding() -> None:
     logging.config.dictConfigClass = ForwardingConfigurator
 
 
+def _add_to_root(handler: logging.Handler) -> None:
+    logging.Logger.addHandler(logging.getLogger(), handler)
+    _forward_root()
+
+
 def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
     root = logging.getLogger()
     found = [handler for handler in root.handlers if unwanted(handler)]
     for handler in found:
         root.removeHandler(handler)
     return found
-
-
-def writes_to_console(handler: logging.Handler) -> bool:
-    """Tell whether a handler shows what it gets on this process's stdout or stderr."""
-    stream = getattr(handler, "stream", None)
-    return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 
 
 def _is_member(address: str) -> bool:

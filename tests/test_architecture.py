@@ -44,7 +44,7 @@ FLOORS = [
     ],
     # Assembly.
     [
-        "relay", "worker", "engine", "mesh_client", "notebook", "manager",
+        "relay", "quiet", "worker", "engine", "mesh_client", "notebook", "manager",
         "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
     ],
     # The outside.

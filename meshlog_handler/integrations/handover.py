@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from ..worker import writes_to_console
+from ..quiet import writes_to_console
 
 
 class Handover:

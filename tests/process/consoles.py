@@ -1,0 +1,428 @@
+"""Ways in which programs write records to the console: each is set up here and logs "once", in a worker of its own."""
+
+from __future__ import annotations
+
+import io
+import logging
+import logging.config
+import logging.handlers
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from meshlog_handler import install, membership, uninstall
+from tests.waiting import until
+
+Setup = Callable[[], Any]
+"""Sets a program up; what it returns, if anything, is called after the record was logged."""
+
+app = logging.getLogger("app")
+
+
+def _say(text: str, level: int = logging.INFO) -> None:
+    app.log(level, text)
+
+
+class Printing(logging.Handler):
+    """A handler as in many answers: it prints."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print, after a look at whether that takes text or bytes, as click's `echo` has."""
+        try:
+            sys.stdout.write(b"")  # type: ignore[arg-type]  # that is the question
+        except TypeError:
+            print(self.format(record))
+
+
+class Secretly(Printing):
+    """The same, and nothing tells so."""
+
+    stream = None
+
+
+class Shouting(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no argument there
+    """A console with an `emit` of its own, as those with colours have."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write."""
+        self.stream.write(f"! {self.format(record)}\n")
+        super().emit(record)
+
+
+class Wrapping(logging.Handler):
+    """A handler around a console, as absl's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inner = logging.StreamHandler()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Let the other handle it."""
+        return bool(self._inner.handle(record))
+
+
+class Fatal(Printing):
+    """A handler that ends the process, as absl's does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print and end."""
+        super().emit(record)
+        os._exit(3)
+
+
+class Tee(io.TextIOBase):
+    """A stream that writes to another, and keeps what it was given."""
+
+    def __init__(self, to: Any) -> None:
+        self._to, self.kept = to, ""
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self.kept += text
+        return int(self._to.write(text))
+
+
+def _on_root(handler: logging.Handler) -> None:
+    logging.getLogger().addHandler(handler)
+
+
+def _named() -> None:
+    app.addHandler(logging.StreamHandler())
+
+
+def _twice() -> None:
+    app.addHandler(logging.StreamHandler(sys.stdout))
+    _on_root(logging.StreamHandler())
+
+
+def _cut_off() -> None:
+    app.addHandler(logging.StreamHandler())
+    app.propagate = False
+
+
+def _configured() -> None:
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"console": {"class": "logging.StreamHandler"}},
+            "root": {"handlers": ["console"], "level": "INFO"},
+        }
+    )
+
+
+def _forced() -> None:
+    logging.basicConfig(level=logging.INFO, force=True)
+
+
+def _by_file() -> None:
+    text = """
+        [loggers]
+        keys=root
+        [handlers]
+        keys=console
+        [formatters]
+        keys=
+        [logger_root]
+        level=INFO
+        handlers=console
+        [handler_console]
+        class=StreamHandler
+        args=(sys.stderr,)
+    """
+    logging.config.fileConfig(io.StringIO(text.replace("        ", "")), disable_existing_loggers=False)
+
+
+def _replaced() -> None:
+    for handler in logging.getLogger().handlers[:]:
+        logging.getLogger().removeHandler(handler)
+    _on_root(logging.StreamHandler())
+
+
+def _buffered() -> Setup:
+    memory = logging.handlers.MemoryHandler(100, target=logging.StreamHandler())
+    _on_root(memory)
+    return memory.flush
+
+
+def _queued() -> Setup:
+    records: queue.Queue[Any] = queue.Queue()
+    listener = logging.handlers.QueueListener(records, logging.StreamHandler())
+    _on_root(logging.handlers.QueueHandler(records))
+    listener.start()
+    return listener.stop
+
+
+def _duplicate() -> None:
+    _on_root(logging.StreamHandler(os.fdopen(os.dup(2), "w")))
+
+
+def _teed() -> Setup:
+    tee = sys.stderr = Tee(sys.stderr)
+    _on_root(logging.StreamHandler())
+
+    def look() -> None:
+        assert tee.kept == "once\n"
+
+    return look
+
+
+def _in_a_thread() -> Setup:
+    _named()
+    thread = threading.Thread(target=_say, args=("once",))
+    app.disabled = True  # the call after this does nothing
+
+    def log() -> None:
+        app.disabled = False
+        thread.start()
+        thread.join()
+
+    return log
+
+
+def _rich() -> None:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    _on_root(RichHandler(console=Console(stderr=True)))
+
+
+def _tqdm() -> Setup:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    _on_root(logging.StreamHandler())
+    bar = tqdm(total=2, file=sys.stderr)
+    redirected = logging_redirect_tqdm()
+    redirected.__enter__()
+
+    def end() -> None:
+        redirected.__exit__(None, None, None)
+        bar.close()
+
+    return end
+
+
+class TqdmWrite(logging.Handler):
+    """The best-known recipe for tqdm."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write above the bars."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record))
+
+
+KINDS: dict[str, Setup] = {
+    "none": lambda: None,
+    "root": lambda: _on_root(logging.StreamHandler()),
+    "root, stdout": lambda: _on_root(logging.StreamHandler(sys.stdout)),
+    "named": _named,
+    "named and root": _twice,
+    "cut off": _cut_off,
+    "dictConfig": _configured,
+    "basicConfig(force)": _forced,
+    "fileConfig": _by_file,
+    "removed and added": _replaced,
+    "MemoryHandler": _buffered,
+    "QueueListener": _queued,
+    "prints": lambda: _on_root(Printing()),
+    "an emit of its own": lambda: _on_root(Shouting()),
+    "handles by another": lambda: _on_root(Wrapping()),
+    "ends the process": lambda: _on_root(Fatal()),
+    "a duplicate of stderr": _duplicate,
+    "a stream that copies": _teed,
+    "on another thread": _in_a_thread,
+    "rich": _rich,
+    "tqdm.contrib.logging": _tqdm,
+    "tqdm.write": lambda: _on_root(TqdmWrite()),
+}
+
+
+def work(kind: str, before: bool, address: str | None) -> None:
+    """Set up before or after joining, and log once."""
+    logging.getLogger().setLevel(logging.INFO)
+    after = KINDS[kind]() if before else None
+    if address is not None:
+        install(address)
+    if not before:
+        after = KINDS[kind]()
+    _say("once")
+    if after is not None:
+        after()
+
+
+def uncaptured(stderr: str | None, address: str) -> None:
+    """Log and print where nothing is captured."""
+    if stderr is not None:
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    logging.getLogger().setLevel(logging.INFO)
+    _on_root(logging.StreamHandler())
+    install(address, capture=False)
+    _say("once")
+
+
+def leave_and_log(address: str) -> None:
+    """Join and leave; the console is as it was."""
+    logging.getLogger().setLevel(logging.INFO)
+    _on_root(logging.StreamHandler(sys.stdout))
+    _on_root(Printing())
+    before = logging.Handler.handle, logging.Handler.handleError, sys.stdout.write, logging.getLogger().addHandler
+    install(address)
+    _say("joined")
+    uninstall()
+    assert (logging.Handler.handle, logging.Handler.handleError, sys.stdout.write, logging.getLogger().addHandler) == before
+    assert not [handler for handler in logging.getLogger().handlers if handler.filters]
+    _say("left")
+
+
+def outlive(stderr: str, joined: Any, address: str) -> None:
+    """Go on when the client has gone."""
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    logging.getLogger().setLevel(logging.INFO)
+    _on_root(logging.StreamHandler())
+    install(address)
+    _say("joined")
+    joined.set()
+    member = membership.current()
+    assert member is not None
+    stream = member.stream
+    assert stream is not None
+    until(lambda: stream.client_gone and member._capture is None)
+    _say("alone")
+    _say("and warned", logging.WARNING)
+
+
+class Redacting(logging.Filter):
+    """Changes a record in its place."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change it."""
+        record.msg = record.msg.replace("secret", "***")
+        return True
+
+
+class Copying(logging.Filter):
+    """Changes a copy of a record, as Python 3.12 allows."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Return the copy."""
+        copy = logging.makeLogRecord(vars(record))
+        copy.msg = copy.msg.replace("secret", "***")
+        return copy
+
+
+class Silent(logging.Handler):
+    """A handler that writes nothing to the console."""
+
+    stream = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Do nothing that could be seen."""
+
+
+class Dropping(logging.Filter):
+    """Lets nothing pass that is noisy, and counts what it is asked."""
+
+    asked = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell."""
+        self.asked += 1
+        return "noise" not in record.msg
+
+
+def be_filtered(handlers: list[str], later: bool, address: str) -> None:
+    """Log through handlers, each given as its class, "" for a console, and its filter."""
+    logging.getLogger().setLevel(logging.INFO)
+    if later:
+        install(address)
+    made: list[Any] = []
+    for name in handlers:
+        kind, _, filtered = name.partition(" ")
+        handler: Any = globals()[kind]() if kind else logging.StreamHandler()
+        if kind == "Printing":
+            handler.stream = sys.stdout
+        if filtered:
+            made.append(globals()[filtered]())
+            handler.addFilter(made[-1])
+        _on_root(handler)
+    if not later:
+        install(address)
+    for text in ("a secret", "noise", "a word"):
+        _say(text)
+    assert all(each.asked == 3 for each in made if isinstance(each, Dropping))
+
+
+def break_down(address: str) -> None:
+    """What logging says of a broken handler is seen, also where what the handler prints is not."""
+
+    class Broken(Printing):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                print("half a record")
+                raise RuntimeError("broken")
+            except RuntimeError:
+                self.handleError(record)
+
+    install(address)
+    logging.getLogger().setLevel(logging.INFO)
+    _on_root(Broken())
+    _say("once")
+
+
+def log_within(address: str) -> None:
+    """A handler logs to a logger that is not forwarded, and calls what prints later."""
+    audit = logging.getLogger("audit")
+    audit.addHandler(logging.StreamHandler())
+    audit.propagate = False
+
+    class Auditing(Printing):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            audit.warning("audited")
+            import contextvars
+
+            self.context = contextvars.copy_context()
+
+    install(address)
+    logging.getLogger().setLevel(logging.INFO)
+    handler = Auditing()
+    _on_root(handler)
+    _say("once")
+    handler.context.run(print, "printed later")
+
+
+def fork_and_log(address: str) -> None:
+    """A forked child joins with its first record."""
+    logging.getLogger().setLevel(logging.INFO)
+    _named()
+    install(address)
+    _say("parent")
+    pid = os.fork()
+    if not pid:
+        _say("child")
+        uninstall()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def hand_on(address: str) -> None:
+    """What comes from other processes through a queue is not this process's; what its loggers get is."""
+    logging.getLogger().setLevel(logging.INFO)
+    console = logging.StreamHandler()
+    _on_root(console)
+    install(address)
+    for text in ("to a handler", "to a logger"):
+        record = logging.makeLogRecord({"name": "app", "levelno": 20, "msg": text, "process": os.getpid() + 1})
+        if "logger" in text:
+            app.handle(record)
+        else:
+            console.handle(record)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], True, None)
