@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .errors import ProtocolError
 from .flushes import time_below
+from .frames import MAX_CONTROL, FrameReader
 from .messages import Goodbye, Hello, Message, Order, Welcome
 from .relay_messages import FROM_RELAY, EndedBelow, FlushBelow, JoinedBelow, OrderBelow, ReachedBelow
 from .relayed import RelayedTemplate
@@ -44,6 +45,7 @@ class RelaySource(Source):
 
     def __init__(self, sock: socket.socket, hello: Hello, journal: str, watched: bool) -> None:
         super().__init__(sock, hello, None, journal if watched else "", {}, {}, 0, hello.pid, relayed=RelayedTemplate)
+        self._frames = FrameReader(MAX_CONTROL)  # it tells of many ranks at once
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
         self.below: dict[int, Below] = {}

@@ -152,6 +152,7 @@ class ClientThread:
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
         source.streaming = self._registry.streaming
+        source.sides.keep = self._keep_journals
         if source.adopted:
             known = self._adopted.get(source.rank)
             if known is None or known.ended:  # else a proc only says that it has this rank, too

@@ -25,6 +25,9 @@ FLUSH: Final = 3
 LARGE: Final = 4
 MARK: Final = 0xA5
 
+MAX_ENTRY: Final = 1 << 20
+"""Bytes of what is appended to a segment at once, at most; more stands in a side file, however large the segment is."""
+
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")
 UINT64: Final = Struct("<Q")

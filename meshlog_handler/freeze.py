@@ -16,7 +16,7 @@ from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
 
-from .entries import DEFINE, HEADER, RECORD
+from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD
 from .wire import NotPlain, pack
 
 Packer = Callable[..., bytes]
@@ -204,6 +204,8 @@ def _packer(shape: int, codes: str) -> Packer:
             text = args[index].encode()  # type: ignore[attr-defined]  # the key holds the argument types
             values[index] = len(text)
             tail += text
+        if len(tail) > MAX_ENTRY:
+            raise ValueError("this record stands in a side file")  # the slow path puts it there
         return pack_fixed(RECORD, shape, fixed + len(tail), created, msecs, *values) + tail
 
     return pack_with_text

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from .entries import MARK, extent
+from .entries import MARK, MAX_ENTRY, extent
 from .freeze import ShapeTable
 from .journal_layout import (
     COUNTER,
@@ -134,6 +134,16 @@ class Journal:
     def capacity(self) -> int:
         """The size of the largest entry a segment takes."""
         return self.segment_size - START
+
+    @property
+    def largest(self) -> int:
+        """The size from which on an entry stands in a side file."""
+        return min(self.capacity, MAX_ENTRY)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments together."""
+        return SEGMENTS * self.segment_size
 
     def _allocate(self, size: int) -> None:
         if hasattr(os, "posix_fallocate"):
@@ -287,9 +297,12 @@ class Journal:
                 return None
 
     def _whole(self, segment: _Segment, end: int, limit: int) -> int:
-        data = segment.map[segment.sent : min(end, segment.sent + limit)]
-        cut = extent(data, 0, newest=False)
-        return segment.sent + cut if cut else end
+        for size in (limit, limit + 2 * MAX_ENTRY):  # the first entry may be longer than the limit
+            data = segment.map[segment.sent : min(end, segment.sent + size)]
+            cut = extent(data, 0, newest=False)
+            if cut:
+                return segment.sent + cut
+        return end
 
     def shipped(self, piece: Range) -> bool:
         """Note that `piece` was shipped; tell whether a segment became free by it."""

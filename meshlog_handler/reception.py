@@ -56,7 +56,7 @@ class Reception:
         self.pipes = Pipes(self._selector)
         self._busy: dict[Source, None] = {}  # in the order in which they became so
         self._paused: set[Source] = set()
-        self._held_up: set[Source] = set()  # that were paused since they were asked for patience last
+        self._held_up: set[Source] = set()  # that had to wait since they were asked for patience last
         self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
         self.inbox_size = INBOX_SIZE
@@ -127,19 +127,19 @@ class Reception:
                 break
             items: list[Item] = []
             try:
-                self._take(source, limit, items)
+                left -= self._take(source, limit, items)
             except Exception as failure:  # what was taken of other procs must not be lost
                 self.complaints.say(f"{source.name} (pid {source.pid}) sent what cannot be read, which is left out", failure)
-            left -= len(items)
+                left -= len(items)
             if items:
                 batches.append((source, items))
         self.muted = [item for source, items in batches if not source.streaming for item in items]
         return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
 
-    def _take(self, source: Source, limit: int, items: list[Item]) -> None:
+    def _take(self, source: Source, limit: int, items: list[Item]) -> int:
         del self._busy[source]
         try:
-            source.take(limit, items)
+            return source.take(limit, items)
         finally:
             if source.inbox:
                 self._busy[source] = None  # behind the others
@@ -241,7 +241,7 @@ class Reception:
         for source in self._held_up:
             if not source.outbox:
                 self.send(source, Patience())
-        self._held_up = set(self._paused)
+        self._held_up = {*self._paused, *self._busy}
 
     def _watch(self, source: Source) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""

@@ -22,7 +22,9 @@ KEPT_JOURNALS: Final = 4
 KEPT_GUESTS: Final = 64
 """Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
 
-_JOURNAL = re.compile(r"\d+-\d+-rank\d*\.journal(\.\d+)?")  # as `Registry.admit` names them; side files end in a number
+_JOURNAL = re.compile(
+    r"\d+-\d+-rank\d*\.journal(\.\d+(\.kept)?)?"
+)  # as `Registry.admit` names them; side files end in a number
 
 
 @dataclass(frozen=True)

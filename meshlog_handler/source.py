@@ -20,15 +20,15 @@ from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
 from .messages import Answer, Ending, Flush, Goodbye, Hello, Message, Order, Relabel, decode
 from .relay_messages import ReachedBelow
+from .side_files import ReadSideFiles
 from .stats import RankStats
-from .thaw import Item, TaggedTemplate, Thawer
+from .thaw import ASIDE_COST, Item, TaggedTemplate, Thawer
 from .wire import unpack
 
 INBOX_SIZE: Final = 1 << 20
 """Bytes of a proc's stream that wait to be read, at most; beyond it, the client lets the proc wait."""
 
 TAIL: Final = 20
-_MAX_SIDE_FILE: Final = 1 << 28
 _MAX_LOSSES: Final = 1024
 _MAX_UNCAUGHT: Final = 256
 
@@ -82,7 +82,6 @@ class Source:
         "_generation",
         "_losses",
         "_position",
-        "_side_files",
         "_thawer",
         "_thawing",
         "adopted",
@@ -104,6 +103,7 @@ class Source:
         "rank",
         "reached",
         "replayed",
+        "sides",
         "sock",
         "stats",
         "streaming",
@@ -164,12 +164,12 @@ class Source:
         self.reached: dict[int, ReachedBelow] = {}
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
-        self._thawer = Thawer(self.identity, self._read_large, self, relayed)
+        self.sides = ReadSideFiles(journal)
+        self._thawer = Thawer(self.identity, self.sides.read, self, relayed)
         self._generation = 0
         self._position = START
         self._thawing = 0
         self._at = 0
-        self._side_files: dict[int, None] = {}
 
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
         base = {
@@ -263,28 +263,32 @@ class Source:
         self.inbox.append(Piece(generation, data, replayed))
         self.inbox_bytes += len(data)
 
-    def take(self, limit: int, items: list[Item]) -> None:
-        """Append up to about `limit` items of the inbox to `items`.
+    def take(self, limit: int, items: list[Item]) -> int:
+        """Append up to about `limit` items of the inbox to `items`; return how much of the limit that was.
+
+        A record from a side file counts for as many as it has KiB.
 
         Raises
         ------
         ProtocolError
             If the stream cannot be read; what is unreadable has left the inbox, so that the rest can be taken.
         """
-        before, done = len(items), 0
+        before, done, left = len(items), 0, limit
         try:
-            while done < len(self.inbox) and len(items) - before < limit:
+            while done < len(self.inbox) and left > 0:
                 piece = self.inbox[done]
                 if piece.generation != self._thawing:
                     self._thawing = piece.generation
                     self._thawer.new_segment()
                 count = len(items) - self._thawer.sentinels
+                spent = len(items) + self._thawer.aside // ASIDE_COST
                 try:
-                    self._at = self._thawer.thaw(piece.data, self._at, limit - (len(items) - before), items)
+                    self._at = self._thawer.thaw(piece.data, self._at, left, items)
                 except Exception:  # whatever it is, these bytes are not tried again
                     self._at = len(piece.data)
                     raise
                 finally:
+                    left -= len(items) + self._thawer.aside // ASIDE_COST - spent
                     records = len(items) - self._thawer.sentinels - count
                     self.stats.received += records
                     self.stats.last_seq += records
@@ -297,6 +301,7 @@ class Source:
         finally:
             del self.inbox[:done]
             self.remember(items[max(before, len(items) - TAIL) :])
+        return limit - left
 
     def remember(self, items: Sequence[Item]) -> None:
         """Take note of what was brought last: the last words of the proc, should it die."""
@@ -362,18 +367,9 @@ class Source:
         self.unreported.clear()
         return "; ".join(parts)
 
-    def _read_large(self, number: int) -> bytes:
-        self._side_files[number] = None
-        try:
-            with open(f"{self.journal}.{number}", "rb") as file:
-                return file.read(_MAX_SIDE_FILE)
-        except OSError as failure:
-            raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
-
     def journal_files(self) -> list[str]:
         """Return the paths of its journal and of what was too large for that."""
-        sides = [f"{self.journal}.{number}" for number in self._side_files]
-        return [self.journal, *sides] if self.journal else []
+        return [self.journal, *self.sides.kept] if self.journal else []
 
     def close_pidfd(self) -> None:
         """Close what tells of the end of the process, if it is open."""
@@ -388,6 +384,8 @@ class Source:
             self.sock.close()
             self.sock = None
         self.close_pidfd()
+        if self.journal and self.ended and not self.left:
+            self.sides.remove_unreferenced()
         if not keep_journal:
             for path in self.journal_files():
                 with contextlib.suppress(OSError):  # never made, or removed by its owner

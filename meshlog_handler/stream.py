@@ -7,7 +7,6 @@ time and by what interrupts it there.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from .entries import FLUSH, LARGE, number_entry
 from .errors import SettingError
 from .freeze import Freezer, Frozen, ShapeTable, freeze
 from .journal import Appender, Journal
+from .side_files import SideFiles
 from .waits import monotonic
 
 OnFull = Literal["block", "drop"]
@@ -63,8 +63,7 @@ BLOCK_SEC: Final = 10.0
 
 _LOOK_SEC: Final = 0.2  # a forwarder whose thread was killed meanwhile is found after so long
 
-_LARGE_SIZE: Final = 1 << 20
-_MAX_SIDE_FILES: Final = 16
+_SIDE_FACTOR: Final = 4  # bytes of unread side files, to those of the journal
 
 
 def check_on_full(policy: str) -> OnFull:
@@ -111,8 +110,7 @@ class Stream:
         self._moves = 0
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
-        self._side_numbers = itertools.count(1)
-        self._side_files = 0
+        self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
 
     def append(self, record: logging.LogRecord, route: object = None) -> None:
         """Append any record, with its route; where the fast path of `MeshHandler` cannot."""
@@ -134,7 +132,7 @@ class Stream:
         """Append what was logged on a thread that must not wait: where the segment has no room, it is a drop, and counted."""
         appender = self.journal.appender
         frozen = Freezer(record, route)(appender[0])
-        if len(frozen.data) < min(self.journal.capacity, _LARGE_SIZE) and _put(appender, frozen.data):
+        if len(frozen.data) < self.journal.largest and _put(appender, frozen.data):
             frozen.learn()
         else:
             self.journal.count_drop("full", record.levelno)
@@ -200,33 +198,39 @@ class Stream:
         while True:
             appender = self.journal.appender
             frozen = freeze_in(appender[0])
-            aside = ""
-            if len(frozen.data) >= min(self.journal.capacity, _LARGE_SIZE):
-                frozen, aside = self._set_aside(frozen, appender[0])
+            aside: int | None = None
+            if len(frozen.data) >= self.journal.largest:
+                try:
+                    frozen, aside = self._set_aside(frozen, appender[0])
+                except BlockingIOError:
+                    if self._wait_for_reader(level):
+                        continue
+                    return False
             if _put(appender, frozen.data):
                 frozen.learn()
                 if self.idle:
                     self.wake()
                 return True
-            if aside:
-                with contextlib.suppress(FileNotFoundError):  # the client that was stopped has taken the directory with it
-                    os.unlink(aside)  # its entries use the shapes of the segment that is full
+            if aside is not None and self._sides is not None:
+                self._sides.take_back(aside)  # its entries use the shapes of the segment that is full
             if not self._next_segment(appender, level):
                 return False
 
-    def _set_aside(self, frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, str]:
-        """Put entries too large for a segment into a file of their own; return an entry with its number, and the file."""
-        path = self.journal.path
-        if path is not None and not (self.client_gone and self._side_files >= _MAX_SIDE_FILES):
-            self._side_files = number = next(self._side_numbers)
+    def _set_aside(self, frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, int | None]:
+        """Put entries too large for a segment into a side file; return an entry with its number, and the number.
+
+        Where there can be no such file, the entry is the beginning of the record. `BlockingIOError` if there is no room yet.
+        """
+        if self._sides is not None:
             try:
-                with open(f"{path}.{number}", "xb") as file:
-                    file.write(frozen.data)
-                return Frozen(number_entry(LARGE, number), shapes), file.name
+                number = self._sides.put(
+                    frozen.data, replace=self.client_gone, patient=self.on_full == "block" and not self._starved
+                )
+                return Frozen(number_entry(LARGE, number), shapes), number
+            except BlockingIOError:
+                raise
             except OSError as failure:
                 diagnose(f"a record of {len(frozen.data):,} bytes cannot be kept: {failure}")
-                with contextlib.suppress(OSError):  # it may never have been made
-                    os.unlink(f"{path}.{number}")
         start = frozen.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
         note = logging.makeLogRecord(
             {
@@ -236,7 +240,20 @@ class Stream:
                 "msg": f"a record of {len(frozen.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}",
             }
         )
-        return freeze(note, shapes), ""
+        return freeze(note, shapes), None
+
+    def _wait_for_reader(self, level: int | None) -> bool:
+        """Wait until the client has read a side file; False to give up: a drop has been counted then."""
+        assert self._sides is not None  # or else nothing could be full of them
+        if self.on_full == "block" and not self._starved:
+            moves = self._moves
+            if self._wait(self._sides.wait) or moves != self._moves or self.client_gone:
+                return True
+            self._starved = True
+        self.journal.count_drop("policy" if self.on_full == "drop" else "full", level or 0)
+        if self.idle:
+            self.wake()
+        return False
 
     def _next_segment(self, appender: Appender, level: int | None) -> bool:
         """Go on in the next segment, once there is one; False to give up: a drop has been counted then."""

@@ -14,12 +14,12 @@ from typing import Final
 from .errors import MeshlogError, ProtocolError
 from .journal_reader import JournalReader
 from .ranks import spell_ranks
+from .side_files import read_side_file, side_path
 from .thaw import Item, Thawer
 
 _NAME: Final = re.compile(r"\d+-\d+-rank(\d*)\.journal")
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CHUNK: Final = 4096
-_MAX_SIDE_FILE: Final = 1 << 28
 
 
 class NoJournals(MeshlogError):
@@ -94,11 +94,11 @@ def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable
     """Yield what can be read. A journal that is being written may change between two reads: nothing in it is trusted."""
 
     def read_large(number: int) -> bytes:
-        try:
-            with open(f"{path}.{number}", "rb") as file:
-                return file.read(_MAX_SIDE_FILE)
-        except OSError as failure:
-            raise ProtocolError(f"a large record is not there: {failure}") from failure
+        for kept in (True, False):
+            side = side_path(path, number, kept=kept)
+            if os.path.exists(side):
+                return read_side_file(side)
+        raise ProtocolError("it was too large for the journal, and is not kept any more")
 
     identity: dict[str, object] = {"rank": rank, "local_rank": None, "hostname": None, "coords": {}}
     thawer = Thawer(identity, read_large)

@@ -22,6 +22,9 @@ Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
 """``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
 
+ASIDE_COST: Final = 1024
+"""So many bytes of a side file count for one more item."""
+
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
@@ -206,6 +209,7 @@ class Thawer:
         self._owner = owner
         self.last = 0.0
         self.sentinels = 0
+        self.aside = 0  # bytes that were read from side files
         self._read_large = read_large
         self._shapes: dict[int, _Shape | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
@@ -218,6 +222,8 @@ class Thawer:
 
     def thaw(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
         """Append up to about `limit` items from ``data[at:]`` to `items`; return where to go on, ``len(data)`` at the end.
+
+        A side file counts for one item more by each `ASIDE_COST` of its bytes.
 
         Raises
         ------
@@ -235,7 +241,9 @@ class Thawer:
                 elif kind == RECORD:
                     at = self._record(data, view, at, until - len(items), items)
                 else:
+                    aside = self.aside
                     at = self._other(data, at, kind, items)
+                    until -= (self.aside - aside) // ASIDE_COST
         except (StructError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as cause:
             raise ProtocolError(f"an entry cannot be read: {type(cause).__name__}: {cause}") from None
         return at
@@ -319,9 +327,16 @@ class Thawer:
         return end
 
     def _thaw_large(self, data: bytes, items: list[Item]) -> None:
+        self.aside += len(data)
         if any(kind == LARGE for kind, *_ in walk(data)):
             raise ProtocolError("a side file refers to a side file")
-        self.thaw(data, 0, len(data), items)
+        # What is defined there is used there alone: no later record has that shape, and it may be as large as the record.
+        shapes, defined = self._shapes, self._defined_bytes
+        self._shapes = dict(shapes)
+        try:
+            self.thaw(data, 0, len(data), items)
+        finally:
+            self._shapes, self._defined_bytes = shapes, defined
 
     def _note(self, text: str) -> RecordTemplate:
         """Return the template of a record of our own, in place of one of the proc's."""

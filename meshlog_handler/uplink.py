@@ -87,10 +87,12 @@ class Uplink:
         self._forwarder.attach(self.stream)
         self._forwarder.start()
         self._left = False
+        self._thread: threading.Thread | None = None
 
     def start(self, carry_out: Callable[[Order], None], lost: Callable[[], None]) -> None:
         """Begin to hear orders; `lost` is called when the client above is gone, on a thread of its own."""
-        threading.Thread(target=self._run, args=(carry_out, lost), name="meshlog-uplink", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(carry_out, lost), name="meshlog-uplink", daemon=True)
+        self._thread.start()
 
     def say(self, message: Message) -> None:
         """Tell the client above. What cannot be told, it will not miss: it is gone."""
@@ -114,6 +116,10 @@ class Uplink:
         self.stream.lose_client()
         self.stream.journal.close()
         self._link.close()
+        if self._thread is None or not self._thread.is_alive():
+            self._link.forget()  # else the thread does it, which may be in the middle of a read
+        else:
+            self._thread.join(_GOODBYE_SEC)
 
     def forget(self) -> None:
         """In a forked child: close this copy of what is the parent's."""
@@ -141,4 +147,6 @@ class Uplink:
             if not self._left:
                 threading.Thread(target=lost, name="meshlog-relay-end", daemon=True).start()
         finally:
+            if self._left:
+                self._link.forget()
             own_threads.discard(threading.get_ident())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meshlog_handler.journal import Journal
+from meshlog_handler.side_files import ReadSideFiles
 from meshlog_handler.stream import OnFull, Stream
 from meshlog_handler.thaw import Item, Thawer
 
@@ -28,6 +28,7 @@ class Proc:
         self.items: list[Item] = []
         self.large: list[int] = []
         self._generation = 0
+        self.sides = ReadSideFiles(str(path))
         self._thawer = Thawer(IDENTITY, self._read_large)
 
     def _wake(self) -> None:
@@ -36,7 +37,7 @@ class Proc:
 
     def _read_large(self, number: int) -> bytes:
         self.large.append(number)
-        return Path(f"{self.stream.journal.path}.{number}").read_bytes()
+        return self.sides.read(number)
 
     def log(self, msg: object, *args: object, **attributes: Any) -> None:
         self.stream.append(make(msg, *args, **attributes))

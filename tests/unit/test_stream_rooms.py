@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from meshlog_handler import side_files as side_files_module
 from meshlog_handler import stream
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.forwarder import LogForwarder
-from meshlog_handler.freeze import Frozen, ShapeTable
 from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.thaw import Thawer
 
@@ -42,39 +45,139 @@ def sentinels(proc: Proc) -> list[tuple[int, int]]:
 def test_a_record_of_any_size_arrives_in_its_place(proc: Proc, size: int) -> None:
     proc.log("before")
     proc.log("y" * size)
+    proc.ship()
     proc.log("%s", "z" * size)
     proc.log("after")
     proc.ship()
     assert proc.texts == ["before", "y" * size, "z" * size, "after"]
 
 
-def test_a_side_file_that_a_full_segment_made_useless_is_removed(proc: Proc) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_side_file_that_a_full_segment_made_useless_is_removed(
+    proc: Proc, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a client that was stopped has taken the directory of the journals with it."""
     fill_up(proc)
     proc.ship()
+    take_back = proc.stream._sides.take_back  # type: ignore[union-attr]  # it has a file
+    useless: list[int] = []
+
+    def take(number: int) -> None:
+        useless.append(number)
+        if gone:
+            os.unlink(f"{proc.stream.journal.path}.{number}")
+        take_back(number)
+
+    monkeypatch.setattr(proc.stream._sides, "take_back", take)
     proc.log("y" * 5000)  # its number has no room in the segment
+    assert useless == [1]
+    assert side_files(proc) == ["2"]
     proc.ship()
     assert proc.texts[-1] == "y" * 5000
-    assert side_files(proc) == list(map(str, proc.large))
-    assert len(proc.large) == 1
+    assert proc.large == [2]
 
 
-def test_a_side_file_that_a_full_segment_made_useless_may_be_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that was stopped takes the directory of the journals with it."""
-    fill_up(proc)
+def test_a_side_file_is_removed_when_it_was_read(proc: Proc) -> None:
+    for number in range(100):
+        proc.log("%d %s", number, "y" * 5000)
+        if number % 10 == 9:
+            assert len(side_files(proc)) == 10
+            proc.ship()
+            assert side_files(proc) == []
+    assert [text.split()[0] for text in proc.texts] == list(map(str, range(100)))
+
+
+@pytest.mark.parametrize(("size", "count"), [(5_000, 16), (50_000, 2), (1_000_000, 1)])
+def test_a_call_waits_while_there_are_too_many_side_files(proc: Proc, size: int, count: int) -> None:
+    def log() -> None:
+        for number in range(40):
+            proc.log("%d %s", number, "y" * size)
+
+    thread = in_thread(log)
+    most = 0
+    while thread.is_alive():
+        most = max(most, len(side_files(proc)))
+        proc.ship()
+    assert joined(thread)
     proc.ship()
-    set_aside = proc.stream._set_aside
+    assert [text.split()[0] for text in proc.texts] == list(map(str, range(40)))
+    assert most <= count
+    assert not proc.drops
 
-    def and_gone(frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, str]:
-        frozen, path = set_aside(frozen, shapes)
-        if len(side_files(proc)) == 1 and not proc.large:
-            os.unlink(path)
-            monkeypatch.undo()
-        return frozen, path
 
-    monkeypatch.setattr(proc.stream, "_set_aside", and_gone)
-    proc.log("y" * 5000)  # its number has no room in the segment
+def test_a_call_waits_for_side_files_no_longer_than_the_limit(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "BLOCK_SEC", 0.01)
+    for number in range(20):
+        proc.log("%d %s", number, "y" * 5000)
+    assert proc.drops == [("full", 20, 4)]
+    monkeypatch.setattr(stream, "BLOCK_SEC", 60)
+    proc.log("z" * 5000)
+    assert proc.drops == [("full", 20, 5)]
     proc.ship()
-    assert proc.texts[-1] == "y" * 5000
+    proc.log("z" * 5000)
+    proc.ship()
+    assert proc.texts[-1] == "z" * 5000
+
+
+def test_the_policy_drop_counts_what_has_no_room_among_the_side_files(procs: Callable[..., Proc]) -> None:
+    proc = procs("drop")
+    for number in range(20):
+        proc.log("%d %s", number, "y" * 5000)
+    assert proc.drops == [("policy", 20, 4)]
+    proc.ship()
+    assert len(proc.texts) == 16
+
+
+def test_a_disk_that_is_full_for_a_while_is_waited_for(proc: Proc, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    """Other processes make room on it. One that stays full is not waited for again and again."""
+    full = [True] * 3
+
+    def opened(*args: Any, **options: Any) -> Any:
+        if full and full.pop():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open(*args, **options)
+
+    monkeypatch.setattr(side_files_module, "open", opened, raising=False)
+    proc.log("y" * 5000)
+    proc.ship()
+    assert proc.texts == ["y" * 5000]
+    assert said == []
+    now = [100.0]
+    monkeypatch.setattr(side_files_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    full = [True] * 1000
+    proc.log("y" * 5000)
+    left = len(full)
+    assert now[0] > 109
+    proc.log("y" * 5000)
+    assert len(full) == left - 1
+    proc.ship()
+    assert ["was cut" in text for text in proc.texts] == [False, True, True]
+    assert len(said) == 2
+
+
+def test_what_is_kept_of_read_side_files_is_bounded(tmp_path: Path) -> None:
+    journal = str(tmp_path / "journal")
+    written, read = side_files_module.SideFiles(journal, 1 << 30), side_files_module.ReadSideFiles(journal)
+    read.keep = True
+    for size, count in ((10, 16), (1 << 20, 4), (5 << 20, 4)):
+        for _ in range(20):
+            number = written.put(b"x" * size, replace=False, patient=True)
+            assert len(read.read(number)) == size
+        assert len(read.kept) == count
+        assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, read.kept))
+
+
+def test_a_client_reads_only_regular_files(tmp_path: Path) -> None:
+    journal = str(tmp_path / "journal")
+    os.mkfifo(f"{journal}.1")
+    os.symlink("/etc/passwd", f"{journal}.2")
+    (tmp_path / "journal.3").write_bytes(b"x")
+    os.truncate(tmp_path / "journal.3", 1 << 40)
+    for number in range(1, 5):
+        with pytest.raises(ProtocolError):
+            side_files_module.ReadSideFiles(journal).read(number)
+    assert os.listdir(tmp_path) == []
 
 
 def test_who_waits_for_room_is_told_of_it_before_more_is_sent(proc: Proc) -> None:
@@ -113,7 +216,7 @@ def test_large_records_of_many_threads_have_files_of_their_own(proc: Proc) -> No
 def test_without_room_for_a_side_file_the_beginning_is_shown(procs: Callable[..., Proc], said: list[str], file: bool) -> None:
     proc = procs("drop", file=file)
     if file:
-        proc.stream.journal.path = "/no/such/directory/journal"
+        proc.stream._sides = side_files_module.SideFiles("/no/such/directory/journal", 1 << 20)
     proc.log("before")
     proc.log("y" * 10_000, levelno=20)
     proc.log("\0\u20ac" * 10_000)
@@ -132,8 +235,7 @@ def test_a_flight_recorder_keeps_few_side_files_and_never_stops(proc: Proc, said
     proc.stream.lose_client()
     for number in range(100):
         proc.log("%d %s", number, "y" * 5000)
-    assert len(side_files(proc)) <= 16
-    proc.items.clear()
+    assert side_files(proc) == sorted(map(str, range(85, 101)))  # the newest
 
 
 def test_a_sentinel_arrives_behind_what_was_logged_before(proc: Proc) -> None:
