@@ -16,6 +16,7 @@ import pytest
 
 from .engines.needed import ENGINES
 from .leaks import Held
+from .programs.needed import PROGRAMS
 from .setup_state import Loggers, Setup
 
 # No deadline for a single example: on a busy machine it says more about the machine than about the code.
@@ -34,7 +35,7 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     for name in list(os.environ):
-        if name in _VARIABLES or (name.startswith(_PREFIXES) and name != ENGINES):
+        if name in _VARIABLES or (name.startswith(_PREFIXES) and name not in (ENGINES, PROGRAMS)):
             del os.environ[name]
     # Every spawned child would import the main module anew: pytest's, of which it needs nothing. A prompt has no file either.
     main = sys.modules["__main__"]

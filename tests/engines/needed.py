@@ -12,22 +12,24 @@ ENGINES = "MESHLOG_ENGINES"
 """Names the engines that an environment was made for, separated by commas: their tests are not skipped there."""
 
 
-def need(name: str) -> ModuleType:
+def need(name: str, promises: str = ENGINES) -> ModuleType:
     """Import an engine for the test module that calls this at its top.
 
     Parameters
     ----------
     name : str
         Of the module, such as ``torch``.
+    promises : str
+        The variable that may name it.
 
     Raises
     ------
     ImportError
-        If it cannot be imported although ``MESHLOG_ENGINES`` names it.
+        If it cannot be imported although the variable names it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as failure:
-        if name in os.environ.get(ENGINES, "").split(","):
+        if name in os.environ.get(promises, "").split(","):
             raise
         pytest.skip(f"needs {name}: {failure}", allow_module_level=True)

@@ -1,0 +1,125 @@
+"""gunicorn: its workers of every kind, reloads, upgrades, killed workers; its logs in three places."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from .needed import need
+from .running import EXIT_REPORT, Place, Program, same, until_gone
+
+need("gunicorn")
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "sync": (),
+    "gthread": (),
+}
+"""The kinds of workers, and the packages each needs."""
+
+CHANCE = (
+    (r"pid: ?\d+", "pid:N"),
+    (r"pid \d+", "pid N"),
+)
+"""What differs from run to run."""
+
+
+def command(worker_class: str = "sync") -> tuple[str, ...]:
+    """Return the command that starts the server with one kind of worker; skip where it is not installed."""
+    for package in KINDS[worker_class]:
+        need(package)
+    return "gunicorn", "-c", "python:gunicorn_conf", "gunicorn_app:" + ("asgi" if "uvicorn" in worker_class else "app")
+
+
+def until_ready(server: Program, workers: int = 2) -> None:
+    """Wait until all workers that were started so far have booted, and the server listens."""
+    server.place.until_shown("Booting worker", workers, "error.log")
+    server.until_listens()
+
+
+def use(server: Program, count: int = 4) -> None:
+    """Send some requests, one that fails among them."""
+    for number in range(count):
+        server.ask(f"/{number}")
+    server.ask("/boom")
+
+
+@pytest.mark.parametrize("handlers", ["mesh", "each"])
+@pytest.mark.parametrize("worker_class", KINDS)
+def test_requests(worker_class: str, handlers: str, tmp_path: Path) -> None:
+    def scenario(place: Place) -> None:
+        with place.start(*command(worker_class)) as server:
+            until_ready(server)
+            use(server)
+            server.stop()
+
+    same(scenario, tmp_path, handlers, normal=CHANCE, variables={"WORKER_CLASS": worker_class})
+
+
+@pytest.mark.parametrize("worker_class", KINDS)
+@pytest.mark.parametrize("preload", ["yes", "no"])
+def test_reload(preload: str, worker_class: str, tmp_path: Path) -> None:
+    """HUP applies the configuration again and replaces the workers."""
+
+    def scenario(place: Place) -> None:
+        with place.start(*command(worker_class)) as server:
+            until_ready(server)
+            use(server)
+            for times in (2, 3):
+                old = server.workers()
+                server.send(signal.SIGHUP)
+                until_ready(server, 2 * times)
+                for pid in old:
+                    until_gone(pid)
+                use(server)
+            server.stop()
+
+    same(scenario, tmp_path, normal=CHANCE, variables={"WORKER_CLASS": worker_class, "PRELOAD": preload})
+
+
+@pytest.mark.parametrize("worker_class", KINDS)
+def test_a_worker_is_killed(worker_class: str, tmp_path: Path) -> None:
+    def scenario(place: Place) -> None:
+        with place.start(*command(worker_class)) as server:
+            until_ready(server)
+            use(server)
+            server.send(signal.SIGKILL, server.workers()[0])
+            until_ready(server, 3)
+            use(server)
+            server.stop()
+
+    same(scenario, tmp_path, normal=CHANCE, extra=EXIT_REPORT, variables={"WORKER_CLASS": worker_class})
+
+
+def test_upgrade(tmp_path: Path) -> None:
+    """USR2 starts a second server beside the first, which then ends."""
+
+    def scenario(place: Place) -> None:
+        with place.start(*command()) as server:
+            until_ready(server)
+            use(server)
+            server.send(signal.SIGUSR2)
+            until_ready(server, 4)
+            new = int(place.read("pid.2"))
+            server.stop()
+            use(server)
+            os.kill(new, signal.SIGTERM)
+            until_gone(new)
+
+    same(scenario, tmp_path, normal=CHANCE, missing=["Master:"])
+
+
+@pytest.mark.parametrize("preload", ["yes", "no"])
+def test_one_console(preload: str, tmp_path: Path) -> None:
+    """All its logs propagate to one handler."""
+
+    def scenario(place: Place) -> None:
+        with place.start(*command()) as server:
+            place.until_shown("Booting worker", 2, "stderr")
+            server.until_listens()
+            use(server)
+            server.stop(signal.SIGINT)
+
+    same(scenario, tmp_path, normal=CHANCE, variables={"TARGETS": "one", "PRELOAD": preload})

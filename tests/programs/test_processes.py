@@ -1,0 +1,78 @@
+"""Programs of `multiprocessing` whose processes end in every way."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .running import EXIT_REPORT, Place, same
+
+METHODS = ("fork", "spawn", "forkserver")
+
+WORKERS = ((r"(Process|PoolWorker)-[\d:]+", r"\1-N"),)
+"""The names of a pool's processes: which of them takes a task is left to chance."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ending", ["joined", "grandchild"])
+def test_processes(ending: str, method: str, tmp_path: Path) -> None:
+    same(lambda place: place.run("processes.py", ending, method), tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ending", ["os._exit", "sys.exit", "raises"])
+def test_processes_that_fail(ending: str, method: str, tmp_path: Path) -> None:
+    """The client may say so."""
+    same(lambda place: place.run("processes.py", ending, method), tmp_path, extra=EXIT_REPORT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["executor", "executor-left", "pool-closed"])
+def test_pools(kind: str, method: str, tmp_path: Path) -> None:
+    same(lambda place: place.run("pools.py", kind, method), tmp_path, normal=WORKERS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_that_breaks(method: str, tmp_path: Path) -> None:
+    same(lambda place: place.run("pools.py", "executor-broken", method), tmp_path, normal=WORKERS, extra=EXIT_REPORT)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("returns", 0),
+        ("raises", 1),
+        ("sys.exit", 3),
+        ("terminated-orderly", 0),
+        ("interrupted", -signal.SIGINT),
+        ("shutdown", 0),
+    ],
+)
+def test_one_process(ending: str, code: int, tmp_path: Path) -> None:
+    same(lambda place: place.run("exits.py", ending, code=code), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("os._exit", 0),
+        ("killed", -signal.SIGKILL),
+        ("crashes", -signal.SIGABRT),
+        ("terminated", -signal.SIGTERM),
+        ("execv", 0),
+    ],
+)
+def test_one_process_that_ends_at_once(ending: str, code: int, tmp_path: Path) -> None:
+    same(lambda place: place.run("exits.py", ending, code=code), tmp_path, killed=True)
+
+
+@pytest.mark.parametrize("leave", ["_exit", "exit"])
+def test_daemon(leave: str, tmp_path: Path) -> None:
+    def scenario(place: Place) -> None:
+        with place.start("daemon.py", leave) as program:
+            program.ends()
+            place.until_shown("daemon ends", name="app.log")
+
+    same(scenario, tmp_path, killed=True)
