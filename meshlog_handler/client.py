@@ -254,6 +254,7 @@ class LogClient(QueueListener):
         """Show by the handlers of a `MeshHandler` of this process, too; where it has none, on the console. Never blocks."""
         if not sink.handlers:
             sink.handlers = (self._make_console(),)
+        sink.keeps_files = self._log_dir is not None
         self.sinks.add(sink)
 
     def _make_console(self) -> ConsoleHandler:
@@ -261,11 +262,6 @@ class LogClient(QueueListener):
         if self.console is None:
             self.console = ConsoleHandler()
         return self.console
-
-    @property
-    def keeps_files(self) -> bool:
-        """Whether it keeps a complete file per rank."""
-        return self._log_dir is not None and self.running
 
     def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
         """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""

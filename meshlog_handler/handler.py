@@ -150,7 +150,12 @@ class MeshHandler(logging.Handler):
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
-        stream = self._stream
+        sink, stream = self._sink, self._stream
+        if sink is not None and sink.direct and self.formatter is None and record.__class__ is not MeshRecord:
+            sink.show_here(record)
+            if sink.keeps_files:
+                self._forward(record, (sink.number, ()))  # for the files alone
+            return True
         if stream is not None:
             written = False
             try:
@@ -185,8 +190,8 @@ class MeshHandler(logging.Handler):
             sink = self._sink
             if sink is not None and sink.direct:
                 sink.show_here(record)
-                if _own_client is not None and _own_client.keeps_files:
-                    self._forward(record, (sink.number, ()))  # for the files alone
+                if sink.keeps_files:
+                    self._forward(record, (sink.number, ()))
             elif not self._forward(record, self._route):
                 if sink is not None:
                     sink.show_here(record)

@@ -35,6 +35,8 @@ class MeshInfo:
         The type and the frames of an exception: exceptions with equal signatures are grouped.
     digest : tuple or None
         Samples of a group, from which the client of a relay merges it with others.
+    route : int, str, tuple or None
+        Which `MeshHandler` accepted it (see `sinks`).
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class MeshInfo:
         "rank",
         "ranks",
         "raw",
+        "route",
         "signature",
         "stream",
     )
@@ -63,6 +66,7 @@ class MeshInfo:
     raw: str | None
     signature: Hashable | None
     digest: tuple[str | None, list[Any]] | None
+    route: Any
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         text = msg.text
         msg = msg.template
     shared = digest[0] if digest is not None else msg if args else None
-    key = (*map(fields.__getitem__, _COMMON), shared)
+    key = (*map(fields.__getitem__, _COMMON), shared, info.route)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
     for name in _COPIES:  # what is ours comes with the rest of ours, an extra of that name as such
         if name in named and named[name] is getattr(info, name):
@@ -77,6 +77,8 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         learnt = next(table.ids)
         shape = learnt if learnt <= MAX_SHAPES else 0
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
+        if info.route is not None:
+            common["route"] = info.route
         defined = definition(shape, CODES, 0.0, common)
     try:
         tail = pack((args, named, text, ours))
@@ -149,11 +151,11 @@ class RelayedTemplate(TaggedTemplate):
             raise ProtocolError("a record of no rank, host or stream that there can be")
         variant = copy.copy(self)
         variant._variants = {}
-        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)))
+        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0])
         variant.base = base = {**self.base, **info.attributes(), **dict(zip(_THREAD, thread, strict=True))}
         stream = info.stream
         variant.rank, variant.alone, variant.digest = info.rank, alone, digest
-        place = (base["name"], base["pathname"], base["lineno"])
+        place = (base["name"] if self.route[0] is None else self.route, base["pathname"], base["lineno"])
         variant.group = (*place, base["msg"]) if by_template and stream is None and has_words(base["msg"]) else None
         variant.scope = place if stream is None else (stream, self.levelno)
         if len(self._variants) >= _MAX_VARIANTS:

@@ -17,21 +17,26 @@ import itertools
 import logging
 import os
 import socket
-import threading
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from logging import LogRecord
+from threading import RLock, get_ident
+from types import NoneType
+from typing import Any, Final, NamedTuple
 
 from .aggregate import Aggregator
 from .capture import diagnose
 from .complaints import describe, name_of
+from .freeze import PLAIN_SIZE
 from .mesh_record import MeshInfo, shown_kind
-from .named_handlers import ShownBy
+from .named_handlers import NamedHandler, ShownBy
+from .stream import carriers, own_threads
 
 Route = int | str | tuple[int | str, tuple[int, ...]] | None
 
 _MAX_SINKS: Final = 1024
 _MAX_NARROWED: Final = 256
+_HANDLE: Final = logging.Handler.handle
 
 
 class Sink:
@@ -52,27 +57,48 @@ class Sink:
     ----------
     direct : bool
         Whether records of this process go to the handlers on the thread that logs them.
+    keeps_files : bool
+        Whether the client also writes them to a file per rank.
     number : int
         Its route; 0 until a client knows it.
+    busy : handler or None
+        The handler that the client's thread has called.
     """
 
     def __init__(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True, window: float | None = None) -> None:
         self.handlers = tuple(handlers)
         self.respect_handler_level = respect_handler_level
         self.window = window
-        self.direct = False
+        self.direct = self.keeps_files = False
         self.number = 0
         self.aggregator: Aggregator | None = None
-        self.hidden = 0
-        self.busy: ShownBy | None = None  # the handler that the client's thread is in
+        self.busy: ShownBy | None = None
         self._showing: set[int] = set()
         self._reported: set[int] = set()
         _sinks.add(self)
 
+    @property
+    def handlers(self) -> tuple[ShownBy, ...]:
+        """The handlers. Those that a configuration names are found once it is complete."""
+        return self._handlers
+
+    @handlers.setter
+    def handlers(self, handlers: tuple[ShownBy, ...]) -> None:
+        self._handlers = handlers
+        self._plan: _Plan | None = None
+
+    def _make_plan(self) -> _Plan:
+        found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
+        plan = _plan(found)
+        if not any(isinstance(handler, NamedHandler) for handler in found):
+            self.handlers = tuple(found)
+            self._plan = plan
+        return plan
+
     def deliver(self, record: logging.LogRecord) -> None:
         """Give a record to the handlers, on the client's thread. Nothing that a handler raises passes; it is said once."""
         level = record.levelno
-        for handler in self.handlers:
+        for handler in self._handlers:
             self.busy = handler
             try:
                 if not self.respect_handler_level or level >= handler.level:
@@ -84,35 +110,44 @@ class Sink:
     def show_here(self, record: logging.LogRecord) -> None:
         """Give the handlers a copy that has what a client adds, on this thread.
 
-        What a handler logs meanwhile is not shown by the same sink: it would feed itself.
+        What a handler logs meanwhile is not shown by the same sink: it would feed itself. A handler that raises what is no
+        `Exception` ends the logging call with it, as in plain logging.
         """
-        thread = threading.get_ident()
+        thread = get_ident()
         showing = self._showing
-        if thread in showing:
+        if thread in showing or (thread in own_threads and thread not in carriers):
             return
         showing.add(thread)
+        filtered = False
         try:
-            kind = shown_kind(record.__class__)
-            shown = kind.__new__(kind)
-            shown.__dict__ = fields = {**own_fields(), **record.__dict__}
-            shown.meshlog = _own
-            before = len(fields)
+            fields = record.__dict__
+            plan = self._plan or self._make_plan()
+            indifferent, steps = plan
+            shown = record if indifferent else _with_own_fields(record, fields)
             level = record.levelno
-            filtered = False
-            for handler in self.handlers:
-                if not self.respect_handler_level or level >= handler.level:
-                    try:
+            for handler, formatter, filters, emit, flush in steps:
+                if level < handler.level and self.respect_handler_level:
+                    continue
+                if indifferent and handler.formatter is not formatter:
+                    self._plan, indifferent = None, False  # it may need what a client adds
+                    shown = _with_own_fields(record, fields)
+                try:
+                    if emit is not None and not filters:  # what `logging.Handler.handle` does, at half its cost
+                        with handler.lock:
+                            emit(shown)
+                    else:
+                        filtered = True
                         handler.handle(shown)
-                        if getattr(handler, "flush_per_tick", False):
-                            handler.flush()
-                    except Exception as failure:
-                        self.report(handler, failure)
-                    filtered = filtered or bool(getattr(handler, "filters", None))
-            if filtered and len(fields) > before:  # as in plain logging, later handlers see what a filter has added
-                for name in fields.keys() - record.__dict__.keys() - own_fields().keys():
-                    record.__dict__[name] = fields[name]
+                    if flush:
+                        handler.flush()
+                except Exception as failure:
+                    self.report(handler, failure)
         finally:
             showing.discard(thread)
+        if filtered and shown is not record:  # what a filter has added is seen by later handlers, as in plain logging
+            for name, value in shown.__dict__.items():
+                if name not in own_fields():
+                    fields.setdefault(name, value)
 
     def accepting(self, record: logging.LogRecord) -> tuple[int, ...]:
         """Return the indices of the handlers whose filters accept the record; the filters may change it."""
@@ -184,6 +219,52 @@ def _filter_of(handler: ShownBy) -> Callable[[logging.LogRecord], Any] | None:
     return found.filter if getattr(found, "filters", None) else None
 
 
+class _Plan(NamedTuple):
+    """What `Sink.show_here` needs of its handlers: looked up once, not for every record.
+
+    `indifferent` handlers write the same whether or not a record has what a client adds. A step is a handler, its formatter
+    and filters, its `emit` where its `handle` is the standard library's, and whether to flush it after a record.
+    """
+
+    indifferent: bool
+    steps: Sequence[tuple[Any, Any, Sequence[Any], Callable[[LogRecord], Any] | None, bool]]
+
+
+def _plan(handlers: Sequence[Any]) -> _Plan:
+    steps = []
+    for handler in handlers:
+        standard = isinstance(handler, logging.Handler) and type(handler).handle is _HANDLE and handler.lock is not None
+        filters, flush = getattr(handler, "filters", ()), bool(getattr(handler, "flush_per_tick", False))
+        steps.append((handler, getattr(handler, "formatter", None), filters, handler.emit if standard else None, flush))
+    return _Plan(all(map(_is_indifferent, handlers)), steps)
+
+
+def _is_indifferent(handler: Any) -> bool:
+    """Tell whether a handler of the standard library writes the same text whether or not a record has what a client adds."""
+    if not isinstance(handler, logging.StreamHandler) or type(handler).__module__ not in ("logging", "logging.handlers"):
+        return False
+    if type(handler.formatter) not in (logging.Formatter, NoneType):
+        return False
+    plain = logging.makeLogRecord({"msg": "text"})
+    marked = logging.makeLogRecord({**plain.__dict__, **dict.fromkeys(own_fields(), "\0")})
+    try:
+        return handler.format(plain) == handler.format(marked)
+    except Exception:  # it needs what only a client adds, or what the program adds to its records
+        return False
+
+
+def _with_own_fields(record: LogRecord, fields: Mapping[str, Any]) -> LogRecord:
+    """Return a copy of a record of this process that has what a client adds; an extra of the program keeps its name."""
+    kind = shown_kind(record.__class__)
+    shown: LogRecord = kind.__new__(kind)
+    shown.__dict__ = more = dict(fields)
+    more.update(own_fields())
+    if len(fields) > PLAIN_SIZE:
+        more.update(fields)
+    shown.meshlog = _own
+    return shown
+
+
 class Sinks:
     """The sinks of one client, by route.
 
@@ -207,7 +288,7 @@ class Sinks:
         self._by_number: dict[int, Sink] = {}
         self._by_name: dict[str, Sink] = {}
         self._narrowed: dict[tuple[int, tuple[int, ...]], Sink] = {}
-        self._lock = threading.RLock()  # a configuration may be interrupted by a signal handler that logs
+        self._lock = RLock()  # a configuration may be interrupted by a signal handler that logs
 
     @property
     def routed(self) -> bool:

@@ -47,7 +47,7 @@ class RecordTemplate:
         # Who shows the records (see `sinks`); the name of the logger decides where no route was given.
         self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
         # What the client knows, the proc cannot say otherwise.
-        self.info = MeshInfo(**identity)  # type: ignore[arg-type]  # made by the client
+        self.info = MeshInfo(**identity, route=self.route[0])  # type: ignore[arg-type]  # made by the client
         self.base: dict[str, Any] = {
             **self.info.attributes(),
             **common,
