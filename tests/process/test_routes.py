@@ -1,0 +1,72 @@
+"""Each record is shown by the handlers of the MeshHandler that accepted it: as by the same handlers without one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .procs import importing, run_python
+
+
+def files_of(kind: str, program: str, how: str, place: Path, code: int | None = 0) -> dict[str, list[str]]:
+    """Run a program of `routes`; return the lines of each file that it wrote, sorted, for children have no order."""
+    directory = place / kind
+    directory.mkdir()
+    (place / "run").mkdir(exist_ok=True)  # a client that is killed leaves its own behind
+    done = run_python(
+        "-W",
+        "ignore",
+        "-m",
+        "tests.process.routes",
+        kind,
+        program,
+        how,
+        str(directory),
+        env={**importing(), "MESHLOG_RUN_DIR": str(place / "run")},
+        code=code,
+    )
+    assert done.stderr == ""
+    return {path.name: sorted(path.read_text().splitlines()) for path in sorted(directory.iterdir())}
+
+
+def assert_same(program: str, how: str, place: Path, code: int | None = 0) -> dict[str, list[str]]:
+    plain = files_of("plain", program, how, place, code)
+    assert any(plain.values())
+    assert files_of("mesh", program, how, place, code) == plain
+    return plain
+
+
+@pytest.mark.parametrize("how", ["apart", "both", "filters"])
+def test_two_handlers_in_one_configuration(tmp_path: Path, how: str) -> None:
+    lines = assert_same("family", how, tmp_path)
+    assert ("APP request-spawn order by spawn" if how == "filters" else "APP order by spawn") in lines["app.log"]
+    assert "ACCESS GET /forked" in lines["access.log"]
+
+
+def test_after_a_reload_each_record_is_in_the_file_of_its_configuration(tmp_path: Path) -> None:
+    lines = assert_same("reloaded", "apart", tmp_path)
+    assert "APP order by child-after" in lines["app1.log"]
+    assert "APP order by spawned" in lines["app2.log"]
+
+
+def test_for_workers_that_only_install_the_loggers_of_the_client_decide(tmp_path: Path) -> None:
+    assert_same("installed", "apart", tmp_path)
+
+
+def test_handlers_made_by_hand(tmp_path: Path) -> None:
+    assert_same("by_hand", "apart", tmp_path)
+
+
+def test_a_formatter_and_a_filter_on_the_handler(tmp_path: Path) -> None:
+    assert_same("formatted", "apart", tmp_path)
+
+
+def test_the_text_is_the_same(tmp_path: Path) -> None:
+    assert_same("same_text", "apart", tmp_path)
+
+
+@pytest.mark.parametrize("how", ["_exit", "exec", str(int(signal.SIGKILL)), str(int(signal.SIGTERM)), str(int(signal.SIGSEGV))])
+def test_the_last_words_of_the_process_that_shows(tmp_path: Path, how: str) -> None:
+    assert_same("last_words", how, tmp_path, -int(how) if how.isdecimal() else 0)
