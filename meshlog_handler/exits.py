@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import struct
-from typing import Final
+import sys
+import time
+from typing import Any, Final
+
+from .waits import monotonic
 
 # struct pidfd_info of <linux/pidfd.h>, as Linux 6.15 has it: what is asked for and given, ten fields between, the wait status.
 _INFO: Final = struct.Struct("<Q52xi")
 _GET_INFO: Final = 0xC000FF0B | _INFO.size << 16
 _INFO_EXIT: Final = 1 << 3
+
+_REAPING_SEC: Final = 0.05
+_PACKAGES: Final = ("multiprocessing", "multiprocess", "billiard")
+
+
+def _remembers() -> bool:
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return sys.platform == "linux" and release is not None and (int(release[1]), int(release[2])) >= (6, 15)
+
+
+remembers = _remembers()
+"""Whether the kernel knows of a process that was reaped how it ended."""
 
 
 def watch(pid: int) -> int:
@@ -32,17 +49,34 @@ def watch(pid: int) -> int:
         return -1
 
 
-def exit_code(pidfd: int, pid: int) -> int | None:
-    """Return the exit code (negative: the signal) of a process that ended, for its parent to reap or reaped; None: not known.
+def started_here(pid: int) -> Any:
+    """Return the `Popen` of a child that this process has started by `multiprocessing` or a package like it, else None.
+
+    Where the kernel forgets exit codes, it knows the one of a child that the program has reaped.
+    """
+    if remembers:
+        return None
+    children = [child for name in _PACKAGES for child in tuple(getattr(sys.modules.get(f"{name}.process"), "_children", ()))]
+    return next((child._popen for child in children if child._popen is not None and child._popen.pid == pid), None)
+
+
+def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
+    """Return the exit code (negative: the signal) of a process that ended, whether or not it was reaped; None: not known.
 
     Linux 6.15 and later know the exit code of any process that was reaped, for as long as a `pidfd` opened before is open.
-    Older ones know that of a process that was not.
+    Older ones know that of a process that was not; `popen` (see `started_here`) knows it from then on.
     """
     for ask in (_reaped, _waiting_child, _waiting):
         code = ask(pidfd, pid)
         if code is not None:
             return code
-    return _reaped(pidfd, pid)  # its parent was faster than the questions
+    code = _reaped(pidfd, pid)  # its parent was faster than the questions
+    if code is None and popen is not None:
+        deadline = monotonic() + _REAPING_SEC  # the thread that has reaped it is about to note the exit code
+        while popen.returncode is None and monotonic() < deadline:
+            time.sleep(0.001)
+        code = popen.returncode
+    return code
 
 
 def _reaped(pidfd: int, pid: int) -> int | None:

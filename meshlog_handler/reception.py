@@ -17,7 +17,7 @@ from typing import Final
 from .capture import diagnose
 from .complaints import Complaints, describe
 from .errors import ProtocolError
-from .exits import exit_code, watch
+from .exits import exit_code, started_here, watch
 from .frames import CONTROL, frame
 from .messages import Goodbye, Message, Patience
 from .pipes import Pipes
@@ -81,6 +81,7 @@ class Reception:
         try:
             source.pidfd = watch(source.pid) if source.watched else -1
             if source.pidfd >= 0:
+                source.popen = started_here(source.pid)
                 self._selector.register(source.pidfd, selectors.EVENT_READ, source)
         except ProcessLookupError:
             self.ended(source)
@@ -300,7 +301,7 @@ class Reception:
     def ended(self, source: Source) -> None:
         """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
         if source.pidfd >= 0:
-            source.exitcode = exit_code(source.pidfd, source.pid)
+            source.exitcode = exit_code(source.pidfd, source.pid, source.popen)
             self._selector.unregister(source.pidfd)
             source.close_pidfd()
         while source.sock is not None and self._read_socket(source):

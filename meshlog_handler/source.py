@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from .capture import diagnose
 from .captured import CapturedPipe
@@ -100,6 +100,7 @@ class Source:
         "pid",
         "pidfd",
         "pipes",
+        "popen",
         "rank",
         "reached",
         "replayed",
@@ -149,6 +150,7 @@ class Source:
         }
         self.pipes = self._captured(pipes, max_line) if pipes else []
         self.pidfd = -1
+        self.popen: Any = None
         self.streaming = True
         self.left = False
         self.ended = False

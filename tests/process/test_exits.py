@@ -152,12 +152,12 @@ def test_a_crash_is_told_100_times_of_100(family: Callable[[str, str, str], None
     assert sum("ended by SIGKILL; its last lines:" in text for text in collector.messages) == 100
 
 
-def reaped_first(how: str) -> list[str]:
+def reaped_first(how: str, method: str = "spawn") -> list[str]:
     """Return what is told of a worker that its parent has reaped before the client looks."""
     with collected() as logs:
-        context: Any = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(method)
         go = context.Semaphore(0)
-        with started("spawn", join_and_wait, [(logs.address, go, how)]) as procs:
+        with started(method, join_and_wait, [(logs.address, go, how)]) as procs:
             logs.wait_for(lambda records: bool(records))
             with held_up(logs.client):
                 go.release()
@@ -200,10 +200,20 @@ def test_a_parent_that_reaps_first_hides_nothing(how: str) -> None:
 @watching
 def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exits, "_reaped", lambda pidfd, pid: None)
+    monkeypatch.setattr("meshlog_handler.reception.started_here", lambda pid: None)
     (text,) = reaped_first("SIGKILL")
     assert "is gone; the cause is not known to this process; its last lines:" in text
     (text,) = reaped_first("raise")
     assert "(uncaught ValueError: what went wrong)" in text
+
+
+@watching
+@pytest.mark.parametrize("method", METHODS)
+def test_where_the_kernel_forgets_the_object_of_the_child_is_asked(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "_reaped", lambda pidfd, pid: None)
+    monkeypatch.setattr(exits, "remembers", False)
+    assert "ended by SIGKILL;" in reaped_first("SIGKILL", method)[0]
+    assert reaped_first("SIGTERM", method) == []
 
 
 @watching
