@@ -22,7 +22,7 @@ from logging.handlers import QueueListener
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import running, settings
+from . import lifetime, running, settings
 from .below import source_of
 from .capture import diagnose
 from .client_thread import ClientThread
@@ -145,6 +145,7 @@ class LogClient(QueueListener):
         )
         self._running = True
         running.add(self)
+        lifetime.stop_at_exit(self, self.stop)
         super().start()
         return self
 
@@ -169,6 +170,7 @@ class LogClient(QueueListener):
             ended(self._thread, timeout + 5.0)
             self._thread = None
         running.discard(self)
+        lifetime.forget(self)
 
     def enqueue_sentinel(self) -> None:
         """Ask the thread to end. Called by `QueueListener.stop`, which `stop` takes the place of."""

@@ -7,15 +7,15 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
 import itertools
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import membership, settings
+from . import lifetime, membership, settings
 from .capture import diagnose
 from .entries import MARK
 from .errors import ConnectError
@@ -272,6 +272,6 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     client.add_sink(sink)
     client.start()
     os.environ[settings.ADDRESS] = client.address
-    atexit.register(_leave_and_stop, client)
+    lifetime.stop_at_exit(client, partial(_leave_and_stop, client))
     _own_client = client
     return client

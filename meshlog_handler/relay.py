@@ -21,7 +21,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from types import TracebackType
 from typing import Final
 
-from . import running
+from . import lifetime, running
 from .capture import diagnose
 from .client import LogClient
 from .errors import ClosedError
@@ -114,6 +114,7 @@ class LogRelay:
             raise
         self._uplink, self._client = uplink, client
         running.add(self)
+        lifetime.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self._lost)
         return self
 
@@ -132,6 +133,7 @@ class LogRelay:
             client.stop(timeout)
             uplink.leave()
             running.discard(self)
+            lifetime.forget(self)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Tell how a proc below ended (see `LogClient.report_exit`)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import queue
 import secrets
 import socket
 import stat
@@ -67,6 +68,10 @@ class Rendezvous:
         self._admitted: dict[socket.socket, list[int]] = {}
         self._transit = Transit()
         self._threads: set[threading.Thread] = set()
+        # Python 3.12 and later start no thread once the main module has ended, but children that are joined then may join.
+        self._waiting: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
+        self._spare = threading.Thread(target=self._receive_waiting, name="meshlog-spare-door", daemon=True)
+        self._spare.start()
 
     @property
     def full(self) -> bool:
@@ -89,12 +94,9 @@ class Rendezvous:
             self._threads.add(thread)
             try:
                 thread.start()
-            except RuntimeError as failure:
-                diagnose(f"a process was not let in: {failure}")
-                with self._lock:
-                    del self._strangers[sock]
+            except RuntimeError:
                 self._threads.discard(thread)
-                sock.close()
+                self._waiting.put(sock)
 
     def expire(self, now: float) -> None:
         """Hang up on strangers who take too long. Client's thread."""
@@ -109,6 +111,10 @@ class Rendezvous:
         """When `expire` has something to do, or None."""
         with self._lock:
             return min(self._strangers.values(), default=None)
+
+    def _receive_waiting(self) -> None:
+        while (sock := self._waiting.get()) is not None:
+            self._receive(sock)
 
     def _receive(self, sock: socket.socket) -> None:
         pipes: list[int] = []
@@ -169,7 +175,8 @@ class Rendezvous:
         """Stop listening, hang up on strangers, and wait for their threads, but no longer than a stranger has."""
         self.socket.close()
         self.expire(float("inf"))
-        for thread in tuple(self._threads):
+        self._waiting.put(None)
+        for thread in (*self._threads, self._spare):
             thread.join(HANDSHAKE_SEC)
 
     def hang_up(self) -> None:

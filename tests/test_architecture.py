@@ -32,7 +32,7 @@ FLOORS = [
     ],
     # Machines.
     [
-        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running", "fork_gate",
+        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running", "lifetime", "fork_gate",
         "complaints", "transit", "rendezvous", "signals", "obituary", "json_formatter", "report", "pickling", "children",
         "output", "console", "ipython", "fold", "rank_files", "proc_warnings", "standard_streams", "side_files",
     ],

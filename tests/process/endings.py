@@ -1,0 +1,116 @@
+"""Programs that stop no client, run as ``python -m tests.process.endings NAME [argument ...]``. They print what is logged."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import logging
+import logging.config
+import sys
+import threading
+import time
+from typing import Any
+
+import meshlog_handler
+
+LOGGER = logging.getLogger("app")
+CONFIG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {
+        "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": ["shown"]},
+        "shown": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"},
+    },
+    "root": {"level": "INFO", "handlers": ["mesh"]},
+}
+
+
+def begin(kind: str) -> str | None:
+    """Become the client, by a configuration or by hand; return the address that children need."""
+    if kind == "config":
+        logging.config.dictConfig(CONFIG)
+        return None
+    return meshlog_handler.LogClient(logging.StreamHandler(sys.stdout)).start().address
+
+
+def join(address: str | None) -> None:
+    """Join, unless the parent had joined before the fork."""
+    if logging.getLogger().handlers:
+        return
+    if address is None:
+        logging.config.dictConfig(CONFIG)
+    else:
+        meshlog_handler.install(address)
+
+
+def work(address: str | None, number: int) -> None:
+    """Log when the parent's main module has ended, as a rule."""
+    join(address)
+    LOGGER.info("child %d begins", number)
+    time.sleep(0.3)
+    for each in range(100):
+        LOGGER.info("child %d says %d", number, each)
+
+
+def leave(how: str) -> None:
+    """End the main module."""
+    if how == "exit":
+        sys.exit(3)
+    if how == "exception":
+        raise RuntimeError("as planned")
+
+
+def unjoined(kind: str, library: str, method: str, imported: str, how: str = "return") -> None:
+    """Processes that nobody joins but their library."""
+    if imported == "early":
+        importlib.import_module(f"{library}.util")
+    address = begin(kind)
+    context: Any = importlib.import_module(library).get_context(method)
+    for number in range(2):
+        context.Process(target=work, args=(address, number)).start()
+    leave(how)
+
+
+def both(first: str, second: str) -> None:
+    """Children of either library, one of them imported before the client was started."""
+    importlib.import_module(f"{first}.util")
+    address = begin("by hand")
+    for number, library in enumerate((first, second)):
+        context: Any = importlib.import_module(library).get_context("spawn")
+        context.Process(target=work, args=(address, number)).start()
+
+
+def run_nested(kind: str, library: str, method: str) -> None:
+    """The client is a child that ends without stopping it; it has threads and a child that are at work until then."""
+    context: Any = importlib.import_module(library).get_context(method)
+    proc = context.Process(target=be_nested, args=(kind, library, method))
+    proc.start()
+    proc.join()
+    assert proc.exitcode == 0, proc.exitcode
+
+
+def be_nested(kind: str, library: str, method: str) -> None:
+    """Be the client in a child."""
+    address = begin(kind)
+    join(address)  # and not in a thread: a fork meanwhile would copy the locks of imports
+    threading.Thread(target=work, args=(address, 2)).start()
+    concurrent.futures.ThreadPoolExecutor(1).submit(work, address, 3)
+    context: Any = importlib.import_module(library).get_context(method)
+    for number in range(2):
+        context.Process(target=work, args=(address, number)).start()
+
+
+def executors(kind: str, method: str) -> None:
+    """Executors that nobody shuts down, with work to do."""
+    multiprocessing = importlib.import_module("multiprocessing")
+    address = begin(kind)
+    join(address)
+    processes = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method))
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    threading.Thread(target=work, args=(address, 0)).start()
+    processes.submit(work, address, 1)
+    threads.submit(work, address, 2)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
