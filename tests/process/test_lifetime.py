@@ -58,9 +58,7 @@ def test_children_of_both_libraries_are_shown(first: str, second: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_client_in_a_child_is_stopped_after_its_threads_and_children_have_ended(
-    library: str, method: str, kind: str
-) -> None:
+def test_a_client_in_a_child_is_stopped_after_its_threads_and_children_have_ended(library: str, method: str, kind: str) -> None:
     assert Counter(run("run_nested", kind, library, method)) == said(0, 1, 2, 3)
 
 
