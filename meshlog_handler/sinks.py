@@ -88,6 +88,10 @@ class Sink:
         self._plan: _Plan | None = None
 
     def _make_plan(self) -> _Plan:
+        if not self._handlers:
+            from .console import ConsoleHandler
+
+            self.handlers = (ConsoleHandler(),)
         found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
         plan = _plan(found)
         if not any(isinstance(handler, NamedHandler) for handler in found):
@@ -330,6 +334,10 @@ class Sinks:
 
     def retire(self, sink: Sink) -> None:
         """Take a sink's names away: its MeshHandler was closed. What it accepted before is still shown by it."""
+        for handler in sink.handlers:
+            # A configuration that takes another's place closes its files, and one with this mode is not opened again.
+            if isinstance(handler, logging.FileHandler) and handler.mode == "w":
+                handler.mode = "a"
         with self._lock:
             self._by_name = {name: each for name, each in self._by_name.items() if each is not sink}
             self.version += 1

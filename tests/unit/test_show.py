@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlog_handler.freeze import Freezer, ShapeTable
 from meshlog_handler.show import Show
 from meshlog_handler.sinks import Sink, Sinks
 from meshlog_handler.testing import RecordCollector
@@ -88,3 +89,28 @@ def test_at_the_end_of_a_window_records_are_given_on() -> None:
     show.dispatch(items[:5], 0.0)
     assert show.count(items[5:10], 0.9) == []
     assert show.count(items[10:], 1.0) == items[10:]
+
+
+def test_each_sink_has_a_window_of_its_own() -> None:
+    grouped, single = RecordCollector(), RecordCollector()
+    sinks = Sinks()
+    for number, (collector, window) in enumerate([(grouped, 60.0), (single, None)], 1):
+        sinks.add(Sink([collector], window=window))
+        assert sinks.find(number, "")[0].direct is (window is None)
+    show = Show(sinks)
+    for route in (1, 2):
+        items: list[Item] = []
+        written = Freezer(make("step %d", 1), route)(ShapeTable()).data
+        thawer = Thawer(IDENTITY, no_side_file, 0)
+        for _ in range(3):
+            thawer.new_segment()
+            thawer.thaw(written, 0, 10, items)
+        show.dispatch(show.count(items, 0.0), 0.0)
+    assert (grouped.messages, single.messages) == ([], ["step 1"] * 3)
+    show.set_window(None)
+    assert grouped.messages == ["[3 similar log lines] [rank 3] step 1"]
+    assert all(sink.direct for sink in sinks.all())
+    show.set_window(1.0)
+    assert not any(sink.direct for sink in sinks.all())
+    show.close()
+    assert all(sink.direct for sink in sinks.all()), "what comes after the end is shown by the same handlers"
