@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .console import ConsoleHandler as ConsoleHandler
     from .context import current_coords as current_coords
     from .context import current_rank as current_rank
+    from .errors import BusyError as BusyError
     from .errors import ClosedError as ClosedError
     from .errors import ConfigRefused as ConfigRefused
     from .errors import ConnectError as ConnectError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .worker import uninstall as uninstall
 
 _HOMES = {
+    "BusyError": "errors",
     "ClosedError": "errors",
     "ConfigRefused": "errors",
     "ConnectError": "errors",

@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from logging.handlers import QueueListener
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from . import lifetime, running, settings
 from .below import source_of
@@ -28,7 +29,7 @@ from .capture import diagnose
 from .client_thread import ClientThread
 from .commands import Call, Commands
 from .console import ConsoleHandler
-from .errors import ClosedError, FlushTimeout
+from .errors import BusyError, ClosedError, FlushTimeout
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
 from .named_handlers import ShownBy
@@ -44,9 +45,16 @@ from .sinks import Sink, Sinks
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
-from .waits import check_timeout, ended, finished
+from .waits import check_timeout, ended, finished, monotonic
 
 T = TypeVar("T")
+
+ANSWER_SEC: Final = 10.0
+"""Seconds in which the client's thread answers; it does so in a tick, unless a handler blocks it."""
+
+_MARGIN_SEC: Final = 0.25
+_GRACE_SEC: Final = 5.0
+_BLOCKED_SEC: Final = 1.0
 
 
 class LogClient(QueueListener):
@@ -159,18 +167,31 @@ class LogClient(QueueListener):
         """
         if not self.running or threading.current_thread() is self._thread:
             return
+        patience, progress = timeout + _GRACE_SEC, self._core.progress
         try:
             self.flush(timeout)
-        except (FlushTimeout, ClosedError) as incomplete:
+        except FlushTimeout as incomplete:
+            diagnose(f"the last flush is incomplete: {incomplete}")
+            if incomplete.receipt.busy and self._core.progress == progress:  # a handler blocks
+                patience = _BLOCKED_SEC
+        except ClosedError as incomplete:
             diagnose(f"the last flush is incomplete: {incomplete}")
         self._running = False
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
         if self._thread is not None:
-            ended(self._thread, timeout + 5.0)
+            if not ended(self._thread, patience):
+                self._give_up()
             self._thread = None
         running.discard(self)
         lifetime.forget(self)
+
+    def _give_up(self) -> None:
+        """Leave the thread in the handler that blocks it: take from it what other processes wait for or can see."""
+        busy = self._core.busy() or "the client's thread does not end"
+        diagnose(f"the client is stopped without an orderly end, and what it has not shown is lost: {busy}")
+        self._core.disconnect()
+        self._rundir.remove()
 
     def enqueue_sentinel(self) -> None:
         """Ask the thread to end. Called by `QueueListener.stop`, which `stop` takes the place of."""
@@ -207,14 +228,18 @@ class LogClient(QueueListener):
         Raises
         ------
         FlushTimeout
-            If ranks did not answer in time; the receipt on it names them.
+            If ranks did not answer in time, or a handler of this client blocks; the receipt on it says which.
         ClosedError
             If the client does not run, or the call comes from one of its own handlers.
         """
+        began = monotonic()
         future = self.flush_soon(timeout, chosen)
-        finished(future, None if timeout is None else timeout + 60.0)
-        receipt = future.result(0.0)
-        if receipt.missing:
+        # The client's thread keeps the time, unless a handler holds it up: then this one does.
+        if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
+            receipt = future.result()
+        else:
+            receipt = self._core.unanswered(future, chosen, monotonic() - began)
+        if receipt.missing or receipt.busy:
             raise FlushTimeout(explain_missing(receipt), receipt)
         return receipt
 
@@ -225,32 +250,34 @@ class LogClient(QueueListener):
         future: Future[FlushReceipt] = Future()
         future.set_running_or_notify_cancel()  # whoever stops waiting (asyncio cancels what it waits for) does not end it
         seconds = check_timeout(timeout)
-        self._post(lambda: self._core.flush(future, float("inf") if seconds is None else seconds, chosen))
+        begin = partial(self._core.flush, future, float("inf") if seconds is None else seconds, chosen)
+        self._post(begin, future, gives=False)
         return future
 
     def next_request(self) -> int:
         """Return a number for an order."""
-        return self.on_thread(self._core.orders.number).result()
+        return self._core.orders.number()
 
     def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
         """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Future()
         future.set_running_or_notify_cancel()  # as above
-        self._post(lambda: self._core.order(order, future, chosen))
+        self._post(lambda: self._core.order(order, future, chosen), future, gives=False)
         return future
 
     def give_up(self, request: int) -> None:
         """Wait no longer for those who have not answered an order."""
         self._post(lambda: self._core.orders.give_up(request))
 
-    def set_window(self, window: float | None) -> None:
-        """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so."""
+    def set_window(self, window: float | None, *, wait: bool = True) -> None:
+        """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so, or at once."""
         self._window = checked = settings.check_window(window)
-        self.on_thread(lambda: self._core.set_window(checked)).result()
+        change = self.ask if wait else self._post
+        change(lambda: self._core.set_window(checked))
 
     def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
         """Show by other handlers from now on. Returns when that is so."""
-        self.on_thread(lambda: self._core.show.set_handlers(handlers, respect_handler_level)).result()
+        self.ask(lambda: self._core.show.set_handlers(handlers, respect_handler_level))
 
     def add_sink(self, sink: Sink) -> None:
         """Show by the handlers of a `MeshHandler` of this process, too; where it has none, on the console. Never blocks."""
@@ -265,9 +292,10 @@ class LogClient(QueueListener):
             self.console = ConsoleHandler()
         return self.console
 
-    def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
+    def set_streaming(self, streaming: bool, chosen: Chosen | None = None, *, wait: bool = True) -> None:
         """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""
-        self.on_thread(lambda: self._core.stream(streaming, chosen)).result()
+        change = self.ask if wait else self._post
+        change(lambda: self._core.stream(streaming, chosen))
 
     def stand(self, mesh: str, order: Order) -> None:
         """Let an order hold for procs of `mesh` that join later, here or below a relay."""
@@ -276,13 +304,13 @@ class LogClient(QueueListener):
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks that have joined under a mesh's token ("": under none), and live."""
-        return self.on_thread(lambda: self._core.ranks(mesh)).result()
+        return self.ask(lambda: self._core.ranks(mesh))
 
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         if not self.running:
             return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
-        return self.on_thread(self.stats_now).result()
+        return self.ask(self.stats_now)
 
     def stats_now(self) -> Stats:
         """Return the same on the client's own thread."""
@@ -307,15 +335,31 @@ class LogClient(QueueListener):
 
     def close_door(self) -> None:
         """Let no more procs join, once and for all. Returns when those on the way have joined, or were refused."""
-        self.on_thread(lambda: self._core.close_door()).result()
+        self.ask(self._core.close_door)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
         with contextlib.suppress(ClosedError):  # nobody is left to tell
             self._post(lambda: self._core.note_exit(mesh, rank, exitcode))
 
+    def ask(self, fn: Callable[[], T], timeout: float | None = ANSWER_SEC) -> T:
+        """Run `fn` on the client's thread, and return what it returns.
+
+        Raises
+        ------
+        BusyError
+            After `timeout` seconds, where a handler blocks the thread. If `fn` has not begun by then, it is not run.
+        """
+        future = self.on_thread(fn)
+        if not finished(future, timeout):
+            future.cancel()
+            if not future.done() or future.cancelled():
+                busy = self._core.busy() or "the client's thread is busy"
+                raise BusyError(f"the client gave no answer within {timeout:g} s: {busy}. Does a handler wait for something?")
+        return future.result()
+
     def on_thread(self, fn: Callable[[], T]) -> Future[T]:
-        """Run `fn` on the client's thread."""
+        """Run `fn` on the client's thread. Never blocks: see `ask`."""
         future: Future[T] = Future()
         if threading.current_thread() is self._thread:
             future.set_result(fn())
@@ -330,11 +374,11 @@ class LogClient(QueueListener):
         if not self.running:
             raise ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
 
-    def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None) -> None:
+    def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
             raise ClosedError("this LogClient was stopped.")
-        self._commands.put(fn, future)
+        self._commands.put(fn, future, gives=gives)
 
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from .messages import Answer, Order, Welcome
 from .obituary import Ended, ExitReport, Obituaries
 from .orders import Answers, Orders
 from .ranks import spell_ranks
+from .receipt import FlushReceipt
 from .reception import Reception
 from .registry import Registry
 from .relays import Above, Relays
@@ -78,7 +81,7 @@ class ClientThread:
         self._rendezvous = rendezvous
         self._own_token = own_token
         self._keep_journals = keep_journals
-        self._flushes = Flushes(self._show_all, self.complaints)
+        self._flushes = Flushes(self._show_all, self._behind, self.complaints)
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
@@ -133,6 +136,21 @@ class ClientThread:
         """A number that grows while records are shown. Any thread."""
         return self.show.shown
 
+    def unanswered(self, future: Flushed, chosen: Chosen | None, elapsed: float) -> FlushReceipt:
+        """Return what a flush has reached so far. Any thread: called where this one is held up, and cannot say it."""
+        return self._flushes.unanswered(future, self._chosen(chosen), elapsed, self.busy() or "the client's thread is busy")
+
+    def disconnect(self) -> None:
+        """Let the procs learn that nothing more will be shown. Any thread: this one is held up for ever."""
+        for source in tuple(self.reception.sources):
+            sock = source.sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # it was closed just now
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _chosen(self, chosen: Chosen | None) -> list[Source]:
+        return [source for source in tuple(self.reception.sources) if chosen is None or source.chosen(chosen)]
+
     def _do(self, step: Callable[..., object], *args: Any) -> None:
         """Do something; say it if it fails."""
         try:
@@ -166,7 +184,7 @@ class ClientThread:
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
         """Send a sentinel round; `future` gets the receipt."""
-        members = [source for source in self.reception.sources if chosen is None or source.chosen(chosen)]
+        members = self._chosen(chosen)
         version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
         for source in members:
             if source.adopted and not source.ended:
@@ -369,6 +387,11 @@ class ClientThread:
             if source.adopted:
                 self._barrier(source, monotonic())
             self._flushes.ack(answer.request, source)
+
+    def _behind(self) -> str:
+        """Say why ranks are missing although they may have answered; "" if the client is not the reason."""
+        waiting = len(self._tray)
+        return f"its handlers are slow, and have not shown {waiting:,} records that have arrived" if waiting else ""
 
     def _show_all(self) -> None:
         self._report_drops(monotonic())

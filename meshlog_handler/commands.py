@@ -18,22 +18,29 @@ from .errors import ClosedError
 
 @dataclass(frozen=True)
 class Call:
-    """Run `fn` on the client's thread, and pass on what it returns; without a `future`, say what it raises."""
+    """Run `fn` on the client's thread, and pass on what it returns; without a `future`, say what it raises.
+
+    Attributes
+    ----------
+    gives : bool
+        Whether what `fn` returns is the result. Else it comes later, and the future only learns of what `fn` raises.
+    """
 
     fn: Callable[[], Any]
     future: Future[Any] | None
+    gives: bool = True
 
     def run(self) -> None:
         """Run it, unless whoever waited has cancelled it. Never raises."""
         future = self.future
-        if future is not None and not future.set_running_or_notify_cancel():
+        if future is not None and self.gives and not future.set_running_or_notify_cancel():
             return
         try:
             value = self.fn()
         except BaseException as failure:  # SystemExit, too, is the caller's, and must not end the thread
             self.fail(failure)
         else:
-            if future is not None:
+            if future is not None and self.gives:
                 give(future, value)
 
     def fail(self, failure: BaseException) -> None:
@@ -55,12 +62,12 @@ class Commands:
         self._closing = threading.RLock()  # a finalizer may put something while its thread does
         self._closed = False
 
-    def put(self, fn: Callable[[], Any], future: Future[Any] | None) -> None:
-        """Let `fn` be run; `future`, if there is one, gets what it returns or raises. `ClosedError` after `close`."""
+    def put(self, fn: Callable[[], Any], future: Future[Any] | None, *, gives: bool = True) -> None:
+        """Let a `Call` be run. `ClosedError` after `close`."""
         with self._closing:
             if self._closed:
                 raise ClosedError("this LogClient was stopped.")
-            self._calls.put(Call(fn, future))
+            self._calls.put(Call(fn, future, gives))
             with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
                 os.write(self._write_fd, b"w")
 

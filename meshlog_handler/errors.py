@@ -47,6 +47,10 @@ class FlushTimeout(MeshlogError, TimeoutError):
         self.receipt = receipt
 
 
+class BusyError(MeshlogError, TimeoutError):
+    """Outside: the thread that shows the logs does not answer, for one of its handlers blocks; the message names it."""
+
+
 class RankError(MeshlogError):
     """A call on the mesh failed on some ranks.
 

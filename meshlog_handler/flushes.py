@@ -25,12 +25,15 @@ class Flushes:
     ----------
     show_all : Callable[[], object]
         Called before a receipt is given: what was received is shown then, also what waited to be grouped.
+    behind : Callable[[], str]
+        Says what keeps the client from showing what has arrived, or nothing.
     complaints : Complaints
         Says what goes wrong.
     """
 
-    def __init__(self, show_all: Callable[[], object], complaints: Complaints) -> None:
+    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], complaints: Complaints) -> None:
         self._show_all = show_all
+        self._behind = behind
         self._complaints = complaints
         self._ledger = FlushLedger()
         self._open: dict[int, tuple[Flushed, Sequence[Source]]] = {}
@@ -71,6 +74,7 @@ class Flushes:
     def _complete(self, flushes: list[OpenFlush]) -> None:
         for flush in flushes:
             future, members = self._open.pop(flush.version)
+            busy = self._behind() if flush.missing else ""
             try:
                 self._show_all()
             except BaseException as failure:  # the receipt is given all the same: somebody waits for it
@@ -85,7 +89,16 @@ class Flushes:
                     dead |= set(reached.dead)
                     dropped += reached.dropped
             elapsed = monotonic() - flush.started
-            give(future, FlushReceipt(flush.version, _spell(acked - missing), _spell(missing), _spell(dead), dropped, elapsed))
+            ranks = _spell(acked - missing), _spell(missing), _spell(dead)
+            give(future, FlushReceipt(flush.version, *ranks, dropped, elapsed, busy))
+
+    def unanswered(self, future: Flushed, members: Sequence[Source], elapsed: float, busy: str) -> FlushReceipt:
+        """Return what a flush of `members` has reached so far. Any thread."""
+        flush = next((self._ledger.get(version) for version, (each, _) in tuple(self._open.items()) if each is future), None)
+        version, acked, dead = (flush.version, flush.acked, flush.dead) if flush is not None else (0, set(), set())
+        known = acked | dead
+        ranks = _spell(_ranks(acked)), _spell(_ranks(each for each in members if each not in known)), _spell(_ranks(dead))
+        return FlushReceipt(version, *ranks, sum(source.stats.total_dropped for source in members), elapsed, busy)
 
 
 def time_below(timeout: float) -> float | None:

@@ -48,6 +48,10 @@ class FlushLedger:
             self._open[flush.version] = flush
         return flush
 
+    def get(self, version: int) -> OpenFlush | None:
+        """Return an open flush by its version."""
+        return self._open.get(version)
+
     def ack(self, version: int, member: Hashable) -> list[OpenFlush]:
         """Note that all that `member` logged before flush `version` has been shown. Late, unknown answers count for nothing."""
         flush = self._open.get(version)
@@ -96,6 +100,12 @@ class FlushLedger:
 def explain_missing(receipt: FlushReceipt) -> str:
     """Say, for a person, who was silent and what to do."""
     total = len(receipt.acked) + len(receipt.missing) + len(receipt.dead)
+    if receipt.busy:
+        return (
+            f"the flush ended after {receipt.elapsed:.1f} s because of this process, not of its ranks: {receipt.busy}. "
+            f"{len(receipt.acked)} of {total} ranks were shown up to the flush. "
+            f"Give a longer timeout, or a handler that does not block (`logging.handlers.QueueHandler`)."
+        )
     return (
         f"flush {receipt.version} ended after {receipt.elapsed:.1f} s: {len(receipt.acked)} of {total} answered, "
         f"missing {spell_ranks(receipt.missing)}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "

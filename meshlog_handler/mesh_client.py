@@ -8,8 +8,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import TimeoutError as NotInTime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from . import settings
 from .capture import diagnose
@@ -22,11 +21,14 @@ from .ranks import spell_ranks
 from .receipt import FlushReceipt
 from .source import Chosen
 from .stats import Stats
+from .waits import finished
 
 Detach = Callable[[float], object]
 
 ORDER_SEC = 10.0
 """Seconds that every rank has for carrying out an order."""
+
+_GRACE_SEC: Final = 1.0
 
 
 class HasLogging(Protocol):
@@ -253,11 +255,10 @@ class LoggingMeshClient:
         """Give an order; return the reasons of those that did not obey."""
         request = self.client.next_request()
         asked = self.client.order_soon(make(request), self._chosen(ranks))
-        try:
-            answers = asked.result(ORDER_SEC)
-        except NotInTime:
+        if not finished(asked, ORDER_SEC):
             self.client.give_up(request)
-            answers = asked.result(ORDER_SEC)
+            self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks
+        answers = asked.result()
         refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
         return {rank: error for rank, error in refused.items() if error is not None and rank is not None}
 

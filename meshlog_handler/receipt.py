@@ -23,6 +23,9 @@ class FlushReceipt:
         Records dropped so far, by all ranks of the flush, for whatever reason (see ``stats()``).
     elapsed : float
         Seconds.
+    busy : str
+        Where ranks are missing for the client's own sake: what its thread was doing meanwhile, such as a handler that
+        blocks, and for how long. Then `version` is 0 if the flush had not begun.
     """
 
     version: int
@@ -31,3 +34,4 @@ class FlushReceipt:
     dead: tuple[int, ...]
     dropped: int
     elapsed: float
+    busy: str = ""

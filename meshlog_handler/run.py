@@ -17,6 +17,7 @@ from . import settings
 from .capture import diagnose
 from .client import LogClient
 from .console import RanksFilter
+from .errors import BusyError
 from .exits import signal_name
 from .fold import FoldingConsole
 from .formatter import MeshFormatter
@@ -165,7 +166,10 @@ class Run:
             if impatient and monotonic() >= deadline:
                 # Whoever reads our output does not: the client's thread hangs in a write, and so would an orderly exit.
                 os._exit(self.exitcode or 128 + signal.SIGINT)
-        return self._client.on_thread(self._summarize).result()
+        try:
+            return self._client.ask(self._summarize)
+        except BusyError:  # the summary is what is left to say
+            return self._summarize()
 
     @property
     def exitcode(self) -> int:

@@ -53,8 +53,8 @@ class Tray:
         self.quota = 16
         self._step = 1  # of slow handlers, the clock is looked at after each item
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
+    def __len__(self) -> int:
+        return len(self._items)
 
     def put(self, items: list[Item], now: float) -> None:
         """Fill it, when it is empty, with what is not merely counted."""

@@ -95,6 +95,7 @@ PUBLIC = {
     "ForwardingDisabledWarning",
     "ConnectError",
     "ProtocolError",
+    "BusyError",
     "FlushTimeout",
     "RankError",
     "RankDied",
