@@ -4,7 +4,7 @@
 
     entry   kind:u8  0:u8  shape:u16  size:u32  body[size]        then a commit mark, one byte
     DEFINE  body = plain data: what all records of one shape have in common
-    RECORD  body = created:f64 msecs:f64, then what differs from record to record
+    RECORD  body = created:f64 msecs:f64, then what differs from record to record (see `TIMED`)
     FLUSH   body = version:u64, the sentinel of a flush
     LARGE   body = number:u64 of the side file that holds entries too large for a segment
 
@@ -27,6 +27,9 @@ MARK: Final = 0xA5
 
 MAX_ENTRY: Final = 1 << 20
 """Bytes of what is appended to a segment at once, at most; more stands in a side file, however large the segment is."""
+
+TIMED: Final = "r"
+"""Before the codes of a shape's arguments: a record's ``relativeCreated:f64`` stands before them."""
 
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")

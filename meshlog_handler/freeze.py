@@ -16,8 +16,9 @@ from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
 
-from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD
-from .wire import NotPlain, pack
+from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
+from .plain import SCALARS, Copier, exact_text, plain, text_of
+from .wire import pack
 
 Packer = Callable[..., bytes]
 
@@ -25,6 +26,9 @@ _HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _GET_MESSAGE: Final = logging.LogRecord.getMessage
 _TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
 STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "message", "asctime"))
+
+_START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
+"""When `relativeCreated` was 0, in milliseconds."""
 
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra`, which no formatter has touched."""
@@ -36,10 +40,13 @@ shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter
     "levelname",
     "name",
     "pathname",
+    "filename",
+    "module",
     "funcName",
     "thread",
     "threadName",
     "process",
+    "processName",
     "exc_info",
     "exc_text",
     "stack_info",
@@ -47,12 +54,12 @@ shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter
 )
 """What records of one shape have in common. The last ones are None in a plain record; one that has them is no plain one."""
 
-_SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
 _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
 # Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
 # a template varies only with the threads that use it.
 _MAX_VARIETY: Final = {False: 4, True: 64}
 TIMES: Final = Struct("<dd")
+_SLIP: Final = 0.01
 MAX_SHAPES: Final = 0xFFFF
 _MAX_FRAMES: Final = 64
 
@@ -91,7 +98,7 @@ class Frozen:
 class Rendered(NamedTuple):
     """What running the record's own code has given: that is done once."""
 
-    msg: str
+    msg: object
     args: object
     named: dict[str, object]
     text: str | None
@@ -166,13 +173,13 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
 
 def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, route: object) -> Frozen | None:
     args = tuple(record.args or ())
-    key = (shape_key(record.__dict__), tuple(map(type, args)), route)
+    key = (shape_key(record.__dict__), (record.__class__, *map(type, args)), route)
     place = (record.pathname, record.lineno, record.levelno, record.name)
     try:
         # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
         known = table.get(key)
         if known is not None:
-            return Frozen(known(record.created, record.msecs, *args), table)
+            return Frozen(known(record.created, record.msecs, record.relativeCreated, *args), table)
         variety = table.variety.get(place, 0)
         if variety >= _MAX_VARIETY[bool(args)]:
             return None
@@ -181,23 +188,23 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, rou
             return None
         table.variety[place] = variety + 1
         packer = _packer(shape, codes)
-        data = packer(record.created, record.msecs, *args)
-        define = _define(shape, codes, record, record.msg, route)
+        data = packer(record.created, record.msecs, record.relativeCreated, *args)
+        define = _define(shape, TIMED + codes, record, record.msg, route)
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
         return None
     return Frozen(define + data, table, key, packer)
 
 
 def _packer(shape: int, codes: str) -> Packer:
-    """Return what packs a record of this shape from ``(created, msecs, *args)``."""
-    layout = Struct("<BxHIdd" + codes.replace("s", "I"))
+    """Return what packs a record of this shape from ``(created, msecs, relativeCreated, *args)``."""
+    layout = Struct("<BxHIddd" + codes.replace("s", "I"))
     fixed = layout.size - HEADER.size
     if "s" not in codes:
         return partial(layout.pack, RECORD, shape, fixed)
     texts = tuple(index for index, code in enumerate(codes) if code == "s")
     pack_fixed = layout.pack
 
-    def pack_with_text(created: float, msecs: float, *args: object) -> bytes:
+    def pack_with_text(created: float, msecs: float, relative: float, *args: object) -> bytes:
         values = list(args)
         tail = b""
         for index in texts:
@@ -206,7 +213,7 @@ def _packer(shape: int, codes: str) -> Packer:
             tail += text
         if len(tail) > MAX_ENTRY:
             raise ValueError("this record stands in a side file")  # the slow path puts it there
-        return pack_fixed(RECORD, shape, fixed + len(tail), created, msecs, *values) + tail
+        return pack_fixed(RECORD, shape, fixed + len(tail), created, msecs, relative, *values) + tail
 
     return pack_with_text
 
@@ -218,32 +225,35 @@ def _render(record: logging.LogRecord) -> Rendered:
     same text; `ours` is what the client's `MeshInfo` of the record holds beside what all records of the proc have.
     """
     named: dict[str, object] = {
-        _exact(name): plain_or_text(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
+        exact_text(name): plain(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
     }
-    msg = record.msg if type(record.msg) is str else _text(record.msg)
-    args, text = _render_args(record)
+    msg, args, text = _render_message(record)
     ours: dict[str, object] = {}
     exc_text = _exc_text(record, ours)
     if exc_text:
         named["exc_text"] = exc_text
     if record.stack_info:
-        named["stack_info"] = _text(record.stack_info)
+        named["stack_info"] = text_of(record.stack_info)
+    if not -_SLIP < record.created * 1000 - _START - record.relativeCreated < _SLIP:  # a filter has set it
+        named["relativeCreated"] = float(record.relativeCreated)
     return Rendered(msg, args, named, text, ours)
 
 
 def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable, route: object) -> Frozen:
     """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something."""
-    msg, args, named, text, _ = rendered
-    place = (record.pathname, record.lineno, record.levelno, record.levelname, record.name, record.funcName)
-    thread = (record.thread, record.threadName, record.process, getattr(record, "taskName", None))
+    msg, named = rendered.msg, rendered.named
+    place: tuple[object, ...] = (record.pathname, record.lineno, record.levelno, record.levelname, record.name)
+    place = (*place, record.funcName, record.filename, record.module)
+    thread = (record.thread, record.threadName, record.process, record.processName, getattr(record, "taskName", None))
     fixed: object = (place, thread, msg, route)
     if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
         # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
         named = {
             **named,
             "msg": msg,
-            "thread": plain_or_text(record.thread),
-            "threadName": _text(record.threadName),
+            "thread": plain(record.thread),
+            "threadName": text_of(record.threadName),
+            "processName": plain(record.processName),
             **_task_name(record),
         }
         fixed = (place, record.process, route)
@@ -253,11 +263,8 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
         learnt = next(table.ids)
         shape = learnt if learnt <= MAX_SHAPES else 0
         table.variety[place] = table.variety.get(place, 0) + 1
-        define = _define(shape, "-", record, msg, route)
-    try:
-        tail = pack(rendered.tail(named))
-    except NotPlain:  # another thread has changed a value since it was looked at
-        tail = pack((_text(args), {name: _text(value) for name, value in named.items()}, text or _message(record) or msg))
+        define = _define(shape, "-", record, msg if type(msg) is str else "", route)
+    tail = pack(rendered.tail(named))
     data = HEADER.pack(RECORD, shape, 16 + len(tail)) + TIMES.pack(record.created, record.msecs) + tail
     return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
 
@@ -265,31 +272,30 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
 def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
     """Return the DEFINE entry of a shape: what its records have in common, by attribute name."""
     common = {
-        "name": _text(record.name),
+        "name": text_of(record.name),
         "msg": msg,
         "levelno": int(record.levelno),
-        "levelname": _text(record.levelname),
-        "pathname": _text(record.pathname),
-        "filename": _text(record.filename),
-        "module": _text(record.module),
-        "lineno": plain_or_text(record.lineno),
-        "funcName": plain_or_text(record.funcName),
-        "thread": plain_or_text(record.thread),
-        "threadName": plain_or_text(record.threadName),
-        "process": plain_or_text(record.process),
-        "processName": plain_or_text(record.processName),
+        "levelname": text_of(record.levelname),
+        "pathname": text_of(record.pathname),
+        "filename": text_of(record.filename),
+        "module": text_of(record.module),
+        "lineno": plain(record.lineno),
+        "funcName": plain(record.funcName),
+        "thread": plain(record.thread),
+        "threadName": plain(record.threadName),
+        "process": plain(record.process),
+        "processName": plain(record.processName),
         **_task_name(record),
     }
     if route is not None:
         common["route"] = route
-    start = float(record.created * 1000 - record.relativeCreated)
-    return definition(shape, codes, start, common)
+    return definition(shape, codes, _START, common)
 
 
 def _task_name(record: logging.LogRecord) -> dict[str, object]:
     """Return the attribute ``taskName`` where Python gives records one."""
     fields = record.__dict__
-    return {"taskName": plain_or_text(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
+    return {"taskName": plain(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
 
 
 def definition(shape: int, codes: str, start: float, common: dict[str, object]) -> bytes:
@@ -298,18 +304,24 @@ def definition(shape: int, codes: str, start: float, common: dict[str, object]) 
     return HEADER.pack(DEFINE, shape, len(body)) + body
 
 
-def _render_args(record: logging.LogRecord) -> tuple[object, str | None]:
-    """Return the arguments as plain data, and the message's text if the client could not make the same of them."""
-    args = record.args
-    if (type(args) is tuple and _SCALARS.issuperset(map(type, args))) or _is_plain((args,)):
-        same = type(record).getMessage is _GET_MESSAGE and (type(record.msg) is str or not args)
-        return args, (None if same else _message(record))
+def _render_message(record: logging.LogRecord) -> tuple[object, object, str | None]:
+    """Return message and arguments as plain data, and the text if the client could not make the same of them."""
+    args: object = record.args
+    kind = type(record.msg)
+    own = type(record).getMessage is not _GET_MESSAGE or "getMessage" in record.__dict__
+    if kind is str and not own and type(args) is tuple and SCALARS.issuperset(map(type, args)):
+        return record.msg, args, None
+    copier = Copier()
+    msg = text_of(record.msg) if kind is not str and issubclass(kind, str) else copier.copy(record.msg)
+    if args is None or isinstance(args, (tuple, dict, list)):
+        args = copier.copy(args)
+    else:
+        args = (copier.copy(args),)
+        copier.exact = False
+    if copier.exact and not own and (kind is type(msg)):
+        return msg, args, None
     text = _message(record)
-    if isinstance(args, tuple):
-        return tuple(plain_or_text(arg) for arg in args), text
-    if isinstance(args, dict):
-        return {_exact(name): plain_or_text(value) for name, value in tuple(dict.items(args))}, text
-    return (_text(args),), text
+    return msg, args, None if text == msg and not args else text
 
 
 def _message(record: logging.LogRecord) -> str | None:
@@ -317,13 +329,13 @@ def _message(record: logging.LogRecord) -> str | None:
         text: object = record.getMessage()
     except Exception:  # the client shows template and arguments, and says what is wrong
         return None
-    return _exact(text)
+    return exact_text(text)
 
 
 def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
     """Return the traceback as text, and note the signature by which tracebacks group."""
     if not record.exc_info:
-        return _text(record.exc_text) if record.exc_text else None
+        return text_of(record.exc_text) if record.exc_text else None
     signature: object = None
     try:
         kind, _, trace = record.exc_info
@@ -333,9 +345,9 @@ def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
                 frames.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
                 trace = trace.tb_next
             signature = ours["signature"] = (f"{kind.__module__}.{kind.__qualname__}", *frames)
-        return _exact(record.exc_text or _FORMATTER.formatException(record.exc_info))
+        return exact_text(record.exc_text or _FORMATTER.formatException(record.exc_info))
     except Exception as failure:  # no exception's, or one that breaks when it is looked at
-        what = signature[0] if isinstance(signature, tuple) else _text(record.exc_info)
+        what = signature[0] if isinstance(signature, tuple) else text_of(record.exc_info)
         return f"<the traceback of {what} cannot be formatted: {type(failure).__name__}>"
 
 
@@ -355,32 +367,7 @@ def _repaired(record: logging.LogRecord) -> logging.LogRecord:
         elif name == "exc_info":
             fields[name] = value if type(value) is tuple else None
         elif name in STANDARD and name != "msg" and type(value) not in (str, int, float, type(None)):
-            fields[name] = _text(value)
+            fields[name] = text_of(value)
         else:
             fields[name] = value
     return repaired
-
-
-def _exact(value: object) -> str:
-    """Return a text without what a subclass adds to it."""
-    return str.__str__(value) if issubclass(type(value), str) else _text(value)
-
-
-def plain_or_text(value: object) -> object:
-    """Return plain data as it is, and all else as text."""
-    return value if type(value) in _SCALARS or _is_plain(((value,),)) else _text(value)  # it will stand as deep as that
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        return bool(pack(value))
-    except NotPlain:
-        return False
-
-
-def _text(value: object) -> str:
-    """Return ``str(value)``, or words that say why it cannot be had."""
-    try:
-        return str.__str__(str(value))
-    except Exception as failure:
-        return f"<{type(value).__qualname__} object: its __str__ raised {type(failure).__name__}>"

@@ -163,8 +163,8 @@ class MeshHandler(logging.Handler):
                 args = record.args
                 if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
                     shapes, write, mark = stream.appender
-                    pack = shapes[(shape_key(fields), tuple(map(type, args)), self._route)]
-                    write(pack(record.created, record.msecs, *args))
+                    pack = shapes[(shape_key(fields), (record.__class__, *map(type, args)), self._route)]
+                    write(pack(record.created, record.msecs, record.relativeCreated, *args))
                     written = True
                     mark(MARK)
                     if stream.idle:

@@ -211,25 +211,28 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 }
 
 
-class Rendered(str):
-    """A message template that gives, whatever it is given, the text that its process gave it.
+class WithText:
+    """A message that gives, whatever it is formatted with, the text that its process gave it.
 
-    Arguments that were rendered there may not fit the template any more. Whoever copies a record and formats it anew, as many
-    formatters do, gets the text all the same. Equal to the template, and can be pickled.
+    Arguments that were rendered there may not fit the template any more, and data that was rendered has another text. Whoever
+    copies a record and formats it anew, as many formatters do, gets the text all the same. Equal to the message; it can be
+    pickled.
     """
 
-    def __new__(cls, template: str, text: str) -> Rendered:
+    text: str
+
+    def __str__(self) -> str:
+        return Template(self.text, self.text)
+
+
+class Template(WithText, str):
+    """A template."""
+
+    def __new__(cls, template: str, text: str) -> Template:
         """Return the template, with its text."""
         made = super().__new__(cls, template)
         made.text = text
         return made
-
-    text: str
-
-    @property
-    def template(self) -> str:
-        """The template alone."""
-        return str.__str__(self)
 
     def __str__(self) -> str:
         return self
@@ -238,15 +241,44 @@ class Rendered(str):
         return self.text
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # str's own are fewer
-        return self.template, self.text
+        return str.__str__(self), self.text
 
 
-def gives(template: object, args: object, text: str) -> bool:
+class DictWithText(WithText, dict[Any, Any]):
+    """A message that is a dict."""
+
+
+class ListWithText(WithText, list[Any]):
+    """A message that is a list."""
+
+
+class TupleWithText(WithText, tuple[Any, ...]):
+    """A message that is a tuple."""
+
+
+_WITH_TEXT: Final[Mapping[type, Callable[[Any], Any]]] = {dict: DictWithText, list: ListWithText, tuple: TupleWithText}
+
+
+def _gives(template: object, args: object, text: str) -> bool:
     """Tell whether any record with this template and these arguments has this text."""
     try:
         return (str(template) % args if args else str(template)) == text
     except Exception:
         return False
+
+
+def with_text(msg: Any, args: object, text: str) -> Any:
+    """Return what stands for a message so that any record that has it, and these arguments, has this text."""
+    if _gives(msg, args, text):
+        return msg
+    if type(msg) is str:
+        return Template(msg, text) if args else text
+    kind = _WITH_TEXT.get(type(msg))
+    if kind is None:
+        return Template(text, text) if args else text
+    made = kind(msg)
+    made.text = text
+    return made
 
 
 def has_words(template: str) -> bool:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
-from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition, plain_or_text
-from .mesh_record import ORIGIN, MeshInfo, MeshRecord, Rendered, has_words, info_of
+from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
+from .mesh_record import ORIGIN, MeshInfo, MeshRecord, WithText, has_words, info_of, with_text
+from .plain import exact_text, plain
 from .thaw import TaggedTemplate, Values, is_signature
 from .wire import NotPlain, pack, unpack
 
@@ -55,10 +56,9 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     args = fields["args"]
     msg, digest = fields["msg"], info.digest
     text: str | None = None
-    if isinstance(msg, Rendered):
-        text = msg.text
-        msg = msg.template
-    shared = digest[0] if digest is not None else msg if args else None
+    if isinstance(msg, WithText):
+        text, msg = msg.text, plain(msg)
+    shared = digest[0] if digest is not None else msg if args and type(msg) is str else None
     key = (*map(fields.__getitem__, _COMMON), shared, info.route)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
     for name in _COPIES:  # what is ours comes with the rest of ours, an extra of that name as such
@@ -66,6 +66,8 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
             del named[name]
     if shared is msg:
         del named["msg"]
+    else:
+        named["msg"] = msg
     for name in ("exc_text", "stack_info"):
         if fields[name] is not None:
             named[name] = fields[name]
@@ -83,8 +85,8 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     try:
         tail = pack((args, named, text, ours))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
-        named = {str(name): plain_or_text(named[name]) for name in named}
-        tail = pack((plain_or_text(args), named, record.getMessage(), ours))
+        named = {exact_text(name): plain(value) for name, value in named.items()}
+        tail = pack((plain(args), named, record.getMessage(), ours))
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
     return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
 
@@ -99,7 +101,7 @@ def _who(info: MeshInfo, fields: Mapping[str, Any], table: ShapeTable) -> bytes:
             known = table.who[key] = pack(tuple(values))
         return known
     except (NotPlain, TypeError):  # what no client has made
-        return pack(tuple(map(plain_or_text, values)))
+        return pack(tuple(map(plain, values)))
 
 
 class RelayedTemplate(TaggedTemplate):
@@ -172,7 +174,7 @@ class RelayedTemplate(TaggedTemplate):
                 fields[name] = ours[name]
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
-            fields["msg"] = Rendered(fields["msg"], text) if args else text
+            fields["msg"] = with_text(fields["msg"], args, text)
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
     def weight(self, values: Values) -> tuple[int, Sequence[int]]:

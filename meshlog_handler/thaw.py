@@ -12,9 +12,9 @@ from struct import error as StructError
 from types import NoneType
 from typing import Any, Final
 
-from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, UINT64, walk
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshInfo, MeshRecord, Rendered, gives, has_words
+from .mesh_record import MeshInfo, MeshRecord, has_words, with_text
 from .shared import layouts, shared
 from .wire import unpack
 
@@ -37,9 +37,16 @@ _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filena
 
 
 class RecordTemplate:
-    """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``."""
+    """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``.
+
+    Attributes
+    ----------
+    first : int
+        Where the arguments begin in the values.
+    """
 
     __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
+    first = 3
     captured = False
     ordinary = True  # nothing but a record; else whoever shows it looks what it is
 
@@ -65,16 +72,16 @@ class RecordTemplate:
 
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
-        return values[3:-1]
+        return values[self.first : -1]
 
     def columns(self, lines: Sequence[Values]) -> Sequence[Sequence[object]]:
         """Return the arguments of many messages, column by column."""
-        return list(zip(*lines, strict=True))[3:-1]
+        return list(zip(*lines, strict=True))[self.first : -1]
 
     def text(self, values: Values) -> str:
         """Return the message."""
         try:
-            args = values[3:-1]
+            args = values[self.first : -1]
             text: str = self.base["msg"] % args if args else self.base["msg"]
             return text
         except Exception:
@@ -92,6 +99,23 @@ class RecordTemplate:
         created = fields["created"] = values[1]
         fields["msecs"] = values[2]
         fields["relativeCreated"] = created * 1000 - self.start
+        record.__dict__ = fields
+        record.meshlog = self.info
+        return record
+
+
+class TimedTemplate(RecordTemplate):
+    """A shape whose records say how old the process was. Values: ``(header, created, msecs, relativeCreated, *args, mark)``."""
+
+    __slots__ = ()
+    first = 4
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        record = MeshRecord.__new__(MeshRecord)
+        fields = self.base.copy()
+        _, fields["created"], fields["msecs"], fields["relativeCreated"], *_ = values
+        fields["args"] = values[4:-1]
         record.__dict__ = fields
         record.meshlog = self.info
         return record
@@ -143,8 +167,8 @@ class TaggedTemplate(RecordTemplate):
         for name, value in named.items():
             if name not in _NOT_NAMED:
                 fields[name] = value
-        if text is not None and not gives(fields["msg"], args, text):
-            fields["msg"] = Rendered(fields["msg"], text) if args else text
+        if text is not None:
+            fields["msg"] = with_text(fields["msg"], args, text)
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
 
@@ -153,7 +177,9 @@ _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
     "msg",
     "thread",
     "threadName",
+    "processName",
     "taskName",
+    "relativeCreated",
     "exc_text",
     "stack_info",
 }
@@ -175,8 +201,9 @@ class _Shape:
 
     def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
-        self.texts = [index + 3 for index, code in enumerate(codes) if code == "s"]
-        self.fixed, self.marked = layouts("dd" + codes.replace("s", "I"))
+        codes = "dd" + codes.replace(TIMED, "d")
+        self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
+        self.fixed, self.marked = layouts(codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
         # The whole header of a record without texts, as one number: equal means same kind, shape and size.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
@@ -363,15 +390,16 @@ class Thawer:
         codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
             raise ProtocolError("a shape is defined by other things than it should")
-        if set(codes) - set("qd?s") and codes not in self._tagged:
+        of_args = codes.removeprefix(TIMED)
+        if set(of_args) - set("qd?s") and codes not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
         _check_route(common.get("route"))
-        kind: type[RecordTemplate] = self._tagged.get(codes, RecordTemplate)
-        return codes, kind(self.identity, common, bool(codes), start)
+        kind = self._tagged.get(codes) or (RecordTemplate if codes == of_args else TimedTemplate)
+        return codes, kind(self.identity, common, bool(of_args), start)
 
 
 def _check_route(route: object) -> None:

@@ -33,8 +33,8 @@ def encode(records: Iterable[logging.LogRecord], table: ShapeTable | None = None
             args = record.args
             if len(record.__dict__) != PLAIN_SIZE or type(args) is not tuple:
                 raise TypeError
-            pack = table[shape_key(record.__dict__), tuple(map(type, args))]
-            parts.append(pack(record.created, record.msecs, *args))
+            pack = table[shape_key(record.__dict__), (record.__class__, *map(type, args)), None]
+            parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
         except Exception:
             frozen = freeze(record, table)
             frozen.learn()

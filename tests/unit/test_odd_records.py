@@ -99,7 +99,7 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "NUL": (lambda: make("a\0b %s", "\0"), "a\0b \0"),
     "a lone surrogate": (lambda: make("\ud800 %s", "\udfff"), "\ud800 \udfff"),
     "no text": (lambda: make("%s", Broken()), "<Broken object: its __str__ raised LookupError>"),
-    "no text in a list": (lambda: make("%s", [Broken()]), re.compile("<list object: its __str__ raised LookupError>")),
+    "no text in a list": (lambda: make("%s", [Broken()]), "['<Broken object: its __str__ raised LookupError>']"),
     "a text that is none": (lambda: make("%s", NotText()), "<NotText object: its __str__ raised TypeError>"),
     "a message that has no text": (lambda: make(Broken()), "<Broken object: its __str__ raised LookupError>"),
     "a message that has no text, and arguments": (lambda: make(Broken(), 1), re.compile("<Broken.*cannot be formatted")),
@@ -192,7 +192,7 @@ def test_extras_are_kept_where_plain_and_text_where_not() -> None:
     lock = threading.Lock()
     (found,) = cross(make(plain=[1, None], lock=lock, lost=Broken(), deep=nested(MAX_DEPTH - 1), **{Word.LOUD: 5}))
     assert found.plain == [1, None]  # type: ignore[attr-defined]  # an extra
-    assert found.deep == str(nested(MAX_DEPTH - 1))  # type: ignore[attr-defined]  # an extra
+    assert str(found.deep).count("[") == MAX_DEPTH - 1  # type: ignore[attr-defined]  # an extra; the deepest part is text
     assert found.lock == str(lock)  # type: ignore[attr-defined]  # an extra
     assert "LookupError" in found.lost  # type: ignore[attr-defined]  # an extra
     assert found.loud == 5  # type: ignore[attr-defined]  # an extra
