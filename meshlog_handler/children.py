@@ -85,8 +85,10 @@ class Child:
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it has not ended. It never reaches another that got the same pid."""
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself: what the signal is for
+        """Send a signal to the process, if it has not ended and may get one. It never reaches another that got the same pid."""
+        # It ended by itself: what the signal is for. Or it is another user's now, or a sandbox forbids it: who sends the
+        # signal waits for the end, and says that it does not come.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._pidfd >= 0 and hasattr(signal, "pidfd_send_signal"):
                 signal.pidfd_send_signal(self._pidfd, number)
             elif self.poll() is None:

@@ -95,7 +95,8 @@ def exit_report(ended: Ended) -> ExitReport | None:
     if code == 0:
         return None
     if ended.uncaught:
-        return _error(ended, f"ended by {signal_name(code)} (uncaught {ended.uncaught})")
+        how = f"{signal_name(code)} (uncaught {ended.uncaught})" if code is not None else f"uncaught {ended.uncaught}"
+        return _error(ended, f"ended by {how}")
     if ended.uncaught is None and code is None:
         return _error(ended, "is gone; the cause is not known to this process")
     if code is None or code > 0:

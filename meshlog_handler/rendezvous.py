@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import queue
 import secrets
@@ -195,10 +196,15 @@ class Rendezvous:
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
     # A program that another thread starts inherits none of them; where the kernel has no such flag, not for long.
-    _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(count * fds.itemsize), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    room = socket.CMSG_SPACE(count * fds.itemsize)
+    _, ancillary, flags, _ = sock.recvmsg(1, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
+    if flags & socket.MSG_CTRUNC and len(fds) < count:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, "this process has no file descriptor left for the output of another; raise ulimit -n")
     for fd in fds:
         os.set_inheritable(fd, False)
     return list(fds)

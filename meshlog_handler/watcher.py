@@ -15,14 +15,15 @@ import selectors
 import signal
 import socket
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from .answers import End, PendingCall
 from .calls import DONE, FAILED, Failure
-from .capture import diagnose
+from .complaints import Complaints
 from .errors import ClosedError, ProtocolError
 from .messages import decode
 from .proc import Proc
@@ -34,6 +35,7 @@ GRACE_SEC: Final = 0.5
 
 _SILENT_SEC: Final = 10.0
 _POLL_SEC: Final = 0.2
+_PAUSE_SEC: Final = 0.01
 _PIECE: Final = 256 * 1024
 
 
@@ -68,6 +70,7 @@ class Watcher:
         self._order = itertools.count()
         self._finishing = False
         self._given_up = False
+        self._complaints = Complaints()
         _watchers.add(self)
 
     # -- for any thread --------------------------------------------------------------------------------------------
@@ -122,10 +125,18 @@ class Watcher:
         try:
             while not (self._given_up or (self._finishing and self._all_gone())):
                 for key, events in self._selector.select(self._patience()):
-                    key.data(events)
-                self._expire()
+                    self._do(key.data, events)
+                self._do(self._expire)
         finally:
             self._close()
+
+    def _do(self, step: Callable[..., object], *args: Any) -> None:
+        """Do something; say it if it fails. An error with one proc must not end all others."""
+        try:
+            step(*args)
+        except Exception as failure:
+            self._complaints.say("the thread that watches the procs goes on after a failure", failure)
+            time.sleep(_PAUSE_SEC)  # one that fails again and again leaves the processor to others
 
     def _all_gone(self) -> bool:
         return all(proc.gone or proc.child is None for proc in self.procs)
@@ -156,7 +167,7 @@ class Watcher:
             while self._wake_read.recv(4096):
                 continue
         while self._posted:
-            self._posted.popleft()()
+            self._do(self._posted.popleft())
         for proc in self.procs:
             self._write(proc)
 
@@ -260,18 +271,15 @@ class Watcher:
         child = proc.child
         if proc.gone or child is None:
             return
-        self._read(proc, to_the_end=True)
-        proc.gone = True
+        proc.gone = True  # before anything that can fail: it is not looked at again
+        self._selector.unregister(child.sentinel)
+        self._do(lambda: self._read(proc, to_the_end=True))
         code = child.poll()
         # A fork server that is killed reports its children as ended while they go on.
         child.send_signal(signal.SIGKILL)
-        self._selector.unregister(child.sentinel)
         self._close_socket(proc)
         if self._on_exit is not None:
-            try:
-                self._on_exit(proc.rank, child.pid, code)
-            except Exception as error:
-                diagnose(f"the end of rank {proc.rank} cannot be reported: {type(error).__name__}: {error}")
+            self._do(self._on_exit, proc.rank, child.pid, code)
         proc.exitcode = code
         self._lose(proc, End.by(proc.rank, child.pid, code))
         child.close()

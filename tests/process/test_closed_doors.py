@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -267,3 +268,20 @@ def hide(key: bytes, data: bytes) -> None:
     """Fail if the key can be read in `data`."""
     for spelled in (key, key.hex().encode(), repr(key).encode()):
         assert spelled not in data
+
+
+def test_a_client_without_room_for_descriptors_does_not_blame_the_worker() -> None:
+    before = open_fds()
+    with contextlib.ExitStack() as closing:
+        ours, theirs = (closing.enter_context(sock) for sock in socket.socketpair())
+        pipe = os.pipe()
+        for fd in pipe:
+            closing.callback(os.close, fd)
+        socket.send_fds(theirs, [b"F"], pipe)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with open(os.devnull) as lowest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))  # room for one of two
+        with pytest.raises(OSError, match="this process has no file descriptor left"):
+            rendezvous._receive_fds(ours, 2)
+    assert open_fds() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import queue
 import signal
@@ -388,6 +389,33 @@ def test_a_death_in_idleness_is_noticed_too() -> None:
         os.kill(procs.pids[0], signal.SIGKILL)
         until(lambda: procs.exitcode(0) == -signal.SIGKILL, DEADLINE)
         assert procs.alive == (1,)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pidfd_send_signal"), reason="this system has no such call")
+def test_a_proc_that_may_get_no_signals_costs_no_other_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox forbids the call, or the proc has become another user's."""
+
+    def forbidden(pidfd: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with started(3) as procs:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", forbidden)
+            procs._watcher.signal_all(signal.SIGTERM)
+            os.kill(procs.pids[1], signal.SIGKILL)
+            until(lambda: procs.alive == (0, 2), DEADLINE)
+        assert procs.exitcode(1) == -signal.SIGKILL
+        assert procs.call((0, 2), current_rank).get(DEADLINE) == [0, 2]
+
+
+def test_an_error_on_the_thread_that_watches_ends_no_proc(capfd: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> None:
+        raise ValueError("what went wrong")
+
+    with started(2) as procs:
+        procs.post(wrong)
+        assert ask(procs, current_rank) == [0, 1]
+    assert "goes on after a failure: ValueError: what went wrong" in capfd.readouterr().err
 
 
 def leave_grandchild(how: str) -> int:

@@ -50,7 +50,7 @@ def test_an_exit_code_that_a_guest_has_chosen_is_no_error() -> None:
 
 def test_an_uncaught_exception_is_an_error() -> None:
     assert exit_report(Proc(exitcode=1, uncaught="ValueError")) == error("ended by exit code 1 (uncaught ValueError)")
-    assert exit_report(Proc(uncaught="ValueError")) == error("ended by an unknown cause (uncaught ValueError)")
+    assert exit_report(Proc(uncaught="ValueError")) == error("ended by uncaught ValueError")
     assert exit_report(Proc(exitcode=0, uncaught="ValueError")) is None, "a prompt shows exceptions, and goes on"
 
 
