@@ -113,15 +113,16 @@ class Freezer:
     """A record to be frozen, again where the segment changes under it. Its arguments are rendered once, at the call.
 
     Rendering runs code of the user's, which may log, too: done anew for each segment, it might never come to an end.
-    Unless `fast`, later records of its shape do not take the fast path.
+    Unless `fast`, later records of its shape do not take the fast path. `texts` are what formatters made of it.
     """
 
-    __slots__ = ("_fast", "_record", "_rendered", "_route")
+    __slots__ = ("_fast", "_record", "_rendered", "_route", "_texts")
 
-    def __init__(self, record: logging.LogRecord, route: object = None, *, fast: bool = True) -> None:
+    def __init__(self, record: logging.LogRecord, route: object = None, *, fast: bool = True, texts: object = ()) -> None:
         self._record = record
         self._route = route
-        self._fast = fast
+        self._texts = texts
+        self._fast = fast and not texts
         self._rendered: Rendered | None = None
 
     def __call__(self, table: ShapeTable) -> Frozen:
@@ -141,6 +142,8 @@ class Freezer:
                 if frozen is not None:
                     return frozen
             self._rendered = _render(record)
+            if self._texts:
+                self._rendered.ours["texts"] = self._texts
         return _freeze_tagged(record, self._rendered, table, self._route)
 
 

@@ -194,5 +194,5 @@ class Group:
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
         where = f"[{spell_ranks(ranks)}] " if ranks else ""
         msg = f"[{self.count} similar log lines] {where}{text}"
-        info = info_of(record).but(count=self.count, ranks=ranks, digest=told)
+        info = info_of(record).but(count=self.count, ranks=ranks, digest=told, texts=None)
         return MeshRecord.of({"count": self.count, "ranks": ranks, **record.__dict__, "msg": msg, "args": ()}, info)

@@ -64,8 +64,8 @@ class MeshHandler(logging.Handler):
     them, as in plain logging. They do so in other processes, too, once the client has ended or cannot be reached.
 
     A formatter set on a MeshHandler makes the text that the handlers get as the message, as it does on a
-    `logging.handlers.QueueHandler`. Filters of the MeshHandler, and of handlers that it names, are called in the process
-    that logs, on the thread that logs.
+    `logging.handlers.QueueHandler`. Filters of the MeshHandler, and filters and custom formatters of the handlers that it
+    names, are called in the process that logs, on the thread that logs: they may look at the current request or task.
 
     Any thread may log. `flush` and `close` never wait: `logging.config` calls them with logging's lock held.
     After a fork the child joins as itself with its first record.
@@ -209,21 +209,16 @@ class MeshHandler(logging.Handler):
             stream = member.stream if member is not None else None
             if stream is None or (stream.client_gone and sink is not None):
                 return False
-        fast = stream if self.formatter is None else None
-        if sink is None:
-            self._stream = fast
-        else:
-            if route is None:
-                # In the client's process, and in those forked from it, the sink itself is known; elsewhere its name is.
-                route = self._route = sink.number or self.name or self._ordinal
-            if isinstance(route, tuple):
-                pass  # the handlers have had it
-            elif sink.filtered:
-                route = (route, sink.accepting(record))  # type: ignore[assignment]  # not None: the line above
-                if not route[1]:  # type: ignore[index]  # a pair: the line above
-                    return True
-            else:
-                self._stream = fast
+        if sink is not None and route is None:
+            # In the client's process, and in those forked from it, the sink itself is known; elsewhere its name is.
+            route = self._route = sink.number or self.name or self._ordinal
+        if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers have had it
+            accepted, texts = sink.prepared(record, membership.info())
+            if accepted:
+                stream.append(record, (route, accepted), texts)
+            return True
+        if self.formatter is None:
+            self._stream = stream  # from now on the fast path
         stream.append(record, route)
         return True
 

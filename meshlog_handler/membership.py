@@ -24,6 +24,7 @@ from .errors import ConnectError
 from .forwarder import LogForwarder, report_loss
 from .frozen import Frozen, field
 from .journal import Journal
+from .mesh_record import MeshInfo
 from .messages import Ending, Goodbye, Hello, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
@@ -236,6 +237,15 @@ def current() -> Membership | None:
     """Return this process's membership, or None."""
     member = _current
     return member if member is not None and member.pid == os.getpid() else None
+
+
+def info() -> MeshInfo:
+    """Return what the client knows about every record of this process."""
+    member = current()
+    if member is None:
+        return MeshInfo(hostname=socket.gethostname())
+    local_rank = member.terms.local_rank if member.terms.local_rank is not None else member.rank
+    return MeshInfo(member.rank, local_rank, socket.gethostname(), member.terms.coords)
 
 
 def join(terms: Terms) -> Membership:

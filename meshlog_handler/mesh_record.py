@@ -37,6 +37,8 @@ class MeshInfo:
         Samples of a group, from which the client of a relay merges it with others.
     route : int, str, tuple or None
         Which `MeshHandler` accepted it (see `sinks`).
+    texts : tuple or None
+        What formatters made of it in its own process: pairs of a handler's index and a text.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class MeshInfo:
         "route",
         "signature",
         "stream",
+        "texts",
     )
     rank: int | None
     local_rank: int | None
@@ -67,6 +70,7 @@ class MeshInfo:
     signature: Hashable | None
     digest: tuple[str | None, list[Any]] | None
     route: Any
+    texts: tuple[tuple[int, str], ...] | None
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from .errors import ProtocolError
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
 from .mesh_record import ORIGIN, MeshInfo, MeshRecord, WithText, has_words, info_of, with_text
 from .plain import exact_text, plain
-from .thaw import TaggedTemplate, Values, is_signature
+from .thaw import TaggedTemplate, Values, are_texts, is_signature
 from .wire import NotPlain, pack, unpack
 
 CODES: Final = "+"
@@ -38,6 +38,7 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "count": lambda value: isinstance(value, int) and value > 0,
     "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
     "signature": is_signature,
+    "texts": are_texts,
     "digest": lambda value: isinstance(value, tuple),
 }
 """What a record may say of itself beside whose it is, where it says it at all; see `MeshInfo`."""

@@ -13,12 +13,13 @@ A pair of a route and indices names those handlers of the sink whose filters acc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import socket
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from logging import LogRecord
 from threading import RLock, get_ident
 from types import NoneType
@@ -28,7 +29,7 @@ from .aggregate import Aggregator
 from .capture import diagnose
 from .complaints import describe, name_of
 from .freeze import PLAIN_SIZE
-from .mesh_record import MeshInfo, shown_kind
+from .mesh_record import MeshInfo, info_of, shown_kind
 from .named_handlers import NamedHandler, ShownBy
 from .stream import carriers, own_threads
 
@@ -127,14 +128,14 @@ class Sink:
             fields = record.__dict__
             plan = self._plan or self._make_plan()
             indifferent, steps = plan
-            shown = record if indifferent else _with_own_fields(record, fields)
+            shown = record if indifferent else _with(record, own_info())
             level = record.levelno
             for handler, formatter, filters, emit, flush in steps:
                 if level < handler.level and self.respect_handler_level:
                     continue
                 if indifferent and handler.formatter is not formatter:
                     self._plan, indifferent = None, False  # it may need what a client adds
-                    shown = _with_own_fields(record, fields)
+                    shown = _with(record, own_info())
                 try:
                     if emit is not None and not filters:  # what `logging.Handler.handle` does, at half its cost
                         with handler.lock:
@@ -153,18 +154,35 @@ class Sink:
                 if name not in own_fields():
                     fields.setdefault(name, value)
 
-    def accepting(self, record: logging.LogRecord) -> tuple[int, ...]:
-        """Return the indices of the handlers whose filters accept the record; the filters may change it."""
-        return tuple(index for index, handler in enumerate(self.handlers) if not (each := _filter_of(handler)) or each(record))
-
     @property
-    def filtered(self) -> bool:
-        """Whether a handler has filters."""
-        return any(_filter_of(handler) is not None for handler in self.handlers)
+    def particular(self) -> bool:
+        """Whether a handler has filters, or a formatter of the program's own: these are called where records are logged."""
+        return any(_filter_of(handler) is not None or _formatter_of(handler) is not None for handler in self.handlers)
+
+    def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
+        """Ask the filters, which may change the record, and the formatters of the program's own.
+
+        They may look at what only the thread that logs knows: a context variable, the current request or task.
+        """
+        accepted: list[int] = []
+        texts: list[tuple[int, str]] = []
+        for index, handler in enumerate(self.handlers):
+            accepts = _filter_of(handler)
+            passed = True if accepts is None else accepts(record)
+            if not passed:
+                continue
+            if isinstance(passed, LogRecord) and passed is not record:
+                record.__dict__.update(passed.__dict__)
+            accepted.append(index)
+            formatter = _formatter_of(handler)
+            if formatter is not None and (record.levelno >= handler.level or not self.respect_handler_level):
+                with contextlib.suppress(Exception):  # the client formats it, and says what is wrong
+                    texts.append((index, str(formatter.format(_with(record, info)))))
+        return Prepared(tuple(accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
         """Return a sink of some of the handlers, whose filters have been asked already."""
-        chosen = [_Accepted(self.handlers[index]) for index in indices if 0 <= index < len(self.handlers)]
+        chosen = [_Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
         return Sink(chosen, self.respect_handler_level, self.window)
 
     def flush(self, *, per_tick: bool = False) -> None:
@@ -185,11 +203,19 @@ class Sink:
             diagnose(f"handler {name_of(handler)} raises, here and silently from now on: {describe(failure)}")
 
 
+class Prepared(NamedTuple):
+    """What the filters and formatters of a sink's handlers said of a record in the process that logged it."""
+
+    accepted: tuple[int, ...]
+    texts: tuple[tuple[int, str], ...]
+
+
 class _Accepted:
     """A handler whose filters have accepted the record in the process that logged it."""
 
-    def __init__(self, handler: ShownBy) -> None:
+    def __init__(self, handler: ShownBy, index: int) -> None:
         self._handler = handler
+        self._index = index
 
     @property
     def level(self) -> int:
@@ -206,10 +232,15 @@ class _Accepted:
         handler: Any = getattr(self._handler, "handler", None) or self._handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
+        text = dict(info_of(record).texts or ()).get(self._index)
         handler.acquire()
         try:
+            if text is not None:
+                vars(handler)["format"] = lambda _: text  # what its `emit` writes
             handler.emit(record)
         finally:
+            if text is not None:
+                del vars(handler)["format"]
             handler.release()
         return True
 
@@ -221,6 +252,14 @@ class _Accepted:
 def _filter_of(handler: ShownBy) -> Callable[[logging.LogRecord], Any] | None:
     found: Any = getattr(handler, "handler", None) or handler
     return found.filter if getattr(found, "filters", None) else None
+
+
+def _formatter_of(handler: ShownBy) -> Any:
+    """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
+    found: Any = getattr(handler, "handler", None) or handler
+    formatter = getattr(found, "formatter", None)
+    kind = type(formatter)
+    return None if kind in (logging.Formatter, NoneType) or kind.__module__.partition(".")[0] == __package__ else formatter
 
 
 class _Plan(NamedTuple):
@@ -257,15 +296,16 @@ def _is_indifferent(handler: Any) -> bool:
         return False
 
 
-def _with_own_fields(record: LogRecord, fields: Mapping[str, Any]) -> LogRecord:
+def _with(record: LogRecord, info: MeshInfo) -> LogRecord:
     """Return a copy of a record of this process that has what a client adds; an extra of the program keeps its name."""
+    fields = record.__dict__
     kind = shown_kind(record.__class__)
     shown: LogRecord = kind.__new__(kind)
     shown.__dict__ = more = dict(fields)
-    more.update(own_fields())
+    more.update(own_fields() if info is _own else info.attributes())
     if len(fields) > PLAIN_SIZE:
         more.update(fields)
-    shown.meshlog = _own
+    shown.meshlog = info
     return shown
 
 
@@ -387,12 +427,18 @@ def _of_logger(name: str, known: set[int]) -> tuple[Sink, ...]:
     return tuple(found.values())
 
 
-def own_fields() -> dict[str, Any]:
-    """Return what a record of the client's own process carries beside its own attributes."""
+def own_info() -> MeshInfo:
+    """Return what the mesh knows about every record of the client's own process."""
     global _own, _own_fields
     if _own is None:
         _own = MeshInfo(hostname=socket.gethostname())
         _own_fields = _own.attributes()
+    return _own
+
+
+def own_fields() -> dict[str, Any]:
+    """Return what such a record carries beside its own attributes."""
+    own_info()
     return _own_fields
 
 

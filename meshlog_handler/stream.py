@@ -112,8 +112,8 @@ class Stream:
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
 
-    def append(self, record: logging.LogRecord, route: object = None) -> None:
-        """Append any record, with its route; where the fast path of `MeshHandler` cannot."""
+    def append(self, record: logging.LogRecord, route: object = None, texts: object = ()) -> None:
+        """Append any record, with its route and what formatters made of it; where the fast path of `MeshHandler` cannot."""
         if is_own(record):
             return
         if threading.get_ident() in carriers:
@@ -124,7 +124,7 @@ class Stream:
         # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
         # a program's handlers, every record takes the slow path, which looks.
         alike = record.thread is None and not own_threads <= carriers
-        self.append_frozen(record.levelno, Freezer(record, route, fast=not alike))
+        self.append_frozen(record.levelno, Freezer(record, route, fast=not alike, texts=texts))
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
 

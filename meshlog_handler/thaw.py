@@ -140,8 +140,8 @@ class TaggedTemplate(RecordTemplate):
         ProtocolError
             If the record cannot be what it says.
         """
-        if ours and (ours.keys() != {"signature"} or not is_signature(ours["signature"])):
-            raise ProtocolError("a proc says nothing of its records but what exceptions group by")
+        if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
+            raise ProtocolError("a proc says nothing of its records but what exceptions group by, and their texts")
         return self
 
     def args(self, values: Values) -> tuple[object, ...]:
@@ -185,6 +185,13 @@ _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
 }
 
 
+def are_texts(value: object) -> bool:
+    """Tell whether these are texts that formatters made."""
+    return isinstance(value, tuple) and all(
+        isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], int) and isinstance(each[1], str) for each in value
+    )
+
+
 def is_signature(value: object) -> bool:
     """Tell whether exceptions can be grouped by this."""
     return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
@@ -192,6 +199,9 @@ def is_signature(value: object) -> bool:
 
 _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
 """The templates of shapes with tagged data, by their codes."""
+
+
+_OURS: Final[Mapping[str, Callable[[object], bool]]] = {"signature": is_signature, "texts": are_texts}
 
 
 class _Shape:

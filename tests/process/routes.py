@@ -31,6 +31,14 @@ class AddRequest(logging.Filter):
         return True
 
 
+class RequestFormatter(logging.Formatter):
+    """Formats with what only the thread that logs knows, as Flask's and Celery's do."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Add it."""
+        return f"{request.get()} {super().format(record)}"
+
+
 class NotHealth(logging.Filter):
     """Leaves out the requests of a health check."""
 
@@ -49,13 +57,14 @@ def config(run: str = "") -> dict[str, Any]:
         handlers[f"{name}_file"] = file
         if KIND == "mesh":
             handlers[name] = {"class": "meshlog_handler.MeshHandler", "handlers": [f"{name}_file"]}
+    ours = {"()": RequestFormatter} if HOW == "formatters" else {}
     suffix = "" if KIND == "mesh" else "_file"
     request = "%(request)s " if HOW == "filters" else ""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"app_filter": {"()": AddRequest}, "access_filter": {"()": NotHealth}},
-        "formatters": {"app": {"format": f"APP {request}%(message)s"}, "access": {"format": "ACCESS %(message)s"}},
+        "formatters": {"app": {"format": f"APP {request}%(message)s", **ours}, "access": {"format": "ACCESS %(message)s"}},
         "handlers": handlers,
         "root": {"level": "INFO", "handlers": [f"app{suffix}"]},
         "loggers": {"access": {"handlers": [f"access{suffix}"], "propagate": HOW == "both"}},

@@ -38,10 +38,11 @@ def assert_same(program: str, how: str, place: Path, code: int | None = 0) -> di
     return plain
 
 
-@pytest.mark.parametrize("how", ["apart", "both", "filters"])
+@pytest.mark.parametrize("how", ["apart", "both", "filters", "formatters"])
 def test_two_handlers_in_one_configuration(tmp_path: Path, how: str) -> None:
     lines = assert_same("family", how, tmp_path)
-    assert ("APP request-spawn order by spawn" if how == "filters" else "APP order by spawn") in lines["app.log"]
+    line = {"filters": "APP request-spawn order by spawn", "formatters": "request-spawn APP order by spawn"}
+    assert line.get(how, "APP order by spawn") in lines["app.log"]
     assert "ACCESS GET /forked" in lines["access.log"]
 
 

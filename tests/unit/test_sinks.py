@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler.mesh_record import info_of
-from meshlog_handler.sinks import Sink, Sinks
+from meshlog_handler.sinks import Sink, Sinks, own_info
 from meshlog_handler.testing import RecordCollector
 
 
@@ -103,8 +103,8 @@ def test_handlers_that_accepted_a_record_get_it_without_asking_their_filters_aga
     sinks = Sinks()
     sink = Sink(collectors)
     sinks.add(sink)
-    passed = sink.accepting(record())
-    assert (passed, asked) == ((0, 2), ["0", "1", "2"])
+    passed, texts = sink.prepared(record(), own_info())
+    assert (passed, texts, asked) == ((0, 2), (), ["0", "1", "2"])
     (narrowed,) = sinks.find((sink.number, passed), "any")
     narrowed.deliver(record())
     assert [len(collector.records) for collector in collectors] == [1, 0, 1]
