@@ -15,9 +15,11 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from .descriptors import identity
@@ -32,9 +34,13 @@ HANDSHAKE_SEC = 10.0
 
 _SCHEME = "meshlog://"
 
+_MAX_PATH: Final = 103  # bytes, on macOS; 107 on Linux
+_DESCRIPTORS: Final = "/proc/self/fd"
+
 _GREETING: Final = b"meshlog 1\n"
 _CHALLENGE: Final = 32  # bytes
 _DIGEST: Final = 32
+_MAX_KEY: Final = 64
 
 
 class Address(NamedTuple):
@@ -67,6 +73,94 @@ class Address(NamedTuple):
             "the address is none of a client. Valid: what LogClient.address returns, meshlog:///path/of/socket#key; "
             "pass it on unchanged, or use LogClient.environ()."
         )
+
+
+@contextlib.contextmanager
+def fitting(path: str) -> Iterator[str]:
+    """Return `path`, or another of the same socket that fits into a socket's address.
+
+    Raises
+    ------
+    OSError
+        If it is too long, and the system has no short name for its directory.
+    """
+    if len(os.fsencode(path)) <= _MAX_PATH:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"{_DESCRIPTORS}/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+def any_length() -> bool:
+    """Tell whether a socket's path may be as long as any."""
+    return os.path.isdir(_DESCRIPTORS)
+
+
+def listen(address: Address) -> list[socket.socket]:
+    """Return sockets that listen at an address and do not block.
+
+    Beside the one in the directory there is one without a place in the file system, where the system has such sockets: it
+    is found when a cleaner of temporary files has removed the directory. Only who knows the key knows its name.
+    """
+    sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)]
+    try:
+        with fitting(address.path) as path:
+            sockets[0].bind(path)
+        os.chmod(address.path, 0o600)  # until here, the directory's mode keeps others out
+        if sys.platform == "linux":
+            sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sockets[1].bind(_abstract(address))
+        for sock in sockets:
+            sock.listen(1024)
+            sock.setblocking(False)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def dial(address: Address, sock: socket.socket) -> None:
+    """Connect a socket with the client at `address`; `OSError` if nobody listens there.
+
+    A backlog that is full for the moment (hundreds of procs starting at once) is tried again. The socket has a timeout in the
+    kernel afterwards.
+    """
+    sock.setblocking(True)  # whatever the program's socket.setdefaulttimeout says
+    set_kernel_timeout(sock, HANDSHAKE_SEC)
+    try:
+        with fitting(address.path) as path:
+            _connect(sock, path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as failure:
+        # The directory was removed; or the client, and so this process, gave up the rights to enter it.
+        if sys.platform != "linux":
+            raise
+        try:
+            _connect(sock, _abstract(address))
+        except ConnectionRefusedError:
+            raise failure from None
+
+
+def _abstract(address: Address) -> str:
+    return "\0meshlog-" + _digest(address.key, b"name", os.fsencode(address.path)).hex()
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    deadline = monotonic() + HANDSHAKE_SEC
+    pause = 0.001
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.1)
 
 
 def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
@@ -116,7 +210,8 @@ def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
 
 def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
     # The name of the side: nobody can prove anything by sending back what it got.
-    return hmac.digest(key, side + challenges, "sha256")
+    # Not by OpenSSL: its digests take locks, and a child that is forked meanwhile would wait for them for ever.
+    return blake2b(challenges, key=key[:_MAX_KEY], person=side, digest_size=_DIGEST).digest()
 
 
 def _check(digest: bytes, key: bytes, side: bytes, challenges: bytes) -> None:
@@ -294,9 +389,11 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     """
     sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        set_kernel_timeout(sock, HANDSHAKE_SEC)
         if tunnel is None:
-            _dial(sock, address.path)
+            dial(address, sock)
+        else:
+            sock.setblocking(True)
+            set_kernel_timeout(sock, HANDSHAKE_SEC)
         authenticate(sock, address.key)
         sock.sendall(frame(CONTROL, hello.encode()))
         if fds:
@@ -311,18 +408,3 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
             f"shows the logs still running, and is the address passed on unchanged?"
         ) from failure
     return Link(sock), welcome
-
-
-def _dial(sock: socket.socket, path: str) -> None:
-    """Connect; a backlog that is full for the moment (hundreds of procs starting at once) is tried again."""
-    deadline = monotonic() + HANDSHAKE_SEC
-    pause = 0.001
-    while True:
-        try:
-            sock.connect(path)
-            return
-        except BlockingIOError:
-            if monotonic() > deadline:
-                raise
-            time.sleep(pause)
-            pause = min(pause * 2, 0.1)

@@ -95,7 +95,7 @@ class LogClient(QueueListener):
     ) -> None:
         super().__init__(queue.SimpleQueue(), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
-        self._log_dir = os.fspath(log_dir) if log_dir is not None else None
+        self._log_dir = settings.check_directory(log_dir)
         self._options = (tuple(never), tuple(hide))
         self._max_line = settings.max_line_size()
         self.sinks = Sinks(Sink(handlers, respect_handler_level, self._window) if handlers else None)
@@ -138,7 +138,7 @@ class LogClient(QueueListener):
             self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         self._rundir = RunDir()
         self.registry.keep_journals_in(self._log_dir or self._rundir.path)
-        self._rendezvous = Rendezvous(self._rundir.path, self.registry.admit, self._joined)
+        self._rendezvous = Rendezvous(self._rundir.path, self._admit, self._joined)
         self._commands = Commands(self.queue)
         show = Show(self.sinks, files, *self._options, digests=self._above is not None)
         self._core = ClientThread(
@@ -395,6 +395,16 @@ class LogClient(QueueListener):
                 end.callback(self._commands.close)
                 if self.console is not None:
                     end.callback(self.console.close)
+
+    def _admit(self, newcomer: Newcomer) -> Welcome:
+        """Return what to tell a newcomer. On a thread of the door."""
+        try:
+            self._rundir.restore()
+            if self._log_dir is not None:
+                os.makedirs(self._log_dir, exist_ok=True)
+        except OSError as failure:
+            diagnose(f"the directory of the journals was removed, and cannot be made again: {failure}")
+        return self.registry.admit(newcomer)
 
     def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:
         """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""

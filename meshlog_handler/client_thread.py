@@ -105,7 +105,8 @@ class ClientThread:
             rendezvous.expire,
             lambda now: show.end_tick(),
         )
-        self.reception.register(rendezvous.socket.fileno(), rendezvous.accept)
+        for listening in rendezvous.sockets:
+            self.reception.register(listening.fileno(), rendezvous.accept)
         self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
@@ -238,7 +239,8 @@ class ClientThread:
 
     def close_door(self) -> None:
         """Let nobody join any more."""
-        self.reception.unregister(self._rendezvous.socket.fileno())
+        for listening in self._rendezvous.sockets:
+            self.reception.unregister(listening.fileno())
         self._rendezvous.close()
 
     def stats(self) -> Stats:

@@ -6,8 +6,11 @@ imported where a mesh is (see `load`): a worker that only logs never pays for it
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +92,9 @@ def reduction() -> Any:
     return load().reduction
 
 
+_MAX_PATH: Final = 103
+"""Bytes that a socket's path has on macOS; 107 on Linux."""
+
 _start_lock = threading.Lock()
 _local = threading.local()
 
@@ -129,6 +135,7 @@ def ensure_resource_tracker() -> None:
 
 
 def _ensure_fork_server() -> None:
+    _shorten_temporary_directory()
     server = load().forkserver._forkserver
     preload, server._preload_modules = server._preload_modules, list(_PRELOAD)
     try:
@@ -141,6 +148,24 @@ def _ensure_fork_server() -> None:
             server.ensure_running()
     finally:
         server._preload_modules = preload
+
+
+def _shorten_temporary_directory() -> None:
+    """Let `multiprocess` put its sockets elsewhere, where TMPDIR is too long for the path of one."""
+    config = load().process.current_process()._config
+    present = config.get("tempdir") or os.path.join(tempfile.gettempdir(), "pymp-12345678")
+    if len(os.fsencode(present)) + len("/listener-12345678") <= _MAX_PATH:
+        return
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        try:
+            short = tempfile.mkdtemp(prefix="pymp-", dir=place)
+        except OSError:
+            continue
+        config["tempdir"] = short
+        # As `multiprocess` does with its own: after what lies in it.
+        load().util.Finalize(None, shutil.rmtree, args=(short,), kwargs={"ignore_errors": True}, exitpriority=-100)
+        return
+    raise OSError(errno.ENAMETOOLONG, "a socket's path is short: set TMPDIR to a place of 70 bytes", present)
 
 
 def _leave_main_out_when_told() -> None:

@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
+from . import settings
 from .capture import diagnose
 from .engine import Coords, Engine
 from .errors import ClosedError, FlushTimeout
@@ -48,7 +49,7 @@ class LoggingManager:
         self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = ()
     ) -> None:
         self._handlers = None if handlers is None else tuple(handlers)
-        self._log_dir = log_dir
+        self._log_dir = settings.check_directory(log_dir)  # now: the program may be elsewhere when the client starts
         self._hide = hide
         self._client: LoggingMeshClient | None = None
         # Those of the caller, here and now, and not what they are when the client has started.

@@ -55,6 +55,7 @@ class Boot:
 def run(sock: socket.socket, boot: Boot) -> None:
     """Be a proc until the client says stop, or is gone."""
     owner = os.getpid()
+    sock.setblocking(True)  # whatever the program's socket.setdefaulttimeout says
     _own_signals()
     started = False
     try:

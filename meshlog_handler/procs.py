@@ -160,6 +160,7 @@ class ProcSet:
 
     def _launch(self, proc: Proc, address: str | None) -> None:
         ours, theirs = socket.socketpair()
+        theirs.setblocking(True)
         proc.sock = ours
         name = f"{self._name}-{proc.rank}"
         boot = Boot(name, proc.identity, address, self._start_method != "fork")

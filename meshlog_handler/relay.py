@@ -21,7 +21,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from types import TracebackType
 from typing import Final
 
-from . import lifetime, running
+from . import lifetime, running, settings
 from .capture import diagnose
 from .client import LogClient
 from .errors import ClosedError
@@ -82,7 +82,7 @@ class LogRelay:
     ) -> None:
         self._above_address = address
         self._tunnel = tunnel
-        self._options = (log_dir, tuple(never), tuple(hide))
+        self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
         self._claims: dict[int, Callable[[int], None]] = {}
         self._numbers = itertools.count(1)
         self._uplink: Uplink | None = None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .capture import diagnose
-from .channel import HANDSHAKE_SEC, Address, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
+from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
 from .errors import ClosedError, ProtocolError
 from .frames import CONTROL, MAX_FRAME
 from .messages import Hello, Welcome, decode
@@ -59,11 +59,7 @@ class Rendezvous:
         self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
         self._admit = admit
         self._joined = joined
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(self.address.path)
-        os.chmod(self.address.path, 0o600)  # until here, the directory's mode keeps others out
-        self.socket.listen(1024)
-        self.socket.setblocking(False)
+        self.sockets = listen(self.address)
         self._lock = threading.Lock()
         self._strangers: dict[socket.socket, float] = {}
         self._admitted: dict[socket.socket, list[int]] = {}
@@ -81,9 +77,13 @@ class Rendezvous:
 
     def accept(self) -> None:
         """Let those who knock come to the door. Client's thread."""
+        for listening in self.sockets:
+            self._accept(listening)
+
+    def _accept(self, listening: socket.socket) -> None:
         while not self.full:
             try:
-                sock, _ = self.socket.accept()
+                sock, _ = listening.accept()
             except OSError:  # nobody there, or gone again, or no descriptor left: they knock again
                 return
             if peer_uid(sock) not in (None, os.getuid()):
@@ -120,6 +120,7 @@ class Rendezvous:
     def _receive(self, sock: socket.socket) -> None:
         pipes: list[int] = []
         try:
+            sock.setblocking(True)
             set_kernel_timeout(sock, HANDSHAKE_SEC)
             prove(sock, self.address.key, server=True)
             newcomer = self._introduce(sock, pipes)
@@ -174,7 +175,8 @@ class Rendezvous:
 
     def close(self) -> None:
         """Stop listening, hang up on strangers, and wait for their threads, but no longer than a stranger has."""
-        self.socket.close()
+        for listening in self.sockets:
+            listening.close()
         self.expire(float("inf"))
         self._waiting.put(None)
         for thread in (*self._threads, self._spare):
@@ -187,8 +189,7 @@ class Rendezvous:
 
     def forget(self) -> None:
         """In a forked child: close this copy of the door, and of the connections of those who stand in it."""
-        self.socket.close()
-        for sock in (*self._strangers, *self._admitted):
+        for sock in (*self.sockets, *self._strangers, *self._admitted):
             sock.close()
         self._transit.forget()
 

@@ -9,9 +9,11 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable
 
 from . import settings
+from .channel import any_length
 
 _LOCK = "client.lock"
 _MAKING = ".making-"
@@ -40,7 +42,7 @@ def base() -> str:
     for root in (lambda: os.path.abspath(given),) if given else anywhere:
         try:
             path = os.path.join(root(), f"meshlog-{os.getuid()}")
-            if len(os.fsencode(path)) > _MAX_PATH:
+            if len(os.fsencode(path)) > _MAX_PATH and not any_length():
                 raise OSError(errno.ENAMETOOLONG, f"a socket's path is short: choose a place of {_MAX_PATH - 15} bytes", path)
             if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
                 continue
@@ -66,18 +68,39 @@ def check_private(path: str) -> None:
 class RunDir:
     """One client's directory. It holds a locked file for as long as the client lives: who can lock it may clean up.
 
-    A forked child shares the lock by inheritance: `forget` gives up its copy.
+    A forked child shares the locks by inheritance: `forget` gives up its copies.
     """
 
     def __init__(self) -> None:
         parent = base()
         clean(parent)
-        making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
-        self._lock = os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._restoring = threading.Lock()
+        making, self._held = _make(parent)
         # Only now may others see it: nobody can find it without a lock, and take it for a dead client's.
         self.path = os.path.join(parent, "run-" + os.path.basename(making).removeprefix(_MAKING))
         os.rename(making, self.path)
+
+    def restore(self) -> None:
+        """Make it again where it was removed, as by a cleaner of temporary files. Any thread.
+
+        Raises
+        ------
+        OSError
+            If it cannot be made.
+        """
+        if os.path.isdir(self.path):
+            return
+        with self._restoring:
+            if not self._held or os.path.isdir(self.path):
+                return
+            parent = os.path.dirname(self.path)
+            with contextlib.suppress(FileExistsError):  # as it should be: looked at below
+                os.mkdir(parent, 0o700)
+            check_private(parent)
+            making, held = _make(parent)
+            os.rename(making, self.path)
+            self.forget()
+            self._held = held
 
     def remove(self) -> None:
         """Remove the directory and all that lies in it."""
@@ -85,10 +108,20 @@ class RunDir:
         self.forget()
 
     def forget(self) -> None:
-        """Close the lock file without removing anything."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Give up the locks without removing anything."""
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _make(parent: str) -> tuple[str, list[int]]:
+    """Make a directory that is not yet a client's; return its path and descriptors that hold its locks."""
+    making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
+    # The file's tells other clients that this one lives. The directory's keeps systemd-tmpfiles out.
+    held = [os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)]
+    fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return making, held
 
 
 def clean(parent: str) -> list[str]:

@@ -105,6 +105,22 @@ def check_window(window: float | None, name: str = "aggregate_window_sec") -> fl
     return window
 
 
+def check_directory(path: str | os.PathLike[str] | None) -> str | None:
+    """Return the absolute path of a directory, whose name may be relative to where this process is now. None is None.
+
+    Raises
+    ------
+    SettingError
+        If `path` is no path.
+    """
+    if path is None:
+        return None
+    try:
+        return os.path.abspath(os.fsdecode(path))
+    except TypeError:
+        raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.") from None
+
+
 def check_level(level: int | str) -> int:
     """Return the number of a level given as a number from 0 to 255 or by name.
 

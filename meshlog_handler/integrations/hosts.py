@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Final
 
 from ..capture import diagnose
-from ..channel import HANDSHAKE_SEC, Address
+from ..channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ..errors import ClosedError, ConnectError
 from ..relay import LogRelay
 from ..stream import own_threads
@@ -36,7 +36,7 @@ def reachable(address: str) -> bool:
     """Tell whether this process can join the client at `address` directly: it is on the same machine, and may."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            sock.connect(Address.parse(address).path)
+            dial(Address.parse(address), sock)
         except OSError:
             return False
         return True
@@ -142,7 +142,7 @@ class Tunnel:
     """
 
     def __init__(self, client_address: str, take: Callable[[float], bytes], give: Callable[[bytes], object]) -> None:
-        self._path = Address.parse(client_address).path
+        self._address = Address.parse(client_address)
         self._take = take
         self._give = give
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -151,7 +151,8 @@ class Tunnel:
 
     def start(self) -> Tunnel:
         """Connect with the client, and begin to carry; `OSError` if the client is gone."""
-        self._sock.connect(self._path)
+        dial(self._address, self._sock)
+        set_kernel_timeout(self._sock, 0)
         for carry, name in ((self._carry_up, "up"), (self._carry_down, "down")):
             thread = threading.Thread(target=self._until_it_ends, args=(carry,), name=f"meshlog-tunnel-{name}", daemon=True)
             self._threads.append(thread)

@@ -116,7 +116,7 @@ def test_who_joins_while_the_client_stops_is_turned_away_at_once(monkeypatch: py
         stopping = threading.Thread(target=client.stop)
         stopping.start()
         # The client's thread waits for the door's, and hears of nobody any more.
-        until(lambda: client._rendezvous.socket.fileno() < 0)
+        until(lambda: client._rendezvous.sockets[0].fileno() < 0)
         halt.let_go.set()
         stopping.join(DEADLINE)
         assert not stopping.is_alive()

@@ -152,6 +152,7 @@ def test_the_base_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     try:
         monkeypatch.setenv("MESHLOG_RUN_DIR", chosen)
         assert base() == f"{chosen}/meshlog-{os.getuid()}"
+        monkeypatch.setattr("meshlog_handler.channel._DESCRIPTORS", "/absent")
         monkeypatch.setenv("MESHLOG_RUN_DIR", chosen + "x" * 80)
         with pytest.raises(OSError, match="a socket's path is short"):
             base()

@@ -1,0 +1,171 @@
+"""Where things lie: relative directories, long paths, a run directory that is removed, rights that are given up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshlog_handler.channel import Address
+from meshlog_handler.testing import collected
+from tests.waiting import until
+
+from .procs import DEADLINE, importing
+
+WORKER = """
+import logging, os, sys, meshlog_handler
+meshlog_handler.install()
+logging.info("first")
+print("printed", flush=True)
+sys.stdin.readline()
+logging.info("last")
+os.kill(os.getpid(), 9)
+"""
+
+
+def run(program: str, where: Path, *words: str, **variables: str) -> str:
+    """Run a program in a directory; return what it said, or fail."""
+    env = {**importing(), **variables}
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=where, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout + ran.stderr
+
+
+CLIENT = """
+import os, subprocess, sys
+from meshlog_handler import LogClient
+client = LogClient(log_dir="logs")
+os.chdir("elsewhere")
+with client:
+    subprocess.run([sys.executable, "-c", sys.argv[1]], env=client.environ(), cwd="/", input=b"go\\n")
+"""
+
+MESH = """
+import os, sys
+from meshlog_handler import this_host
+procs = this_host().spawn_procs(per_host={"gpus": 1}, log_dir="logs")
+os.chdir("elsewhere")
+import logging
+with procs:
+    procs.call(lambda: logging.getLogger().info("last")).get(60)
+"""
+
+RELAY = """
+import os, subprocess, sys
+from meshlog_handler import LogClient, LogRelay
+with LogClient() as client:
+    relay = LogRelay(client.address, log_dir="logs")
+    os.chdir("elsewhere")
+    with relay:
+        subprocess.run([sys.executable, "-c", sys.argv[1]], env=relay.environ(), cwd="/", input=b"go\\n")
+"""
+
+
+@pytest.mark.parametrize("program", [CLIENT, MESH, RELAY], ids=["client", "mesh", "relay"])
+def test_a_relative_log_dir_is_where_it_was_when_it_was_named(program: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    said = run(program, tmp_path, WORKER)
+    assert "meshlog:" not in said
+    assert "last" in (tmp_path / "logs" / "rank-0.log").read_text()
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+LONG_MESH = """
+import logging, os
+from meshlog_handler import this_host
+with this_host().spawn_procs(per_host={"gpus": 2}) as procs:
+    procs.call(lambda: logging.getLogger().warning("record")).get(60)
+"""
+
+LONG_CLIENT = """
+import logging, subprocess, sys
+from meshlog_handler import LogClient
+with LogClient() as client:
+    subprocess.run([sys.executable, "-c", "import logging, meshlog_handler as m; m.install(); logging.info('record')"],
+                   env=client.environ(), check=True)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="a long path has no short name here")
+@pytest.mark.parametrize("program", [LONG_MESH, LONG_CLIENT], ids=["mesh", "client"])
+@pytest.mark.parametrize("variable", ["TMPDIR", "MESHLOG_RUN_DIR"])
+def test_a_place_may_have_a_long_path(program: str, variable: str, tmp_path: Path) -> None:
+    place = tmp_path / ("x" * 100) / ("y" * 100)
+    place.mkdir(parents=True)
+    said = run(program, tmp_path, **{variable: str(place)})
+    assert "record" in said
+    assert "meshlog:" not in said
+    assert [path for path in place.rglob("*") if path.is_socket()] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no sockets without a place in the file system")
+@pytest.mark.usefixtures("real_stdout")
+def test_a_run_directory_that_is_removed_keeps_nobody_out() -> None:
+    with collected() as logs:
+        place = Path(Address.parse(logs.address).path).parent
+        shutil.rmtree(place)
+        env = importing(logs.client.environ())
+        ran = subprocess.run(
+            [sys.executable, "-c", WORKER], env=env, input="go\n", capture_output=True, text=True, timeout=DEADLINE
+        )
+        assert ran.returncode == -9
+        assert ran.stderr == ""
+        logs.flush()
+        until(lambda: {"first", "printed", "last"} <= set(logs.messages), DEADLINE)
+        assert place.stat().st_mode & 0o777 == 0o700
+    assert not place.exists()
+
+
+GIVE_UP = """
+import logging, os, sys, meshlog_handler
+{before}
+os.setgid(65534)
+os.setuid(65534)
+{after}
+logging.warning("record %d", 1)
+print("printed", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up its rights")
+@pytest.mark.usefixtures("real_stdout")
+def test_a_worker_that_has_given_up_its_rights_is_heard() -> None:
+    with collected() as logs:
+        env = importing(logs.client.environ())
+        program = GIVE_UP.format(before="meshlog_handler.install()", after="")
+        ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        logs.flush()
+        assert {"record 1", "printed"} <= set(logs.messages)
+        program = GIVE_UP.format(before="meshlog_handler.install", after="meshlog_handler.install()")
+        ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
+        assert ran.returncode == 0
+        assert ran.stdout == "printed\n"  # another user's process is not let in: it shows what it logs by itself
+        assert "keeps its logs to itself" in ran.stderr
+        assert "record 1" in ran.stderr
+
+
+GIVEN_UP_CLIENT = """
+import logging, os
+from meshlog_handler import LogClient, install
+with LogClient() as client:
+    address = client.address
+    os.setgid(65534)
+    os.setuid(65534)
+    if not os.fork():
+        install(address)
+        logging.info("record")
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="only root can give up its rights")
+def test_a_client_that_has_given_up_its_rights_is_joined(tmp_path: Path) -> None:
+    assert "[0] record\n" in run(GIVEN_UP_CLIENT, tmp_path, MESHLOG_RUN_DIR=str(tmp_path))
