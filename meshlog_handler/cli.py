@@ -49,8 +49,8 @@ how it ends:
   The exit code is that of the first rank that failed; 128 and the number for a signal, such as 139 for SIGSEGV.
   When one fails, the others get --grace seconds, then SIGTERM, and after as long again SIGKILL. Ctrl-C is passed
   on to all ranks once, followed in the same way; a second Ctrl-C goes on to SIGTERM at once, a third to SIGKILL.
-  A summary on stderr puts the first failure first. Should meshlog itself be killed, ranks that write get SIGPIPE,
-  as from any pipe; those that do not, go on."""
+  A summary on stderr puts the first failure first. Should meshlog itself be killed, ranks and what they started get
+  SIGTERM, and --grace seconds later SIGKILL; what has a session of its own by then (setsid, a daemon) lives."""
 
 _ABOUT_EXEC: Final = """\
 Run a command as one rank of a job that a launcher starts, and show all that the ranks of this host log and print, each

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from .descriptors import make_pipe
 from .errors import MeshlogError
+from .guard import Guard
 from .signals import Signals
 from .waits import monotonic, seconds_until
 
@@ -102,6 +103,7 @@ class Ranks:
         self.ranks: list[Rank] = []
         self.stopped_by: signal.Signals | None = None
         self.asked_again = False
+        self._guard = Guard(grace)
 
     @property
     def first_failure(self) -> Rank | None:
@@ -135,7 +137,9 @@ class Ranks:
             self._signal(signal.SIGTERM, self.ranks)
         for rank in self.ranks:
             if rank.exitcode is not None:
+                self._guard.leave(rank.process.pid)
                 rank.process.wait()
+        self._guard.close()
 
     def _start(self, number: int, environment: Mapping[str, str]) -> None:
         ends: list[int] = []
@@ -151,6 +155,7 @@ class Ranks:
             raise _cannot_start(number, self._command[0], failure) from failure
         os.close(ends[1])
         os.close(ends[3])
+        self._guard.watch(process.pid)
         self.ranks.append(Rank(number, process))
         self._watcher.started(number, process.pid, {"stdout": ends[0], "stderr": ends[2]})
 

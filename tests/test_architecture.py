@@ -52,7 +52,7 @@ FLOORS = [
     [
         "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
         "integrations.monarch_actors", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
-        "integrations.*", "arguments", "launch", "run", "job", "execute", "tail", "cli", "testing",
+        "integrations.*", "arguments", "guard", "launch", "run", "job", "execute", "tail", "cli", "testing",
     ],
     # The front door, which shows what is behind it.
     ["__init__", "__main__"],

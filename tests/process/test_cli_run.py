@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -308,6 +309,51 @@ def test_ranks_that_print_end_when_meshlog_is_killed(tmp_path: Path) -> None:
         ran.process.wait()
         with kept(os.path.dirname(Address.parse(found[0][1]).path)):
             until(lambda: all(gone(int(pid)) for pid, _ in found), what="the end of the ranks")
+
+
+LIVES = "import signal\nprint('pid', __import__('os').getpid(), flush=True)\nwhile True: signal.pause()"
+
+
+@pytest.mark.parametrize(
+    ("grace", "command", "count"),
+    [
+        ("5", [*PYTHON, LIVES], 2),
+        # Not the shell alone, but also what it has started.
+        ("5", ["sh", "-c", f'{sys.executable} -c "$0" & {sys.executable} -c "$0"; wait', LIVES], 4),
+        ("0.2", [*PYTHON, f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{LIVES}"], 2),
+    ],
+    ids=["silent", "with children", "deaf to SIGTERM"],
+)
+def test_ranks_end_when_meshlog_is_killed(grace: str, command: list[str], count: int, tmp_path: Path) -> None:
+    with running(tmp_path, "run", "-n", "2", "--grace", grace, "--", *command) as ran:
+        ran.until("pid", count)
+        ran.process.kill()
+        ran.process.wait()
+        pids = [int(pid) for pid in re.findall(r"pid (\d+)", ran.out)]
+        assert len(pids) == count
+        until(lambda: all(map(gone, pids)), DEADLINE, "the end of the ranks")
+    clean(base())
+
+
+def test_a_daemon_of_a_rank_lives_when_meshlog_is_killed(tmp_path: Path) -> None:
+    daemon = f"import os\nos.setsid()\n{LIVES}"
+    command = f'{sys.executable} -c "$0" & echo rank $$; sleep 1000'
+    with running(tmp_path, "run", "--", "sh", "-c", command, daemon) as ran:
+        ran.until("pid")
+        ran.until("rank")
+        ran.process.kill()
+        rank, pid = (int(re.findall(rf"{name} (\d+)", ran.out)[0]) for name in ("rank", "pid"))
+        until(lambda: gone(rank), DEADLINE, "the end of the rank")
+        assert not gone(pid)
+        os.kill(pid, signal.SIGKILL)
+    clean(base())
+
+
+def test_what_a_good_rank_leaves_running_lives(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!")
+    pid = int(ran.out.removeprefix("[0] "))
+    assert not gone(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_reader_that_reads_nothing_holds_up_no_stop(tmp_path: Path) -> None:
