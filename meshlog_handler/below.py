@@ -58,7 +58,8 @@ class RelaySource(Source):
     def heed(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
         if isinstance(message, ReachedBelow):
-            self.reached[message.request] = message
+            if message.request in self.reached:  # else that flush has ended here
+                self.reached[message.request] = message
             for rank, counters in message.counters.items():
                 if rank in self.below:
                     self.below[rank].stats = RankStats.of(rank, counters)
@@ -86,7 +87,8 @@ class RelaySource(Source):
         return [each for each in self.below.values() if chosen is None or chosen(each)]
 
     def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Order:
-        """Return what to send for a flush."""
+        """Return what to send for a flush; its answer is kept until the flush has ended."""
+        self.reached[version] = None
         ranks = None if chosen is None else tuple(each.rank for each in self.below.values() if chosen(each))
         return FlushBelow(version, time_below(timeout), ranks)
 

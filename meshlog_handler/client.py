@@ -16,7 +16,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import partial
 from logging.handlers import QueueListener
@@ -264,6 +264,14 @@ class LogClient(QueueListener):
         future.set_running_or_notify_cancel()  # as above
         self._post(lambda: self._core.order(order, future, chosen), future, gives=False)
         return future
+
+    def commit_soon(
+        self, order: Order, chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Order] | None
+    ) -> Future[Answers] | None:
+        """End a transaction (see `ClientThread.commit`); None if procs have joined that are not `prepared`."""
+        future: Future[Answers] = Future()
+        future.set_running_or_notify_cancel()  # as above
+        return future if self.ask(lambda: self._core.commit(order, future, chosen, prepared, standing)) else None
 
     def give_up(self, request: int) -> None:
         """Wait no longer for those who have not answered an order."""

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence, Set
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from .relays import Above, Relays
 from .rendezvous import Rendezvous
 from .show import Show
 from .signals import STOPPING
-from .source import Chosen, Source
+from .source import Chosen, Member, Source
 from .stats import Past, RankStats, Stats
 from .thaw import Item
 from .tray import Tray
@@ -180,7 +180,8 @@ class ClientThread:
             source.tail = adopted.tail
         if source.sock is not None:
             self._rendezvous.arrived(source.sock)
-        self.reception.add(source, welcome)
+        # What holds by now, and not at the door: an order that was given meanwhile went to those that were known then.
+        self.reception.add(source, welcome.replaced(standing=self._registry.orders_for(source.hello)))
         self.relays.greet(source)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
@@ -196,16 +197,35 @@ class ClientThread:
 
     def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
-        asked = {
-            source: source.chosen(chosen)
-            for source in self.reception.sources
-            if not source.ended and not source.adopted and source.mesh != self._own_token
-        }
+        asked = self._asked(chosen)
         self.orders.start(order.request, [member for members in asked.values() for member in members], future)
         for source, members in asked.items():
             if members and not self.reception.send(source, source.order_for(order, members)):
                 for member in members:
                     self.orders.answer(member, Answer(order.request, "its connection is closed"))
+
+    def commit(
+        self, order: Order, future: Future[Answers], chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Order] | None
+    ) -> bool:
+        """End a transaction: send `order`, and let an order stand in a mesh from now on.
+
+        Unless procs have joined that are not `prepared`: then do nothing, and return False.
+        """
+        if any(member not in prepared for members in self._asked(chosen).values() for member in members):
+            return False
+        if standing is not None:
+            self._registry.stand(*standing)
+            self.relays.stand(*standing)
+        self.order(order, future, chosen)
+        return True
+
+    def _asked(self, chosen: Chosen | None) -> dict[Source, Sequence[Member]]:
+        """Return the procs that an order is for, by the connection that it is sent on."""
+        return {
+            source: source.chosen(chosen)
+            for source in self.reception.sources
+            if not source.ended and not source.adopted and source.mesh != self._own_token
+        }
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds, here and below."""

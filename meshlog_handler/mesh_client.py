@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import contextlib
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
-from . import settings
+from . import lifetime, settings
 from .capture import diagnose
 from .client import LogClient
+from .complaints import describe
 from .engine import Coords
-from .errors import ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
+from .errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from .messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
 from .named_handlers import ShownBy
+from .orders import Answers
 from .ranks import spell_ranks
 from .receipt import FlushReceipt
 from .source import Chosen
 from .stats import Stats
-from .waits import finished
+from .waits import deadline_after, finished, monotonic
 
 Detach = Callable[[float], object]
 
@@ -29,6 +34,7 @@ ORDER_SEC = 10.0
 """Seconds that every rank has for carrying out an order."""
 
 _GRACE_SEC: Final = 1.0
+_LEAST_SEC: Final = 1.0
 
 
 class HasLogging(Protocol):
@@ -57,7 +63,10 @@ class LoggingMeshClient:
         self._changing = threading.Lock()  # one change at a time: one that is undone must not undo another
         client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
-        self._finalizer = weakref.finalize(self, _end, client, self._detach)
+        self._end = _End(client, self._detach)
+        self._finalizer = weakref.finalize(self, self._end.in_background)
+        self._finalizer.atexit = False
+        lifetime.stop_at_exit(self._end, self._end)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -120,13 +129,7 @@ class LoggingMeshClient:
         RankError
             If a rank could not obey.
         """
-        number = settings.check_level(level)
-        window = settings.check_window(aggregate_window_sec)
-        if window is not None and not stream_to_client:
-            raise SettingError(
-                f"aggregate_window_sec={window} together with stream_to_client=False: there is nothing to group. "
-                f"Leave the window out, or stream."
-            )
+        window, number = settings.check_mode(stream_to_client, aggregate_window_sec, level)
         if stream_to_client and not settings.forwarding_enabled():
             warnings.warn(
                 f"the procs have no log forwarders, so nothing can be streamed: {settings.ENABLE_LOG_FORWARDING} is off. "
@@ -134,11 +137,13 @@ class LoggingMeshClient:
                 ForwardingDisabledWarning,
                 stacklevel=2,
             )
-        chosen = self._chosen(ranks)
-        self.client.set_window(window)
-        self.client.set_streaming(stream_to_client, chosen)
-        # The last: relays hear of all three, in this order, but only here ranks answer, through their relays.
-        self.set_level(number, ranks=ranks)
+
+        def switch(chosen: Chosen) -> None:
+            self.client.set_window(window)
+            self.client.set_streaming(stream_to_client, chosen)
+
+        level_order = SetLevel(self.client.next_request(), number, "", None)
+        self._transact(level_order, ranks, RankError, "set_mode()", level_order.replaced(request=0), switch)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
@@ -167,10 +172,13 @@ class LoggingMeshClient:
         if for_sec is not None:
             settings.check_window(for_sec, "for_sec")
         name = logger or ""
+        order = SetLevel(self.client.next_request(), number, name, for_sec)
+        chosen = self._chosen(ranks)
         with self._changing:
-            self._obey(lambda request: SetLevel(request, number, name, for_sec), ranks, RankError, f"set_level({level!r})")
-        if ranks is None and for_sec is None:
-            self.client.stand(self.mesh, SetLevel(0, number, name, None))
+            if ranks is None and for_sec is None:
+                # Before the round: a proc that joins meanwhile is asked, or told at the door. And whether or not all obey.
+                self.client.stand(self.mesh, order.replaced(request=0))
+            _check(self._ask(order, chosen), RankError, f"set_level({level!r})")
 
     def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
         """Apply a `logging.config.dictConfig` dictionary in the ranks: in all of them, or in none.
@@ -190,23 +198,8 @@ class LoggingMeshClient:
         TypeError
             If `config` holds what cannot travel to another process.
         """
-        travels = check_plain_config(config)
-        prepared: list[int] = []
-
-        def prepare(request: int) -> Order:
-            prepared.append(request)
-            return Prepare(request, travels)
-
-        with self._changing:
-            try:
-                self._obey(prepare, ranks, ConfigRefused, "configure()", "every rank is as it was before")
-            except ConfigRefused:
-                self._ask(lambda request: Rollback(request, prepared[0]), ranks)
-                raise
-            others = "the other ranks have the new configuration"
-            self._obey(lambda request: Commit(request, prepared[0]), ranks, RankError, "configure()", others)
-        if ranks is None:
-            self.client.stand(self.mesh, Prepare(0, travels))
+        order = Prepare(self.client.next_request(), check_plain_config(config))
+        self._transact(order, ranks, ConfigRefused, "configure()", order.replaced(request=0))
 
     def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged and printed before this call has been shown.
@@ -232,6 +225,7 @@ class LoggingMeshClient:
     def on_stop(self, detach: Detach) -> None:
         """Let `detach` be called, with seconds, before the client ends: it lets the procs leave."""
         self._detach.append(detach)
+        atexit.register(self._end)  # before the engine's own end, which was registered when that was started
 
     def drain_and_stop(self, timeout: float = 10.0) -> None:
         """Flush, let the procs leave, show what is pending, and end the client. Stopping twice is the same as once.
@@ -239,7 +233,7 @@ class LoggingMeshClient:
         Also done when this object is collected, and at exit.
         """
         if self._finalizer.detach() is not None:
-            _end(self.client, self._detach, timeout)
+            self._end(timeout)
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -251,33 +245,101 @@ class LoggingMeshClient:
             raise SettingError(f"there is no {spell_ranks(unknown)} in this mesh. Valid: {spell_ranks(self.ranks)}.")
         return lambda proc: proc.mesh == mesh and proc.rank in wanted
 
-    def _ask(self, make: Callable[[int], Order], ranks: Iterable[int] | None) -> dict[int, str]:
-        """Give an order; return the reasons of those that did not obey."""
-        request = self.client.next_request()
-        asked = self.client.order_soon(make(request), self._chosen(ranks))
-        if not finished(asked, ORDER_SEC):
-            self.client.give_up(request)
-            self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks
-        answers = asked.result()
-        refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
-        return {rank: error for rank, error in refused.items() if error is not None and rank is not None}
-
-    def _obey(
-        self, make: Callable[[int], Order], ranks: Iterable[int] | None, fault: type[RankError], what: str, state: str = ""
+    def _transact(
+        self,
+        order: Order,
+        ranks: Iterable[int] | None,
+        fault: type[RankError],
+        what: str,
+        standing: Order,
+        between: Callable[[Chosen], object] = lambda chosen: None,
     ) -> None:
-        wanted = None if ranks is None else tuple(ranks)
-        reasons = self._ask(make, wanted)
-        if reasons:
-            told = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
-            raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
+        """Have an order carried out by every rank or by none; then let `standing` hold for those that join later.
+
+        Whatever goes wrong before the end, an interrupt included, `order` is undone. `between` is called when all have obeyed.
+        """
+        chosen = self._chosen(ranks)
+        stands = (self.mesh, standing) if ranks is None else None
+        prepared: set[Hashable] = set()
+        with self._changing:
+            try:
+                committed = None
+                while committed is None:
+                    # Once more for procs that have joined since.
+                    answers = self._ask(order, lambda member: chosen(member) and member not in prepared)
+                    prepared.update(answers)
+                    _check(answers, fault, what, "every rank is as it was before")
+                    between(chosen)
+                    commit = Commit(self.client.next_request(), order.request)
+                    committed = self.client.commit_soon(commit, chosen, prepared, stands)
+            except BaseException as failure:
+                self._roll_back(order.request, chosen, wait=isinstance(failure, RankError))
+                raise
+            _check(self._answers(commit, committed), RankError, what, "the other ranks have changed")
+
+    def _roll_back(self, prepared: int, chosen: Chosen, *, wait: bool) -> None:
+        with contextlib.suppress(ClosedError, BusyError):  # the ranks undo it by themselves when the client is gone
+            order = Rollback(self.client.next_request(), prepared)
+            answers = self.client.order_soon(order, chosen)
+            if wait:
+                self._answers(order, answers)
+
+    def _ask(self, order: Order, chosen: Chosen) -> Answers:
+        """Give an order; return the answers."""
+        return self._answers(order, self.client.order_soon(order, chosen))
+
+    def _answers(self, order: Order, asked: Future[Answers]) -> Answers:
+        if not finished(asked, ORDER_SEC):
+            self.client.give_up(order.request)
+            self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks
+        return asked.result()
 
 
-def _end(client: LogClient, detach: list[Detach], timeout: float = 10.0) -> None:
-    for each in detach:
-        with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
-            client.flush(timeout)
-        try:
-            each(timeout)
-        except Exception as failure:  # an engine's, which may have ended before
-            diagnose(f"procs could not leave in order: {type(failure).__name__}: {failure}")
-    client.stop(timeout)
+def _check(answers: Answers, fault: type[RankError], what: str, state: str = "") -> None:
+    """Raise `fault` if a rank did not obey."""
+    refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
+    reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
+    if reasons:
+        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
+        raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
+
+
+class _End:
+    """The end of the logging of a mesh. It does not refer to the `LoggingMeshClient`, and outlives it."""
+
+    def __init__(self, client: LogClient, detach: list[Detach]) -> None:
+        self._client = client
+        self._detach = detach
+        self._pid = os.getpid()
+
+    def __call__(self, timeout: float = 10.0) -> None:
+        """Flush, let the procs leave, and end the client. In a forked child it does nothing."""
+        if self._pid != os.getpid():
+            return
+        lifetime.forget(self)
+        atexit.unregister(self)
+        deadline = deadline_after(timeout)
+        while self._detach:
+            leave = self._detach.pop(0)
+            left = max(_LEAST_SEC, deadline - monotonic())
+            with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
+                self._client.flush(left)
+            try:
+                leave(left)
+            except Exception as failure:  # an engine's, which may have ended before
+                diagnose(f"procs could not leave in order: {describe(failure)}")
+        self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
+
+    def in_background(self) -> None:
+        """Do so on another thread: a finalizer may come at any instant, on any thread, with any lock held by that thread.
+
+        Whoever collects garbage must not wait, neither for ranks nor for a lock of `threading`.
+        """
+        if self._pid == os.getpid() and (self._client.running or self._detach):
+            with contextlib.suppress(RuntimeError):  # no thread can be started: then it is done at exit
+                _thread.start_new_thread(self._start, ())
+        else:
+            lifetime.forget(self)
+
+    def _start(self) -> None:
+        threading.Thread(target=self, name="meshlog-stop", daemon=True).start()

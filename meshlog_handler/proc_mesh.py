@@ -238,16 +238,9 @@ class ProcMesh:
         -----
         In IPython it sees to it that, at the end of each cell, what that cell logged is shown under it.
         """
-        number = settings.check_level(level)
-        if aggregate_window_sec is _UNSET:
-            window = DEFAULT_WINDOW_SEC if stream_to_client else None
-        else:
-            window = settings.check_window(aggregate_window_sec)
-        if window is not None and not stream_to_client:
-            raise SettingError(
-                f"aggregate_window_sec={window:g} together with stream_to_client=False: nothing is shown, so there is nothing "
-                f"to group. Leave the window out, or stream."
-            )
+        default = DEFAULT_WINDOW_SEC if stream_to_client else None
+        asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
+        window, number = settings.check_mode(stream_to_client, asked, level)
         life, ranks = self._life, self._chosen
         life.check_open("logging_option()")
 

@@ -92,13 +92,21 @@ class Registry:
         hello = newcomer.hello
         with self._lock:
             rank = self._rank(hello)
-            mesh = self._meshes.get(hello.mesh) or self._meshes[""]
             self._dead.pop(Member(hello.mesh, rank), None)
             name = f"{newcomer.pid}-{next(self._numbers)}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            # Orders go to other processes only; a relay gets them when it is known.
-            standing = () if hello.mesh == self._own_token or hello.relay else tuple(mesh.standing)
-            return Welcome(rank, journal, tuple(order.encode() for order in standing))
+            return Welcome(rank, journal, self._orders_for(hello))
+
+    def orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+        """Return what holds for a newcomer, encoded."""
+        with self._lock:
+            return self._orders_for(hello)
+
+    def _orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+        # Orders go to other processes only; a relay gets them when it is known.
+        if hello.mesh == self._own_token or hello.relay:
+            return ()
+        return tuple(order.encode() for order in (self._meshes.get(hello.mesh) or self._meshes[""]).standing)
 
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:

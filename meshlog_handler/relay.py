@@ -188,18 +188,23 @@ class LogRelay:
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Ask for a rank."""
+        self._ask_for_rank(granted)
+
+    def _ask_for_rank(self, granted: Callable[[int], None]) -> int:
         request = next(self._numbers)
         self._claims[request] = granted
         if self._uplink is not None:
             self._uplink.say(Claim(request))
+        return request
 
     def _claim_and_wait(self) -> int | None:
         """Ask for a rank for who stands at the door; None if there is no answer: then it gets one of our own."""
         answer: Future[int] = Future()
-        self.claim(answer.set_result)
+        request = self._ask_for_rank(answer.set_result)
         try:
             return answer.result(_CLAIM_SEC)
         except NotInTime:
+            self._claims.pop(request, None)
             diagnose("the client above gave no rank for a newcomer, which gets one that another proc may bear, too")
             return None
 

@@ -51,6 +51,7 @@ class LoggerRuntime:
         self._reverts: list[tuple[float, int, str, int]] = []
         self._reverting: dict[str, int] = {}
         self._first: dict[str, int] = {}
+        self._last_level: tuple[int, Callable[[], None]] | None = None  # the last order for a level, and how it is undone
         self._order = itertools.count()
 
     def start(self) -> None:
@@ -125,6 +126,13 @@ class LoggerRuntime:
 
     def _set_level(self, order: SetLevel) -> None:
         logger = logging.getLogger(order.logger or None)
+        level, reverting, reverts = logger.level, dict(self._reverting), list(self._reverts)
+
+        def undo() -> None:
+            logger.setLevel(level)
+            self._reverting, self._reverts = reverting, reverts
+
+        self._last_level = order.request, undo
         before = self._reverting.pop(order.logger, logger.level)
         self._first.setdefault(order.logger, before)
         self._reverts = [revert for revert in self._reverts if revert[2] != order.logger]
@@ -152,6 +160,10 @@ class LoggerRuntime:
         return None
 
     def _end(self, prepared: int, how: Callable[[ConfigTransaction], None]) -> None:
+        if self._last_level is not None and self._last_level[0] == prepared:
+            if how is ConfigTransaction.rollback:
+                self._last_level[1]()
+            self._last_level = None
         transaction = self._prepared.pop(prepared, None)
         if transaction is not None:
             how(transaction)

@@ -121,6 +121,23 @@ def check_directory(path: str | os.PathLike[str] | None) -> str | None:
         raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.") from None
 
 
+def check_mode(stream_to_client: bool, window: float | None, level: int | str) -> tuple[float | None, int]:
+    """Return the window and the number of the level of a mode, if they can be had together.
+
+    Raises
+    ------
+    SettingError
+        If one of them cannot be used, or if there is a window and nothing is streamed.
+    """
+    checked, number = check_window(window), check_level(level)
+    if checked is not None and not stream_to_client:
+        raise SettingError(
+            f"aggregate_window_sec={window:g} together with stream_to_client=False: nothing is shown, so there is nothing to "
+            f"group. Leave the window out, or stream."
+        )
+    return checked, number
+
+
 def check_level(level: int | str) -> int:
     """Return the number of a level given as a number from 0 to 255 or by name.
 

@@ -163,7 +163,7 @@ class Source:
         self.outbox = bytearray()
         self.tail: list[Item] = []
         self.unreported: dict[tuple[str, int], int] = {}
-        self.reached: dict[int, ReachedBelow] = {}
+        self.reached: dict[int, ReachedBelow | None] = {}  # by the version of an open flush
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
         self.sides = ReadSideFiles(journal)

@@ -1,0 +1,272 @@
+"""Orders: a proc that joins meanwhile gets them, an interrupt leaves nothing half done, and a finalizer waits for nobody."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from meshlog_handler import LogClient, RankError, SettingError, membership, mesh_client, this_host
+from meshlog_handler.mesh_client import LoggingMeshClient
+from meshlog_handler.messages import Commit, Order, Prepare, SetLevel, Welcome
+from meshlog_handler.rendezvous import Newcomer
+from meshlog_handler.testing import RecordCollector
+from tests.waiting import until
+
+from .procs import DEADLINE, started, wait_stopped
+
+NAME = "app"
+
+
+def answer(pipe: Connection, address: str, rank: int) -> None:
+    """Join, and tell levels when asked."""
+    membership.join(membership.Terms(address, rank, rank, "mesh"))
+    pipe.send("joined")
+    while (name := pipe.recv()) is not None:
+        pipe.send(logging.getLogger(name or None).level)
+
+
+class Member:
+    """A proc of the mesh."""
+
+    def __init__(self, pipe: Connection, pid: int) -> None:
+        self.pipe, self.pid = pipe, pid
+
+    def joined(self) -> None:
+        """Wait until it has."""
+        assert self.pipe.poll(DEADLINE)
+        assert self.pipe.recv() == "joined"
+
+    def level(self, name: str = "") -> int:
+        """Return the level of a logger there."""
+        self.pipe.send(name)
+        assert self.pipe.poll(DEADLINE)
+        level: int = self.pipe.recv()
+        return level
+
+
+class Mesh:
+    """A client, and procs that join it one by one."""
+
+    def __init__(self, client: LogClient, logs: LoggingMeshClient) -> None:
+        self.client, self.logs = client, logs
+        self._ends: list[Any] = []
+
+    def start(self, rank: int) -> Member:
+        """Start a proc."""
+        here, there = multiprocessing.Pipe()
+        running = started("fork", answer, [(there, self.client.address, rank)])
+        (proc,) = running.__enter__()
+        there.close()
+        self._ends.append((here, running))
+        assert proc.pid is not None
+        return Member(here, proc.pid)
+
+    def member(self, rank: int) -> Member:
+        """Start a proc that has joined."""
+        made = self.start(rank)
+        made.joined()
+        return made
+
+    def end(self) -> None:
+        """End all."""
+        for here, running in self._ends:
+            here.close()
+            running.__exit__(None, None, None)
+
+
+@contextmanager
+def mesh() -> Iterator[Mesh]:
+    """Yield a mesh without procs."""
+    with LogClient(RecordCollector()) as client:
+        made = Mesh(client, LoggingMeshClient(client, "mesh", None))
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Hold a newcomer where it was told at the door what holds, and is not known yet to the client's thread."""
+    at_door, let_in = threading.Event(), threading.Event()
+    joined = client._rendezvous._joined
+
+    def later(newcomer: Newcomer, welcome: Welcome) -> None:
+        at_door.set()
+        assert let_in.wait(DEADLINE)
+        joined(newcomer, welcome)
+
+    monkeypatch.setattr(client._rendezvous, "_joined", later)
+    return at_door, let_in
+
+
+@pytest.mark.parametrize("how", ["set_level", "configure", "set_mode"])
+def test_a_proc_that_joins_while_an_order_is_under_way_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mesh() as made:
+        at_door, let_in = hold_at_the_door(made.client, monkeypatch)
+        late = made.start(0)
+        assert at_door.wait(10)
+        if how == "set_level":
+            made.logs.set_level(33)
+        elif how == "configure":
+            made.logs.configure({"version": 1, "root": {"level": 33}})
+        else:
+            made.logs.set_mode(True, None, 33)
+        let_in.set()
+        late.joined()
+        assert late.level() == 33
+
+
+@pytest.mark.parametrize("how", ["configure", "set_mode"])
+def test_a_proc_that_joins_between_the_rounds_is_asked_too(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mesh() as made:
+        first = made.member(0)
+        late: list[Member] = []
+        original = LogClient.commit_soon
+
+        def join_first(self: LogClient, *args: Any) -> Any:
+            if not late:
+                late.append(made.member(1))
+            return original(self, *args)
+
+        monkeypatch.setattr(LogClient, "commit_soon", join_first)
+        if how == "configure":
+            made.logs.configure({"version": 1, "root": {"level": 33}})
+        else:
+            made.logs.set_mode(True, None, 33)
+        assert [first.level(), late[0].level(), made.member(2).level()] == [33] * 3
+
+
+def test_a_configuration_that_is_refused_holds_for_nobody_who_joins() -> None:
+    with mesh() as made:
+        first = made.member(0)
+        with pytest.raises(RankError):
+            made.logs.configure({"version": 1, "root": {"level": "LOUD"}})
+        assert [first.level(), made.member(1).level()] == [logging.WARNING] * 2
+
+
+def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
+    with mesh() as made:
+        first, second = made.member(0), made.member(1)
+        os.kill(first.pid, signal.SIGSTOP)
+        wait_stopped(first.pid)
+        with pytest.raises(RankError, match="rank 0"):
+            made.logs.set_level(33)
+        assert [second.level(), made.member(2).level()] == [33] * 2
+        os.kill(first.pid, signal.SIGCONT)
+        until(lambda: first.level() == 33)
+
+
+def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
+    with mesh() as made:
+        first, second = made.member(0), made.member(1)
+        made.logs.set_level(15)
+        made.logs.set_mode(True, 60.0, 25)
+        os.kill(first.pid, signal.SIGSTOP)
+        wait_stopped(first.pid)
+        with pytest.raises(RankError, match="rank 0"):
+            made.logs.set_mode(False, None, 33)
+        core = made.client._core
+        assert made.client.ask(lambda: (core.show.window, [each.streaming for each in core.reception.sources])) == (
+            60.0,
+            [True] * 2,
+        )
+        assert second.level() == 25
+        os.kill(first.pid, signal.SIGCONT)
+        until(lambda: first.level() == 25)
+        assert made.member(2).level() == 25
+
+
+def test_what_is_no_mode_is_refused_by_both_doors_in_the_same_words() -> None:
+    with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()], start_method="fork") as procs:
+        texts = []
+        for refuse in (
+            lambda: procs.logging_option(stream_to_client=False, aggregate_window_sec=3),
+            lambda: procs.logging.set_mode(False, 3, "INFO"),
+        ):
+            with pytest.raises(SettingError) as caught:
+                refuse()
+            texts.append(str(caught.value))
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("at", ["prepare", "commit"])
+def test_an_interrupt_leaves_no_transaction_open(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = Prepare if at == "prepare" else Commit
+    with mesh() as made:
+        member = made.member(0)
+        original = LoggingMeshClient._answers
+
+        def interrupted(self: LoggingMeshClient, order: Order, asked: Any) -> Any:
+            answers = original(self, order, asked)
+            if isinstance(order, kind):
+                raise KeyboardInterrupt
+            return answers
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LoggingMeshClient, "_answers", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                made.logs.configure({"version": 1, "root": {"level": 33}})
+        expected = logging.WARNING if at == "prepare" else 33
+        until(lambda: member.level() == expected)
+        made.logs.set_level(44)
+        assert member.level() == 44
+        made.logs.configure({"version": 1, "loggers": {NAME: {"level": 11}}})
+        assert member.level(NAME) == 11
+
+
+def test_a_level_is_undone_with_the_end_it_had() -> None:
+    with mesh() as made:
+        member = made.member(0)
+        made.logs.set_level(15, for_sec=0.5)
+        order = SetLevel(made.client.next_request(), 33, "", None)
+        chosen = made.logs._chosen(None)
+        made.logs._ask(order, chosen)
+        assert member.level() == 33
+        made.logs._roll_back(order.request, chosen, wait=True)
+        assert member.level() == 15
+        until(lambda: member.level() == logging.WARNING)
+
+
+def test_garbage_is_collected_without_waiting_and_the_client_is_stopped() -> None:
+    with mesh() as made:
+        other = LogClient(RecordCollector()).start()
+        logs: LoggingMeshClient | None = LoggingMeshClient(other, "mesh", None)
+        made.client = other
+        member = made.member(0)
+        os.kill(member.pid, signal.SIGSTOP)  # a flush would wait for it
+        wait_stopped(member.pid)
+        cycle: list[Any] = [logs]
+        cycle.append(cycle)
+        del cycle, logs
+        began = time.monotonic()
+        gc.collect()
+        assert time.monotonic() - began < 1.0
+        until(lambda: not other.running, DEADLINE, "the client to be stopped")
+        until(lambda: not any(thread.name == "meshlog-stop" for thread in threading.enumerate()), DEADLINE)
+
+
+def test_a_client_that_is_collected_on_its_own_thread_is_stopped() -> None:
+    client = LogClient(RecordCollector()).start()
+    cycle: list[Any] = [LoggingMeshClient(client, "mesh", None)]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del cycle
+        client.ask(gc.collect)
+    finally:
+        gc.enable()
+    until(lambda: not client.running, DEADLINE, "the client to be stopped")
+    until(lambda: not any(thread.name == "meshlog-stop" for thread in threading.enumerate()), DEADLINE)
