@@ -154,7 +154,9 @@ class LogClient(QueueListener):
         self._running = True
         running.add(self)
         lifetime.stop_at_exit(self, self.stop)
-        super().start()
+        # A thread without a name would use up one of the program's own Thread-N.
+        self._thread = threading.Thread(target=self._monitor, name="meshlog-client", daemon=True)
+        self._thread.start()
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -390,7 +392,6 @@ class LogClient(QueueListener):
 
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
-        threading.current_thread().name = "meshlog-client"
         try:
             self._core.run()
         finally:

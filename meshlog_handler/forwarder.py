@@ -60,6 +60,11 @@ class LogForwarder(QueueListener):
         """Say whose journal it is. Before `start`."""
         self.stream = stream
 
+    def start(self) -> None:
+        """Start the thread. It has a name: one without would use up one of the program's own ``Thread-N``."""
+        self._thread = threading.Thread(target=self._monitor, name="meshlog-forwarder", daemon=True)
+        self._thread.start()
+
     def wake(self) -> None:
         """Wake the thread; start another if the last one was killed."""
         self.stream.idle = False
@@ -87,7 +92,6 @@ class LogForwarder(QueueListener):
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
         carriers.add(threading.get_ident())
-        threading.current_thread().name = "meshlog-forwarder"
         stream = self.stream
         try:
             while not self._round(stream):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import install, membership
+from meshlog_handler import LogClient, install, membership, uninstall
 from meshlog_handler.testing import collected
 
 from .procs import DEADLINE, join_all, started
@@ -74,3 +74,22 @@ def test_a_member_is_told_that_its_client_has_gone_also_when_it_asks_late() -> N
         logs.client.stop()
         assert lost.acquire(timeout=DEADLINE)
         join_all(procs)
+
+
+def thread_number() -> int:
+    """Return the number that the next thread without a name gets."""
+    return int(threading.Thread().name.partition("-")[2].partition(" ")[0])
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_threads_of_ours_use_up_no_number_of_the_programs() -> None:
+    """A program shows the same thread names with us as without."""
+    before = thread_number()
+    with LogClient(logging.NullHandler()) as client:
+        install(client.address, capture=False)
+        try:
+            logging.getLogger("app").warning("forwarded")
+            client.flush()
+        finally:
+            uninstall()
+    assert thread_number() == before + 1

@@ -47,6 +47,9 @@ USUAL: tuple[Pattern, ...] = (
 EXIT_REPORT = (r"^ERROR meshlog\b", r"^    \S")
 """Lines in which the client says that a process failed, and what it logged last."""
 
+NORMAL_END = r"^INFO meshlog\b.* ended by "
+"""One line may be shown where a process ends as its program wants it to."""
+
 # Python 3.12 and later say so where a program with threads forks. Our client is such a thread.
 _QUIET = "ignore:This process:DeprecationWarning"
 
@@ -124,9 +127,9 @@ class Place:
         return {name: self.read(name) for name in names}
 
     def read(self, name: str) -> str:
-        """Return the present text of a file; of one that is not there yet, nothing."""
+        """Return the present text of a file, with ``PLACE`` for the directory; of one that is not there yet, nothing."""
         path = self.directory / name
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(errors="replace").replace(str(self.directory), "PLACE") if path.exists() else ""
 
     def says(self) -> str:
         """Return all that was shown, for a message."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
+
 from .needed import need
 from .running import EXIT_REPORT, Place, Program, same, until_gone
 
@@ -16,6 +18,7 @@ need("gunicorn")
 KINDS: dict[str, tuple[str, ...]] = {
     "sync": (),
     "gthread": (),
+    "uvicorn_worker.UvicornWorker": ("uvicorn_worker",),
 }
 """The kinds of workers, and the packages each needs."""
 
@@ -93,6 +96,23 @@ def test_a_worker_is_killed(worker_class: str, tmp_path: Path) -> None:
     same(scenario, tmp_path, normal=CHANCE, extra=EXIT_REPORT, variables={"WORKER_CLASS": worker_class})
 
 
+def test_workers_come_and_go(tmp_path: Path) -> None:
+    """TTIN and TTOU change their number."""
+
+    def scenario(place: Place) -> None:
+        with place.start(*command()) as server:
+            until_ready(server)
+            server.send(signal.SIGTTIN)
+            until_ready(server, 3)
+            use(server)
+            server.send(signal.SIGTTOU)
+            until(lambda: len(server.workers()) == 2, what="a worker to end")
+            use(server)
+            server.stop(signal.SIGINT)
+
+    same(scenario, tmp_path, normal=CHANCE, missing=["was sent SIGTERM"])
+
+
 def test_upgrade(tmp_path: Path) -> None:
     """USR2 starts a second server beside the first, which then ends."""
 
@@ -109,6 +129,19 @@ def test_upgrade(tmp_path: Path) -> None:
             until_gone(new)
 
     same(scenario, tmp_path, normal=CHANCE, missing=["Master:"])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to be root")
+def test_workers_of_another_user(tmp_path: Path) -> None:
+    """They can import and open nothing of root's, and have all they need: the application is loaded before."""
+
+    def scenario(place: Place) -> None:
+        with place.start(*command()) as server:
+            until_ready(server)
+            use(server)
+            server.stop()
+
+    same(scenario, tmp_path, normal=CHANCE, variables={"RUN_AS": "nobody", "PRELOAD": "yes"})
 
 
 @pytest.mark.parametrize("preload", ["yes", "no"])

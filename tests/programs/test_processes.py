@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import EXIT_REPORT, Place, same
+from .running import EXIT_REPORT, NORMAL_END, Place, same
 
 METHODS = ("fork", "spawn", "forkserver")
 
@@ -16,7 +16,7 @@ WORKERS = ((r"(Process|PoolWorker)-[\d:]+", r"\1-N"),)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("ending", ["joined", "grandchild"])
+@pytest.mark.parametrize("ending", ["joined", "unjoined", "daemon", "grandchild", "terminated"])
 def test_processes(ending: str, method: str, tmp_path: Path) -> None:
     same(lambda place: place.run("processes.py", ending, method), tmp_path)
 
@@ -25,11 +25,18 @@ def test_processes(ending: str, method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["os._exit", "sys.exit", "raises"])
 def test_processes_that_fail(ending: str, method: str, tmp_path: Path) -> None:
     """The client may say so."""
-    same(lambda place: place.run("processes.py", ending, method), tmp_path, extra=EXIT_REPORT)
+    same(lambda place: place.run("processes.py", ending, method), tmp_path, extra=[*EXIT_REPORT, NORMAL_END])
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["executor", "executor-left", "pool-closed"])
+def test_processes_that_are_killed(method: str, tmp_path: Path) -> None:
+    """The client says so, in a record of its own."""
+    mesh = same(lambda place: place.run("processes.py", "killed", method), tmp_path, extra=EXIT_REPORT)
+    assert mesh.read("problems.log").count("ERROR meshlog") == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["executor", "executor-left", "pool", "pool-closed", "pool-left", "pool-recycled"])
 def test_pools(kind: str, method: str, tmp_path: Path) -> None:
     same(lambda place: place.run("pools.py", kind, method), tmp_path, normal=WORKERS)
 
@@ -47,6 +54,7 @@ def test_a_pool_that_breaks(method: str, tmp_path: Path) -> None:
         ("sys.exit", 3),
         ("terminated-orderly", 0),
         ("interrupted", -signal.SIGINT),
+        ("thread", 0),
         ("shutdown", 0),
     ],
 )

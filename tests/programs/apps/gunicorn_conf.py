@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 
 from swap import swapped
 
@@ -15,7 +16,7 @@ graceful_timeout = 5
 control_socket_disable = True
 pidfile = "pid"
 if "RUN_AS" in os.environ:
-    user = group = os.environ["RUN_AS"]
+    user, group = os.environ["RUN_AS"], pwd.getpwnam(os.environ["RUN_AS"]).pw_gid
 logconfig_dict = swapped(
     {
         "version": 1,

@@ -1,0 +1,84 @@
+"""uvicorn: alone, with workers, reloading; its own configuration has a handler for errors and one for accesses."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .needed import need
+from .running import EXIT_REPORT, Place, Program, same
+
+need("uvicorn")
+
+SERVER = "uvicorn_main.py"
+
+
+def use(server: Program, count: int = 4) -> None:
+    """Send some requests, one that fails among them."""
+    for number in range(count):
+        server.ask(f"/{number}")
+    server.ask("/boom")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
+@pytest.mark.parametrize("handlers", ["mesh", "each"])
+def test_alone(handlers: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
+    def scenario(place: Place) -> None:
+        with place.start(SERVER) as server:
+            server.until_listens()
+            use(server)
+            server.stop(number, code)
+
+    same(scenario, tmp_path, handlers, killed=code < 0)
+
+
+@pytest.mark.parametrize("handlers", ["mesh", "each"])
+def test_workers(handlers: str, tmp_path: Path) -> None:
+    """Ctrl-C reaches all of them at once."""
+
+    def scenario(place: Place) -> None:
+        with place.start(SERVER, "workers=2") as server:
+            place.until_shown("Started server process", 2, "stderr")
+            server.until_listens()
+            use(server)
+            server.interrupt()
+            server.ends(0)
+
+    same(scenario, tmp_path, handlers, missing=["Terminated child process"])
+
+
+def test_a_worker_is_killed(tmp_path: Path) -> None:
+    """It is replaced."""
+
+    def scenario(place: Place) -> None:
+        with place.start(SERVER, "workers=2") as server:
+            place.until_shown("Started server process", 2, "stderr")
+            use(server)
+            first = int(place.read("stderr").partition("Started server process [")[2].partition("]")[0])
+            server.send(signal.SIGKILL, first)
+            place.until_shown("Started server process", 3, "stderr")
+            use(server)
+            server.stop()
+
+    same(scenario, tmp_path, extra=EXIT_REPORT)
+
+
+def test_reload(tmp_path: Path) -> None:
+    """Each new process applies the configuration again."""
+
+    def scenario(place: Place) -> None:
+        watched = place.directory / "watched.py"
+        watched.write_text("from gunicorn_app import asgi as app\n")
+        with place.start(SERVER, "reload") as server:
+            place.until_shown("Started server process", 1, "stderr")
+            for times in (2, 3):
+                use(server)
+                watched.write_text(watched.read_text() + "\n")
+                place.until_shown("Started server process", times, "stderr")
+            use(server)
+            server.interrupt()
+            server.ends(0)
+
+    same(scenario, tmp_path, normal=[(r"process \[\d+\] using", "process [N] using")])
