@@ -70,8 +70,9 @@ class LoggingManager:
         return self._client
 
     def attach(self, engine: Engine, stream_to_client: bool = True) -> LoggingMeshClient:
-        """Give a mesh its logging: `prepare`, let its procs join, `init`. Ends what was begun if that fails."""
-        address = self.prepare(engine.token, engine.coords)
+        """Give a mesh its logging: `prepare` (unless that is done), let its procs join, `init`. Ends all if that fails."""
+        prepared = self._client is not None
+        address = self.client.client.address if prepared else self.prepare(engine.token, engine.coords)
         try:
             engine.join(address)
             self.init(stream_to_client)

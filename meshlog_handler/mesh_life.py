@@ -89,16 +89,31 @@ class MeshLife:
     # -- beginning -------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start everything, on a thread of its own."""
+        """Start everything, on a thread of its own; but forks are the caller's.
+
+        A forked proc is a copy of what this process is at that instant. The caller's thread is in this call then; were it to
+        go on, it could be in the middle of an import, which the proc could never do, or of a `print`.
+        """
         global _at_exit
         if not _at_exit:
             atexit.register(_stop_all)
             _at_exit = True
         _living.add(self)
-        threading.Thread(target=self._begin, name="meshlog-init", daemon=True).start()
-
-    def _begin(self) -> None:
+        failure: BaseException | None = None
         try:
+            if self.procs.forks:
+                self.procs.launch(self.manager.prepare(self.token, self.coords))
+        except BaseException as error:
+            failure = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            threading.Thread(target=self._begin, args=(failure,), name="meshlog-init", daemon=True).start()
+
+    def _begin(self, failure: BaseException | None) -> None:
+        try:
+            if failure is not None:
+                raise failure
             self.manager.attach(self, self._stream_to_client)
         except BaseException as error:
             self.procs.stop(_LEAST_SEC, because=error)

@@ -71,7 +71,8 @@ class HostMesh:
         bootstrap: Callable[[], object] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> ProcMesh:
-        """Start procs. Returns at once; they start in the background, and what is first done with them waits for that.
+        """Start procs. Returns at once (with fork, after the forks); they start in the background, and what is first done with
+        them waits for that.
 
         Parameters
         ----------

@@ -77,6 +77,7 @@ class ProcSet:
         self._lock = self._watcher.lock
         self._numbers = itertools.count(START + 1)
         self._launching = threading.Lock()
+        self._starting = PendingCall(START, self.ranks, "its start")
         self._held: list[tuple[PendingCall, bytes]] | None = []
         self._started = False
         self._stopping = False
@@ -107,7 +108,31 @@ class ProcSet:
         """Return the exit code of a proc that ended (negative: the signal); None if it goes on, or nobody knows."""
         return self._procs[rank].exitcode
 
+    @property
+    def forks(self) -> bool:
+        """Whether procs are copies of this process: a thread that starts them should know what the others are at."""
+        return self._start_method == "fork"
+
     # -- start -----------------------------------------------------------------------------------------------------
+
+    def launch(self, address: str | None) -> None:
+        """Begin to start all procs, as the first part of `start`: on another thread, where that is to be the one that forks.
+
+        Raises
+        ------
+        RankError, ClosedError
+            As `start`; what was started is then to be stopped.
+        """
+        with self._launching:
+            if self._stopping or self._started:
+                raise ClosedError("a mesh is started once, before it is stopped.")
+            self._started = True
+            self._watcher.start()
+            for proc in self._procs.values():
+                if self._stopping:
+                    break
+                proc.pending[START] = self._starting
+                self._launch(proc, address)
 
     def start(self, address: str | None = None, bootstrap: Callable[[], object] | None = None, *, hold: bool = False) -> None:
         """Start all procs, in parallel, and wait until they can be called.
@@ -129,22 +154,12 @@ class ProcSet:
             If `stop` was called meanwhile.
         """
         payload = None if bootstrap is None else dumps_call(bootstrap, (), {})
-        starting = PendingCall(START, self.ranks, "its start")
         booting = PendingCall(next(self._numbers), self.ranks, "its bootstrap")
-        with self._launching:
-            if self._stopping or self._started:
-                raise ClosedError("a mesh is started once, before it is stopped.")
-            self._started = True
-            self._watcher.start()
         try:
-            with self._launching:
-                for proc in self._procs.values():
-                    if self._stopping:
-                        break
-                    proc.pending[START] = starting
-                    self._launch(proc, address)
+            if not self._started:
+                self.launch(address)
             self._check_wanted()
-            self._wait(starting, BOOT_SEC)
+            self._wait(self._starting, BOOT_SEC)
             if payload is not None:
                 self._send(booting, payload, at_once=True)
                 self._wait(booting, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from meshlog_handler import LogClient
@@ -238,3 +240,18 @@ def test_a_fork_waits_for_a_thread_that_imports_or_joins(program: str) -> None:
     with collected() as logs:
         client: LogClient = logs.client
         assert "CHILD 0" in run_python("-c", GATE + FORKED + program + FORK, client.address).stdout
+
+
+BUSY = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from meshlog_handler import this_host
+with this_host().spawn_procs(per_host={"gpus": 2}, start_method="fork") as procs:
+    import slow
+    print(procs.call(lambda: __import__("slow").answer).get(20))
+"""
+
+
+def test_procs_are_not_forked_in_the_middle_of_an_import(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time; time.sleep(0.5); answer = 42")
+    assert run_python("-c", BUSY, str(tmp_path)).stdout == "[42, 42]\n"
