@@ -64,6 +64,16 @@ def log_large(address: str, count: int, ready: Any = None, go: Any = None, die: 
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def log_sizes(address: str, sizes: list[int]) -> None:
+    """Log messages of these sizes, of a shape that is known and one that is not."""
+    meshlog_handler.install(address, capture=False)
+    logger = logging.getLogger("worker")
+    logger.info("%s", "x")
+    for size in sizes:
+        logger.info("%s", "x" * size)
+        logger.info("x" * size)
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where run directories lie. Journals are small, also those of relays, which are larger than others."""
@@ -132,3 +142,19 @@ def test_a_log_dir_keeps_the_newest_large_records_for_tail(tmp_path: Path) -> No
     assert complaints == []
     (tail,) = read_tails(str(tmp_path), 100, None, complaints.append)
     assert "too large for the journal, and is not kept any more" in tail.items[0][1].text(tail.items[0][2])
+
+
+@pytest.mark.parametrize("journal", [64 << 10, 1 << 20, 9 << 20, 64 << 20])
+def test_records_of_sizes_around_every_limit_arrive_whole(journal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are those of a batch, a segment, a side file and a frame, whatever the size of the journal."""
+    monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(journal))
+    limits = (journal // 8, 256 << 10, 1 << 20, 4 << 20, 7 << 20)
+    sizes = [size + more for size in limits for more in (-4096, -100, -50, -1, 0, 1, 100)]
+    lengths: list[int] = []
+    handler = RecordCollector()
+    handler.emit = lambda record: lengths.append(len(record.getMessage()))  # type: ignore[method-assign]  # only lengths
+    with LogClient(handler) as client:
+        with started("fork", log_sizes, [(client.address, sizes)]) as procs:
+            assert join_all(procs) == [0]
+        assert client.flush(DEADLINE).dropped == 0
+    assert lengths == [1, *(size for size in sizes for _ in range(2))]
