@@ -10,7 +10,7 @@ from logging import LogRecord
 from typing import TYPE_CHECKING, Any, Final
 
 from .columns import NUMBERS
-from .groups import Group, Scope
+from .groups import MAX_COMPARED, Group, Scope
 from .similar import Anatomy, dissect_line, profile, skeleton
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
 _MAX_LEARNED: Final = 16 << 20
+_MAX_HELD: Final = 32 << 20
+_WEIGH_AFTER: Final = 4 << 20
 
 
 class Aggregator:
@@ -34,7 +36,7 @@ class Aggregator:
     window : float or None
         Seconds. None: every line is shown at once.
     max_groups : int
-        When there are as many, the oldest is shown before its time.
+        When there are as many, the oldest is shown before its time; so are the oldest when all take more than 32 MiB.
     never : iterable of str or re.Pattern
         Lines in which one of these is found are shown at once, each by itself.
     hide : iterable of str or re.Pattern
@@ -68,6 +70,9 @@ class Aggregator:
         self._groups: dict[Hashable, Group] = {}  # in the order they began
         self._scopes: dict[Hashable, Scope] = {}
         self._learned = 0
+        self._held = 0
+        self._max_held: float = _MAX_HELD
+        self._unweighed = 0
         self._due = _NEVER
 
     @property
@@ -99,13 +104,15 @@ class Aggregator:
         arguments = group.arguments
         if arguments is None:
             self._count(group, template, values)
-            return _NOTHING
+            return self._trimmed(_NOTHING)
         pending = arguments.pending
         pending.append(template.args(values))
-        if len(pending) >= arguments.limit:
-            arguments.reduce()
         group.count += 1
         group.ranks.add(template.rank)
+        if len(pending) >= arguments.limit:
+            arguments.reduce()
+            self._held += group.weigh()
+            return self._trimmed(_NOTHING)
         return _NOTHING
 
     def counts(self, template: CallTemplate, values: Any, now: float) -> bool:
@@ -135,7 +142,7 @@ class Aggregator:
             known = scope.runs.get(bones) if scope is not None else None
             if known is None:
                 out += self.add(template, values, now)
-                scope = self._scopes[key]
+                scope = self._scopes.get(key)
                 continue
             self.received += 1
             run, group = known
@@ -155,6 +162,7 @@ class Aggregator:
             self.received -= count
         first, *others = template.samples(values)
         filters, self._filters = self._filters, False  # what was asked of the whole is not asked of its samples
+        self._max_held = _NEVER  # until all is in
         try:
             out = [*self.add(template, first, now)]
             group = self._group_of(template, first)
@@ -169,7 +177,36 @@ class Aggregator:
                 out += self.add(template, sample, now)
         finally:
             self._filters = filters
-        return out
+            self._max_held = _MAX_HELD
+        return self._trimmed(out)
+
+    def took(self, size: int) -> Sequence[LogRecord]:
+        """Note that lines of `size` bytes, about, were taken in; return what must be shown at once, for want of memory.
+
+        Between two calls, what is not merged yet takes as much as what was taken in.
+        """
+        self._unweighed += size
+        if self._unweighed < _WEIGH_AFTER:
+            return _NOTHING
+        self._unweighed = 0
+        for group in self._groups.values():
+            if group.arguments is not None:
+                group.arguments.reduce()
+                self._held += group.weigh()
+        return self._trimmed(_NOTHING)
+
+    def _trimmed(self, out: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Return `out`, and the oldest groups if all take too much memory."""
+        left = self._held
+        if left <= self._max_held:
+            return out
+        oldest = []
+        for group in self._groups.values():
+            oldest.append(group)
+            left -= group.size
+            if left <= self._max_held:
+                break
+        return [*out, *self._close(oldest)]
 
     def expire(self, now: float) -> list[LogRecord]:
         """Return the groups whose window is over at `now`."""
@@ -213,7 +250,7 @@ class Aggregator:
         scope = self._scopes[template.scope, template.levelno, signature]
         shape = dissect_line(template.text(values)).shape
         # What was learned of it may have been forgotten since: then it is found again as it was the first time.
-        found = scope.shapes.get(shape) or scope.nearest(shape, profile(shape))
+        found = scope.shapes.get(shape) or (scope.nearest(shape, profile(shape)) if len(shape) <= MAX_COMPARED else None)
         assert found is not None
         return found
 
@@ -227,9 +264,10 @@ class Aggregator:
         if template.levelno >= logging.WARNING:
             self.shown += 1
             out.append(template.build(values))
+            self._held += group.weigh()
         else:
             self._count(group, template, values, anatomy)
-        return out or _NOTHING
+        return self._trimmed(out) if out or self._held > self._max_held else _NOTHING
 
     def _count(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> None:
         """Count a line in its group, where there is more to do than to append its arguments or its text."""
@@ -239,8 +277,10 @@ class Aggregator:
         if group.record is None:
             args = None if template.group is None else template.args(values)
             if group.begin(template.build(values), args, text):
+                self._held += group.weigh()
                 return
         self._learned += group.add_text(text, anatomy)
+        self._held += group.weigh()
         if self._learned > _MAX_LEARNED:
             for known in self._groups.values():
                 self._learned -= known.forget()
@@ -262,7 +302,7 @@ class Aggregator:
         shape = anatomy.shape
         found = scope.shapes.get(shape)
         if found is None:
-            bits = None if anatomy.wordless else profile(shape)
+            bits = None if anatomy.wordless or len(shape) > MAX_COMPARED else profile(shape)
             found = None if bits is None else scope.nearest(shape, bits)
             if found is None:
                 group = Group((key, shape), now, scope)
@@ -270,13 +310,14 @@ class Aggregator:
                 return self._open(group, template, values, anatomy)
             self._learned += found.alias(shape)
         self._count(found, template, values, anatomy)
-        return _NOTHING
+        return self._trimmed(_NOTHING)
 
     def _close(self, groups: Iterable[Group]) -> list[LogRecord]:
         out: list[LogRecord] = []
         for group in groups:
             del self._groups[group.key]
             self._learned -= group.forget()
+            self._held -= group.size
             scope = group.scope
             if group.shapes:
                 scope.close(group.shapes[0])

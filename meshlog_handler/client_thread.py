@@ -295,8 +295,10 @@ class ClientThread:
         if not self._tray:
             items = reception.collect(self._tray.quota)
             muted, reception.muted = reception.muted, []
+            taken, reception.taken = reception.taken, 0
             try:
                 self._tray.put(items, now)
+                self.show.took(taken)
             finally:
                 self._sentinels += self._tray.write_only(muted)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
@@ -486,8 +488,11 @@ class ClientThread:
     def _show_rest(self) -> None:
         now = monotonic()
         self._tray.show_all(now)
-        self._tray.show_now(self.reception.collect(_MAX_ITEMS), now)
-        self._tray.write_only(self.reception.muted)
+        while True:
+            self._tray.show_now(self.reception.collect(_MAX_ITEMS), now)
+            self._tray.write_only(self.reception.muted)
+            if not self.reception.busy:
+                break
 
     def _keep_counters(self) -> None:
         self.past = Past(self.stats())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from .merge import Choice, braces
+from .sizes import within
 
 NUMBERS: Final = frozenset((int, float))
 _MAX_PENDING: Final = 64
 _PENDING_BYTES: Final = 8192
 _MAX_SEEN: Final = 64
+MAX_SAMPLES: Final = 1 << 20
+"""Bytes of samples that a group passes on, at most; of long texts the first ones stand for all."""
+
 _CONVERSION = re.compile(r"%(?:%|([-#0 +]*)(\d*)(\.\d+)?[hlL]?([diouxXeEfFgGcrsa]))")
 
 
@@ -90,9 +94,15 @@ class Column:
             self._seen.add(value)
 
     def samples(self) -> list[object]:
-        """Return values that make an equal column when they are taken in."""
+        """Return values that make an equal column when they are taken in; of long texts, only the first ones."""
         extremes = [value for value in (self._low, self._high) if value is not None]
-        return [*dict.fromkeys(extremes), *(self._others.samples() if self._others is not None else ())]
+        others = within(self._others.samples(), MAX_SAMPLES) if self._others is not None else ()
+        return [*dict.fromkeys(extremes), *others]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return sum(map(len, self._seen)) + (self._others.size if self._others is not None else 0)
 
     def render(self) -> str:
         texts: list[str] = []
@@ -173,12 +183,17 @@ class Arguments:
             for column, values in zip(self._columns, columns, strict=True):
                 column.reduce(values)
 
-    def samples(self) -> list[tuple[object, ...]]:
-        """Return arguments that make the same text when they are merged."""
+    def samples(self) -> Iterator[tuple[object, ...]]:
+        """Yield arguments that make the same text when they are merged."""
         self.reduce()
         columns = [column.samples() for column in self._columns]
         count = max(map(len, columns), default=1)
-        return [tuple(column[min(at, len(column) - 1)] for column in columns) for at in range(count)]
+        return (tuple(column[min(at, len(column) - 1)] for column in columns) for at in range(count))
+
+    @property
+    def size(self) -> int:
+        """About how many bytes they take, without what is pending."""
+        return sum(column.size for column in self._columns)
 
     def render(self) -> str:
         """Return the one text."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice
 from logging import LogRecord
 from typing import Any, Final
 
-from .columns import Arguments
+from .columns import MAX_SAMPLES, Arguments
 from .mesh_record import MeshRecord, info_of
 from .ranks import spell_ranks
 from .similar import Anatomy, dissect, dissect_line, distance, distance_limit, skeleton
+from .sizes import size_of, within
 from .texts import Run, Texts
 
 _RUN_COST: Final = 4096
 # Longer texts are similar only when their shapes are equal: their distance would cost tens of milliseconds.
-_MAX_COMPARED: Final = 4096
+MAX_COMPARED: Final = 4096
 _MAX_PROFILES: Final = 256
 _MAX_DISTANCES: Final = 16
 
@@ -56,12 +58,12 @@ class Scope:
     def nearest(self, shape: str, bits: int) -> Group | None:
         """Return a group whose first shape is similar; of many, one with most characters in common.
 
+        `shape` is not longer than `MAX_COMPARED`.
+
         The work is bounded: of many shapes only the some 300 nearest in length are looked at, and of these the
         distance is computed for 16 at most.
         """
         length = len(shape)
-        if length > _MAX_COMPARED:
-            return None
         rivals: list[tuple[int, int, str]] = []
         looked = 0
         sizes = range(length - distance_limit(length), length * 100 // 85 + 1)
@@ -78,7 +80,7 @@ class Scope:
             if looked > _MAX_PROFILES:
                 break
         rivals.sort()
-        affordable = max(1, min(_MAX_DISTANCES, 4 * _MAX_COMPARED // (length + 1)))
+        affordable = max(1, min(_MAX_DISTANCES, 4 * MAX_COMPARED // (length + 1)))
         for _, limit, rival in rivals[:affordable]:
             if distance(shape, rival, limit) <= limit:
                 return self.shapes[rival]
@@ -102,9 +104,12 @@ class Group:
         What merges their message arguments; None where their texts are merged, and while nothing is counted.
     shapes, skeletons : list
         What the scope knows of the group.
+    size : int
+        About how many bytes it takes; see `weigh`.
     """
 
     __slots__ = (
+        "_first",
         "_texts",
         "arguments",
         "count",
@@ -115,6 +120,7 @@ class Group:
         "record",
         "scope",
         "shapes",
+        "size",
         "skeletons",
     )
 
@@ -129,11 +135,20 @@ class Group:
         self.shapes: list[str] = []
         self.skeletons: list[bytes] = []
         self.learned = 0
+        self.size = 0
+        self._first = size_of(key)
         self._texts = Texts()
+
+    def weigh(self) -> int:
+        """Set `size` to about how many bytes the group takes, without what was learned; return what it grew by."""
+        before = self.size
+        self.size = self._first + self._texts.size + (self.arguments.size if self.arguments is not None else 0)
+        return self.size - before
 
     def begin(self, record: LogRecord, args: tuple[object, ...] | None, text: str) -> bool:
         """Take the first line that is counted; False if its text is still to be given to `add_text`."""
         self.record = record
+        self._first += size_of(record.__dict__) + size_of(info_of(record).raw)
         if args is not None:
             self.arguments = Arguments.of(record.msg, args, text)
         return self.arguments is not None
@@ -187,9 +202,9 @@ class Group:
             return record
         told: tuple[str | None, list[Any]] | None = None
         if digest and self.arguments is None:
-            told = (None, self._texts.samples()[: self.count])
+            told = (None, within(islice(self._texts.samples(), self.count), MAX_SAMPLES))
         elif digest and self.arguments is not None:
-            told = (record.msg, self.arguments.samples()[: self.count])
+            told = (record.msg, within(islice(self.arguments.samples(), self.count), MAX_SAMPLES))
         text = self._texts.render() if self.arguments is None else self.arguments.render()
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
         where = f"[{spell_ranks(ranks)}] " if ranks else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 from typing import Final
 
 from .similar import Anatomy, Token, dissect, number_value
 
 MAX_WORDS: Final = 3
+_SLOT_SIZE: Final = 500
 _MAX_WORD_LENGTH: Final = 80
 _COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _OPENING = re.compile(r".*[=:(\[]", re.DOTALL)
@@ -76,13 +77,14 @@ class Slot:
 class Shaped:
     """Texts of one shape: what is fixed, as in the first of them, and the slots between."""
 
-    __slots__ = ("pieces", "shape", "slots", "widths")
+    __slots__ = ("pieces", "shape", "size", "slots", "widths")
 
     def __init__(self, shape: str, pieces: list[str], slots: list[Slot], widths: list[int]) -> None:
         self.shape = shape
         self.pieces = pieces
         self.slots = slots
         self.widths = widths  # of each slot in the first text
+        self.size = 2 * len(shape) + _SLOT_SIZE * len(slots) + MAX_WORDS * sum(widths)  # about the bytes it takes
 
     @classmethod
     def of(cls, anatomy: Anatomy) -> Shaped:
@@ -111,10 +113,10 @@ class Shaped:
         parts.append(self.pieces[-1])
         return "".join(parts)
 
-    def samples(self) -> list[str]:
-        """Return texts that make an equal one when they are merged."""
+    def samples(self) -> Iterator[str]:
+        """Yield texts that make an equal one when they are merged."""
         columns = [slot.samples() for slot in self.slots]
-        return [self._sample(columns, at) for at in range(max(map(len, columns), default=1))]
+        return (self._sample(columns, at) for at in range(max(map(len, columns), default=1)))
 
     def _sample(self, columns: list[list[str]], at: int) -> str:
         parts = [self.pieces[0]]
@@ -178,15 +180,21 @@ class Choice:
             elif len(self.shapes) <= MAX_WORDS:
                 self.shapes[shape] = shaped
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return sum(shaped.size for shaped in self.shapes.values())
+
     def meets(self, other: Choice) -> bool:
         return not self.shapes.keys().isdisjoint(other.shapes)
 
     def texts(self) -> list[str]:
         return [shaped.render() for shaped in list(self.shapes.values())[:MAX_WORDS]]
 
-    def samples(self) -> list[str]:
-        """Return texts that make an equal choice when they are added to an empty one."""
-        return [text for shaped in self.shapes.values() for text in shaped.samples()]
+    def samples(self) -> Iterator[str]:
+        """Yield texts that make an equal choice when they are added to an empty one."""
+        for shaped in self.shapes.values():
+            yield from shaped.samples()
 
     def render(self) -> str:
         """Write the alternatives as a word; what opens or closes all of them stands outside: ``x={a, b},``."""

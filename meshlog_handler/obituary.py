@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .exits import signal_name
 from .signals import STOPPING
+from .sizes import size_of
 from .thaw import Item
+
+_MAX_ITEM: Final = 8192
+_MAX_TEXT: Final = 2048
 
 WORD_SEC = 15.0
 """Seconds a proc's end waits for its owner to say how it came: Monarch looks every ten seconds."""
@@ -125,6 +129,31 @@ def _error(ended: Ended, how: str) -> ExitReport:
     return ExitReport(logging.ERROR, "\n    ".join((f"{text}; its last lines:", *lines)) if lines else text)
 
 
+def abridged(item: Item) -> Item:
+    """Return an item that `last_lines` spells, in place of one that takes much memory."""
+    when, template, values = item
+    if template is None or size_of(values) + size_of(template.base.get("msg")) <= _MAX_ITEM:
+        return item
+    return when, _Abridged(template, values), ()
+
+
+class _Abridged:
+    """The beginning of a long line or record, spelled."""
+
+    __slots__ = ("captured", "final", "info", "text")
+
+    def __init__(self, template: Any, values: Any) -> None:
+        text = _spell(template.build(values))
+        self.text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ... [{len(text) - _MAX_TEXT:,} more characters]"
+        self.info = template.info
+        self.captured = template.captured
+        self.final = not template.captured or template.line(values).final
+
+    def line(self, _: object) -> _Abridged:
+        """Return what says whether the line is complete."""
+        return self
+
+
 def last_lines(tail: Iterable[Item]) -> list[str]:
     """Return the last lines of a proc as they were shown, tracebacks by their last line."""
     # Read from a pipe and from a connection, they come in no order.
@@ -133,7 +162,7 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
     newest = {template.info.stream: place for place, (template, _) in enumerate(items) if template.captured}
     # A state that was replaced, or grew into a line, is no line; the newest of a stream is what it said last.
     return [
-        _spell(template.build(values))
+        template.text if isinstance(template, _Abridged) else _spell(template.build(values))
         for place, (template, values) in enumerate(items)
         if not template.captured or template.line(values).final or newest[template.info.stream] == place
     ]

@@ -43,6 +43,8 @@ class Reception:
 
     Attributes
     ----------
+    taken : int
+        Bytes of records that were collected since the owner has set it to 0.
     inbox_size : int
         Bytes of a proc's stream that wait to be collected; beyond it, the proc waits.
     """
@@ -59,6 +61,7 @@ class Reception:
         self._held_up: set[Source] = set()  # that had to wait since they were asked for patience last
         self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
+        self.taken = 0
         self.inbox_size = INBOX_SIZE
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
@@ -139,9 +142,11 @@ class Reception:
 
     def _take(self, source: Source, limit: int, items: list[Item]) -> int:
         del self._busy[source]
+        before = source.taken
         try:
             return source.take(limit, items)
         finally:
+            self.taken += source.taken - before
             if source.inbox:
                 self._busy[source] = None  # behind the others
             elif source.ended:

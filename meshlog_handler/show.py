@@ -269,6 +269,12 @@ class Show:
             self.files.record(rank, record)
         self._give(self._sinks.find(*_OWN_ROUTE), record)
 
+    def took(self, size: int) -> None:
+        """Note that records of `size` bytes were taken in: groups that take too much memory are shown."""
+        for sink in self._grouping:
+            if sink.aggregator is not None:
+                self._deliver(sink, sink.aggregator.took(size))
+
     # -- time ------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:

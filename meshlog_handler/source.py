@@ -19,6 +19,7 @@ from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
 from .messages import Answer, Ending, Flush, Goodbye, Hello, Message, Order, Relabel, decode
+from .obituary import abridged
 from .relay_messages import ReachedBelow
 from .side_files import ReadSideFiles
 from .stats import RankStats
@@ -82,6 +83,7 @@ class Source:
         "_generation",
         "_losses",
         "_position",
+        "_taken",
         "_thawer",
         "_thawing",
         "adopted",
@@ -170,6 +172,7 @@ class Source:
         self._thawer = Thawer(self.identity, self.sides.read, self, relayed)
         self._generation = 0
         self._position = START
+        self._taken = 0
         self._thawing = 0
         self._at = 0
 
@@ -284,6 +287,7 @@ class Source:
                     self._thawer.new_segment()
                 count = len(items) - self._thawer.sentinels
                 spent = len(items) + self._thawer.aside // ASIDE_COST
+                began = self._at
                 try:
                     self._at = self._thawer.thaw(piece.data, self._at, left, items)
                 except Exception:  # whatever it is, these bytes are not tried again
@@ -291,6 +295,7 @@ class Source:
                     raise
                 finally:
                     left -= len(items) + self._thawer.aside // ASIDE_COST - spent
+                    self._taken += self._at - began
                     records = len(items) - self._thawer.sentinels - count
                     self.stats.received += records
                     self.stats.last_seq += records
@@ -305,9 +310,14 @@ class Source:
             self.remember(items[max(before, len(items) - TAIL) :])
         return limit - left
 
+    @property
+    def taken(self) -> int:
+        """How many bytes of records were taken so far."""
+        return self._taken + self._thawer.aside
+
     def remember(self, items: Sequence[Item]) -> None:
         """Take note of what was brought last: the last words of the proc, should it die."""
-        self.tail += items[-TAIL:]
+        self.tail += map(abridged, items[-TAIL:])
         del self.tail[:-TAIL]
 
     def replay(self) -> None:

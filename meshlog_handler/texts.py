@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
@@ -12,6 +12,7 @@ from .similar import Anatomy, Token
 _MAX_SHAPES: Final = 8
 _RUN_BYTES: Final = 4096
 _RUN_TEXTS: Final = 64
+_WORD_SIZE: Final = 500
 
 
 class Texts:
@@ -50,15 +51,21 @@ class Texts:
             run.reduce()
         self._runs.clear()
 
-    def samples(self) -> list[str]:
-        """Return texts that make the same one when they are merged. Before `render`, which uses up what there is."""
+    def samples(self) -> Iterator[str]:
+        """Yield texts that make the same one when they are merged. Before `render`, which uses up what there is."""
         self.settle()
-        texts = [text for shaped in self._shapes.values() for text in shaped.samples()]
+        for shaped in self._shapes.values():
+            yield from shaped.samples()
         if self._rest is not None:
-            words = [word.samples() for word in self._rest]
+            words = [list(word.samples()) for word in self._rest]
             for at in range(max(map(len, words))):
-                texts.append(" ".join(word[min(at, len(word) - 1)] for word in words))
-        return texts
+                yield " ".join(word[min(at, len(word) - 1)] for word in words)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes, without the runs."""
+        rest = sum(word.size + _WORD_SIZE for word in self._rest) if self._rest is not None else 0
+        return sum(shaped.size for shaped in self._shapes.values()) + rest
 
     def render(self) -> str:
         """Return the one text. Call it once, at the end."""
