@@ -71,6 +71,8 @@ class ConsoleHandler(logging.Handler):
         the moment.
     failed : int
         Records that could not be written: the output is closed or broken. Said once.
+    has_default_formatter : bool
+        Whether nobody chose the formatter.
     before_write : Callable[[TextIO], None] or None
         Called with a stream, on the thread that is about to write there: a notebook chooses the cell.
 
@@ -89,9 +91,10 @@ class ConsoleHandler(logging.Handler):
         ranks_filter: RanksFilter | Iterable[int] | str | None = None,
     ) -> None:
         super().__init__()
+        self.has_default_formatter = formatter is None
         if formatter is None:
             formatter = MeshFormatter(prefix=DEFAULT_PREFIX if settings.prefix_with_rank() else None)
-        self.setFormatter(formatter)
+        super().setFormatter(formatter)
         if ranks_filter is not None:
             self.addFilter(ranks_filter if isinstance(ranks_filter, RanksFilter) else RanksFilter(ranks_filter))
         self.failed = 0
@@ -104,6 +107,11 @@ class ConsoleHandler(logging.Handler):
         # Where the last line is a progress state, which has not ended.
         self._drawn: Output | None = None
         _consoles.add(self)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        """Use this formatter, also for records of a `MeshHandler` that has one."""
+        super().setFormatter(fmt)
+        self.has_default_formatter = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record; `flush` writes it. An error of the formatter goes to `handleError`."""

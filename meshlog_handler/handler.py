@@ -63,9 +63,9 @@ class MeshHandler(logging.Handler):
     In the client's process, and while `aggregate_window_sec` is None, the handlers get records on the thread that logs
     them, as in plain logging. They do so in other processes, too, once the client has ended or cannot be reached.
 
-    A formatter set on a MeshHandler makes the text that the handlers get as the message, as it does on a
-    `logging.handlers.QueueHandler`. Filters of the MeshHandler, and filters and custom formatters of the handlers that it
-    names, are called in the process that logs, on the thread that logs: they may look at the current request or task.
+    A formatter set on a MeshHandler is that of the `handlers` that have none of their own. Filters of the MeshHandler, and
+    filters and custom formatters of the `handlers`, are called in the process that logs, on the thread that logs: they may
+    look at the current request or task.
 
     Any thread may log. `flush` and `close` never wait: `logging.config` calls them with logging's lock held.
     After a fork the child joins as itself with its first record.
@@ -136,9 +136,11 @@ class MeshHandler(logging.Handler):
     name = property(logging.Handler.get_name, set_name)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        """Let `fmt` make the message of each record: the handlers get its text."""
+        """Let the handlers that have no formatter of their own use this one."""
         super().setFormatter(fmt)
-        self._stream = None  # no record takes the fast path
+        self._stream = None  # a formatter of the program's own is called here
+        if self._sink is not None:
+            self._sink.set_formatter(fmt)
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Forward the record if the filters let it pass. Never raises what is an `Exception`, never waits for the client
@@ -151,7 +153,7 @@ class MeshHandler(logging.Handler):
             if isinstance(passed, logging.LogRecord):
                 record = passed
         sink, stream = self._sink, self._stream
-        if sink is not None and sink.direct and self.formatter is None and record.__class__ is not MeshRecord:
+        if sink is not None and sink.direct and record.__class__ is not MeshRecord:
             sink.show_here(record)
             if sink.keeps_files:
                 self._forward(record, (sink.number, ()))  # for the files alone
@@ -185,9 +187,9 @@ class MeshHandler(logging.Handler):
                 return  # also once there is no stream any more: what a handler of the client logs stays its own
             if isinstance(record, MeshRecord):
                 return  # forwarded once: a handler of the client has handed it to the loggers here
-            if self.formatter is not None:
-                record = self._formatted(record)
             sink = self._sink
+            if sink is None and self.formatter is not None:
+                record = self._formatted(record)
             if sink is not None and sink.direct:
                 sink.show_here(record)
                 if sink.keeps_files:
@@ -217,13 +219,13 @@ class MeshHandler(logging.Handler):
             if accepted:
                 stream.append(record, (route, accepted), texts)
             return True
-        if self.formatter is None:
+        if sink is not None or self.formatter is None:
             self._stream = stream  # from now on the fast path
         stream.append(record, route)
         return True
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a copy whose message is the formatter's text, as `logging.handlers.QueueHandler` makes one."""
+        """Return a copy whose message is the formatter's text: there are no handlers here that could use the formatter."""
         made = copy.copy(record)
         text = self.format(made)
         vars(made).update(msg=text, message=text, args=(), exc_info=None, exc_text=None, stack_info=None)

@@ -88,6 +88,11 @@ class Sink:
         self._handlers = handlers
         self._plan: _Plan | None = None
 
+    def set_formatter(self, formatter: logging.Formatter | None) -> None:
+        """Give handlers that have no formatter of their own this one, for records of this sink."""
+        plain = [handler.given_to if isinstance(handler, _WithFormatter) else handler for handler in self.handlers]
+        self.handlers = tuple(plain if formatter is None else [_WithFormatter(each, formatter) for each in plain])
+
     def _make_plan(self) -> _Plan:
         if not self._handlers:
             from .console import ConsoleHandler
@@ -210,30 +215,79 @@ class Prepared(NamedTuple):
     texts: tuple[tuple[int, str], ...]
 
 
-class _Accepted:
-    """A handler whose filters have accepted the record in the process that logged it."""
+class _Wrapped:
+    """A handler that is called in another way than by its `handle`."""
 
-    def __init__(self, handler: ShownBy, index: int) -> None:
-        self._handler = handler
-        self._index = index
+    def __init__(self, handler: ShownBy) -> None:
+        self.given_to = handler
+
+    @property
+    def handler(self) -> Any:
+        """The handler itself; what stands for it while a configuration is not complete."""
+        return getattr(self.given_to, "handler", None) or self.given_to
 
     @property
     def level(self) -> int:
         """The handler's level."""
-        return self._handler.level
+        return self.given_to.level
 
     @property
     def flush_per_tick(self) -> bool:
         """Whether the handler wants `flush` after each of the client's ticks."""
-        return bool(getattr(self._handler, "flush_per_tick", False))
+        return bool(getattr(self.given_to, "flush_per_tick", False))
 
-    def handle(self, record: logging.LogRecord) -> Any:
+    def handle(self, record: LogRecord) -> Any:
+        """Show a record."""
+        return self.given_to.handle(record)
+
+    def flush(self) -> None:
+        """Flush the handler."""
+        self.given_to.flush()
+
+
+class _WithFormatter(_Wrapped):
+    """A handler that uses the formatter of its MeshHandler, unless it has one of its own."""
+
+    def __init__(self, handler: ShownBy, formatter: logging.Formatter) -> None:
+        super().__init__(handler)
+        self._formatter = formatter
+
+    @property
+    def formatter(self) -> logging.Formatter | None:
+        """The formatter that is in force."""
+        own = getattr(self.handler, "formatter", None)
+        return self._formatter if own is None or getattr(self.handler, "has_default_formatter", False) else own
+
+    def handle(self, record: LogRecord) -> Any:
+        """Show a record."""
+        handler = self.handler
+        if not isinstance(handler, logging.Handler):
+            return handler.handle(record)
+        handler.acquire()
+        before, handler.formatter = handler.formatter, self.formatter
+        try:
+            return handler.handle(record)
+        finally:
+            handler.formatter = before
+            handler.release()
+
+
+class _Accepted(_Wrapped):
+    """A handler whose filters have accepted the record in the process that logged it, and whose formatter may have had it."""
+
+    def __init__(self, handler: ShownBy, index: int) -> None:
+        super().__init__(handler)
+        self._index = index
+
+    def handle(self, record: LogRecord) -> Any:
         """Do what `logging.Handler.handle` does after its filters."""
-        handler: Any = getattr(self._handler, "handler", None) or self._handler
+        handler = self.handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
         text = dict(info_of(record).texts or ()).get(self._index)
         handler.acquire()
+        before, handler.formatter = handler.formatter, getattr(self.given_to, "formatter", handler.formatter)
+        kept = {"format": vars(handler)["format"]} if "format" in vars(handler) else {}
         try:
             if text is not None:
                 vars(handler)["format"] = lambda _: text  # what its `emit` writes
@@ -241,22 +295,20 @@ class _Accepted:
         finally:
             if text is not None:
                 del vars(handler)["format"]
+                vars(handler).update(kept)
+            handler.formatter = before
             handler.release()
         return True
 
-    def flush(self) -> None:
-        """Flush the handler."""
-        self._handler.flush()
 
-
-def _filter_of(handler: ShownBy) -> Callable[[logging.LogRecord], Any] | None:
+def _filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
     found: Any = getattr(handler, "handler", None) or handler
     return found.filter if getattr(found, "filters", None) else None
 
 
 def _formatter_of(handler: ShownBy) -> Any:
     """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
-    found: Any = getattr(handler, "handler", None) or handler
+    found: Any = handler if isinstance(handler, _WithFormatter) else getattr(handler, "handler", None) or handler
     formatter = getattr(found, "formatter", None)
     kind = type(formatter)
     return None if kind in (logging.Formatter, NoneType) or kind.__module__.partition(".")[0] == __package__ else formatter

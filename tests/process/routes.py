@@ -170,6 +170,25 @@ def formatted() -> None:
     start("fork", "forked", False)
 
 
+class Intercept(logging.Handler):
+    """Hands the message on to something else, as loguru's recipe does: a formatter does not matter to it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message."""
+        with open(PLACE / "intercepted.log", "a") as file:
+            file.write(record.getMessage() + "\n")
+
+
+def basic() -> None:
+    """`basicConfig` gives each handler a formatter that has none."""
+    handlers: list[logging.Handler] = [logging.FileHandler(PLACE / "basic.log"), Intercept()]
+    if KIND == "mesh":
+        handlers = [meshlog_handler.MeshHandler(handlers=[handler]) for handler in handlers]
+    logging.basicConfig(level=logging.INFO, handlers=handlers, **({"format": HOW} if HOW else {}))
+    log("parent")
+    start("fork", "forked", False)
+
+
 def last_words() -> None:
     """The process ends without a chance to do anything, right after a call."""
     how = HOW

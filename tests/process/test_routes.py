@@ -64,6 +64,12 @@ def test_a_formatter_and_a_filter_on_the_handler(tmp_path: Path) -> None:
     assert_same("formatted", "apart", tmp_path)
 
 
+@pytest.mark.parametrize("form", ["", "%(levelname)s: %(message)s"])
+def test_basic_config(tmp_path: Path, form: str) -> None:
+    lines = assert_same("basic", form, tmp_path)
+    assert "order by forked" in lines["intercepted.log"]
+
+
 def test_the_text_is_the_same(tmp_path: Path) -> None:
     assert_same("same_text", "apart", tmp_path)
 

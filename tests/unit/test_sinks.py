@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.mesh_record import info_of
+from meshlog_handler.console import ConsoleHandler
+from meshlog_handler.mesh_record import MeshInfo, MeshRecord, info_of
 from meshlog_handler.sinks import Sink, Sinks, own_info
 from meshlog_handler.testing import RecordCollector
 
@@ -261,3 +262,22 @@ def test_a_handler_that_keeps_records_has_what_a_client_adds() -> None:
 def test_without_handlers_it_is_the_console(capsys: pytest.CaptureFixture[str]) -> None:
     Sink([]).show_here(record())
     assert capsys.readouterr().err == "text\n"
+
+
+def test_a_formatter_is_for_the_handlers_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, none = logging.FileHandler(tmp_path / "own"), logging.FileHandler(tmp_path / "none")
+    own.setFormatter(logging.Formatter("own %(message)s"))
+    sink = Sink([own, none, ConsoleHandler()])
+    sink.set_formatter(logging.Formatter("given %(rank)s %(message)s"))
+    sink.show_here(record())
+    sink.deliver(MeshRecord.of({**vars(record()), "rank": 4}, MeshInfo(4)))
+    sink.narrowed([0, 1]).deliver(MeshRecord.of({**vars(record()), "rank": 5}, MeshInfo(5)))
+    sink.set_formatter(None)
+    sink.show_here(record())
+    sink.flush()
+    for handler in (own, none):
+        handler.close()
+    assert (tmp_path / "own").read_text() == "own text\n" * 4
+    assert (tmp_path / "none").read_text() == "given None text\ngiven 4 text\ngiven 5 text\ntext\n"
+    assert capsys.readouterr().err == "given None text\ngiven 4 text\ntext\n"
+    assert none.formatter is None, "elsewhere it has none"
