@@ -184,7 +184,7 @@ def basic() -> None:
     handlers: list[logging.Handler] = [logging.FileHandler(PLACE / "basic.log"), Intercept()]
     if KIND == "mesh":
         handlers = [meshlog_handler.MeshHandler(handlers=[handler]) for handler in handlers]
-    logging.basicConfig(level=logging.INFO, handlers=handlers, **({"format": HOW} if HOW else {}))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format=HOW or logging.BASIC_FORMAT)
     log("parent")
     start("fork", "forked", False)
 
