@@ -11,6 +11,7 @@ Any thread may call the public methods. Only the client's thread touches sources
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import socket
@@ -27,9 +28,10 @@ from . import lifetime, running, settings
 from .below import source_of
 from .capture import diagnose
 from .client_thread import ClientThread
-from .commands import Call, Commands
+from .commands import Commands
 from .console import ConsoleHandler
 from .errors import BusyError, ClosedError, FlushTimeout
+from .journal_queue import JournalQueue
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
 from .named_handlers import ShownBy
@@ -78,10 +80,11 @@ class LogClient(QueueListener):
     Notes
     -----
     A forked child inherits an inert copy: it owns neither thread nor sockets, and `stop` does nothing there.
-    The design is that of Monarch's ``LogClientActor``; the thread that of `logging.handlers.QueueListener`.
+    Whatever puts records into `queue` has them shown: a `logging.handlers.QueueHandler` of any process, as in the logging
+    cookbook. The design is that of Monarch's ``LogClientActor``; the thread that of `logging.handlers.QueueListener`.
     """
 
-    queue: queue.SimpleQueue[Call]
+    queue: JournalQueue
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class LogClient(QueueListener):
         hide: Sequence[str] = (),
         above: Above | None = None,
     ) -> None:
-        super().__init__(queue.SimpleQueue(), respect_handler_level=respect_handler_level)
+        super().__init__(JournalQueue(self._show_here), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         self._log_dir = settings.check_directory(log_dir)
         self._options = (tuple(never), tuple(hide))
@@ -139,7 +142,7 @@ class LogClient(QueueListener):
         self._rundir = RunDir()
         self.registry.keep_journals_in(self._log_dir or self._rundir.path)
         self._rendezvous = Rendezvous(self._rundir.path, self._admit, self._joined)
-        self._commands = Commands(self.queue)
+        self._commands = Commands(queue.SimpleQueue())
         show = Show(self.sinks, files, *self._options, digests=self._above is not None)
         self._core = ClientThread(
             self._commands,
@@ -151,6 +154,7 @@ class LogClient(QueueListener):
             self._post,
             self._above,
         )
+        self.queue.open(str(self._rendezvous.address), self.own_token)
         self._running = True
         running.add(self)
         lifetime.stop_at_exit(self, self.stop)
@@ -169,6 +173,7 @@ class LogClient(QueueListener):
         """
         if not self.running or threading.current_thread() is self._thread:
             return
+        self.queue.close()  # what is put from now on is shown at once
         patience, progress = timeout + _GRACE_SEC, self._core.progress
         try:
             self.flush(timeout)
@@ -194,6 +199,12 @@ class LogClient(QueueListener):
         diagnose(f"the client is stopped without an orderly end, and what it has not shown is lost: {busy}")
         self._core.disconnect()
         self._rundir.remove()
+
+    def _show_here(self, record: logging.LogRecord) -> None:
+        """Show what is put into the queue while the client does not run."""
+        if self.sinks.default is None:
+            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
+        self.sinks.default.show_here(record)
 
     def enqueue_sentinel(self) -> None:
         """Ask the thread to end. Called by `QueueListener.stop`, which `stop` takes the place of."""

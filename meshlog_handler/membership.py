@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -30,6 +31,7 @@ from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
 _GOODBYE_SEC: Final = 0.5
+_RUNTIME_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds that a fork waits, at most, for a thread that joins or leaves."""
 _UNCAUGHT_SIZE: Final = 256
@@ -134,6 +136,11 @@ class Membership:
         if self._on_loss is not None:
             self._on_loss()
 
+    @property
+    def left(self) -> bool:
+        """Whether the process has left, or was forked from the one that joined."""
+        return self._left or self.pid != os.getpid()
+
     def when_lost(self, then: Callable[[], object]) -> None:
         """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
         self._on_loss = then
@@ -196,6 +203,8 @@ class Membership:
             self.stream.lose_client()
             self.stream.journal.close()
         self._link.close()
+        if self._runtime.wait_ended(_RUNTIME_SEC):
+            self._link.forget()
 
     def forget(self) -> None:
         """In a forked child: give up what belongs to the parent."""
@@ -230,6 +239,7 @@ _forking: set[int] = set()
 """The threads that hold the lock because they fork."""
 
 _current: Membership | None = None
+_beside: weakref.WeakSet[Membership] = weakref.WeakSet()
 _inherited: Terms | None = None
 
 
@@ -273,6 +283,22 @@ def join(terms: Terms) -> Membership:
         return _current
 
 
+def beside(terms: Terms) -> Membership:
+    """Return a membership for a queue: this process's own, or another one beside it, for the queue alone.
+
+    Raises
+    ------
+    ConnectError
+        If the client cannot be joined.
+    """
+    member = current()
+    if member is None or member.terms.address != terms.address:
+        member = Membership(terms)
+        _beside.add(member)
+        _settle_at_exit()
+    return member
+
+
 def rejoin(*, quiet: bool = False) -> Membership | None:
     """In a forked child: join the parent's client anew. None if there is none, or it is gone (said once, unless `quiet`)."""
     global _inherited
@@ -314,9 +340,9 @@ def _settle_at_exit() -> None:
 
 
 def _settle() -> None:
-    member = current()
-    if member is not None:
-        member.settle()
+    for member in (current(), *_beside):
+        if member is not None and member.pid == os.getpid():
+            member.settle()
 
 
 _settles = 0
@@ -352,6 +378,9 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     _forking.clear()
     member, _current = _current, None
+    for other in tuple(_beside):
+        other.forget()
+    _beside.clear()
     if member is not None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.

@@ -22,7 +22,7 @@ from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patien
 from .proc_warnings import log_warnings
 from .stream import Stream, carriers, own_threads
 from .transaction import ConfigTransaction
-from .waits import monotonic, seconds_until
+from .waits import ended, monotonic, seconds_until
 
 _MAX_REASON: Final = 4000
 
@@ -53,10 +53,18 @@ class LoggerRuntime:
         self._first: dict[str, int] = {}
         self._last_level: tuple[int, Callable[[], None]] | None = None  # the last order for a level, and how it is undone
         self._order = itertools.count()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        threading.Thread(target=self._run, name="meshlog-runtime", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="meshlog-runtime", daemon=True)
+        self._thread.start()
+
+    def wait_ended(self, timeout: float) -> bool:
+        """Wait until the thread has ended: the connection is closed. False if it has not, or is the one that asks."""
+        if self._thread is threading.current_thread():
+            return False
+        return self._thread is None or ended(self._thread, timeout)
 
     def join_in(self, standing: Iterable[bytes]) -> None:
         """Carry out what holds for whoever joins late. Before `start`. What cannot be carried out is said, and left."""

@@ -41,7 +41,7 @@ FLOORS = [
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
         "source", "pipes", "reception", "sinks", "show", "tray", "registry", "flushes", "below", "relays", "commands",
-        "client_thread", "client", "membership", "uplink", "handler",
+        "client_thread", "membership", "journal_queue", "client", "uplink", "handler",
     ],
     # Assembly.
     [

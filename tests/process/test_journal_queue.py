@@ -1,0 +1,165 @@
+"""The queue of a client: programs that follow the logging cookbook change one line."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import logging.handlers
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from meshlog_handler import ClosedError, LogClient, install
+from meshlog_handler.testing import RecordCollector, collected
+
+from .procs import METHODS, join_all, started
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """A logger that hands nothing on."""
+    logger = logging.getLogger("cookbook")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.handlers[:] = []
+
+
+def worker_configurer(records: Any) -> logging.Logger:
+    """Do what the cookbook's workers do."""
+    logger = logging.getLogger("worker")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [logging.handlers.QueueHandler(records)]
+    return logger
+
+
+def work(records: Any, number: int) -> None:
+    logger = worker_configurer(records)
+    for line in range(100):
+        logger.info("%d of %d", line, number)
+
+
+def work_and_die(records: Any, number: int) -> None:
+    work(records, number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", [work, work_and_die])
+def test_the_cookbooks_workers(method: str, target: Any) -> None:
+    with collected() as logs:
+        with started(method, target, [(logs.client.queue, number) for number in range(3)]) as procs:
+            join_all(procs)
+        logs.flush()
+        of_workers = [record.getMessage() for record in logs.records if record.name == "worker"]
+    assert sorted(of_workers) == sorted(f"{line} of {number}" for line in range(100) for number in range(3))
+    for number in range(3):
+        assert [each for each in of_workers if each.endswith(f"of {number}")] == [f"{line} of {number}" for line in range(100)]
+
+
+def test_a_handler_of_the_clients_own_process(log: logging.Logger) -> None:
+    with collected() as logs:
+        log.addHandler(logging.handlers.QueueHandler(logs.client.queue))
+        log.info("one")
+        log.info("two %d", 2)
+        logs.flush()
+        assert logs.messages == ["one", "two 2"]
+        assert logs.of_rank(None) == logs.records
+
+
+def test_before_the_start_and_after_the_end_records_are_shown_at_once(log: logging.Logger) -> None:
+    collector = RecordCollector()
+    client = LogClient(collector)
+    log.addHandler(logging.handlers.QueueHandler(client.queue))
+    log.info("before")
+    assert collector.messages == ["before"]
+    for number in range(2):
+        with client:
+            log.info("while it runs %d", number)
+    assert collector.messages == ["before", "while it runs 0", "while it runs 1"]
+    log.info("after")
+    assert collector.messages[-1] == "after"
+
+
+def child_of_fork(log: logging.Logger) -> None:
+    log.info("child")
+
+
+def test_a_forked_child_is_a_process_of_its_own(log: logging.Logger) -> None:
+    with collected() as logs:
+        log.addHandler(logging.handlers.QueueHandler(logs.client.queue))
+        log.info("parent")
+        with started("fork", child_of_fork, [(log,)]) as procs:
+            join_all(procs)
+        log.info("parent again")
+        logs.flush()
+        ranks = [(record.getMessage(), vars(record)["rank"]) for record in logs.records]
+    assert sorted(ranks, key=str) == [("child", 0), ("parent again", None), ("parent", None)]
+
+
+def installed(address: str, records: Any) -> None:
+    install(address, capture=False)
+    logging.getLogger("cookbook").info("installed")
+    worker_configurer(records).info("put")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_of_another_client_as_well(method: str) -> None:
+    with collected() as one, collected() as other:
+        with started(method, installed, [(one.address, other.client.queue), (one.address, one.client.queue)]) as procs:
+            join_all(procs)
+        one.flush()
+        other.flush()
+        assert sorted(one.messages) == ["installed", "installed", "put"]
+        assert other.messages == ["put"]
+        assert len({vars(record)["rank"] for record in one.records}) == 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="logging.config knows queues since 3.12")
+def test_in_a_configuration(restored_logging: logging.Logger) -> None:
+    with collected() as logs:
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {"queue": {"class": "logging.handlers.QueueHandler", "queue": {"()": lambda: logs.client.queue}}},
+                "loggers": {"configured": {"level": "INFO", "handlers": ["queue"], "propagate": False}},
+            }
+        )
+        logging.getLogger("configured").info("by the queue")
+        logs.flush()
+        assert logs.messages == ["by the queue"]
+        logging.getLogger("configured").handlers.clear()
+
+
+def test_the_client_reads_it() -> None:
+    client = LogClient(RecordCollector())
+    assert isinstance(client.queue, queue.Queue)
+    with pytest.raises(ClosedError):
+        client.queue.get_nowait()
+    with pytest.raises(ClosedError):
+        client.queue.get()
+    assert client.queue.empty()
+    assert not client.queue.full()
+    with pytest.raises(ClosedError, match="start"):
+        pickle.dumps(client.queue)
+
+
+def test_multiprocess_can_send_it() -> None:
+    with collected() as logs:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        ours.send(logs.client.queue)
+        theirs.recv().put(logging.makeLogRecord({"msg": "sent", "levelno": 20, "levelname": "INFO"}))
+        logs.flush()
+        assert logs.messages == ["sent"]
+        ours.close()
+        theirs.close()
