@@ -8,7 +8,8 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
-from .lines import Block, Line, LineFramer, display, level_of, may_have_levels, raw_text
+from .cursor import CursorFramer
+from .lines import Block, Line, display, level_of, may_have_levels, raw_text
 from .mesh_record import MeshInfo, MeshRecord
 from .similar import skeleton, skeletons
 from .thaw import Item
@@ -53,9 +54,16 @@ class CapturedTemplate:
         return line is None or (line.final and not line.shown)
 
     def is_shown(self, values: tuple[Any, ...]) -> bool:
-        """Tell whether a line has been shown whole already, as a partial line."""
+        """Tell whether there is nothing to show: a line was shown whole already, or a progress state erases the last one."""
         line = values[1]
-        return line is not None and 0 < line.shown >= len(line.raw)
+        return line is not None and ((0 < line.shown >= len(line.raw)) or (line.progress and not line.raw))
+
+    def ends_bar(self, values: tuple[Any, ...]) -> str | None:
+        """Return what becomes of a progress state that is shown: it is "kept", as a line, or "dropped"; None if it goes on."""
+        line = values[1]
+        if line is None or line.bar is None or not (line.final or not line.raw):
+            return None
+        return "kept" if line.final and self.is_shown(values) else "dropped"
 
     def signature(self, values: tuple[Any, ...]) -> Hashable | None:
         """Return None: a captured line is no exception."""
@@ -69,7 +77,8 @@ class CapturedTemplate:
         info = self.info
         if line is not None:
             written = raw_text(line.raw[line.shown :])
-            info = info.but(raw=written, progress=line.progress, partial=not line.final or line.shown > 0)
+            partial = not line.final or line.shown > 0
+            info = info.but(raw=written, progress=line.progress, partial=partial, bar=line.bar, bar_ends=self.ends_bar(values))
         return MeshRecord.of(fields, info)
 
 
@@ -79,7 +88,7 @@ class CapturedPipe:
     def __init__(self, fd: int, stream: str, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
         self.fd = fd
         self.stream = stream
-        self.framer = LineFramer()
+        self.framer = CursorFramer()
         self._in_traceback = False
         self._max_line = max_line
         self._base = base

@@ -12,12 +12,14 @@ from typing import Final, TextIO
 from . import settings
 from .capture import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
-from .mesh_record import info_of
+from .lines import keep_colours
+from .mesh_record import MeshInfo, info_of
 from .output import Output
 from .ranks import parse_ranks
 
 _MAX_PENDING: Final = 256 * 1024
-_ERASE_LINE: Final = "\r\x1b[K"
+_MAX_BARS: Final = 16
+_MAX_KNOWN_BARS: Final = 4096
 # A text too wide for the terminal is cut by it, so that the cursor stays on its line.
 _NO_WRAP: Final = "\x1b[?7l"
 _WRAP: Final = "\x1b[?7h"
@@ -52,7 +54,8 @@ class RanksFilter(logging.Filter):
 class ConsoleHandler(logging.Handler):
     """Shows captured stdout on stdout and all else on stderr, in the order it came.
 
-    On a terminal, a progress state takes the place of the one before, and colours are kept and added.
+    On a terminal, progress states stay below the last line, one line for each bar, as many as half of the screen has room for;
+    the last state of a bar becomes a line. Colours are kept and added there.
 
     Parameters
     ----------
@@ -102,10 +105,12 @@ class ConsoleHandler(logging.Handler):
         self._complained = False
         self._stdout, self._stderr = stdout, stderr
         self._outputs: dict[bool, Output] = {}
-        self._pending: list[tuple[Output, str | bytes, bool]] = []
+        self._pending: list[tuple[Output, _Item | None, _Bar | None, bool]] = []
         self._size = 0
-        # Where the last line is a progress state, which has not ended.
-        self._drawn: Output | None = None
+        # The progress states below the last line, how many lines of them are drawn, and where.
+        self._bars: dict[_Bar, _Item] = {}
+        self._drawn = 0
+        self._screen: Output | None = None
         _consoles.add(self)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
@@ -119,7 +124,7 @@ class ConsoleHandler(logging.Handler):
             info = info_of(record)
             output = self._output(info.stream == "stdout")
             formatter = self.formatter
-            item: str | bytes | None
+            item: _Item | None
             progress = False
             if isinstance(formatter, MeshFormatter):
                 progress = output.terminal and info.progress
@@ -127,16 +132,36 @@ class ConsoleHandler(logging.Handler):
                 if item is None:
                     colour = output.colour if formatter.colour is None else formatter.colour
                     item = formatter.render(record, colour=colour, keep_ansi=colour or output.terminal)
+                elif output.terminal:
+                    item = keep_colours(item)
             else:
                 item = self.format(record)
         except Exception:
             self.handleError(record)
             return
+        bar = _bar_of(record, info) if progress or info.bar_ends is not None else None
+        self._append(output, item, bar, progress)
+
+    def end_bar(self, record: logging.LogRecord) -> None:
+        """Draw a progress state no more. Its text stays as a line if the record says so.
+
+        Called for a line that ends a bar and is not given to `emit`, or not yet.
+        """
+        info = info_of(record)
+        output = self._output(info.stream == "stdout")
+        if output.terminal:
+            self.acquire()
+            try:
+                self._append(output, None if info.bar_ends == "kept" else "", _bar_of(record, info), True)
+            finally:
+                self.release()
+
+    def _append(self, output: Output, item: _Item | None, bar: _Bar | None, progress: bool) -> None:
         pending = self._pending
-        if progress and pending and pending[-1][2]:
+        if progress and item and pending and pending[-1][3] and pending[-1][2] == bar and pending[-1][1]:
             pending.pop()  # nobody would see it
-        pending.append((output, item, progress))
-        self._size += len(item)
+        pending.append((output, item, bar, progress))
+        self._size += len(item or "")
         if self._size > _MAX_PENDING:
             self.flush()
 
@@ -160,33 +185,70 @@ class ConsoleHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write what was emitted, and end the line of a progress state."""
+        """Write what was emitted, and leave the progress states that are drawn where they are."""
         self.flush()
         self.acquire()
         try:
-            if self._drawn is not None:
-                self._write(self._drawn, ["\n"], 0)
-                self._drawn = None
+            if self._screen is not None and self._drawn:
+                self._write(self._screen, ["\n"], 0)
+            self._bars.clear()
+            self._drawn = 0
         finally:
             self.release()
         super().close()
 
-    def _runs(self, pending: list[tuple[Output, str | bytes, bool]]) -> Iterable[_Run]:
+    def _runs(self, pending: list[tuple[Output, _Item | None, _Bar | None, bool]]) -> Iterable[_Run]:
         """Bring items to one output together, as far as nobody can see that; compose them with what moves the cursor."""
         runs: list[_Run] = []
-        for output, item, progress in pending:
-            drawn = self._drawn
-            if drawn is not None and not _apart(drawn, output):
-                _add(runs, output, _ERASE_LINE if progress else "\n", 0)
-                self._drawn = None
-            if progress:
-                _add(runs, output, _NO_WRAP, 0)
-                _add(runs, output, item, 1)
-                _add(runs, output, _WRAP, 0)
-                self._drawn = output
-            else:
-                _add(runs, output, item + "\n" if isinstance(item, str) else item + b"\n", 1)
+        bars, changed = self._bars, 0
+        for output, item, bar, progress in pending:
+            if progress and item and bar is not None and self._is_on_screen(output):
+                bars[bar] = item
+                changed += 1
+                if len(bars) > _MAX_KNOWN_BARS:
+                    del bars[next(iter(bars))]
+                continue
+            known = bars.pop(bar, None) if bar is not None else None
+            changed += known is not None
+            if item is None:
+                item = known
+            if not item and progress:
+                continue
+            if self._screen is not None and self._drawn and not _apart(self._screen, output):
+                self._erase(runs, output)
+                changed += 1
+            item = item or ""
+            _add(runs, output, item + "\n" if isinstance(item, str) else item + b"\n", 1)
+        if changed and self._screen is not None:
+            self._draw(runs, self._screen)
         return runs
+
+    def _is_on_screen(self, output: Output) -> bool:
+        """Tell whether bars of an output are drawn: all of them in one place."""
+        if self._screen is None or (not self._bars and not self._drawn):
+            self._screen = output
+        return not _apart(self._screen, output)
+
+    def _erase(self, runs: list[_Run], output: Output) -> None:
+        if self._drawn:
+            _add(runs, output, f"\x1b[{self._drawn - 1}F\x1b[J" if self._drawn > 1 else "\r\x1b[K", 0)
+            self._drawn = 0
+
+    def _draw(self, runs: list[_Run], output: Output) -> None:
+        self._erase(runs, output)
+        if not self._bars:
+            return
+        room = max(1, min(_MAX_BARS, output.lines // 2))
+        shown = [self._bars[bar] for bar in sorted(self._bars)]
+        if len(shown) > room:
+            shown[room - 1 :] = [f"... and {len(shown) - room + 1} more bars"]
+        _add(runs, output, _NO_WRAP, 0)
+        for number, item in enumerate(shown):
+            if number:
+                _add(runs, output, "\n", 0)
+            _add(runs, output, item, 1)
+        _add(runs, output, _WRAP, 0)
+        self._drawn = len(shown)
 
     def _write(self, output: Output, parts: list[str | bytes], count: int) -> None:
         if output.broken:
@@ -205,7 +267,15 @@ class ConsoleHandler(logging.Handler):
                 diagnose(f"{output.stream!r} cannot be written; what it should show is lost. {failure}")
 
 
+_Item = str | bytes
 _Run = tuple[Output, list[str | bytes], int]
+_Bar = tuple[int, str, int, int, str]
+
+
+def _bar_of(record: logging.LogRecord, info: MeshInfo) -> _Bar:
+    """Return what tells a bar from others, and says in which order they are drawn."""
+    rank = -1 if info.rank is None else info.rank
+    return rank, info.stream or "", info.bar or 0, record.process or 0, info.hostname or ""
 
 
 def _apart(one: Output, other: Output) -> bool:
@@ -232,7 +302,7 @@ _consoles: weakref.WeakSet[ConsoleHandler] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for console in tuple(_consoles):
         console._pending, console._size = [], 0
-        console._drawn = None
+        console._bars, console._drawn, console._screen = {}, 0, None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

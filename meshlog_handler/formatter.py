@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from .lines import strip_ansi
+from .lines import keep_colours, strip_ansi
 from .mesh_record import MeshInfo, info_of
 from .prefix import Prefix
 
@@ -95,7 +95,7 @@ class MeshFormatter(logging.Formatter):
         colour : bool
             Colour it, whatever the attribute `colour` says.
         keep_ansi : bool
-            Let captured lines keep their escape sequences. With ``prefix=None`` they always do.
+            Let captured lines keep their colours. With ``prefix=None`` they keep every escape sequence.
         """
         info = info_of(record)
         prefix = self._prefix
@@ -104,8 +104,9 @@ class MeshFormatter(logging.Formatter):
         text = super().format(record)
         paint = ""
         if "\x1b" in text:
-            if not keep_ansi and prefix is not None and info.stream is not None:
-                text = strip_ansi(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+            if prefix is not None and info.stream is not None:
+                strip = keep_colours if keep_ansi else strip_ansi
+                text = strip(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
         elif colour and record.levelno >= logging.WARNING:
             paint = next(code for level, code in _LEVEL_COLOURS if record.levelno >= level)
         before = ""

@@ -30,12 +30,15 @@ class Line(NamedTuple):
     shown : int
         How many leading bytes of `raw` were shown already, as a partial line or a progress state: a console
         shows only the rest. Equal to ``len(raw)`` when nothing is left to show but the end of the line.
+    bar : int or None
+        Of a progress state, and of the line that ends one: which of the stream's bars it is. See `CursorFramer`.
     """
 
     raw: bytes
     final: bool
     progress: bool
     shown: int
+    bar: int | None = None
 
 
 class Block(NamedTuple):
@@ -91,6 +94,28 @@ class LineFramer:
         self._next_live = float("-inf")  # no progress state is shown before this
         self._grows_since: float | None = None  # when the oldest byte came that is not yet shown
         self.deadline: float | None = None
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the line under way has nothing in it."""
+        return not self._state
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether the line under way is a progress state."""
+        return self._rewritten or (self._returned and bool(self._state))
+
+    @property
+    def returned(self) -> bool:
+        """Whether the next text replaces the line under way."""
+        return self._returned
+
+    def take(self) -> bytearray:
+        """Return the line under way, and forget it."""
+        state, self._state = self._state, bytearray()
+        self.close()
+        self._rewritten, self._shown, self._live = False, 0, None
+        return state
 
     def feed(self, data: bytes, now: float) -> list[Line | Block]:
         """Take bytes read at `now` (seconds); return the lines they complete and what is to be shown now."""
@@ -158,7 +183,7 @@ class LineFramer:
             self._shown = 0
         self._state += piece
         while len(self._state) > self._max_line:
-            cut = _whole(self._state, self._max_line) or self._max_line
+            cut = whole_characters(self._state, self._max_line) or self._max_line
             out.append(Line(bytes(self._state[:cut]), True, False, self._already(cut)))
             del self._state[:cut]
             self._shown = max(0, self._shown - cut)
@@ -177,7 +202,7 @@ class LineFramer:
         return min(self._shown, size)
 
     def _schedule(self, now: float, out: list[Line | Block]) -> None:
-        if not self._state or _whole(self._state, len(self._state)) == self._shown:
+        if not self._state or whole_characters(self._state, len(self._state)) == self._shown:
             self.deadline = self._grows_since = None
             return
         if self._grows_since is None:
@@ -191,7 +216,7 @@ class LineFramer:
 
     def _show(self, now: float) -> list[Line]:
         self.deadline = self._grows_since = None
-        end = _whole(self._state, len(self._state))
+        end = whole_characters(self._state, len(self._state))
         shown, self._shown = self._shown, end
         if end == shown:
             return []
@@ -205,7 +230,7 @@ class LineFramer:
         return [Line(raw, False, True, 0)]
 
 
-def _whole(data: bytes | bytearray, end: int) -> int:
+def whole_characters(data: bytes | bytearray, end: int) -> int:
     """Return the largest size up to `end` at which `data` does not stop inside a UTF-8 character."""
     for back in range(1, min(4, end + 1)):
         byte = data[end - back]
@@ -221,7 +246,7 @@ def display(raw: bytes, max_line: int) -> str:
     """Return a line as a console has it: invalid bytes as ``\\xff``; cut at `max_line` bytes, and noted."""
     if len(raw) <= max_line:
         return raw.decode("utf-8", "backslashreplace")
-    end = _whole(raw, max_line)
+    end = whole_characters(raw, max_line)
     text = raw[:end].decode("utf-8", "backslashreplace")
     return f"{text} ... [{len(raw) - end:,} more bytes; whole in the file]"
 
@@ -242,6 +267,17 @@ _ANSI = re.compile(
 def strip_ansi(raw: bytes) -> bytes:
     """Return a line without the escape sequences of a terminal."""
     return _ANSI.sub(b"", raw) if b"\x1b" in raw else raw
+
+
+def keep_colours(raw: bytes) -> bytes:
+    """Return a line with no other escape sequences than colours and links: what moves a cursor would draw over other lines."""
+    return _ANSI.sub(_kept, raw) if b"\x1b" in raw else raw
+
+
+def _kept(match: re.Match[bytes]) -> bytes:
+    sequence = match[0]
+    is_colour = sequence.startswith(b"\x1b[") and sequence.endswith(b"m")
+    return sequence if is_colour or sequence.startswith(b"\x1b]8;") else b""
 
 
 _HEAD = 80

@@ -29,6 +29,10 @@ class MeshInfo:
         The ranks that those lines came from.
     progress, partial : bool
         A captured line that the next state replaces; one that is not complete, or was shown in part before.
+    bar : int or None
+        Of a progress state: which of the bars of that rank and stream it is.
+    bar_ends : {"kept", "dropped"} or None
+        The last state of the bar stays as a line, or makes room; None if it goes on.
     raw : str or None
         The bytes of a captured line, decoded with ``surrogateescape``; None if the message is the same text.
     signature : tuple of str or None
@@ -42,6 +46,8 @@ class MeshInfo:
     """
 
     __slots__ = (
+        "bar",
+        "bar_ends",
         "coords",
         "count",
         "digest",
@@ -66,6 +72,8 @@ class MeshInfo:
     ranks: tuple[int, ...] | None
     progress: bool
     partial: bool
+    bar: int | None
+    bar_ends: str | None
     raw: str | None
     signature: Hashable | None
     digest: tuple[str | None, list[Any]] | None

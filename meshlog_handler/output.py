@@ -6,13 +6,33 @@ import contextlib
 import io
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TextIO
+from typing import Final, TextIO
 
 from .capture import changes, original_fd
 from .descriptors import Identity, duplicate, identity, write_all
 from .formatter import wants_colour
+
+_LINES: Final = 24
+_LAUNCHERS: Final = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+
+
+def is_watched(fd: int, env: Mapping[str, str] | None = None) -> bool:
+    """Tell whether a terminal is one that a person looks at: where a cursor may be moved, and colours are seen.
+
+    Open MPI gives each rank a pseudo-terminal as its stdout, and writes what comes there to wherever its own stdout leads.
+    That one has no size, and stdin is none. What a CI service (``CI``) records is read later. See `wants_colour`, too.
+    """
+    env = os.environ if env is None else env
+    if env.get("TERM") == "dumb" or env.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    if any(name in env for name in _LAUNCHERS):
+        try:
+            return os.get_terminal_size(fd).columns > 0 and os.isatty(0)
+        except OSError:  # it is none
+            return False
+    return True
 
 
 class Output:
@@ -46,26 +66,37 @@ class Output:
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._known_at = changes()
         self._fd: int | None = None
+        fd = -1
         if stream is not None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or not a file
                 self.terminal = stream.isatty()
-                self._look(stream)
-        self.terminal = self.terminal and os.environ.get("TERM") != "dumb"
+                fd = self._look(stream)
+        self.terminal = self.terminal and is_watched(fd)
         self.colour = wants_colour(self.terminal)
 
-    def _look(self, stream: TextIO) -> None:
+    def _look(self, stream: TextIO) -> int:
+        """Learn where the file leads; return the descriptor that leads there."""
         fd = stream.fileno()
         outside = original_fd(fd)
         if outside != fd:
             if outside is None:
                 self.broken = True
-                return
+                return fd
             # Our own, for the capture closes its one when it ends.
             self._fd = fd = duplicate(outside)
             weakref.finalize(self, os.close, fd).atexit = False
             self.terminal = os.isatty(fd)
         if isinstance(stream, io.TextIOWrapper):  # others may have a descriptor, and show things elsewhere
             self.place = identity(fd)
+        return fd
+
+    @property
+    def lines(self) -> int:
+        """The height of the terminal; as usual if it does not say."""
+        if self.stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # closed, or no terminal any more
+                return os.get_terminal_size(self.stream.fileno() if self._fd is None else self._fd).lines or _LINES
+        return _LINES
 
     def is_of(self, stream: TextIO | None) -> bool:
         """Tell whether this is what an output of `stream` would be now."""

@@ -34,6 +34,8 @@ _COPIES: Final = (*ORIGIN, "count", "ranks")
 _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "progress": lambda value: isinstance(value, bool),
     "partial": lambda value: isinstance(value, bool),
+    "bar": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "bar_ends": lambda value: value in ("kept", "dropped"),
     "raw": lambda value: isinstance(value, str),
     "count": lambda value: isinstance(value, int) and value > 0,
     "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
@@ -177,6 +179,16 @@ class RelayedTemplate(TaggedTemplate):
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
+
+    def is_shown(self, values: Values) -> bool:
+        """Tell whether there is nothing to show: it only says that a progress state is no longer drawn."""
+        ours = values[6]
+        return bool("bar_ends" in ours and not ours.get("raw"))
+
+    def ends_bar(self, values: Values) -> str | None:
+        """Return what becomes of a progress state that is shown; see `CapturedTemplate.ends_bar`."""
+        ends: str | None = values[6].get("bar_ends")
+        return ends
 
     def weight(self, values: Values) -> tuple[int, Sequence[int]]:
         """Return how many lines a digest tells of, and of which ranks."""

@@ -140,8 +140,10 @@ class Show:
             for _, template, values in items:
                 if template is None:
                     sentinels.append(values)
-                elif not (template.captured and template.is_shown(values)):
+                elif template.ordinary or not template.is_shown(values):
                     self._give(self._sinks_of(template), template.build(values))
+                else:
+                    self._end_bar(template, values)
             return sentinels
         captured: Any = None
         lines: list[Any] = []
@@ -155,6 +157,7 @@ class Show:
             if self.files is not None:
                 self._write(self.files, template, values)
             if template.captured and self._grouping and template.is_whole(values):
+                self._end_bar(template, values)
                 captured = template
                 lines.append(values)
                 continue
@@ -164,8 +167,10 @@ class Show:
         return sentinels
 
     def _dispatch_one(self, template: Any, values: tuple[Any, ...], now: float) -> None:
-        if template.captured and template.is_shown(values):
-            return
+        if not template.ordinary:
+            self._end_bar(template, values)
+            if template.is_shown(values):
+                return
         alone = not template.ordinary and (template.captured or template.alone)
         digest = not template.ordinary and not alone and template.digest
         at_once: list[Sink] = []
@@ -177,6 +182,14 @@ class Show:
                 self._deliver(sink, (aggregator.add_digest if digest else aggregator.add)(template, values, now))
         if at_once:
             self._give(at_once, template.build(values))
+
+    def _end_bar(self, template: Any, values: tuple[Any, ...]) -> None:
+        """Let consoles know of a line that ends a progress state, which may be shown later or in no other way."""
+        if template.ends_bar(values):
+            record = template.build(values)
+            for sink in self._sinks_of(template):
+                sink.end_bar(record)
+            self._flushed_at = -1  # there is something to flush
 
     def count(self, items: list[Item], now: float) -> list[Item]:
         """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler.
@@ -225,7 +238,10 @@ class Show:
         for _, template, values in items:
             if template is None:
                 sentinels.append(values)
-            elif self.files is not None:
+                continue
+            if not template.ordinary:
+                self._end_bar(template, values)
+            if self.files is not None:
                 self._write(self.files, template, values)
         return sentinels
 

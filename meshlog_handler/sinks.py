@@ -190,6 +190,16 @@ class Sink:
         chosen = [_Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
         return Sink(chosen, self.respect_handler_level, self.window)
 
+    def end_bar(self, record: logging.LogRecord) -> None:
+        """Tell the handlers that draw progress states that one has ended."""
+        for handler in self._handlers:
+            end_bar = getattr(getattr(handler, "handler", None) or handler, "end_bar", None)
+            if end_bar is not None:
+                try:
+                    end_bar(record)
+                except BaseException as failure:  # as in `deliver`
+                    self.report(handler, failure)
+
     def flush(self, *, per_tick: bool = False) -> None:
         """Flush the handlers; with `per_tick`, those alone that want it after each of the client's ticks."""
         for handler in self.handlers:

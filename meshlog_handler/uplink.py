@@ -23,6 +23,7 @@ from .channel import Address, connect
 from .errors import MeshlogError, ProtocolError
 from .forwarder import LogForwarder
 from .membership import make_journal
+from .mesh_record import MeshRecord, info_of
 from .messages import Goodbye, Hello, Message, Order, Patience, decode
 from .relayed import freeze_relayed
 from .stream import Stream, own_threads
@@ -44,6 +45,12 @@ class PassOn:
         """Pass a record on. Waits, as a logging call does, while the client above has no room."""
         self._stream.append_frozen(record.levelno, partial(freeze_relayed, record))
         return True
+
+    def end_bar(self, record: logging.LogRecord) -> None:
+        """Pass on that a progress state has ended, and nothing of its text."""
+        info = info_of(record)
+        fields = {**record.__dict__, "msg": ""}
+        self.handle(MeshRecord.of(fields, info.but(raw="", progress=True, partial=True)))
 
     def flush(self) -> None:
         """Return at once: what is appended goes up by itself."""

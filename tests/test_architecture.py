@@ -27,7 +27,7 @@ FLOORS = [
     [
         "frozen", "wire", "plain", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",
         "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "captured", "sizes", "merge", "texts", "columns", "templates", "groups",
+        "lines", "cursor", "captured", "sizes", "merge", "texts", "columns", "templates", "groups",
         "aggregate", "shape", "prefix", "formatter",
     ],
     # Machines.

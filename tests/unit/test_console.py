@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
 import select
+import struct
 import sys
+import termios
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import pyte
 import pytest
 
 from meshlog_handler.console import ConsoleHandler, RanksFilter
 from meshlog_handler.errors import SettingError
 from meshlog_handler.formatter import MeshFormatter
 from meshlog_handler.json_formatter import JsonFormatter
+from meshlog_handler.output import is_watched
 
 from .test_formatter import captured, make
 
@@ -221,30 +226,161 @@ def test_on_a_terminal_progress_is_drawn_in_place(terminal: Terminal, monkeypatc
     show(handler, progress(b"20%"), progress(b"30%"))
     assert terminal.shows("\r\x1b[K\x1b[?7l[3] 30%\x1b[?7h")
     show(handler, make("other"), captured(b"more"))
-    assert terminal.shows("\n[3] other\n[3] more\n")
+    assert terminal.shows("\r\x1b[K[3] other\n[3] more\n\x1b[?7l[3] 30%\x1b[?7h")
     show(handler, progress(b"40%"))
-    assert terminal.shows("\x1b[?7l[3] 40%\x1b[?7h")
+    assert terminal.shows("\r\x1b[K\x1b[?7l[3] 40%\x1b[?7h")
     handler.close()
     assert terminal.shows("\n")
     handler.close()
     assert terminal.shows("")
 
 
-def test_a_line_elsewhere_does_not_end_the_progress_line(
+def test_a_line_elsewhere_leaves_the_progress_line_alone(
     terminal: Terminal, open_file: Callable[..., TextIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     handler = ConsoleHandler(open_file(), terminal.file)
-    show(handler, progress(b"10%"), captured(b"to the file"), progress(b"20%"))
-    assert terminal.shows("\x1b[?7l[3] 10%\x1b[?7h\r\x1b[K\x1b[?7l[3] 20%\x1b[?7h")
+    show(handler, progress(b"10%"))
+    show(handler, captured(b"to the file"))
+    assert terminal.shows("\x1b[?7l[3] 10%\x1b[?7h")
+    show(handler, progress(b"20%"))
+    assert terminal.shows("\r\x1b[K\x1b[?7l[3] 20%\x1b[?7h")
     handler.close()
 
 
 def test_progress_of_raw_bytes(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     handler = ConsoleHandler(terminal.file, terminal.file, MeshFormatter(prefix=None))
-    show(handler, progress(b"10%"), captured(b"x"))
-    assert terminal.shows("\x1b[?7l10%\x1b[?7h\nx\n")
+    show(handler, progress(b"\x1b[2A10%"), captured(b"x\x1b[H"))
+    assert terminal.shows("x\n\x1b[?7l10%\x1b[?7h")
+    handler.close()
+
+
+class Screen:
+    """What a person sees: a terminal emulator reads what is written, and keeps what has scrolled away."""
+
+    def __init__(self, columns: int = 40, lines: int = 10) -> None:
+        leader, follower = os.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+        self._leader = leader
+        self.file = os.fdopen(follower, "w", encoding="utf-8")
+        self._screen = pyte.HistoryScreen(columns, lines, history=1000, ratio=0.1)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def rows(self) -> list[str]:
+        """All lines, from the first that scrolled away to the last that is not empty."""
+        while select.select([self._leader], [], [], 0.05)[0]:
+            self._stream.feed(os.read(self._leader, 65536))
+        scrolled = ["".join(line[at].data for at in sorted(line)) for line in self._screen.history.top]
+        return "\n".join(line.rstrip() for line in [*scrolled, *self._screen.display]).rstrip().split("\n")
+
+    def close(self) -> None:
+        self.file.close()
+        os.close(self._leader)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    it = Screen()
+    yield it
+    it.close()
+
+
+def bar(text: bytes, rank: int, number: int = 0, **fields: Any) -> logging.LogRecord:
+    return captured(text, "stderr", progress=True, bar=number, rank=rank, **fields)
+
+
+def end(text: bytes, rank: int, number: int = 0, ends: str = "dropped") -> logging.LogRecord:
+    return captured(text, "stderr", bar=number, bar_ends=ends, rank=rank)
+
+
+def test_a_person_sees_the_bars_of_all_ranks_below_the_records(screen: Screen) -> None:
+    handler = ConsoleHandler(screen.file, screen.file)
+    show(handler, *(bar(b"%d: 10%%" % rank, rank) for rank in (2, 0, 1)), bar(b"inner", 1, 1))
+    assert screen.rows == ["[0] 0: 10%", "[1] 1: 10%", "[1] inner", "[2] 2: 10%"]
+    for number in range(30):
+        show(handler, make(f"record {number}", rank=1), bar(b"0: %d%%" % number, 0))
+    records = [f"[1] record {number}" for number in range(30)]
+    assert screen.rows == [*records, "[0] 0: 29%", "[1] 1: 10%", "[1] inner", "[2] 2: 10%"]
+    show(handler, end(b"0: 100%", 0), bar(b"1: 50%", 1))
+    assert screen.rows == [*records, "[0] 0: 100%", "[1] 1: 50%", "[1] inner", "[2] 2: 10%"]
+    handler.end_bar(end(b"1: 50%", 1, ends="kept"))
+    handler.end_bar(end(b"", 1, 1))
+    handler.flush()
+    assert screen.rows == [*records, "[0] 0: 100%", "[1] 1: 50%", "[2] 2: 10%"]
+    handler.close()
+    screen.file.write("$ ")
+    screen.file.flush()
+    assert screen.rows[-2:] == ["[2] 2: 10%", "$"]
+
+
+def test_bars_that_are_too_wide_or_too_many_leave_no_pieces(screen: Screen) -> None:
+    handler = ConsoleHandler(screen.file, screen.file)
+    for step in range(5):
+        show(handler, *(bar(b"%d" % step + b"#" * 100, rank) for rank in range(20)))
+        show(handler, make(f"record {step}", rank=7))
+    shown = [f"[{rank}] 4" + "#" * 35 for rank in range(4)]
+    assert [row[:39] for row in screen.rows] == [
+        *(f"[7] record {step}" for step in range(5)),
+        *(row[:39] for row in shown),
+        "... and 16 more bars",
+    ]
+    for rank in range(20):
+        show(handler, end(b"done %d" % rank, rank))
+    assert screen.rows == [*(f"[7] record {step}" for step in range(5)), *(f"[{rank}] done {rank}" for rank in range(20))]
+    handler.close()
+
+
+def test_what_moves_the_cursor_in_a_line_is_not_shown(screen: Screen) -> None:
+    handler = ConsoleHandler(screen.file, screen.file)
+    show(handler, make("kept"), captured(b"\x1b[2Aup"), captured(b"\x1b[2J\x1b[Hcleared"), bar(b"bar\x1b[5A", 0))
+    assert screen.rows == ["[3] kept", "[3] up", "[3] cleared", "[0] bar"]
+    handler.close()
+
+
+def test_both_streams_on_one_terminal(screen: Screen) -> None:
+    with os.fdopen(os.dup(screen.file.fileno()), "w") as other:
+        handler = ConsoleHandler(other, screen.file)
+        show(handler, bar(b"a", 0), bar(b"b", 1), captured(b"printed"), make("logged"), bar(b"c", 0))
+        assert screen.rows == ["[3] printed", "[3] logged", "[0] c", "[1] b"]
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "size", "watched"),
+    [
+        ({}, (24, 80), True),
+        ({}, (0, 0), True),
+        ({"TERM": "dumb"}, (24, 80), False),
+        ({"CI": "true"}, (24, 80), False),
+        ({"CI": "false"}, (24, 80), True),
+        ({"OMPI_COMM_WORLD_RANK": "0"}, (0, 0), False),
+        ({"PMIX_RANK": "0"}, (0, 0), False),
+        ({"OMPI_COMM_WORLD_RANK": "0"}, (24, 80), False),  # stdin is none here
+    ],
+)
+def test_a_terminal_that_nobody_looks_at_is_none(env: dict[str, str], size: tuple[int, int], watched: bool) -> None:
+    screen = Screen(size[1] or 1, size[0] or 1)
+    fcntl.ioctl(screen.file.fileno(), termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
+    assert is_watched(screen.file.fileno(), {"TERM": "xterm", **env}) is watched
+    screen.close()
+
+
+@pytest.mark.parametrize(("more", "colour"), [({}, ""), ({"FORCE_COLOR": "1"}, "\x1b[34m")])
+def test_a_rank_of_open_mpi_gets_no_control_sequences(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, more: dict[str, str], colour: str
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    handler = ConsoleHandler(terminal.file, terminal.file)
+    show(handler, progress(b"10%"), captured(b"\x1b[2Kmore"))
+    reset = "\x1b[0m" if colour else ""
+    assert terminal.shows(f"{colour}[3]{reset} 10%\n{colour}[3]{reset} more\n")
+    handler.close()
 
 
 def test_progress_is_a_line_where_it_cannot_be_drawn(terminal: Terminal) -> None:
