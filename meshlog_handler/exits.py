@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import sys
+import threading
 import time
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ _GET_INFO: Final = 0xC000FF0B | _INFO.size << 16
 _INFO_EXIT: Final = 1 << 3
 
 _REAPING_SEC: Final = 0.05
+_ENDING_SEC: Final = 0.01
+_PR_GET_PDEATHSIG: Final = 2
 _PACKAGES: Final = ("multiprocessing", "multiprocess", "billiard")
 
 
@@ -115,6 +118,31 @@ def _waiting(pidfd: int, pid: int) -> int | None:
     return os.waitstatus_to_exitcode(int(fields[-1]))
 
 
+def parents_death() -> tuple[int, int, int] | None:
+    """Return the signal that ends this process when the thread that started it ends, that thread's process, and the thread.
+
+    None: nothing does, as far as can be known. A program that asks the kernel for it (Celery does) does so by `ctypes`.
+    """
+    ctypes: Any = sys.modules.get("ctypes")
+    if sys.platform != "linux" or ctypes is None:
+        return None
+    number = ctypes.c_int(0)
+    if ctypes.CDLL(None).prctl(_PR_GET_PDEATHSIG, ctypes.byref(number), 0, 0, 0) or not number.value:
+        return None
+    parent = os.getppid()
+    return number.value, parent, _forked_by[1] if _forked_by[0] == parent else parent
+
+
+def has_ended(pid: int, thread: int) -> bool:
+    """Tell whether a thread of a process has ended; one that is about to end is waited for for a moment."""
+    deadline = monotonic() + _ENDING_SEC
+    while os.path.exists(f"/proc/{pid}/task/{thread}"):
+        if monotonic() >= deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
 def signal_name(exitcode: int | None) -> str:
     """Spell an exit code: ``SIGSEGV`` for a negative one, else ``exit code 3``."""
     if exitcode is None:
@@ -125,3 +153,15 @@ def signal_name(exitcode: int | None) -> str:
         return signal.Signals(-exitcode).name
     except ValueError:
         return f"signal {-exitcode}"
+
+
+_forked_by = (0, 0)
+"""The process and the thread that has forked last here, or by which this process was forked."""
+
+
+def _before_fork() -> None:
+    global _forked_by
+    _forked_by = os.getpid(), threading.get_native_id()
+
+
+os.register_at_fork(before=_before_fork)

@@ -22,11 +22,12 @@ from .capture import FdCapture, diagnose
 from .channel import Address, connect
 from .descriptors import Identity, identity, place_of
 from .errors import ConnectError
+from .exits import parents_death
 from .forwarder import LogForwarder, report_loss
 from .frozen import Frozen, field
 from .journal import Journal
 from .mesh_record import MeshInfo
-from .messages import Ending, Goodbye, Hello, Relabel
+from .messages import Ending, Goodbye, Hello, Leash, Relabel
 from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
@@ -116,6 +117,10 @@ class Membership:
             self._forwarder.attach(self.stream)
         self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
         self._runtime.join_in(welcome.standing)
+        leash = parents_death()
+        if leash is not None:
+            with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+                self._link.say(Leash(*leash))
         if self._forwarder is not None:
             self._forwarder.start()
         self._runtime.start()

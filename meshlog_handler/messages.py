@@ -205,6 +205,20 @@ class Ending(Message):
     types: ClassVar = {"uncaught": (str,)}
 
 
+class Leash(Message):
+    """The kernel ends the proc by signal `number` when `thread` of process `parent` ends: that is no crash."""
+
+    number: int
+    parent: int
+    thread: int
+    types: ClassVar = {"number": (int,), "parent": (int,), "thread": (int,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless these are numbers that a process can have."""
+        if not all(0 < number < 1 << 31 for number in (self.number, self.parent, self.thread)):
+            raise ProtocolError("a leash without a process, a thread or a signal")
+
+
 class Goodbye(Message):
     """The proc leaves of its own will: its end is no failure."""
 

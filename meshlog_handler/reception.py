@@ -17,7 +17,7 @@ from typing import Final
 from .capture import diagnose
 from .complaints import Complaints, describe
 from .errors import ProtocolError
-from .exits import exit_code, started_here, watch
+from .exits import exit_code, has_ended, started_here, watch
 from .frames import CONTROL, frame
 from .messages import Goodbye, Message, Patience
 from .pipes import Pipes
@@ -311,6 +311,9 @@ class Reception:
             source.close_pidfd()
         while source.sock is not None and self._read_socket(source):
             continue
+        leash = source.leash
+        if leash is not None and source.exitcode == -leash.number and has_ended(leash.parent, leash.thread):
+            source.left = True  # its parent has wanted it so
         source.ended = True
         self._hang_up(source)
         self._settle(source)

@@ -18,7 +18,7 @@ from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
 from .journal_reader import JournalReader
-from .messages import Answer, Ending, Flush, Goodbye, Hello, Message, Order, Relabel, decode
+from .messages import Answer, Ending, Flush, Goodbye, Hello, Leash, Message, Order, Relabel, decode
 from .obituary import abridged
 from .relay_messages import ReachedBelow
 from .side_files import ReadSideFiles
@@ -95,6 +95,7 @@ class Source:
         "inbox",
         "inbox_bytes",
         "journal",
+        "leash",
         "left",
         "mesh",
         "name",
@@ -117,7 +118,7 @@ class Source:
         "writing",
     )
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Relabel)
+    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Leash, Relabel)
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class Source:
         self.pidfd = -1
         self.popen: Any = None
         self.streaming = True
+        self.leash: Leash | None = None
         self.left = False
         self.ended = False
         self.replayed = False
@@ -218,6 +220,9 @@ class Source:
         if isinstance(message, Relabel):
             self.coords.clear()
             self.coords.update(message.coords)
+            return True
+        if isinstance(message, Leash):
+            self.leash = message
             return True
         if isinstance(message, Ending):
             self.uncaught = message.uncaught[:_MAX_UNCAUGHT]

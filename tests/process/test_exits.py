@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -247,3 +248,42 @@ def test_the_exit_code_of_a_process_that_is_no_child(how: str, code: int) -> Non
         finally:
             parent.send_signal(signal.SIGUSR1)
             os.close(pidfd)
+
+
+def leashed(address: str, ready: Any) -> None:
+    """Ask the kernel for SIGKILL at the end of the thread that has started this process, as Celery does; join, and wait."""
+    import ctypes
+
+    assert not ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    install(address)
+    logging.getLogger("worker").info("the last word")
+    ready.release()
+    signal.pause()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel does that")
+@pytest.mark.parametrize("killed", [False, True], ids=["its thread ends", "it is killed"])
+def test_a_worker_that_ends_with_the_thread_that_started_it_has_not_crashed(killed: bool) -> None:
+    context: Any = multiprocessing.get_context("fork")
+    ready, go = context.Semaphore(0), threading.Event()
+    collector = RecordCollector()
+    with LogClient(collector) as client:
+        worker = context.Process(target=leashed, args=(client.address, ready))
+
+        def start() -> None:
+            worker.start()
+            go.wait(DEADLINE)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        assert ready.acquire(timeout=DEADLINE)
+        if killed:
+            worker.kill()
+            collector.wait_for(lambda records: any("ended by SIGKILL" in record.getMessage() for record in records))
+        go.set()
+        thread.join()
+        worker.join(DEADLINE)
+        assert worker.exitcode == -signal.SIGKILL
+        worker.close()
+    told = [record.getMessage() for record in collector.records if record.name == "meshlog"]
+    assert ["ended by SIGKILL" in text for text in told] == [True] * killed
