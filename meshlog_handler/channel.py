@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from . import settings
 from .descriptors import identity
 from .errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from .frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
@@ -64,6 +65,8 @@ class Address(NamedTuple):
         SettingError
             If `text` is none.
         """
+        if not isinstance(text, str):
+            settings.check_address(text)
         path, _, key = text.removeprefix(_SCHEME).partition("#")
         with contextlib.suppress(ValueError):  # what is no hex is no key: refused below
             if text.startswith(_SCHEME) and os.path.isabs(path) and len(bytes.fromhex(key)) >= 16:

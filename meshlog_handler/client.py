@@ -34,7 +34,7 @@ from .errors import BusyError, ClosedError, FlushTimeout
 from .journal_queue import JournalQueue
 from .ledger import explain_missing
 from .messages import Hello, Order, Welcome
-from .named_handlers import ShownBy
+from .named_handlers import ShownBy, check_handlers
 from .orders import Answers
 from .rank_files import RankFiles
 from .receipt import FlushReceipt
@@ -101,7 +101,7 @@ class LogClient(QueueListener):
         self._log_dir = settings.check_directory(log_dir)
         self._options = (tuple(never), tuple(hide))
         self._max_line = settings.max_line_size()
-        self.sinks = Sinks(Sink(handlers, respect_handler_level, self._window) if handlers else None)
+        self.sinks = Sinks(Sink(check_handlers(handlers), respect_handler_level, self._window) if handlers else None)
         self.console: ConsoleHandler | None = None  # made here, where no handlers are given
         self._pid = os.getpid()
         self._running = False
@@ -350,6 +350,7 @@ class LogClient(QueueListener):
             The token under which `report_exit`, to be called when it has ended, speaks of it.
         """
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
+        self.registry.joined(mesh, rank)
         source = Source(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
         self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
         return source

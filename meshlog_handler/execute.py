@@ -100,6 +100,8 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
         raise
     link.outlive_exec()
     environment = settings.captured({**os.environ, settings.ADDRESS: address})
+    if welcome.rank is not None:
+        environment.update(settings.pipes(welcome.rank, [writer for _, writer in ends]))
     if settings.rank() is None:  # what the program logs shall have the rank of what it prints
         environment["RANK"] = str(welcome.rank)
     for fd, (_, writer) in enumerate(ends, 1):

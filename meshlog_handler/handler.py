@@ -95,7 +95,7 @@ class MeshHandler(logging.Handler):
         self._sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self._ordinal = f"#{next(_ordinals)}" if self._sink is not None else None
         member = membership.current()
-        address = address or os.environ.get(settings.ADDRESS) or None
+        address = settings.check_address(address) or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
             if member is not None and address in (None, member.terms.address):
                 return
@@ -118,7 +118,7 @@ class MeshHandler(logging.Handler):
         membership.join(membership.Terms(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _join(self, address: str) -> None:
-        membership.join(membership.Terms(address, settings.rank(), settings.local_rank(), on_full=self._on_full))
+        membership.join(membership.launched_terms(address, on_full=self._on_full))
 
     @property
     def sink(self) -> Sink | None:

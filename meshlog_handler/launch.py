@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from . import settings
 from .descriptors import make_pipe
 from .errors import MeshlogError
 from .guard import Guard
@@ -146,6 +147,7 @@ class Ranks:
         try:
             for _ in range(2):
                 ends += make_pipe()
+            environment = {**environment, **settings.pipes(number, ends[1::2])}
             process = subprocess.Popen(
                 self._command, stdin=self._stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
             )

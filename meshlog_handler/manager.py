@@ -21,7 +21,7 @@ from .capture import diagnose
 from .engine import Coords, Engine
 from .errors import ClosedError, FlushTimeout
 from .mesh_client import LoggingMeshClient
-from .named_handlers import ShownBy
+from .named_handlers import ShownBy, check_handlers
 from .notebook import attach_if_notebook, current_cell, detach
 from .proc_warnings import warnings_order
 from .receipt import FlushReceipt
@@ -48,7 +48,7 @@ class LoggingManager:
     def __init__(
         self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = ()
     ) -> None:
-        self._handlers = None if handlers is None else tuple(handlers)
+        self._handlers = None if handlers is None else check_handlers(handlers)
         self._log_dir = settings.check_directory(log_dir)  # now: the program may be elsewhere when the client starts
         self._hide = hide
         self._client: LoggingMeshClient | None = None

@@ -56,6 +56,8 @@ class Terms(Frozen):
         Capture file descriptors 1 and 2.
     warnings : bool
         Log warnings, by the client's filters.
+    launched : str
+        Where the rank is from the environment, what a launcher said there.
     """
 
     secret: ClassVar = frozenset(("address",))  # it has the key in it
@@ -67,6 +69,14 @@ class Terms(Frozen):
     capture: bool = False
     on_full: OnFull = "block"
     warnings: bool = False
+    launched: str = ""
+
+
+def launched_terms(address: str, rank: int | None = None, **options: Any) -> Terms:
+    """Return terms for a process that a launcher may have given a rank, unless `rank` says which."""
+    if rank is not None:
+        return Terms(address, rank, settings.local_rank(), **options)
+    return Terms(address, settings.rank(), settings.local_rank(), launched=settings.launched(), **options)
 
 
 class Membership:
@@ -104,6 +114,7 @@ class Membership:
             forwarding=forwarding,
             started=time.time(),
             coords=dict(terms.coords),
+            launched=terms.launched,
         )
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
@@ -280,7 +291,7 @@ def join(terms: Terms) -> Membership:
             if member.terms.address == terms.address:
                 if member.terms.capture or not terms.capture:
                     return member
-                terms = member.terms.replaced(rank=member.rank, capture=True)
+                terms = member.terms.replaced(rank=member.rank, capture=True, launched="")
             _current = None
             member.leave()
         _current = Membership(terms)

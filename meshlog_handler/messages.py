@@ -70,11 +70,15 @@ def check_coords(coords: Mapping[str, object]) -> None:
         raise ProtocolError("coordinates are numbers or names by dimension")
 
 
+_MAX_LAUNCHED = 4096
+
+
 class Hello(Message):
     """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
 
     `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
     `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
+    `launched`: where `rank` is from the environment, what stands there (see `settings.launched`); it may be inherited.
     """
 
     pid: int
@@ -88,6 +92,7 @@ class Hello(Message):
     coords: dict[str, int | str] = field(default_factory=dict)
     relay: bool = False
     output_only: bool = False
+    launched: str = ""
     types: ClassVar = {
         "pid": (int,),
         "hostname": (str,),
@@ -100,12 +105,15 @@ class Hello(Message):
         "coords": (dict,),
         "relay": (bool,),
         "output_only": (bool,),
+        "launched": (str,),
     }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless pid and ranks are numbers that a process can have, and streams have names."""
         if not all(number is None or 0 <= number <= _MAX_NUMBER for number in (self.pid, self.rank, self.local_rank)):
             raise ProtocolError(f"a newcomer with pid, rank or local rank out of 0 to {_MAX_NUMBER}")
+        if len(self.launched) > _MAX_LAUNCHED:
+            raise ProtocolError("a newcomer with too long an account of its launcher")
         if not all(isinstance(name, str) for name in self.captured):
             raise ProtocolError("a captured stream without a name")
         check_coords(self.coords)

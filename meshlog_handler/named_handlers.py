@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from .capture import diagnose
@@ -29,6 +29,21 @@ class ShownBy(Protocol):
 
     def flush(self) -> None:
         """Pass on what is buffered."""
+
+
+def check_handlers(handlers: Iterable[ShownBy]) -> tuple[ShownBy, ...]:
+    """Return handlers as a tuple.
+
+    Raises
+    ------
+    SettingError
+        If one of them is no handler.
+    """
+    checked = tuple(handlers)
+    for handler in checked:
+        if not (hasattr(handler, "handle") and hasattr(handler, "level")):
+            raise SettingError(f"{handler!r} is not a logging.Handler. Valid: handlers, or none of them for the console.")
+    return checked
 
 
 class NamedHandler:

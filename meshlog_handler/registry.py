@@ -12,15 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from . import settings
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
+from .rundir import lives
 
 KEPT_JOURNALS: Final = 4
 """Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
 
 KEPT_GUESTS: Final = 64
 """Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
+
+_MAX_LAUNCHED: Final = 65536
 
 _JOURNAL = re.compile(
     r"\d+-\d+-rank\d*\.journal(\.\d+(\.kept)?)?"
@@ -55,6 +59,8 @@ class Registry:
     """
 
     def __init__(self, own_token: str) -> None:
+        self.launched = settings.launched()  # a launcher's rank that is this process's own; "" in a launcher
+        self._launched: dict[str, int] = {}  # what a launcher said to a process, and the pid of the first that came with it
         self.streaming = True
         self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
         self._own_token = own_token
@@ -87,6 +93,8 @@ class Registry:
         if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
             # The client's own process, however it joined.
             newcomer.hello = newcomer.hello.replaced(mesh=self._own_token)
+        if newcomer.hello.launched and not newcomer.hello.mesh and self._inherited(newcomer.hello.launched, newcomer.pid):
+            newcomer.hello = newcomer.hello.replaced(rank=None, local_rank=None)
         if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
             newcomer.hello = newcomer.hello.replaced(rank=self.claim())
         hello = newcomer.hello
@@ -107,6 +115,21 @@ class Registry:
         if hello.mesh == self._own_token or hello.relay:
             return ()
         return tuple(order.encode() for order in (self._meshes.get(hello.mesh) or self._meshes[""]).standing)
+
+    def _inherited(self, launched: str, pid: int) -> bool:
+        """Tell whether a launcher gave its rank to another process, from which this one has only inherited it."""
+        if launched == self.launched:
+            return True
+        with self._lock:
+            if len(self._launched) >= _MAX_LAUNCHED:
+                self._launched.clear()
+            first = self._launched.setdefault(launched, pid)
+            if first == pid or not lives(first):
+                self._launched[launched] = pid  # the launcher may have started it anew
+                return False
+            # Ranks of the launcher may still come, and have their numbers to themselves.
+            self._next_rank = max(self._next_rank, settings.launched_size(launched))
+            return True
 
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:

@@ -23,6 +23,7 @@ from typing import Final
 
 from . import lifetime, running, settings
 from .capture import diagnose
+from .channel import Address
 from .client import LogClient
 from .errors import ClosedError
 from .messages import Order, decode
@@ -80,7 +81,7 @@ class LogRelay:
         hide: Sequence[str] = (),
         tunnel: socket.socket | None = None,
     ) -> None:
-        self._above_address = address
+        self._above_address = str(Address.parse(address))
         self._tunnel = tunnel
         self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
         self._claims: dict[int, Callable[[int], None]] = {}

@@ -79,6 +79,7 @@ def run(options: Options, start: Callable[[Options, LogClient, FoldingConsole, S
     client = LogClient(
         console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
     )
+    client.registry.launched = ""  # the rank that another launcher gave this one is its program's
     with Signals() as signals:
         client.start()
         mesh = (start or Run)(options, client, console, signals)

@@ -172,12 +172,13 @@ def _in_use(path: str) -> bool:
     for name in names:
         stem, dot, _ = name.partition(".journal")
         pid = stem.partition("-")[0]
-        if dot and pid.isdecimal() and _lives(int(pid)):
+        if dot and pid.isdecimal() and lives(int(pid)):
             return True
     return False
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be reaped does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .errors import SettingError
 
@@ -20,14 +20,30 @@ RUN_DIR = "MESHLOG_RUN_DIR"
 # Set by a launcher whose pipes already carry fd 1 and fd 2: the proc must not capture them again.
 CAPTURED = "MESHLOG_CAPTURED"
 
+# Beside it, the rank and the pipes, by which a process further down knows whether they are its own.
+CAPTURED_PIPES = "MESHLOG_CAPTURED_PIPES"
+
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+_SIZE_VARIABLES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_LAUNCH_VARIABLES = (
+    *RANK_VARIABLES,
+    *LOCAL_RANK_VARIABLES,
+    *_SIZE_VARIABLES,
+    "LOCAL_WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+)
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _MIN_JOURNAL_SIZE = 64 * 1024
 _MAX_JOURNAL_SIZE = 1 << 30
 _MAX_DIGITS = 18
+_MAX_VALUE = 64
 
 
 def _flag(name: str, default: bool, env: Mapping[str, str]) -> bool:
@@ -82,6 +98,31 @@ def max_line_size(env: Mapping[str, str] | None = None) -> int:
 def journal_size(env: Mapping[str, str] | None = None) -> int:
     """Return the size in bytes of a proc's journal (``MESHLOG_JOURNAL_SIZE``, 1 MiB)."""
     return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
+
+
+def pipes(rank: int, fds: Iterable[int]) -> dict[str, str]:
+    """Return what says, in the environment of a program, which rank the write ends of its captured output belong to."""
+    found = [os.fstat(fd) for fd in fds]
+    return {CAPTURED_PIPES: " ".join([str(rank), *(f"{each.st_dev}:{each.st_ino}" for each in found)])}
+
+
+def captured_rank(env: Mapping[str, str] | None = None) -> int | None:
+    """Return the rank under which what this process prints is shown by its launcher.
+
+    None: it is not captured, or not known to be; -1: it is, under a rank that the launcher did not say.
+    """
+    env = os.environ if env is None else env
+    if env.get(CAPTURED) != "1":
+        return None
+    number, *known = env.get(CAPTURED_PIPES, "-1").split(" ")
+    for fd in (1, 2) if known else ():
+        try:
+            found = os.fstat(fd)
+        except OSError:  # closed: nothing is printed there
+            continue
+        if f"{found.st_dev}:{found.st_ino}" not in known:
+            return None
+    return int(number) if number.isdecimal() else -1
 
 
 def captured(env: Mapping[str, str]) -> dict[str, str]:
@@ -158,6 +199,54 @@ def check_level(level: int | str) -> int:
             f"level={level!r} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
         )
     return number
+
+
+def check_address(address: str | None) -> str | None:
+    """Return the address of a client, as text or None, which is not read here.
+
+    Raises
+    ------
+    SettingError
+        For what is no text.
+    """
+    if address is None or isinstance(address, str):
+        return address
+    raise SettingError(
+        f"address={address!r} is not the address of a client. Expected the value of LogClient.address, or None to read "
+        f"{ADDRESS}. A function that is called with another argument, such as the worker_init_fn of torch's DataLoader with "
+        f"the number of the worker, needs one of its own: worker_init_fn=lambda number: install()."
+    )
+
+
+def check_rank(rank: int | None) -> int | None:
+    """Return a rank, or None.
+
+    Raises
+    ------
+    SettingError
+        For anything that is not a whole number from 0.
+    """
+    if rank is None or (isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank < 10**_MAX_DIGITS):
+        return rank
+    raise SettingError(f"rank={rank!r} is not a rank. Valid: a whole number from 0, or None.")
+
+
+def launched(env: Mapping[str, str] | None = None) -> str:
+    """Return what a launcher said of the rank of this process, as one text; "" if it said nothing.
+
+    Processes that this one starts inherit it: two that come with the same are not two ranks of the launcher.
+    """
+    env = os.environ if env is None else env
+    if not any(env.get(name, "").strip() for name in (*RANK_VARIABLES, *LOCAL_RANK_VARIABLES)):
+        return ""
+    return ";".join(f"{name}={env[name][:_MAX_VALUE]}" for name in _LAUNCH_VARIABLES if env.get(name))
+
+
+def launched_size(text: str) -> int:
+    """Return how many ranks there are by what `launched` returned; 0 if it does not say."""
+    said = dict(part.partition("=")[::2] for part in text.split(";"))
+    sizes = (said.get(name, "") for name in _SIZE_VARIABLES)
+    return next((int(size) for size in sizes if size.isdecimal() and len(size) < _MAX_DIGITS), 0)
 
 
 def _whole(names: tuple[str, ...], env: Mapping[str, str]) -> int | None:

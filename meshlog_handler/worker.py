@@ -49,7 +49,7 @@ def install(
     Raises
     ------
     SettingError
-        If there is no address, or `level` is none.
+        If there is no address, or an argument has a value that cannot be used.
 
     Notes
     -----
@@ -57,14 +57,14 @@ def install(
     those. What the filters of such handlers reject or change is not forwarded, or as they leave it. A client that cannot be
     reached is said on stderr, and the process goes on as it was.
     """
-    address = address or os.environ.get(settings.ADDRESS)
+    address = settings.check_address(address) or os.environ.get(settings.ADDRESS)
     if not address:
         raise SettingError(
             f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
-    rank = settings.rank() if rank is None else rank
-    enlist(membership.Terms(address, rank, settings.local_rank(), capture=capture, warnings=warnings), level)
+    rank = settings.check_rank(rank)
+    enlist(membership.launched_terms(address, rank, capture=capture, warnings=warnings), level)
 
 
 def enlist(terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler) -> None:
@@ -84,7 +84,9 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     """
     number = None if level is None else settings.check_level(level)
     shows_itself = running.any_running()  # its console must not come back to it as captured lines
-    captured = terms.capture and not shows_itself and os.environ.get(settings.CAPTURED) != "1"
+    wanted = terms.capture and not shows_itself
+    shown_as = settings.captured_rank()
+    captured = wanted and shown_as != -1 and (shown_as is None or shown_as != terms.rank)
     if captured:
         stand_on_descriptors(of_parents_kernel)
     root = logging.getLogger()
@@ -93,12 +95,15 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        membership.join(terms.replaced(capture=captured))
+        member = membership.join(terms.replaced(capture=captured))
+        if wanted and not captured and shown_as not in (-1, member.rank):
+            # The rank was another's, which this process inherited, and so are the pipes.
+            stand_on_descriptors(of_parents_kernel)
+            member = membership.join(terms.replaced(capture=True))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
-    member = membership.current()
-    if not shows_itself and member is not None:
+    if not shows_itself:
         quiet.start(None if terms.capture else member.client_console())
     global _make_handler
     _make_handler = handler

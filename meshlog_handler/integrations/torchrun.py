@@ -52,6 +52,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
         self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None)
+        self._client.registry.launched = ""  # the rank that another launcher gave this one says nothing of its workers
         self._mesh = secrets.token_hex(8)
         self._writers: list[int] = []
         self._ranks: list[int] = []
@@ -74,14 +75,15 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
             env[settings.ADDRESS] = self._client.address
             if functions:
                 continue
-            readers = {}
+            readers, writers = {}, []
             for name, paths in (("stdout", places.stdouts), ("stderr", places.stderrs)):
                 readers[name], writer = make_pipe()
-                self._writers.append(writer)
+                writers.append(writer)
                 paths[local_rank] = f"/dev/fd/{writer}"  # which the agent opens, as it would a file
             # Whoever starts workers here tells nobody their pids.
             self._client.adopt(0, rank, local_rank, readers, self._mesh)
-            env.update(settings.captured({**os.environ, **env}))
+            env.update({**settings.captured({**os.environ, **env}), **settings.pipes(rank, writers)})
+            self._writers += writers
         return places
 
     def _end_attempt(self) -> None:
