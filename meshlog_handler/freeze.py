@@ -14,9 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from struct import Struct
-from typing import Final, NamedTuple
+from traceback import TracebackException
+from typing import Any, Final, NamedTuple
 
 from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
+from .failures import NO_FAILURE, describe
 from .plain import SCALARS, Copier, exact_text, plain, text_of
 from .wire import pack
 
@@ -61,7 +63,6 @@ _MAX_VARIETY: Final = {False: 4, True: 64}
 TIMES: Final = Struct("<dd")
 _SLIP: Final = 0.01
 MAX_SHAPES: Final = 0xFFFF
-_MAX_FRAMES: Final = 64
 
 
 class ShapeTable(dict[object, Packer]):
@@ -235,6 +236,11 @@ def _render(record: logging.LogRecord) -> Rendered:
     exc_text = _exc_text(record, ours)
     if exc_text:
         named["exc_text"] = exc_text
+    if type(msg) is dict and msg.get("exc_info"):
+        # structlog has an exception there, and its formatter at the client asks for it.
+        own_text = _message(record)
+        if "failure" in ours or _describe(_exc_info(record.msg["exc_info"]), ours):  # type: ignore[index]  # a dict
+            msg["exc_info"], text = True, own_text
     if record.stack_info:
         named["stack_info"] = text_of(record.stack_info)
     if not -_SLIP < record.created * 1000 - _START - record.relativeCreated < _SLIP:  # a filter has set it
@@ -336,22 +342,38 @@ def _message(record: logging.LogRecord) -> str | None:
 
 
 def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
-    """Return the traceback as text, and note the signature by which tracebacks group."""
-    if not record.exc_info:
+    """Return the traceback as text, and note what is known of the exception."""
+    exc_info: Any = record.exc_info
+    if not exc_info:
         return text_of(record.exc_text) if record.exc_text else None
-    signature: object = None
     try:
-        kind, _, trace = record.exc_info
-        if kind is not None:
-            frames: list[str] = []
-            while trace is not None and len(frames) < _MAX_FRAMES:
-                frames.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
-                trace = trace.tb_next
-            signature = ours["signature"] = (f"{kind.__module__}.{kind.__qualname__}", *frames)
-        return exact_text(record.exc_text or _FORMATTER.formatException(record.exc_info))
+        told = _describe(exc_info, ours)
+        if record.exc_text:
+            return exact_text(record.exc_text)
+        return "".join(told.format()).removesuffix("\n") if told else exact_text(_FORMATTER.formatException(exc_info))
     except Exception as failure:  # no exception's, or one that breaks when it is looked at
-        what = signature[0] if isinstance(signature, tuple) else text_of(record.exc_info)
-        return f"<the traceback of {what} cannot be formatted: {type(failure).__name__}>"
+        what = getattr(exc_info[0], "__name__", None) if isinstance(exc_info, tuple) and exc_info else None
+        return f"<the traceback of {what or text_of(exc_info)} cannot be formatted: {type(failure).__name__}>"
+
+
+def _describe(exc_info: Any, ours: dict[str, object]) -> TracebackException | None:
+    """Note what is known of an exception, and return what can write its traceback; None where there is no exception."""
+    if exc_info == (None, None, None):
+        ours["failure"] = NO_FAILURE
+    if type(exc_info) is not tuple or len(exc_info) != 3 or not issubclass(type(exc_info[1]), BaseException):
+        return None
+    error = exc_info[1]
+    told = TracebackException(type(error), error, exc_info[2], compact=True)
+    with contextlib.suppress(Exception):  # one that is odd has only its text
+        ours["failure"] = describe(error, told)
+    return told
+
+
+def _exc_info(value: object) -> object:
+    """Return exception information given as a logging call takes it: as such, as an exception, or as True; else None."""
+    if isinstance(value, BaseException):
+        return type(value), value, value.__traceback__
+    return sys.exc_info() if value is True and sys.exc_info()[1] is not None else value
 
 
 _FORMATTER: Final = logging.Formatter()

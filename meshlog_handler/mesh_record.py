@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, Final, NoReturn
+
+from .failures import Failure, exc_info
 
 _CONVERSION: Final = re.compile(r"%(\(.*?\))?[-#0 +]*(\d+|\*)?(\.(\d+|\*))?[hlL]?.", re.DOTALL)
 
@@ -35,8 +37,8 @@ class MeshInfo:
         The last state of the bar stays as a line, or makes room; None if it goes on.
     raw : str or None
         The bytes of a captured line, decoded with ``surrogateescape``; None if the message is the same text.
-    signature : tuple of str or None
-        The type and the frames of an exception: exceptions with equal signatures are grouped.
+    failure : tuple or None
+        What is known of an exception; see `failures`.
     digest : tuple or None
         Samples of a group, from which the client of a relay merges it with others.
     route : int, str, tuple or None
@@ -51,6 +53,7 @@ class MeshInfo:
         "coords",
         "count",
         "digest",
+        "failure",
         "hostname",
         "local_rank",
         "partial",
@@ -59,7 +62,6 @@ class MeshInfo:
         "ranks",
         "raw",
         "route",
-        "signature",
         "stream",
         "texts",
     )
@@ -75,7 +77,7 @@ class MeshInfo:
     bar: int | None
     bar_ends: str | None
     raw: str | None
-    signature: Hashable | None
+    failure: Failure | None
     digest: tuple[str | None, list[Any]] | None
     route: Any
     texts: tuple[tuple[int, str], ...] | None
@@ -157,6 +159,10 @@ class MeshRecord(logging.LogRecord):
         record.meshlog = info
         return record
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # No traceback can be pickled: the stand-ins are made again.
+        return _restored_record, (type(self), self.__dict__ | {"exc_info": None}, self.meshlog)
+
     @property
     def getMessage(self) -> Callable[[], str]:
         """The method that returns the message; where template and arguments do not fit, both and the reason.
@@ -172,6 +178,23 @@ def _message(record: logging.LogRecord) -> str:
         return str(text % record.args) if record.args else text
     except Exception as failure:
         return f"{_spell(record.msg)} {_spell(record.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+
+
+def _restored_record(kind: type[MeshRecord], fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
+    if info.failure is not None and fields.get("exc_text") is not None:
+        fields["exc_info"] = exc_info(info.failure)
+    return kind.of(fields, info)
+
+
+def add_exception(fields: dict[str, Any], failure: Failure, text: str | None) -> None:
+    """Add stand-ins for an exception to the attributes of a record, and to its message if that is a dict and has it."""
+    msg = fields["msg"]
+    found = exc_info(failure)
+    if fields["exc_text"] is not None:
+        fields["exc_info"] = found
+    if isinstance(msg, dict) and msg.get("exc_info") is True:
+        fields["msg"] = DictWithText({**msg, "exc_info": found[1]})
+        fields["msg"].text = str(msg) if text is None else text
 
 
 def shown_kind(kind: Any) -> Any:

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
-from .wire import MAX_DEPTH
+from .wire import MAX_DEPTH, Text
 
-SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
+SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None), Text))
 
 # Room for what a value stands in when it is written: the record, its arguments or attributes, or a digest of many.
 _MAX_LEVELS: Final = MAX_DEPTH - 6
@@ -45,7 +45,8 @@ class Copier:
         """Return a copy of a value.
 
         Lists, tuples and dicts keep their shape. A value of a subclass of a plain type becomes that type's. All else
-        becomes its text, as does what nests too deep; a container inside itself becomes ``[...]`` or the like.
+        becomes its text, in a container with its `repr`, and so does what nests too deep; a container inside itself becomes
+        ``[...]`` or the like.
         """
         return value if type(value) in SCALARS else self._copy(value, ())
 
@@ -59,7 +60,7 @@ class Copier:
         for base in (dict, list, tuple):
             if issubclass(kind, base):
                 return self._container(value, base, parents)
-        return _leaf(value)
+        return _leaf(value, within=bool(parents))
 
     def _container(self, value: Any, base: type, parents: tuple[int, ...]) -> object:
         if id(value) in parents:
@@ -94,11 +95,18 @@ class Copier:
         return copied
 
 
-def _leaf(value: object) -> object:
+def _leaf(value: object, *, within: bool) -> object:
     for base, bare in _BARE:
         if issubclass(type(value), base):
             return bare(value)
-    return text_of(value)
+    text = text_of(value)
+    if not within:
+        return text
+    try:
+        shown = str.__str__(repr(value))
+    except Exception:  # its text says so
+        return text
+    return text if shown == repr(text) else Text(text, shown)
 
 
 def plain(value: object) -> object:

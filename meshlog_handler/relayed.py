@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from .entries import HEADER, RECORD
 from .errors import ProtocolError
+from .failures import is_failure
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
-from .mesh_record import ORIGIN, MeshInfo, MeshRecord, WithText, has_words, info_of, with_text
+from .mesh_record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 from .plain import exact_text, plain
-from .thaw import TaggedTemplate, Values, are_texts, is_signature
+from .thaw import TaggedTemplate, Values, are_texts
 from .wire import NotPlain, pack, unpack
 
 CODES: Final = "+"
@@ -39,7 +40,7 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "raw": lambda value: isinstance(value, str),
     "count": lambda value: isinstance(value, int) and value > 0,
     "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
-    "signature": is_signature,
+    "failure": is_failure,
     "texts": are_texts,
     "digest": lambda value: isinstance(value, tuple),
 }
@@ -61,6 +62,8 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
     text: str | None = None
     if isinstance(msg, WithText):
         text, msg = msg.text, plain(msg)
+        if isinstance(msg, dict) and info.failure is not None and isinstance(fields["msg"].get("exc_info"), BaseException):
+            msg["exc_info"] = True  # as it came
     shared = digest[0] if digest is not None else msg if args and type(msg) is str else None
     key = (*map(fields.__getitem__, _COMMON), shared, info.route)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
@@ -178,6 +181,8 @@ class RelayedTemplate(TaggedTemplate):
         fields.update(named, args=args, created=created, msecs=msecs)
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
+        if "failure" in ours:
+            add_exception(fields, ours["failure"], text)
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
     def is_shown(self, values: Values) -> bool:

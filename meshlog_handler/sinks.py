@@ -29,7 +29,7 @@ from .aggregate import Aggregator
 from .capture import diagnose
 from .complaints import describe, name_of
 from .freeze import PLAIN_SIZE
-from .mesh_record import MeshInfo, info_of, shown_kind
+from .mesh_record import MeshInfo, MeshRecord, info_of, shown_kind
 from .named_handlers import NamedHandler, ShownBy
 from .stream import carriers, own_threads
 
@@ -112,7 +112,7 @@ class Sink:
             self.busy = handler
             try:
                 if not self.respect_handler_level or level >= handler.level:
-                    handler.handle(record)
+                    handler.handle(_without_text(record) if record.exc_info and _formats_exceptions(handler) else record)
             except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
                 self.report(handler, failure)
         self.busy = None
@@ -314,6 +314,20 @@ class _Accepted(_Wrapped):
 def _filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
     found: Any = getattr(handler, "handler", None) or handler
     return found.filter if getattr(found, "filters", None) else None
+
+
+def _formats_exceptions(handler: ShownBy) -> bool:
+    """Tell whether the formatter of a handler has a `formatException` of the program's."""
+    formatter = getattr(handler, "formatter", None)
+    return formatter is not None and getattr(type(formatter), "formatException", _FORMAT_EXCEPTION) is not _FORMAT_EXCEPTION
+
+
+def _without_text(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a copy without the traceback's text, so that `logging.Formatter.format` asks for it."""
+    return MeshRecord.of({**record.__dict__, "exc_text": None}, info_of(record))
+
+
+_FORMAT_EXCEPTION: Final = logging.Formatter.formatException
 
 
 def _formatter_of(handler: ShownBy) -> Any:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
 from .errors import ProtocolError
-from .mesh_record import MeshInfo, MeshRecord, has_words, with_text
+from .failures import is_failure, signature
+from .mesh_record import MeshInfo, MeshRecord, add_exception, has_words, with_text
 from .shared import layouts, shared
 from .wire import unpack
 
@@ -141,7 +142,7 @@ class TaggedTemplate(RecordTemplate):
             If the record cannot be what it says.
         """
         if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
-            raise ProtocolError("a proc says nothing of its records but what exceptions group by, and their texts")
+            raise ProtocolError("a proc says nothing more of its records than their exceptions and texts")
         return self
 
     def args(self, values: Values) -> tuple[object, ...]:
@@ -156,8 +157,8 @@ class TaggedTemplate(RecordTemplate):
 
     def signature(self, values: Values) -> Hashable | None:
         """Return the exception's type and frames, or None."""
-        signature: Hashable | None = values[6].get("signature")
-        return signature
+        failure = values[6].get("failure")
+        return None if failure is None else signature(failure)
 
     def build(self, values: Values) -> MeshRecord:
         """Return a new record."""
@@ -169,7 +170,11 @@ class TaggedTemplate(RecordTemplate):
                 fields[name] = value
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
-        return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
+        if not ours:
+            return MeshRecord.of(fields, self.info)
+        if "failure" in ours:
+            add_exception(fields, ours["failure"], text)
+        return MeshRecord.of(fields, self.info.but(**ours))
 
 
 # What a record gets from its shape and header: a value by the same name is no extra.
@@ -192,16 +197,11 @@ def are_texts(value: object) -> bool:
     )
 
 
-def is_signature(value: object) -> bool:
-    """Tell whether exceptions can be grouped by this."""
-    return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-
-
 _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
 """The templates of shapes with tagged data, by their codes."""
 
 
-_OURS: Final[Mapping[str, Callable[[object], bool]]] = {"signature": is_signature, "texts": are_texts}
+_OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "texts": are_texts}
 
 
 class _Shape:

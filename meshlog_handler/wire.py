@@ -22,6 +22,25 @@ _UINT32: Final = Struct("<I")
 _CONSTANTS: Final[dict[int, object]] = {ord("N"): None, ord("T"): True, ord("F"): False}
 
 
+class Text(str):
+    """A text in place of a value in a container. Its `repr` is that of the value, and so the container's text is the same."""
+
+    __slots__ = ("shown",)
+    shown: str
+
+    def __new__(cls, text: str, shown: str) -> Text:
+        """Return a text, with what `repr` gives."""
+        made = super().__new__(cls, text)
+        made.shown = shown
+        return made
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    def __reduce__(self) -> tuple[type[Text], tuple[str, str]]:
+        return Text, (str.__str__(self), self.shown)
+
+
 class NotPlain(TypeError):
     """A value that is not plain data, or nests deeper than `MAX_DEPTH`."""
 
@@ -70,6 +89,10 @@ def _pack(value: object, parts: list[bytes], depth: int) -> None:
     elif kind is bytes:
         parts.append(_SIZE.pack(b"b", len(value)))  # type: ignore[arg-type]  # kind is bytes
         parts.append(value)  # type: ignore[arg-type]  # kind is bytes
+    elif kind is Text:
+        parts.append(b"t")
+        _pack(str.__str__(value), parts, depth)
+        _pack(value.shown, parts, depth)  # type: ignore[attr-defined]  # as above
     elif kind is tuple or kind is list:
         if depth >= MAX_DEPTH:
             raise NotPlain(f"nested deeper than {MAX_DEPTH}")
@@ -115,6 +138,14 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
         return _INT64.unpack_from(data, at)[0], at + 8
     if tag == 0x64:  # d
         return _FLOAT64.unpack_from(data, at)[0], at + 8
+    if tag == 0x74:  # t
+        if data[at] != 0x73:
+            raise ProtocolError("no text begins like this")
+        text, at = _unpack(data, at, depth)
+        if data[at] != 0x73:
+            raise ProtocolError("a text without what it is shown as")
+        shown, at = _unpack(data, at, depth)
+        return Text(text, shown), at  # type: ignore[arg-type]  # two texts
     size: int = _UINT32.unpack_from(data, at)[0]
     at += 4
     end = at + size

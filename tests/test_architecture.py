@@ -25,7 +25,8 @@ FLOORS = [
     ["_version", "loading", "errors", "ranks", "settings", "waits"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "frozen", "wire", "plain", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed", "journal_layout",
+        "frozen", "wire", "plain", "failures", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed",
+        "journal_layout",
         "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
         "lines", "cursor", "captured", "sizes", "merge", "texts", "columns", "templates", "groups",
         "aggregate", "shape", "prefix", "formatter",

@@ -75,7 +75,8 @@ def check_details(name: str, record: logging.LogRecord) -> None:
     elif name == "a broken extra":
         assert fields["broken"] == "<Broken object: its __str__ raised RuntimeError>"
     elif name == "an exception":
-        assert record.exc_info is None
+        assert record.exc_info is not None
+        assert type(record.exc_info[1]).__name__ == "CannotBeRebuilt"
         assert record.exc_text is not None
         assert record.exc_text.startswith("Traceback (most recent call last):\n")
         assert record.exc_text.endswith("poison.CannotBeRebuilt: this and that")

@@ -29,6 +29,7 @@ def encode(records: Iterable[logging.LogRecord], table: ShapeTable | None = None
     table = ShapeTable() if table is None else table
     parts = []
     for record in records:
+        frozen = None
         try:
             args = record.args
             if len(record.__dict__) != PLAIN_SIZE or type(args) is not tuple:
@@ -36,9 +37,11 @@ def encode(records: Iterable[logging.LogRecord], table: ShapeTable | None = None
             pack = table[shape_key(record.__dict__), (record.__class__, *map(type, args)), None]
             parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
         except Exception:
-            frozen = freeze(record, table)
-            frozen.learn()
-            parts.append(frozen.data)
+            frozen = freeze
+        if frozen is not None:  # not where an exception is handled: the record may ask for it
+            known = frozen(record, table)
+            known.learn()
+            parts.append(known.data)
         parts.append(bytes([MARK]))
     return b"".join(parts)
 

@@ -78,7 +78,7 @@ def assert_same(found: logging.LogRecord, sent: logging.LogRecord) -> None:
         assert same(getattr(found, name), getattr(sent, name)), name
     for name, value in IDENTITY.items():
         assert getattr(found, name) == value
-    assert (found.msg, found.stack_info, found.exc_info) == (sent.msg, sent.stack_info, None)
+    assert (found.msg, found.stack_info, bool(found.exc_info)) == (sent.msg, sent.stack_info, bool(sent.exc_info))
     assert same(found.args, sent.args)
     text = message(sent)
     if text is None:
@@ -230,7 +230,8 @@ def test_a_client_remembers_no_long_definitions() -> None:
 
 def _shown(item: Item) -> tuple[object, ...]:
     when, template, values = item
-    return when, {name: value for name, value in template.build(values).__dict__.items() if name != "coords"}
+    fields = template.build(values).__dict__
+    return when, {name: bool(value) if name == "exc_info" else value for name, value in fields.items() if name != "coords"}
 
 
 def _show_all(items: list[Item]) -> None:

