@@ -169,7 +169,7 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
 
 
 def _spell(record: Any) -> str:
-    text = record.getMessage()
+    text = record.getMessage().rstrip("\n")
     if record.exc_text:
         text = f"{text}: {record.exc_text.rstrip().rpartition(chr(10))[2]}"
     return text if record.meshlog.stream else f"{logging.getLevelName(record.levelno)} {record.name}: {text}"

@@ -29,7 +29,7 @@ from tests.waiting import until
 
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds for one step of a scenario: far beyond what any of them takes."""
 
 Pattern = tuple[str, str]

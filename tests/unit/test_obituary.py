@@ -140,7 +140,7 @@ def test_it_ends_with_the_last_lines_as_they_were_shown() -> None:
         encode(
             [
                 make("loading %d of %d", 3, 8),
-                make("it broke", levelno=logging.ERROR, levelname="ERROR", exc_text="Traceback:\n  x\nValueError: why\n"),
+                make("it broke\n", levelno=logging.ERROR, levelname="ERROR", exc_text="Traceback:\n  x\nValueError: why\n"),
                 make("%d", "x"),
             ]
         )

@@ -1,0 +1,3 @@
+"""A Django application."""
+
+from __future__ import annotations
