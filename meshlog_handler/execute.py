@@ -24,6 +24,7 @@ from .errors import ConnectError, SettingError
 from .fold import FoldingConsole
 from .job import Job
 from .messages import Hello
+from .output import size_told
 from .run import LINGER_SEC, Options, Run, run
 from .signals import Signals
 from .waits import monotonic
@@ -130,7 +131,8 @@ class HostRun(Run):
         rank = settings.rank()
         assert rank is not None
         self._rank = rank
-        super().__init__(options, client, console, signals, {rank: settings.captured(client.environ())}, stdin=None)
+        environ = settings.captured(client.environ())
+        super().__init__(options, client, console, signals, {rank: {**environ, **size_told(rank, environ)}}, stdin=None)
 
     def run(self) -> None:
         """Let the others come, and run the own process to its end."""

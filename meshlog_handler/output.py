@@ -35,6 +35,23 @@ def is_watched(fd: int, env: Mapping[str, str] | None = None) -> bool:
     return True
 
 
+def size_told(rank: int | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that tell a captured program how wide its lines may be, beside the prefix of a rank.
+
+    None, where they are set already, or neither stderr nor stdout of this process is a terminal that a person looks at.
+    """
+    env = os.environ if env is None else env
+    if "COLUMNS" in env or "LINES" in env:
+        return {}
+    for fd in filter(None, map(original_fd, (2, 1))):
+        with contextlib.suppress(OSError):  # closed, or no terminal
+            columns, lines = os.get_terminal_size(fd)
+            if columns and lines and is_watched(fd, env):
+                prefix = len(f"[{rank}] ") if rank is not None else 0
+                return {"COLUMNS": str(max(1, columns - prefix)), "LINES": str(lines)}
+    return {}
+
+
 class Output:
     """A text file to show things in. Used by one thread at a time.
 

@@ -19,6 +19,7 @@ from . import worker
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
 from .children import InheritedFd
 from .context import Identity, set_identity
+from .output import size_told
 from .pickling import dumps, dumps_result, loads, share_globals
 from .standard_streams import stand_on_descriptors
 
@@ -104,6 +105,7 @@ def _settle(boot: Boot) -> None:
         os.close(null)
     stand_on_descriptors()
     set_identity(boot.identity)
+    os.environ.update(size_told(boot.identity.rank))
     # Log records have the names of these two. A forked proc goes on with the thread that started it as its main one, and
     # the standard library's multiprocessing does not know it.
     threading.main_thread().name = "MainThread"

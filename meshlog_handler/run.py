@@ -25,6 +25,7 @@ from .json_formatter import JsonFormatter
 from .launch import Rank, Ranks
 from .messages import SetLevel
 from .obituary import last_lines
+from .output import size_told
 from .ranks import spell_ranks
 from .report import Failure, failure_summary
 from .signals import Signals
@@ -207,7 +208,14 @@ def rank_environments(base: Mapping[str, str], count: int) -> dict[int, dict[str
     """Return the environment of each rank."""
     common, size = settings.captured(base), str(count)
     return {
-        rank: {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        rank: {
+            **common,
+            **size_told(rank, common),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+        }
         for rank in range(count)
     }
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
 import select
-import struct
 import sys
-import termios
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyte
 import pytest
 
 from meshlog_handler.console import ConsoleHandler, RanksFilter
@@ -24,6 +20,7 @@ from meshlog_handler.formatter import MeshFormatter
 from meshlog_handler.json_formatter import JsonFormatter
 from meshlog_handler.output import is_watched
 
+from ..screens import Screen
 from .test_formatter import captured, make
 
 
@@ -256,30 +253,6 @@ def test_progress_of_raw_bytes(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     handler.close()
 
 
-class Screen:
-    """What a person sees: a terminal emulator reads what is written, and keeps what has scrolled away."""
-
-    def __init__(self, columns: int = 40, lines: int = 10) -> None:
-        leader, follower = os.openpty()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
-        self._leader = leader
-        self.file = os.fdopen(follower, "w", encoding="utf-8")
-        self._screen = pyte.HistoryScreen(columns, lines, history=1000, ratio=0.1)
-        self._stream = pyte.ByteStream(self._screen)
-
-    @property
-    def rows(self) -> list[str]:
-        """All lines, from the first that scrolled away to the last that is not empty."""
-        while select.select([self._leader], [], [], 0.05)[0]:
-            self._stream.feed(os.read(self._leader, 65536))
-        scrolled = ["".join(line[at].data for at in sorted(line)) for line in self._screen.history.top]
-        return "\n".join(line.rstrip() for line in [*scrolled, *self._screen.display]).rstrip().split("\n")
-
-    def close(self) -> None:
-        self.file.close()
-        os.close(self._leader)
-
-
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     monkeypatch.setenv("TERM", "xterm")
@@ -364,7 +337,7 @@ def test_both_streams_on_one_terminal(screen: Screen) -> None:
 )
 def test_a_terminal_that_nobody_looks_at_is_none(env: dict[str, str], size: tuple[int, int], watched: bool) -> None:
     screen = Screen(size[1] or 1, size[0] or 1)
-    fcntl.ioctl(screen.file.fileno(), termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
+    screen.resize(*size)
     assert is_watched(screen.file.fileno(), {"TERM": "xterm", **env}) is watched
     screen.close()
 

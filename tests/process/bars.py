@@ -1,0 +1,81 @@
+"""Programs that draw progress bars, run as ``python -m tests.process.bars NAME``. A line of input lets each go on."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+from meshlog_handler import LogClient, install, this_host
+
+STEPS = 24
+
+
+def with_position(number: int) -> None:
+    """Draw a bar at a position of its own, and log."""
+    for step in tqdm(range(STEPS), desc=f"worker {number}", position=number, mininterval=0, miniters=1):
+        if step % 8 == 4:
+            logging.info("worker %d logs %d", number, step)
+        time.sleep(0.1)
+    logging.info("worker %d is done", number)
+
+
+def nested(number: int) -> None:
+    """Draw bars below each other, and log."""
+    for step in tqdm(range(3), desc=f"outer {number}", mininterval=0):
+        for _ in tqdm(range(8), desc=f"inner {number}", leave=False, mininterval=0):
+            time.sleep(0.1)
+        logging.info("outer %d logs %d", number, step)
+
+
+def by_rich(number: int) -> None:
+    """Draw two bars as rich does on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(force_terminal=True, width=60)) as progress:
+        tasks = [progress.add_task(f"{name} {number}", total=STEPS) for name in ("first", "second")]
+        for step in range(STEPS):
+            for task in tasks:
+                progress.update(task, advance=1)
+            if step % 8 == 4:
+                logging.info("rich %d logs %d", number, step)
+            time.sleep(0.1)
+
+
+def pool(work: Callable[[int], None], count: int = 3) -> None:
+    """Run `work` in each worker of a pool."""
+    context: Any = multiprocessing.get_context("spawn")
+    with LogClient() as client, ProcessPoolExecutor(count, context, install, (client.address,)) as executor:
+        list(executor.map(work, range(count)))
+        client.flush()
+
+
+def say_size() -> tuple[int, int]:
+    """Return how wide and high a rank takes the terminal to be."""
+    size = shutil.get_terminal_size((0, 0))
+    return size.columns, size.lines
+
+
+def mesh() -> None:
+    """Print what ranks of a mesh are told, with each start method."""
+    for method in ("fork", "spawn", "forkserver"):
+        with this_host().spawn_procs({"gpus": 1}, start_method=method) as procs:
+            print(method, *procs.call(say_size).get())
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    if name == "mesh":
+        mesh()
+    elif name == "size":
+        print("size", *say_size())
+    else:
+        pool(globals()[name])

@@ -1,0 +1,86 @@
+"""What a person sees on a terminal while ranks draw progress bars and log."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.screens import Screen
+
+from .procs import importing, run_python
+
+
+@pytest.fixture
+def screen() -> Iterator[Screen]:
+    it = Screen(100, 24)
+    yield it
+    it.close()
+
+
+def on(screen: Screen, *command: str) -> list[list[str]]:
+    left_out = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CI")
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    return screen.run([sys.executable, *command], importing({**env, "TERM": "xterm-256color"}))
+
+
+def bars_in(rows: list[str]) -> list[str]:
+    """The bars that are drawn, by their names, without those that have ended."""
+    return [match[1] for row in rows if (match := re.match(r"\[\d+\] (\w+ \d)\W.* (?!100)\d+%", row))]
+
+
+@pytest.mark.parametrize(
+    ("program", "names", "records"),
+    [
+        ("with_position", ["worker {}"], [*(f"worker {{}} logs {step}" for step in (4, 12, 20)), "worker {} is done"]),
+        ("nested", ["outer {}"], [f"outer {{}} logs {step}" for step in range(3)]),
+        ("by_rich", ["first {}", "second {}"], [f"rich {{}} logs {step}" for step in (4, 12, 20)]),
+    ],
+)
+def test_every_bar_is_seen_no_record_is_drawn_over_and_one_line_is_left(
+    screen: Screen, program: str, names: list[str], records: list[str]
+) -> None:
+    if program == "by_rich":
+        pytest.importorskip("rich")
+    seen = on(screen, "-m", "tests.process.bars", program)
+    rows = seen[-1]
+    assert all(rows), "no empty lines"
+    for number in range(3):
+        for record in records:
+            assert sum(row.endswith("] " + record.format(number)) for row in rows) == 1
+        for name in names:
+            assert sum(name.format(number) in row and "100%" in row for row in rows) == 1
+    assert len(rows) == 3 * (len(records) + len(names)), "nothing else: no states that a bar has left behind"
+    wanted = {name.format(number) for name in names for number in range(3)}
+    assert any(wanted <= set(bars_in(state)) for state in seen), "all of them at once"
+    for state in seen:
+        drawn = [row for row in state if re.search(r" \d+%", row) and "100%" not in row]
+        assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
+
+
+def test_elsewhere_there_are_no_control_sequences() -> None:
+    for program in ("with_position", "nested"):
+        done = run_python("-m", "tests.process.bars", program)
+        text = done.stdout + done.stderr
+        assert "\x1b" not in text
+        assert "\r" not in text
+        lines = text.splitlines()
+        assert not [line for line in lines if not line.partition("] ")[2].strip()], "no empty lines"
+        assert len([line for line in lines if "100%" in line and "inner" not in line]) == 3
+
+
+def test_ranks_are_told_the_size_of_the_terminal(screen: Screen) -> None:
+    assert on(screen, "-m", "tests.process.bars", "mesh")[-1] == ["fork (96, 24)", "spawn (96, 24)", "forkserver (96, 24)"]
+    (row,) = [
+        row
+        for row in on(
+            screen, "-m", "meshlog_handler", "run", "-n", "1", "--", sys.executable, "-m", "tests.process.bars", "size"
+        )[-1]
+        if "size" in row
+    ]
+    assert row == "[0] size 96 24"
+    done = run_python("-m", "meshlog_handler", "run", "-n", "1", "--", sys.executable, "-m", "tests.process.bars", "size")
+    assert "[0] size 0 0" in done.stdout
