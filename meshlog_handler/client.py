@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 from . import lifetime, running, settings
 from .below import source_of
 from .capture import diagnose
-from .client_thread import ClientThread
+from .client_thread import SWITCH_SEC, ClientThread
 from .commands import Commands
 from .console import ConsoleHandler
 from .errors import BusyError, ClosedError, FlushTimeout
@@ -42,11 +42,12 @@ from .registry import Registry
 from .relays import Above
 from .rendezvous import Newcomer, Rendezvous
 from .rundir import RunDir
-from .show import Show
+from .show import KEEP, Show
 from .sinks import Sink, Sinks
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
+from .switches import Switched
 from .waits import check_timeout, ended, finished, monotonic
 
 T = TypeVar("T")
@@ -290,15 +291,47 @@ class LogClient(QueueListener):
         """Wait no longer for those who have not answered an order."""
         self._post(lambda: self._core.orders.give_up(request))
 
-    def set_window(self, window: float | None, *, wait: bool = True) -> None:
-        """Group within `window` seconds from now on; what is pending is shown first. Returns when that is so, or at once."""
-        self._window = checked = settings.check_window(window)
-        change = self.ask if wait else self._post
-        change(lambda: self._core.set_window(checked))
+    def set_window(self, window: float | None) -> None:
+        """Group within `window` seconds what is logged from now on; returns when what was logged before has been shown."""
+        self.switch(settings.check_window(window))
 
     def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
-        """Show by other handlers from now on. Returns when that is so."""
-        self.ask(lambda: self._core.show.set_handlers(handlers, respect_handler_level))
+        """Show by other handlers what is logged from now on; returns when what was logged before has been shown."""
+        self.switch(default=Sink(handlers, respect_handler_level))
+
+    def switch(
+        self,
+        window: float | None = KEEP,
+        *,
+        streaming: bool | None = None,
+        chosen: Chosen | None = None,
+        mesh: str | None = None,
+        default: Sink | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Change what is shown of what procs log from now on (see `ClientThread.switch`).
+
+        Returns when all that was logged before has been shown as before, or at once: without `wait`, and on the client's own
+        thread. Silent procs are waited for some seconds; they switch when they come to it.
+
+        Raises
+        ------
+        BusyError
+            If a handler blocks the client's thread.
+        """
+        if window != KEEP:
+            self._window = window
+        future: Switched = Future()
+        future.set_running_or_notify_cancel()
+        begin = partial(self._core.switch, future, window, streaming, chosen, mesh, default)
+        if threading.current_thread() is self._thread:
+            begin()
+        elif not wait:
+            self._post(begin)
+        else:
+            self.ask(begin)
+            if not finished(future, SWITCH_SEC):
+                self.ask(lambda: None, _BLOCKED_SEC)  # raises what holds up the client, if it is not the procs
 
     def add_sink(self, sink: Sink) -> None:
         """Show by the handlers of a `MeshHandler` of this process, too; where it has none, on the console. Never blocks."""
@@ -313,10 +346,12 @@ class LogClient(QueueListener):
             self.console = ConsoleHandler()
         return self.console
 
-    def set_streaming(self, streaming: bool, chosen: Chosen | None = None, *, wait: bool = True) -> None:
-        """Show, or do not show, what procs log and print; files have it all the same. Also for procs that join later."""
-        change = self.ask if wait else self._post
-        change(lambda: self._core.stream(streaming, chosen))
+    def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
+        """Show, or do not show, what procs log and print from now on; files have it all the same.
+
+        Without `chosen` also for procs that join later.
+        """
+        self.switch(streaming=streaming, chosen=chosen)
 
     def stand(self, mesh: str, order: Order) -> None:
         """Let an order hold for procs of `mesh` that join later, here or below a relay."""

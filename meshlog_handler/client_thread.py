@@ -30,16 +30,22 @@ from .reception import Reception
 from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
-from .show import Show
+from .show import KEEP, Show
 from .signals import STOPPING
+from .sinks import Sink
 from .source import Chosen, Member, Source
 from .stats import Past, RankStats, Stats
+from .switches import Switched, Switches
 from .thaw import Item
 from .tray import Tray
 from .waits import monotonic, seconds_until
 
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
+
+SWITCH_SEC: Final = 5.0
+"""Seconds that a switch waits for silent procs, which switch later."""
+
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
 _LONGEST_PAUSE_SEC: Final = 0.1
@@ -83,6 +89,7 @@ class ClientThread:
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.complaints)
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
+        self._switches = Switches(show)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
@@ -170,7 +177,7 @@ class ClientThread:
 
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
-        source.streaming = self._registry.streaming
+        source.streaming = self._registry.streams(source.mesh)
         source.sides.keep = self._keep_journals
         if source.adopted:
             known = self._adopted.get(source.rank)
@@ -227,19 +234,47 @@ class ClientThread:
             if not source.ended and not source.adopted and source.mesh != self._own_token
         }
 
-    def set_window(self, window: float | None) -> None:
-        """Group within `window` seconds, here and below."""
-        self.show.set_window(window)
-        self.relays.set_window(window)
+    def switch(
+        self,
+        future: Switched,
+        window: float | None,
+        streaming: bool | None,
+        chosen: Chosen | None,
+        mesh: str | None,
+        default: Sink | None,
+    ) -> None:
+        """Change what is shown, here and below; `future` is done when all have passed the switch (see `Switches`).
 
-    def stream(self, streaming: bool, chosen: Chosen | None) -> None:
-        """Show the chosen procs, or do not."""
-        if chosen is None:
-            self._registry.streaming = streaming
-        for source in self.reception.sources:
-            if chosen is None or (not source.relays and chosen(source)):
-                source.streaming = streaming
-        self.relays.stream(streaming, chosen)
+        `window` may be `KEEP`. `streaming` is for the chosen procs and for those that join `mesh` later; None: as before.
+        `default` are other handlers.
+        """
+        sources = tuple(self.reception.sources)
+        era = self.show.switch(window, default)
+        if window != KEEP:
+            self.relays.set_window(window)
+        if streaming is not None:
+            if chosen is None or mesh is not None:
+                self._registry.stream(streaming, None if chosen is None else mesh)
+            self.relays.stream(streaming, chosen, mesh)
+        if era is not None:
+            self._switches.end(era, sources)
+
+        def streams(source: Source) -> bool | None:
+            meant = chosen is None or (not source.relays and chosen(source))
+            return streaming if meant and (source.turns or source.streaming != streaming) else None
+
+        changed = [source for source in sources if era is not None or source.relays or streams(source) is not None]
+        number = self.orders.number()
+        self._switches.start(number, future, changed, streams)
+        for source in changed:
+            if source.ended:
+                continue  # all that comes was logged before
+            if not source.adopted and self.reception.send(source, source.flush_order(number, SWITCH_SEC, None)):
+                continue
+            if source in self.reception.cut_off:
+                self.reception.bring_sentinel(source, number)
+            else:
+                self.reception.turn_now(source, number)
 
     def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Take the word of a proc's owner on how it ended."""
@@ -296,11 +331,12 @@ class ClientThread:
             items = reception.collect(self._tray.quota)
             muted, reception.muted = reception.muted, []
             taken, reception.taken = reception.taken, 0
-            try:
-                self._tray.put(items, now)
-                self.show.took(taken)
-            finally:
-                self._sentinels += self._tray.write_only(muted)
+            earlier, reception.earlier = reception.earlier, {}
+            self._sentinels += self._tray.write_only(muted)
+            for era, former in earlier.items():
+                self._tray.put(former, now, era)
+            self._tray.put(items, now)
+            self.show.took(taken)
         self._sentinels += self._tray.show_some(now, len(reception.sources))
         reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
         reception.inbox_size = self._tray.inbox_size
@@ -309,6 +345,10 @@ class ClientThread:
         """Answer the flushes whose sentinels have come."""
         while self._sentinels and not self._tray:  # what a barrier finds in the pipes is newer than what lies there
             source, version = self._sentinels.popleft()
+            if self.orders.is_request(version):
+                source.reached.pop(version, None)
+                self._switches.passed(version, source)
+                continue
             try:
                 self._barrier(source, now)
             finally:
@@ -331,6 +371,7 @@ class ClientThread:
                 self._finish(source)
             except BaseException:
                 self._flushes.excuse(source)
+                self._switches.excuse(source)
                 self.orders.excuse(source, "ended before it answered")
                 raise
 
@@ -345,7 +386,9 @@ class ClientThread:
 
     def _catch_up(self, now: float) -> None:
         for source, version, due in self._unanswerable():
-            if now >= due:
+            if now >= due and self.orders.is_request(version):
+                self.reception.bring_sentinel(source, version)
+            elif now >= due:
                 self.reception.catch_up(source, version)
 
     def _left_out(self, item: Item, failure: BaseException) -> None:
@@ -380,12 +423,12 @@ class ClientThread:
         return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Source, int, float]]:
-        """Return what asks procs that live without a connection: who, the version of the flush, when to do without."""
+        """Return what asks procs that live without a connection: who, which flush or switch, when to do without."""
         cut_off = self.reception.cut_off.items()
         return [
             (source, version, due)
             for source, due in cut_off
-            for version in self._flushes.waiting_for(source)
+            for version in (*self._flushes.waiting_for(source), *source.turns)
             if version > source.caught_up
         ]
 
@@ -394,7 +437,7 @@ class ClientThread:
         piped = self._adopted_as(source) or source
         items = self.reception.pipes.drain(piped, now)
         if piped.streaming:
-            self._tray.show_now(items, now)
+            self._tray.show_now(items, now, piped.era)
         else:
             self._tray.write_only(items)
 
@@ -403,7 +446,9 @@ class ClientThread:
         return self._adopted.get(source.rank) if not source.adopted and not source.mesh else None
 
     def _answered(self, source: Source, answer: Answer) -> None:
-        if self.orders.is_request(answer.request):
+        if answer.request in source.turns:  # it has no stream in which it could answer
+            self.reception.turn_now(source, answer.request)
+        elif self.orders.is_request(answer.request):
             self.orders.answer(source, answer)
         elif source.adopted and self._tray:
             self.reception.messages.append((source, answer))  # when what was collected has been shown
@@ -453,6 +498,7 @@ class ClientThread:
         elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
             self._tell(source, self._obituaries.heard(source, monotonic()))
         self._flushes.excuse(source)
+        self._switches.excuse(source)
         self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
@@ -475,6 +521,7 @@ class ClientThread:
         for step in (
             self._flushes.close,
             lambda: self.orders.close("the client was stopped"),
+            self._switches.close,
             self.reception.pipes.end_lines,
             self._show_rest,
             self.show.flush,
@@ -489,8 +536,13 @@ class ClientThread:
         now = monotonic()
         self._tray.show_all(now)
         while True:
-            self._tray.show_now(self.reception.collect(_MAX_ITEMS), now)
-            self._tray.write_only(self.reception.muted)
+            items = self.reception.collect(_MAX_ITEMS)
+            earlier, self.reception.earlier = self.reception.earlier, {}
+            muted, self.reception.muted = self.reception.muted, []
+            for era, former in earlier.items():
+                self._tray.show_now(former, now, era)
+            self._tray.show_now(items, now)
+            self._tray.write_only(muted)
             if not self.reception.busy:
                 break
 

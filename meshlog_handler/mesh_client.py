@@ -139,8 +139,8 @@ class LoggingMeshClient:
             )
 
         def switch(chosen: Chosen) -> None:
-            self.client.set_window(window)
-            self.client.set_streaming(stream_to_client, chosen)
+            mesh = self.mesh if ranks is None else None
+            self.client.switch(window, streaming=stream_to_client, chosen=chosen, mesh=mesh)
 
         level_order = SetLevel(self.client.next_request(), number, "", None)
         self._transact(level_order, ranks, RankError, "set_mode()", level_order.replaced(request=0), switch)

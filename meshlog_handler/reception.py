@@ -9,10 +9,11 @@ import contextlib
 import os
 import select
 import selectors
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .capture import diagnose
 from .complaints import Complaints, describe
@@ -24,6 +25,9 @@ from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 from .waits import capped, monotonic
+
+if TYPE_CHECKING:
+    from .show import Era
 
 Ready = Sequence[tuple[selectors.SelectorKey, int]]
 
@@ -62,6 +66,7 @@ class Reception:
         self.cut_off: dict[Source, float] = {}
         self.muted: list[Item] = []
         self.taken = 0
+        self.earlier: dict[Era, list[Item]] = {}
         self.inbox_size = INBOX_SIZE
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
@@ -121,7 +126,10 @@ class Reception:
                     self.complaints.say("something that is ready cannot be read", failure)
 
     def collect(self, limit: int) -> list[Item]:
-        """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first."""
+        """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first.
+
+        What is not to be shown is added to `muted`, what belongs to an earlier era to `earlier`.
+        """
         batches, self.pipes.read = self.pipes.read, []
         left = _MAX_COLLECTED
         if limit * len(self._busy) > left:
@@ -137,8 +145,33 @@ class Reception:
                 left -= len(items)
             if items:
                 batches.append((source, items))
-        self.muted = [item for source, items in batches if not source.streaming for item in items]
-        return sorted([item for source, items in batches if source.streaming for item in items], key=itemgetter(0))
+        shown: list[Item] = []
+        for source, items in batches:
+            for part in self._between_turns(source, items) if source.turns else (items,):
+                if not source.streaming:
+                    self.muted += part
+                elif source.era is None:
+                    shown += part
+                else:
+                    self.earlier.setdefault(source.era, []).extend(part)
+        shown.sort(key=itemgetter(0))
+        return shown
+
+    def _between_turns(self, source: Source, items: list[Item]) -> Iterator[list[Item]]:
+        """Yield the parts of `items` between the sentinels of switches; let the proc pass each switch in its place."""
+        begin = 0
+        for at, (_, template, values) in enumerate(items):
+            if template is None and values[1] in source.turns:
+                yield items[begin:at]
+                yield self.pipes.drain(source, monotonic())  # what it printed before
+                source.turn(values[1])
+                begin = at
+        yield items[begin:]
+
+    def turn_now(self, source: Source, number: int) -> None:
+        """Let a proc that hears nothing pass a switch here, behind what was read of it and what its pipes hold."""
+        sentinel: Item = (time.time(), None, (source, number))
+        self.pipes.read.append((source, [*self.pipes.drain(source, monotonic()), sentinel]))
 
     def _take(self, source: Source, limit: int, items: list[Item]) -> int:
         del self._busy[source]
@@ -167,6 +200,12 @@ class Reception:
         """Answer flush `version` by the journal of a proc that lives without a connection."""
         source.catch_up(version)
         self._busy[source] = None
+
+    def bring_sentinel(self, source: Source, number: int) -> None:
+        """Let a proc that lives without a connection pass a switch behind what its journal holds."""
+        caught_up = source.caught_up
+        self.catch_up(source, number)
+        source.caught_up = caught_up  # flushes are numbered apart
 
     def drop(self, source: Source, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""

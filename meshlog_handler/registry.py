@@ -61,7 +61,7 @@ class Registry:
     def __init__(self, own_token: str) -> None:
         self.launched = settings.launched()  # a launcher's rank that is this process's own; "" in a launcher
         self._launched: dict[str, int] = {}  # what a launcher said to a process, and the pid of the first that came with it
-        self.streaming = True
+        self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all others
         self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
         self._own_token = own_token
         self._lock = threading.Lock()
@@ -157,6 +157,23 @@ class Registry:
             mesh = self._meshes.get(hello.mesh)
             known = mesh.coords.get(rank) if mesh is not None and mesh.coords and rank is not None else None
             return known if known is not None else hello.coords
+
+    def stream(self, streaming: bool, mesh: str | None) -> None:
+        """Show, or do not show, procs of `mesh` (None: of every mesh) that join later."""
+        with self._lock:
+            if mesh is None:
+                self._streaming.clear()
+            self._streaming[mesh] = streaming
+
+    def streams(self, mesh: str) -> bool:
+        """Tell whether procs of a mesh that join now are shown."""
+        with self._lock:
+            return self._streaming.get(mesh, self._streaming[None])
+
+    def streaming(self) -> dict[str | None, bool]:
+        """Return what was asked for, by mesh; under None for all others."""
+        with self._lock:
+            return dict(self._streaming)
 
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a proc joined below a relay."""

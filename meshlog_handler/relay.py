@@ -228,9 +228,9 @@ class LogRelay:
             elif isinstance(order, StandBelow):
                 client.stand(order.mesh, decode(order.order, Order))
             elif isinstance(order, GroupBelow):
-                client.set_window(order.window, wait=False)
+                client.switch(order.window, wait=False)
             elif isinstance(order, StreamBelow):
-                client.set_streaming(order.streaming, _of_ranks(order.ranks), wait=False)
+                client.switch(streaming=order.streaming, chosen=_of_ranks(order.ranks), mesh=order.mesh, wait=False)
 
     def _flush(self, client: LogClient, uplink: Uplink, order: FlushBelow) -> None:
         def reached(future: Future[FlushReceipt]) -> None:

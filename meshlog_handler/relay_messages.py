@@ -60,11 +60,12 @@ class GroupBelow(Order):
 
 
 class StreamBelow(Order):
-    """Pass on, or do not, what `ranks` (None: all) say. Not answered."""
+    """Pass on, or do not, what `ranks` (None: all) say, and those that join `mesh` later (None: no mesh). Not answered."""
 
     streaming: bool
     ranks: tuple[int, ...] | None
-    types: ClassVar = {"request": (int,), "streaming": (bool,), "ranks": _MAYBE_RANKS}
+    mesh: str | None = None
+    types: ClassVar = {"request": (int,), "streaming": (bool,), "ranks": _MAYBE_RANKS, "mesh": (str, type(None))}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are numbers."""

@@ -91,8 +91,8 @@ class Relays:
         """Tell a relay that has joined what holds; tell above of a proc that has."""
         if isinstance(source, RelaySource):
             self._send(source, GroupBelow(0, window_below(self._window)))
-            if not self._registry.streaming:
-                self._send(source, StreamBelow(0, False, None))
+            for mesh_or_all, streaming in self._registry.streaming().items():
+                self._send(source, StreamBelow(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
             for mesh, order in self._registry.standing():
                 self._send(source, StandBelow(0, mesh, order.encode()))
         elif self.above is not None and source.rank is not None and not source.adopted:
@@ -108,12 +108,12 @@ class Relays:
         """Let an order hold for whoever joins later, anywhere below."""
         self._tell(StandBelow(0, mesh, order.encode()))
 
-    def stream(self, streaming: bool, chosen: Chosen | None) -> None:
-        """Let relays pass on, or not, what the chosen procs say."""
+    def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
+        """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
         for relay in self._relays():
             ranks = None if chosen is None else tuple(rank for rank, each in relay.below.items() if chosen(each))
-            if ranks is None or ranks:
-                self._send(relay, StreamBelow(0, streaming, ranks))
+            if ranks is None or ranks or mesh is not None:
+                self._send(relay, StreamBelow(0, streaming, ranks, mesh))
 
     # -- from them -------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
 from .mesh_record import MeshInfo, MeshRecord
-from .named_handlers import ShownBy
 from .sinks import Sink, Sinks
 from .source import Source
 from .thaw import Item
@@ -21,6 +21,25 @@ OWN_NAME: Final = "meshlog"
 """The logger name of what the mesh itself has to say: deaths, drops."""
 
 _OWN_ROUTE: Final = (None, OWN_NAME)
+
+
+class Era:
+    """Settings that held before a switch, and what is pending by them: for what procs logged before it.
+
+    Attributes
+    ----------
+    users : set of Source
+        Procs that may still bring such records.
+    """
+
+    def __init__(self, default: Sink | None, aggregators: dict[Sink, Aggregator]) -> None:
+        self.default = default
+        self.aggregators = aggregators
+        self.users: set[Source] = set()
+
+
+KEEP: Final = -1.0
+"""In place of a window: as it is."""
 
 
 class Show:
@@ -62,6 +81,8 @@ class Show:
         self._version = -1
         self._found: dict[Any, tuple[Sink, ...]] = {}
         self._grouping: tuple[Sink, ...] = ()
+        self.eras: list[Era] = []
+        self._within = False  # an earlier era
         self._refresh()
 
     # -- sinks -----------------------------------------------------------------------------------------------------
@@ -72,6 +93,9 @@ class Show:
         self._found.clear()
         grouping = []
         for sink in self._sinks.all():
+            if self._within:
+                grouping += [sink] if sink.aggregator is not None else []
+                continue
             if sink.aggregator is None and (sink.window is not None or self._hide):
                 sink.aggregator = Aggregator(sink.window, never=self._never, hide=self._hide, digests=self._digests)
             if sink.aggregator is not None:
@@ -96,32 +120,82 @@ class Show:
         windows = [sink.window for sink in self._sinks.all()]
         return None if None in windows else min(filter(None, windows), default=None)
 
-    def set_window(self, window: float | None) -> None:
-        """Group within `window` seconds from now on (None: show each line at once); first show what is pending."""
+    def switch(self, window: float | None, default: Sink | None = None) -> Era | None:
+        """Group within `window` seconds (`KEEP`: as before), and show by another default sink, from now on.
+
+        Returns
+        -------
+        Era or None
+            The settings so far, until `end_era`; None if they are the same.
+        """
+        sinks = self._sinks.all()
+        if default is None and (window == KEEP or all(sink.window == window for sink in sinks)):
+            return None
+        era = Era(self._sinks.default, {sink: sink.aggregator for sink in sinks if sink.aggregator is not None})
+        self.eras.append(era)
+        for sink in sinks:
+            sink.aggregator = None
+        if default is not None:
+            self._sinks.set_default(default)
+        if window != KEEP:
+            for sink in self._sinks.all():
+                sink.window = window
+        self._refresh()
+        return era
+
+    def end_era(self, era: Era) -> None:
+        """Show what is pending of an era: nothing more comes of it."""
+        self.eras.remove(era)
+        for sink, aggregator in era.aggregators.items():
+            self._deliver(sink, aggregator.flush())
+            self._hidden += aggregator.hidden
+        if era.default is not None and era.default is not self._sinks.default:
+            era.default.flush()  # no tick does so any more
+
+    @contextlib.contextmanager
+    def within(self, era: Era | None) -> Iterator[None]:
+        """Show by the settings of an era."""
+        if era is None:
+            yield
+            return
+        now = Era(self._sinks.default, {sink: sink.aggregator for sink in self._sinks.all() if sink.aggregator is not None})
+        self._within = True
+        self._set(era)
+        try:
+            yield
+        finally:
+            self._set(now)
+            self._within = False
+            self._refresh()
+            if era.default is not None and era.default is not now.default:
+                era.default.flush(per_tick=True)
+
+    def _set(self, era: Era) -> None:
+        self._sinks.default = era.default
         for sink in self._sinks.all():
-            sink.window = window
-            aggregator = sink.aggregator
-            if aggregator is not None:
-                self._deliver(sink, aggregator.set_window(window))
-                if window is None and not self._hide:
-                    self._hidden += aggregator.hidden
-                    sink.aggregator = None
+            sink.aggregator = era.aggregators.get(sink)
         self._refresh()
 
-    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
-        """Show by other handlers from now on what no MeshHandler of this process has accepted."""
-        self._sinks.set_default(handlers, respect_handler_level)
-        self._refresh()
+    def set_window(self, window: float | None) -> None:
+        """Group within `window` seconds from now on (None: show each line at once); show what is pending."""
+        era = self.switch(window)
+        if era is not None:
+            self.end_era(era)
+
+    def _pending(self) -> list[tuple[Sink, Aggregator]]:
+        """Return what groups, of earlier eras first."""
+        pending = [pair for era in self.eras for pair in era.aggregators.items()]
+        return [*pending, *((sink, sink.aggregator) for sink in self._grouping if sink.aggregator is not None)]
 
     @property
     def hidden(self) -> int:
-        """Records that a hide pattern held back."""
-        return self._hidden + sum(sink.aggregator.hidden for sink in self._grouping if sink.aggregator is not None)
+        """Records that a hide pattern held back, or that came of procs that are not streamed."""
+        return self._hidden + sum(aggregator.hidden for _, aggregator in self._pending())
 
     @property
     def deadline(self) -> float | None:
         """When `expire` has something to show, or None."""
-        deadlines = [sink.aggregator.deadline for sink in self._grouping if sink.aggregator is not None]
+        deadlines = [aggregator.deadline for _, aggregator in self._pending()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     @property
@@ -233,7 +307,7 @@ class Show:
                 self._deliver(sink, [template.build(values) for values in lines])
 
     def write_only(self, items: Iterable[Item]) -> list[tuple[Source, int]]:
-        """Write `items` to the files and show nothing; return the flush sentinels among them."""
+        """Write `items` to the files and show nothing, but count them; return the flush sentinels among them."""
         sentinels: list[tuple[Source, int]] = []
         for _, template, values in items:
             if template is None:
@@ -241,6 +315,7 @@ class Show:
                 continue
             if not template.ordinary:
                 self._end_bar(template, values)
+            self._hidden += 1 if not template.captured or template.line(values).final else 0
             if self.files is not None:
                 self._write(self.files, template, values)
         return sentinels
@@ -287,17 +362,15 @@ class Show:
 
     def took(self, size: int) -> None:
         """Note that records of `size` bytes were taken in: groups that take too much memory are shown."""
-        for sink in self._grouping:
-            if sink.aggregator is not None:
-                self._deliver(sink, sink.aggregator.took(size))
+        for sink, aggregator in self._pending():
+            self._deliver(sink, aggregator.took(size))
 
     # -- time ------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
         """Show the groups whose window has ended."""
-        for sink in self._grouping:
-            if sink.aggregator is not None:
-                self._deliver(sink, sink.aggregator.expire(now))
+        for sink, aggregator in self._pending():
+            self._deliver(sink, aggregator.expire(now))
 
     def end_tick(self) -> None:
         """Let handlers pass on what they buffered during this tick."""
@@ -313,9 +386,8 @@ class Show:
 
     def flush(self) -> None:
         """Show every pending group and flush every handler and file."""
-        for sink in self._grouping:
-            if sink.aggregator is not None:
-                self._deliver(sink, sink.aggregator.flush())
+        for sink, aggregator in self._pending():
+            self._deliver(sink, aggregator.flush())
         for sink in self._sinks.all():
             sink.flush()
         if self.files is not None:

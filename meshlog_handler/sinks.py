@@ -433,13 +433,12 @@ class Sinks:
                 del self._by_number[oldest.number]
             self.version += 1
 
-    def set_default(self, handlers: Sequence[ShownBy], respect_handler_level: bool) -> None:
+    def set_default(self, sink: Sink) -> None:
         """Give the client other handlers of its own."""
         with self._lock:
-            if self.default is None:
-                self.default = Sink(handlers, respect_handler_level)
-            self.default.handlers = tuple(handlers)
-            self.default.respect_handler_level = respect_handler_level
+            if self.default is not None:
+                sink.window, sink.keeps_files = self.default.window, self.default.keeps_files
+            self.default = sink
             self.version += 1
 
     def name(self, sink: Sink, name: str) -> None:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .capture import diagnose
 from .captured import CapturedPipe
@@ -25,6 +25,9 @@ from .side_files import ReadSideFiles
 from .stats import RankStats
 from .thaw import ASIDE_COST, Item, TaggedTemplate, Thawer
 from .wire import unpack
+
+if TYPE_CHECKING:
+    from .show import Era
 
 INBOX_SIZE: Final = 1 << 20
 """Bytes of a proc's stream that wait to be read, at most; beyond it, the client lets the proc wait."""
@@ -59,6 +62,14 @@ Chosen = Callable[[Member], bool]
 """Which procs are meant."""
 
 
+@dataclass(eq=False)
+class Turn:
+    """What is different behind a switch (see `Switches`): whether the proc is shown (None: as before), and the era."""
+
+    streaming: bool | None
+    era: Era | None = None
+
+
 class Source:
     """One proc, from its first frame to the last byte of its journal.
 
@@ -89,6 +100,7 @@ class Source:
         "adopted",
         "caught_up",
         "ended",
+        "era",
         "exitcode",
         "hello",
         "identity",
@@ -112,6 +124,7 @@ class Source:
         "stats",
         "streaming",
         "tail",
+        "turns",
         "uncaught",
         "unreported",
         "watched",
@@ -156,6 +169,8 @@ class Source:
         self.popen: Any = None
         self.streaming = True
         self.leash: Leash | None = None
+        self.era: Era | None = None  # None: the settings of now hold
+        self.turns: dict[int, Turn] = {}  # switches that it has still to pass, in their order
         self.left = False
         self.ended = False
         self.replayed = False
@@ -319,6 +334,13 @@ class Source:
     def taken(self) -> int:
         """How many bytes of records were taken so far."""
         return self._taken + self._thawer.aside
+
+    def turn(self, number: int) -> None:
+        """Pass a switch."""
+        turn = self.turns.pop(number)
+        self.era = turn.era
+        if turn.streaming is not None:
+            self.streaming = turn.streaming
 
     def remember(self, items: Sequence[Item]) -> None:
         """Take note of what was brought last: the last words of the proc, should it die."""

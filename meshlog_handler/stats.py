@@ -106,7 +106,7 @@ class Stats(dict[Any, RankStats]):
     received, dropped : int
         Sums over all ranks.
     hidden, shown : int
-        Records that a hide pattern held back, and records that were given to the handlers.
+        Records that a hide pattern or a mode without streaming held back, and records that were given to the handlers.
     """
 
     def __init__(self, ranks: Mapping[Any, RankStats], hidden: int, shown: int) -> None:

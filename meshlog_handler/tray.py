@@ -6,11 +6,12 @@ became slow; and a call that waits for room waits no longer than it must.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import length_hint
 from typing import Final
 
-from .show import Show
+from .show import Era, Show
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 from .waits import monotonic
@@ -49,19 +50,27 @@ class Tray:
         self._interrupted = interrupted
         self._failed = failed
         self._items: list[Item] = []
+        self._era: Era | None = None
+        self._next: deque[tuple[list[Item], Era | None]] = deque()
         self._counted, self._spent = 0, 0.0
         self.quota = 16
         self._step = 1  # of slow handlers, the clock is looked at after each item
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) + sum(len(items) for items, _ in self._next)
 
-    def put(self, items: list[Item], now: float) -> None:
-        """Fill it, when it is empty, with what is not merely counted."""
+    def put(self, items: list[Item], now: float, era: Era | None = None) -> None:
+        """Fill it with what is not merely counted; behind what is in it, items of another era."""
+        if self._items:
+            if items:
+                self._next.append((items, era))
+            return
         began = monotonic()
-        self._items = items
-        self._items = self._show.count(items, now)
-        self._counted, self._spent = len(items) - len(self._items), monotonic() - began
+        self._items, self._era = items, era
+        with self._show.within(era):
+            self._items = self._show.count(items, now)
+        self._counted += len(items) - len(self._items)
+        self._spent += monotonic() - began
 
     @property
     def read_size(self) -> int:
@@ -76,6 +85,9 @@ class Tray:
     def show_some(self, now: float, procs: int) -> Sentinels:
         """Show items for a tick; return the sentinels. Then `quota` is what to collect of each proc."""
         sentinels: Sentinels = []
+        if not self._items and self._next:
+            items, era = self._next.popleft()
+            self.put(items, now, era)
         counted, spent, self._counted, self._spent = self._counted, self._spent, 0, 0.0
         shown, seconds = 0, 0.0
         began = monotonic()  # not `now`: of 1,000 procs collecting took longer than showing, and then ever longer
@@ -83,7 +95,7 @@ class Tray:
         while shown < len(self._items) and (not shown or spent + seconds < _TICK_SEC) and not self._interrupted():
             some = self._items[shown : shown + self._step]
             shown += len(some)
-            sentinels += self.show_now(some, now)
+            sentinels += self.show_now(some, now, self._era)
             seconds = monotonic() - began
         del self._items[:shown]
         if counted + shown:
@@ -95,12 +107,16 @@ class Tray:
 
     def show_all(self, now: float) -> None:
         """Show what is left: nobody waits any more."""
-        items, self._items = self._items, []
-        self.show_now(items, now)
+        self._next.appendleft((self._items, self._era))
+        self._items = []
+        while self._next:
+            items, era = self._next.popleft()
+            self.show_now(items, now, era)
 
-    def show_now(self, items: Sequence[Item], now: float) -> Sentinels:
+    def show_now(self, items: Sequence[Item], now: float, era: Era | None = None) -> Sentinels:
         """Show items that are not in the tray; return the sentinels among them. What fails is left out; nothing is raised."""
-        return self._each(lambda left: self._show.dispatch(left, now), items)
+        with self._show.within(era):
+            return self._each(lambda left: self._show.dispatch(left, now), items)
 
     def write_only(self, items: Sequence[Item]) -> Sentinels:
         """Write items to the files alone, and otherwise do as `show_now` does."""
