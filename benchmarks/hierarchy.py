@@ -85,7 +85,7 @@ class Host:
         self._show = Show(Sinks(Sink((PassOn(self._uplink.stream),), window=window)), digests=True)
         self._lock = threading.Lock()
         self._items = list(_lines(self.ranks))
-        self._uplink.start(self._carry_out, lambda: None)
+        self._uplink.start(self._carry_out, lambda: None, lambda: None)
         for rank in self.ranks:
             self._uplink.say(JoinedBelow(rank, "", 1000 + rank, f"host-{number}", {}))
 

@@ -158,6 +158,12 @@ class FdCapture:
         else:
             self._close()
 
+    def lead_back(self) -> None:
+        """Lead the descriptors back, and keep the pipes until `stop`: the client still reads what they hold."""
+        if self.active:
+            flush_streams(self._fds)
+            self._restore()
+
     def _settle(self, pump: Pump | None, timeout: float = _SETTLE_SEC) -> bool:
         if pump is None:
             return True

@@ -299,9 +299,9 @@ class Link:
         try:
             data = frame(CONTROL, message.encode())
             poll = select.poll()
-            poll.register(self._sock, select.POLLOUT)
             with contextlib.suppress(OSError):  # the client went first, or the program has closed the connection
                 self._check_intact()
+                poll.register(self._sock, select.POLLOUT)
                 while data and poll.poll(seconds_until(deadline) * 1000):
                     data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
         finally:

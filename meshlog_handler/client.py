@@ -58,6 +58,7 @@ ANSWER_SEC: Final = 10.0
 _MARGIN_SEC: Final = 0.25
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
+_LOOK_SEC: Final = 0.05
 
 
 class LogClient(QueueListener):
@@ -165,34 +166,56 @@ class LogClient(QueueListener):
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Flush, show what is pending, and end. Stopping twice, or in a forked child, does nothing.
+        """Show what was logged before, let the procs go on by themselves, and end.
+
+        Stopping twice, or in a forked child, does nothing.
+        Procs that live on show what they log later by their own handlers, and write to their own stdout and stderr.
 
         Parameters
         ----------
         timeout : float
-            Seconds for the flush. What it could not get is read from the journals if the procs are dead, and said.
+            Seconds without progress: handlers that are slow, but go on, are waited for as a `QueueListener` waits. After
+            that, what procs that do not answer have logged is read from their journals; where a handler blocks, it is
+            named, with the number of records that were not shown.
         """
-        if not self.running or threading.current_thread() is self._thread:
+        thread = self._thread
+        if not self.running or thread is None or threading.current_thread() is thread:
             return
         self.queue.close()  # what is put from now on is shown at once
-        patience, progress = timeout + _GRACE_SEC, self._core.progress
         try:
-            self.flush(timeout)
-        except FlushTimeout as incomplete:
-            diagnose(f"the last flush is incomplete: {incomplete}")
-            if incomplete.receipt.busy and self._core.progress == progress:  # a handler blocks
-                patience = _BLOCKED_SEC
-        except ClosedError as incomplete:
-            diagnose(f"the last flush is incomplete: {incomplete}")
-        self._running = False
+            with contextlib.suppress(ClosedError):  # the thread has ended by itself
+                self._post(self._core.release)
+            self._wait_for_end(thread, timeout)
+        except BaseException:  # Ctrl-C: no more waiting
+            self._end_at_once(thread)
+            raise
+        finally:
+            self._running = False
+            self._thread = None
+            running.discard(self)
+            lifetime.forget(self)
+
+    def _wait_for_end(self, thread: threading.Thread, timeout: float) -> None:
+        progress, since, asked = self._core.progress, monotonic(), False
+        while not ended(thread, _LOOK_SEC):
+            now, before, progress = monotonic(), progress, self._core.progress
+            if progress != before:
+                since = now
+            elif now - since < timeout:
+                continue
+            elif asked or self._core.show.busy is not None:
+                self._end_at_once(thread)
+                return
+            else:
+                with contextlib.suppress(ClosedError):  # it has just ended
+                    self._post(self._core.do_without)
+                asked, since, timeout = True, now, _GRACE_SEC
+
+    def _end_at_once(self, thread: threading.Thread) -> None:
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
-        if self._thread is not None:
-            if not ended(self._thread, patience):
-                self._give_up()
-            self._thread = None
-        running.discard(self)
-        lifetime.forget(self)
+        if not ended(thread, _BLOCKED_SEC):
+            self._give_up()
 
     def _give_up(self) -> None:
         """Leave the thread in the handler that blocks it: take from it what other processes wait for or can see."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Sequence, Set
 from concurrent.futures import Future
 from typing import Any, Final
 
+from .capture import diagnose
 from .commands import Commands
 from .complaints import Complaints, name_of
 from .exits import signal_name
@@ -80,6 +81,8 @@ class ClientThread:
         self.reception = Reception(self.complaints)
         self.orders = Orders()
         self.ending = False
+        self._releasing = False
+        self._moves = 0
         self._end_due = float("inf")
         self.past = Past()
         self._commands = commands
@@ -111,6 +114,7 @@ class ClientThread:
             self._flushes.expire,
             rendezvous.expire,
             lambda now: show.end_tick(),
+            self._end_in_order,
         )
         for listening in rendezvous.sockets:
             self.reception.register(listening.fileno(), rendezvous.accept)
@@ -141,8 +145,8 @@ class ClientThread:
 
     @property
     def progress(self) -> int:
-        """A number that grows while records are shown. Any thread."""
-        return self.show.shown
+        """A number that grows while records are received and shown, and procs leave. Any thread."""
+        return self.show.shown + self._moves
 
     def unanswered(self, future: Flushed, chosen: Chosen | None, elapsed: float) -> FlushReceipt:
         """Return what a flush has reached so far. Any thread: called where this one is held up, and cannot say it."""
@@ -175,6 +179,20 @@ class ClientThread:
         self._end_due = monotonic() + _ENDS_SEC
         self.ending = True
 
+    def release(self) -> None:
+        """Ask all procs to go on without this client; `run` returns when they have answered, and all of it is shown."""
+        self._releasing = True
+        for source in tuple(self.reception.sources):
+            if not source.adopted:
+                self.reception.release(source)
+
+    def do_without(self) -> None:
+        """Wait no longer for procs that do not answer: their journals are read."""
+        for source in tuple(self.reception.sources):
+            if source.sock is not None and not source.adopted:
+                diagnose(f"{source.name} (pid {source.pid}) does not answer; what it has logged is read from its journal")
+                self.reception.do_without(source)
+
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
         source.streaming = self._registry.streams(source.mesh)
@@ -190,6 +208,8 @@ class ClientThread:
         # What holds by now, and not at the door: an order that was given meanwhile went to those that were known then.
         self.reception.add(source, welcome.replaced(standing=self._registry.orders_for(source.hello)))
         self.relays.greet(source)
+        if self._releasing and not source.adopted:
+            self.reception.release(source)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
         """Send a sentinel round; `future` gets the receipt."""
@@ -329,6 +349,7 @@ class ClientThread:
         reception = self.reception
         if not self._tray:
             items = reception.collect(self._tray.quota)
+            self._moves += len(items)
             muted, reception.muted = reception.muted, []
             taken, reception.taken = reception.taken, 0
             earlier, reception.earlier = reception.earlier, {}
@@ -367,6 +388,7 @@ class ClientThread:
         finished = self.reception.finished
         while finished and not self._tray:
             source = finished.popleft()
+            self._moves += 1
             try:
                 self._finish(source)
             except BaseException:
@@ -390,6 +412,18 @@ class ClientThread:
                 self.reception.bring_sentinel(source, version)
             elif now >= due:
                 self.reception.catch_up(source, version)
+
+    def _end_in_order(self, now: float) -> None:
+        if not self._releasing or self.ending:
+            return
+        for source, due in tuple(self.reception.cut_off.items()):
+            if now >= due:
+                self.reception.do_without(source)
+        sources = tuple(self.reception.sources)
+        if not self._tray and all(source.adopted for source in sources):
+            for source in sources:
+                self._barrier(source, now)
+            self.end()
 
     def _left_out(self, item: Item, failure: BaseException) -> None:
         """Count a record that could not be shown."""
@@ -415,6 +449,8 @@ class ClientThread:
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if self._releasing and self.reception.cut_off:
+            first = min(self.reception.cut_off.values(), default=first)
         if self.ending:
             first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)

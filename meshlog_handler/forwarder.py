@@ -21,6 +21,7 @@ from .capture import diagnose
 from .channel import Link
 from .frames import DROPPED
 from .frozen import Frozen
+from .messages import Message
 from .stream import Stream, carriers, own_threads
 from .wire import pack
 
@@ -53,6 +54,7 @@ class LogForwarder(QueueListener):
         self._told_drops = 0
         self._generation = 0
         self._stopping = False
+        self._last: Message | None = None
         self._restarting = threading.Lock()
         self.stream: Stream
 
@@ -89,6 +91,12 @@ class LogForwarder(QueueListener):
         self._stopping = True
         self.queue.put(_STOP)
 
+    def finish(self, last: Message) -> None:
+        """Let the thread ship what there is, send `last`, and end. Does not wait for it. Any thread."""
+        self.wake()  # there is a thread, if there can be one
+        self._last = last
+        self.enqueue_sentinel()
+
     def _monitor(self) -> None:
         own_threads.add(threading.get_ident())
         carriers.add(threading.get_ident())
@@ -123,6 +131,8 @@ class LogForwarder(QueueListener):
             stream.idle = False
         if stop:
             self.ship()
+            if self._last is not None:
+                self._link.say(self._last)
         return stop
 
     def ship(self) -> bool:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import lifetime, membership, settings
+from . import stream as streams
 from .capture import diagnose
 from .entries import MARK
 from .errors import ConnectError
@@ -197,7 +198,7 @@ class MeshHandler(logging.Handler):
             elif not self._forward(record, self._route):
                 if sink is not None:
                     sink.show_here(record)
-                elif record.levelno >= logging.WARNING and settings.forwarding_enabled():
+                elif not streams.show_late(record) and record.levelno >= logging.WARNING and settings.forwarding_enabled():
                     diagnose(f"{record.levelname} {record.name}: {record.getMessage()}")
         except Exception:
             self.handleError(record)
@@ -205,7 +206,7 @@ class MeshHandler(logging.Handler):
     def _forward(self, record: logging.LogRecord, route: Route) -> bool:
         """Append the record to this process's stream; False if there is none that leads anywhere."""
         stream, sink = self._stream, self._sink
-        if stream is None or stream.client_gone or stream.pid != os.getpid():
+        if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
             self._stream = None
             member = membership.current() or membership.rejoin(quiet=sink is not None)
             stream = member.stream if member is not None else None
@@ -216,13 +217,10 @@ class MeshHandler(logging.Handler):
             route = self._route = sink.number or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers have had it
             accepted, texts = sink.prepared(record, membership.info())
-            if accepted:
-                stream.append(record, (route, accepted), texts)
-            return True
+            return not accepted or stream.append(record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
             self._stream = stream  # from now on the fast path
-        stream.append(record, route)
-        return True
+        return stream.append(record, route)
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
         """Return a copy whose message is the formatter's text: there are no handlers here that could use the formatter."""
@@ -245,10 +243,10 @@ class MeshHandler(logging.Handler):
 _ordinals: Final = itertools.count(1)
 
 
-def _leave_and_stop(client: LogClient) -> None:
-    member = membership.current()
-    if client.running and member is not None and member.terms.address == client.address:
-        membership.leave()
+def _stop(client: LogClient) -> None:
+    """End at exit. Processes that are started after it are not sent to look for a client that is gone."""
+    if client.running and os.environ.get(settings.ADDRESS) == client.address:
+        del os.environ[settings.ADDRESS]
     client.stop()
 
 
@@ -269,6 +267,6 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     client.add_sink(sink)
     client.start()
     os.environ[settings.ADDRESS] = client.address
-    lifetime.stop_at_exit(client, partial(_leave_and_stop, client))
+    lifetime.stop_at_exit(client, partial(_stop, client))
     _own_client = client
     return client

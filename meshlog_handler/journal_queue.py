@@ -76,8 +76,10 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                     self._show(item)
                 return
             member = self._join()
-        if member.stream is not None:
-            member.stream.append(item)
+        if member.stream is not None and not member.stream.append(item):
+            last = logging.lastResort  # the client has ended in order; what it would show of any record without a handler
+            if last is not None and item.levelno >= last.level:
+                last.handle(item)
 
     def put_nowait(self, item: logging.LogRecord) -> None:
         """Append a record to the journal."""

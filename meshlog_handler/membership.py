@@ -89,7 +89,9 @@ class Membership:
         self.stream: Stream | None = None
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
+        self.over = False
         self._left = False
+        self._gone = False
         self._ending = False
         self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
@@ -126,7 +128,7 @@ class Membership:
             self._forwarder = LogForwarder(self._link)
             self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, warnings=terms.warnings)
+        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=terms.warnings)
         self._runtime.join_in(welcome.standing)
         leash = parents_death()
         if leash is not None:
@@ -136,8 +138,36 @@ class Membership:
             self._forwarder.start()
         self._runtime.start()
 
+    def _release(self) -> None:
+        """The client is about to end in order, and shows what was logged so far; from now on this process shows its own logs.
+
+        The stream ends first: a record is in it, or is shown here. Subprocesses print to the client until it hangs up.
+        """
+        if self._left or self.over or self.pid != os.getpid():
+            return
+        if self.stream is not None:
+            self.stream.end()
+        self.over = True
+        for give_back in when_released:
+            give_back(self)
+        if self._capture is not None:
+            self._capture.lead_back()
+        if self._forwarder is not None:
+            self._forwarder.finish(Goodbye())
+        else:
+            self._link.say_last(Goodbye(), _GOODBYE_SEC)
+
     def _lose_client(self) -> None:
-        if self._left or self.pid != os.getpid():
+        if self.pid != os.getpid():
+            return
+        if self._left:
+            self._link.forget()
+            return
+        if self.over:
+            self._uncapture()
+            self._give_up()
+            if self._on_loss is not None:
+                self._on_loss()
             return
         if not self._link.intact:  # the client lives, as far as anybody here can tell, and reads the captured pipes
             if self.stream is not None:
@@ -157,10 +187,22 @@ class Membership:
         """Whether the process has left, or was forked from the one that joined."""
         return self._left or self.pid != os.getpid()
 
+    def _give_up(self) -> None:
+        """Close what was needed for a client that has ended."""
+        global _current
+        self._gone = True
+        if self.stream is not None:
+            self.stream.lose_client()
+            self.stream.journal.close()
+        self._link.forget()
+        with _lock:
+            if _current is self:
+                _current = None
+
     def when_lost(self, then: Callable[[], object]) -> None:
         """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
         self._on_loss = then
-        if self._link.hung_up and not self._left:
+        if not self._left and (self._gone or self._link.hung_up):
             then()
 
     def restore_levels(self) -> None:
@@ -196,7 +238,7 @@ class Membership:
             return
         if self._link.hung_up:
             self._uncapture()
-        elif not self._ending:  # the interpreter of a spawned child ends after the child's own exit functions
+        elif not self._ending and not self.over:  # the interpreter of a spawned child ends after the child's own exit functions
             self._ending = True
             self._link.say_last(Ending(_uncaught()), _GOODBYE_SEC)
 
@@ -205,10 +247,7 @@ class Membership:
         if self._left:
             return
         self._left = True
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                with contextlib.suppress(OSError):  # nobody reads it; there is nothing to save
-                    stream.flush()
+        _flush_standard_streams()
         self._uncapture(drain=self._link.hung_up)
         self._link.say_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
@@ -230,6 +269,13 @@ class Membership:
         if self._capture is not None:
             self._capture.after_fork_in_child()
         self._link.forget()
+
+
+def _flush_standard_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            with contextlib.suppress(OSError):  # nobody reads it; there is nothing to save
+                stream.flush()
 
 
 def make_journal(path: str, size: int) -> Journal:
@@ -254,6 +300,9 @@ _lock = threading.RLock()
 _forking: set[int] = set()
 """The threads that hold the lock because they fork."""
 
+when_released: Final[list[Callable[[Membership], object]]] = []
+"""Called in a process whose client is about to end in order, when its stream has ended."""
+
 _current: Membership | None = None
 _beside: weakref.WeakSet[Membership] = weakref.WeakSet()
 _inherited: Terms | None = None
@@ -261,6 +310,12 @@ _inherited: Terms | None = None
 
 def current() -> Membership | None:
     """Return this process's membership, or None."""
+    member = _newest()
+    return None if member is None or member.over else member
+
+
+def _newest() -> Membership | None:
+    """Return this process's membership, also that of a client which is about to end."""
     member = _current
     return member if member is not None and member.pid == os.getpid() else None
 
@@ -286,9 +341,9 @@ def join(terms: Terms) -> Membership:
     """
     global _current
     with _lock:
-        member = current()
+        member = _newest()
         if member is not None:
-            if member.terms.address == terms.address:
+            if member.terms.address == terms.address and not member.over:
                 if member.terms.capture or not terms.capture:
                     return member
                 terms = member.terms.replaced(rank=member.rank, capture=True, launched="")
@@ -316,7 +371,10 @@ def beside(terms: Terms) -> Membership:
 
 
 def rejoin(*, quiet: bool = False) -> Membership | None:
-    """In a forked child: join the parent's client anew. None if there is none, or it is gone (said once, unless `quiet`)."""
+    """In a forked child: join the parent's client anew. None if there is none, or it is gone.
+
+    One that is gone is said, unless `quiet`; one that has ended in order, and removed its directory, is not.
+    """
     global _inherited
     with _lock:
         member = current()
@@ -326,7 +384,7 @@ def rejoin(*, quiet: bool = False) -> Membership | None:
         try:
             return join(terms)
         except ConnectError as failure:
-            if not quiet:
+            if not quiet and not isinstance(failure.__cause__, FileNotFoundError):
                 diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
             return None
 
@@ -335,7 +393,7 @@ def leave() -> None:
     """Leave the client, if this process is a member of one."""
     global _current
     with _lock:
-        member, _current = current(), None
+        member, _current = _newest(), None
         if member is not None:
             member.leave()
 
@@ -356,7 +414,7 @@ def _settle_at_exit() -> None:
 
 
 def _settle() -> None:
-    for member in (current(), *_beside):
+    for member in (_newest(), *_beside):
         if member is not None and member.pid == os.getpid():
             member.settle()
 
@@ -400,9 +458,9 @@ def _after_fork_in_child() -> None:
     if member is not None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
-        _inherited = Terms(
-            member.terms.address, member.rank, member.terms.local_rank, "", member.terms.coords, False, member.terms.on_full
-        )
+        terms = member.terms
+        inherited = Terms(terms.address, member.rank, terms.local_rank, "", terms.coords, False, terms.on_full)
+        _inherited = None if member.over else inherited
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -195,6 +195,12 @@ class Patience(Message):
     types: ClassVar = {}
 
 
+class Release(Message):
+    """The client ends in order: the proc ships what it has logged so far, answers `Goodbye`, and goes on by itself."""
+
+    types: ClassVar = {}
+
+
 class Relabel(Message):
     """The proc is known by other coordinates from here on: an engine has made something else of it, such as an actor."""
 

@@ -81,6 +81,15 @@ class Pipes:
         if items:
             self.read.append((source, items))
 
+    def let_go(self, source: Source) -> None:
+        """Bring what lies in the pipes of a proc at this moment; what follows goes where the proc leads it."""
+        items = self.drain(source, monotonic())
+        if items:
+            self.read.append((source, items))
+        for pipe in source.pipes:
+            if pipe in self._sources:  # else it was read to its end
+                self._close(pipe)
+
     def end_lines(self) -> None:
         """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
         for pipe in self._sources:

@@ -19,6 +19,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class _Place(NamedTuple):
 
 _muted: ContextVar[_Muted | None] = ContextVar("meshlog_muted", default=None)
 _verdict: ContextVar[_Verdict | None] = ContextVar("meshlog_verdict", default=None)
+_kept = threading.local()
 _since: float | None = None
 _places: frozenset[Identity] | None = None
 _kinds: dict[type, str] = {}
@@ -87,6 +89,7 @@ def start(places: frozenset[Identity] | None = None) -> None:
         logging.Handler.handle = _quiet_handle  # type: ignore[method-assign]  # that is what this module does
         logging.Handler.handleError = _loud_handle_error  # type: ignore[method-assign]  # as above
         stream.shown_here = shown_by_console
+        stream.show_late = _show_late
 
 
 def stop() -> None:
@@ -139,6 +142,18 @@ def shown_by_console(record: logging.LogRecord) -> bool:
     )
 
 
+def _show_late(record: logging.LogRecord) -> bool:
+    """Let the console handlers show a record that they were quiet about, for the client ended before it was forwarded."""
+    logger = _logger_of(record) if getattr(_kept, "quiet", None) == (record.created, id(record)) else None
+    if logger is None:
+        return False
+    for each in _upward(logger):
+        for handler in each.handlers:
+            if record.levelno >= handler.level and writes_to_console(handler):
+                handler.handle(record)
+    return True
+
+
 def _quiet_handle(self: logging.Handler, record: logging.LogRecord) -> Any:
     """Stand for `logging.Handler.handle`."""
     kind = _kinds.get(type(self)) or _kind_of(type(self))
@@ -159,6 +174,7 @@ def _quiet_handle(self: logging.Handler, record: logging.LogRecord) -> Any:
         _note(self, record, passed)
     if not passed:
         return passed
+    _kept.quiet = record.created, id(record)
     if isinstance(passed, logging.LogRecord):
         record = passed
     if console is None:
@@ -203,7 +219,7 @@ def _is_forwarded(record: logging.LogRecord) -> bool:
     if _since is None or record.created < _since or isinstance(record, MeshRecord) or stream.is_own(record):
         return False
     member = membership.current() or membership.rejoin()
-    if member is None or member.rank is None or member.stream is None or member.stream.client_gone:
+    if member is None or member.rank is None or member.stream is None or member.stream.client_gone or member.stream.ended:
         return False
     logger = _logger_of(record)
     return logger is not None and any(_forwards(handler, record) for each in _upward(logger) for handler in each.handlers)

@@ -20,7 +20,7 @@ from .complaints import Complaints, describe
 from .errors import ProtocolError
 from .exits import exit_code, has_ended, started_here, watch
 from .frames import CONTROL, frame
-from .messages import Goodbye, Message, Patience
+from .messages import Goodbye, Message, Patience, Release
 from .pipes import Pipes
 from .source import INBOX_SIZE, Source
 from .thaw import Item
@@ -33,6 +33,7 @@ Ready = Sequence[tuple[selectors.SelectorKey, int]]
 
 _READ: Final = 256 * 1024
 _DYING_SEC: Final = 0.1
+_NO_FLUSH: Final = 0
 # Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
 # at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
 _MAX_COLLECTED: Final = 2048
@@ -196,6 +197,22 @@ class Reception:
         self._write(source)
         return source.sock is not None
 
+    def release(self, source: Source) -> None:
+        """Ask a proc to go on without this client; its `Goodbye` is then its last word."""
+        source.released = True
+        self.send(source, Release())
+
+    def do_without(self, source: Source) -> None:
+        """Wait no longer for the answer of a proc that was released: what it has logged so far is read from its journal."""
+        while source.sock is not None and self._read_socket(source):
+            continue
+        if not source.ended:
+            self.pipes.let_go(source)
+            source.catch_up(_NO_FLUSH)
+            source.left = source.ended = source.replayed = True
+            self._busy[source] = None
+        self._hang_up(source)
+
     def catch_up(self, source: Source, version: int) -> None:
         """Answer flush `version` by the journal of a proc that lives without a connection."""
         source.catch_up(version)
@@ -265,6 +282,8 @@ class Reception:
             for message in source.receive(data):
                 if isinstance(message, Goodbye):
                     source.left = True
+                    if source.released:
+                        self.pipes.let_go(source)
                 else:
                     self.messages.append((source, message))
         except ProtocolError as failure:
@@ -273,6 +292,9 @@ class Reception:
         finally:
             if source.inbox:
                 self._busy[source] = None
+        if source.released and source.left:  # that was its last word
+            self._hang_up(source)
+            return False
         return True
 
     def refuse(self, source: Source, failure: Exception) -> None:

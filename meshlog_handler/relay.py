@@ -116,7 +116,7 @@ class LogRelay:
         self._uplink, self._client = uplink, client
         running.add(self)
         lifetime.stop_at_exit(self, self.stop)
-        uplink.start(self._carry_out, self._lost)
+        uplink.start(self._carry_out, self.stop, self._lost)
         return self
 
     def stop(self, timeout: float = 10.0) -> None:

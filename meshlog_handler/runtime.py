@@ -18,7 +18,7 @@ from typing import Final
 from .capture import diagnose
 from .channel import Link
 from .errors import MeshlogError, ProtocolError
-from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patience, Prepare, Rollback, SetLevel, decode
+from .messages import Answer, Commit, Flush, LogWarnings, Message, Order, Patience, Prepare, Release, Rollback, SetLevel, decode
 from .proc_warnings import log_warnings
 from .stream import Stream, carriers, own_threads
 from .transaction import ConfigTransaction
@@ -38,14 +38,25 @@ class LoggerRuntime:
         Gets the flush sentinels; without one (forwarding is off) flushes are answered at once.
     on_gone : Callable[[], None]
         Called on this thread when the client is gone.
+    on_release : Callable[[], None]
+        Called on this thread when the client is about to end in order.
     warnings : bool
         Whether this process logs its warnings, by the client's filters. Else an order to do so is none.
     """
 
-    def __init__(self, link: Link, stream: Stream | None, on_gone: Callable[[], None], *, warnings: bool = False) -> None:
+    def __init__(
+        self,
+        link: Link,
+        stream: Stream | None,
+        on_gone: Callable[[], None],
+        on_release: Callable[[], None],
+        *,
+        warnings: bool = False,
+    ) -> None:
         self._link = link
         self._stream = stream
         self._on_gone = on_gone
+        self._on_release = on_release
         self._warnings = warnings
         self._prepared: dict[int, ConfigTransaction] = {}
         self._reverts: list[tuple[float, int, str, int]] = []
@@ -77,7 +88,10 @@ class LoggerRuntime:
 
     def carry_out(self, encoded: bytes) -> Answer | None:
         """Carry out one order; None if its answer travels in the stream."""
-        order: Message = decode(encoded, Order, Patience)
+        order: Message = decode(encoded, Order, Patience, Release)
+        if isinstance(order, Release):
+            self._on_release()
+            return None
         if not isinstance(order, Order):
             if self._stream is not None:
                 self._stream.client_moves()

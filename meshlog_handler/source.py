@@ -118,6 +118,7 @@ class Source:
         "popen",
         "rank",
         "reached",
+        "released",
         "replayed",
         "sides",
         "sock",
@@ -172,6 +173,7 @@ class Source:
         self.era: Era | None = None  # None: the settings of now hold
         self.turns: dict[int, Turn] = {}  # switches that it has still to pass, in their order
         self.left = False
+        self.released = False
         self.ended = False
         self.replayed = False
         self.caught_up = 0

@@ -55,6 +55,9 @@ def _nowhere_here(_: logging.LogRecord) -> bool:
     return False
 
 
+show_late: Callable[[logging.LogRecord], bool] = _nowhere_here
+"""Lets console handlers that were quiet about a record show it after all, for it was not forwarded; tells whether some did."""
+
 shown_here: Callable[[logging.LogRecord], bool] = _nowhere_here
 """Tells whether a handler of the program shows a record in this process: then nobody says it in its place. See `quiet`."""
 
@@ -81,6 +84,10 @@ _CLOSED: Final[Appender] = (ShapeTable(), _nowhere, _nowhere)
 """No shape is known here, so that every record takes the slow path."""
 
 
+class _Ended(Exception):
+    """The stream takes no more records."""
+
+
 class Stream:
     """One process's records, in the order of their logging calls.
 
@@ -102,35 +109,52 @@ class Stream:
         self.on_full = on_full
         self.idle = True
         self.client_gone = False
+        self.ended = False
         self.pid = os.getpid()
         self.wake = wake
         self._lock = threading.RLock()
         self._waiting: deque[threading.Lock] = deque()
         self._starved = False
-        self._moves = 0
+        self.moves = 0
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
 
-    def append(self, record: logging.LogRecord, route: object = None, texts: object = ()) -> None:
-        """Append any record, with its route and what formatters made of it; where the fast path of `MeshHandler` cannot."""
+    def append(self, record: logging.LogRecord, route: object = None, texts: object = ()) -> bool:
+        """Append any record, with its route and what formatters made of it; where the fast path of `MeshHandler` cannot.
+
+        False if the stream has ended: then nothing was appended or counted, and the record is this process's own to show.
+        """
         if is_own(record):
-            return
+            return True
         if threading.get_ident() in carriers:
-            self._append_in_passing(record, route)
-            return
+            return self._append_in_passing(record, route)
         if self.client_gone and record.levelno >= logging.WARNING and not shown_here(record):
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
         # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
         # a program's handlers, every record takes the slow path, which looks.
         alike = record.thread is None and not own_threads <= carriers
-        self.append_frozen(record.levelno, Freezer(record, route, fast=not alike, texts=texts))
+        try:
+            self.append_frozen(record.levelno, Freezer(record, route, fast=not alike, texts=texts))
+        except _Ended:
+            return False
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
+        return True
 
-    def _append_in_passing(self, record: logging.LogRecord, route: object) -> None:
+    def end(self) -> None:
+        """Take no more records: those whose call has returned stand in the journal, all others are refused. Any thread."""
+        with self._lock:
+            self.appender = _CLOSED
+            self.journal.close_segment()
+            self.ended = True  # the last: whoever sees it finds no segment to write to
+        self.made_room()  # calls that wait for some are refused
+
+    def _append_in_passing(self, record: logging.LogRecord, route: object) -> bool:
         """Append what was logged on a thread that must not wait: where the segment has no room, it is a drop, and counted."""
         appender = self.journal.appender
+        if self.ended:
+            return False
         frozen = Freezer(record, route)(appender[0])
         if len(frozen.data) < self.journal.largest and _put(appender, frozen.data):
             frozen.learn()
@@ -138,6 +162,7 @@ class Stream:
             self.journal.count_drop("full", record.levelno)
         if self.idle:
             self.wake()
+        return True
 
     def append_frozen(self, level: int, freeze_in: Callable[[ShapeTable], Frozen]) -> None:
         """Append a record that `freeze_in` writes down for a segment. What is dropped is counted under `level`."""
@@ -150,8 +175,8 @@ class Stream:
         shipped = threading.Event()
         self._unshipped.append(shipped)
         moves = None
-        while not self.client_gone and moves != self._moves:
-            moves = self._moves
+        while not self.client_gone and moves != self.moves:
+            moves = self.moves
             self.wake()
             if self._wait(lambda _, seconds: shipped.wait(seconds)):
                 return
@@ -197,6 +222,8 @@ class Stream:
         """Append what `freeze_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
         while True:
             appender = self.journal.appender
+            if self.ended and level is not None:  # asked after the line before: a later segment is for sentinels alone
+                raise _Ended
             frozen = freeze_in(appender[0])
             aside: int | None = None
             if len(frozen.data) >= self.journal.largest:
@@ -246,8 +273,8 @@ class Stream:
         """Wait until the client has read a side file; False to give up: a drop has been counted then."""
         assert self._sides is not None  # or else nothing could be full of them
         if self.on_full == "block" and not self._starved:
-            moves = self._moves
-            if self._wait(self._sides.wait) or moves != self._moves or self.client_gone:
+            moves = self.moves
+            if self._wait(self._sides.wait) or moves != self.moves or self.client_gone or self.ended:
                 return True
             self._starved = True
         self.journal.count_drop("policy" if self.on_full == "drop" else "full", level or 0)
@@ -287,6 +314,8 @@ class Stream:
             finally:
                 self._lock.release()
         with self._lock:
+            if self.ended and level is not None:
+                raise _Ended
             found = self._rotate(appender)
             if not found and give_up and level is not None:
                 self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
@@ -295,7 +324,7 @@ class Stream:
     def _rotate(self, appender: Appender) -> bool:
         if not self.journal.rotate(appender, overwrite=self.client_gone):
             return False
-        if not self.client_gone and self.journal.path is not None:
+        if not self.client_gone and not self.ended and self.journal.path is not None:
             self.appender = self.journal.appender
             if self.client_gone:  # since the line before
                 self.appender = _CLOSED
@@ -316,8 +345,8 @@ class Stream:
 
     def _wait_for_room(self, waiter: threading.Lock) -> bool:
         """Wait for as long as the client gets on; False if it did nothing for `BLOCK_SEC`."""
-        moves = self._moves
-        if self._wait(waiter.acquire) or moves != self._moves or self.client_gone:
+        moves = self.moves
+        if self._wait(waiter.acquire) or moves != self.moves or self.client_gone or self.ended:
             return True
         self._starved = True
         return False
@@ -333,7 +362,7 @@ class Stream:
 
     def client_moves(self) -> None:
         """Let calls go on waiting: the client has more than it can show, but it gets on. The runtime's."""
-        self._moves += 1
+        self.moves += 1
         self._starved = False
 
     def made_room(self) -> None:

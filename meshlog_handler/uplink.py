@@ -24,7 +24,7 @@ from .errors import MeshlogError, ProtocolError
 from .forwarder import LogForwarder
 from .membership import make_journal
 from .mesh_record import MeshRecord, info_of
-from .messages import Goodbye, Hello, Message, Order, Patience, decode
+from .messages import Goodbye, Hello, Message, Order, Patience, Release, decode
 from .relayed import freeze_relayed
 from .stream import Stream, own_threads
 
@@ -93,12 +93,17 @@ class Uplink:
         self.stream = Stream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
         self._forwarder.attach(self.stream)
         self._forwarder.start()
-        self._left = False
+        self._left = self._released = False
         self._thread: threading.Thread | None = None
 
-    def start(self, carry_out: Callable[[Order], None], lost: Callable[[], None]) -> None:
-        """Begin to hear orders; `lost` is called when the client above is gone, on a thread of its own."""
-        self._thread = threading.Thread(target=self._run, args=(carry_out, lost), name="meshlog-uplink", daemon=True)
+    def start(self, carry_out: Callable[[Order], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Begin to hear orders.
+
+        `released` is called when the client above is about to end and waits for this relay to leave, `lost` when it is gone;
+        each on a thread of its own.
+        """
+        arguments = carry_out, released, lost
+        self._thread = threading.Thread(target=self._run, args=arguments, name="meshlog-uplink", daemon=True)
         self._thread.start()
 
     def say(self, message: Message) -> None:
@@ -113,13 +118,15 @@ class Uplink:
         self.stream.append_flush(version)
 
     def leave(self) -> None:
-        """Ship what there is, and hang up."""
+        """Ship what there is, and hang up. Waits for as long as the client above makes progress."""
         self._left = True
-        thread = self._forwarder._thread
-        self._forwarder.enqueue_sentinel()
-        if thread is not None:
+        self._forwarder.finish(Goodbye())
+        thread, moves = self._forwarder._thread, -1
+        while thread is not None and thread.is_alive() and moves != self.stream.moves:
+            moves = self.stream.moves
             thread.join(_SHIP_SEC)
-        self._link.say_last(Goodbye(), _GOODBYE_SEC)
+        if thread is not None and thread.is_alive():  # else it has said so, or the client above is gone
+            self._link.say_last(Goodbye(), _GOODBYE_SEC)
         self.stream.lose_client()
         self.stream.journal.close()
         self._link.close()
@@ -135,23 +142,26 @@ class Uplink:
         self.stream.journal.close()
         self._link.forget()
 
-    def _run(self, carry_out: Callable[[Order], None], lost: Callable[[], None]) -> None:
+    def _run(self, carry_out: Callable[[Order], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
         own_threads.add(threading.get_ident())
         try:
             while True:
                 encoded = self._link.receive(None)
                 if encoded is None:
                     continue
-                order: Message = decode(encoded, Order, Patience)
+                order: Message = decode(encoded, Order, Patience, Release)
                 if isinstance(order, Order):
                     carry_out(order)
+                elif isinstance(order, Release):
+                    self._released = True
+                    threading.Thread(target=released, name="meshlog-relay-end", daemon=True).start()
                 else:
                     self.stream.client_moves()
         except (OSError, EOFError, MeshlogError) as failure:
             if isinstance(failure, ProtocolError):
                 diagnose(f"the client above sent what cannot be an order: {failure}")
             self.stream.lose_client()
-            if not self._left:
+            if not self._left and not self._released:
                 threading.Thread(target=lost, name="meshlog-relay-end", daemon=True).start()
         finally:
             if self._left:

@@ -133,16 +133,28 @@ def uninstall() -> None:
     """Leave the client: ship what there is, restore the file descriptors, and levels that the
     client has set.
     """
-    vars(logging.getLogger()).pop("addHandler", None)
-    _take_off(lambda handler: isinstance(handler, MeshHandler))
-    member = membership.current()
-    if member is not None:
-        member.restore_levels()
+    _stop_forwarding(membership.current(), lambda handler: isinstance(handler, MeshHandler))
     membership.leave()
     quiet.stop()
 
 
 leave = uninstall
+
+
+def _go_on_alone(member: membership.Membership) -> None:
+    """The client ends in order: handlers that show by themselves stay, and console handlers speak again."""
+    _stop_forwarding(member, lambda handler: isinstance(handler, MeshHandler) and handler.sink is None)
+    quiet.stop()
+
+
+def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
+    vars(logging.getLogger()).pop("addHandler", None)
+    _take_off(unwanted)
+    if member is not None:
+        member.restore_levels()
+
+
+membership.when_released.append(_go_on_alone)
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
 
