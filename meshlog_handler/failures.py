@@ -30,6 +30,8 @@ NO_FAILURE: Final[Failure] = ()
 _MAX_FRAMES: Final = 100
 _MAX_CHAIN: Final = 8  # each stands inside the one before, and data nests only so deep
 _MAX_GROUP: Final = 32
+_MAX_PATH: Final = 4096
+_MAX_NAME: Final = 1024
 _MAX_LINE: Final = 1 << 30
 _MAX_COLUMN: Final = 1 << 16
 _MAX_LINES: Final = 1 << 10
@@ -53,8 +55,8 @@ def _describe(error: BaseException, told: TracebackException, left: int) -> Fail
     group = getattr(told, "exceptions", None)
     return (
         base,
-        exact_text(kind.__module__),
-        exact_text(kind.__qualname__),
+        exact_text(kind.__module__)[:_MAX_NAME],
+        exact_text(kind.__qualname__)[:_MAX_NAME],
         exact_text(str(told)),
         tuple(map(text_of, notes)) if isinstance(notes, (list, tuple)) else None,
         frames,
@@ -71,7 +73,8 @@ def _both_ends(stack: list[FrameSummary]) -> list[FrameSummary]:
 
 def _frame(frame: FrameSummary) -> Frame:
     places = (getattr(frame, name, None) for name in ("end_lineno", "colno", "end_colno"))
-    return (exact_text(frame.filename), frame.lineno or 0, exact_text(frame.name), *places)  # type: ignore[return-value]  # three
+    names = exact_text(frame.filename)[:_MAX_PATH], exact_text(frame.name)[:_MAX_NAME]
+    return (names[0], frame.lineno or 0, names[1], *places)  # type: ignore[return-value]  # three
 
 
 def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
@@ -83,6 +86,7 @@ def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
     base, module, name, message, notes, frames, cause, context, group = value
     return (
         all(isinstance(text, str) for text in (base, module, name, message))
+        and max(len(base), len(module), len(name)) <= _MAX_NAME
         and (notes is None or (isinstance(notes, tuple) and all(isinstance(note, str) for note in notes)))
         and isinstance(frames, tuple)
         and len(frames) <= _MAX_FRAMES
@@ -102,6 +106,8 @@ def _is_frame(value: object) -> bool:
     if not isinstance(value, tuple) or len(value) != 6 or not isinstance(value[0], str) or not isinstance(value[2], str):
         return False
     line, *places = value[1], *value[3:]
+    if len(value[0]) > _MAX_PATH or len(value[2]) > _MAX_NAME:
+        return False
     return _is_place(line) and all(place is None or _is_place(place) for place in places)
 
 
@@ -158,7 +164,7 @@ class _StandIn(BaseException):
         return _stand_in, (self.failure,)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
     """Return the stand-in for a type of exceptions."""
     found: Any = getattr(builtins, base, None)
@@ -169,7 +175,7 @@ def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
     return type(name.rpartition(".")[2], (_StandIn, found), {"__module__": module, "__qualname__": name})
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _traceback(frames: tuple[Frame, ...]) -> tuple[TracebackType | None, list[Any]]:
     """Return a traceback, and what keeps its frames suspended.
 

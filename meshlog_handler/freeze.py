@@ -61,7 +61,6 @@ _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "
 # a template varies only with the threads that use it.
 _MAX_VARIETY: Final = {False: 4, True: 64}
 TIMES: Final = Struct("<dd")
-_SLIP: Final = 0.01
 MAX_SHAPES: Final = 0xFFFF
 
 
@@ -243,7 +242,7 @@ def _render(record: logging.LogRecord) -> Rendered:
             msg["exc_info"], text = True, own_text
     if record.stack_info:
         named["stack_info"] = text_of(record.stack_info)
-    if not -_SLIP < record.created * 1000 - _START - record.relativeCreated < _SLIP:  # a filter has set it
+    if record.relativeCreated != record.created * 1000 - _START:  # rounded another way, or set by a filter
         named["relativeCreated"] = float(record.relativeCreated)
     return Rendered(msg, args, named, text, ours)
 
