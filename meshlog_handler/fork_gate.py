@@ -11,8 +11,10 @@ import threading
 import weakref
 from typing import Final
 
+from .waits import deadline_after, seconds_until
+
 PATIENCE: Final = 0.25
-"""Seconds that a fork waits, at most, for a handler that takes so long: then the child has to live with what it finds."""
+"""Seconds that a fork waits, at most, for all gates together: a child of a longer wait has to live with what it finds."""
 
 
 class ForkGate:
@@ -45,16 +47,20 @@ class ForkGate:
         self._worker = None
         self._inside.release()
 
-    def close(self, taken: list[threading.Lock]) -> None:
+    def want(self) -> None:
+        """Ask the thread to come out: before `close`."""
+        self.wanted = self._worker != threading.get_ident()
+
+    def close(self, taken: list[threading.Lock], deadline: float) -> None:
         """Let nobody pass: before a fork. Put the locks that are taken into `taken`, to be given to `reopen`.
 
+        Waits until `deadline` for the thread inside.
         One by one: a signal handler that raises meanwhile ends this, and the fork goes on.
         """
         if self._worker == threading.get_ident():  # a handler forks
             return
-        self.wanted = True
         for lock in (self._turn, self._inside):
-            if not lock.acquire(timeout=PATIENCE):
+            if not lock.acquire(timeout=seconds_until(deadline)):
                 break
             taken.append(lock)
 
@@ -75,10 +81,13 @@ _closed: Final[dict[int, list[tuple[ForkGate, list[threading.Lock]]]]] = {}
 
 
 def _before_fork() -> None:
+    deadline = deadline_after(PATIENCE)
+    closing = _closed.setdefault(threading.get_ident(), [])
     for gate in tuple(_gates):
-        taken: list[threading.Lock] = []
-        _closed.setdefault(threading.get_ident(), []).append((gate, taken))
-        gate.close(taken)
+        closing.append((gate, []))
+        gate.want()  # while this waits for one, the threads of the others come out
+    for gate, taken in closing:
+        gate.close(taken, deadline)
 
 
 def _after_fork_in_parent() -> None:

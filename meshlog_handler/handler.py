@@ -208,6 +208,8 @@ class MeshHandler(logging.Handler):
         stream, sink = self._stream, self._sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
             self._stream = None
+            if stream is not None and membership.postpone(lambda: self.emit(record)):
+                return True
             member = membership.current() or membership.rejoin(quiet=sink is not None)
             stream = member.stream if member is not None else None
             if stream is None or (stream.client_gone and sink is not None):

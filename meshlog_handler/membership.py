@@ -303,6 +303,7 @@ _forking: set[int] = set()
 when_released: Final[list[Callable[[Membership], object]]] = []
 """Called in a process whose client is about to end in order, when its stream has ended."""
 
+_postponed: Final[list[Callable[[], object]]] = []
 _current: Membership | None = None
 _beside: weakref.WeakSet[Membership] = weakref.WeakSet()
 _inherited: Terms | None = None
@@ -389,6 +390,14 @@ def rejoin(*, quiet: bool = False) -> Membership | None:
             return None
 
 
+def postpone(work: Callable[[], object]) -> bool:
+    """In a child whose other hooks of `os.register_at_fork` run before ours: do `work` after ours. Else return False."""
+    if _current is None or _current.pid == os.getpid():
+        return False
+    _postponed.append(work)
+    return True
+
+
 def leave() -> None:
     """Leave the client, if this process is a member of one."""
     global _current
@@ -461,6 +470,8 @@ def _after_fork_in_child() -> None:
         terms = member.terms
         inherited = Terms(terms.address, member.rank, terms.local_rank, "", terms.coords, False, terms.on_full)
         _inherited = None if member.over else inherited
+    while _postponed:
+        _postponed.pop(0)()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

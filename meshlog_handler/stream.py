@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -88,6 +89,12 @@ class _Ended(Exception):
     """The stream takes no more records."""
 
 
+_streams: Final[weakref.WeakSet[Stream]] = weakref.WeakSet()
+_forking: Final[set[int]] = set()
+"""The threads that fork. Meanwhile no call takes the fast path: the program's own hooks may log in the child before ours run,
+and what they appended would be written over what the parent appends, for the journal is shared."""
+
+
 class Stream:
     """One process's records, in the order of their logging calls.
 
@@ -105,7 +112,7 @@ class Stream:
     def __init__(self, journal: Journal, on_full: OnFull, wake: Callable[[], None]) -> None:
         self.journal = journal
         # Without a file nothing outlives the process: every call takes the slow path, which sees it shipped.
-        self.appender = journal.appender if journal.path is not None else _CLOSED
+        self.appender = _CLOSED
         self.on_full = on_full
         self.idle = True
         self.client_gone = False
@@ -119,6 +126,15 @@ class Stream:
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
+        _streams.add(self)
+        self.open_fast_path()
+
+    def open_fast_path(self) -> None:
+        """Let calls append without looking whose stream it is; not while a thread forks, and not once the client is gone."""
+        if self.journal.path is not None and not (self.client_gone or self.ended or _forking):
+            self.appender = self.journal.appender
+            if self.client_gone or self.ended or _forking:  # since the line before
+                self.appender = _CLOSED
 
     def append(self, record: logging.LogRecord, route: object = None, texts: object = ()) -> bool:
         """Append any record, with its route and what formatters made of it; where the fast path of `MeshHandler` cannot.
@@ -324,10 +340,7 @@ class Stream:
     def _rotate(self, appender: Appender) -> bool:
         if not self.journal.rotate(appender, overwrite=self.client_gone):
             return False
-        if not self.client_gone and not self.ended and self.journal.path is not None:
-            self.appender = self.journal.appender
-            if self.client_gone:  # since the line before
-                self.appender = _CLOSED
+        self.open_fast_path()
         self._end_waits()  # there is room for others, too
         return True
 
@@ -384,6 +397,7 @@ class Stream:
         """From now on the journal is a flight recorder: the newest records push out the oldest, and no call waits."""
         self.client_gone = True
         self.appender = _CLOSED
+        _streams.discard(self)
         self.made_room()
         with self.shipping():
             pass  # nobody will
@@ -405,3 +419,26 @@ def _safe_message(record: logging.LogRecord) -> str:
     except Exception as failure:
         msg = record.msg if type(record.msg) is str else f"<{type(record.msg).__qualname__} object>"
         return f"{msg} [cannot be formatted: {type(failure).__name__}]"
+
+
+def _before_fork() -> None:
+    _forking.add(threading.get_ident())
+    for stream in tuple(_streams):
+        stream.appender = _CLOSED
+
+
+def _after_fork_in_parent() -> None:
+    _forking.discard(threading.get_ident())
+    if not _forking:
+        for stream in tuple(_streams):
+            stream.open_fast_path()
+
+
+def _after_fork_in_child() -> None:
+    # The streams stay closed: they are the parent's.
+    _forking.clear()
+    for stream in tuple(_streams):
+        _streams.discard(stream)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -78,6 +78,7 @@ class Proc:
         return self.stream.journal.drops()
 
     def close(self) -> None:
+        self.stream.lose_client()
         self.stream.journal.close()
         # Pytest keeps the object for a while, and maps keep descriptors.
         vars(self.stream.journal).clear()

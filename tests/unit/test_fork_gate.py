@@ -60,6 +60,33 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     worker.thread.join()
 
 
+def test_the_wait_is_one_for_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten clients whose handlers are slow are not waited for one after the other."""
+    now = [0.0]
+    monkeypatch.setattr(fork_gate, "seconds_until", lambda deadline: max(0.0, deadline - now[0]))
+    waits: list[float] = []
+
+    class Taken:
+        """A lock that is not to be had."""
+
+        def acquire(self, timeout: float) -> bool:
+            waits.append(timeout)
+            now[0] += timeout
+            return False
+
+    gates = [ForkGate() for _ in range(10)]
+    for gate in gates:
+        monkeypatch.setattr(gate, "_inside", Taken())
+    deadline = now[0] + fork_gate.PATIENCE
+    taken: list[threading.Lock] = []
+    for gate in gates:
+        gate.close(taken, deadline)
+    for lock in taken:
+        lock.release()
+    assert sum(waits) == fork_gate.PATIENCE
+    assert len(waits) == 10
+
+
 def test_the_thread_itself_may_fork() -> None:
     gate = ForkGate()
     with gate:

@@ -1,0 +1,65 @@
+"""A program's own hooks of ``os.register_at_fork`` may log, also those that run in the child before ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from .procs import run_python
+
+PROGRAM = """
+import logging, multiprocessing, os, sys
+
+log = logging.getLogger("hooks")
+os.register_at_fork(
+    before=lambda: log.info("before"),
+    after_in_parent=lambda: log.info("in the parent"),
+    after_in_child=lambda: log.info("in the child"),
+)
+
+from meshlog_handler import LogClient, install
+
+
+def work(address):
+    os.environ["RANK"] = "0"
+    install(address, capture=False)
+    log.info("in the child")  # the shape of this record is known when the hook logs
+    for number in range(3):
+        log.info("number %d", number)
+        pid = os.fork()
+        if not pid:
+            if number:
+                log.info("forked %d", number)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        log.info("number %d again", number)
+
+
+class Shown(logging.Handler):
+    def emit(self, record):
+        shown.append((record.process, record.getMessage()))
+
+
+shown = []
+if __name__ == "__main__":
+    with LogClient(Shown()) as client:
+        process = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(client.address,))
+        process.start()
+        process.join()
+        client.flush()
+    for pid, text in shown:
+        print("worker" if pid == process.pid else "child", text)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_hook_that_logs_in_the_child_logs_as_the_child(method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("program") / "hooks_that_log.py"
+    path.write_text(PROGRAM)
+    shown = run_python(str(path), method).stdout.splitlines()
+    expected = ["worker in the child"]
+    for number in range(3):
+        expected += [f"worker number {number}", "worker before", "worker in the parent", "child in the child"]
+        expected += [f"child forked {number}"] * bool(number)
+        expected.append(f"worker number {number} again")
+    assert [line for line in shown if line.startswith("worker")] == [line for line in expected if line.startswith("worker")]
+    assert sorted(shown) == sorted(expected)
