@@ -141,29 +141,45 @@ class LogClient(QueueListener):
             files = RankFiles(self._log_dir, report=diagnose)
         if self.sinks.default is None and not self.sinks.routed:
             self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
-        self._rundir = RunDir()
-        self.registry.keep_journals_in(self._log_dir or self._rundir.path)
-        self._rendezvous = Rendezvous(self._rundir.path, self._admit, self._joined)
-        self._commands = Commands(queue.SimpleQueue())
-        show = Show(self.sinks, files, *self._options, digests=self._above is not None)
-        self._core = ClientThread(
-            self._commands,
-            show,
-            self.registry,
-            self._rendezvous,
-            self.own_token,
-            self._log_dir is not None,
-            self._post,
-            self._above,
-        )
-        self.queue.open(str(self._rendezvous.address), self.own_token)
-        self._running = True
-        running.add(self)
-        lifetime.stop_at_exit(self, self.stop)
-        # A thread without a name would use up one of the program's own Thread-N.
-        self._thread = threading.Thread(target=self._monitor, name="meshlog-client", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:  # of a start that fails, or is interrupted, nothing stays
+            self._rundir = RunDir()
+            undo.callback(self._rundir.remove)
+            undo.callback(self.registry.release_journals)
+            self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
+            self._rendezvous = Rendezvous(self._rundir.path, self._admit, self._joined)
+            undo.callback(self._rendezvous.close)
+            self._commands = Commands(queue.SimpleQueue())
+            undo.callback(self._commands.close)
+            show = Show(self.sinks, files, *self._options, digests=self._above is not None)
+            self._core = ClientThread(
+                self._commands,
+                show,
+                self.registry,
+                self._rendezvous,
+                self.own_token,
+                self._log_dir is not None,
+                self._post,
+                self._above,
+            )
+            undo.callback(self._core.reception.close)
+            self.queue.open(str(self._rendezvous.address), self.own_token)
+            undo.callback(self.queue.close)
+            undo.callback(self._disown)
+            self._running = True
+            running.add(self)
+            lifetime.stop_at_exit(self, self.stop)
+            # A thread without a name would use up one of the program's own Thread-N.
+            thread = threading.Thread(target=self._monitor, name="meshlog-client", daemon=True)
+            self._thread = thread
+            thread.start()
+            undo.pop_all()
         return self
+
+    def _disown(self) -> None:
+        self._running = False
+        self._thread = None
+        running.discard(self)
+        lifetime.forget(self)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Show what was logged before, let the procs go on by themselves, and end.
@@ -223,6 +239,7 @@ class LogClient(QueueListener):
         diagnose(f"the client is stopped without an orderly end, and what it has not shown is lost: {busy}")
         self._core.disconnect()
         self._rundir.remove()
+        self.registry.release_journals()
 
     def _show_here(self, record: logging.LogRecord) -> None:
         """Show what is put into the queue while the client does not run."""
@@ -471,6 +488,7 @@ class LogClient(QueueListener):
                 end.enter_context(self._core.gate)
                 end.callback(self._core.hang_up)
                 end.callback(self._rundir.remove)
+                end.callback(self.registry.release_journals)
                 end.callback(self._commands.close)
                 if self.console is not None:
                     end.callback(self.console.close)
@@ -497,3 +515,4 @@ class LogClient(QueueListener):
         self._core.forget()
         self._commands.forget()
         self._rundir.forget()
+        self.registry.forget()

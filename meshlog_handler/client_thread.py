@@ -596,3 +596,5 @@ class ClientThread:
         """In a forked child: close copies of what is the parent's."""
         self._rendezvous.forget()
         self.reception.forget()
+        if self.show.files is not None:
+            self.show.files.forget()

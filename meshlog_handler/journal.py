@@ -35,6 +35,7 @@ from .journal_layout import (
     START,
     Range,
 )
+from .locks import hold
 
 Appender = tuple[ShapeTable, Callable[[bytes], int], Callable[[int], None]]
 """``(shapes, write, mark)`` of the current segment, swapped whole: a call never mixes two segments."""
@@ -103,6 +104,10 @@ class Journal:
         The file to make; None keeps the ring in anonymous memory, which dies with the process.
     size : int
         Bytes for all segments together, all allocated here: a full disk is an `OSError` now, not a SIGBUS later.
+
+    Notes
+    -----
+    The file is locked until `close`, or until the process dies: who finds it can tell whether its writer lives.
     """
 
     def __init__(self, path: str | None, size: int) -> None:
@@ -110,7 +115,7 @@ class Journal:
         self.segment_size = max(grain, size // SEGMENTS // grain * grain)
         self.path = path
         self._header_size = grain
-        self._fd = -1
+        self._fd = self._lock = -1
         if path is not None:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._file = os.fstat(self._fd)
@@ -120,6 +125,8 @@ class Journal:
                 os.close(self._fd)
                 os.unlink(path)
                 raise
+            # Of an open file of its own: a map that a forked child keeps has that of the journal.
+            self._lock = hold(path)
         self._header = self._map(0, grain)
         self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
         self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
@@ -328,6 +335,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; what was written stays. Mapped segments go when no writer holds them; new ones are mere memory."""
-        if self._fd >= 0 and self._is_ours():
-            os.close(self._fd)
-        self._fd = -1
+        for fd in (self._fd, self._lock):
+            if fd >= 0 and self._is_file(fd):
+                os.close(fd)
+        self._fd = self._lock = -1

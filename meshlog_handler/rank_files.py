@@ -11,9 +11,11 @@ from logging.handlers import RotatingFileHandler
 from typing import Final
 
 from .lines import strip_ansi
+from .locks import lock
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MAX_PENDING: Final = 1 << 20
+_MAX_NAMES: Final = 100
 
 
 class RankFile(RotatingFileHandler):
@@ -41,6 +43,7 @@ class RankFile(RotatingFileHandler):
     def __init__(self, filename: str, max_bytes: int, backup_count: int, complain: Callable[[OSError], None]) -> None:
         super().__init__(filename, "a", max_bytes, backup_count, encoding="utf-8", delay=True)
         self._complain = complain
+        self._wanted = self.baseFilename
         self._limit = max_bytes if backup_count > 0 else 0
         self._size = 0
         self._torn = False
@@ -48,6 +51,15 @@ class RankFile(RotatingFileHandler):
     def _open(self) -> FileIO:  # type: ignore[override]  # as `stream`
         os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
         file = FileIO(self.baseFilename, "a")
+        stem, extension = os.path.splitext(self._wanted)
+        number = 2
+        while (
+            lock(file.fileno()) is False and number <= _MAX_NAMES
+        ):  # another client's: two would write, and rotate, the same file
+            file.close()
+            self.baseFilename = f"{stem}.{number}{extension}"
+            file = FileIO(self.baseFilename, "a")
+            number += 1
         self._size = file.seek(0, os.SEEK_END)
         return file
 
@@ -222,6 +234,14 @@ class RankFiles:
         if not self._reported:
             self._reported = True
             self._report(f"{self.directory}: {failure}. What cannot be written there is counted, and shown all the same.")
+
+    def forget(self) -> None:
+        """In a forked child: close its copies of the files, which hold the parent's locks."""
+        self._pending.clear()
+        for file in self._files.values():
+            if file.stream is not None:
+                file.stream.close()
+                file.stream = None
 
     def close(self) -> None:
         """Write what there is, and close the files. What is given later opens them again."""

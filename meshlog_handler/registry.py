@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import settings
+from .locks import hold, is_held
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .proc_warnings import warnings_order
 from .rendezvous import Newcomer
@@ -26,9 +27,22 @@ KEPT_GUESTS: Final = 64
 
 _MAX_LAUNCHED: Final = 65536
 
-_JOURNAL = re.compile(
-    r"\d+-\d+-rank\d*\.journal(\.\d+(\.kept)?)?"
-)  # as `Registry.admit` names them; side files end in a number
+_JOURNAL = re.compile(  # as `Registry.admit` names them; side files end in a number
+    r"(\d+-\d+-(?:([0-9a-f]{16})-)?rank\d*\.journal)(?:\.\d+(?:\.kept)?)?"
+)
+
+
+_LOCK = re.compile(r"\.meshlog-([0-9a-f]{16})\.lock")
+_TRIES = 10
+
+
+def _lock_name(token: str) -> str:
+    return f".meshlog-{token}.lock"
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
+        os.unlink(path)
 
 
 @dataclass(frozen=True)
@@ -72,15 +86,53 @@ class Registry:
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[Member, None] = {}
         self._journals = ""
+        self._held = -1
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
-    def keep_journals_in(self, directory: str) -> None:
-        """Say where journals lie; those of an earlier run there are removed."""
+    def keep_journals_in(self, directory: str, *, shared: bool = False) -> None:
+        """Say where journals lie; those of an earlier run there are removed.
+
+        In a `shared` directory other clients may keep theirs: those of a client or of a writer that lives stay. A lock tells.
+        """
         self._journals = directory
-        for name in os.listdir(directory):
-            if _JOURNAL.fullmatch(name):  # the directory is the user's, and may hold other things
-                with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
-                    os.unlink(os.path.join(directory, name))
+        if shared:
+            self._hold_lock()
+        living: dict[str, bool] = {}
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            match = _JOURNAL.fullmatch(name)
+            if match is not None:  # the directory is the user's, and may hold other things
+                journal, token = match.groups()
+                if token is not None and token not in living:
+                    living[token] = is_held(os.path.join(directory, _lock_name(token)))
+                if journal not in living:
+                    living[journal] = living.get(token, False) or is_held(os.path.join(directory, journal))
+                if not living[journal]:
+                    _unlink(path)
+            elif (lock := _LOCK.fullmatch(name)) is not None and lock[1] != self._own_token and not is_held(path):
+                _unlink(path)
+
+    def _hold_lock(self) -> None:
+        path = os.path.join(self._journals, _lock_name(self._own_token))
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError):  # no lock, then: journals of this client stay as long as their writers live
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._held = hold(path)
+            if self._held < 0 or os.fstat(self._held).st_nlink:
+                return
+            self.forget()  # another client has removed it, before it was locked
+
+    def release_journals(self) -> None:
+        """This client ends: the next one in the same directory removes its journals."""
+        if self._held >= 0:
+            _unlink(os.path.join(self._journals, _lock_name(self._own_token)))
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: give up the copy of the lock."""
+        held, self._held = self._held, -1
+        if held >= 0:
+            os.close(held)
 
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
         """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
@@ -101,7 +153,9 @@ class Registry:
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(Member(hello.mesh, rank), None)
-            name = f"{newcomer.pid}-{next(self._numbers)}-rank{'' if rank is None else rank}.journal"
+            # Without the token, names could be those of a client on another host.
+            token, number = self._own_token, next(self._numbers)
+            name = f"{newcomer.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
             return Welcome(rank, journal, self._orders_for(hello))
 
@@ -203,8 +257,7 @@ class Registry:
         kept.append(files)
         if len(kept) > (KEPT_GUESTS if rank is None else KEPT_JOURNALS):
             for path in kept.popleft():
-                with contextlib.suppress(OSError):  # gone: just as well
-                    os.unlink(path)
+                _unlink(path)
 
     def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
         """Return the procs of meshes that ended."""

@@ -10,13 +10,16 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 
 from . import settings
 from .channel import any_length
+from .locks import is_held
 
 _LOCK = "client.lock"
 _MAKING = ".making-"
+_MAKING_SEC = 600.0
 
 JOB = "job-"
 """With what the names of files begin by which the ranks of a launcher find each other: see `job`."""
@@ -116,11 +119,18 @@ class RunDir:
 def _make(parent: str) -> tuple[str, list[int]]:
     """Make a directory that is not yet a client's; return its path and descriptors that hold its locks."""
     making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
-    # The file's tells other clients that this one lives. The directory's keeps systemd-tmpfiles out.
-    held = [os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)]
-    fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+    held: list[int] = []
+    try:
+        # The file's tells other clients that this one lives. The directory's keeps systemd-tmpfiles out.
+        held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BaseException:
+        for fd in held:
+            os.close(fd)
+        shutil.rmtree(making, ignore_errors=True)
+        raise
     return making, held
 
 
@@ -131,9 +141,11 @@ def clean(parent: str) -> list[str]:
     """
     removed = []
     for name in os.listdir(parent):
-        if name.startswith(_MAKING):
-            continue
         path = os.path.join(parent, name)
+        if name.startswith(_MAKING):
+            if _is_old(path) and not is_held(os.path.join(path, _LOCK)):
+                shutil.rmtree(path, ignore_errors=True)
+            continue
         try:
             lock = os.open(path if name.startswith(JOB) else os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -154,6 +166,14 @@ def clean(parent: str) -> list[str]:
     return removed
 
 
+def _is_old(path: str) -> bool:
+    """Tell whether nobody can be about to rename what was made at `path`: that takes a millisecond."""
+    try:
+        return abs(time.time() - os.stat(path).st_mtime) > _MAKING_SEC
+    except OSError:
+        return False
+
+
 def _remove(path: str) -> None:
     """Remove a run directory, its lock file last: where this is cut short, `clean` finds the rest."""
     with contextlib.suppress(OSError):  # it is gone
@@ -164,17 +184,12 @@ def _remove(path: str) -> None:
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a proc that keeps its journal in `path` still lives (journals are named by pid)."""
+    """Tell whether a proc that keeps its journal in `path` still lives: it holds the journal's lock."""
     try:
         names = os.listdir(path)
     except OSError:  # its client has just removed it
         return True
-    for name in names:
-        stem, dot, _ = name.partition(".journal")
-        pid = stem.partition("-")[0]
-        if dot and pid.isdecimal() and lives(int(pid)):
-            return True
-    return False
+    return any(name.endswith(".journal") and is_held(os.path.join(path, name)) for name in names)
 
 
 def lives(pid: int) -> bool:

@@ -17,7 +17,7 @@ from .ranks import spell_ranks
 from .side_files import read_side_file, side_path
 from .thaw import Item, Thawer
 
-_NAME: Final = re.compile(r"\d+-\d+-rank(\d*)\.journal")
+_NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CHUNK: Final = 4096
 

@@ -81,6 +81,31 @@ def test_captured_bytes_are_kept_without_colours_and_returns(
     assert contents(tmp_path / "logs") == {"rank-0.stdout": expected + b"\n"}
 
 
+def test_two_clients_never_write_the_same_file(files: RankFiles, tmp_path: Path) -> None:
+    others = RankFiles(tmp_path / "logs", lambda text: None, max_bytes=30, backup_count=2)
+    for number in range(3):
+        files.line(0, "stdout", b"mine %d" % number)
+        files.flush()
+        others.line(0, "stdout", b"theirs, and longer %d" % number)
+        others.line(1, "stdout", b"of another rank")
+        others.flush()
+    assert contents(tmp_path / "logs") == {
+        "rank-0.stdout": b"mine 0\nmine 1\nmine 2\n",
+        "rank-0.2.stdout": b"theirs, and longer 2\n",
+        "rank-0.2.stdout.1": b"theirs, and longer 1\n",
+        "rank-0.2.stdout.2": b"theirs, and longer 0\n",
+        "rank-1.stdout": b"of another rank\n",
+        "rank-1.stdout.1": b"of another rank\n",
+        "rank-1.stdout.2": b"of another rank\n",
+    }
+    others.close()
+    files.forget()
+    later = RankFile(str(tmp_path / "logs" / "rank-0.stdout"), 0, 0, lambda failure: None)
+    later.append([b"when nobody has it\n"])
+    later.close()
+    assert contents(tmp_path / "logs")["rank-0.stdout"].endswith(b"mine 2\nwhen nobody has it\n")
+
+
 def test_nothing_is_made_or_written_before_flush(files: RankFiles, tmp_path: Path) -> None:
     files.line(0, "stdout", b"x")
     assert not (tmp_path / "logs").exists()

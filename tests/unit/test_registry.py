@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler import registry as registry_module
+from meshlog_handler.journal import Journal
+from meshlog_handler.locks import hold, is_held
 from meshlog_handler.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome, decode
 from meshlog_handler.registry import Member, Registry
 from meshlog_handler.rendezvous import Newcomer
 
-OWN = "own token"
+OWN = "0123456789abcdef"
 GUEST = Hello(4711, "node", None, None, "", (), True, 1.0)
 SET_ROOT, SET_APP = SetLevel(0, 10, "", None), SetLevel(0, 20, "app", None)
 WHOLE, PART = Prepare(0, {"version": 1}), Prepare(0, {"version": 1, "incremental": True})
@@ -100,6 +103,49 @@ def test_only_journals_of_an_earlier_run_are_removed(registry: Registry, door: D
     registry.keep_journals_in(str(tmp_path))
     assert not any(path.exists() for path in journals)
     assert all(path.exists() for path in others)
+
+
+def test_journals_of_clients_and_of_writers_that_live_stay(tmp_path: Path, sock: socket.socket) -> None:
+    first, second = Registry("1" * 16), Registry("2" * 16)
+    first.keep_journals_in(str(tmp_path), shared=True)
+    written = Journal(Door(first, sock).admit().journal, 1)
+    dead = Path(Door(first, sock).admit().journal)
+    for path in (dead, Path(f"{dead}.1"), Path(f"{written.path}.7")):
+        path.touch()
+    before = sorted(os.listdir(tmp_path))
+    second.keep_journals_in(str(tmp_path), shared=True)
+    assert Door(second, sock).admit().journal not in before, "also for a process of the same number on another host"
+    second.release_journals()
+    assert sorted(os.listdir(tmp_path)) == before, "the client lives, and has not read the journal of its dead proc"
+    first.forget()  # killed
+    second.keep_journals_in(str(tmp_path), shared=True)
+    second.release_journals()
+    left = [os.path.basename(str(written.path)) + end for end in ("", ".7")]
+    assert sorted(os.listdir(tmp_path)) == left
+    written.close()
+    second.keep_journals_in(str(tmp_path), shared=True)
+    second.release_journals()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_another_client_has_just_removed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Registry(OWN)
+    removed: list[str] = []
+
+    def slow(path: str) -> int:
+        if not removed:
+            removed.append(path)
+            fd = hold(path)
+            os.unlink(path)
+            return fd
+        return hold(path)
+
+    monkeypatch.setattr(registry_module, "hold", slow)
+    made.keep_journals_in(str(tmp_path), shared=True)
+    assert os.listdir(tmp_path) == [os.path.basename(removed[0])]
+    assert is_held(removed[0])
+    made.release_journals()
+    assert os.listdir(tmp_path) == []
 
 
 def test_coordinates_are_those_of_the_mesh(registry: Registry) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from meshlog_handler import rundir
+from meshlog_handler.journal import Journal
+from meshlog_handler.locks import hold
 from meshlog_handler.rundir import RunDir, base, check_private, clean
 
 DEAD = 1 << 30  # larger than any pid
@@ -87,24 +91,41 @@ def test_the_next_client_cleans_up(make: Callable[[], RunDir], parent: Path) -> 
     assert os.listdir(parent) == [os.path.basename(after.path)]
 
 
-@pytest.mark.parametrize("name", [f"{os.getpid()}-0-rank0.journal", "1-0-rank.journal", f"{os.getpid()}-3-rank1.journal.7"])
-def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], RunDir], parent: Path, name: str) -> None:
+def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], RunDir], parent: Path) -> None:
+    """A lock tells: the number of a process is another one's in another pid namespace, and may be given again."""
     dead = make()
-    Path(dead.path, name).write_bytes(b"")
+    path = os.path.join(dead.path, f"{DEAD}-0-rank0.journal")
+    Path(dead.path, f"{os.getpid()}-0-rank1.journal").write_bytes(b"")  # of a dead proc, whatever bears its number now
+    journal = Journal(path, 1)
     dead.forget()
     assert clean(str(parent)) == []
-    assert os.path.exists(os.path.join(dead.path, name))
+    assert os.path.exists(path)
+    journal.close()
+    assert clean(str(parent)) == [dead.path]
 
 
-def test_a_living_proc_of_another_user_lives(make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(pid: int, number: int) -> None:
-        raise PermissionError
+def test_a_directory_whose_client_died_while_it_was_made_is_removed(parent: Path) -> None:
+    long_ago = time.time() - 3600
+    for name, age in ((".making-new", time.time()), (".making-old", long_ago), (".making-locked", long_ago)):
+        (parent / name).mkdir()
+        (parent / name / "client.lock").touch()
+        os.utime(parent / name, (age, age))
+    held = hold(str(parent / ".making-locked" / "client.lock"))
+    clean(str(parent))
+    os.close(held)
+    assert sorted(os.listdir(parent)) == [".making-locked", ".making-new"]
 
-    dead = make()
-    Path(dead.path, "5-0-rank0.journal").write_bytes(b"")
-    dead.forget()
-    monkeypatch.setattr(os, "kill", forbidden)
-    assert clean(str(parent)) == []
+
+def test_without_a_descriptor_nothing_is_left_behind(
+    make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(fd: int, how: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(fcntl, "flock", none_left)
+    with pytest.raises(OSError, match="Too many"):
+        make()
+    assert os.listdir(parent) == []
 
 
 def test_other_things_are_left_alone(parent: Path) -> None:

@@ -1,0 +1,46 @@
+"""Locks that a process holds for as long as it lives: they tell whether it does, also across hosts and pid namespaces."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+
+def hold(path: str) -> int:
+    """Lock a file for this process; return the descriptor that holds the lock, or -1 if the file is not there or locked.
+
+    A forked child inherits the lock with the descriptor, and has to close it.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if lock(fd) is False:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def lock(fd: int) -> bool | None:
+    """Lock an open file; False if another process has locked it, None on a file system without locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def is_held(path: str) -> bool:
+    """Tell whether a process holds the lock of a file; True also where that cannot be known."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return not lock(fd)
+    finally:
+        os.close(fd)
