@@ -207,6 +207,8 @@ class Sink:
             try:
                 if not per_tick or getattr(handler, "flush_per_tick", False):
                     handler.flush()
+            except ValueError:
+                continue  # its stream is closed: there is nothing to flush, and a record that it should show would fail
             except BaseException as failure:  # as in `deliver`
                 self.report(handler, failure)
         self.busy = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import logging.handlers
 import pickle
@@ -281,3 +282,11 @@ def test_a_formatter_is_for_the_handlers_that_have_none(tmp_path: Path, capsys: 
     assert (tmp_path / "none").read_text() == "given None text\ngiven 4 text\ngiven 5 text\ntext\n"
     assert capsys.readouterr().err == "given None text\ngiven 4 text\ntext\n"
     assert none.formatter is None, "elsewhere it has none"
+
+
+def test_a_stream_that_the_program_has_closed_has_nothing_to_flush(capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    sink = Sink((logging.StreamHandler(stream),))
+    stream.close()
+    sink.flush()
+    assert capfd.readouterr().err == ""
