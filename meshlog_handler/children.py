@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -65,6 +66,11 @@ class Child:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._process.start()
+            except (EOFError, ConnectionError) as failure:  # of the fork server, which has ended or has hung up
+                raise OSError(
+                    errno.EAGAIN,
+                    "the fork server could not start it: no room for another process or thread (ulimit -u, memory)",
+                ) from failure
             finally:
                 if os.getpid() == self._process._parent_pid:
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)

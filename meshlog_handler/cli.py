@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import os
 import shutil
 import signal
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from . import arguments
+from . import arguments, settings
 from ._version import __version__
 from .errors import SettingError
 
@@ -110,9 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     at = words.index("--") if "--" in words else len(words)
     parser = _parser()
     try:
-        options = parser.parse_args(words[:at])
+        options, unknown = parser.parse_known_args(words[:at])
         if options.action is None:
             parser.error("say what to do: run, exec or tail")
+        if unknown:
+            # What stands behind an unknown option may have been taken for something else.
+            named = [word for word in unknown if word.startswith("-")] or unknown
+            options.parser.error(f"unknown arguments: {' '.join(named)}{_meant(options.parser, named)}")
         code: int = options.action(options, words[at + 1 :], at < len(words))
     except SystemExit as end:  # argparse's way to end, after it has said why
         return end.code if isinstance(end.code, int) else 0
@@ -121,20 +127,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     finally:
-        _let_go_of_stdout()
+        _let_go()
         if argv is None:
             # The process ends. Another Ctrl-C shall not show where.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 
-def _let_go_of_stdout() -> None:
-    """Where whoever reads has seen enough, let what is left go nowhere: else the interpreter's end fails on it."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _let_go() -> None:
+    """Where stdout or stderr is full, or nobody reads it, let what is left go nowhere: else the interpreter's end fails on it,
+    and the exit code is lost.
+    """
+    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, fd)
+            os.close(null)
+
+
+def _meant(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    known = [word for word in parser._option_string_actions if word.startswith("--")]
+    close = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
@@ -171,7 +188,7 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     except SettingError as failure:
         return _fail(str(failure), _USAGE)
     except OSError as failure:
-        return _fail(f"{failure}. Give a --log-dir that can be written, or set TMPDIR to a place that can.", _USAGE)
+        return _fail(f"{_spell(failure)}. {_writable()}", _USAGE)
 
 
 def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
@@ -186,7 +203,9 @@ def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     except BrokenPipeError:
         raise
     except OSError as failure:
-        return _fail(f"{failure.filename}: {failure.strerror}. Name the --log-dir of a run.", _USAGE)
+        if failure.filename is None:
+            return _fail(f"stdout cannot be written: {failure.strerror}", 1)
+        return _fail(f"{_spell(failure)}. Name the --log-dir of a run.", _USAGE)
     return 0
 
 
@@ -195,6 +214,9 @@ def _check_program(program: str) -> int:
     if shutil.which(program) is not None:
         return 0
     if not os.path.exists(program):
+        hidden = _unreachable(program)
+        if hidden:
+            return _fail(f"{hidden}: permission denied. This user may not enter a directory on the way to it.", 126)
         return _fail(f"{program}: command not found. Is it spelled right, and in PATH?", 127)
     if os.path.isdir(program):
         return _fail(f"{program} is a directory, not a program.", 126)
@@ -207,13 +229,39 @@ def _check_program(program: str) -> int:
     return _fail(f"{program} cannot be executed. {hint}", 126)
 
 
+def _unreachable(program: str) -> str:
+    """Return where a program may lie and this user cannot look; "" if it can look everywhere."""
+    directories = [""] if os.sep in program else os.get_exec_path()
+    for path in (os.path.join(directory, program) for directory in directories):
+        try:
+            os.stat(path)
+        except PermissionError:
+            return path
+        except OSError:  # it is not there
+            continue
+    return ""
+
+
 def _fail(text: str, code: int) -> int:
     _say(f"error: {text}")
     return code
 
 
 def _say(text: str) -> None:
-    print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full; the exit code tells
+        print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
+
+
+def _spell(failure: OSError) -> str:
+    """Return what is wrong, and with which file, if with any."""
+    where = f"{failure.filename}: " if failure.filename is not None else ""
+    return where + (failure.strerror or str(failure))
+
+
+def _writable() -> str:
+    """Say how to name a place that can be written."""
+    variable = settings.RUN_DIR if os.environ.get(settings.RUN_DIR) else "TMPDIR"
+    return f"Give a --log-dir that can be written, or set {variable} to a place that can."
 
 
 def _parser() -> Parser:

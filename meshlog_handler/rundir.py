@@ -48,6 +48,8 @@ def base() -> str:
             if len(os.fsencode(path)) > _MAX_PATH and not any_length():
                 raise OSError(errno.ENAMETOOLONG, f"a socket's path is short: choose a place of {_MAX_PATH - 15} bytes", path)
             if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+                if given:
+                    failure = FileNotFoundError(errno.ENOENT, f"{settings.RUN_DIR} is no directory that can be written", given)
                 continue
             with contextlib.suppress(FileExistsError):  # as it should be: looked at below
                 os.mkdir(path, 0o700)

@@ -40,7 +40,7 @@ class Settler:
 
     def join(self, timeout: float) -> None:
         """Wait for the end, up to `timeout` seconds. What it is still held up from then on, nobody gets."""
-        if threading.current_thread() is self._thread:
+        if self._thread.ident is None or threading.current_thread() is self._thread:
             return
         self._thread.join(capped(timeout))
         with contextlib.suppress(queue.Empty):  # until it is

@@ -78,8 +78,12 @@ class Watcher:
     def start(self) -> None:
         """Start both threads."""
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
-        self._settler.start()
-        self._thread.start()
+        try:
+            self._settler.start()
+            self._thread.start()
+        except RuntimeError:  # no room for another thread
+            self._close()
+            raise
 
     def dispose(self) -> None:
         """Give up everything, without ever having started."""
@@ -115,7 +119,7 @@ class Watcher:
 
     def join(self, timeout: float) -> None:
         """Wait for both threads, up to `timeout` seconds."""
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(capped(timeout))
         self._settler.join(timeout)
 

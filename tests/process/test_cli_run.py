@@ -412,6 +412,9 @@ def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
         (["run", "--grace", "-1", "--", "true"], 2, "no number of seconds"),
         (["run", "--log-dir", "/proc/none", "--", "true"], 2, "/proc/none"),
         (["run", "--frobnicate", "--", "true"], 2, "true|frobnicate"),
+        (["run", "--agregate", "3", "--", "true"], 2, "did you mean --aggregate? (see meshlog run --help)"),
+        (["exec", "--agregate=3", "--", "true"], 2, "did you mean --aggregate? (see meshlog exec --help)"),
+        (["tail", "--row", "0", "."], 2, "unknown arguments: --row (see meshlog tail --help)"),
         ([], 2, "run, exec or tail"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -422,6 +425,45 @@ def test_a_mistake_is_one_line_and_starts_nothing(tmp_path: Path, words: list[st
     assert ran.err.count("\n") == 1
     assert re.search(said, ran.err) or said in ran.err
     assert ran.out == ""
+
+
+def test_a_run_directory_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "--", "true", code=2, env={"MESHLOG_RUN_DIR": "/proc/none"})
+    assert "/proc/none: MESHLOG_RUN_DIR is no directory that can be written" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may enter any directory")
+def test_a_program_that_cannot_be_reached_is_not_called_missing(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    for words in (["run", "--", str(closed / "python")], ["run", "--", "pyth0n"]):
+        ran = meshlog(tmp_path, *words, code=126, env={"PATH": f"{closed}:{os.environ['PATH']}"})
+        assert f"{closed}/{os.path.basename(words[-1])}: permission denied" in ran.err
+    closed.chmod(0o700)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("full", ["1", "2", "1 2"])
+def test_the_exit_code_is_that_of_the_rank_where_the_output_goes_nowhere(full: str, unbuffered: str) -> None:
+    streams = " ".join(f"{fd}>/dev/full" for fd in full.split())
+    command = " ".join([*MESHLOG, "run -n 2 -- sh -c 'echo out; echo err >&2; exit 77'", streams])
+    done = subprocess.run(
+        ["sh", "-c", command], env={**importing(), "PYTHONUNBUFFERED": unbuffered}, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 77
+    assert "Traceback" not in done.stderr
+    closed = subprocess.run(["sh", "-c", command.replace("/dev/full", "&-")], env=importing(), capture_output=True, cwd=ROOT)
+    assert closed.returncode == 77
+
+
+def test_a_disk_without_room_for_what_tail_prints_is_named(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    code = "import logging, meshlog_handler; meshlog_handler.install(); logging.info('logged')"
+    meshlog(tmp_path, "run", "--log-dir", str(logs), "--", *PYTHON, code)
+    command = " ".join([*MESHLOG, "tail", str(logs), "> /dev/full"])
+    done = subprocess.run(["sh", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "meshlog: error: stdout cannot be written: No space left on device\n")
 
 
 def test_the_help_teaches(tmp_path: Path) -> None:
