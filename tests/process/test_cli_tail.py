@@ -117,10 +117,12 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_the_journals_of_a_run_whose_client_was_killed_are_there(tmp_path: Path) -> None:
+    """Its ranks get SIGTERM then, and have a grace to say more."""
     code = (
         LOG
         + f"""
 import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("mine", os.environ["MESHLOG_ADDRESS"])
 wait_for("{tmp_path}/go")
 for number in range(30): log.info("alone %d", number)
@@ -128,7 +130,7 @@ open("{tmp_path}/said", "w").close()
 wait_for("{tmp_path}/end")
 """
     )
-    with running(tmp_path, "run", "--", *PYTHON, code) as ran:
+    with running(tmp_path, "run", "--grace", "60", "--", *PYTHON, code) as ran:
         ran.until("mine")
         ran.process.send_signal(signal.SIGKILL)
         ran.process.wait()
