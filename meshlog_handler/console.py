@@ -18,6 +18,8 @@ from .output import Output
 from .ranks import parse_ranks
 
 _MAX_PENDING: Final = 256 * 1024
+_ERASE_LINE: Final = "\r\x1b[K"
+_ERASE_ABOVE: Final = "\x1b[F\x1b[K"
 _MAX_BARS: Final = 16
 _MAX_KNOWN_BARS: Final = 4096
 # A text too wide for the terminal is cut by it, so that the cursor stays on its line.
@@ -230,8 +232,8 @@ class ConsoleHandler(logging.Handler):
         return not _apart(self._screen, output)
 
     def _erase(self, runs: list[_Run], output: Output) -> None:
-        if self._drawn:
-            _add(runs, output, f"\x1b[{self._drawn - 1}F\x1b[J" if self._drawn > 1 else "\r\x1b[K", 0)
+        if self._drawn:  # line by line: from a screen that is cleared, tmux takes what is there into its scrollback
+            _add(runs, output, _ERASE_LINE + _ERASE_ABOVE * (self._drawn - 1), 0)
             self._drawn = 0
 
     def _draw(self, runs: list[_Run], output: Output) -> None:
