@@ -21,10 +21,12 @@ HOLD_AGAIN: Final = 0.2
 
 _MAX_ROWS: Final = 100
 _MAX_HELD: Final = 4096
-_BEGINNING: Final = re.compile(rb"\x1b\[[0-9]*[AF]|\x1bM|\x1b\[\?25l")
+_MOVE_UP: Final = re.compile(rb"\x1b\[[0-9]*[AF]")
+_BEGINNINGS: Final = (b"\x1bM", b"\x1b[?25l")
 _CLIMB: Final = re.compile(rb"(?:\x1b\[[0-9]*[AFK]|\x1bM|\r)+")
 _UP: Final = re.compile(rb"\x1b\[([0-9]{0,3})[AF]|\x1bM")
-_CUT: Final = re.compile(rb"\x1b(?:\[[0-9;?]{0,32})?\Z")
+_CUT: Final = re.compile(rb"\x1b(?:\[[0-9;?]*)?\Z")
+_MAX_CUT: Final = 32
 _TOKEN: Final = re.compile(rb"\n|\r|\x1b\[([0-9;?]*)([@-~])|\x1b[M78]|(?:[^\n\r\x1b]|\x1b(?!\[|[M78]))+|\x1b")
 _COLOUR: Final = re.compile(rb"\x1b\[[0-9;]*m")
 _LABEL: Final = re.compile(rb"[^|%]*?(?=:\s)|[^0-9|%]*")
@@ -120,13 +122,13 @@ class CursorFramer:
         out: list[Line | Block] = []
         undecided = bool(self._held)
         data, self._held = self._held + data, b""
-        if (cut := _CUT.search(data)) is not None:
+        if (cut := _CUT.search(data, max(0, len(data) - _MAX_CUT))) is not None:
             data, self._held = data[: cut.start()], data[cut.start() :]
         while data:
             if self._rows:
                 data, undecided = self._draw(data, out), False
-            elif (begins := _BEGINNING.search(data)) is not None:
-                start = 0 if undecided else _start_of_rows(data, begins.start())
+            elif (begins := _beginning(data)) >= 0:
+                start = 0 if undecided else _start_of_rows(data, begins)
                 out += self._marked(self._framer.feed(data[:start], now)) if start else ()
                 self._take_over()
                 data = data[start:]
@@ -375,6 +377,15 @@ class CursorFramer:
             for row, state in changed:
                 row.shown = state
                 out.append(Line(state, False, True, 0, row.number))
+
+
+def _beginning(data: bytes) -> int:
+    """Return where a cursor goes up for the first time, or is hidden by a program that will let it; -1 if it does not."""
+    if b"\x1b" not in data:
+        return -1
+    up = _MOVE_UP.search(data)
+    found = [at for each in _BEGINNINGS if (at := data.find(each)) >= 0]
+    return min(found + ([up.start()] if up is not None else []), default=-1)
 
 
 def _start_of_rows(data: bytes, begins: int) -> int:
