@@ -389,12 +389,16 @@ def _beginning(data: bytes) -> int:
 
 
 def _start_of_rows(data: bytes, begins: int) -> int:
-    """Return where the lines begin that a cursor which goes up at `begins` comes back to."""
+    """Return where the lines begin that a cursor which goes up at `begins` may come back to, with the bars before them."""
     climb = _CLIMB.match(data, begins)
     count = sum(int(up[1] or 1) if up[1] is not None else 1 for up in _UP.finditer(climb[0])) if climb else 0
     start = data.rfind(b"\n", 0, begins) + 1
-    while start and count:
-        start = data.rfind(b"\n", 0, start - 1) + 1
+    while start:
+        before = data.rfind(b"\n", 0, start - 1) + 1
+        line = data[before : start - 1].rstrip(b"\r")
+        if count <= 0 and line and b"\r" not in line:
+            break
+        start = before
         count -= 1
     return start
 
