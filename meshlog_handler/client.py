@@ -24,7 +24,7 @@ from logging.handlers import QueueListener
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from . import lifetime, running, settings
+from . import lifetime, native, running, settings
 from .below import source_of
 from .capture import diagnose
 from .client_thread import SWITCH_SEC, ClientThread
@@ -134,6 +134,7 @@ class LogClient(QueueListener):
         """
         if self.running:
             return self
+        native.use()
         self._pid = os.getpid()
         files = None
         if self._log_dir is not None:

@@ -44,7 +44,8 @@ def check_start_method(start_method: str | None) -> str:
         If there is none of this name.
     """
     if start_method is None:
-        return DEFAULT_START_METHOD
+        # Without sockets that carry descriptors, as those of eventlet, there is no fork server.
+        return DEFAULT_START_METHOD if reduction().HAVE_SEND_HANDLE else "spawn"
     if start_method not in START_METHODS:
         raise SettingError(
             f"start_method={start_method!r} is not a way to start processes. Valid: {', '.join(START_METHODS)}, or None "
@@ -71,13 +72,15 @@ def load() -> Any:
     # the module's lock, and can never import it: when threads run, all is imported.
     import multiprocess.forkserver
     import multiprocess.popen_fork
-    import multiprocess.popen_forkserver
     import multiprocess.popen_spawn_posix
     import multiprocess.process
     import multiprocess.resource_tracker
     import multiprocess.spawn
     import multiprocess.util
     # isort: on
+
+    if multiprocess.reduction.HAVE_SEND_HANDLE:
+        import multiprocess.popen_forkserver
 
     return multiprocess
 

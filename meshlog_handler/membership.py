@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from . import settings
+from . import native, settings
 from .capture import FdCapture, diagnose
 from .channel import Address, connect
 from .descriptors import Identity, identity, place_of
@@ -341,6 +341,7 @@ def join(terms: Terms) -> Membership:
         If the client cannot be joined.
     """
     global _current
+    native.use()
     with _lock:
         member = _newest()
         if member is not None:

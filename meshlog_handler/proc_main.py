@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from . import worker
+from . import native, worker
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
 from .children import InheritedFd
 from .context import Identity, set_identity
@@ -53,9 +53,11 @@ class Boot:
     stderr: InheritedFd | None = None
 
 
-def run(sock: socket.socket, boot: Boot) -> None:
+def run(connection: InheritedFd, boot: Boot) -> None:
     """Be a proc until the client says stop, or is gone."""
     owner = os.getpid()
+    native.use()
+    sock = socket.socket(fileno=connection.fd)
     sock.setblocking(True)  # whatever the program's socket.setdefaulttimeout says
     _own_signals()
     started = False

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, over
 
 from typing_extensions import Self
 
-from . import settings
+from . import native, settings
 from .context import check_start_method
 from .errors import SettingError
 from .future import MeshFuture
@@ -103,6 +103,7 @@ class HostMesh:
         The script is not run again by its procs, whether or not it has an ``if __name__ == "__main__"``; what it defines
         travels with the calls.
         """
+        native.use()
         shape = Shape.of(check_per_host(per_host))
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")

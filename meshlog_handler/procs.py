@@ -175,7 +175,6 @@ class ProcSet:
 
     def _launch(self, proc: Proc, address: str | None) -> None:
         ours, theirs = socket.socketpair()
-        theirs.setblocking(True)
         proc.sock = ours
         name = f"{self._name}-{proc.rank}"
         boot = Boot(name, proc.identity, address, self._start_method != "fork")
@@ -184,7 +183,7 @@ class ProcSet:
             streams = {name: InheritedFd(fd) for name, fd in (("stdout", 1), ("stderr", 2)) if _is_open(fd)}
             boot = Boot(name, proc.identity, address, True, dict(os.environ), **streams)
         try:
-            proc.child = Child(self._start_method, run, (theirs, boot), name)
+            proc.child = Child(self._start_method, run, (InheritedFd(theirs.fileno()), boot), name)
         except OSError as error:
             reason = f"it cannot be started: {type(error).__name__}: {error}"
             raise RankError(f"rank {proc.rank}: {reason}", {proc.rank: reason}) from error

@@ -25,6 +25,7 @@ from threading import RLock, get_ident
 from types import NoneType
 from typing import Any, Final, NamedTuple
 
+from . import native
 from .aggregate import Aggregator
 from .capture import diagnose
 from .complaints import describe, name_of
@@ -85,6 +86,8 @@ class Sink:
 
     @handlers.setter
     def handlers(self, handlers: tuple[ShownBy, ...]) -> None:
+        for handler in handlers:
+            native.share(handler)
         self._handlers = handlers
         self._plan: _Plan | None = None
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # fmt: off
 FLOORS = [
     # Errors, environment and defaults.
-    ["_version", "loading", "errors", "ranks", "settings", "waits", "locks"],
+    ["_version", "loading", "native", "errors", "ranks", "settings", "waits", "locks"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
         "frozen", "wire", "plain", "failures", "entries", "freeze", "mesh_record", "shared", "similar", "thaw", "relayed",

@@ -1,0 +1,124 @@
+"""Programs that gevent or eventlet have patched, before this package was imported or after: their logs are as any other's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from meshlog_handler.testing import collected
+
+from .procs import DEADLINE, importing, run_python
+
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "eventlet": "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch()",
+}
+
+RUN = """
+import sys, time
+def in_greenlets(function):
+    if "gevent" in sys.modules:
+        import gevent
+        gevent.joinall([gevent.spawn(function, number) for number in range(3)], raise_error=True)
+    else:
+        import eventlet
+        for each in [eventlet.spawn(function, number) for number in range(3)]:
+            each.wait()
+def log(number):
+    for step in range(5):
+        logging.info("greenlet %d step %d", number, step)
+        time.sleep(0.001)
+"""
+
+WORKER = """
+import logging
+{before}
+from meshlog_handler import install
+{after}
+install()
+in_greenlets(log)
+print("printed", flush=True)
+"""
+
+CLIENT = """
+import logging, subprocess
+{before}
+from meshlog_handler import LogClient
+{after}
+with LogClient() as client:
+    worker = "import logging, meshlog_handler as m; m.install(); logging.info('from a worker')"
+    child = subprocess.Popen([sys.executable, "-c", worker], env=client.environ())
+    in_greenlets(lambda number: client.flush())
+    child.wait()
+"""
+
+CONFIGURED = """
+import logging, logging.config, os
+{before}
+from meshlog_handler import MeshHandler
+{after}
+logging.config.dictConfig({{"version": 1, "root": {{"level": "INFO", "handlers": ["mesh"]}},
+    "handlers": {{"mesh": {{"class": "meshlog_handler.MeshHandler"}}}}}})
+in_greenlets(log)
+child = os.fork()
+if child == 0:
+    logging.info("from a child")
+    os._exit(0)
+os.waitpid(child, 0)
+in_greenlets(log)
+"""
+
+MESH = """
+import logging
+{before}
+from meshlog_handler import this_host
+{after}
+def work(number):
+    logging.warning("from a proc")
+    return number
+with this_host().spawn_procs(per_host={{"gpus": 1}}) as procs:
+    in_greenlets(lambda number: procs.call(work, number).get(30))
+    procs.flush().get(30)
+"""
+
+
+def patched(program: str, library: str, when: str) -> str:
+    pytest.importorskip(library)
+    patch = {when: PATCHES[library]}
+    return RUN + program.format(before=patch.get("before", ""), after=patch.get("after", ""))
+
+
+each_way = pytest.mark.parametrize(
+    ("library", "when"), [(library, when) for library in PATCHES for when in ("before", "after")]
+)
+
+
+@each_way
+@pytest.mark.usefixtures("real_stdout")
+def test_a_worker_with_greenlets(library: str, when: str) -> None:
+    with collected() as logs:
+        command = [sys.executable, "-c", "import logging\n" + patched(WORKER, library, when)]
+        subprocess.run(command, env=importing(logs.client.environ()), check=True, timeout=DEADLINE)
+        logs.flush()
+        assert sum(text.startswith("greenlet") for text in logs.messages) == 15
+        assert "printed" in logs.messages
+
+
+@each_way
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [(CLIENT, "from a worker"), (CONFIGURED, "from a child"), (MESH, "from a proc")],
+    ids=["client", "configured", "mesh"],
+)
+def test_a_client_with_greenlets(program: str, shown: str, library: str, when: str) -> None:
+    done = run_python(
+        "-c", "import logging\n" + patched(program, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    said = done.stdout + done.stderr
+    assert shown in said
+    assert "meshlog:" not in said
+    assert "Traceback" not in said
+    assert said.count("greenlet") == (30 if program == CONFIGURED else 0)
