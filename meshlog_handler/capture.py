@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from .descriptors import Held, Identity, duplicate, identity, make_pipe, write_all
+from .descriptors import Held, Identity, duplicate, identity, make_pipe, takes_more, write_all
 from .pump import Pump
 
 try:
@@ -143,26 +143,44 @@ class FdCapture:
             return
         # Before the flush: where the pipe is full and nobody reads it, that would wait for ever.
         pump = self._start_pump() if drain else self._pump
-        flush_streams(self._fds)
-        for stream, before in self._line_buffering:
-            with contextlib.suppress(OSError, ValueError):  # as when it was set
-                stream.reconfigure(line_buffering=before)
+        in_time = drain or self.has_room()
+        if in_time:
+            self._flush()
         # Before the way back is open as well: what is written then comes after what was written till now.
         self._settle(pump)
         self._pid = -1
         _change(tuple(capture for capture in _active if capture is not self))
         self._restore()
+        if not in_time:
+            self._flush()
         self._settle(pump)
         if self._pump is not None:
             self._pump.release()
         else:
             self._close()
 
+    def _flush(self) -> None:
+        flush_streams(self._fds)
+        for stream, before in self._line_buffering:
+            with contextlib.suppress(OSError, ValueError):  # as when it was set
+                stream.reconfigure(line_buffering=before)
+
+    def has_room(self, seconds: float = _SETTLE_SEC) -> bool:
+        """Wait up to `seconds` until the pipes take more; False if one is full: the client lives, but does not read.
+
+        What the standard streams hold would then keep a flush waiting for as long as the client is stopped.
+        """
+        return all(identity(fd) != pipe or takes_more(fd, seconds) for fd, pipe in self._pipes.items())
+
     def lead_back(self) -> None:
         """Lead the descriptors back, and keep the pipes until `stop`: the client still reads what they hold."""
         if self.active:
-            flush_streams(self._fds)
+            in_time = self.has_room()
+            if in_time:
+                flush_streams(self._fds)
             self._restore()
+            if not in_time:
+                flush_streams(self._fds)
 
     def _settle(self, pump: Pump | None, timeout: float = _SETTLE_SEC) -> bool:
         if pump is None:

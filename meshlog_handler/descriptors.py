@@ -10,6 +10,8 @@ import stat
 import termios
 from typing import Final
 
+from .waits import capped
+
 PIPE_SIZE: Final = 256 * 1024  # the kernel gives a user 64 MiB for all pipes, and then only tiny ones
 """Bytes a pipe holds before its writers wait, where the system grants so much."""
 
@@ -114,6 +116,13 @@ def pending(fd: int) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, count)
     return count[0]
+
+
+def takes_more(fd: int, seconds: float) -> bool:
+    """Wait up to `seconds` until `fd` takes some bytes without waiting; return whether it does."""
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(capped(seconds) * 1000))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -32,6 +32,9 @@ from .runtime import LoggerRuntime
 from .stream import OnFull, Stream, own_threads
 
 _GOODBYE_SEC: Final = 0.5
+_ROOM_SEC: Final = 10.0
+"""Seconds that the end of a process waits for a client that reads nothing of what was printed."""
+
 _RUNTIME_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds that a fork waits, at most, for a thread that joins or leaves."""
@@ -241,13 +244,16 @@ class Membership:
         elif not self._ending and not self.over:  # the interpreter of a spawned child ends after the child's own exit functions
             self._ending = True
             self._link.say_last(Ending(_uncaught()), _GOODBYE_SEC)
+            if self._capture is not None and not self._capture.has_room(_ROOM_SEC):
+                self._capture.lead_back()  # the client is stopped: what is flushed from now on would wait for it
 
     def leave(self) -> None:
         """Ship what there is, restore the file descriptors, hang up. Waits for the client two seconds at most."""
         if self._left:
             return
         self._left = True
-        _flush_standard_streams()
+        if self._capture is None or self._capture.has_room():  # else what they hold goes to where it was meant to go
+            _flush_standard_streams()
         self._uncapture(drain=self._link.hung_up)
         self._link.say_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:

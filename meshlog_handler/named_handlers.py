@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from . import running
 from .capture import diagnose
 from .errors import SettingError
 
@@ -95,6 +99,7 @@ class NamedHandler:
                 found = self._when_configured(self._configured)
             if isinstance(found, logging.Handler):
                 self._handler, self._configured = found, None
+                keep_whole(self.name, found)
             elif not self._complained:
                 self._complained = True
                 if found is None:
@@ -111,6 +116,30 @@ class NamedHandler:
         if lock.acquire(timeout=_CONFIG_SEC):
             lock.release()
         return configured.get(self.name)
+
+
+def keep_whole(name: str, handler: logging.Handler) -> None:
+    """Say once that other processes that apply the same configuration empty the file of a handler that shows records here.
+
+    They do so before code of this package runs there. What is written here afterwards leaves no hole in the file.
+    """
+    if not isinstance(handler, logging.FileHandler) or not handler.mode.startswith("w") or handler.delay:
+        return
+    if not running.any_running():
+        return  # this process does not show the records of others
+    if handler.stream is not None:
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            fd = handler.stream.fileno()
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    if handler.baseFilename not in _told:
+        _told.add(handler.baseFilename)
+        diagnose(
+            f"handler {name!r} opens {handler.baseFilename} with mode {handler.mode!r}: every spawned process that applies "
+            f'this configuration empties the file. Write "mode": "a", or "delay": True.'
+        )
+
+
+_told: Final[set[str]] = set()
 
 
 def resolve(handlers: Sequence[str | logging.Handler]) -> list[ShownBy]:

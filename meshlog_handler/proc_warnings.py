@@ -47,9 +47,26 @@ def log_warnings(filters: Iterable[Any]) -> None:
     found = [
         (action, _match(message), _categories(names), _match(module), line) for action, message, names, module, line in filters
     ]
+    global _before
+    if _before is None:
+        _before = (list(warnings.filters), warnings.showwarning)
     warnings.resetwarnings()  # what was decided by the old ones is forgotten, too
     warnings.filters.extend(found)  # type: ignore[attr-defined]  # it is a list, though shown as any sequence
     warnings.showwarning = _log
+
+
+def restore_warnings() -> None:
+    """Undo `log_warnings`."""
+    global _before
+    if _before is not None:
+        (filters, show), _before = _before, None
+        if warnings.showwarning is _log:  # else somebody has put a function of theirs in its place, and knows why
+            warnings.resetwarnings()
+            warnings.filters[:] = filters  # type: ignore[index]  # as above
+            warnings.showwarning = show
+
+
+_before: tuple[list[Any], Any] | None = None
 
 
 def _match(spelt: Any) -> Any:

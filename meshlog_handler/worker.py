@@ -13,6 +13,7 @@ from .capture import diagnose
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
 from .ipython import of_parents_kernel
+from .proc_warnings import restore_warnings
 from .standard_streams import stand_on_descriptors
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     root = logging.getLogger()
     if number is None and root.level == logging.WARNING and not _is_member(terms.address):
         number = logging.INFO
+    global _level
+    before = root.level
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
@@ -103,6 +106,8 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
+    if number is not None:
+        _level = (_level[0] if _level is not None else before), number
     if not shows_itself:
         quiet.start(None if terms.capture else member.client_console())
     global _make_handler
@@ -130,12 +135,20 @@ def join_mesh(address: str, identity: Identity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, and levels that the
-    client has set.
+    """Leave the client: ship what there is, restore the file descriptors, levels that `install` or the client have set, the
+    filters of warnings, and how `logging.config` applies a configuration.
     """
     _stop_forwarding(membership.current(), lambda handler: isinstance(handler, MeshHandler))
     membership.leave()
     quiet.stop()
+    restore_warnings()
+    _restore_configuring()
+    global _level
+    if _level is not None:
+        before, number = _level
+        _level = None
+        if logging.getLogger().level == number:  # else the program has set another since
+            logging.getLogger().setLevel(before)
 
 
 leave = uninstall
@@ -157,6 +170,8 @@ def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[l
 membership.when_released.append(_go_on_alone)
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
+_level: tuple[int, int] | None = None
+"""The root logger's level before `install`, and the one that it set."""
 
 
 def _forward_root() -> None:
@@ -189,6 +204,7 @@ def _keep_forwarding() -> None:
 
     class ForwardingConfigurator(current):  # type: ignore[misc]  # a class known at run time only
         keeps_forwarding = True
+        before = current
 
         def configure(self) -> None:
             super().configure()
@@ -196,6 +212,12 @@ def _keep_forwarding() -> None:
                 _forward_root()
 
     logging.config.dictConfigClass = ForwardingConfigurator
+
+
+def _restore_configuring() -> None:
+    current: Any = logging.config.dictConfigClass
+    if current.__dict__.get("keeps_forwarding"):  # else a class of somebody else's was put on top
+        logging.config.dictConfigClass = current.before
 
 
 def _add_to_root(handler: logging.Handler) -> None:

@@ -41,6 +41,35 @@ def test_a_child_brings_its_last_words_to_where_they_were_meant_to_go(method: st
     assert (tmp_path / "worker.stdout").read_text() == "last words\n"
 
 
+_FULL = """
+import os, sys
+from meshlog_handler import capture, membership
+
+way = sys.argv[1]
+membership._ROOM_SEC = 0.1
+captured = capture.FdCapture()
+captured.start()
+os.set_blocking(1, False)
+try:
+    while True:
+        os.write(1, b"x" * 4096)  # nobody reads it, as while the client is stopped
+except BlockingIOError:
+    os.set_blocking(1, True)
+print("last words", end="")  # stand in the buffer, for the line has no end
+if way == "stop":
+    captured.stop(drain=False)
+else:
+    assert not captured.has_room(0.1)
+    captured.lead_back()
+print()
+"""
+
+
+@pytest.mark.parametrize("way", ["stop", "lead back"])
+def test_nobody_waits_to_flush_into_a_pipe_that_is_full(way: str) -> None:
+    assert run_python("-c", _FULL, way, timeout=30).stdout == "last words\n"
+
+
 _PROGRAM = """
 import logging
 from meshlog_handler import LogClient, install

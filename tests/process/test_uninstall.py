@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 import multiprocessing
+import warnings
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from meshlog_handler import install, uninstall
 from meshlog_handler.mesh_client import LoggingMeshClient
 from meshlog_handler.testing import collected
+from tests.waiting import until
 
 from .procs import DEADLINE, join_all, started
 
@@ -19,8 +22,8 @@ def be_turned_up(address: str, ready: Any, go: Any) -> None:
     """Join; when the client has set levels, leave: they are as they were."""
     logger = logging.getLogger("app")
     logger.setLevel(logging.ERROR)
-    install(address)
     root = logging.getLogger().level
+    install(address)
     ready.release()
     assert go.acquire(timeout=DEADLINE)
     assert (logging.getLogger().level, logger.level) == (logging.CRITICAL, logging.DEBUG)
@@ -44,3 +47,32 @@ def test_levels_that_the_client_has_set_go_with_it() -> None:
         logs.flush()
         assert logs.messages == ["details"]
         assert [proc.exitcode for proc in procs] == [0]
+
+
+def be_as_before(address: str) -> None:
+    """Join and leave, twice: what a program can set is as it was."""
+
+    def state() -> tuple[object, ...]:
+        root = logging.getLogger()
+        configuring = logging.config.dictConfigClass
+        return root.level, root.handlers[:], set(vars(root)), configuring, warnings.showwarning, list(warnings.filters)
+
+    before = state()
+    for _ in range(2):
+        install(address, warnings=True)
+        install(address, level="DEBUG")
+        assert logging.getLogger().level == logging.DEBUG
+        until(lambda: warnings.showwarning is not before[4])
+        logging.config.dictConfig({"version": 1})
+        uninstall()
+        assert state() == before
+    install(address)
+    logging.getLogger().setLevel(logging.ERROR)
+    uninstall()
+    assert logging.getLogger().level == logging.ERROR, "that was the program's"
+
+
+@pytest.mark.usefixtures("real_stdout")
+def test_what_a_program_can_set_is_as_it_was() -> None:
+    with collected() as logs, started("spawn", be_as_before, [(logs.address,)]) as procs:
+        assert join_all(procs) == [0]
