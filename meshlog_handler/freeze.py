@@ -60,7 +60,7 @@ _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "
 # Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
 # a template varies only with the threads that use it.
 _MAX_VARIETY: Final = {False: 4, True: 64}
-TIMES: Final = Struct("<dd")
+TIMES: Final = Struct("<ddd")
 MAX_SHAPES: Final = 0xFFFF
 
 
@@ -242,8 +242,6 @@ def _render(record: logging.LogRecord) -> Rendered:
             msg["exc_info"], text = True, own_text
     if record.stack_info:
         named["stack_info"] = text_of(record.stack_info)
-    if record.relativeCreated != record.created * 1000 - _START:  # rounded another way, or set by a filter
-        named["relativeCreated"] = float(record.relativeCreated)
     return Rendered(msg, args, named, text, ours)
 
 
@@ -271,9 +269,10 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
         learnt = next(table.ids)
         shape = learnt if learnt <= MAX_SHAPES else 0
         table.variety[place] = table.variety.get(place, 0) + 1
-        define = _define(shape, "-", record, msg if type(msg) is str else "", route)
+        define = _define(shape, TIMED + "-", record, msg if type(msg) is str else "", route)
     tail = pack(rendered.tail(named))
-    data = HEADER.pack(RECORD, shape, 16 + len(tail)) + TIMES.pack(record.created, record.msecs) + tail
+    times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
+    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
     return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Final
 
-from .entries import HEADER, RECORD
+from .entries import HEADER, RECORD, TIMED
 from .errors import ProtocolError
 from .failures import is_failure
 from .freeze import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
@@ -27,7 +27,19 @@ CODES: Final = "+"
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
 _THREAD: Final = ("thread", "threadName", "process", "processName")
 _LEFT_OUT: Final = frozenset(
-    (*_COMMON, *_THREAD, "args", "created", "msecs", "exc_info", "exc_text", "stack_info", "message", "asctime")
+    (
+        *_COMMON,
+        *_THREAD,
+        "args",
+        "created",
+        "msecs",
+        "relativeCreated",
+        "exc_info",
+        "exc_text",
+        "stack_info",
+        "message",
+        "asctime",
+    )
 )
 _ALWAYS: Final = STANDARD - {"message", "asctime", "taskName"}
 _KINDS: Final = ((int, NoneType), (int, NoneType), (str, NoneType), (dict,), (str, NoneType))
@@ -87,13 +99,14 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         if info.route is not None:
             common["route"] = info.route
-        defined = definition(shape, CODES, 0.0, common)
+        defined = definition(shape, TIMED + CODES, 0.0, common)
     try:
         tail = pack((args, named, text, ours))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
         named = {exact_text(name): plain(value) for name, value in named.items()}
         tail = pack((plain(args), named, record.getMessage(), ours))
-    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + TIMES.pack(fields["created"], fields["msecs"]) + tail
+    times = TIMES.pack(fields["created"], fields["msecs"], fields["relativeCreated"])
+    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
     return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
 
 

@@ -31,8 +31,10 @@ _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
 _MAX_ROUTE: Final = 1024
 _MAX_ACCEPTED: Final = 256
-_TAGGED: Final = Struct("<dd")
+_TIMES: Final = {False: Struct("<dd"), True: Struct("<ddd")}
 _NOTHING: Final[dict[str, Any]] = {}
+_NAMES: Final = frozenset((str,))
+_TEXTS: Final = frozenset((str, NoneType))
 _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
 
@@ -115,8 +117,10 @@ class TimedTemplate(RecordTemplate):
         """Return a new record."""
         record = MeshRecord.__new__(MeshRecord)
         fields = self.base.copy()
-        _, fields["created"], fields["msecs"], fields["relativeCreated"], *_ = values
         fields["args"] = values[4:-1]
+        fields["created"] = values[1]
+        fields["msecs"] = values[2]
+        fields["relativeCreated"] = values[3]
         record.__dict__ = fields
         record.meshlog = self.info
         return record
@@ -125,13 +129,16 @@ class TimedTemplate(RecordTemplate):
 class TaggedTemplate(RecordTemplate):
     """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
 
+    Whether it is `timed`, its definition says: then `named` has ``relativeCreated``, too.
+
     `named` are attributes, the program's extras among them; `ours` is what belongs into the record's `MeshInfo`.
     """
 
-    __slots__ = ()
+    __slots__ = ("timed",)
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, False, start)
+        self.timed = False
 
     def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> TaggedTemplate:
         """Return the template of one of its records.
@@ -141,7 +148,7 @@ class TaggedTemplate(RecordTemplate):
         ProtocolError
             If the record cannot be what it says.
         """
-        if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
+        if ours and not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
             raise ProtocolError("a proc says nothing more of its records than their exceptions and texts")
         return self
 
@@ -164,10 +171,11 @@ class TaggedTemplate(RecordTemplate):
         """Return a new record."""
         _, created, msecs, args, named, text, ours = values
         fields = self.base.copy()
-        fields.update(args=args, created=created, msecs=msecs, relativeCreated=created * 1000 - self.start)
-        for name, value in named.items():
-            if name not in _NOT_NAMED:
-                fields[name] = value
+        fields["args"] = args
+        fields["created"] = created
+        fields["msecs"] = msecs
+        fields["relativeCreated"] = created * 1000 - self.start
+        fields.update(named)
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
         if not ours:
@@ -295,15 +303,19 @@ class Thawer:
             end = at + HEADER.size + size
             if end > len(data):
                 raise ProtocolError("a record is cut")
-            created, msecs = _TAGGED.unpack_from(data, at + HEADER.size)
-            tagged: Any = unpack(data[at + HEADER.size + 16 : end])
+            times = _TIMES[shape.timed]
+            created, msecs, *relative = times.unpack_from(data, at + HEADER.size)
+            tagged: Any = unpack(data[at + HEADER.size + times.size : end])
             args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
             ours = rest[0] if rest else _NOTHING
-            for by_name in (named, ours):
-                if not isinstance(by_name, dict) or not all(isinstance(name, str) for name in by_name):
-                    raise ProtocolError("a record's named values are no dict by name")
-            if not all(isinstance(each, (str, NoneType)) for each in (text, named.get("exc_text"), named.get("stack_info"))):
+            if type(named) is not dict or type(ours) is not dict or not _NAMES.issuperset(map(type, (*named, *ours))):
+                raise ProtocolError("a record's named values are no dict by name")
+            if not _TEXTS.issuperset(map(type, (text, named.get("exc_text"), named.get("stack_info")))):
                 raise ProtocolError("a record's text is none")
+            if not _NOT_NAMED.isdisjoint(named):
+                named = {name: value for name, value in named.items() if name not in _NOT_NAMED}
+            if relative:
+                named["relativeCreated"] = relative[0]
             self.last = last = created if created > last else last
             items.append((last, shape.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
             return end
@@ -401,14 +413,20 @@ class Thawer:
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
             raise ProtocolError("a shape is defined by other things than it should")
         of_args = codes.removeprefix(TIMED)
-        if set(of_args) - set("qd?s") and codes not in self._tagged:
+        if set(of_args) - set("qd?s") and of_args not in self._tagged:
             raise ProtocolError(f"no shape has the codes {codes!r}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
         _check_route(common.get("route"))
-        kind = self._tagged.get(codes) or (RecordTemplate if codes == of_args else TimedTemplate)
+        timed = codes != of_args
+        tagged = self._tagged.get(of_args)
+        if tagged is not None:
+            template = tagged(self.identity, common, True, start)
+            template.timed = timed
+            return codes, template
+        kind = TimedTemplate if timed else RecordTemplate
         return codes, kind(self.identity, common, bool(of_args), start)
 
 
