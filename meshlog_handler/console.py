@@ -78,6 +78,8 @@ class ConsoleHandler(logging.Handler):
         Records that could not be written: the output is closed or broken. Said once.
     has_default_formatter : bool
         Whether nobody chose the formatter.
+    hung_up : Callable[[], None] or None
+        Called when whoever read an output does not read it any more; on the thread that writes.
     before_write : Callable[[TextIO], None] or None
         Called with a stream, on the thread that is about to write there: a notebook chooses the cell.
 
@@ -103,6 +105,7 @@ class ConsoleHandler(logging.Handler):
         if ranks_filter is not None:
             self.addFilter(ranks_filter if isinstance(ranks_filter, RanksFilter) else RanksFilter(ranks_filter))
         self.failed = 0
+        self.hung_up: Callable[[], object] | None = None
         self.before_write: Callable[[TextIO], None] | None = None
         self._complained = False
         self._stdout, self._stderr = stdout, stderr
@@ -263,6 +266,8 @@ class ConsoleHandler(logging.Handler):
         except Exception as failure:
             self.failed += count
             output.broken = isinstance(failure, BrokenPipeError)
+            if output.broken and self.hung_up is not None:
+                self.hung_up()
             # A pipe whose reader has seen enough (head, a pager that was left) is nothing to talk about.
             if not self._complained and not output.broken:
                 self._complained = True

@@ -64,6 +64,12 @@ class Watcher(Protocol):
     def stopping(self, number: signal.Signals) -> None:
         """Note that a signal is going to stop all ranks."""
 
+    def patience(self) -> float:
+        """Return after how many seconds at most `unread` has to be asked."""
+
+    def unread(self) -> bool:
+        """Tell whether ranks go on writing what nobody reads."""
+
 
 class Ranks:
     """All ranks of a run. One owner, on the main thread.
@@ -129,6 +135,12 @@ class Ranks:
             raise
         self._watch(signals)
 
+    def suspend(self, number: signal.Signals) -> None:
+        """Let those that run stop, or go on. Theirs is no terminal that would: SIGTSTP does nothing in their sessions."""
+        for rank in self.ranks:
+            if rank.exitcode is None:
+                _signal_group(rank, number)
+
     def reap(self) -> None:
         """Take leave of all. What failed or stopped ranks left running in their sessions gets a SIGTERM.
 
@@ -170,8 +182,10 @@ class Ranks:
             alive = [rank for rank in alive if rank.exitcode is None]
             if not alive:
                 return
-            for number in signals.wait(seconds_until(self._due)):
+            for number in signals.wait(min(seconds_until(self._due), self._watcher.patience())):
                 self._stop(number)
+            if self.stopped_by is None and self._watcher.unread():
+                self._stop(signal.SIGPIPE)
             if monotonic() >= self._due:
                 if not self._plan:
                     return
@@ -207,9 +221,13 @@ class Ranks:
             if rank.process.returncode is None:
                 if rank.exitcode is None:
                     rank.sent.add(number)
-                # Everything in its session has ended; macOS says so of what was not yet waited for.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(rank.process.pid, number)
+                _signal_group(rank, number)
+
+
+def _signal_group(rank: Rank, number: signal.Signals) -> None:
+    # Everything in its session has ended; macOS says so of what was not yet waited for.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(rank.process.pid, number)
 
 
 def _exitcode(process: subprocess.Popen[bytes]) -> int | None:

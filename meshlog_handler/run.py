@@ -30,10 +30,13 @@ from .ranks import spell_ranks
 from .report import Failure, failure_summary
 from .signals import Signals
 from .source import Source
-from .waits import monotonic, seconds_until
+from .waits import LONGEST_SEC, monotonic, seconds_until
 
 LINGER_SEC: Final = 1.0
 """Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
+
+UNREAD_SEC: Final = 3.0
+"""Seconds that ranks have to end, or to say no more, after whoever read our output has seen enough."""
 
 HURRY_SEC: Final = 1.0
 """Seconds that whoever reads our output has for the rest of it, when we were asked twice to end."""
@@ -80,6 +83,11 @@ def run(options: Options, start: Callable[[Options, LogClient, FoldingConsole, S
     client = LogClient(
         console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
     )
+    if start is None and options.ranks_filter is not None:
+        missing = options.ranks_filter - set(range(options.count))
+        if missing:
+            there = spell_ranks(range(options.count))
+            diagnose(f"--ranks-filter names {spell_ranks(missing)}, of which there is none: this run has {there}")
     client.registry.launched = ""  # the rank that another launcher gave this one is its program's
     with Signals() as signals:
         client.start()
@@ -121,11 +129,15 @@ class Run:
         self._signals = signals
         self._mesh = secrets.token_hex(8)
         self._sources: list[Source] = []
+        self._unread_until = float("inf")
+        self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
         self._ranks = Ranks(options.command, self._environments, options.grace, self, stdin)
 
     def run(self) -> None:
         """Start all ranks and wait for their ends."""
+        self._signals.suspended = self._ranks.suspend
+        self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
             self._client.stand("", SetLevel(0, self._options.level, "", None))
@@ -149,6 +161,22 @@ class Run:
         # Their lines must not be grouped: a traceback is known by all of it.
         with contextlib.suppress(NotInTime):  # the client waits for whoever reads our output; the ranks shall not
             self._client.on_thread(lambda: self._client.set_window(None)).result(1.0)
+
+    def _hung_up(self) -> None:
+        """Begin to look whether ranks mind that nobody reads. On the client's thread."""
+        self._unread_until = min(self._unread_until, monotonic() + UNREAD_SEC)
+        self._signals.wake()
+
+    def patience(self) -> float:
+        """Look each second, once nobody reads."""
+        return LONGEST_SEC if self._unread_until == float("inf") else 1.0
+
+    def unread(self) -> bool:
+        """Tell whether ranks go on writing what nobody reads, and no file has. In a pipe, they would have got SIGPIPE."""
+        if self._unread_until == float("inf") or self._options.log_dir is not None:
+            return False
+        before, self._lost = self._lost, self._console.failed
+        return self._lost > before and monotonic() >= self._unread_until
 
     def finish(self) -> str:
         """Show what is left, wherever it still is; return the summary."""

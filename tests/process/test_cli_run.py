@@ -15,7 +15,7 @@ import pytest
 from meshlog_handler.channel import Address
 from meshlog_handler.rundir import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
-from tests.process.procs import DEADLINE, ROOT, importing
+from tests.process.procs import DEADLINE, ROOT, importing, state_of, wait_stopped
 from tests.waiting import until
 
 PAUSE = "\nimport signal, sys\nprint('ready')\nwhile True: signal.pause()\n"
@@ -390,6 +390,35 @@ def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
         assert process.wait(DEADLINE) == 0
         assert process.stderr.read() == b""
     assert done.exists()
+
+
+def test_ranks_that_write_without_end_end_when_the_reader_has_seen_enough(tmp_path: Path) -> None:
+    command = " ".join([*MESHLOG, "run -n 2 -- yes | head -1; echo ${PIPESTATUS[0]}"])
+    done = subprocess.run(["bash", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
+    line, code = done.stdout.splitlines()
+    assert (line[4:], int(code)) == ("y", 128 + signal.SIGPIPE)
+    assert "stopped by SIGPIPE" in done.stderr
+
+
+def test_ranks_stop_and_go_on_with_meshlog(tmp_path: Path) -> None:
+    """A terminal sends SIGTSTP at Ctrl-Z to meshlog alone: its ranks are in sessions of their own."""
+    with running(tmp_path, "run", "-n", "2", "--", *PYTHON, LIVES) as ran:
+        ran.until("pid", 2)
+        pids = [int(pid) for pid in re.findall(r"pid (\d+)", ran.out)]
+        for _ in range(2):
+            ran.process.send_signal(signal.SIGTSTP)
+            for pid in (*pids, ran.process.pid):
+                wait_stopped(pid)
+            ran.process.send_signal(signal.SIGCONT)
+            until(lambda: all(state_of(pid) != "T" for pid in pids), DEADLINE, "the ranks to go on")
+        ran.process.send_signal(signal.SIGTERM)
+        assert ran.wait() == 128 + signal.SIGTERM
+
+
+def test_a_filter_for_ranks_that_are_not_there_is_said(tmp_path: Path) -> None:
+    ran = meshlog(tmp_path, "run", "-n", "2", "--ranks-filter", "1,9", "--", "sh", "-c", "echo $RANK")
+    assert ran.out == "[1] 1\n"
+    assert ran.err == "meshlog: --ranks-filter names rank 9, of which there is none: this run has ranks 0-1\n"
 
 
 # What cannot be run
