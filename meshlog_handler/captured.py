@@ -58,6 +58,10 @@ class CapturedTemplate:
         line = values[1]
         return line is not None and ((0 < line.shown >= len(line.raw)) or (line.progress and not line.raw))
 
+    def has_bar(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether a line is a progress state, or was."""
+        return values[1] is not None and values[1].bar is not None
+
     def ends_bar(self, values: tuple[Any, ...]) -> str | None:
         """Return what becomes of a progress state that is shown: it is "kept", as a line, or "dropped"; None if it goes on."""
         line = values[1]

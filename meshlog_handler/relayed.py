@@ -203,6 +203,10 @@ class RelayedTemplate(TaggedTemplate):
         ours = values[6]
         return bool("bar_ends" in ours and not ours.get("raw"))
 
+    def has_bar(self, values: Values) -> bool:
+        """Tell whether a line is a progress state, or was."""
+        return "bar" in values[6]
+
     def ends_bar(self, values: Values) -> str | None:
         """Return what becomes of a progress state that is shown; see `CapturedTemplate.ends_bar`."""
         ends: str | None = values[6].get("bar_ends")

@@ -257,10 +257,15 @@ class Show:
         if at_once:
             self._give(at_once, template.build(values))
 
-    def _end_bar(self, template: Any, values: tuple[Any, ...]) -> None:
-        """Let consoles know of a line that ends a progress state, which may be shown later or in no other way."""
-        if template.ends_bar(values):
+    def _end_bar(self, template: Any, values: tuple[Any, ...], *, hidden: bool = False) -> None:
+        """Let consoles know of a line that ends a progress state, which may be shown later or in no other way.
+
+        Of a `hidden` stream every state does: the last one that was shown is drawn no more.
+        """
+        if template.ends_bar(values) or (hidden and template.has_bar(values)):
             record = template.build(values)
+            if hidden:
+                record.meshlog = record.meshlog.but(bar_ends="dropped")
             for sink in self._sinks_of(template):
                 sink.end_bar(record)
             self._flushed_at = -1  # there is something to flush
@@ -314,7 +319,7 @@ class Show:
                 sentinels.append(values)
                 continue
             if not template.ordinary:
-                self._end_bar(template, values)
+                self._end_bar(template, values, hidden=True)
             self._hidden += 1 if not template.captured or template.line(values).final else 0
             if self.files is not None:
                 self._write(self.files, template, values)

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlog_handler.captured import CapturedPipe
+from meshlog_handler.console import ConsoleHandler
 from meshlog_handler.freeze import Freezer, ShapeTable
 from meshlog_handler.show import Show
 from meshlog_handler.sinks import Sink, Sinks
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.thaw import Item, Thawer
+from meshlog_handler.uplink import PassOn
 
+from ..screens import Screen
 from .crossing import IDENTITY, encode, make, no_side_file
+from .test_relayed import passed_on
 
 KINDS: list[tuple[str, tuple[object, ...], dict[str, Any]]] = [
     ("step %d", (1,), {}),
@@ -114,3 +121,65 @@ def test_each_sink_has_a_window_of_its_own() -> None:
     assert not any(sink.direct for sink in sinks.all())
     show.close()
     assert all(sink.direct for sink in sinks.all()), "what comes after the end is shown by the same handlers"
+
+
+clock = itertools.count(step=10)
+
+
+def printed(pipe: CapturedPipe, *chunks: bytes) -> list[Item]:
+    """Return what the client reads of a rank that prints this, with time enough between two chunks."""
+    items: list[Item] = []
+    for chunk in chunks:
+        now = float(next(clock))
+        items += pipe.items(pipe.framer.expire(now), now)
+        items += pipe.items(pipe.framer.feed(chunk, now), now)
+    return items
+
+
+def above_a_relay(items: list[Item]) -> list[Item]:
+    """Return what a client reads of a relay that has read these."""
+    stream = Kept()
+    Show(Sinks(Sink([PassOn(stream)])), digests=True).dispatch(items, 0.0)  # type: ignore[arg-type]  # what it needs of one
+    return passed_on(stream.records)
+
+
+class Kept:
+    """A stream that keeps what is appended to it."""
+
+    def __init__(self) -> None:
+        self.records: list[logging.LogRecord] = []
+
+    def append_frozen(self, level: int, freeze_in: Any) -> None:
+        self.records.append(freeze_in.args[0])
+
+
+@pytest.mark.parametrize("way", [list, above_a_relay])
+@pytest.mark.parametrize("window", [None, 60.0])
+def test_a_bar_that_has_ended_is_drawn_no_more(
+    window: float | None, way: Callable[[list[Item]], list[Item]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    console = ConsoleHandler(screen.file, screen.file)
+    show = make_show([console], window)
+    pipe = CapturedPipe(-1, "stderr", make("").__dict__, {"rank": 3}, 1 << 20)
+
+    def shows(*chunks: bytes) -> list[str]:
+        show.dispatch(way(printed(pipe, *chunks)), 0.0)
+        show.end_tick()
+        return screen.rows
+
+    assert shows(b"\ra 10%\n\rb 10%\x1b[A") == ["[3] a 10%", "[3] b 10%"]
+    assert shows(b"\n\r      \x1b[A") == ["[3] a 10%"]  # b is wiped out
+    assert shows(b"text\n")[-1:] != ["[3] a 10%"]
+    shows(b"\rc 50%")
+    shows(b"\n")
+    rows = [row.partition("] ")[2] for row in shows(b"\rd 20%")]
+    assert rows[-1] == "d 20%"
+    assert rows.count("c 50%") == 1  # as a line, for that was all of it
+    show.write_only(way(printed(pipe, b"\rd 30%")))
+    show.flush()
+    assert not [row for row in screen.rows if "] d " in row]
+    console.close()
+    screen.close()
