@@ -36,7 +36,7 @@ _NOTHING: Final[dict[str, Any]] = {}
 _NAMES: Final = frozenset((str,))
 _TEXTS: Final = frozenset((str, NoneType))
 _HEADER64: Final = Struct("<Q")
-_TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname", "filename", "module"))
+_TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 
 
 class RecordTemplate:

@@ -17,11 +17,11 @@ from .crossing import IDENTITY, cross, decode, encode, make, no_side_file
 
 FIRST, SECOND = "first", "second"
 CHANGED: dict[str, tuple[Any, Any]] = {
-    "processName": ("job-a", "job-b"),
-    "process": (11, 12),
-    "thread": (1, 2),
-    "threadName": (FIRST, SECOND),
-    "module": (FIRST, SECOND),
+    "processName": ("job-a", None),
+    "process": (11, None),
+    "thread": (1, None),
+    "threadName": (FIRST, None),
+    "module": (FIRST, None),
     "filename": (FIRST, SECOND),
     "pathname": (FIRST, SECOND),
     "funcName": (FIRST, SECOND),
