@@ -51,7 +51,6 @@ def configure(**_) -> None:
                 "root": {"level": "INFO", "handlers": ["console"]},
                 "loggers": {"celery.task": {"level": "DEBUG", "handlers": ["tasks"], "propagate": False}},
             },
-            formatted_here=("tasks",),
         )
     )
 

@@ -52,8 +52,7 @@ logging.config.dictConfig(
             },
             "root": {"level": "INFO", "handlers": ["wsgi"]},
             "loggers": {"flask_app": {"handlers": ["requests"]}},
-        },
-        formatted_here=("requests",),
+        }
     )
 )
 app = Flask(__name__)

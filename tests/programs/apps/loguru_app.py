@@ -44,6 +44,10 @@ def work(number: int) -> None:
         log = logging.getLogger("app")
         log.info("child %d of %s", number, "two")
         log.warning(f"child {number} warns")
+        try:
+            int("no number")
+        except ValueError:
+            log.exception("child %d fails", number)
     else:
         logger.info("child {} of {}", number, "two")
         logger.bind(user="bob").warning(f"child {number} warns {{braces}}")

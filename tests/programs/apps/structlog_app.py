@@ -20,7 +20,7 @@ SHARED = [
 ]
 FORMATTER = {
     "()": structlog.stdlib.ProcessorFormatter,
-    "foreign_pre_chain": [*SHARED[1:], structlog.stdlib.ExtraAdder()],
+    "foreign_pre_chain": [*SHARED, structlog.stdlib.ExtraAdder()],
 }
 CONFIG = {
     "version": 1,

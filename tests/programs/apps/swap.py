@@ -12,11 +12,8 @@ import os
 KIND = os.environ.get("HANDLERS", "plain")
 
 
-def swapped(config: dict, formatted_here: tuple[str, ...] = ()) -> dict:
-    """Return a ``dictConfig`` dictionary in which MeshHandlers stand before the handlers that loggers use.
-
-    A formatter that asks the process for its state moves from the handlers named to the MeshHandler.
-    """
+def swapped(config: dict) -> dict:
+    """Return a ``dictConfig`` dictionary in which MeshHandlers stand before the handlers that loggers use."""
     if KIND == "plain":
         return config
     config = copy.deepcopy(config)
@@ -24,9 +21,6 @@ def swapped(config: dict, formatted_here: tuple[str, ...] = ()) -> dict:
         names = logger.get("handlers", [])
         sets = [names] if KIND == "mesh" and names else [[name] for name in names]
         ours = {"mesh_" + "_".join(each): {"class": "meshlog_handler.MeshHandler", "handlers": each} for each in sets}
-        for each in ours.values():
-            if each["handlers"][0] in formatted_here:
-                each["formatter"] = config["handlers"][each["handlers"][0]].pop("formatter")
         config["handlers"].update(ours)
         logger["handlers"] = list(ours)
     return config

@@ -1,0 +1,74 @@
+"""What a person sees on a terminal: bars and log lines beside each other, none drawn over another."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .needed import need
+from .running import APPS, DEADLINE, Place, temporary_directory
+
+LINES, COLUMNS = 60, 120
+
+
+def seen(place: Place, *words: str) -> list[str]:
+    """Run a program on a terminal; return the lines that a person sees at the end, those scrolled away included."""
+    pyte = need("pyte")
+    screen = pyte.HistoryScreen(COLUMNS, LINES, history=10_000, ratio=0.5)
+    stream = pyte.ByteStream(screen)
+    outer, inner = os.openpty()
+    with os.fdopen(outer, "rb", buffering=0):
+        fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        environment = {**place.environment(), "TERM": "xterm"}
+        command = [sys.executable, str(APPS / words[0]), *words[1:]]
+        with os.fdopen(inner, "wb", buffering=0) as end:
+            process = subprocess.Popen(
+                command, cwd=place.directory, env=environment, stdin=end, stdout=end, stderr=end, start_new_session=True
+            )
+        deadline = time.monotonic() + DEADLINE
+        try:
+            while select.select([outer], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                try:
+                    data = os.read(outer, 65536)
+                except OSError:  # nobody holds the other end any more
+                    break
+                stream.feed(data)
+            assert process.wait(max(0.1, deadline - time.monotonic())) == 0
+        finally:
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    scrolled = ["".join(line[column].data for column in range(COLUMNS)).rstrip() for line in screen.history.top]
+    return [*scrolled, *(line.rstrip() for line in screen.display)]
+
+
+@pytest.mark.parametrize("kind", ["tqdm", "rich"])
+def test_bars_and_lines(kind: str, tmp_path: Path) -> None:
+    """Each line is there once, each bar is there at its end, once, and nothing stands in between that nobody wrote."""
+    need("rich" if kind == "rich" else "tqdm")
+    with temporary_directory() as run_directory:
+        place = Place(tmp_path, "mesh", {}, Path(run_directory))
+        lines = seen(place, "bars.py", kind)
+    while lines and not lines[-1]:
+        lines.pop()
+    text = "\n".join(lines)
+    bars = [line for line in lines if "\u2501" in line or "%|" in line]
+    steps = [f"worker {number} at step {step}" for number in range(3) for step in range(0, 40, 10)]
+    told = Counter(re.findall(r"(?m)worker \d (?:at step \d+|is done)$", text))
+    assert told == Counter([*steps, *(f"worker {number} is done" for number in range(3))]), text
+    assert len(lines) == len(bars) + 15, text
+    names = ["working"] if kind == "rich" else [f"worker {number}" for number in range(3)]
+    assert sorted(re.findall(r"(worker \d|working)\W.*100%", "\n".join(bars))) == names, text
