@@ -172,7 +172,9 @@ def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
         found = Exception  # of a SyntaxError, `traceback` wants more than is known
     if is_group != ("Group" in found.__name__):
         found = getattr(builtins, "BaseExceptionGroup" if is_group else "Exception", Exception)
-    return type(name.rpartition(".")[2], (_StandIn, found), {"__module__": module, "__qualname__": name})
+    # A peer may send any text. A type's name may not have a null character or half of a surrogate pair.
+    own = "".join(each if each.isprintable() else "?" for each in name.rpartition(".")[2])
+    return type(own, (_StandIn, found), {"__module__": module, "__qualname__": name})
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshlog_handler.aggregate import Aggregator
@@ -217,6 +217,8 @@ failures = st.recursive(
 
 
 @given(failures | plain | st.tuples(*[plain] * 9))
+@example(("ValueError", "", "a\0", "", None, (), None, None, None))
+@example(("ValueError", "", "a\ud800", "", None, (), None, None, None))
 def test_any_data_is_a_failure_or_is_refused(value: Any) -> None:
     if is_failure(value):
         pack(value)
