@@ -203,14 +203,11 @@ class LogClient(QueueListener):
             with contextlib.suppress(ClosedError):  # the thread has ended by itself
                 self._post(self._core.release)
             self._wait_for_end(thread, timeout)
-        except BaseException:  # Ctrl-C: no more waiting
-            self._end_at_once(thread)
+        except BaseException as interrupt:  # Ctrl-C: no more waiting
+            self._end_at_once(thread, f"interrupted by {type(interrupt).__name__}")
             raise
         finally:
-            self._running = False
-            self._thread = None
-            running.discard(self)
-            lifetime.forget(self)
+            self._disown()
 
     def _wait_for_end(self, thread: threading.Thread, timeout: float) -> None:
         progress, since, asked = self._core.progress, monotonic(), False
@@ -225,22 +222,25 @@ class LogClient(QueueListener):
                 return
             else:
                 with contextlib.suppress(ClosedError):  # it has just ended
-                    self._post(self._core.do_without)
+                    self._post(self._core.reception.do_without_silent)
                 asked, since, timeout = True, now, _GRACE_SEC
 
-    def _end_at_once(self, thread: threading.Thread) -> None:
+    def _end_at_once(self, thread: threading.Thread, why: str = "") -> None:
+        """Show nothing more, and say so. A thread that is left in a handler loses what other processes wait for or can see."""
+        core = self._core
+        why = why or core.busy() or "the client's thread does not end"
+        core.show.abandoned = True
+        try:
+            waiting = f"{core.waiting:,} records were not shown"
+        except Exception as failure:  # the thread has moved on meanwhile, or a journal cannot be read
+            waiting = f"what it has not shown is lost, and cannot be counted ({type(failure).__name__}: {failure})"
+        diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
         if not ended(thread, _BLOCKED_SEC):
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Leave the thread in the handler that blocks it: take from it what other processes wait for or can see."""
-        busy = self._core.busy() or "the client's thread does not end"
-        diagnose(f"the client is stopped without an orderly end, and what it has not shown is lost: {busy}")
-        self._core.disconnect()
-        self._rundir.remove()
-        self.registry.release_journals()
+            core.reception.disconnect()
+            self._rundir.remove()
+            self.registry.release_journals()
 
     def _show_here(self, record: logging.LogRecord) -> None:
         """Show what is put into the queue while the client does not run."""

@@ -7,16 +7,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence, Set
 from concurrent.futures import Future
 from typing import Any, Final
 
-from .capture import diagnose
 from .commands import Commands
 from .complaints import Complaints, name_of
 from .exits import signal_name
@@ -38,7 +35,7 @@ from .source import Chosen, Member, Source
 from .stats import Past, RankStats, Stats
 from .switches import Switched, Switches
 from .thaw import Item
-from .tray import Tray
+from .tray import Tray, count_records
 from .waits import monotonic, seconds_until
 
 _MAX_ITEMS: Final = 20_000
@@ -152,13 +149,12 @@ class ClientThread:
         """Return what a flush has reached so far. Any thread: called where this one is held up, and cannot say it."""
         return self._flushes.unanswered(future, self._chosen(chosen), elapsed, self.busy() or "the client's thread is busy")
 
-    def disconnect(self) -> None:
-        """Let the procs learn that nothing more will be shown. Any thread: this one is held up for ever."""
-        for source in tuple(self.reception.sources):
-            sock = source.sock
-            if sock is not None:
-                with contextlib.suppress(OSError):  # it was closed just now
-                    sock.shutdown(socket.SHUT_RDWR)
+    @property
+    def waiting(self) -> int:
+        """How many records were logged and are not shown. Any thread, while this one is held up by a handler."""
+        sources = [source for source in tuple(self.reception.sources) if source.streaming]
+        lines = [item for _, items in tuple(self.reception.pipes.read) for item in items]
+        return self.show.waiting + self._tray.waiting + count_records(lines) + sum(source.waiting() for source in sources)
 
     def _chosen(self, chosen: Chosen | None) -> list[Source]:
         return [source for source in tuple(self.reception.sources) if chosen is None or source.chosen(chosen)]
@@ -183,15 +179,7 @@ class ClientThread:
         """Ask all procs to go on without this client; `run` returns when they have answered, and all of it is shown."""
         self._releasing = True
         for source in tuple(self.reception.sources):
-            if not source.adopted:
-                self.reception.release(source)
-
-    def do_without(self) -> None:
-        """Wait no longer for procs that do not answer: their journals are read."""
-        for source in tuple(self.reception.sources):
-            if source.sock is not None and not source.adopted:
-                diagnose(f"{source.name} (pid {source.pid}) does not answer; what it has logged is read from its journal")
-                self.reception.do_without(source)
+            self.reception.release(source)
 
     def add(self, source: Source, welcome: Welcome) -> None:
         """Begin with a proc."""
@@ -208,7 +196,7 @@ class ClientThread:
         # What holds by now, and not at the door: an order that was given meanwhile went to those that were known then.
         self.reception.add(source, welcome.replaced(standing=self._registry.orders_for(source.hello)))
         self.relays.greet(source)
-        if self._releasing and not source.adopted:
+        if self._releasing:
             self.reception.release(source)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import selectors
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -198,9 +199,25 @@ class Reception:
         return source.sock is not None
 
     def release(self, source: Source) -> None:
-        """Ask a proc to go on without this client; its `Goodbye` is then its last word."""
-        source.released = True
-        self.send(source, Release())
+        """Ask a proc to go on without this client; its `Goodbye` is then its last word. An adopted one hears nothing."""
+        if not source.adopted:
+            source.released = True
+            self.send(source, Release())
+
+    def do_without_silent(self) -> None:
+        """Wait no longer for procs that do not answer: their journals are read."""
+        for source in tuple(self.sources):
+            if source.sock is not None and not source.adopted:
+                diagnose(f"{source.name} (pid {source.pid}) does not answer; what it has logged is read from its journal")
+                self.do_without(source)
+
+    def disconnect(self) -> None:
+        """Let the procs learn that nothing more will be shown. Any thread: the client's is held up for ever."""
+        for source in tuple(self.sources):
+            sock = source.sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # it was closed just now
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def do_without(self, source: Source) -> None:
         """Wait no longer for the answer of a proc that was released: what it has logged so far is read from its journal."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
@@ -60,6 +61,8 @@ class Show:
     ----------
     shown : int
         Records given to handlers; one that several sinks show counts once.
+    abandoned : bool
+        Whether handlers get nothing any more: nobody waits for them. Any thread may set it.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Show:
     ) -> None:
         self.files = files
         self.shown = 0
+        self.abandoned = False
+        self._giving: tuple[Sequence[logging.LogRecord], Iterator[logging.LogRecord]] = (), iter(())
         self._sinks = sinks
         self._flushed_at = 0
         self._unwritten = False
@@ -333,14 +338,28 @@ class Show:
             files.line(template.rank, template.info.stream, line.raw)
 
     def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
-        for record in records:
+        left = iter(records)
+        self._giving = records, left
+        for record in left:
+            if self.abandoned:
+                return
             self.shown += 1
             sink.deliver(record)
 
     def _give(self, sinks: Sequence[Sink], record: logging.LogRecord) -> None:
+        if self.abandoned:
+            return
         self.shown += 1
         for sink in sinks:
             sink.deliver(record)
+
+    @property
+    def waiting(self) -> int:
+        """How many records a handler that blocks keeps from being shown, its own included. Any thread, while it does."""
+        records, left = self._giving
+        held = sum(_count_of(record) for record in records[len(records) - length_hint(left) :])
+        groups = {sink.aggregator for sink in self._grouping}.union(*(era.aggregators.values() for era in self.eras))
+        return held + sum(each.pending for each in groups if each is not None) + (self.busy is not None)
 
     def show(self, record: logging.LogRecord) -> None:
         """Give one record to the handlers that show records of its logger."""
@@ -404,3 +423,8 @@ class Show:
             self.files.close()
         for sink in self._sinks.all():
             sink.direct = sink.number > 0
+
+
+def _count_of(record: logging.LogRecord) -> int:
+    """Return for how many records one stands."""
+    return getattr(getattr(record, "meshlog", None), "count", None) or 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .capture import diagnose
 from .captured import CapturedPipe
-from .entries import FLUSH, RECORD, number_entry, walk
+from .entries import FLUSH, LARGE, RECORD, number_entry, walk
 from .errors import ProtocolError
 from .frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from .journal_layout import DROP_REASONS, START
@@ -379,6 +379,18 @@ class Source:
         sentinel = number_entry(FLUSH, version)
         self.inbox.append(Piece(self._generation, sentinel, replayed=False))
         self.inbox_bytes += len(sentinel)
+
+    def waiting(self) -> int:
+        """Return how many records were received, or stand in the journal, and were not taken yet.
+
+        Any thread, while the client's is held up.
+        """
+        pieces = [piece.data for piece in self.inbox]
+        pieces[:1] = [data[self._at :] for data in pieces[:1]]
+        if self.journal and not self.replayed and os.path.exists(self.journal):
+            reader = JournalReader(self.journal)
+            pieces += [piece.data for piece in reader.ranges(self._generation, self._position)]
+        return sum(kind in (RECORD, LARGE) for data in pieces for kind, *_ in walk(data))
 
     def _note_drops(self, drops: object) -> None:
         if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:

@@ -7,7 +7,7 @@ became slow; and a call that waits for room waits no longer than it must.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Final
 
@@ -50,6 +50,8 @@ class Tray:
         self._interrupted = interrupted
         self._failed = failed
         self._items: list[Item] = []
+        self._ahead = 0  # of `_items`: those before it have been shown, or are being shown
+        self._giving: tuple[Sequence[Item], Iterator[Item]] = (), iter(())
         self._era: Era | None = None
         self._next: deque[tuple[list[Item], Era | None]] = deque()
         self._counted, self._spent = 0, 0.0
@@ -94,9 +96,10 @@ class Tray:
         # However long counting took, something is shown: else nothing would ever be.
         while shown < len(self._items) and (not shown or spent + seconds < _TICK_SEC) and not self._interrupted():
             some = self._items[shown : shown + self._step]
-            shown += len(some)
+            self._ahead = shown = shown + len(some)
             sentinels += self.show_now(some, now, self._era)
             seconds = monotonic() - began
+        self._ahead = 0
         del self._items[:shown]
         if counted + shown:
             in_a_tick = _TICK_SEC / max((spent + seconds) / (counted + shown), 1e-7)
@@ -104,6 +107,13 @@ class Tray:
         if shown:  # what is only counted says nothing of the handlers
             self._step = int(min(max(1.0, _TICK_SEC / max(seconds / shown, 1e-7) / 4), _AT_ONCE))
         return sentinels
+
+    @property
+    def waiting(self) -> int:
+        """How many records, and lines, have not been given to a handler. Any thread, while the client's is in a handler."""
+        items, left = self._giving
+        behind = [item for more, _ in tuple(self._next) for item in more]
+        return count_records([*items[len(items) - length_hint(left) :], *self._items[self._ahead :], *behind])
 
     def show_all(self, now: float) -> None:
         """Show what is left: nobody waits any more."""
@@ -124,6 +134,7 @@ class Tray:
 
     def _each(self, take: Callable[[Iterable[Item]], Sentinels], items: Sequence[Item]) -> Sentinels:
         left = iter(items)  # it knows what it has given away: after a failure `take` goes on behind the item that failed
+        self._giving = items, left
         at, complete = 0, True
         while True:
             try:
@@ -136,6 +147,11 @@ class Tray:
                         return _sentinels(items)
                     at += 1
                 self._failed(items[at - 1], failure)
+
+
+def count_records(items: Iterable[Item]) -> int:
+    """Return how many records, and lines, there are to show."""
+    return sum(template is not None and not (template.captured and template.is_shown(values)) for _, template, values in items)
 
 
 def _sentinels(items: Sequence[Item]) -> Sentinels:

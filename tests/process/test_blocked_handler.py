@@ -145,9 +145,7 @@ def test_a_stop_gives_up_says_why_and_leaves_no_directory(
         shows.stop()
         with pytest.raises(ClosedError):
             shows.flush()
-    assert (
-        "stopped without an orderly end, and what it has not shown is lost: handler <Blocks in emit>" in capfd.readouterr().err
-    )
+    assert "stopped without an orderly end, and 1 records were not shown: handler <Blocks in emit>" in capfd.readouterr().err
 
 
 def test_many_flushes_at_once_each_keep_their_own_time() -> None:
