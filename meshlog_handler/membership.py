@@ -261,8 +261,7 @@ class Membership:
             self._forwarder.enqueue_sentinel()
             if thread is not None and threading.get_ident() not in own_threads:
                 thread.join(1.0)  # beyond that the journal keeps it, and the client reads it there
-            self.stream.lose_client()
-            self.stream.journal.close()
+            self.stream.part()
         self._link.close()
         if self._runtime.wait_ended(_RUNTIME_SEC):
             self._link.forget()

@@ -402,6 +402,12 @@ class Stream:
         with self.shipping():
             pass  # nobody will
 
+    def part(self) -> None:
+        """This process has left its client: nothing is kept any more, and maps and descriptors are given back."""
+        self.lose_client()
+        journal, self.journal = self.journal, Journal(None, 1)
+        journal.close()
+
 
 def _put(appender: Appender, data: bytes) -> bool:
     try:

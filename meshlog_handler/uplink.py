@@ -127,8 +127,7 @@ class Uplink:
             thread.join(_SHIP_SEC)
         if thread is not None and thread.is_alive():  # else it has said so, or the client above is gone
             self._link.say_last(Goodbye(), _GOODBYE_SEC)
-        self.stream.lose_client()
-        self.stream.journal.close()
+        self.stream.part()
         self._link.close()
         if self._thread is None or not self._thread.is_alive():
             self._link.forget()  # else the thread does it, which may be in the middle of a read

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import logging
 import multiprocessing
 import os
@@ -15,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient
+from meshlog_handler import LogClient, LogRelay
 from meshlog_handler.testing import RecordCollector
+from tests.waiting import until
 
 from . import workers
 from .procs import DEADLINE, held_up, join_all, started
@@ -48,6 +51,34 @@ def test_a_second_client_leaves_the_journals_and_files_of_the_first_alone(tmp_pa
     files = {name: sum(f"{workers.NAME}: number" in line and line[0] != " " for line in found) for name, found in lines.items()}
     assert files == {"rank-0.log": 5, "rank-0.2.log": 10, "rank-1.log": 2000}
     assert not list(tmp_path.glob(".meshlog-*"))
+
+
+def test_who_leaves_gives_its_descriptors_back_at_once() -> None:
+    """Without the garbage collector: training loops switch it off."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        with LogClient(logging.NullHandler()) as client:
+            for _ in range(4):
+                with LogRelay(client.address):
+                    pass
+                until(lambda: not any("journal" in name for name in names_of_descriptors()), what="maps to go")
+                counts.append(len(names_of_descriptors()))
+        assert len(set(counts[1:])) == 1
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def names_of_descriptors() -> list[str]:
+    """Return what this process's descriptors lead to."""
+    names = []
+    for fd in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            names.append(os.readlink(f"/dev/fd/{fd}"))
+    return names
 
 
 @pytest.mark.parametrize("what", ["socket", "pipe", "selector", "thread", "log_dir"])

@@ -348,7 +348,7 @@ def test_through_a_tunnel_of_somebody_elses_messages() -> None:
             until(lambda: not job.client.stats()[worker.rank].alive, what="the end of the worker to be known")
             assert job.client.flush().dead == ()
             assert sum("number" in text for text in job.messages) == 3000
-            assert sum("last" in text for text in job.messages) == 100
+            assert sum("last" in text and not text.startswith("rank ") for text in job.messages) == 100
             assert ask.carried > 3000
             job.relays.append((pipe, pid))
             job.end()
