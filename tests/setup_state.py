@@ -24,6 +24,7 @@ class Setup:
     stdout: TextIO
     stderr: TextIO
     showwarning: object
+    handle: object
     environment: dict[str, str]
 
     @classmethod
@@ -38,6 +39,7 @@ class Setup:
             stdout=sys.stdout,
             stderr=sys.stderr,
             showwarning=warnings.showwarning,
+            handle=logging.Handler.handle,
             environment=_own_environment(),
         )
 
