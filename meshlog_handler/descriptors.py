@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import select
@@ -104,11 +105,33 @@ def make_pipe() -> tuple[int, int]:
 
 
 def read_pipe(fd: int, limit: int) -> bytes | None:
-    """Read up to `limit` bytes from a pipe that does not block; None if it is empty, ``b""`` at its end."""
+    """Read up to `limit` bytes from a pipe; None if it is empty, ``b""`` at its end.
+
+    Never waits, also where another process that has the pipe, too, has made it one that blocks.
+    """
+    global _reads_now
     try:
-        return os.read(fd, limit)
+        if _reads_now:
+            buffer = bytearray(limit)
+            return bytes(buffer[: os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)])
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return os.read(fd, limit) if poll.poll(0) else None
     except BlockingIOError:
         return None
+    except OSError as failure:
+        if not _reads_now or failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ESPIPE, errno.EINVAL):
+            raise
+        _reads_now = False  # this system can ask only beforehand
+        return read_pipe(fd, limit)
+
+
+_reads_now = hasattr(os, "RWF_NOWAIT") and hasattr(os, "preadv")
+
+
+def is_read_end(fd: int) -> bool:
+    """Tell whether a descriptor is the end of a pipe from which one can read."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
 def pending(fd: int) -> int:

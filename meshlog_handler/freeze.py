@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 
 from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
 from .failures import NO_FAILURE, describe
+from .mesh_record import is_bounded
 from .plain import SCALARS, Copier, exact_text, plain, text_of
-from .wire import pack
+from .wire import MAX_INT, pack
 
 Packer = Callable[..., bytes]
 
@@ -163,6 +164,7 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     if (
         type(record.msg) is not str
         or (type(args) is not tuple and args)
+        or not is_bounded(record.msg)
         or record.exc_info
         or record.exc_text
         or record.stack_info
@@ -316,7 +318,8 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     args: object = record.args
     kind = type(record.msg)
     own = type(record).getMessage is not _GET_MESSAGE or "getMessage" in record.__dict__
-    if kind is str and not own and type(args) is tuple and SCALARS.issuperset(map(type, args)):
+    as_is = not own and (kind is not str or is_bounded(record.msg))
+    if kind is str and as_is and type(args) is tuple and all(map(_is_scalar, args)):
         return record.msg, args, None
     copier = Copier()
     msg = text_of(record.msg) if kind is not str and issubclass(kind, str) else copier.copy(record.msg)
@@ -325,10 +328,15 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     else:
         args = (copier.copy(args),)
         copier.exact = False
-    if copier.exact and not own and (kind is type(msg)):
+    if copier.exact and as_is and kind is type(msg):
         return msg, args, None
     text = _message(record)
     return msg, args, None if text == msg and not args else text
+
+
+def _is_scalar(value: object) -> bool:
+    kind = type(value)
+    return kind in SCALARS and (kind is not int or -MAX_INT <= value < MAX_INT)  # type: ignore[operator]  # kind is int
 
 
 def _message(record: logging.LogRecord) -> str | None:
@@ -384,7 +392,8 @@ def _repaired(record: logging.LogRecord) -> logging.LogRecord:
     for name, value in tuple(record.__dict__.items()):
         if name in ("created", "msecs", "relativeCreated", "levelno"):
             with contextlib.suppress(Exception):  # what is no number stays as in a new record
-                fields[name] = type(fields[name])(value)
+                number = type(fields[name])(value)
+                fields[name] = max(-MAX_INT, min(number, MAX_INT - 1)) if name == "levelno" else number
         elif name == "args":
             fields[name] = value if type(value) in (tuple, dict) else (value,)
         elif name == "exc_info":

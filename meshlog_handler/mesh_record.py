@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MethodType
 from typing import Any, Final, NoReturn
 
@@ -314,6 +315,29 @@ def with_text(msg: Any, args: object, text: str) -> Any:
     made = kind(msg)
     made.text = text
     return made
+
+
+def is_bounded(template: str) -> bool:
+    """Tell whether a template makes no text that is much longer than itself and its arguments.
+
+    One with a width or precision that is huge, or given as an argument, makes as long a text as anybody likes.
+    """
+    return "%" not in template or (_is_bounded if len(template) <= _SHORT else _is_bounded.__wrapped__)(template)
+
+
+@lru_cache(maxsize=4096)
+def _is_bounded(template: str) -> bool:
+    size = 0
+    for conversion in _CONVERSION.finditer(template):
+        for part in conversion.group(2, 4):
+            if part == "*" or (part and len(part) > len(str(_MAX_WIDTH))):
+                return False
+            size += int(part or 0)
+    return size <= _MAX_WIDTH
+
+
+_SHORT: Final = 512
+_MAX_WIDTH: Final = 65536
 
 
 def has_words(template: str) -> bool:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
-from .wire import MAX_DEPTH, Text
+from .wire import MAX_DEPTH, MAX_INT, Text
 
 SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None), Text))
 
@@ -48,10 +48,13 @@ class Copier:
         becomes its text, in a container with its `repr`, and so does what nests too deep; a container inside itself becomes
         ``[...]`` or the like.
         """
-        return value if type(value) in SCALARS else self._copy(value, ())
+        return self._copy(value, ())
 
     def _copy(self, value: Any, parents: tuple[int, ...]) -> object:
         kind = type(value)  # not __class__, which a proxy or a mock may make up
+        if kind is int and not -MAX_INT <= value < MAX_INT:
+            self.exact = False
+            return text_of(value)
         if kind in SCALARS:
             return value
         if kind is dict or kind is list or kind is tuple:
@@ -85,7 +88,7 @@ class Copier:
             return text_of(value)
 
     def _key(self, key: object, parents: tuple[int, ...]) -> object:
-        if type(key) in SCALARS:
+        if type(key) in SCALARS and type(key) is not int:
             return key
         copied = self._copy(key, parents)
         try:
@@ -98,7 +101,8 @@ class Copier:
 def _leaf(value: object, *, within: bool) -> object:
     for base, bare in _BARE:
         if issubclass(type(value), base):
-            return bare(value)
+            found = bare(value)
+            return text_of(found) if type(found) is int and not -MAX_INT <= found < MAX_INT else found
     text = text_of(value)
     if not within:
         return text

@@ -12,7 +12,6 @@ import os
 import queue
 import secrets
 import socket
-import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Final
 
 from .capture import diagnose
 from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
+from .descriptors import is_read_end
 from .errors import ClosedError, ProtocolError
 from .frames import CONTROL, MAX_FRAME
 from .messages import Hello, Welcome, decode
@@ -162,8 +162,8 @@ class Rendezvous:
             if not sock.recv(1, socket.MSG_PEEK):
                 raise EOFError
             pipes += self._transit.take(lambda: _receive_fds(sock, _MAX_PIPES))
-            if len(pipes) != len(names) or not all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in pipes):
-                raise ProtocolError("the captured streams are not handed over as pipes")
+            if len(pipes) != len(names) or not all(map(is_read_end, pipes)):
+                raise ProtocolError("captured streams that are not the read ends of pipes")
             for fd in pipes:
                 os.set_blocking(fd, False)
             newcomer.pipes = dict(zip(names, pipes, strict=True))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
 from .errors import ProtocolError
 from .failures import is_failure, signature
-from .mesh_record import MeshInfo, MeshRecord, add_exception, has_words, with_text
+from .mesh_record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
 from .shared import layouts, shared
 from .wire import unpack
 
@@ -316,6 +316,8 @@ class Thawer:
                 named = {name: value for name, value in named.items() if name not in _NOT_NAMED}
             if relative:
                 named["relativeCreated"] = relative[0]
+            if args and text is None:
+                _check_template(named.get("msg", shape.base["msg"]))
             self.last = last = created if created > last else last
             items.append((last, shape.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
             return end
@@ -419,6 +421,8 @@ class Thawer:
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("a shape lacks a level or a name")
         hash(common["lineno"])
+        if of_args not in self._tagged:
+            _check_template(common["msg"])
         _check_route(common.get("route"))
         timed = codes != of_args
         tagged = self._tagged.get(of_args)
@@ -428,6 +432,12 @@ class Thawer:
             return codes, template
         kind = TimedTemplate if timed else RecordTemplate
         return codes, kind(self.identity, common, bool(of_args), start)
+
+
+def _check_template(msg: object) -> None:
+    """Raise `ProtocolError` for a template that could make a text of any length: its process sends the text instead."""
+    if isinstance(msg, str) and not is_bounded(msg):
+        raise ProtocolError("a message template with a width without a bound")
 
 
 def _check_route(route: object) -> None:

@@ -12,7 +12,10 @@ from typing import Final
 from .errors import ProtocolError
 
 MAX_DEPTH: Final = 32
+MAX_INT: Final = 1 << 2047
+"""An int is at least ``-MAX_INT``, and less than ``MAX_INT``: every Python can print it, whatever limit is set for that."""
 
+_INT_SIZE: Final = 257
 _INT: Final = Struct("<cq")
 _FLOAT: Final = Struct("<cd")
 _SIZE: Final = Struct("<cI")
@@ -51,8 +54,8 @@ def pack(value: object) -> bytes:
     Parameters
     ----------
     value : object
-        None, bool, int, float, str, bytes, or a tuple, list or dict of these; exact types, no subclasses, because
-        what a subclass adds would be lost without a word. Lone surrogates in text are kept.
+        None, bool, int of up to 2048 bits, float, str, bytes, or a tuple, list or dict of these; exact types, no
+        subclasses, because what a subclass adds would be lost without a word. Lone surrogates in text are kept.
 
     Raises
     ------
@@ -75,6 +78,8 @@ def _pack(value: object, parts: list[bytes], depth: int) -> None:
             parts.append(_INT.pack(b"i", value))
         except error:
             number: int = value  # type: ignore[assignment]  # kind is int
+            if not -MAX_INT <= number < MAX_INT:
+                raise NotPlain("an int of more than 2048 bits") from None
             data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
             parts.append(_SIZE.pack(b"I", len(data)))
             parts.append(data)
@@ -156,8 +161,10 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
         return str(data[at:end], "utf-8", "surrogatepass"), end
     if tag == 0x62:  # b
         return bytes(data[at:end]), end
-    if tag == 0x49:  # I
-        return int.from_bytes(data[at:end], "little", signed=True), end
+    if tag == 0x49 and size <= _INT_SIZE:  # I
+        number = int.from_bytes(data[at:end], "little", signed=True)
+        if -MAX_INT <= number < MAX_INT:
+            return number, end
     if depth >= MAX_DEPTH:
         raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
     if tag == 0x28 or tag == 0x5B:  # ( [

@@ -41,14 +41,15 @@ class Peer:
     def __init__(self, address: str, rank: int | None = RANK, captured: tuple[str, ...] = (), fds: Sequence[int] = ()) -> None:
         self.sock = authenticate(knock(address), Address.parse(address).key)
         self.at = START
+        self.journal = ""
         self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
         if fds:
             with contextlib.suppress(ConnectionError):  # who it says it is was reason enough to hang up
                 self.sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
     def join(self) -> Peer:
-        """Read the welcome."""
-        decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome)
+        """Read the welcome, which says where to keep the journal."""
+        self.journal = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome).journal
         return self
 
     def send(self, data: bytes) -> None:

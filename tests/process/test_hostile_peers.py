@@ -5,10 +5,12 @@ The client goes on, runs no code of theirs, and keeps neither memory nor descrip
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import os
 import pickle
 import resource
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,10 @@ from meshlog_handler import FlushTimeout
 from meshlog_handler.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
+from meshlog_handler.journal import Journal
+from meshlog_handler.journal_layout import HEADER as JOURNAL_HEADER
 from meshlog_handler.journal_layout import START
+from meshlog_handler.journal_reader import JournalReader
 from meshlog_handler.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
 from meshlog_handler.thaw import Thawer
 from meshlog_handler.wire import pack, unpack
@@ -287,3 +292,74 @@ def test_descriptors_that_are_not_the_pipes_they_should_be_are_refused_and_close
     finally:
         os.close(file)
     assert "a process was not let in: ProtocolError" in capfd.readouterr().err
+
+
+def test_a_journal_that_is_no_file_holds_up_nobody() -> None:
+    with honest() as others:
+        peer = Peer(others.address)
+        with contextlib.closing(peer):
+            journal = peer.join().journal
+            os.mkfifo(journal)
+            peer.send(frame(CONTROL, Goodbye().encode()))
+        others.are_heard()
+        link = Peer(others.address)
+        with contextlib.closing(link):
+            os.symlink("/dev/zero", link.join().journal)
+            link.send(frame(CONTROL, Goodbye().encode()))
+        others.are_heard()
+        until(lambda: not others.logs.client.stats()[RANK].alive, DEADLINE, "the peers to be taken leave of")
+        os.unlink(journal) if os.path.exists(journal) else None
+
+
+def test_a_sparse_journal_costs_no_memory(tmp_path: Path) -> None:
+    path, size = tmp_path / "journal", 1 << 30
+    Journal(str(path), 1 << 20).close()
+    head = bytearray(path.read_bytes()[: JOURNAL_HEADER.size])
+    magic, segments, _, pid = JOURNAL_HEADER.unpack(head)
+    segment = (size - 4096) // segments // 4096 * 4096
+    with path.open("wb") as file:
+        file.write(JOURNAL_HEADER.pack(magic, segments, segment, pid))
+        for index in range(segments):
+            file.seek(4096 + index * segment)
+            file.write((index + 1).to_bytes(8, "little"))
+        file.truncate(4096 + segments * segment)
+    tracemalloc.start()
+    try:
+        assert list(JournalReader(str(path)).ranges()) == []
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_that_is_made_to_block_holds_up_nobody() -> None:
+    read_end, write_end = os.pipe()
+    try:
+        with honest() as others:
+            peer = Peer(others.address, captured=("stdout",), fds=(read_end,))
+            with contextlib.closing(peer):
+                peer.join()
+                os.set_blocking(read_end, True)  # the flag is one for all that have the pipe
+                for number in range(20):
+                    os.write(write_end, b"x" * 10)
+                    os.set_blocking(read_end, True)
+                    with contextlib.suppress(BlockingIOError):  # the client was faster
+                        os.preadv(read_end, [bytearray(100)], -1, os.RWF_NOWAIT)
+                    if number % 5 == 0:
+                        others.are_heard()
+            others.are_heard()
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_the_write_end_of_a_pipe_is_not_read() -> None:
+    ends = os.pipe()
+    try:
+        with honest() as others:
+            peer = Peer(others.address, captured=("stdout",), fds=(ends[1],))
+            with contextlib.closing(peer):
+                assert peer.is_hung_up_on()
+            others.are_heard()
+    finally:
+        for end in ends:
+            os.close(end)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler.entries import DEFINE, FLUSH, HEADER, LARGE, RECORD, number_entry, walk
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.freeze import STANDARD, ShapeTable, freeze
+from meshlog_handler.freeze import STANDARD, TIMES, ShapeTable, definition, freeze
 from meshlog_handler.mesh_record import MeshRecord
 from meshlog_handler.thaw import Item, Thawer
 from meshlog_handler.wire import pack
@@ -305,3 +305,26 @@ def test_a_proc_speaks_for_itself_only(named: dict[str, Any], args: object, text
         Thawer(IDENTITY, no_side_file).thaw(stream, 0, 9, items)
         assert len(items) == 1
     _show_all(items)
+
+
+@pytest.mark.parametrize("msg", ["%1500000000d", "%.1500000000f", "%*d", "%(a)99999999s", "%65536d%65536d"])
+def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(msg: str) -> None:
+    args = {"a": 1} if "(" in msg else (1,)
+    fixed = {**dict.fromkeys(("pathname", "filename", "module", "name", "levelname"), ""), "levelno": 20, "lineno": 1}
+    common = {**dict.fromkeys(vars(make("m"))), **fixed}
+    for named in ({}, {"msg": msg}):
+        defined = definition(1, "-", 0.0, {**common, "msg": "" if named else msg})
+        for text in (None, "what its process made of it"):
+            tail = pack((args, named, text))
+            entry = HEADER.pack(RECORD, 1, 16 + len(tail)) + TIMES.pack(0.0, 0.0) + tail
+            items: list[Any] = []
+            thawer = Thawer(IDENTITY, no_side_file)
+            if text is None:
+                with pytest.raises(ProtocolError, match="width"):
+                    thawer.thaw(defined + entry, 0, 10, items)
+            else:
+                thawer.thaw(defined + entry, 0, 10, items)
+                ((_, template, values),) = items
+                assert template.build(values).getMessage() == text
+    with pytest.raises(ProtocolError, match="width"):
+        Thawer(IDENTITY, no_side_file).thaw(definition(1, "q", 0.0, {**common, "msg": msg}), 0, 10, [])

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.wire import MAX_DEPTH, NotPlain, Text, pack, unpack
+from meshlog_handler.wire import MAX_DEPTH, MAX_INT, NotPlain, Text, pack, unpack
 
 # Every text, lone surrogates included.
 texts = st.text(st.characters(exclude_categories=()))
@@ -59,11 +59,20 @@ def test_what_is_packed_comes_back(value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [0, -1, (1 << 63) - 1, -(1 << 63), 1 << 63, -(1 << 63) - 1, 255, 256, -128, -129, 1 << 4000, -(1 << 4000), 1 << 64000],
+    [0, -1, (1 << 63) - 1, -(1 << 63), 1 << 63, -(1 << 63) - 1, 255, 256, -128, -129, MAX_INT - 1, -MAX_INT],
     ids=lambda value: f"{value.bit_length()} bits",
 )
-def test_whole_numbers_of_any_size(value: int) -> None:
+def test_whole_numbers(value: int) -> None:
     assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize("value", [MAX_INT, -MAX_INT - 1, 1 << 64000], ids=["a bit more", "a bit less", "64001 bits"])
+def test_a_number_that_python_may_refuse_to_print_does_not_cross(value: int) -> None:
+    with pytest.raises(NotPlain):
+        pack(value)
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    with pytest.raises(ProtocolError):
+        unpack(b"I" + len(data).to_bytes(4, "little") + data)
 
 
 @pytest.mark.parametrize(
