@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler.entries import DEFINE, FLUSH, HEADER, LARGE, RECORD, number_entry, walk
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.freeze import STANDARD, TIMES, ShapeTable, definition, freeze
+from meshlog_handler.freeze import STANDARD, ShapeTable, definition, freeze
 from meshlog_handler.mesh_record import MeshRecord
 from meshlog_handler.thaw import Item, Thawer
 from meshlog_handler.wire import pack
@@ -316,7 +316,7 @@ def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(
         defined = definition(1, "-", 0.0, {**common, "msg": "" if named else msg})
         for text in (None, "what its process made of it"):
             tail = pack((args, named, text))
-            entry = HEADER.pack(RECORD, 1, 16 + len(tail)) + TIMES.pack(0.0, 0.0) + tail
+            entry = HEADER.pack(RECORD, 1, 16 + len(tail)) + struct.pack("<dd", 0.0, 0.0) + tail
             items: list[Any] = []
             thawer = Thawer(IDENTITY, no_side_file)
             if text is None:
