@@ -265,6 +265,7 @@ class ClientThread:
                 self._registry.stream(streaming, None if chosen is None else mesh)
             self.relays.stream(streaming, chosen, mesh)
         if era is not None:
+            self._tray.end(era)
             self._switches.end(era, sources)
 
         def streams(source: Source) -> bool | None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -86,8 +87,8 @@ class LoggerRuntime:
         for prepared in tuple(self._prepared):
             self._end(prepared, ConfigTransaction.commit)
 
-    def carry_out(self, encoded: bytes) -> Answer | None:
-        """Carry out one order; None if its answer travels in the stream."""
+    def carry_out(self, encoded: bytes, refusing: type[BaseException] = Exception) -> Answer | None:
+        """Carry out one order; None if its answer travels in the stream. What it raises of kind `refusing` is the answer."""
         order: Message = decode(encoded, Order, Patience, Release)
         if isinstance(order, Release):
             self._on_release()
@@ -110,7 +111,7 @@ class LoggerRuntime:
                 self._end(order.prepared, ConfigTransaction.commit)
             elif isinstance(order, Rollback):
                 self._end(order.prepared, ConfigTransaction.rollback)
-        except Exception as refusal:
+        except refusing as refusal:
             return Answer(order.request, _explain(refusal))
         return Answer(order.request, None)
 
@@ -122,7 +123,8 @@ class LoggerRuntime:
                 encoded = self._link.receive(self._revert_due())
                 if encoded is None:
                     continue
-                answer = self.carry_out(encoded)
+                # SystemExit, too, of a handler's factory or of what stands for sys.stdout: orders to come need this thread.
+                answer = self.carry_out(encoded, BaseException)
                 if answer is not None:
                     self._link.say(answer)
         except (OSError, EOFError, ProtocolError) as failure:
@@ -139,8 +141,10 @@ class LoggerRuntime:
 
     def _flush(self, order: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
+            # What stands there may be the program's own, and raise anything: then what it holds back is not ours to have.
+            with contextlib.suppress(BaseException):
+                if stream is not None and not stream.closed:
+                    stream.flush()
         if self._stream is None:
             return Answer(order.request, None)
         self._stream.append_flush(order.request)

@@ -74,6 +74,12 @@ class Tray:
         self._counted += len(items) - len(self._items)
         self._spent += monotonic() - began
 
+    def end(self, era: Era) -> None:
+        """Show what is in it by the settings that end now."""
+        if self._era is None:
+            self._era = era
+        self._next = deque((items, era if earlier is None else earlier) for items, earlier in self._next)
+
     @property
     def read_size(self) -> int:
         """How many bytes of a pipe to read at once: slow handlers must not find too much of it here."""
@@ -125,6 +131,8 @@ class Tray:
 
     def show_now(self, items: Sequence[Item], now: float, era: Era | None = None) -> Sentinels:
         """Show items that are not in the tray; return the sentinels among them. What fails is left out; nothing is raised."""
+        if era is None:
+            return self._each(lambda left: self._show.dispatch(left, now), items)
         with self._show.within(era):
             return self._each(lambda left: self._show.dispatch(left, now), items)
 

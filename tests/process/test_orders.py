@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -270,3 +271,32 @@ def test_a_client_that_is_collected_on_its_own_thread_is_stopped() -> None:
         gc.enable()
     until(lambda: not client.running, DEADLINE, "the client to be stopped")
     until(lambda: not any(thread.name == "meshlog-stop" for thread in threading.enumerate()), DEADLINE)
+
+
+class Leaves:
+    """Stands for a handler, or for sys.stdout, of a program; raises SystemExit."""
+
+    closed = False
+
+    def __init__(self, quiet: bool = False) -> None:
+        if not quiet:
+            raise SystemExit(3)
+
+    def flush(self) -> None:
+        raise SystemExit(3)
+
+
+def replace_stdout() -> None:
+    """Let sys.stdout raise at a flush."""
+    sys.stdout = Leaves(quiet=True)
+
+
+def test_what_a_rank_raises_while_it_obeys_is_its_answer() -> None:
+    factory = {"version": 1, "handlers": {"bad": {"()": f"{__name__}.Leaves"}}, "root": {"handlers": ["bad"]}}
+    with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()], start_method="fork") as procs:
+        with pytest.raises(RankError, match="SystemExit"):
+            procs.logging.configure(factory)
+        assert procs.flush(10).get().acked == (0,)
+        procs.call(replace_stdout).get(DEADLINE)
+        assert procs.flush(10).get().acked == (0,)
+        procs.logging.set_level("DEBUG")

@@ -9,6 +9,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,9 @@ from meshlog_handler import LogClient, client, install
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
+from . import workers
 from .procs import DEADLINE, join_all, started, wait_stopped
+from .test_blocked_handler import Blocks
 from .test_orders import mesh
 
 NAME = "app"
@@ -27,7 +30,7 @@ RANKS = 2
 
 def log_phases(address: str, capture: bool, lock: Any, numbers: Any, place: int, ready: Any) -> None:
     """Log the number of the phase, ``numbers[0]``, without a pause, until it is negative; then tell how many were logged."""
-    install(address, capture=capture)
+    install(address, rank=place - 1, capture=capture)
     logger, count = logging.getLogger(NAME), 0
     ready.release()
     while True:
@@ -59,10 +62,12 @@ class Load:
         for lock in self._locks:
             lock.release()
 
-    def log_some(self, sure: str) -> None:
-        """Wait until ranks have logged in this phase."""
+    def log_some(self, what: str, rank: int | None = None) -> None:
+        """Wait until ranks, or this one alone, have logged in this phase."""
+        # What was logged in an earlier phase has been received.
+        self.client.flush(DEADLINE, None if rank is None else lambda member: member.rank == rank)
         at = self.client.stats().received
-        until(lambda: self.client.stats().received > at + 50, DEADLINE, sure)
+        until(lambda: self.client.stats().received > at + 50, DEADLINE, what)
 
 
 @contextmanager
@@ -161,7 +166,7 @@ def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest
         locks, made._locks = made._locks, made._locks[:1]
         made.client.set_streaming(False)
         made.enter(2)
-        made.log_some("rank 0")
+        made.log_some("rank 0", 0)
         made._locks = locks
         os.kill(stopped, signal.SIGCONT)
         assert made.client.flush(DEADLINE).missing == ()
@@ -220,3 +225,18 @@ def test_procs_that_join_a_mesh_later_are_streamed_as_the_mesh_is() -> None:
         assert made.client.registry.streams("other")
         made.logs.set_mode(True, None, logging.INFO)
         assert made.client.registry.streams("mesh")
+
+
+def test_what_has_arrived_and_waits_to_be_shown_is_shown_as_before() -> None:
+    first, second = Blocks(), RecordCollector()
+    with LogClient(first) as shows, ThreadPoolExecutor(1) as pool:
+        with started("fork", workers.log_numbered, [(shows.address, 200, "return")]) as procs:
+            join_all(procs)
+            assert first.reached.wait(DEADLINE)
+            switched = pool.submit(shows.set_handlers, [second])
+            until(lambda: not shows._commands._calls.empty(), DEADLINE, "the call to wait for the handler")
+            first.go.set()
+            switched.result(DEADLINE)
+        assert shows.flush(DEADLINE).missing == ()
+    assert first.messages == [f"number {number}" for number in range(200)]
+    assert second.messages == []

@@ -98,3 +98,25 @@ def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Cloc
 def warnings(turn: int) -> list[Item]:
     """Return three items that are shown at once: the first of their kinds."""
     return decode(encode(make("careful", lineno=10 * turn + at, levelno=logging.WARNING) for at in range(3)))
+
+
+def test_what_is_in_the_tray_at_a_switch_is_shown_by_the_settings_before_it(clock: Clock) -> None:
+    handler = Slow(clock, 0.01)
+    show = Show(Sinks(Sink([handler])))
+    shown = Tray(show, lambda: False)
+    shown.put(items_of(0, [0] * 20), clock.now)
+    shown.show_some(clock.now, 1)
+    assert handler.count == 5
+    era = show.switch(60.0)
+    assert era is not None
+    shown.end(era)
+    while shown:
+        shown.show_some(clock.now, 1)
+    assert handler.count == 20, "each by itself, as there was no window"
+    shown.put(items_of(1, [0] * 20), clock.now)
+    while shown:
+        shown.show_some(clock.now, 1)
+    assert handler.count == 20, "grouped"
+    show.end_era(era)
+    show.flush()
+    assert handler.count == 21
