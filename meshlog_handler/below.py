@@ -49,6 +49,7 @@ class RelaySource(Source):
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
         self.below: dict[int, Below] = {}
+        self.unheard: list[tuple[int, str, Order]] = []  # orders that stand, with their meshes, and are not known there yet
 
     @property
     def ranks(self) -> tuple[int, ...]:

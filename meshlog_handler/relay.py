@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -227,6 +228,8 @@ class LogRelay:
                 self._pass_down(client, uplink, order)
             elif isinstance(order, StandBelow):
                 client.stand(order.mesh, decode(order.order, Order))
+                # From here on every proc is let in with it. Behind what was said of those that were let in before.
+                client.on_thread(partial(uplink.say, AnswersBelow(order.request, ())))
             elif isinstance(order, GroupBelow):
                 client.switch(order.window, wait=False)
             elif isinstance(order, StreamBelow):

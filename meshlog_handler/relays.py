@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from .below import RelaySource, counters_of
 from .errors import ProtocolError
-from .messages import Answer, Message, Order
+from .messages import Answer, Commit, Message, Order, Prepare
 from .orders import Orders
 from .reception import Reception
 from .registry import Registry
@@ -24,6 +24,7 @@ from .relay_messages import (
     Granted,
     GroupBelow,
     JoinedBelow,
+    OrderBelow,
     StandBelow,
     StreamBelow,
 )
@@ -94,7 +95,7 @@ class Relays:
             for mesh_or_all, streaming in self._registry.streaming().items():
                 self._send(source, StreamBelow(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
             for mesh, order in self._registry.standing():
-                self._send(source, StandBelow(0, mesh, order.encode()))
+                self._let_stand(source, mesh, order)
         elif self.above is not None and source.rank is not None and not source.adopted:
             coords = dict(source.coords)
             self.above.joined(JoinedBelow(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
@@ -106,7 +107,24 @@ class Relays:
 
     def stand(self, mesh: str, order: Order) -> None:
         """Let an order hold for whoever joins later, anywhere below."""
-        self._tell(StandBelow(0, mesh, order.encode()))
+        for relay in self._relays():
+            self._let_stand(relay, mesh, order)
+
+    def _let_stand(self, relay: RelaySource, mesh: str, order: Order) -> None:
+        request = self._orders.number()
+        relay.unheard.append((request, mesh, order))
+        self._send(relay, StandBelow(request, mesh, order.encode()))
+
+    def _order_newcomer(self, relay: RelaySource, joined: JoinedBelow) -> None:
+        """Give a proc the orders that began to stand while it joined: it may have been let in without them."""
+        for _, mesh, order in relay.unheard:
+            if mesh == joined.mesh:
+                number = self._orders.number()
+                given = order.replaced(request=number)
+                self._send(relay, OrderBelow(number, given.encode(), (joined.rank,)))
+                if isinstance(order, Prepare):
+                    commit = Commit(self._orders.number(), number)
+                    self._send(relay, OrderBelow(commit.request, commit.encode(), (joined.rank,)))
 
     def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
         """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
@@ -136,6 +154,7 @@ class Relays:
         elif isinstance(message, JoinedBelow):
             relay.join(message)
             self._registry.joined(message.mesh, message.rank)
+            self._order_newcomer(relay, message)
             if self.above is not None:
                 self.above.joined(message)
         elif isinstance(message, EndedBelow):
@@ -147,6 +166,7 @@ class Relays:
                 if self.above is not None:
                     self.above.ended(message)
         elif isinstance(message, AnswersBelow):
+            relay.unheard = [each for each in relay.unheard if each[0] != message.request]
             for rank, error in message.answers:
                 if rank in relay.below:
                     self._orders.answer(relay.below[rank], Answer(message.request, error))

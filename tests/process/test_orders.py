@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, RankError, SettingError, membership, mesh_client, this_host
+from meshlog_handler import LogClient, LogRelay, RankError, SettingError, membership, mesh_client, this_host
 from meshlog_handler.mesh_client import LoggingMeshClient
 from meshlog_handler.messages import Commit, Order, Prepare, SetLevel, Welcome
+from meshlog_handler.relay_messages import JoinedBelow
 from meshlog_handler.rendezvous import Newcomer
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
@@ -300,3 +301,29 @@ def test_what_a_rank_raises_while_it_obeys_is_its_answer() -> None:
         procs.call(replace_stdout).get(DEADLINE)
         assert procs.flush(10).get().acked == (0,)
         procs.logging.set_level("DEBUG")
+
+
+@pytest.mark.parametrize("how", ["set_level", "configure"])
+def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mesh() as made, LogRelay(made.client.address) as relay:
+        joining, go_on = threading.Event(), threading.Event()
+        joined = relay.joined
+
+        def later(message: JoinedBelow) -> None:
+            joining.set()
+            assert go_on.wait(DEADLINE)
+            joined(message)
+
+        monkeypatch.setattr(relay, "joined", later)
+        above, made.client = made.client, relay._running_client
+        late = made.start(0)
+        assert joining.wait(10)  # it was let in, and the client above does not know it
+        if how == "set_level":
+            made.logs.set_level(33)
+        else:
+            made.logs.configure({"version": 1, "root": {"level": 33}})
+        go_on.set()
+        late.joined()
+        until(lambda: late.level() == 33)
+        until(lambda: not any(getattr(source, "unheard", ()) for source in above._core.reception.sources))
+        made.end()
