@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 from . import lifetime, native, running, settings
 from .below import source_of
 from .capture import diagnose
-from .client_thread import SWITCH_SEC, ClientThread
+from .client_thread import ClientThread
 from .commands import Commands
 from .console import ConsoleHandler
 from .errors import BusyError, ClosedError, FlushTimeout
@@ -47,7 +47,7 @@ from .sinks import Sink, Sinks
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
-from .switches import Switched
+from .switches import SWITCH_SEC, Switched
 from .waits import check_timeout, ended, finished, monotonic
 
 T = TypeVar("T")
@@ -350,7 +350,7 @@ class LogClient(QueueListener):
         default: Sink | None = None,
         wait: bool = True,
     ) -> None:
-        """Change what is shown of what procs log from now on (see `ClientThread.switch`).
+        """Change what is shown of what procs log from now on (see `Switches.begin`).
 
         Returns when all that was logged before has been shown as before, or at once: without `wait`, and on the client's own
         thread. Silent procs are waited for some seconds; they switch when they come to it.
@@ -364,7 +364,7 @@ class LogClient(QueueListener):
             self._window = window
         future: Switched = Future()
         future.set_running_or_notify_cancel()
-        begin = partial(self._core.switch, future, window, streaming, chosen, mesh, default)
+        begin = partial(self._core.switches.begin, future, window, streaming, chosen, mesh, default)
         if threading.current_thread() is self._thread:
             begin()
         elif not wait:

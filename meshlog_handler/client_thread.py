@@ -28,21 +28,17 @@ from .reception import Reception
 from .registry import Registry
 from .relays import Above, Relays
 from .rendezvous import Rendezvous
-from .show import KEEP, Show
+from .show import Show
 from .signals import STOPPING
-from .sinks import Sink
 from .source import Chosen, Member, Source
 from .stats import Past, RankStats, Stats
-from .switches import Switched, Switches
+from .switches import Switches
 from .thaw import Item
 from .tray import Tray, count_records
 from .waits import monotonic, seconds_until
 
 _MAX_ITEMS: Final = 20_000
 _REPORT_SEC: Final = 1.0
-
-SWITCH_SEC: Final = 5.0
-"""Seconds that a switch waits for silent procs, which switch later."""
 
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
@@ -89,11 +85,11 @@ class ClientThread:
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.complaints)
         self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
-        self._switches = Switches(show)
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
         self._tray = Tray(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self.switches = Switches(show, self._tray, self.reception, self.relays, registry, self.orders)
         self._sentinels: deque[tuple[Source, int]] = deque()
         self._next_report = 0.0
         self._began: float | None = None  # when the thread last stopped waiting; None while it waits
@@ -242,49 +238,6 @@ class ClientThread:
             if not source.ended and not source.adopted and source.mesh != self._own_token
         }
 
-    def switch(
-        self,
-        future: Switched,
-        window: float | None,
-        streaming: bool | None,
-        chosen: Chosen | None,
-        mesh: str | None,
-        default: Sink | None,
-    ) -> None:
-        """Change what is shown, here and below; `future` is done when all have passed the switch (see `Switches`).
-
-        `window` may be `KEEP`. `streaming` is for the chosen procs and for those that join `mesh` later; None: as before.
-        `default` are other handlers.
-        """
-        sources = tuple(self.reception.sources)
-        era = self.show.switch(window, default)
-        if window != KEEP:
-            self.relays.set_window(window)
-        if streaming is not None:
-            if chosen is None or mesh is not None:
-                self._registry.stream(streaming, None if chosen is None else mesh)
-            self.relays.stream(streaming, chosen, mesh)
-        if era is not None:
-            self._tray.end(era)
-            self._switches.end(era, sources)
-
-        def streams(source: Source) -> bool | None:
-            meant = chosen is None or (not source.relays and chosen(source))
-            return streaming if meant and (source.turns or source.streaming != streaming) else None
-
-        changed = [source for source in sources if era is not None or source.relays or streams(source) is not None]
-        number = self.orders.number()
-        self._switches.start(number, future, changed, streams)
-        for source in changed:
-            if source.ended:
-                continue  # all that comes was logged before
-            if not source.adopted and self.reception.send(source, source.flush_order(number, SWITCH_SEC, None)):
-                continue
-            if source in self.reception.cut_off:
-                self.reception.bring_sentinel(source, number)
-            else:
-                self.reception.turn_now(source, number)
-
     def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Take the word of a proc's owner on how it ended."""
         adopted = self._adopted.get(rank)
@@ -357,7 +310,7 @@ class ClientThread:
             source, version = self._sentinels.popleft()
             if self.orders.is_request(version):
                 source.reached.pop(version, None)
-                self._switches.passed(version, source)
+                self.switches.passed(version, source)
                 continue
             try:
                 self._barrier(source, now)
@@ -382,7 +335,7 @@ class ClientThread:
                 self._finish(source)
             except BaseException:
                 self._flushes.excuse(source)
-                self._switches.excuse(source)
+                self.switches.excuse(source)
                 self.orders.excuse(source, "ended before it answered")
                 raise
 
@@ -523,7 +476,7 @@ class ClientThread:
         elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
             self._tell(source, self._obituaries.heard(source, monotonic()))
         self._flushes.excuse(source)
-        self._switches.excuse(source)
+        self.switches.excuse(source)
         self.relays.part(source)
         if adopted is not None and adopted.ended:
             self._finish(adopted)
@@ -546,7 +499,7 @@ class ClientThread:
         for step in (
             self._flushes.close,
             lambda: self.orders.close("the client was stopped"),
-            self._switches.close,
+            self.switches.close,
             self.reception.pipes.end_lines,
             self._show_rest,
             self.show.flush,

@@ -10,15 +10,24 @@ proc that is stopped switches when its sentinel comes. Until every proc has pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Final
 
 from .complaints import give
-from .show import Era, Show
-from .source import Source, Turn
+from .orders import Orders
+from .reception import Reception
+from .registry import Registry
+from .relays import Relays
+from .show import KEEP, Era, Show
+from .sinks import Sink
+from .source import Chosen, Source, Turn
+from .tray import Tray
 
 Switched = Future[None]
+
+SWITCH_SEC: Final = 5.0
+"""Seconds that a switch waits for silent procs, which switch later."""
 
 
 @dataclass(eq=False)
@@ -30,34 +39,73 @@ class _Open:
 
 
 class Switches:
-    """Knows which procs have still to pass a switch.
+    """Begins switches, and knows which procs have still to pass them."""
 
-    Parameters
-    ----------
-    show : Show
-        Is told when an era has ended.
-    """
-
-    def __init__(self, show: Show) -> None:
+    def __init__(
+        self, show: Show, tray: Tray, reception: Reception, relays: Relays, registry: Registry, orders: Orders
+    ) -> None:
         self._show = show
+        self._tray = tray
+        self._reception = reception
+        self._relays = relays
+        self._registry = registry
+        self._orders = orders
         self._open: dict[int, _Open] = {}
 
-    def start(self, number: int, future: Switched, sources: Iterable[Source], streams: Callable[[Source], bool | None]) -> None:
-        """Let `sources` pass switch `number`; `streams` tells whether each is shown behind it, None as before."""
-        waiting = set(sources)
-        for source in waiting:
-            source.turns[number] = Turn(streams(source))
-        self._open[number] = _Open(future, waiting)
-        if not waiting:
-            self._complete(number)
+    def begin(
+        self,
+        future: Switched,
+        window: float | None,
+        streaming: bool | None,
+        chosen: Chosen | None,
+        mesh: str | None,
+        default: Sink | None,
+    ) -> None:
+        """Change what is shown, here and below; `future` is done when all have passed the switch.
 
-    def end(self, era: Era, sources: Iterable[Source]) -> None:
+        `window` may be `KEEP`. `streaming` is for the chosen procs and for those that join `mesh` later; None: as before.
+        `default` are other handlers.
+        """
+        sources = tuple(self._reception.sources)
+        era = self._show.switch(window, default)
+        if window != KEEP:
+            self._relays.set_window(window)
+        if streaming is not None:
+            if chosen is None or mesh is not None:
+                self._registry.stream(streaming, None if chosen is None else mesh)
+            self._relays.stream(streaming, chosen, mesh)
+        if era is not None:
+            self._tray.end(era)
+            self._end(era, sources)
+
+        def streams(source: Source) -> bool | None:
+            meant = chosen is None or (not source.relays and chosen(source))
+            return streaming if meant and (source.turns or source.streaming != streaming) else None
+
+        changed = {source for source in sources if era is not None or source.relays or streams(source) is not None}
+        number = self._orders.number()
+        self._open[number] = _Open(future, changed)
+        for source in tuple(changed):
+            source.turns[number] = Turn(streams(source))
+            if not source.ended:  # else all that comes was logged before
+                self._send_sentinel(source, number)
+        self._complete(number)
+
+    def _send_sentinel(self, source: Source, number: int) -> None:
+        if not source.adopted and self._reception.send(source, source.flush_order(number, SWITCH_SEC, None)):
+            return
+        if source in self._reception.cut_off:
+            self._reception.bring_sentinel(source, number)
+        else:
+            self._reception.turn_now(source, number)
+
+    def _end(self, era: Era, sources: tuple[Source, ...]) -> None:
         """Let an era, of which nothing is left but what `sources` bring before their next switch, end with them."""
         for source in sources:
             era.users.add(source)
-            for turn in _states(source):
-                if turn.era is None:
-                    turn.era = era
+            for state in _states(source):
+                if state.era is None:
+                    state.era = era
         if not era.users:
             self._show.end_era(era)
 
@@ -78,9 +126,8 @@ class Switches:
 
     def close(self) -> None:
         """Complete all: the client stops."""
-        for switch in tuple(self._open.values()):
+        for number, switch in tuple(self._open.items()):
             switch.waiting.clear()
-        for number in tuple(self._open):
             self._complete(number)
 
     def _complete(self, number: int) -> None:
@@ -89,7 +136,7 @@ class Switches:
 
     def _release(self, source: Source, *, left: bool) -> None:
         for era in tuple(self._show.eras):
-            needed = not left and any(turn.era is era for turn in _states(source))
+            needed = not left and any(state.era is era for state in _states(source))
             if source in era.users and not needed:
                 era.users.discard(source)
                 if not era.users:
