@@ -24,7 +24,6 @@ class Setup:
     stdout: TextIO
     stderr: TextIO
     showwarning: object
-    handle: object
     environment: dict[str, str]
 
     @classmethod
@@ -39,7 +38,6 @@ class Setup:
             stdout=sys.stdout,
             stderr=sys.stderr,
             showwarning=warnings.showwarning,
-            handle=logging.Handler.handle,
             environment=_own_environment(),
         )
 
