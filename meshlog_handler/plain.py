@@ -115,7 +115,7 @@ def _leaf(value: object, *, within: bool) -> object:
 
 def plain(value: object) -> object:
     """Return a copy of a value as plain data."""
-    return Copier().copy(value)
+    return value if type(value) in SCALARS else Copier().copy(value)
 
 
 def exact_text(value: object) -> str:
