@@ -305,7 +305,7 @@ def _gives(template: object, args: object, text: str) -> bool:
 
 def with_text(msg: Any, args: object, text: str) -> Any:
     """Return what stands for a message so that any record that has it, and these arguments, has this text."""
-    if _gives(msg, args, text):
+    if (type(msg) is not str or is_bounded(msg)) and _gives(msg, args, text):
         return msg
     if type(msg) is str:
         return Template(msg, text) if args else text
