@@ -93,10 +93,8 @@ class RunDir:
         OSError
             If it cannot be made.
         """
-        if os.path.isdir(self.path):
-            return
         with self._restoring:
-            if not self._held or os.path.isdir(self.path):
+            if not self._held or not _is_gone(self.path):
                 return
             parent = os.path.dirname(self.path)
             with contextlib.suppress(FileExistsError):  # as it should be: looked at below
@@ -116,6 +114,14 @@ class RunDir:
         """Give up the locks without removing anything."""
         while self._held:
             os.close(self._held.pop())
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as failure:  # or this process has given up the right to look
+        return failure.errno == errno.ENOENT
+    return False
 
 
 def _make(parent: str) -> tuple[str, list[int]]:

@@ -92,6 +92,7 @@ class Source:
         "_at",
         "_frames",
         "_generation",
+        "_kept",
         "_losses",
         "_position",
         "_taken",
@@ -190,6 +191,7 @@ class Source:
         self.sides = ReadSideFiles(journal)
         self._thawer = Thawer(self.identity, self.sides.read, self, relayed)
         self._generation = 0
+        self._kept = False  # whether its journal was a file when it was first heard
         self._position = START
         self._taken = 0
         self._thawing = 0
@@ -286,6 +288,8 @@ class Source:
             return
         if start > position:
             raise ProtocolError(f"the stream goes on at {start} where {position} was expected")
+        if not self._generation and not replayed:
+            self._kept = bool(self.journal) and os.path.exists(self.journal)
         self._generation, self._position = generation, start + len(data)
         self.inbox.append(Piece(generation, data, replayed))
         self.inbox_bytes += len(data)
@@ -353,6 +357,11 @@ class Source:
         """Read from the journal what was never shipped. The proc is dead, or has left."""
         self.replayed = True
         if not self.journal or not os.path.exists(self.journal):
+            if self._kept and not self.left:
+                diagnose(
+                    f"the journal of {self.name} (pid {self.pid}) was removed while it ran, as by a cleaner of temporary "
+                    f"files: what it had logged last, and not shipped, is lost"
+                )
             return
         reader = JournalReader(self.journal)
         for piece in reader.ranges(self._generation, self._position):

@@ -122,6 +122,20 @@ def test_a_run_directory_that_is_removed_keeps_nobody_out() -> None:
     assert not place.exists()
 
 
+def test_what_is_lost_with_a_removed_journal_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    said = ""
+    with collected() as logs:
+        env = importing(logs.client.environ())
+        command = [sys.executable, "-c", WORKER]
+        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+            until(lambda: "first" in logs.messages, DEADLINE)
+            shutil.rmtree(Path(Address.parse(logs.address).path).parent)
+            worker.kill()
+        until(lambda: any("SIGKILL" in text for text in logs.messages), DEADLINE)
+        said = capfd.readouterr().err
+    assert "was removed while it ran" in said
+
+
 GIVE_UP = """
 import logging, os, sys, meshlog_handler
 {before}
