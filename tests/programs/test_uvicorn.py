@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
+
 from .needed import need
-from .running import EXIT_REPORT, Place, Program, same
+from .running import DEADLINE, EXIT_REPORT, Place, Program, same
 
 need("uvicorn")
 
@@ -65,6 +68,18 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
     same(scenario, tmp_path, extra=EXIT_REPORT)
 
 
+def change(watched: Path, place: Place, times: int) -> None:
+    """Change a file until the reloader notices: it looks every quarter second, and at first only notes the time."""
+
+    def noticed() -> bool:
+        if len(re.findall("detected changes", place.read("stderr"))) >= times:
+            return True
+        watched.write_text(watched.read_text() + "\n")
+        return False
+
+    until(noticed, DEADLINE, place.says, interval=0.05)
+
+
 def test_reload(tmp_path: Path) -> None:
     """Each new process applies the configuration again."""
 
@@ -75,7 +90,7 @@ def test_reload(tmp_path: Path) -> None:
             place.until_shown("Started server process", 1, "stderr")
             for times in (2, 3):
                 use(server)
-                watched.write_text(watched.read_text() + "\n")
+                change(watched, place, times - 1)
                 place.until_shown("Started server process", times, "stderr")
             use(server)
             server.interrupt()
