@@ -113,17 +113,20 @@ def stop() -> None:
 def leads_to_console(file: object) -> bool | None:
     """Tell whether a stream writes to this process's stdout or stderr; None if only its use would tell."""
     if not isinstance(file, io.TextIOWrapper):
-        return None
+        # A wrapper of a stream, such as Ray's and colorama's, tells where that leads.
+        return True if callable(getattr(file, "fileno", None)) and _is_console(file) else None
     known = _consoles.get(file)
     if known is None or known[0] != changes():
         known = _consoles[file] = changes(), _is_console(file)
     return known[1]
 
 
-def _is_console(file: io.TextIOWrapper) -> bool:
+def _is_console(file: Any) -> bool:
     try:
         fd = file.fileno()
-    except (OSError, ValueError):  # closed, or no file behind it
+    except Exception:  # closed, or no file behind it; or a wrapper of the program's own that is broken
+        return False
+    if type(fd) is not int:
         return False
     place = identity(fd)
     if _places is not None:

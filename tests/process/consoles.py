@@ -85,6 +85,16 @@ class Tee(io.TextIOBase):
         return int(self._to.write(text))
 
 
+class Unbuffered:
+    """A wrapper of a stream, as Ray and colorama put in its place."""
+
+    def __init__(self, to: Any) -> None:
+        self._to = to
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._to, name)
+
+
 def _on_root(handler: logging.Handler) -> None:
     logging.getLogger().addHandler(handler)
 
@@ -219,6 +229,7 @@ class TqdmWrite(logging.Handler):
 KINDS: dict[str, Setup] = {
     "none": lambda: None,
     "root": lambda: _on_root(logging.StreamHandler()),
+    "root, a wrapped stream": lambda: _on_root(logging.StreamHandler(Unbuffered(sys.stderr))),
     "root, stdout": lambda: _on_root(logging.StreamHandler(sys.stdout)),
     "named": _named,
     "named and root": _twice,
