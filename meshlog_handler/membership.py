@@ -426,6 +426,30 @@ def _settle_at_exit() -> None:
         util: Any = sys.modules.get(name)
         if util is not None:  # children of multiprocessing run these instead, and not what their parent has registered
             util.Finalize(None, _settle, exitpriority=-200)
+            if sys.version_info >= (3, 13) and sys.modules[f"{name[:-5]}.process"].parent_process() is not None:
+                _note_what_ends_a_child()
+
+
+def _note_what_ends_a_child() -> None:
+    """See to it that `_uncaught` knows the exception that ends a child of `multiprocessing`.
+
+    From Python 3.13 on, a child runs its exit functions after it has printed the exception, and nothing keeps that.
+    """
+    print_exc = traceback.print_exc
+    if hasattr(print_exc, "notes"):
+        return
+
+    def print_and_note(*args: Any, **options: Any) -> None:
+        global _printed
+        if sys._getframe(1).f_code.co_name == "_bootstrap":
+            _printed = sys.exc_info()[1]
+        print_exc(*args, **options)
+
+    print_and_note.notes = True  # type: ignore[attr-defined]  # how the second call knows it
+    traceback.print_exc = print_and_note
+
+
+_printed: BaseException | None = None
 
 
 def _settle() -> None:
@@ -444,7 +468,7 @@ def _uncaught() -> str:
 
     Children of `multiprocessing` run them while the exception is being handled, others after it was shown.
     """
-    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    error = sys.exc_info()[1] or _printed or getattr(sys, "last_value", None)
     if error is None or error is _shown_before or isinstance(error, (SystemExit, KeyboardInterrupt)):
         return ""
     return traceback.format_exception_only(type(error), error)[-1].strip()[:_UNCAUGHT_SIZE]

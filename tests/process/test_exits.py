@@ -205,7 +205,7 @@ def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pyte
     (text,) = reaped_first("SIGKILL")
     assert "is gone; the cause is not known to this process; its last lines:" in text
     (text,) = reaped_first("raise")
-    assert "(uncaught ValueError: what went wrong)" in text
+    assert "ended by uncaught ValueError: what went wrong;" in text
 
 
 @watching

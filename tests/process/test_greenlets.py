@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -86,7 +87,8 @@ with this_host().spawn_procs(per_host={{"gpus": 1}}) as procs:
 
 
 def patched(program: str, library: str, when: str) -> str:
-    pytest.importorskip(library)
+    if find_spec(library) is None:  # not imported here: eventlet would change how this process forks
+        pytest.skip(f"{library} is not installed")
     patch = {when: PATCHES[library]}
     return RUN + program.format(before=patch.get("before", ""), after=patch.get("after", ""))
 
@@ -114,6 +116,8 @@ def test_a_worker_with_greenlets(library: str, when: str) -> None:
     ids=["client", "configured", "mesh"],
 )
 def test_a_client_with_greenlets(program: str, shown: str, library: str, when: str) -> None:
+    if program == MESH and when == "before" and sys.version_info >= (3, 12):
+        pytest.skip("at exit, the resource tracker of multiprocess waits in the patched os.waitpid; see docs/neighbours.md")
     done = run_python(
         "-c", "import logging\n" + patched(program, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
