@@ -77,7 +77,8 @@ class Host:
     def __init__(self, address: str, number: int, window: float | None) -> None:
         from meshlog_handler.relay_messages import JoinedBelow
         from meshlog_handler.show import Show
-        from meshlog_handler.sinks import Sink, Sinks
+        from meshlog_handler.sink import Sink
+        from meshlog_handler.sinks import Sinks
         from meshlog_handler.uplink import PassOn, Uplink
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)

@@ -43,7 +43,8 @@ from .relays import Above
 from .rendezvous import Newcomer, Rendezvous
 from .rundir import RunDir
 from .show import KEEP, Show
-from .sinks import Sink, Sinks
+from .sink import Sink
+from .sinks import Sinks
 from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads

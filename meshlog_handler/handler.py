@@ -24,7 +24,8 @@ from .freeze import PLAIN_SIZE, shape_key
 from .loading import importing
 from .mesh_record import MeshRecord
 from .named_handlers import resolve
-from .sinks import Route, Sink
+from .sink import Sink
+from .sinks import Route
 from .stream import Stream, check_on_full, is_own
 
 if TYPE_CHECKING:

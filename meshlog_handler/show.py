@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
 from .mesh_record import MeshInfo, MeshRecord
-from .sinks import Sink, Sinks
+from .sink import Sink
+from .sinks import Sinks
 from .source import Source
 from .thaw import Item
 

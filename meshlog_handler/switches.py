@@ -20,7 +20,7 @@ from .reception import Reception
 from .registry import Registry
 from .relays import Relays
 from .show import KEEP, Era, Show
-from .sinks import Sink
+from .sink import Sink
 from .source import Chosen, Source, Turn
 from .tray import Tray
 

@@ -23,7 +23,7 @@ from meshlog_handler.failures import describe, exc_info, is_failure
 from meshlog_handler.freeze import ShapeTable
 from meshlog_handler.mesh_record import MeshRecord
 from meshlog_handler.relayed import RelayedTemplate, freeze_relayed
-from meshlog_handler.sinks import Sink
+from meshlog_handler.sink import Sink
 from meshlog_handler.thaw import Item, Thawer
 from meshlog_handler.wire import pack
 

@@ -16,7 +16,7 @@ from meshlog_handler.console import RanksFilter
 from meshlog_handler.freeze import ShapeTable
 from meshlog_handler.mesh_record import MeshInfo, info_of, shown_kind
 from meshlog_handler.relayed import RelayedTemplate, freeze_relayed
-from meshlog_handler.sinks import Sink
+from meshlog_handler.sink import Sink
 from meshlog_handler.thaw import Item, Thawer
 
 from .crossing import IDENTITY, cross, decode, encode, make, no_side_file

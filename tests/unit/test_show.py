@@ -14,7 +14,8 @@ from meshlog_handler.captured import CapturedPipe
 from meshlog_handler.console import ConsoleHandler
 from meshlog_handler.freeze import Freezer, ShapeTable
 from meshlog_handler.show import Show
-from meshlog_handler.sinks import Sink, Sinks
+from meshlog_handler.sink import Sink
+from meshlog_handler.sinks import Sinks
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.thaw import Item, Thawer
 from meshlog_handler.uplink import PassOn

@@ -13,7 +13,8 @@ import pytest
 
 from meshlog_handler.console import ConsoleHandler
 from meshlog_handler.mesh_record import MeshInfo, MeshRecord, info_of
-from meshlog_handler.sinks import Sink, Sinks, own_info
+from meshlog_handler.sink import Sink, own_info
+from meshlog_handler.sinks import Sinks
 from meshlog_handler.testing import RecordCollector
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from meshlog_handler import tray
 from meshlog_handler.show import Show
-from meshlog_handler.sinks import Sink, Sinks
+from meshlog_handler.sink import Sink
+from meshlog_handler.sinks import Sinks
 from meshlog_handler.thaw import Item
 from meshlog_handler.tray import Tray
 
