@@ -41,6 +41,9 @@ def pytest_configure() -> None:
     main = sys.modules["__main__"]
     main.__spec__ = None
     vars(main).pop("__file__", None)
+    # What a service that runs checks may set decides on colours: tests that are about that set it themselves.
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR"):
+        os.environ.pop(name, None)
     # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["MESHLOG_RUN_DIR"] = tempfile.mkdtemp(prefix="mlt-", dir=shared_memory)

@@ -311,7 +311,8 @@ def test_ranks_that_print_end_when_meshlog_is_killed(tmp_path: Path) -> None:
             until(lambda: all(gone(int(pid)) for pid, _ in found), what="the end of the ranks")
 
 
-LIVES = "import signal\nprint('pid', __import__('os').getpid(), flush=True)\nwhile True: signal.pause()"
+# Written at once: the children of a rank share its pipe.
+LIVES = "import os, signal\nos.write(1, b'pid %d\\n' % os.getpid())\nwhile True: signal.pause()"
 
 
 @pytest.mark.parametrize(
