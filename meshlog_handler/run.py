@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from typing import Final
 
@@ -159,8 +157,10 @@ class Run:
             return
         self._console.folding = True
         # Their lines must not be grouped: a traceback is known by all of it.
-        with contextlib.suppress(NotInTime):  # the client waits for whoever reads our output; the ranks shall not
-            self._client.on_thread(lambda: self._client.set_window(None)).result(1.0)
+        try:
+            self._client.switch(None, seconds=1.0)
+        except BusyError:  # the client waits for a reader of our output; the ranks do not
+            self._client.switch(None, wait=False)
 
     def _hung_up(self) -> None:
         """Begin to look whether ranks mind that nobody reads. On the client's thread."""
