@@ -350,12 +350,12 @@ class LogClient(QueueListener):
         mesh: str | None = None,
         default: Sink | None = None,
         wait: bool = True,
-        seconds: float = SWITCH_SEC,
+        seconds: float | None = None,
     ) -> None:
         """Change what is shown of what procs log from now on (see `Switches.begin`).
 
         Returns when all that was logged before has been shown as before, or at once: without `wait`, and on the client's own
-        thread. Silent procs are waited for `seconds`; they switch when they come to it.
+        thread. Silent procs are waited for `seconds` (None: 5); they switch when they come to it.
 
         Raises
         ------
@@ -372,8 +372,8 @@ class LogClient(QueueListener):
         elif not wait:
             self._post(begin)
         else:
-            self.ask(begin, min(seconds, ANSWER_SEC))
-            if not finished(future, seconds):
+            self.ask(begin, *(() if seconds is None else (seconds,)))
+            if not finished(future, SWITCH_SEC if seconds is None else seconds):
                 self.ask(lambda: None, _BLOCKED_SEC)  # raises what holds up the client, if it is not the procs
 
     def add_sink(self, sink: Sink) -> None:
