@@ -130,7 +130,13 @@ def test_in_a_configuration(restored_logging: logging.Logger) -> None:
             {
                 "version": 1,
                 "disable_existing_loggers": False,
-                "handlers": {"queue": {"class": "logging.handlers.QueueHandler", "queue": {"()": lambda: logs.client.queue}}},
+                "handlers": {
+                    "queue": {
+                        "class": "logging.handlers.QueueHandler",
+                        "queue": {"()": lambda: logs.client.queue},
+                        "handlers": [],
+                    }
+                },
                 "loggers": {"configured": {"level": "INFO", "handlers": ["queue"], "propagate": False}},
             }
         )
