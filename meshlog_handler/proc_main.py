@@ -7,13 +7,14 @@ import faulthandler
 import inspect
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from . import native, worker
 from .calls import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
@@ -22,6 +23,8 @@ from .context import Identity, set_identity
 from .output import size_told
 from .pickling import dumps, dumps_result, loads, share_globals
 from .standard_streams import stand_on_descriptors
+
+_MAX_DESCRIPTORS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,14 @@ def _keep_descriptors() -> None:
 
     Who holds one of them, to the resource tracker for one, can keep the client from exiting.
     """
-    for name in os.listdir("/dev/fd"):
+    try:
+        known = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:  # a place without /proc
+        known = list(range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MAX_DESCRIPTORS)))
+    for fd in known:
         with contextlib.suppress(OSError):  # that of the listing itself is closed by now
-            if int(name) > 2:
-                os.set_inheritable(int(name), False)
+            if fd > 2:
+                os.set_inheritable(fd, False)
 
 
 def _start(boot: Boot) -> None:
