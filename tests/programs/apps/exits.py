@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import tokenize  # noqa: F401  # Python 3.13 forgets that it was interrupted when a traceback has to import this
 import weakref
 
 import usual

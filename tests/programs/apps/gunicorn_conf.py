@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401  # gunicorn imports it in the workers, and another user may not read this Python
 import os
 import pwd
 
