@@ -30,8 +30,9 @@ CHANCE = (
 )
 """What differs from run to run."""
 
-LATE = ("Worker exiting", "was sent SIGKILL")
-"""gunicorn often kills a worker of gevent that had nothing to do: it does not end in time, whichever handlers it has."""
+LATE = ("Worker exiting", "was sent SIG(KILL|TERM)")
+"""gunicorn often kills a worker of gevent that had nothing to do: it does not end in time, whichever handlers it has. A second
+SIGTERM may also meet it in the interpreter's end, where Python no longer handles signals."""
 
 
 def command(worker_class: str = "sync") -> tuple[str, ...]:
