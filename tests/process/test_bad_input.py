@@ -39,6 +39,7 @@ SHOWN = {
 }
 
 
+# README, "What is guaranteed": Logging never breaks the program.
 @pytest.mark.parametrize("name", poison.POISON)
 def test_a_record_that_is_hard_to_send_arrives_as_text_and_so_does_the_next(
     name: str, capfd: pytest.CaptureFixture[str]

@@ -64,6 +64,7 @@ class Breaks(RecordCollector):
         return "<Breaks>"
 
 
+# README, "What is guaranteed": Logging never breaks the program.
 @each_error
 @pytest.mark.parametrize("place", ["emit", "filter", "flush", "flush_per_tick"])
 def test_nothing_that_a_handler_raises_ends_the_thread_or_loses_a_record(error: type[BaseException], place: str) -> None:

@@ -68,6 +68,7 @@ def stands_still(tallies: list[memoryview[float]]) -> bool:
     return before == [tally[0] for tally in tallies]
 
 
+# README, "What is guaranteed": Nothing hangs.
 @pytest.mark.parametrize("stopped_first", [False, True], ids=["while it reads", "while every journal is full"])
 def test_workers_outlive_a_client_that_is_killed_under_load(stopped_first: bool, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")

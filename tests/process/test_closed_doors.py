@@ -178,6 +178,7 @@ def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPa
     assert all(map(is_hung_up_on, crowd))
 
 
+# README, "What is guaranteed": Doors are closed.
 def test_directory_socket_and_journals_are_the_users_alone() -> None:
     umask = os.umask(0)
     try:

@@ -32,6 +32,7 @@ def numbers_by_process(records: Iterable[logging.LogRecord]) -> dict[int | None,
     return found
 
 
+# README, "What is guaranteed": Order, Nothing is lost.
 @pytest.mark.parametrize("ending", workers.ENDINGS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_all_records_of_16_processes_arrive_in_order_though_they_end_at_once(method: str, ending: str) -> None:
@@ -90,6 +91,7 @@ class Numbers(logging.Handler):
             self.next[record.process] += 1
 
 
+# README, "What is guaranteed": Nothing is lost.
 def test_busy_workers_lose_nothing_while_100_others_are_killed_and_replaced() -> None:
     """Of eight busy workers four are killed, wherever they are in their work, and others take their places."""
     chance = random.Random(1)
@@ -139,6 +141,7 @@ def test_without_room_for_a_journal_nothing_is_lost_either() -> None:
     assert (counts.received, counts.replayed, counts.duplicates) == (200, 0, 0)
 
 
+# README, "What is guaranteed": Order.
 def test_records_of_several_processes_that_arrive_in_one_tick_are_shown_in_order_of_time() -> None:
     """Three workers log in turn while the client's thread is held up; all of it then comes in one tick."""
     context = multiprocessing.get_context("fork")

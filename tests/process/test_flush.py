@@ -75,6 +75,7 @@ def test_a_flush_that_all_answer_says_so() -> None:
     assert receipts[1].version == receipts[0].version + 1
 
 
+# README, "What is guaranteed": Nothing hangs, A flush has a receipt.
 def test_a_stopped_worker_is_named_in_time_and_answers_the_next_flush_when_it_goes_on() -> None:
     with mesh() as m:
         m.stop(3)
@@ -118,6 +119,7 @@ def test_ten_flushes_at_once_each_end(stopped: tuple[int, ...]) -> None:
             m.signal(rank, signal.SIGCONT)
 
 
+# README, "What is guaranteed": A flush has a receipt.
 def test_a_worker_that_dies_during_a_flush_is_excused_at_once() -> None:
     with mesh() as m, ThreadPoolExecutor(1) as pool:
         m.stop(3)

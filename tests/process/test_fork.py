@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("real_stdout")
 CHILDREN = 200
 
 
+# README, "What is guaranteed": Nothing hangs.
 def test_200_children_forked_while_a_thread_logs_all_end_and_log_once() -> None:
     with collected() as logs:
         with started("spawn", forkers.storm, [(logs.address, CHILDREN)]) as procs:

@@ -10,7 +10,7 @@ import pytest
 
 from .procs import DEADLINE, ROOT, importing
 
-# README, "What is guaranteed": ends are orderly. See also `test_released` and `test_slow_handler`.
+# README, "What is guaranteed": Ends are orderly. See also `test_released` and `test_slow_handler`.
 LIBRARIES = ["multiprocessing", "multiprocess"]
 METHODS = ["fork", "spawn", "forkserver"]
 KINDS = ["config", "by hand"]

@@ -202,6 +202,7 @@ def root_state() -> tuple[int, list[str]]:
     return root.level, [type(handler).__name__ for handler in root.handlers]
 
 
+# README, "What is guaranteed": Changes are transactions.
 def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordCollector) -> None:
     with spawn(collector, 3) as mesh:
         before = mesh.call(root_state).get(WAIT)

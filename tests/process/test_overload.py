@@ -69,6 +69,7 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(JOURNAL_SIZE))
 
 
+# README, "What is guaranteed": Nothing is lost.
 def test_what_is_dropped_is_counted_exactly_and_said() -> None:
     count = 3000
     slow, stats, took = flooded("drop", count, size=4000, seconds=0.01)

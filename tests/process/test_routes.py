@@ -74,6 +74,7 @@ def test_the_text_is_the_same(tmp_path: Path) -> None:
     assert_same("same_text", "apart", tmp_path)
 
 
+# README, "What is guaranteed": A drop-in.
 @pytest.mark.parametrize("how", ["_exit", "exec", str(int(signal.SIGKILL)), str(int(signal.SIGTERM)), str(int(signal.SIGSEGV))])
 def test_the_last_words_of_the_process_that_shows(tmp_path: Path, how: str) -> None:
     assert_same("last_words", how, tmp_path, -int(how) if how.isdecimal() else 0)

@@ -232,6 +232,7 @@ def until_gone(pid: int) -> None:
     until(gone, DEADLINE, f"process {pid} to end")
 
 
+# README, "What is guaranteed": A drop-in. Every test of this folder calls it.
 def same(
     scenario: Callable[[Place], None],
     directory: Path,
