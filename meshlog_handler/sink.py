@@ -142,10 +142,9 @@ class Sink:
                     self.report(handler, failure)
         finally:
             showing.discard(thread)
-        if filtered and shown is not record:  # what a filter has added is seen by later handlers, as in plain logging
-            for name, value in shown.__dict__.items():
-                if name not in own_fields():
-                    fields.setdefault(name, value)
+        if filtered and shown is not record:  # what a filter has set is seen by later handlers, as in plain logging
+            ours = {"meshlog", *own_fields()}
+            fields.update({name: value for name, value in shown.__dict__.items() if name not in ours})
 
     @property
     def particular(self) -> bool:

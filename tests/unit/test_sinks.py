@@ -239,18 +239,21 @@ def test_a_formatter_that_comes_later_gets_what_a_client_adds(tmp_path: Path) ->
     assert (tmp_path / "log").read_text() == "one\nNone two\n"
 
 
-def test_what_a_filter_adds_is_seen_by_later_handlers() -> None:
-    class Adds(logging.Filter):
+def test_what_a_filter_sets_is_seen_by_later_handlers() -> None:
+    class Sets(logging.Filter):
         def filter(self, each: logging.LogRecord) -> bool:
             each.request = 5
+            each.msg = "without the password"
             return True
 
     collector = RecordCollector()
-    collector.addFilter(Adds())
+    collector.addFilter(Sets())
     mine = record()
+    before = set(vars(mine))
     Sink([collector]).show_here(mine)
     assert mine.request == 5  # type: ignore[attr-defined]  # the filter's
-    assert not hasattr(mine, "rank")
+    assert mine.getMessage() == "without the password"
+    assert vars(mine).keys() - before <= {"request", "message"}  # nothing of what a client adds
 
 
 def test_a_handler_that_keeps_records_has_what_a_client_adds() -> None:
