@@ -41,6 +41,9 @@ _START_SEC: Final = 2.0
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
 _turn = threading.Lock()  # one plug-in of this process at a time joins, or leaves
+_wanting: list[tuple[WorkerLogging, membership.Terms]] = []
+"""The plug-ins that have joined this process, a worker's, to their clients. It forwards to that of the last one."""
+_handover: Handover | None = None
 
 
 def attach(
@@ -181,7 +184,6 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         self._address = address
         self._relay = relay
         self._client_pid = os.getpid()
-        self._handover: Handover | None = None
         self._joining: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -206,36 +208,60 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
 
     async def teardown(self, worker: Any) -> None:
         """Leave: the worker logs as it did before."""
-        await asyncio.to_thread(self._leave)
+        await asyncio.to_thread(self._leave, worker)
 
     def _join(self, address: str, worker: Any) -> None:
         with _turn:
             if self._ended:
                 return
-            self._handover = Handover(_is_dasks_forwarding)
-            enlist(membership.Terms(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True))
-            member = membership.current()
-            if member is None or member.terms.address != address:
+            terms = membership.Terms(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
+            _wanting.append((self, terms))
+            if not self._forward(terms, worker):
+                self._step_down(worker)
                 raise ConnectError(f"worker {worker.name} could not join the client")
-            member.when_lost(lambda: worker.loop.add_callback(self._step_back, worker))
-            self._handover.take()
 
-    def _leave(self) -> None:
+    def _forward(self, terms: membership.Terms, worker: Any) -> bool:
+        """Let this process forward on these terms, whatever it did before; False if it cannot."""
+        global _handover
+        if _handover is None:
+            _handover = Handover(_is_dasks_forwarding)
+        enlist(terms)
+        member = membership.current()
+        if member is None or member.terms.address != terms.address:
+            return False
+        member.when_lost(lambda: worker.loop.add_callback(self._step_back, worker))
+        _handover.take()
+        return True
+
+    def _leave(self, worker: Any) -> None:
         with _turn:
             self._ended = True
-            if self._handover is not None:
-                member = membership.current()
-                if member is not None:
-                    member.restore_levels()  # those of loggers that are given back their own, first
-                self._handover.give_back()
-                uninstall()
-                self._handover = None
+            if any(plugin is self for plugin, _ in _wanting):
+                self._step_down(worker)
+
+    def _step_down(self, worker: Any) -> None:
+        """Want this process no more: it forwards to the client that had it before, if there is one that can be reached."""
+        global _handover
+        forwarded = _wanting[-1][0] is self
+        _wanting[:] = [(plugin, terms) for plugin, terms in _wanting if plugin is not self]
+        if not forwarded:
+            return  # it is another's by now
+        member = membership.current()
+        if member is not None:
+            member.restore_levels()  # those of loggers that are given back their own, first
+        if _handover is not None:
+            _handover.give_back()
+            _handover = None
+        uninstall()
+        for plugin, terms in reversed(_wanting):
+            if plugin._forward(terms, worker):
+                return
 
     async def _step_back(self, worker: Any) -> None:
         """The client has gone without a word. Whichever worker's turn comes first tells the scheduler, and so all others."""
         member = membership.current()
         turn = 1 + (member.rank or 0) if member is not None else 0
-        await asyncio.to_thread(self._leave)
+        await asyncio.to_thread(self._leave, worker)
         await asyncio.sleep(_TURN_SEC * turn)
         with contextlib.suppress(Exception):  # the nanny or the scheduler has gone, or another was faster
             if self._relay and worker.nanny:

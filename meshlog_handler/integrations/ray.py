@@ -24,6 +24,7 @@ from ray.experimental import internal_kv
 from ray.util.client import ray as ray_client
 
 from .. import settings
+from ..capture import diagnose
 from ..errors import SettingError
 from ..formatter import MeshFormatter
 from ..mesh_client import LoggingMeshClient
@@ -31,15 +32,16 @@ from ..named_handlers import ShownBy
 from . import attach as attach_engine
 from .ray_hook import hook_in, hook_off, is_hooked
 from .ray_nodes import MARKS, Relays
-from .ray_worker import NAMESPACE, join_actor, key_of
+from .ray_worker import NAMESPACE, join_actor, key_of, this_process
 from .ray_worker import join as join
 
 PREFIX: Final = "[{rank} {coords[node]}/{coords[actor]}] "
 """What stands before a line on the console: rank, node and actor; a task's worker has a dash in place of an actor."""
 
 _FAILED_SEC: Final = 1.0
+_ACTORS_SEC: Final = 5.0
 
-_attached: dict[str, LoggingMeshClient] = {}
+_attached: dict[str, tuple[_Job, LoggingMeshClient]] = {}
 
 
 def attach(
@@ -59,7 +61,8 @@ def attach(
     log_dir : str or path or None
         Directory for a complete file per rank and stream.
     actors : iterable of actor handles
-        Actors that were made before: they join now.
+        Actors that were made before, by this job or another: they join now. Those that are busy join after their call; they
+        are waited for up to 5 seconds, and a message on stderr says which have not joined, and why.
     hooked : bool
         The job's own ``worker_process_setup_hook`` calls `join`.
     relay : bool
@@ -69,7 +72,7 @@ def attach(
     -------
     LoggingMeshClient
         Its `drain_and_stop` detaches. To attach once more is to get the same again; `handlers`, if given, take the place
-        of those there are.
+        of those there are, and `actors` join.
 
     Raises
     ------
@@ -85,18 +88,20 @@ def attach(
         raise SettingError("Ray does not run in this process. Call ray.init() before attach().")
     if ray_client.is_connected():
         raise SettingError("this process is a Ray Client's (ray://), its driver runs elsewhere. Attach where that runs.")
-    driver = ray.get_runtime_context().get_worker_id()
+    driver = this_process()
     for other in set(_attached) - {driver}:
-        _attached.pop(other).drain_and_stop()  # of a cluster that this process has left
-    logs = _attached.get(driver)
-    if logs is not None and logs.client.running:
+        _attached.pop(other)[1].drain_and_stop()  # of a cluster that this process has left
+    if driver in _attached and _attached[driver][1].client.running:
+        job, logs = _attached[driver]
         if handlers is not None:
             logs.client.set_handlers(tuple(handlers))
+        job.join_actors(actors)
         return logs
     atexit.unregister(_end)
     atexit.register(_end)  # after Ray's own, so that it runs before that: relays must still be reached
     job = _Job(actors, hooked, relay)
-    logs = _attached[driver] = attach_engine(job, job.leave, handlers, log_dir, MARKS)
+    logs = attach_engine(job, job.leave, handlers, log_dir, MARKS)
+    _attached[driver] = job, logs
     if logs.client.console is not None and settings.prefix_with_rank():
         logs.client.console.setFormatter(MeshFormatter(prefix=PREFIX))
     return logs
@@ -104,7 +109,7 @@ def attach(
 
 def _end() -> None:
     while _attached:
-        _attached.popitem()[1].drain_and_stop()
+        _attached.popitem()[1][1].drain_and_stop()
 
 
 class _Job:
@@ -116,7 +121,7 @@ class _Job:
         context = ray.get_runtime_context()
         self.token = os.urandom(8).hex()
         self._job: str = context.get_job_id()
-        self._driver: str = context.get_worker_id()
+        self._driver = this_process()
         self._actors = tuple(actors)
         self._hooked = hooked or is_hooked()
         self._relay = relay
@@ -131,10 +136,20 @@ class _Job:
             if not self._hooked:
                 hook_in(self._driver)
             self._relays.start()
-            ray.get([actor.__ray_call__.remote(join_actor) for actor in self._actors])
+            self.join_actors(self._actors)
         except BaseException:
             self.leave(_FAILED_SEC)
             raise
+
+    def join_actors(self, actors: Iterable[Any]) -> None:
+        """Let actors join that there are; say which of them have not, a few seconds later."""
+        asked = {actor.__ray_call__.remote(join_actor, self._job, self.token): actor for actor in actors}
+        done, busy = ray.wait(list(asked), num_returns=len(asked), timeout=_ACTORS_SEC) if asked else ([], [])
+        for each in busy:
+            diagnose(f"{asked[each]} is busy. What it logs is shown once its call has ended and it has joined.")
+        for each in done:
+            if not ray.get(each):
+                diagnose(f"{asked[each]} has not joined: it forwards to another client, or cannot reach this one.")
 
     def leave(self, timeout: float) -> None:
         """Let no more workers join, and end the relays. Those that joined leave when they see the client go."""
@@ -147,4 +162,4 @@ class _Job:
 
     @property
     def _connected(self) -> bool:
-        return bool(ray.is_initialized() and ray.get_runtime_context().get_worker_id() == self._driver)
+        return bool(ray.is_initialized() and this_process() == self._driver)

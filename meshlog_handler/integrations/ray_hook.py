@@ -14,7 +14,7 @@ from typing import Any, Final
 import ray
 
 from ..errors import SettingError
-from .ray_worker import JOIN
+from .ray_worker import JOIN, this_process
 
 # Private, as of Ray 2.60: the variable in which Ray hands on a hook, and the methods that all submissions go through.
 HOOK: Final = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
@@ -99,7 +99,7 @@ def hook_off(driver: str) -> None:
 
 def _attached() -> str | None:
     """Return when this driver has attached; None if it has not, or has left the cluster where it did."""
-    return _drivers.get(ray.get_runtime_context().get_worker_id()) if ray.is_initialized() else None
+    return _drivers.get(this_process()) if ray.is_initialized() else None
 
 
 def _hooked(environment: Mapping[str, Any] | None, time: str) -> Any:

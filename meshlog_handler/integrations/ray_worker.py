@@ -43,6 +43,12 @@ def key_of(job: str, node: str = "") -> bytes:
     return f"{job}/{node}".encode()
 
 
+def this_process() -> str:
+    """Return what no other process has, of this cluster or of another: Ray repeats workers' ids, and its nodes have random ones."""
+    context = ray.get_runtime_context()
+    return f"{context.get_node_id()}/{context.get_worker_id()}"
+
+
 def join() -> None:
     """Let this worker process forward what it logs and prints to the driver that has attached. Idempotent.
 
@@ -50,25 +56,31 @@ def join() -> None:
     the first task; or to be called in a hook of the job's own. Where no driver of the job has attached, or its client cannot
     be reached, the process goes on as it was.
     """
+    _join_job(ray.get_runtime_context().get_job_id())
+
+
+def _join_job(job: str) -> None:
     try:
-        _join()
+        _join(job)
     except Exception as failure:  # Ray ends a worker whose hook fails
         diagnose(f"this worker keeps its logs to itself: {type(failure).__name__}: {failure}")
 
 
-def join_actor(actor: object) -> None:
-    """Let the process of an actor join that was made before the driver attached. For ``__ray_call__``."""
-    join()
+def join_actor(actor: object, job: str, token: str) -> bool:
+    """Let the process of an actor, of whatever job, join the client of this one. For ``__ray_call__``; tell whether it has."""
+    _join_job(job)
     member = membership.current()
-    if member is not None:
-        name = ray.get_runtime_context().get_actor_name() or type(actor).__name__
-        member.relabel({**member.terms.coords, "actor": name})
+    if member is None or member.terms.mesh != token:
+        return False
+    name = ray.get_runtime_context().get_actor_name() or type(actor).__name__
+    member.relabel({**member.terms.coords, "actor": name})
+    return True
 
 
-def _join() -> None:
+def _join(job: str) -> None:
     global _handover
     context = ray.get_runtime_context()
-    job, node = context.get_job_id(), context.get_node_id()
+    node = context.get_node_id()
     entry = internal_kv._internal_kv_get(key_of(job), namespace=NAMESPACE)
     if entry is None or membership.current() is not None:
         return
@@ -91,10 +103,18 @@ def _relay_on(job: str, node: str) -> str:
     """Return the address of the relay on this node; the driver starts it when it learns of the node."""
     deadline = monotonic() + _RELAY_SEC
     while (address := internal_kv._internal_kv_get(key_of(job, node), namespace=NAMESPACE)) is None:
+        if _has_ended(job):
+            raise ConnectError("the driver of its job has ended")
         if monotonic() >= deadline:
             raise ConnectError(f"the client is out of reach of this node, and no relay stands here after {_RELAY_SEC:g} s")
         time.sleep(_LOOK_SEC)
     return str(address.decode())
+
+
+def _has_ended(job: str) -> bool:
+    """Tell whether Ray knows that a job's driver has ended, in order or not."""
+    jobs = getattr(ray._private.state, "jobs", list)  # private, as of Ray 2.60; the public one needs the dashboard
+    return any(each["JobID"] == job and each["IsDead"] for each in jobs())
 
 
 def _say_who_it_becomes(member: membership.Membership) -> None:
