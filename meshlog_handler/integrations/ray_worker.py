@@ -44,7 +44,7 @@ def key_of(job: str, node: str = "") -> bytes:
 
 
 def this_process() -> str:
-    """Return what no other process has, of this cluster or of another: Ray repeats workers' ids, and its nodes have random ones."""
+    """Return a name of this process that is unique across clusters: ids of jobs and workers repeat, those of nodes do not."""
     context = ray.get_runtime_context()
     return f"{context.get_node_id()}/{context.get_worker_id()}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -61,6 +63,25 @@ def ours_as_hook() -> None:
     start(runtime_env=hook, logging_config=ray.LoggingConfig(encoding="TEXT"))
     attach()
     say("hooked")
+
+
+def init_again() -> None:
+    """Start Ray and attach, three times, and never detach: ids of jobs and workers repeat."""
+    for time in ("first", "second", "third"):
+        start()
+        logs = attach()
+        say(time)
+        logs.flush()
+        ray.shutdown()
+
+
+def killed(address: str) -> None:
+    """Attach to a cluster, make an actor that outlives this driver, and be killed."""
+    ray.init(address=address, log_to_driver=False, namespace="killed")
+    attach()
+    options = {"name": "left", "lifetime": "detached", "max_restarts": 1, "num_cpus": 0}
+    ray.get(ray.remote(programs.Counter).options(**options).remote().say.remote("x"))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

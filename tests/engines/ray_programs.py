@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import ray
@@ -79,6 +80,10 @@ class Counter:
     def log(self, level: int, text: str) -> int:
         """See `log`."""
         return log(level, text)
+
+    def sleep(self, seconds: float) -> None:
+        """Be busy."""
+        time.sleep(seconds)
 
     def fail(self, text: str) -> None:
         """See `fail`."""

@@ -95,6 +95,22 @@ def test_records_prints_and_subprocesses_arrive_once_with_rank_and_stream(client
 
 
 @each_way
+@pytest.mark.parametrize("first_leaves", [False, True])
+def test_workers_forward_to_the_client_that_stays_when_another_leaves(
+    client: Any, cluster: ByCommands, relay: bool, first_leaves: bool
+) -> None:
+    collectors = RecordCollector(), RecordCollector()
+    with Client(scheduler_file=cluster.file) as other:
+        attachments = [attach(each, [to], relay=relay) for each, to in zip((client, other), collectors, strict=True)]
+        leaves, stays = attachments if first_leaves else attachments[::-1]
+        leaves.drain_and_stop(SECONDS)
+        on_each(client, tasks.log, logging.WARNING, "stays")
+        stays.flush()
+        stays.drain_and_stop(SECONDS)
+    assert [each.messages.count("stays") for each in collectors] == ([0, 2] if first_leaves else [2, 0])
+
+
+@each_way
 def test_a_failing_task_is_told_of_by_dasks_own_record(client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):
         assert isinstance(client.submit(tasks.fail, "boom").exception(), ValueError)
@@ -238,6 +254,9 @@ def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any, re
     logs = attach(client, [RecordCollector()], relay=relay)
     pid = logs.stats()[1].pid
     os.kill(pid, signal.SIGSTOP)
+    until(
+        lambda: {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")} == {"T"}
+    )
     try:
         with pytest.raises(FlushTimeout) as silent:
             logs.flush(timeout=0.5)

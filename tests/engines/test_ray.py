@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,44 @@ def test_detached_all_is_as_before(relay: bool) -> None:
     for actor in (early, late):  # they learn of the end by themselves
         until(lambda actor=actor: ray.get(actor.state.remote(), timeout=DEADLINE) == before, DEADLINE)  # type: ignore[misc]
     assert run(programs.state, **on("beta")) == before
+
+
+def test_actors_of_another_job_join_and_busy_ones_are_named(cluster: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-m", f"{__package__}.ray_drivers", "killed", cluster.address], cwd=ROOT) as driver:
+        assert driver.wait(2 * DEADLINE) == -signal.SIGKILL
+    left = ray.get_actor("left", namespace="killed")
+    ray.kill(left, no_restart=False)
+    begun = time.monotonic()
+
+    def restarted() -> bool:
+        with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it starts
+            return bool(ray.get(left.log.remote(logging.INFO, "restarted"), timeout=DEADLINE))
+        return False
+
+    until(restarted, DEADLINE)
+    assert time.monotonic() - begun < 20  # a worker whose job has ended waits for no relay
+    busy = ray.remote(programs.Counter).options(**on("alpha")).remote()
+    calling = busy.sleep.remote(8.0)
+    try:
+        with attached() as (logs, collector):
+            begun = time.monotonic()
+            assert attach(actors=[left, busy]) is logs
+            assert time.monotonic() - begun < 8
+            assert re.search(r"meshlog: Actor\(Counter, .*is busy", capfd.readouterr().err)
+            ray.get(left.log.remote(logging.INFO, "of another job"), timeout=DEADLINE)
+            ray.get(calling, timeout=DEADLINE)
+            ray.get(busy.log.remote(logging.INFO, "no more busy"), timeout=DEADLINE)
+            logs.flush()
+            assert {"of another job", "no more busy"} <= set(collector.messages)
+    finally:
+        ray.kill(left)
+
+
+def test_ray_that_is_started_again_is_attached_again() -> None:
+    done = run_python("-m", f"{__package__}.ray_drivers", "init_again", timeout=4 * DEADLINE)
+    for word in ("first", "second", "third"):
+        # Ray kills its workers: how the last one ended is told with its last lines.
+        assert len(re.findall(rf"^\[0 [^-].*logged {word}$", done.stderr, re.MULTILINE)) == 1, done
 
 
 def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
