@@ -1,0 +1,6 @@
+"""Peers that have the key and say what no proc says, field by field, beside an honest worker. Not collected by pytest.
+
+::
+
+    __main__: client, honest worker, figures  <--- socket, descriptors, files ---  peer: real frames with fields changed
+"""
