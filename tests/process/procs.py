@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -94,6 +95,20 @@ def state_of(pid: int) -> str:
         return stat.read().rpartition(")")[2].split()[0]
 
 
+def stop_process(pid: int) -> None:
+    """Send SIGSTOP, and wait until every thread of the process has stopped: until then it may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_stopped(pid)
+
+
 def wait_stopped(pid: int) -> None:
-    """Wait until a process has been stopped by a signal."""
-    until(lambda: state_of(pid) == "T", what=f"process {pid} to stop")
+    """Wait until a process has been stopped by a signal, with all its threads."""
+
+    def stopped() -> bool:
+        try:
+            states = {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+        except (FileNotFoundError, ProcessLookupError):  # a thread has just ended: look again
+            return False
+        return states == {"T"}
+
+    until(stopped, what=f"process {pid} to stop")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from meshlog_handler import LogClient
 from tests.waiting import until
 
 from . import orphans
-from .procs import DEADLINE, join_all, started, wait_stopped
+from .procs import DEADLINE, join_all, started, stop_process
 
 WORKERS = 8
 
@@ -79,8 +78,7 @@ def test_workers_outlive_a_client_that_is_killed_under_load(stopped_first: bool,
         with started("fork", orphans.work, calls) as procs:
             until(lambda: all(tally[0] > 1000 for tally in tallies), DEADLINE, "every worker to be at work")
             if stopped_first:
-                os.kill(client.pid, signal.SIGSTOP)
-                wait_stopped(client.pid)
+                stop_process(client.pid)
                 until(lambda: stands_still(tallies), DEADLINE, "every worker to wait for room")
             client.kill()
             gone.set()

@@ -23,7 +23,7 @@ from meshlog_handler import ClosedError, FlushTimeout, LogClient
 from meshlog_handler.testing import CollectedLogs, RecordCollector, collected
 
 from . import workers
-from .procs import DEADLINE, join_all, started, wait_stopped
+from .procs import DEADLINE, join_all, started, stop_process
 
 WORKERS = 8
 
@@ -40,8 +40,7 @@ class Mesh(NamedTuple):
         """Stop a worker with SIGSTOP; returns when it has stopped."""
         pid = self.by_rank[rank].pid
         assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
-        wait_stopped(pid)
+        stop_process(pid)
 
     def signal(self, rank: int, number: signal.Signals) -> None:
         """Send a signal to a worker."""

@@ -28,6 +28,7 @@ from meshlog_handler import (
     this_host,
 )
 from meshlog_handler.testing import RecordCollector
+from tests.process.procs import stop_process
 from tests.waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -140,7 +141,7 @@ def test_ten_flushes_at_once_with_a_stopped_rank(collector: RecordCollector) -> 
     with spawn(collector, 8) as mesh:
         client = mesh.logging
         pid = mesh.pids[5]
-        os.kill(pid, signal.SIGSTOP)
+        stop_process(pid)
         outcomes: list[tuple[float, FlushTimeout]] = []
 
         def flush() -> None:
@@ -340,7 +341,7 @@ def test_no_call_blocks_a_running_loop(collector: RecordCollector) -> None:
         ticks = 0
         async with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[collector]) as mesh:
             await mesh.initialized
-            os.kill(mesh.pids[0], signal.SIGSTOP)
+            stop_process(mesh.pids[0])
             flushing = asyncio.ensure_future(_await(mesh.flush(timeout=1.0)))
             try:
                 while not flushing.done():

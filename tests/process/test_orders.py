@@ -25,7 +25,7 @@ from meshlog_handler.rendezvous import Newcomer
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
-from .procs import DEADLINE, started, wait_stopped
+from .procs import DEADLINE, started, stop_process
 
 NAME = "app"
 
@@ -161,8 +161,7 @@ def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch:
     monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
-        os.kill(first.pid, signal.SIGSTOP)
-        wait_stopped(first.pid)
+        stop_process(first.pid)
         with pytest.raises(RankError, match="rank 0"):
             made.logs.set_level(33)
         assert [second.level(), made.member(2).level()] == [33] * 2
@@ -176,8 +175,7 @@ def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.Mon
         first, second = made.member(0), made.member(1)
         made.logs.set_level(15)
         made.logs.set_mode(True, 60.0, 25)
-        os.kill(first.pid, signal.SIGSTOP)
-        wait_stopped(first.pid)
+        stop_process(first.pid)
         with pytest.raises(RankError, match="rank 0"):
             made.logs.set_mode(False, None, 33)
         core = made.client._core
@@ -248,8 +246,7 @@ def test_garbage_is_collected_without_waiting_and_the_client_is_stopped() -> Non
         logs: LoggingMeshClient | None = LoggingMeshClient(other, "mesh", None)
         made.client = other
         member = made.member(0)
-        os.kill(member.pid, signal.SIGSTOP)  # a flush would wait for it
-        wait_stopped(member.pid)
+        stop_process(member.pid)  # a flush would wait for it
         cycle: list[Any] = [logs]
         cycle.append(cycle)
         del cycle, logs

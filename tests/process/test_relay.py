@@ -24,7 +24,7 @@ from meshlog_handler.relay_messages import Claim, EndedBelow, GroupBelow, Joined
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
-from .procs import DEADLINE, started, wait_stopped
+from .procs import DEADLINE, started, stop_process
 
 LOGGER = "below"
 
@@ -215,8 +215,7 @@ def test_a_flush_goes_down_and_up_three_levels_and_names_who_is_silent() -> None
         workers[0].ask("many", 2000)
         assert job.client.flush().acked == (0, 1)
         assert sum("of many" in text for text in job.messages) == 2000
-        os.kill(workers[1].pid, signal.SIGSTOP)
-        wait_stopped(workers[1].pid)
+        stop_process(workers[1].pid)
         try:
             with pytest.raises(FlushTimeout) as timeout:
                 job.client.flush(2.0)
@@ -232,8 +231,7 @@ def test_a_stopped_relay_is_named_by_its_ranks() -> None:
         near, far = job.worker(job.client.address), job.worker(job.relay())
         _, pid = job.relays[0]
         until(lambda: far.rank in job.client.stats(), what="the client to know who is below")
-        os.kill(pid, signal.SIGSTOP)
-        wait_stopped(pid)
+        stop_process(pid)
         try:
             with pytest.raises(FlushTimeout) as timeout:
                 job.client.flush(1.0)

@@ -20,7 +20,7 @@ from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
 from . import released
-from .procs import DEADLINE, join_all, started, wait_stopped
+from .procs import DEADLINE, join_all, started, stop_process
 
 pytestmark = pytest.mark.usefixtures("real_stdout")
 METHODS = ["fork", "spawn", "forkserver"]
@@ -110,8 +110,7 @@ def test_of_a_worker_that_does_not_answer_the_journal_is_read(tmp_path: Path, mo
         pid = procs[0].pid
         assert pid is not None
         assert ready.acquire(timeout=DEADLINE)
-        os.kill(pid, signal.SIGSTOP)
-        wait_stopped(pid)
+        stop_process(pid)
         began = time.monotonic()
         client.stop(0.5)
         assert 0.5 <= time.monotonic() - began < 5

@@ -20,7 +20,7 @@ from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
 from . import workers
-from .procs import DEADLINE, join_all, started, wait_stopped
+from .procs import DEADLINE, join_all, started, stop_process
 from .test_blocked_handler import Blocks
 from .test_orders import mesh
 
@@ -160,8 +160,7 @@ def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest
         made.log_some("both")
         stopped = made.client.stats()[1].pid
         made.enter(1)
-        os.kill(stopped, signal.SIGSTOP)
-        wait_stopped(stopped)
+        stop_process(stopped)
         # Rank 1 may have been stopped with its lock held; the phases to come are rank 0's.
         locks, made._locks = made._locks, made._locks[:1]
         made.client.set_streaming(False)
