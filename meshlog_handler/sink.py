@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import socket
@@ -21,7 +22,16 @@ from .freeze import PLAIN_SIZE
 from .mesh_record import MeshInfo, shown_kind
 from .named_handlers import NamedHandler, ShownBy
 from .stream import carriers, own_threads
-from .wrapped_handlers import Accepted, WithFormatter, filter_of, formats_exceptions, formatter_of, without_text
+from .wrapped_handlers import (
+    Accepted,
+    WithFormatter,
+    any_formatter_of,
+    filter_of,
+    formats_exceptions,
+    formatter_of,
+    without_text,
+    writes_text,
+)
 
 _HANDLE: Final = logging.Handler.handle
 
@@ -156,21 +166,28 @@ class Sink:
 
         They may look at what only the thread that logs knows: a context variable, the current request or task.
         """
-        accepted: list[int] = []
-        texts: list[tuple[int, str]] = []
+        accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
         for index, handler in enumerate(self.handlers):
             accepts = filter_of(handler)
             passed = True if accepts is None else accepts(record)
             if not passed:
                 continue
-            if isinstance(passed, LogRecord) and passed is not record:
-                record.__dict__.update(passed.__dict__)
-            accepted.append(index)
+            seen = passed if isinstance(passed, LogRecord) else record
+            if seen is not record and not writes_text(handler):  # one record crosses: better all have it than this one not
+                record.__dict__.update(seen.__dict__)
+                seen = record
+            accepted.append((index, handler, seen, dict(seen.__dict__)))
+        texts: list[tuple[int, str]] = []
+        for index, handler, seen, fields in accepted:
             formatter = formatter_of(handler)
-            if formatter is not None and (record.levelno >= handler.level or not self.respect_handler_level):
+            if formatter is None and writes_text(handler) and not _same(fields, record.__dict__):
+                formatter = any_formatter_of(handler)  # this handler alone has seen the record like this
+            if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
+                then = copy.copy(seen)
+                then.__dict__ = fields
                 with contextlib.suppress(Exception):  # the client formats it, and says what is wrong
-                    texts.append((index, str(formatter.format(_with(record, info)))))
-        return Prepared(tuple(accepted), tuple(texts))
+                    texts.append((index, str(formatter.format(_with(then, info)))))
+        return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
         """Return a sink of some of the handlers, whose filters have been asked already."""
@@ -246,6 +263,11 @@ def _is_indifferent(handler: Any) -> bool:
         return handler.format(plain) == handler.format(marked)
     except Exception:  # it needs what only a client adds, or what the program adds to its records
         return False
+
+
+def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Tell whether two records have the same attributes; not by ``==``, which is anything for objects of a program."""
+    return fields.keys() == others.keys() and all(fields[name] is others[name] for name in fields)
 
 
 def _with(record: LogRecord, info: MeshInfo) -> LogRecord:

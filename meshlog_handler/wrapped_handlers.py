@@ -123,3 +123,19 @@ def formatter_of(handler: ShownBy) -> Any:
     formatter = getattr(found, "formatter", None)
     kind = type(formatter)
     return None if kind in (logging.Formatter, NoneType) or kind.__module__.partition(".")[0] == __package__ else formatter
+
+
+def any_formatter_of(handler: ShownBy) -> Any:
+    """Return the formatter of a handler, or the one that `logging` uses where there is none."""
+    found: Any = handler if isinstance(handler, WithFormatter) else getattr(handler, "handler", None) or handler
+    return getattr(found, "formatter", None) or logging.Formatter()
+
+
+def writes_text(handler: ShownBy) -> bool:
+    """Tell whether a handler writes what its `format` returns, and looks at nothing else of a record."""
+    found: Any = getattr(handler, "handler", None) or handler
+    return isinstance(found, logging.StreamHandler) and getattr(type(found).emit, "__module__", "") in _WRITERS
+
+
+_WRITERS: Final = ("logging", "logging.handlers")
+"""The modules of `StreamHandler`, `FileHandler` and the rotating ones."""

@@ -5,6 +5,7 @@ import io
 import logging
 import logging.handlers
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,60 @@ def test_what_a_filter_sets_is_seen_by_later_handlers() -> None:
     assert mine.request == 5  # type: ignore[attr-defined]  # the filter's
     assert mine.getMessage() == "without the password"
     assert vars(mine).keys() - before <= {"request", "message"}  # nothing of what a client adds
+
+
+class Adds(logging.Filter):
+    """Changes a record in place, or returns a changed copy, as a filter may since Python 3.12."""
+
+    def __init__(self, word: str, new: bool = False) -> None:
+        super().__init__()
+        self.word, self.new = word, new
+
+    def filter(self, each: logging.LogRecord) -> Any:
+        changed = copy.copy(each) if self.new else each
+        changed.msg = f"{each.msg} {self.word}"
+        return changed if self.new else True
+
+
+def shown_by(handlers: list[logging.Handler], directory: Path) -> list[str]:
+    """Show a record of another process, whose filters were asked there; return the text of each file."""
+    sink, mine = Sink(handlers), record()
+    accepted, texts = sink.prepared(mine, MeshInfo(3))
+    arrived = MeshRecord.of({**vars(mine), "rank": 3}, MeshInfo(3, texts=texts))
+    sink.narrowed(accepted).deliver(arrived)
+    sink.flush()
+    for handler in handlers:
+        handler.close()
+    return [(directory / str(number)).read_text() for number in range(len(handlers))]
+
+
+def files(directory: Path, *filters: logging.Filter | None) -> list[logging.Handler]:
+    made: list[logging.Handler] = []
+    for number, each in enumerate(filters):
+        made.append(logging.FileHandler(directory / str(number)))
+        if each is not None:
+            made[-1].addFilter(each)
+    return made
+
+
+def test_what_a_filter_changes_in_place_is_shown_by_its_handler_and_later_ones(tmp_path: Path) -> None:
+    handlers = files(tmp_path, None, Adds("a"), None, Adds("b"))
+    assert shown_by(handlers, tmp_path) == ["text\n", "text a\n", "text a\n", "text a b\n"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="filters return records since Python 3.12")
+def test_a_record_that_a_filter_returns_is_shown_by_its_handler_alone(tmp_path: Path) -> None:
+    handlers = files(tmp_path, Adds("a", new=True), None, Adds("b"), None)
+    assert shown_by(handlers, tmp_path) == ["text a\n", "text\n", "text b\n", "text b\n"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="filters return records since Python 3.12")
+def test_a_handler_that_looks_at_the_record_gets_what_its_filter_returned() -> None:
+    collector = RecordCollector()
+    collector.addFilter(Adds("without the password", new=True))
+    sink, mine = Sink([collector]), record()
+    sink.prepared(mine, MeshInfo(3))
+    assert mine.getMessage() == "text without the password"
 
 
 def test_a_handler_that_keeps_records_has_what_a_client_adds() -> None:
