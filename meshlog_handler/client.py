@@ -60,6 +60,8 @@ _MARGIN_SEC: Final = 0.25
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
 _LOOK_SEC: Final = 0.05
+_COUNT_AGAIN_SEC: Final = 0.01
+_MAX_COUNTS: Final = 50
 
 
 class LogClient(QueueListener):
@@ -232,9 +234,11 @@ class LogClient(QueueListener):
         why = why or core.busy() or "the client's thread does not end"
         core.show.abandoned = True
         try:
-            waiting = f"{core.waiting:,} records were not shown"
+            waiting = f"{self._count_waiting():,} records were not shown"
         except Exception as failure:  # the thread has moved on meanwhile, or a journal cannot be read
             waiting = f"what it has not shown is lost, and cannot be counted ({type(failure).__name__}: {failure})"
+        finally:
+            core.show.counted.set()
         diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
@@ -242,6 +246,16 @@ class LogClient(QueueListener):
             core.reception.disconnect()
             self._rundir.remove()
             self.registry.release_journals()
+
+    def _count_waiting(self) -> int:
+        """Count until the number stays: the thread may be about to go into a handler, or to wait for this."""
+        counts = [self._core.waiting]
+        for _ in range(_MAX_COUNTS):
+            time.sleep(_COUNT_AGAIN_SEC)
+            counts.append(self._core.waiting)
+            if counts[-2] == counts[-1]:
+                break
+        return counts[-1]
 
     def _show_here(self, record: logging.LogRecord) -> None:
         """Show what is put into the queue while the client does not run."""

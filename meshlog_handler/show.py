@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
@@ -19,6 +20,7 @@ from .thaw import Item
 if TYPE_CHECKING:
     from .rank_files import RankFiles
 
+_COUNT_SEC: Final = 5.0
 OWN_NAME: Final = "meshlog"
 """The logger name of what the mesh itself has to say: deaths, drops."""
 
@@ -64,6 +66,8 @@ class Show:
         Records given to handlers; one that several sinks show counts once.
     abandoned : bool
         Whether handlers get nothing any more: nobody waits for them. Any thread may set it.
+    counted : threading.Event
+        Set when it was counted what an abandoned client has not shown: until then its thread takes nothing away.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class Show:
         self.files = files
         self.shown = 0
         self.abandoned = False
+        self.counted = threading.Event()
+        self._held = 0  # by a thread that waits for the count
         self._giving: tuple[Sequence[logging.LogRecord], Iterator[logging.LogRecord]] = (), iter(())
         self._sinks = sinks
         self._flushed_at = 0
@@ -343,12 +349,21 @@ class Show:
         self._giving = records, left
         for record in left:
             if self.abandoned:
+                self._await_count(record)
                 return
             self.shown += 1
             sink.deliver(record)
 
+    def _await_count(self, record: logging.LogRecord) -> None:
+        """Wait until what is not shown has been counted, this record included."""
+        if not self.counted.is_set():
+            self._held = _count_of(record)
+            self.counted.wait(_COUNT_SEC)
+            self._held = 0
+
     def _give(self, sinks: Sequence[Sink], record: logging.LogRecord) -> None:
         if self.abandoned:
+            self._await_count(record)
             return
         self.shown += 1
         for sink in sinks:
@@ -360,7 +375,7 @@ class Show:
         records, left = self._giving
         held = sum(_count_of(record) for record in records[len(records) - length_hint(left) :])
         groups = {sink.aggregator for sink in self._grouping}.union(*(era.aggregators.values() for era in self.eras))
-        return held + sum(each.pending for each in groups if each is not None) + (self.busy is not None)
+        return held + sum(each.pending for each in groups if each is not None) + (self.busy is not None) + self._held
 
     def show(self, record: logging.LogRecord) -> None:
         """Give one record to the handlers that show records of its logger."""

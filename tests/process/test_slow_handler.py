@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from meshlog_handler import LogClient
+from tests.waiting import until
 
 from . import workers
 from .procs import DEADLINE, ROOT, importing, join_all, started
@@ -84,8 +86,14 @@ def test_the_number_of_records_that_a_blocked_handler_has_not_shown_is_exact(
     client = LogClient(handler).start()
     thread = client._thread
     assert thread is not None
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Semaphore(0), context.Semaphore(0)
     try:
-        with started("fork", workers.log_numbered, [(client.address, 600, "return")] * 2) as procs:
+        with started("fork", workers.log_numbered, [(client.address, 600, "return", ready, go)] * 2) as procs:
+            for _ in procs:  # both have joined before the first record blocks the handler
+                assert ready.acquire(timeout=DEADLINE)
+            for _ in procs:
+                go.release()
             assert handler.reached.wait(DEADLINE)
             join_all(procs)
         client.stop(0.3)
@@ -155,3 +163,29 @@ def test_ctrl_c_ends_the_wait_and_what_was_not_shown_is_said(monkeypatch: pytest
     match = re.search(r"and ([\d,]+) records were not shown: interrupted by KeyboardInterrupt", text)
     assert match is not None
     assert abs(2000 - len(handler.shown) - int(match[1].replace(",", ""))) <= 2
+
+
+def test_what_is_not_shown_is_counted_before_the_thread_throws_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread is let out of its handler between the decision to stop and the count."""
+    said: list[str] = []
+    monkeypatch.setattr("meshlog_handler.client.diagnose", said.append)
+    handler = Slow(0.0, 1)
+    client = LogClient(handler).start()
+    core, thread = client._core, client._thread
+    assert thread is not None
+    with started("fork", workers.log_numbered, [(client.address, 500, "return")]) as procs:
+        assert handler.reached.wait(DEADLINE)
+        join_all(procs)
+    count: Any = type(core).__dict__["waiting"].fget
+
+    def after_the_handler(self: object) -> int:
+        handler.go.set()
+        until(lambda: len(handler.shown) == 2, DEADLINE, "the handler to return")
+        return int(count(self))
+
+    monkeypatch.setattr(type(core), "waiting", property(after_the_handler))
+    client.stop(0.1)
+    thread.join(DEADLINE)
+    assert len(handler.shown) == 2
+    (text,) = said
+    assert text.startswith("the client is stopped without an orderly end, and 498 records were not shown: ")
