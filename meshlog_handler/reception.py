@@ -214,6 +214,7 @@ class Reception:
     def disconnect(self) -> None:
         """Let the procs learn that nothing more will be shown. Any thread: the client's is held up for ever."""
         for source in tuple(self.sources):
+            source.replayed = True  # its journal goes now; what it held was counted among what is not shown
             sock = source.sock
             if sock is not None:
                 with contextlib.suppress(OSError):  # it was closed just now

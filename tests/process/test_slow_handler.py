@@ -78,7 +78,7 @@ def test_a_stop_waits_for_a_slow_handler_as_long_as_it_makes_progress(lives: boo
 
 @pytest.mark.parametrize("before", [0, 1, 125])
 def test_the_number_of_records_that_a_blocked_handler_has_not_shown_is_exact(
-    before: int, monkeypatch: pytest.MonkeyPatch
+    before: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("meshlog_handler.client.diagnose", said.append)
@@ -106,6 +106,7 @@ def test_the_number_of_records_that_a_blocked_handler_has_not_shown_is_exact(
         handler.go.set()
         thread.join(DEADLINE)
     assert len(handler.shown) == before + 1, "nothing more is shown"
+    assert "was removed" not in capfd.readouterr().err, "the client itself has removed the journals, and has said so"
 
 
 PROGRAM = """
