@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import socket
@@ -183,10 +182,8 @@ class Sink:
             if formatter is None and writes_text(handler) and not _same(fields, record.__dict__):
                 formatter = any_formatter_of(handler)  # this handler alone has seen the record like this
             if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
-                then = copy.copy(seen)
-                then.__dict__ = fields
                 with contextlib.suppress(Exception):  # the client formats it, and says what is wrong
-                    texts.append((index, str(formatter.format(_with(then, info)))))
+                    texts.append((index, str(formatter.format(_with(seen, info, fields)))))
         return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
@@ -270,9 +267,9 @@ def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:
     return fields.keys() == others.keys() and all(fields[name] is others[name] for name in fields)
 
 
-def _with(record: LogRecord, info: MeshInfo) -> LogRecord:
-    """Return a copy of a record of this process that has what a client adds; an extra of the program keeps its name."""
-    fields = record.__dict__
+def _with(record: LogRecord, info: MeshInfo, earlier: dict[str, Any] | None = None) -> LogRecord:
+    """Return a copy of a record, as it is or was earlier, that has what a client adds; a program's extra keeps its name."""
+    fields = record.__dict__ if earlier is None else earlier
     kind = shown_kind(record.__class__)
     shown: LogRecord = kind.__new__(kind)
     shown.__dict__ = more = dict(fields)

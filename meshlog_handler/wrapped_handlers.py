@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from logging import LogRecord
-from types import NoneType
 from typing import Any, Final
 
 from .mesh_record import MeshRecord, info_of
@@ -21,7 +20,7 @@ class Wrapped:
     @property
     def handler(self) -> Any:
         """The handler itself; what stands for it while a configuration is not complete."""
-        return getattr(self.given_to, "handler", None) or self.given_to
+        return _behind(self.given_to)
 
     @property
     def level(self) -> int:
@@ -98,8 +97,13 @@ class Accepted(Wrapped):
         return True
 
 
+def _behind(handler: ShownBy) -> Any:
+    """Return the handler that a name stands for, or that is wrapped; else the handler itself."""
+    return getattr(handler, "handler", None) or handler
+
+
 def filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
-    found: Any = getattr(handler, "handler", None) or handler
+    found = _behind(handler)
     return found.filter if getattr(found, "filters", None) else None
 
 
@@ -117,25 +121,27 @@ def without_text(record: logging.LogRecord) -> logging.LogRecord:
 _FORMAT_EXCEPTION: Final = logging.Formatter.formatException
 
 
-def formatter_of(handler: ShownBy) -> Any:
-    """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
-    found: Any = handler if isinstance(handler, WithFormatter) else getattr(handler, "handler", None) or handler
-    formatter = getattr(found, "formatter", None)
-    kind = type(formatter)
-    return None if kind in (logging.Formatter, NoneType) or kind.__module__.partition(".")[0] == __package__ else formatter
-
-
 def any_formatter_of(handler: ShownBy) -> Any:
     """Return the formatter of a handler, or the one that `logging` uses where there is none."""
-    found: Any = handler if isinstance(handler, WithFormatter) else getattr(handler, "handler", None) or handler
-    return getattr(found, "formatter", None) or logging.Formatter()
+    return getattr(handler if isinstance(handler, WithFormatter) else _behind(handler), "formatter", None) or _DEFAULT
+
+
+def formatter_of(handler: ShownBy) -> Any:
+    """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
+    formatter = any_formatter_of(handler)
+    kind = type(formatter)
+    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == __package__ else formatter
 
 
 def writes_text(handler: ShownBy) -> bool:
-    """Tell whether a handler writes what its `format` returns, and looks at nothing else of a record."""
-    found: Any = getattr(handler, "handler", None) or handler
-    return isinstance(found, logging.StreamHandler) and getattr(type(found).emit, "__module__", "") in _WRITERS
+    """Tell whether a handler writes what its formatter returns, and looks at nothing else of a record."""
+    found = _behind(handler)
+    kind = type(found)
+    return (
+        isinstance(found, logging.StreamHandler) and kind.emit.__module__ in _WRITERS and kind.format is logging.Handler.format
+    )
 
 
+_DEFAULT: Final = logging.Formatter()
 _WRITERS: Final = ("logging", "logging.handlers")
 """The modules of `StreamHandler`, `FileHandler` and the rotating ones."""

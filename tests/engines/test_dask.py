@@ -20,6 +20,7 @@ import pytest
 from meshlog_handler import FlushTimeout, LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 
+from ..process.procs import stop_process
 from ..waiting import until
 from .needed import need
 
@@ -253,10 +254,7 @@ def test_workers_that_are_threads_of_this_process_are_left_alone() -> None:
 def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any, relay: bool) -> None:
     logs = attach(client, [RecordCollector()], relay=relay)
     pid = logs.stats()[1].pid
-    os.kill(pid, signal.SIGSTOP)
-    until(
-        lambda: {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")} == {"T"}
-    )
+    stop_process(pid)
     try:
         with pytest.raises(FlushTimeout) as silent:
             logs.flush(timeout=0.5)
@@ -274,7 +272,7 @@ def test_an_asynchronous_client_is_not_held_up(cluster: ByCommands) -> None:
             collector = RecordCollector()
             before = await client.run(tasks.state)
             pid = min((await client.run(os.getpid)).values())
-            os.kill(pid, signal.SIGSTOP)
+            stop_process(pid)
             attaching = attach(client, [collector])
             for _ in range(20):  # the loop turns although a worker keeps everybody waiting
                 await asyncio.sleep(0.01)

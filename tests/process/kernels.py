@@ -19,8 +19,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from typing_extensions import Self
 
-from tests.process.procs import DEADLINE, importing, state_of
-from tests.waiting import until
+from tests.process.procs import DEADLINE, importing, state_of, stop_process
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -139,9 +138,8 @@ def kernel_env(home: str, *, watches: bool = True) -> dict[str, str]:
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Stop a process meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: state_of(pid) == "T", what=f"process {pid} to stop")
+        stop_process(pid)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -18,7 +18,7 @@ from meshlog_handler.messages import SetLevel
 from meshlog_handler.obituary import last_lines
 from meshlog_handler.testing import RecordCollector
 from tests.process.command_line import WAIT_FOR
-from tests.process.procs import importing, wait_stopped
+from tests.process.procs import importing, stop_process
 from tests.waiting import until
 
 MESH = "a mesh of these tests"
@@ -103,8 +103,7 @@ def test_a_stopped_rank_is_missing_and_has_not_answered(
     client: LogClient, shown: RecordCollector, adopted: list[Adopted]
 ) -> None:
     until(lambda: "printed" in shown.messages and "begin" in shown.messages)
-    adopted[1].process.send_signal(signal.SIGSTOP)
-    wait_stopped(adopted[1].process.pid)
+    stop_process(adopted[1].process.pid)
     with pytest.raises(FlushTimeout) as silent:
         client.flush(0.3)
     assert silent.value.receipt.missing == (1,)

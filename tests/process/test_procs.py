@@ -35,7 +35,7 @@ from meshlog_handler.context import Identity
 from meshlog_handler.procs import ProcSet
 from tests.waiting import until
 
-from .procs import METHODS, importing, state_of, wait_stopped
+from .procs import METHODS, importing, state_of, stop_process
 
 DEADLINE = 30.0
 PROMPT = 5.0
@@ -185,7 +185,7 @@ def test_large_arguments_and_results_pass_while_others_do() -> None:
 def test_a_proc_that_does_not_read_holds_up_nobody() -> None:
     big = bytes(4_000_000)
     with started(2) as procs:
-        os.kill(procs.pids[0], signal.SIGSTOP)
+        stop_process(procs.pids[0])
         stuck = [procs.call((0,), len, (big,)) for _ in range(3)]
         assert procs.call((1,), len, (big,)).get(DEADLINE) == [4_000_000]
         assert not any(future.done() for future in stuck)
@@ -595,8 +595,7 @@ def test_a_proc_that_does_not_end_is_ended(how: str, exitcode: int) -> None:
     if how == "deaf":
         procs.call((0,), lambda: str(signal.signal(signal.SIGTERM, signal.SIG_IGN))).get(DEADLINE)
     if how == "stopped":
-        os.kill(procs.pids[0], signal.SIGSTOP)
-        wait_stopped(procs.pids[0])
+        stop_process(procs.pids[0])
     future = procs.call((0,), time.sleep, (60,))
     begun = time.monotonic()
     procs.stop(0.2)

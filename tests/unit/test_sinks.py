@@ -302,6 +302,16 @@ def test_a_record_that_a_filter_returns_is_shown_by_its_handler_alone(tmp_path: 
     assert shown_by(handlers, tmp_path) == ["text a\n", "text\n", "text b\n", "text b\n"]
 
 
+def test_a_handler_with_a_format_of_its_own_is_not_given_the_text_of_its_formatter(tmp_path: Path) -> None:
+    class Upper(logging.FileHandler):
+        def format(self, each: logging.LogRecord) -> str:
+            return super().format(each).upper()
+
+    changes = logging.FileHandler(tmp_path / "1")
+    changes.addFilter(Adds("a"))
+    assert shown_by([Upper(tmp_path / "0"), changes], tmp_path)[0] == "TEXT A\n"
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="filters return records since Python 3.12")
 def test_a_handler_that_looks_at_the_record_gets_what_its_filter_returned() -> None:
     collector = RecordCollector()
