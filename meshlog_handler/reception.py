@@ -28,7 +28,7 @@ from .thaw import Item
 from .waits import capped, monotonic
 
 if TYPE_CHECKING:
-    from .show import Era
+    from .era import Era
 
 Ready = Sequence[tuple[selectors.SelectorKey, int]]
 

@@ -11,6 +11,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from .aggregate import Aggregator
+from .era import Era
 from .mesh_record import MeshInfo, MeshRecord
 from .sink import Sink
 from .sinks import Sinks
@@ -25,21 +26,6 @@ OWN_NAME: Final = "meshlog"
 """The logger name of what the mesh itself has to say: deaths, drops."""
 
 _OWN_ROUTE: Final = (None, OWN_NAME)
-
-
-class Era:
-    """Settings that held before a switch, and what is pending by them: for what procs logged before it.
-
-    Attributes
-    ----------
-    users : set of Source
-        Procs that may still bring such records.
-    """
-
-    def __init__(self, default: Sink | None, aggregators: dict[Sink, Aggregator]) -> None:
-        self.default = default
-        self.aggregators = aggregators
-        self.users: set[Source] = set()
 
 
 KEEP: Final = -1.0

@@ -27,7 +27,7 @@ from .thaw import ASIDE_COST, Item, TaggedTemplate, Thawer
 from .wire import unpack
 
 if TYPE_CHECKING:
-    from .show import Era
+    from .era import Era
 
 INBOX_SIZE: Final = 1 << 20
 """Bytes of a proc's stream that wait to be read, at most; beyond it, the client lets the proc wait."""

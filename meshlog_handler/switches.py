@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from .complaints import give
+from .era import Era
 from .orders import Orders
 from .reception import Reception
 from .registry import Registry
 from .relays import Relays
-from .show import KEEP, Era, Show
+from .show import KEEP, Show
 from .sink import Sink
 from .source import Chosen, Source, Turn
 from .tray import Tray

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Final
 
-from .show import Era, Show
+from .era import Era
+from .show import Show
 from .source import INBOX_SIZE, Source
 from .thaw import Item
 from .waits import monotonic

@@ -41,8 +41,8 @@ FLOORS = [
     # The roles: what a proc does, what the client does, and the handler that is the door to either.
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "source", "pipes", "reception", "wrapped_handlers", "sink", "sinks", "show", "tray", "registry", "flushes", "below",
-        "relays", "switches", "commands", "client_thread", "membership", "journal_queue", "client", "uplink", "handler",
+        "wrapped_handlers", "sink", "era", "source", "pipes", "reception", "sinks", "show", "tray", "registry", "flushes",
+        "below", "relays", "switches", "commands", "client_thread", "membership", "journal_queue", "client", "uplink", "handler",
     ],
     # Assembly.
     [
