@@ -42,7 +42,8 @@ FLOORS = [
     [
         "stream", "transaction", "forwarder", "runtime", "named_handlers",
         "wrapped_handlers", "sink", "era", "source", "pipes", "reception", "sinks", "show", "tray", "registry", "flushes",
-        "below", "relays", "switches", "commands", "client_thread", "membership", "journal_queue", "client", "uplink", "handler",
+        "below", "relays", "switches", "commands", "client_thread", "membership", "journal_queue", "client", "uplink",
+        "handler",
     ],
     # Assembly.
     [
