@@ -248,7 +248,7 @@ class LogClient(QueueListener):
             self.registry.release_journals()
 
     def _count_waiting(self) -> int:
-        """Count until the number stays: the thread may be about to go into a handler, or to wait for this."""
+        """Count until two counts are equal: the thread may be about to enter a handler, or to wait for the count."""
         counts = [self._core.waiting]
         for _ in range(_MAX_COUNTS):
             time.sleep(_COUNT_AGAIN_SEC)

@@ -53,7 +53,7 @@ class Show:
     abandoned : bool
         Whether handlers get nothing any more: nobody waits for them. Any thread may set it.
     counted : threading.Event
-        Set when it was counted what an abandoned client has not shown: until then its thread takes nothing away.
+        Set when the records that an abandoned client has not shown are counted. Until then its thread discards nothing.
     """
 
     def __init__(

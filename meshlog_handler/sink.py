@@ -172,7 +172,7 @@ class Sink:
             if not passed:
                 continue
             seen = passed if isinstance(passed, LogRecord) else record
-            if seen is not record and not writes_text(handler):  # one record crosses: better all have it than this one not
+            if seen is not record and not writes_text(handler):  # only one record is sent: change it for all handlers
                 record.__dict__.update(seen.__dict__)
                 seen = record
             accepted.append((index, handler, seen, dict(seen.__dict__)))

@@ -240,7 +240,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
                 self._step_down(worker)
 
     def _step_down(self, worker: Any) -> None:
-        """Want this process no more: it forwards to the client that had it before, if there is one that can be reached."""
+        """Stop forwarding to this client. The process forwards to the client before it, if that can be reached."""
         global _handover
         forwarded = _wanting[-1][0] is self
         _wanting[:] = [(plugin, terms) for plugin, terms in _wanting if plugin is not self]

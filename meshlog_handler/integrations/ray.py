@@ -142,7 +142,7 @@ class _Job:
             raise
 
     def join_actors(self, actors: Iterable[Any]) -> None:
-        """Let actors join that there are; say which of them have not, a few seconds later."""
+        """Let existing actors join; report those that have not joined after a few seconds."""
         asked = {actor.__ray_call__.remote(join_actor, self._job, self.token): actor for actor in actors}
         done, busy = ray.wait(list(asked), num_returns=len(asked), timeout=_ACTORS_SEC) if asked else ([], [])
         for each in busy:

@@ -1,4 +1,4 @@
-"""Peers that have the key and say what no proc says, field by field, beside an honest worker. Not collected by pytest.
+"""Peers that have the key and send malformed fields, beside an honest worker. Not collected by pytest.
 
 ::
 

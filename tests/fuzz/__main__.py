@@ -1,4 +1,4 @@
-"""Let peers with the key say what no proc says, and measure what an honest worker beside them notices::
+"""Run peers that have the key and send malformed data, and measure their effect on an honest worker::
 
     python -m tests.fuzz --seconds 20 --seed 1
 
