@@ -194,7 +194,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
             return  # a thread of the client's own process
         self._relay = self._relay or not near
         if not self._relay:
-            await asyncio.to_thread(self._join, self._address, worker)
+            await MeshFuture.run(lambda: self._join(self._address, worker), "join")
             return
         self._joining = asyncio.ensure_future(self._join_relay(worker))
         # A worker without a nanny holds its relay itself, and one that is starting answers no messages before this returns.
@@ -204,11 +204,11 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
 
     async def _join_relay(self, worker: Any) -> None:
         address = await relay_address(worker, self._name, self._address)
-        await asyncio.to_thread(self._join, address, worker)
+        await MeshFuture.run(lambda: self._join(address, worker), "join")
 
     async def teardown(self, worker: Any) -> None:
         """Leave: the worker logs as it did before."""
-        await asyncio.to_thread(self._leave, worker)
+        await MeshFuture.run(lambda: self._leave(worker), "leave")
 
     def _join(self, address: str, worker: Any) -> None:
         with _turn:
@@ -261,7 +261,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         """The client has gone without a word. Whichever worker's turn comes first tells the scheduler, and so all others."""
         member = membership.current()
         turn = 1 + (member.rank or 0) if member is not None else 0
-        await asyncio.to_thread(self._leave, worker)
+        await MeshFuture.run(lambda: self._leave(worker), "leave")
         await asyncio.sleep(_TURN_SEC * turn)
         with contextlib.suppress(Exception):  # the nanny or the scheduler has gone, or another was faster
             if self._relay and worker.nanny:

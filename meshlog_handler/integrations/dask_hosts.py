@@ -17,6 +17,7 @@ from distributed.protocol.pickle import dumps
 
 from ..capture import diagnose
 from ..errors import ClosedError, ConnectError
+from ..future import MeshFuture
 from ..waits import monotonic
 from .hosts import HostRelay, Tunnel
 
@@ -59,6 +60,9 @@ async def host_relay(name: str, client_address: str, dask_worker: Any) -> str:
 class Host:
     """A relay, and what it needs of the nanny, or the worker, that it lives in. On the event loop of that.
 
+    Each call that blocks has a thread of its own. The loop's executor has few threads: with several nannies in a process,
+    and several clients, all of them would wait in `take`, and none would be left for `give`.
+
     Parameters
     ----------
     name : str
@@ -82,7 +86,7 @@ class Host:
         """Return the relay's address, when the client has it."""
         announcing = asyncio.ensure_future(self._announce())
         try:
-            return await asyncio.to_thread(lambda: self._relay.address)
+            return await MeshFuture.run(lambda: self._relay.address, "relay-address")
         finally:
             announcing.cancel()
 
@@ -90,7 +94,7 @@ class Host:
         """Return bytes for the client; None when all was taken, and the relay has ended."""
         self._heard = monotonic() + timeout
         try:
-            return await asyncio.to_thread(self._relay.take, timeout)
+            return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
         except ClosedError:
             self._forget()
             return None
@@ -98,14 +102,14 @@ class Host:
     async def give(self, data: bytes) -> bool:
         """Take in bytes from the client; return whether there still is a relay for them."""
         try:
-            await asyncio.to_thread(self._relay.give, data)
+            await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
         except ClosedError:
             return False
         return True
 
     async def close(self, timeout: float) -> None:
         """Pass on what is pending, and end. `take` brings the rest."""
-        await asyncio.to_thread(self._relay.close, timeout)
+        await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
 
     async def _announce(self) -> None:
         # Over and over: the client may not have subscribed by the first time.

@@ -5,7 +5,6 @@ Actors travel by reference to this module: it is imported in every proc.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import socket
@@ -144,13 +143,13 @@ class Relay(Actor):
     @concurrent_endpoint
     async def address(self) -> str:
         """Return what the procs of this host join."""
-        return await asyncio.to_thread(lambda: self._relay.address)
+        return await MeshFuture.run(lambda: self._relay.address, "relay-address")
 
     @concurrent_endpoint
     async def take(self, timeout: float) -> bytes | None:
         """Return bytes for the client, b"" if there are none in time, None when the relay has ended."""
         try:
-            return await asyncio.to_thread(self._relay.take, timeout)
+            return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
         except ClosedError:
             return None
 
@@ -158,7 +157,7 @@ class Relay(Actor):
     async def give(self, data: bytes) -> bool:
         """Take in bytes from the client; False when the relay has ended."""
         try:
-            await asyncio.to_thread(self._relay.give, data)
+            await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
         except ClosedError:
             return False
         return True
@@ -171,7 +170,7 @@ class Relay(Actor):
     @concurrent_endpoint
     async def close(self, timeout: float) -> None:
         """Pass on what is pending, and end."""
-        await asyncio.to_thread(self._relay.close, timeout)
+        await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
 
 
 class PlainHandler(MeshHandler):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import distributed
@@ -73,3 +75,8 @@ def plugins(dask_scheduler: Any) -> list[str]:
 
 def _logger(logger: logging.Logger) -> tuple[Any, ...]:
     return logger.level, logger.propagate, [f"{type(h).__name__} {h.level}" for h in logger.handlers]
+
+
+async def use_executor_threads(count: int | None) -> None:
+    """Give this process's event loop an executor of so many threads; None is as many as Python gives it."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))

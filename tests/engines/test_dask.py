@@ -111,6 +111,17 @@ def test_workers_forward_to_the_client_that_stays_when_another_leaves(
     assert [each.messages.count("stays") for each in collectors] == ([0, 2] if first_leaves else [2, 0])
 
 
+def test_relays_use_no_thread_of_the_event_loops_executor(client: Any) -> None:
+    client.run(tasks.use_executor_threads, 1, nanny=True)
+    try:
+        with attached(client, relay=True) as (logs, collector):
+            on_each(client, tasks.log, logging.WARNING, "relayed")
+            logs.flush()
+            assert collector.messages.count("relayed") == 2
+    finally:
+        client.run(tasks.use_executor_threads, None, nanny=True)
+
+
 @each_way
 def test_a_failing_task_is_told_of_by_dasks_own_record(client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):

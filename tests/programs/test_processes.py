@@ -11,8 +11,8 @@ from .running import EXIT_REPORT, NORMAL_END, Place, same
 
 METHODS = ("fork", "spawn", "forkserver")
 
-WORKERS = ((r"(Process|PoolWorker)-[\d:]+", r"\1-N"),)
-"""The names of a pool's processes: which of them takes a task is left to chance."""
+WORKERS = ((r"(Process|PoolWorker)-[\d:]+", r"\1-N"), (r"Thread-\d+ \(_handle_workers\)", "MainThread"))
+"""A pool's processes: which of them takes a task is left to chance, and so is by which thread of the pool it was forked."""
 
 
 @pytest.mark.parametrize("method", METHODS)
