@@ -324,6 +324,20 @@ class LogClient(QueueListener):
         self._post(begin, future, gives=False)
         return future
 
+    def show_ended(self, seconds: float) -> None:
+        """Wait until all is shown that procs logged which have ended by now; no longer than `seconds` without progress."""
+        if not self.running or threading.current_thread() is self._thread:
+            return
+        if all(source.pid == self._pid for source in tuple(self._core.reception.sources)):
+            return
+        future: Future[FlushReceipt] = Future()
+        future.set_running_or_notify_cancel()
+        with contextlib.suppress(ClosedError):  # the thread has just ended
+            self._post(partial(self._core.flush_ended, future), future, gives=False)
+            progress = None
+            while not finished(future, seconds) and progress != self._core.progress:
+                progress = self._core.progress
+
     def next_request(self) -> int:
         """Return a number for an order."""
         return self._core.orders.number()

@@ -206,6 +206,11 @@ class ClientThread:
             elif not source.ended:
                 self.reception.send(source, source.flush_order(version, timeout, chosen))
 
+    def flush_ended(self, future: Flushed) -> None:
+        """Let `future` get a receipt when all is shown of the procs that have ended by now."""
+        self.reception.look_for_ends()
+        self._flushes.start([source for source in self.reception.sources if source.ended], (), float("inf"), future)
+
     def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
         asked = self._asked(chosen)

@@ -69,7 +69,8 @@ class MeshHandler(logging.Handler):
     filters and custom formatters of the `handlers`, are called in the process that logs, on the thread that logs: they may
     look at the current request or task.
 
-    Any thread may log. `flush` and `close` never wait: `logging.config` calls them with logging's lock held.
+    Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until what
+    processes logged that have ended is shown: it is shown as it was configured then, also where `os._exit` follows.
     After a fork the child joins as itself with its first record.
     """
 
@@ -236,12 +237,20 @@ class MeshHandler(logging.Handler):
         """Return at once: what a call has logged is in the journal already."""
 
     def close(self) -> None:
-        """Take the handler out of logging's registry. The process stays a member of the mesh: other loggers may use it."""
+        """Take the handler out of logging's registry. The process stays a member of the mesh: other loggers may use it.
+
+        In the client's process, waits for what ended processes have logged, but not longer than a second in which nothing
+        is shown: `logging.config` calls this with logging's lock held, which a handler of the client may wait for.
+        """
         super().close()
         client = _own_client
         if self._sink is not None and self._sink.number and client is not None:
+            self._sink.stay_open()
+            client.show_ended(_CLOSE_SEC)
             client.sinks.retire(self._sink)
 
+
+_CLOSE_SEC: Final = 1.0
 
 _ordinals: Final = itertools.count(1)
 

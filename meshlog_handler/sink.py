@@ -25,6 +25,7 @@ from .wrapped_handlers import (
     Accepted,
     WithFormatter,
     any_formatter_of,
+    behind,
     filter_of,
     formats_exceptions,
     formatter_of,
@@ -89,6 +90,12 @@ class Sink:
         """Give handlers that have no formatter of their own this one, for records of this sink."""
         plain = [handler.given_to if isinstance(handler, WithFormatter) else handler for handler in self.handlers]
         self.handlers = tuple(plain if formatter is None else [WithFormatter(each, formatter) for each in plain])
+
+    def stay_open(self) -> None:
+        """Let closed files be opened again for what is still to be shown: logging closes those of this mode for good."""
+        for handler in map(behind, self._handlers):
+            if isinstance(handler, logging.FileHandler) and handler.mode == "w":
+                handler.mode = "a"
 
     def _make_plan(self) -> _Plan:
         if not self._handlers:

@@ -90,10 +90,7 @@ class Sinks:
 
     def retire(self, sink: Sink) -> None:
         """Take a sink's names away: its MeshHandler was closed. What it accepted before is still shown by it."""
-        for handler in sink.handlers:
-            # A configuration that takes another's place closes its files, and one with this mode is not opened again.
-            if isinstance(handler, logging.FileHandler) and handler.mode == "w":
-                handler.mode = "a"
+        sink.stay_open()
         with self._lock:
             self._by_name = {name: each for name, each in self._by_name.items() if each is not sink}
             self.version += 1

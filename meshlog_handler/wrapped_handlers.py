@@ -20,7 +20,7 @@ class Wrapped:
     @property
     def handler(self) -> Any:
         """The handler itself; what stands for it while a configuration is not complete."""
-        return _behind(self.given_to)
+        return behind(self.given_to)
 
     @property
     def level(self) -> int:
@@ -97,13 +97,13 @@ class Accepted(Wrapped):
         return True
 
 
-def _behind(handler: ShownBy) -> Any:
+def behind(handler: ShownBy) -> Any:
     """Return the handler that a name stands for, or that is wrapped; else the handler itself."""
     return getattr(handler, "handler", None) or handler
 
 
 def filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
-    found = _behind(handler)
+    found = behind(handler)
     return found.filter if getattr(found, "filters", None) else None
 
 
@@ -123,7 +123,7 @@ _FORMAT_EXCEPTION: Final = logging.Formatter.formatException
 
 def any_formatter_of(handler: ShownBy) -> Any:
     """Return the formatter of a handler, or the one that `logging` uses where there is none."""
-    return getattr(handler if isinstance(handler, WithFormatter) else _behind(handler), "formatter", None) or _DEFAULT
+    return getattr(handler if isinstance(handler, WithFormatter) else behind(handler), "formatter", None) or _DEFAULT
 
 
 def formatter_of(handler: ShownBy) -> Any:
@@ -135,7 +135,7 @@ def formatter_of(handler: ShownBy) -> Any:
 
 def writes_text(handler: ShownBy) -> bool:
     """Tell whether a handler writes what its formatter returns, and looks at nothing else of a record."""
-    found = _behind(handler)
+    found = behind(handler)
     kind = type(found)
     return (
         isinstance(found, logging.StreamHandler) and kind.emit.__module__ in _WRITERS and kind.format is logging.Handler.format

@@ -16,6 +16,7 @@ from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 from .. import membership, running, worker
 from ..client import LogClient
 from ..errors import ClosedError, ConnectError
+from ..future import MeshFuture
 from ..handler import MeshHandler
 from .handover import Handover
 from .hosts import HostRelay, reachable

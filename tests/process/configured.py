@@ -74,6 +74,47 @@ def twice() -> None:
     run_children("second")
 
 
+COUNT = 500
+
+
+def count() -> None:
+    """Log as many records, as a child that applies the first configuration."""
+    logging.config.dictConfig(_to_file("first"))
+    for number in range(COUNT):
+        logging.info("%d", number)
+
+
+def _to_file(name: str) -> dict[str, Any]:
+    made = config()
+    made["handlers"][SHOWN_BY] = {"class": "logging.FileHandler", "filename": name}
+    return made
+
+
+def _count_in_child(method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    proc = context.Process(target=count)
+    proc.start()
+    proc.join()
+
+
+def reconfigured_after_child(method: str, directory: str) -> None:
+    """What a child logged that has ended is shown by the configuration of its time, though another follows at once."""
+    os.chdir(directory)
+    logging.config.dictConfig(_to_file("first"))
+    _count_in_child(method)
+    logging.config.dictConfig(_to_file("second"))
+    logging.info("after")
+
+
+def shut_down_at_once(method: str, directory: str) -> None:
+    """`logging.shutdown` shows what an ended child has logged: the process may end at once after it."""
+    os.chdir(directory)
+    logging.config.dictConfig(_to_file("first"))
+    _count_in_child(method)
+    logging.shutdown()
+    os._exit(0)
+
+
 FILE = """
 [loggers]
 keys=root

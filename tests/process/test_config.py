@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from meshlog_handler import LogClient
 from meshlog_handler.testing import collected
 
+from .configured import COUNT
 from .procs import DEADLINE, ROOT, importing, run_python
 
 ADDRESS = "MESHLOG_ADDRESS"
@@ -56,6 +60,21 @@ def test_configured_twice_shows_once_by_the_second() -> None:
     assert lines[0] in ("INFO None one", "second one"), "who configures waits for nobody"
     assert lines[1:] == ["second two", *(f"second child {number} {how}" for number, how in enumerate(WAYS))]
     assert complaints == ""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("program", "second"), [("reconfigured_after_child", "after\n"), ("shut_down_at_once", None)], ids=["again", "shutdown"]
+)
+def test_what_an_ended_child_logged_is_shown_by_the_configuration_of_its_time(
+    program: str, second: str | None, method: str, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="mlt-") as runs:  # `os._exit` leaves the client's directory to the next one
+        env = {**os.environ, "MESHLOG_RUN_DIR": runs}
+        done = run_python("-m", "tests.process.configured", program, method, str(tmp_path), env=env)
+    assert (tmp_path / "first").read_text().splitlines() == [str(number) for number in range(COUNT)]
+    assert second is None or (tmp_path / "second").read_text() == second
+    assert done.stderr == ""
 
 
 def test_a_name_that_no_handler_has_is_said_and_nothing_is_lost() -> None:
