@@ -21,6 +21,7 @@ from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
 from .failures import NO_FAILURE, describe
 from .mesh_record import is_bounded
 from .plain import SCALARS, Copier, exact_text, plain, text_of
+from .tracebacks import format_exception
 from .wire import MAX_INT, pack
 
 Packer = Callable[..., bytes]
@@ -57,10 +58,19 @@ shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter
 )
 """What records of one shape have in common. The last ones are None in a plain record; one that has them is no plain one."""
 
+_place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
+)
+_thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    "thread", "threadName", "process", "processName"
+)
+
 _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
+_STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
 # Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
 # a template varies only with the threads that use it.
 _MAX_VARIETY: Final = {False: 4, True: 64}
+_MAX_THREADS: Final = 64
 TIMES: Final = Struct("<ddd")
 MAX_SHAPES: Final = 0xFFFF
 
@@ -76,6 +86,7 @@ class ShapeTable(dict[object, Packer]):
         self.ids = itertools.count(1)
         self.tagged: dict[object, int] = {}
         self.variety: dict[object, int] = {}
+        self.threads: dict[object, int] = {}
         self.who: dict[object, bytes] = {}
 
 
@@ -161,32 +172,37 @@ def freeze(record: logging.LogRecord, table: ShapeTable) -> Frozen:
 def _struct_codes(record: logging.LogRecord) -> str | None:
     """Return the `struct` codes of the arguments, if the record has nothing else that needs a description of its own."""
     fields, args = record.__dict__, record.args
+    kinds = tuple(map(type, args or ()))
     if (
         type(record.msg) is not str
+        or not _STRUCT_TYPES.issuperset(kinds)
         or (type(args) is not tuple and args)
-        or not is_bounded(record.msg)
         or record.exc_info
         or record.exc_text
         or record.stack_info
         or type(record).getMessage is not _GET_MESSAGE
-        or (len(fields) > PLAIN_SIZE and fields.keys() - STANDARD)
+        or not is_bounded(record.msg)
+        or (len(fields) > PLAIN_SIZE and not STANDARD.issuperset(fields))
     ):
         return None
-    codes = "".join(_STRUCT_CODES.get(type(arg), "-") for arg in args or ())
-    return None if "-" in codes else codes
+    return "".join([_STRUCT_CODES[kind] for kind in kinds])
 
 
 def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, route: object) -> Frozen | None:
     args = tuple(record.args or ())
-    key = (shape_key(record.__dict__), (record.__class__, *map(type, args)), route)
+    fields = record.__dict__
     place = (record.pathname, record.lineno, record.levelno, record.name)
     try:
+        variety = table.variety.get(place, 0)
+        full = variety >= _MAX_VARIETY[bool(args)]
+        if full and len(fields) == PLAIN_SIZE:  # the fast path has looked
+            return None
+        key = (shape_key(fields), (record.__class__, *map(type, args)), route)
         # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
         known = table.get(key)
         if known is not None:
             return Frozen(known(record.created, record.msecs, record.relativeCreated, *args), table)
-        variety = table.variety.get(place, 0)
-        if variety >= _MAX_VARIETY[bool(args)]:
+        if full:
             return None
         shape = next(table.ids)
         if shape > MAX_SHAPES:
@@ -229,12 +245,15 @@ def _render(record: logging.LogRecord) -> Rendered:
     `named` holds extras, and what more there is; `text` is the message, where the client could not format it to the
     same text; `ours` is what the client's `MeshInfo` of the record holds beside what all records of the proc have.
     """
+    fields = record.__dict__
+    extras = [] if STANDARD.issuperset(fields) else [name for name in tuple(fields) if name not in STANDARD]
     named: dict[str, object] = {
-        exact_text(name): plain(value) for name, value in tuple(record.__dict__.items()) if name not in STANDARD
+        name if type(name) is str else exact_text(name): value if type(value := fields[name]) is str else plain(value)
+        for name in extras
     }
     msg, args, text = _render_message(record)
     ours: dict[str, object] = {}
-    exc_text = _exc_text(record, ours)
+    exc_text = _exc_text(record, ours) if record.exc_info or record.exc_text else None
     if exc_text:
         named["exc_text"] = exc_text
     if type(msg) is dict and msg.get("exc_info"):
@@ -248,30 +267,35 @@ def _render(record: logging.LogRecord) -> Rendered:
 
 
 def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable, route: object) -> Frozen:
-    """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something."""
+    """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something.
+
+    A shape for each message that an f-string makes, or for each of a thousand threads, would cost more than it saves: of
+    such records the message, and then the thread, too, is data.
+    """
+    fields = record.__dict__
     msg, named = rendered.msg, rendered.named
-    place: tuple[object, ...] = (record.pathname, record.lineno, record.levelno, record.levelname, record.name)
-    place = (*place, record.funcName, record.filename, record.module)
-    thread = (record.thread, record.threadName, record.process, record.processName, getattr(record, "taskName", None))
-    fixed: object = (place, thread, msg, route)
+    place: tuple[object, ...] = (*_place_key(fields), route)
+    thread = (*_thread_key(fields), fields.get("taskName"))
+    fixed: tuple[object, ...] = (place, thread, msg)
     if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
-        # Messages made by f-strings, threads and tasks by the thousand: a shape for each would cost more than it saves.
-        named = {
-            **named,
-            "msg": msg,
-            "thread": plain(record.thread),
-            "threadName": plain(record.threadName),
-            "processName": plain(record.processName),
-            **_task_name(record),
-        }
-        fixed = (place, record.process, route)
+        fixed = (place, thread)
+        named = {**named, "msg": msg}
+        if table.threads.get(place, 0) >= _MAX_THREADS and fixed not in table.tagged:
+            fixed = (place, record.process)
+            named.update(
+                thread=plain(record.thread),
+                threadName=plain(record.threadName),
+                processName=plain(record.processName),
+                **_task_name(record),
+            )
     shape = table.tagged.get(fixed)
     define, learnt = b"", None
     if shape is None:
         learnt = next(table.ids)
         shape = learnt if learnt <= MAX_SHAPES else 0
-        table.variety[place] = table.variety.get(place, 0) + 1
-        define = _define(shape, TIMED + "-", record, msg if type(msg) is str else "", route)
+        counts = table.variety if "msg" not in named else table.threads
+        counts[place] = counts.get(place, 0) + 1
+        define = _define(shape, TIMED + "-", record, msg if type(msg) is str and "msg" not in named else "", route)
     tail = pack(rendered.tail(named))
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
@@ -322,7 +346,7 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     if kind is str and as_is and type(args) is tuple and all(map(_is_scalar, args)):
         return record.msg, args, None
     copier = Copier()
-    msg = text_of(record.msg) if kind is not str and issubclass(kind, str) else copier.copy(record.msg)
+    msg = text_of(record.msg) if issubclass(kind, str) else copier.copy(record.msg)
     if args is None or isinstance(args, (tuple, dict, list)):
         args = copier.copy(args)
     else:
@@ -356,7 +380,7 @@ def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
         told = _describe(exc_info, ours)
         if record.exc_text:
             return exact_text(record.exc_text)
-        return "".join(told.format()).removesuffix("\n") if told else exact_text(_FORMATTER.formatException(exc_info))
+        return format_exception(told) if told else exact_text(_FORMATTER.formatException(exc_info))
     except Exception as failure:  # no exception's, or one that breaks when it is looked at
         what = getattr(exc_info[0], "__name__", None) if isinstance(exc_info, tuple) and exc_info else None
         return f"<the traceback of {what or text_of(exc_info)} cannot be formatted: {type(failure).__name__}>"

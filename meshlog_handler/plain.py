@@ -26,6 +26,14 @@ _BARE: Final[tuple[tuple[type, Callable[[Any], object]], ...]] = (
 )
 
 
+def _are_scalars(items: Any) -> bool:
+    """Tell whether each is copied as it is."""
+    if not SCALARS.issuperset([type(item) for item in items]):
+        return False
+    numbers: list[Any] = [item for item in items if type(item) is int]
+    return not numbers or (min(numbers) >= -MAX_INT and max(numbers) < MAX_INT)
+
+
 class Copier:
     """Copies values.
 
@@ -52,11 +60,11 @@ class Copier:
 
     def _copy(self, value: Any, parents: tuple[int, ...]) -> object:
         kind = type(value)  # not __class__, which a proxy or a mock may make up
-        if kind is int and not -MAX_INT <= value < MAX_INT:
+        if kind in SCALARS:
+            if kind is not int or -MAX_INT <= value < MAX_INT:
+                return value
             self.exact = False
             return text_of(value)
-        if kind in SCALARS:
-            return value
         if kind is dict or kind is list or kind is tuple:
             return self._container(value, kind, parents)
         self.exact = False
@@ -78,6 +86,8 @@ class Copier:
             return text_of(value)
         inner = (*parents, id(value))
         try:
+            if base is not dict and type(value) is base and _are_scalars(value):
+                return base(value)
             if base is dict:
                 pairs = tuple(value.items())  # not dict's own: an OrderedDict has an order of its own
                 return {self._key(key, inner): self._copy(item, inner) for key, item in pairs}

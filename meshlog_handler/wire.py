@@ -70,7 +70,10 @@ def pack(value: object) -> bytes:
 def _pack(value: object, parts: list[bytes], depth: int) -> None:
     kind = type(value)  # not __class__, which a proxy or a mock may make up
     if kind is str:
-        data = value.encode("utf-8", "surrogatepass")  # type: ignore[attr-defined]  # kind is str
+        try:
+            data = value.encode()  # type: ignore[attr-defined]  # kind is str
+        except UnicodeEncodeError:
+            data = value.encode("utf-8", "surrogatepass")  # type: ignore[attr-defined]  # as above
         parts.append(_SIZE.pack(b"s", len(data)))
         parts.append(data)
     elif kind is int:

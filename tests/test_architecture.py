@@ -25,8 +25,8 @@ FLOORS = [
     ["_version", "loading", "native", "errors", "ranks", "settings", "waits", "locks"],
     # Pure data and logic: no threads, no clocks, nothing that waits.
     [
-        "frozen", "wire", "plain", "failures", "entries", "mesh_record", "freeze", "shared", "similar", "thaw", "relayed",
-        "journal_layout",
+        "frozen", "wire", "plain", "failures", "tracebacks", "entries", "mesh_record", "freeze", "shared", "similar", "thaw",
+        "relayed", "journal_layout",
         "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
         "lines", "cursor", "captured", "sizes", "merge", "texts", "columns", "templates", "groups",
         "aggregate", "shape", "prefix", "formatter",
