@@ -12,6 +12,7 @@ from .exits import signal_name
 from .future import MeshFuture
 from .pickling import loads
 from .ranks import spell_ranks
+from .waits import Awaited
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PendingCall:
         self.in_grace = False
         self._values: dict[int, bytes] = {}
         self._failures: dict[int, Failure | End] = {}
-        self._future: Future[list[Any]] = Future()
+        self._future: Future[list[Any]] = Awaited()
         self._future.set_running_or_notify_cancel()
 
     def future(self) -> MeshFuture[list[Any]]:

@@ -108,8 +108,10 @@ def source_of(newcomer: Newcomer, welcome: Welcome, coords: Mapping[str, int | s
     hello, sock, pid = newcomer.hello, newcomer.sock, newcomer.pid
     if hello.relay:
         # Of one that came through a tunnel, what the kernel knows is the tunnel's end.
-        return RelaySource(sock, hello, welcome.journal, watched=hello.pid == pid)
-    return Source(sock, hello, welcome.rank, welcome.journal, newcomer.pipes, coords, max_line, pid)
+        return RelaySource(sock, hello, welcome.journal, watched=newcomer.here and hello.pid == pid)
+    source = Source(sock, hello, welcome.rank, welcome.journal, newcomer.pipes, coords, max_line, pid)
+    source.watched = newcomer.here
+    return source
 
 
 def counters_of(stats: RankStats) -> dict[str, Any]:

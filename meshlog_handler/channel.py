@@ -257,10 +257,10 @@ def read_frame(sock: socket.socket, limit: int) -> tuple[int, bytes]:
 
 
 def peer_pid(sock: socket.socket) -> int | None:
-    """Return the process at the other end of a Unix socket; None if the system does not tell, or it is in another namespace."""
+    """Return the process at the other end of a Unix socket; 0 if it is in another namespace, None if the system never tells."""
     if hasattr(socket, "SO_PEERCRED"):
         pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return pid or None
+        return int(pid)
     return None
 
 
@@ -310,7 +310,7 @@ class Link:
     @property
     def peer_pid(self) -> int | None:
         """The process of the client, on this machine; None if that is not known."""
-        return peer_pid(self._sock) if self._sock.family == socket.AF_UNIX else None
+        return peer_pid(self._sock) or None if self._sock.family == socket.AF_UNIX else None
 
     @property
     def intact(self) -> bool:

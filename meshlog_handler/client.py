@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from . import lifetime, native, running, settings
+from .apart import run_apart
 from .below import source_of
 from .capture import diagnose
 from .client_thread import ClientThread
@@ -49,7 +50,7 @@ from .source import Chosen, Source
 from .stats import Stats
 from .stream import own_threads
 from .switches import SWITCH_SEC, Switched
-from .waits import check_timeout, ended, finished, monotonic
+from .waits import Awaited, check_timeout, ended, finished, monotonic
 
 T = TypeVar("T")
 
@@ -110,6 +111,7 @@ class LogClient(QueueListener):
         self.console: ConsoleHandler | None = None  # made here, where no handlers are given
         self._pid = os.getpid()
         self._running = False
+        self._ended = False  # the thread
         self.own_token = os.urandom(8).hex()
         self._above = above
         self.registry = Registry(self.own_token)
@@ -119,8 +121,8 @@ class LogClient(QueueListener):
     @property
     def running(self) -> bool:
         """Whether the client was started and not stopped, in this process, and its thread lives."""
-        thread = self._thread
-        return self._running and self._pid == os.getpid() and thread is not None and thread.is_alive()
+        # Not `Thread.is_alive`: up to Python 3.12, one that Ctrl-C interrupts takes the thread for ended from then on.
+        return self._running and self._pid == os.getpid() and not self._ended
 
     @property
     def shows(self) -> bool:
@@ -137,7 +139,16 @@ class LogClient(QueueListener):
         """
         if self.running:
             return self
+
         native.use()
+        try:
+            run_apart(self._start)
+            return self
+        except BaseException:
+            self.stop()  # if it runs: then it is no error of the start's own, but Ctrl-C
+            raise
+
+    def _start(self) -> None:
         self._pid = os.getpid()
         files = None
         if self._log_dir is not None:
@@ -169,7 +180,7 @@ class LogClient(QueueListener):
             self.queue.open(str(self._rendezvous.address), self.own_token)
             undo.callback(self.queue.close)
             undo.callback(self._disown)
-            self._running = True
+            self._running, self._ended = True, False
             running.add(self)
             lifetime.stop_at_exit(self, self.stop)
             # A thread without a name would use up one of the program's own Thread-N.
@@ -177,7 +188,6 @@ class LogClient(QueueListener):
             self._thread = thread
             thread.start()
             undo.pop_all()
-        return self
 
     def _disown(self) -> None:
         self._running = False
@@ -198,24 +208,35 @@ class LogClient(QueueListener):
             that, what procs that do not answer have logged is read from their journals; where a handler blocks, it is
             named, with the number of records that were not shown.
         """
+        interrupts: list[BaseException] = []
+        try:
+            self._stop_apart(timeout, interrupts)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+            self._stop_apart(timeout, interrupts)  # if that had not begun
+            raise
+
+    def _stop_apart(self, timeout: float, interrupts: list[BaseException]) -> None:
         thread = self._thread
-        if not self.running or thread is None or threading.current_thread() is thread:
-            return
+        if self.running and thread is not None and threading.current_thread() is not thread:
+            run_apart(partial(self._stop, thread, timeout, interrupts), interrupts.append)
+
+    def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
         self.queue.close()  # what is put from now on is shown at once
         try:
             with contextlib.suppress(ClosedError):  # the thread has ended by itself
                 self._post(self._core.release)
-            self._wait_for_end(thread, timeout)
-        except BaseException as interrupt:  # Ctrl-C: no more waiting
-            self._end_at_once(thread, f"interrupted by {type(interrupt).__name__}")
-            raise
+            self._wait_for_end(thread, timeout, interrupts)
         finally:
             self._disown()
 
-    def _wait_for_end(self, thread: threading.Thread, timeout: float) -> None:
+    def _wait_for_end(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
         progress, since, asked = self._core.progress, monotonic(), False
         while not ended(thread, _LOOK_SEC):
             now, before, progress = monotonic(), progress, self._core.progress
+            if interrupts:  # Ctrl-C: no more waiting
+                self._end_at_once(thread, f"interrupted by {type(interrupts[0]).__name__}")
+                return
             if progress != before:
                 since = now
             elif now - since < timeout:
@@ -317,7 +338,7 @@ class LogClient(QueueListener):
         """Begin a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
         if threading.current_thread() is self._thread:
             raise ClosedError("flush was called by a handler of this client, and would wait for itself: use another thread.")
-        future: Future[FlushReceipt] = Future()
+        future: Future[FlushReceipt] = Awaited()
         future.set_running_or_notify_cancel()  # whoever stops waiting (asyncio cancels what it waits for) does not end it
         seconds = check_timeout(timeout)
         begin = partial(self._core.flush, future, float("inf") if seconds is None else seconds, chosen)
@@ -330,7 +351,7 @@ class LogClient(QueueListener):
             return
         if all(source.pid == self._pid for source in tuple(self._core.reception.sources)):
             return
-        future: Future[FlushReceipt] = Future()
+        future: Future[FlushReceipt] = Awaited()
         future.set_running_or_notify_cancel()
         with contextlib.suppress(ClosedError):  # the thread has just ended
             self._post(partial(self._core.flush_ended, future), future, gives=False)
@@ -344,7 +365,7 @@ class LogClient(QueueListener):
 
     def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
         """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
-        future: Future[Answers] = Future()
+        future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
         self._post(lambda: self._core.order(order, future, chosen), future, gives=False)
         return future
@@ -353,7 +374,7 @@ class LogClient(QueueListener):
         self, order: Order, chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Order] | None
     ) -> Future[Answers] | None:
         """End a transaction (see `ClientThread.commit`); None if procs have joined that are not `prepared`."""
-        future: Future[Answers] = Future()
+        future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
         return future if self.ask(lambda: self._core.commit(order, future, chosen, prepared, standing)) else None
 
@@ -392,7 +413,7 @@ class LogClient(QueueListener):
         """
         if window != KEEP:
             self._window = window
-        future: Switched = Future()
+        future: Switched = Awaited()
         future.set_running_or_notify_cancel()
         begin = partial(self._core.switches.begin, future, window, streaming, chosen, mesh, default)
         if threading.current_thread() is self._thread:
@@ -461,9 +482,14 @@ class LogClient(QueueListener):
         self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
         return source
 
-    def close_door(self) -> None:
-        """Let no more procs join, once and for all. Returns when those on the way have joined, or were refused."""
-        self.ask(self._core.close_door)
+    def refuse_commands(self) -> None:
+        """Let no more commands of a launcher join, which `execute` leads here; what these run may join as long as they live.
+
+        Returns when those on the way have joined, or were refused.
+        """
+        self.registry.refuses_commands = True
+        self._rendezvous.settle()
+        self.ask(lambda: None)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
@@ -488,7 +514,7 @@ class LogClient(QueueListener):
 
     def on_thread(self, fn: Callable[[], T]) -> Future[T]:
         """Run `fn` on the client's thread. Never blocks: see `ask`."""
-        future: Future[T] = Future()
+        future: Future[T] = Awaited()
         if threading.current_thread() is self._thread:
             future.set_result(fn())
         else:
@@ -515,6 +541,7 @@ class LogClient(QueueListener):
         finally:
             # Last in, first out, and each whatever the others raise.
             with contextlib.ExitStack() as end:
+                end.callback(setattr, self, "_ended", True)
                 end.callback(own_threads.discard, threading.get_ident())
                 end.enter_context(self._core.gate)
                 end.callback(self._core.hang_up)

@@ -259,12 +259,6 @@ class ClientThread:
         members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
         return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
-    def close_door(self) -> None:
-        """Let nobody join any more."""
-        for listening in self._rendezvous.sockets:
-            self.reception.unregister(listening.fileno())
-        self._rendezvous.close()
-
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)
@@ -453,7 +447,8 @@ class ClientThread:
         """Take leave of a proc of which everything has been shown."""
         if source not in self.reception.sources:
             return
-        if source.adopted and any(other.pid == source.pid and not other.adopted for other in self.reception.sources):
+        others = (other for other in self.reception.sources if other.watched and not other.adopted)
+        if source.adopted and any(other.pid == source.pid for other in others):
             return  # its own connection is not read to its end; it is taken leave of after that
         self._say_drops(source)
         self._registry.ended(source.mesh, source.rank)

@@ -144,7 +144,7 @@ class HostRun(Run):
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         self._wait_for_others(deadline)
         self._job.release()
-        self._client.close_door()
+        self._client.refuse_commands()
         self._wait_for_others(deadline)  # who found the address before, and had joined; if too late, it claims the job
         super().finish()
         return ""

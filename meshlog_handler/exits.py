@@ -73,13 +73,13 @@ def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
         code = ask(pidfd, pid)
         if code is not None:
             return code
-    code = _reaped(pidfd, pid)  # its parent was faster than the questions
-    if code is None and popen is not None:
-        deadline = monotonic() + _REAPING_SEC  # the thread that has reaped it is about to note the exit code
-        while popen.returncode is None and monotonic() < deadline:
-            time.sleep(0.001)
-        code = popen.returncode
-    return code
+    # Its parent was faster than the questions. It, or the kernel for it, is about to note the exit code.
+    deadline = monotonic() + _REAPING_SEC
+    while True:
+        code = _reaped(pidfd, pid) if popen is None else popen.returncode
+        if code is not None or monotonic() >= deadline or not (remembers or popen is not None):
+            return code
+        time.sleep(0.001)
 
 
 def _reaped(pidfd: int, pid: int) -> int | None:

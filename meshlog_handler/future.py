@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
-from .waits import finished
+from .waits import Awaited, finished
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class MeshFuture(Generic[T]):
     @classmethod
     def run(cls, fn: Callable[[], T], name: str) -> MeshFuture[T]:
         """Run `fn` on a thread of its own, a daemon named ``meshlog-`` and `name`."""
-        future: Future[T] = Future()
+        future: Future[T] = Awaited()
         future.set_running_or_notify_cancel()
         made = cls(future, name)
         threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start()
@@ -51,7 +51,7 @@ class MeshFuture(Generic[T]):
     @classmethod
     def completed(cls, value: T) -> MeshFuture[T]:
         """Return one that is done."""
-        future: Future[T] = Future()
+        future: Future[T] = Awaited()
         future.set_result(value)
         return cls(future)
 

@@ -21,7 +21,7 @@ from .future import MeshFuture
 from .manager import LoggingManager
 from .procs import ProcSet
 from .shape import Shape
-from .waits import deadline_after, finished, monotonic
+from .waits import Awaited, deadline_after, finished, monotonic
 
 if TYPE_CHECKING:
     from .named_handlers import ShownBy
@@ -78,8 +78,8 @@ class MeshLife:
         self.coords: Coords = shape.coords
         self._stream_to_client = stream_to_client
         self._bootstrap = bootstrap
-        self._started: Future[dict[int, int]] = Future()
-        self._initialized: Future[None] = Future()
+        self._started: Future[dict[int, int]] = Awaited()
+        self._initialized: Future[None] = Awaited()
         for future in (self._started, self._initialized):
             future.set_running_or_notify_cancel()
         self.initialized = MeshFuture(self._initialized, "the start of the mesh")

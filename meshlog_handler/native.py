@@ -34,7 +34,8 @@ def use() -> None:
     if not _copies:
         _make_copies()
     replaced = {id(module): _copies[module.__name__] for module in (threading, socket, select, selectors, queue, time, os)}
-    replaced[id(concurrent.futures.Future)] = vars(_copies["concurrent.futures._base"])["Future"]
+    future = vars(_copies["concurrent.futures._base"])["Future"]
+    replaced[id(concurrent.futures.Future)] = future
     locks = {type(threading.RLock()): _copies["threading"].RLock, type(threading.Lock()): _copies["threading"].Lock}
     for name, module in tuple(sys.modules.items()):
         if not name.startswith(f"{__package__}.") or name in (__name__, f"{__package__}.loading"):
@@ -45,6 +46,8 @@ def use() -> None:
                 names[key] = replaced[id(value)]
             elif type(value) in locks and type(value).__module__ != "_thread":
                 names[key] = locks[type(value)]()
+            elif isinstance(value, type) and value.__bases__ == (concurrent.futures.Future,):
+                value.__bases__ = (future,)
             elif key in ("RLock", "get_ident"):
                 names[key] = vars(_copies["threading"])[key]
 

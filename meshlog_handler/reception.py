@@ -81,7 +81,7 @@ class Reception:
 
     def add(self, source: Source, welcome: Message) -> None:
         """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
-        for former in [each for each in self.cut_off if each.pid == source.pid]:
+        for former in [each for each in self.cut_off if source.watched and each.watched and each.pid == source.pid]:
             former.left = True
             self.ended(former)
         self.sources.add(source)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import settings
+from .errors import ClosedError
 from .locks import hold, is_held
 from .messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
 from .proc_warnings import warnings_order
@@ -73,6 +74,7 @@ class Registry:
     """
 
     def __init__(self, own_token: str) -> None:
+        self.refuses_commands = False  # of a launcher, whose output would come here
         self.launched = settings.launched()  # a launcher's rank that is this process's own; "" in a launcher
         self._launched: dict[str, int] = {}  # what a launcher said to a process, and the pid of the first that came with it
         self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all others
@@ -141,11 +143,15 @@ class Registry:
             self._reserved.update(coords or ())
 
     def admit(self, newcomer: Newcomer) -> Welcome:
-        """Return what to tell a newcomer: its rank, its journal, what holds for all."""
-        if newcomer.pid == os.getpid() and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
+        """Return what to tell a newcomer: its rank, its journal, what holds for all; `ClosedError` if it is too late."""
+        if self.refuses_commands and newcomer.hello.output_only:
+            raise ClosedError("this job ends.")
+        own = newcomer.here and newcomer.pid == os.getpid()
+        if own and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
             # The client's own process, however it joined.
             newcomer.hello = newcomer.hello.replaced(mesh=self._own_token)
-        if newcomer.hello.launched and not newcomer.hello.mesh and self._inherited(newcomer.hello.launched, newcomer.pid):
+        pid = newcomer.pid if newcomer.here else None
+        if newcomer.hello.launched and not newcomer.hello.mesh and self._inherited(newcomer.hello.launched, pid):
             newcomer.hello = newcomer.hello.replaced(rank=None, local_rank=None)
         if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
             newcomer.hello = newcomer.hello.replaced(rank=self.claim())
@@ -170,10 +176,15 @@ class Registry:
             return ()
         return tuple(order.encode() for order in (self._meshes.get(hello.mesh) or self._meshes[""]).standing)
 
-    def _inherited(self, launched: str, pid: int) -> bool:
-        """Tell whether a launcher gave its rank to another process, from which this one has only inherited it."""
+    def _inherited(self, launched: str, pid: int | None) -> bool:
+        """Tell whether a launcher gave its rank to another process, from which this one has only inherited it.
+
+        A process of another namespace, whose `pid` is not known, is taken for one that was launched.
+        """
         if launched == self.launched:
             return True
+        if pid is None:
+            return False
         with self._lock:
             if len(self._launched) >= _MAX_LAUNCHED:
                 self._launched.clear()

@@ -46,6 +46,7 @@ from .relay_messages import (
 from .relays import plain_counters
 from .source import Chosen
 from .uplink import PassOn, Uplink
+from .waits import Awaited
 
 _CLAIM_SEC: Final = 5.0
 
@@ -201,7 +202,7 @@ class LogRelay:
 
     def _claim_and_wait(self) -> int | None:
         """Ask for a rank for who stands at the door; None if there is no answer: then it gets one of our own."""
-        answer: Future[int] = Future()
+        answer: Future[int] = Awaited()
         request = self._ask_for_rank(answer.set_result)
         try:
             return answer.result(_CLAIM_SEC)

@@ -32,11 +32,16 @@ _MAX_PIPES: Final = 2
 
 @dataclass
 class Newcomer:
-    """A proc that proved the key and said who it is. `pid` is the kernel's word, where it gives one."""
+    """A proc that proved the key and said who it is.
+
+    `pid` is the kernel's word. Where the proc is in another namespace there is none, and `pid` is only what the proc says:
+    `here` is false then, and no process of this namespace is looked up by it.
+    """
 
     sock: socket.socket
     hello: Hello
     pid: int
+    here: bool = True
     pipes: dict[str, int] = field(default_factory=dict)
 
 
@@ -154,7 +159,8 @@ class Rendezvous:
         if kind != CONTROL:
             raise ProtocolError("a newcomer begins with other things than who it is")
         hello = decode(payload, Hello)
-        newcomer = Newcomer(sock, hello, peer_pid(sock) or hello.pid)
+        told = peer_pid(sock)
+        newcomer = Newcomer(sock, hello, told or hello.pid, here=told != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
             raise ProtocolError(f"no captured streams are called {names!r}")
@@ -172,6 +178,11 @@ class Rendezvous:
     def arrived(self, sock: socket.socket) -> None:
         """Note that a newcomer has an owner. Client's thread."""
         self._transit.arrive(self._admitted.pop(sock, ()))
+
+    def settle(self) -> None:
+        """Wait for those who stand at the door now."""
+        for thread in tuple(self._threads):
+            thread.join(HANDSHAKE_SEC)
 
     def close(self) -> None:
         """Stop listening, hang up on strangers, and wait for their threads, but no longer than a stranger has."""

@@ -370,6 +370,8 @@ class Stream:
         while (left := deadline - monotonic()) > 0:
             if wait(True, min(left, _LOOK_SEC)):
                 return True
+            if self.client_gone or self.ended:
+                return False
             self.wake()
         return False
 

@@ -76,10 +76,40 @@ def wait_in_parts(wait: Callable[[float], T], seconds: float | None) -> T:
             return result
 
 
+class Awaited(Future[T]):
+    """A future for whose result `finished` waits so that an exception of a signal handler does no harm.
+
+    One that is raised in the middle of the methods of `threading.Condition`, by which other futures wait, leaves it locked:
+    whoever sets the result would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = False
+        self._locks: list[Any] = []
+        self.add_done_callback(_release)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is done, or cancelled; return whether it is."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._locks.append(waiter)
+        return self._over or waiter.acquire(timeout=seconds)
+
+
+def _release(future: Future[Any]) -> None:
+    assert isinstance(future, Awaited)
+    future._over = True
+    for waiter in future._locks:  # one that comes later has seen that it is over
+        waiter.release()
+
+
 def finished(future: Future[Any], seconds: float | None) -> bool:
     """Wait up to `seconds` (None: without end) until `future` is done, or cancelled; return whether it is."""
 
     def wait(part: float) -> bool:
+        if isinstance(future, Awaited):
+            return future.wait(part)
         try:
             future.exception(part)
         except CancelledError:

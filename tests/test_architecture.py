@@ -33,9 +33,9 @@ FLOORS = [
     ],
     # Machines.
     [
-        "context", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running", "fork_gate",
-        "complaints", "transit", "rendezvous", "signals", "obituary", "json_formatter", "report", "pickling", "children",
-        "output", "console", "ipython", "fold", "rank_files", "proc_warnings", "standard_streams", "side_files",
+        "context", "apart", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
+        "fork_gate", "complaints", "transit", "rendezvous", "signals", "obituary", "json_formatter", "report", "pickling",
+        "children", "output", "console", "ipython", "fold", "rank_files", "proc_warnings", "standard_streams", "side_files",
         "lifetime",
     ],
     # The roles: what a proc does, what the client does, and the handler that is the door to either.

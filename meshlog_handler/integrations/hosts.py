@@ -25,7 +25,7 @@ from ..channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ..errors import ClosedError, ConnectError
 from ..relay import LogRelay
 from ..stream import own_threads
-from ..waits import capped
+from ..waits import Awaited, capped
 
 _PIECE: Final = 256 * 1024
 _WAIT_SEC: Final = 1.0
@@ -58,7 +58,7 @@ class HostRelay:
     def __init__(self, client_address: str, *, log_dir: str | None = None, hide: Sequence[str] = ()) -> None:
         self._end, theirs = socket.socketpair()
         self._relay = LogRelay(client_address, log_dir=log_dir, hide=hide, tunnel=theirs)
-        self._started: Future[None] = Future()
+        self._started: Future[None] = Awaited()
         self._giving = threading.Lock()
         threading.Thread(target=self._start, name="meshlog-host-relay", daemon=True).start()
 

@@ -105,7 +105,7 @@ ASKED: dict[str, Callable[[LogClient], object]] = {
     "set_handlers": lambda shows: shows.set_handlers([RecordCollector()]),
     "set_streaming": lambda shows: shows.set_streaming(False),
     "ranks": lambda shows: shows.ranks(""),
-    "close_door": lambda shows: shows.close_door(),
+    "refuse_commands": lambda shows: shows.refuse_commands(),
     "ask": lambda shows: shows.ask(lambda: 1),
 }
 

@@ -171,12 +171,25 @@ def test_who_comes_when_the_door_is_closed_is_refused_and_who_is_in_stays(tmp_pa
     with collected() as logs:
         with running(tmp_path, "exec", "--", *PYTHON, GATED, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
             until(lambda: "begins" in logs.messages, DEADLINE)
-            logs.client.close_door()
+            logs.client.refuse_commands()
             assert meshlog(late, "exec", "--", "echo", "late", env=logs.environ()).out == "late\n"
             (tmp_path / "gate").touch()
             assert ran.wait() == 0
         logs.flush()
         until(lambda: logs.messages == ["begins", "goes on"], DEADLINE, lambda: str(logs.messages))
+
+
+def test_what_is_in_may_log_though_the_door_is_closed(tmp_path: Path) -> None:
+    program = f"{WAIT_FOR}print('begins'); wait_for(sys.argv[1]); {RECORD}"
+    with (
+        collected() as logs,
+        running(tmp_path, "exec", "--", *PYTHON, program, str(tmp_path / "gate"), env=logs.environ()) as ran,
+    ):
+        until(lambda: "begins" in logs.messages, DEADLINE)
+        logs.client.refuse_commands()
+        (tmp_path / "gate").touch()
+        assert ran.wait() == 0
+        until(lambda: logs.messages == ["begins", f"record of {ran.process.pid}"], DEADLINE, lambda: str(logs.messages))
 
 
 def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ CHANCE = (
     (r"ForkPoolWorker-\d+", "ForkPoolWorker-N"),
     (r"celery@\S+", "celery@HOST"),
     (r"(exitcode|signal) ?\d+", r"\1 N"),
+    (r"Job: \d+", "Job: N"),  # in which order the tasks were taken
 )
 """What differs from run to run."""
 

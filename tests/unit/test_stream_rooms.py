@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -318,3 +319,23 @@ def test_in_mere_memory_all_takes_the_path_that_waits(procs: Callable[..., Proc]
     proc.log("hello")
     assert not proc.stream.appender[0]
     assert not stream._put(proc.stream.appender, b"x")
+
+
+def test_a_call_that_waits_for_side_files_goes_on_when_the_client_is_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait, waits = proc.stream._sides.wait, threading.Event()  # type: ignore[union-attr]  # it has a file
+
+    def note(blocking: bool, seconds: float) -> bool:
+        waits.set()
+        return wait(blocking, seconds)
+
+    monkeypatch.setattr(proc.stream._sides, "wait", note)
+
+    def log() -> None:
+        for _ in range(20):
+            proc.log("%s", "y" * 50_000)
+
+    thread = in_thread(log)
+    assert waits.wait(10)
+    proc.stream.lose_client()
+    thread.join(stream.BLOCK_SEC / 2)
+    assert not thread.is_alive(), "it does not wait for as long as a call may wait"
