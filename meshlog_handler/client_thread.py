@@ -105,12 +105,11 @@ class ClientThread:
             self._catch_up,
             show.expire,
             self._flushes.expire,
-            rendezvous.expire,
+            self._keep_door,
             lambda now: show.end_tick(),
             self._end_in_order,
         )
-        for listening in rendezvous.sockets:
-            self.reception.register(listening.fileno(), rendezvous.accept)
+        self._open_door()
         self.reception.register(commands.fd, commands.run)
 
     def run(self) -> None:
@@ -353,6 +352,21 @@ class ClientThread:
                 self.reception.bring_sentinel(source, version)
             elif now >= due:
                 self.reception.catch_up(source, version)
+
+    def _open_door(self) -> None:
+        for listening in self._rendezvous.sockets:
+            self.reception.register(listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        if not self._rendezvous.accept():
+            for listening in self._rendezvous.sockets:
+                self.reception.unregister(listening.fileno())
+
+    def _keep_door(self, now: float) -> None:
+        self._rendezvous.expire(now)
+        if self._rendezvous.opens is not None and now >= self._rendezvous.opens:
+            self._rendezvous.opens = None
+            self._open_door()
 
     def _end_in_order(self, now: float) -> None:
         if not self._releasing or self.ending:

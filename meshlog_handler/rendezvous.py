@@ -1,6 +1,8 @@
 """The rendezvous: where strangers knock. Each is let in, or turned away, on a short-lived thread of its own.
 
-The client's thread accepts; it never waits for a stranger. Threads are few, and a stranger has a deadline.
+The client's thread accepts; it never waits for a stranger. Threads are few, and a stranger has a deadline. Of one process
+only some are at the door at a time, and where more come, the door is opened a number of times a second: a crowd without the
+key takes neither the places of others nor the processor.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from .capture import diagnose
@@ -27,7 +30,15 @@ from .transit import Transit
 from .waits import monotonic
 
 MAX_STRANGERS: Final = 64
+MAX_OF_ONE: Final = 4
+"""Strangers of one process; it needs one connection."""
+
+_MAX_OF_OTHER_NAMESPACE: Final = 32  # whose processes cannot be told apart
 _MAX_PIPES: Final = 2
+_BATCH: Final = 64
+_SHUT_SEC: Final = 0.05  # after a batch with some that were turned away
+_SILENT_SEC: Final = 2.0
+"""When the door is full, a place is taken from a stranger who has not proved the key for so long."""
 
 
 @dataclass
@@ -43,6 +54,16 @@ class Newcomer:
     pid: int
     here: bool = True
     pipes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Stranger:
+    """Who is at the door: the process, when it came, until when it may stay; whether it has proved the key."""
+
+    pid: int | None
+    came: float
+    deadline: float
+    proved: bool = False
 
 
 class Rendezvous:
@@ -66,7 +87,8 @@ class Rendezvous:
         self._joined = joined
         self.sockets = listen(self.address)
         self._lock = threading.Lock()
-        self._strangers: dict[socket.socket, float] = {}
+        self._strangers: dict[socket.socket, _Stranger] = {}
+        self.opens: float | None = None
         self._admitted: dict[socket.socket, list[int]] = {}
         self._transit = Transit()
         self._threads: set[threading.Thread] = set()
@@ -75,27 +97,40 @@ class Rendezvous:
         self._spare = threading.Thread(target=self._receive_waiting, name="meshlog-spare-door", daemon=True)
         self._spare.start()
 
-    @property
-    def full(self) -> bool:
-        """Whether so many strangers are at the door that the next ones wait in the kernel's queue."""
-        return len(self._strangers) >= MAX_STRANGERS
+    def accept(self) -> bool:
+        """Let those who knock come to the door. Client's thread.
 
-    def accept(self) -> None:
-        """Let those who knock come to the door. Client's thread."""
+        Returns
+        -------
+        bool
+            False if the door is to be shut until `opens`: it is full, some were turned away, or no descriptor is left.
+            Meanwhile those who knock wait in the kernel's queue.
+        """
+        self.opens = None
         for listening in self.sockets:
-            self._accept(listening)
+            if not self._accept(listening):
+                self.opens = monotonic() + _SHUT_SEC
+        return self.opens is None
 
-    def _accept(self, listening: socket.socket) -> None:
-        while not self.full:
+    def _accept(self, listening: socket.socket) -> bool:
+        calm = True
+        for _ in range(_BATCH):
+            now = monotonic()
+            if not self._has_room(now):
+                return False
             try:
                 sock, _ = listening.accept()
-            except OSError:  # nobody there, or gone again, or no descriptor left: they knock again
-                return
-            if peer_uid(sock) not in (None, os.getuid()):
+            except (BlockingIOError, ConnectionAbortedError):  # nobody is there, or gone again
+                return calm
+            except OSError:  # no descriptor is left
+                return False
+            pid = peer_pid(sock)
+            if peer_uid(sock) not in (None, os.getuid()) or not self._may_come(pid):
                 sock.close()
+                calm = False
                 continue
             with self._lock:
-                self._strangers[sock] = monotonic() + HANDSHAKE_SEC
+                self._strangers[sock] = _Stranger(pid, now, now + HANDSHAKE_SEC)
             thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
             self._threads.add(thread)
             try:
@@ -103,20 +138,43 @@ class Rendezvous:
             except RuntimeError:
                 self._threads.discard(thread)
                 self._waiting.put(sock)
+        return calm
+
+    def _has_room(self, now: float) -> bool:
+        """Tell whether one more may come; hang up on the one who has been silent for longest, if that makes room."""
+        with self._lock:
+            if len(self._strangers) < MAX_STRANGERS:
+                return True
+            silent = ((each.came, sock) for sock, each in self._strangers.items() if not each.proved)
+            came, sock = min(silent, default=(now, None), key=itemgetter(0))
+            if sock is None or now - came < _SILENT_SEC:
+                return False
+            del self._strangers[sock]
+            _shut_down(sock)
+            return True
+
+    def _may_come(self, pid: int | None) -> bool:
+        """Tell whether a process may have one more at the door. This one may: it carries the connections of other hosts."""
+        if pid is None or pid == os.getpid():
+            return True
+        with self._lock:
+            there = sum(each.pid == pid and not each.proved for each in self._strangers.values())
+        return there < (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE)
 
     def expire(self, now: float) -> None:
         """Hang up on strangers who take too long. Client's thread."""
         with self._lock:
-            for sock, deadline in self._strangers.items():
-                if now >= deadline:
-                    with contextlib.suppress(OSError):  # it hung up itself
-                        sock.shutdown(socket.SHUT_RDWR)
+            for sock, stranger in self._strangers.items():
+                if now >= stranger.deadline:
+                    stranger.deadline = float("inf")  # its thread takes it out
+                    _shut_down(sock)
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to do, or None."""
+        """When `expire` has something to do, or the door opens again; or None."""
         with self._lock:
-            return min(self._strangers.values(), default=None)
+            deadlines = [stranger.deadline for stranger in self._strangers.values()]
+        return min(deadlines if self.opens is None else [*deadlines, self.opens], default=None)
 
     def _receive_waiting(self) -> None:
         while (sock := self._waiting.get()) is not None:
@@ -128,6 +186,10 @@ class Rendezvous:
             sock.setblocking(True)
             set_kernel_timeout(sock, HANDSHAKE_SEC)
             prove(sock, self.address.key, server=True)
+            with self._lock:
+                if (stranger := self._strangers.get(sock)) is None:
+                    raise EOFError  # its place was taken meanwhile
+                stranger.proved = True
             newcomer = self._introduce(sock, pipes)
             welcome = self._admit(newcomer)
             with self._lock:
@@ -203,6 +265,11 @@ class Rendezvous:
         for sock in (*self.sockets, *self._strangers, *self._admitted):
             sock.close()
         self._transit.forget()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it hung up itself
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, mem
 from meshlog_handler.channel import Address, authenticate
 from meshlog_handler.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.membership import Terms
-from meshlog_handler.rendezvous import MAX_STRANGERS
+from meshlog_handler.rendezvous import MAX_OF_ONE, MAX_STRANGERS
 from meshlog_handler.testing import collected
 from tests.leaks import open_fds
 from tests.waiting import until
@@ -167,6 +168,89 @@ def test_a_crowd_at_the_door_keeps_nobody_out_for_long(others: Honest) -> None:
     assert most <= MAX_STRANGERS
     others.until_shown("number 2")
     assert all(map(is_hung_up_on, crowd))
+
+
+CROWD = """
+import os, socket, sys
+sockets = []
+while os.getppid() == int(sys.argv[2]):
+    for _ in range(200):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            sock.connect(sys.argv[1])
+        except OSError:
+            sock.close()
+            break
+        sockets.append(sock)
+    for sock in tuple(sockets):
+        try:
+            gone = not sock.recv(4096)
+        except OSError as failure:
+            gone = not isinstance(failure, BlockingIOError)
+        if gone:
+            sock.close()
+            sockets.remove(sock)
+"""
+"""Connects as fast as it can, says nothing, and comes back when it is turned away."""
+
+
+@contextlib.contextmanager
+def crowd(address: str) -> Iterator[None]:
+    """Let a process without the key come again and again."""
+    words = [sys.executable, "-c", CROWD, Address.parse(address).path, str(os.getpid())]
+    with subprocess.Popen(words) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Yield what the client's thread finds each time that it looks who is at the door: whether it may stay open."""
+    accept, found = rendezvous.Rendezvous.accept, list[bool]()
+
+    def look(self: rendezvous.Rendezvous) -> bool:
+        found.append(accept(self))
+        return found[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rendezvous.Rendezvous, "accept", look)
+        yield found
+
+
+def test_a_crowd_that_comes_again_and_again_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with looks_at_the_door(monkeypatch) as looks, honest() as others, crowd(others.address):
+        until(lambda: at_the_door() == MAX_OF_ONE, DEADLINE, "the crowd")
+        until(lambda: False in looks, DEADLINE, "the door to be shut for a while")
+        before, began = len(looks), time.monotonic()
+        with started("fork", workers.log_numbered, [(others.address, 3, "return")] * 3) as procs:
+            assert join_all(procs) == [0, 0, 0]
+        others.until_shown("number 2")
+        others.are_heard()
+        passed = time.monotonic() - began
+        assert len(looks) - before <= passed / 0.05 + 2, "it does not look more often than it opens the door"
+        assert at_the_door() <= MAX_OF_ONE
+
+
+def test_without_a_descriptor_the_client_does_not_look_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with looks_at_the_door(monkeypatch) as looks, honest() as others, contextlib.ExitStack() as stack:
+        waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fd for fd, _ in open_fds()) + 1, limits[1]))
+        with contextlib.suppress(OSError):  # that was the last
+            while True:
+                stack.callback(os.close, os.dup(0))
+        waiting.connect(Address.parse(others.address).path)
+        until(lambda: looks.count(False) > 3, DEADLINE, "the client to look for a descriptor")
+        began, before = time.monotonic(), len(looks)
+        others.are_heard()
+        assert len(looks) - before <= (time.monotonic() - began) / 0.05 + 2
+        stack.close()
+        until(lambda: looks[-1], DEADLINE, "the client to let it come")
+        waiting.close()
 
 
 def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
