@@ -71,6 +71,14 @@ def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
     assert [door.admit().rank for _ in range(2)] == [6, 8]
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_only_who_the_kernel_says_it_is_is_the_client_itself(registry: Registry, sock: socket.socket, here: bool) -> None:
+    """A process of another pid namespace may say that it has this one's number."""
+    newcomer = Newcomer(sock, GUEST, os.getpid(), here=here)
+    assert registry.admit(newcomer).rank == (None if here else 0)
+    assert newcomer.hello.mesh == (OWN if here else "")
+
+
 def test_a_rank_from_a_launcher_is_kept(door: Door) -> None:
     assert [door.admit(GUEST.replaced(rank=7)).rank for _ in range(2)] == [7, 7]
 
