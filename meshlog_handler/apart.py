@@ -32,7 +32,7 @@ def run_apart(fn: Callable[[], T], interrupted: Callable[[BaseException], object
     over.acquire()
 
     def work() -> None:
-        with contextlib.suppress(IndexError):
+        with contextlib.suppress(IndexError):  # the caller was interrupted, and has taken it
             begins.pop()
             try:
                 outcome.append((fn(), None))
@@ -68,7 +68,7 @@ def run_apart(fn: Callable[[], T], interrupted: Callable[[BaseException], object
     except BaseException as error:
         if outcome and outcome[0][1] is error:
             raise
-        with contextlib.suppress(IndexError):
+        with contextlib.suppress(IndexError):  # it has begun
             begins.pop()
             raise  # nothing has begun, and nothing will
         if interrupted is not None:

@@ -94,7 +94,7 @@ class Awaited(Future[T]):
         waiter = threading.Lock()
         waiter.acquire()
         self._locks.append(waiter)
-        return self._over or waiter.acquire(timeout=seconds)
+        return self._over or waiter.acquire(timeout=capped(seconds))
 
 
 def _release(future: Future[Any]) -> None:
