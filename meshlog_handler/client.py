@@ -141,6 +141,9 @@ class LogClient(QueueListener):
             return self
 
         native.use()
+        if self.sinks.default is None and not self.sinks.routed:
+            # On this thread: it may hold logging's lock, which a new handler needs (`logging.config` calls a factory).
+            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         try:
             run_apart(self._start)
             return self
@@ -154,8 +157,6 @@ class LogClient(QueueListener):
         if self._log_dir is not None:
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose)
-        if self.sinks.default is None and not self.sinks.routed:
-            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         with contextlib.ExitStack() as undo:  # of a start that fails, or is interrupted, nothing stays
             self._rundir = RunDir()
             undo.callback(self._rundir.remove)

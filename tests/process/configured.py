@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import logging.handlers
 import multiprocessing
 import os
 import resource
@@ -72,6 +73,20 @@ def twice() -> None:
     assert os.environ["MESHLOG_ADDRESS"] == address
     logging.info("two")
     run_children("second")
+
+
+def _started() -> logging.Handler:
+    clients.append(meshlog_handler.LogClient().start())
+    return logging.handlers.QueueHandler(clients[-1].queue)
+
+
+clients: list[meshlog_handler.LogClient] = []
+
+
+def by_factory() -> None:
+    """A client is started by who holds logging's lock."""
+    logging.config.dictConfig({"version": 1, "handlers": {"own": {"()": _started}}, "root": {"handlers": ["own"]}})
+    logging.warning("by a factory")
 
 
 COUNT = 500

@@ -62,6 +62,11 @@ def test_configured_twice_shows_once_by_the_second() -> None:
     assert complaints == ""
 
 
+def test_a_client_that_a_factory_of_the_configuration_starts() -> None:
+    lines, complaints = run("by_factory")
+    assert [line.rpartition(" ")[2] for line in (*lines, *complaints.splitlines())] == ["factory"]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize(
     ("program", "second"), [("reconfigured_after_child", "after\n"), ("shut_down_at_once", None)], ids=["again", "shutdown"]

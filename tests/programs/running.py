@@ -44,6 +44,9 @@ USUAL: tuple[Pattern, ...] = (
 )
 """What differs between two runs of any program, and what it is replaced by."""
 
+_STACKS_SEC = 5.0
+_STACKS_SIZE = 60_000
+
 EXIT_REPORT = (r"^ERROR meshlog\b", r"^    \S")
 """Lines in which the client says that a process failed, and what it logged last."""
 
@@ -131,9 +134,9 @@ class Place:
         path = self.directory / name
         return path.read_text(errors="replace").replace(str(self.directory), "PLACE") if path.exists() else ""
 
-    def says(self) -> str:
-        """Return all that was shown, for a message."""
-        return "\n".join(f"--- {self.handlers}, {name}\n{text[-6000:]}" for name, text in self.shown().items())
+    def says(self, size: int = 6000) -> str:
+        """Return the last part of all that was shown, for a message."""
+        return "\n".join(f"--- {self.handlers}, {name}\n{text[-size:]}" for name, text in self.shown().items())
 
     def until_shown(self, pattern: str, count: int = 1, name: str | None = None, timeout: float = DEADLINE) -> None:
         """Wait until `count` lines that match stand in one file, or in all."""
@@ -203,7 +206,10 @@ class Program:
         try:
             got = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs after {timeout:g} s\n{self.place.says()}") from None
+            os.killpg(self.pid, signal.SIGRTMIN + 10)  # see `swap`
+            with contextlib.suppress(AssertionError):  # not every program has a thread that can say it
+                self.place.until_shown("most recent call first", len(self.workers()) + 1, "stderr", _STACKS_SEC)
+            raise AssertionError(f"still runs after {timeout:g} s\n{self.place.says(_STACKS_SIZE)}") from None
         assert got == code, f"exit code {got}, expected {code}\n{self.place.says()}"
 
 

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
 import logging
 import os
+import signal
 
 KIND = os.environ.get("HANDLERS", "plain")
+
+faulthandler.register(signal.SIGRTMIN + 10)  # a test that waits in vain asks where all threads are
 
 
 def swapped(config: dict) -> dict:
