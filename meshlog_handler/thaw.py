@@ -39,6 +39,14 @@ _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 
 
+_EARLIEST: Final = -62_000_000_000.0  # in the year 5; the system's calendar ends soon after the other one
+_LATEST: Final = 253_000_000_000.0
+_LONGEST: Final = 1e15  # milliseconds
+
+_STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
+"""What every record has, for those of a peer that does not say it."""
+
+
 class RecordTemplate:
     """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``.
 
@@ -59,6 +67,7 @@ class RecordTemplate:
         # What the client knows, the proc cannot say otherwise.
         self.info = MeshInfo(**identity, route=self.route[0])  # type: ignore[arg-type]  # made by the client
         self.base: dict[str, Any] = {
+            **_STANDARD,
             **self.info.attributes(),
             **common,
             "exc_info": None,
@@ -102,9 +111,20 @@ class RecordTemplate:
         created = fields["created"] = values[1]
         fields["msecs"] = values[2]
         fields["relativeCreated"] = created * 1000 - self.start
+        if not _EARLIEST < created < _LATEST:
+            _mend_times(fields)
         record.__dict__ = fields
         record.meshlog = self.info
         return record
+
+
+def _mend_times(fields: dict[str, Any]) -> None:
+    """Put 0 in the place of times that no formatter can write: a peer may send any number, and a program set it."""
+    if not _EARLIEST < fields["created"] < _LATEST:
+        fields["created"] = 0.0
+    for name in ("msecs", "relativeCreated"):
+        if not -_LONGEST < fields[name] < _LONGEST:
+            fields[name] = 0.0
 
 
 class TimedTemplate(RecordTemplate):
@@ -118,9 +138,11 @@ class TimedTemplate(RecordTemplate):
         record = MeshRecord.__new__(MeshRecord)
         fields = self.base.copy()
         fields["args"] = values[4:-1]
-        fields["created"] = values[1]
-        fields["msecs"] = values[2]
-        fields["relativeCreated"] = values[3]
+        created = fields["created"] = values[1]
+        msecs = fields["msecs"] = values[2]
+        relative = fields["relativeCreated"] = values[3]
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _mend_times(fields)
         record.__dict__ = fields
         record.meshlog = self.info
         return record
@@ -176,6 +198,9 @@ class TaggedTemplate(RecordTemplate):
         fields["msecs"] = msecs
         fields["relativeCreated"] = created * 1000 - self.start
         fields.update(named)
+        relative = fields["relativeCreated"]
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _mend_times(fields)
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
         if not ours:
