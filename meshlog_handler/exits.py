@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import signal
 import struct
 import sys
@@ -73,6 +74,8 @@ def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
         code = ask(pidfd, pid)
         if code is not None:
             return code
+    if not _is_over(pidfd):
+        return None  # a living process that has closed its connection
     # Its parent was faster than the questions. It, or the kernel for it, is about to note the exit code.
     deadline = monotonic() + _REAPING_SEC
     while True:
@@ -80,6 +83,12 @@ def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
         if code is not None or monotonic() >= deadline or not (remembers or popen is not None):
             return code
         time.sleep(0.001)
+
+
+def _is_over(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _reaped(pidfd: int, pid: int) -> int | None:

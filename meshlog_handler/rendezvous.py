@@ -30,7 +30,7 @@ from .transit import Transit
 from .waits import monotonic
 
 MAX_STRANGERS: Final = 64
-MAX_OF_ONE: Final = 4
+MAX_OF_ONE: Final = 16
 """Strangers of one process; it needs one connection."""
 
 _MAX_OF_OTHER_NAMESPACE: Final = 32  # whose processes cannot be told apart
