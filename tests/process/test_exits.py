@@ -287,3 +287,16 @@ def test_a_worker_that_ends_with_the_thread_that_started_it_has_not_crashed(kill
         worker.close()
     told = [record.getMessage() for record in collector.records if record.name == "meshlog"]
     assert ["ended by SIGKILL" in text for text in told] == [True] * killed
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds")
+def test_a_process_that_lives_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has closed its connection, and joins anew."""
+    waits: list[float] = []
+    monkeypatch.setattr("meshlog_handler.exits.time.sleep", waits.append)
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        assert exits.exit_code(pidfd, os.getpid()) is None
+    finally:
+        os.close(pidfd)
+    assert waits == []
