@@ -139,7 +139,6 @@ class LogClient(QueueListener):
         """
         if self.running:
             return self
-
         native.use()
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold logging's lock, which a new handler needs (`logging.config` calls a factory).

@@ -253,7 +253,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     }
     msg, args, text = _render_message(record)
     ours: dict[str, object] = {}
-    exc_text = _exc_text(record, ours) if record.exc_info or record.exc_text else None
+    exc_text = _exc_text(record, ours)
     if exc_text:
         named["exc_text"] = exc_text
     if type(msg) is dict and msg.get("exc_info"):

@@ -252,8 +252,8 @@ class Rendezvous:
             listening.close()
         self.expire(float("inf"))
         self._waiting.put(None)
-        for thread in (*self._threads, self._spare):
-            thread.join(HANDSHAKE_SEC)
+        self.settle()
+        self._spare.join(HANDSHAKE_SEC)
 
     def hang_up(self) -> None:
         """Hang up on those whom the client's thread has not heard of, when it will not any more. Client's thread."""

@@ -109,9 +109,9 @@ class RecordTemplate:
         fields = self.base.copy()
         fields["args"] = values[3:-1]
         created = fields["created"] = values[1]
-        fields["msecs"] = values[2]
-        fields["relativeCreated"] = created * 1000 - self.start
-        if not _EARLIEST < created < _LATEST:
+        msecs = fields["msecs"] = values[2]
+        relative = fields["relativeCreated"] = created * 1000 - self.start
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
             _mend_times(fields)
         record.__dict__ = fields
         record.meshlog = self.info
