@@ -14,7 +14,6 @@ import sys
 import warnings
 
 from . import all_faults
-from .scene import Scene
 from .table import table, try_all
 
 
@@ -25,8 +24,6 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="leave out those that take long")
     parser.add_argument("--seed", type=int, default=1, help="decides what is left to chance")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="those with this word in their names")
-    more = "seconds that a call may take beyond what its fault allows (0), for machines that do other things, too"
-    parser.add_argument("--patience", type=float, default=0.0, metavar="SEC", help=more)
     parser.add_argument("--list", action="store_true", help="name the faults and end")
     options = parser.parse_args()
     faults = [each for each in all_faults().values() if not options.only or any(word in each.name for word in options.only)]
@@ -34,7 +31,6 @@ def main() -> int:
     if options.list or not faults:
         print("\n".join(each.name for each in faults) or "no fault has such a name")
         return 0 if faults else 2
-    Scene.patience = options.patience
     warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn at each fork of a process with threads
     rows = try_all(faults, options.tries or (1 if options.short else 20), options.seed)
     print(f"\n{table(rows)}")

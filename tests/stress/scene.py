@@ -43,14 +43,7 @@ class Scene:
         Decides all that is left to chance.
     directory : Path
         Empty, for this trial alone.
-
-    Attributes
-    ----------
-    patience : float
-        Seconds that a call may take beyond what the fault allows. Of all trials.
     """
-
-    patience = 0.0
 
     def __init__(self, rng: random.Random, directory: Path) -> None:
         self.rng = rng
@@ -228,9 +221,8 @@ class Scene:
             counts.waited = longest
         else:
             counts.longest = longest
-        if longest > self.stall + Scene.patience:
-            allowed = f"{self.stall + Scene.patience:g} s are allowed"
-            counts.problems.append(f"a call of a survivor took {longest:.2f} s, where {allowed}")
+        if longest > self.stall:
+            counts.problems.append(f"a call of a survivor took {longest:.2f} s, where {self.stall:g} s are allowed")
         if any(lane.astray for lane in lanes):
             counts.problems.append("the client showed records out of order, or twice")
         counts.problems += self.problems
