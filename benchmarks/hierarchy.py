@@ -96,7 +96,7 @@ class Host:
         if isinstance(order, FlushBelow):
             with self._lock:
                 self._show.flush()
-                self._uplink.say(ReachedBelow(order.request, tuple(self.ranks), (), (), 0, {}))
+                self._uplink.say(ReachedBelow(order.request, tuple(self.ranks), (), (), 0, {}, 0))
                 self._uplink.append_flush(order.request)
 
     def feed(self) -> None:

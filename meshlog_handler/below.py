@@ -49,6 +49,7 @@ class RelaySource(Source):
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
         self.below: dict[int, Below] = {}
+        self.hidden = 0  # records, by its last word
         self.unheard: list[tuple[int, str, Order]] = []  # orders that stand, with their meshes, and are not known there yet
 
     @property
@@ -61,6 +62,7 @@ class RelaySource(Source):
         if isinstance(message, ReachedBelow):
             if message.request in self.reached:  # else that flush has ended here
                 self.reached[message.request] = message
+            self.hidden = message.hidden
             for rank, counters in message.counters.items():
                 if rank in self.below:
                     self.below[rank].stats = RankStats.of(rank, counters)
@@ -78,6 +80,7 @@ class RelaySource(Source):
     def end(self, message: EndedBelow) -> Below | None:
         """Note that a proc below has ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
+        self.hidden = message.hidden
         ended = self.below.pop(message.rank, None)
         if ended is not None:
             ended.stats = stats

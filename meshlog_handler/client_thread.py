@@ -84,7 +84,9 @@ class ClientThread:
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.complaints)
-        self.relays = Relays(self.reception, registry, self.orders, self.past.remember, post, above, show.window)
+        self.relays = Relays(
+            self.reception, registry, self.orders, self.past.remember, post, above, show.window, lambda: show.hidden
+        )
         self._obituaries = Obituaries()
         self._adopted: dict[int | None, Source] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
@@ -265,7 +267,7 @@ class ClientThread:
             for rank, stats in source.counters().items():
                 before = ranks.get(rank) or RankStats(rank, stats.pid, alive=False)
                 ranks[rank] = before.merged(stats)
-        return Stats(ranks, self.show.hidden, self.show.shown)
+        return Stats(ranks, self.relays.hidden, self.show.shown)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 

@@ -237,14 +237,15 @@ class LogRelay:
                 client.switch(streaming=order.streaming, chosen=_of_ranks(order.ranks), mesh=order.mesh, wait=False)
 
     def _flush(self, client: LogClient, uplink: Uplink, order: FlushBelow) -> None:
-        def reached(future: Future[FlushReceipt]) -> None:
+        def flushed(future: Future[FlushReceipt]) -> None:
             # On the client's thread, which has just passed on the last record.
             receipt = future.result()
-            counters = plain_counters(client.stats_now())
-            uplink.say(ReachedBelow(order.request, receipt.acked, receipt.missing, receipt.dead, receipt.dropped, counters))
+            stats = client.stats_now()
+            reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
+            uplink.say(ReachedBelow(order.request, *reached, plain_counters(stats), stats.hidden))
             uplink.append_flush(order.request)
 
-        client.flush_soon(order.timeout, _of_ranks(order.ranks)).add_done_callback(reached)
+        client.flush_soon(order.timeout, _of_ranks(order.ranks)).add_done_callback(flushed)
 
     def _pass_down(self, client: LogClient, uplink: Uplink, order: OrderBelow) -> None:
         def answered(future: Future[Answers]) -> None:

@@ -17,6 +17,11 @@ def _check_ranks(ranks: tuple[object, ...] | None) -> None:
         raise ProtocolError("ranks are whole numbers, and not too many")
 
 
+def _check_hidden(hidden: int) -> None:
+    if hidden < 0:
+        raise ProtocolError(f"{hidden} records cannot be hidden")
+
+
 # -- from the client ---------------------------------------------------------------------------------------------------
 
 
@@ -105,11 +110,19 @@ class JoinedBelow(Message):
 
 
 class EndedBelow(Message):
-    """A proc below has ended, or left; everything of it has been passed on. `counters` are its last ones."""
+    """A proc below has ended, or left; everything of it has been passed on.
+
+    `counters` are its last ones. `hidden`: how many records the relay has hidden so far, of all its procs.
+    """
 
     rank: int
     counters: dict[str, Any]
-    types: ClassVar = {"rank": (int,), "counters": (dict,)}
+    hidden: int
+    types: ClassVar = {"rank": (int,), "counters": (dict,), "hidden": (int,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the count is one."""
+        _check_hidden(self.hidden)
 
 
 class AnswersBelow(Message):
@@ -129,7 +142,10 @@ class AnswersBelow(Message):
 
 
 class ReachedBelow(Message):
-    """What a flush reached below. Sent before the sentinel that answers it. `counters`: by rank, as of now."""
+    """What a flush reached below. Sent before the sentinel that answers it.
+
+    `counters`: by rank, as of now. `hidden`: as of `EndedBelow`.
+    """
 
     request: int
     acked: tuple[int, ...]
@@ -137,6 +153,7 @@ class ReachedBelow(Message):
     dead: tuple[int, ...]
     dropped: int
     counters: dict[int, dict[str, Any]]
+    hidden: int
     types: ClassVar = {
         "request": (int,),
         "acked": (tuple,),
@@ -144,6 +161,7 @@ class ReachedBelow(Message):
         "dead": (tuple,),
         "dropped": (int,),
         "counters": (dict,),
+        "hidden": (int,),
     }
 
     def check(self) -> None:
@@ -152,6 +170,7 @@ class ReachedBelow(Message):
             _check_ranks(ranks)
         if not all(isinstance(rank, int) and isinstance(each, dict) for rank, each in self.counters.items()):
             raise ProtocolError("counters are by rank and name")
+        _check_hidden(self.hidden)
 
 
 FROM_RELAY: tuple[type[Message], ...] = (Claim, JoinedBelow, EndedBelow, AnswersBelow, ReachedBelow)

@@ -66,6 +66,8 @@ class Relays:
         Where this client is a relay itself.
     window : float or None
         In which this client groups, in seconds.
+    hidden_here : Callable
+        Returns how many records this client has hidden itself.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Relays:
         post: Callable[[Callable[[], Any]], object],
         above: Above | None,
         window: float | None,
+        hidden_here: Callable[[], int],
     ) -> None:
         self._reception = reception
         self._registry = registry
@@ -85,6 +88,13 @@ class Relays:
         self._post = post
         self.above = above
         self._window = window
+        self._hidden_here = hidden_here
+        self._hidden_by_former = 0  # relays, which have ended
+
+    @property
+    def hidden(self) -> int:
+        """How many records were hidden, here and below."""
+        return self._hidden_here() + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
 
     # -- to them ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +174,7 @@ class Relays:
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.above is not None:
-                    self.above.ended(message)
+                    self.above.ended(message.replaced(hidden=self.hidden))
         elif isinstance(message, AnswersBelow):
             relay.unheard = [each for each in relay.unheard if each[0] != message.request]
             for rank, error in message.answers:
@@ -183,9 +193,11 @@ class Relays:
         if isinstance(source, RelaySource):
             for rank, each in tuple(source.below.items()):
                 each.stats.alive = False
-                self.heard(source, EndedBelow(rank, counters_of(each.stats)))
+                self.heard(source, EndedBelow(rank, counters_of(each.stats), source.hidden))
+            self._hidden_by_former += source.hidden
+            source.hidden = 0
         elif self.above is not None and source.rank is not None and not source.adopted:
-            self.above.ended(EndedBelow(source.rank, counters_of(source.stats)))
+            self.above.ended(EndedBelow(source.rank, counters_of(source.stats), self.hidden))
 
     def _relays(self) -> list[RelaySource]:
         return [source for source in self._reception.sources if isinstance(source, RelaySource)]

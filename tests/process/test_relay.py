@@ -274,9 +274,11 @@ def test_levels_reach_one_rank_below_and_who_joins_later() -> None:
         job.end(*workers, late)
 
 
-def test_streaming_off_shows_nothing_of_those_below() -> None:
+@pytest.mark.parametrize("levels", [1, 2])
+def test_streaming_off_shows_nothing_of_those_below_and_counts_it(levels: int) -> None:
     with tree() as job:
-        worker = job.worker(job.relay())
+        relay = job.relay()
+        worker = job.worker(relay if levels == 1 else job.relay(relay))
         until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
         job.logging.set_mode(False, None, logging.INFO)
         worker.ask("log", (logging.WARNING, "unseen"))
@@ -285,7 +287,13 @@ def test_streaming_off_shows_nothing_of_those_below() -> None:
         worker.ask("log", (logging.WARNING, "seen"))
         job.client.flush()
         assert job.messages == ["seen"]
+        stats = job.client.stats()
+        assert (stats[worker.rank].received, stats.hidden) == (2, 1)
+        job.logging.set_mode(False, None, logging.INFO)
+        worker.ask("log", (logging.WARNING, "unseen"))
         job.end(worker)
+        until(lambda: not job.client.stats()[worker.rank].alive, what="the worker's end")
+        assert job.client.stats().hidden == 2  # the relays have ended, too
 
 
 def test_a_killed_relay_is_told_with_its_ranks_and_holds_up_nobody() -> None:
@@ -400,9 +408,9 @@ def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
 BAD: dict[str, Message] = {
-    "counters that are none": EndedBelow(7, {"received": "many"}),
+    "counters that are none": EndedBelow(7, {"received": "many"}, 0),
     "an order": Flush(1),
-    "a flush with bad counters": ReachedBelow(1, (), (), (), 0, {7: {}}),
+    "a flush with bad counters": ReachedBelow(1, (), (), (), 0, {7: {}}, 0),
     "a proc's answer": Answer(1, None),
 }
 
