@@ -140,7 +140,7 @@ class _Line:
 
 
 def _alone(kinds: int, lines: int) -> float:
-    from meshlog_handler.aggregate import Aggregator
+    from meshlog_handler.grouping.aggregator import Aggregator
 
     each = templates(kinds)
     ranks = [_Line(rank) for rank in range(_PROCS)]

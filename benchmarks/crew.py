@@ -17,7 +17,7 @@ DEADLINE: Final = 180.0
 """Seconds after which a process that does not answer is a failure."""
 
 FORKSERVER: Final = "forkserver"
-_PRELOAD: Final = ["benchmarks.rate", "multiprocessing.queues", "meshlog_handler.worker"]
+_PRELOAD: Final = ["benchmarks.rate", "multiprocessing.queues", "meshlog_handler.installation"]
 
 
 def context(method: str) -> Any:

@@ -113,10 +113,10 @@ def _simulated(ranks: int) -> dict[str, float]:
 
 def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
     """In a feeder: be so many ranks."""
-    from meshlog_handler.channel import Address, Link, connect
-    from meshlog_handler.entries import FLUSH, number_entry
-    from meshlog_handler.journal_layout import START, Range
-    from meshlog_handler.messages import Flush, Hello, decode
+    from meshlog_handler.journal.layout import START, Range
+    from meshlog_handler.protocol.entries import FLUSH, number_entry
+    from meshlog_handler.protocol.messages import Flush, Hello, decode
+    from meshlog_handler.transport.channel import Address, Link, connect
 
     more_descriptors()
     stream = _stream(_PER_RANK)
@@ -147,8 +147,8 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
 
 def _stream(records: int) -> bytes:
     """Return so many records as a journal holds them."""
-    from meshlog_handler.entries import MARK
-    from meshlog_handler.freeze import ShapeTable, freeze
+    from meshlog_handler.protocol.encode import ShapeTable, freeze
+    from meshlog_handler.protocol.entries import MARK
 
     shapes = ShapeTable()
     parts: list[bytes] = []

@@ -75,11 +75,11 @@ class Host:
     """A host's relay, without the procs."""
 
     def __init__(self, address: str, number: int, window: float | None) -> None:
-        from meshlog_handler.relay_messages import JoinedBelow
-        from meshlog_handler.show import Show
-        from meshlog_handler.sink import Sink
-        from meshlog_handler.sinks import Sinks
-        from meshlog_handler.uplink import PassOn, Uplink
+        from meshlog_handler.client.uplink import PassOn, Uplink
+        from meshlog_handler.dispatch.dispatcher import Show
+        from meshlog_handler.dispatch.sink import Sink
+        from meshlog_handler.dispatch.sinks import Sinks
+        from meshlog_handler.protocol.relay_messages import JoinedBelow
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)
         self._uplink = Uplink(address, None)
@@ -91,7 +91,7 @@ class Host:
             self._uplink.say(JoinedBelow(rank, "", 1000 + rank, f"host-{number}", {}))
 
     def _carry_out(self, order: Any) -> None:
-        from meshlog_handler.relay_messages import FlushBelow, ReachedBelow
+        from meshlog_handler.protocol.relay_messages import FlushBelow, ReachedBelow
 
         if isinstance(order, FlushBelow):
             with self._lock:
@@ -114,9 +114,9 @@ class Host:
 
 def _lines(ranks: range) -> Iterator[list[Any]]:
     """Yield what a relay has read of each of its ranks."""
-    from meshlog_handler.entries import MARK
-    from meshlog_handler.freeze import ShapeTable, freeze
-    from meshlog_handler.thaw import Thawer
+    from meshlog_handler.protocol.decode import Thawer
+    from meshlog_handler.protocol.encode import ShapeTable, freeze
+    from meshlog_handler.protocol.entries import MARK
 
     for rank in ranks:
         table = ShapeTable()

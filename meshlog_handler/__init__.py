@@ -18,13 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
-from .loading import load
+from .system.lazy_imports import load
 
 if TYPE_CHECKING:
-    from .client import LogClient as LogClient
-    from .console import ConsoleHandler as ConsoleHandler
-    from .context import current_coords as current_coords
-    from .context import current_rank as current_rank
+    from .client.log_client import LogClient as LogClient
+    from .client.receipt import FlushReceipt as FlushReceipt
+    from .client.relay import LogRelay as LogRelay
+    from .client.stats import RankStats as RankStats
     from .errors import BusyError as BusyError
     from .errors import ClosedError as ClosedError
     from .errors import ConfigRefused as ConfigRefused
@@ -37,56 +37,56 @@ if TYPE_CHECKING:
     from .errors import RankError as RankError
     from .errors import RemoteTraceback as RemoteTraceback
     from .errors import SettingError as SettingError
-    from .formatter import MeshFormatter as MeshFormatter
-    from .forwarder import LogForwarder as LogForwarder
-    from .future import MeshFuture as MeshFuture
     from .handler import MeshHandler as MeshHandler
-    from .json_formatter import JsonFormatter as JsonFormatter
-    from .manager import LoggingManager as LoggingManager
-    from .mesh_client import LoggingMeshClient as LoggingMeshClient
-    from .proc_mesh import HostMesh as HostMesh
-    from .proc_mesh import ProcMesh as ProcMesh
-    from .proc_mesh import this_host as this_host
-    from .receipt import FlushReceipt as FlushReceipt
-    from .relay import LogRelay as LogRelay
-    from .runtime import LoggerRuntime as LoggerRuntime
-    from .stats import RankStats as RankStats
-    from .worker import install as install
-    from .worker import uninstall as uninstall
+    from .installation import install as install
+    from .installation import uninstall as uninstall
+    from .mesh.control import LoggingMeshClient as LoggingMeshClient
+    from .mesh.future import MeshFuture as MeshFuture
+    from .mesh.manager import LoggingManager as LoggingManager
+    from .mesh.proc_mesh import HostMesh as HostMesh
+    from .mesh.proc_mesh import ProcMesh as ProcMesh
+    from .mesh.proc_mesh import this_host as this_host
+    from .mesh.start_methods import current_coords as current_coords
+    from .mesh.start_methods import current_rank as current_rank
+    from .output.console import ConsoleHandler as ConsoleHandler
+    from .output.formatter import MeshFormatter as MeshFormatter
+    from .output.json_formatter import JsonFormatter as JsonFormatter
+    from .worker.forwarder import LogForwarder as LogForwarder
+    from .worker.runtime import LoggerRuntime as LoggerRuntime
 
 _HOMES = {
     "BusyError": "errors",
     "ClosedError": "errors",
     "ConfigRefused": "errors",
     "ConnectError": "errors",
-    "ConsoleHandler": "console",
-    "FlushReceipt": "receipt",
+    "ConsoleHandler": "output.console",
+    "FlushReceipt": "client.receipt",
     "FlushTimeout": "errors",
     "ForwardingDisabledWarning": "errors",
-    "HostMesh": "proc_mesh",
-    "JsonFormatter": "json_formatter",
-    "LogClient": "client",
-    "LogForwarder": "forwarder",
-    "LogRelay": "relay",
-    "LoggerRuntime": "runtime",
-    "LoggingManager": "manager",
-    "LoggingMeshClient": "mesh_client",
-    "MeshFormatter": "formatter",
-    "MeshFuture": "future",
+    "HostMesh": "mesh.proc_mesh",
+    "JsonFormatter": "output.json_formatter",
+    "LogClient": "client.log_client",
+    "LogForwarder": "worker.forwarder",
+    "LogRelay": "client.relay",
+    "LoggerRuntime": "worker.runtime",
+    "LoggingManager": "mesh.manager",
+    "LoggingMeshClient": "mesh.control",
+    "MeshFormatter": "output.formatter",
+    "MeshFuture": "mesh.future",
     "MeshHandler": "handler",
     "MeshlogError": "errors",
-    "ProcMesh": "proc_mesh",
+    "ProcMesh": "mesh.proc_mesh",
     "ProtocolError": "errors",
     "RankDied": "errors",
     "RankError": "errors",
-    "RankStats": "stats",
+    "RankStats": "client.stats",
     "RemoteTraceback": "errors",
     "SettingError": "errors",
-    "current_coords": "context",
-    "current_rank": "context",
-    "install": "worker",
-    "this_host": "proc_mesh",
-    "uninstall": "worker",
+    "current_coords": "mesh.start_methods",
+    "current_rank": "mesh.start_methods",
+    "install": "installation",
+    "this_host": "mesh.proc_mesh",
+    "uninstall": "installation",
 }
 
 __all__ = [*_HOMES]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .receipt import FlushReceipt
+    from .client.receipt import FlushReceipt
 
 
 class MeshlogError(Exception):

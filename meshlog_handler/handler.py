@@ -15,21 +15,23 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from . import lifetime, membership, settings
-from . import stream as streams
-from .capture import diagnose
-from .entries import MARK
+from . import settings
+from .dispatch.sink import Sink
+from .dispatch.sinks import Route
 from .errors import ConnectError
-from .freeze import PLAIN_SIZE, shape_key
-from .loading import importing
-from .mesh_record import MeshRecord
-from .named_handlers import resolve
-from .sink import Sink
-from .sinks import Route
-from .stream import Stream, check_on_full, is_own
+from .output.named_handlers import resolve
+from .protocol.encode import PLAIN_SIZE, shape_key
+from .protocol.entries import MARK
+from .protocol.record import MeshRecord
+from .system import at_exit
+from .system.fd_capture import diagnose
+from .system.lazy_imports import importing
+from .worker import membership
+from .worker import record_stream as streams
+from .worker.record_stream import Stream, check_on_full, is_own
 
 if TYPE_CHECKING:
-    from .client import LogClient
+    from .client.log_client import LogClient
 
 
 class MeshHandler(logging.Handler):
@@ -269,7 +271,7 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     """Make this process the client, unless it is one already, and let it show by `sink`, too."""
     global _own_client
     with importing():
-        from .client import LogClient
+        from .client.log_client import LogClient
 
     client = _own_client
     if client is not None and client.running:
@@ -279,6 +281,6 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     client.add_sink(sink)
     client.start()
     os.environ[settings.ADDRESS] = client.address
-    lifetime.stop_at_exit(client, partial(_stop, client))
+    at_exit.stop_at_exit(client, partial(_stop, client))
     _own_client = client
     return client

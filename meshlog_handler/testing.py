@@ -18,9 +18,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .client import LogClient
-from .mesh_record import info_of
-from .waits import deadline_after, monotonic, seconds_until
+from .client.log_client import LogClient
+from .protocol.record import info_of
+from .system.waits import deadline_after, monotonic, seconds_until
 
 
 class RecordCollector(logging.Handler):

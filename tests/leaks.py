@@ -131,7 +131,7 @@ def open_fds() -> set[tuple[int, str]]:
 def run_dirs() -> set[str]:
     """Return the run directories of this user, of whichever process."""
     with contextlib.suppress(ModuleNotFoundError):  # the package is not there yet: nothing to look after
-        base = importlib.import_module("meshlog_handler.rundir").base()
+        base = importlib.import_module("meshlog_handler.transport.run_directory").base()
         return {entry.path for entry in os.scandir(base)}
     return set()
 

@@ -291,7 +291,7 @@ FAULTS = {
     "upward": ("errors", "import os\nfrom .client import LogClient"),
     "upward on the same floor": ("wire", "from .messages import Hello"),
     "the module itself": ("client", "from .client import LogClient"),
-    "upward, absolute": ("errors", "import meshlog_handler.client"),
+    "upward, absolute": ("errors", "import meshlog_handler.client.log_client"),
     "upward, absolute, by attribute": ("errors", "from meshlog_handler import client"),
     "the front door": ("client", "from . import __version__"),
     "the front door, absolute": ("client", "import meshlog_handler"),

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from ..engine import Coords as Coords
-from ..engine import Engine as Engine
-from ..manager import LoggingManager
-from ..mesh_client import LoggingMeshClient
-from ..named_handlers import ShownBy
+from ..mesh.control import LoggingMeshClient
+from ..mesh.engine import Coords as Coords
+from ..mesh.engine import Engine as Engine
+from ..mesh.manager import LoggingManager
+from ..output.named_handlers import ShownBy
 
 
 def attach(

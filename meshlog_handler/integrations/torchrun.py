@@ -17,9 +17,9 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
 
 from .. import settings
-from ..client import LogClient
-from ..console import ConsoleHandler, RanksFilter
-from ..descriptors import make_pipe
+from ..client.log_client import LogClient
+from ..output.console import ConsoleHandler, RanksFilter
+from ..system.descriptors import make_pipe
 
 
 class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not there when types are checked

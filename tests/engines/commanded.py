@@ -12,7 +12,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshlog_handler import membership
+from meshlog_handler.worker import membership
 
 LOGGER = "program"
 KILLED_AFTER = 300

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LoggingMeshClient, SettingError, rundir
+from meshlog_handler import LoggingMeshClient, SettingError
 from meshlog_handler.testing import RecordCollector
+from meshlog_handler.transport import run_directory
 from tests.process.documents import Page
 from tests.process.procs import DEADLINE, ROOT, importing, run_python
 from tests.waiting import until
@@ -213,7 +214,7 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         finally:
             cluster.remove_node(node)
         until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
-        rundir.clean(rundir.base())  # as the next client of that node would
+        run_directory.clean(run_directory.base())  # as the next client of that node would
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
@@ -272,7 +273,7 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
 def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
-    rundir.clean(rundir.base())  # of the relay, which ended with Ray, as the next client would
+    run_directory.clean(run_directory.base())  # of the relay, which ended with Ray, as the next client would
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, install, this_host
-from meshlog_handler.mesh_client import LoggingMeshClient
+from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 from tests.leaks import Held
 from tests.process.procs import ROOT, importing
@@ -70,7 +70,7 @@ class _NoSignals:
 
 @contextmanager
 def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient]:
-    from meshlog_handler.run import Options, Run
+    from meshlog_handler.cli.run import Options, Run
 
     program = f"import meshlog_handler, tests.engines.commanded as c; meshlog_handler.install(); c.obey({place!r})"
     command = (sys.executable, "-c", program)

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from meshlog_handler.channel import set_kernel_timeout
-from meshlog_handler.entries import DEFINE, FLUSH, HEADER, LARGE, MARK, NUMBER, RECORD
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.frames import CONTROL, DROPPED, HEAD, POSITION, frame
-from meshlog_handler.wire import pack
+from meshlog_handler.protocol.codec import pack
+from meshlog_handler.protocol.entries import DEFINE, FLUSH, HEADER, LARGE, MARK, NUMBER, RECORD
+from meshlog_handler.protocol.frames import CONTROL, DROPPED, HEAD, POSITION, frame
+from meshlog_handler.transport.channel import set_kernel_timeout
 
 from ..process.hostile import Peer, entries
 

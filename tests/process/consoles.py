@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from meshlog_handler import install, membership, uninstall
+from meshlog_handler import install, uninstall
+from meshlog_handler.worker import membership
 from tests.waiting import until
 
 Setup = Callable[[], Any]

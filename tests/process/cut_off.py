@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 import meshlog_handler
-from meshlog_handler import membership
+from meshlog_handler.worker import membership
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
 

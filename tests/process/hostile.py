@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from meshlog_handler.channel import Address, authenticate, read_frame, set_kernel_timeout
-from meshlog_handler.frames import CONTROL, DATA, MAX_CONTROL, data_head, frame
-from meshlog_handler.freeze import ShapeTable, freeze
-from meshlog_handler.journal_layout import START
-from meshlog_handler.messages import Hello, Welcome, decode
+from meshlog_handler.journal.layout import START
+from meshlog_handler.protocol.encode import ShapeTable, freeze
+from meshlog_handler.protocol.frames import CONTROL, DATA, MAX_CONTROL, data_head, frame
+from meshlog_handler.protocol.messages import Hello, Welcome, decode
 from meshlog_handler.testing import CollectedLogs, collected
+from meshlog_handler.transport.channel import Address, authenticate, read_frame, set_kernel_timeout
 
 from . import workers
 from .procs import DEADLINE, started

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import meshlog_handler
-from meshlog_handler import membership
+from meshlog_handler.worker import membership
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
 from tests.waiting import until

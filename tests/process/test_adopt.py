@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import LogClient
-from meshlog_handler.descriptors import make_pipe
+from meshlog_handler.client.exit_reports import last_lines
 from meshlog_handler.errors import FlushTimeout
-from meshlog_handler.messages import SetLevel
-from meshlog_handler.obituary import last_lines
+from meshlog_handler.protocol.messages import SetLevel
+from meshlog_handler.system.descriptors import make_pipe
 from meshlog_handler.testing import RecordCollector
 from tests.process.command_line import WAIT_FOR
 from tests.process.procs import importing, stop_process

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from meshlog_handler.mesh_record import info_of
+from meshlog_handler.protocol.record import info_of
 from meshlog_handler.testing import collected
 
 from . import poison

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from meshlog_handler import BusyError, FlushTimeout, LogClient, client, mesh_client, this_host
+from meshlog_handler import BusyError, FlushTimeout, LogClient, this_host
+from meshlog_handler.client import log_client
 from meshlog_handler.errors import ClosedError
+from meshlog_handler.mesh import control
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -133,7 +135,7 @@ def test_what_was_given_up_is_not_done_later() -> None:
 def test_a_stop_gives_up_says_why_and_leaves_no_directory(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(client, "_BLOCKED_SEC", 0.3)
+    monkeypatch.setattr(log_client, "_BLOCKED_SEC", 0.3)
     with blocked() as (shows, _):
         directory = os.path.dirname(shows._rundir.path)
         assert os.listdir(directory)
@@ -186,7 +188,7 @@ def test_a_mesh_whose_handler_blocks_ends_its_procs_in_time() -> None:
 
 
 def test_orders_to_ranks_have_an_end_and_name_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
     handler = Blocks()
     with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[handler], start_method="fork") as procs:
         logs = procs.logging

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PRELUDE = """
 import ctypes, io, json, os, select, signal, subprocess, sys, threading
-from meshlog_handler.capture import FdCapture, changes, diagnose, original_fd
-from meshlog_handler.descriptors import identity, pending, read_pipe
+from meshlog_handler.system.fd_capture import FdCapture, changes, diagnose, original_fd
+from meshlog_handler.system.descriptors import identity, pending, read_pipe
 
 def held(fd):
     "All that a pipe holds now."
@@ -475,7 +475,7 @@ def test_a_console_in_a_captured_process_does_not_feed_itself(tmp_path: Path) ->
     result, out, err = run(
         """
         import logging
-        from meshlog_handler.console import ConsoleHandler
+        from meshlog_handler.output.console import ConsoleHandler
         console = ConsoleHandler()
         shown = logging.makeLogRecord({"msg": "shown é", "rank": 3, "stream": "stdout", "levelno": 20})
         pipes = capture.start()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, install
-from meshlog_handler.membership import Membership
+from meshlog_handler.worker.membership import Membership
 from tests.waiting import until
 
 from . import orphans
@@ -73,7 +73,7 @@ def test_nobody_waits_to_flush_into_a_pipe_that_is_full(way: str) -> None:
 _PROGRAM = """
 import logging
 from meshlog_handler import LogClient, install
-from meshlog_handler.membership import Membership
+from meshlog_handler.worker.membership import Membership
 from tests.process.procs import importing
 import subprocess, sys
 if len(sys.argv) > 1:

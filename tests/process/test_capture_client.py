@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient
-from meshlog_handler.mesh_record import info_of
+from meshlog_handler.protocol.record import info_of
 from meshlog_handler.testing import RecordCollector, collected
 
 from . import printers

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.channel import Address
-from meshlog_handler.rundir import base, clean
+from meshlog_handler.transport.channel import Address
+from meshlog_handler.transport.run_directory import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
 from tests.process.procs import DEADLINE, ROOT, importing, state_of, wait_stopped
 from tests.waiting import until

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 
 import meshlog_handler
-from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, membership, rendezvous, this_host
-from meshlog_handler.channel import Address, authenticate
-from meshlog_handler.frames import CONTROL, DATA, HEAD, MAX_FRAME
-from meshlog_handler.membership import Terms
-from meshlog_handler.rendezvous import MAX_OF_ONE, MAX_STRANGERS
+from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, this_host
+from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.testing import collected
+from meshlog_handler.transport import listener
+from meshlog_handler.transport.channel import Address, authenticate
+from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_STRANGERS
+from meshlog_handler.worker import membership
+from meshlog_handler.worker.membership import Terms
 from tests.leaks import open_fds
 from tests.waiting import until
 
@@ -39,7 +41,7 @@ SHORT = 0.4
 def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Honest]:
     """Two honest workers who are in already; strangers have little time from now on."""
     with honest() as both:
-        monkeypatch.setattr(rendezvous, "HANDSHAKE_SEC", SHORT)
+        monkeypatch.setattr(listener, "HANDSHAKE_SEC", SHORT)
         before = len(open_fds())
         yield both
         both.are_heard()
@@ -81,7 +83,7 @@ def test_where_no_thread_can_be_started_processes_are_let_in_one_by_one(
 def test_who_has_a_wrong_key_is_turned_away(
     others: Honest, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_SEC", DEADLINE)  # else it may be for being slow
+    monkeypatch.setattr(listener, "HANDSHAKE_SEC", DEADLINE)  # else it may be for being slow
     address = Address.parse(others.address)
     for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):
         with contextlib.closing(knock(others.address)) as sock, pytest.raises((EOFError, ConnectionError)):
@@ -212,14 +214,14 @@ def crowd(address: str) -> Iterator[None]:
 @contextlib.contextmanager
 def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Yield what the client's thread finds each time that it looks who is at the door: whether it may stay open."""
-    accept, found = rendezvous.Rendezvous.accept, list[bool]()
+    accept, found = listener.Rendezvous.accept, list[bool]()
 
-    def look(self: rendezvous.Rendezvous) -> bool:
+    def look(self: listener.Rendezvous) -> bool:
         found.append(accept(self))
         return found[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(rendezvous.Rendezvous, "accept", look)
+        patch.setattr(listener.Rendezvous, "accept", look)
         yield found
 
 
@@ -257,7 +259,7 @@ def test_without_a_descriptor_the_client_does_not_look_again_and_again(monkeypat
 
 
 def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_SEC", 300.0)
+    monkeypatch.setattr(listener, "HANDSHAKE_SEC", 300.0)
     with collected() as logs:
         crowd = [knock(logs.address) for _ in range(10)]
         until(lambda: at_the_door() == 10, DEADLINE, "all to be at the door")
@@ -371,5 +373,5 @@ def test_a_client_without_room_for_descriptors_does_not_blame_the_worker() -> No
         with open(os.devnull) as lowest:
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))  # room for one of two
         with pytest.raises(OSError, match="this process has no file descriptor left"):
-            rendezvous._receive_fds(ours, 2)
+            listener._receive_fds(ours, 2)
     assert open_fds() == before

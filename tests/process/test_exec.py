@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler import rundir
 from meshlog_handler.testing import collected
+from meshlog_handler.transport import run_directory
 from tests.waiting import until
 
 from .command_line import MESHLOG, PYTHON, WAIT_FOR, Meshlog, meshlog, running
@@ -93,7 +93,7 @@ def test_who_comes_when_the_first_has_ended_is_the_first(tmp_path: Path) -> None
         with task(tmp_path, rank, HELLO) as only:
             assert only.wait() == 0
             assert only.out.startswith(f"[{rank}] out ")
-    assert os.listdir(rundir.base()) == []
+    assert os.listdir(run_directory.base()) == []
 
 
 def test_when_the_first_is_killed_the_next_one_takes_its_place(tmp_path: Path) -> None:
@@ -263,7 +263,9 @@ def test_ranks_of_mpirun() -> None:
 def test_a_rank_of_mpirun_that_fails_ends_the_job(failing: int) -> None:
     program = f"import os, time; print('here', flush=True)\nif os.environ['OMPI_COMM_WORLD_RANK'] == '{failing}': 1 / 0\n"
     done = mpirun(*MESHLOG, "exec", "--", *PYTHON, f"{program}time.sleep(60)")
-    rundir.clean(rundir.base())  # mpirun may have killed the rank that shows; what that leaves, the next client removes
+    run_directory.clean(
+        run_directory.base()
+    )  # mpirun may have killed the rank that shows; what that leaves, the next client removes
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"[{failing}] ZeroDivisionError: division by zero" in _plain(done.stderr)
 

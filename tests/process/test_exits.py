@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, exits, install
+from meshlog_handler import LogClient, install
+from meshlog_handler.system import exit_status
 from meshlog_handler.testing import RecordCollector, collected
 
 from .procs import DEADLINE, METHODS, held_up, importing, join_all, started
@@ -178,10 +179,10 @@ def join_and_wait(address: str, go: Any, how: str) -> None:
 def forgets() -> bool:
     """Tell whether the kernel forgets the exit codes of processes that were reaped."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        pidfd = exits.watch(child.pid)
+        pidfd = exit_status.watch(child.pid)
         child.communicate(b"\n")
     try:
-        return exits.exit_code(pidfd, child.pid) is None
+        return exit_status.exit_code(pidfd, child.pid) is None
     finally:
         os.close(pidfd)
 
@@ -200,8 +201,8 @@ def test_a_parent_that_reaps_first_hides_nothing(how: str) -> None:
 
 @watching
 def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "_reaped", lambda pidfd, pid: None)
-    monkeypatch.setattr("meshlog_handler.reception.started_here", lambda pid: None)
+    monkeypatch.setattr(exit_status, "_reaped", lambda pidfd, pid: None)
+    monkeypatch.setattr("meshlog_handler.client.reactor.started_here", lambda pid: None)
     (text,) = reaped_first("SIGKILL")
     assert "is gone; the cause is not known to this process; its last lines:" in text
     (text,) = reaped_first("raise")
@@ -211,8 +212,8 @@ def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pyte
 @watching
 @pytest.mark.parametrize("method", METHODS)
 def test_where_the_kernel_forgets_the_object_of_the_child_is_asked(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "_reaped", lambda pidfd, pid: None)
-    monkeypatch.setattr(exits, "remembers", False)
+    monkeypatch.setattr(exit_status, "_reaped", lambda pidfd, pid: None)
+    monkeypatch.setattr(exit_status, "remembers", False)
     assert "ended by SIGKILL;" in reaped_first("SIGKILL", method)[0]
     assert reaped_first("SIGTERM", method) == []
 
@@ -235,16 +236,16 @@ def test_the_exit_code_of_a_process_that_is_no_child(how: str, code: int) -> Non
         assert parent.stdin is not None
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        pidfd = exits.watch(pid)
+        pidfd = exit_status.watch(pid)
         try:
-            assert exits.exit_code(pidfd, pid) is None, "it has not ended"
+            assert exit_status.exit_code(pidfd, pid) is None, "it has not ended"
             parent.stdin.write("\n")
             parent.stdin.flush()
             assert parent.stdout.readline() == "ended\n"
-            assert exits.exit_code(pidfd, pid) == code
+            assert exit_status.exit_code(pidfd, pid) == code
             parent.send_signal(signal.SIGUSR1)
             assert parent.stdout.readline() == "reaped\n"
-            assert exits.exit_code(pidfd, pid) == (None if forgets() else code)
+            assert exit_status.exit_code(pidfd, pid) == (None if forgets() else code)
         finally:
             parent.send_signal(signal.SIGUSR1)
             os.close(pidfd)
@@ -293,10 +294,10 @@ def test_a_worker_that_ends_with_the_thread_that_started_it_has_not_crashed(kill
 def test_a_process_that_lives_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has closed its connection, and joins anew."""
     waits: list[float] = []
-    monkeypatch.setattr("meshlog_handler.exits.time.sleep", waits.append)
+    monkeypatch.setattr("meshlog_handler.system.exit_status.time.sleep", waits.append)
     pidfd = os.pidfd_open(os.getpid())
     try:
-        assert exits.exit_code(pidfd, os.getpid()) is None
+        assert exit_status.exit_code(pidfd, os.getpid()) is None
     finally:
         os.close(pidfd)
     assert waits == []

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, channel
+from meshlog_handler import LogClient
+from meshlog_handler.transport import channel
 from tests.waiting import until
 
 from . import workers
@@ -40,7 +41,7 @@ class Halt:
 
 
 def prove(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshlog_handler.rendezvous.prove", halt.before(channel.prove))
+    monkeypatch.setattr("meshlog_handler.transport.listener.prove", halt.before(channel.prove))
 
 
 def admit(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:

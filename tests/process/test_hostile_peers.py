@@ -19,16 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler import FlushTimeout
-from meshlog_handler.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
-from meshlog_handler.journal import Journal
-from meshlog_handler.journal_layout import HEADER as JOURNAL_HEADER
-from meshlog_handler.journal_layout import START
-from meshlog_handler.journal_reader import JournalReader
-from meshlog_handler.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
-from meshlog_handler.thaw import Thawer
-from meshlog_handler.wire import pack, unpack
+from meshlog_handler.journal.layout import HEADER as JOURNAL_HEADER
+from meshlog_handler.journal.layout import START
+from meshlog_handler.journal.reader import JournalReader
+from meshlog_handler.journal.writer import Journal
+from meshlog_handler.protocol.codec import pack, unpack
+from meshlog_handler.protocol.decode import Thawer
+from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
+from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
+from meshlog_handler.protocol.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
 from tests.leaks import open_fds
 from tests.waiting import until
 

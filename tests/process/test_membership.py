@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, install, membership, uninstall
+from meshlog_handler import LogClient, install, uninstall
 from meshlog_handler.testing import collected
+from meshlog_handler.worker import membership
 
 from .procs import DEADLINE, join_all, started
 from .workers import wait_shipped

@@ -20,16 +20,7 @@ from typing import Any
 import pytest
 import trio
 
-from meshlog_handler import (
-    ClosedError,
-    ProcMesh,
-    RankDied,
-    RankError,
-    SettingError,
-    current_coords,
-    current_rank,
-    this_host,
-)
+from meshlog_handler import ClosedError, ProcMesh, RankDied, RankError, SettingError, current_coords, current_rank, this_host
 from tests.waiting import until
 
 from .procs import METHODS, importing

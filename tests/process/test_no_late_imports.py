@@ -188,7 +188,7 @@ def stand():
 
 IMPORTING = """
 def begin():
-    at_line_of("meshlog_handler/worker.py", stand)
+    at_line_of("meshlog_handler/installation.py", stand)
     meshlog_handler.install
 def go_on():
     meshlog_handler.install(sys.argv[1])
@@ -198,7 +198,7 @@ def go_on():
 CONFIGURING = """
 meshlog_handler.MeshHandler
 def begin():
-    at_line_of("meshlog_handler/client.py", stand)
+    at_line_of("meshlog_handler/client/log_client.py", stand)
     meshlog_handler.MeshHandler()
 def go_on():
     meshlog_handler.LogClient

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.notebook
 
 SET_UP = """
 import logging, os, signal, subprocess, sys, threading, time
-import meshlog_handler, meshlog_handler.notebook
+import meshlog_handler, meshlog_handler.notebook.cells
 from tests.waiting import until
 
 def wait_for(path):
@@ -149,9 +149,9 @@ def test_on_request_all_stands_under_the_cell_that_started_the_mesh(kernel: Kern
 
     assert kernel.cells[0].source == SET_UP
     assert kernel.cells[0].lines == []
-    kernel.run("meshlog_handler.notebook.show_under('starting')")
+    kernel.run("meshlog_handler.notebook.cells.show_under('starting')")
     cell = kernel.run(f"await pm.call(greet, 5)\nwait_for({str(shown)!r})", watch)
-    kernel.run("meshlog_handler.notebook.show_under('running')")
+    kernel.run("meshlog_handler.notebook.cells.show_under('running')")
     assert kernel.cells[0].lines == greetings(5)
     assert cell.lines == []
     assert kernel.run("await pm.call(greet, 6)").lines == greetings(6)
@@ -231,7 +231,7 @@ def test_what_c_code_and_children_of_the_kernel_write_is_shown_once(kernel: Kern
     cell = kernel.run(OWN_OUTPUT)
     kernel.until(lambda: len(cell.lines) >= 5, "the last line")
     assert cell.lines == ["by a child", "by printf", "gr\u00fc\u00df", "printed", "written"]
-    assert kernel.run("print(meshlog_handler.notebook._session._echo)").lines == ["None"]
+    assert kernel.run("print(meshlog_handler.notebook.cells._session._echo)").lines == ["None"]
 
 
 def test_where_the_kernel_does_not_capture_its_descriptors_they_are_until_the_last_mesh_stops(unwatched: Kernel) -> None:
@@ -258,8 +258,8 @@ FORK = """
 pid = os.fork()
 if pid == 0:
     try:
-        attached = meshlog_handler.notebook.attach_if_notebook(pm.logging)
-        os.write(1, b"a child of %r, %r\\n" % (meshlog_handler.notebook._session, attached))
+        attached = meshlog_handler.notebook.cells.attach_if_notebook(pm.logging)
+        os.write(1, b"a child of %r, %r\\n" % (meshlog_handler.notebook.cells._session, attached))
     finally:
         os._exit(0)
 _ = os.waitpid(pid, 0)
@@ -305,7 +305,9 @@ def test_a_notebook_shows_each_line_once_though_its_set_up_is_run_three_times(tm
     sources = [count, SET_UP, SET_UP, SET_UP, "await pm.logging_option(aggregate_window_sec=None)"]
     sources += ["await pm.call(greet, 1)", "pm.call(greet, 2).get()"]
     # The two meshes before have no name any more.
-    sources += ["import gc; gc.collect(); until(lambda: len(meshlog_handler.notebook._session.clients()) == 1, 50)" + count]
+    sources += [
+        "import gc; gc.collect(); until(lambda: len(meshlog_handler.notebook.cells._session.clients()) == 1, 50)" + count
+    ]
     sources += ["await pm.stop()" + count]
     notebook = make.new_notebook(cells=[make.new_code_cell(source) for source in sources])
     client: Any = NotebookClient(notebook, timeout=DEADLINE, kernel_name="python3")

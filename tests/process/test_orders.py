@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, LogRelay, RankError, SettingError, membership, mesh_client, this_host
-from meshlog_handler.mesh_client import LoggingMeshClient
-from meshlog_handler.messages import Commit, Order, Prepare, SetLevel, Welcome
-from meshlog_handler.relay_messages import JoinedBelow
-from meshlog_handler.rendezvous import Newcomer
+from meshlog_handler import LogClient, LogRelay, RankError, SettingError, this_host
+from meshlog_handler.mesh import control
+from meshlog_handler.mesh.control import LoggingMeshClient
+from meshlog_handler.protocol.messages import Commit, Order, Prepare, SetLevel, Welcome
+from meshlog_handler.protocol.relay_messages import JoinedBelow
 from meshlog_handler.testing import RecordCollector
+from meshlog_handler.transport.listener import Newcomer
+from meshlog_handler.worker import membership
 from tests.waiting import until
 
 from .procs import DEADLINE, started, stop_process
@@ -158,7 +160,7 @@ def test_a_configuration_that_is_refused_holds_for_nobody_who_joins() -> None:
 
 
 def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
         stop_process(first.pid)
@@ -170,7 +172,7 @@ def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch:
 
 
 def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_client, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
         made.logs.set_level(15)

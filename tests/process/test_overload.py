@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import FlushTimeout, LogClient, client_thread, stream
-from meshlog_handler.stats import RankStats
+from meshlog_handler import FlushTimeout, LogClient
+from meshlog_handler.client import loop
+from meshlog_handler.client.stats import RankStats
 from meshlog_handler.testing import RecordCollector
+from meshlog_handler.worker import record_stream
 
 from . import flooders
 from .procs import DEADLINE, join_all, started
@@ -107,8 +109,8 @@ def test_with_block_nothing_is_dropped_while_a_slow_handler_gets_on() -> None:
 
 def test_with_block_a_call_waits_for_as_long_as_the_client_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so now and then; without a word from it, the call would not wait so long."""
-    monkeypatch.setattr(stream, "BLOCK_SEC", 0.8)
-    monkeypatch.setattr(client_thread, "_REPORT_SEC", 0.1)
+    monkeypatch.setattr(record_stream, "BLOCK_SEC", 0.8)
+    monkeypatch.setattr(loop, "_REPORT_SEC", 0.1)
     _, stats, took = flooded("block", 75, size=4000, seconds=0.2)
     assert (stats.received, stats.dropped) == (75, {})
     assert max(took) > 0.8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.channel import Address
 from meshlog_handler.testing import collected
+from meshlog_handler.transport.channel import Address
 from tests.waiting import until
 
 from .procs import DEADLINE, importing

@@ -29,10 +29,10 @@ from meshlog_handler import (
     SettingError,
     current_coords,
     current_rank,
-    watcher,
 )
-from meshlog_handler.context import Identity
-from meshlog_handler.procs import ProcSet
+from meshlog_handler.mesh import supervisor
+from meshlog_handler.mesh.process_set import ProcSet
+from meshlog_handler.mesh.start_methods import Identity
 from tests.waiting import until
 
 from .procs import METHODS, importing, state_of, stop_process
@@ -455,7 +455,7 @@ def test_a_process_that_a_call_forks_does_not_answer_in_the_procs_name() -> None
 
 
 def test_a_proc_that_closes_its_descriptors_fails_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "_SILENT_SEC", 0.1)
+    monkeypatch.setattr(supervisor, "_SILENT_SEC", 0.1)
 
     def close_and_sleep() -> None:
         os.closerange(3, 1000)

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import pytest
 
 import meshlog_handler
-from meshlog_handler import FlushTimeout, LogClient, LogRelay, membership, rundir
-from meshlog_handler.channel import Address, connect
-from meshlog_handler.integrations.hosts import HostRelay, Tunnel, reachable
-from meshlog_handler.mesh_client import LoggingMeshClient
-from meshlog_handler.messages import Answer, Flush, Hello, Message, Order, decode
-from meshlog_handler.relay_messages import Claim, EndedBelow, GroupBelow, JoinedBelow, ReachedBelow
+from meshlog_handler import FlushTimeout, LogClient, LogRelay
+from meshlog_handler.integrations.tunnel import HostRelay, Tunnel, reachable
+from meshlog_handler.mesh.control import LoggingMeshClient
+from meshlog_handler.protocol.messages import Answer, Flush, Hello, Message, Order, decode
+from meshlog_handler.protocol.relay_messages import Claim, EndedBelow, GroupBelow, JoinedBelow, ReachedBelow
 from meshlog_handler.testing import RecordCollector
+from meshlog_handler.transport import run_directory
+from meshlog_handler.transport.channel import Address, connect
+from meshlog_handler.worker import membership
 from tests.waiting import until
 
 from .procs import DEADLINE, started, stop_process
@@ -307,7 +309,7 @@ def test_a_killed_relay_is_told_with_its_ranks_and_holds_up_nobody() -> None:
         far.ask("log", (logging.WARNING, "goes on"))  # into its journal, and to its stderr
         job.relays.clear()
         job.end(near, far)
-    rundir.clean(rundir.base())  # as the next client would
+    run_directory.clean(run_directory.base())  # as the next client would
 
 
 def test_when_the_client_is_gone_relays_end_and_workers_go_on() -> None:
@@ -403,7 +405,7 @@ def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
             assert job.client.flush().acked == ()
         worker.pipe.send(None)
         here.close()
-    rundir.clean(rundir.base())  # as the next client would
+    run_directory.clean(run_directory.base())  # as the next client would
 
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, LogRelay, reception
-from meshlog_handler import relay as relay_module
+from meshlog_handler import LogClient, LogRelay
+from meshlog_handler.client import reactor
+from meshlog_handler.client import relay as relay_module
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -101,7 +102,7 @@ def test_each_record_is_shown_once_by_one_of_the_two(
 
 def test_of_a_worker_that_does_not_answer_the_journal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(reception, "diagnose", said.append)
+    monkeypatch.setattr(reactor, "diagnose", said.append)
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Semaphore(0)
     shown = RecordCollector()

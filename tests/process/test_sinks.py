@@ -6,10 +6,10 @@ import io
 import os
 from pathlib import Path
 
-from meshlog_handler.console import ConsoleHandler
-from meshlog_handler.rank_files import RankFiles
+from meshlog_handler.output.console import ConsoleHandler
+from meshlog_handler.output.rank_files import RankFiles
 
-from ..unit.test_formatter import make
+from ..unit.output.test_formatter import make
 
 
 def test_a_forked_child_forgets_what_its_parent_has_not_written() -> None:

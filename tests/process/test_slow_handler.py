@@ -81,7 +81,7 @@ def test_the_number_of_records_that_a_blocked_handler_has_not_shown_is_exact(
     before: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
     handler = Slow(0.0, before)
     client = LogClient(handler).start()
     thread = client._thread
@@ -142,7 +142,7 @@ def test_the_exit_of_a_program_waits_for_a_slow_handler(window: str) -> None:
 
 def test_ctrl_c_ends_the_wait_and_what_was_not_shown_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
     handler = Slow(0.02)
     client = LogClient(handler).start()
     thread = client._thread
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_the_wait_and_what_was_not_shown_is_said(monkeypatch: pytest
 def test_what_is_not_shown_is_counted_before_the_thread_throws_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread is let out of its handler between the decision to stop and the count."""
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
     handler = Slow(0.0, 1)
     client = LogClient(handler).start()
     core, thread = client._core, client._thread

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, client, install
+from meshlog_handler import LogClient, install
+from meshlog_handler.client import log_client
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -155,7 +156,7 @@ def test_what_was_logged_before_is_shown_and_what_is_logged_after_is_counted(mon
 
 
 def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "SWITCH_SEC", 0.3)
+    monkeypatch.setattr(log_client, "SWITCH_SEC", 0.3)
     with load(False) as made:
         made.log_some("both")
         stopped = made.client.stats()[1].pid

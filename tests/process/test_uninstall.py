@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import install, uninstall
-from meshlog_handler.mesh_client import LoggingMeshClient
+from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.testing import collected
 from tests.waiting import until
 

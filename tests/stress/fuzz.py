@@ -26,12 +26,15 @@ def _import_watched() -> Any:
     import atheris
 
     with atheris.instrument_imports(include=["meshlog_handler"]):
-        from meshlog_handler import entries, errors, frames, journal_layout, messages, receipt, source, thaw, wire
+        from meshlog_handler import errors
+        from meshlog_handler.client import peer, receipt
+        from meshlog_handler.journal import layout
+        from meshlog_handler.protocol import codec, decode, entries, frames, messages
 
     class Watched:
         fuzzer = atheris
 
-    for module in (entries, errors, frames, journal_layout, messages, receipt, source, thaw, wire):
+    for module in (entries, errors, frames, layout, messages, receipt, peer, decode, codec):
         setattr(Watched, module.__name__.rpartition(".")[2], module)
     return Watched
 
@@ -40,8 +43,8 @@ def decoders(watched: Any) -> Callable[[bytes], None]:
     """Return what gives bytes to each decoder; the first byte says which."""
     messages, refused = watched.messages, watched.errors.ProtocolError
 
-    def thaw(data: bytes) -> None:
-        thawer = watched.thaw.Thawer({"rank": 0}, lambda _: data[:200])
+    def records(data: bytes) -> None:
+        thawer = watched.decode.Thawer({"rank": 0}, lambda _: data[:200])
         items: list[Any] = []
         at = 0
         while at < len(data):
@@ -58,13 +61,13 @@ def decoders(watched: Any) -> Callable[[bytes], None]:
             reader.feed(data[begin : begin + 7])
 
     def unpack(data: bytes) -> None:
-        value = watched.wire.unpack(data)
-        assert watched.wire.unpack(watched.wire.pack(value)) is not None or value is None
+        value = watched.codec.unpack(data)
+        assert watched.codec.unpack(watched.codec.pack(value)) is not None or value is None
 
     def decode(data: bytes) -> None:
         messages.decode(data, messages.Message)
 
-    chosen = (thaw, thaw, cut, unpack, decode)
+    chosen = (records, records, cut, unpack, decode)
 
     def test(data: bytes) -> None:
         if data:
@@ -76,12 +79,12 @@ def decoders(watched: Any) -> Callable[[bytes], None]:
 
 def source(watched: Any) -> Callable[[bytes], None]:
     """Return what lets a proc send bytes: whole frames whose kinds and payloads are drawn from the bytes, or bare ones."""
-    frames, start, refused = watched.frames, watched.journal_layout.START, watched.errors.ProtocolError
+    frames, start, refused = watched.frames, watched.layout.START, watched.errors.ProtocolError
     hello = watched.messages.Hello(1, "here", 0, None, "", (), True, 0.0)
 
     def test(data: bytes) -> None:
         given = watched.fuzzer.FuzzedDataProvider(data)
-        proc = watched.source.Source(None, hello, 0, "", {}, {}, 1000, 1)
+        proc = watched.peer.Source(None, hello, 0, "", {}, {}, 1000, 1)
         at, received = start, 0
         with contextlib.suppress(refused):  # its connection would be closed now
             while given.remaining_bytes():

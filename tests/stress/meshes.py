@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from meshlog_handler import ConfigRefused, ProcMesh, RankError, current_rank, mesh_client, this_host
+from meshlog_handler import ConfigRefused, ProcMesh, RankError, current_rank, this_host
+from meshlog_handler.mesh import control
 from tests.waiting import until
 
 from .faults import fault
@@ -69,7 +70,7 @@ def config(level: int, refuses: int | None = None, seconds: float = 0.0) -> dict
 def mesh(scene: Scene) -> Iterator[ProcMesh]:
     """Start a mesh whose ranks log all the time."""
     lanes = [scene.tally.lane() for _ in range(_RANKS)]
-    patience, mesh_client.ORDER_SEC = mesh_client.ORDER_SEC, 1.0
+    patience, control.ORDER_SEC = control.ORDER_SEC, 1.0
     procs = this_host().spawn_procs({"gpus": _RANKS}, start_method="fork", handlers=[scene.counting])
     try:
         procs.initialized.get(DEADLINE)
@@ -78,7 +79,7 @@ def mesh(scene: Scene) -> Iterator[ProcMesh]:
         until(lambda: all(lane.returned > 10 for lane in lanes), DEADLINE, "all ranks to log")
         yield procs
     finally:
-        mesh_client.ORDER_SEC = patience
+        control.ORDER_SEC = patience
         scene.tally.stop()
         scene.stats = procs.logging.stats
         procs.stop(DEADLINE).get(DEADLINE)

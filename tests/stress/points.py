@@ -12,7 +12,8 @@ from operator import methodcaller
 from typing import Any, Final
 
 import meshlog_handler
-from meshlog_handler import channel, journal
+from meshlog_handler.journal import writer
+from meshlog_handler.transport import channel
 
 from .faults import fault
 from .opcodes import at_a_step_of, kill_myself
@@ -21,28 +22,38 @@ from .workers import Worker, at_work
 
 # What is stepped through; and one in how many steps is the last.
 POINTS: Final[dict[str, tuple[set[str], int]]] = {
-    "a logging call": ({"handler.handle", "handler.emit", "stream.append", "stream._append", "stream._put", "freeze.*"}, 1500),
+    "a logging call": (
+        {"handler.handle", "handler.emit", "record_stream.append", "record_stream._append", "record_stream._put", "encode.*"},
+        1500,
+    ),
     "changing segments": (
-        {"journal.rotate", "journal.close", "journal._open", "journal._choose", "stream._next_segment", "stream._rotate"},
+        {
+            "writer.rotate",
+            "writer.close",
+            "writer._open",
+            "writer._choose",
+            "record_stream._next_segment",
+            "record_stream._rotate",
+        },
         300,
     ),
     "shipping": (
         {
             "forwarder.ship",
             "forwarder._round",
-            "journal.unshipped",
-            "journal.shipped",
-            "journal._retire",
-            "journal._whole",
+            "writer.unshipped",
+            "writer.shipped",
+            "writer._retire",
+            "writer._whole",
             "channel._send",
             "channel.send_data",
-            "stream.shipping",
-            "stream.made_room",
+            "record_stream.shipping",
+            "record_stream.made_room",
         },
         3000,
     ),
     "waking the forwarder": ({"forwarder.wake", "forwarder._round", "forwarder._monitor"}, 300),
-    "a flush": ({"runtime._run", "runtime.carry_out", "runtime._flush", "stream.append_flush", "channel.receive"}, 300),
+    "a flush": ({"runtime._run", "runtime.carry_out", "runtime._flush", "record_stream.append_flush", "channel.receive"}, 300),
     "joining": (
         {
             "membership.__init__",
@@ -51,17 +62,20 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
             "channel.connect",
             "channel._dial",
             "channel.authenticate",
-            "journal.__init__",
-            "journal._allocate",
-            "capture.*",
+            "writer.__init__",
+            "writer._allocate",
+            "fd_capture.*",
             "handler.__init__",
             "worker.*",
         },
         1500,
     ),
-    "leaving": ({"membership.leave", "capture.*", "channel.close", "forwarder.enqueue_sentinel", "stream.lose_client"}, 700),
-    "a side file": ({"stream._set_aside", "stream._append"}, 150),
-    "counting a drop": ({"journal.count_drop"}, 3000),
+    "leaving": (
+        {"membership.leave", "fd_capture.*", "channel.close", "forwarder.enqueue_sentinel", "record_stream.lose_client"},
+        700,
+    ),
+    "a side file": ({"record_stream._set_aside", "record_stream._append"}, 150),
+    "counting a drop": ({"writer.count_drop"}, 3000),
     "anything at all": (
         {
             f"{module}.*"
@@ -137,9 +151,9 @@ _register()
 
 def torn_record(worker: Worker) -> None:
     """Die in the middle of copying a record into the journal."""
-    now, open_segment = one_in(2000, worker.rng), journal.Journal._open
+    now, open_segment = one_in(2000, worker.rng), writer.Journal._open
 
-    def open_and_tear(self: journal.Journal, *args: int) -> Any:
+    def open_and_tear(self: writer.Journal, *args: int) -> Any:
         segment = open_segment(self, *args)
         shapes, write, mark = segment.appender
 
@@ -153,7 +167,7 @@ def torn_record(worker: Worker) -> None:
         segment.appender = shapes, torn, mark
         return segment
 
-    journal.Journal._open = open_and_tear  # type: ignore[assignment,method-assign]  # in a process that will die of it
+    writer.Journal._open = open_and_tear  # type: ignore[assignment,method-assign]  # in a process that will die of it
     at_work(worker)
 
 
@@ -198,9 +212,9 @@ def torn_side_file(worker: Worker) -> None:
 
         return Torn()
 
-    from meshlog_handler import stream
+    from meshlog_handler.worker import record_stream
 
-    vars(stream)["open"] = opening
+    vars(record_stream)["open"] = opening
     worker_join()
     while not worker.tally.stopped:
         worker.lanes[0].log(call=_log_large, msg="%d %d %s")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler import stream
-from meshlog_handler.stream import OnFull
+from meshlog_handler.worker import record_stream
+from meshlog_handler.worker.record_stream import OnFull
 
 from .one_proc import Proc
 
@@ -37,5 +37,5 @@ def proc(procs: Callable[..., Proc]) -> Proc:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a stream says on the original stderr."""
     texts: list[str] = []
-    monkeypatch.setattr(stream, "diagnose", texts.append)
+    monkeypatch.setattr(record_stream, "diagnose", texts.append)
     return texts

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshlog_handler.entries import MARK, number_entry, walk
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.freeze import PLAIN_SIZE, ShapeTable, freeze, shape_key
-from meshlog_handler.mesh_record import MeshRecord
-from meshlog_handler.thaw import Item, Thawer
+from meshlog_handler.protocol.decode import Item, Thawer
+from meshlog_handler.protocol.encode import PLAIN_SIZE, ShapeTable, freeze, shape_key
+from meshlog_handler.protocol.entries import MARK, number_entry, walk
+from meshlog_handler.protocol.record import MeshRecord
 
 IDENTITY = {"rank": 3, "local_rank": 1, "hostname": "node", "coords": {"gpus": 3}}
 FRAME_ATTRIBUTES = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")

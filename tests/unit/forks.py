@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from meshlog_handler import fork_gate  # noqa: F401 - its hooks are to be registered before ours
+from meshlog_handler.system import fork_gate  # noqa: F401 - its hooks are to be registered before ours
 
 _before_forks: list[Callable[[], object]] = []
 

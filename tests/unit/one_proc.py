@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.journal import Journal
-from meshlog_handler.side_files import ReadSideFiles
-from meshlog_handler.stream import OnFull, Stream
-from meshlog_handler.thaw import Item, Thawer
+from meshlog_handler.journal.side_files import ReadSideFiles
+from meshlog_handler.journal.writer import Journal
+from meshlog_handler.protocol.decode import Item, Thawer
+from meshlog_handler.worker.record_stream import OnFull, Stream
 
 from .crossing import IDENTITY, make
 

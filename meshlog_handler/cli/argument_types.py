@@ -1,0 +1,86 @@
+"""What arguments of the command line may be. Each of these takes a text, and returns what it means."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from .. import settings
+from ..errors import SettingError
+from ..protocol.ranks import parse_ranks
+
+T = TypeVar("T")
+
+
+def _for_argparse(check: Callable[[str], T]) -> Callable[[str], T]:
+    """Let `check` raise its `SettingError` as the one kind of error whose words `argparse` shows."""
+
+    def checked(text: str) -> T:
+        try:
+            return check(text)
+        except SettingError as failure:
+            raise argparse.ArgumentTypeError(str(failure).rstrip(".")) from None
+
+    return checked
+
+
+@_for_argparse
+def count(text: str) -> int:
+    """Return a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+@_for_argparse
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise SettingError(f"{text!r} is no number of seconds. Write 3 or 0.5")
+    return number
+
+
+@_for_argparse
+def window(text: str) -> float:
+    """Return a window for grouping, in seconds."""
+    number = seconds(text)
+    if not number:
+        raise SettingError("a window has more than 0 seconds. Leave it out to see each line at once")
+    return number
+
+
+@_for_argparse
+def level(text: str) -> int:
+    """Return a level given by name or number."""
+    return settings.check_level(int(text) if text.isdecimal() else text)
+
+
+@_for_argparse
+def prefix(text: str) -> str:
+    """Return a template for what stands before each line."""
+    from ..output.formatter import MeshFormatter
+
+    MeshFormatter(prefix=text)
+    return text
+
+
+@_for_argparse
+def pattern(text: str) -> str:
+    """Return a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as failure:
+        raise SettingError(f"{text!r} is no regular expression: {failure}") from None
+    return text
+
+
+@_for_argparse
+def ranks(text: str) -> frozenset[int]:
+    """Return ranks written as ``0,2-3``."""
+    return parse_ranks(text)

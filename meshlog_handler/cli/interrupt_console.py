@@ -1,0 +1,99 @@
+"""A console that shows one KeyboardInterrupt and not one per rank: every rank has the same to say of a Ctrl-C."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any, Final
+
+from ..output.console import ConsoleHandler
+from ..protocol.record import info_of
+
+_HEADS: Final = ("Traceback (most recent call last):", "Exception ignored in", "Exception in thread ")
+_CHAINED: Final = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
+_INTERRUPT: Final = "KeyboardInterrupt"
+_MAX_HELD: Final = 1000
+
+
+class FoldingConsole(ConsoleHandler):
+    """Once `folding` is set, tracebacks of KeyboardInterrupt after the first are left out; their ranks are in `folded`.
+
+    Until its last line is there, a captured traceback is held back; so it is shown in one piece, whatever else it is.
+
+    Notes
+    -----
+    Any thread may set `folding`. `close` shows what is held.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.folding = False
+        self.folded: set[int] = set()
+        self._first: tuple[int | None] | None = None
+        self._held: dict[tuple[Any, Any], list[logging.LogRecord]] = {}
+        self._after: set[tuple[Any, Any]] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record, or keep it until it is known what it is a part of."""
+        if not self.folding:
+            super().emit(record)
+        elif info_of(record).stream is None:
+            self._emit_logged(record)
+        else:
+            self._emit_captured(record)
+
+    def close(self) -> None:
+        """Show what is held, and end."""
+        self.acquire()
+        try:
+            for key in tuple(self._held):
+                self._release(key)
+        finally:
+            self.release()
+        super().close()
+
+    def _emit_logged(self, record: logging.LogRecord) -> None:
+        text = record.exc_text
+        if text and text.rstrip().rpartition("\n")[2].startswith(_INTERRUPT) and not self._is_first(record):
+            record = copy.copy(record)
+            record.exc_text = record.exc_info = None
+        super().emit(record)
+
+    def _emit_captured(self, record: logging.LogRecord) -> None:
+        info = info_of(record)
+        key = info.rank, info.stream
+        text = record.getMessage()
+        held = self._held.get(key)
+        if held is None:
+            if key in self._after and (not text.strip() or text.startswith(_CHAINED)):
+                return  # what joins it to the traceback that follows
+            self._after.discard(key)
+            if text.startswith(_HEADS):
+                self._held[key] = [record]
+            else:
+                super().emit(record)
+            return
+        held.append(record)
+        if text.startswith(_INTERRUPT):
+            if self._is_first(record):
+                self._release(key)
+            self._held.pop(key, None)
+            self._after.add(key)
+        elif len(held) >= _MAX_HELD or (text and not text[0].isspace() and not text.startswith(_HEADS)):
+            self._release(key)
+
+    def _is_first(self, record: logging.LogRecord) -> bool:
+        rank = info_of(record).rank
+        if self._first is None:
+            self._first = (rank,)
+            return True
+        if rank is not None and rank not in self._first:
+            self.folded.add(rank)
+        return False
+
+    def _release(self, key: tuple[Any, Any]) -> None:
+        for record in self._held.pop(key, ()):
+            super().emit(record)

@@ -1,0 +1,261 @@
+"""``meshlog run``: a command on every rank, all that they log and print shown here, and at the end what went wrong."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .. import settings
+from ..client.exit_reports import last_lines
+from ..client.log_client import LogClient
+from ..client.peer import Source
+from ..errors import BusyError
+from ..output.console import RanksFilter
+from ..output.formatter import MeshFormatter
+from ..output.json_formatter import JsonFormatter
+from ..output.terminal import size_told
+from ..protocol.messages import SetLevel
+from ..protocol.ranks import spell_ranks
+from ..system.exit_status import signal_name
+from ..system.fd_capture import diagnose
+from ..system.signals import Signals
+from ..system.waits import LONGEST_SEC, monotonic, seconds_until
+from .interrupt_console import FoldingConsole
+from .launcher import Rank, Ranks
+from .summary import Failure, failure_summary
+
+LINGER_SEC: Final = 1.0
+"""Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
+
+UNREAD_SEC: Final = 3.0
+"""Seconds that ranks have to end, or to say no more, after whoever read our output has seen enough."""
+
+HURRY_SEC: Final = 1.0
+"""Seconds that whoever reads our output has for the rest of it, when we were asked twice to end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``meshlog run`` was asked for. `prefix`: None is the default, ``"none"`` leaves the bytes alone."""
+
+    command: tuple[str, ...]
+    count: int = 1
+    window: float | None = None
+    level: int | None = None
+    log_dir: str | None = None
+    ranks_filter: frozenset[int] | None = None
+    prefix: str | None = None
+    as_json: bool = False
+    never: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    grace: float = 5.0
+
+
+def run(options: Options, start: Callable[[Options, LogClient, FoldingConsole, Signals], Run] | None = None) -> int:
+    """Run a command on N ranks; return the exit code for the shell.
+
+    That of the first rank that failed, 128 and the number for a signal; where the launcher was stopped by a signal
+    before any rank failed, 128 and the number of that.
+
+    Parameters
+    ----------
+    options : Options
+        What to run, and how to show it.
+    start : callable or None
+        Makes the run. None: all ranks are started here.
+
+    Raises
+    ------
+    LaunchError
+        If a rank cannot be started.
+    OSError
+        If the directory for logs cannot be written.
+    """
+    console = _console(options)
+    client = LogClient(
+        console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
+    )
+    if start is None and options.ranks_filter is not None:
+        missing = options.ranks_filter - set(range(options.count))
+        if missing:
+            there = spell_ranks(range(options.count))
+            diagnose(f"--ranks-filter names {spell_ranks(missing)}, of which there is none: this run has {there}")
+    client.registry.launched = ""  # the rank that another launcher gave this one is its program's
+    with Signals() as signals:
+        client.start()
+        mesh = (start or Run)(options, client, console, signals)
+        try:
+            mesh.run()
+        finally:
+            summary = mesh.finish()
+            client.stop()
+            console.close()
+        if summary:
+            diagnose(summary)
+    return mesh.exitcode
+
+
+class Run:
+    """One run: brings together processes and client. Main thread.
+
+    Parameters
+    ----------
+    environments : mapping of int to mapping, or None
+        By rank, for ranks that a launcher numbered. None: `options.count` ranks from 0.
+    stdin : int or None
+        What ranks read, as `subprocess.Popen` takes it.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        client: LogClient,
+        console: FoldingConsole,
+        signals: Signals,
+        environments: Mapping[int, Mapping[str, str]] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:
+        self._options = options
+        self._client = client
+        self._console = console
+        self._signals = signals
+        self._mesh = secrets.token_hex(8)
+        self._sources: list[Source] = []
+        self._unread_until = float("inf")
+        self._lost = 0
+        self._environments = environments or rank_environments(client.environ(), options.count)
+        self._ranks = Ranks(options.command, self._environments, options.grace, self, stdin)
+
+    def run(self) -> None:
+        """Start all ranks and wait for their ends."""
+        self._signals.suspended = self._ranks.suspend
+        self._console.hung_up = self._hung_up
+        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
+        if self._options.level is not None:
+            self._client.stand("", SetLevel(0, self._options.level, "", None))
+        self._ranks.run(self._signals)
+
+    def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
+        """Let the client show the output of a rank."""
+        local_rank = settings.local_rank(self._environments[rank])
+        self._sources.append(self._client.adopt(pid, rank, rank if local_rank is None else local_rank, pipes, self._mesh))
+
+    def ended(self, rank: Rank) -> None:
+        """Let the client say how a rank ended; that it was stopped here is no news."""
+        assert rank.exitcode is not None
+        self._client.report_exit(self._mesh, rank.rank, 0 if rank.was_stopped else rank.exitcode)
+
+    def stopping(self, number: signal.Signals) -> None:
+        """Get ready for a traceback of every rank."""
+        if number != signal.SIGINT or self._options.as_json:
+            return
+        self._console.folding = True
+        # Their lines must not be grouped: a traceback is known by all of it.
+        try:
+            self._client.switch(None, seconds=1.0)
+        except BusyError:  # the client waits for a reader of our output; the ranks do not
+            self._client.switch(None, wait=False)
+
+    def _hung_up(self) -> None:
+        """Begin to look whether ranks mind that nobody reads. On the client's thread."""
+        self._unread_until = min(self._unread_until, monotonic() + UNREAD_SEC)
+        self._signals.wake()
+
+    def patience(self) -> float:
+        """Look each second, once nobody reads."""
+        return LONGEST_SEC if self._unread_until == float("inf") else 1.0
+
+    def unread(self) -> bool:
+        """Tell whether ranks go on writing what nobody reads, and no file has. In a pipe, they would have got SIGPIPE."""
+        if self._unread_until == float("inf") or self._options.log_dir is not None:
+            return False
+        before, self._lost = self._lost, self._console.failed
+        return self._lost > before and monotonic() >= self._unread_until
+
+    def finish(self) -> str:
+        """Show what is left, wherever it still is; return the summary."""
+        ranks = self._ranks
+        pipes = [pipe for source in self._sources for pipe in source.pipes]
+        deadline = monotonic() + LINGER_SEC
+        impatient = ranks.asked_again
+        while not impatient and monotonic() < deadline and any(pipe.fd >= 0 for pipe in pipes):
+            impatient = bool(self._signals.wait(0.02))
+        ranks.reap()
+        all_ended = all(rank.exitcode is not None for rank in ranks.ranks)
+        flushed = self._client.flush_soon(None if all_ended else 10.0)
+        flushed.add_done_callback(lambda _: self._signals.wake())
+        deadline = monotonic() + HURRY_SEC
+        while not flushed.done():
+            impatient = bool(self._signals.wait(seconds_until(deadline) if impatient else None)) or impatient
+            if impatient and monotonic() >= deadline:
+                # Whoever reads our output does not: the client's thread hangs in a write, and so would an orderly exit.
+                os._exit(self.exitcode or 128 + signal.SIGINT)
+        try:
+            return self._client.ask(self._summarize)
+        except BusyError:  # the summary is what is left to say
+            return self._summarize()
+
+    @property
+    def exitcode(self) -> int:
+        """What to tell the shell."""
+        first = self._ranks.first_failure
+        if first is not None and first.exitcode is not None:
+            return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+        return 128 + self._ranks.stopped_by if self._ranks.stopped_by is not None else 0
+
+    def _summarize(self) -> str:
+        """On the client's thread, for what was said last is its."""
+        ranks = self._ranks
+        failures = [
+            Failure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(source.tail)))
+            for rank, source in zip(ranks.ranks, self._sources, strict=True)
+            if rank.exitcode and not rank.was_stopped
+        ]
+        ends: dict[int | None, list[int]] = {}
+        for rank in ranks.ranks:
+            if rank.was_stopped or rank.exitcode is None:
+                ends.setdefault(rank.exitcode, []).append(rank.rank)
+        parts = [failure_summary(failures, self._options.count)] if failures else []
+        for exitcode, stopped in ends.items():
+            how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "not even by SIGKILL"
+            parts.append(f"stopped {spell_ranks(stopped)}: {how}")
+        if self._console.folded:
+            parts.append(f"left out the same KeyboardInterrupt of {spell_ranks(self._console.folded)}")
+        if ranks.stopped_by is not None and ranks.first_failure is None:
+            parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+        return "\n".join(parts)
+
+
+def rank_environments(base: Mapping[str, str], count: int) -> dict[int, dict[str, str]]:
+    """Return the environment of each rank."""
+    common, size = settings.captured(base), str(count)
+    return {
+        rank: {
+            **common,
+            **size_told(rank, common),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+        }
+        for rank in range(count)
+    }
+
+
+def _console(options: Options) -> FoldingConsole:
+    formatter: JsonFormatter | MeshFormatter | None = None
+    ranks_filter = None
+    if options.as_json:
+        formatter = JsonFormatter()
+    elif options.prefix is not None:
+        formatter = MeshFormatter(prefix=None if options.prefix == "none" else options.prefix)
+    if options.ranks_filter is not None:
+        ranks_filter = RanksFilter(options.ranks_filter)
+    output = sys.stdout if options.as_json else None
+    return FoldingConsole(output, output, formatter, ranks_filter)

@@ -1,0 +1,122 @@
+"""How processes ended, as a person wants to read it: the first failure first, the others as groups."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..lines.framer import strip_ansi
+from ..protocol.ranks import spell_ranks
+from ..system.exit_status import signal_name
+
+_TRACEBACK: Final = "Traceback (most recent call last):"
+_INTERRUPTED: Final = (-signal.SIGINT, 128 + signal.SIGINT)
+_ENDED_BY_OTHERS: Final = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A rank that failed.
+
+    Attributes
+    ----------
+    rank : int
+    pid : int
+    exitcode : int or None
+        Negative: the signal. None: nobody knows.
+    when : float
+        Seconds since the epoch.
+    last_lines : tuple of str
+        What it logged and printed last.
+    """
+
+    rank: int
+    pid: int
+    exitcode: int | None
+    when: float
+    last_lines: tuple[str, ...] = ()
+
+
+def failure_summary(failures: Iterable[Failure], total: int) -> str:
+    """Return a summary, ready to print: the first failure with its last lines, the others by what they have in common.
+
+    Parameters
+    ----------
+    failures : iterable of Failure
+        In any order. Those of the same moment: one that others ended comes after one that ended by itself.
+    total : int
+        Number of ranks there were.
+
+    Returns
+    -------
+    str
+        Without a line feed at the end; "" if there are no failures. After a Ctrl-C there is no traceback in it.
+    """
+    known = sorted(failures, key=lambda failure: (failure.when, failure.exitcode in _ENDED_BY_OTHERS, failure.rank))
+    if not known:
+        return ""
+    first, *others = known
+    if _is_interrupted(first):
+        return _with_groups(f"interrupted (Ctrl-C): {len(known)} of {total} ranks ended", known, first.when)
+    text = [
+        f"{len(known)} of {total} ranks failed" + (f", rank {first.rank} first:" if others else ":"),
+        f"rank {first.rank} (pid {first.pid}): {_cause(first)} at {_clock(first.when)}"
+        + ("; its last lines:" if first.last_lines else ""),
+        *(f"    {line}" for line in _lines(first)),
+    ]
+    if not others:
+        return "\n".join(text)
+    return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
+
+
+def _with_groups(head: str, failures: Sequence[Failure], start: float) -> str:
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((_cause(failure), _exception(failure).partition(":")[0]), []).append(failure)
+    text = [head]
+    for (cause, _), members in groups.items():
+        first = members[0]
+        later = f", {first.when - start:.1f} s later" if first.when - start >= 0.05 else ""
+        said = _exception(first) or next(iter(_lines(first)[-1:]), "")
+        said = f": {said}" if said and not _is_interrupted(first) else ""
+        text.append(f"    {spell_ranks(member.rank for member in members)}: {cause}{later}{said}")
+    return "\n".join(text)
+
+
+def _cause(failure: Failure) -> str:
+    cause = signal_name(failure.exitcode)
+    if failure.exitcode is not None and 128 < failure.exitcode < 128 + signal.NSIG:
+        # A shell says so of a command that was killed.
+        return f"{cause} ({signal_name(128 - failure.exitcode)})"
+    return cause
+
+
+def _is_interrupted(failure: Failure) -> bool:
+    return failure.exitcode in _INTERRUPTED or _exception(failure).startswith("KeyboardInterrupt")
+
+
+def _lines(failure: Failure) -> list[str]:
+    """Return the last lines, each without colours and line feeds."""
+    lines = [line for text in failure.last_lines for line in text.splitlines()]
+    return [strip_ansi(line.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass") for line in lines]
+
+
+def _exception(failure: Failure) -> str:
+    """Return the last line of the last traceback among the last lines, or ""."""
+    lines = _lines(failure)
+    start = max((index for index, line in enumerate(lines) if _TRACEBACK in line), default=None)
+    if start is None:
+        return ""
+    margin = lines[start].partition("Traceback")[0]
+    for line in lines[start + 1 :]:
+        line = line.removeprefix(margin)
+        if line and not line[0].isspace():
+            return line
+    return ""
+
+
+def _clock(when: float) -> str:
+    return f"{time.strftime('%H:%M:%S', time.localtime(when))}.{int(when % 1 * 1000):03d}"

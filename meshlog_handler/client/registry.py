@@ -1,0 +1,288 @@
+"""The registry: who may be called what, and what holds for whoever joins later."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .. import settings
+from ..errors import ClosedError
+from ..protocol.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
+from ..system.locks import hold, is_held
+from ..transport.listener import Newcomer
+from ..transport.run_directory import lives
+from ..worker.warning_filters import warnings_order
+
+KEPT_JOURNALS: Final = 4
+"""Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
+
+KEPT_GUESTS: Final = 64
+"""Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
+
+_MAX_LAUNCHED: Final = 65536
+
+_JOURNAL = re.compile(  # as `Registry.admit` names them; side files end in a number
+    r"(\d+-\d+-(?:([0-9a-f]{16})-)?rank\d*\.journal)(?:\.\d+(?:\.kept)?)?"
+)
+
+
+_LOCK = re.compile(r"\.meshlog-([0-9a-f]{16})\.lock")
+_TRIES = 10
+
+
+def _lock_name(token: str) -> str:
+    return f".meshlog-{token}.lock"
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
+        os.unlink(path)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A proc that ended: what is left of it in later receipts."""
+
+    mesh: str
+    rank: int | None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Its rank, if it had one."""
+        return () if self.rank is None else (self.rank,)
+
+
+@dataclass
+class Mesh:
+    """What the registry knows of a mesh that makes its own procs."""
+
+    coords: Mapping[int, Mapping[str, int | str]] | None
+    standing: list[Order] = field(default_factory=list)
+
+
+class Registry:
+    """Gives ranks, journals and standing orders to newcomers.
+
+    `admit` is called by the threads of the door, everything else by any thread: a lock guards it all.
+    """
+
+    def __init__(self, own_token: str) -> None:
+        self.refuses_commands = False  # of a launcher, whose output would come here
+        self.launched = settings.launched()  # a launcher's rank that is this process's own; "" in a launcher
+        self._launched: dict[str, int] = {}  # what a launcher said to a process, and the pid of the first that came with it
+        self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all others
+        self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
+        self._own_token = own_token
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._reserved: set[int] = set()
+        self._next_rank = 0
+        self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
+        self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
+        self._dead: dict[Member, None] = {}
+        self._journals = ""
+        self._held = -1
+        self._kept: dict[int | None, deque[Sequence[str]]] = {}
+
+    def keep_journals_in(self, directory: str, *, shared: bool = False) -> None:
+        """Say where journals lie; those of an earlier run there are removed.
+
+        In a `shared` directory other clients may keep theirs: those of a client or of a writer that lives stay. A lock tells.
+        """
+        self._journals = directory
+        if shared:
+            self._hold_lock()
+        living: dict[str, bool] = {}
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            match = _JOURNAL.fullmatch(name)
+            if match is not None:  # the directory is the user's, and may hold other things
+                journal, token = match.groups()
+                if token is not None and token not in living:
+                    living[token] = is_held(os.path.join(directory, _lock_name(token)))
+                if journal not in living:
+                    living[journal] = living.get(token, False) or is_held(os.path.join(directory, journal))
+                if not living[journal]:
+                    _unlink(path)
+            elif (lock := _LOCK.fullmatch(name)) is not None and lock[1] != self._own_token and not is_held(path):
+                _unlink(path)
+
+    def _hold_lock(self) -> None:
+        path = os.path.join(self._journals, _lock_name(self._own_token))
+        for _ in range(_TRIES):
+            with contextlib.suppress(OSError):  # no lock, then: journals of this client stay as long as their writers live
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._held = hold(path)
+            if self._held < 0 or os.fstat(self._held).st_nlink:
+                return
+            self.forget()  # another client has removed it, before it was locked
+
+    def release_journals(self) -> None:
+        """This client ends: the next one in the same directory removes its journals."""
+        if self._held >= 0:
+            _unlink(os.path.join(self._journals, _lock_name(self._own_token)))
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: give up the copy of the lock."""
+        held, self._held = self._held, -1
+        if held >= 0:
+            os.close(held)
+
+    def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
+        """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
+        with self._lock:
+            self._meshes[token] = Mesh(coords, [self._warnings])
+            self._reserved.update(coords or ())
+
+    def admit(self, newcomer: Newcomer) -> Welcome:
+        """Return what to tell a newcomer: its rank, its journal, what holds for all; `ClosedError` if it is too late."""
+        if self.refuses_commands and newcomer.hello.output_only:
+            raise ClosedError("this job ends.")
+        own = newcomer.here and newcomer.pid == os.getpid()
+        if own and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
+            # The client's own process, however it joined.
+            newcomer.hello = newcomer.hello.replaced(mesh=self._own_token)
+        pid = newcomer.pid if newcomer.here else None
+        if newcomer.hello.launched and not newcomer.hello.mesh and self._inherited(newcomer.hello.launched, pid):
+            newcomer.hello = newcomer.hello.replaced(rank=None, local_rank=None)
+        if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
+            newcomer.hello = newcomer.hello.replaced(rank=self.claim())
+        hello = newcomer.hello
+        with self._lock:
+            rank = self._rank(hello)
+            self._dead.pop(Member(hello.mesh, rank), None)
+            # Without the token, names could be those of a client on another host.
+            token, number = self._own_token, next(self._numbers)
+            name = f"{newcomer.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
+            journal = os.path.join(self._journals, name) if hello.forwarding else ""
+            return Welcome(rank, journal, self._orders_for(hello))
+
+    def orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+        """Return what holds for a newcomer, encoded."""
+        with self._lock:
+            return self._orders_for(hello)
+
+    def _orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+        # Orders go to other processes only; a relay gets them when it is known.
+        if hello.mesh == self._own_token or hello.relay:
+            return ()
+        return tuple(order.encode() for order in (self._meshes.get(hello.mesh) or self._meshes[""]).standing)
+
+    def _inherited(self, launched: str, pid: int | None) -> bool:
+        """Tell whether a launcher gave its rank to another process, from which this one has only inherited it.
+
+        A process of another namespace, whose `pid` is not known, is taken for one that was launched.
+        """
+        if launched == self.launched:
+            return True
+        if pid is None:
+            return False
+        with self._lock:
+            if len(self._launched) >= _MAX_LAUNCHED:
+                self._launched.clear()
+            first = self._launched.setdefault(launched, pid)
+            if first == pid or not lives(first):
+                self._launched[launched] = pid  # the launcher may have started it anew
+                return False
+            # Ranks of the launcher may still come, and have their numbers to themselves.
+            self._next_rank = max(self._next_rank, settings.launched_size(launched))
+            return True
+
+    def _rank(self, hello: Hello) -> int | None:
+        if hello.mesh == self._own_token or hello.relay:
+            return None
+        if hello.rank is None:
+            return self._new_rank()
+        self._reserved.add(hello.rank)
+        return hello.rank
+
+    def _new_rank(self) -> int:
+        """Return a rank that nobody has borne: whoever takes a dead worker's place is not taken for it."""
+        while self._next_rank in self._reserved:
+            self._next_rank += 1
+        self._next_rank += 1
+        return self._next_rank - 1
+
+    def next_rank(self) -> int:
+        """Return a rank for a newcomer of a relay."""
+        with self._lock:
+            return self._new_rank()
+
+    def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
+        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
+        with self._lock:
+            mesh = self._meshes.get(hello.mesh)
+            known = mesh.coords.get(rank) if mesh is not None and mesh.coords and rank is not None else None
+            return known if known is not None else hello.coords
+
+    def stream(self, streaming: bool, mesh: str | None) -> None:
+        """Show, or do not show, procs of `mesh` (None: of every mesh) that join later."""
+        with self._lock:
+            if mesh is None:
+                self._streaming.clear()
+            self._streaming[mesh] = streaming
+
+    def streams(self, mesh: str) -> bool:
+        """Tell whether procs of a mesh that join now are shown."""
+        with self._lock:
+            return self._streaming.get(mesh, self._streaming[None])
+
+    def streaming(self) -> dict[str | None, bool]:
+        """Return what was asked for, by mesh; under None for all others."""
+        with self._lock:
+            return dict(self._streaming)
+
+    def joined(self, mesh: str, rank: int) -> None:
+        """Note that a proc joined below a relay."""
+        with self._lock:
+            if rank >= self._next_rank:
+                self._reserved.add(rank)
+            self._dead.pop(Member(mesh, rank), None)
+
+    def standing(self) -> list[tuple[str, Order]]:
+        """Return what holds for whoever joins later, with its mesh."""
+        with self._lock:
+            return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
+
+    def ended(self, mesh: str, rank: int | None) -> None:
+        """Note that a proc ended. One of a mesh with fixed ranks is named in later receipts; a guest came and went."""
+        with self._lock:
+            known = self._meshes.get(mesh)
+            if known is not None and known.coords is not None:
+                self._dead[Member(mesh, rank)] = None
+
+    def keep(self, rank: int | None, files: Sequence[str]) -> None:
+        """Keep the journal of a proc that ended, a list of files, and remove older ones.
+
+        `rank` is the one that it came with, None if it was given one here.
+        """
+        kept = self._kept.setdefault(rank, deque())
+        kept.append(files)
+        if len(kept) > (KEPT_GUESTS if rank is None else KEPT_JOURNALS):
+            for path in kept.popleft():
+                _unlink(path)
+
+    def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
+        """Return the procs of meshes that ended."""
+        with self._lock:
+            return [member for member in self._dead if chosen is None or chosen(member)]
+
+    def stand(self, mesh: str, order: Order) -> None:
+        """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
+        with self._lock:
+            standing = self._meshes.setdefault(mesh, Mesh(None)).standing
+            if isinstance(order, SetLevel):
+                standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
+            elif isinstance(order, Prepare) and not order.config.get("incremental"):
+                standing[:] = [old for old in standing if isinstance(old, LogWarnings)]
+            elif isinstance(order, LogWarnings):
+                standing[:] = [old for old in standing if not isinstance(old, LogWarnings)]
+            standing.append(order)

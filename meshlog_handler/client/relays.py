@@ -1,0 +1,215 @@
+"""The relays of a client: what it says to them, and what they say of the procs below. Client's thread alone.
+
+::
+
+    procs -> relay, a client of its own -> client           a relay's client may be a relay itself
+    orders, windows, ranks  <-> answers, who joined and ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from ..errors import ProtocolError
+from ..protocol.messages import Answer, Commit, Message, Order, Prepare
+from ..protocol.relay_messages import (
+    AnswersBelow,
+    Claim,
+    EndedBelow,
+    Granted,
+    GroupBelow,
+    JoinedBelow,
+    OrderBelow,
+    StandBelow,
+    StreamBelow,
+)
+from .orders import Orders
+from .peer import Chosen, Source
+from .reactor import Reception
+from .registry import Registry
+from .relayed_peers import RelaySource, counters_of
+from .stats import RankStats
+
+_MOST_SEC: Final = 0.5
+_PART: Final = 4
+
+
+def window_below(window: float | None) -> float | None:
+    """Return how long a relay may hold lines back: little, for they wait again above; much of what it gets is alike."""
+    return None if window is None else min(window / _PART, _MOST_SEC)
+
+
+class Above(Protocol):
+    """The way up, of a client that is a relay itself. Called on its thread, or those of its door; never waits long."""
+
+    def joined(self, message: JoinedBelow) -> None:
+        """Tell of a proc that joined."""
+
+    def ended(self, message: EndedBelow) -> None:
+        """Tell of a proc that ended."""
+
+    def claim(self, granted: Callable[[int], None]) -> None:
+        """Ask for a rank; `granted` is called with it, on any thread."""
+
+
+class Relays:
+    """Says to relays, and hears from them, what goes beyond records and flushes.
+
+    Parameters
+    ----------
+    remember : Callable
+        Takes the last counters of ranks that have ended.
+    post : Callable
+        Runs something on the client's thread, from any other.
+    above : Above or None
+        Where this client is a relay itself.
+    window : float or None
+        In which this client groups, in seconds.
+    hidden_here : Callable
+        Returns how many records this client has hidden itself.
+    """
+
+    def __init__(
+        self,
+        reception: Reception,
+        registry: Registry,
+        orders: Orders,
+        remember: Callable[[Mapping[int | None, RankStats]], None],
+        post: Callable[[Callable[[], Any]], object],
+        above: Above | None,
+        window: float | None,
+        hidden_here: Callable[[], int],
+    ) -> None:
+        self._reception = reception
+        self._registry = registry
+        self._orders = orders
+        self._remember = remember
+        self._post = post
+        self.above = above
+        self._window = window
+        self._hidden_here = hidden_here
+        self._hidden_by_former = 0  # relays, which have ended
+
+    @property
+    def hidden(self) -> int:
+        """How many records were hidden, here and below."""
+        return self._hidden_here() + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
+
+    # -- to them ---------------------------------------------------------------------------------------------------
+
+    def greet(self, source: Source) -> None:
+        """Tell a relay that has joined what holds; tell above of a proc that has."""
+        if isinstance(source, RelaySource):
+            self._send(source, GroupBelow(0, window_below(self._window)))
+            for mesh_or_all, streaming in self._registry.streaming().items():
+                self._send(source, StreamBelow(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
+            for mesh, order in self._registry.standing():
+                self._let_stand(source, mesh, order)
+        elif self.above is not None and source.rank is not None and not source.adopted:
+            coords = dict(source.coords)
+            self.above.joined(JoinedBelow(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
+
+    def set_window(self, window: float | None) -> None:
+        """Let relays group as this client does."""
+        self._window = window
+        self._tell(GroupBelow(0, window_below(window)))
+
+    def stand(self, mesh: str, order: Order) -> None:
+        """Let an order hold for whoever joins later, anywhere below."""
+        for relay in self._relays():
+            self._let_stand(relay, mesh, order)
+
+    def _let_stand(self, relay: RelaySource, mesh: str, order: Order) -> None:
+        request = self._orders.number()
+        relay.unheard.append((request, mesh, order))
+        self._send(relay, StandBelow(request, mesh, order.encode()))
+
+    def _order_newcomer(self, relay: RelaySource, joined: JoinedBelow) -> None:
+        """Give a proc the orders that began to stand while it joined: it may have been let in without them."""
+        for _, mesh, order in relay.unheard:
+            if mesh == joined.mesh:
+                number = self._orders.number()
+                given = order.replaced(request=number)
+                self._send(relay, OrderBelow(number, given.encode(), (joined.rank,)))
+                if isinstance(order, Prepare):
+                    commit = Commit(self._orders.number(), number)
+                    self._send(relay, OrderBelow(commit.request, commit.encode(), (joined.rank,)))
+
+    def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
+        """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
+        for relay in self._relays():
+            ranks = None if chosen is None else tuple(rank for rank, each in relay.below.items() if chosen(each))
+            if ranks is None or ranks or mesh is not None:
+                self._send(relay, StreamBelow(0, streaming, ranks, mesh))
+
+    # -- from them -------------------------------------------------------------------------------------------------
+
+    def heard(self, relay: Source, message: Message) -> None:
+        """Take what a relay says. One that says what cannot be is not listened to any longer."""
+        assert isinstance(relay, RelaySource)  # other sources accept no such messages
+        try:
+            self._heed(relay, message)
+        except ProtocolError as failure:
+            self._reception.refuse(relay, failure)
+
+    def _heed(self, relay: RelaySource, message: Message) -> None:
+        if isinstance(message, Claim):
+            request = message.request
+
+            def grant(rank: int) -> None:
+                self._post(lambda: self._send(relay, Granted(request, rank)))
+
+            self.claim(grant)
+        elif isinstance(message, JoinedBelow):
+            relay.join(message)
+            self._registry.joined(message.mesh, message.rank)
+            self._order_newcomer(relay, message)
+            if self.above is not None:
+                self.above.joined(message)
+        elif isinstance(message, EndedBelow):
+            ended = relay.end(message)
+            if ended is not None:
+                self._orders.excuse(ended, "ended before it answered")
+                self._remember({ended.rank: ended.stats})
+                self._registry.ended(ended.mesh, ended.rank)
+                if self.above is not None:
+                    self.above.ended(message.replaced(hidden=self.hidden))
+        elif isinstance(message, AnswersBelow):
+            relay.unheard = [each for each in relay.unheard if each[0] != message.request]
+            for rank, error in message.answers:
+                if rank in relay.below:
+                    self._orders.answer(relay.below[rank], Answer(message.request, error))
+
+    def claim(self, granted: Callable[[int], None]) -> None:
+        """Find a rank for a newcomer, here or above."""
+        if self.above is not None:
+            self.above.claim(granted)
+        else:
+            granted(self._registry.next_rank())
+
+    def part(self, source: Source) -> None:
+        """Take leave of a source: of all the procs below, if it is a relay."""
+        if isinstance(source, RelaySource):
+            for rank, each in tuple(source.below.items()):
+                each.stats.alive = False
+                self.heard(source, EndedBelow(rank, counters_of(each.stats), source.hidden))
+            self._hidden_by_former += source.hidden
+            source.hidden = 0
+        elif self.above is not None and source.rank is not None and not source.adopted:
+            self.above.ended(EndedBelow(source.rank, counters_of(source.stats), self.hidden))
+
+    def _relays(self) -> list[RelaySource]:
+        return [source for source in self._reception.sources if isinstance(source, RelaySource)]
+
+    def _tell(self, message: Message) -> None:
+        for relay in self._relays():
+            self._send(relay, message)
+
+    def _send(self, relay: RelaySource, message: Message) -> None:
+        self._reception.send(relay, message)
+
+
+def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
+    """Return the counters of all ranks as plain data."""
+    return {rank: counters_of(each) for rank, each in stats.items() if rank is not None}

@@ -1,0 +1,147 @@
+"""Handlers that a sink calls in a way of its own: with a formatter that is not theirs, or after their filters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from logging import LogRecord
+from typing import Any, Final
+
+from ..output.named_handlers import ShownBy
+from ..protocol.record import MeshRecord, info_of
+
+
+class Wrapped:
+    """A handler that is called in another way than by its `handle`."""
+
+    def __init__(self, handler: ShownBy) -> None:
+        self.given_to = handler
+
+    @property
+    def handler(self) -> Any:
+        """The handler itself; what stands for it while a configuration is not complete."""
+        return behind(self.given_to)
+
+    @property
+    def level(self) -> int:
+        """The handler's level."""
+        return self.given_to.level
+
+    @property
+    def flush_per_tick(self) -> bool:
+        """Whether the handler wants `flush` after each of the client's ticks."""
+        return bool(getattr(self.given_to, "flush_per_tick", False))
+
+    def handle(self, record: LogRecord) -> Any:
+        """Show a record."""
+        return self.given_to.handle(record)
+
+    def flush(self) -> None:
+        """Flush the handler."""
+        self.given_to.flush()
+
+
+class WithFormatter(Wrapped):
+    """A handler that uses the formatter of its MeshHandler, unless it has one of its own."""
+
+    def __init__(self, handler: ShownBy, formatter: logging.Formatter) -> None:
+        super().__init__(handler)
+        self._formatter = formatter
+
+    @property
+    def formatter(self) -> logging.Formatter | None:
+        """The formatter that is in force."""
+        own = getattr(self.handler, "formatter", None)
+        return self._formatter if own is None or getattr(self.handler, "has_default_formatter", False) else own
+
+    def handle(self, record: LogRecord) -> Any:
+        """Show a record."""
+        handler = self.handler
+        if not isinstance(handler, logging.Handler):
+            return handler.handle(record)
+        handler.acquire()
+        before, handler.formatter = handler.formatter, self.formatter
+        try:
+            return handler.handle(record)
+        finally:
+            handler.formatter = before
+            handler.release()
+
+
+class Accepted(Wrapped):
+    """A handler whose filters have accepted the record in the process that logged it, and whose formatter may have had it."""
+
+    def __init__(self, handler: ShownBy, index: int) -> None:
+        super().__init__(handler)
+        self._index = index
+
+    def handle(self, record: LogRecord) -> Any:
+        """Do what `logging.Handler.handle` does after its filters."""
+        handler = self.handler
+        if not isinstance(handler, logging.Handler):
+            return handler.handle(record)
+        text = dict(info_of(record).texts or ()).get(self._index)
+        handler.acquire()
+        before, handler.formatter = handler.formatter, getattr(self.given_to, "formatter", handler.formatter)
+        kept = {"format": vars(handler)["format"]} if "format" in vars(handler) else {}
+        try:
+            if text is not None:
+                vars(handler)["format"] = lambda _: text  # what its `emit` writes
+            handler.emit(record)
+        finally:
+            if text is not None:
+                del vars(handler)["format"]
+                vars(handler).update(kept)
+            handler.formatter = before
+            handler.release()
+        return True
+
+
+def behind(handler: ShownBy) -> Any:
+    """Return the handler that a name stands for, or that is wrapped; else the handler itself."""
+    return getattr(handler, "handler", None) or handler
+
+
+def filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
+    found = behind(handler)
+    return found.filter if getattr(found, "filters", None) else None
+
+
+def formats_exceptions(handler: ShownBy) -> bool:
+    """Tell whether the formatter of a handler has a `formatException` of the program's."""
+    formatter = getattr(handler, "formatter", None)
+    return formatter is not None and getattr(type(formatter), "formatException", _FORMAT_EXCEPTION) is not _FORMAT_EXCEPTION
+
+
+def without_text(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a copy without the traceback's text, so that `logging.Formatter.format` asks for it."""
+    return MeshRecord.of({**record.__dict__, "exc_text": None}, info_of(record))
+
+
+_FORMAT_EXCEPTION: Final = logging.Formatter.formatException
+
+
+def any_formatter_of(handler: ShownBy) -> Any:
+    """Return the formatter of a handler, or the one that `logging` uses where there is none."""
+    return getattr(handler if isinstance(handler, WithFormatter) else behind(handler), "formatter", None) or _DEFAULT
+
+
+def formatter_of(handler: ShownBy) -> Any:
+    """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
+    formatter = any_formatter_of(handler)
+    kind = type(formatter)
+    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == __package__ else formatter
+
+
+def writes_text(handler: ShownBy) -> bool:
+    """Tell whether a handler writes what its formatter returns, and looks at nothing else of a record."""
+    found = behind(handler)
+    kind = type(found)
+    return (
+        isinstance(found, logging.StreamHandler) and kind.emit.__module__ in _WRITERS and kind.format is logging.Handler.format
+    )
+
+
+_DEFAULT: Final = logging.Formatter()
+_WRITERS: Final = ("logging", "logging.handlers")
+"""The modules of `StreamHandler`, `FileHandler` and the rotating ones."""

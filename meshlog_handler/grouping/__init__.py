@@ -1,0 +1,6 @@
+"""Groups similar lines of many ranks into one. Pure: no threads, no clocks.
+
+May import: protocol.
+"""
+
+from __future__ import annotations

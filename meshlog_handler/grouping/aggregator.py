@@ -1,0 +1,335 @@
+"""Holds lines of all ranks back for a window of time, and shows similar ones as one record. Pure."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
+from logging import LogRecord
+from typing import TYPE_CHECKING, Any, Final
+
+from .arguments import NUMBERS
+from .group import MAX_COMPARED, Group, Scope
+from .similarity import Anatomy, dissect_line, profile, skeleton
+
+if TYPE_CHECKING:
+    from .templates import CallTemplate, DigestTemplate, LineTemplate, Template
+
+_NOTHING: Final[tuple[LogRecord, ...]] = ()
+_NEVER: Final = float("inf")
+_MAX_LEARNED: Final = 16 << 20
+_MAX_HELD: Final = 32 << 20
+_WEIGH_AFTER: Final = 4 << 20
+
+
+class Aggregator:
+    """Groups similar lines within a window of time.
+
+    A group begins with its first line and is shown `window` seconds later: alone in its window, as it is;
+    else as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. WARNING and above is shown at once
+    the first time, and counted from the second. Groups are shown in the order in which they began. Not
+    thread-safe: one owner.
+
+    Parameters
+    ----------
+    window : float or None
+        Seconds. None: every line is shown at once.
+    max_groups : int
+        When there are as many, the oldest is shown before its time; so are the oldest when all take more than 32 MiB.
+    never : iterable of str or re.Pattern
+        Lines in which one of these is found are shown at once, each by itself.
+    hide : iterable of str or re.Pattern
+        Lines in which one of these is found are not shown, only counted in `hidden`.
+    digests : bool
+        Let records of groups carry what `add_digest` of another aggregator merges on.
+
+    Attributes
+    ----------
+    received, shown, hidden : int
+        Lines taken in; lines told of by what was returned (a record with a ``count`` tells of so many,
+        any other of one); lines hidden. ``received == shown + hidden + pending`` at any time.
+    """
+
+    def __init__(
+        self,
+        window: float | None,
+        *,
+        max_groups: int = 2048,
+        never: Iterable[str | re.Pattern[str]] = (),
+        hide: Iterable[str | re.Pattern[str]] = (),
+        digests: bool = False,
+    ) -> None:
+        self.received = self.shown = self.hidden = 0
+        self._window = window
+        self._max_groups = max_groups
+        self._digests = digests
+        self._never = [re.compile(pattern) for pattern in never]
+        self._hide = [re.compile(pattern) for pattern in hide]
+        self._filters = window is None or bool(self._never or self._hide)
+        self._groups: dict[Hashable, Group] = {}  # in the order they began
+        self._scopes: dict[Hashable, Scope] = {}
+        self._learned = 0
+        self._held = 0
+        self._max_held: float = _MAX_HELD
+        self._unweighed = 0
+        self._due = _NEVER
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to show next (same clock as `now`), or None."""
+        return None if self._due == _NEVER else self._due
+
+    @property
+    def pending(self) -> int:
+        """How many lines are held back."""
+        return self.received - self.shown - self.hidden
+
+    def add(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+        """Take in a line at `now` (seconds); return what must be shown at once, in order: usually nothing."""
+        if now >= self._due:
+            return [*self.expire(now), *self.add(template, values, now)]
+        self.received += 1
+        if self._filters:
+            passed = self._filter(template, values)
+            if passed is not None:
+                return passed
+        place = template.group
+        if place is None:
+            return self._add_text(template, values, now)
+        key = (place, template.levelno, template.signature(values))
+        group = self._groups.get(key)
+        if group is None:
+            return self._open(Group(key, now, None), template, values)
+        arguments = group.arguments
+        if arguments is None:
+            self._count(group, template, values)
+            return self._trimmed(_NOTHING)
+        pending = arguments.pending
+        pending.append(template.args(values))
+        group.count += 1
+        group.ranks.add(template.rank)
+        if len(pending) >= arguments.limit:
+            arguments.reduce()
+            self._held += group.weigh()
+            return self._trimmed(_NOTHING)
+        return _NOTHING
+
+    def counts(self, template: CallTemplate, values: Any, now: float) -> bool:
+        """Tell whether a record like this one would only be counted at `now`, with arguments that are numbers."""
+        if self._filters or now >= self._due or template.group is None:
+            return False
+        group = self._groups.get((template.group, template.levelno, None))
+        return group is not None and group.arguments is not None and set(map(type, template.args(values))) <= NUMBERS
+
+    def add_calls(self, template: CallTemplate, lines: Sequence[Any]) -> None:
+        """Take in many records of a template that `counts`, as `add` does one by one."""
+        group = self._groups[template.group, template.levelno, None]
+        assert group.arguments is not None
+        group.arguments.take(template.columns(lines))
+        group.count += len(lines)
+        group.ranks.add(template.rank)
+        self.received += len(lines)
+
+    def add_lines(self, template: LineTemplate, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
+        """Take in many lines of a template without signatures, as `add` does one by one; return likewise."""
+        if self._filters or now >= self._due:
+            return [record for values in lines for record in self.add(template, values, now)]
+        out: list[LogRecord] = []
+        key = (template.scope, template.levelno, None)
+        scope = self._scopes.get(key)
+        for values, text, bones in zip(lines, map(template.text, lines), map(template.skeleton, lines), strict=True):
+            known = scope.runs.get(bones) if scope is not None else None
+            if known is None:
+                out += self.add(template, values, now)
+                scope = self._scopes.get(key)
+                continue
+            self.received += 1
+            run, group = known
+            run.add(text)
+            group.count += 1
+            group.ranks.add(template.rank)
+        return out
+
+    def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
+        """Take in what another aggregator has made of many lines; return what must be shown at once."""
+        count, ranks = template.weight(values)
+        if self._filters:
+            self.received += count
+            passed = self._filter(template, values, count)
+            if passed is not None:
+                return passed
+            self.received -= count
+        first, *others = template.samples(values)
+        filters, self._filters = self._filters, False  # what was asked of the whole is not asked of its samples
+        self._max_held = _NEVER  # until all is in
+        try:
+            out = [*self.add(template, first, now)]
+            group = self._group_of(template, first)
+            rest = count - 1 - len(others)
+            self.received += rest
+            if rest and group.record is None:  # the first was shown at once, and the rest needs one to be told of by
+                self._count(group, template, first)
+                rest -= 1
+            group.count += rest
+            group.ranks.update(ranks)
+            for sample in others:
+                out += self.add(template, sample, now)
+        finally:
+            self._filters = filters
+            self._max_held = _MAX_HELD
+        return self._trimmed(out)
+
+    def took(self, size: int) -> Sequence[LogRecord]:
+        """Note that lines of `size` bytes, about, were taken in; return what must be shown at once, for want of memory.
+
+        Between two calls, what is not merged yet takes as much as what was taken in.
+        """
+        self._unweighed += size
+        if self._unweighed < _WEIGH_AFTER:
+            return _NOTHING
+        self._unweighed = 0
+        for group in self._groups.values():
+            if group.arguments is not None:
+                group.arguments.reduce()
+                self._held += group.weigh()
+        return self._trimmed(_NOTHING)
+
+    def _trimmed(self, out: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Return `out`, and the oldest groups if all take too much memory."""
+        left = self._held
+        if left <= self._max_held:
+            return out
+        oldest = []
+        for group in self._groups.values():
+            oldest.append(group)
+            left -= group.size
+            if left <= self._max_held:
+                break
+        return [*out, *self._close(oldest)]
+
+    def expire(self, now: float) -> list[LogRecord]:
+        """Return the groups whose window is over at `now`."""
+        window = self._window
+        if now < self._due or window is None:
+            return []
+        return self._close(list(takewhile(lambda group: group.opened + window <= now, self._groups.values())))
+
+    def flush(self) -> list[LogRecord]:
+        """Return all groups now. The next line of each begins a new one."""
+        return self._close(list(self._groups.values()))
+
+    def set_window(self, window: float | None) -> list[LogRecord]:
+        """Change the window (seconds, or None); return what must be shown first: all, if it gets shorter."""
+        shorter = self._window is not None and (window is None or window < self._window)
+        out = self.flush() if shorter else []
+        self._window = window
+        self._filters = window is None or bool(self._never or self._hide)
+        self._set_due()
+        return out
+
+    def _filter(self, template: Template, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
+        if self._hide or self._never:
+            text = template.text(values)
+            if any(pattern.search(text) for pattern in self._hide):
+                self.hidden += count
+                return _NOTHING
+            if any(pattern.search(text) for pattern in self._never):
+                self.shown += count
+                return (template.build(values),)
+        if self._window is None:
+            self.shown += count
+            return (template.build(values),)
+        return None
+
+    def _group_of(self, template: Template, values: Any) -> Group:
+        """Return the group that a line was added to a moment ago."""
+        signature = template.signature(values)
+        if template.group is not None:
+            return self._groups[template.group, template.levelno, signature]
+        scope = self._scopes[template.scope, template.levelno, signature]
+        shape = dissect_line(template.text(values)).shape
+        # What was learned of it may have been forgotten since: then it is found again as it was the first time.
+        found = scope.shapes.get(shape) or (scope.nearest(shape, profile(shape)) if len(shape) <= MAX_COMPARED else None)
+        assert found is not None
+        return found
+
+    def _open(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> Sequence[LogRecord]:
+        out: list[LogRecord] = []
+        if len(self._groups) >= self._max_groups:
+            out = self._close([next(iter(self._groups.values()))])
+        self._groups[group.key] = group
+        if len(self._groups) == 1:
+            self._set_due()
+        if template.levelno >= logging.WARNING:
+            self.shown += 1
+            out.append(template.build(values))
+            self._held += group.weigh()
+        else:
+            self._count(group, template, values, anatomy)
+        return self._trimmed(out) if out or self._held > self._max_held else _NOTHING
+
+    def _count(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> None:
+        """Count a line in its group, where there is more to do than to append its arguments or its text."""
+        group.count += 1
+        group.ranks.add(template.rank)
+        text = template.text(values)
+        if group.record is None:
+            args = None if template.group is None else template.args(values)
+            if group.begin(template.build(values), args, text):
+                self._held += group.weigh()
+                return
+        self._learned += group.add_text(text, anatomy)
+        self._held += group.weigh()
+        if self._learned > _MAX_LEARNED:
+            for known in self._groups.values():
+                self._learned -= known.forget()
+
+    def _add_text(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+        key = (template.scope, template.levelno, template.signature(values))
+        scope = self._scopes.get(key)
+        if scope is None:
+            scope = self._scopes[key] = Scope(key)
+        text = template.text(values)
+        known = scope.runs.get(skeleton(text))
+        if known is not None:
+            run, group = known
+            run.add(text)
+            group.count += 1
+            group.ranks.add(template.rank)
+            return _NOTHING
+        anatomy = dissect_line(text)
+        shape = anatomy.shape
+        found = scope.shapes.get(shape)
+        if found is None:
+            bits = None if anatomy.wordless or len(shape) > MAX_COMPARED else profile(shape)
+            found = None if bits is None else scope.nearest(shape, bits)
+            if found is None:
+                group = Group((key, shape), now, scope)
+                scope.open(group, shape, bits)
+                return self._open(group, template, values, anatomy)
+            self._learned += found.alias(shape)
+        self._count(found, template, values, anatomy)
+        return self._trimmed(_NOTHING)
+
+    def _close(self, groups: Iterable[Group]) -> list[LogRecord]:
+        out: list[LogRecord] = []
+        for group in groups:
+            del self._groups[group.key]
+            self._learned -= group.forget()
+            self._held -= group.size
+            scope = group.scope
+            if group.shapes:
+                scope.close(group.shapes[0])
+                if not scope.shapes:
+                    del self._scopes[scope.key]
+            self.shown += group.count
+            record = group.result(digest=self._digests)
+            if record is not None:
+                out.append(record)
+        self._set_due()
+        return out
+
+    def _set_due(self) -> None:
+        first = next(iter(self._groups.values()), None)
+        self._due = _NEVER if first is None or self._window is None else first.opened + self._window

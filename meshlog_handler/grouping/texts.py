@@ -1,0 +1,121 @@
+"""The texts of one group, merged: of a few shapes each by itself, of more word by word. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Final
+
+from .merge import Choice, Shaped, fold
+from .similarity import Anatomy, Token
+
+_MAX_SHAPES: Final = 8
+_RUN_BYTES: Final = 4096
+_RUN_TEXTS: Final = 64
+_WORD_SIZE: Final = 500
+
+
+class Texts:
+    """Merges similar texts, of up to 8 shapes each by itself and of any number more word by word."""
+
+    __slots__ = ("_rest", "_runs", "_shapes")
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, Shaped] = {}
+        self._runs: list[Run] = []
+        self._rest: list[Choice] | None = None
+
+    def add(self, anatomy: Anatomy) -> Shaped | None:
+        """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
+        shaped = self._shapes.get(anatomy.shape)
+        if shaped is not None:
+            shaped.add(anatomy.tokens)
+            return shaped
+        shaped = Shaped.of(anatomy)
+        if len(self._shapes) < _MAX_SHAPES:
+            self._shapes[anatomy.shape] = shaped
+            return shaped
+        words = shaped.words()
+        self._rest = words if self._rest is None else fold(self._rest, words)
+        return None
+
+    def run(self, shaped: Shaped, anatomy: Anatomy, text: str) -> Run:
+        """Return what takes in, fast, further texts with the skeleton of `text`."""
+        run = Run(shaped, anatomy.tokens, len(text))
+        self._runs.append(run)
+        return run
+
+    def settle(self) -> None:
+        """Merge what the runs still hold, and forget the runs: whoever else holds one must forget it too."""
+        for run in self._runs:
+            run.reduce()
+        self._runs.clear()
+
+    def samples(self) -> Iterator[str]:
+        """Yield texts that make the same one when they are merged. Before `render`, which uses up what there is."""
+        self.settle()
+        for shaped in self._shapes.values():
+            yield from shaped.samples()
+        if self._rest is not None:
+            words = [list(word.samples()) for word in self._rest]
+            for at in range(max(map(len, words))):
+                yield " ".join(word[min(at, len(word) - 1)] for word in words)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes, without the runs."""
+        rest = sum(word.size + _WORD_SIZE for word in self._rest) if self._rest is not None else 0
+        return sum(shaped.size for shaped in self._shapes.values()) + rest
+
+    def render(self) -> str:
+        """Return the one text. Call it once, at the end."""
+        self.settle()
+        if len(self._shapes) == 1 and self._rest is None:
+            (only,) = self._shapes.values()
+            return only.render()
+        line: list[Choice] | None = None
+        for shaped in self._shapes.values():
+            words = shaped.words()
+            line = words if line is None else fold(line, words)
+        if self._rest is not None:
+            line = self._rest if line is None else fold(line, self._rest)
+        return " ".join(word.render() for word in line or ())
+
+
+class Run:
+    """Texts of one skeleton, kept until there are enough to be merged at once.
+
+    They have digits at the same places, so a number among them is least where its spelling is least.
+    """
+
+    __slots__ = ("_cuts", "_limit", "_shaped", "_texts")
+
+    def __init__(self, shaped: Shaped, tokens: Sequence[Token], length: int) -> None:
+        self._shaped = shaped
+        self._cuts: list[tuple[Callable[[str], str], bool, bool]] = [
+            (itemgetter(slice(token.start, token.end)), token.is_number, "e" in token.text.lower()) for token in tokens
+        ]
+        self._limit = max(1, min(_RUN_TEXTS, _RUN_BYTES // (length + 1)))
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Append a text, and reduce when it is time."""
+        self._texts.append(text)
+        if len(self._texts) >= self._limit:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Merge what is kept."""
+        texts = self._texts
+        if texts and texts.count(texts[0]) == len(texts):
+            del texts[1:]
+        if texts:
+            for slot, (cut, is_number, has_exponent) in zip(self._shaped.slots, self._cuts, strict=True):
+                parts = list(map(cut, texts))
+                if is_number and not has_exponent:
+                    slot.add(min(parts), True)
+                    slot.add(max(parts), True)
+                else:
+                    for part in dict.fromkeys(parts):
+                        slot.add(part, is_number)
+        texts.clear()

@@ -1,0 +1,102 @@
+"""JournalReader: what a dead process's journal holds. Bytes only; no thread, no clock."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from ..errors import ProtocolError
+from ..protocol.entries import MAX_ENTRY, extent
+from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
+
+_PAGE: Final = 4096  # every system's pages are a multiple of it
+_STEP: Final = 1 << 20
+_LARGEST: Final = 2 * MAX_ENTRY
+
+
+class JournalReader:
+    """A copy of a journal whose writer is dead. Trusts nothing it finds.
+
+    Reads the file instead of mapping it: a file cut short under a mapping is a SIGBUS, under a read an error.
+    """
+
+    def __init__(self, path: str, max_size: int = (1 << 30) + (1 << 20)) -> None:
+        self._path = path
+        self._segments: list[tuple[int, int]] = []  # generation, and where it begins
+        self._segment_size = 0
+        self.pid, self._drops = 0, b""
+        with self._open() as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_size:
+                raise ProtocolError(f"journal {path} is larger than {max_size} bytes")
+            head = file.read(COUNTERS_AT + MAX_COUNTERS * COUNTER.size)
+            if not any(head[: HEADER.size]):  # its writer died while it made it
+                return
+            if len(head) < HEADER.size or head[: len(MAGIC)] != MAGIC:
+                raise ProtocolError(f"{path} is no journal")
+            _, segments, self._segment_size, self.pid = HEADER.unpack_from(head)
+            header_size = size - segments * self._segment_size
+            whole = header_size >= COUNTERS_AT + MAX_COUNTERS * COUNTER.size and header_size % _PAGE == 0
+            if segments != SEGMENTS or self._segment_size <= START or not whole:
+                raise ProtocolError(f"journal {path} has a header that does not fit its size")
+            self._drops = head[COUNTERS_AT:]
+            for begin in range(header_size, size, self._segment_size):
+                file.seek(begin)
+                numbers = file.read(GENERATION.size)
+                if len(numbers) < GENERATION.size:
+                    raise ProtocolError(f"journal {path} was cut short")
+                generation = GENERATION.unpack(numbers)[0]
+                if generation:
+                    self._segments.append((generation, begin))
+        self._segments.sort()
+
+    def _open(self) -> BinaryIO:
+        """Open the journal: a regular file, and no link; what else a process may put in its place is not waited for."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ProtocolError(f"{self._path} is not a regular file")
+        return open(fd, "rb")
+
+    def _read(self, begin: int, start: int, *, newest: bool) -> bytes:
+        """Return the complete entries of a segment from `start`. Of one that holds less than its size, no more is read."""
+        data = b""
+        with self._open() as file:
+            file.seek(begin + start)
+            left = self._segment_size - start
+            while left > 0:
+                more = file.read(min(left, _STEP))
+                if not more:
+                    raise ProtocolError(f"journal {self._path} was cut short")
+                left -= len(more)
+                data += more
+                end = extent(data, 0, newest=newest and not left)
+                if end + _LARGEST < len(data):  # no entry is so large: here they end
+                    break
+        return data[: extent(data, 0, newest=newest)]
+
+    def ranges(self, generation: int = 0, offset: int = START) -> Iterator[Range]:
+        """Yield, in order, what follows ``(generation, offset)``, the position up to which a reader has the stream.
+
+        A first range of a later generation than asked for, or of one beyond the next, means that entries were overwritten.
+        """
+        newest = self._segments[-1][0] if self._segments else 0
+        for number, begin in self._segments:
+            if number < generation:
+                continue
+            start = offset if number == generation else START
+            if not START <= start <= self._segment_size:
+                raise ProtocolError(f"no position {start} in a segment")
+            data = self._read(begin, start, newest=number == newest)
+            if data:
+                yield Range(number, start, data)
+
+    def drops(self) -> list[tuple[str, int, int]]:
+        """Return ``(reason, level, count)`` of all that the writer dropped."""
+        return [
+            (DROP_REASONS[reason], level, count)
+            for reason, level, used, count in COUNTER.iter_unpack(self._drops)
+            if used and reason < len(DROP_REASONS)
+        ]

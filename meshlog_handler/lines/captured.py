@@ -1,0 +1,143 @@
+"""The captured output of one proc as items for the client: lines with a level, in place of records. Pure, but for its `fd`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import itemgetter
+from typing import Any
+
+from ..grouping.similarity import skeleton, skeletons
+from ..protocol.decode import Item
+from ..protocol.record import MeshInfo, MeshRecord
+from .cursor import CursorFramer
+from .framer import Block, Line, display, level_of, may_have_levels, raw_text
+
+
+class CapturedTemplate:
+    """The captured lines of one proc, stream and level.
+
+    Values: ``(when, line, text, skeleton)``. Without a `line` the text is all of one, as it was written.
+    """
+
+    __slots__ = ("base", "group", "info", "levelno", "rank", "scope")
+    route = (None, "")
+    captured = True
+    ordinary = False
+    text = staticmethod(itemgetter(2))
+    """Return the line as it is displayed."""
+    skeleton = staticmethod(itemgetter(3))
+    """Return the skeleton of that text."""
+
+    def __init__(self, base: Mapping[str, Any], info: MeshInfo, level: int) -> None:
+        stream = info.stream
+        named = {"name": stream, "levelno": level, "levelname": logging.getLevelName(level)}
+        self.base = {**base, **info.attributes(), **named}
+        self.info = info
+        self.rank = info.rank
+        self.levelno = level
+        self.group: Hashable | None = None
+        self.scope: Hashable = (stream, level)
+
+    def args(self, values: tuple[Any, ...]) -> tuple[object, ...]:
+        """Return nothing: a captured line has no arguments."""
+        return ()
+
+    def line(self, values: tuple[Any, ...]) -> Line:
+        """Return the line as it was captured."""
+        return values[1] or Line(values[2].encode(), True, False, 0)
+
+    def is_whole(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether a line is complete, and nothing of it was shown: only such lines are alike, or not."""
+        line = values[1]
+        return line is None or (line.final and not line.shown)
+
+    def is_shown(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether there is nothing to show: a line was shown whole already, or a progress state erases the last one."""
+        line = values[1]
+        return line is not None and ((0 < line.shown >= len(line.raw)) or (line.progress and not line.raw))
+
+    def has_bar(self, values: tuple[Any, ...]) -> bool:
+        """Tell whether a line is a progress state, or was."""
+        return values[1] is not None and values[1].bar is not None
+
+    def ends_bar(self, values: tuple[Any, ...]) -> str | None:
+        """Return what becomes of a progress state that is shown: it is "kept", as a line, or "dropped"; None if it goes on."""
+        line = values[1]
+        if line is None or line.bar is None or not (line.final or not line.raw):
+            return None
+        return "kept" if line.final and self.is_shown(values) else "dropped"
+
+    def signature(self, values: tuple[Any, ...]) -> Hashable | None:
+        """Return None: a captured line is no exception."""
+        return None
+
+    def build(self, values: tuple[Any, ...]) -> MeshRecord:
+        """Return a new record."""
+        when, line, text, _ = values
+        fields = self.base.copy()
+        fields.update(msg=text, created=when, msecs=when % 1 * 1000, relativeCreated=0.0)
+        info = self.info
+        if line is not None:
+            written = raw_text(line.raw[line.shown :])
+            partial = not line.final or line.shown > 0
+            info = info.but(raw=written, progress=line.progress, partial=partial, bar=line.bar, bar_ends=self.ends_bar(values))
+        return MeshRecord.of(fields, info)
+
+
+class CapturedPipe:
+    """One captured stream of one proc: bytes in, items out. Its `fd` is -1 when it has ended and was closed."""
+
+    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.framer = CursorFramer()
+        self._in_traceback = False
+        self._max_line = max_line
+        self._base = base
+        self._info = MeshInfo(**identity, stream=stream)
+        self._templates: dict[int, CapturedTemplate] = {}
+
+    def items(self, lines: Sequence[Line | Block], when: float) -> list[Item]:
+        """Return lines as items for the client."""
+        items: list[Item] = []
+        for each in lines:
+            if isinstance(each, Line):
+                items.append(self._item(each, when))
+            else:
+                items += self._plain(each.raw, when) or [self._item(line, when) for line in each.lines()]
+        return items
+
+    def _item(self, line: Line, when: float) -> Item:
+        text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
+        return when, self._template(self._level(text)), (when, line, text, skeleton(text))
+
+    def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
+        """Return many lines as items without a step of Python for each, or None if one needs to be looked at."""
+        if self._in_traceback or may_have_levels(raw):
+            return None
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            return None
+        bones = skeletons(text)
+        if len(max(bones, key=len)) > self._max_line:
+            return None
+        values = zip(repeat(when), repeat(None), text.split("\n"), bones, strict=False)
+        return zip(repeat(when), repeat(self._template(logging.INFO)), values, strict=False)
+
+    def _template(self, level: int) -> CapturedTemplate:
+        template = self._templates.get(level)
+        if template is None:
+            template = self._templates[level] = CapturedTemplate(self._base, self._info, level)
+        return template
+
+    def _level(self, text: str) -> int:
+        """Return the level of a line; all lines of a traceback are errors, so that they are shown together."""
+        if self._in_traceback:
+            self._in_traceback = text.startswith(" ")
+            return logging.ERROR
+        level = level_of(text)
+        self._in_traceback = level == logging.ERROR and text.startswith("Traceback ")
+        return level

@@ -1,0 +1,220 @@
+"""MeshLife: the beginning and the end of a mesh. Its procs and its logging are brought up, and torn down, in this order:
+
+client, procs, bootstrap, mode; and, after calls: flush, procs, what they logged last, client.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ClosedError
+from ..system.fd_capture import diagnose
+from ..system.waits import Awaited, deadline_after, finished, monotonic
+from .engine import Coords
+from .future import MeshFuture
+from .manager import LoggingManager
+from .process_set import ProcSet
+from .shape import Shape
+from .start_methods import Identity
+
+if TYPE_CHECKING:
+    from ..output.named_handlers import ShownBy
+
+_EXIT_SEC: Final = 10.0
+_FAILED_EXIT_SEC: Final = 2.0
+_LEAST_SEC: Final = 1.0
+
+
+class MeshLife:
+    """What all views of a mesh share; the `Engine` of its logging. Any thread may call any method.
+
+    Nothing here refers to a `ProcMesh`: when the last of those has gone, `abandon` ends what is left.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of the whole mesh.
+    name : str
+        For people.
+    start_method : str or None
+        See `ProcSet`.
+    stream_to_client : bool
+        Whether the procs' logs are shown from the beginning.
+    handlers : iterable of logging.Handler or None
+        The client's.
+    bootstrap : Callable or None
+        Runs first in each proc.
+    log_dir : str or None
+        See `LoggingManager`.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        name: str,
+        start_method: str | None,
+        stream_to_client: bool,
+        handlers: Iterable[ShownBy] | None,
+        bootstrap: Callable[[], object] | None,
+        log_dir: str | os.PathLike[str] | None,
+    ) -> None:
+        self.token = f"{name}-{os.urandom(6).hex()}"
+        self.manager = LoggingManager(handlers, log_dir)
+        size = len(shape.ranks)
+        self.procs = ProcSet(
+            [Identity(rank, rank, size, size, position, self.token) for rank, position in shape.coords.items()],
+            name=name,
+            start_method=start_method,
+            on_exit=self.manager.report_exit,
+        )
+        self.stopped = False
+        self._pid = os.getpid()
+        self.coords: Coords = shape.coords
+        self._stream_to_client = stream_to_client
+        self._bootstrap = bootstrap
+        self._started: Future[dict[int, int]] = Awaited()
+        self._initialized: Future[None] = Awaited()
+        for future in (self._started, self._initialized):
+            future.set_running_or_notify_cancel()
+        self.initialized = MeshFuture(self._initialized, "the start of the mesh")
+        self._called = False
+        self._stopping = threading.Lock()
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start everything, on a thread of its own; but forks are the caller's.
+
+        A forked proc is a copy of what this process is at that instant. The caller's thread is in this call then; were it to
+        go on, it could be in the middle of an import, which the proc could never do, or of a `print`.
+        """
+        global _at_exit
+        if not _at_exit:
+            atexit.register(_stop_all)
+            _at_exit = True
+        _living.add(self)
+        failure: BaseException | None = None
+        try:
+            if self.procs.forks:
+                self.procs.launch(self.manager.prepare(self.token, self.coords))
+        except BaseException as error:
+            failure = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            threading.Thread(target=self._begin, args=(failure,), name="meshlog-init", daemon=True).start()
+
+    def _begin(self, failure: BaseException | None) -> None:
+        try:
+            if failure is not None:
+                raise failure
+            self.manager.attach(self, self._stream_to_client)
+        except BaseException as error:
+            self.procs.stop(_LEAST_SEC, because=error)
+            self._end_logging(_LEAST_SEC)
+            _living.discard(self)
+            if not self._started.done():
+                self._started.set_exception(error)
+            self._initialized.set_exception(error)
+            self._tell_callers()
+        else:
+            self._initialized.set_result(None)
+            self.procs.release()
+
+    def join(self, address: str) -> None:
+        """Start the procs: they join before they do anything else."""
+        self.procs.start(address, self._bootstrap, hold=True)
+        self._started.set_result(self.procs.pids)
+
+    def _tell_callers(self) -> None:
+        """A mesh that does not start is a warning if nobody learns of it; who called something does."""
+        if self._called and self._initialized.done():
+            self.initialized.exception()
+
+    def pids(self) -> dict[int, int]:
+        """Wait until all procs were started; return their pids by rank."""
+        if self._started.exception() is not None:
+            self.initialized.get()
+        return dict(self._started.result())
+
+    def call(
+        self, ranks: Iterable[int], fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> MeshFuture[list[Any]]:
+        """See `ProcSet.call`; before the mesh is initialised the call is held back."""
+        future = self.procs.call(ranks, fn, args, kwargs)
+        self._called = True
+        self._tell_callers()
+        return future
+
+    def check_open(self, what: str) -> None:
+        """Raise `ClosedError` after a stop, and in a forked child."""
+        if self._pid != os.getpid():
+            raise ClosedError(f"{what}: this mesh belongs to the process that this one was forked from, and is used there.")
+        if self.stopped:
+            raise ClosedError(f"{what}: the mesh was stopped. Spawn another.")
+
+    # -- end -------------------------------------------------------------------------------------------------------
+
+    def stop(self, timeout: float) -> None:
+        """Flush, end the procs, show what they logged last, end the client. Stopping twice is the same as once.
+
+        Never hangs: it takes `timeout` seconds and 10 more at most. In a forked child it does nothing.
+        """
+        if self._pid != os.getpid():
+            return
+        deadline = deadline_after(timeout)
+
+        def left() -> float:
+            return max(_LEAST_SEC, deadline - monotonic())
+
+        self.stopped = True
+        with self._stopping:
+            if self not in _living:
+                return
+            failed = None
+            # If it is not up by then, it is not waited for: the procs end below, and with them its beginning.
+            if finished(self._initialized, left()):
+                failed = self._initialized.exception()
+                if failed is None:
+                    # Half of the time: a rank that is silent must not use up that of those that could leave in order.
+                    self.manager.flush_before_stop(max(_LEAST_SEC, timeout / 2))
+            if failed is None:
+                self.procs.stop(left())
+                self._end_logging(left())
+            _living.discard(self)
+
+    def _end_logging(self, timeout: float) -> None:
+        try:
+            self.manager.stop(timeout)
+        except Exception as error:
+            diagnose(f"the logging of a mesh could not be ended in order: {type(error).__name__}: {error}")
+
+    def abandon(self) -> None:
+        """Stop in the background. Takes no lock and starts nothing here: a finalizer may come at any instant."""
+        if self._pid == os.getpid():
+            self.procs.post(self._stop_in_background)
+
+    def _stop_in_background(self) -> None:
+        threading.Thread(target=self.stop, args=(_EXIT_SEC,), name="meshlog-stop", daemon=True).start()
+
+
+_living: set[MeshLife] = set()
+_at_exit = False
+
+
+def _stop_all() -> None:
+    """Stop what the program left running when it ends. Who ends it by Ctrl-C does not want to wait for what was called."""
+    failed = getattr(sys, "last_type", None) is not None
+    deadline = monotonic() + (_FAILED_EXIT_SEC if failed else _EXIT_SEC)
+    try:
+        for life in tuple(_living):
+            life.stop(max(_LEAST_SEC, deadline - monotonic()))
+    except KeyboardInterrupt:  # once more: now they are ended at once, without another traceback
+        for life in tuple(_living):
+            life.procs.stop(0.0)

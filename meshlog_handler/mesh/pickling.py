@@ -1,0 +1,271 @@
+"""Functions, arguments and results as bytes, between a client and the procs it made.
+
+dill, by the pickler of `multiprocess`, with three things done in another way:
+
+- A function that cannot be imported (from ``__main__``, a lambda, a closure) travels with the globals it names, found in
+  its code. dill's own search prints the disassembly to a stand-in for ``sys.stdout``, into which the lines of other
+  threads fall, and does not end for functions that call each other.
+- In a proc, such functions of one module share their globals, so that what ``global model`` sets in one call is there in
+  the next. A global that the client knows comes with every call, with the value it has there.
+- A class that cannot be imported is made once in a process and has one identity on both sides: ``except`` and
+  ``isinstance`` at the client know what comes back.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import importlib
+import io
+import itertools
+import os
+import pickle
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from . import start_methods
+from .rpc import name_of
+
+_ForkingPickler: Any = start_methods.reduction().ForkingPickler
+_dill: Any = importlib.import_module("dill._dill")  # it comes with multiprocess, whose pickle it is, and is imported there
+
+# What names a global. In the body of a class every name that it does not set itself is one.
+_GLOBAL_OPS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"})
+_RLOCK: Final = type(threading.RLock())
+_FILES: Final = (io.RawIOBase, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle anything that dill can, functions and classes of ``__main__`` by value. Any thread.
+
+    Raises
+    ------
+    Exception
+        Whatever the pickling of `value` raises; `TypeError` and `pickle.PicklingError` are the usual ones.
+    """
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def dumps_call(fn: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle a call, for any number of procs.
+
+    Raises
+    ------
+    TypeError
+        If `fn` is no function, or something cannot be pickled; the cause says what.
+    """
+    if not callable(fn):
+        raise TypeError(f"{fn!r} is no function: a call takes a function, and then its arguments, as in call(print, 'hello').")
+    try:
+        return dumps((fn, tuple(args), dict(kwargs)))
+    except Exception as error:
+        raise TypeError(
+            f"{name_of(fn)} cannot be sent to the procs, together with its arguments and what it uses of the variables around "
+            f"it ({type(error).__name__}: {error}). Locks, open files and connections cannot travel: let the function make "
+            f"its own."
+        ) from error
+
+
+def dumps_result(value: Any) -> bytes:
+    """Pickle what goes from a proc to its client: the same, and fast where all of it can be imported."""
+    try:
+        # What C's pickle takes by name here, the client has under the same name: the proc is made in its image.
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        return dumps(value)
+
+
+def loads(data: bytes | bytearray) -> Any:
+    """Return what `dumps` or `dumps_result` was given. Raises whatever that takes to make again."""
+    # `ignore`: dill must not turn an object of a class of __main__ into one of whatever has the same name there.
+    return _dill.Unpickler(io.BytesIO(data), ignore=True).load()
+
+
+def share_globals() -> None:
+    """From now on, let functions that arrive here share their globals, by module. For procs."""
+    global _shared
+    _shared = {}
+
+
+class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes without types
+    """One pickle. What dill is to write once an object is made, it keeps by the object's id in ``_postproc``."""
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self._namespaces: dict[int, _Namespace] = {}
+        self._in_the_making: list[int] = []
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        kind = type(obj)
+        if kind is types.FunctionType:
+            if id(obj) not in self.memo and not _dill._locate_function(obj, self):
+                self._save_function(obj)
+                return
+        elif issubclass(kind, type) and id(obj) not in self.memo:
+            key = _received.get(obj)
+            if key is not None:
+                self.save_reduce(_class_of, (key,), obj=obj)
+                return
+            if issubclass(kind, enum.EnumMeta) and not _dill._locate_function(obj, self):
+                self._save_enum(obj)
+                return
+        elif kind is typing.TypeVar and obj.__module__ == "__main__" and id(obj) not in self.memo:
+            form = obj.__bound__, obj.__covariant__, obj.__contravariant__
+            self.save_reduce(_make_type_var, (obj.__name__, obj.__constraints__, *form), obj=obj)
+            return
+        elif kind is _RLOCK and id(obj) not in self.memo:
+            # As dill makes one (every functools.cached_property of Python 3.10 and 3.11 has one) it is locked for good.
+            self.save_reduce(threading.RLock, (), obj=obj)
+            return
+        elif isinstance(obj, types.ModuleType) and sys.modules.get(obj.__name__) is obj:
+            # dill takes all that is in a module along, unless it is installed where Python is.
+            self.save_reduce(importlib.import_module, (obj.__name__,), obj=obj)
+            return
+        elif isinstance(obj, _FILES) and isinstance(getattr(obj, "name", None), int):
+            # dill would open, and later close, whatever has this number there.
+            raise TypeError(f"an open file without a path cannot travel: {obj!r}")
+        super().save(obj, save_persistent_id)
+
+    def save_reduce(self, func: Any, args: Any, *rest: Any, obj: Any = None, **options: Any) -> None:
+        if func not in _CLASS_MAKERS or not isinstance(obj, type):
+            super().save_reduce(func, args, *rest, obj=obj, **options)
+            return
+        self._in_the_making.append(id(obj))
+        super().save_reduce(_make_class, (_key_of(obj), func, *args), *rest, obj=obj, **options)
+        self._in_the_making.pop()
+
+    def _save_enum(self, cls: type[enum.Enum]) -> None:
+        members: dict[str, Any] = {name: member._value_ for name, member in cls.__members__.items()}
+        own = {name: value for name, value in vars(cls).items() if _is_method_of(value, cls.__module__)}
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, **own, **members}
+        reduction = _make_enum, (type(cls), cls.__name__, cls.__bases__, names)
+        _dill._save_with_postproc(self, reduction, obj=cls)
+
+    def _save_function(self, function: types.FunctionType) -> None:
+        namespace = self._namespaces.get(id(function.__globals__))
+        if namespace is None:
+            namespace = self._namespaces[id(function.__globals__)] = _Namespace(function.__module__ or "__main__")
+        names = _globals_of(function.__code__) - namespace.sent
+        used = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+        namespace.sent.update(used)
+        state = {
+            name: value
+            for name in ("__doc__", "__kwdefaults__", "__annotations__", "__module__", "__qualname__", "__type_params__")
+            if (value := getattr(function, name, None))
+        }
+        later: list[Any] = []
+        # A method can name its class, or what is made of it: those globals are set once the outermost class is made.
+        where = self._postproc[self._in_the_making[0]] if self._in_the_making else later
+        where.append((_dill._setitems, (namespace, used)))
+        code, name, defaults = function.__code__, function.__name__, function.__defaults__
+        _dill._save_with_postproc(
+            self,
+            (_dill._create_function, (code, namespace, name, defaults, function.__closure__), (function.__dict__, state)),
+            obj=function,
+            postproc_list=later,
+        )
+
+
+class _Namespace:
+    """Stands for the globals of a module while a pickle is written. Read, it is a dictionary."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.sent: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _namespace, (self.module,)
+
+
+_shared: dict[str, dict[str, Any]] | None = None
+
+
+def _namespace(module: str) -> dict[str, Any]:
+    if _shared is None:
+        return {"__name__": module}
+    return _shared.setdefault(module, {"__name__": module})
+
+
+_known_globals: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def _globals_of(code: types.CodeType) -> frozenset[str]:
+    """Return the names that code, and code defined in it, looks up in its globals."""
+    names = _known_globals.get(code)
+    if names is None:
+        names = _known_globals[code] = frozenset(_walk_globals(code))
+    return names
+
+
+def _walk_globals(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _GLOBAL_OPS:
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _walk_globals(constant)
+
+
+# -- classes -----------------------------------------------------------------------------------------------------------
+
+# Both kept for good: a class that was sent may come back at any time.
+_classes: dict[str, type] = {}
+_keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_received: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_numbers = itertools.count()
+
+
+def _key_of(cls: type) -> str:
+    """Return what a class that travels by value is called by; the same each time."""
+    key = _keys.get(cls)
+    if key is None:
+        # Two threads may come here at once: both of their keys lead to the class. No lock: a fork could catch it locked.
+        key = f"{os.getpid()}-{os.urandom(6).hex()}-{next(_numbers)}"
+        _classes[key] = cls
+        key = _keys.setdefault(cls, key)
+    return key
+
+
+def _class_of(key: str) -> type:
+    """Return a class that this process has sent or received."""
+    try:
+        return _classes[key]
+    except KeyError:
+        raise LookupError("a class that this process neither sent nor received; was the process forked in between?") from None
+
+
+def _is_method_of(value: object, module: str) -> bool:
+    if isinstance(value, property):
+        value = value.fget
+    function = getattr(value, "__func__", value)  # of a classmethod or staticmethod
+    return isinstance(function, types.FunctionType) and function.__module__ == module
+
+
+def _make_enum(kind: type[enum.EnumMeta], name: str, bases: tuple[type, ...], names: dict[str, Any]) -> enum.EnumMeta:
+    namespace = kind.__prepare__(name, bases)
+    for each, value in names.items():
+        namespace[each] = value
+    return kind(name, bases, namespace)
+
+
+def _make_type_var(name: str, constraints: tuple[Any, ...], bound: Any, co: bool, contra: bool) -> Any:
+    return typing.TypeVar(name, *constraints, bound=bound, covariant=co, contravariant=contra)
+
+
+_CLASS_MAKERS: Final = (_dill._create_type, _dill._create_namedtuple, types.new_class, _make_enum)
+
+
+def _make_class(key: str, maker: Any, *args: Any) -> type:
+    """Return the class of this key, made when it is first heard of."""
+    cls = _classes.get(key)
+    if cls is None:
+        cls = _classes.setdefault(key, maker(*args))
+        _keys[cls] = _received[cls] = key
+    return cls

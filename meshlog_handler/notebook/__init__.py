@@ -1,0 +1,26 @@
+"""Cells of a notebook: each shows the lines of its own processes.
+
+May import: errors, protocol, system, output, client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..system.lazy_imports import load
+
+if TYPE_CHECKING:
+    from .cells import attach_if_notebook as attach_if_notebook
+    from .cells import current_cell as current_cell
+    from .cells import detach as detach
+    from .cells import show_under as show_under
+
+__all__ = ["attach_if_notebook", "current_cell", "detach", "show_under"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `install` looks for a notebook's kernel in every process."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = load("notebook.cells", name)
+    return value

@@ -1,0 +1,131 @@
+"""MeshFormatter: the text of a record as a person reads it, every line with the rank it came from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from ..lines.framer import keep_colours, strip_ansi
+from ..protocol.record import MeshInfo, info_of
+from .prefix import Prefix
+
+DEFAULT_PREFIX: Final = "[{rank}] "
+
+_RESET: Final = "\x1b[0m"
+_LEVEL_COLOURS: Final = (
+    (logging.CRITICAL, "\x1b[1;31m"),
+    (logging.ERROR, "\x1b[31m"),
+    (logging.WARNING, "\x1b[33m"),
+)
+
+
+def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
+    """Tell whether to colour what goes to a terminal, or to something else.
+
+    ``NO_COLOR`` (set to anything) forbids it; else ``FORCE_COLOR`` (set to anything but 0) demands it; else a
+    terminal gets it unless ``TERM`` is ``dumb``. See https://no-color.org and https://force-color.org.
+    """
+    env = os.environ if env is None else env
+    if env.get("NO_COLOR"):
+        return False
+    if env.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return terminal and env.get("TERM") != "dumb"
+
+
+class MeshFormatter(logging.Formatter):
+    """Formats a record as `logging.Formatter` does, and begins every line with the rank it came from.
+
+    Also each line of a traceback or a stack. A record without a rank (one of the process that shows it) gets
+    no prefix, nor does an aggregated one, whose text says which ranks it speaks for.
+
+    Parameters
+    ----------
+    fmt, datefmt, style, validate, defaults
+        As of `logging.Formatter`. By default the message alone.
+    prefix : str or None
+        A template of `str.format`, such as ``"[{hostname}:{rank}] "``. Fields: rank, local_rank, hostname,
+        coords (or ``coords[gpus]``), stream (``log`` for a logging call), pid, process, processName, name,
+        levelname, levelno, module, filename, funcName, lineno, thread, threadName, created, asctime. What a
+        record does not know reads ``-``. None leaves the bytes alone: no prefix, and a captured line is
+        exactly what was written.
+    colour : bool or None
+        Colour the prefix by rank, and WARNING and above by level. None: if whoever shows it asks for that, as
+        `ConsoleHandler` does on a terminal.
+
+    Raises
+    ------
+    SettingError
+        If `prefix` is no such template.
+
+    Notes
+    -----
+    Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        fmt: str | None = None,
+        datefmt: str | None = None,
+        style: Literal["%", "{", "$"] = "%",
+        validate: bool = True,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        prefix: str | None = DEFAULT_PREFIX,
+        colour: bool | None = None,
+    ) -> None:
+        super().__init__(fmt, datefmt, style, validate, defaults=defaults)
+        self.prefix = prefix
+        self.colour = colour
+        self._prefix = None if prefix is None else Prefix(prefix, lambda record: self.formatTime(record, datefmt))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text; coloured if `colour` is True, else without the colours of captured lines."""
+        colour = self.colour is True
+        return self.render(record, colour=colour, keep_ansi=colour)
+
+    def render(self, record: logging.LogRecord, *, colour: bool, keep_ansi: bool) -> str:
+        """Return the text for an output that is known.
+
+        Parameters
+        ----------
+        record : logging.LogRecord
+        colour : bool
+            Colour it, whatever the attribute `colour` says.
+        keep_ansi : bool
+            Let captured lines keep their colours. With ``prefix=None`` they keep every escape sequence.
+        """
+        info = info_of(record)
+        prefix = self._prefix
+        if prefix is None and (raw := _raw(record, info)) is not None:
+            return raw
+        text = super().format(record)
+        paint = ""
+        if "\x1b" in text:
+            if prefix is not None and info.stream is not None:
+                strip = keep_colours if keep_ansi else strip_ansi
+                text = strip(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        elif colour and record.levelno >= logging.WARNING:
+            paint = next(code for level, code in _LEVEL_COLOURS if record.levelno >= level)
+        before = ""
+        if prefix is not None and info.rank is not None and info.ranks is None:
+            before = prefix.of(record, info, colour=colour)
+        if paint:
+            return before + paint + text.replace("\n", f"{_RESET}\n{before}{paint}") + _RESET
+        if "\n" in text:
+            text = text.replace("\n", "\n" + before)
+        return before + text
+
+    def verbatim(self, record: logging.LogRecord) -> bytes | None:
+        """Return the bytes of a captured line if it is to be shown exactly as it was written, else None."""
+        raw = _raw(record, info_of(record)) if self._prefix is None else None
+        return None if raw is None else raw.encode("utf-8", "surrogateescape")
+
+
+def _raw(record: logging.LogRecord, info: MeshInfo) -> str | None:
+    # The text of an aggregated record is not in its first one's bytes.
+    if info.stream is None or info.ranks is not None:
+        return None
+    return record.getMessage() if info.raw is None else info.raw

@@ -1,0 +1,250 @@
+"""RankFiles: a complete file per rank and stream, whatever the console shows. RankFile: one of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from io import FileIO
+from logging.handlers import RotatingFileHandler
+from typing import Final
+
+from ..lines.framer import strip_ansi
+from ..system.locks import lock
+
+FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_MAX_PENDING: Final = 1 << 20
+_MAX_NAMES: Final = 100
+
+
+class RankFile(RotatingFileHandler):
+    """A file of complete lines, given as bytes. It rotates as `RotatingFileHandler` does, between two lines.
+
+    Parameters
+    ----------
+    filename : str
+        Its directory is made if it is not there.
+    max_bytes : int
+        It does not grow beyond that, but for a single line that is longer. 0: without limit.
+    backup_count : int
+        How many older files are kept; ``.1`` is the newest. 0: the file is not rotated.
+    complain : callable
+        Called with the error if the file cannot be rotated. It grows, then.
+
+    Notes
+    -----
+    Any thread may call any method. Nothing is buffered, so a forked child has nothing to write twice. The file is
+    opened when there is something to write, also after `close`: ``logging.config`` closes all handlers there are.
+    """
+
+    stream: FileIO | None  # type: ignore[assignment]  # text in the base class
+
+    def __init__(self, filename: str, max_bytes: int, backup_count: int, complain: Callable[[OSError], None]) -> None:
+        super().__init__(filename, "a", max_bytes, backup_count, encoding="utf-8", delay=True)
+        self._complain = complain
+        self._wanted = self.baseFilename
+        self._limit = max_bytes if backup_count > 0 else 0
+        self._size = 0
+        self._torn = False
+
+    def _open(self) -> FileIO:  # type: ignore[override]  # as `stream`
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        file = FileIO(self.baseFilename, "a")
+        stem, extension = os.path.splitext(self._wanted)
+        number = 2
+        while (
+            lock(file.fileno()) is False and number <= _MAX_NAMES
+        ):  # another client's: two would write, and rotate, the same file
+            file.close()
+            self.baseFilename = f"{stem}.{number}{extension}"
+            file = FileIO(self.baseFilename, "a")
+            number += 1
+        self._size = file.seek(0, os.SEEK_END)
+        return file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record as text. An error goes to `handleError`."""
+        try:
+            self.append([f"{self.format(record)}\n".encode("utf-8", "backslashreplace")])
+        except Exception:
+            self.handleError(record)
+
+    def append(self, lines: list[bytes]) -> None:
+        """Append lines, each with its line feed. `lines` is empty afterwards.
+
+        Raises
+        ------
+        OSError
+            If they cannot all be written. Those that are not are in `lines`.
+        """
+        self.acquire()
+        try:
+            while lines:
+                if self.stream is None:
+                    self.stream = self._open()
+                count = self._fitting(lines)
+                if not count and self._size:
+                    self._rotate()
+                    continue
+                self._write(lines, max(1, count))
+        finally:
+            self.release()
+
+    def _fitting(self, lines: list[bytes]) -> int:
+        if not self._limit or self._size + sum(map(len, lines)) <= self._limit:
+            return len(lines)
+        room = self._limit - self._size
+        count = 0
+        for line in lines:
+            room -= len(line)
+            if room < 0:
+                break
+            count += 1
+        return count
+
+    def _rotate(self) -> None:
+        try:
+            self.doRollover()
+        except OSError as failure:
+            self._limit = 0
+            self._complain(failure)
+
+    def _write(self, lines: list[bytes], count: int) -> None:
+        # Where there was no room for a line as a whole, the file ends in the middle of it.
+        lead = b"\n" if self._torn else b""
+        data = lead + b"".join(lines[:count])
+        written = 0
+        try:
+            while written < len(data):
+                written += self.stream.write(data[written:] if written else data)  # type: ignore[union-attr]  # open
+        finally:
+            self._size += written
+            if written:
+                self._torn = not data[:written].endswith(b"\n")
+            if written < len(data):
+                written -= len(lead)
+                count = 0
+                while written >= len(lines[count]):
+                    written -= len(lines[count])
+                    count += 1
+            del lines[:count]
+
+
+class RankFiles:
+    """Writes everything to files, one per rank and kind: ``rank-3.log``, ``rank-3.stdout``, ``rank-3.stderr``.
+
+    What a rank printed is there byte for byte, without escape sequences, and of each line that was rewritten by
+    ``\\r`` the last state. The process that shows it all, which has no rank, is called ``client``.
+
+    Parameters
+    ----------
+    directory : str
+        Made if it is not there. Files of an earlier run are continued.
+    report : callable
+        Called with a text the first time that something cannot be written.
+    max_bytes, backup_count : int
+        At what size a file is rotated, and how many older ones are kept of each. 0: it is not.
+    max_open : int
+        So many files are open at a time.
+    formatter : logging.Formatter or None
+        Of the records. None: time, level, name and message; and tracebacks.
+
+    Attributes
+    ----------
+    failed : int
+        Lines and records that could not be written.
+
+    Notes
+    -----
+    One thread uses it. What it is given is in the files after `flush`. A forked child forgets what its parent has
+    not yet written. No method raises an `OSError`.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        report: Callable[[str], None],
+        max_bytes: int = 64 << 20,
+        backup_count: int = 8,
+        max_open: int = 256,
+        formatter: logging.Formatter | None = None,
+    ) -> None:
+        self.directory = os.path.abspath(directory)
+        self.failed = 0
+        self._report = report
+        self._reported = False
+        self._rotation = max_bytes, backup_count
+        self._max_open = max_open
+        self._formatter = formatter or logging.Formatter(FORMAT)
+        self._files: OrderedDict[tuple[int | None, str], RankFile] = OrderedDict()
+        self._pending: dict[tuple[int | None, str], list[bytes]] = {}
+        self._size = 0
+        self._pid = os.getpid()
+
+    def record(self, rank: int | None, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            text = self._formatter.format(record)
+        except Exception as failure:
+            text = f"[a record of {record.name} that cannot be formatted: {type(failure).__name__}]"
+        self._add(rank, "log", strip_ansi(text.encode("utf-8", "backslashreplace")))
+
+    def line(self, rank: int | None, stream: str, raw: bytes) -> None:
+        """Write a captured line, given with or without its end."""
+        raw = strip_ansi(raw)
+        if b"\r" in raw:
+            raw = raw.rstrip(b"\r\n").rpartition(b"\r")[2]
+        self._add(rank, stream, raw.removesuffix(b"\n"))
+
+    def _add(self, rank: int | None, kind: str, line: bytes) -> None:
+        lines = self._pending.get((rank, kind))
+        if lines is None:
+            lines = self._pending[rank, kind] = []
+        lines.append(line + b"\n")
+        self._size += len(line)
+        if self._size > _MAX_PENDING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is to the files."""
+        pending, self._pending, self._size = self._pending, {}, 0
+        if self._pid != os.getpid():
+            return
+        for key, lines in pending.items():
+            try:
+                self._file(key).append(lines)
+            except OSError as failure:
+                self.failed += len(lines)
+                self._complain(failure)
+
+    def _file(self, key: tuple[int | None, str]) -> RankFile:
+        file = self._files.get(key)
+        if file is not None:
+            self._files.move_to_end(key)
+            return file
+        while len(self._files) >= self._max_open:
+            self._files.popitem(last=False)[1].close()
+        rank, kind = key
+        name = f"client.{kind}" if rank is None else f"rank-{rank}.{kind}"
+        file = self._files[key] = RankFile(os.path.join(self.directory, name), *self._rotation, self._complain)
+        return file
+
+    def _complain(self, failure: OSError) -> None:
+        if not self._reported:
+            self._reported = True
+            self._report(f"{self.directory}: {failure}. What cannot be written there is counted, and shown all the same.")
+
+    def forget(self) -> None:
+        """In a forked child: close its copies of the files, which hold the parent's locks."""
+        self._pending.clear()
+        for file in self._files.values():
+            if file.stream is not None:
+                file.stream.close()
+                file.stream = None
+
+    def close(self) -> None:
+        """Write what there is, and close the files. What is given later opens them again."""
+        self.flush()
+        while self._files:
+            self._files.popitem()[1].close()

@@ -1,0 +1,6 @@
+"""What crosses between processes, as bytes and as values: records, messages, frames. Pure: no threads, no clocks.
+
+May import: errors.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,185 @@
+"""Data as bytes: numbers, text, bytes, None, and tuples, lists and dicts of these. Nothing else can be said.
+
+A decoder that cannot name a class cannot run code. It checks every length against the bytes that are there,
+so a hostile peer cannot make it allocate more than it sent.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, error
+from typing import Final
+
+from ..errors import ProtocolError
+
+MAX_DEPTH: Final = 32
+MAX_INT: Final = 1 << 2047
+"""An int is at least ``-MAX_INT``, and less than ``MAX_INT``: every Python can print it, whatever limit is set for that."""
+
+_INT_SIZE: Final = 257
+_INT: Final = Struct("<cq")
+_FLOAT: Final = Struct("<cd")
+_SIZE: Final = Struct("<cI")
+_INT64: Final = Struct("<q")
+_FLOAT64: Final = Struct("<d")
+_UINT32: Final = Struct("<I")
+_CONSTANTS: Final[dict[int, object]] = {ord("N"): None, ord("T"): True, ord("F"): False}
+
+
+class Text(str):
+    """A text in place of a value in a container. Its `repr` is that of the value, and so the container's text is the same."""
+
+    __slots__ = ("shown",)
+    shown: str
+
+    def __new__(cls, text: str, shown: str) -> Text:
+        """Return a text, with what `repr` gives."""
+        made = super().__new__(cls, text)
+        made.shown = shown
+        return made
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    def __reduce__(self) -> tuple[type[Text], tuple[str, str]]:
+        return Text, (str.__str__(self), self.shown)
+
+
+class NotPlain(TypeError):
+    """A value that is not plain data, or nests deeper than `MAX_DEPTH`."""
+
+
+def pack(value: object) -> bytes:
+    """Encode plain data.
+
+    Parameters
+    ----------
+    value : object
+        None, bool, int of up to 2048 bits, float, str, bytes, or a tuple, list or dict of these; exact types, no
+        subclasses, because what a subclass adds would be lost without a word. Lone surrogates in text are kept.
+
+    Raises
+    ------
+    NotPlain
+        For anything else, and for a nesting deeper than 32 (a value that contains itself, for one).
+    """
+    parts: list[bytes] = []
+    _pack(value, parts, 0)
+    return b"".join(parts)
+
+
+def _pack(value: object, parts: list[bytes], depth: int) -> None:
+    kind = type(value)  # not __class__, which a proxy or a mock may make up
+    if kind is str:
+        try:
+            data = value.encode()  # type: ignore[attr-defined]  # kind is str
+        except UnicodeEncodeError:
+            data = value.encode("utf-8", "surrogatepass")  # type: ignore[attr-defined]  # as above
+        parts.append(_SIZE.pack(b"s", len(data)))
+        parts.append(data)
+    elif kind is int:
+        try:
+            parts.append(_INT.pack(b"i", value))
+        except error:
+            number: int = value  # type: ignore[assignment]  # kind is int
+            if not -MAX_INT <= number < MAX_INT:
+                raise NotPlain("an int of more than 2048 bits") from None
+            data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+            parts.append(_SIZE.pack(b"I", len(data)))
+            parts.append(data)
+    elif kind is float:
+        parts.append(_FLOAT.pack(b"d", value))
+    elif value is None:
+        parts.append(b"N")
+    elif value is True:
+        parts.append(b"T")
+    elif value is False:
+        parts.append(b"F")
+    elif kind is bytes:
+        parts.append(_SIZE.pack(b"b", len(value)))  # type: ignore[arg-type]  # kind is bytes
+        parts.append(value)  # type: ignore[arg-type]  # kind is bytes
+    elif kind is Text:
+        parts.append(b"t")
+        _pack(str.__str__(value), parts, depth)
+        _pack(value.shown, parts, depth)  # type: ignore[attr-defined]  # as above
+    elif kind is tuple or kind is list:
+        if depth >= MAX_DEPTH:
+            raise NotPlain(f"nested deeper than {MAX_DEPTH}")
+        items: tuple[object, ...] = tuple(value)  # type: ignore[arg-type]  # kind is tuple or list
+        parts.append(_SIZE.pack(b"(" if kind is tuple else b"[", len(items)))
+        for item in items:
+            _pack(item, parts, depth + 1)
+    elif kind is dict:
+        if depth >= MAX_DEPTH:
+            raise NotPlain(f"nested deeper than {MAX_DEPTH}")
+        pairs = tuple(value.items())  # type: ignore[attr-defined]  # kind is dict
+        parts.append(_SIZE.pack(b"{", len(pairs)))
+        for key, item in pairs:
+            _pack(key, parts, depth + 1)
+            _pack(item, parts, depth + 1)
+    else:
+        raise NotPlain(f"{kind.__qualname__} is not plain data")
+
+
+def unpack(data: bytes, start: int = 0) -> object:
+    """Decode one value that fills `data` from `start` to the end.
+
+    Raises
+    ------
+    ProtocolError
+        If the bytes are not what `pack` writes. No other error leaves this function, whatever the bytes.
+    """
+    try:
+        value, end = _unpack(data, start, 0)
+    except (error, IndexError, UnicodeDecodeError, TypeError) as cause:
+        raise ProtocolError(f"a value cannot be decoded: {cause}") from None
+    if end != len(data):
+        raise ProtocolError(f"{len(data) - end} bytes follow a value that is complete")
+    return value
+
+
+def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
+    tag = data[at]
+    at += 1
+    if tag in _CONSTANTS:
+        return _CONSTANTS[tag], at
+    if tag == 0x69:  # i
+        return _INT64.unpack_from(data, at)[0], at + 8
+    if tag == 0x64:  # d
+        return _FLOAT64.unpack_from(data, at)[0], at + 8
+    if tag == 0x74:  # t
+        if data[at] != 0x73:
+            raise ProtocolError("no text begins like this")
+        text, at = _unpack(data, at, depth)
+        if data[at] != 0x73:
+            raise ProtocolError("a text without what it is shown as")
+        shown, at = _unpack(data, at, depth)
+        return Text(text, shown), at  # type: ignore[arg-type]  # two texts
+    size: int = _UINT32.unpack_from(data, at)[0]
+    at += 4
+    end = at + size
+    # Every item takes a byte at least: a count larger than what is left is a lie, found before anything is made.
+    if end > len(data):
+        raise ProtocolError(f"a length of {size} where {len(data) - at} bytes are left")
+    if tag == 0x73:  # s
+        return str(data[at:end], "utf-8", "surrogatepass"), end
+    if tag == 0x62:  # b
+        return bytes(data[at:end]), end
+    if tag == 0x49 and size <= _INT_SIZE:  # I
+        number = int.from_bytes(data[at:end], "little", signed=True)
+        if -MAX_INT <= number < MAX_INT:
+            return number, end
+    if depth >= MAX_DEPTH:
+        raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
+    if tag == 0x28 or tag == 0x5B:  # ( [
+        items = []
+        for _ in range(size):
+            item, at = _unpack(data, at, depth + 1)
+            items.append(item)
+        return (tuple(items) if tag == 0x28 else items), at
+    if tag == 0x7B:  # {
+        pairs: dict[object, object] = {}
+        for _ in range(size):
+            key, at = _unpack(data, at, depth + 1)
+            pairs[key], at = _unpack(data, at, depth + 1)
+        return pairs, at
+    raise ProtocolError(f"no value begins with byte {tag:#04x}")

@@ -1,0 +1,474 @@
+"""Thaw a proc's entries: from bytes to (template, values), and to a `LogRecord` when one is to be shown.
+
+Building a record costs more than anything else on the way, so nothing is built that is only counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from struct import Struct
+from struct import error as StructError
+from types import NoneType
+from typing import Any, Final
+
+from ..errors import ProtocolError
+from .codec import unpack
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
+from .exceptions import is_failure, signature
+from .interning import layouts, shared
+from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
+
+Values = tuple[Any, ...]
+Item = tuple[float, Any, Any]
+"""``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
+
+ASIDE_COST: Final = 1024
+"""So many bytes of a side file count for one more item."""
+
+_MAX_DEFINED_BYTES: Final = 64 << 20
+_MAX_KNOWN: Final = 4096
+_MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
+_MAX_ROUTE: Final = 1024
+_MAX_ACCEPTED: Final = 256
+_TIMES: Final = {False: Struct("<dd"), True: Struct("<ddd")}
+_NOTHING: Final[dict[str, Any]] = {}
+_NAMES: Final = frozenset((str,))
+_TEXTS: Final = frozenset((str, NoneType))
+_HEADER64: Final = Struct("<Q")
+_TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
+
+
+_EARLIEST: Final = -62_000_000_000.0  # in the year 5; the system's calendar ends soon after the other one
+_LATEST: Final = 253_000_000_000.0
+_LONGEST: Final = 1e15  # milliseconds
+
+_STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
+"""What every record has, for those of a peer that does not say it."""
+
+
+class RecordTemplate:
+    """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``.
+
+    Attributes
+    ----------
+    first : int
+        Where the arguments begin in the values.
+    """
+
+    __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
+    first = 3
+    captured = False
+    ordinary = True  # nothing but a record; else whoever shows it looks what it is
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        # Who shows the records (see `sinks`); the name of the logger decides where no route was given.
+        self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
+        # What the client knows, the proc cannot say otherwise.
+        self.info = MeshInfo(**identity, route=self.route[0])  # type: ignore[arg-type]  # made by the client
+        self.base: dict[str, Any] = {
+            **_STANDARD,
+            **self.info.attributes(),
+            **common,
+            "exc_info": None,
+            "exc_text": None,
+            "stack_info": None,
+        }
+        self.start = start
+        self.rank = self.info.rank
+        self.levelno: int = common["levelno"]
+        place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
+        # What a template without words, such as "%s", is given, can be about anything: its texts decide.
+        self.group: Hashable | None = (*place, common["msg"]) if has_args and has_words(common["msg"]) else None
+        self.scope: Hashable = place
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message."""
+        return values[self.first : -1]
+
+    def columns(self, lines: Sequence[Values]) -> Sequence[Sequence[object]]:
+        """Return the arguments of many messages, column by column."""
+        return list(zip(*lines, strict=True))[self.first : -1]
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        try:
+            args = values[self.first : -1]
+            text: str = self.base["msg"] % args if args else self.base["msg"]
+            return text
+        except Exception:
+            return str(self.build(values).getMessage())
+
+    def signature(self, values: Values) -> Hashable | None:
+        """Return what exceptions group by: these have none."""
+        return None
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        record = MeshRecord.__new__(MeshRecord)
+        fields = self.base.copy()
+        fields["args"] = values[3:-1]
+        created = fields["created"] = values[1]
+        msecs = fields["msecs"] = values[2]
+        relative = fields["relativeCreated"] = created * 1000 - self.start
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _mend_times(fields)
+        record.__dict__ = fields
+        record.meshlog = self.info
+        return record
+
+
+def _mend_times(fields: dict[str, Any]) -> None:
+    """Put 0 in the place of times that no formatter can write: a peer may send any number, and a program set it."""
+    if not _EARLIEST < fields["created"] < _LATEST:
+        fields["created"] = 0.0
+    for name in ("msecs", "relativeCreated"):
+        if not -_LONGEST < fields[name] < _LONGEST:
+            fields[name] = 0.0
+
+
+class TimedTemplate(RecordTemplate):
+    """A shape whose records say how old the process was. Values: ``(header, created, msecs, relativeCreated, *args, mark)``."""
+
+    __slots__ = ()
+    first = 4
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        record = MeshRecord.__new__(MeshRecord)
+        fields = self.base.copy()
+        fields["args"] = values[4:-1]
+        created = fields["created"] = values[1]
+        msecs = fields["msecs"] = values[2]
+        relative = fields["relativeCreated"] = values[3]
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _mend_times(fields)
+        record.__dict__ = fields
+        record.meshlog = self.info
+        return record
+
+
+class TaggedTemplate(RecordTemplate):
+    """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
+
+    Whether it is `timed`, its definition says: then `named` has ``relativeCreated``, too.
+
+    `named` are attributes, the program's extras among them; `ours` is what belongs into the record's `MeshInfo`.
+    """
+
+    __slots__ = ("timed",)
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        super().__init__(identity, common, False, start)
+        self.timed = False
+
+    def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> TaggedTemplate:
+        """Return the template of one of its records.
+
+        Raises
+        ------
+        ProtocolError
+            If the record cannot be what it says.
+        """
+        if ours and not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
+            raise ProtocolError("a proc says nothing more of its records than their exceptions and texts")
+        return self
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message."""
+        args = values[3]
+        return args if isinstance(args, tuple) else (args,)
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        text: str | None = values[5]
+        return text if text is not None else self.build(values).getMessage()
+
+    def signature(self, values: Values) -> Hashable | None:
+        """Return the exception's type and frames, or None."""
+        failure = values[6].get("failure")
+        return None if failure is None else signature(failure)
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        _, created, msecs, args, named, text, ours = values
+        fields = self.base.copy()
+        fields["args"] = args
+        fields["created"] = created
+        fields["msecs"] = msecs
+        fields["relativeCreated"] = created * 1000 - self.start
+        fields.update(named)
+        relative = fields["relativeCreated"]
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _mend_times(fields)
+        if text is not None:
+            fields["msg"] = with_text(fields["msg"], args, text)
+        if not ours:
+            return MeshRecord.of(fields, self.info)
+        if "failure" in ours:
+            add_exception(fields, ours["failure"], text)
+        return MeshRecord.of(fields, self.info.but(**ours))
+
+
+# What a record gets from its shape and header: a value by the same name is no extra.
+_NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
+    "msg",
+    "thread",
+    "threadName",
+    "processName",
+    "taskName",
+    "relativeCreated",
+    "exc_text",
+    "stack_info",
+}
+
+
+def are_texts(value: object) -> bool:
+    """Tell whether these are texts that formatters made."""
+    return isinstance(value, tuple) and all(
+        isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], int) and isinstance(each[1], str) for each in value
+    )
+
+
+_TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
+"""The templates of shapes with tagged data, by their codes."""
+
+
+_OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "texts": are_texts}
+
+
+class _Shape:
+    """How to read the records of one shape."""
+
+    __slots__ = ("fixed", "header", "marked", "template", "texts")
+
+    def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
+        self.template = template
+        codes = "dd" + codes.replace(TIMED, "d")
+        self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
+        self.fixed, self.marked = layouts(codes.replace("s", "I"))
+        packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
+        # The whole header of a record without texts, as one number: equal means same kind, shape and size.
+        self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
+
+
+class Thawer:
+    """Reads the stream of one proc. Pure, one owner; no bytes make it raise anything but `ProtocolError`.
+
+    Parameters
+    ----------
+    identity : Mapping[str, object]
+        Attributes every record gets: rank, local_rank, hostname, coords.
+    read_large : Callable[[int], bytes]
+        Returns the entries of a side file by its number.
+    owner : object
+        Goes with each flush sentinel, to tell whose it is.
+    relayed : type or None
+        The template of shapes of other processes' records; None: this proc passes on none.
+    """
+
+    def __init__(
+        self,
+        identity: Mapping[str, object],
+        read_large: Callable[[int], bytes],
+        owner: object = None,
+        relayed: type[TaggedTemplate] | None = None,
+    ) -> None:
+        self.identity = identity
+        self._tagged = _TAGS if relayed is None else {**_TAGS, "+": relayed}
+        self._owner = owner
+        self.last = 0.0
+        self.sentinels = 0
+        self.aside = 0  # bytes that were read from side files
+        self._read_large = read_large
+        self._shapes: dict[int, _Shape | TaggedTemplate] = {}
+        self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
+        self._defined_bytes = 0
+
+    def new_segment(self) -> None:
+        """Forget the shapes: each segment of a journal defines its own."""
+        self._shapes = {}
+        self._defined_bytes = 0
+
+    def thaw(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
+        """Append up to about `limit` items from ``data[at:]`` to `items`; return where to go on, ``len(data)`` at the end.
+
+        A side file counts for one item more by each `ASIDE_COST` of its bytes.
+
+        Raises
+        ------
+        ProtocolError
+            If an entry is not what a proc writes. `items` holds what came before it; the rest of `data` is void.
+        """
+        end = len(data)
+        view = memoryview(data)
+        until = len(items) + limit
+        try:
+            while at < end and len(items) < until:
+                kind = data[at]
+                if kind == MARK:
+                    at += 1
+                elif kind == RECORD:
+                    at = self._record(data, view, at, until - len(items), items)
+                else:
+                    aside = self.aside
+                    at = self._other(data, at, kind, items)
+                    until -= (self.aside - aside) // ASIDE_COST
+        except (StructError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise ProtocolError(f"an entry cannot be read: {type(cause).__name__}: {cause}") from None
+        return at
+
+    def _record(self, data: bytes, view: memoryview, at: int, limit: int, items: list[Item]) -> int:
+        number: int
+        size: int
+        _, number, size = HEADER.unpack_from(data, at)
+        shape = self._shapes[number]
+        last = self.last
+        if isinstance(shape, TaggedTemplate):
+            end = at + HEADER.size + size
+            if end > len(data):
+                raise ProtocolError("a record is cut")
+            times = _TIMES[shape.timed]
+            created, msecs, *relative = times.unpack_from(data, at + HEADER.size)
+            tagged: Any = unpack(data[at + HEADER.size + times.size : end])
+            args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
+            ours = rest[0] if rest else _NOTHING
+            if type(named) is not dict or type(ours) is not dict or not _NAMES.issuperset(map(type, (*named, *ours))):
+                raise ProtocolError("a record's named values are no dict by name")
+            if not _TEXTS.issuperset(map(type, (text, named.get("exc_text"), named.get("stack_info")))):
+                raise ProtocolError("a record's text is none")
+            if not _NOT_NAMED.isdisjoint(named):
+                named = {name: value for name, value in named.items() if name not in _NOT_NAMED}
+            if relative:
+                named["relativeCreated"] = relative[0]
+            if args and text is None:
+                _check_template(named.get("msg", shape.base["msg"]))
+            self.last = last = created if created > last else last
+            items.append((last, shape.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
+            return end
+        if shape.texts:
+            parts = list(shape.fixed.unpack_from(data, at))
+            end = at + shape.fixed.size
+            for index in shape.texts:
+                begin, end = end, end + parts[index]
+                parts[index] = data[begin:end].decode()
+            if end != at + HEADER.size + size or end > len(data):
+                raise ProtocolError("a record's texts do not fill it")
+            self.last = last = parts[1] if parts[1] > last else last
+            items.append((last, shape.template, (*parts, MARK)))
+            return end
+        header, template = shape.header, shape.template
+        stride = shape.marked.size
+        run = min(limit, (len(data) - at) // stride)
+        # Most programs log a few shapes in turn: only where the next record has this shape, too, is a run worth while.
+        if run > 1 and data[at : at + 8] == data[at + stride : at + stride + 8]:
+            before = len(items)
+            append = items.append
+            for values in shape.marked.iter_unpack(view[at : at + run * stride]):
+                if values[0] != header or values[-1] != MARK:
+                    break
+                if values[1] > last:  # no time that is no number passes
+                    last = values[1]
+                append((last, template, values))
+            self.last = last
+            if len(items) > before:
+                return at + (len(items) - before) * stride
+        values = shape.fixed.unpack_from(data, at)
+        if values[0] != header:
+            raise ProtocolError("a record has not the size of its shape")
+        self.last = last = values[1] if values[1] > last else last
+        items.append((last, template, (*values, MARK)))
+        return at + shape.fixed.size
+
+    def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:
+        size: int
+        _, shape, size = HEADER.unpack_from(data, at)
+        body = at + HEADER.size
+        end = body + size
+        if end > len(data):
+            raise ProtocolError("an entry is cut")
+        if kind == DEFINE:
+            self._define(shape, bytes(data[body:end]))
+        elif kind == FLUSH:
+            items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
+            self.sentinels += 1  # after it: one that is cut is none
+        elif kind == LARGE:
+            number = UINT64.unpack_from(data, body)[0]
+            try:
+                self._thaw_large(self._read_large(number), items)
+            except ProtocolError as failure:  # one record is lost, and not what follows it
+                items.append((self.last, self._note(f"a record cannot be read: {failure}"), (0, self.last, 0.0, MARK)))
+        else:
+            raise ProtocolError(f"no entry begins with byte {kind:#04x}")
+        return end
+
+    def _thaw_large(self, data: bytes, items: list[Item]) -> None:
+        self.aside += len(data)
+        if any(kind == LARGE for kind, *_ in walk(data)):
+            raise ProtocolError("a side file refers to a side file")
+        # What is defined there is used there alone: no later record has that shape, and it may be as large as the record.
+        shapes, defined = self._shapes, self._defined_bytes
+        self._shapes = dict(shapes)
+        try:
+            self.thaw(data, 0, len(data), items)
+        finally:
+            self._shapes, self._defined_bytes = shapes, defined
+
+    def _note(self, text: str) -> RecordTemplate:
+        """Return the template of a record of our own, in place of one of the proc's."""
+        fields = logging.LogRecord("meshlog", logging.WARNING, "", 0, text, (), None).__dict__
+        unknown = dict.fromkeys(("thread", "threadName", "process", "processName"))
+        return RecordTemplate(self.identity, {**fields, **unknown}, False, self.last * 1000)
+
+    def _define(self, number: int, body: bytes) -> None:
+        self._defined_bytes += len(body)
+        if self._defined_bytes > _MAX_DEFINED_BYTES:
+            raise ProtocolError(f"more than {_MAX_DEFINED_BYTES} bytes of shapes in one segment")
+        known = self._known.get(body)
+        if known is None:
+            known = self._read_definition(body)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            if len(body) <= _MAX_KNOWN_BYTES:
+                self._known[body] = known
+        codes, template = known
+        self._shapes[number] = template if isinstance(template, TaggedTemplate) else _Shape(number, codes, template)
+
+    def _read_definition(self, body: bytes) -> tuple[str, RecordTemplate]:
+        definition: Any = unpack(body)
+        codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
+        if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
+            raise ProtocolError("a shape is defined by other things than it should")
+        of_args = codes.removeprefix(TIMED)
+        if set(of_args) - set("qd?s") and of_args not in self._tagged:
+            raise ProtocolError(f"no shape has the codes {codes!r}")
+        common = {shared(str(name)): shared(value) for name, value in common.items()}
+        if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
+            raise ProtocolError("a shape lacks a level or a name")
+        hash(common["lineno"])
+        if of_args not in self._tagged:
+            _check_template(common["msg"])
+        _check_route(common.get("route"))
+        timed = codes != of_args
+        tagged = self._tagged.get(of_args)
+        if tagged is not None:
+            template = tagged(self.identity, common, True, start)
+            template.timed = timed
+            return codes, template
+        kind = TimedTemplate if timed else RecordTemplate
+        return codes, kind(self.identity, common, bool(of_args), start)
+
+
+def _check_template(msg: object) -> None:
+    """Raise `ProtocolError` for a template that could make a text of any length: its process sends the text instead."""
+    if isinstance(msg, str) and not is_bounded(msg):
+        raise ProtocolError("a message template with a width without a bound")
+
+
+def _check_route(route: object) -> None:
+    """Raise `ProtocolError` unless this is a route that a proc may give."""
+    base, accepted = route if isinstance(route, tuple) and len(route) == 2 else (route, ())
+    if not isinstance(base, (int, str, NoneType)) or (isinstance(base, str) and len(base) > _MAX_ROUTE):
+        raise ProtocolError("a route is a number or a name")
+    if not isinstance(accepted, tuple) or len(accepted) > _MAX_ACCEPTED or not all(type(each) is int for each in accepted):
+        raise ProtocolError("a route's handlers are numbers")

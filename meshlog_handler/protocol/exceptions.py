@@ -1,0 +1,234 @@
+"""Exceptions as data, and stand-ins made of that data: formatters at the client see what they would see in the process.
+
+A *failure* is plain data: ``(base, module, name, message, notes, frames, cause, context, group)``. `base` is the built-in
+exception that the type derives from; `cause`, `context` and those in `group` are failures, too, or None. A frame is
+``(file, line, function, end line, column, end column)``. Pure.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import os
+import stat
+import sys
+from collections.abc import Hashable
+from functools import lru_cache
+from traceback import FrameSummary, TracebackException
+from types import CodeType, FunctionType, TracebackType
+from typing import Any, Final
+
+from .plain import exact_text, text_of
+
+Frame = tuple[str, int, str, int | None, int | None, int | None]
+Failure = tuple[Any, ...]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+NO_FAILURE: Final[Failure] = ()
+"""Exception information of no exception: ``(None, None, None)``."""
+
+_MAX_FRAMES: Final = 100
+_MAX_CHAIN: Final = 8  # each stands inside the one before, and data nests only so deep
+_MAX_GROUP: Final = 32
+_MAX_PATH: Final = 4096
+_MAX_NAME: Final = 1024
+_MAX_LINE: Final = 1 << 30
+_MAX_COLUMN: Final = 1 << 16
+_MAX_LINES: Final = 1 << 10
+_MAX_SOURCE: Final = 1 << 24
+_NO_COLUMNS: Final = (-1, -1)
+
+
+def describe(error: BaseException, told: TracebackException) -> Failure:
+    """Return what is known of an exception, and of those behind it, as plain data. `told` was made of it."""
+    return _describe(error, told, _MAX_CHAIN)
+
+
+def _describe(error: BaseException, told: TracebackException, left: int) -> Failure:
+    def behind(other: BaseException | None, its: TracebackException | None) -> Failure | None:
+        return _describe(other, its, left - 1) if other is not None and its is not None and left > 1 else None
+
+    kind = type(error)
+    base = next((each.__name__ for each in kind.__mro__ if each.__module__ == "builtins"), "Exception")
+    frames = tuple(map(_frame, told.stack if len(told.stack) <= _MAX_FRAMES else _both_ends(told.stack)))
+    notes = getattr(told, "__notes__", None)
+    group = getattr(told, "exceptions", None)
+    return (
+        base,
+        exact_text(kind.__module__)[:_MAX_NAME],
+        exact_text(kind.__qualname__)[:_MAX_NAME],
+        exact_text(str(told)),
+        tuple(map(text_of, notes)) if isinstance(notes, (list, tuple)) else None,
+        frames,
+        behind(error.__cause__, told.__cause__),
+        behind(error.__context__, told.__context__),
+        None if not group else tuple(map(behind, error.exceptions[:_MAX_GROUP], group)),  # type: ignore[attr-defined]  # a group
+    )
+
+
+def _both_ends(stack: list[FrameSummary]) -> list[FrameSummary]:
+    half = _MAX_FRAMES // 2
+    return [*stack[:half], *stack[-half:]]
+
+
+def _frame(frame: FrameSummary) -> Frame:
+    places = (getattr(frame, name, None) for name in ("end_lineno", "colno", "end_colno"))
+    names = exact_text(frame.filename)[:_MAX_PATH], exact_text(frame.name)[:_MAX_NAME]
+    return (names[0], frame.lineno or 0, names[1], *places)  # type: ignore[return-value]  # three
+
+
+def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
+    """Tell whether a peer's data describes an exception."""
+    if value == NO_FAILURE and left == _MAX_CHAIN:
+        return True
+    if not isinstance(value, tuple) or len(value) != 9 or left < 1:
+        return False
+    base, module, name, message, notes, frames, cause, context, group = value
+    return (
+        all(isinstance(text, str) for text in (base, module, name, message))
+        and max(len(base), len(module), len(name)) <= _MAX_NAME
+        and (notes is None or (isinstance(notes, tuple) and all(isinstance(note, str) for note in notes)))
+        and isinstance(frames, tuple)
+        and len(frames) <= _MAX_FRAMES
+        and all(map(_is_frame, frames))
+        and all(other is None or is_failure(other, left - 1) for other in (cause, context))
+        and (group is None or _is_group(group, left - 1))
+    )
+
+
+def _is_group(value: object, left: int) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) <= _MAX_GROUP and all(each is None or is_failure(each, left) for each in value)
+    )
+
+
+def _is_frame(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != 6 or not isinstance(value[0], str) or not isinstance(value[2], str):
+        return False
+    line, *places = value[1], *value[3:]
+    if len(value[0]) > _MAX_PATH or len(value[2]) > _MAX_NAME:
+        return False
+    return _is_place(line) and all(place is None or _is_place(place) for place in places)
+
+
+def _is_place(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_LINE
+
+
+def signature(failure: Failure) -> Hashable | None:
+    """Return what exceptions group by: the type, and where each frame is. Not the message."""
+    if failure == NO_FAILURE:
+        return None
+    _, module, name, _, _, frames, *_ = failure
+    return (f"{module}.{name}", *(frame[:2] for frame in frames))
+
+
+def exc_info(failure: Failure) -> ExcInfo:
+    """Return stand-ins for an exception, as `sys.exc_info` returns them.
+
+    The type has the name, the module and the built-in base of the original, the exception its message, notes, cause and
+    context, the traceback its files, lines and functions: `traceback` writes the same text of both, where it finds the same
+    source files.
+    """
+    if failure == NO_FAILURE:
+        return None, None, None
+    error = _stand_in(failure)
+    return type(error), error, error.__traceback__
+
+
+def _stand_in(failure: Failure) -> _StandIn:
+    base, module, name, message, notes, frames, cause, context, group = failure
+    members = [_stand_in(each) for each in group or () if each is not None]
+    kind = _kind(base, module, name, bool(members))
+    error = kind.__new__(kind, message, members) if members else kind.__new__(kind, message)
+    error.args, error.failure = (message,), failure
+    if notes:
+        error.__notes__ = list(notes)  # type: ignore[attr-defined]  # read from Python 3.11 on
+    error.__traceback__, error.meshlog_frames = _traceback(frames)  # type: ignore[attr-defined]  # keeps the frames as they are
+    if cause is not None:
+        error.__cause__ = _stand_in(cause)
+    if context is not None:
+        error.__context__ = _stand_in(context)
+    return error
+
+
+class _StandIn(BaseException):
+    """An exception of another process. It has its message, and can be pickled."""
+
+    failure: Failure
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stand_in, (self.failure,)
+
+
+@lru_cache(maxsize=256)
+def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
+    """Return the stand-in for a type of exceptions."""
+    found: Any = getattr(builtins, base, None)
+    if not isinstance(found, type) or not issubclass(found, BaseException) or issubclass(found, SyntaxError):
+        found = Exception  # of a SyntaxError, `traceback` wants more than is known
+    if is_group != ("Group" in found.__name__):
+        found = getattr(builtins, "BaseExceptionGroup" if is_group else "Exception", Exception)
+    # A peer may send any text. A type's name may not have a null character or half of a surrogate pair.
+    own = "".join(each if each.isprintable() else "?" for each in name.rpartition(".")[2])
+    return type(own, (_StandIn, found), {"__module__": module, "__qualname__": name})
+
+
+@lru_cache(maxsize=64)
+def _traceback(frames: tuple[Frame, ...]) -> tuple[TracebackType | None, list[Any]]:
+    """Return a traceback, and what keeps its frames suspended.
+
+    A frame that is suspended has no caller. One that has ended would keep alive who called it, and all that is in there.
+    """
+    found: TracebackType | None = None
+    suspended = []
+    for frame in reversed(frames):
+        generator = _suspended(frame)
+        suspended.append(generator)
+        found = TracebackType(found, generator.gi_frame, generator.gi_frame.f_lasti, frame[1])
+    return found, suspended
+
+
+@lru_cache(maxsize=4096)
+def _suspended(frame: Frame) -> Any:
+    """Return a generator that is suspended at a place: in that file, line and function, as far as anyone can see."""
+    filename, line, function, end, column, end_column = frame
+    lines = 0 if end is None else min(max(0, end - line), _MAX_LINES)
+    columns = (column, end_column) if column is not None and end_column is not None else _NO_COLUMNS
+    if max(columns) > _MAX_COLUMN or (not lines and columns[1] < columns[0]):
+        columns = _NO_COLUMNS
+    filename = _harmless(filename)
+    code = _code(lines, *columns)
+    named: dict[str, Any] = {"co_qualname": function} if sys.version_info >= (3, 11) else {}
+    code = code.replace(co_filename=filename, co_name=function, co_firstlineno=line, **named)
+    generator = FunctionType(code, _GLOBALS)()
+    next(generator)
+    return generator
+
+
+def _harmless(filename: str) -> str:
+    """Return the name of a source file; in brackets, so that `linecache` leaves it alone, where reading it is no good idea."""
+    try:
+        status = os.stat(filename)
+    except OSError:  # not here
+        return filename
+    except ValueError:  # no file can have this name
+        return f"<{filename!a}>"
+    return filename if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_SOURCE else f"<{filename}>"
+
+
+_GLOBALS: Final[dict[str, Any]] = {"__name__": "meshlog_handler.protocol.exceptions"}
+
+
+@lru_cache(maxsize=1024)
+def _code(lines: int, column: int, end_column: int) -> CodeType:
+    """Return the code of a generator whose ``yield`` stands at these columns, and ends so many lines below."""
+    tree = ast.parse("def suspended():\n yield")
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.expr)):
+            node.lineno, node.col_offset, node.end_lineno, node.end_col_offset = 1, column, 1 + lines, end_column
+    module = compile(tree, "<meshlog>", "exec")
+    return next(each for each in module.co_consts if isinstance(each, CodeType))

@@ -1,0 +1,54 @@
+"""Ranks as text: written as ranges, read from ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import SettingError
+
+_MAX_RANK = 10_000_000
+_MAX_PART = 40  # characters
+
+
+def rank_ranges(ranks: Iterable[int]) -> str:
+    """Write ranks as ranges: ``(0, 1, 2, 5)`` becomes ``0-2,5``."""
+    parts: list[str] = []
+    first = last = None
+    for rank in sorted(set(ranks)):
+        if last is not None and rank == last + 1:
+            last = rank
+            continue
+        if first is not None:
+            parts.append(str(first) if first == last else f"{first}-{last}")
+        first = last = rank
+    if first is not None:
+        parts.append(str(first) if first == last else f"{first}-{last}")
+    return ",".join(parts)
+
+
+def spell_ranks(ranks: Iterable[int]) -> str:
+    """Write ranks for a sentence: ``rank 3`` or ``ranks 0-2,5``."""
+    known = sorted(set(ranks))
+    return f"rank {known[0]}" if len(known) == 1 else f"ranks {rank_ranges(known)}"
+
+
+def parse_ranks(text: str) -> frozenset[int]:
+    """Read ranks written as ``0,4-7``.
+
+    Raises
+    ------
+    SettingError
+        If a part is neither a number nor a rising range.
+    """
+    ranks: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > _MAX_PART:
+            raise SettingError(f"{text!r} does not name ranks: {part!r} is neither a number nor a range. Write 0,2-3.")
+        low, high = int(first), int(last or first)
+        if low > high or high > _MAX_RANK:
+            raise SettingError(
+                f"{text!r} does not name ranks: {part!r} falls or is too large. Write the lower first, as in 2-3."
+            )
+        ranks.update(range(low, high + 1))
+    return frozenset(ranks)

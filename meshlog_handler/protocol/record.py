@@ -1,0 +1,354 @@
+"""MeshRecord: a record at the client, and MeshInfo: what the mesh knows about it. Pure."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MethodType
+from typing import Any, Final, NoReturn
+
+from .exceptions import Failure, exc_info
+
+_CONVERSION: Final = re.compile(r"%(\(.*?\))?[-#0 +]*(\d+|\*)?(\.(\d+|\*))?[hlL]?.", re.DOTALL)
+
+
+class MeshInfo:
+    """What the mesh knows about a record. Immutable; many records share one.
+
+    Attributes
+    ----------
+    rank, local_rank : int or None
+        Of the process that logged; None for the process that shows the records.
+    hostname : str or None
+    coords : dict
+        The coordinates of the rank, by dimension. Do not change it.
+    stream : {"stdout", "stderr"} or None
+        Where a captured line was written; None for a logging call.
+    count : int or None
+        How many lines an aggregated record stands for; None for a single record.
+    ranks : tuple of int or None
+        The ranks that those lines came from.
+    progress, partial : bool
+        A captured line that the next state replaces; one that is not complete, or was shown in part before.
+    bar : int or None
+        Of a progress state: which of the bars of that rank and stream it is.
+    bar_ends : {"kept", "dropped"} or None
+        The last state of the bar stays as a line, or makes room; None if it goes on.
+    raw : str or None
+        The bytes of a captured line, decoded with ``surrogateescape``; None if the message is the same text.
+    failure : tuple or None
+        What is known of an exception; see `failures`.
+    digest : tuple or None
+        Samples of a group, from which the client of a relay merges it with others.
+    route : int, str, tuple or None
+        Which `MeshHandler` accepted it (see `sinks`).
+    texts : tuple or None
+        What formatters made of it in its own process: pairs of a handler's index and a text.
+    """
+
+    __slots__ = (
+        "bar",
+        "bar_ends",
+        "coords",
+        "count",
+        "digest",
+        "failure",
+        "hostname",
+        "local_rank",
+        "partial",
+        "progress",
+        "rank",
+        "ranks",
+        "raw",
+        "route",
+        "stream",
+        "texts",
+    )
+    rank: int | None
+    local_rank: int | None
+    hostname: str | None
+    coords: dict[str, Any]
+    stream: str | None
+    count: int | None
+    ranks: tuple[int, ...] | None
+    progress: bool
+    partial: bool
+    bar: int | None
+    bar_ends: str | None
+    raw: str | None
+    failure: Failure | None
+    digest: tuple[str | None, list[Any]] | None
+    route: Any
+    texts: tuple[tuple[int, str], ...] | None
+
+    def __init__(
+        self,
+        rank: int | None = None,
+        local_rank: int | None = None,
+        hostname: str | None = None,
+        coords: Mapping[str, Any] | None = None,
+        stream: str | None = None,
+        **others: Any,
+    ) -> None:
+        own = {"rank": rank, "local_rank": local_rank, "hostname": hostname, "coords": {} if coords is None else coords}
+        for name, value in {**_UNSET, **own, "stream": stream, **others}.items():
+            _set(self, name, value)
+
+    def but(self, **changes: Any) -> MeshInfo:
+        """Return a copy with some attributes changed."""
+        changed = MeshInfo.__new__(MeshInfo)
+        for name in MeshInfo.__slots__:
+            _set(changed, name, changes[name] if name in changes else getattr(self, name))
+        return changed
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is also an attribute of the record, unless the program has an extra of that name."""
+        return {name: getattr(self, name) for name in ORIGIN}
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"MeshInfo cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"MeshInfo cannot be changed: {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, ({name: getattr(self, name) for name in MeshInfo.__slots__},)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MeshInfo):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in MeshInfo.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # it holds a dict
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in (*ORIGIN, "count", "ranks") if getattr(self, name) is not None)
+        return f"MeshInfo({', '.join(shown)})"
+
+
+ORIGIN: Final = ("rank", "local_rank", "hostname", "coords", "stream")
+"""Of a `MeshInfo`, what is also an attribute of every record, unless the program has an extra of that name."""
+
+_UNSET: Final[Mapping[str, Any]] = {**dict.fromkeys(MeshInfo.__slots__), "progress": False, "partial": False}
+_set: Final = object.__setattr__
+
+
+def _restored(values: dict[str, Any]) -> MeshInfo:
+    return MeshInfo(**values)
+
+
+class MeshRecord(logging.LogRecord):
+    """A record at the client.
+
+    Attributes
+    ----------
+    meshlog : MeshInfo
+        What the mesh knows about it. It has a slot of its own, so that no extra can hide it, and a formatter that writes
+        every attribute of a record does not write it.
+    """
+
+    __slots__ = ("meshlog",)
+    meshlog: MeshInfo
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
+        """Return a record with these attributes; it keeps the dictionary."""
+        record = cls.__new__(cls)
+        record.__dict__ = fields
+        record.meshlog = info
+        return record
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # No traceback can be pickled: the stand-ins are made again.
+        return _restored_record, (type(self), self.__dict__ | {"exc_info": None}, self.meshlog)
+
+    @property
+    def getMessage(self) -> Callable[[], str]:
+        """The method that returns the message; where template and arguments do not fit, both and the reason.
+
+        It is a property so that an extra of this name does not hide it.
+        """
+        return MethodType(_message, self)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = str(record.msg)
+        return str(text % record.args) if record.args else text
+    except Exception as failure:
+        return f"{_spell(record.msg)} {_spell(record.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+
+
+def _restored_record(kind: type[MeshRecord], fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
+    if info.failure is not None and fields.get("exc_text") is not None:
+        fields["exc_info"] = exc_info(info.failure)
+    return kind.of(fields, info)
+
+
+def add_exception(fields: dict[str, Any], failure: Failure, text: str | None) -> None:
+    """Add stand-ins for an exception to the attributes of a record, and to its message if that is a dict and has it."""
+    msg = fields["msg"]
+    found = exc_info(failure)
+    if fields["exc_text"] is not None:
+        fields["exc_info"] = found
+    if isinstance(msg, dict) and msg.get("exc_info") is True:
+        fields["msg"] = DictWithText({**msg, "exc_info": found[1]})
+        fields["msg"].text = str(msg) if text is None else text
+
+
+def shown_kind(kind: Any) -> Any:
+    """Return a subclass of a class of records, with a slot for a `MeshInfo`; for records that this process shows itself."""
+    known = _shown_kinds.get(kind)
+    if known is None:
+        fields = {"__slots__": ("meshlog",), "__module__": kind.__module__, "__reduce_ex__": _reduce_shown}
+        known = kind if issubclass(kind, MeshRecord) else type(kind.__name__, (kind,), fields)
+        _shown_kinds[kind] = known
+    return known
+
+
+_shown_kinds: Final[dict[Any, Any]] = {}
+
+
+def _reduce_shown(record: Any, protocol: object) -> tuple[Any, ...]:
+    return _shown_again, (type(record).__base__, record.__dict__, record.meshlog)
+
+
+def _shown_again(kind: Any, fields: dict[str, Any], info: MeshInfo) -> Any:
+    made = shown_kind(kind)
+    record = made.__new__(made)
+    record.__dict__.update(fields)
+    record.meshlog = info
+    return record
+
+
+def info_of(record: logging.LogRecord) -> MeshInfo:
+    """Return what the mesh knows about a record.
+
+    Of a record that is not the client's, or was copied by its attributes alone, that is what its attributes say.
+    """
+    info = getattr(record, "meshlog", None)
+    if type(info) is MeshInfo:
+        return info
+    fields = record.__dict__
+    known: dict[str, Any] = {name: value for name, kinds in _KINDS.items() if isinstance(value := fields.get(name), kinds)}
+    return MeshInfo(**known)
+
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "rank": int,
+    "local_rank": int,
+    "hostname": str,
+    "coords": dict,
+    "stream": str,
+    "count": int,
+    "ranks": tuple,
+}
+
+
+class WithText:
+    """A message that gives, whatever it is formatted with, the text that its process gave it.
+
+    Arguments that were rendered there may not fit the template any more, and data that was rendered has another text. Whoever
+    copies a record and formats it anew, as many formatters do, gets the text all the same. Equal to the message; it can be
+    pickled.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return Template(self.text, self.text)
+
+
+class Template(WithText, str):
+    """A template."""
+
+    def __new__(cls, template: str, text: str) -> Template:
+        """Return the template, with its text."""
+        made = super().__new__(cls, template)
+        made.text = text
+        return made
+
+    def __str__(self) -> str:
+        return self
+
+    def __mod__(self, args: object) -> str:
+        return self.text
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # str's own are fewer
+        return str.__str__(self), self.text
+
+
+class DictWithText(WithText, dict[Any, Any]):
+    """A message that is a dict."""
+
+
+class ListWithText(WithText, list[Any]):
+    """A message that is a list."""
+
+
+class TupleWithText(WithText, tuple[Any, ...]):
+    """A message that is a tuple."""
+
+
+_WITH_TEXT: Final[Mapping[type, Callable[[Any], Any]]] = {dict: DictWithText, list: ListWithText, tuple: TupleWithText}
+
+
+def _gives(template: object, args: object, text: str) -> bool:
+    """Tell whether any record with this template and these arguments has this text."""
+    try:
+        return (str(template) % args if args else str(template)) == text
+    except Exception:
+        return False
+
+
+def with_text(msg: Any, args: object, text: str) -> Any:
+    """Return what stands for a message so that any record that has it, and these arguments, has this text."""
+    if (type(msg) is not str or is_bounded(msg)) and _gives(msg, args, text):
+        return msg
+    if type(msg) is str:
+        return Template(msg, text) if args else text
+    kind = _WITH_TEXT.get(type(msg))
+    if kind is None:
+        return Template(text, text) if args else text
+    made = kind(msg)
+    made.text = text
+    return made
+
+
+def is_bounded(template: str) -> bool:
+    """Tell whether a template makes no text that is much longer than itself and its arguments.
+
+    One with a width or precision that is huge, or given as an argument, makes as long a text as anybody likes.
+    """
+    return "%" not in template or (_is_bounded if len(template) <= _SHORT else _is_bounded.__wrapped__)(template)
+
+
+@lru_cache(maxsize=4096)
+def _is_bounded(template: str) -> bool:
+    size = 0
+    for conversion in _CONVERSION.finditer(template):
+        for part in conversion.group(2, 4):
+            if part == "*" or (part and len(part) > len(str(_MAX_WIDTH))):
+                return False
+            size += int(part or 0)
+    return size <= _MAX_WIDTH
+
+
+_SHORT: Final = 512
+_MAX_WIDTH: Final = 65536
+
+
+def has_words(template: str) -> bool:
+    """Tell whether a template says something by itself. One like ``%s: %s`` does not."""
+    return any(map(str.isalpha, _CONVERSION.sub("", template)))
+
+
+def _spell(value: object) -> str:
+    if type(value) is str:
+        return value
+    try:
+        return repr(value)
+    except Exception:  # Python writes no whole number of more than 4300 digits
+        return f"<{type(value).__name__} that cannot be written>"

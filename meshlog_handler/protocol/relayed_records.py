@@ -1,0 +1,237 @@
+"""Records of other processes, passed on: a relay freezes what it would show, and its client thaws that. Pure.
+
+A relay speaks for many ranks, so that here, other than in a proc's own stream, each record says whose it is. What the
+relay has grouped already is a *digest*: a count, ranks, and a few samples that merge again to what was merged there.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import NoneType
+from typing import Any, Final
+
+from ..errors import ProtocolError
+from .codec import NotPlain, pack, unpack
+from .decode import TaggedTemplate, Values, are_texts
+from .encode import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
+from .entries import HEADER, RECORD, TIMED
+from .exceptions import is_failure
+from .plain import exact_text, plain
+from .record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
+
+CODES: Final = "+"
+"""What the definition of such a shape has in place of `struct` codes."""
+
+_COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
+_THREAD: Final = ("thread", "threadName", "process", "processName")
+_LEFT_OUT: Final = frozenset(
+    (
+        *_COMMON,
+        *_THREAD,
+        "args",
+        "created",
+        "msecs",
+        "relativeCreated",
+        "exc_info",
+        "exc_text",
+        "stack_info",
+        "message",
+        "asctime",
+    )
+)
+_ALWAYS: Final = STANDARD - {"message", "asctime", "taskName"}
+_KINDS: Final = ((int, NoneType), (int, NoneType), (str, NoneType), (dict,), (str, NoneType))
+_COPIES: Final = (*ORIGIN, "count", "ranks")
+_OURS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "progress": lambda value: isinstance(value, bool),
+    "partial": lambda value: isinstance(value, bool),
+    "bar": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "bar_ends": lambda value: value in ("kept", "dropped"),
+    "raw": lambda value: isinstance(value, str),
+    "count": lambda value: isinstance(value, int) and value > 0,
+    "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
+    "failure": is_failure,
+    "texts": are_texts,
+    "digest": lambda value: isinstance(value, tuple),
+}
+"""What a record may say of itself beside whose it is, where it says it at all; see `MeshInfo`."""
+_GROUPED: Final = frozenset((int, float, bool, str))
+_PLAIN: Final = frozenset(("relativeCreated", "taskName"))
+_MAX_VARIANTS: Final = 16_384
+
+
+def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
+    """Freeze a record that came from another process, whole: also whose it is, and what it tells of.
+
+    Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
+    same bytes each time: so it need not be read again by whoever has read them before.
+    """
+    fields, info = record.__dict__, info_of(record)
+    args = fields["args"]
+    msg, digest = fields["msg"], info.digest
+    text: str | None = None
+    if isinstance(msg, WithText):
+        text, msg = msg.text, plain(msg)
+        if isinstance(msg, dict) and info.failure is not None and isinstance(fields["msg"].get("exc_info"), BaseException):
+            msg["exc_info"] = True  # as it came
+    shared = digest[0] if digest is not None else msg if args and type(msg) is str else None
+    key = (*map(fields.__getitem__, _COMMON), shared, info.route)
+    named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
+    for name in _COPIES:  # what is ours comes with the rest of ours, an extra of that name as such
+        if name in named and named[name] is getattr(info, name):
+            del named[name]
+    if shared is msg:
+        del named["msg"]
+    else:
+        named["msg"] = msg
+    for name in ("exc_text", "stack_info"):
+        if fields[name] is not None:
+            named[name] = fields[name]
+    ours = {name: value for name in _OURS if (value := getattr(info, name)) is not None and value is not False}
+    ours["by"] = _who(info, fields, table)
+    shape = table.tagged.get(key)
+    defined, learnt = b"", None
+    if shape is None:
+        learnt = next(table.ids)
+        shape = learnt if learnt <= MAX_SHAPES else 0
+        common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
+        if info.route is not None:
+            common["route"] = info.route
+        defined = definition(shape, TIMED + CODES, 0.0, common)
+    try:
+        tail = pack((args, named, text, ours))
+    except NotPlain:  # a filter or formatter of the relay's has put something into it
+        named = {exact_text(name): plain(value) for name, value in named.items()}
+        tail = pack((plain(args), named, record.getMessage(), ours))
+    times = TIMES.pack(fields["created"], fields["msecs"], fields["relativeCreated"])
+    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
+    return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
+
+
+def _who(info: MeshInfo, fields: Mapping[str, Any], table: ShapeTable) -> bytes:
+    values = [*map(info.__getattribute__, ORIGIN), *map(fields.get, _THREAD)]
+    coords = info.coords
+    key = (*values[:3], tuple(coords.items()), *values[4:])
+    try:
+        known = table.who.get(key)
+        if known is None:
+            known = table.who[key] = pack(tuple(values))
+        return known
+    except (NotPlain, TypeError):  # what no client has made
+        return pack(tuple(map(plain, values)))
+
+
+class RelayedTemplate(TaggedTemplate):
+    """A shape whose records come from many ranks. Values: as of a `TaggedTemplate`.
+
+    Attributes
+    ----------
+    digest : bool
+        Its records are digests: see `samples`.
+    alone : bool
+        Its records are shown each by itself: states and parts of captured lines.
+    """
+
+    __slots__ = ("_variants", "alone", "digest")
+    ordinary = False
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
+        super().__init__(identity, common, has_args, start)
+        self.digest = self.alone = False
+        self._variants: dict[Hashable, RelayedTemplate] = {}
+
+    def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> RelayedTemplate:
+        """Return what the records of one rank, and of one kind, have in common.
+
+        Raises
+        ------
+        ProtocolError
+            If the record cannot be what it says.
+        """
+        by = ours.pop("by", None)
+        if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
+            raise ProtocolError(f"no record says of itself {ours!r:.200}")
+        samples = ours.get("digest")
+        # As in the relay: one with attributes of its own is grouped by its text.
+        by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
+        if samples is not None:
+            _check_digest(samples, ours)
+            by_template = samples[0] is not None
+        alone = bool(ours.get("progress") or ours.get("partial"))
+        known = self._variants.get((by, by_template, alone, samples is not None)) if type(by) is bytes else None
+        return known or self._variant(by, by_template, alone, samples is not None)
+
+    def _variant(self, by: object, by_template: bool, alone: bool, digest: bool) -> RelayedTemplate:
+        who = unpack(by) if isinstance(by, bytes) else None
+        if not isinstance(who, tuple) or len(who) != len(ORIGIN) + len(_THREAD):
+            raise ProtocolError("a record that does not say whose it is")
+        origin, thread = who[: len(ORIGIN)], who[len(ORIGIN) :]
+        if not all(isinstance(value, kinds) for value, kinds in zip(origin, _KINDS, strict=True)):
+            raise ProtocolError("a record of no rank, host or stream that there can be")
+        variant = copy.copy(self)
+        variant._variants = {}
+        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0])
+        variant.base = base = {**self.base, **info.attributes(), **dict(zip(_THREAD, thread, strict=True))}
+        stream = info.stream
+        variant.rank, variant.alone, variant.digest = info.rank, alone, digest
+        place = (base["name"] if self.route[0] is None else self.route, base["pathname"], base["lineno"])
+        variant.group = (*place, base["msg"]) if by_template and stream is None and has_words(base["msg"]) else None
+        variant.scope = place if stream is None else (stream, self.levelno)
+        if len(self._variants) >= _MAX_VARIANTS:
+            self._variants.clear()
+        self._variants[by, by_template, alone, digest] = variant
+        return variant
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record: as the relay would have shown it."""
+        _, created, msecs, args, named, text, ours = values
+        fields = self.base.copy()
+        for name in ("count", "ranks"):
+            if name in ours:
+                fields[name] = ours[name]
+        fields.update(named, args=args, created=created, msecs=msecs)
+        if text is not None:
+            fields["msg"] = with_text(fields["msg"], args, text)
+        if "failure" in ours:
+            add_exception(fields, ours["failure"], text)
+        return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
+
+    def is_shown(self, values: Values) -> bool:
+        """Tell whether there is nothing to show: it only says that a progress state is no longer drawn."""
+        ours = values[6]
+        return bool("bar_ends" in ours and not ours.get("raw"))
+
+    def has_bar(self, values: Values) -> bool:
+        """Tell whether a line is a progress state, or was."""
+        return "bar" in values[6]
+
+    def ends_bar(self, values: Values) -> str | None:
+        """Return what becomes of a progress state that is shown; see `CapturedTemplate.ends_bar`."""
+        ends: str | None = values[6].get("bar_ends")
+        return ends
+
+    def weight(self, values: Values) -> tuple[int, Sequence[int]]:
+        """Return how many lines a digest tells of, and of which ranks."""
+        return values[6]["count"], values[6]["ranks"]
+
+    def samples(self, values: Values) -> list[Values]:
+        """Return single lines that, merged, say what a digest says; no more than it has lines."""
+        _, created, msecs, _, named, _, ours = values
+        msg, samples = ours["digest"]
+        single = {name: value for name, value in ours.items() if name not in ("digest", "count", "ranks")}
+        if msg is not None:
+            named = {**named, "msg": msg}
+            return [(0, created, msecs, args, named, None, single) for args in samples]
+        return [(0, created, msecs, (), named, text, single) for text in samples]
+
+
+def _check_digest(digest: tuple[Any, ...], ours: Mapping[str, Any]) -> None:
+    if len(digest) != 2 or not isinstance(digest[1], list) or not digest[1]:
+        raise ProtocolError("a digest is a template and samples")
+    kind = str if digest[0] is None else tuple
+    if not isinstance(digest[0], (str, type(None))) or not all(isinstance(sample, kind) for sample in digest[1]):
+        raise ProtocolError("a digest's samples are arguments of its template, or texts")
+    if "ranks" not in ours or ours.get("count", 0) < len(digest[1]):
+        raise ProtocolError("a digest tells of as many lines as it has samples, or more, and of their ranks")

@@ -1,0 +1,218 @@
+"""LoggerRuntime: the thread in every proc that carries out what the client orders.
+
+::
+
+    LoggingMeshClient -> socket -> LoggerRuntime -> levels, dictConfig, flush sentinels
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..errors import MeshlogError, ProtocolError
+from ..protocol.messages import (
+    Answer,
+    Commit,
+    Flush,
+    LogWarnings,
+    Message,
+    Order,
+    Patience,
+    Prepare,
+    Release,
+    Rollback,
+    SetLevel,
+    decode,
+)
+from ..system.fd_capture import diagnose
+from ..system.waits import ended, monotonic, seconds_until
+from ..transport.channel import Link
+from .config_transaction import ConfigTransaction
+from .record_stream import Stream, carriers, own_threads
+from .warning_filters import log_warnings
+
+_MAX_REASON: Final = 4000
+
+
+class LoggerRuntime:
+    """Carries out orders, one at a time, in the order they came. Idle, it sleeps in the kernel.
+
+    Parameters
+    ----------
+    link : Link
+        Whence the orders come.
+    stream : Stream or None
+        Gets the flush sentinels; without one (forwarding is off) flushes are answered at once.
+    on_gone : Callable[[], None]
+        Called on this thread when the client is gone.
+    on_release : Callable[[], None]
+        Called on this thread when the client is about to end in order.
+    warnings : bool
+        Whether this process logs its warnings, by the client's filters. Else an order to do so is none.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        stream: Stream | None,
+        on_gone: Callable[[], None],
+        on_release: Callable[[], None],
+        *,
+        warnings: bool = False,
+    ) -> None:
+        self._link = link
+        self._stream = stream
+        self._on_gone = on_gone
+        self._on_release = on_release
+        self._warnings = warnings
+        self._prepared: dict[int, ConfigTransaction] = {}
+        self._reverts: list[tuple[float, int, str, int]] = []
+        self._reverting: dict[str, int] = {}
+        self._first: dict[str, int] = {}
+        self._last_level: tuple[int, Callable[[], None]] | None = None  # the last order for a level, and how it is undone
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="meshlog-runtime", daemon=True)
+        self._thread.start()
+
+    def wait_ended(self, timeout: float) -> bool:
+        """Wait until the thread has ended: the connection is closed. False if it has not, or is the one that asks."""
+        if self._thread is threading.current_thread():
+            return False
+        return self._thread is None or ended(self._thread, timeout)
+
+    def join_in(self, standing: Iterable[bytes]) -> None:
+        """Carry out what holds for whoever joins late. Before `start`. What cannot be carried out is said, and left."""
+        for encoded in standing:
+            answer = self.carry_out(encoded)
+            if answer is not None and answer.error is not None:
+                diagnose(f"an order that holds for all ranks cannot be carried out here: {answer.error}")
+        for prepared in tuple(self._prepared):
+            self._end(prepared, ConfigTransaction.commit)
+
+    def carry_out(self, encoded: bytes, refusing: type[BaseException] = Exception) -> Answer | None:
+        """Carry out one order; None if its answer travels in the stream. What it raises of kind `refusing` is the answer."""
+        order: Message = decode(encoded, Order, Patience, Release)
+        if isinstance(order, Release):
+            self._on_release()
+            return None
+        if not isinstance(order, Order):
+            if self._stream is not None:
+                self._stream.client_moves()
+            return None
+        try:
+            if isinstance(order, Flush):
+                return self._flush(order)
+            if isinstance(order, SetLevel):
+                self._set_level(order)
+            elif isinstance(order, LogWarnings):
+                if self._warnings:
+                    log_warnings(order.filters)
+            elif isinstance(order, Prepare):
+                self._prepared[order.request] = ConfigTransaction(order.config)
+            elif isinstance(order, Commit):
+                self._end(order.prepared, ConfigTransaction.commit)
+            elif isinstance(order, Rollback):
+                self._end(order.prepared, ConfigTransaction.rollback)
+        except refusing as refusal:
+            return Answer(order.request, _explain(refusal))
+        return Answer(order.request, None)
+
+    def _run(self) -> None:
+        own_threads.add(threading.get_ident())
+        carriers.add(threading.get_ident())
+        try:
+            while True:
+                encoded = self._link.receive(self._revert_due())
+                if encoded is None:
+                    continue
+                # SystemExit, too, of a handler's factory or of what stands for sys.stdout: orders to come need this thread.
+                answer = self.carry_out(encoded, BaseException)
+                if answer is not None:
+                    self._link.say(answer)
+        except (OSError, EOFError, ProtocolError) as failure:
+            if isinstance(failure, ProtocolError):
+                diagnose(f"the client sent what cannot be an order: {failure}")
+            # A change the client did not live to confirm is no change.
+            for prepared in tuple(self._prepared):
+                self._end(prepared, ConfigTransaction.rollback)
+            self._link.close()
+            self._on_gone()
+        finally:
+            own_threads.discard(threading.get_ident())
+            carriers.discard(threading.get_ident())
+
+    def _flush(self, order: Flush) -> Answer | None:
+        for stream in (sys.stdout, sys.stderr):
+            # What stands there may be the program's own, and raise anything: then what it holds back is not ours to have.
+            with contextlib.suppress(BaseException):
+                if stream is not None and not stream.closed:
+                    stream.flush()
+        if self._stream is None:
+            return Answer(order.request, None)
+        self._stream.append_flush(order.request)
+        return None
+
+    def _set_level(self, order: SetLevel) -> None:
+        logger = logging.getLogger(order.logger or None)
+        level, reverting, reverts = logger.level, dict(self._reverting), list(self._reverts)
+
+        def undo() -> None:
+            logger.setLevel(level)
+            self._reverting, self._reverts = reverting, reverts
+
+        self._last_level = order.request, undo
+        before = self._reverting.pop(order.logger, logger.level)
+        self._first.setdefault(order.logger, before)
+        self._reverts = [revert for revert in self._reverts if revert[2] != order.logger]
+        heapq.heapify(self._reverts)
+        logger.setLevel(order.level)
+        if order.for_sec is not None:
+            self._reverting[order.logger] = before
+            heapq.heappush(self._reverts, (monotonic() + order.for_sec, next(self._order), order.logger, before))
+
+    def restore_levels(self) -> None:
+        """Set each logger back to the level it had before the first order for it. Any thread."""
+        while self._first:
+            name, level = self._first.popitem()
+            logging.getLogger(name or None).setLevel(level)
+
+    def _revert_due(self) -> float | None:
+        """Set back the levels whose time is over; return the seconds until the next one, or None."""
+        while self._reverts:
+            wait = seconds_until(self._reverts[0][0])
+            if wait > 0:
+                return wait
+            _, _, name, level = heapq.heappop(self._reverts)
+            self._reverting.pop(name, None)
+            logging.getLogger(name or None).setLevel(level)
+        return None
+
+    def _end(self, prepared: int, how: Callable[[ConfigTransaction], None]) -> None:
+        if self._last_level is not None and self._last_level[0] == prepared:
+            if how is ConfigTransaction.rollback:
+                self._last_level[1]()
+            self._last_level = None
+        transaction = self._prepared.pop(prepared, None)
+        if transaction is not None:
+            how(transaction)
+
+
+def _explain(refusal: BaseException) -> str:
+    """Return the reason in one line, down to the first cause: dictConfig's own message only names the section."""
+    parts: list[str] = []
+    error: BaseException | None = refusal
+    while error is not None and len(parts) < 5:
+        parts.append(f"{type(error).__name__}: {error}" if not isinstance(error, MeshlogError) else str(error))
+        error = error.__cause__ or error.__context__
+    return "; because ".join(parts)[:_MAX_REASON]

@@ -1,0 +1,88 @@
+"""A console that shows one KeyboardInterrupt, and everything else."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable
+
+import pytest
+
+from meshlog_handler.cli.interrupt_console import FoldingConsole
+
+INTERRUPT = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "    pause()", "KeyboardInterrupt")
+ERROR = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no")
+CHAIN = ("", "During handling of the above exception, another exception occurred:", "")
+
+
+def line(rank: int, text: str, stream: str | None = "stderr") -> logging.LogRecord:
+    """Return a captured line as the client makes it; without a stream, a record."""
+    fields = {"msg": text, "args": (), "rank": rank, "stream": stream, "levelno": logging.INFO, "levelname": "INFO"}
+    return logging.makeLogRecord(fields)
+
+
+def show(lines: Iterable[tuple[int, str]], folding: bool = True) -> tuple[list[str], set[int]]:
+    """Return what a console shows of lines of ranks, and whose tracebacks it left out."""
+    out = io.StringIO()
+    console = FoldingConsole(out, out)
+    console.folding = folding
+    for rank, text in lines:
+        console.handle(line(rank, text))
+        console.flush()
+    console.close()
+    return out.getvalue().splitlines(), console.folded
+
+
+def test_without_an_interrupt_nothing_is_held_or_left_out() -> None:
+    lines = [(rank, text) for rank in range(3) for text in INTERRUPT]
+    assert show(lines, folding=False) == ([f"[{rank}] {text}" for rank, text in lines], set())
+
+
+def test_the_first_is_shown_and_the_others_are_left_out_however_they_mix() -> None:
+    lines = [(rank, text) for text in (*INTERRUPT, "after") for rank in range(3)]
+    shown, folded = show(lines)
+    assert shown == [*(f"[0] {text}" for text in INTERRUPT), "[0] after", "[1] after", "[2] after"]
+    assert folded == {1, 2}
+
+
+def test_other_tracebacks_are_shown_in_one_piece() -> None:
+    lines = [(rank, text) for text in ERROR for rank in range(2)]
+    shown, folded = show([*((7, text) for text in INTERRUPT), *lines])
+    assert shown[len(INTERRUPT) :] == [f"[{rank}] {text}" for rank in range(2) for text in ERROR]
+    assert folded == set()
+
+
+def test_what_follows_from_an_interrupt_that_was_left_out_goes_with_it() -> None:
+    lines = [(rank, text) for rank in range(2) for text in (*INTERRUPT, *CHAIN, *INTERRUPT)]
+    shown, folded = show(lines)
+    assert [text.removeprefix("[0] ") for text in shown] == [*INTERRUPT]
+    assert folded == {1}
+
+
+def test_an_error_after_an_interrupt_is_shown() -> None:
+    shown, _ = show([(rank, text) for rank in range(2) for text in (*INTERRUPT, *CHAIN, *ERROR)])
+    assert [text for text in shown if text.startswith("[1]")] == [f"[1] {text}" for text in ERROR]
+
+
+def test_what_is_cut_short_is_shown_at_the_end() -> None:
+    assert show([(0, text) for text in INTERRUPT[:2]])[0] == [f"[0] {text}" for text in INTERRUPT[:2]]
+
+
+@pytest.mark.parametrize("count", [999, 5000])
+def test_what_never_ends_is_not_held_for_ever(count: int) -> None:
+    lines = [(0, ERROR[0]), *((0, f"  line {number}") for number in range(count))]
+    assert len(show(lines)[0]) == count + 1
+
+
+def test_a_logged_interrupt_loses_its_traceback_alone() -> None:
+    out = io.StringIO()
+    console = FoldingConsole(out, out)
+    console.folding = True
+    for rank in range(2):
+        record = line(rank, "sorry", None)
+        record.exc_text = "\n".join(INTERRUPT)
+        console.handle(record)
+        assert record.exc_text
+    console.close()
+    assert out.getvalue().splitlines() == ["[0] sorry", *(f"[0] {text}" for text in INTERRUPT), "[1] sorry"]
+    assert console.folded == {1}

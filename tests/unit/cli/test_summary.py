@@ -1,0 +1,92 @@
+"""Summaries of failures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from meshlog_handler.cli.summary import Failure, failure_summary
+from meshlog_handler.system.exit_status import signal_name
+
+TRACEBACK = (
+    "Traceback (most recent call last):",
+    '  File "train.py", line 3, in <module>',
+    "    main()",
+)
+
+
+def test_causes_have_names() -> None:
+    assert [signal_name(code) for code in (-11, -9, 3, 0)] == ["SIGSEGV", "SIGKILL", "exit code 3", "exit code 0"]
+    assert signal_name(-63) == "signal 63"
+    assert signal_name(None) == "an unknown cause"
+
+
+def test_nothing_failed() -> None:
+    assert failure_summary([], 4) == ""
+
+
+def test_the_first_failure_is_first_and_the_others_are_one_group() -> None:
+    failures = [
+        Failure(rank, 100 + rank, 1, 1000.5, ("step 3", *TRACEBACK, f"ConnectionError: rank 2 is gone, says {rank}"))
+        for rank in (0, 1, 3, 4, 5, 6, 7)
+    ]
+    first = Failure(2, 102, -11, 1000.1, ("loading", "Fatal Python error: Segmentation fault"))
+    lines = failure_summary([*failures, first], 8).splitlines()
+    assert lines[0] == "8 of 8 ranks failed, rank 2 first:"
+    assert re.fullmatch(r"rank 2 \(pid 102\): SIGSEGV at \d\d:\d\d:\d\d\.\d{3}; its last lines:", lines[1])
+    assert lines[2:4] == ["    loading", "    Fatal Python error: Segmentation fault"]
+    assert lines[4:] == [
+        "then:",
+        "    ranks 0-1,3-7: exit code 1, 0.4 s later: ConnectionError: rank 2 is gone, says 0",
+    ]
+
+
+def test_the_traceback_is_shown_whole() -> None:
+    failure = Failure(0, 7, 1, 5.0, ("before", *TRACEBACK, "ValueError: boom"))
+    text = failure_summary([failure], 1)
+    assert text.startswith("1 of 1 ranks failed:\nrank 0 (pid 7): exit code 1 at ")
+    assert text.endswith("\n    ".join(("", "before", *TRACEBACK, "ValueError: boom")))
+
+
+def test_others_are_told_apart_by_cause_and_exception() -> None:
+    text = failure_summary(
+        [
+            Failure(0, 1, 1, 1.0),
+            Failure(1, 1, 1, 2.0, (*TRACEBACK, "ValueError: a")),
+            Failure(2, 1, 1, 2.0, (*TRACEBACK, "KeyError: a")),
+            Failure(3, 1, 1, 2.0, (*TRACEBACK, "ValueError: b")),
+            Failure(4, 1, -9, 2.0, ("last words",)),
+            Failure(5, 1, 137, 2.0),
+        ],
+        9,
+    )
+    assert text.splitlines()[2:] == [
+        "then:",
+        "    ranks 1,3: exit code 1, 1.0 s later: ValueError: a",
+        "    rank 2: exit code 1, 1.0 s later: KeyError: a",
+        "    rank 4: SIGKILL, 1.0 s later: last words",
+        "    rank 5: exit code 137 (SIGKILL), 1.0 s later",
+    ]
+
+
+@pytest.mark.parametrize("exitcode", [-15, -9, 143])
+def test_at_one_moment_the_one_that_ended_by_itself_is_first(exitcode: int) -> None:
+    text = failure_summary([Failure(0, 1, exitcode, 1.0), Failure(1, 1, 1, 1.0)], 2)
+    assert text.startswith("2 of 2 ranks failed, rank 1 first:")
+
+
+@pytest.mark.parametrize("exitcode", [-2, 130, 1])
+def test_after_an_interrupt_there_is_no_traceback(exitcode: int) -> None:
+    last = (*TRACEBACK, "KeyboardInterrupt")
+    text = failure_summary([Failure(rank, 1, exitcode, 1.0, last) for rank in range(8)], 8)
+    assert text.startswith("interrupted (Ctrl-C): 8 of 8 ranks ended\n    ranks 0-7: ")
+    assert "Traceback" not in text
+    assert len(text.splitlines()) == 2
+
+
+def test_a_prefixed_and_coloured_traceback_is_found() -> None:
+    lines = tuple(f"\x1b[31m{line}" for line in (*TRACEBACK, "ValueError: a"))
+    text = failure_summary([Failure(0, 1, 1, 1.0), Failure(1, 1, 1, 1.0, tuple(f"E {line}" for line in lines))], 2)
+    assert text.endswith("    rank 1: exit code 1: ValueError: a")
+    assert "\x1b" not in text

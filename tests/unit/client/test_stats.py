@@ -1,0 +1,38 @@
+"""What is counted of ranks, and what is left of it when they have ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshlog_handler.client.stats import EARLIER, MAX_PAST, Past, RankStats, Stats
+from meshlog_handler.errors import ProtocolError
+
+
+def test_of_many_ranks_that_ended_the_latest_are_kept_and_the_sums_are_exact() -> None:
+    past = Past()
+    for rank in range(MAX_PAST + 100):
+        past.remember({rank: RankStats(rank, 1000 + rank, False, received=rank, dropped={"full": 1}, lines=2)})
+    assert len(past) == MAX_PAST + 1
+    assert set(past) == {EARLIER, *range(100, MAX_PAST + 100)}
+    assert (past[EARLIER].received, past[EARLIER].lines, past[EARLIER].dropped) == (sum(range(100)), 200, {"full": 100})
+    stats = Stats(past, 0, 0)
+    assert stats.received == sum(range(MAX_PAST + 100))
+    assert stats.dropped == MAX_PAST + 100
+
+
+def test_a_rank_that_ends_again_is_one_of_the_latest() -> None:
+    past = Past()
+    past.remember({7: RankStats(7, 1, False, received=1)})
+    for rank in range(1000, 1000 + MAX_PAST):
+        past.remember({rank: RankStats(rank, 1, False)})
+        past.remember({7: RankStats(7, 2, False, received=1)})
+    assert past[7].received == 1 + MAX_PAST
+
+
+def test_counters_come_back_from_what_a_relay_says() -> None:
+    stats = RankStats(3, 17, True, 5, 1, 0, 2, {"full": 3}, 5, 1.5)
+    counters = {name: stats[name] for name in RankStats.counted}
+    assert RankStats.of(3, counters) == stats
+    for name in counters:
+        with pytest.raises(ProtocolError, match=name):
+            RankStats.of(3, {**counters, name: "many"})

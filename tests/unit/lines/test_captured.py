@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlog_handler.grouping.similarity import skeleton
+from meshlog_handler.lines.captured import CapturedPipe
+from meshlog_handler.lines.framer import Block, Line
+from meshlog_handler.output.formatter import MeshFormatter
+
+BASE: dict[str, Any] = {**logging.makeLogRecord({}).__dict__, "args": ()}
+MAX_LINE = 40
+
+words = st.sampled_from(
+    [
+        b"step 12",
+        b"",
+        b" ",
+        b"WARNING: low",
+        b"an ERROR",
+        b"FATAL",
+        b"Traceback (most recent call last):",
+        b"  File x",
+        "é€".encode(),
+    ]
+)
+odd = st.binary(max_size=50).map(lambda raw: raw.replace(b"\n", b""))
+blocks = st.lists(words | odd, min_size=1, max_size=30).map(lambda lines: Block(b"\n".join(lines)))
+
+
+def pipe() -> CapturedPipe:
+    return CapturedPipe(-1, "stderr", BASE, {"rank": 3}, MAX_LINE)
+
+
+@given(st.lists(blocks, max_size=4))
+def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> None:
+    together, apart, formatter = pipe(), pipe(), MeshFormatter(prefix=None)
+    for block in blocks:
+        items = together.items([block], 5.0)
+        expected = [item for line in block.lines() for item in apart.items([line], 5.0)]
+        assert len(items) == len(expected) == block.size
+        for (when, template, values), (_, other, others) in zip(items, expected, strict=True):
+            assert when == 5.0
+            assert template.line(values) == other.line(others)
+            assert template.is_whole(values)
+            assert not template.is_shown(values)
+            assert (template.text(values), template.levelno) == (other.text(others), other.levelno)
+            assert template.skeleton(values) == skeleton(template.text(values))
+            built, apart_built = template.build(values), other.build(others)
+            assert built.__dict__ == apart_built.__dict__
+            assert formatter.format(built) == formatter.format(apart_built)
+
+
+@pytest.mark.parametrize(
+    ("line", "whole", "shown"),
+    [
+        (Line(b"all of it", True, False, 0), True, False),
+        (Line(b"the rest of it", True, False, 4), False, False),
+        (Line(b"only its end", True, False, 12), False, True),
+        (Line(b"not all", False, False, 0), False, False),
+        (Line(b"", True, False, 0), True, False),
+    ],
+)
+def test_what_is_left_to_show_of_a_line(line: Line, whole: bool, shown: bool) -> None:
+    ((_, template, values),) = pipe().items([line], 0.0)
+    assert (template.is_whole(values), template.is_shown(values)) == (whole, shown)

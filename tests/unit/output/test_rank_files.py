@@ -1,0 +1,266 @@
+"""Complete files per rank and stream."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshlog_handler.output.rank_files import RankFile, RankFiles
+
+from .test_formatter import failure, make
+
+
+@pytest.fixture
+def reports() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def files(tmp_path: Path, reports: list[str]) -> Iterator[RankFiles]:
+    it = RankFiles(tmp_path / "logs", reports.append)
+    yield it
+    it.close()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_file_per_rank_and_stream(files: RankFiles, tmp_path: Path) -> None:
+    files.line(3, "stdout", b"printed")
+    files.line(3, "stderr", b"complained\n")
+    files.line(None, "stdout", b"here")
+    files.record(11, make("logged", created=0.0, msecs=0.0))
+    files.record(None, make("own"))
+    files.flush()
+    found = contents(tmp_path / "logs")
+    assert set(found) == {"rank-3.stdout", "rank-3.stderr", "client.stdout", "rank-11.log", "client.log"}
+    assert found["rank-3.stdout"] == b"printed\n"
+    assert found["rank-3.stderr"] == b"complained\n"
+    assert found["rank-11.log"].endswith(b" INFO train: logged\n")
+
+
+def test_records_come_with_their_tracebacks(files: RankFiles, tmp_path: Path) -> None:
+    files.record(0, make("\x1b[31mfailed\x1b[0m é", level=logging.ERROR, exc_info=failure()))
+    files.flush()
+    lines = contents(tmp_path / "logs")["rank-0.log"].decode().splitlines()
+    assert lines[0].endswith(" ERROR train: failed é")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-2:] == ["ValueError: first", "second"]
+
+
+def test_a_record_that_cannot_be_formatted_leaves_a_trace(files: RankFiles, tmp_path: Path) -> None:
+    files.record(0, logging.makeLogRecord({"name": "train", "msg": "%d", "args": ("x",)}))
+    files.flush()
+    assert b"a record of train that cannot be formatted: TypeError" in contents(tmp_path / "logs")["rank-0.log"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"\x1b[1;31mred\x1b[0m\x1b]0;title\x07", b"red"),
+        (b"\xff\xfe\x00", b"\xff\xfe\x00"),
+        (b"10%\r20%\r30%", b"30%"),
+        (b"windows\r\n", b"windows"),
+        (b"", b""),
+    ],
+)
+def test_captured_bytes_are_kept_without_colours_and_returns(
+    raw: bytes, expected: bytes, files: RankFiles, tmp_path: Path
+) -> None:
+    files.line(0, "stdout", raw)
+    files.flush()
+    assert contents(tmp_path / "logs") == {"rank-0.stdout": expected + b"\n"}
+
+
+def test_two_clients_never_write_the_same_file(files: RankFiles, tmp_path: Path) -> None:
+    others = RankFiles(tmp_path / "logs", lambda text: None, max_bytes=30, backup_count=2)
+    for number in range(3):
+        files.line(0, "stdout", b"mine %d" % number)
+        files.flush()
+        others.line(0, "stdout", b"theirs, and longer %d" % number)
+        others.line(1, "stdout", b"of another rank")
+        others.flush()
+    assert contents(tmp_path / "logs") == {
+        "rank-0.stdout": b"mine 0\nmine 1\nmine 2\n",
+        "rank-0.2.stdout": b"theirs, and longer 2\n",
+        "rank-0.2.stdout.1": b"theirs, and longer 1\n",
+        "rank-0.2.stdout.2": b"theirs, and longer 0\n",
+        "rank-1.stdout": b"of another rank\n",
+        "rank-1.stdout.1": b"of another rank\n",
+        "rank-1.stdout.2": b"of another rank\n",
+    }
+    others.close()
+    files.forget()
+    later = RankFile(str(tmp_path / "logs" / "rank-0.stdout"), 0, 0, lambda failure: None)
+    later.append([b"when nobody has it\n"])
+    later.close()
+    assert contents(tmp_path / "logs")["rank-0.stdout"].endswith(b"mine 2\nwhen nobody has it\n")
+
+
+def test_nothing_is_made_or_written_before_flush(files: RankFiles, tmp_path: Path) -> None:
+    files.line(0, "stdout", b"x")
+    assert not (tmp_path / "logs").exists()
+    files.flush()
+    files.line(0, "stdout", b"y")
+    assert contents(tmp_path / "logs") == {"rank-0.stdout": b"x\n"}
+    files.close()
+    assert contents(tmp_path / "logs") == {"rank-0.stdout": b"x\ny\n"}
+
+
+def test_what_waits_is_bounded(files: RankFiles, tmp_path: Path) -> None:
+    for _ in range(300):
+        files.line(0, "stdout", b"x" * 10_000)
+    assert (tmp_path / "logs" / "rank-0.stdout").stat().st_size > 1_900_000
+
+
+@settings(max_examples=40)
+@given(st.lists(st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")), max_size=20), max_size=8))
+def test_rotation_breaks_no_line_and_keeps_to_the_size(
+    tmp_path_factory: pytest.TempPathFactory, ticks: list[list[bytes]]
+) -> None:
+    directory = tmp_path_factory.mktemp("rotated")
+    file = RankFile(str(directory / "f"), 40, 500, lambda failure: pytest.fail(str(failure)))
+    expected = []
+    for tick in ticks:
+        lines = [raw + b"\n" for raw in tick]
+        expected += lines
+        file.append(lines)
+        assert lines == []
+    file.close()
+    names = sorted((path.name for path in directory.iterdir()), key=lambda name: -int(name[2:] or 0))
+    parts = [(directory / name).read_bytes() for name in names]
+    assert b"".join(parts) == b"".join(expected)
+    assert all(part.endswith(b"\n") and len(part) <= 40 for part in parts)
+    shutil.rmtree(directory)
+
+
+def test_the_oldest_backups_go(tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=2)
+    for number in range(8):
+        files.line(0, "stdout", b"line %d" % number)
+    files.close()
+    assert contents(tmp_path) == {
+        "rank-0.stdout.2": b"line 5\n",
+        "rank-0.stdout.1": b"line 6\n",
+        "rank-0.stdout": b"line 7\n",
+    }
+
+
+def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=3)
+    for raw in (b"x" * 100, b"a", b"b", b"y" * 100):
+        files.line(0, "stdout", raw)
+    files.close()
+    assert contents(tmp_path) == {
+        "rank-0.stdout.2": b"x" * 100 + b"\n",
+        "rank-0.stdout.1": b"a\nb\n",
+        "rank-0.stdout": b"y" * 100 + b"\n",
+    }
+
+
+@pytest.mark.parametrize(("max_bytes", "backup_count"), [(0, 5), (10, 0)])
+def test_rotation_can_be_off(max_bytes: int, backup_count: int, tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, reports.append, max_bytes=max_bytes, backup_count=backup_count)
+    for _ in range(10):
+        files.line(0, "stdout", b"a line")
+    files.close()
+    assert contents(tmp_path) == {"rank-0.stdout": b"a line\n" * 10}
+
+
+def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=1)
+    (tmp_path / "rank-0.stdout.1" / "in the way").mkdir(parents=True)
+    for number in range(4):
+        files.line(0, "stdout", b"line %d" % number)
+    files.close()
+    assert (tmp_path / "rank-0.stdout").read_bytes() == b"line 0\nline 1\nline 2\nline 3\n"
+    assert files.failed == 0
+    assert len(reports) == 1
+
+
+def test_an_earlier_run_is_continued(tmp_path: Path, reports: list[str]) -> None:
+    for text in (b"first", b"second"):
+        files = RankFiles(tmp_path, reports.append)
+        files.line(0, "stdout", text)
+        files.close()
+    assert contents(tmp_path) == {"rank-0.stdout": b"first\nsecond\n"}
+
+
+def test_few_files_are_open_at_a_time(tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, reports.append, max_open=4)
+    before = len(os.listdir("/dev/fd"))
+    for number in range(3):
+        for rank in range(50):
+            files.line(rank, "stdout", b"%d" % number)
+        files.flush()
+        assert len(os.listdir("/dev/fd")) <= before + 4
+    files.close()
+    assert contents(tmp_path) == {f"rank-{rank}.stdout": b"0\n1\n2\n" for rank in range(50)}
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_directory_that_cannot_be_made_is_reported_once_and_losses_are_counted(tmp_path: Path, reports: list[str]) -> None:
+    (tmp_path / "taken").write_text("a file")
+    files = RankFiles(tmp_path / "taken", reports.append)
+    for _ in range(3):
+        files.line(0, "stdout", b"x")
+        files.line(1, "stderr", b"y")
+        files.record(0, make("z"))
+        files.flush()
+    files.close()
+    assert files.failed == 9
+    assert len(reports) == 1
+    assert str(tmp_path / "taken") in reports[0]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let files of this process grow to 100 bytes only: a full disk, as far as the writer can tell."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(
+    small_files: None, files: RankFiles, tmp_path: Path, reports: list[str]
+) -> None:
+    for _ in range(12):  # 13 bytes each: seven fit, and a part of the eighth
+        files.line(0, "stdout", b"twelve bytes")
+    files.flush()
+    assert files.failed == 5
+    assert len(reports) == 1
+    assert contents(tmp_path / "logs")["rank-0.stdout"] == b"twelve bytes\n" * 7 + b"twelve by"
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    files.line(0, "stdout", b"room again")
+    files.flush()
+    assert contents(tmp_path / "logs")["rank-0.stdout"].endswith(b"twelve by\nroom again\n")
+    assert files.failed == 5
+
+
+def test_closing_all_handlers_as_logging_config_does_is_harmless(files: RankFiles, tmp_path: Path) -> None:
+    files.line(0, "stdout", b"before")
+    files.flush()
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]  # private to the standard library
+        if isinstance(handler := reference(), RankFile):
+            handler.close()
+    files.line(0, "stdout", b"after")
+    files.flush()
+    assert contents(tmp_path / "logs") == {"rank-0.stdout": b"before\nafter\n"}
+
+
+def test_a_rank_file_is_a_handler_as_well(tmp_path: Path) -> None:
+    file = RankFile(str(tmp_path / "f"), 0, 0, lambda failure: None)
+    file.handle(make("größe \udc80"))
+    file.close()
+    assert (tmp_path / "f").read_bytes() == "größe \\udc80\n".encode()

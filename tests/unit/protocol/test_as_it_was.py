@@ -1,0 +1,114 @@
+"""The attributes of a record are those it had at the call, whoever set them: a filter, a factory, the process itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import pytest
+
+from meshlog_handler.grouping.aggregator import Aggregator
+from meshlog_handler.protocol.decode import Item, Thawer
+from meshlog_handler.protocol.encode import ShapeTable
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+
+from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
+
+FIRST, SECOND = "first", "second"
+CHANGED: dict[str, tuple[Any, Any]] = {
+    "processName": ("job-a", None),
+    "process": (11, None),
+    "thread": (1, None),
+    "threadName": (FIRST, None),
+    "module": (FIRST, None),
+    "filename": (FIRST, SECOND),
+    "pathname": (FIRST, SECOND),
+    "funcName": (FIRST, SECOND),
+    "lineno": (1, 2),
+    "levelname": (FIRST, SECOND),
+    "levelno": (21, 22),
+    "name": (FIRST, SECOND),
+    "relativeCreated": (5.0, 7.25),
+    "created": (5.0, 7.25),
+    "msecs": (5.0, 7.25),
+    "stack_info": (FIRST, SECOND),
+    "exc_text": (FIRST, SECOND),
+}
+if sys.version_info >= (3, 12):
+    CHANGED["taskName"] = (FIRST, SECOND)
+STYLES: dict[str, tuple[Any, ...]] = {
+    "plain arguments": ("step %d of %s", 5, "ten"),
+    "no arguments": ("a constant",),
+    "odd arguments": ("%s", object),
+    "a dict": ("%(a)s", {"a": 1}),
+    "data": ({"event": "saved"},),
+}
+
+
+def records(style: str, name: str, **extra: Any) -> list[logging.LogRecord]:
+    return [make(*STYLES[style], **{**extra, name: value}) for value in CHANGED[name] * 2]
+
+
+@pytest.mark.parametrize("extra", [{}, {"user": "ann"}], ids=["plain", "with extra"])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_was_changed_at_one_call_site_is_as_it_was(name: str, style: str, extra: dict[str, Any]) -> None:
+    found = cross(make(*STYLES[style]), *records(style, name, **extra))
+    assert [vars(each)[name] for each in found[1:]] == [*CHANGED[name] * 2]
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_it_is_so_above_a_relay(name: str) -> None:
+    table, items = ShapeTable(), list[Item]()
+    thawer = Thawer(IDENTITY, no_side_file, None, RelayedTemplate)
+    for record in cross(*records("plain arguments", name)):
+        frozen = freeze_relayed(record, table)
+        frozen.learn()
+        thawer.thaw(frozen.data, 0, 9, items)
+    assert [vars(template.build(values))[name] for _, template, values in items] == [*CHANGED[name] * 2]
+
+
+def test_times_are_the_same_to_the_last_bit() -> None:
+    sent = [make("step %d", number) for number in range(9)]
+    for found, record in zip(cross(*sent), sent, strict=True):
+        assert (found.created, found.msecs, found.relativeCreated) == (record.created, record.msecs, record.relativeCreated)
+
+
+class Braces(logging.LogRecord):
+    def getMessage(self) -> str:
+        args: Any = self.args
+        return str(self.msg).format(*args)
+
+
+def test_a_class_of_records_that_comes_later_is_seen_at_a_known_call_site() -> None:
+    plain, other = make("{} is %s", "x"), Braces("app.part", logging.INFO, "/srv/app.py", 7, "{} is %s", ("x",), None, "work")
+    texts = [found.getMessage() for found in cross(plain, other, plain, other)]
+    assert texts == ["{} is x", "x is %s", "{} is x", "x is %s"]
+
+
+def test_a_method_that_a_factory_sets_makes_the_text() -> None:
+    record = make("{} is %s", "x")
+    record.getMessage = lambda: "from the factory"  # type: ignore[method-assign]  # as factories do
+    assert [found.getMessage() for found in cross(make("{} is %s", "x"), record)] == ["{} is x", "from the factory"]
+
+
+def test_no_record_has_an_attribute_that_it_did_not_have() -> None:
+    names = vars(logging.makeLogRecord({})).keys() | {"rank", "local_rank", "hostname", "coords", "stream"}
+    for style in STYLES:
+        (found,) = cross(make(*STYLES[style]))
+        assert vars(found).keys() == names
+    if sys.version_info < (3, 12):
+        (found,) = cross(make("m", taskName="mine"))
+        assert vars(found)["taskName"] == "mine", "a name like any other"
+
+
+def test_records_with_data_as_message_group_by_the_shape_of_their_text() -> None:
+    aggregator = Aggregator(1.0)
+    for number in range(3):
+        for _, template, values in decode(encode([make({"event": "step", "n": number}), make(["other", number])])):
+            aggregator.add(template, values, 0.0)
+    assert [record.getMessage() for record in aggregator.flush()] == [
+        "[3 similar log lines] [rank 3] {'event': 'step', 'n': 0..2}",
+        "[3 similar log lines] [rank 3] ['other', 0..2]",
+    ]

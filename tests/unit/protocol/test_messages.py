@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlog_handler.errors import ProtocolError
+from meshlog_handler.protocol.codec import MAX_DEPTH, pack
+from meshlog_handler.protocol.messages import (
+    Answer,
+    Commit,
+    Flush,
+    Goodbye,
+    Hello,
+    Message,
+    Order,
+    Prepare,
+    Relabel,
+    Rollback,
+    SetLevel,
+    Welcome,
+    check_plain_config,
+    decode,
+)
+
+from .test_codec import keys, nested, plain
+
+ALL: list[Message] = [
+    Hello(7, "node", None, 2, "token", ("stdout", "stderr"), True, 1.5),
+    Welcome(3, "/run/journal", (Flush(1).encode(),)),
+    Welcome(None, "", ()),
+    Flush(1),
+    SetLevel(2, 10, "app", None),
+    SetLevel(2, 10, "", 3),
+    Prepare(3, {"version": 1, "5": [None, (True,)]}),
+    Commit(4, 3),
+    Rollback(5, 3),
+    Answer(6, None),
+    Answer(6, "no"),
+    Relabel({"node": "a", "place": 3}),
+    Goodbye(),
+]
+ANSWERS = (Answer, Goodbye)
+
+
+@pytest.mark.parametrize("message", ALL, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back(message: Message) -> None:
+    assert decode(message.encode(), type(message)) == message
+    assert decode(message.encode(), Message) == message
+
+
+def test_any_order_is_an_order_and_nothing_else_is() -> None:
+    for message in ALL:
+        if isinstance(message, Order):
+            assert decode(message.encode(), Order) == message
+        else:
+            with pytest.raises(ProtocolError, match="where Order can stand"):
+                decode(message.encode(), Order)
+
+
+@pytest.mark.parametrize("message", ALL, ids=lambda message: type(message).__name__)
+def test_a_message_with_other_fields_is_refused(message: Message) -> None:
+    fields = message.fields()
+    name = type(message).__name__
+    with pytest.raises(ProtocolError, match="unknown fields"):
+        decode(pack((name, {**fields, "more": 1})), Message)
+    for missing in fields:
+        with pytest.raises(ProtocolError, match=f"without a valid {missing}"):
+            decode(pack((name, {field: value for field, value in fields.items() if field != missing})), Message)
+        with pytest.raises(ProtocolError, match=f"without a valid {missing}"):
+            decode(pack((name, {**fields, missing: [[]]})), Message)
+
+
+names = st.sampled_from([type(message).__name__ for message in ALL] + ["Message", "Order", "int", ""])
+fields = st.dictionaries(st.sampled_from(["pid", "rank", "request", "error", "level"]) | keys, plain, max_size=3)
+
+
+@given(st.binary(max_size=60) | plain.map(pack) | st.tuples(names, fields).map(pack))
+def test_any_bytes_are_a_message_or_an_error_of_protocol(data: bytes) -> None:
+    try:
+        message = decode(data, *ANSWERS)
+    except ProtocolError:
+        return
+    assert isinstance(message, ANSWERS)
+
+
+@given(st.data())
+def test_any_values_are_a_message_or_an_error_of_protocol(data: st.DataObject) -> None:
+    message = data.draw(st.sampled_from(ALL))
+    fields = message.fields()
+    for name in fields:
+        if data.draw(st.booleans()):
+            fields[name] = data.draw(plain)
+    try:
+        found = decode(pack((type(message).__name__, fields)), Message)
+    except ProtocolError:
+        return
+    assert type(found) is type(message)
+    assert type(decode(found.encode(), Message)) is type(message)
+
+
+HELLO: dict[str, Any] = ALL[0].fields()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rank": -1}, {"rank": 10**30}, {"local_rank": -1}, {"pid": -5}, {"captured": (1,)}, {"captured": ([],)}],
+    ids=str,
+)
+def test_a_newcomer_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=r"newcomer|stream"):
+        decode(pack(("Hello", {**HELLO, **wrong})), Hello)
+
+
+def test_standing_orders_are_encoded() -> None:
+    with pytest.raises(ProtocolError, match="not encoded"):
+        decode(pack(("Welcome", {"rank": 1, "journal": "", "standing": ("Flush",)})), Welcome)
+
+
+class Key(str, Enum):
+    VERSION = "version"
+
+
+def test_a_configuration_travels_as_plain_data() -> None:
+    config = {
+        Key.VERSION: 1,
+        "loggers": {"app": {"handlers": {"console"}}},
+        "steps": (1, [2.5, None, True]),
+        None: b"",
+        3: 4,
+    }
+    travelled = check_plain_config(config)
+    assert travelled == {
+        "version": 1,
+        "loggers": {"app": {"handlers": ["console"]}},
+        "steps": (1, [2.5, None, True]),
+        "None": b"",
+        3: 4,
+    }
+    assert decode(Prepare(1, travelled).encode(), Prepare).config == travelled
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ([], "not list"),
+        (None, "not NoneType"),
+        ({"handlers": {"file": {"stream": object()}}}, r"config\['handlers'\]\['file'\]\['stream'\] is <object"),
+        ({"filters": [print]}, r"config\['filters'\] is <built-in"),
+        ({"a": 5j}, "5j: a configuration for other processes holds plain data only"),
+    ],
+)
+def test_what_cannot_travel_is_named(config: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        check_plain_config(config)
+
+
+def test_a_configuration_is_as_deep_as_it_can_travel() -> None:
+    deepest = check_plain_config({"a": nested(MAX_DEPTH - 3)})
+    assert decode(Prepare(1, deepest).encode(), Prepare).config == deepest
+    loop: dict[str, object] = {}
+    loop["self"] = loop
+    for config in (loop, {"a": nested(MAX_DEPTH - 2)}):
+        with pytest.raises(TypeError, match="nested deeper"):
+            check_plain_config(config)

@@ -1,0 +1,124 @@
+"""What the mesh knows about a record stands beside the record's attributes, not among them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import logging.handlers
+import pickle
+import queue
+import socket
+
+import pytest
+
+from meshlog_handler.dispatch.sink import Sink
+from meshlog_handler.grouping.aggregator import Aggregator
+from meshlog_handler.output.console import RanksFilter
+from meshlog_handler.protocol.decode import Item, Thawer
+from meshlog_handler.protocol.encode import ShapeTable
+from meshlog_handler.protocol.record import MeshInfo, info_of, shown_kind
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+
+from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
+
+KNOWN = MeshInfo(3, 1, "node", {"gpus": 3})
+OURS = {name: f"the program's {name}" for name in (*MeshInfo.__slots__, "meshlog", "raw_text", "getMessage", "_message")}
+
+
+def test_nothing_of_ours_is_an_attribute_under_another_name() -> None:
+    record = make("x %s", object())
+    try:
+        raise ValueError("x")
+    except ValueError as failure:
+        record.exc_info = type(failure), failure, failure.__traceback__
+    for each in (*cross(record), *cross(make("x"))):
+        assert vars(each).keys() == {*vars(logging.makeLogRecord({})), "rank", "local_rank", "hostname", "coords", "stream"}
+
+
+@pytest.mark.parametrize("text", ["a constant", "x %d"])
+def test_extras_of_any_name_stay_the_programs(text: str) -> None:
+    (found,) = cross(make(text, *[1] * text.count("%"), **OURS))
+    assert {name: vars(found)[name] for name in OURS} == OURS
+    assert found.meshlog == KNOWN
+    assert found.getMessage() == text.replace("%d", "1")
+    assert logging.Formatter("%(message)s %(rank)s").format(found) == f"{found.getMessage()} the program's rank"
+
+
+def test_extras_of_any_name_pass_a_relay_and_an_aggregator() -> None:
+    aggregator = Aggregator(1.0, digests=True)
+    for _, template, values in decode(encode([make("x %s", [1], **OURS), make("x %s", [2], **OURS)])):
+        aggregator.add(template, values, 0.0)
+    (record,) = aggregator.flush()
+    assert (info_of(record).count, info_of(record).ranks) == (2, (3,))
+    items: list[Item] = []
+    Thawer(IDENTITY, no_side_file, None, RelayedTemplate).thaw(freeze_relayed(record, ShapeTable()).data, 0, 9, items)
+    ((_, template, values),) = items
+    assert template.digest
+    again = template.build(values)
+    for found in (record, again):
+        assert {name: vars(found)[name] for name in OURS} == OURS
+    assert again.meshlog == info_of(record)
+
+
+def test_copies_and_pickles_know_the_same() -> None:
+    (record,) = cross(make("x %d", 1, rank="first"))
+    handler = logging.handlers.QueueHandler(queue.Queue())
+    for copied in (copy.copy(record), copy.deepcopy(record), pickle.loads(pickle.dumps(record)), handler.prepare(record)):
+        assert info_of(copied) == KNOWN
+        assert vars(copied)["rank"] == "first"
+
+
+def test_of_a_copy_by_its_attributes_these_are_asked() -> None:
+    (record,) = cross(make("x"))
+    assert info_of(logging.makeLogRecord(vars(record))) == KNOWN
+    odd = logging.makeLogRecord({"rank": "first", "stream": 5, "progress": True, "ranks": "all", "coords": None})
+    assert info_of(odd) == MeshInfo()
+    assert RanksFilter("3").filter(odd)
+
+
+def test_it_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        KNOWN.rank = 4
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del KNOWN.rank
+    assert KNOWN.but(rank=4) == MeshInfo(4, 1, "node", {"gpus": 3})
+    assert KNOWN.rank == 3
+    assert repr(KNOWN) == "MeshInfo(rank=3, local_rank=1, hostname='node', coords={'gpus': 3})"
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class Loud(logging.LogRecord):
+    """A program's own kind of record."""
+
+    def getMessage(self) -> str:
+        return super().getMessage().upper()
+
+    @property
+    def length(self) -> int:
+        return len(self.msg)
+
+
+def test_a_record_that_this_process_shows_keeps_what_its_class_adds() -> None:
+    record = Loud("a", logging.INFO, "a.py", 1, "hello %d", (5,), None)
+    kept = Kept()
+    sink = Sink([kept])
+    sink.show_here(record)
+    sink.show_here(make("%d", "x"))
+    shown, broken = kept.records
+    assert not hasattr(record, "meshlog")
+    for each in (shown, copy.copy(shown), pickle.loads(pickle.dumps(shown))):
+        assert isinstance(each, Loud)
+        assert (each.getMessage(), each.length) == ("HELLO 5", 8)
+        assert info_of(each).hostname == socket.gethostname()
+        assert "meshlog" not in vars(each)
+    assert shown_kind(type(record)) is type(shown)
+    with pytest.raises(TypeError):
+        broken.getMessage()  # as in plain logging: its handler says so

@@ -1,0 +1,147 @@
+"""A fork waits for a thread that holds locks, and the thread for the fork. The hooks of `os.fork` are those in force."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshlog_handler.system import fork_gate
+from meshlog_handler.system.fork_gate import ForkGate
+
+from ..forks import before_fork as before_fork
+from ..forks import forked
+
+DEADLINE = 30.0
+
+
+class Worker:
+    """A thread that goes in, takes a lock, and holds it until it is let go."""
+
+    def __init__(self, gate: ForkGate, again: bool = False) -> None:
+        self.lock = threading.Lock()
+        self.inside, self.let_go, self.again = threading.Event(), threading.Event(), threading.Event()
+        self._gate = gate
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+        assert self.inside.wait(DEADLINE)
+
+    def _work(self) -> None:
+        with self._gate, self.lock:
+            self.inside.set()
+            self.let_go.wait(DEADLINE)
+        with self._gate:
+            self.again.set()
+
+
+def test_a_fork_waits_until_the_thread_is_outside(
+    before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    worker = Worker(ForkGate())
+    before_fork.append(worker.let_go.set)
+    assert forked(lambda: not worker.lock.locked() and not worker.again.is_set())
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+
+
+def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_gate, "PATIENCE", 0.0)
+    gate = ForkGate()
+    worker = Worker(gate)
+    assert forked(worker.lock.locked)
+    assert not gate.wanted
+    worker.let_go.set()
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+
+
+def test_the_wait_is_one_for_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten clients whose handlers are slow are not waited for one after the other."""
+    now = [0.0]
+    monkeypatch.setattr(fork_gate, "seconds_until", lambda deadline: max(0.0, deadline - now[0]))
+    waits: list[float] = []
+
+    class Taken:
+        """A lock that is not to be had."""
+
+        def acquire(self, timeout: float) -> bool:
+            waits.append(timeout)
+            now[0] += timeout
+            return False
+
+    gates = [ForkGate() for _ in range(10)]
+    for gate in gates:
+        monkeypatch.setattr(gate, "_inside", Taken())
+    deadline = now[0] + fork_gate.PATIENCE
+    taken: list[threading.Lock] = []
+    for gate in gates:
+        gate.close(taken, deadline)
+    for lock in taken:
+        lock.release()
+    assert sum(waits) == fork_gate.PATIENCE
+    assert len(waits) == 10
+
+
+def test_the_thread_itself_may_fork() -> None:
+    gate = ForkGate()
+    with gate:
+        assert forked(lambda: not gate.wanted)
+        assert not gate.wanted
+
+
+def test_in_a_child_the_gate_is_open() -> None:
+    gate = ForkGate()
+
+    def passes() -> bool:
+        with gate:
+            return True
+
+    assert forked(passes)
+    assert passes()
+
+
+def test_forks_of_several_threads_do_not_hold_each_other_up() -> None:
+    gate = ForkGate()
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(forked(lambda: True))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert answers == [True] * 8
+    with gate:
+        assert not gate.wanted
+
+
+def test_a_signal_handler_that_raises_meanwhile_leaves_no_gate_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints what is raised in a hook, and goes on with the fork."""
+    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    printed: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+
+    def interrupt(*_: Any) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    gates = [ForkGate() for _ in range(4)]
+    worker = Worker(gates[2])
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert forked(lambda: True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        worker.let_go.set()
+    assert [type(error) for error in printed] == [InterruptedError]
+    assert worker.again.wait(DEADLINE)
+    worker.thread.join()
+    for gate in gates:
+        assert not gate.wanted
+        assert not gate._turn.locked()
+        with gate:
+            assert not gate.wanted

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlog_handler.journal.writer import Journal
+from meshlog_handler.system.locks import hold
+from meshlog_handler.transport import run_directory
+from meshlog_handler.transport.run_directory import RunDir, base, check_private, clean
+
+DEAD = 1 << 30  # larger than any pid
+
+
+@pytest.fixture
+def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where run directories lie."""
+    path = tmp_path / "base"
+    path.mkdir(0o700)
+    monkeypatch.setattr(run_directory, "base", lambda: str(path))
+    return path
+
+
+@pytest.fixture
+def make(parent: Path) -> Iterator[Callable[[], RunDir]]:
+    """Makes run directories, and gives them up at the end."""
+    made: list[RunDir] = []
+
+    def make_one() -> RunDir:
+        made.append(RunDir())
+        return made[-1]
+
+    yield make_one
+    for run in made:
+        run.forget()
+
+
+def test_a_run_directory_is_private_and_locked(make: Callable[[], RunDir], parent: Path) -> None:
+    run = Path(make().path)
+    assert run.parent == parent
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    with open(run / "client.lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_each_client_has_its_own(make: Callable[[], RunDir]) -> None:
+    one, other = make(), make()
+    assert one.path != other.path
+    assert os.path.isdir(one.path)
+    assert os.path.isdir(other.path)
+
+
+def test_removed_with_all_that_lies_in_it(make: Callable[[], RunDir], parent: Path) -> None:
+    run = make()
+    Path(run.path, f"{os.getpid()}-0-rank0.journal").write_bytes(b"")
+    Path(run.path, "directory").mkdir()
+    run.remove()
+    run.remove()
+    assert not list(parent.iterdir())
+
+
+def test_the_lock_is_the_last_to_go(make: Callable[[], RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    Path(run.path, "journal").write_bytes(b"")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before it
+    run.remove()
+    assert os.listdir(run.path) == ["client.lock"]
+
+
+def test_what_a_dead_client_left_is_removed(make: Callable[[], RunDir], parent: Path) -> None:
+    dead, alive = make(), make()
+    Path(dead.path, f"{DEAD}-0-rank0.journal").write_bytes(b"")
+    Path(dead.path, f"{DEAD}-0-rank0.journal.1").write_bytes(b"")
+    assert clean(str(parent)) == []
+    dead.forget()
+    assert clean(str(parent)) == [dead.path]
+    assert os.listdir(parent) == [os.path.basename(alive.path)]
+
+
+def test_the_next_client_cleans_up(make: Callable[[], RunDir], parent: Path) -> None:
+    make().forget()
+    after = make()
+    assert os.listdir(parent) == [os.path.basename(after.path)]
+
+
+def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], RunDir], parent: Path) -> None:
+    """A lock tells: the number of a process is another one's in another pid namespace, and may be given again."""
+    dead = make()
+    path = os.path.join(dead.path, f"{DEAD}-0-rank0.journal")
+    Path(dead.path, f"{os.getpid()}-0-rank1.journal").write_bytes(b"")  # of a dead proc, whatever bears its number now
+    journal = Journal(path, 1)
+    dead.forget()
+    assert clean(str(parent)) == []
+    assert os.path.exists(path)
+    journal.close()
+    assert clean(str(parent)) == [dead.path]
+
+
+def test_a_directory_whose_client_died_while_it_was_made_is_removed(parent: Path) -> None:
+    long_ago = time.time() - 3600
+    for name, age in ((".making-new", time.time()), (".making-old", long_ago), (".making-locked", long_ago)):
+        (parent / name).mkdir()
+        (parent / name / "client.lock").touch()
+        os.utime(parent / name, (age, age))
+    held = hold(str(parent / ".making-locked" / "client.lock"))
+    clean(str(parent))
+    os.close(held)
+    assert sorted(os.listdir(parent)) == [".making-locked", ".making-new"]
+
+
+def test_without_a_descriptor_nothing_is_left_behind(
+    make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(fd: int, how: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(fcntl, "flock", none_left)
+    with pytest.raises(OSError, match="Too many"):
+        make()
+    assert os.listdir(parent) == []
+
+
+def test_other_things_are_left_alone(parent: Path) -> None:
+    (parent / "notes.txt").write_text("mine")
+    (parent / "directory").mkdir()
+    (parent / ".making-abc").mkdir()  # a client that is just being born
+    assert clean(str(parent)) == []
+    assert len(list(parent.iterdir())) == 3
+
+
+def test_two_may_clean_at_once(make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, lock = make(), fcntl.flock
+
+    def slow(fd: int, how: int) -> None:
+        shutil.rmtree(gone.path, ignore_errors=True)
+        lock(fd, how)
+
+    gone.forget()
+    monkeypatch.setattr(fcntl, "flock", slow)
+    assert clean(str(parent)) == []
+
+
+def test_the_base_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHLOG_RUN_DIR")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = base()
+    assert path == str(tmp_path / f"meshlog-{os.getuid()}") == base()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+
+
+def test_a_base_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHLOG_RUN_DIR")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    os.chmod(base(), 0o750)
+    with pytest.raises(PermissionError, match="TMPDIR"):
+        base()
+
+
+def test_the_base_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = tempfile.mkdtemp(prefix="ml-", dir="/tmp")
+    try:
+        monkeypatch.setenv("MESHLOG_RUN_DIR", chosen)
+        assert base() == f"{chosen}/meshlog-{os.getuid()}"
+        monkeypatch.setattr("meshlog_handler.transport.channel._DESCRIPTORS", "/absent")
+        monkeypatch.setenv("MESHLOG_RUN_DIR", chosen + "x" * 80)
+        with pytest.raises(OSError, match="a socket's path is short"):
+            base()
+    finally:
+        shutil.rmtree(chosen)
+
+
+def test_nowhere_to_write_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHLOG_RUN_DIR")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FileNotFoundError, match="set MESHLOG_RUN_DIR"):
+        base()
+
+
+def test_a_private_directory_is_ours_and_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, link, file = tmp_path / "private", tmp_path / "link", tmp_path / "file"
+    private.mkdir(0o700)
+    link.symlink_to(private)
+    file.touch(0o600)
+    check_private(str(private))
+    for path in (link, file):
+        with pytest.raises(PermissionError):
+            check_private(str(path))
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(private).st_uid + 1)
+    with pytest.raises(PermissionError):
+        check_private(str(private))

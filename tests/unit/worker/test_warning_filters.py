@@ -1,0 +1,136 @@
+"""Filters of warnings on their way to a proc, and warnings that become records there."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from meshlog_handler.protocol.messages import LogWarnings, Order, decode
+from meshlog_handler.testing import RecordCollector
+from meshlog_handler.worker.warning_filters import LOGGER, log_warnings, warnings_order
+
+
+class LocalWarning(UserWarning):
+    """Of a module that is loaded."""
+
+
+class Text(str):
+    """A text that is no plain data."""
+
+
+@pytest.fixture(autouse=True)
+def own_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        yield
+
+
+@pytest.fixture
+def collector() -> Iterator[RecordCollector]:
+    handler, logger = RecordCollector(), logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def travel() -> Any:
+    """Let this process's filters travel, and hold here instead of those there are."""
+    order = decode(warnings_order().encode(), Order)
+    assert isinstance(order, LogWarnings)
+    warnings.resetwarnings()
+    warnings.simplefilter("error")
+    log_warnings(order.filters)
+    return list(warnings.filters)
+
+
+def absent_category() -> type[Warning]:
+    """Return a category of a module that a proc has not loaded."""
+    module = ModuleType("absent")
+    exec("class Outer:\n class Absent(UserWarning):\n  pass\nclass Special(Outer.Absent):\n pass", module.__dict__)
+    found: type[Warning] = module.__dict__["Outer"].Absent
+    return found
+
+
+def test_filters_arrive_as_they_were() -> None:
+    warnings.simplefilter("always", ResourceWarning, 7, append=True)
+    warnings.simplefilter("ignore", (UserWarning, LocalWarning))
+    warnings.filterwarnings("once", r"a (message|text)\d", LocalWarning, r"some\.module", 12)
+    warnings.filters.insert(0, ("default", None, DeprecationWarning, "__main__", 0))  # type: ignore[attr-defined]  # a list
+    before = list(warnings.filters)
+    assert travel() == before
+    # Flags of a pattern, too: messages match in any case.
+    assert [each[1].flags & re.I for each in before if each[1] is not None and not isinstance(each[1], str)] == [re.I]
+
+
+def test_a_filter_that_cannot_be_spelled_is_left_out() -> None:
+    warnings.simplefilter("always")
+    messages: tuple[object, ...] = (5, Text("a"))
+    for odd in (*(("ignore", message, UserWarning, None, 0) for message in messages), ("ignore", None, "name", None, 0), ()):
+        warnings.filters.insert(0, odd)  # type: ignore[attr-defined]  # as some do by hand
+    assert len(travel()) == 1
+
+
+def test_a_category_that_is_not_loaded_is_known_by_its_name(collector: RecordCollector) -> None:
+    warnings.simplefilter("always")
+    absent = absent_category()
+    warnings.simplefilter("ignore", absent)
+    assert "absent" not in sys.modules
+    travel()
+    assert "absent" not in sys.modules
+    for category in (absent, LocalWarning, *absent.__subclasses__(), type("Absent", (UserWarning,), {})):
+        warnings.warn(category.__name__, category, stacklevel=1)
+    assert [message.partition(": ")[2].split("\n")[0] for message in collector.messages] == [
+        "LocalWarning: LocalWarning",
+        "Absent: Absent",
+    ]
+
+
+def test_a_warning_is_a_record_of_the_place_it_warns_of(collector: RecordCollector) -> None:
+    warnings.simplefilter("default")
+    travel()
+    registry: dict[Any, Any] = {}
+    for line in (3, 3, 4):
+        warnings.warn_explicit("100% old", DeprecationWarning, "/srv/app.py", line, registry=registry)
+    assert collector.messages == [f"/srv/app.py:{line}: DeprecationWarning: 100% old" for line in (3, 4)]
+    record = collector.records[0]
+    assert (record.name, record.levelno, record.pathname, record.lineno) == ("py.warnings", logging.WARNING, "/srv/app.py", 3)
+
+
+def test_what_was_decided_before_is_forgotten(collector: RecordCollector) -> None:
+    registry: dict[Any, Any] = {}
+    warnings.simplefilter("default")
+    for _ in range(2):
+        travel()
+        warnings.warn_explicit("old", UserWarning, "/srv/app.py", 3, registry=registry)
+    assert len(collector.records) == 2
+
+
+def test_an_error_is_raised_and_an_output_that_is_given_is_written(collector: RecordCollector) -> None:
+    warnings.simplefilter("error", LocalWarning)
+    travel()
+    with pytest.raises(LocalWarning):
+        warnings.warn("no", LocalWarning, stacklevel=1)
+    output = io.StringIO()
+    warnings.showwarning("text", UserWarning, "/srv/app.py", 3, output)
+    assert output.getvalue() == "/srv/app.py:3: UserWarning: text\n"
+    assert collector.records == []
+
+
+def test_the_level_of_the_logger_counts(collector: RecordCollector) -> None:
+    warnings.simplefilter("always")
+    travel()
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(logging.ERROR)
+    try:
+        warnings.warn("not shown", UserWarning, stacklevel=1)
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert collector.records == []
