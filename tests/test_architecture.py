@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tokenize
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,49 +19,39 @@ from .imports import PACKAGE, imports
 
 ROOT = Path(__file__).parents[1]
 
-# A module imports only from the floors below its own, and on its own floor only what stands before it.
-# fmt: off
-FLOORS = [
-    # Errors, environment and defaults.
-    ["_version", "loading", "native", "errors", "ranks", "settings", "waits", "locks"],
-    # Pure data and logic: no threads, no clocks, nothing that waits.
-    [
-        "frozen", "wire", "plain", "failures", "tracebacks", "entries", "mesh_record", "freeze", "shared", "similar", "thaw",
-        "relayed", "journal_layout",
-        "journal", "journal_reader", "frames", "messages", "relay_messages", "receipt", "ledger", "orders", "calls", "stats",
-        "lines", "cursor", "captured", "sizes", "merge", "texts", "columns", "templates", "groups",
-        "aggregate", "shape", "prefix", "formatter",
-    ],
-    # Machines.
-    [
-        "context", "apart", "future", "exits", "descriptors", "pump", "capture", "echo", "channel", "rundir", "running",
-        "fork_gate", "complaints", "transit", "rendezvous", "signals", "obituary", "json_formatter", "report", "pickling",
-        "children", "output", "console", "ipython", "fold", "rank_files", "proc_warnings", "standard_streams", "side_files",
-        "lifetime",
-    ],
-    # The roles: what a proc does, what the client does, and the handler that is the door to either.
-    [
-        "stream", "transaction", "forwarder", "runtime", "named_handlers",
-        "wrapped_handlers", "sink", "era", "source", "pipes", "reception", "sinks", "show", "tray", "registry", "flushes",
-        "below", "relays", "switches", "commands", "client_thread", "membership", "journal_queue", "client", "uplink",
-        "handler",
-    ],
-    # Assembly.
-    [
-        "relay", "quiet", "worker", "engine", "mesh_client", "notebook", "manager",
-        "answers", "proc", "settler", "watcher", "proc_main", "procs", "mesh_life", "proc_mesh",
-    ],
-    # The outside.
-    [
-        "integrations", "integrations.hosts", "integrations.handover", "integrations.dask_hosts", "integrations.dask",
-        "integrations.monarch_actors", "integrations.ray_worker", "integrations.ray_hook", "integrations.ray_nodes",
-        "integrations.*", "arguments", "guard", "launch", "run", "job", "execute", "tail", "cli", "testing",
-    ],
-    # The front door, which shows what is behind it.
-    ["__init__", "__main__"],
-]
-# fmt: on
-PURE = FLOORS[1]
+# What each folder, and each file beside them, may import of the package. A folder's own files may import each other.
+BASE = {"errors", "settings", "protocol", "system"}
+WORKER = BASE | {"journal", "transport", "worker"}
+CLIENT = WORKER | {"grouping", "lines", "output", "dispatch", "client"}
+MAY_IMPORT = {
+    "_version": set(),
+    "errors": set(),
+    "settings": {"errors"},
+    "protocol": {"errors"},
+    "system": {"errors", "settings"},
+    "journal": BASE,
+    "transport": BASE | {"journal"},
+    "grouping": {"protocol"},
+    "lines": {"protocol", "grouping"},
+    "output": BASE | {"lines"},
+    "worker": BASE | {"journal", "transport"},
+    "dispatch": WORKER | {"grouping", "lines", "output"},
+    "client": CLIENT - {"client"},
+    "handler": CLIENT,
+    "console_handlers": WORKER | {"handler"},
+    "notebook": BASE | {"output", "client"},
+    "installation": WORKER | {"handler", "console_handlers", "notebook"},
+    "mesh": CLIENT | {"handler", "installation", "notebook"},
+    "integrations": CLIENT | {"handler", "console_handlers", "installation", "notebook", "mesh"},
+    "cli": CLIENT | {"_version"},
+    "testing": CLIENT,
+    "__init__": {"_version", "system"},  # the rest is imported when it is first used
+    "__main__": {"cli"},
+}
+# No threads, no clocks, nothing that waits.
+PURE = ["protocol.*", "grouping.*", "lines.*", "journal.layout", "journal.reader", "journal.writer", "output.formatter"]
+PURE += ["output.prefix", "client.flush_ledger", "client.orders", "client.receipt", "client.stats", "mesh.rpc", "mesh.shape"]
+MAX_ENTRIES = 24
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}
 
@@ -122,31 +113,45 @@ MODULES = {name_of(path) for path in SOURCES}
 each_file = pytest.mark.parametrize("path", SOURCES, ids=name_of)
 
 
-def place(module: str) -> int | None:
-    """How far up a module stands, counted over all floors; None if it is not listed."""
-    listed = [entry for floor in FLOORS for entry in floor]
-    if module in listed:
-        return listed.index(module)
-    return next((at for at, entry in enumerate(listed) if fnmatch.fnmatchcase(module, entry)), None)
+def folder_of(module: str) -> str:
+    """Return the folder in which a module is; of a file beside the folders, its own name."""
+    return module.partition(".")[0]
+
+
+def is_pure(module: str) -> bool:
+    return any(fnmatch.fnmatchcase(module, entry) for entry in PURE)
 
 
 def forbidden_imports(module: str, source: str, modules: set[str], is_package: bool = False) -> list[str]:
     """Say what is wrong with the imports of a module. What only type checkers see may come from anywhere."""
-    here = place(module)
-    if here is None:
-        return [f"{module} stands on no floor: list it in FLOORS"]
+    here = folder_of(module)
+    if here not in MAY_IMPORT:
+        return [f"{module} is in no known folder: list it in MAY_IMPORT"]
     wrong = []
     for line, name, inside, types_only in imports(module, source, modules, is_package):
-        there = place(name) if inside else None
         if types_only:
             continue
-        if inside and (there is None or there >= here):
-            wrong.append(f"{module}:{line} imports {name}, which does not stand below it")
-        if not inside and name.partition(".")[0] == "multiprocess" and module != "context":
-            wrong.append(f"{module}:{line} imports multiprocess, which only context may")
-        if not inside and name.partition(".")[0] in WAITING and module in PURE:
-            wrong.append(f"{module}:{line} imports {name}, but it is on the floor where nothing waits")
+        there = folder_of(name)
+        if inside and there != here and there not in MAY_IMPORT[here]:
+            wrong.append(f"{module}:{line} imports {name}, which {here} may not")
+        if inside and name == module:
+            wrong.append(f"{module}:{line} imports itself")
+        if not inside and name.partition(".")[0] == "multiprocess" and module != "mesh.start_methods":
+            wrong.append(f"{module}:{line} imports multiprocess, which only mesh.start_methods may")
+        if not inside and name.partition(".")[0] in WAITING and is_pure(module):
+            wrong.append(f"{module}:{line} imports {name}, but nothing waits in {here}")
     return wrong
+
+
+def imports_within(folder: str) -> dict[str, set[str]]:
+    """Return what the modules of a folder import of each other."""
+    graph: dict[str, set[str]] = {}
+    for path, source in SOURCES.items():
+        module = name_of(path)
+        if folder_of(module) == folder:
+            found = imports(module, source, MODULES, path.name == "__init__.py")
+            graph[module] = {each.name for each in found if each.inside and not each.types_only} - {module}
+    return {module: {name for name in names if folder_of(name) == folder} for module, names in graph.items()}
 
 
 def swallowed_errors(source: str) -> list[str]:
@@ -211,11 +216,27 @@ def test_imports_walk_downward(path: Path) -> None:
     assert forbidden_imports(name_of(path), SOURCES[path], MODULES, path.name == "__init__.py") == []
 
 
-def test_every_listed_module_exists_and_stands_once() -> None:
-    listed = [entry for floor in FLOORS for entry in floor]
-    assert len(listed) == len(set(listed))
-    # The adapters to engines have their place, and are still to come.
-    assert {entry for entry in listed if "*" not in entry} <= MODULES | {"integrations"}
+def test_the_table_is_of_what_exists_and_has_no_cycle() -> None:
+    assert set(MAY_IMPORT) == {folder_of(module) for module in MODULES}
+    assert set().union(*MAY_IMPORT.values()) <= set(MAY_IMPORT)
+    tuple(TopologicalSorter(MAY_IMPORT).static_order())
+    assert all(fnmatch.filter(MODULES, entry) for entry in PURE)
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_files_of_a_folder_import_each_other_without_a_cycle(folder: str) -> None:
+    tuple(TopologicalSorter(imports_within(folder)).static_order())
+
+
+def test_a_stranger_sees_few_entries() -> None:
+    entries = [path.name for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MAX_ENTRIES
+
+
+@pytest.mark.parametrize("folder", [folder for folder in MAY_IMPORT if (ROOT / PACKAGE / folder).is_dir()])
+def test_a_folder_says_what_lives_there(folder: str) -> None:
+    said = ast.get_docstring(ast.parse((ROOT / PACKAGE / folder / "__init__.py").read_text()))
+    assert said
 
 
 @each_file
@@ -288,43 +309,41 @@ def test_an_import_of_the_package_does_nothing_else() -> None:
 # The checks themselves: each of these sources has one fault, on its last line.
 
 FAULTS = {
-    "upward": ("errors", "import os\nfrom .client import LogClient"),
-    "upward on the same floor": ("wire", "from .messages import Hello"),
-    "the module itself": ("client", "from .client import LogClient"),
+    "upward": ("errors", "import os\nfrom .client.log_client import LogClient"),
+    "upward from a folder": ("protocol.codec", "from ..client import log_client"),
+    "the module itself": ("client.log_client", "from .log_client import LogClient"),
     "upward, absolute": ("errors", "import meshlog_handler.client.log_client"),
-    "upward, absolute, by attribute": ("errors", "from meshlog_handler import client"),
-    "the front door": ("client", "from . import __version__"),
-    "the front door, absolute": ("client", "import meshlog_handler"),
-    "upward in a function": ("errors", "def lazily():\n    from . import client"),
-    "upward in the other branch": ("errors", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from . import client"),
-    "upward by name": ("errors", "import importlib\nimportlib.import_module('.client', __package__)"),
-    "upward from a package": ("integrations", "from . import ray"),
-    "beside, from a package": ("integrations.dask", "from .ray import attach"),
-    "nothing that exists": ("client", "from .attic import trunk"),
+    "upward, absolute, by attribute": ("errors", "from meshlog_handler.client import log_client"),
+    "the package": ("client.log_client", "from .. import __version__"),
+    "the package, absolute": ("client.log_client", "import meshlog_handler"),
+    "upward in a function": ("errors", "def lazily():\n    from .client import log_client"),
+    "upward in the other branch": ("errors", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from .client import log_client"),
+    "upward by name": ("errors", "import importlib\nimportlib.import_module('.client.log_client', __package__)"),
     "upward, two dots": ("integrations.ray", "from ..cli import main"),
-    "multiprocess": ("client", "def start():\n    import multiprocess.connection"),
-    "a clock": ("ledger", "from time import monotonic"),
-    "a queue": ("journal", "def lazily():\n    import queue"),
-    "on no floor": ("attic", ""),
+    "multiprocess": ("client.log_client", "def start():\n    import multiprocess.connection"),
+    "a clock": ("client.flush_ledger", "from time import monotonic"),
+    "a queue": ("protocol.codec", "def lazily():\n    import queue"),
+    "in no known folder": ("attic.trunk", ""),
 }
 FREE = {
-    "downward": ("client", "import threading, time\nfrom .errors import Closed\nfrom . import wire"),
-    "earlier on the same floor": ("messages", "from .wire import pack"),
-    "for types only": ("errors", "if TYPE_CHECKING:\n    from .client import LogClient"),
-    "multiprocess in its place": ("context", "import multiprocess"),
-    "the standard library's twin": ("channel", "import multiprocessing.connection"),
-    "two dots": ("integrations.ray", "from ..client import LogClient\nfrom .. import errors"),
-    "the front door's own": ("__init__", "from .client import LogClient\nfrom ._version import __version__"),
+    "downward": ("client.log_client", "import threading, time\nfrom ..errors import Closed\nfrom ..protocol import codec"),
+    "of the same folder": ("protocol.messages", "from .codec import pack"),
+    "for types only": ("errors", "if TYPE_CHECKING:\n    from .client.log_client import LogClient"),
+    "multiprocess in its place": ("mesh.start_methods", "import multiprocess"),
+    "the standard library's twin": ("transport.channel", "import multiprocessing.connection"),
+    "two dots": ("integrations.ray", "from ..client.log_client import LogClient\nfrom .. import errors"),
+    "the package's own": ("__init__", "from ._version import __version__"),
 }
-HOUSE = {"_version", "errors", "settings", "wire", "journal", "ledger", "messages", "context", "channel"}
-HOUSE |= {"client", "integrations", "integrations.ray", "integrations.dask", "cli", "__init__"}
+HOUSE = {"_version", "errors", "settings", "protocol.codec", "journal.writer", "client.flush_ledger", "protocol.messages"}
+HOUSE |= {"mesh.start_methods", "transport.channel", "client.log_client", "client", "protocol", "integrations"}
+HOUSE |= {"integrations.ray", "integrations.dask", "cli", "__init__"}
 
 
 @pytest.mark.parametrize(("module", "source"), FAULTS.values(), ids=FAULTS)
 def test_a_forbidden_import_is_found(module: str, source: str) -> None:
     found = forbidden_imports(module, source, HOUSE, module in ("__init__", "integrations"))
     assert len(found) == 1
-    assert f"{module}:{len(source.splitlines())} " in found[0] or "on no floor" in found[0]
+    assert f"{module}:{len(source.splitlines())} " in found[0] or "in no known folder" in found[0]
 
 
 @pytest.mark.parametrize(("module", "source"), FREE.values(), ids=FREE)
