@@ -75,28 +75,28 @@ class Host:
     """A host's relay, without the procs."""
 
     def __init__(self, address: str, number: int, window: float | None) -> None:
-        from meshlog_handler.client.uplink import PassOn, Uplink
-        from meshlog_handler.dispatch.dispatcher import Show
+        from meshlog_handler.client.uplink import Uplink, UpstreamHandler
+        from meshlog_handler.dispatch.dispatcher import Dispatcher
         from meshlog_handler.dispatch.sink import Sink
         from meshlog_handler.dispatch.sinks import Sinks
-        from meshlog_handler.protocol.relay_messages import JoinedBelow
+        from meshlog_handler.protocol.relay_messages import DownstreamJoined
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)
         self._uplink = Uplink(address, None)
-        self._show = Show(Sinks(Sink((PassOn(self._uplink.stream),), window=window)), digests=True)
+        self._show = Dispatcher(Sinks(Sink((UpstreamHandler(self._uplink.stream),), window=window)), digests=True)
         self._lock = threading.Lock()
         self._items = list(_lines(self.ranks))
         self._uplink.start(self._carry_out, lambda: None, lambda: None)
         for rank in self.ranks:
-            self._uplink.say(JoinedBelow(rank, "", 1000 + rank, f"host-{number}", {}))
+            self._uplink.say(DownstreamJoined(rank, "", 1000 + rank, f"host-{number}", {}))
 
     def _carry_out(self, order: Any) -> None:
-        from meshlog_handler.protocol.relay_messages import FlushBelow, ReachedBelow
+        from meshlog_handler.protocol.relay_messages import DownstreamReached, FlushDownstream
 
-        if isinstance(order, FlushBelow):
+        if isinstance(order, FlushDownstream):
             with self._lock:
                 self._show.flush()
-                self._uplink.say(ReachedBelow(order.request, tuple(self.ranks), (), (), 0, {}, 0))
+                self._uplink.say(DownstreamReached(order.request, tuple(self.ranks), (), (), 0, {}, 0))
                 self._uplink.append_flush(order.request)
 
     def feed(self) -> None:
@@ -114,12 +114,12 @@ class Host:
 
 def _lines(ranks: range) -> Iterator[list[Any]]:
     """Yield what a relay has read of each of its ranks."""
-    from meshlog_handler.protocol.decode import Thawer
-    from meshlog_handler.protocol.encode import ShapeTable, freeze
+    from meshlog_handler.protocol.decode import RecordDecoder
+    from meshlog_handler.protocol.encode import SchemaTable, freeze
     from meshlog_handler.protocol.entries import MARK
 
     for rank in ranks:
-        table = ShapeTable()
+        table = SchemaTable()
         parts: list[bytes] = []
         for number in range(_LINES):
             record = logging.LogRecord("train", logging.INFO, __file__, 1, _TEMPLATE, (number, rank / 1000), None)
@@ -129,7 +129,7 @@ def _lines(ranks: range) -> Iterator[list[Any]]:
         items: list[Any] = []
         data = b"".join(parts)
         identity = {"rank": rank, "local_rank": rank, "hostname": "host", "coords": {}}
-        Thawer(identity, lambda _: b"").thaw(data, 0, 1 << 30, items)
+        RecordDecoder(identity, lambda _: b"").thaw(data, 0, 1 << 30, items)
         yield items
 
 

@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from .handler import MeshHandler
 from .protocol.record import MeshRecord
-from .system.descriptors import Identity, identity
+from .system.descriptors import FileIdentity, identity
 from .system.fd_capture import changes, original_fd
 from .worker import membership, record_stream
 
@@ -65,14 +65,14 @@ _muted: ContextVar[_Muted | None] = ContextVar("meshlog_muted", default=None)
 _verdict: ContextVar[_Verdict | None] = ContextVar("meshlog_verdict", default=None)
 _kept = threading.local()
 _since: float | None = None
-_places: frozenset[Identity] | None = None
+_places: frozenset[FileIdentity] | None = None
 _kinds: dict[type, str] = {}
 _consoles: weakref.WeakKeyDictionary[io.TextIOWrapper, tuple[int, bool]] = weakref.WeakKeyDictionary()
 _muffled: weakref.WeakSet[io.TextIOWrapper] = weakref.WeakSet()
 _told: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
 
-def start(places: frozenset[Identity] | None = None) -> None:
+def start(places: frozenset[FileIdentity] | None = None) -> None:
     """Let console handlers be quiet about what a `MeshHandler` forwards to the client that this process has joined.
 
     Parameters

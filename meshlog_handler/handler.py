@@ -28,7 +28,7 @@ from .system.fd_capture import diagnose
 from .system.lazy_imports import importing
 from .worker import membership
 from .worker import record_stream as streams
-from .worker.record_stream import Stream, check_on_full, is_own
+from .worker.record_stream import RecordStream, check_on_full, is_own
 
 if TYPE_CHECKING:
     from .client.log_client import LogClient
@@ -92,7 +92,7 @@ class MeshHandler(logging.Handler):
     ) -> None:
         super().__init__(level)
         self._on_full = check_on_full(on_full)
-        self._stream: Stream | None = None
+        self._stream: RecordStream | None = None
         self._route: Route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
@@ -120,7 +120,7 @@ class MeshHandler(logging.Handler):
             return
         if self._ordinal is not None:
             client.sinks.name(self._sink, self._ordinal)
-        membership.join(membership.Terms(client.address, on_full=self._on_full, mesh=client.own_token))
+        membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _join(self, address: str) -> None:
         membership.join(membership.launched_terms(address, on_full=self._on_full))

@@ -19,7 +19,7 @@ from .worker import membership
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
-    from .mesh.start_methods import Identity
+    from .mesh.start_methods import ProcIdentity
 
 
 def install(
@@ -70,7 +70,9 @@ def install(
     enlist(membership.launched_terms(address, rank, capture=capture, warnings=warnings), level)
 
 
-def enlist(terms: membership.Terms, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler) -> None:
+def enlist(
+    terms: membership.JoinOptions, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
 
     Parameters
@@ -117,7 +119,7 @@ def enlist(terms: membership.Terms, level: int | str | None = None, handler: Cal
     _forward_root()
 
 
-def join_mesh(address: str, identity: Identity) -> None:
+def join_mesh(address: str, identity: ProcIdentity) -> None:
     """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
 
     Raises
@@ -128,7 +130,7 @@ def join_mesh(address: str, identity: Identity) -> None:
     _take_off(lambda handler: True)
     # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
     membership.join(
-        membership.Terms(
+        membership.JoinOptions(
             address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
         )
     )

@@ -25,8 +25,8 @@ from ..system.fd_capture import diagnose
 from ..system.signals import Signals
 from ..system.waits import monotonic
 from ..transport.channel import Address, connect
-from .host_election import Job
-from .interrupt_console import FoldingConsole
+from .host_election import HostElection
+from .interrupt_console import CollapsingConsole
 from .run import LINGER_SEC, Options, Run, run
 
 _PATIENCE_SEC: Final = 30.0
@@ -59,7 +59,7 @@ def execute(options: Options) -> int:
             f"no rank and no client is known here: none of {', '.join(settings.RANK_VARIABLES)} and {settings.ADDRESS} is "
             f"set. Let a launcher start this, mpirun -n 4 meshlog exec -- python train.py, or use meshlog run -n 4"
         )
-    job = Job()
+    job = HostElection()
     deadline = monotonic() + _PATIENCE_SEC
     while not job.claim():
         address = job.address()
@@ -126,7 +126,9 @@ class HostRun(Run):
     When its own has ended well, it waits for the others. When its own has failed, the launcher has to know.
     """
 
-    def __init__(self, job: Job, options: Options, client: LogClient, console: FoldingConsole, signals: Signals) -> None:
+    def __init__(
+        self, job: HostElection, options: Options, client: LogClient, console: CollapsingConsole, signals: Signals
+    ) -> None:
         self._job = job
         rank = settings.rank()
         assert rank is not None

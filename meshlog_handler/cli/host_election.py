@@ -13,7 +13,7 @@ import os
 from ..transport import run_directory
 
 
-class Job:
+class HostElection:
     """The ranks of this host with the same parent process. Used by one thread.
 
     Attributes

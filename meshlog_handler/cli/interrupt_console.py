@@ -18,7 +18,7 @@ _INTERRUPT: Final = "KeyboardInterrupt"
 _MAX_HELD: Final = 1000
 
 
-class FoldingConsole(ConsoleHandler):
+class CollapsingConsole(ConsoleHandler):
     """Once `folding` is set, tracebacks of KeyboardInterrupt after the first are left out; their ranks are in `folded`.
 
     Until its last line is there, a captured traceback is held back; so it is shown in one piece, whatever else it is.

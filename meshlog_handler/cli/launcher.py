@@ -52,7 +52,7 @@ class Rank:
         return self.exitcode is not None and -self.exitcode in self.sent
 
 
-class Watcher(Protocol):
+class LaunchObserver(Protocol):
     """Who is told. On the launcher's thread."""
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
@@ -96,7 +96,7 @@ class Ranks:
         command: Sequence[str],
         environments: Mapping[int, Mapping[str, str]],
         grace: float,
-        watcher: Watcher,
+        watcher: LaunchObserver,
         stdin: int | None = subprocess.DEVNULL,
     ) -> None:
         self._command = command

@@ -14,7 +14,7 @@ from typing import Final
 from .. import settings
 from ..client.exit_reports import last_lines
 from ..client.log_client import LogClient
-from ..client.peer import Source
+from ..client.peer import Peer
 from ..errors import BusyError
 from ..output.console import RanksFilter
 from ..output.formatter import MeshFormatter
@@ -26,9 +26,9 @@ from ..system.exit_status import signal_name
 from ..system.fd_capture import diagnose
 from ..system.signals import Signals
 from ..system.waits import LONGEST_SEC, monotonic, seconds_until
-from .interrupt_console import FoldingConsole
+from .interrupt_console import CollapsingConsole
 from .launcher import Rank, Ranks
-from .summary import Failure, failure_summary
+from .summary import RankFailure, failure_summary
 
 LINGER_SEC: Final = 1.0
 """Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
@@ -57,7 +57,7 @@ class Options:
     grace: float = 5.0
 
 
-def run(options: Options, start: Callable[[Options, LogClient, FoldingConsole, Signals], Run] | None = None) -> int:
+def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole, Signals], Run] | None = None) -> int:
     """Run a command on N ranks; return the exit code for the shell.
 
     That of the first rank that failed, 128 and the number for a signal; where the launcher was stopped by a signal
@@ -116,7 +116,7 @@ class Run:
         self,
         options: Options,
         client: LogClient,
-        console: FoldingConsole,
+        console: CollapsingConsole,
         signals: Signals,
         environments: Mapping[int, Mapping[str, str]] | None = None,
         stdin: int | None = subprocess.DEVNULL,
@@ -126,7 +126,7 @@ class Run:
         self._console = console
         self._signals = signals
         self._mesh = secrets.token_hex(8)
-        self._sources: list[Source] = []
+        self._sources: list[Peer] = []
         self._unread_until = float("inf")
         self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
@@ -213,7 +213,7 @@ class Run:
         """On the client's thread, for what was said last is its."""
         ranks = self._ranks
         failures = [
-            Failure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(source.tail)))
+            RankFailure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(source.tail)))
             for rank, source in zip(ranks.ranks, self._sources, strict=True)
             if rank.exitcode and not rank.was_stopped
         ]
@@ -248,7 +248,7 @@ def rank_environments(base: Mapping[str, str], count: int) -> dict[int, dict[str
     }
 
 
-def _console(options: Options) -> FoldingConsole:
+def _console(options: Options) -> CollapsingConsole:
     formatter: JsonFormatter | MeshFormatter | None = None
     ranks_filter = None
     if options.as_json:
@@ -258,4 +258,4 @@ def _console(options: Options) -> FoldingConsole:
     if options.ranks_filter is not None:
         ranks_filter = RanksFilter(options.ranks_filter)
     output = sys.stdout if options.as_json else None
-    return FoldingConsole(output, output, formatter, ranks_filter)
+    return CollapsingConsole(output, output, formatter, ranks_filter)

@@ -18,7 +18,7 @@ _ENDED_BY_OTHERS: Final = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTER
 
 
 @dataclass(frozen=True)
-class Failure:
+class RankFailure:
     """A rank that failed.
 
     Attributes
@@ -40,7 +40,7 @@ class Failure:
     last_lines: tuple[str, ...] = ()
 
 
-def failure_summary(failures: Iterable[Failure], total: int) -> str:
+def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
     """Return a summary, ready to print: the first failure with its last lines, the others by what they have in common.
 
     Parameters
@@ -72,8 +72,8 @@ def failure_summary(failures: Iterable[Failure], total: int) -> str:
     return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
 
 
-def _with_groups(head: str, failures: Sequence[Failure], start: float) -> str:
-    groups: dict[tuple[str, str], list[Failure]] = {}
+def _with_groups(head: str, failures: Sequence[RankFailure], start: float) -> str:
+    groups: dict[tuple[str, str], list[RankFailure]] = {}
     for failure in failures:
         groups.setdefault((_cause(failure), _exception(failure).partition(":")[0]), []).append(failure)
     text = [head]
@@ -86,7 +86,7 @@ def _with_groups(head: str, failures: Sequence[Failure], start: float) -> str:
     return "\n".join(text)
 
 
-def _cause(failure: Failure) -> str:
+def _cause(failure: RankFailure) -> str:
     cause = signal_name(failure.exitcode)
     if failure.exitcode is not None and 128 < failure.exitcode < 128 + signal.NSIG:
         # A shell says so of a command that was killed.
@@ -94,17 +94,17 @@ def _cause(failure: Failure) -> str:
     return cause
 
 
-def _is_interrupted(failure: Failure) -> bool:
+def _is_interrupted(failure: RankFailure) -> bool:
     return failure.exitcode in _INTERRUPTED or _exception(failure).startswith("KeyboardInterrupt")
 
 
-def _lines(failure: Failure) -> list[str]:
+def _lines(failure: RankFailure) -> list[str]:
     """Return the last lines, each without colours and line feeds."""
     lines = [line for text in failure.last_lines for line in text.splitlines()]
     return [strip_ansi(line.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass") for line in lines]
 
 
-def _exception(failure: Failure) -> str:
+def _exception(failure: RankFailure) -> str:
     """Return the last line of the last traceback among the last lines, or ""."""
     lines = _lines(failure)
     start = max((index for index, line in enumerate(lines) if _TRACEBACK in line), default=None)

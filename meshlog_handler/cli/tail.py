@@ -14,7 +14,7 @@ from typing import Final
 from ..errors import MeshlogError, ProtocolError
 from ..journal.reader import JournalReader
 from ..journal.side_files import read_side_file, side_path
-from ..protocol.decode import Item, Thawer
+from ..protocol.decode import Item, RecordDecoder
 from ..protocol.ranks import spell_ranks
 
 _NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
@@ -101,7 +101,7 @@ def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable
         raise ProtocolError("it was too large for the journal, and is not kept any more")
 
     identity: dict[str, object] = {"rank": rank, "local_rank": None, "hostname": None, "coords": {}}
-    thawer = Thawer(identity, read_large)
+    thawer = RecordDecoder(identity, read_large)
     try:
         for piece in reader.ranges():
             thawer.new_segment()

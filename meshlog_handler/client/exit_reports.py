@@ -19,7 +19,7 @@ WORD_SEC = 15.0
 """Seconds a proc's end waits for its owner to say how it came: Monarch looks every ten seconds."""
 
 
-class Ended(Protocol):
+class ExitedPeer(Protocol):
     """What an exit report is about.
 
     Attributes
@@ -49,14 +49,14 @@ class ExitReport(NamedTuple):
     text: str
 
 
-class Obituaries:
+class ExitReports:
     """Brings together that a proc has been heard to its end, and how it ended. One owner."""
 
     def __init__(self) -> None:
-        self._heard: dict[tuple[str, int | None], tuple[float, Ended | None]] = {}
+        self._heard: dict[tuple[str, int | None], tuple[float, ExitedPeer | None]] = {}
         self._words: dict[tuple[str, int | None], int] = {}
 
-    def heard(self, ended: Ended, now: float) -> ExitReport | None:
+    def heard(self, ended: ExitedPeer, now: float) -> ExitReport | None:
         """Note that everything of a proc has been shown; return what to say of its end, None if nothing, or not yet."""
         key = ended.mesh, ended.rank
         word = self._words.pop(key, None)
@@ -69,7 +69,7 @@ class Obituaries:
         self._heard[key] = now + WORD_SEC, None if said else ended
         return report if said else None
 
-    def word(self, mesh: str, rank: int, exitcode: int) -> tuple[Ended, ExitReport | None] | None:
+    def word(self, mesh: str, rank: int, exitcode: int) -> tuple[ExitedPeer, ExitReport | None] | None:
         """Note how a proc ended; return it and what to say, if it was heard to its end before and nothing was said then."""
         heard = self._heard.pop((mesh, rank), None)
         if heard is None:
@@ -83,7 +83,7 @@ class Obituaries:
         """When `expire` has something to return or to forget, or None."""
         return min((deadline for deadline, _ in self._heard.values()), default=None)
 
-    def expire(self, now: float) -> list[tuple[Ended, ExitReport]]:
+    def expire(self, now: float) -> list[tuple[ExitedPeer, ExitReport]]:
         """Return what is known of ends of which no owner has said more, and forget them.
 
         An end of which nothing is known is left to the owner to tell: its engine may have ended the proc in order.
@@ -93,7 +93,7 @@ class Obituaries:
         return [(ended, report) for ended in ends if (report := exit_report(ended)) is not None]
 
 
-def exit_report(ended: Ended) -> ExitReport | None:
+def exit_report(ended: ExitedPeer) -> ExitReport | None:
     """Tell a crash from an end that the process or its parent has chosen, by all that is known."""
     code = ended.exitcode
     if code == 0:
@@ -112,18 +112,18 @@ def exit_report(ended: Ended) -> ExitReport | None:
     return _error(ended, f"ended by {signal_name(code)}")
 
 
-def _by_owner(ended: Ended, word: int) -> ExitReport | None:
+def _by_owner(ended: ExitedPeer, word: int) -> ExitReport | None:
     """Its owner expects every proc to end with 0, or says 0 of what it has ended itself."""
     if ended.exitcode is None:
         ended.exitcode = word
     return _error(ended, f"ended by {signal_name(ended.exitcode)}") if ended.exitcode else None
 
 
-def _name(ended: Ended) -> str:
+def _name(ended: ExitedPeer) -> str:
     return f"rank {ended.rank} (pid {ended.pid})"
 
 
-def _error(ended: Ended, how: str) -> ExitReport:
+def _error(ended: ExitedPeer, how: str) -> ExitReport:
     text = f"{_name(ended)} {how}"
     lines = last_lines(ended.tail)
     return ExitReport(logging.ERROR, "\n    ".join((f"{text}; its last lines:", *lines)) if lines else text)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from ..system.error_reports import Complaints, give
+from ..system.error_reports import ErrorReports, give
 from ..system.waits import monotonic
 from .flush_ledger import FlushLedger, OpenFlush
-from .peer import Source
+from .peer import Peer
 from .receipt import FlushReceipt
-from .registry import Member
+from .registry import MeshMember
 
 Flushed = Future[FlushReceipt]
 
@@ -31,14 +31,14 @@ class Flushes:
         Says what goes wrong.
     """
 
-    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], complaints: Complaints) -> None:
+    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], complaints: ErrorReports) -> None:
         self._show_all = show_all
         self._behind = behind
         self._complaints = complaints
         self._ledger = FlushLedger()
-        self._open: dict[int, tuple[Flushed, Sequence[Source]]] = {}
+        self._open: dict[int, tuple[Flushed, Sequence[Peer]]] = {}
 
-    def start(self, members: Sequence[Source], dead: Iterable[Member], timeout: float, future: Flushed) -> int:
+    def start(self, members: Sequence[Peer], dead: Iterable[MeshMember], timeout: float, future: Flushed) -> int:
         """Begin to wait for `members`; return the version for their sentinels."""
         flush = self._ledger.start([*members, *dead], monotonic(), timeout, dead)
         self._open[flush.version] = (future, members)
@@ -46,11 +46,11 @@ class Flushes:
             self._complete([flush])
         return flush.version
 
-    def ack(self, version: int, source: Source) -> None:
+    def ack(self, version: int, source: Peer) -> None:
         """Note that all that `source` logged before the sentinel has been shown."""
         self._complete(self._ledger.ack(version, source))
 
-    def excuse(self, source: Source) -> None:
+    def excuse(self, source: Peer) -> None:
         """Note that `source` ended, and everything of it has been shown."""
         self._complete(self._ledger.excuse(source))
 
@@ -62,7 +62,7 @@ class Flushes:
         """End all: the client stops."""
         self._complete(self._ledger.close())
 
-    def waiting_for(self, source: Source) -> list[int]:
+    def waiting_for(self, source: Peer) -> list[int]:
         """Return the versions of the flushes that wait for `source`."""
         return self._ledger.waiting_for(source)
 
@@ -92,7 +92,7 @@ class Flushes:
             ranks = _spell(acked - missing), _spell(missing), _spell(dead)
             give(future, FlushReceipt(flush.version, *ranks, dropped, elapsed, busy))
 
-    def unanswered(self, future: Flushed, members: Sequence[Source], elapsed: float, busy: str) -> FlushReceipt:
+    def unanswered(self, future: Flushed, members: Sequence[Peer], elapsed: float, busy: str) -> FlushReceipt:
         """Return what a flush of `members` has reached so far. Any thread."""
         flush = next((self._ledger.get(version) for version, (each, _) in tuple(self._open.items()) if each is future), None)
         version, acked, dead = (flush.version, flush.acked, flush.dead) if flush is not None else (0, set(), set())

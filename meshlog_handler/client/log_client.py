@@ -25,31 +25,31 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from .. import settings
-from ..dispatch.dispatcher import KEEP, Show
+from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.sink import Sink
 from ..dispatch.sinks import Sinks
 from ..errors import BusyError, ClosedError, FlushTimeout
 from ..output.console import ConsoleHandler
 from ..output.named_handlers import ShownBy, check_handlers
 from ..output.rank_files import RankFiles
-from ..protocol.messages import Hello, Order, Welcome
+from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
 from ..system.fd_capture import diagnose
-from ..system.shielded import run_apart
+from ..system.shielded import run_shielded
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
-from ..transport.listener import Newcomer, Rendezvous
+from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.journal_queue import JournalQueue
-from ..worker.record_stream import own_threads
+from ..worker.record_stream import internal_threads
 from .flush_ledger import explain_missing
-from .loop import ClientThread
-from .mailbox import Commands
+from .loop import ClientLoop
+from .mailbox import Mailbox
 from .orders import Answers
-from .peer import Chosen, Source
+from .peer import Chosen, Peer
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import source_of
-from .relays import Above
+from .relays import Upstream
 from .stats import Stats
 from .switches import SWITCH_SEC, Switched
 
@@ -101,7 +101,7 @@ class LogClient(QueueListener):
         log_dir: str | os.PathLike[str] | None = None,
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
-        above: Above | None = None,
+        above: Upstream | None = None,
     ) -> None:
         super().__init__(JournalQueue(self._show_here), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
@@ -145,7 +145,7 @@ class LogClient(QueueListener):
             # On this thread: it may hold logging's lock, which a new handler needs (`logging.config` calls a factory).
             self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         try:
-            run_apart(self._start)
+            run_shielded(self._start)
             return self
         except BaseException:
             self.stop()  # if it runs: then it is no error of the start's own, but Ctrl-C
@@ -162,12 +162,12 @@ class LogClient(QueueListener):
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
             self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
-            self._rendezvous = Rendezvous(self._rundir.path, self._admit, self._joined)
+            self._rendezvous = Listener(self._rundir.path, self._admit, self._joined)
             undo.callback(self._rendezvous.close)
-            self._commands = Commands(queue.SimpleQueue())
+            self._commands = Mailbox(queue.SimpleQueue())
             undo.callback(self._commands.close)
-            show = Show(self.sinks, files, *self._options, digests=self._above is not None)
-            self._core = ClientThread(
+            show = Dispatcher(self.sinks, files, *self._options, digests=self._above is not None)
+            self._core = ClientLoop(
                 self._commands,
                 show,
                 self.registry,
@@ -220,7 +220,7 @@ class LogClient(QueueListener):
     def _stop_apart(self, timeout: float, interrupts: list[BaseException]) -> None:
         thread = self._thread
         if self.running and thread is not None and threading.current_thread() is not thread:
-            run_apart(partial(self._stop, thread, timeout, interrupts), interrupts.append)
+            run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
 
     def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
         self.queue.close()  # what is put from now on is shown at once
@@ -364,7 +364,7 @@ class LogClient(QueueListener):
         """Return a number for an order."""
         return self._core.orders.number()
 
-    def order_soon(self, order: Order, chosen: Chosen | None) -> Future[Answers]:
+    def order_soon(self, order: Command, chosen: Chosen | None) -> Future[Answers]:
         """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
@@ -372,9 +372,9 @@ class LogClient(QueueListener):
         return future
 
     def commit_soon(
-        self, order: Order, chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Order] | None
+        self, order: Command, chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Command] | None
     ) -> Future[Answers] | None:
-        """End a transaction (see `ClientThread.commit`); None if procs have joined that are not `prepared`."""
+        """End a transaction (see `ClientLoop.commit`); None if procs have joined that are not `prepared`."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
         return future if self.ask(lambda: self._core.commit(order, future, chosen, prepared, standing)) else None
@@ -446,7 +446,7 @@ class LogClient(QueueListener):
         """
         self.switch(streaming=streaming, chosen=chosen)
 
-    def stand(self, mesh: str, order: Order) -> None:
+    def stand(self, mesh: str, order: Command) -> None:
         """Let an order hold for procs of `mesh` that join later, here or below a relay."""
         self.registry.stand(mesh, order)
         self._post(lambda: self._core.relays.stand(mesh, order))
@@ -465,7 +465,7 @@ class LogClient(QueueListener):
         """Return the same on the client's own thread."""
         return self._core.stats()
 
-    def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Source:
+    def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Take in a process that was started with its output led into pipes; return what the client's thread knows it by.
 
         Parameters
@@ -479,7 +479,7 @@ class LogClient(QueueListener):
         """
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
         self.registry.joined(mesh, rank)
-        source = Source(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
+        source = Peer(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
         self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
         return source
 
@@ -536,14 +536,14 @@ class LogClient(QueueListener):
         self._commands.put(fn, future, gives=gives)
 
     def _monitor(self) -> None:
-        own_threads.add(threading.get_ident())
+        internal_threads.add(threading.get_ident())
         try:
             self._core.run()
         finally:
             # Last in, first out, and each whatever the others raise.
             with contextlib.ExitStack() as end:
                 end.callback(setattr, self, "_ended", True)
-                end.callback(own_threads.discard, threading.get_ident())
+                end.callback(internal_threads.discard, threading.get_ident())
                 end.enter_context(self._core.gate)
                 end.callback(self._core.hang_up)
                 end.callback(self._rundir.remove)
@@ -552,7 +552,7 @@ class LogClient(QueueListener):
                 if self.console is not None:
                     end.callback(self.console.close)
 
-    def _admit(self, newcomer: Newcomer) -> Welcome:
+    def _admit(self, newcomer: NewConnection) -> Welcome:
         """Return what to tell a newcomer. On a thread of the door."""
         try:
             self._rundir.restore()
@@ -562,7 +562,7 @@ class LogClient(QueueListener):
             diagnose(f"the directory of the journals was removed, and cannot be made again: {failure}")
         return self.registry.admit(newcomer)
 
-    def _joined(self, newcomer: Newcomer, welcome: Welcome) -> None:
+    def _joined(self, newcomer: NewConnection, welcome: Welcome) -> None:
         """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""
         source = source_of(newcomer, welcome, self.registry.coords(newcomer.hello, welcome.rank), self._max_line)
         self._post(lambda: self._core.add(source, welcome))

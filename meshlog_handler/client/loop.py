@@ -14,27 +14,27 @@ from collections.abc import Callable, Hashable, Sequence, Set
 from concurrent.futures import Future
 from typing import Any, Final
 
-from ..dispatch.dispatcher import Show
-from ..dispatch.pacer import Tray, count_records
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
-from ..protocol.messages import Answer, Order, Welcome
+from ..protocol.messages import Answer, Command, Welcome
 from ..protocol.ranks import spell_ranks
-from ..system.error_reports import Complaints, name_of
+from ..system.error_reports import ErrorReports, name_of
 from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
 from ..system.signals import STOPPING
 from ..system.waits import monotonic, seconds_until
-from ..transport.listener import Rendezvous
-from .exit_reports import Ended, ExitReport, Obituaries
+from ..transport.listener import Listener
+from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
-from .mailbox import Commands
-from .orders import Answers, Orders
-from .peer import Chosen, Member, Source
-from .reactor import Reception
+from .mailbox import Mailbox
+from .orders import Answers, PendingCommands
+from .peer import Chosen, Peer, Target
+from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
-from .relays import Above, Relays
-from .stats import Past, RankStats, Stats
+from .relays import Relays, Upstream
+from .stats import PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
@@ -45,7 +45,7 @@ _PAUSE_SEC: Final = 0.001
 _LONGEST_PAUSE_SEC: Final = 0.1
 
 
-class ClientThread:
+class ClientLoop:
     """What a `LogClient` does on its thread.
 
     Parameters
@@ -60,24 +60,24 @@ class ClientThread:
 
     def __init__(
         self,
-        commands: Commands,
-        show: Show,
+        commands: Mailbox,
+        show: Dispatcher,
         registry: Registry,
-        rendezvous: Rendezvous,
+        rendezvous: Listener,
         own_token: str,
         keep_journals: bool,
         post: Callable[[Callable[[], Any]], object],
-        above: Above | None,
+        above: Upstream | None,
     ) -> None:
         self.show = show
-        self.complaints = Complaints()
-        self.reception = Reception(self.complaints)
-        self.orders = Orders()
+        self.complaints = ErrorReports()
+        self.reception = Reactor(self.complaints)
+        self.orders = PendingCommands()
         self.ending = False
         self._releasing = False
         self._moves = 0
         self._end_due = float("inf")
-        self.past = Past()
+        self.past = PastStats()
         self._commands = commands
         self._registry = registry
         self._rendezvous = rendezvous
@@ -87,12 +87,12 @@ class ClientThread:
         self.relays = Relays(
             self.reception, registry, self.orders, self.past.remember, post, above, show.window, lambda: show.hidden
         )
-        self._obituaries = Obituaries()
-        self._adopted: dict[int | None, Source] = {}
+        self._obituaries = ExitReports()
+        self._adopted: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
-        self._tray = Tray(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self._tray = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
         self.switches = Switches(show, self._tray, self.reception, self.relays, registry, self.orders)
-        self._sentinels: deque[tuple[Source, int]] = deque()
+        self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
         self._began: float | None = None  # when the thread last stopped waiting; None while it waits
         self._failures = 0
@@ -153,7 +153,7 @@ class ClientThread:
         lines = [item for _, items in tuple(self.reception.pipes.read) for item in items]
         return self.show.waiting + self._tray.waiting + count_records(lines) + sum(source.waiting() for source in sources)
 
-    def _chosen(self, chosen: Chosen | None) -> list[Source]:
+    def _chosen(self, chosen: Chosen | None) -> list[Peer]:
         return [source for source in tuple(self.reception.sources) if chosen is None or source.chosen(chosen)]
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
@@ -178,7 +178,7 @@ class ClientThread:
         for source in tuple(self.reception.sources):
             self.reception.release(source)
 
-    def add(self, source: Source, welcome: Welcome) -> None:
+    def add(self, source: Peer, welcome: Welcome) -> None:
         """Begin with a proc."""
         source.streaming = self._registry.streams(source.mesh)
         source.sides.keep = self._keep_journals
@@ -212,7 +212,7 @@ class ClientThread:
         self.reception.look_for_ends()
         self._flushes.start([source for source in self.reception.sources if source.ended], (), float("inf"), future)
 
-    def order(self, order: Order, future: Future[Answers], chosen: Chosen | None) -> None:
+    def order(self, order: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
         asked = self._asked(chosen)
         self.orders.start(order.request, [member for members in asked.values() for member in members], future)
@@ -222,7 +222,12 @@ class ClientThread:
                     self.orders.answer(member, Answer(order.request, "its connection is closed"))
 
     def commit(
-        self, order: Order, future: Future[Answers], chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Order] | None
+        self,
+        order: Command,
+        future: Future[Answers],
+        chosen: Chosen,
+        prepared: Set[Hashable],
+        standing: tuple[str, Command] | None,
     ) -> bool:
         """End a transaction: send `order`, and let an order stand in a mesh from now on.
 
@@ -236,7 +241,7 @@ class ClientThread:
         self.order(order, future, chosen)
         return True
 
-    def _asked(self, chosen: Chosen | None) -> dict[Source, Sequence[Member]]:
+    def _asked(self, chosen: Chosen | None) -> dict[Peer, Sequence[Target]]:
         """Return the procs that an order is for, by the connection that it is sent on."""
         return {
             source: source.chosen(chosen)
@@ -415,7 +420,7 @@ class ClientThread:
     def _ends_told(self) -> bool:
         return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
 
-    def _unanswerable(self) -> list[tuple[Source, int, float]]:
+    def _unanswerable(self) -> list[tuple[Peer, int, float]]:
         """Return what asks procs that live without a connection: who, which flush or switch, when to do without."""
         cut_off = self.reception.cut_off.items()
         return [
@@ -425,7 +430,7 @@ class ClientThread:
             if version > source.caught_up
         ]
 
-    def _barrier(self, source: Source, now: float) -> None:
+    def _barrier(self, source: Peer, now: float) -> None:
         """Show what the captured pipes of a proc held when its sentinel arrived."""
         piped = self._adopted_as(source) or source
         items = self.reception.pipes.drain(piped, now)
@@ -434,11 +439,11 @@ class ClientThread:
         else:
             self._tray.write_only(items)
 
-    def _adopted_as(self, source: Source) -> Source | None:
+    def _adopted_as(self, source: Peer) -> Peer | None:
         """Return the adopted proc that has the pipes of `source`, a connection of its own that it made."""
         return self._adopted.get(source.rank) if not source.adopted and not source.mesh else None
 
-    def _answered(self, source: Source, answer: Answer) -> None:
+    def _answered(self, source: Peer, answer: Answer) -> None:
         if answer.request in source.turns:  # it has no stream in which it could answer
             self.reception.turn_now(source, answer.request)
         elif self.orders.is_request(answer.request):
@@ -459,7 +464,7 @@ class ClientThread:
         self._report_drops(monotonic())
         self.show.flush()
 
-    def _finish(self, source: Source) -> None:
+    def _finish(self, source: Peer) -> None:
         """Take leave of a proc of which everything has been shown."""
         if source not in self.reception.sources:
             return
@@ -497,11 +502,11 @@ class ClientThread:
         if adopted is not None and adopted.ended:
             self._finish(adopted)
 
-    def _tell(self, ended: Ended, report: ExitReport | None) -> None:
+    def _tell(self, ended: ExitedPeer, report: ExitReport | None) -> None:
         if report is not None:
             self.show.say(report.level, report.text, ended.rank, ended.pid)
 
-    def _say_drops(self, source: Source) -> None:
+    def _say_drops(self, source: Peer) -> None:
         if source.unreported:
             self.show.say(logging.WARNING, source.drop_report(), source.rank, source.pid)
 
@@ -541,7 +546,7 @@ class ClientThread:
                 break
 
     def _keep_counters(self) -> None:
-        self.past = Past(self.stats())
+        self.past = PastStats(self.stats())
         for each in self.past.values():
             each.alive = False
 

@@ -51,7 +51,7 @@ class Call:
             refuse(self.future, failure)
 
 
-class Commands:
+class Mailbox:
     """A queue of calls, and a pipe with a byte in it while there are some. Any thread may `put`; the rest is the client's."""
 
     def __init__(self, calls: queue.SimpleQueue[Call]) -> None:

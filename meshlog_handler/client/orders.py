@@ -17,7 +17,7 @@ Answers = dict[Hashable, "str | None"]
 """For each member that was asked: None if it obeyed, else the reason why not."""
 
 
-class Orders:
+class PendingCommands:
     """Collects the answers to orders. Requests are numbered from 2**32, apart from the versions of flushes."""
 
     def __init__(self) -> None:

@@ -15,13 +15,13 @@ from ..protocol.decode import Item
 from ..system.descriptors import pending, read_pipe
 from ..system.fd_capture import diagnose
 from ..system.waits import monotonic
-from .peer import Source
+from .peer import Peer
 
 READ_SIZE: Final = 256 * 1024
 _MAX_LAST_WORDS: Final = 8 << 20
 
 
-class Pipes:
+class OutputPipes:
     """Knows the pipes of every proc. `read` is what was read of them and not collected yet.
 
     Attributes
@@ -34,13 +34,13 @@ class Pipes:
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self.read: list[tuple[Source, list[Item]]] = []
-        self._sources: dict[CapturedPipe, Source] = {}
+        self.read: list[tuple[Peer, list[Item]]] = []
+        self._sources: dict[CapturedPipe, Peer] = {}
         self._unfinished: set[CapturedPipe] = set()
         self.read_size = READ_SIZE
         self.holding = False
 
-    def add(self, source: Source) -> None:
+    def add(self, source: Peer) -> None:
         """Begin with the pipes of a proc."""
         for pipe in source.pipes:
             self._sources[pipe] = source
@@ -59,7 +59,7 @@ class Pipes:
             elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
                 self._bring(pipe, pipe.framer.expire(now), time.time())
 
-    def drain(self, source: Source, now: float, limit: int | None = None) -> list[Item]:
+    def drain(self, source: Peer, now: float, limit: int | None = None) -> list[Item]:
         """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier.
 
         With a `limit`, so many bytes of each at most, but also what is written meanwhile.
@@ -75,13 +75,13 @@ class Pipes:
             items += _items(source, pipe, pipe.framer.flush(now), time.time())
         return items
 
-    def read_last_words(self, source: Source) -> None:
+    def read_last_words(self, source: Peer) -> None:
         """Bring what a proc that ended has left in its pipes."""
         items = self.drain(source, monotonic(), _MAX_LAST_WORDS)
         if items:
             self.read.append((source, items))
 
-    def let_go(self, source: Source) -> None:
+    def let_go(self, source: Peer) -> None:
         """Bring what lies in the pipes of a proc at this moment; what follows goes where the proc leads it."""
         items = self.drain(source, monotonic())
         if items:
@@ -135,7 +135,7 @@ class Pipes:
             pipe.fd = -1
 
 
-def _items(source: Source, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
+def _items(source: Peer, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
     """Return lines as items; they are counted, and the last ones remembered."""
     items = pipe.items(lines, when)
     source.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)

@@ -17,11 +17,11 @@ from ..journal.reader import JournalReader
 from ..journal.side_files import ReadSideFiles
 from ..lines.captured import CapturedPipe
 from ..protocol.codec import unpack
-from ..protocol.decode import ASIDE_COST, Item, TaggedTemplate, Thawer
+from ..protocol.decode import ASIDE_COST, Item, RecordDecoder, TaggedTemplate
 from ..protocol.entries import FLUSH, LARGE, RECORD, number_entry, walk
 from ..protocol.frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
-from ..protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Leash, Message, Order, Relabel, decode
-from ..protocol.relay_messages import ReachedBelow
+from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, Leash, Message, Relabel, decode
+from ..protocol.relay_messages import DownstreamReached
 from ..system.fd_capture import diagnose
 from .exit_reports import abridged
 from .stats import RankStats
@@ -43,7 +43,7 @@ class Piece:
     replayed: bool
 
 
-class Member(Hashable, Protocol):
+class Target(Hashable, Protocol):
     """What orders and flushes are for: a proc that is connected, or one below a relay."""
 
     @property
@@ -55,7 +55,7 @@ class Member(Hashable, Protocol):
         """Its rank; None is the client's own process."""
 
 
-Chosen = Callable[[Member], bool]
+Chosen = Callable[[Target], bool]
 """Which procs are meant."""
 
 
@@ -67,7 +67,7 @@ class Turn:
     era: Era | None = None
 
 
-class Source:
+class Peer:
     """One proc, from its first frame to the last byte of its journal.
 
     Parameters
@@ -182,11 +182,11 @@ class Source:
         self.outbox = bytearray()
         self.tail: list[Item] = []
         self.unreported: dict[tuple[str, int], int] = {}
-        self.reached: dict[int, ReachedBelow | None] = {}  # by the version of an open flush
+        self.reached: dict[int, DownstreamReached | None] = {}  # by the version of an open flush
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
         self.sides = ReadSideFiles(journal)
-        self._thawer = Thawer(self.identity, self.sides.read, self, relayed)
+        self._thawer = RecordDecoder(self.identity, self.sides.read, self, relayed)
         self._generation = 0
         self._kept = False  # whether its journal was a file when it was first heard
         self._position = START
@@ -215,15 +215,15 @@ class Source:
         """The ranks it speaks for."""
         return () if self.rank is None else (self.rank,)
 
-    def chosen(self, chosen: Chosen | None) -> Sequence[Member]:
+    def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
         """Return itself if it is meant, as who answers for it."""
         return [self] if chosen is None or chosen(self) else []
 
-    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Order:
+    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return what to send for a flush."""
         return Flush(version)
 
-    def order_for(self, order: Order, members: Sequence[Member]) -> Order:
+    def order_for(self, order: Command, members: Sequence[Target]) -> Command:
         """Return what to send for an order."""
         return order
 

@@ -20,13 +20,13 @@ from ..dispatch.pacer import INBOX_SIZE
 from ..errors import ProtocolError
 from ..protocol.decode import Item
 from ..protocol.frames import CONTROL, frame
-from ..protocol.messages import Goodbye, Message, Patience, Release
-from ..system.error_reports import Complaints, describe
+from ..protocol.messages import Goodbye, KeepWaiting, Message, Release
+from ..system.error_reports import ErrorReports, describe
 from ..system.exit_status import exit_code, has_ended, started_here, watch
 from ..system.fd_capture import diagnose
 from ..system.waits import capped, monotonic
-from .output_pipes import Pipes
-from .peer import Source
+from .output_pipes import OutputPipes
+from .peer import Peer
 
 if TYPE_CHECKING:
     from ..dispatch.era import Era
@@ -42,7 +42,7 @@ _MAX_COLLECTED: Final = 2048
 _SHARE: Final = 64
 
 
-class Reception:
+class Reactor:
     """Knows every proc that joined and has not been taken leave of.
 
     After `wait` and `read`, `collect` returns what can be shown; the lists `messages` and `finished` hold what else happened.
@@ -56,17 +56,17 @@ class Reception:
         Bytes of a proc's stream that wait to be collected; beyond it, the proc waits.
     """
 
-    def __init__(self, complaints: Complaints | None = None) -> None:
-        self.complaints = complaints or Complaints()
+    def __init__(self, complaints: ErrorReports | None = None) -> None:
+        self.complaints = complaints or ErrorReports()
         self._selector = selectors.DefaultSelector()
-        self.sources: set[Source] = set()
-        self.messages: deque[tuple[Source, Message]] = deque()
-        self.finished: deque[Source] = deque()
-        self.pipes = Pipes(self._selector)
-        self._busy: dict[Source, None] = {}  # in the order in which they became so
-        self._paused: set[Source] = set()
-        self._held_up: set[Source] = set()  # that had to wait since they were asked for patience last
-        self.cut_off: dict[Source, float] = {}
+        self.sources: set[Peer] = set()
+        self.messages: deque[tuple[Peer, Message]] = deque()
+        self.finished: deque[Peer] = deque()
+        self.pipes = OutputPipes(self._selector)
+        self._busy: dict[Peer, None] = {}  # in the order in which they became so
+        self._paused: set[Peer] = set()
+        self._held_up: set[Peer] = set()  # that had to wait since they were asked for patience last
+        self.cut_off: dict[Peer, float] = {}
         self.muted: list[Item] = []
         self.taken = 0
         self.earlier: dict[Era, list[Item]] = {}
@@ -80,7 +80,7 @@ class Reception:
         """Undo `register`."""
         self._selector.unregister(fd)
 
-    def add(self, source: Source, welcome: Message) -> None:
+    def add(self, source: Peer, welcome: Message) -> None:
         """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
         for former in [each for each in self.cut_off if source.watched and each.watched and each.pid == source.pid]:
             former.left = True
@@ -115,7 +115,7 @@ class Reception:
                 continue
             source = key.data
             try:
-                if not isinstance(source, Source):
+                if not isinstance(source, Peer):
                     source(mask)
                 elif key.fd == source.pidfd:
                     self.ended(source)
@@ -123,7 +123,7 @@ class Reception:
                     self._socket_ready(source, mask)
             except Exception as failure:
                 # It would fail again at once: the descriptor is still ready.
-                if isinstance(source, Source) and source.sock is not None and key.fd == source.sock.fileno():
+                if isinstance(source, Peer) and source.sock is not None and key.fd == source.sock.fileno():
                     self.refuse(source, failure)
                 else:
                     self.complaints.say("something that is ready cannot be read", failure)
@@ -160,7 +160,7 @@ class Reception:
         shown.sort(key=itemgetter(0))
         return shown
 
-    def _between_turns(self, source: Source, items: list[Item]) -> Iterator[list[Item]]:
+    def _between_turns(self, source: Peer, items: list[Item]) -> Iterator[list[Item]]:
         """Yield the parts of `items` between the sentinels of switches; let the proc pass each switch in its place."""
         begin = 0
         for at, (_, template, values) in enumerate(items):
@@ -171,12 +171,12 @@ class Reception:
                 begin = at
         yield items[begin:]
 
-    def turn_now(self, source: Source, number: int) -> None:
+    def turn_now(self, source: Peer, number: int) -> None:
         """Let a proc that hears nothing pass a switch here, behind what was read of it and what its pipes hold."""
         sentinel: Item = (time.time(), None, (source, number))
         self.pipes.read.append((source, [*self.pipes.drain(source, monotonic()), sentinel]))
 
-    def _take(self, source: Source, limit: int, items: list[Item]) -> int:
+    def _take(self, source: Peer, limit: int, items: list[Item]) -> int:
         del self._busy[source]
         before = source.taken
         try:
@@ -191,7 +191,7 @@ class Reception:
                 self._paused.discard(source)
                 self._watch(source)
 
-    def send(self, source: Source, message: Message) -> bool:
+    def send(self, source: Peer, message: Message) -> bool:
         """Send a message when the proc can take it; False if it has hung up."""
         if source.sock is None:
             return False
@@ -199,7 +199,7 @@ class Reception:
         self._write(source)
         return source.sock is not None
 
-    def release(self, source: Source) -> None:
+    def release(self, source: Peer) -> None:
         """Ask a proc to go on without this client; its `Goodbye` is then its last word. An adopted one hears nothing."""
         if not source.adopted:
             source.released = True
@@ -221,7 +221,7 @@ class Reception:
                 with contextlib.suppress(OSError):  # it was closed just now
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def do_without(self, source: Source) -> None:
+    def do_without(self, source: Peer) -> None:
         """Wait no longer for the answer of a proc that was released: what it has logged so far is read from its journal."""
         while source.sock is not None and self._read_socket(source):
             continue
@@ -232,18 +232,18 @@ class Reception:
             self._busy[source] = None
         self._hang_up(source)
 
-    def catch_up(self, source: Source, version: int) -> None:
+    def catch_up(self, source: Peer, version: int) -> None:
         """Answer flush `version` by the journal of a proc that lives without a connection."""
         source.catch_up(version)
         self._busy[source] = None
 
-    def bring_sentinel(self, source: Source, number: int) -> None:
+    def bring_sentinel(self, source: Peer, number: int) -> None:
         """Let a proc that lives without a connection pass a switch behind what its journal holds."""
         caught_up = source.caught_up
         self.catch_up(source, number)
         source.caught_up = caught_up  # flushes are numbered apart
 
-    def drop(self, source: Source, *, keep_journal: bool) -> None:
+    def drop(self, source: Peer, *, keep_journal: bool) -> None:
         """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
         source.ended = True
         self._hang_up(source)
@@ -275,7 +275,7 @@ class Reception:
 
     # -- sockets ---------------------------------------------------------------------------------------------------
 
-    def _socket_ready(self, source: Source, mask: int) -> None:
+    def _socket_ready(self, source: Peer, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
             self._write(source)
         if mask & selectors.EVENT_READ and source.sock is not None:
@@ -285,7 +285,7 @@ class Reception:
                 self._held_up.add(source)
                 self._watch(source)
 
-    def _read_socket(self, source: Source) -> bool:
+    def _read_socket(self, source: Peer) -> bool:
         """Read once; False if there is nothing more now, or ever."""
         assert source.sock is not None
         try:
@@ -316,7 +316,7 @@ class Reception:
             return False
         return True
 
-    def refuse(self, source: Source, failure: Exception) -> None:
+    def refuse(self, source: Peer, failure: Exception) -> None:
         """Close the connection of a proc that does not keep to the rules. What it logged before is shown."""
         text = str(failure) if isinstance(failure, ProtocolError) else describe(failure)
         diagnose(f"{source.name} (pid {source.pid}) sends what no proc does; its connection is closed: {text}")
@@ -326,10 +326,10 @@ class Reception:
         """Tell procs of which nothing more was read for a while that their wait will end; one that does not listen, once."""
         for source in self._held_up:
             if not source.outbox:
-                self.send(source, Patience())
+                self.send(source, KeepWaiting())
         self._held_up = {*self._paused, *self._busy}
 
-    def _watch(self, source: Source) -> None:
+    def _watch(self, source: Peer) -> None:
         """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
         if source.sock is None:
             return
@@ -342,7 +342,7 @@ class Reception:
         elif mask:
             self._selector.register(source.sock, mask, source)
 
-    def _write(self, source: Source) -> None:
+    def _write(self, source: Peer) -> None:
         assert source.sock is not None
         before = source.writing
         try:
@@ -355,7 +355,7 @@ class Reception:
         if source.writing != before:
             self._watch(source)
 
-    def _hang_up(self, source: Source) -> None:
+    def _hang_up(self, source: Peer) -> None:
         """The connection is over. Without a descriptor that tells of its end, or after a goodbye, so is the proc."""
         if source.sock is None:
             return
@@ -383,7 +383,7 @@ class Reception:
         for pidfd, _ in poll.poll(0):
             self.ended(watched[pidfd])
 
-    def ended(self, source: Source) -> None:
+    def ended(self, source: Peer) -> None:
         """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
         if source.pidfd >= 0:
             source.exitcode = exit_code(source.pidfd, source.pid, source.popen)
@@ -398,7 +398,7 @@ class Reception:
         self._hang_up(source)
         self._settle(source)
 
-    def _settle(self, source: Source) -> None:
+    def _settle(self, source: Peer) -> None:
         """Go on with a proc that ended: pipes, then the rest of its stream, then the journal; then it is finished."""
         if source.inbox:
             self._busy[source] = None

@@ -14,9 +14,9 @@ from typing import Final
 
 from .. import settings
 from ..errors import ClosedError
-from ..protocol.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome
+from ..protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, Welcome
 from ..system.locks import hold, is_held
-from ..transport.listener import Newcomer
+from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
 from ..worker.warning_filters import warnings_order
 
@@ -47,7 +47,7 @@ def _unlink(path: str) -> None:
 
 
 @dataclass(frozen=True)
-class Member:
+class MeshMember:
     """A proc that ended: what is left of it in later receipts."""
 
     mesh: str
@@ -64,7 +64,7 @@ class Mesh:
     """What the registry knows of a mesh that makes its own procs."""
 
     coords: Mapping[int, Mapping[str, int | str]] | None
-    standing: list[Order] = field(default_factory=list)
+    standing: list[Command] = field(default_factory=list)
 
 
 class Registry:
@@ -86,7 +86,7 @@ class Registry:
         self._next_rank = 0
         self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
-        self._dead: dict[Member, None] = {}
+        self._dead: dict[MeshMember, None] = {}
         self._journals = ""
         self._held = -1
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
@@ -142,7 +142,7 @@ class Registry:
             self._meshes[token] = Mesh(coords, [self._warnings])
             self._reserved.update(coords or ())
 
-    def admit(self, newcomer: Newcomer) -> Welcome:
+    def admit(self, newcomer: NewConnection) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all; `ClosedError` if it is too late."""
         if self.refuses_commands and newcomer.hello.output_only:
             raise ClosedError("this job ends.")
@@ -158,7 +158,7 @@ class Registry:
         hello = newcomer.hello
         with self._lock:
             rank = self._rank(hello)
-            self._dead.pop(Member(hello.mesh, rank), None)
+            self._dead.pop(MeshMember(hello.mesh, rank), None)
             # Without the token, names could be those of a client on another host.
             token, number = self._own_token, next(self._numbers)
             name = f"{newcomer.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
@@ -245,9 +245,9 @@ class Registry:
         with self._lock:
             if rank >= self._next_rank:
                 self._reserved.add(rank)
-            self._dead.pop(Member(mesh, rank), None)
+            self._dead.pop(MeshMember(mesh, rank), None)
 
-    def standing(self) -> list[tuple[str, Order]]:
+    def standing(self) -> list[tuple[str, Command]]:
         """Return what holds for whoever joins later, with its mesh."""
         with self._lock:
             return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
@@ -257,7 +257,7 @@ class Registry:
         with self._lock:
             known = self._meshes.get(mesh)
             if known is not None and known.coords is not None:
-                self._dead[Member(mesh, rank)] = None
+                self._dead[MeshMember(mesh, rank)] = None
 
     def keep(self, rank: int | None, files: Sequence[str]) -> None:
         """Keep the journal of a proc that ended, a list of files, and remove older ones.
@@ -270,12 +270,12 @@ class Registry:
             for path in kept.popleft():
                 _unlink(path)
 
-    def dead(self, chosen: Callable[[Member], bool] | None) -> list[Member]:
+    def dead(self, chosen: Callable[[MeshMember], bool] | None) -> list[MeshMember]:
         """Return the procs of meshes that ended."""
         with self._lock:
             return [member for member in self._dead if chosen is None or chosen(member)]
 
-    def stand(self, mesh: str, order: Order) -> None:
+    def stand(self, mesh: str, order: Command) -> None:
         """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
         with self._lock:
             standing = self._meshes.setdefault(mesh, Mesh(None)).standing

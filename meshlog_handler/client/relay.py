@@ -24,19 +24,19 @@ from typing import Final
 
 from .. import settings
 from ..errors import ClosedError
-from ..protocol.messages import Order, decode
+from ..protocol.messages import Command, decode
 from ..protocol.relay_messages import (
-    AnswersBelow,
-    Claim,
-    EndedBelow,
-    FlushBelow,
-    Granted,
-    GroupBelow,
-    JoinedBelow,
-    OrderBelow,
-    ReachedBelow,
-    StandBelow,
-    StreamBelow,
+    CommandDownstream,
+    DefaultDownstream,
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamReached,
+    DownstreamReplies,
+    FlushDownstream,
+    RankGranted,
+    RankRequest,
+    StreamDownstream,
+    WindowDownstream,
 )
 from ..system import at_exit, live_clients
 from ..system.fd_capture import diagnose
@@ -47,7 +47,7 @@ from .orders import Answers
 from .peer import Chosen
 from .receipt import FlushReceipt
 from .relays import plain_counters
-from .uplink import PassOn, Uplink
+from .uplink import Uplink, UpstreamHandler
 
 _CLAIM_SEC: Final = 5.0
 
@@ -109,7 +109,7 @@ class LogRelay:
             return self
         uplink = Uplink(self._above_address, self._tunnel)
         log_dir, never, hide = self._options
-        client = LogClient(PassOn(uplink.stream), log_dir=log_dir, never=never, hide=hide, above=self)
+        client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, above=self)
         client.registry.claim = self._claim_and_wait
         try:
             client.start()
@@ -180,12 +180,12 @@ class LogRelay:
 
     # -- what goes up (see `Above`) ----------------------------------------------------------------------------------
 
-    def joined(self, message: JoinedBelow) -> None:
+    def joined(self, message: DownstreamJoined) -> None:
         """Tell of a proc that joined."""
         if self._uplink is not None:
             self._uplink.say(message)
 
-    def ended(self, message: EndedBelow) -> None:
+    def ended(self, message: DownstreamEnded) -> None:
         """Tell of a proc that ended."""
         if self._uplink is not None:
             self._uplink.say(message)
@@ -198,7 +198,7 @@ class LogRelay:
         request = next(self._numbers)
         self._claims[request] = granted
         if self._uplink is not None:
-            self._uplink.say(Claim(request))
+            self._uplink.say(RankRequest(request))
         return request
 
     def _claim_and_wait(self) -> int | None:
@@ -214,47 +214,47 @@ class LogRelay:
 
     # -- what comes down ---------------------------------------------------------------------------------------------
 
-    def _carry_out(self, order: Order) -> None:
+    def _carry_out(self, order: Command) -> None:
         """Carry out an order. On the uplink's thread; what takes time goes on elsewhere."""
         client, uplink = self._running_client, self._uplink
         assert uplink is not None
-        if isinstance(order, Granted):
+        if isinstance(order, RankGranted):
             granted = self._claims.pop(order.request, None)
             if granted is not None:
                 granted(order.rank)
             return
         with contextlib.suppress(ClosedError):  # the client here was stopped meanwhile, and above one sees it go
-            if isinstance(order, FlushBelow):
+            if isinstance(order, FlushDownstream):
                 self._flush(client, uplink, order)
-            elif isinstance(order, OrderBelow):
+            elif isinstance(order, CommandDownstream):
                 self._pass_down(client, uplink, order)
-            elif isinstance(order, StandBelow):
-                client.stand(order.mesh, decode(order.order, Order))
+            elif isinstance(order, DefaultDownstream):
+                client.stand(order.mesh, decode(order.order, Command))
                 # From here on every proc is let in with it. Behind what was said of those that were let in before.
-                client.on_thread(partial(uplink.say, AnswersBelow(order.request, ())))
-            elif isinstance(order, GroupBelow):
+                client.on_thread(partial(uplink.say, DownstreamReplies(order.request, ())))
+            elif isinstance(order, WindowDownstream):
                 client.switch(order.window, wait=False)
-            elif isinstance(order, StreamBelow):
+            elif isinstance(order, StreamDownstream):
                 client.switch(streaming=order.streaming, chosen=_of_ranks(order.ranks), mesh=order.mesh, wait=False)
 
-    def _flush(self, client: LogClient, uplink: Uplink, order: FlushBelow) -> None:
+    def _flush(self, client: LogClient, uplink: Uplink, order: FlushDownstream) -> None:
         def flushed(future: Future[FlushReceipt]) -> None:
             # On the client's thread, which has just passed on the last record.
             receipt = future.result()
             stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
-            uplink.say(ReachedBelow(order.request, *reached, plain_counters(stats), stats.hidden))
+            uplink.say(DownstreamReached(order.request, *reached, plain_counters(stats), stats.hidden))
             uplink.append_flush(order.request)
 
         client.flush_soon(order.timeout, _of_ranks(order.ranks)).add_done_callback(flushed)
 
-    def _pass_down(self, client: LogClient, uplink: Uplink, order: OrderBelow) -> None:
+    def _pass_down(self, client: LogClient, uplink: Uplink, order: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
             answers = future.result().items()
             told = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Member`
-            uplink.say(AnswersBelow(order.request, told))
+            uplink.say(DownstreamReplies(order.request, told))
 
-        client.order_soon(decode(order.order, Order), _of_ranks(order.ranks)).add_done_callback(answered)
+        client.order_soon(decode(order.order, Command), _of_ranks(order.ranks)).add_done_callback(answered)
 
     def _lost(self) -> None:
         diagnose("the client above this relay is gone: the relay ends")

@@ -9,19 +9,26 @@ from typing import Any, Final
 
 from ..errors import ProtocolError
 from ..protocol.frames import MAX_CONTROL, FrameReader
-from ..protocol.messages import Goodbye, Hello, Message, Order, Welcome
-from ..protocol.relay_messages import FROM_RELAY, EndedBelow, FlushBelow, JoinedBelow, OrderBelow, ReachedBelow
+from ..protocol.messages import Command, Goodbye, Hello, Message, Welcome
+from ..protocol.relay_messages import (
+    FROM_RELAY,
+    CommandDownstream,
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamReached,
+    FlushDownstream,
+)
 from ..protocol.relayed_records import RelayedTemplate
-from ..transport.listener import Newcomer
+from ..transport.listener import NewConnection
 from .flushes import time_below
-from .peer import Chosen, Member, Source
+from .peer import Chosen, Peer, Target
 from .stats import RankStats
 
 MAX_BELOW: Final = 65_536
 
 
 @dataclass(eq=False)
-class Below:
+class RelayedPeer:
     """A proc below a relay. `stats` are those of its relay's last word."""
 
     mesh: str
@@ -29,13 +36,13 @@ class Below:
     stats: RankStats
 
 
-class RelaySource(Source):
+class RelayPeer(Peer):
     """A relay, and the procs below it. It has no pipes and no rank.
 
     Parameters
     ----------
     sock, hello, journal
-        As of a `Source`.
+        As of a `Peer`.
     watched : bool
         Whether the kernel can tell of its end: not of one whose connection comes through a tunnel.
     """
@@ -48,9 +55,9 @@ class RelaySource(Source):
         self._frames = FrameReader(MAX_CONTROL)  # it tells of many ranks at once
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
-        self.below: dict[int, Below] = {}
+        self.below: dict[int, RelayedPeer] = {}
         self.hidden = 0  # records, by its last word
-        self.unheard: list[tuple[int, str, Order]] = []  # orders that stand, with their meshes, and are not known there yet
+        self.unheard: list[tuple[int, str, Command]] = []  # orders that stand, with their meshes, and are not known there yet
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -59,7 +66,7 @@ class RelaySource(Source):
 
     def heed(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
-        if isinstance(message, ReachedBelow):
+        if isinstance(message, DownstreamReached):
             if message.request in self.reached:  # else that flush has ended here
                 self.reached[message.request] = message
             self.hidden = message.hidden
@@ -69,15 +76,15 @@ class RelaySource(Source):
             return True
         return False
 
-    def join(self, message: JoinedBelow) -> Below:
+    def join(self, message: DownstreamJoined) -> RelayedPeer:
         """Note a proc that joined below; `ProtocolError` if there are too many."""
         if len(self.below) >= MAX_BELOW:
             raise ProtocolError(f"more than {MAX_BELOW} procs below one relay")
         stats = RankStats(message.rank, message.pid)
-        self.below[message.rank] = joined = Below(message.mesh, message.rank, stats)
+        self.below[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats)
         return joined
 
-    def end(self, message: EndedBelow) -> Below | None:
+    def end(self, message: DownstreamEnded) -> RelayedPeer | None:
         """Note that a proc below has ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
         self.hidden = message.hidden
@@ -86,33 +93,33 @@ class RelaySource(Source):
             ended.stats = stats
         return ended
 
-    def chosen(self, chosen: Chosen | None) -> Sequence[Member]:
+    def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
         """Return the procs below that are meant."""
         return [each for each in self.below.values() if chosen is None or chosen(each)]
 
-    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Order:
+    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return what to send for a flush; its answer is kept until the flush has ended."""
         self.reached[version] = None
         ranks = None if chosen is None else tuple(each.rank for each in self.below.values() if chosen(each))
-        return FlushBelow(version, time_below(timeout), ranks)
+        return FlushDownstream(version, time_below(timeout), ranks)
 
-    def order_for(self, order: Order, members: Sequence[Member]) -> Order:
+    def order_for(self, order: Command, members: Sequence[Target]) -> Command:
         """Return what to send for an order to some of the procs below."""
         ranks = tuple(member.rank for member in members if member.rank is not None)
-        return OrderBelow(order.request, order.encode(), ranks)
+        return CommandDownstream(order.request, order.encode(), ranks)
 
     def counters(self) -> Mapping[int | None, RankStats]:
         """Return the counters of the procs below."""
         return {rank: each.stats for rank, each in self.below.items()}
 
 
-def source_of(newcomer: Newcomer, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Source:
+def source_of(newcomer: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Peer:
     """Return what the client's thread knows a newcomer by."""
     hello, sock, pid = newcomer.hello, newcomer.sock, newcomer.pid
     if hello.relay:
         # Of one that came through a tunnel, what the kernel knows is the tunnel's end.
-        return RelaySource(sock, hello, welcome.journal, watched=newcomer.here and hello.pid == pid)
-    source = Source(sock, hello, welcome.rank, welcome.journal, newcomer.pipes, coords, max_line, pid)
+        return RelayPeer(sock, hello, welcome.journal, watched=newcomer.here and hello.pid == pid)
+    source = Peer(sock, hello, welcome.rank, welcome.journal, newcomer.pipes, coords, max_line, pid)
     source.watched = newcomer.here
     return source
 

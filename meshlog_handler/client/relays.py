@@ -12,23 +12,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Commit, Message, Order, Prepare
+from ..protocol.messages import Answer, Command, Commit, Message, Prepare
 from ..protocol.relay_messages import (
-    AnswersBelow,
-    Claim,
-    EndedBelow,
-    Granted,
-    GroupBelow,
-    JoinedBelow,
-    OrderBelow,
-    StandBelow,
-    StreamBelow,
+    CommandDownstream,
+    DefaultDownstream,
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamReplies,
+    RankGranted,
+    RankRequest,
+    StreamDownstream,
+    WindowDownstream,
 )
-from .orders import Orders
-from .peer import Chosen, Source
-from .reactor import Reception
+from .orders import PendingCommands
+from .peer import Chosen, Peer
+from .reactor import Reactor
 from .registry import Registry
-from .relayed_peers import RelaySource, counters_of
+from .relayed_peers import RelayPeer, counters_of
 from .stats import RankStats
 
 _MOST_SEC: Final = 0.5
@@ -40,13 +40,13 @@ def window_below(window: float | None) -> float | None:
     return None if window is None else min(window / _PART, _MOST_SEC)
 
 
-class Above(Protocol):
+class Upstream(Protocol):
     """The way up, of a client that is a relay itself. Called on its thread, or those of its door; never waits long."""
 
-    def joined(self, message: JoinedBelow) -> None:
+    def joined(self, message: DownstreamJoined) -> None:
         """Tell of a proc that joined."""
 
-    def ended(self, message: EndedBelow) -> None:
+    def ended(self, message: DownstreamEnded) -> None:
         """Tell of a proc that ended."""
 
     def claim(self, granted: Callable[[int], None]) -> None:
@@ -72,12 +72,12 @@ class Relays:
 
     def __init__(
         self,
-        reception: Reception,
+        reception: Reactor,
         registry: Registry,
-        orders: Orders,
+        orders: PendingCommands,
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
-        above: Above | None,
+        above: Upstream | None,
         window: float | None,
         hidden_here: Callable[[], int],
     ) -> None:
@@ -98,76 +98,76 @@ class Relays:
 
     # -- to them ---------------------------------------------------------------------------------------------------
 
-    def greet(self, source: Source) -> None:
+    def greet(self, source: Peer) -> None:
         """Tell a relay that has joined what holds; tell above of a proc that has."""
-        if isinstance(source, RelaySource):
-            self._send(source, GroupBelow(0, window_below(self._window)))
+        if isinstance(source, RelayPeer):
+            self._send(source, WindowDownstream(0, window_below(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
-                self._send(source, StreamBelow(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
+                self._send(source, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
             for mesh, order in self._registry.standing():
                 self._let_stand(source, mesh, order)
         elif self.above is not None and source.rank is not None and not source.adopted:
             coords = dict(source.coords)
-            self.above.joined(JoinedBelow(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
+            self.above.joined(DownstreamJoined(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
 
     def set_window(self, window: float | None) -> None:
         """Let relays group as this client does."""
         self._window = window
-        self._tell(GroupBelow(0, window_below(window)))
+        self._tell(WindowDownstream(0, window_below(window)))
 
-    def stand(self, mesh: str, order: Order) -> None:
+    def stand(self, mesh: str, order: Command) -> None:
         """Let an order hold for whoever joins later, anywhere below."""
         for relay in self._relays():
             self._let_stand(relay, mesh, order)
 
-    def _let_stand(self, relay: RelaySource, mesh: str, order: Order) -> None:
+    def _let_stand(self, relay: RelayPeer, mesh: str, order: Command) -> None:
         request = self._orders.number()
         relay.unheard.append((request, mesh, order))
-        self._send(relay, StandBelow(request, mesh, order.encode()))
+        self._send(relay, DefaultDownstream(request, mesh, order.encode()))
 
-    def _order_newcomer(self, relay: RelaySource, joined: JoinedBelow) -> None:
+    def _order_newcomer(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
         """Give a proc the orders that began to stand while it joined: it may have been let in without them."""
         for _, mesh, order in relay.unheard:
             if mesh == joined.mesh:
                 number = self._orders.number()
                 given = order.replaced(request=number)
-                self._send(relay, OrderBelow(number, given.encode(), (joined.rank,)))
+                self._send(relay, CommandDownstream(number, given.encode(), (joined.rank,)))
                 if isinstance(order, Prepare):
                     commit = Commit(self._orders.number(), number)
-                    self._send(relay, OrderBelow(commit.request, commit.encode(), (joined.rank,)))
+                    self._send(relay, CommandDownstream(commit.request, commit.encode(), (joined.rank,)))
 
     def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
         """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
         for relay in self._relays():
             ranks = None if chosen is None else tuple(rank for rank, each in relay.below.items() if chosen(each))
             if ranks is None or ranks or mesh is not None:
-                self._send(relay, StreamBelow(0, streaming, ranks, mesh))
+                self._send(relay, StreamDownstream(0, streaming, ranks, mesh))
 
     # -- from them -------------------------------------------------------------------------------------------------
 
-    def heard(self, relay: Source, message: Message) -> None:
+    def heard(self, relay: Peer, message: Message) -> None:
         """Take what a relay says. One that says what cannot be is not listened to any longer."""
-        assert isinstance(relay, RelaySource)  # other sources accept no such messages
+        assert isinstance(relay, RelayPeer)  # other sources accept no such messages
         try:
             self._heed(relay, message)
         except ProtocolError as failure:
             self._reception.refuse(relay, failure)
 
-    def _heed(self, relay: RelaySource, message: Message) -> None:
-        if isinstance(message, Claim):
+    def _heed(self, relay: RelayPeer, message: Message) -> None:
+        if isinstance(message, RankRequest):
             request = message.request
 
             def grant(rank: int) -> None:
-                self._post(lambda: self._send(relay, Granted(request, rank)))
+                self._post(lambda: self._send(relay, RankGranted(request, rank)))
 
             self.claim(grant)
-        elif isinstance(message, JoinedBelow):
+        elif isinstance(message, DownstreamJoined):
             relay.join(message)
             self._registry.joined(message.mesh, message.rank)
             self._order_newcomer(relay, message)
             if self.above is not None:
                 self.above.joined(message)
-        elif isinstance(message, EndedBelow):
+        elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
                 self._orders.excuse(ended, "ended before it answered")
@@ -175,7 +175,7 @@ class Relays:
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.above is not None:
                     self.above.ended(message.replaced(hidden=self.hidden))
-        elif isinstance(message, AnswersBelow):
+        elif isinstance(message, DownstreamReplies):
             relay.unheard = [each for each in relay.unheard if each[0] != message.request]
             for rank, error in message.answers:
                 if rank in relay.below:
@@ -188,25 +188,25 @@ class Relays:
         else:
             granted(self._registry.next_rank())
 
-    def part(self, source: Source) -> None:
+    def part(self, source: Peer) -> None:
         """Take leave of a source: of all the procs below, if it is a relay."""
-        if isinstance(source, RelaySource):
+        if isinstance(source, RelayPeer):
             for rank, each in tuple(source.below.items()):
                 each.stats.alive = False
-                self.heard(source, EndedBelow(rank, counters_of(each.stats), source.hidden))
+                self.heard(source, DownstreamEnded(rank, counters_of(each.stats), source.hidden))
             self._hidden_by_former += source.hidden
             source.hidden = 0
         elif self.above is not None and source.rank is not None and not source.adopted:
-            self.above.ended(EndedBelow(source.rank, counters_of(source.stats), self.hidden))
+            self.above.ended(DownstreamEnded(source.rank, counters_of(source.stats), self.hidden))
 
-    def _relays(self) -> list[RelaySource]:
-        return [source for source in self._reception.sources if isinstance(source, RelaySource)]
+    def _relays(self) -> list[RelayPeer]:
+        return [source for source in self._reception.sources if isinstance(source, RelayPeer)]
 
     def _tell(self, message: Message) -> None:
         for relay in self._relays():
             self._send(relay, message)
 
-    def _send(self, relay: RelaySource, message: Message) -> None:
+    def _send(self, relay: RelayPeer, message: Message) -> None:
         self._reception.send(relay, message)
 
 

@@ -131,7 +131,7 @@ EARLIER: Final = "earlier"
 MAX_PAST: Final = 4096
 
 
-class Past(dict[Any, RankStats]):
+class PastStats(dict[Any, RankStats]):
     """Counters of ranks that ended: of the latest ones each, of all others together."""
 
     def remember(self, counters: Mapping[int | None, RankStats]) -> None:

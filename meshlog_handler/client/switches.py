@@ -14,14 +14,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from ..dispatch.dispatcher import KEEP, Show
+from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.era import Era
-from ..dispatch.pacer import Tray
+from ..dispatch.pacer import Pacer
 from ..dispatch.sink import Sink
 from ..system.error_reports import give
-from .orders import Orders
-from .peer import Chosen, Source, Turn
-from .reactor import Reception
+from .orders import PendingCommands
+from .peer import Chosen, Peer, Turn
+from .reactor import Reactor
 from .registry import Registry
 from .relays import Relays
 
@@ -32,18 +32,18 @@ SWITCH_SEC: Final = 5.0
 
 
 @dataclass(eq=False)
-class _Open:
+class _OpenSwitch:
     """A switch that procs have still to pass."""
 
     future: Switched
-    waiting: set[Source]
+    waiting: set[Peer]
 
 
 class Switches:
     """Begins switches, and knows which procs have still to pass them."""
 
     def __init__(
-        self, show: Show, tray: Tray, reception: Reception, relays: Relays, registry: Registry, orders: Orders
+        self, show: Dispatcher, tray: Pacer, reception: Reactor, relays: Relays, registry: Registry, orders: PendingCommands
     ) -> None:
         self._show = show
         self._tray = tray
@@ -51,7 +51,7 @@ class Switches:
         self._relays = relays
         self._registry = registry
         self._orders = orders
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenSwitch] = {}
 
     def begin(
         self,
@@ -79,20 +79,20 @@ class Switches:
             self._tray.end(era)
             self._end(era, sources)
 
-        def streams(source: Source) -> bool | None:
+        def streams(source: Peer) -> bool | None:
             meant = chosen is None or (not source.relays and chosen(source))
             return streaming if meant and (source.turns or source.streaming != streaming) else None
 
         changed = {source for source in sources if era is not None or source.relays or streams(source) is not None}
         number = self._orders.number()
-        self._open[number] = _Open(future, changed)
+        self._open[number] = _OpenSwitch(future, changed)
         for source in tuple(changed):
             source.turns[number] = Turn(streams(source))
             if not source.ended:  # else all that comes was logged before
                 self._send_sentinel(source, number)
         self._complete(number)
 
-    def _send_sentinel(self, source: Source, number: int) -> None:
+    def _send_sentinel(self, source: Peer, number: int) -> None:
         if not source.adopted and self._reception.send(source, source.flush_order(number, SWITCH_SEC, None)):
             return
         if source in self._reception.cut_off:
@@ -100,7 +100,7 @@ class Switches:
         else:
             self._reception.turn_now(source, number)
 
-    def _end(self, era: Era, sources: tuple[Source, ...]) -> None:
+    def _end(self, era: Era, sources: tuple[Peer, ...]) -> None:
         """Let an era, of which nothing is left but what `sources` bring before their next switch, end with them."""
         for source in sources:
             era.users.add(source)
@@ -110,7 +110,7 @@ class Switches:
         if not era.users:
             self._show.end_era(era)
 
-    def passed(self, number: int, source: Source) -> None:
+    def passed(self, number: int, source: Peer) -> None:
         """Note that everything that `source` brought before its sentinel has been shown."""
         self._release(source, left=False)
         switch = self._open.get(number)
@@ -118,7 +118,7 @@ class Switches:
             switch.waiting.discard(source)
             self._complete(number)
 
-    def excuse(self, source: Source) -> None:
+    def excuse(self, source: Peer) -> None:
         """Note that `source` ended, and everything of it has been shown."""
         self._release(source, left=True)
         for number, switch in tuple(self._open.items()):
@@ -135,7 +135,7 @@ class Switches:
         if not self._open[number].waiting:
             give(self._open.pop(number).future, None)
 
-    def _release(self, source: Source, *, left: bool) -> None:
+    def _release(self, source: Peer, *, left: bool) -> None:
         for era in tuple(self._show.eras):
             needed = not left and any(state.era is era for state in _states(source))
             if source in era.users and not needed:
@@ -144,6 +144,6 @@ class Switches:
                     self._show.end_era(era)
 
 
-def _states(source: Source) -> list[Source | Turn]:
+def _states(source: Peer) -> list[Peer | Turn]:
     """Return what tells of eras: the one in which a proc is, and those in which it will be."""
     return [source, *source.turns.values()]

@@ -19,31 +19,31 @@ from typing import Final
 
 from .. import settings
 from ..errors import MeshlogError, ProtocolError
-from ..protocol.messages import Goodbye, Hello, Message, Order, Patience, Release, decode
+from ..protocol.messages import Command, Goodbye, Hello, KeepWaiting, Message, Release, decode
 from ..protocol.record import MeshRecord, info_of
-from ..protocol.relayed_records import freeze_relayed
+from ..protocol.relayed_records import encode_relayed
 from ..system.fd_capture import diagnose
 from ..transport.channel import Address, connect
 from ..worker.forwarder import LogForwarder
 from ..worker.membership import make_journal
-from ..worker.record_stream import Stream, own_threads
+from ..worker.record_stream import RecordStream, internal_threads
 
 _SHIP_SEC: Final = 2.0
 _GOODBYE_SEC: Final = 0.5
 _JOURNAL_FACTOR: Final = 8
 
 
-class PassOn:
+class UpstreamHandler:
     """What a relay's client shows its records by: it appends them to the stream that goes up. The client's thread alone."""
 
     level = logging.NOTSET
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: RecordStream) -> None:
         self._stream = stream
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Pass a record on. Waits, as a logging call does, while the client above has no room."""
-        self._stream.append_frozen(record.levelno, partial(freeze_relayed, record))
+        self._stream.append_frozen(record.levelno, partial(encode_relayed, record))
         return True
 
     def end_bar(self, record: logging.LogRecord) -> None:
@@ -90,13 +90,13 @@ class Uplink:
         # One that the client cannot read after our death is none to keep: with a tunnel, mere memory does.
         self._forwarder = LogForwarder(self._link)
         path = welcome.journal if tunnel is None else ""
-        self.stream = Stream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
+        self.stream = RecordStream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
         self._forwarder.attach(self.stream)
         self._forwarder.start()
         self._left = self._released = False
         self._thread: threading.Thread | None = None
 
-    def start(self, carry_out: Callable[[Order], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
+    def start(self, carry_out: Callable[[Command], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
         """Begin to hear orders.
 
         `released` is called when the client above is about to end and waits for this relay to leave, `lost` when it is gone;
@@ -141,15 +141,15 @@ class Uplink:
         self.stream.journal.close()
         self._link.forget()
 
-    def _run(self, carry_out: Callable[[Order], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
-        own_threads.add(threading.get_ident())
+    def _run(self, carry_out: Callable[[Command], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
+        internal_threads.add(threading.get_ident())
         try:
             while True:
                 encoded = self._link.receive(None)
                 if encoded is None:
                     continue
-                order: Message = decode(encoded, Order, Patience, Release)
-                if isinstance(order, Order):
+                order: Message = decode(encoded, Command, KeepWaiting, Release)
+                if isinstance(order, Command):
                     carry_out(order)
                 elif isinstance(order, Release):
                     self._released = True
@@ -165,4 +165,4 @@ class Uplink:
         finally:
             if self._left:
                 self._link.forget()
-            own_threads.discard(threading.get_ident())
+            internal_threads.discard(threading.get_ident())

@@ -18,7 +18,7 @@ from .sink import Sink
 from .sinks import Sinks
 
 if TYPE_CHECKING:
-    from ..client.peer import Source
+    from ..client.peer import Peer
     from ..output.rank_files import RankFiles
 
 _COUNT_SEC: Final = 5.0
@@ -32,7 +32,7 @@ KEEP: Final = -1.0
 """In place of a window: as it is."""
 
 
-class Show:
+class Dispatcher:
     """Shows items to handlers.
 
     Parameters
@@ -203,11 +203,11 @@ class Show:
 
     # -- records ---------------------------------------------------------------------------------------------------
 
-    def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Source, int]]:
+    def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Peer, int]]:
         """Show `items`; return the flush sentinels that were among them."""
         if self._version != self._sinks.version:
             self._refresh()
-        sentinels: list[tuple[Source, int]] = []
+        sentinels: list[tuple[Peer, int]] = []
         if self.files is None and not self._grouping:
             for _, template, values in items:
                 if template is None:
@@ -309,9 +309,9 @@ class Show:
             else:
                 self._deliver(sink, [template.build(values) for values in lines])
 
-    def write_only(self, items: Iterable[Item]) -> list[tuple[Source, int]]:
+    def write_only(self, items: Iterable[Item]) -> list[tuple[Peer, int]]:
         """Write `items` to the files and show nothing, but count them; return the flush sentinels among them."""
-        sentinels: list[tuple[Source, int]] = []
+        sentinels: list[tuple[Peer, int]] = []
         for _, template, values in items:
             if template is None:
                 sentinels.append(values)

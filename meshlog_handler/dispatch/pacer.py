@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from ..protocol.decode import Item
 from ..system.waits import monotonic
-from .dispatcher import Show
+from .dispatcher import Dispatcher
 from .era import Era
 
 if TYPE_CHECKING:
-    from ..client.peer import Source
+    from ..client.peer import Peer
 
 INBOX_SIZE: Final = 1 << 20
 """Bytes of a peer's stream that wait to be read, at most; beyond it, the client lets the peer wait."""
@@ -26,10 +26,10 @@ _TICK_SEC: Final = 0.05
 _AT_ONCE: Final = 16
 _MAX_QUOTA: Final = 20_000
 
-Sentinels = list[tuple["Source", int]]
+Sentinels = list[tuple["Peer", int]]
 
 
-class Tray:
+class Pacer:
     """What was collected and is not shown yet. One owner.
 
     Parameters
@@ -48,7 +48,7 @@ class Tray:
 
     def __init__(
         self,
-        show: Show,
+        show: Dispatcher,
         interrupted: Callable[[], bool],
         failed: Callable[[Item, BaseException], object] = lambda item, failure: None,
     ) -> None:

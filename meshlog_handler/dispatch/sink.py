@@ -20,7 +20,7 @@ from ..protocol.record import MeshInfo, shown_kind
 from ..system import unpatched
 from ..system.error_reports import describe, name_of
 from ..system.fd_capture import diagnose
-from ..worker.record_stream import carriers, own_threads
+from ..worker.record_stream import internal_threads, transport_threads
 from .wrapped_handlers import (
     Accepted,
     WithFormatter,
@@ -129,7 +129,7 @@ class Sink:
         """
         thread = get_ident()
         showing = self._showing
-        if thread in showing or (thread in own_threads and thread not in carriers):
+        if thread in showing or (thread in internal_threads and thread not in transport_threads):
             return
         showing.add(thread)
         filtered = False

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arguments import NUMBERS
 from .group import MAX_COMPARED, Group, Scope
-from .similarity import Anatomy, dissect_line, profile, skeleton
+from .similarity import TokenizedLine, dissect_line, profile, skeleton
 
 if TYPE_CHECKING:
-    from .templates import CallTemplate, DigestTemplate, LineTemplate, Template
+    from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
@@ -85,7 +85,7 @@ class Aggregator:
         """How many lines are held back."""
         return self.received - self.shown - self.hidden
 
-    def add(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+    def add(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         """Take in a line at `now` (seconds); return what must be shown at once, in order: usually nothing."""
         if now >= self._due:
             return [*self.expire(now), *self.add(template, values, now)]
@@ -228,7 +228,7 @@ class Aggregator:
         self._set_due()
         return out
 
-    def _filter(self, template: Template, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
+    def _filter(self, template: AnyTemplate, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
         if self._hide or self._never:
             text = template.text(values)
             if any(pattern.search(text) for pattern in self._hide):
@@ -242,7 +242,7 @@ class Aggregator:
             return (template.build(values),)
         return None
 
-    def _group_of(self, template: Template, values: Any) -> Group:
+    def _group_of(self, template: AnyTemplate, values: Any) -> Group:
         """Return the group that a line was added to a moment ago."""
         signature = template.signature(values)
         if template.group is not None:
@@ -254,7 +254,9 @@ class Aggregator:
         assert found is not None
         return found
 
-    def _open(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> Sequence[LogRecord]:
+    def _open(
+        self, group: Group, template: AnyTemplate, values: Any, anatomy: TokenizedLine | None = None
+    ) -> Sequence[LogRecord]:
         out: list[LogRecord] = []
         if len(self._groups) >= self._max_groups:
             out = self._close([next(iter(self._groups.values()))])
@@ -269,7 +271,7 @@ class Aggregator:
             self._count(group, template, values, anatomy)
         return self._trimmed(out) if out or self._held > self._max_held else _NOTHING
 
-    def _count(self, group: Group, template: Template, values: Any, anatomy: Anatomy | None = None) -> None:
+    def _count(self, group: Group, template: AnyTemplate, values: Any, anatomy: TokenizedLine | None = None) -> None:
         """Count a line in its group, where there is more to do than to append its arguments or its text."""
         group.count += 1
         group.ranks.add(template.rank)
@@ -285,7 +287,7 @@ class Aggregator:
             for known in self._groups.values():
                 self._learned -= known.forget()
 
-    def _add_text(self, template: Template, values: Any, now: float) -> Sequence[LogRecord]:
+    def _add_text(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         key = (template.scope, template.levelno, template.signature(values))
         scope = self._scopes.get(key)
         if scope is None:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from ..protocol.ranks import spell_ranks
 from ..protocol.record import MeshRecord, info_of
 from .arguments import MAX_SAMPLES, Arguments
-from .similarity import Anatomy, dissect, dissect_line, distance, distance_limit, skeleton
+from .similarity import TokenizedLine, dissect_line, distance, distance_limit, skeleton, tokenize_line
 from .sizes import size_of, within
-from .texts import Run, Texts
+from .texts import TextRun, Texts
 
 _RUN_COST: Final = 4096
 # Longer texts are similar only when their shapes are equal: their distance would cost tens of milliseconds.
@@ -36,7 +36,7 @@ class Scope:
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.runs: dict[bytes, tuple[Run, Group]] = {}
+        self.runs: dict[bytes, tuple[TextRun, Group]] = {}
         self.shapes: dict[str, Group] = {}
         self._profiles: dict[int, dict[str, int]] = {}  # of the shapes that began a group, by their length
 
@@ -153,7 +153,7 @@ class Group:
             self.arguments = Arguments.of(record.msg, args, text)
         return self.arguments is not None
 
-    def add_text(self, text: str, anatomy: Anatomy | None) -> int:
+    def add_text(self, text: str, anatomy: TokenizedLine | None) -> int:
         """Merge the text of a line; return what was learned by it, roughly in bytes."""
         key = skeleton(text)
         known = self.scope.runs.get(key)
@@ -162,7 +162,7 @@ class Group:
             return 0
         if anatomy is None:
             by_template = self.scope.key is None  # whatever the texts are, they belong together
-            anatomy = dissect(text) if by_template else dissect_line(text)
+            anatomy = tokenize_line(text) if by_template else dissect_line(text)
         shaped = self._texts.add(anatomy)
         # A text with an id in it has a skeleton that hardly comes again; one without a word is not like others of its skeleton.
         if shaped is None or anatomy.has_names or anatomy.wordless:

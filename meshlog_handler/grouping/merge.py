@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 from typing import Final
 
-from .similarity import Anatomy, Token, dissect, number_value
+from .similarity import Token, TokenizedLine, number_value, tokenize_line
 
 MAX_WORDS: Final = 3
 _SLOT_SIZE: Final = 500
@@ -87,7 +87,7 @@ class Shaped:
         self.size = 2 * len(shape) + _SLOT_SIZE * len(slots) + MAX_WORDS * sum(widths)  # about the bytes it takes
 
     @classmethod
-    def of(cls, anatomy: Anatomy) -> Shaped:
+    def of(cls, anatomy: TokenizedLine) -> Shaped:
         slots = [Slot() for _ in anatomy.tokens]
         shaped = cls(anatomy.shape, anatomy.pieces, slots, [len(token.text) for token in anatomy.tokens])
         shaped.add(anatomy.tokens)
@@ -165,7 +165,7 @@ class Choice:
         return len(self.shapes) > MAX_WORDS
 
     def add(self, text: str) -> None:
-        anatomy = dissect(text)
+        anatomy = tokenize_line(text)
         known = self.shapes.get(anatomy.shape)
         if known is not None:
             known.add(anatomy.tokens)

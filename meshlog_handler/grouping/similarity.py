@@ -47,7 +47,7 @@ class Token(NamedTuple):
     is_number: bool
 
 
-class Anatomy(NamedTuple):
+class TokenizedLine(NamedTuple):
     """A text taken apart.
 
     Attributes
@@ -70,7 +70,7 @@ class Anatomy(NamedTuple):
     wordless: bool = False
 
 
-def dissect(text: str) -> Anatomy:
+def tokenize_line(text: str) -> TokenizedLine:
     """Take a text apart into what is fixed and what varies."""
     masked: list[str] = []
     pieces: list[str] = []
@@ -91,28 +91,28 @@ def dissect(text: str) -> Anatomy:
         has_names = has_names or kind == _NAME
     masked.append(text[copied:])
     pieces.append(text[piece_from:])
-    return Anatomy("".join(masked), pieces, tokens, has_names)
+    return TokenizedLine("".join(masked), pieces, tokens, has_names)
 
 
-def dissect_line(text: str) -> Anatomy:
+def dissect_line(text: str) -> TokenizedLine:
     """Take a whole line apart. One without a word says nothing but its numbers: it is similar to its equal only.
 
     Its shape is the text as it is.
     """
-    anatomy = dissect(text)
+    anatomy = tokenize_line(text)
     if not any(map(str.isalpha, anatomy.shape)):
-        return Anatomy(text, [text], [], has_names=False, wordless=True)
+        return TokenizedLine(text, [text], [], has_names=False, wordless=True)
     return anatomy
 
 
 def shape(text: str) -> str:
     """Return the text with numbers, ids and paths masked as ``#``, without colours and padding of numbers."""
-    return dissect(text).shape
+    return tokenize_line(text).shape
 
 
 def numbers(text: str) -> list[str]:
     """Return the numbers, dates and times in a text, as they are spelled."""
-    return [token.text for token in dissect(text).tokens if token.is_number]
+    return [token.text for token in tokenize_line(text).tokens if token.is_number]
 
 
 def skeleton(text: str) -> bytes:

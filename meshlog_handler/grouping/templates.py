@@ -7,7 +7,7 @@ from logging import LogRecord
 from typing import Any, Protocol
 
 
-class Template(Protocol):
+class AnyTemplate(Protocol):
     """What many records have in common; with the `values` of one of them it makes that record.
 
     Attributes
@@ -43,21 +43,21 @@ class Template(Protocol):
         """Return the record, new at each call."""
 
 
-class CallTemplate(Template, Protocol):
+class CallTemplate(AnyTemplate, Protocol):
     """What many records without signatures have in common, whose arguments are of the same types."""
 
     def columns(self, lines: Sequence[Any]) -> Sequence[Sequence[object]]:
         """Return the message arguments of many, column by column; called only where `group` is not None."""
 
 
-class LineTemplate(Template, Protocol):
+class LineTemplate(AnyTemplate, Protocol):
     """What many lines without a group have in common; their skeletons are known."""
 
     def skeleton(self, values: Any) -> bytes:
         """Return the skeleton of the message; see `similar.skeleton`."""
 
 
-class DigestTemplate(Template, Protocol):
+class DigestTemplate(AnyTemplate, Protocol):
     """What the digests of another aggregator have in common."""
 
     def weight(self, values: Any) -> tuple[int, Sequence[int]]:

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Final
 
 from .merge import Choice, Shaped, fold
-from .similarity import Anatomy, Token
+from .similarity import Token, TokenizedLine
 
 _MAX_SHAPES: Final = 8
 _RUN_BYTES: Final = 4096
@@ -22,10 +22,10 @@ class Texts:
 
     def __init__(self) -> None:
         self._shapes: dict[str, Shaped] = {}
-        self._runs: list[Run] = []
+        self._runs: list[TextRun] = []
         self._rest: list[Choice] | None = None
 
-    def add(self, anatomy: Anatomy) -> Shaped | None:
+    def add(self, anatomy: TokenizedLine) -> Shaped | None:
         """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
         shaped = self._shapes.get(anatomy.shape)
         if shaped is not None:
@@ -39,9 +39,9 @@ class Texts:
         self._rest = words if self._rest is None else fold(self._rest, words)
         return None
 
-    def run(self, shaped: Shaped, anatomy: Anatomy, text: str) -> Run:
+    def run(self, shaped: Shaped, anatomy: TokenizedLine, text: str) -> TextRun:
         """Return what takes in, fast, further texts with the skeleton of `text`."""
-        run = Run(shaped, anatomy.tokens, len(text))
+        run = TextRun(shaped, anatomy.tokens, len(text))
         self._runs.append(run)
         return run
 
@@ -82,7 +82,7 @@ class Texts:
         return " ".join(word.render() for word in line or ())
 
 
-class Run:
+class TextRun:
     """Texts of one skeleton, kept until there are enough to be merged at once.
 
     They have digits at the same places, so a number among them is least where its spelling is least.

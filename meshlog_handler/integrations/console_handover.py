@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ..console_handlers import writes_to_console
 
 
-class Handover:
+class ConsoleHandover:
     """Takes handlers off the loggers of this process, and gives them back. One thread at a time.
 
     Parameters

@@ -25,7 +25,7 @@ from ..errors import ClosedError, ConnectError
 from ..system.fd_capture import diagnose
 from ..system.waits import Awaited, capped
 from ..transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
-from ..worker.record_stream import own_threads
+from ..worker.record_stream import internal_threads
 
 _PIECE: Final = 256 * 1024
 _WAIT_SEC: Final = 1.0
@@ -178,7 +178,7 @@ class Tunnel:
         self.close()
 
     def _until_it_ends(self, carry: Callable[[], None]) -> None:
-        own_threads.add(threading.get_ident())  # what an engine logs when it is called must not be carried by it
+        internal_threads.add(threading.get_ident())  # what an engine logs when it is called must not be carried by it
         try:
             carry()
         except (ClosedError, OSError):
@@ -187,7 +187,7 @@ class Tunnel:
             diagnose(f"the tunnel to a relay has ended: {type(failure).__name__}: {failure}")
         finally:
             self._hang_up()
-            own_threads.discard(threading.get_ident())
+            internal_threads.discard(threading.get_ident())
 
     def _carry_up(self) -> None:
         while not self._ended:

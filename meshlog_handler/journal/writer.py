@@ -21,12 +21,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ..protocol.encode import ShapeTable
+from ..protocol.encode import SchemaTable
 from ..protocol.entries import MARK, MAX_ENTRY, extent
 from ..system.locks import hold
 from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
 
-Appender = tuple[ShapeTable, Callable[[bytes], int], Callable[[int], None]]
+Appender = tuple[SchemaTable, Callable[[bytes], int], Callable[[int], None]]
 """``(shapes, write, mark)`` of the current segment, swapped whole: a call never mixes two segments."""
 
 _ONLY: Final = 0
@@ -48,7 +48,7 @@ class _Segment:
         self.index = index
         self.generation = generation
         self.map = fresh
-        self.appender: Appender = (ShapeTable(), fresh.write, fresh.write_byte)
+        self.appender: Appender = (SchemaTable(), fresh.write, fresh.write_byte)
         self.sent = START
         self.closed: dict[int, int] = {}
         self.end: int | None = None

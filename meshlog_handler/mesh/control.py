@@ -21,7 +21,7 @@ from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from ..output.named_handlers import ShownBy
-from ..protocol.messages import Commit, Order, Prepare, Rollback, SetLevel, check_plain_config
+from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
 from ..protocol.ranks import spell_ranks
 from ..system import at_exit
 from ..system.error_reports import describe
@@ -248,11 +248,11 @@ class LoggingMeshClient:
 
     def _transact(
         self,
-        order: Order,
+        order: Command,
         ranks: Iterable[int] | None,
         fault: type[RankError],
         what: str,
-        standing: Order,
+        standing: Command,
         between: Callable[[Chosen], object] = lambda chosen: None,
     ) -> None:
         """Have an order carried out by every rank or by none; then let `standing` hold for those that join later.
@@ -285,11 +285,11 @@ class LoggingMeshClient:
             if wait:
                 self._answers(order, answers)
 
-    def _ask(self, order: Order, chosen: Chosen) -> Answers:
+    def _ask(self, order: Command, chosen: Chosen) -> Answers:
         """Give an order; return the answers."""
         return self._answers(order, self.client.order_soon(order, chosen))
 
-    def _answers(self, order: Order, asked: Future[Answers]) -> Answers:
+    def _answers(self, order: Command, asked: Future[Answers]) -> Answers:
         if not finished(asked, ORDER_SEC):
             self.client.give_up(order.request)
             self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks

@@ -19,9 +19,9 @@ from ..system.waits import Awaited, deadline_after, finished, monotonic
 from .engine import Coords
 from .future import MeshFuture
 from .manager import LoggingManager
-from .process_set import ProcSet
+from .process_set import ProcessSet
 from .shape import Shape
-from .start_methods import Identity
+from .start_methods import ProcIdentity
 
 if TYPE_CHECKING:
     from ..output.named_handlers import ShownBy
@@ -31,7 +31,7 @@ _FAILED_EXIT_SEC: Final = 2.0
 _LEAST_SEC: Final = 1.0
 
 
-class MeshLife:
+class MeshLifecycle:
     """What all views of a mesh share; the `Engine` of its logging. Any thread may call any method.
 
     Nothing here refers to a `ProcMesh`: when the last of those has gone, `abandon` ends what is left.
@@ -43,7 +43,7 @@ class MeshLife:
     name : str
         For people.
     start_method : str or None
-        See `ProcSet`.
+        See `ProcessSet`.
     stream_to_client : bool
         Whether the procs' logs are shown from the beginning.
     handlers : iterable of logging.Handler or None
@@ -67,8 +67,8 @@ class MeshLife:
         self.token = f"{name}-{os.urandom(6).hex()}"
         self.manager = LoggingManager(handlers, log_dir)
         size = len(shape.ranks)
-        self.procs = ProcSet(
-            [Identity(rank, rank, size, size, position, self.token) for rank, position in shape.coords.items()],
+        self.procs = ProcessSet(
+            [ProcIdentity(rank, rank, size, size, position, self.token) for rank, position in shape.coords.items()],
             name=name,
             start_method=start_method,
             on_exit=self.manager.report_exit,
@@ -146,7 +146,7 @@ class MeshLife:
     def call(
         self, ranks: Iterable[int], fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> MeshFuture[list[Any]]:
-        """See `ProcSet.call`; before the mesh is initialised the call is held back."""
+        """See `ProcessSet.call`; before the mesh is initialised the call is held back."""
         future = self.procs.call(ranks, fn, args, kwargs)
         self._called = True
         self._tell_callers()
@@ -204,7 +204,7 @@ class MeshLife:
         threading.Thread(target=self.stop, args=(_EXIT_SEC,), name="meshlog-stop", daemon=True).start()
 
 
-_living: set[MeshLife] = set()
+_living: set[MeshLifecycle] = set()
 _at_exit = False
 
 

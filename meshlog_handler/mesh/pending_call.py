@@ -12,7 +12,7 @@ from ..system.exit_status import signal_name
 from ..system.waits import Awaited
 from .future import MeshFuture
 from .pickling import loads
-from .rpc import Failure
+from .rpc import CallFailure
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PendingCall:
         self.what = what
         self.in_grace = False
         self._values: dict[int, bytes] = {}
-        self._failures: dict[int, Failure | End] = {}
+        self._failures: dict[int, CallFailure | End] = {}
         self._future: Future[list[Any]] = Awaited()
         self._future.set_running_or_notify_cancel()
 
@@ -73,7 +73,7 @@ class PendingCall:
         """Note a result, pickled."""
         self._values[rank] = value
 
-    def failed(self, rank: int, why: Failure | End) -> None:
+    def failed(self, rank: int, why: CallFailure | End) -> None:
         """Note that a rank raised, or ended. The first to do so is named first."""
         self._failures.setdefault(rank, why)
 
@@ -134,7 +134,7 @@ class PendingCall:
         return error
 
 
-def exception_of(failure: Failure) -> BaseException:
+def exception_of(failure: CallFailure) -> BaseException:
     """Return the exception that was raised in the proc, with its traceback as its cause; that alone if it could not travel."""
     trace = RemoteTraceback(failure.trace)
     if failure.pickled is not None:

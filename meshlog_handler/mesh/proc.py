@@ -6,23 +6,23 @@ import socket
 from collections import deque
 
 from .pending_call import End, PendingCall
-from .process import Child
-from .rpc import FrameReader
-from .start_methods import Identity
+from .process import Process
+from .rpc import CallFrameReader
+from .start_methods import ProcIdentity
 
 
-class Proc:
+class ProcHandle:
     """One proc, as its client sees it.
 
     Guarded by the watcher's lock: `outbox`, `pending`, `end`, `exitcode`. The watcher thread's own: the rest, once it watches.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: ProcIdentity) -> None:
         self.identity = identity
         self.rank = identity.rank
-        self.child: Child | None = None
+        self.child: Process | None = None
         self.sock: socket.socket | None = None
-        self.reader = FrameReader()
+        self.reader = CallFrameReader()
         self.outbox: deque[memoryview] = deque()
         self.pending: dict[int, PendingCall] = {}
         self.end: End | None = None

@@ -22,7 +22,7 @@ from ..errors import SettingError
 from ..protocol.ranks import spell_ranks
 from ..system import unpatched
 from .future import MeshFuture
-from .lifecycle import MeshLife
+from .lifecycle import MeshLifecycle
 from .manager import DEFAULT_WINDOW_SEC
 from .shape import Choice, Shape, check_per_host
 from .start_methods import check_start_method
@@ -109,7 +109,9 @@ class HostMesh:
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
         called = name if name is not None else f"mesh-{next(_numbers)}"
-        life = MeshLife(shape, called, check_start_method(start_method), stream_log_to_client, handlers, bootstrap, log_dir)
+        life = MeshLifecycle(
+            shape, called, check_start_method(start_method), stream_log_to_client, handlers, bootstrap, log_dir
+        )
         mesh = ProcMesh(life, shape, called, None)
         life.begin()
         return mesh
@@ -123,7 +125,7 @@ class ProcMesh:
     when the interpreter exits. It stays in its process: it does not travel to a proc, and a forked child cannot use it.
     """
 
-    def __init__(self, life: MeshLife, shape: Shape, name: str, whole: ProcMesh | None) -> None:
+    def __init__(self, life: MeshLifecycle, shape: Shape, name: str, whole: ProcMesh | None) -> None:
         self.name = name
         self._life = life
         self._shape = shape

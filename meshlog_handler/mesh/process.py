@@ -14,7 +14,7 @@ from . import start_methods
 
 
 class InheritedFd:
-    """A file descriptor to take along to a process that is being started; only arguments of `Child` hold them.
+    """A file descriptor to take along to a process that is being started; only arguments of `Process` hold them.
 
     Pickled, it is a duplicate in the new process (multiprocess keeps book of which); forked, it is the number.
     """
@@ -30,7 +30,7 @@ def _arrived(duplicate: Any) -> InheritedFd:
     return InheritedFd(duplicate.detach())
 
 
-class Child:
+class Process:
     """A process that this one started. One thread at a time; after `close` there is nothing left to call.
 
     Parameters

@@ -22,8 +22,8 @@ from ..system import unpatched
 from ..system.standard_streams import stand_on_descriptors
 from .pickling import dumps, dumps_result, loads, share_globals
 from .process import InheritedFd
-from .rpc import CALL, DONE, FAILED, HEAD, START, STOP, Failure, head
-from .start_methods import Identity, set_identity
+from .rpc import CALL, DONE, FAILED, HEAD, START, STOP, CallFailure, head
+from .start_methods import ProcIdentity, set_identity
 
 _MAX_DESCRIPTORS: Final = 4096
 
@@ -49,7 +49,7 @@ class Boot:
     """
 
     name: str
-    identity: Identity
+    identity: ProcIdentity
     address: str | None = field(repr=False)
     fresh: bool
     environ: dict[str, str] | None = field(default=None, repr=False)
@@ -183,12 +183,12 @@ def _run(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return value
 
 
-def _failure(error: BaseException, note: str = "") -> Failure:
+def _failure(error: BaseException, note: str = "") -> CallFailure:
     try:
         pickled = dumps(error)
     except Exception:
         pickled = None  # it arrives as text
-    return Failure.of(error, __file__, pickled, note)
+    return CallFailure.of(error, __file__, pickled, note)
 
 
 def _answer(sock: socket.socket, kind: int, number: int, payload: bytes) -> None:

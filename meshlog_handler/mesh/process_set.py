@@ -23,12 +23,12 @@ from ..system.waits import capped, deadline_after, monotonic, wait_in_parts
 from .future import MeshFuture
 from .pending_call import PendingCall, refusal
 from .pickling import dumps_call
-from .proc import Proc
-from .process import Child, InheritedFd
+from .proc import ProcHandle
+from .process import InheritedFd, Process
 from .process_main import Boot, run
 from .rpc import CALL, START, STOP, head, name_of
-from .start_methods import Identity, check_start_method
-from .supervisor import Watcher
+from .start_methods import ProcIdentity, check_start_method
+from .supervisor import Supervisor
 
 BOOT_SEC: Final = 120.0
 """Seconds a proc has from its start until it can be called. Its bootstrap has all the time it wants."""
@@ -38,7 +38,7 @@ _TERMINATE_SEC: Final = 1.0
 _KILL_SEC: Final = 5.0
 
 
-class ProcSet:
+class ProcessSet:
     """The processes of one mesh.
 
     Any thread may call any method; `start` once. Nothing of it can be used in a forked child.
@@ -63,7 +63,7 @@ class ProcSet:
 
     def __init__(
         self,
-        identities: Sequence[Identity],
+        identities: Sequence[ProcIdentity],
         *,
         name: str = "mesh",
         start_method: str | None = None,
@@ -72,8 +72,8 @@ class ProcSet:
         self._start_method = check_start_method(start_method)
         self._name = name
         self._pid = os.getpid()
-        self._procs = {identity.rank: Proc(identity) for identity in identities}
-        self._watcher = Watcher(tuple(self._procs.values()), name, on_exit)
+        self._procs = {identity.rank: ProcHandle(identity) for identity in identities}
+        self._watcher = Supervisor(tuple(self._procs.values()), name, on_exit)
         self._lock = self._watcher.lock
         self._numbers = itertools.count(START + 1)
         self._launching = threading.Lock()
@@ -173,7 +173,7 @@ class ProcSet:
         if not hold:
             self.release()
 
-    def _launch(self, proc: Proc, address: str | None) -> None:
+    def _launch(self, proc: ProcHandle, address: str | None) -> None:
         ours, theirs = socket.socketpair()
         proc.sock = ours
         name = f"{self._name}-{proc.rank}"
@@ -183,7 +183,7 @@ class ProcSet:
             streams = {name: InheritedFd(fd) for name, fd in (("stdout", 1), ("stderr", 2)) if _is_open(fd)}
             boot = Boot(name, proc.identity, address, True, dict(os.environ), **streams)
         try:
-            proc.child = Child(self._start_method, run, (InheritedFd(theirs.fileno()), boot), name)
+            proc.child = Process(self._start_method, run, (InheritedFd(theirs.fileno()), boot), name)
         except OSError as error:
             reason = f"it cannot be started: {type(error).__name__}: {error}"
             raise RankError(f"rank {proc.rank}: {reason}", {proc.rank: reason}) from error

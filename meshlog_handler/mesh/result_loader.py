@@ -13,17 +13,17 @@ from .pending_call import PendingCall
 
 
 @dataclass(frozen=True)
-class _Settle:
+class _Load:
     """Asks the settler for one call to be settled; None to end."""
 
     call: PendingCall | None
 
 
-class Settler:
+class ResultLoader:
     """A thread that gives callers their results: to unpickle them may run any code, for any time."""
 
     def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[_Settle] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Load] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -32,11 +32,11 @@ class Settler:
 
     def settle(self, call: PendingCall) -> None:
         """Let the thread settle `call`. Any thread."""
-        self._queue.put(_Settle(call))
+        self._queue.put(_Load(call))
 
     def stop(self) -> None:
         """End when all is settled."""
-        self._queue.put(_Settle(None))
+        self._queue.put(_Load(None))
 
     def join(self, timeout: float) -> None:
         """Wait for the end, up to `timeout` seconds. What it is still held up from then on, nobody gets."""

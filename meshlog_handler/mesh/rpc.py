@@ -3,7 +3,7 @@
 ::
 
     client -- CALL number, pickled (function, args, kwargs) --> proc
-    client <-- DONE number, pickled value; or FAILED number, a `Failure` -- proc
+    client <-- DONE number, pickled value; or FAILED number, a `CallFailure` -- proc
 
 The pickles are those of a process and its own children, over a private socket. What logs travel in holds none.
 """
@@ -26,7 +26,7 @@ START: Final = 0  # the number under which a proc says that it is up
 
 
 @dataclass(frozen=True)
-class Failure(Message):
+class CallFailure(Message):
     """Why a call failed in a proc.
 
     Attributes
@@ -46,7 +46,7 @@ class Failure(Message):
     types: ClassVar = {"kind": (str,), "message": (str,), "trace": (str,), "pickled": (bytes, type(None))}
 
     @classmethod
-    def of(cls, error: BaseException, skip: str, pickled: bytes | None, note: str = "") -> Failure:
+    def of(cls, error: BaseException, skip: str, pickled: bytes | None, note: str = "") -> CallFailure:
         """Describe an exception.
 
         Parameters
@@ -97,7 +97,7 @@ def name_of(fn: object) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
-class FrameReader:
+class CallFrameReader:
     """Cuts received bytes into frames. One owner; no limit on their size, for the peer is trusted."""
 
     def __init__(self) -> None:

@@ -209,7 +209,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcIdentity:
     """Who a proc is.
 
     Attributes
@@ -243,17 +243,17 @@ class Identity:
         }
 
 
-_identity: Identity | None = None
+_identity: ProcIdentity | None = None
 
 
-def set_identity(identity: Identity) -> None:
+def set_identity(identity: ProcIdentity) -> None:
     """Say who this process is. Once, before anything else runs in it."""
     global _identity
     _identity = identity
     os.environ.update(identity.environ())
 
 
-def current_identity() -> Identity | None:
+def current_identity() -> ProcIdentity | None:
     """Return who this process is, or None if no mesh made it."""
     return _identity
 

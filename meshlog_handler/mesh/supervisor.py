@@ -1,7 +1,7 @@
 """The thread that watches the procs of a mesh: it writes what is to be sent, reads answers, and learns of ends.
 
 It waits for everything at once, never for one thing, and runs no code of the program: what an answer holds is unpickled
-by another thread, the `Settler`. That a proc has ended it is told by the kernel. It never waits for the end of a stream,
+by another thread, the `ResultLoader`. That a proc has ended it is told by the kernel. It never waits for the end of a stream,
 which a grandchild can hold open.
 """
 
@@ -23,12 +23,12 @@ from typing import Any, Final
 
 from ..errors import ClosedError, ProtocolError
 from ..protocol.messages import decode
-from ..system.error_reports import Complaints
+from ..system.error_reports import ErrorReports
 from ..system.waits import capped, monotonic, seconds_until
 from .pending_call import End, PendingCall
-from .proc import Proc
-from .result_loader import Settler
-from .rpc import DONE, FAILED, Failure
+from .proc import ProcHandle
+from .result_loader import ResultLoader
+from .rpc import DONE, FAILED, CallFailure
 
 GRACE_SEC: Final = 0.5
 """Seconds that the other ranks have to answer, or fail as well, once one has failed."""
@@ -39,7 +39,7 @@ _PAUSE_SEC: Final = 0.01
 _PIECE: Final = 256 * 1024
 
 
-class Watcher:
+class Supervisor:
     """Watches procs.
 
     Any thread may call the public methods; `post` and `wake` take no lock, so that a finalizer may call them, too.
@@ -54,12 +54,12 @@ class Watcher:
         Called on this thread with rank, pid and exit code (None: nobody knows) when a proc has ended.
     """
 
-    def __init__(self, procs: Sequence[Proc], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
+    def __init__(self, procs: Sequence[ProcHandle], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
         self.procs = procs
         self.lock = threading.Lock()
         self.idle = threading.Event()
         self._on_exit = on_exit
-        self._settler = Settler(f"meshlog-results-{name}")
+        self._settler = ResultLoader(f"meshlog-results-{name}")
         self._thread = threading.Thread(target=self._run, name=f"meshlog-procs-{name}", daemon=True)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -70,7 +70,7 @@ class Watcher:
         self._order = itertools.count()
         self._finishing = False
         self._given_up = False
-        self._complaints = Complaints()
+        self._complaints = ErrorReports()
         _watchers.add(self)
 
     # -- for any thread --------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Watcher:
         """Give up everything, without ever having started."""
         self._close()
 
-    def add(self, proc: Proc) -> None:
+    def add(self, proc: ProcHandle) -> None:
         """Watch a proc, whose child and socket are there."""
         self.post(lambda: self._begin(proc))
 
@@ -175,14 +175,14 @@ class Watcher:
         for proc in self.procs:
             self._write(proc)
 
-    def _begin(self, proc: Proc) -> None:
+    def _begin(self, proc: ProcHandle) -> None:
         assert proc.child is not None
         assert proc.sock is not None
         proc.sock.setblocking(False)
         self._selector.register(proc.child.sentinel, selectors.EVENT_READ, lambda events: self._ended(proc))
         self._listen(proc, selectors.EVENT_READ)
 
-    def _listen(self, proc: Proc, events: int) -> None:
+    def _listen(self, proc: ProcHandle, events: int) -> None:
         """Wait for these events of the proc's socket, and no others."""
         if proc.sock is None or events == proc.events:
             return
@@ -194,19 +194,19 @@ class Watcher:
             self._selector.unregister(proc.sock)
         proc.events = events
 
-    def _on_socket(self, proc: Proc, ready: int) -> None:
+    def _on_socket(self, proc: ProcHandle, ready: int) -> None:
         if ready & selectors.EVENT_WRITE:
             self._write(proc)
         if ready & selectors.EVENT_READ:
             self._read(proc)
 
-    def _write(self, proc: Proc) -> None:
+    def _write(self, proc: ProcHandle) -> None:
         if proc.events:
             with self.lock:
                 left = proc.send()
             self._listen(proc, selectors.EVENT_READ | (selectors.EVENT_WRITE if left else 0))
 
-    def _read(self, proc: Proc, to_the_end: bool = False) -> None:
+    def _read(self, proc: ProcHandle, to_the_end: bool = False) -> None:
         """Read what there is; unless it is the last time, let others have their turn after some megabytes."""
         pieces = 0
         while proc.sock is not None and (to_the_end or pieces < 16):
@@ -226,7 +226,7 @@ class Watcher:
             except ProtocolError as error:
                 self._reject(proc, error)
 
-    def _answer(self, proc: Proc, kind: int, number: int, payload: bytes) -> None:
+    def _answer(self, proc: ProcHandle, kind: int, number: int, payload: bytes) -> None:
         with self.lock:
             call = proc.pending.pop(number, None)
         if call is None:
@@ -234,7 +234,7 @@ class Watcher:
         if kind == DONE:
             call.returned(proc.rank, payload)
         elif kind == FAILED:
-            call.failed(proc.rank, decode(payload, Failure))
+            call.failed(proc.rank, decode(payload, CallFailure))
         else:
             raise ProtocolError(f"rank {proc.rank} sent a frame of kind {kind}")
         self._progress(call)
@@ -255,23 +255,23 @@ class Watcher:
                 proc.pending.pop(call.number, None)
         self._settler.settle(call)
 
-    def _reject(self, proc: Proc, error: ProtocolError) -> None:
+    def _reject(self, proc: ProcHandle, error: ProtocolError) -> None:
         """Its program wrote into a descriptor that is not its own. Nothing that it says can be believed any more."""
         self._close_socket(proc)
         if proc.child is not None:
             proc.child.send_signal(signal.SIGKILL)
             self._lose(proc, End(proc.rank, proc.child.pid, f"was ended: its connection to the client brought {error}"))
 
-    def _hang_up(self, proc: Proc) -> None:
+    def _hang_up(self, proc: ProcHandle) -> None:
         """It will not answer any more. How it ended is known in a moment, if that is why."""
         self._close_socket(proc)
         self._after(_SILENT_SEC, lambda: self._silent(proc))
 
-    def _silent(self, proc: Proc) -> None:
+    def _silent(self, proc: ProcHandle) -> None:
         if not proc.gone and proc.child is not None:
             self._lose(proc, End(proc.rank, proc.child.pid, "closed its connection to the client, though it goes on"))
 
-    def _ended(self, proc: Proc) -> None:
+    def _ended(self, proc: ProcHandle) -> None:
         child = proc.child
         if proc.gone or child is None:
             return
@@ -288,7 +288,7 @@ class Watcher:
         self._lose(proc, End.by(proc.rank, child.pid, code))
         child.close()
 
-    def _lose(self, proc: Proc, end: End) -> None:
+    def _lose(self, proc: ProcHandle, end: End) -> None:
         """Whatever was asked of it fails for this reason, and so will what is asked from now on."""
         with self.lock:
             proc.end = end
@@ -299,7 +299,7 @@ class Watcher:
             call.failed(proc.rank, end)
             self._progress(call)
 
-    def _close_socket(self, proc: Proc) -> None:
+    def _close_socket(self, proc: ProcHandle) -> None:
         self._listen(proc, 0)
         if proc.sock is not None:
             proc.sock.close()
@@ -341,7 +341,7 @@ class Watcher:
         self._wake_write.close()
 
 
-_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_watchers: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

@@ -26,7 +26,7 @@ from ..output.console import ConsoleHandler
 from ..protocol.ranks import spell_ranks
 from ..system.fd_capture import flush_streams
 from ..system.waits import monotonic
-from .fd_tee import Echo
+from .fd_tee import FdTee
 from .ipython import Cell, Pulse, find_shell, own_output, running_cell, write_under
 
 FLUSH_SEC: Final = 3.0
@@ -141,7 +141,7 @@ class Session:
         self.running = running_cell(shell)
         self._clients: weakref.WeakSet[LogClient] = weakref.WeakSet()
         self._silent: weakref.WeakSet[LogClient] = weakref.WeakSet()
-        self._echo: Echo | None = None
+        self._echo: FdTee | None = None
         self._pulse = Pulse(shell)
 
     def open(self) -> None:

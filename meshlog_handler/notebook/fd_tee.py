@@ -23,7 +23,7 @@ _LINE_MS: Final = 50
 _STOP_SEC: Final = 1.0
 
 
-class Echo:
+class FdTee:
     """Captures descriptors of this process, and shows what comes through them: whole lines, and what waits for its end.
 
     Parameters

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from .fd_tee import Echo
+from .fd_tee import FdTee
 
 Cell = Mapping[str, Any]
 """The header of the request that runs a cell: what output refers to that stands under it."""
@@ -51,7 +51,7 @@ def write_under(cell: Cell, stream: Any) -> None:
             variable.set(cell)
 
 
-def own_output(shell: Any, before_write: Callable[[Any], None]) -> Echo | None:
+def own_output(shell: Any, before_write: Callable[[Any], None]) -> FdTee | None:
     """Return what shows the output of the kernel's own C code and subprocesses; None where that needs nothing.
 
     A terminal needs nothing, nor does a kernel that captures its descriptors by itself. One that echoes to them what it
@@ -66,7 +66,7 @@ def own_output(shell: Any, before_write: Callable[[Any], None]) -> Echo | None:
             continue
         if not getattr(stream, "_should_watch", False) and getattr(stream, "echo", None) is None:
             routes[fd] = functools.partial(_write, before_write, stream)
-    return Echo(routes) if routes else None
+    return FdTee(routes) if routes else None
 
 
 def _write(before_write: Callable[[Any], None], stream: Any, text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final, TextIO
 
-from ..system.descriptors import Identity, duplicate, identity, write_all
+from ..system.descriptors import FileIdentity, duplicate, identity, write_all
 from ..system.fd_capture import changes, original_fd
 from .formatter import wants_colour
 
@@ -78,7 +78,7 @@ class Output:
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
         self.broken = stream is None
-        self.place: Identity | None = None
+        self.place: FileIdentity | None = None
         self.terminal = False
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._known_at = changes()

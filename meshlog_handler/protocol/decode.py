@@ -237,7 +237,7 @@ _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
 _OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "texts": are_texts}
 
 
-class _Shape:
+class _Schema:
     """How to read the records of one shape."""
 
     __slots__ = ("fixed", "header", "marked", "template", "texts")
@@ -252,7 +252,7 @@ class _Shape:
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
 
 
-class Thawer:
+class RecordDecoder:
     """Reads the stream of one proc. Pure, one owner; no bytes make it raise anything but `ProtocolError`.
 
     Parameters
@@ -281,7 +281,7 @@ class Thawer:
         self.sentinels = 0
         self.aside = 0  # bytes that were read from side files
         self._read_large = read_large
-        self._shapes: dict[int, _Shape | TaggedTemplate] = {}
+        self._shapes: dict[int, _Schema | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
         self._defined_bytes = 0
 
@@ -432,7 +432,7 @@ class Thawer:
             if len(body) <= _MAX_KNOWN_BYTES:
                 self._known[body] = known
         codes, template = known
-        self._shapes[number] = template if isinstance(template, TaggedTemplate) else _Shape(number, codes, template)
+        self._shapes[number] = template if isinstance(template, TaggedTemplate) else _Schema(number, codes, template)
 
     def _read_definition(self, body: bytes) -> tuple[str, RecordTemplate]:
         definition: Any = unpack(body)

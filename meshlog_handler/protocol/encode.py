@@ -75,7 +75,7 @@ TIMES: Final = Struct("<ddd")
 MAX_SHAPES: Final = 0xFFFF
 
 
-class ShapeTable(dict[object, Packer]):
+class SchemaTable(dict[object, Packer]):
     """The shapes defined so far in one segment of the journal.
 
     `ids` gives each new shape its number (one C call: safe in any thread and signal handler).
@@ -90,12 +90,12 @@ class ShapeTable(dict[object, Packer]):
         self.who: dict[object, bytes] = {}
 
 
-class Frozen:
+class EncodedRecord:
     """A frozen record, and what the table learns once its bytes stand in the segment."""
 
     __slots__ = ("_key", "_table", "_value", "data")
 
-    def __init__(self, data: bytes, table: ShapeTable, key: object = None, value: Packer | int | None = None) -> None:
+    def __init__(self, data: bytes, table: SchemaTable, key: object = None, value: Packer | int | None = None) -> None:
         self.data = data
         self._table, self._key, self._value = table, key, value
 
@@ -121,7 +121,7 @@ class Rendered(NamedTuple):
         return (self.args, named, self.text, self.ours) if self.ours else (self.args, named, self.text)
 
 
-class Freezer:
+class RecordEncoder:
     """A record to be frozen, again where the segment changes under it. Its arguments are rendered once, at the call.
 
     Rendering runs code of the user's, which may log, too: done anew for each segment, it might never come to an end.
@@ -137,7 +137,7 @@ class Freezer:
         self._fast = fast and not texts
         self._rendered: Rendered | None = None
 
-    def __call__(self, table: ShapeTable) -> Frozen:
+    def __call__(self, table: SchemaTable) -> EncodedRecord:
         """Freeze for the segment that `table` belongs to."""
         try:
             return self._freeze(table)
@@ -145,7 +145,7 @@ class Freezer:
             self._record = _repaired(self._record)
             return self._freeze(table)
 
-    def _freeze(self, table: ShapeTable) -> Frozen:
+    def _freeze(self, table: SchemaTable) -> EncodedRecord:
         record = self._record
         if self._rendered is None:
             codes = _struct_codes(record) if self._fast else None
@@ -159,14 +159,14 @@ class Freezer:
         return _freeze_tagged(record, self._rendered, table, self._route)
 
 
-def freeze(record: logging.LogRecord, table: ShapeTable) -> Frozen:
+def freeze(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
     """Freeze any record, however odd.
 
     Arguments and extras that are not plain data are rendered here, and the message with them, so that the client's
     text equals the process's own. What cannot be rendered says so in its place. Raises nothing but what is no
     `Exception` (a KeyboardInterrupt out of a ``__str__``).
     """
-    return Freezer(record)(table)
+    return RecordEncoder(record)(table)
 
 
 def _struct_codes(record: logging.LogRecord) -> str | None:
@@ -188,7 +188,7 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     return "".join([_STRUCT_CODES[kind] for kind in kinds])
 
 
-def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, route: object) -> Frozen | None:
+def _freeze_struct(record: logging.LogRecord, codes: str, table: SchemaTable, route: object) -> EncodedRecord | None:
     args = tuple(record.args or ())
     fields = record.__dict__
     place = (record.pathname, record.lineno, record.levelno, record.name)
@@ -201,7 +201,7 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, rou
         # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
         known = table.get(key)
         if known is not None:
-            return Frozen(known(record.created, record.msecs, record.relativeCreated, *args), table)
+            return EncodedRecord(known(record.created, record.msecs, record.relativeCreated, *args), table)
         if full:
             return None
         shape = next(table.ids)
@@ -213,7 +213,7 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: ShapeTable, rou
         define = _define(shape, TIMED + codes, record, record.msg, route)
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
         return None
-    return Frozen(define + data, table, key, packer)
+    return EncodedRecord(define + data, table, key, packer)
 
 
 def _packer(shape: int, codes: str) -> Packer:
@@ -266,7 +266,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     return Rendered(msg, args, named, text, ours)
 
 
-def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTable, route: object) -> Frozen:
+def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
     """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something.
 
     A shape for each message that an f-string makes, or for each of a thousand threads, would cost more than it saves: of
@@ -299,7 +299,7 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: ShapeTa
     tail = pack(rendered.tail(named))
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
-    return Frozen(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
+    return EncodedRecord(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
 
 
 def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:

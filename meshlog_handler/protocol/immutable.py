@@ -14,10 +14,10 @@ else:  # only type checkers need it, and its module takes longer to import than 
         return lambda kind: kind
 
 
-F = TypeVar("F", bound="Frozen")
+F = TypeVar("F", bound="Immutable")
 
 
-class _Made:
+class _ImmutableType:
     """A default that is made anew for each object."""
 
     def __init__(self, make: Callable[[], object]) -> None:
@@ -26,11 +26,11 @@ class _Made:
 
 def field(*, default_factory: Callable[[], object]) -> Any:
     """Return the default of a field that is made anew for each object."""
-    return _Made(default_factory)
+    return _ImmutableType(default_factory)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-class Frozen:
+class Immutable:
     """Base of classes whose annotations, but for those with ``ClassVar``, are their fields. Annotations are deferred.
 
     Attributes
@@ -63,7 +63,7 @@ class Frozen:
                     default = getattr(kind, name)
                 except AttributeError:
                     raise TypeError(f"{kind.__name__} lacks {name}") from None
-                value = default.make() if isinstance(default, _Made) else default
+                value = default.make() if isinstance(default, _ImmutableType) else default
             object.__setattr__(self, name, value)
 
     def replaced(self: F, **changes: Any) -> F:
@@ -81,7 +81,7 @@ class Frozen:
         raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
-        return self.fields() == other.fields() if type(other) is type(self) and isinstance(other, Frozen) else NotImplemented
+        return self.fields() == other.fields() if type(other) is type(self) and isinstance(other, Immutable) else NotImplemented
 
     def __hash__(self) -> int:
         return hash((type(self), *self.fields().values()))

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, TypeVar
 
 from ..errors import ProtocolError
 from .codec import MAX_DEPTH, NotPlain, pack, unpack
-from .immutable import Frozen, field
+from .immutable import Immutable, field
 
 _KINDS: dict[str, type[Message]] = {}
 M = TypeVar("M", bound="Message")
 
 
-class Message(Frozen):
+class Message(Immutable):
     """Base of all messages. A field holds plain data; `decode` checks its type."""
 
     types: ClassVar[dict[str, tuple[type, ...]]] = {}
@@ -133,18 +133,18 @@ class Welcome(Message):
             raise ProtocolError("a standing order that is not encoded")
 
 
-class Order(Message):
+class Command(Message):
     """Base of what a client asks of a proc. Each is answered by an `Answer` with the same `request`."""
 
     request: int
     types: ClassVar = {"request": (int,)}
 
 
-class Flush(Order):
+class Flush(Command):
     """Put sentinel `request` into the stream behind all that was logged. A forwarder's answer is the sentinel itself."""
 
 
-class SetLevel(Order):
+class SetLevel(Command):
     """Set the level of `logger` ("" is root); after `for_sec` seconds, if given, set it back."""
 
     level: int
@@ -153,28 +153,28 @@ class SetLevel(Order):
     types: ClassVar = {"request": (int,), "level": (int,), "logger": (str,), "for_sec": (float, int, type(None))}
 
 
-class LogWarnings(Order):
+class LogWarnings(Command):
     """Log warnings that these `filters` let pass; see `proc_warnings`."""
 
     filters: tuple[Any, ...]
     types: ClassVar = {"request": (int,), "filters": (tuple,)}
 
 
-class Prepare(Order):
+class Prepare(Command):
     """Apply a `dictConfig` dictionary such that it can still be undone."""
 
     config: dict[str, Any]
     types: ClassVar = {"request": (int,), "config": (dict,)}
 
 
-class Commit(Order):
+class Commit(Command):
     """Keep what was prepared under `prepared`."""
 
     prepared: int
     types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
-class Rollback(Order):
+class Rollback(Command):
     """Undo what was prepared under `prepared`."""
 
     prepared: int
@@ -189,7 +189,7 @@ class Answer(Message):
     types: ClassVar = {"request": (int,), "error": _MAYBE_STR}
 
 
-class Patience(Message):
+class KeepWaiting(Message):
     """The client has more of this proc than it can show at the moment, but gets on. Not answered."""
 
     types: ClassVar = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..errors import ProtocolError
-from .messages import Message, Order, check_coords
+from .messages import Command, Message, check_coords
 
 _MAX_BELOW = 1 << 20
 _MAYBE_INT = (int, type(None))
@@ -25,7 +25,7 @@ def _check_hidden(hidden: int) -> None:
 # -- from the client ---------------------------------------------------------------------------------------------------
 
 
-class FlushBelow(Order):
+class FlushDownstream(Command):
     """Flush those of `ranks` (None: all) that are below, within `timeout` seconds (None: no limit); then as `Flush`."""
 
     timeout: float | None
@@ -37,8 +37,8 @@ class FlushBelow(Order):
         _check_ranks(self.ranks)
 
 
-class OrderBelow(Order):
-    """Pass on an order, encoded, to `ranks`; the answer is an `AnswersBelow`."""
+class CommandDownstream(Command):
+    """Pass on an order, encoded, to `ranks`; the answer is an `DownstreamReplies`."""
 
     order: bytes
     ranks: tuple[int, ...]
@@ -49,7 +49,7 @@ class OrderBelow(Order):
         _check_ranks(self.ranks)
 
 
-class StandBelow(Order):
+class DefaultDownstream(Command):
     """Let an order, encoded, hold for procs of `mesh` that join later. Not answered."""
 
     mesh: str
@@ -57,14 +57,14 @@ class StandBelow(Order):
     types: ClassVar = {"request": (int,), "mesh": (str,), "order": (bytes,)}
 
 
-class GroupBelow(Order):
+class WindowDownstream(Command):
     """Group within `window` seconds at most (None: not at all) before passing on. Not answered."""
 
     window: float | None
     types: ClassVar = {"request": (int,), "window": (float, int, type(None))}
 
 
-class StreamBelow(Order):
+class StreamDownstream(Command):
     """Pass on, or do not, what `ranks` (None: all) say, and those that join `mesh` later (None: no mesh). Not answered."""
 
     streaming: bool
@@ -77,7 +77,7 @@ class StreamBelow(Order):
         _check_ranks(self.ranks)
 
 
-class Granted(Order):
+class RankGranted(Command):
     """The rank for the newcomer that was asked for under `request`."""
 
     rank: int
@@ -87,14 +87,14 @@ class Granted(Order):
 # -- from the relay ----------------------------------------------------------------------------------------------------
 
 
-class Claim(Message):
+class RankRequest(Message):
     """A newcomer without a rank asks to join the relay: which one is it?"""
 
     request: int
     types: ClassVar = {"request": (int,)}
 
 
-class JoinedBelow(Message):
+class DownstreamJoined(Message):
     """A proc has joined below."""
 
     rank: int
@@ -109,7 +109,7 @@ class JoinedBelow(Message):
         check_coords(self.coords)
 
 
-class EndedBelow(Message):
+class DownstreamEnded(Message):
     """A proc below has ended, or left; everything of it has been passed on.
 
     `counters` are its last ones. `hidden`: how many records the relay has hidden so far, of all its procs.
@@ -125,7 +125,7 @@ class EndedBelow(Message):
         _check_hidden(self.hidden)
 
 
-class AnswersBelow(Message):
+class DownstreamReplies(Message):
     """The answers to an order that was passed on: ``(rank, error or None)`` for each."""
 
     request: int
@@ -141,10 +141,10 @@ class AnswersBelow(Message):
             raise ProtocolError("an answer is a rank and a reason, or None")
 
 
-class ReachedBelow(Message):
+class DownstreamReached(Message):
     """What a flush reached below. Sent before the sentinel that answers it.
 
-    `counters`: by rank, as of now. `hidden`: as of `EndedBelow`.
+    `counters`: by rank, as of now. `hidden`: as of `DownstreamEnded`.
     """
 
     request: int
@@ -173,4 +173,4 @@ class ReachedBelow(Message):
         _check_hidden(self.hidden)
 
 
-FROM_RELAY: tuple[type[Message], ...] = (Claim, JoinedBelow, EndedBelow, AnswersBelow, ReachedBelow)
+FROM_RELAY: tuple[type[Message], ...] = (RankRequest, DownstreamJoined, DownstreamEnded, DownstreamReplies, DownstreamReached)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import ProtocolError
 from .codec import NotPlain, pack, unpack
 from .decode import TaggedTemplate, Values, are_texts
-from .encode import MAX_SHAPES, STANDARD, TIMES, Frozen, ShapeTable, definition
+from .encode import MAX_SHAPES, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
 from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .plain import exact_text, plain
@@ -62,7 +62,7 @@ _PLAIN: Final = frozenset(("relativeCreated", "taskName"))
 _MAX_VARIANTS: Final = 16_384
 
 
-def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
+def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
     """Freeze a record that came from another process, whole: also whose it is, and what it tells of.
 
     Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
@@ -107,10 +107,10 @@ def freeze_relayed(record: logging.LogRecord, table: ShapeTable) -> Frozen:
         tail = pack((plain(args), named, record.getMessage(), ours))
     times = TIMES.pack(fields["created"], fields["msecs"], fields["relativeCreated"])
     data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
-    return Frozen(defined + data, table, key if learnt and shape else None, learnt if shape else None)
+    return EncodedRecord(defined + data, table, key if learnt and shape else None, learnt if shape else None)
 
 
-def _who(info: MeshInfo, fields: Mapping[str, Any], table: ShapeTable) -> bytes:
+def _who(info: MeshInfo, fields: Mapping[str, Any], table: SchemaTable) -> bytes:
     values = [*map(info.__getattribute__, ORIGIN), *map(fields.get, _THREAD)]
     coords = info.coords
     key = (*values[:3], tuple(coords.items()), *values[4:])

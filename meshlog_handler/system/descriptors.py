@@ -19,11 +19,11 @@ PIPE_SIZE: Final = 256 * 1024  # the kernel gives a user 64 MiB for all pipes, a
 _SMALL: Final = 64 * 1024
 _PATIENCE_MS: Final = 1000
 
-Identity = tuple[int, int, int]
+FileIdentity = tuple[int, int, int]
 """Device, inode and kind: what a descriptor leads to."""
 
 
-def identity(fd: int) -> Identity | None:
+def identity(fd: int) -> FileIdentity | None:
     """Return what `fd` leads to; None if it is closed."""
     try:
         status = os.fstat(fd)
@@ -32,7 +32,7 @@ def identity(fd: int) -> Identity | None:
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 
-def place_of(path: str) -> Identity | None:
+def place_of(path: str) -> FileIdentity | None:
     """Return what a path leads to, as `identity` does; None if there is nothing, or it is not told."""
     try:
         status = os.stat(path)

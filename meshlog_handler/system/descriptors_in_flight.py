@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from .fork_gate import ForkGate
 
 
-class Transit:
+class DescriptorsInFlight:
     """Descriptors without an owner. Any thread.
 
     Attributes

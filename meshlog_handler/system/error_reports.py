@@ -31,7 +31,7 @@ def name_of(handler: object) -> str:
         return f"<{type(handler).__name__}>"
 
 
-class Complaints:
+class ErrorReports:
     """Reports failures: the first of a kind at once, further ones together with their number, ever more seldom. One owner.
 
     Parameters

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from .descriptors import Held, Identity, duplicate, identity, make_pipe, takes_more, write_all
+from .descriptors import FileIdentity, Held, duplicate, identity, make_pipe, takes_more, write_all
 from .pump import Pump
 
 try:
@@ -60,7 +60,7 @@ class FdCapture:
         self._new()
 
     def _new(self) -> None:
-        self._pipes: dict[int, Identity | None] = {}
+        self._pipes: dict[int, FileIdentity | None] = {}
         self._readers: dict[int, Held] = {}
         self._originals: dict[int, Held | None] = {}
         self._line_buffering: list[tuple[io.TextIOWrapper, bool]] = []

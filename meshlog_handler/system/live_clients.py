@@ -7,7 +7,7 @@ import weakref
 from typing import Protocol
 
 
-class Running(Protocol):
+class LiveClient(Protocol):
     """What is kept of a client."""
 
     @property
@@ -22,15 +22,15 @@ class Running(Protocol):
         """In a forked child: close copies of what is the parent's."""
 
 
-_clients: weakref.WeakSet[Running] = weakref.WeakSet()
+_clients: weakref.WeakSet[LiveClient] = weakref.WeakSet()
 
 
-def add(client: Running) -> None:
+def add(client: LiveClient) -> None:
     """Note that a client runs."""
     _clients.add(client)
 
 
-def discard(client: Running) -> None:
+def discard(client: LiveClient) -> None:
     """Note that a client was stopped."""
     _clients.discard(client)
 

@@ -12,7 +12,7 @@ from .waits import LONGEST_SEC
 T = TypeVar("T")
 
 
-def run_apart(fn: Callable[[], T], interrupted: Callable[[BaseException], object] | None = None) -> T:
+def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], object] | None = None) -> T:
     """Run `fn` on a thread of its own, and return what it returns, or raise what it raises.
 
     Python runs signal handlers on the main thread, between any two instructions. What one raises (Ctrl-C) meets only the

@@ -24,7 +24,7 @@ from ..errors import ClosedError, ProtocolError
 from ..protocol.frames import CONTROL, MAX_FRAME
 from ..protocol.messages import Hello, Welcome, decode
 from ..system.descriptors import is_read_end
-from ..system.descriptors_in_flight import Transit
+from ..system.descriptors_in_flight import DescriptorsInFlight
 from ..system.fd_capture import diagnose
 from ..system.waits import monotonic
 from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
@@ -42,7 +42,7 @@ _SILENT_SEC: Final = 2.0
 
 
 @dataclass
-class Newcomer:
+class NewConnection:
     """A proc that proved the key and said who it is.
 
     `pid` is the kernel's word. Where the proc is in another namespace there is none, and `pid` is only what the proc says:
@@ -57,7 +57,7 @@ class Newcomer:
 
 
 @dataclass
-class _Stranger:
+class _PendingConnection:
     """Who is at the door: the process, when it came, until when it may stay; whether it has proved the key."""
 
     pid: int | None
@@ -66,7 +66,7 @@ class _Stranger:
     proved: bool = False
 
 
-class Rendezvous:
+class Listener:
     """A listening Unix socket in a private directory.
 
     Parameters
@@ -80,17 +80,17 @@ class Rendezvous:
     """
 
     def __init__(
-        self, directory: str, admit: Callable[[Newcomer], Welcome], joined: Callable[[Newcomer, Welcome], None]
+        self, directory: str, admit: Callable[[NewConnection], Welcome], joined: Callable[[NewConnection, Welcome], None]
     ) -> None:
         self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
         self._admit = admit
         self._joined = joined
         self.sockets = listen(self.address)
         self._lock = threading.Lock()
-        self._strangers: dict[socket.socket, _Stranger] = {}
+        self._strangers: dict[socket.socket, _PendingConnection] = {}
         self.opens: float | None = None
         self._admitted: dict[socket.socket, list[int]] = {}
-        self._transit = Transit()
+        self._transit = DescriptorsInFlight()
         self._threads: set[threading.Thread] = set()
         # Python 3.12 and later start no thread once the main module has ended, but children that are joined then may join.
         self._waiting: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
@@ -130,7 +130,7 @@ class Rendezvous:
                 calm = False
                 continue
             with self._lock:
-                self._strangers[sock] = _Stranger(pid, now, now + HANDSHAKE_SEC)
+                self._strangers[sock] = _PendingConnection(pid, now, now + HANDSHAKE_SEC)
             thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
             self._threads.add(thread)
             try:
@@ -215,14 +215,14 @@ class Rendezvous:
         sock.close()
         self._admitted.pop(sock, None)
 
-    def _introduce(self, sock: socket.socket, pipes: list[int]) -> Newcomer:
+    def _introduce(self, sock: socket.socket, pipes: list[int]) -> NewConnection:
         """Return who it is; add the descriptors that it hands over to `pipes`."""
         kind, payload = read_frame(sock, MAX_FRAME)
         if kind != CONTROL:
             raise ProtocolError("a newcomer begins with other things than who it is")
         hello = decode(payload, Hello)
         told = peer_pid(sock)
-        newcomer = Newcomer(sock, hello, told or hello.pid, here=told != 0)
+        newcomer = NewConnection(sock, hello, told or hello.pid, here=told != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
             raise ProtocolError(f"no captured streams are called {names!r}")

@@ -19,17 +19,17 @@ from typing import Final
 
 from ..protocol.codec import pack
 from ..protocol.frames import DROPPED
-from ..protocol.immutable import Frozen
+from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
 from ..system.fd_capture import diagnose
 from ..transport.channel import Link
-from .record_stream import Stream, carriers, own_threads
+from .record_stream import RecordStream, internal_threads, transport_threads
 
 BATCH_SEC: Final = 0.004
 _PIECE: Final = 256 * 1024
 
 
-class Wake(Frozen):
+class Wake(Immutable):
     """Tells the forwarder to look; with `stop`, to ship what there is and end."""
 
     stop: bool = False
@@ -56,9 +56,9 @@ class LogForwarder(QueueListener):
         self._stopping = False
         self._last: Message | None = None
         self._restarting = threading.Lock()
-        self.stream: Stream
+        self.stream: RecordStream
 
-    def attach(self, stream: Stream) -> None:
+    def attach(self, stream: RecordStream) -> None:
         """Say whose journal it is. Before `start`."""
         self.stream = stream
 
@@ -98,8 +98,8 @@ class LogForwarder(QueueListener):
         self.enqueue_sentinel()
 
     def _monitor(self) -> None:
-        own_threads.add(threading.get_ident())
-        carriers.add(threading.get_ident())
+        internal_threads.add(threading.get_ident())
+        transport_threads.add(threading.get_ident())
         stream = self.stream
         try:
             while not self._round(stream):
@@ -113,10 +113,10 @@ class LogForwarder(QueueListener):
         finally:
             # Whoever logs next finds an idle forwarder, wakes it, and so notices that its thread has ended.
             stream.idle = True
-            own_threads.discard(threading.get_ident())
-            carriers.discard(threading.get_ident())
+            internal_threads.discard(threading.get_ident())
+            transport_threads.discard(threading.get_ident())
 
-    def _round(self, stream: Stream) -> bool:
+    def _round(self, stream: RecordStream) -> bool:
         """Ship, then wait: for the interval if there was something, for a wake-up if not. True to end."""
         if self.ship():
             try:
@@ -163,7 +163,7 @@ class LogForwarder(QueueListener):
         return any_shipped
 
 
-def report_loss(stream: Stream) -> None:
+def report_loss(stream: RecordStream) -> None:
     """Say on the original stderr, once, that nobody reads the stream any longer."""
     path = stream.journal.path
     # A client that was stopped has taken its journals with it; one that was killed has not.

@@ -88,7 +88,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
     def _join(self) -> membership.Membership:
         with self._joining:
             if self._member is None or self._member.left:
-                self._member = membership.beside(membership.Terms(self._address, mesh=self._token))
+                self._member = membership.beside(membership.JoinOptions(self._address, mesh=self._token))
             return self._member
 
     def get(self, block: bool = True, timeout: float | None = None) -> NoReturn:

@@ -20,16 +20,16 @@ from typing import Any, ClassVar, Final
 from .. import settings
 from ..errors import ConnectError
 from ..journal.writer import Journal
-from ..protocol.immutable import Frozen, field
+from ..protocol.immutable import Immutable, field
 from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel
 from ..protocol.record import MeshInfo
 from ..system import unpatched
-from ..system.descriptors import Identity, identity, place_of
+from ..system.descriptors import FileIdentity, identity, place_of
 from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture, diagnose
 from ..transport.channel import Address, connect
 from .forwarder import LogForwarder, report_loss
-from .record_stream import OnFull, Stream, own_threads
+from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
 
 _GOODBYE_SEC: Final = 0.5
@@ -42,7 +42,7 @@ _FORK_SEC: Final = 2.0
 _UNCAUGHT_SIZE: Final = 256
 
 
-class Terms(Frozen):
+class JoinOptions(Immutable):
     """How to join: what a forked child needs to join anew.
 
     Attributes
@@ -76,21 +76,21 @@ class Terms(Frozen):
     launched: str = ""
 
 
-def launched_terms(address: str, rank: int | None = None, **options: Any) -> Terms:
+def launched_terms(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
     """Return terms for a process that a launcher may have given a rank, unless `rank` says which."""
     if rank is not None:
-        return Terms(address, rank, settings.local_rank(), **options)
-    return Terms(address, settings.rank(), settings.local_rank(), launched=settings.launched(), **options)
+        return JoinOptions(address, rank, settings.local_rank(), **options)
+    return JoinOptions(address, settings.rank(), settings.local_rank(), launched=settings.launched(), **options)
 
 
 class Membership:
     """What a process that joined has. Made by `join`; any thread may call `leave`."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: JoinOptions) -> None:
         self.terms = terms
         self.pid = os.getpid()
         self.rank: int | None = terms.rank
-        self.stream: Stream | None = None
+        self.stream: RecordStream | None = None
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
         self.over = False
@@ -130,7 +130,7 @@ class Membership:
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            self.stream = Stream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
+            self.stream = RecordStream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
         self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=terms.warnings)
         self._runtime.join_in(welcome.standing)
@@ -219,7 +219,7 @@ class Membership:
         with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
             self._link.say(Relabel(dict(coords)))
 
-    def client_console(self) -> frozenset[Identity]:
+    def client_console(self) -> frozenset[FileIdentity]:
         """Return what the client's stdout and stderr lead to; where that is not known, this process's, if it is a terminal."""
         pid = self._link.peer_pid
         places = {place_of(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} if pid else {None}
@@ -260,7 +260,7 @@ class Membership:
         if self._forwarder is not None and self.stream is not None:
             thread = self._forwarder._thread
             self._forwarder.enqueue_sentinel()
-            if thread is not None and threading.get_ident() not in own_threads:
+            if thread is not None and threading.get_ident() not in internal_threads:
                 thread.join(1.0)  # beyond that the journal keeps it, and the client reads it there
             self.stream.part()
         self._link.close()
@@ -312,7 +312,7 @@ when_released: Final[list[Callable[[Membership], object]]] = []
 _postponed: Final[list[Callable[[], object]]] = []
 _current: Membership | None = None
 _beside: weakref.WeakSet[Membership] = weakref.WeakSet()
-_inherited: Terms | None = None
+_inherited: JoinOptions | None = None
 
 
 def current() -> Membership | None:
@@ -336,7 +336,7 @@ def info() -> MeshInfo:
     return MeshInfo(member.rank, local_rank, socket.gethostname(), member.terms.coords)
 
 
-def join(terms: Terms) -> Membership:
+def join(terms: JoinOptions) -> Membership:
     """Join the client, or return the membership there is if it is one of the same client.
 
     A membership that does not capture, where `terms` ask for it, is exchanged for one that does, under the same rank.
@@ -362,7 +362,7 @@ def join(terms: Terms) -> Membership:
         return _current
 
 
-def beside(terms: Terms) -> Membership:
+def beside(terms: JoinOptions) -> Membership:
     """Return a membership for a queue: this process's own, or another one beside it, for the queue alone.
 
     Raises
@@ -499,7 +499,7 @@ def _after_fork_in_child() -> None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
         terms = member.terms
-        inherited = Terms(terms.address, member.rank, terms.local_rank, "", terms.coords, False, terms.on_full)
+        inherited = JoinOptions(terms.address, member.rank, terms.local_rank, "", terms.coords, False, terms.on_full)
         _inherited = None if member.over else inherited
     while _postponed:
         _postponed.pop(0)()

@@ -20,23 +20,23 @@ from typing import Final, Literal, NoReturn
 from ..errors import SettingError
 from ..journal.side_files import SideFiles
 from ..journal.writer import Appender, Journal
-from ..protocol.encode import Freezer, Frozen, ShapeTable, freeze
+from ..protocol.encode import EncodedRecord, RecordEncoder, SchemaTable, freeze
 from ..protocol.entries import FLUSH, LARGE, number_entry
 from ..system.fd_capture import diagnose
 from ..system.waits import monotonic
 
 OnFull = Literal["block", "drop"]
 
-own_threads: Final[set[int]] = set()
+internal_threads: Final[set[int]] = set()
 """Identifiers of this package's threads. What they log is never forwarded: a handler that logs would feed itself."""
 
 # A thread of a forked child may get the identifier that one of the parent's had.
-carriers: Final[set[int]] = set()
+transport_threads: Final[set[int]] = set()
 """Those of them that carry a proc's records and orders. They log nothing themselves, but the garbage collector may run a
 program's finalizers there, which do: that is forwarded, but it waits for nothing."""
 
-os.register_at_fork(after_in_child=own_threads.clear)
-os.register_at_fork(after_in_child=carriers.clear)
+os.register_at_fork(after_in_child=internal_threads.clear)
+os.register_at_fork(after_in_child=transport_threads.clear)
 
 
 def is_own(record: logging.LogRecord) -> bool:
@@ -46,10 +46,10 @@ def is_own(record: logging.LogRecord) -> bool:
     the same process still names its own.
     """
     current = threading.get_ident()
-    if current in own_threads:
-        return current not in carriers
+    if current in internal_threads:
+        return current not in transport_threads
     thread = record.thread
-    return thread in own_threads and thread not in carriers and record.process == os.getpid()
+    return thread in internal_threads and thread not in transport_threads and record.process == os.getpid()
 
 
 def _nowhere_here(_: logging.LogRecord) -> bool:
@@ -81,7 +81,7 @@ def _nowhere(_: object) -> NoReturn:
     raise ValueError
 
 
-_CLOSED: Final[Appender] = (ShapeTable(), _nowhere, _nowhere)
+_CLOSED: Final[Appender] = (SchemaTable(), _nowhere, _nowhere)
 """No shape is known here, so that every record takes the slow path."""
 
 
@@ -89,13 +89,13 @@ class _Ended(Exception):
     """The stream takes no more records."""
 
 
-_streams: Final[weakref.WeakSet[Stream]] = weakref.WeakSet()
+_streams: Final[weakref.WeakSet[RecordStream]] = weakref.WeakSet()
 _forking: Final[set[int]] = set()
 """The threads that fork. Meanwhile no call takes the fast path: the program's own hooks may log in the child before ours run,
 and what they appended would be written over what the parent appends, for the journal is shared."""
 
 
-class Stream:
+class RecordStream:
     """One process's records, in the order of their logging calls.
 
     Parameters
@@ -143,15 +143,15 @@ class Stream:
         """
         if is_own(record):
             return True
-        if threading.get_ident() in carriers:
+        if threading.get_ident() in transport_threads:
             return self._append_in_passing(record, route)
         if self.client_gone and record.levelno >= logging.WARNING and not shown_here(record):
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
         # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
         # a program's handlers, every record takes the slow path, which looks.
-        alike = record.thread is None and not own_threads <= carriers
+        alike = record.thread is None and not internal_threads <= transport_threads
         try:
-            self.append_frozen(record.levelno, Freezer(record, route, fast=not alike, texts=texts))
+            self.append_frozen(record.levelno, RecordEncoder(record, route, fast=not alike, texts=texts))
         except _Ended:
             return False
         if self.journal.path is None and self.on_full == "block":
@@ -171,7 +171,7 @@ class Stream:
         appender = self.journal.appender
         if self.ended:
             return False
-        frozen = Freezer(record, route)(appender[0])
+        frozen = RecordEncoder(record, route)(appender[0])
         if len(frozen.data) < self.journal.largest and _put(appender, frozen.data):
             frozen.learn()
         else:
@@ -180,7 +180,7 @@ class Stream:
             self.wake()
         return True
 
-    def append_frozen(self, level: int, freeze_in: Callable[[ShapeTable], Frozen]) -> None:
+    def append_frozen(self, level: int, freeze_in: Callable[[SchemaTable], EncodedRecord]) -> None:
         """Append a record that `freeze_in` writes down for a segment. What is dropped is counted under `level`."""
         self._append(level, freeze_in)
 
@@ -228,13 +228,13 @@ class Stream:
         with contextlib.suppress(IndexError):  # that is all
             while True:
                 entry = self._sentinels.popleft()
-                if not self._append(None, partial(Frozen, entry)):
+                if not self._append(None, partial(EncodedRecord, entry)):
                     self._sentinels.appendleft(entry)
                     break
                 found = True
         return found
 
-    def _append(self, level: int | None, freeze_in: Callable[[ShapeTable], Frozen]) -> bool:
+    def _append(self, level: int | None, freeze_in: Callable[[SchemaTable], EncodedRecord]) -> bool:
         """Append what `freeze_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
         while True:
             appender = self.journal.appender
@@ -259,7 +259,7 @@ class Stream:
             if not self._next_segment(appender, level):
                 return False
 
-    def _set_aside(self, frozen: Frozen, shapes: ShapeTable) -> tuple[Frozen, int | None]:
+    def _set_aside(self, frozen: EncodedRecord, shapes: SchemaTable) -> tuple[EncodedRecord, int | None]:
         """Put entries too large for a segment into a side file; return an entry with its number, and the number.
 
         Where there can be no such file, the entry is the beginning of the record. `BlockingIOError` if there is no room yet.
@@ -269,7 +269,7 @@ class Stream:
                 number = self._sides.put(
                     frozen.data, replace=self.client_gone, patient=self.on_full == "block" and not self._starved
                 )
-                return Frozen(number_entry(LARGE, number), shapes), number
+                return EncodedRecord(number_entry(LARGE, number), shapes), number
             except BlockingIOError:
                 raise
             except OSError as failure:
@@ -321,7 +321,7 @@ class Stream:
 
         What logs in the middle of it on the same thread, a signal handler or a finalizer, passes the lock (see `journal`).
         """
-        if level is None and threading.get_ident() in own_threads:
+        if level is None and threading.get_ident() in internal_threads:
             # Who holds the lock may have been interrupted by a call that waits until the forwarder makes room.
             if not self._lock.acquire(blocking=False):
                 return False

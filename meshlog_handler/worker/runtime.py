@@ -19,12 +19,12 @@ from typing import Final
 from ..errors import MeshlogError, ProtocolError
 from ..protocol.messages import (
     Answer,
+    Command,
     Commit,
     Flush,
+    KeepWaiting,
     LogWarnings,
     Message,
-    Order,
-    Patience,
     Prepare,
     Release,
     Rollback,
@@ -35,7 +35,7 @@ from ..system.fd_capture import diagnose
 from ..system.waits import ended, monotonic, seconds_until
 from ..transport.channel import Link
 from .config_transaction import ConfigTransaction
-from .record_stream import Stream, carriers, own_threads
+from .record_stream import RecordStream, internal_threads, transport_threads
 from .warning_filters import log_warnings
 
 _MAX_REASON: Final = 4000
@@ -61,7 +61,7 @@ class LoggerRuntime:
     def __init__(
         self,
         link: Link,
-        stream: Stream | None,
+        stream: RecordStream | None,
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
         *,
@@ -102,11 +102,11 @@ class LoggerRuntime:
 
     def carry_out(self, encoded: bytes, refusing: type[BaseException] = Exception) -> Answer | None:
         """Carry out one order; None if its answer travels in the stream. What it raises of kind `refusing` is the answer."""
-        order: Message = decode(encoded, Order, Patience, Release)
+        order: Message = decode(encoded, Command, KeepWaiting, Release)
         if isinstance(order, Release):
             self._on_release()
             return None
-        if not isinstance(order, Order):
+        if not isinstance(order, Command):
             if self._stream is not None:
                 self._stream.client_moves()
             return None
@@ -129,8 +129,8 @@ class LoggerRuntime:
         return Answer(order.request, None)
 
     def _run(self) -> None:
-        own_threads.add(threading.get_ident())
-        carriers.add(threading.get_ident())
+        internal_threads.add(threading.get_ident())
+        transport_threads.add(threading.get_ident())
         try:
             while True:
                 encoded = self._link.receive(self._revert_due())
@@ -149,8 +149,8 @@ class LoggerRuntime:
             self._link.close()
             self._on_gone()
         finally:
-            own_threads.discard(threading.get_ident())
-            carriers.discard(threading.get_ident())
+            internal_threads.discard(threading.get_ident())
+            transport_threads.discard(threading.get_ident())
 
     def _flush(self, order: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):

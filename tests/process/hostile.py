@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from meshlog_handler.journal.layout import START
-from meshlog_handler.protocol.encode import ShapeTable, freeze
+from meshlog_handler.protocol.encode import SchemaTable, freeze
 from meshlog_handler.protocol.frames import CONTROL, DATA, MAX_CONTROL, data_head, frame
 from meshlog_handler.protocol.messages import Hello, Welcome, decode
 from meshlog_handler.testing import CollectedLogs, collected
@@ -84,7 +84,7 @@ def joined(address: str, rank: int | None = RANK) -> Iterator[Peer]:
 
 def entries(*texts: str) -> bytes:
     """Return the entries of some records, with the definition of their shape."""
-    shapes, data = ShapeTable(), b""
+    shapes, data = SchemaTable(), b""
     for text in texts:
         record = logging.LogRecord("hostile", logging.INFO, __file__, 1, "%s", (text,), None)
         frozen = freeze(record, shapes)

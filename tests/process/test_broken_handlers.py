@@ -87,17 +87,17 @@ def test_an_item_that_cannot_be_dispatched_is_left_out_counted_and_not_tried_aga
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException], window: float | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = "_give" if window is None else "_dispatch_one"
-    original: Any = getattr(dispatcher.Show, name)
+    original: Any = getattr(dispatcher.Dispatcher, name)
     failed = False
 
-    def fails_once(self: dispatcher.Show, *args: Any) -> None:
+    def fails_once(self: dispatcher.Dispatcher, *args: Any) -> None:
         nonlocal failed
         if not failed:
             failed = True
             raise error("on purpose")
         original(self, *args)
 
-    monkeypatch.setattr(dispatcher.Show, name, fails_once)
+    monkeypatch.setattr(dispatcher.Dispatcher, name, fails_once)
     collector = RecordCollector()
     with LogClient(collector, aggregate_window_sec=window) as client:
         logs = CollectedLogs(client, collector)
@@ -114,10 +114,10 @@ def test_an_item_that_cannot_be_dispatched_is_left_out_counted_and_not_tried_aga
 def test_a_step_that_always_fails_keeps_no_other_from_being_done_and_fills_no_disk(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(self: dispatcher.Show, now: float) -> None:
+    def fails(self: dispatcher.Dispatcher, now: float) -> None:
         raise OSError("always")
 
-    monkeypatch.setattr(dispatcher.Show, "expire", fails)
+    monkeypatch.setattr(dispatcher.Dispatcher, "expire", fails)
     collector = RecordCollector()
     with LogClient(collector) as client:
         with started("fork", workers.log_numbered, [(client.address, 50, "return")]) as procs:

@@ -26,7 +26,7 @@ from meshlog_handler.transport import listener
 from meshlog_handler.transport.channel import Address, authenticate
 from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_STRANGERS
 from meshlog_handler.worker import membership
-from meshlog_handler.worker.membership import Terms
+from meshlog_handler.worker.membership import JoinOptions
 from tests.leaks import open_fds
 from tests.waiting import until
 
@@ -89,7 +89,7 @@ def test_who_has_a_wrong_key_is_turned_away(
         with contextlib.closing(knock(others.address)) as sock, pytest.raises((EOFError, ConnectionError)):
             authenticate(sock, key)
         with pytest.raises(ConnectError, match=r"EOFError|Connection"):
-            membership.join(Terms(str(address._replace(key=key))))
+            membership.join(JoinOptions(str(address._replace(key=key))))
     said: list[str] = []
 
     def is_said() -> bool:  # by the threads of the door, after the stranger has its answer
@@ -214,14 +214,14 @@ def crowd(address: str) -> Iterator[None]:
 @contextlib.contextmanager
 def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Yield what the client's thread finds each time that it looks who is at the door: whether it may stay open."""
-    accept, found = listener.Rendezvous.accept, list[bool]()
+    accept, found = listener.Listener.accept, list[bool]()
 
-    def look(self: listener.Rendezvous) -> bool:
+    def look(self: listener.Listener) -> bool:
         found.append(accept(self))
         return found[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(listener.Rendezvous, "accept", look)
+        patch.setattr(listener.Listener, "accept", look)
         yield found
 
 
@@ -331,7 +331,7 @@ def test_the_key_of_a_mesh_stands_in_no_command_line_repr_or_file(
         assert address.key.hex() not in command_lines()
         mesh.call(print, "printed").get(DEADLINE)
         mesh.flush(timeout=DEADLINE).get(DEADLINE)
-        for each in (mesh, mesh.logging, client, address, client.stats(), Terms(str(address))):
+        for each in (mesh, mesh.logging, client, address, client.stats(), JoinOptions(str(address))):
             hide(address.key, repr(each).encode())
         kept = [path for path in (*tmp_path.rglob("*"), *Path(address.path).parent.iterdir()) if path.is_file()]
         assert len(kept) >= 4, "journals and files of lines"
@@ -346,7 +346,7 @@ def test_the_key_stands_in_no_complaint(capfd: pytest.CaptureFixture[str]) -> No
     with collected() as logs:
         address = Address.parse(logs.address)
     with pytest.raises(ConnectError) as gone:
-        membership.join(Terms(str(address)))
+        membership.join(JoinOptions(str(address)))
     with pytest.raises(SettingError) as odd:
         Address.parse(str(address).replace("meshlog://", "http://"))
     meshlog_handler.install(str(address))

@@ -25,7 +25,7 @@ from meshlog_handler.journal.layout import START
 from meshlog_handler.journal.reader import JournalReader
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.codec import pack, unpack
-from meshlog_handler.protocol.decode import Thawer
+from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
 from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
 from meshlog_handler.protocol.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
@@ -143,7 +143,7 @@ def test_no_pickle_runs_wherever_it_stands(tmp_path: Path) -> None:
 
 
 def _thaw(data: bytes) -> None:
-    Thawer({"rank": 0}, lambda _: b"").thaw(data, 0, 1000, [])
+    RecordDecoder({"rank": 0}, lambda _: b"").thaw(data, 0, 1000, [])
 
 
 def _define(data: bytes) -> None:

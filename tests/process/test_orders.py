@@ -20,10 +20,10 @@ import pytest
 from meshlog_handler import LogClient, LogRelay, RankError, SettingError, this_host
 from meshlog_handler.mesh import control
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.protocol.messages import Commit, Order, Prepare, SetLevel, Welcome
-from meshlog_handler.protocol.relay_messages import JoinedBelow
+from meshlog_handler.protocol.messages import Command, Commit, Prepare, SetLevel, Welcome
+from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.testing import RecordCollector
-from meshlog_handler.transport.listener import Newcomer
+from meshlog_handler.transport.listener import NewConnection
 from meshlog_handler.worker import membership
 from tests.waiting import until
 
@@ -34,7 +34,7 @@ NAME = "app"
 
 def answer(pipe: Connection, address: str, rank: int) -> None:
     """Join, and tell levels when asked."""
-    membership.join(membership.Terms(address, rank, rank, "mesh"))
+    membership.join(membership.JoinOptions(address, rank, rank, "mesh"))
     pipe.send("joined")
     while (name := pipe.recv()) is not None:
         pipe.send(logging.getLogger(name or None).level)
@@ -105,7 +105,7 @@ def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tupl
     at_door, let_in = threading.Event(), threading.Event()
     joined = client._rendezvous._joined
 
-    def later(newcomer: Newcomer, welcome: Welcome) -> None:
+    def later(newcomer: NewConnection, welcome: Welcome) -> None:
         at_door.set()
         assert let_in.wait(DEADLINE)
         joined(newcomer, welcome)
@@ -211,7 +211,7 @@ def test_an_interrupt_leaves_no_transaction_open(at: str, monkeypatch: pytest.Mo
         member = made.member(0)
         original = LoggingMeshClient._answers
 
-        def interrupted(self: LoggingMeshClient, order: Order, asked: Any) -> Any:
+        def interrupted(self: LoggingMeshClient, order: Command, asked: Any) -> Any:
             answers = original(self, order, asked)
             if isinstance(order, kind):
                 raise KeyboardInterrupt
@@ -308,7 +308,7 @@ def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: 
         joining, go_on = threading.Event(), threading.Event()
         joined = relay.joined
 
-        def later(message: JoinedBelow) -> None:
+        def later(message: DownstreamJoined) -> None:
             joining.set()
             assert go_on.wait(DEADLINE)
             joined(message)

@@ -31,8 +31,8 @@ from meshlog_handler import (
     current_rank,
 )
 from meshlog_handler.mesh import supervisor
-from meshlog_handler.mesh.process_set import ProcSet
-from meshlog_handler.mesh.start_methods import Identity
+from meshlog_handler.mesh.process_set import ProcessSet
+from meshlog_handler.mesh.start_methods import ProcIdentity
 from tests.waiting import until
 
 from .procs import METHODS, importing, state_of, stop_process
@@ -44,15 +44,15 @@ PROMPT = 5.0
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-def make(count: int, method: str = "fork", **options: Any) -> ProcSet:
-    identities = [Identity(rank, rank, count, count, {"gpus": rank}, "mesh-1") for rank in range(count)]
-    return ProcSet(identities, name="test", start_method=method, **options)
+def make(count: int, method: str = "fork", **options: Any) -> ProcessSet:
+    identities = [ProcIdentity(rank, rank, count, count, {"gpus": rank}, "mesh-1") for rank in range(count)]
+    return ProcessSet(identities, name="test", start_method=method, **options)
 
 
 @contextmanager
 def started(
     count: int, method: str = "fork", bootstrap: Callable[[], object] | None = None, **options: Any
-) -> Iterator[ProcSet]:
+) -> Iterator[ProcessSet]:
     """Start procs; stop them at the end."""
     procs = make(count, method, **options)
     try:
@@ -62,7 +62,7 @@ def started(
         procs.stop(PROMPT)
 
 
-def ask(procs: ProcSet, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+def ask(procs: ProcessSet, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
     return procs.call(procs.alive, fn, args, kwargs).get(DEADLINE)
 
 

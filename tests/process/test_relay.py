@@ -18,8 +18,14 @@ import meshlog_handler
 from meshlog_handler import FlushTimeout, LogClient, LogRelay
 from meshlog_handler.integrations.tunnel import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.protocol.messages import Answer, Flush, Hello, Message, Order, decode
-from meshlog_handler.protocol.relay_messages import Claim, EndedBelow, GroupBelow, JoinedBelow, ReachedBelow
+from meshlog_handler.protocol.messages import Answer, Command, Flush, Hello, Message, decode
+from meshlog_handler.protocol.relay_messages import (
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamReached,
+    RankRequest,
+    WindowDownstream,
+)
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.channel import Address, connect
@@ -410,9 +416,9 @@ def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
 BAD: dict[str, Message] = {
-    "counters that are none": EndedBelow(7, {"received": "many"}, 0),
+    "counters that are none": DownstreamEnded(7, {"received": "many"}, 0),
     "an order": Flush(1),
-    "a flush with bad counters": ReachedBelow(1, (), (), (), 0, {7: {}}, 0),
+    "a flush with bad counters": DownstreamReached(1, (), (), (), 0, {7: {}}, 0),
     "a proc's answer": Answer(1, None),
 }
 
@@ -423,8 +429,8 @@ def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) ->
         honest = job.worker(job.client.address)
         link, welcome = connect(Address.parse(job.client.address), HELLO, ())
         assert welcome.rank is None
-        link.say(JoinedBelow(7, "", 7, "far", {}))
-        link.say(Claim(1))
+        link.say(DownstreamJoined(7, "", 7, "far", {}))
+        link.say(RankRequest(1))
         until(lambda: 7 in job.client.stats(), what="the client to know who is below")
         link.say(message)
         job.collector.wait_for(lambda records: any("is gone, and with it rank 7" in record.getMessage() for record in records))
@@ -442,7 +448,7 @@ def test_a_relay_is_told_in_which_window_to_group(window: float | None, below: f
         link, _ = connect(Address.parse(job.client.address), HELLO, ())
         told = link.receive(DEADLINE)
         assert told is not None
-        assert decode(told, Order) == GroupBelow(0, below)
+        assert decode(told, Command) == WindowDownstream(0, below)
         link.close()
         link.forget()
         until(lambda: not job.client._core.reception.sources, what="the client to see the end")

@@ -115,7 +115,7 @@ def be_turned_away(address: str, go: Any) -> None:
     """Try to join once `go` lets it: the client hangs up, and does not leave it to a timeout."""
     assert go.acquire(timeout=DEADLINE)
     try:
-        membership.join(membership.Terms(address))
+        membership.join(membership.JoinOptions(address))
     except meshlog_handler.ConnectError as refused:
         if isinstance(refused.__cause__, (EOFError, ConnectionError)):
             return

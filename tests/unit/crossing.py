@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import PLAIN_SIZE, ShapeTable, freeze, shape_key
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, freeze, shape_key
 from meshlog_handler.protocol.entries import MARK, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -24,9 +24,9 @@ def make(msg: object = "hello", *args: object, **attributes: Any) -> logging.Log
     return made
 
 
-def encode(records: Iterable[logging.LogRecord], table: ShapeTable | None = None) -> bytes:
+def encode(records: Iterable[logging.LogRecord], table: SchemaTable | None = None) -> bytes:
     """Return the entries of records as they stand in one segment. Takes the fast path where `MeshHandler` would."""
-    table = ShapeTable() if table is None else table
+    table = SchemaTable() if table is None else table
     parts = []
     for record in records:
         frozen = None
@@ -52,7 +52,7 @@ def no_side_file(number: int) -> bytes:
 
 def decode(*pieces: bytes, limit: int = 1 << 30, read_large: Callable[[int], bytes] = no_side_file) -> list[Item]:
     """Return the items of pieces of one segment."""
-    thawer = Thawer(IDENTITY, read_large, "owner")
+    thawer = RecordDecoder(IDENTITY, read_large, "owner")
     items: list[Item] = []
     for piece in pieces:
         at = 0

@@ -11,8 +11,8 @@ import pytest
 
 from meshlog_handler.journal.side_files import ReadSideFiles
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.worker.record_stream import OnFull, Stream
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.worker.record_stream import OnFull, RecordStream
 
 from .crossing import IDENTITY, make
 
@@ -24,12 +24,12 @@ class Proc:
 
     def __init__(self, path: str | None, on_full: OnFull) -> None:
         self.woken = 0
-        self.stream = Stream(Journal(path, 1), on_full, self._wake)
+        self.stream = RecordStream(Journal(path, 1), on_full, self._wake)
         self.items: list[Item] = []
         self.large: list[int] = []
         self._generation = 0
         self.sides = ReadSideFiles(str(path))
-        self._thawer = Thawer(IDENTITY, self._read_large)
+        self._thawer = RecordDecoder(IDENTITY, self._read_large)
 
     def _wake(self) -> None:
         self.woken += 1

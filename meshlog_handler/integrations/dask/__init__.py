@@ -31,9 +31,9 @@ from ...mesh.future import MeshFuture
 from ...output.named_handlers import ShownBy
 from ...system.fd_capture import diagnose
 from ...worker import membership
-from ..console_handover import Handover
+from ..console_handover import ConsoleHandover
 from ..tunnel import reachable
-from .hosts import Way, relay_address
+from .hosts import TunnelClient, relay_address
 
 _TOPICS: Final = ("print", "warn")
 _TURN_SEC: Final = 0.1
@@ -42,9 +42,9 @@ _START_SEC: Final = 2.0
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
 _turn = threading.Lock()  # one plug-in of this process at a time joins, or leaves
-_wanting: list[tuple[WorkerLogging, membership.Terms]] = []
+_wanting: list[tuple[WorkerLogging, membership.JoinOptions]] = []
 """The plug-ins that have joined this process, a worker's, to their clients. It forwards to that of the last one."""
-_handover: Handover | None = None
+_handover: ConsoleHandover | None = None
 
 
 def attach(
@@ -120,7 +120,7 @@ class Cluster:
         self.token = f"meshlog_{os.urandom(6).hex()}"
         self._client = weakref.ref(client)
         self._relay = relay
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[str, TunnelClient] = {}
 
     def join(self, address: str) -> None:
         """Let every worker join the client at `address`: those there are, and those that come."""
@@ -129,7 +129,7 @@ class Cluster:
 
         def announced(event: tuple[float, str]) -> None:
             if event[1] not in self._ways:
-                self._ways[event[1]] = Way(client, self.token, address, event[1])
+                self._ways[event[1]] = TunnelClient(client, self.token, address, event[1])
 
         client.subscribe_topic(self.token, announced)
         try:
@@ -215,17 +215,17 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         with _turn:
             if self._ended:
                 return
-            terms = membership.Terms(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
+            terms = membership.JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
             _wanting.append((self, terms))
             if not self._forward(terms, worker):
                 self._step_down(worker)
                 raise ConnectError(f"worker {worker.name} could not join the client")
 
-    def _forward(self, terms: membership.Terms, worker: Any) -> bool:
+    def _forward(self, terms: membership.JoinOptions, worker: Any) -> bool:
         """Let this process forward on these terms, whatever it did before; False if it cannot."""
         global _handover
         if _handover is None:
-            _handover = Handover(_is_dasks_forwarding)
+            _handover = ConsoleHandover(_is_dasks_forwarding)
         enlist(terms)
         member = membership.current()
         if member is None or member.terms.address != terms.address:

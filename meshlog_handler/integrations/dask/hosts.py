@@ -29,7 +29,7 @@ SILENT_SEC: Final = 60.0
 
 _ANNOUNCE_SEC: Final = 0.5
 
-_hosts: dict[tuple[str, str], Host] = {}
+_hosts: dict[tuple[str, str], NannyRelay] = {}
 
 
 async def relay_address(worker: Any, name: str, client_address: str) -> str:
@@ -53,11 +53,11 @@ async def host_relay(name: str, client_address: str, dask_worker: Any) -> str:
     """Run a relay in this nanny, or worker, if there is none yet; return its address. `dask_worker` is Dask's name for it."""
     key = name, dask_worker.address
     if key not in _hosts:
-        _hosts[key] = Host(name, client_address, dask_worker)
+        _hosts[key] = NannyRelay(name, client_address, dask_worker)
     return await _hosts[key].address()
 
 
-class Host:
+class NannyRelay:
     """A relay, and what it needs of the nanny, or the worker, that it lives in. On the event loop of that.
 
     Each call that blocks has a thread of its own. The loop's executor has few threads: with several nannies in a process,
@@ -130,7 +130,7 @@ class Host:
             self._server.handlers.pop(f"{self._name}_{name}", None)
 
 
-class Way:
+class TunnelClient:
     """The client's end of the way to a relay. Made and closed by any thread; the rest is the tunnel's.
 
     Parameters
@@ -138,7 +138,7 @@ class Way:
     client : distributed.Client
         By which messages are sent.
     name, client_address : str
-        As of `Host`.
+        As of `NannyRelay`.
     server : str
         The address of the nanny, or worker, that the relay lives in.
     """

@@ -27,7 +27,7 @@ from ...mesh.manager import LoggingManager
 from ...mesh.shape import Shape
 from ...system.waits import monotonic
 from ..tunnel import Tunnel
-from .actors import Watch, clients
+from .actors import SupervisorActor, clients
 
 if TYPE_CHECKING:
     from ...client.log_client import LogClient
@@ -129,7 +129,7 @@ class AttachedMesh:
         return self._context.copy().run(fn, *args)
 
     def _join(self, address: str) -> None:
-        self._watch = this_proc().spawn("meshlog_watch", Watch, self.token)
+        self._watch = this_proc().spawn("meshlog_watch", SupervisorActor, self.token)
         self._members = self._watch.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
         places = [place for _, place in self._members.where.call(address).get(_JOIN_SEC)]
         hosts = [host for host, _ in places]

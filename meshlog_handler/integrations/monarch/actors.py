@@ -20,7 +20,7 @@ from ...handler import MeshHandler
 from ...mesh.future import MeshFuture
 from ...system import live_clients
 from ...worker import membership
-from ..console_handover import Handover
+from ..console_handover import ConsoleHandover
 from ..tunnel import HostRelay, reachable
 
 MEMBERS: Final = "meshlog_members"
@@ -33,7 +33,7 @@ clients: weakref.WeakValueDictionary[str, LogClient] = weakref.WeakValueDictiona
 """Of this process, by the token of the mesh they are attached to."""
 
 
-class Watch(Actor):
+class SupervisorActor(Actor):
     """In the process that attaches: owns the others, so that the death of one of them is not the end of the program.
 
     Parameters
@@ -49,13 +49,13 @@ class Watch(Actor):
     @endpoint
     def begin(self, proc_mesh: Any) -> Any:
         """Start a member in every proc."""
-        return proc_mesh.spawn(MEMBERS, Member)
+        return proc_mesh.spawn(MEMBERS, WorkerActor)
 
     @endpoint
     def begin_relay(self, proc: Any, address: str) -> Any:
         """Start a relay on the host of one proc, in a process of its own: it outlives that proc."""
         procs = proc.host_mesh.spawn_procs(name="meshlog")
-        relay = procs.spawn("meshlog_relay", Relay, address)
+        relay = procs.spawn("meshlog_relay", RelayActor, address)
         self._relays.append((procs, relay))
         return relay
 
@@ -78,7 +78,7 @@ class Watch(Actor):
         return True
 
 
-class Member(Actor):
+class WorkerActor(Actor):
     """In every proc: joins the client, and leaves it."""
 
     def __init__(self) -> None:
@@ -95,7 +95,9 @@ class Member(Actor):
         point = current_rank()
         self._token = token
         _hand_over()
-        terms = membership.Terms(addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True)
+        terms = membership.JoinOptions(
+            addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
+        )
         installation.enlist(terms, handler=PlainHandler)
         if not self._is_member():
             _give_back()
@@ -113,14 +115,14 @@ class Member(Actor):
         return member is not None and member.terms.mesh == self._token
 
 
-_handover: Handover | None = None
+_handover: ConsoleHandover | None = None
 """One for this process, whoever attaches: what the first one took, the last one gives back."""
 
 
 def _hand_over() -> None:
     global _handover
     if _handover is None and not live_clients.any_running():  # else this process shows for itself, as before
-        _handover = Handover(lambda handler: False)
+        _handover = ConsoleHandover(lambda handler: False)
         _handover.take()
 
 
@@ -131,7 +133,7 @@ def _give_back() -> None:
     _handover = None
 
 
-class Relay(Actor):
+class RelayActor(Actor):
     """On a host that the client's socket does not reach: what the procs there join. The client takes and gives its bytes.
 
     Parameters

@@ -31,7 +31,7 @@ from ...output.named_handlers import ShownBy
 from ...system.fd_capture import diagnose
 from .. import attach as attach_engine
 from .hook import hook_in, hook_off, is_hooked
-from .nodes import MARKS, Relays
+from .nodes import MARKS, NodeRelays
 from .worker import NAMESPACE, join_actor, key_of, this_process
 from .worker import join as join
 
@@ -125,13 +125,13 @@ class _Job:
         self._actors = tuple(actors)
         self._hooked = hooked or is_hooked()
         self._relay = relay
-        self._relays: Relays | None = None
+        self._relays: NodeRelays | None = None
 
     def join(self, address: str) -> None:
         """Let workers know the client, and start to join."""
         entry = json.dumps({"address": address, "token": self.token, "relay": self._relay})
         internal_kv._internal_kv_put(key_of(self._job), entry.encode(), namespace=NAMESPACE)
-        self._relays = Relays(self._job, address, self._relay)
+        self._relays = NodeRelays(self._job, address, self._relay)
         try:
             if not self._hooked:
                 hook_in(self._driver)

@@ -29,7 +29,7 @@ _LOOK_SEC: Final = 1.0
 _START_SEC: Final = 60.0
 
 
-class _Relay:
+class _NodeRelay:
     """The actor."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _Relay:
         return self._relay
 
 
-class Relays:
+class NodeRelays:
     """The relays of a job. A thread finds the nodes that join later.
 
     Parameters
@@ -116,7 +116,7 @@ class Relays:
         if not new:
             return
         self._known.update(new)
-        make = ray.remote(_Relay).options
+        make = ray.remote(_NodeRelay).options
         actors = {
             node: make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **self._options).remote()
             for node in new

@@ -23,7 +23,7 @@ from ...installation import enlist, uninstall
 from ...system.fd_capture import diagnose
 from ...system.waits import monotonic
 from ...worker import membership
-from ..console_handover import Handover
+from ..console_handover import ConsoleHandover
 from ..tunnel import reachable
 
 JOIN: Final = f"{__name__}.join"
@@ -33,7 +33,7 @@ NAMESPACE: Final = b"meshlog"
 _RELAY_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.1
 
-_handover: Handover | None = None
+_handover: ConsoleHandover | None = None
 _wraps: list[tuple[Any, str]] = []
 _turn = threading.Lock()
 
@@ -89,8 +89,8 @@ def _join(job: str) -> None:
     if told["relay"] or not reachable(address):
         address = _relay_on(job, node)
     coords = {"node": next((each["NodeName"] for each in ray.nodes() if each["NodeID"] == node), node)}
-    _handover = Handover(lambda handler: False)
-    enlist(membership.Terms(address, mesh=told["token"], coords=coords, capture=True))
+    _handover = ConsoleHandover(lambda handler: False)
+    enlist(membership.JoinOptions(address, mesh=told["token"], coords=coords, capture=True))
     member = membership.current()
     if member is not None:
         _say_who_it_becomes(member)
@@ -135,7 +135,7 @@ def _say_who_it_becomes(member: membership.Membership) -> None:
     _wrap(ray._private.worker.global_worker.function_actor_manager, "load_actor_class", loading)
 
 
-def _stay_off_the_console(handover: Handover) -> None:
+def _stay_off_the_console(handover: ConsoleHandover) -> None:
     """Take off the console handlers, too, that Ray makes with the first task, for a job's `ray.LoggingConfig`."""
 
     def configuring(configure: Callable[..., object]) -> Callable[..., object]:

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.cli.host_election import Job
+from meshlog_handler.cli.host_election import HostElection
 from meshlog_handler.transport import run_directory
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Job, Job]]:
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HostElection, HostElection]]:
     """Two ranks of a job, in a private place."""
     monkeypatch.setenv("MESHLOG_RUN_DIR", str(tmp_path))
-    made = Job(), Job()
+    made = HostElection(), HostElection()
     yield made
     for job in made:
         job.release()
 
 
-def test_one_of_two_claims_the_job_and_the_other_learns_the_address(jobs: tuple[Job, Job]) -> None:
+def test_one_of_two_claims_the_job_and_the_other_learns_the_address(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     assert first.path == second.path
     assert first.claim()
@@ -32,7 +32,7 @@ def test_one_of_two_claims_the_job_and_the_other_learns_the_address(jobs: tuple[
     assert os.stat(first.path).st_mode & 0o777 == 0o600
 
 
-def test_a_job_that_was_released_is_claimed_anew(jobs: tuple[Job, Job]) -> None:
+def test_a_job_that_was_released_is_claimed_anew(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     assert first.claim()
     first.publish("meshlog://here")
@@ -44,7 +44,7 @@ def test_a_job_that_was_released_is_claimed_anew(jobs: tuple[Job, Job]) -> None:
     assert first.address() == ""
 
 
-def test_what_a_killed_process_left_is_overwritten(jobs: tuple[Job, Job]) -> None:
+def test_what_a_killed_process_left_is_overwritten(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     Path(first.path).write_text("meshlog://a long address of one that was killed\n")
     assert first.claim()
@@ -53,12 +53,12 @@ def test_what_a_killed_process_left_is_overwritten(jobs: tuple[Job, Job]) -> Non
     assert second.address() == "meshlog://here"
 
 
-def test_an_address_half_written_is_none_yet(jobs: tuple[Job, Job]) -> None:
+def test_an_address_half_written_is_none_yet(jobs: tuple[HostElection, HostElection]) -> None:
     Path(jobs[0].path).write_text("meshlog://he")
     assert jobs[0].address() == ""
 
 
-def test_what_is_left_of_a_job_is_cleaned_up_and_a_living_one_is_not(jobs: tuple[Job, Job]) -> None:
+def test_what_is_left_of_a_job_is_cleaned_up_and_a_living_one_is_not(jobs: tuple[HostElection, HostElection]) -> None:
     parent = os.path.dirname(jobs[0].path)
     left = Path(parent, f"{run_directory.JOB}1")
     left.write_text("meshlog://nobody\n")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from meshlog_handler.cli.interrupt_console import FoldingConsole
+from meshlog_handler.cli.interrupt_console import CollapsingConsole
 
 INTERRUPT = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "    pause()", "KeyboardInterrupt")
 ERROR = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no")
@@ -24,7 +24,7 @@ def line(rank: int, text: str, stream: str | None = "stderr") -> logging.LogReco
 def show(lines: Iterable[tuple[int, str]], folding: bool = True) -> tuple[list[str], set[int]]:
     """Return what a console shows of lines of ranks, and whose tracebacks it left out."""
     out = io.StringIO()
-    console = FoldingConsole(out, out)
+    console = CollapsingConsole(out, out)
     console.folding = folding
     for rank, text in lines:
         console.handle(line(rank, text))
@@ -76,7 +76,7 @@ def test_what_never_ends_is_not_held_for_ever(count: int) -> None:
 
 def test_a_logged_interrupt_loses_its_traceback_alone() -> None:
     out = io.StringIO()
-    console = FoldingConsole(out, out)
+    console = CollapsingConsole(out, out)
     console.folding = True
     for rank in range(2):
         record = line(rank, "sorry", None)

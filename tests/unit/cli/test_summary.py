@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from meshlog_handler.cli.summary import Failure, failure_summary
+from meshlog_handler.cli.summary import RankFailure, failure_summary
 from meshlog_handler.system.exit_status import signal_name
 
 TRACEBACK = (
@@ -28,10 +28,10 @@ def test_nothing_failed() -> None:
 
 def test_the_first_failure_is_first_and_the_others_are_one_group() -> None:
     failures = [
-        Failure(rank, 100 + rank, 1, 1000.5, ("step 3", *TRACEBACK, f"ConnectionError: rank 2 is gone, says {rank}"))
+        RankFailure(rank, 100 + rank, 1, 1000.5, ("step 3", *TRACEBACK, f"ConnectionError: rank 2 is gone, says {rank}"))
         for rank in (0, 1, 3, 4, 5, 6, 7)
     ]
-    first = Failure(2, 102, -11, 1000.1, ("loading", "Fatal Python error: Segmentation fault"))
+    first = RankFailure(2, 102, -11, 1000.1, ("loading", "Fatal Python error: Segmentation fault"))
     lines = failure_summary([*failures, first], 8).splitlines()
     assert lines[0] == "8 of 8 ranks failed, rank 2 first:"
     assert re.fullmatch(r"rank 2 \(pid 102\): SIGSEGV at \d\d:\d\d:\d\d\.\d{3}; its last lines:", lines[1])
@@ -43,7 +43,7 @@ def test_the_first_failure_is_first_and_the_others_are_one_group() -> None:
 
 
 def test_the_traceback_is_shown_whole() -> None:
-    failure = Failure(0, 7, 1, 5.0, ("before", *TRACEBACK, "ValueError: boom"))
+    failure = RankFailure(0, 7, 1, 5.0, ("before", *TRACEBACK, "ValueError: boom"))
     text = failure_summary([failure], 1)
     assert text.startswith("1 of 1 ranks failed:\nrank 0 (pid 7): exit code 1 at ")
     assert text.endswith("\n    ".join(("", "before", *TRACEBACK, "ValueError: boom")))
@@ -52,12 +52,12 @@ def test_the_traceback_is_shown_whole() -> None:
 def test_others_are_told_apart_by_cause_and_exception() -> None:
     text = failure_summary(
         [
-            Failure(0, 1, 1, 1.0),
-            Failure(1, 1, 1, 2.0, (*TRACEBACK, "ValueError: a")),
-            Failure(2, 1, 1, 2.0, (*TRACEBACK, "KeyError: a")),
-            Failure(3, 1, 1, 2.0, (*TRACEBACK, "ValueError: b")),
-            Failure(4, 1, -9, 2.0, ("last words",)),
-            Failure(5, 1, 137, 2.0),
+            RankFailure(0, 1, 1, 1.0),
+            RankFailure(1, 1, 1, 2.0, (*TRACEBACK, "ValueError: a")),
+            RankFailure(2, 1, 1, 2.0, (*TRACEBACK, "KeyError: a")),
+            RankFailure(3, 1, 1, 2.0, (*TRACEBACK, "ValueError: b")),
+            RankFailure(4, 1, -9, 2.0, ("last words",)),
+            RankFailure(5, 1, 137, 2.0),
         ],
         9,
     )
@@ -72,14 +72,14 @@ def test_others_are_told_apart_by_cause_and_exception() -> None:
 
 @pytest.mark.parametrize("exitcode", [-15, -9, 143])
 def test_at_one_moment_the_one_that_ended_by_itself_is_first(exitcode: int) -> None:
-    text = failure_summary([Failure(0, 1, exitcode, 1.0), Failure(1, 1, 1, 1.0)], 2)
+    text = failure_summary([RankFailure(0, 1, exitcode, 1.0), RankFailure(1, 1, 1, 1.0)], 2)
     assert text.startswith("2 of 2 ranks failed, rank 1 first:")
 
 
 @pytest.mark.parametrize("exitcode", [-2, 130, 1])
 def test_after_an_interrupt_there_is_no_traceback(exitcode: int) -> None:
     last = (*TRACEBACK, "KeyboardInterrupt")
-    text = failure_summary([Failure(rank, 1, exitcode, 1.0, last) for rank in range(8)], 8)
+    text = failure_summary([RankFailure(rank, 1, exitcode, 1.0, last) for rank in range(8)], 8)
     assert text.startswith("interrupted (Ctrl-C): 8 of 8 ranks ended\n    ranks 0-7: ")
     assert "Traceback" not in text
     assert len(text.splitlines()) == 2
@@ -87,6 +87,6 @@ def test_after_an_interrupt_there_is_no_traceback(exitcode: int) -> None:
 
 def test_a_prefixed_and_coloured_traceback_is_found() -> None:
     lines = tuple(f"\x1b[31m{line}" for line in (*TRACEBACK, "ValueError: a"))
-    text = failure_summary([Failure(0, 1, 1, 1.0), Failure(1, 1, 1, 1.0, tuple(f"E {line}" for line in lines))], 2)
+    text = failure_summary([RankFailure(0, 1, 1, 1.0), RankFailure(1, 1, 1, 1.0, tuple(f"E {line}" for line in lines))], 2)
     assert text.endswith("    rank 1: exit code 1: ValueError: a")
     assert "\x1b" not in text

@@ -8,12 +8,12 @@ from concurrent.futures import Future
 
 import pytest
 
-from meshlog_handler.client.mailbox import Commands
+from meshlog_handler.client.mailbox import Mailbox
 from meshlog_handler.errors import ClosedError
 
 
 def test_calls_run_in_their_order_and_say_what_came_of_them() -> None:
-    commands = Commands(queue.SimpleQueue())
+    commands = Mailbox(queue.SimpleQueue())
     ran: list[int] = []
     futures = [Future[None]() for _ in range(3)]
     for number, future in enumerate(futures):
@@ -26,7 +26,7 @@ def test_calls_run_in_their_order_and_say_what_came_of_them() -> None:
 
 
 def test_so_many_wake_ups_that_none_fits_are_one_all_the_same() -> None:
-    commands = Commands(queue.SimpleQueue())
+    commands = Mailbox(queue.SimpleQueue())
     count = 70_000
     futures = [Future[int]() for _ in range(count)]
     for future in futures:
@@ -37,7 +37,7 @@ def test_so_many_wake_ups_that_none_fits_are_one_all_the_same() -> None:
 
 
 def test_after_the_end_a_call_is_refused_and_nothing_is_written() -> None:
-    commands = Commands(queue.SimpleQueue())
+    commands = Mailbox(queue.SimpleQueue())
     late, later = Future[None](), Future[None]()
     commands.put(lambda: None, late)
     old = commands.fd, commands._write_fd

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.client.exit_reports import last_lines
-from meshlog_handler.client.peer import Piece, Source
+from meshlog_handler.client.peer import Peer, Piece
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.grouping.sizes import size_of, within
 from meshlog_handler.lines.captured import CapturedTemplate
@@ -104,10 +104,10 @@ def test_arguments_of_one_template_take_little_memory(digests: bool, traced: Cal
         assert size_of(digest[1]) < 3 << 20
 
 
-def source_of(path: Path) -> Source:
+def source_of(path: Path) -> Peer:
     """Return a proc whose journal would lie at `path`."""
     hello = Hello(os.getpid(), "node", 0, 0, "", (), True, 0.0)
-    return Source(None, hello, 0, str(path), {}, {}, 1000, os.getpid())
+    return Peer(None, hello, 0, str(path), {}, {}, 1000, os.getpid())
 
 
 def test_what_is_collected_at_once_is_bounded(tmp_path: Path) -> None:

@@ -4,18 +4,18 @@ from concurrent.futures import Future
 
 import pytest
 
-from meshlog_handler.client.orders import UNANSWERED, Answers, Orders
+from meshlog_handler.client.orders import UNANSWERED, Answers, PendingCommands
 from meshlog_handler.protocol.messages import Answer
 
 
-def started(orders: Orders, *members: str) -> tuple[int, Future[Answers]]:
+def started(orders: PendingCommands, *members: str) -> tuple[int, Future[Answers]]:
     request, future = orders.number(), Future[Answers]()
     orders.start(request, members, future)
     return request, future
 
 
 def test_a_future_gets_all_answers_when_the_last_has_come() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     request, future = started(orders, "a", "b")
     orders.answer("a", Answer(request, None))
     assert not future.done()
@@ -24,19 +24,19 @@ def test_a_future_gets_all_answers_when_the_last_has_come() -> None:
 
 
 def test_numbers_rise_and_are_no_versions_of_flushes() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     numbers = [orders.number() for _ in range(3)]
     assert numbers == sorted(set(numbers))
-    assert all(map(Orders.is_request, numbers))
-    assert not Orders.is_request(1_000_000)
+    assert all(map(PendingCommands.is_request, numbers))
+    assert not PendingCommands.is_request(1_000_000)
 
 
 def test_nobody_to_ask_is_answered_at_once() -> None:
-    assert started(Orders())[1].result(0) == {}
+    assert started(PendingCommands())[1].result(0) == {}
 
 
 def test_answers_nobody_waits_for_count_for_nothing() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     request, future = started(orders, "a", "b")
     orders.answer("c", Answer(request, None))
     orders.answer("a", Answer(request + 1, None))
@@ -50,7 +50,7 @@ def test_answers_nobody_waits_for_count_for_nothing() -> None:
 
 
 def test_who_ends_is_excused_from_every_order() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     (_, one), (request, other) = started(orders, "a"), started(orders, "a", "b")
     orders.excuse("a", "ended")
     assert one.result(0) == {"a": "ended"}
@@ -60,7 +60,7 @@ def test_who_ends_is_excused_from_every_order() -> None:
 
 
 def test_giving_up_names_who_did_not_answer() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     request, future = started(orders, "a", "b")
     (_, unconcerned) = started(orders, "a")
     orders.answer("a", Answer(request, None))
@@ -72,7 +72,7 @@ def test_giving_up_names_who_did_not_answer() -> None:
 
 
 def test_closing_completes_everything() -> None:
-    orders = Orders()
+    orders = PendingCommands()
     futures = [started(orders, "a", "b")[1] for _ in range(3)]
     orders.close("stopped")
     assert [future.result(0) for future in futures] == [{"a": "stopped", "b": "stopped"}] * 3
@@ -80,7 +80,7 @@ def test_closing_completes_everything() -> None:
 
 @pytest.mark.parametrize("members", ["", "a"])
 def test_a_future_that_was_cancelled_harms_nobody(members: str) -> None:
-    orders, future = Orders(), Future[Answers]()
+    orders, future = PendingCommands(), Future[Answers]()
     request = orders.number()
     if not members:
         future.cancel()

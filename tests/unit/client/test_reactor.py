@@ -9,25 +9,25 @@ import sys
 
 import pytest
 
-from meshlog_handler.client.peer import Source
-from meshlog_handler.client.reactor import Reception
+from meshlog_handler.client.peer import Peer
+from meshlog_handler.client.reactor import Reactor
 from meshlog_handler.protocol.messages import Hello, Welcome
 
 from ...waiting import until
 
 
-def a_source(pid: int) -> tuple[Source, socket.socket]:
+def a_source(pid: int) -> tuple[Peer, socket.socket]:
     """Return what the client knows of a proc, and the proc's end of the connection."""
     ours, theirs = socket.socketpair()
     hello = Hello(pid, "here", 0, 0, "", (), False, 0.0)
-    return Source(ours, hello, 0, "", {}, {}, 1000, pid), theirs
+    return Peer(ours, hello, 0, "", {}, {}, 1000, pid), theirs
 
 
 def test_a_process_forked_while_a_death_is_noted_does_not_close_what_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork copies the client's memory as it is at that instant; the copy then closes every descriptor it knows of."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     source, theirs = a_source(child.pid)
-    reception = Reception()
+    reception = Reactor()
     reception.add(source, Welcome(0, "", ()))
     assert source.pidfd >= 0
     known_when_closed: list[tuple[int, int]] = []

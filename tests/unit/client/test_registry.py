@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.client import registry as registry_module
-from meshlog_handler.client.registry import Member, Registry
+from meshlog_handler.client.registry import MeshMember, Registry
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.protocol.messages import Hello, LogWarnings, Order, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, Welcome, decode
 from meshlog_handler.system.locks import hold, is_held
-from meshlog_handler.transport.listener import Newcomer
+from meshlog_handler.transport.listener import NewConnection
 
 OWN = "0123456789abcdef"
 GUEST = Hello(4711, "node", None, None, "", (), True, 1.0)
@@ -40,13 +40,13 @@ class Door:
         self._registry, self._sock = registry, sock
 
     def admit(self, hello: Hello = GUEST, pid: int = 4711) -> Welcome:
-        return self._registry.admit(Newcomer(self._sock, hello, pid))
+        return self._registry.admit(NewConnection(self._sock, hello, pid))
 
-    def standing(self, hello: Hello = GUEST) -> list[Order]:
+    def standing(self, hello: Hello = GUEST) -> list[Command]:
         return [order for order in self.orders(hello) if not isinstance(order, LogWarnings)]
 
-    def orders(self, hello: Hello = GUEST) -> list[Order]:
-        return [decode(order, Order) for order in self.admit(hello).standing]
+    def orders(self, hello: Hello = GUEST) -> list[Command]:
+        return [decode(order, Command) for order in self.admit(hello).standing]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_rank_is_not_given_twice(registry: Registry, door: Door) -> None:
 @pytest.mark.parametrize("here", [True, False])
 def test_only_who_the_kernel_says_it_is_is_the_client_itself(registry: Registry, sock: socket.socket, here: bool) -> None:
     """A process of another pid namespace may say that it has this one's number."""
-    newcomer = Newcomer(sock, GUEST, os.getpid(), here=here)
+    newcomer = NewConnection(sock, GUEST, os.getpid(), here=here)
     assert registry.admit(newcomer).rank == (None if here else 0)
     assert newcomer.hello.mesh == (OWN if here else "")
 
@@ -170,10 +170,10 @@ def test_only_who_belongs_to_a_mesh_is_missed(registry: Registry, door: Door) ->
         registry.ended(mesh, 1)
     registry.ended("mesh", 0)
     registry.ended("mesh", 1)
-    assert registry.dead(None) == [Member("mesh", 1), Member("mesh", 0)]
-    assert registry.dead(lambda member: member.rank == 0) == [Member("mesh", 0)]
+    assert registry.dead(None) == [MeshMember("mesh", 1), MeshMember("mesh", 0)]
+    assert registry.dead(lambda member: member.rank == 0) == [MeshMember("mesh", 0)]
     door.admit(GUEST.replaced(mesh="mesh", rank=1))
-    assert registry.dead(None) == [Member("mesh", 0)]
+    assert registry.dead(None) == [MeshMember("mesh", 0)]
 
 
 def test_what_stands_is_for_who_joins_later(registry: Registry, door: Door) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from meshlog_handler.client.relayed_peers import RelaySource
+from meshlog_handler.client.relayed_peers import RelayPeer
 from meshlog_handler.protocol.messages import Hello
-from meshlog_handler.protocol.relay_messages import ReachedBelow
+from meshlog_handler.protocol.relay_messages import DownstreamReached
 
 HELLO = Hello(4711, "node", None, None, "", (), True, 1.0, relay=True)
 
@@ -14,13 +14,13 @@ HELLO = Hello(4711, "node", None, None, "", (), True, 1.0, relay=True)
 def test_an_answer_to_a_flush_that_has_ended_is_not_kept() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        relay = RelaySource(ours, HELLO, "", watched=False)
+        relay = RelayPeer(ours, HELLO, "", watched=False)
         relay.flush_order(7, 1.0, None)
         for version in range(1000):
-            assert relay.heed(ReachedBelow(version, (0,), (), (), 0, {}, 0))
+            assert relay.heed(DownstreamReached(version, (0,), (), (), 0, {}, 0))
         assert set(relay.reached) == {7}
         answer = relay.reached.pop(7)
         assert answer is not None
         assert answer.acked == (0,)
-        relay.heed(ReachedBelow(7, (0,), (), (), 0, {}, 0))
+        relay.heed(DownstreamReached(7, (0,), (), (), 0, {}, 0))
         assert relay.reached == {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from meshlog_handler.client.stats import EARLIER, MAX_PAST, Past, RankStats, Stats
+from meshlog_handler.client.stats import EARLIER, MAX_PAST, PastStats, RankStats, Stats
 from meshlog_handler.errors import ProtocolError
 
 
 def test_of_many_ranks_that_ended_the_latest_are_kept_and_the_sums_are_exact() -> None:
-    past = Past()
+    past = PastStats()
     for rank in range(MAX_PAST + 100):
         past.remember({rank: RankStats(rank, 1000 + rank, False, received=rank, dropped={"full": 1}, lines=2)})
     assert len(past) == MAX_PAST + 1
@@ -21,7 +21,7 @@ def test_of_many_ranks_that_ended_the_latest_are_kept_and_the_sums_are_exact() -
 
 
 def test_a_rank_that_ends_again_is_one_of_the_latest() -> None:
-    past = Past()
+    past = PastStats()
     past.remember({7: RankStats(7, 1, False, received=1)})
     for rank in range(1000, 1000 + MAX_PAST):
         past.remember({rank: RankStats(rank, 1, False)})

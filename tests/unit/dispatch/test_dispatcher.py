@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.client.uplink import PassOn
-from meshlog_handler.dispatch.dispatcher import Show
+from meshlog_handler.client.uplink import UpstreamHandler
+from meshlog_handler.dispatch.dispatcher import Dispatcher
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.dispatch.sinks import Sinks
 from meshlog_handler.lines.captured import CapturedPipe
 from meshlog_handler.output.console import ConsoleHandler
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import Freezer, ShapeTable
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable
 from meshlog_handler.testing import RecordCollector
 
 from ...screens import Screen
@@ -43,13 +43,13 @@ def items_of(rank: int, kinds: list[int]) -> list[Item]:
         msg, args, attributes = KINDS[kind]
         records.append(make(msg, *args, created=float(second), **attributes))
     items: list[Item] = []
-    Thawer({**IDENTITY, "rank": rank}, no_side_file, rank).thaw(encode(records), 0, 1 << 30, items)
+    RecordDecoder({**IDENTITY, "rank": rank}, no_side_file, rank).thaw(encode(records), 0, 1 << 30, items)
     return items
 
 
-def make_show(handlers: list[Any], window: float | None, never: Any = (), hide: Any = ()) -> Show:
-    """Return a `Show` of a client that was given handlers."""
-    return Show(Sinks(Sink(handlers, window=window)), never=never, hide=hide)
+def make_show(handlers: list[Any], window: float | None, never: Any = (), hide: Any = ()) -> Dispatcher:
+    """Return a `Dispatcher` of a client that was given handlers."""
+    return Dispatcher(Sinks(Sink(handlers, window=window)), never=never, hide=hide)
 
 
 def shown(batches: list[list[list[int]]], window: float | None, *, counting: bool) -> tuple[Counter[str], int]:
@@ -105,11 +105,11 @@ def test_each_sink_has_a_window_of_its_own() -> None:
     for number, (collector, window) in enumerate([(grouped, 60.0), (single, None)], 1):
         sinks.add(Sink([collector], window=window))
         assert sinks.find(number, "")[0].direct is (window is None)
-    show = Show(sinks)
+    show = Dispatcher(sinks)
     for route in (1, 2):
         items: list[Item] = []
-        written = Freezer(make("step %d", 1), route)(ShapeTable()).data
-        thawer = Thawer(IDENTITY, no_side_file, 0)
+        written = RecordEncoder(make("step %d", 1), route)(SchemaTable()).data
+        thawer = RecordDecoder(IDENTITY, no_side_file, 0)
         for _ in range(3):
             thawer.new_segment()
             thawer.thaw(written, 0, 10, items)
@@ -140,7 +140,7 @@ def printed(pipe: CapturedPipe, *chunks: bytes) -> list[Item]:
 def above_a_relay(items: list[Item]) -> list[Item]:
     """Return what a client reads of a relay that has read these."""
     stream = Kept()
-    Show(Sinks(Sink([PassOn(stream)])), digests=True).dispatch(items, 0.0)  # type: ignore[arg-type]  # what it needs of one
+    Dispatcher(Sinks(Sink([UpstreamHandler(stream)])), digests=True).dispatch(items, 0.0)  # type: ignore[arg-type]  # what it needs of one
     return passed_on(stream.records)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from meshlog_handler.dispatch import pacer
-from meshlog_handler.dispatch.dispatcher import Show
-from meshlog_handler.dispatch.pacer import Tray
+from meshlog_handler.dispatch.dispatcher import Dispatcher
+from meshlog_handler.dispatch.pacer import Pacer
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.dispatch.sinks import Sinks
 from meshlog_handler.protocol.decode import Item
@@ -45,7 +45,7 @@ class Slow(logging.Handler):
         self.clock.now += self.seconds
 
 
-class CountsFor(Show):
+class CountsFor(Dispatcher):
     """Takes so many seconds to count."""
 
     def __init__(self, clock: Clock, seconds: float, *options: Any) -> None:
@@ -59,7 +59,7 @@ class CountsFor(Show):
 
 def test_a_slow_handler_has_its_tick_and_no_more(clock: Clock) -> None:
     handler = Slow(clock, 0.01)
-    shown = Tray(Show(Sinks(Sink([handler]))), lambda: False)
+    shown = Pacer(Dispatcher(Sinks(Sink([handler]))), lambda: False)
     shown.put(items_of(0, [0] * 100), clock.now)
     shown.show_some(clock.now, 1)
     assert handler.count == 5
@@ -68,7 +68,7 @@ def test_a_slow_handler_has_its_tick_and_no_more(clock: Clock) -> None:
 
 def test_however_long_counting_took_something_is_shown(clock: Clock) -> None:
     handler = Slow(clock, 0.001)
-    shown = Tray(CountsFor(clock, 10.0, Sinks(Sink([handler]))), lambda: False)
+    shown = Pacer(CountsFor(clock, 10.0, Sinks(Sink([handler]))), lambda: False)
     shown.put(items_of(0, [0] * 10), clock.now)
     for _ in range(10):
         shown.show_some(clock.now, 1)
@@ -78,7 +78,7 @@ def test_however_long_counting_took_something_is_shown(clock: Clock) -> None:
 
 def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Clock) -> None:
     handler = Slow(clock, 0.02)
-    show = Show(Sinks(Sink([handler], window=600.0)))
+    show = Dispatcher(Sinks(Sink([handler], window=600.0)))
     longest, last = 0.0, clock.now
 
     def look() -> bool:
@@ -86,7 +86,7 @@ def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Cloc
         longest, last = max(longest, clock.now - last), clock.now
         return False
 
-    shown = Tray(show, look)
+    shown = Pacer(show, look)
     show.dispatch(items_of(0, [0]), clock.now)
     for turn in range(20):
         shown.put([*items_of(turn, [0] * 500), *warnings(turn)], clock.now)
@@ -103,8 +103,8 @@ def warnings(turn: int) -> list[Item]:
 
 def test_what_is_in_the_tray_at_a_switch_is_shown_by_the_settings_before_it(clock: Clock) -> None:
     handler = Slow(clock, 0.01)
-    show = Show(Sinks(Sink([handler])))
-    shown = Tray(show, lambda: False)
+    show = Dispatcher(Sinks(Sink([handler])))
+    shown = Pacer(show, lambda: False)
     shown.put(items_of(0, [0] * 20), clock.now)
     shown.show_some(clock.now, 1)
     assert handler.count == 5

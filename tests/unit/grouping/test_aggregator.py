@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.grouping.similarity import skeleton
-from meshlog_handler.grouping.templates import Template
+from meshlog_handler.grouping.templates import AnyTemplate
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def merged_calls(msg: str, *calls: tuple[object, ...]) -> list[str]:
 
 
 def test_the_helpers_satisfy_the_protocol() -> None:
-    templates: list[Template] = [Call("x"), Captured()]
+    templates: list[AnyTemplate] = [Call("x"), Captured()]
     assert [template.levelno for template in templates] == [logging.INFO, logging.INFO]
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from meshlog_handler.grouping.similarity import (
-    dissect,
     distance,
     distance_limit,
     number_value,
@@ -18,6 +17,7 @@ from meshlog_handler.grouping.similarity import (
     shape,
     similar,
     skeleton,
+    tokenize_line,
 )
 
 short = st.text(alphabet="abc é\U0001f600", max_size=80)
@@ -99,7 +99,7 @@ def test_numbers_as_they_are_spelled() -> None:
 
 @given(anything)
 def test_a_text_can_be_put_together_again(text: str) -> None:
-    anatomy = dissect(text)
+    anatomy = tokenize_line(text)
     parts = [anatomy.pieces[0]]
     for token, piece in zip(anatomy.tokens, anatomy.pieces[1:], strict=True):
         assert text[token.start : token.end] == token.text
@@ -112,7 +112,7 @@ def test_texts_of_one_skeleton_have_one_shape_and_tokens_at_the_same_places(text
     digits = iter("73915284606" * 10)
     other = re.sub("[0-9]", lambda _: next(digits), text)
     assert skeleton(text) == skeleton(other)
-    one, two = dissect(text), dissect(other)
+    one, two = tokenize_line(text), tokenize_line(other)
     assert one.shape == two.shape
     assert [(token.start, token.end) for token in one.tokens] == [(token.start, token.end) for token in two.tokens]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler import ProtocolError
 from meshlog_handler.mesh.pending_call import End
-from meshlog_handler.mesh.rpc import CALL, Failure, FrameReader, head
+from meshlog_handler.mesh.rpc import CALL, CallFailure, CallFrameReader, head
 from meshlog_handler.protocol.messages import decode
 
 frames = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2**64 - 1), st.binary(max_size=200)))
@@ -17,20 +17,20 @@ frames = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2**64 - 1), st.bin
 @given(frames, st.integers(1, 64))
 def test_frames_arrive_whole_however_they_are_cut(sent: list[tuple[int, int, bytes]], piece: int) -> None:
     data = b"".join(head(kind, number, len(payload)) + payload for kind, number, payload in sent)
-    reader = FrameReader()
+    reader = CallFrameReader()
     received = [frame for at in range(0, len(data), piece) for frame in reader.feed(data[at : at + piece])]
     assert received == sent
 
 
 def test_half_a_frame_is_none() -> None:
-    reader = FrameReader()
+    reader = CallFrameReader()
     assert reader.feed(head(CALL, 1, 100) + b"x" * 99) == []
     assert reader.feed(b"x") == [(CALL, 1, b"x" * 100)]
 
 
 def test_what_is_no_frame_is_refused() -> None:
     with pytest.raises(ProtocolError, match="a frame of kind 255"):
-        FrameReader().feed(b"\xff" * 100)
+        CallFrameReader().feed(b"\xff" * 100)
 
 
 class Mute(Exception):
@@ -46,25 +46,25 @@ def caught(error: BaseException) -> BaseException:
 
 
 def test_a_failure_travels_as_plain_data() -> None:
-    failure = Failure.of(caught(ValueError("first\nsecond")), "elsewhere.py", b"pickle", "note: ")
-    assert decode(failure.encode(), Failure) == failure
+    failure = CallFailure.of(caught(ValueError("first\nsecond")), "elsewhere.py", b"pickle", "note: ")
+    assert decode(failure.encode(), CallFailure) == failure
     assert failure.reason == "ValueError: note: first"
     assert failure.trace.endswith("ValueError: first\nsecond\n")
     assert "in caught" in failure.trace
 
 
 def test_the_frames_of_whoever_ran_it_are_left_out() -> None:
-    failure = Failure.of(caught(ValueError("x")), __file__, None)
+    failure = CallFailure.of(caught(ValueError("x")), __file__, None)
     assert "in caught" in failure.trace  # all of them would be left out: then they stay
     with pytest.raises(ProtocolError) as raised:
-        decode(b"", Failure)
-    assert "test_the_frames" not in Failure.of(raised.value, __file__, None).trace
+        decode(b"", CallFailure)
+    assert "test_the_frames" not in CallFailure.of(raised.value, __file__, None).trace
 
 
 @pytest.mark.parametrize("error", [Mute(), ValueError("\udc80"), ValueError(), KeyError("k")])
 def test_an_odd_exception_arrives_all_the_same(error: Exception) -> None:
-    failure = Failure.of(caught(error), "elsewhere.py", None)
-    assert decode(failure.encode(), Failure).kind == type(error).__name__
+    failure = CallFailure.of(caught(error), "elsewhere.py", None)
+    assert decode(failure.encode(), CallFailure).kind == type(error).__name__
     assert failure.reason.startswith(type(error).__name__)
 
 

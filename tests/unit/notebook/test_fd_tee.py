@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.notebook import fd_tee as echo_module
-from meshlog_handler.notebook.fd_tee import Echo
+from meshlog_handler.notebook.fd_tee import FdTee
 from tests.waiting import until
 
 
@@ -21,7 +21,7 @@ class Place:
         self.path = path
         self.fd = os.open(path, os.O_CREAT | os.O_WRONLY)
         self.shown: list[str] = []
-        self.echo = Echo({self.fd: self.shown.append})
+        self.echo = FdTee({self.fd: self.shown.append})
 
     def write(self, data: bytes) -> None:
         os.write(self.fd, data)
@@ -112,7 +112,7 @@ def test_an_error_while_showing_is_said_once_and_the_rest_goes_on(place: Place, 
             raise ValueError("no such stream")
         show(text)
 
-    place.echo = Echo({place.fd: fail})
+    place.echo = FdTee({place.fd: fail})
     place.echo.start()
     for text in (b"bad\n", b"good\n", b"bad\n", b"better\n"):
         place.write(text)
@@ -131,7 +131,7 @@ def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
         reached.set()
         go_on.wait(10)
 
-    place.echo = Echo({place.fd: hold})
+    place.echo = FdTee({place.fd: hold})
     place.echo.start()
     place.write(b"held\n")
     assert reached.wait(10)

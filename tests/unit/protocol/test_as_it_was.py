@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from meshlog_handler.grouping.aggregator import Aggregator
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import ShapeTable
-from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import SchemaTable
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, encode_relayed
 
 from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
 
@@ -60,10 +60,10 @@ def test_what_was_changed_at_one_call_site_is_as_it_was(name: str, style: str, e
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_it_is_so_above_a_relay(name: str) -> None:
-    table, items = ShapeTable(), list[Item]()
-    thawer = Thawer(IDENTITY, no_side_file, None, RelayedTemplate)
+    table, items = SchemaTable(), list[Item]()
+    thawer = RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate)
     for record in cross(*records("plain arguments", name)):
-        frozen = freeze_relayed(record, table)
+        frozen = encode_relayed(record, table)
         frozen.learn()
         thawer.thaw(frozen.data, 0, 9, items)
     assert [vars(template.build(values))[name] for _, template, values in items] == [*CHANGED[name] * 2]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import pack
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import STANDARD, ShapeTable, definition, freeze
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import STANDARD, SchemaTable, definition, freeze
 from meshlog_handler.protocol.entries import DEFINE, FLUSH, HEADER, LARGE, RECORD, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -157,7 +157,7 @@ def test_relative_time_is_the_procs() -> None:
 
 def test_a_sentinel_that_is_cut_is_none() -> None:
     """The client tells records from sentinels by this count."""
-    thawer, items = Thawer({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # of nothing
+    thawer, items = RecordDecoder({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # of nothing
     with pytest.raises(ProtocolError):
         thawer.thaw(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
     assert (thawer.sentinels, items) == (0, [])
@@ -169,8 +169,8 @@ def test_sentinels_keep_their_place() -> None:
     assert found == ["before", ("owner", 9), "after"]
 
 
-def _used_table() -> ShapeTable:
-    table = ShapeTable()
+def _used_table() -> SchemaTable:
+    table = SchemaTable()
     encode([make("before")], table)
     return table
 
@@ -194,10 +194,10 @@ def test_a_side_file_that_cannot_be_read_costs_one_record(content: bytes | None)
 
 
 def test_shapes_are_of_one_segment() -> None:
-    table = ShapeTable()
+    table = SchemaTable()
     first, second = encode([make("tick")], table), encode([make("tick")], table)
     assert len(second) < len(first) / 2
-    thawer = Thawer(IDENTITY, no_side_file)
+    thawer = RecordDecoder(IDENTITY, no_side_file)
     items: list[Item] = []
     thawer.thaw(first + second, 0, 9, items)
     thawer.new_segment()
@@ -207,7 +207,7 @@ def test_shapes_are_of_one_segment() -> None:
 
 
 def test_two_threads_may_define_a_shape_at_once() -> None:
-    table = ShapeTable()
+    table = SchemaTable()
     first, second = (freeze(make("tick %d", number), table) for number in (1, 2))
     stream = second.data
     second.learn()
@@ -224,14 +224,14 @@ def test_messages_that_all_differ_define_few_shapes() -> None:
 
 
 def test_more_shapes_than_there_are_numbers() -> None:
-    table = ShapeTable()
+    table = SchemaTable()
     table.ids = iter(range(0xFFFE, 1 << 20))  # type: ignore[assignment]  # counts as well
     sent = [make("tick", lineno=line, created=float(line)) for line in range(6)] * 2
     assert [template.build(values).lineno for _, template, values in decode(encode(sent, table))] == [*range(6)] * 2
 
 
 def test_a_client_remembers_no_long_definitions() -> None:
-    thawer = Thawer(IDENTITY, no_side_file)
+    thawer = RecordDecoder(IDENTITY, no_side_file)
     for number in range(50):
         thawer.new_segment()
         thawer.thaw(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
@@ -296,7 +296,7 @@ def faulty(draw: st.DrawFn) -> bytes:
 def test_any_bytes_are_items_or_an_error_of_protocol(data: bytes) -> None:
     items: list[Item] = []
     with contextlib.suppress(ProtocolError):
-        assert Thawer(IDENTITY, lambda number: data[:number], "owner").thaw(data, 0, 1 << 30, items) == len(data)
+        assert RecordDecoder(IDENTITY, lambda number: data[:number], "owner").thaw(data, 0, 1 << 30, items) == len(data)
     _show_all(items)
 
 
@@ -312,7 +312,7 @@ def test_a_proc_speaks_for_itself_only(named: dict[str, Any], args: object, text
     stream = entry(DEFINE, 1, body) + entry(RECORD, 1, tail)
     items: list[Item] = []
     with contextlib.suppress(ProtocolError):
-        Thawer(IDENTITY, no_side_file).thaw(stream, 0, 9, items)
+        RecordDecoder(IDENTITY, no_side_file).thaw(stream, 0, 9, items)
         assert len(items) == 1
     _show_all(items)
 
@@ -328,7 +328,7 @@ def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(
             tail = pack((args, named, text))
             entry = HEADER.pack(RECORD, 1, 16 + len(tail)) + struct.pack("<dd", 0.0, 0.0) + tail
             items: list[Any] = []
-            thawer = Thawer(IDENTITY, no_side_file)
+            thawer = RecordDecoder(IDENTITY, no_side_file)
             if text is None:
                 with pytest.raises(ProtocolError, match="width"):
                     thawer.thaw(defined + entry, 0, 10, items)
@@ -337,4 +337,4 @@ def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(
                 ((_, template, values),) = items
                 assert template.build(values).getMessage() == text
     with pytest.raises(ProtocolError, match="width"):
-        Thawer(IDENTITY, no_side_file).thaw(definition(1, "q", 0.0, {**common, "msg": msg}), 0, 10, [])
+        RecordDecoder(IDENTITY, no_side_file).thaw(definition(1, "q", 0.0, {**common, "msg": msg}), 0, 10, [])

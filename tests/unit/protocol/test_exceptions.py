@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.protocol.codec import pack
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import ShapeTable
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import SchemaTable
 from meshlog_handler.protocol.exceptions import describe, exc_info, is_failure
 from meshlog_handler.protocol.record import MeshRecord
-from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, encode_relayed
 
 from .. import failing
 from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
@@ -38,7 +38,7 @@ def across(record: logging.LogRecord) -> list[MeshRecord]:
     """Return the record at a client, and at one above a relay."""
     (found,) = cross(record)
     items: list[Item] = []
-    Thawer(IDENTITY, no_side_file, None, RelayedTemplate).thaw(freeze_relayed(found, ShapeTable()).data, 0, 9, items)
+    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).thaw(encode_relayed(found, SchemaTable()).data, 0, 9, items)
     return [found, *(template.build(values) for _, template, values in items)]
 
 

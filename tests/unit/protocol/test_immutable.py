@@ -4,10 +4,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshlog_handler.protocol.immutable import Frozen, field
+from meshlog_handler.protocol.immutable import Immutable, field
 
 
-class Point(Frozen):
+class Point(Immutable):
     secret: ClassVar = frozenset(("key",))
     x: int
     y: int = 2
@@ -19,7 +19,7 @@ class Named(Point):
     name: str = "origin"
 
 
-class Single(Frozen):
+class Single(Immutable):
     number: int
 
 

@@ -11,12 +11,12 @@ from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import MAX_DEPTH, pack
 from meshlog_handler.protocol.messages import (
     Answer,
+    Command,
     Commit,
     Flush,
     Goodbye,
     Hello,
     Message,
-    Order,
     Prepare,
     Relabel,
     Rollback,
@@ -54,11 +54,11 @@ def test_a_message_comes_back(message: Message) -> None:
 
 def test_any_order_is_an_order_and_nothing_else_is() -> None:
     for message in ALL:
-        if isinstance(message, Order):
-            assert decode(message.encode(), Order) == message
+        if isinstance(message, Command):
+            assert decode(message.encode(), Command) == message
         else:
             with pytest.raises(ProtocolError, match="where Order can stand"):
-                decode(message.encode(), Order)
+                decode(message.encode(), Command)
 
 
 @pytest.mark.parametrize("message", ALL, ids=lambda message: type(message).__name__)
@@ -74,7 +74,7 @@ def test_a_message_with_other_fields_is_refused(message: Message) -> None:
             decode(pack((name, {**fields, missing: [[]]})), Message)
 
 
-names = st.sampled_from([type(message).__name__ for message in ALL] + ["Message", "Order", "int", ""])
+names = st.sampled_from([type(message).__name__ for message in ALL] + ["Message", "Command", "int", ""])
 fields = st.dictionaries(st.sampled_from(["pid", "rank", "request", "error", "level"]) | keys, plain, max_size=3)
 
 

@@ -22,7 +22,7 @@ import pytest
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import MAX_DEPTH
 from meshlog_handler.protocol.decode import TaggedTemplate
-from meshlog_handler.protocol.encode import Freezer, ShapeTable, freeze
+from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable, freeze
 
 from ..crossing import cross, decode, encode, make
 from .test_codec import Point, nested, same
@@ -162,7 +162,7 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
 def test_an_odd_record_arrives(case: str) -> None:
     record, expected = ODD[case][0](), ODD[case][1]
     own = record.getMessage() if expected is OWN else expected
-    table = ShapeTable()
+    table = SchemaTable()
     stream = encode([make("before"), record, record, make("after"), make("after")], table)
     before, odd, again, *after = [template.build(values) for _, template, values in decode(stream)]
     assert [each.getMessage() for each in (before, *after)] == ["before", "after", "after"]
@@ -260,10 +260,10 @@ class Counted:
 
 def test_what_renders_is_asked_at_the_call_and_not_for_each_segment() -> None:
     argument, changing = Counted(), [1]
-    freezer = Freezer(make("%s %s", argument, changing, lost=argument))
-    first = freezer(ShapeTable())
+    freezer = RecordEncoder(make("%s %s", argument, changing, lost=argument))
+    first = freezer(SchemaTable())
     asked = argument.asked
-    second = freezer(ShapeTable())
+    second = freezer(SchemaTable())
     assert argument.asked == asked
     assert same(*(decode(frozen.data)[0][2] for frozen in (first, second)))
 
@@ -271,7 +271,7 @@ def test_what_renders_is_asked_at_the_call_and_not_for_each_segment() -> None:
 def test_an_interrupt_is_not_swallowed() -> None:
     impatient = mock.Mock(__str__=mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        freeze(make("%s", impatient), ShapeTable())
+        freeze(make("%s", impatient), SchemaTable())
 
 
 class Number:

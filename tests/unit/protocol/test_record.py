@@ -14,10 +14,10 @@ import pytest
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.output.console import RanksFilter
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import ShapeTable
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import SchemaTable
 from meshlog_handler.protocol.record import MeshInfo, info_of, shown_kind
-from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, encode_relayed
 
 from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
 
@@ -51,7 +51,7 @@ def test_extras_of_any_name_pass_a_relay_and_an_aggregator() -> None:
     (record,) = aggregator.flush()
     assert (info_of(record).count, info_of(record).ranks) == (2, (3,))
     items: list[Item] = []
-    Thawer(IDENTITY, no_side_file, None, RelayedTemplate).thaw(freeze_relayed(record, ShapeTable()).data, 0, 9, items)
+    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).thaw(encode_relayed(record, SchemaTable()).data, 0, 9, items)
     ((_, template, values),) = items
     assert template.digest
     again = template.build(values)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.protocol.codec import pack
-from meshlog_handler.protocol.decode import Item, Thawer
-from meshlog_handler.protocol.encode import ShapeTable
+from meshlog_handler.protocol.decode import Item, RecordDecoder
+from meshlog_handler.protocol.encode import SchemaTable
 from meshlog_handler.protocol.entries import MARK
 from meshlog_handler.protocol.record import MeshInfo, MeshRecord
-from meshlog_handler.protocol.relayed_records import RelayedTemplate, freeze_relayed
+from meshlog_handler.protocol.relayed_records import RelayedTemplate, encode_relayed
 
 from ..crossing import cross, decode, encode, make, no_side_file
 
@@ -26,14 +26,14 @@ NOBODY: dict[str, object] = {"rank": None, "local_rank": None, "hostname": None,
 
 def passed_on(records: Iterable[logging.LogRecord]) -> list[Item]:
     """Return what the client reads of records that a relay shows."""
-    table, parts = ShapeTable(), []
+    table, parts = SchemaTable(), []
     for record in records:
-        frozen = freeze_relayed(record, table)
+        frozen = encode_relayed(record, table)
         frozen.learn()
         parts += [frozen.data, bytes([MARK])]
     items: list[Item] = []
     data = b"".join(parts)
-    thawer = Thawer(NOBODY, no_side_file, None, RelayedTemplate)
+    thawer = RecordDecoder(NOBODY, no_side_file, None, RelayedTemplate)
     at = 0
     while at < len(data):
         at = thawer.thaw(data, at, 1 << 30, items)
@@ -192,12 +192,12 @@ def test_what_was_rendered_in_the_proc_is_not_rendered_again() -> None:
 
 
 def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
-    table = ShapeTable()
+    table = SchemaTable()
     sizes = []
     for rank in range(200):
         (record,) = cross(make("x=%d", rank, thread=rank, process=rank))
         record.meshlog = record.meshlog.but(rank=rank)
-        frozen = freeze_relayed(record, table)
+        frozen = encode_relayed(record, table)
         frozen.learn()
         sizes.append(len(frozen.data))
     assert len(table.tagged) == 1
@@ -236,9 +236,9 @@ def test_a_record_that_cannot_be_is_refused(named: dict[str, Any]) -> None:
 
 
 def test_a_proc_that_is_no_relay_passes_on_nothing() -> None:
-    frozen = freeze_relayed(cross(make("x"))[0], ShapeTable())
+    frozen = encode_relayed(cross(make("x"))[0], SchemaTable())
     with pytest.raises(ProtocolError, match="no shape has the codes"):
-        Thawer(NOBODY, no_side_file).thaw(frozen.data, 0, 10, [])
+        RecordDecoder(NOBODY, no_side_file).thaw(frozen.data, 0, 10, [])
 
 
 def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:

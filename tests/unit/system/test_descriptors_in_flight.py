@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from meshlog_handler.system.descriptors_in_flight import Transit
+from meshlog_handler.system.descriptors_in_flight import DescriptorsInFlight
 
 from ..forks import before_fork as before_fork
 from ..forks import forked
@@ -23,13 +23,13 @@ def is_open(fd: int) -> bool:
 
 
 @pytest.fixture
-def transit() -> Iterator[Transit]:
-    transit = Transit()
+def transit() -> Iterator[DescriptorsInFlight]:
+    transit = DescriptorsInFlight()
     yield transit
     transit.forget()
 
 
-def test_a_forked_child_closes_what_has_no_owner(transit: Transit) -> None:
+def test_a_forked_child_closes_what_has_no_owner(transit: DescriptorsInFlight) -> None:
     held, owned = transit.take(os.pipe)
     transit.arrive([owned])
 
@@ -44,7 +44,7 @@ def test_a_forked_child_closes_what_has_no_owner(transit: Transit) -> None:
     os.close(owned)
 
 
-def test_a_number_that_is_somebody_elses_by_now_is_left_alone(transit: Transit) -> None:
+def test_a_number_that_is_somebody_elses_by_now_is_left_alone(transit: DescriptorsInFlight) -> None:
     reader, writer = transit.take(os.pipe)
     transit.close([reader, writer])
     others = os.pipe()
@@ -57,7 +57,7 @@ def test_a_number_that_is_somebody_elses_by_now_is_left_alone(transit: Transit) 
         os.close(fd)
 
 
-def test_what_the_program_has_closed_keeps_no_other_open(transit: Transit) -> None:
+def test_what_the_program_has_closed_keeps_no_other_open(transit: DescriptorsInFlight) -> None:
     fds = transit.take(os.pipe)
     os.close(fds[0])
     transit.close(fds)
@@ -68,7 +68,9 @@ def test_what_the_program_has_closed_keeps_no_other_open(transit: Transit) -> No
     assert not any(map(is_open, fds))
 
 
-def test_a_fork_waits_for_descriptors_that_are_being_opened(transit: Transit, before_fork: list[Callable[[], object]]) -> None:
+def test_a_fork_waits_for_descriptors_that_are_being_opened(
+    transit: DescriptorsInFlight, before_fork: list[Callable[[], object]]
+) -> None:
     opened, go_on = threading.Event(), threading.Event()
     fds: list[int] = []
 
@@ -93,7 +95,7 @@ def test_a_fork_waits_for_descriptors_that_are_being_opened(transit: Transit, be
 
 
 def test_a_fork_waits_for_descriptors_that_are_being_closed(
-    transit: Transit, before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+    transit: DescriptorsInFlight, before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fds = transit.take(os.pipe)
     closing, go_on = threading.Event(), threading.Event()

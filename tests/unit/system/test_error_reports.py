@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from meshlog_handler.system.error_reports import Complaints, describe, give, name_of, refuse
+from meshlog_handler.system.error_reports import ErrorReports, describe, give, name_of, refuse
 
 
 class Unspeakable(Exception):
@@ -26,7 +26,7 @@ def test_an_exception_without_a_text_is_described_by_its_class() -> None:
 def test_the_first_failure_is_reported_at_once_and_a_million_more_in_a_few_lines() -> None:
     said: list[str] = []
     now = 0.0
-    complaints = Complaints(said.append, lambda: now)
+    complaints = ErrorReports(said.append, lambda: now)
     for _ in range(100_000):
         now += 0.001
         complaints.say("showing", ValueError("bad"))
@@ -39,7 +39,7 @@ def test_the_first_failure_is_reported_at_once_and_a_million_more_in_a_few_lines
 
 def test_failures_of_other_kinds_are_reported_at_once_and_their_number_is_bounded() -> None:
     said: list[str] = []
-    complaints = Complaints(said.append, lambda: 0.0)
+    complaints = ErrorReports(said.append, lambda: 0.0)
     complaints.say("showing", ValueError("bad"))
     complaints.say("showing", SystemExit(1))
     complaints.say("reading", ValueError("bad"))
@@ -52,7 +52,7 @@ def test_failures_of_other_kinds_are_reported_at_once_and_their_number_is_bounde
 def test_a_kind_that_was_not_heard_of_for_long_is_reported_at_once() -> None:
     said: list[str] = []
     now = 0.0
-    complaints = Complaints(said.append, lambda: now)
+    complaints = ErrorReports(said.append, lambda: now)
     for moment in (0.0, 0.1, 500.0, 500.1, 501.5):
         now = moment
         complaints.say("showing", ValueError("bad"))

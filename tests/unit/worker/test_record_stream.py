@@ -10,9 +10,9 @@ import pytest
 
 from meshlog_handler.errors import SettingError
 from meshlog_handler.journal.reader import JournalReader
-from meshlog_handler.protocol.decode import Thawer
+from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.worker import record_stream
-from meshlog_handler.worker.record_stream import carriers, check_on_full, own_threads
+from meshlog_handler.worker.record_stream import check_on_full, internal_threads, transport_threads
 
 from ...waiting import until
 from ..crossing import IDENTITY, no_side_file
@@ -118,7 +118,7 @@ def test_when_the_client_goes_blocked_calls_return_and_the_newest_records_are_ke
     assert not proc.drops
     proc.items.clear()
     for piece in JournalReader(str(proc.stream.journal.path)).ranges():
-        thawer = Thawer(IDENTITY, no_side_file)
+        thawer = RecordDecoder(IDENTITY, no_side_file)
         thawer.thaw(piece.data, 0, 1 << 30, proc.items)
     kept = [int(text.split()[0]) for text in proc.texts[:-1]]
     assert kept == list(range(kept[0], count + 301))
@@ -140,7 +140,7 @@ def own(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
 
 @pytest.mark.parametrize("thread", [threading.get_ident(), None], ids=["logThreads", "no logThreads"])
 def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc, thread: int | None) -> None:
-    with own(own_threads):
+    with own(internal_threads):
         proc.log("ours", thread=thread)
     proc.log("theirs", thread=thread)
     proc.ship()
@@ -148,7 +148,7 @@ def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc, thread: 
 
 
 def test_what_a_queue_brings_from_an_own_thread_is_not_forwarded_but_what_another_process_sent_is(proc: Proc) -> None:
-    with own(own_threads, thread=77):
+    with own(internal_threads, thread=77):
         proc.log("ours", thread=77, process=os.getpid())
         proc.log("from elsewhere", thread=77, process=os.getpid() + 1)
     proc.ship()
@@ -161,17 +161,17 @@ def test_without_logThreads_the_fast_path_is_not_taken_where_own_threads_call_ha
         proc.log("%d", 1, thread=thread, lineno=known)
         return len(proc.stream.appender[0]) > known
 
-    with own(own_threads, thread=77):
+    with own(internal_threads, thread=77):
         assert [learned(5), learned(None)] == [True, False]
-    with own(own_threads, carriers, thread=77):
+    with own(internal_threads, transport_threads, thread=77):
         assert [learned(5), learned(None)] == [True, True]
 
 
 def test_what_a_finalizer_logs_on_a_thread_that_carries_is_forwarded_and_waits_for_nothing(proc: Proc) -> None:
-    with own(own_threads, carriers):
+    with own(internal_threads, transport_threads):
         proc.log("finalized")
     full = proc.fill()
-    with own(own_threads, carriers):
+    with own(internal_threads, transport_threads):
         proc.log("no room for %s", PADDING)
     assert proc.drops == [("full", logging.INFO, 1)]
     proc.ship()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.protocol.messages import LogWarnings, Order, decode
+from meshlog_handler.protocol.messages import Command, LogWarnings, decode
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.worker.warning_filters import LOGGER, log_warnings, warnings_order
 
@@ -43,7 +43,7 @@ def collector() -> Iterator[RecordCollector]:
 
 def travel() -> Any:
     """Let this process's filters travel, and hold here instead of those there are."""
-    order = decode(warnings_order().encode(), Order)
+    order = decode(warnings_order().encode(), Command)
     assert isinstance(order, LogWarnings)
     warnings.resetwarnings()
     warnings.simplefilter("error")
