@@ -147,14 +147,14 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
 
 def _stream(records: int) -> bytes:
     """Return so many records as a journal holds them."""
-    from meshlog_handler.protocol.encode import SchemaTable, freeze
+    from meshlog_handler.protocol.encode import SchemaTable, encode_record
     from meshlog_handler.protocol.entries import MARK
 
     shapes = SchemaTable()
     parts: list[bytes] = []
     for number in range(records):
         record = logging.LogRecord("benchmark", logging.INFO, __file__, 1, TEMPLATE, (number, 0.5), None)
-        frozen = freeze(record, shapes)
-        frozen.learn()
+        frozen = encode_record(record, shapes)
+        frozen.commit_schema()
         parts += frozen.data, bytes((MARK,))
     return b"".join(parts)

@@ -88,7 +88,7 @@ class Host:
         self._items = list(_lines(self.ranks))
         self._uplink.start(self._carry_out, lambda: None, lambda: None)
         for rank in self.ranks:
-            self._uplink.say(DownstreamJoined(rank, "", 1000 + rank, f"host-{number}", {}))
+            self._uplink.send(DownstreamJoined(rank, "", 1000 + rank, f"host-{number}", {}))
 
     def _carry_out(self, order: Any) -> None:
         from meshlog_handler.protocol.relay_messages import DownstreamReached, FlushDownstream
@@ -96,7 +96,7 @@ class Host:
         if isinstance(order, FlushDownstream):
             with self._lock:
                 self._show.flush()
-                self._uplink.say(DownstreamReached(order.request, tuple(self.ranks), (), (), 0, {}, 0))
+                self._uplink.send(DownstreamReached(order.request, tuple(self.ranks), (), (), 0, {}, 0))
                 self._uplink.append_flush(order.request)
 
     def feed(self) -> None:
@@ -115,7 +115,7 @@ class Host:
 def _lines(ranks: range) -> Iterator[list[Any]]:
     """Yield what a relay has read of each of its ranks."""
     from meshlog_handler.protocol.decode import RecordDecoder
-    from meshlog_handler.protocol.encode import SchemaTable, freeze
+    from meshlog_handler.protocol.encode import SchemaTable, encode_record
     from meshlog_handler.protocol.entries import MARK
 
     for rank in ranks:
@@ -123,13 +123,13 @@ def _lines(ranks: range) -> Iterator[list[Any]]:
         parts: list[bytes] = []
         for number in range(_LINES):
             record = logging.LogRecord("train", logging.INFO, __file__, 1, _TEMPLATE, (number, rank / 1000), None)
-            frozen = freeze(record, table)
-            frozen.learn()
+            frozen = encode_record(record, table)
+            frozen.commit_schema()
             parts += frozen.data, bytes((MARK,))
         items: list[Any] = []
         data = b"".join(parts)
         identity = {"rank": rank, "local_rank": rank, "hostname": "host", "coords": {}}
-        RecordDecoder(identity, lambda _: b"").thaw(data, 0, 1 << 30, items)
+        RecordDecoder(identity, lambda _: b"").decode(data, 0, 1 << 30, items)
         yield items
 
 

@@ -20,7 +20,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError
 from .output.named_handlers import resolve
-from .protocol.encode import PLAIN_SIZE, shape_key
+from .protocol.encode import PLAIN_SIZE, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
@@ -102,7 +102,7 @@ class MeshHandler(logging.Handler):
         member = membership.current()
         address = settings.check_address(address) or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
-            if member is not None and address in (None, member.terms.address):
+            if member is not None and address in (None, member.options.address):
                 return
             if address is not None:
                 try:
@@ -123,7 +123,7 @@ class MeshHandler(logging.Handler):
         membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _join(self, address: str) -> None:
-        membership.join(membership.launched_terms(address, on_full=self._on_full))
+        membership.join(membership.launched_options(address, on_full=self._on_full))
 
     @property
     def sink(self) -> Sink | None:
@@ -169,8 +169,8 @@ class MeshHandler(logging.Handler):
                 fields = record.__dict__
                 args = record.args
                 if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
-                    shapes, write, mark = stream.appender
-                    pack = shapes[(shape_key(fields), (record.__class__, *map(type, args)), self._route)]
+                    schemas, write, mark = stream.appender
+                    pack = schemas[(schema_key(fields), (record.__class__, *map(type, args)), self._route)]
                     write(pack(record.created, record.msecs, record.relativeCreated, *args))
                     written = True
                     mark(MARK)

@@ -67,11 +67,11 @@ def install(
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
-    enlist(membership.launched_terms(address, rank, capture=capture, warnings=warnings), level)
+    enlist(membership.launched_options(address, rank, capture=capture, warnings=warnings), level)
 
 
 def enlist(
-    terms: membership.JoinOptions, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+    options: membership.JoinOptions, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
 ) -> None:
     """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
 
@@ -89,31 +89,31 @@ def enlist(
     """
     number = None if level is None else settings.check_level(level)
     shows_itself = live_clients.any_running()  # its console must not come back to it as captured lines
-    wanted = terms.capture and not shows_itself
+    wanted = options.capture and not shows_itself
     shown_as = settings.captured_rank()
-    captured = wanted and shown_as != -1 and (shown_as is None or shown_as != terms.rank)
+    captured = wanted and shown_as != -1 and (shown_as is None or shown_as != options.rank)
     if captured:
         stand_on_descriptors(of_parents_kernel)
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(terms.address):
+    if number is None and root.level == logging.WARNING and not _is_member(options.address):
         number = logging.INFO
     global _level
     before = root.level
     if number is not None:
         root.setLevel(number)  # before joining: what the client orders for all comes on top
     try:
-        member = membership.join(terms.replaced(capture=captured))
+        member = membership.join(options.replaced(capture=captured))
         if wanted and not captured and shown_as not in (-1, member.rank):
             # The rank was another's, which this process inherited, and so are the pipes.
             stand_on_descriptors(of_parents_kernel)
-            member = membership.join(terms.replaced(capture=True))
+            member = membership.join(options.replaced(capture=True))
     except ConnectError as failure:
         diagnose(f"this process keeps its logs to itself: {failure}")
         return
     if number is not None:
         _level = (_level[0] if _level is not None else before), number
     if not shows_itself:
-        console_handlers.start(None if terms.capture else member.client_console())
+        console_handlers.start(None if options.capture else member.client_console())
     global _make_handler
     _make_handler = handler
     _forward_root()
@@ -185,7 +185,7 @@ def _forward_root() -> None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        logging.Logger.addHandler(root, _make_handler(address=member.terms.address))
+        logging.Logger.addHandler(root, _make_handler(address=member.options.address))
     with logging._lock:  # type: ignore[attr-defined]  # it has no public name
         forwarding = [handler for handler in root.handlers if isinstance(handler, MeshHandler)]
         others = [handler for handler in root.handlers if not isinstance(handler, MeshHandler)]
@@ -239,4 +239,4 @@ def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handl
 
 def _is_member(address: str) -> bool:
     member = membership.current()
-    return member is not None and member.terms.address == address
+    return member is not None and member.options.address == address

@@ -21,7 +21,7 @@ from ..output.formatter import MeshFormatter
 from ..output.json_formatter import JsonFormatter
 from ..output.terminal import size_told
 from ..protocol.messages import SetLevel
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
 from ..system.fd_capture import diagnose
 from ..system.signals import Signals
@@ -84,8 +84,8 @@ def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole
     if start is None and options.ranks_filter is not None:
         missing = options.ranks_filter - set(range(options.count))
         if missing:
-            there = spell_ranks(range(options.count))
-            diagnose(f"--ranks-filter names {spell_ranks(missing)}, of which there is none: this run has {there}")
+            there = format_ranks(range(options.count))
+            diagnose(f"--ranks-filter names {format_ranks(missing)}, of which there is none: this run has {there}")
     client.registry.launched = ""  # the rank that another launcher gave this one is its program's
     with Signals() as signals:
         client.start()
@@ -126,7 +126,7 @@ class Run:
         self._console = console
         self._signals = signals
         self._mesh = secrets.token_hex(8)
-        self._sources: list[Peer] = []
+        self._peers: list[Peer] = []
         self._unread_until = float("inf")
         self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
@@ -138,13 +138,13 @@ class Run:
         self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
-            self._client.stand("", SetLevel(0, self._options.level, "", None))
+            self._client.set_default("", SetLevel(0, self._options.level, "", None))
         self._ranks.run(self._signals)
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
         """Let the client show the output of a rank."""
         local_rank = settings.local_rank(self._environments[rank])
-        self._sources.append(self._client.adopt(pid, rank, rank if local_rank is None else local_rank, pipes, self._mesh))
+        self._peers.append(self._client.adopt(pid, rank, rank if local_rank is None else local_rank, pipes, self._mesh))
 
     def ended(self, rank: Rank) -> None:
         """Let the client say how a rank ended; that it was stopped here is no news."""
@@ -181,7 +181,7 @@ class Run:
     def finish(self) -> str:
         """Show what is left, wherever it still is; return the summary."""
         ranks = self._ranks
-        pipes = [pipe for source in self._sources for pipe in source.pipes]
+        pipes = [pipe for peer in self._peers for pipe in peer.pipes]
         deadline = monotonic() + LINGER_SEC
         impatient = ranks.asked_again
         while not impatient and monotonic() < deadline and any(pipe.fd >= 0 for pipe in pipes):
@@ -213,8 +213,8 @@ class Run:
         """On the client's thread, for what was said last is its."""
         ranks = self._ranks
         failures = [
-            RankFailure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(source.tail)))
-            for rank, source in zip(ranks.ranks, self._sources, strict=True)
+            RankFailure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(peer.tail)))
+            for rank, peer in zip(ranks.ranks, self._peers, strict=True)
             if rank.exitcode and not rank.was_stopped
         ]
         ends: dict[int | None, list[int]] = {}
@@ -224,9 +224,9 @@ class Run:
         parts = [failure_summary(failures, self._options.count)] if failures else []
         for exitcode, stopped in ends.items():
             how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "not even by SIGKILL"
-            parts.append(f"stopped {spell_ranks(stopped)}: {how}")
+            parts.append(f"stopped {format_ranks(stopped)}: {how}")
         if self._console.folded:
-            parts.append(f"left out the same KeyboardInterrupt of {spell_ranks(self._console.folded)}")
+            parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")
         if ranks.stopped_by is not None and ranks.first_failure is None:
             parts.insert(0, f"stopped by {ranks.stopped_by.name}")
         return "\n".join(parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..lines.framer import strip_ansi
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
@@ -82,7 +82,7 @@ def _with_groups(head: str, failures: Sequence[RankFailure], start: float) -> st
         later = f", {first.when - start:.1f} s later" if first.when - start >= 0.05 else ""
         said = _exception(first) or next(iter(_lines(first)[-1:]), "")
         said = f": {said}" if said and not _is_interrupted(first) else ""
-        text.append(f"    {spell_ranks(member.rank for member in members)}: {cause}{later}{said}")
+        text.append(f"    {format_ranks(member.rank for member in members)}: {cause}{later}{said}")
     return "\n".join(text)
 
 

@@ -15,7 +15,7 @@ from ..errors import MeshlogError, ProtocolError
 from ..journal.reader import JournalReader
 from ..journal.side_files import read_side_file, side_path
 from ..protocol.decode import Item, RecordDecoder
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 
 _NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -101,15 +101,15 @@ def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable
         raise ProtocolError("it was too large for the journal, and is not kept any more")
 
     identity: dict[str, object] = {"rank": rank, "local_rank": None, "hostname": None, "coords": {}}
-    thawer = RecordDecoder(identity, read_large)
+    decoder = RecordDecoder(identity, read_large)
     try:
         for piece in reader.ranges():
-            thawer.new_segment()
+            decoder.new_segment()
             at = 0
             while at < len(piece.data):
                 items: list[Item] = []
                 try:
-                    at = thawer.thaw(piece.data, at, _CHUNK, items)
+                    at = decoder.decode(piece.data, at, _CHUNK, items)
                 except ProtocolError as failure:
                     complain(f"{path}: the rest of a part is left out, for it cannot be read: {failure}")
                     at = len(piece.data)
@@ -124,7 +124,7 @@ def _when(item: Item) -> float:
 
 def _explain(directory: str, known: set[int]) -> str:
     if known:
-        return f"no journal of these ranks in {directory}. There are those of {spell_ranks(known)}."
+        return f"no journal of these ranks in {directory}. There are those of {format_ranks(known)}."
     return (
         f"no journals in {directory}. They lie in the --log-dir of a run; of one without, in its run directory, "
         f"/dev/shm/meshlog-{os.getuid()}/run-* (or meshlog-{os.getuid()}/run-* in TMPDIR), until its end. "

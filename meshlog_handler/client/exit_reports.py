@@ -53,43 +53,43 @@ class ExitReports:
     """Brings together that a proc has been heard to its end, and how it ended. One owner."""
 
     def __init__(self) -> None:
-        self._heard: dict[tuple[str, int | None], tuple[float, ExitedPeer | None]] = {}
-        self._words: dict[tuple[str, int | None], int] = {}
+        self._drained: dict[tuple[str, int | None], tuple[float, ExitedPeer | None]] = {}
+        self._exits: dict[tuple[str, int | None], int] = {}
 
-    def heard(self, ended: ExitedPeer, now: float) -> ExitReport | None:
+    def drained(self, ended: ExitedPeer, now: float) -> ExitReport | None:
         """Note that everything of a proc has been shown; return what to say of its end, None if nothing, or not yet."""
         key = ended.mesh, ended.rank
-        word = self._words.pop(key, None)
-        if word is not None:
-            return _by_owner(ended, word)
+        exited = self._exits.pop(key, None)
+        if exited is not None:
+            return _by_owner(ended, exited)
         report = exit_report(ended)
         if not ended.mesh:  # a guest has no owner
             return report
         said = ended.exitcode == 0 or (report is not None and report.level >= logging.ERROR and ended.exitcode is not None)
-        self._heard[key] = now + WORD_SEC, None if said else ended
+        self._drained[key] = now + WORD_SEC, None if said else ended
         return report if said else None
 
-    def word(self, mesh: str, rank: int, exitcode: int) -> tuple[ExitedPeer, ExitReport | None] | None:
+    def exited(self, mesh: str, rank: int, exitcode: int) -> tuple[ExitedPeer, ExitReport | None] | None:
         """Note how a proc ended; return it and what to say, if it was heard to its end before and nothing was said then."""
-        heard = self._heard.pop((mesh, rank), None)
-        if heard is None:
-            self._words[mesh, rank] = exitcode
+        drained = self._drained.pop((mesh, rank), None)
+        if drained is None:
+            self._exits[mesh, rank] = exitcode
             return None
-        ended = heard[1]
+        ended = drained[1]
         return None if ended is None else (ended, _by_owner(ended, exitcode))
 
     @property
     def deadline(self) -> float | None:
         """When `expire` has something to return or to forget, or None."""
-        return min((deadline for deadline, _ in self._heard.values()), default=None)
+        return min((deadline for deadline, _ in self._drained.values()), default=None)
 
     def expire(self, now: float) -> list[tuple[ExitedPeer, ExitReport]]:
         """Return what is known of ends of which no owner has said more, and forget them.
 
         An end of which nothing is known is left to the owner to tell: its engine may have ended the proc in order.
         """
-        late = [key for key, (deadline, _) in self._heard.items() if now >= deadline]
-        ends = [ended for _, ended in map(self._heard.pop, late) if ended is not None and ended.exitcode is not None]
+        late = [key for key, (deadline, _) in self._drained.items() if now >= deadline]
+        ends = [ended for _, ended in map(self._drained.pop, late) if ended is not None and ended.exitcode is not None]
         return [(ended, report) for ended in ends if (report := exit_report(ended)) is not None]
 
 
@@ -112,10 +112,10 @@ def exit_report(ended: ExitedPeer) -> ExitReport | None:
     return _error(ended, f"ended by {signal_name(code)}")
 
 
-def _by_owner(ended: ExitedPeer, word: int) -> ExitReport | None:
+def _by_owner(ended: ExitedPeer, exited: int) -> ExitReport | None:
     """Its owner expects every proc to end with 0, or says 0 of what it has ended itself."""
     if ended.exitcode is None:
-        ended.exitcode = word
+        ended.exitcode = exited
     return _error(ended, f"ended by {signal_name(ended.exitcode)}") if ended.exitcode else None
 
 

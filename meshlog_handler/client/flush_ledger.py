@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from .receipt import FlushReceipt
 
 
@@ -108,7 +108,7 @@ def explain_missing(receipt: FlushReceipt) -> str:
         )
     return (
         f"flush {receipt.version} ended after {receipt.elapsed:.1f} s: {len(receipt.acked)} of {total} answered, "
-        f"missing {spell_ranks(receipt.missing)}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "
+        f"missing {format_ranks(receipt.missing)}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "
         f"GIL in native code cannot answer; what it logged is kept and shown when it goes on. "
         f"Give a longer timeout, or look at the rank with a debugger."
     )

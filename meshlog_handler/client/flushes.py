@@ -31,10 +31,10 @@ class Flushes:
         Says what goes wrong.
     """
 
-    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], complaints: ErrorReports) -> None:
+    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], error_reports: ErrorReports) -> None:
         self._show_all = show_all
         self._behind = behind
-        self._complaints = complaints
+        self._error_reports = error_reports
         self._ledger = FlushLedger()
         self._open: dict[int, tuple[Flushed, Sequence[Peer]]] = {}
 
@@ -46,13 +46,13 @@ class Flushes:
             self._complete([flush])
         return flush.version
 
-    def ack(self, version: int, source: Peer) -> None:
-        """Note that all that `source` logged before the sentinel has been shown."""
-        self._complete(self._ledger.ack(version, source))
+    def ack(self, version: int, peer: Peer) -> None:
+        """Note that all that `peer` logged before the sentinel has been shown."""
+        self._complete(self._ledger.ack(version, peer))
 
-    def excuse(self, source: Peer) -> None:
-        """Note that `source` ended, and everything of it has been shown."""
-        self._complete(self._ledger.excuse(source))
+    def excuse(self, peer: Peer) -> None:
+        """Note that `peer` ended, and everything of it has been shown."""
+        self._complete(self._ledger.excuse(peer))
 
     def expire(self, now: float) -> None:
         """End the flushes whose time is over."""
@@ -62,9 +62,9 @@ class Flushes:
         """End all: the client stops."""
         self._complete(self._ledger.close())
 
-    def waiting_for(self, source: Peer) -> list[int]:
-        """Return the versions of the flushes that wait for `source`."""
-        return self._ledger.waiting_for(source)
+    def waiting_for(self, peer: Peer) -> list[int]:
+        """Return the versions of the flushes that wait for `peer`."""
+        return self._ledger.waiting_for(peer)
 
     @property
     def deadline(self) -> float | None:
@@ -78,13 +78,13 @@ class Flushes:
             try:
                 self._show_all()
             except BaseException as failure:  # the receipt is given all the same: somebody waits for it
-                self._complaints.say("what is pending cannot be shown", failure)
+                self._error_reports.log("what is pending cannot be shown", failure)
             acked, missing, dead = (_ranks(each) for each in (flush.acked, flush.missing, flush.dead))
-            dropped = sum(source.stats.total_dropped for source in members)
-            for source in members:
-                reached = source.reached.pop(flush.version, None)
-                if reached is not None and source in flush.acked:
-                    acked = acked - set(source.ranks) | set(reached.acked)
+            dropped = sum(peer.stats.total_dropped for peer in members)
+            for peer in members:
+                reached = peer.reached.pop(flush.version, None)
+                if reached is not None and peer in flush.acked:
+                    acked = acked - set(peer.ranks) | set(reached.acked)
                     missing |= set(reached.missing)
                     dead |= set(reached.dead)
                     dropped += reached.dropped
@@ -98,10 +98,10 @@ class Flushes:
         version, acked, dead = (flush.version, flush.acked, flush.dead) if flush is not None else (0, set(), set())
         known = acked | dead
         ranks = _spell(_ranks(acked)), _spell(_ranks(each for each in members if each not in known)), _spell(_ranks(dead))
-        return FlushReceipt(version, *ranks, sum(source.stats.total_dropped for source in members), elapsed, busy)
+        return FlushReceipt(version, *ranks, sum(peer.stats.total_dropped for peer in members), elapsed, busy)
 
 
-def time_below(timeout: float) -> float | None:
+def time_downstream(timeout: float) -> float | None:
     """Return the time a relay has for a flush, so that its answer is here in time; None for as long as it takes."""
     return None if timeout == float("inf") else max(timeout / 2, timeout - _MARGIN_SEC)
 

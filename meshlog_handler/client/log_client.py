@@ -44,11 +44,11 @@ from ..worker.record_stream import internal_threads
 from .flush_ledger import explain_missing
 from .loop import ClientLoop
 from .mailbox import Mailbox
-from .orders import Answers
 from .peer import Chosen, Peer
+from .pending_commands import Answers
 from .receipt import FlushReceipt
 from .registry import Registry
-from .relayed_peers import source_of
+from .relayed_peers import peer_of
 from .relays import Upstream
 from .stats import Stats
 from .switches import SWITCH_SEC, Switched
@@ -101,7 +101,7 @@ class LogClient(QueueListener):
         log_dir: str | os.PathLike[str] | None = None,
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
-        above: Upstream | None = None,
+        upstream: Upstream | None = None,
     ) -> None:
         super().__init__(JournalQueue(self._show_here), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
@@ -114,7 +114,7 @@ class LogClient(QueueListener):
         self._running = False
         self._ended = False  # the thread
         self.own_token = os.urandom(8).hex()
-        self._above = above
+        self._upstream = upstream
         self.registry = Registry(self.own_token)
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class LogClient(QueueListener):
     @property
     def shows(self) -> bool:
         """Whether it shows what it gets; a relay's passes it on."""
-        return self._above is None
+        return self._upstream is None
 
     def start(self) -> LogClient:  # type: ignore[override]  # returns itself, where QueueListener returns None
         """Open the door and start the thread. Starting twice is the same as once.
@@ -162,23 +162,23 @@ class LogClient(QueueListener):
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
             self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
-            self._rendezvous = Listener(self._rundir.path, self._admit, self._joined)
-            undo.callback(self._rendezvous.close)
-            self._commands = Mailbox(queue.SimpleQueue())
-            undo.callback(self._commands.close)
-            show = Dispatcher(self.sinks, files, *self._options, digests=self._above is not None)
+            self._listener = Listener(self._rundir.path, self._admit, self._joined)
+            undo.callback(self._listener.close)
+            self._mailbox = Mailbox(queue.SimpleQueue())
+            undo.callback(self._mailbox.close)
+            show = Dispatcher(self.sinks, files, *self._options, digests=self._upstream is not None)
             self._core = ClientLoop(
-                self._commands,
+                self._mailbox,
                 show,
                 self.registry,
-                self._rendezvous,
+                self._listener,
                 self.own_token,
                 self._log_dir is not None,
                 self._post,
-                self._above,
+                self._upstream,
             )
-            undo.callback(self._core.reception.close)
-            self.queue.open(str(self._rendezvous.address), self.own_token)
+            undo.callback(self._core.reactor.close)
+            self.queue.open(str(self._listener.address), self.own_token)
             undo.callback(self.queue.close)
             undo.callback(self._disown)
             self._running, self._ended = True, False
@@ -247,7 +247,7 @@ class LogClient(QueueListener):
                 return
             else:
                 with contextlib.suppress(ClosedError):  # it has just ended
-                    self._post(self._core.reception.do_without_silent)
+                    self._post(self._core.reactor.do_without_silent)
                 asked, since, timeout = True, now, _GRACE_SEC
 
     def _end_at_once(self, thread: threading.Thread, why: str = "") -> None:
@@ -265,7 +265,7 @@ class LogClient(QueueListener):
         with contextlib.suppress(ClosedError):  # the thread has ended by itself
             self._post(self._end)
         if not ended(thread, _BLOCKED_SEC):
-            core.reception.disconnect()
+            core.reactor.disconnect()
             self._rundir.remove()
             self.registry.release_journals()
 
@@ -299,7 +299,7 @@ class LogClient(QueueListener):
     def address(self) -> str:
         """What a worker needs to join: the path of the socket and the key. Keep it out of command lines and logs."""
         self._check_running()
-        return str(self._rendezvous.address)
+        return str(self._listener.address)
 
     def environ(self) -> dict[str, str]:
         """Return a copy of this process's environment, with what a subprocess needs to join."""
@@ -350,7 +350,7 @@ class LogClient(QueueListener):
         """Wait until all is shown that procs logged which have ended by now; no longer than `seconds` without progress."""
         if not self.running or threading.current_thread() is self._thread:
             return
-        if all(source.pid == self._pid for source in tuple(self._core.reception.sources)):
+        if all(peer.pid == self._pid for peer in tuple(self._core.reactor.peers)):
             return
         future: Future[FlushReceipt] = Awaited()
         future.set_running_or_notify_cancel()
@@ -362,26 +362,26 @@ class LogClient(QueueListener):
 
     def next_request(self) -> int:
         """Return a number for an order."""
-        return self._core.orders.number()
+        return self._core.commands.number()
 
-    def order_soon(self, order: Command, chosen: Chosen | None) -> Future[Answers]:
+    def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
         """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
-        self._post(lambda: self._core.order(order, future, chosen), future, gives=False)
+        self._post(lambda: self._core.command(command, future, chosen), future, gives=False)
         return future
 
     def commit_soon(
-        self, order: Command, chosen: Chosen, prepared: Set[Hashable], standing: tuple[str, Command] | None
+        self, command: Command, chosen: Chosen, prepared: Set[Hashable], defaults: tuple[str, Command] | None
     ) -> Future[Answers] | None:
         """End a transaction (see `ClientLoop.commit`); None if procs have joined that are not `prepared`."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
-        return future if self.ask(lambda: self._core.commit(order, future, chosen, prepared, standing)) else None
+        return future if self.ask(lambda: self._core.commit(command, future, chosen, prepared, defaults)) else None
 
     def give_up(self, request: int) -> None:
         """Wait no longer for those who have not answered an order."""
-        self._post(lambda: self._core.orders.give_up(request))
+        self._post(lambda: self._core.commands.give_up(request))
 
     def set_window(self, window: float | None) -> None:
         """Group within `window` seconds what is logged from now on; returns when what was logged before has been shown."""
@@ -446,10 +446,10 @@ class LogClient(QueueListener):
         """
         self.switch(streaming=streaming, chosen=chosen)
 
-    def stand(self, mesh: str, order: Command) -> None:
+    def set_default(self, mesh: str, command: Command) -> None:
         """Let an order hold for procs of `mesh` that join later, here or below a relay."""
-        self.registry.stand(mesh, order)
-        self._post(lambda: self._core.relays.stand(mesh, order))
+        self.registry.set_default(mesh, command)
+        self._post(lambda: self._core.relays.set_default(mesh, command))
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks that have joined under a mesh's token ("": under none), and live."""
@@ -479,9 +479,9 @@ class LogClient(QueueListener):
         """
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
         self.registry.joined(mesh, rank)
-        source = Peer(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
-        self._post(lambda: self._core.add(source, Welcome(rank, "", ())))
-        return source
+        peer = Peer(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
+        self._post(lambda: self._core.add(peer, Welcome(rank, "", ())))
+        return peer
 
     def refuse_commands(self) -> None:
         """Let no more commands of a launcher join, which `execute` leads here; what these run may join as long as they live.
@@ -489,7 +489,7 @@ class LogClient(QueueListener):
         Returns when those on the way have joined, or were refused.
         """
         self.registry.refuses_commands = True
-        self._rendezvous.settle()
+        self._listener.settle()
         self.ask(lambda: None)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
@@ -533,7 +533,7 @@ class LogClient(QueueListener):
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
             raise ClosedError("this LogClient was stopped.")
-        self._commands.put(fn, future, gives=gives)
+        self._mailbox.put(fn, future, gives=gives)
 
     def _monitor(self) -> None:
         internal_threads.add(threading.get_ident())
@@ -548,11 +548,11 @@ class LogClient(QueueListener):
                 end.callback(self._core.hang_up)
                 end.callback(self._rundir.remove)
                 end.callback(self.registry.release_journals)
-                end.callback(self._commands.close)
+                end.callback(self._mailbox.close)
                 if self.console is not None:
                     end.callback(self.console.close)
 
-    def _admit(self, newcomer: NewConnection) -> Welcome:
+    def _admit(self, connection: NewConnection) -> Welcome:
         """Return what to tell a newcomer. On a thread of the door."""
         try:
             self._rundir.restore()
@@ -560,18 +560,18 @@ class LogClient(QueueListener):
                 os.makedirs(self._log_dir, exist_ok=True)
         except OSError as failure:
             diagnose(f"the directory of the journals was removed, and cannot be made again: {failure}")
-        return self.registry.admit(newcomer)
+        return self.registry.admit(connection)
 
-    def _joined(self, newcomer: NewConnection, welcome: Welcome) -> None:
+    def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
         """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""
-        source = source_of(newcomer, welcome, self.registry.coords(newcomer.hello, welcome.rank), self._max_line)
-        self._post(lambda: self._core.add(source, welcome))
+        peer = peer_of(connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line)
+        self._post(lambda: self._core.add(peer, welcome))
 
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""
         self._running = False
         self._thread = None
         self._core.forget()
-        self._commands.forget()
+        self._mailbox.forget()
         self._rundir.forget()
         self.registry.forget()

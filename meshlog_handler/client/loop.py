@@ -18,7 +18,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
 from ..protocol.messages import Answer, Command, Welcome
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, name_of
 from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
@@ -28,8 +28,8 @@ from ..transport.listener import Listener
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
 from .mailbox import Mailbox
-from .orders import Answers, PendingCommands
 from .peer import Chosen, Peer, Target
+from .pending_commands import Answers, PendingCommands
 from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
@@ -60,38 +60,38 @@ class ClientLoop:
 
     def __init__(
         self,
-        commands: Mailbox,
+        mailbox: Mailbox,
         show: Dispatcher,
         registry: Registry,
-        rendezvous: Listener,
+        listener: Listener,
         own_token: str,
         keep_journals: bool,
         post: Callable[[Callable[[], Any]], object],
-        above: Upstream | None,
+        upstream: Upstream | None,
     ) -> None:
         self.show = show
-        self.complaints = ErrorReports()
-        self.reception = Reactor(self.complaints)
-        self.orders = PendingCommands()
+        self.error_reports = ErrorReports()
+        self.reactor = Reactor(self.error_reports)
+        self.commands = PendingCommands()
         self.ending = False
         self._releasing = False
         self._moves = 0
         self._end_due = float("inf")
         self.past = PastStats()
-        self._commands = commands
+        self._mailbox = mailbox
         self._registry = registry
-        self._rendezvous = rendezvous
+        self._listener = listener
         self._own_token = own_token
         self._keep_journals = keep_journals
-        self._flushes = Flushes(self._show_all, self._behind, self.complaints)
+        self._flushes = Flushes(self._show_all, self._behind, self.error_reports)
         self.relays = Relays(
-            self.reception, registry, self.orders, self.past.remember, post, above, show.window, lambda: show.hidden
+            self.reactor, registry, self.commands, self.past.remember, post, upstream, show.window, lambda: show.hidden
         )
-        self._obituaries = ExitReports()
-        self._adopted: dict[int | None, Peer] = {}
+        self._exit_reports = ExitReports()
+        self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
-        self._tray = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
-        self.switches = Switches(show, self._tray, self.reception, self.relays, registry, self.orders)
+        self._pacer = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self.switches = Switches(show, self._pacer, self.reactor, self.relays, registry, self.commands)
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
         self._began: float | None = None  # when the thread last stopped waiting; None while it waits
@@ -100,19 +100,19 @@ class ClientLoop:
             self._bring_lines,
             self._show_some,
             self._acknowledge,
-            self._hear,
-            self._take_leave,
+            self._handle_messages,
+            self._remove_ended,
             self._report,
             self._tell_ends,
             self._catch_up,
             show.expire,
             self._flushes.expire,
-            self._keep_door,
+            self._keep_listening,
             lambda now: show.end_tick(),
             self._end_in_order,
         )
-        self._open_door()
-        self.reception.register(commands.fd, commands.run)
+        self._open_listener()
+        self.reactor.register(mailbox.fd, mailbox.run)
 
     def run(self) -> None:
         """Work until `end` was called, then close. Nothing that a peer or a handler does ends this thread."""
@@ -149,12 +149,12 @@ class ClientLoop:
     @property
     def waiting(self) -> int:
         """How many records were logged and are not shown. Any thread, while this one is held up by a handler."""
-        sources = [source for source in tuple(self.reception.sources) if source.streaming]
-        lines = [item for _, items in tuple(self.reception.pipes.read) for item in items]
-        return self.show.waiting + self._tray.waiting + count_records(lines) + sum(source.waiting() for source in sources)
+        peers = [peer for peer in tuple(self.reactor.peers) if peer.streaming]
+        lines = [item for _, items in tuple(self.reactor.pipes.read) for item in items]
+        return self.show.waiting + self._pacer.waiting + count_records(lines) + sum(peer.waiting() for peer in peers)
 
     def _chosen(self, chosen: Chosen | None) -> list[Peer]:
-        return [source for source in tuple(self.reception.sources) if chosen is None or source.chosen(chosen)]
+        return [peer for peer in tuple(self.reactor.peers) if chosen is None or peer.chosen(chosen)]
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
         """Do something; say it if it fails."""
@@ -162,114 +162,114 @@ class ClientLoop:
             step(*args)
         except BaseException as failure:  # SystemExit, too: this thread serves all ranks
             self._failures += 1
-            self.complaints.say("the client's thread goes on after a failure", failure)
+            self.error_reports.log("the client's thread goes on after a failure", failure)
 
     # -- commands, run here for other threads ---------------------------------------------------------------------
 
     def end(self) -> None:
         """Let `run` return, when it has told how procs have ended that ended before."""
-        self.reception.look_for_ends()
+        self.reactor.look_for_ends()
         self._end_due = monotonic() + _ENDS_SEC
         self.ending = True
 
     def release(self) -> None:
         """Ask all procs to go on without this client; `run` returns when they have answered, and all of it is shown."""
         self._releasing = True
-        for source in tuple(self.reception.sources):
-            self.reception.release(source)
+        for peer in tuple(self.reactor.peers):
+            self.reactor.release(peer)
 
-    def add(self, source: Peer, welcome: Welcome) -> None:
+    def add(self, peer: Peer, welcome: Welcome) -> None:
         """Begin with a proc."""
-        source.streaming = self._registry.streams(source.mesh)
-        source.sides.keep = self._keep_journals
-        if source.adopted:
-            known = self._adopted.get(source.rank)
+        peer.streaming = self._registry.streams(peer.mesh)
+        peer.sides.keep = self._keep_journals
+        if peer.external:
+            known = self._external.get(peer.rank)
             if known is None or known.ended:  # else a proc only says that it has this rank, too
-                self._adopted[source.rank] = source
-        elif (adopted := self._adopted_as(source)) is not None:
-            source.tail = adopted.tail
-        if source.sock is not None:
-            self._rendezvous.arrived(source.sock)
+                self._external[peer.rank] = peer
+        elif (external := self._external_for(peer)) is not None:
+            peer.tail = external.tail
+        if peer.sock is not None:
+            self._listener.arrived(peer.sock)
         # What holds by now, and not at the door: an order that was given meanwhile went to those that were known then.
-        self.reception.add(source, welcome.replaced(standing=self._registry.orders_for(source.hello)))
-        self.relays.greet(source)
+        self.reactor.add(peer, welcome.replaced(defaults=self._registry.commands_for(peer.hello)))
+        self.relays.greet(peer)
         if self._releasing:
-            self.reception.release(source)
+            self.reactor.release(peer)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
         """Send a sentinel round; `future` gets the receipt."""
         members = self._chosen(chosen)
         version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
-        for source in members:
-            if source.adopted and not source.ended:
+        for peer in members:
+            if peer.external and not peer.ended:
                 # It hears nothing. Its answer waits for what was read of its pipes before.
-                self.reception.messages.append((source, Answer(version, None)))
-            elif not source.ended:
-                self.reception.send(source, source.flush_order(version, timeout, chosen))
+                self.reactor.messages.append((peer, Answer(version, None)))
+            elif not peer.ended:
+                self.reactor.send(peer, peer.flush_command(version, timeout, chosen))
 
     def flush_ended(self, future: Flushed) -> None:
         """Let `future` get a receipt when all is shown of the procs that have ended by now."""
-        self.reception.look_for_ends()
-        self._flushes.start([source for source in self.reception.sources if source.ended], (), float("inf"), future)
+        self.reactor.look_for_ends()
+        self._flushes.start([peer for peer in self.reactor.peers if peer.ended], (), float("inf"), future)
 
-    def order(self, order: Command, future: Future[Answers], chosen: Chosen | None) -> None:
+    def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send an order round; `future` gets the answers."""
         asked = self._asked(chosen)
-        self.orders.start(order.request, [member for members in asked.values() for member in members], future)
-        for source, members in asked.items():
-            if members and not self.reception.send(source, source.order_for(order, members)):
+        self.commands.start(command.request, [member for members in asked.values() for member in members], future)
+        for peer, members in asked.items():
+            if members and not self.reactor.send(peer, peer.command_for(command, members)):
                 for member in members:
-                    self.orders.answer(member, Answer(order.request, "its connection is closed"))
+                    self.commands.answer(member, Answer(command.request, "its connection is closed"))
 
     def commit(
         self,
-        order: Command,
+        command: Command,
         future: Future[Answers],
         chosen: Chosen,
         prepared: Set[Hashable],
-        standing: tuple[str, Command] | None,
+        defaults: tuple[str, Command] | None,
     ) -> bool:
-        """End a transaction: send `order`, and let an order stand in a mesh from now on.
+        """End a transaction: send `command`, and let an order stand in a mesh from now on.
 
         Unless procs have joined that are not `prepared`: then do nothing, and return False.
         """
         if any(member not in prepared for members in self._asked(chosen).values() for member in members):
             return False
-        if standing is not None:
-            self._registry.stand(*standing)
-            self.relays.stand(*standing)
-        self.order(order, future, chosen)
+        if defaults is not None:
+            self._registry.set_default(*defaults)
+            self.relays.set_default(*defaults)
+        self.command(command, future, chosen)
         return True
 
     def _asked(self, chosen: Chosen | None) -> dict[Peer, Sequence[Target]]:
         """Return the procs that an order is for, by the connection that it is sent on."""
         return {
-            source: source.chosen(chosen)
-            for source in self.reception.sources
-            if not source.ended and not source.adopted and source.mesh != self._own_token
+            peer: peer.chosen(chosen)
+            for peer in self.reactor.peers
+            if not peer.ended and not peer.external and peer.mesh != self._own_token
         }
 
     def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Take the word of a proc's owner on how it ended."""
-        adopted = self._adopted.get(rank)
-        if adopted is not None and adopted.mesh == mesh:
-            adopted.exitcode = exitcode
-            self.reception.ended(adopted)
+        external = self._external.get(rank)
+        if external is not None and external.mesh == mesh:
+            external.exitcode = exitcode
+            self.reactor.ended(external)
             return
-        told = self._obituaries.word(mesh, rank, exitcode)
+        told = self._exit_reports.exited(mesh, rank, exitcode)
         if told is not None:
             self._tell(*told)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the ranks of a mesh that live here or below."""
-        members = [member for source in self.reception.sources for member in source.chosen(lambda each: each.mesh == mesh)]
+        members = [member for peer in self.reactor.peers for member in peer.chosen(lambda each: each.mesh == mesh)]
         return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
     def stats(self) -> Stats:
         """Return the counters of all ranks, past and present."""
         ranks = dict(self.past)
-        for source in self.reception.sources:
-            for rank, stats in source.counters().items():
+        for peer in self.reactor.peers:
+            for rank, stats in peer.counters().items():
                 before = ranks.get(rank) or RankStats(rank, stats.pid, alive=False)
                 ranks[rank] = before.merged(stats)
         return Stats(ranks, self.relays.hidden, self.show.shown)
@@ -278,10 +278,10 @@ class ClientLoop:
 
     def _turn(self) -> None:
         self._began = None
-        ready = self.reception.wait(self._patience())
+        ready = self.reactor.wait(self._patience())
         with self.gate:
             self._began = monotonic()
-            self._do(self.reception.read, ready)
+            self._do(self.reactor.read, ready)
             # Each for itself: what fails in one keeps none of the others from being done.
             for step in self._steps:
                 self._do(step, monotonic())
@@ -290,259 +290,259 @@ class ClientLoop:
     # list has its turn.
 
     def _bring_lines(self, now: float) -> None:
-        self.reception.pipes.expire(now)
+        self.reactor.pipes.expire(now)
 
     def _show_some(self, now: float) -> None:
-        reception = self.reception
-        if not self._tray:
-            items = reception.collect(self._tray.quota)
+        reactor = self.reactor
+        if not self._pacer:
+            items = reactor.collect(self._pacer.quota)
             self._moves += len(items)
-            muted, reception.muted = reception.muted, []
-            taken, reception.taken = reception.taken, 0
-            earlier, reception.earlier = reception.earlier, {}
-            self._sentinels += self._tray.write_only(muted)
+            suppressed, reactor.suppressed = reactor.suppressed, []
+            taken, reactor.taken = reactor.taken, 0
+            earlier, reactor.earlier = reactor.earlier, {}
+            self._sentinels += self._pacer.write_only(suppressed)
             for era, former in earlier.items():
-                self._tray.put(former, now, era)
-            self._tray.put(items, now)
+                self._pacer.put(former, now, era)
+            self._pacer.put(items, now)
             self.show.took(taken)
-        self._sentinels += self._tray.show_some(now, len(reception.sources))
-        reception.pipes.holding, reception.pipes.read_size = bool(self._tray), self._tray.read_size
-        reception.inbox_size = self._tray.inbox_size
+        self._sentinels += self._pacer.show_some(now, len(reactor.peers))
+        reactor.pipes.holding, reactor.pipes.read_size = bool(self._pacer), self._pacer.read_size
+        reactor.inbox_size = self._pacer.inbox_size
 
     def _acknowledge(self, now: float) -> None:
         """Answer the flushes whose sentinels have come."""
-        while self._sentinels and not self._tray:  # what a barrier finds in the pipes is newer than what lies there
-            source, version = self._sentinels.popleft()
-            if self.orders.is_request(version):
-                source.reached.pop(version, None)
-                self.switches.passed(version, source)
+        while self._sentinels and not self._pacer:  # what a barrier finds in the pipes is newer than what lies there
+            peer, version = self._sentinels.popleft()
+            if self.commands.is_request(version):
+                peer.reached.pop(version, None)
+                self.switches.passed(version, peer)
                 continue
             try:
-                self._barrier(source, now)
+                self._barrier(peer, now)
             finally:
-                self._flushes.ack(version, source)
+                self._flushes.ack(version, peer)
 
-    def _hear(self, now: float) -> None:
-        messages = self.reception.messages
+    def _handle_messages(self, now: float) -> None:
+        messages = self.reactor.messages
         for _ in range(len(messages)):  # those that come back are for the next turn
-            source, message = messages.popleft()
+            peer, message = messages.popleft()
             if isinstance(message, Answer):
-                self._answered(source, message)
+                self._answered(peer, message)
             else:
-                self.relays.heard(source, message)
+                self.relays.handle(peer, message)
 
-    def _take_leave(self, now: float) -> None:
-        finished = self.reception.finished
-        while finished and not self._tray:
-            source = finished.popleft()
+    def _remove_ended(self, now: float) -> None:
+        finished = self.reactor.finished
+        while finished and not self._pacer:
+            peer = finished.popleft()
             self._moves += 1
             try:
-                self._finish(source)
+                self._finish(peer)
             except BaseException:
-                self._flushes.excuse(source)
-                self.switches.excuse(source)
-                self.orders.excuse(source, "ended before it answered")
+                self._flushes.excuse(peer)
+                self.switches.excuse(peer)
+                self.commands.excuse(peer, "ended before it answered")
                 raise
 
     def _report(self, now: float) -> None:
         if now >= self._next_report:
             self._report_drops(now)
-            self.reception.ask_for_patience()
+            self.reactor.ask_to_keep_waiting()
 
     def _tell_ends(self, now: float) -> None:
-        for ended, report in self._obituaries.expire(now):
+        for ended, report in self._exit_reports.expire(now):
             self._tell(ended, report)
 
     def _catch_up(self, now: float) -> None:
-        for source, version, due in self._unanswerable():
-            if now >= due and self.orders.is_request(version):
-                self.reception.bring_sentinel(source, version)
+        for peer, version, due in self._unanswerable():
+            if now >= due and self.commands.is_request(version):
+                self.reactor.bring_sentinel(peer, version)
             elif now >= due:
-                self.reception.catch_up(source, version)
+                self.reactor.catch_up(peer, version)
 
-    def _open_door(self) -> None:
-        for listening in self._rendezvous.sockets:
-            self.reception.register(listening.fileno(), self._accept)
+    def _open_listener(self) -> None:
+        for listening in self._listener.sockets:
+            self.reactor.register(listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        if not self._rendezvous.accept():
-            for listening in self._rendezvous.sockets:
-                self.reception.unregister(listening.fileno())
+        if not self._listener.accept():
+            for listening in self._listener.sockets:
+                self.reactor.unregister(listening.fileno())
 
-    def _keep_door(self, now: float) -> None:
-        self._rendezvous.expire(now)
-        if self._rendezvous.opens is not None and now >= self._rendezvous.opens:
-            self._rendezvous.opens = None
-            self._open_door()
+    def _keep_listening(self, now: float) -> None:
+        self._listener.expire(now)
+        if self._listener.opens is not None and now >= self._listener.opens:
+            self._listener.opens = None
+            self._open_listener()
 
     def _end_in_order(self, now: float) -> None:
         if not self._releasing or self.ending:
             return
-        for source, due in tuple(self.reception.cut_off.items()):
+        for peer, due in tuple(self.reactor.disconnected.items()):
             if now >= due:
-                self.reception.do_without(source)
-        sources = tuple(self.reception.sources)
-        if not self._tray and all(source.adopted for source in sources):
-            for source in sources:
-                self._barrier(source, now)
+                self.reactor.do_without(peer)
+        peers = tuple(self.reactor.peers)
+        if not self._pacer and all(peer.external for peer in peers):
+            for peer in peers:
+                self._barrier(peer, now)
             self.end()
 
     def _left_out(self, item: Item, failure: BaseException) -> None:
         """Count a record that could not be shown."""
         template = item[1]
-        self.complaints.say("a record cannot be shown, and is left out", failure)
+        self.error_reports.log("a record cannot be shown, and is left out", failure)
         if template is None:
             return
-        for source in self.reception.sources:
-            if source.rank == template.rank:
-                source.count_drop("unreadable", template.levelno, 1)
+        for peer in self.reactor.peers:
+            if peer.rank == template.rank:
+                peer.count_drop("unreadable", template.levelno, 1)
                 return
 
     def _patience(self) -> float:
         """Return how long there is nothing to do."""
-        if self._tray or self.reception.busy or self.reception.finished:
+        if self._pacer or self.reactor.busy or self.reactor.finished:
             return 0.0
         deadlines = (
             self.show.deadline,
             self._flushes.deadline,
-            self.reception.pipes.deadline,
-            self._rendezvous.deadline,
-            self._obituaries.deadline,
+            self.reactor.pipes.deadline,
+            self._listener.deadline,
+            self._exit_reports.deadline,
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        if self._releasing and self.reception.cut_off:
-            first = min(self.reception.cut_off.values(), default=first)
+        if self._releasing and self.reactor.disconnected:
+            first = min(self.reactor.disconnected.values(), default=first)
         if self.ending:
             first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)
 
     def _ends_told(self) -> bool:
-        return not any(source.ended for source in self.reception.sources) or monotonic() >= self._end_due
+        return not any(peer.ended for peer in self.reactor.peers) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Peer, int, float]]:
         """Return what asks procs that live without a connection: who, which flush or switch, when to do without."""
-        cut_off = self.reception.cut_off.items()
+        disconnected = self.reactor.disconnected.items()
         return [
-            (source, version, due)
-            for source, due in cut_off
-            for version in (*self._flushes.waiting_for(source), *source.turns)
-            if version > source.caught_up
+            (peer, version, due)
+            for peer, due in disconnected
+            for version in (*self._flushes.waiting_for(peer), *peer.turns)
+            if version > peer.caught_up
         ]
 
-    def _barrier(self, source: Peer, now: float) -> None:
+    def _barrier(self, peer: Peer, now: float) -> None:
         """Show what the captured pipes of a proc held when its sentinel arrived."""
-        piped = self._adopted_as(source) or source
-        items = self.reception.pipes.drain(piped, now)
+        piped = self._external_for(peer) or peer
+        items = self.reactor.pipes.drain(piped, now)
         if piped.streaming:
-            self._tray.show_now(items, now, piped.era)
+            self._pacer.show_now(items, now, piped.era)
         else:
-            self._tray.write_only(items)
+            self._pacer.write_only(items)
 
-    def _adopted_as(self, source: Peer) -> Peer | None:
-        """Return the adopted proc that has the pipes of `source`, a connection of its own that it made."""
-        return self._adopted.get(source.rank) if not source.adopted and not source.mesh else None
+    def _external_for(self, peer: Peer) -> Peer | None:
+        """Return the adopted proc that has the pipes of `peer`, a connection of its own that it made."""
+        return self._external.get(peer.rank) if not peer.external and not peer.mesh else None
 
-    def _answered(self, source: Peer, answer: Answer) -> None:
-        if answer.request in source.turns:  # it has no stream in which it could answer
-            self.reception.turn_now(source, answer.request)
-        elif self.orders.is_request(answer.request):
-            self.orders.answer(source, answer)
-        elif source.adopted and self._tray:
-            self.reception.messages.append((source, answer))  # when what was collected has been shown
+    def _answered(self, peer: Peer, answer: Answer) -> None:
+        if answer.request in peer.turns:  # it has no stream in which it could answer
+            self.reactor.turn_now(peer, answer.request)
+        elif self.commands.is_request(answer.request):
+            self.commands.answer(peer, answer)
+        elif peer.external and self._pacer:
+            self.reactor.messages.append((peer, answer))  # when what was collected has been shown
         else:
-            if source.adopted:
-                self._barrier(source, monotonic())
-            self._flushes.ack(answer.request, source)
+            if peer.external:
+                self._barrier(peer, monotonic())
+            self._flushes.ack(answer.request, peer)
 
     def _behind(self) -> str:
         """Say why ranks are missing although they may have answered; "" if the client is not the reason."""
-        waiting = len(self._tray)
+        waiting = len(self._pacer)
         return f"its handlers are slow, and have not shown {waiting:,} records that have arrived" if waiting else ""
 
     def _show_all(self) -> None:
         self._report_drops(monotonic())
         self.show.flush()
 
-    def _finish(self, source: Peer) -> None:
+    def _finish(self, peer: Peer) -> None:
         """Take leave of a proc of which everything has been shown."""
-        if source not in self.reception.sources:
+        if peer not in self.reactor.peers:
             return
-        others = (other for other in self.reception.sources if other.watched and not other.adopted)
-        if source.adopted and any(other.pid == source.pid for other in others):
+        others = (other for other in self.reactor.peers if other.watched and not other.external)
+        if peer.external and any(other.pid == peer.pid for other in others):
             return  # its own connection is not read to its end; it is taken leave of after that
-        self._say_drops(source)
-        self._registry.ended(source.mesh, source.rank)
-        keep_journal = self._keep_journals and (bool(source.mesh) or not source.left)
-        self.reception.drop(source, keep_journal=keep_journal)
-        if keep_journal and source.journal:
-            self._registry.keep(source.hello.rank, source.journal_files())
-        if not source.relays:
-            self.past.remember(source.counters())
-        self.orders.excuse(source, "ended before it answered")
-        adopted = self._adopted_as(source)
-        if source.adopted:
-            if self._adopted.get(source.rank) is source:
-                del self._adopted[source.rank]
+        self._log_drops(peer)
+        self._registry.ended(peer.mesh, peer.rank)
+        keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
+        self.reactor.drop(peer, keep_journal=keep_journal)
+        if keep_journal and peer.journal:
+            self._registry.keep(peer.hello.rank, peer.journal_files())
+        if not peer.relays:
+            self.past.remember(peer.counters())
+        self.commands.excuse(peer, "ended before it answered")
+        external = self._external_for(peer)
+        if peer.external:
+            if self._external.get(peer.rank) is peer:
+                del self._external[peer.rank]
             # One that joined as a rank of a launcher (see `execute`) may be ended by that.
-            if source.exitcode and not (source.watched and -source.exitcode in STOPPING):
+            if peer.exitcode and not (peer.watched and -peer.exitcode in STOPPING):
                 self._tell(
-                    source,
-                    ExitReport(logging.ERROR, f"rank {source.rank} (pid {source.pid}) ended by {signal_name(source.exitcode)}"),
+                    peer,
+                    ExitReport(logging.ERROR, f"rank {peer.rank} (pid {peer.pid}) ended by {signal_name(peer.exitcode)}"),
                 )
-        elif source.relays:
-            if source.ranks and not source.left:
-                gone = f"{source.name} (pid {source.pid}) is gone, and with it {spell_ranks(source.ranks)}"
-                self.show.say(logging.ERROR, gone, None, source.pid)
-        elif (not source.left or source.uncaught) and (adopted is None or adopted.pid != source.pid):
-            self._tell(source, self._obituaries.heard(source, monotonic()))
-        self._flushes.excuse(source)
-        self.switches.excuse(source)
-        self.relays.part(source)
-        if adopted is not None and adopted.ended:
-            self._finish(adopted)
+        elif peer.relays:
+            if peer.ranks and not peer.left:
+                gone = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
+                self.show.log(logging.ERROR, gone, None, peer.pid)
+        elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
+            self._tell(peer, self._exit_reports.drained(peer, monotonic()))
+        self._flushes.excuse(peer)
+        self.switches.excuse(peer)
+        self.relays.part(peer)
+        if external is not None and external.ended:
+            self._finish(external)
 
     def _tell(self, ended: ExitedPeer, report: ExitReport | None) -> None:
         if report is not None:
-            self.show.say(report.level, report.text, ended.rank, ended.pid)
+            self.show.log(report.level, report.text, ended.rank, ended.pid)
 
-    def _say_drops(self, source: Peer) -> None:
-        if source.unreported:
-            self.show.say(logging.WARNING, source.drop_report(), source.rank, source.pid)
+    def _log_drops(self, peer: Peer) -> None:
+        if peer.unreported:
+            self.show.log(logging.WARNING, peer.drop_report(), peer.rank, peer.pid)
 
     def _report_drops(self, now: float) -> None:
         self._next_report = now + _REPORT_SEC
-        for source in self.reception.sources:
-            self._say_drops(source)
+        for peer in self.reactor.peers:
+            self._log_drops(peer)
 
     def _close(self) -> None:
         """End: show what has arrived, answer who waits, close everything but the connections."""
         for step in (
             self._flushes.close,
-            lambda: self.orders.close("the client was stopped"),
+            lambda: self.commands.close("the client was stopped"),
             self.switches.close,
-            self.reception.pipes.end_lines,
+            self.reactor.pipes.end_lines,
             self._show_rest,
             self.show.flush,
             self._keep_counters,
-            self._rendezvous.close,
+            self._listener.close,
             self.show.close,
-            self.complaints.close,
+            self.error_reports.close,
         ):
             self._do(step)
 
     def _show_rest(self) -> None:
         now = monotonic()
-        self._tray.show_all(now)
+        self._pacer.show_all(now)
         while True:
-            items = self.reception.collect(_MAX_ITEMS)
-            earlier, self.reception.earlier = self.reception.earlier, {}
-            muted, self.reception.muted = self.reception.muted, []
+            items = self.reactor.collect(_MAX_ITEMS)
+            earlier, self.reactor.earlier = self.reactor.earlier, {}
+            suppressed, self.reactor.suppressed = self.reactor.suppressed, []
             for era, former in earlier.items():
-                self._tray.show_now(former, now, era)
-            self._tray.show_now(items, now)
-            self._tray.write_only(muted)
-            if not self.reception.busy:
+                self._pacer.show_now(former, now, era)
+            self._pacer.show_now(items, now)
+            self._pacer.write_only(suppressed)
+            if not self.reactor.busy:
                 break
 
     def _keep_counters(self) -> None:
@@ -552,12 +552,12 @@ class ClientLoop:
 
     def hang_up(self) -> None:
         """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""
-        self.reception.close()
-        self._rendezvous.hang_up()
+        self.reactor.close()
+        self._listener.hang_up()
 
     def forget(self) -> None:
         """In a forked child: close copies of what is the parent's."""
-        self._rendezvous.forget()
-        self.reception.forget()
+        self._listener.forget()
+        self.reactor.forget()
         if self.show.files is not None:
             self.show.files.forget()

@@ -35,15 +35,15 @@ class OutputPipes:
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self.read: list[tuple[Peer, list[Item]]] = []
-        self._sources: dict[CapturedPipe, Peer] = {}
+        self._peers: dict[CapturedPipe, Peer] = {}
         self._unfinished: set[CapturedPipe] = set()
         self.read_size = READ_SIZE
         self.holding = False
 
-    def add(self, source: Peer) -> None:
+    def add(self, peer: Peer) -> None:
         """Begin with the pipes of a proc."""
-        for pipe in source.pipes:
-            self._sources[pipe] = source
+        for pipe in peer.pipes:
+            self._peers[pipe] = peer
             self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._ready(pipe))
 
     @property
@@ -59,57 +59,57 @@ class OutputPipes:
             elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
                 self._bring(pipe, pipe.framer.expire(now), time.time())
 
-    def drain(self, source: Peer, now: float, limit: int | None = None) -> list[Item]:
-        """Return what lies in the pipes of `source` at this moment, also a line without an end: a barrier.
+    def drain(self, peer: Peer, now: float, limit: int | None = None) -> list[Item]:
+        """Return what lies in the pipes of `peer` at this moment, also a line without an end: a barrier.
 
         With a `limit`, so many bytes of each at most, but also what is written meanwhile.
         """
         items: list[Item] = []
-        for pipe in source.pipes:
-            if pipe not in self._sources:  # it was read to its end
+        for pipe in peer.pipes:
+            if pipe not in self._peers:  # it was read to its end
                 continue
             left = pending(pipe.fd) if limit is None else limit
             while left > 0 and (data := read_pipe(pipe.fd, min(left, READ_SIZE))):
                 left -= len(data)
-                items += _items(source, pipe, pipe.framer.feed(data, now), time.time())
-            items += _items(source, pipe, pipe.framer.flush(now), time.time())
+                items += _items(peer, pipe, pipe.framer.feed(data, now), time.time())
+            items += _items(peer, pipe, pipe.framer.flush(now), time.time())
         return items
 
-    def read_last_words(self, source: Peer) -> None:
+    def read_last_words(self, peer: Peer) -> None:
         """Bring what a proc that ended has left in its pipes."""
-        items = self.drain(source, monotonic(), _MAX_LAST_WORDS)
+        items = self.drain(peer, monotonic(), _MAX_LAST_WORDS)
         if items:
-            self.read.append((source, items))
+            self.read.append((peer, items))
 
-    def let_go(self, source: Peer) -> None:
+    def let_go(self, peer: Peer) -> None:
         """Bring what lies in the pipes of a proc at this moment; what follows goes where the proc leads it."""
-        items = self.drain(source, monotonic())
+        items = self.drain(peer, monotonic())
         if items:
-            self.read.append((source, items))
-        for pipe in source.pipes:
-            if pipe in self._sources:  # else it was read to its end
+            self.read.append((peer, items))
+        for pipe in peer.pipes:
+            if pipe in self._peers:  # else it was read to its end
                 self._close(pipe)
 
     def end_lines(self) -> None:
         """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
-        for pipe in self._sources:
+        for pipe in self._peers:
             self._bring(pipe, pipe.framer.close(), time.time())
 
     def close(self) -> None:
         """Close all."""
-        for pipe in tuple(self._sources):
+        for pipe in tuple(self._peers):
             self._close(pipe)
 
     def forget(self) -> None:
         """In a forked child: close this process's copies."""
-        for pipe in self._sources:
+        for pipe in self._peers:
             os.close(pipe.fd)
 
     def _ready(self, pipe: CapturedPipe) -> None:
         try:
             data = None if self.holding else read_pipe(pipe.fd, self.read_size)
         except OSError as failure:  # not a pipe that can be read; it would be ready, and fail, for ever
-            diagnose(f"a captured stream of {self._sources[pipe].name} cannot be read: {failure}")
+            diagnose(f"a captured stream of {self._peers[pipe].name} cannot be read: {failure}")
             data = b""
         if data is None:
             return
@@ -123,22 +123,22 @@ class OutputPipes:
 
     def _bring(self, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> None:
         if lines:
-            source = self._sources[pipe]
-            self.read.append((source, _items(source, pipe, lines, when)))
+            peer = self._peers[pipe]
+            self.read.append((peer, _items(peer, pipe, lines, when)))
 
     def _close(self, pipe: CapturedPipe) -> None:
         with contextlib.suppress(KeyError):  # closed twice
             self._selector.unregister(pipe.fd)
-            del self._sources[pipe]
+            del self._peers[pipe]
             self._unfinished.discard(pipe)
             os.close(pipe.fd)
             pipe.fd = -1
 
 
-def _items(source: Peer, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
+def _items(peer: Peer, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
     """Return lines as items; they are counted, and the last ones remembered."""
     items = pipe.items(lines, when)
-    source.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
-    source.stats.last_seen = when
-    source.remember(items)
+    peer.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
+    peer.stats.last_seen = when
+    peer.remember(items)
     return items

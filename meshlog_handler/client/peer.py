@@ -87,19 +87,19 @@ class Peer:
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
     __slots__ = (
         "_at",
+        "_decoder",
+        "_decoding",
         "_frames",
         "_generation",
         "_kept",
         "_losses",
         "_position",
         "_taken",
-        "_thawer",
-        "_thawing",
-        "adopted",
         "caught_up",
         "ended",
         "era",
         "exitcode",
+        "external",
         "hello",
         "identity",
         "inbox",
@@ -147,7 +147,7 @@ class Peer:
         if sock is not None:
             sock.setblocking(False)
         self.sock = sock
-        self.adopted = sock is None or hello.output_only
+        self.external = sock is None or hello.output_only
         self.watched = sock is not None
         self.writing = False
         self.hello = hello
@@ -186,12 +186,12 @@ class Peer:
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
         self.sides = ReadSideFiles(journal)
-        self._thawer = RecordDecoder(self.identity, self.sides.read, self, relayed)
+        self._decoder = RecordDecoder(self.identity, self.sides.read, self, relayed)
         self._generation = 0
         self._kept = False  # whether its journal was a file when it was first heard
         self._position = START
         self._taken = 0
-        self._thawing = 0
+        self._decoding = 0
         self._at = 0
 
     def _captured(self, pipes: Mapping[str, int], max_line: int) -> list[CapturedPipe]:
@@ -219,19 +219,19 @@ class Peer:
         """Return itself if it is meant, as who answers for it."""
         return [self] if chosen is None or chosen(self) else []
 
-    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
+    def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return what to send for a flush."""
         return Flush(version)
 
-    def order_for(self, order: Command, members: Sequence[Target]) -> Command:
+    def command_for(self, command: Command, members: Sequence[Target]) -> Command:
         """Return what to send for an order."""
-        return order
+        return command
 
     def counters(self) -> Mapping[int | None, RankStats]:
         """Return the counters of the ranks it speaks for."""
         return {self.rank: self.stats}
 
-    def heed(self, message: Message) -> bool:
+    def note(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
         if isinstance(message, Relabel):
             self.coords.clear()
@@ -265,7 +265,7 @@ class Peer:
                 self._note_drops(unpack(payload))
             elif kind == CONTROL:
                 message = decode(payload, *self.accepts)
-                if not self.heed(message):
+                if not self.note(message):
                     messages.append(message)
             else:
                 raise ProtocolError(f"a proc does not send frames of kind {kind}")
@@ -305,21 +305,21 @@ class Peer:
         try:
             while done < len(self.inbox) and left > 0:
                 piece = self.inbox[done]
-                if piece.generation != self._thawing:
-                    self._thawing = piece.generation
-                    self._thawer.new_segment()
-                count = len(items) - self._thawer.sentinels
-                spent = len(items) + self._thawer.aside // ASIDE_COST
+                if piece.generation != self._decoding:
+                    self._decoding = piece.generation
+                    self._decoder.new_segment()
+                count = len(items) - self._decoder.sentinels
+                spent = len(items) + self._decoder.aside // ASIDE_COST
                 began = self._at
                 try:
-                    self._at = self._thawer.thaw(piece.data, self._at, left, items)
+                    self._at = self._decoder.decode(piece.data, self._at, left, items)
                 except Exception:  # whatever it is, these bytes are not tried again
                     self._at = len(piece.data)
                     raise
                 finally:
-                    left -= len(items) + self._thawer.aside // ASIDE_COST - spent
+                    left -= len(items) + self._decoder.aside // ASIDE_COST - spent
                     self._taken += self._at - began
-                    records = len(items) - self._thawer.sentinels - count
+                    records = len(items) - self._decoder.sentinels - count
                     self.stats.received += records
                     self.stats.last_seq += records
                     if piece.replayed:
@@ -336,7 +336,7 @@ class Peer:
     @property
     def taken(self) -> int:
         """How many bytes of records were taken so far."""
-        return self._taken + self._thawer.aside
+        return self._taken + self._decoder.aside
 
     def turn(self, number: int) -> None:
         """Pass a switch."""

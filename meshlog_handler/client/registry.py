@@ -18,7 +18,7 @@ from ..protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, 
 from ..system.locks import hold, is_held
 from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
-from ..worker.warning_filters import warnings_order
+from ..worker.warning_filters import warnings_command
 
 KEPT_JOURNALS: Final = 4
 """Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
@@ -64,7 +64,7 @@ class Mesh:
     """What the registry knows of a mesh that makes its own procs."""
 
     coords: Mapping[int, Mapping[str, int | str]] | None
-    standing: list[Command] = field(default_factory=list)
+    defaults: list[Command] = field(default_factory=list)
 
 
 class Registry:
@@ -84,7 +84,7 @@ class Registry:
         self._numbers = itertools.count()
         self._reserved: set[int] = set()
         self._next_rank = 0
-        self._warnings = warnings_order()  # what stands in every mesh, until its owner says otherwise
+        self._warnings = warnings_command()  # what stands in every mesh, until its owner says otherwise
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[MeshMember, None] = {}
         self._journals = ""
@@ -142,39 +142,39 @@ class Registry:
             self._meshes[token] = Mesh(coords, [self._warnings])
             self._reserved.update(coords or ())
 
-    def admit(self, newcomer: NewConnection) -> Welcome:
+    def admit(self, connection: NewConnection) -> Welcome:
         """Return what to tell a newcomer: its rank, its journal, what holds for all; `ClosedError` if it is too late."""
-        if self.refuses_commands and newcomer.hello.output_only:
+        if self.refuses_commands and connection.hello.output_only:
             raise ClosedError("this job ends.")
-        own = newcomer.here and newcomer.pid == os.getpid()
-        if own and newcomer.hello.rank is None and not (newcomer.hello.mesh or newcomer.hello.relay):
+        own = connection.here and connection.pid == os.getpid()
+        if own and connection.hello.rank is None and not (connection.hello.mesh or connection.hello.relay):
             # The client's own process, however it joined.
-            newcomer.hello = newcomer.hello.replaced(mesh=self._own_token)
-        pid = newcomer.pid if newcomer.here else None
-        if newcomer.hello.launched and not newcomer.hello.mesh and self._inherited(newcomer.hello.launched, pid):
-            newcomer.hello = newcomer.hello.replaced(rank=None, local_rank=None)
-        if newcomer.hello.rank is None and not newcomer.hello.relay and newcomer.hello.mesh != self._own_token:
-            newcomer.hello = newcomer.hello.replaced(rank=self.claim())
-        hello = newcomer.hello
+            connection.hello = connection.hello.replaced(mesh=self._own_token)
+        pid = connection.pid if connection.here else None
+        if connection.hello.launched and not connection.hello.mesh and self._inherited(connection.hello.launched, pid):
+            connection.hello = connection.hello.replaced(rank=None, local_rank=None)
+        if connection.hello.rank is None and not connection.hello.relay and connection.hello.mesh != self._own_token:
+            connection.hello = connection.hello.replaced(rank=self.claim())
+        hello = connection.hello
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(MeshMember(hello.mesh, rank), None)
             # Without the token, names could be those of a client on another host.
             token, number = self._own_token, next(self._numbers)
-            name = f"{newcomer.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
+            name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            return Welcome(rank, journal, self._orders_for(hello))
+            return Welcome(rank, journal, self._commands_for(hello))
 
-    def orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+    def commands_for(self, hello: Hello) -> tuple[bytes, ...]:
         """Return what holds for a newcomer, encoded."""
         with self._lock:
-            return self._orders_for(hello)
+            return self._commands_for(hello)
 
-    def _orders_for(self, hello: Hello) -> tuple[bytes, ...]:
+    def _commands_for(self, hello: Hello) -> tuple[bytes, ...]:
         # Orders go to other processes only; a relay gets them when it is known.
         if hello.mesh == self._own_token or hello.relay:
             return ()
-        return tuple(order.encode() for order in (self._meshes.get(hello.mesh) or self._meshes[""]).standing)
+        return tuple(command.encode() for command in (self._meshes.get(hello.mesh) or self._meshes[""]).defaults)
 
     def _inherited(self, launched: str, pid: int | None) -> bool:
         """Tell whether a launcher gave its rank to another process, from which this one has only inherited it.
@@ -247,10 +247,10 @@ class Registry:
                 self._reserved.add(rank)
             self._dead.pop(MeshMember(mesh, rank), None)
 
-    def standing(self) -> list[tuple[str, Command]]:
+    def defaults(self) -> list[tuple[str, Command]]:
         """Return what holds for whoever joins later, with its mesh."""
         with self._lock:
-            return [(token, order) for token, mesh in self._meshes.items() for order in mesh.standing]
+            return [(token, command) for token, mesh in self._meshes.items() for command in mesh.defaults]
 
     def ended(self, mesh: str, rank: int | None) -> None:
         """Note that a proc ended. One of a mesh with fixed ranks is named in later receipts; a guest came and went."""
@@ -275,14 +275,14 @@ class Registry:
         with self._lock:
             return [member for member in self._dead if chosen is None or chosen(member)]
 
-    def stand(self, mesh: str, order: Command) -> None:
+    def set_default(self, mesh: str, command: Command) -> None:
         """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
         with self._lock:
-            standing = self._meshes.setdefault(mesh, Mesh(None)).standing
-            if isinstance(order, SetLevel):
-                standing[:] = [old for old in standing if not (isinstance(old, SetLevel) and old.logger == order.logger)]
-            elif isinstance(order, Prepare) and not order.config.get("incremental"):
-                standing[:] = [old for old in standing if isinstance(old, LogWarnings)]
-            elif isinstance(order, LogWarnings):
-                standing[:] = [old for old in standing if not isinstance(old, LogWarnings)]
-            standing.append(order)
+            defaults = self._meshes.setdefault(mesh, Mesh(None)).defaults
+            if isinstance(command, SetLevel):
+                defaults[:] = [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
+            elif isinstance(command, Prepare) and not command.config.get("incremental"):
+                defaults[:] = [old for old in defaults if isinstance(old, LogWarnings)]
+            elif isinstance(command, LogWarnings):
+                defaults[:] = [old for old in defaults if not isinstance(old, LogWarnings)]
+            defaults.append(command)

@@ -43,8 +43,8 @@ from ..system.fd_capture import diagnose
 from ..system.waits import Awaited
 from ..transport.channel import Address
 from .log_client import LogClient
-from .orders import Answers
 from .peer import Chosen
+from .pending_commands import Answers
 from .receipt import FlushReceipt
 from .relays import plain_counters
 from .uplink import Uplink, UpstreamHandler
@@ -84,7 +84,7 @@ class LogRelay:
         hide: Sequence[str] = (),
         tunnel: socket.socket | None = None,
     ) -> None:
-        self._above_address = str(Address.parse(address))
+        self._upstream_address = str(Address.parse(address))
         self._tunnel = tunnel
         self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
         self._claims: dict[int, Callable[[int], None]] = {}
@@ -107,9 +107,9 @@ class LogRelay:
         """
         if self._uplink is not None:
             return self
-        uplink = Uplink(self._above_address, self._tunnel)
+        uplink = Uplink(self._upstream_address, self._tunnel)
         log_dir, never, hide = self._options
-        client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, above=self)
+        client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, upstream=self)
         client.registry.claim = self._claim_and_wait
         try:
             client.start()
@@ -183,12 +183,12 @@ class LogRelay:
     def joined(self, message: DownstreamJoined) -> None:
         """Tell of a proc that joined."""
         if self._uplink is not None:
-            self._uplink.say(message)
+            self._uplink.send(message)
 
     def ended(self, message: DownstreamEnded) -> None:
         """Tell of a proc that ended."""
         if self._uplink is not None:
-            self._uplink.say(message)
+            self._uplink.send(message)
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Ask for a rank."""
@@ -198,7 +198,7 @@ class LogRelay:
         request = next(self._numbers)
         self._claims[request] = granted
         if self._uplink is not None:
-            self._uplink.say(RankRequest(request))
+            self._uplink.send(RankRequest(request))
         return request
 
     def _claim_and_wait(self) -> int | None:
@@ -214,47 +214,47 @@ class LogRelay:
 
     # -- what comes down ---------------------------------------------------------------------------------------------
 
-    def _carry_out(self, order: Command) -> None:
+    def _carry_out(self, command: Command) -> None:
         """Carry out an order. On the uplink's thread; what takes time goes on elsewhere."""
         client, uplink = self._running_client, self._uplink
         assert uplink is not None
-        if isinstance(order, RankGranted):
-            granted = self._claims.pop(order.request, None)
+        if isinstance(command, RankGranted):
+            granted = self._claims.pop(command.request, None)
             if granted is not None:
-                granted(order.rank)
+                granted(command.rank)
             return
         with contextlib.suppress(ClosedError):  # the client here was stopped meanwhile, and above one sees it go
-            if isinstance(order, FlushDownstream):
-                self._flush(client, uplink, order)
-            elif isinstance(order, CommandDownstream):
-                self._pass_down(client, uplink, order)
-            elif isinstance(order, DefaultDownstream):
-                client.stand(order.mesh, decode(order.order, Command))
+            if isinstance(command, FlushDownstream):
+                self._flush(client, uplink, command)
+            elif isinstance(command, CommandDownstream):
+                self._pass_down(client, uplink, command)
+            elif isinstance(command, DefaultDownstream):
+                client.set_default(command.mesh, decode(command.command, Command))
                 # From here on every proc is let in with it. Behind what was said of those that were let in before.
-                client.on_thread(partial(uplink.say, DownstreamReplies(order.request, ())))
-            elif isinstance(order, WindowDownstream):
-                client.switch(order.window, wait=False)
-            elif isinstance(order, StreamDownstream):
-                client.switch(streaming=order.streaming, chosen=_of_ranks(order.ranks), mesh=order.mesh, wait=False)
+                client.on_thread(partial(uplink.send, DownstreamReplies(command.request, ())))
+            elif isinstance(command, WindowDownstream):
+                client.switch(command.window, wait=False)
+            elif isinstance(command, StreamDownstream):
+                client.switch(streaming=command.streaming, chosen=_of_ranks(command.ranks), mesh=command.mesh, wait=False)
 
-    def _flush(self, client: LogClient, uplink: Uplink, order: FlushDownstream) -> None:
+    def _flush(self, client: LogClient, uplink: Uplink, command: FlushDownstream) -> None:
         def flushed(future: Future[FlushReceipt]) -> None:
             # On the client's thread, which has just passed on the last record.
             receipt = future.result()
             stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
-            uplink.say(DownstreamReached(order.request, *reached, plain_counters(stats), stats.hidden))
-            uplink.append_flush(order.request)
+            uplink.send(DownstreamReached(command.request, *reached, plain_counters(stats), stats.hidden))
+            uplink.append_flush(command.request)
 
-        client.flush_soon(order.timeout, _of_ranks(order.ranks)).add_done_callback(flushed)
+        client.flush_soon(command.timeout, _of_ranks(command.ranks)).add_done_callback(flushed)
 
-    def _pass_down(self, client: LogClient, uplink: Uplink, order: CommandDownstream) -> None:
+    def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
             answers = future.result().items()
             told = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Member`
-            uplink.say(DownstreamReplies(order.request, told))
+            uplink.send(DownstreamReplies(command.request, told))
 
-        client.order_soon(decode(order.order, Command), _of_ranks(order.ranks)).add_done_callback(answered)
+        client.send_command_soon(decode(command.command, Command), _of_ranks(command.ranks)).add_done_callback(answered)
 
     def _lost(self) -> None:
         diagnose("the client above this relay is gone: the relay ends")

@@ -20,11 +20,11 @@ from ..protocol.relay_messages import (
 )
 from ..protocol.relayed_records import RelayedTemplate
 from ..transport.listener import NewConnection
-from .flushes import time_below
+from .flushes import time_downstream
 from .peer import Chosen, Peer, Target
 from .stats import RankStats
 
-MAX_BELOW: Final = 65_536
+MAX_DOWNSTREAM: Final = 65_536
 
 
 @dataclass(eq=False)
@@ -55,73 +55,75 @@ class RelayPeer(Peer):
         self._frames = FrameReader(MAX_CONTROL)  # it tells of many ranks at once
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
-        self.below: dict[int, RelayedPeer] = {}
+        self.downstream: dict[int, RelayedPeer] = {}
         self.hidden = 0  # records, by its last word
-        self.unheard: list[tuple[int, str, Command]] = []  # orders that stand, with their meshes, and are not known there yet
+        self.unacknowledged: list[
+            tuple[int, str, Command]
+        ] = []  # orders that stand, with their meshes, and are not known there yet
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks that live below."""
-        return tuple(self.below)
+        return tuple(self.downstream)
 
-    def heed(self, message: Message) -> bool:
+    def note(self, message: Message) -> bool:
         """Note what must be known before the records behind it are shown; True if that is all there is to do."""
         if isinstance(message, DownstreamReached):
             if message.request in self.reached:  # else that flush has ended here
                 self.reached[message.request] = message
             self.hidden = message.hidden
             for rank, counters in message.counters.items():
-                if rank in self.below:
-                    self.below[rank].stats = RankStats.of(rank, counters)
+                if rank in self.downstream:
+                    self.downstream[rank].stats = RankStats.of(rank, counters)
             return True
         return False
 
     def join(self, message: DownstreamJoined) -> RelayedPeer:
         """Note a proc that joined below; `ProtocolError` if there are too many."""
-        if len(self.below) >= MAX_BELOW:
-            raise ProtocolError(f"more than {MAX_BELOW} procs below one relay")
+        if len(self.downstream) >= MAX_DOWNSTREAM:
+            raise ProtocolError(f"more than {MAX_DOWNSTREAM} procs below one relay")
         stats = RankStats(message.rank, message.pid)
-        self.below[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats)
+        self.downstream[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats)
         return joined
 
     def end(self, message: DownstreamEnded) -> RelayedPeer | None:
         """Note that a proc below has ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
         self.hidden = message.hidden
-        ended = self.below.pop(message.rank, None)
+        ended = self.downstream.pop(message.rank, None)
         if ended is not None:
             ended.stats = stats
         return ended
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
         """Return the procs below that are meant."""
-        return [each for each in self.below.values() if chosen is None or chosen(each)]
+        return [each for each in self.downstream.values() if chosen is None or chosen(each)]
 
-    def flush_order(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
+    def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return what to send for a flush; its answer is kept until the flush has ended."""
         self.reached[version] = None
-        ranks = None if chosen is None else tuple(each.rank for each in self.below.values() if chosen(each))
-        return FlushDownstream(version, time_below(timeout), ranks)
+        ranks = None if chosen is None else tuple(each.rank for each in self.downstream.values() if chosen(each))
+        return FlushDownstream(version, time_downstream(timeout), ranks)
 
-    def order_for(self, order: Command, members: Sequence[Target]) -> Command:
+    def command_for(self, command: Command, members: Sequence[Target]) -> Command:
         """Return what to send for an order to some of the procs below."""
         ranks = tuple(member.rank for member in members if member.rank is not None)
-        return CommandDownstream(order.request, order.encode(), ranks)
+        return CommandDownstream(command.request, command.encode(), ranks)
 
     def counters(self) -> Mapping[int | None, RankStats]:
         """Return the counters of the procs below."""
-        return {rank: each.stats for rank, each in self.below.items()}
+        return {rank: each.stats for rank, each in self.downstream.items()}
 
 
-def source_of(newcomer: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Peer:
+def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Peer:
     """Return what the client's thread knows a newcomer by."""
-    hello, sock, pid = newcomer.hello, newcomer.sock, newcomer.pid
+    hello, sock, pid = connection.hello, connection.sock, connection.pid
     if hello.relay:
         # Of one that came through a tunnel, what the kernel knows is the tunnel's end.
-        return RelayPeer(sock, hello, welcome.journal, watched=newcomer.here and hello.pid == pid)
-    source = Peer(sock, hello, welcome.rank, welcome.journal, newcomer.pipes, coords, max_line, pid)
-    source.watched = newcomer.here
-    return source
+        return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid)
+    peer = Peer(sock, hello, welcome.rank, welcome.journal, connection.pipes, coords, max_line, pid)
+    peer.watched = connection.here
+    return peer
 
 
 def counters_of(stats: RankStats) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from ..protocol.relay_messages import (
     StreamDownstream,
     WindowDownstream,
 )
-from .orders import PendingCommands
 from .peer import Chosen, Peer
+from .pending_commands import PendingCommands
 from .reactor import Reactor
 from .registry import Registry
 from .relayed_peers import RelayPeer, counters_of
@@ -35,7 +35,7 @@ _MOST_SEC: Final = 0.5
 _PART: Final = 4
 
 
-def window_below(window: float | None) -> float | None:
+def window_downstream(window: float | None) -> float | None:
     """Return how long a relay may hold lines back: little, for they wait again above; much of what it gets is alike."""
     return None if window is None else min(window / _PART, _MOST_SEC)
 
@@ -72,21 +72,21 @@ class Relays:
 
     def __init__(
         self,
-        reception: Reactor,
+        reactor: Reactor,
         registry: Registry,
-        orders: PendingCommands,
+        commands: PendingCommands,
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
-        above: Upstream | None,
+        upstream: Upstream | None,
         window: float | None,
         hidden_here: Callable[[], int],
     ) -> None:
-        self._reception = reception
+        self._reactor = reactor
         self._registry = registry
-        self._orders = orders
+        self._commands = commands
         self._remember = remember
         self._post = post
-        self.above = above
+        self.upstream = upstream
         self._window = window
         self._hidden_here = hidden_here
         self._hidden_by_former = 0  # relays, which have ended
@@ -98,62 +98,62 @@ class Relays:
 
     # -- to them ---------------------------------------------------------------------------------------------------
 
-    def greet(self, source: Peer) -> None:
+    def greet(self, peer: Peer) -> None:
         """Tell a relay that has joined what holds; tell above of a proc that has."""
-        if isinstance(source, RelayPeer):
-            self._send(source, WindowDownstream(0, window_below(self._window)))
+        if isinstance(peer, RelayPeer):
+            self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
-                self._send(source, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
-            for mesh, order in self._registry.standing():
-                self._let_stand(source, mesh, order)
-        elif self.above is not None and source.rank is not None and not source.adopted:
-            coords = dict(source.coords)
-            self.above.joined(DownstreamJoined(source.rank, source.mesh, source.pid, source.hello.hostname, coords))
+                self._send(peer, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
+            for mesh, command in self._registry.defaults():
+                self._send_default(peer, mesh, command)
+        elif self.upstream is not None and peer.rank is not None and not peer.external:
+            coords = dict(peer.coords)
+            self.upstream.joined(DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, coords))
 
     def set_window(self, window: float | None) -> None:
         """Let relays group as this client does."""
         self._window = window
-        self._tell(WindowDownstream(0, window_below(window)))
+        self._tell(WindowDownstream(0, window_downstream(window)))
 
-    def stand(self, mesh: str, order: Command) -> None:
+    def set_default(self, mesh: str, command: Command) -> None:
         """Let an order hold for whoever joins later, anywhere below."""
         for relay in self._relays():
-            self._let_stand(relay, mesh, order)
+            self._send_default(relay, mesh, command)
 
-    def _let_stand(self, relay: RelayPeer, mesh: str, order: Command) -> None:
-        request = self._orders.number()
-        relay.unheard.append((request, mesh, order))
-        self._send(relay, DefaultDownstream(request, mesh, order.encode()))
+    def _send_default(self, relay: RelayPeer, mesh: str, command: Command) -> None:
+        request = self._commands.number()
+        relay.unacknowledged.append((request, mesh, command))
+        self._send(relay, DefaultDownstream(request, mesh, command.encode()))
 
-    def _order_newcomer(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
+    def _send_defaults_to(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
         """Give a proc the orders that began to stand while it joined: it may have been let in without them."""
-        for _, mesh, order in relay.unheard:
+        for _, mesh, command in relay.unacknowledged:
             if mesh == joined.mesh:
-                number = self._orders.number()
-                given = order.replaced(request=number)
+                number = self._commands.number()
+                given = command.replaced(request=number)
                 self._send(relay, CommandDownstream(number, given.encode(), (joined.rank,)))
-                if isinstance(order, Prepare):
-                    commit = Commit(self._orders.number(), number)
+                if isinstance(command, Prepare):
+                    commit = Commit(self._commands.number(), number)
                     self._send(relay, CommandDownstream(commit.request, commit.encode(), (joined.rank,)))
 
     def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
         """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
         for relay in self._relays():
-            ranks = None if chosen is None else tuple(rank for rank, each in relay.below.items() if chosen(each))
+            ranks = None if chosen is None else tuple(rank for rank, each in relay.downstream.items() if chosen(each))
             if ranks is None or ranks or mesh is not None:
                 self._send(relay, StreamDownstream(0, streaming, ranks, mesh))
 
     # -- from them -------------------------------------------------------------------------------------------------
 
-    def heard(self, relay: Peer, message: Message) -> None:
+    def handle(self, relay: Peer, message: Message) -> None:
         """Take what a relay says. One that says what cannot be is not listened to any longer."""
         assert isinstance(relay, RelayPeer)  # other sources accept no such messages
         try:
-            self._heed(relay, message)
+            self._note(relay, message)
         except ProtocolError as failure:
-            self._reception.refuse(relay, failure)
+            self._reactor.refuse(relay, failure)
 
-    def _heed(self, relay: RelayPeer, message: Message) -> None:
+    def _note(self, relay: RelayPeer, message: Message) -> None:
         if isinstance(message, RankRequest):
             request = message.request
 
@@ -164,50 +164,50 @@ class Relays:
         elif isinstance(message, DownstreamJoined):
             relay.join(message)
             self._registry.joined(message.mesh, message.rank)
-            self._order_newcomer(relay, message)
-            if self.above is not None:
-                self.above.joined(message)
+            self._send_defaults_to(relay, message)
+            if self.upstream is not None:
+                self.upstream.joined(message)
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
-                self._orders.excuse(ended, "ended before it answered")
+                self._commands.excuse(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
-                if self.above is not None:
-                    self.above.ended(message.replaced(hidden=self.hidden))
+                if self.upstream is not None:
+                    self.upstream.ended(message.replaced(hidden=self.hidden))
         elif isinstance(message, DownstreamReplies):
-            relay.unheard = [each for each in relay.unheard if each[0] != message.request]
+            relay.unacknowledged = [each for each in relay.unacknowledged if each[0] != message.request]
             for rank, error in message.answers:
-                if rank in relay.below:
-                    self._orders.answer(relay.below[rank], Answer(message.request, error))
+                if rank in relay.downstream:
+                    self._commands.answer(relay.downstream[rank], Answer(message.request, error))
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a newcomer, here or above."""
-        if self.above is not None:
-            self.above.claim(granted)
+        if self.upstream is not None:
+            self.upstream.claim(granted)
         else:
             granted(self._registry.next_rank())
 
-    def part(self, source: Peer) -> None:
+    def part(self, peer: Peer) -> None:
         """Take leave of a source: of all the procs below, if it is a relay."""
-        if isinstance(source, RelayPeer):
-            for rank, each in tuple(source.below.items()):
+        if isinstance(peer, RelayPeer):
+            for rank, each in tuple(peer.downstream.items()):
                 each.stats.alive = False
-                self.heard(source, DownstreamEnded(rank, counters_of(each.stats), source.hidden))
-            self._hidden_by_former += source.hidden
-            source.hidden = 0
-        elif self.above is not None and source.rank is not None and not source.adopted:
-            self.above.ended(DownstreamEnded(source.rank, counters_of(source.stats), self.hidden))
+                self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
+            self._hidden_by_former += peer.hidden
+            peer.hidden = 0
+        elif self.upstream is not None and peer.rank is not None and not peer.external:
+            self.upstream.ended(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
 
     def _relays(self) -> list[RelayPeer]:
-        return [source for source in self._reception.sources if isinstance(source, RelayPeer)]
+        return [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
 
     def _tell(self, message: Message) -> None:
         for relay in self._relays():
             self._send(relay, message)
 
     def _send(self, relay: RelayPeer, message: Message) -> None:
-        self._reception.send(relay, message)
+        self._reactor.send(relay, message)
 
 
 def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:

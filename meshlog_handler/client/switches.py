@@ -19,8 +19,8 @@ from ..dispatch.era import Era
 from ..dispatch.pacer import Pacer
 from ..dispatch.sink import Sink
 from ..system.error_reports import give
-from .orders import PendingCommands
 from .peer import Chosen, Peer, Turn
+from .pending_commands import PendingCommands
 from .reactor import Reactor
 from .registry import Registry
 from .relays import Relays
@@ -43,14 +43,14 @@ class Switches:
     """Begins switches, and knows which procs have still to pass them."""
 
     def __init__(
-        self, show: Dispatcher, tray: Pacer, reception: Reactor, relays: Relays, registry: Registry, orders: PendingCommands
+        self, show: Dispatcher, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, commands: PendingCommands
     ) -> None:
         self._show = show
-        self._tray = tray
-        self._reception = reception
+        self._pacer = pacer
+        self._reactor = reactor
         self._relays = relays
         self._registry = registry
-        self._orders = orders
+        self._commands = commands
         self._open: dict[int, _OpenSwitch] = {}
 
     def begin(
@@ -67,7 +67,7 @@ class Switches:
         `window` may be `KEEP`. `streaming` is for the chosen procs and for those that join `mesh` later; None: as before.
         `default` are other handlers.
         """
-        sources = tuple(self._reception.sources)
+        peers = tuple(self._reactor.peers)
         era = self._show.switch(window, default)
         if window != KEEP:
             self._relays.set_window(window)
@@ -76,53 +76,53 @@ class Switches:
                 self._registry.stream(streaming, None if chosen is None else mesh)
             self._relays.stream(streaming, chosen, mesh)
         if era is not None:
-            self._tray.end(era)
-            self._end(era, sources)
+            self._pacer.end(era)
+            self._end(era, peers)
 
-        def streams(source: Peer) -> bool | None:
-            meant = chosen is None or (not source.relays and chosen(source))
-            return streaming if meant and (source.turns or source.streaming != streaming) else None
+        def streams(peer: Peer) -> bool | None:
+            meant = chosen is None or (not peer.relays and chosen(peer))
+            return streaming if meant and (peer.turns or peer.streaming != streaming) else None
 
-        changed = {source for source in sources if era is not None or source.relays or streams(source) is not None}
-        number = self._orders.number()
+        changed = {peer for peer in peers if era is not None or peer.relays or streams(peer) is not None}
+        number = self._commands.number()
         self._open[number] = _OpenSwitch(future, changed)
-        for source in tuple(changed):
-            source.turns[number] = Turn(streams(source))
-            if not source.ended:  # else all that comes was logged before
-                self._send_sentinel(source, number)
+        for peer in tuple(changed):
+            peer.turns[number] = Turn(streams(peer))
+            if not peer.ended:  # else all that comes was logged before
+                self._send_sentinel(peer, number)
         self._complete(number)
 
-    def _send_sentinel(self, source: Peer, number: int) -> None:
-        if not source.adopted and self._reception.send(source, source.flush_order(number, SWITCH_SEC, None)):
+    def _send_sentinel(self, peer: Peer, number: int) -> None:
+        if not peer.external and self._reactor.send(peer, peer.flush_command(number, SWITCH_SEC, None)):
             return
-        if source in self._reception.cut_off:
-            self._reception.bring_sentinel(source, number)
+        if peer in self._reactor.disconnected:
+            self._reactor.bring_sentinel(peer, number)
         else:
-            self._reception.turn_now(source, number)
+            self._reactor.turn_now(peer, number)
 
-    def _end(self, era: Era, sources: tuple[Peer, ...]) -> None:
-        """Let an era, of which nothing is left but what `sources` bring before their next switch, end with them."""
-        for source in sources:
-            era.users.add(source)
-            for state in _states(source):
+    def _end(self, era: Era, peers: tuple[Peer, ...]) -> None:
+        """Let an era, of which nothing is left but what `peers` bring before their next switch, end with them."""
+        for peer in peers:
+            era.users.add(peer)
+            for state in _states(peer):
                 if state.era is None:
                     state.era = era
         if not era.users:
             self._show.end_era(era)
 
-    def passed(self, number: int, source: Peer) -> None:
-        """Note that everything that `source` brought before its sentinel has been shown."""
-        self._release(source, left=False)
+    def passed(self, number: int, peer: Peer) -> None:
+        """Note that everything that `peer` brought before its sentinel has been shown."""
+        self._release(peer, left=False)
         switch = self._open.get(number)
         if switch is not None:
-            switch.waiting.discard(source)
+            switch.waiting.discard(peer)
             self._complete(number)
 
-    def excuse(self, source: Peer) -> None:
-        """Note that `source` ended, and everything of it has been shown."""
-        self._release(source, left=True)
+    def excuse(self, peer: Peer) -> None:
+        """Note that `peer` ended, and everything of it has been shown."""
+        self._release(peer, left=True)
         for number, switch in tuple(self._open.items()):
-            switch.waiting.discard(source)
+            switch.waiting.discard(peer)
             self._complete(number)
 
     def close(self) -> None:
@@ -135,15 +135,15 @@ class Switches:
         if not self._open[number].waiting:
             give(self._open.pop(number).future, None)
 
-    def _release(self, source: Peer, *, left: bool) -> None:
+    def _release(self, peer: Peer, *, left: bool) -> None:
         for era in tuple(self._show.eras):
-            needed = not left and any(state.era is era for state in _states(source))
-            if source in era.users and not needed:
-                era.users.discard(source)
+            needed = not left and any(state.era is era for state in _states(peer))
+            if peer in era.users and not needed:
+                era.users.discard(peer)
                 if not era.users:
                     self._show.end_era(era)
 
 
-def _states(source: Peer) -> list[Peer | Turn]:
+def _states(peer: Peer) -> list[Peer | Turn]:
     """Return what tells of eras: the one in which a proc is, and those in which it will be."""
-    return [source, *source.turns.values()]
+    return [peer, *peer.turns.values()]

@@ -43,7 +43,7 @@ class UpstreamHandler:
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Pass a record on. Waits, as a logging call does, while the client above has no room."""
-        self._stream.append_frozen(record.levelno, partial(encode_relayed, record))
+        self._stream.append_encoded(record.levelno, partial(encode_relayed, record))
         return True
 
     def end_bar(self, record: logging.LogRecord) -> None:
@@ -59,7 +59,7 @@ class UpstreamHandler:
 class Uplink:
     """The connection of a relay with the client above it.
 
-    `say` and `append_flush` may be called by any thread; `carry_out` is called on the uplink's own.
+    `send` and `append_flush` may be called by any thread; `carry_out` is called on the uplink's own.
 
     Parameters
     ----------
@@ -106,10 +106,10 @@ class Uplink:
         self._thread = threading.Thread(target=self._run, args=arguments, name="meshlog-uplink", daemon=True)
         self._thread.start()
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Tell the client above. What cannot be told, it will not miss: it is gone."""
         try:
-            self._link.say(message)
+            self._link.send_message(message)
         except OSError:
             self.stream.lose_client()
 
@@ -126,7 +126,7 @@ class Uplink:
             moves = self.stream.moves
             thread.join(_SHIP_SEC)
         if thread is not None and thread.is_alive():  # else it has said so, or the client above is gone
-            self._link.say_last(Goodbye(), _GOODBYE_SEC)
+            self._link.send_last(Goodbye(), _GOODBYE_SEC)
         self.stream.part()
         self._link.close()
         if self._thread is None or not self._thread.is_alive():
@@ -148,10 +148,10 @@ class Uplink:
                 encoded = self._link.receive(None)
                 if encoded is None:
                     continue
-                order: Message = decode(encoded, Command, KeepWaiting, Release)
-                if isinstance(order, Command):
-                    carry_out(order)
-                elif isinstance(order, Release):
+                command: Message = decode(encoded, Command, KeepWaiting, Release)
+                if isinstance(command, Command):
+                    carry_out(command)
+                elif isinstance(command, Release):
                     self._released = True
                     threading.Thread(target=released, name="meshlog-relay-end", daemon=True).start()
                 else:

@@ -367,7 +367,7 @@ class Dispatcher:
         """Give one record to the handlers that show records of its logger."""
         self._give(self._sinks.find(None, record.name), record)
 
-    def say(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
+    def log(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
         """Show a record of the mesh's own."""
         info = MeshInfo(rank)
         fields = {

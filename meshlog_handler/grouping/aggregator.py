@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arguments import NUMBERS
 from .group import MAX_COMPARED, Group, Scope
-from .similarity import TokenizedLine, dissect_line, profile, skeleton
+from .similarity import TokenizedLine, mask_digits, profile, tokenize_outer
 
 if TYPE_CHECKING:
     from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
@@ -138,8 +138,8 @@ class Aggregator:
         out: list[LogRecord] = []
         key = (template.scope, template.levelno, None)
         scope = self._scopes.get(key)
-        for values, text, bones in zip(lines, map(template.text, lines), map(template.skeleton, lines), strict=True):
-            known = scope.runs.get(bones) if scope is not None else None
+        for values, text, masked in zip(lines, map(template.text, lines), map(template.mask_digits, lines), strict=True):
+            known = scope.runs.get(masked) if scope is not None else None
             if known is None:
                 out += self.add(template, values, now)
                 scope = self._scopes.get(key)
@@ -248,14 +248,14 @@ class Aggregator:
         if template.group is not None:
             return self._groups[template.group, template.levelno, signature]
         scope = self._scopes[template.scope, template.levelno, signature]
-        shape = dissect_line(template.text(values)).shape
+        shape = tokenize_outer(template.text(values)).shape
         # What was learned of it may have been forgotten since: then it is found again as it was the first time.
         found = scope.shapes.get(shape) or (scope.nearest(shape, profile(shape)) if len(shape) <= MAX_COMPARED else None)
         assert found is not None
         return found
 
     def _open(
-        self, group: Group, template: AnyTemplate, values: Any, anatomy: TokenizedLine | None = None
+        self, group: Group, template: AnyTemplate, values: Any, tokens_of_text: TokenizedLine | None = None
     ) -> Sequence[LogRecord]:
         out: list[LogRecord] = []
         if len(self._groups) >= self._max_groups:
@@ -268,10 +268,10 @@ class Aggregator:
             out.append(template.build(values))
             self._held += group.weigh()
         else:
-            self._count(group, template, values, anatomy)
+            self._count(group, template, values, tokens_of_text)
         return self._trimmed(out) if out or self._held > self._max_held else _NOTHING
 
-    def _count(self, group: Group, template: AnyTemplate, values: Any, anatomy: TokenizedLine | None = None) -> None:
+    def _count(self, group: Group, template: AnyTemplate, values: Any, tokens_of_text: TokenizedLine | None = None) -> None:
         """Count a line in its group, where there is more to do than to append its arguments or its text."""
         group.count += 1
         group.ranks.add(template.rank)
@@ -281,7 +281,7 @@ class Aggregator:
             if group.begin(template.build(values), args, text):
                 self._held += group.weigh()
                 return
-        self._learned += group.add_text(text, anatomy)
+        self._learned += group.add_text(text, tokens_of_text)
         self._held += group.weigh()
         if self._learned > _MAX_LEARNED:
             for known in self._groups.values():
@@ -293,25 +293,25 @@ class Aggregator:
         if scope is None:
             scope = self._scopes[key] = Scope(key)
         text = template.text(values)
-        known = scope.runs.get(skeleton(text))
+        known = scope.runs.get(mask_digits(text))
         if known is not None:
             run, group = known
             run.add(text)
             group.count += 1
             group.ranks.add(template.rank)
             return _NOTHING
-        anatomy = dissect_line(text)
-        shape = anatomy.shape
+        tokens_of_text = tokenize_outer(text)
+        shape = tokens_of_text.shape
         found = scope.shapes.get(shape)
         if found is None:
-            bits = None if anatomy.wordless or len(shape) > MAX_COMPARED else profile(shape)
+            bits = None if tokens_of_text.wordless or len(shape) > MAX_COMPARED else profile(shape)
             found = None if bits is None else scope.nearest(shape, bits)
             if found is None:
                 group = Group((key, shape), now, scope)
                 scope.open(group, shape, bits)
-                return self._open(group, template, values, anatomy)
+                return self._open(group, template, values, tokens_of_text)
             self._learned += found.alias(shape)
-        self._count(found, template, values, anatomy)
+        self._count(found, template, values, tokens_of_text)
         return self._trimmed(_NOTHING)
 
     def _close(self, groups: Iterable[Group]) -> list[LogRecord]:

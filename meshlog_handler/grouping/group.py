@@ -7,10 +7,10 @@ from itertools import islice
 from logging import LogRecord
 from typing import Any, Final
 
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..protocol.record import MeshRecord, info_of
 from .arguments import MAX_SAMPLES, Arguments
-from .similarity import TokenizedLine, dissect_line, distance, distance_limit, skeleton, tokenize_line
+from .similarity import TokenizedLine, distance, distance_limit, mask_digits, tokenize_line, tokenize_outer
 from .sizes import size_of, within
 from .texts import TextRun, Texts
 
@@ -115,13 +115,13 @@ class Group:
         "count",
         "key",
         "learned",
+        "masks",
         "opened",
         "ranks",
         "record",
         "scope",
         "shapes",
         "size",
-        "skeletons",
     )
 
     def __init__(self, key: Hashable, opened: float, scope: Scope | None) -> None:
@@ -133,7 +133,7 @@ class Group:
         self.record: LogRecord | None = None
         self.arguments: Arguments | None = None
         self.shapes: list[str] = []
-        self.skeletons: list[bytes] = []
+        self.masks: list[bytes] = []
         self.learned = 0
         self.size = 0
         self._first = size_of(key)
@@ -153,22 +153,22 @@ class Group:
             self.arguments = Arguments.of(record.msg, args, text)
         return self.arguments is not None
 
-    def add_text(self, text: str, anatomy: TokenizedLine | None) -> int:
+    def add_text(self, text: str, tokens_of_text: TokenizedLine | None) -> int:
         """Merge the text of a line; return what was learned by it, roughly in bytes."""
-        key = skeleton(text)
+        key = mask_digits(text)
         known = self.scope.runs.get(key)
         if known is not None:
             known[0].add(text)
             return 0
-        if anatomy is None:
+        if tokens_of_text is None:
             by_template = self.scope.key is None  # whatever the texts are, they belong together
-            anatomy = tokenize_line(text) if by_template else dissect_line(text)
-        shaped = self._texts.add(anatomy)
+            tokens_of_text = tokenize_line(text) if by_template else tokenize_outer(text)
+        shaped = self._texts.add(tokens_of_text)
         # A text with an id in it has a skeleton that hardly comes again; one without a word is not like others of its skeleton.
-        if shaped is None or anatomy.has_names or anatomy.wordless:
+        if shaped is None or tokens_of_text.has_names or tokens_of_text.wordless:
             return 0
-        self.scope.runs[key] = self._texts.run(shaped, anatomy, text), self
-        self.skeletons.append(key)
+        self.scope.runs[key] = self._texts.run(shaped, tokens_of_text, text), self
+        self.masks.append(key)
         self.learned += len(key) + _RUN_COST
         return len(key) + _RUN_COST
 
@@ -181,11 +181,11 @@ class Group:
 
     def forget(self) -> int:
         """Give up all that was learned only to be faster; return how much that was."""
-        for key in self.skeletons:
+        for key in self.masks:
             del self.scope.runs[key]
         for shape in self.shapes[1:]:
             del self.scope.shapes[shape]
-        self.skeletons.clear()
+        self.masks.clear()
         del self.shapes[1:]
         self._texts.settle()
         learned, self.learned = self.learned, 0
@@ -207,7 +207,7 @@ class Group:
             told = (record.msg, within(islice(self.arguments.samples(), self.count), MAX_SAMPLES))
         text = self._texts.render() if self.arguments is None else self.arguments.render()
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
-        where = f"[{spell_ranks(ranks)}] " if ranks else ""
+        where = f"[{format_ranks(ranks)}] " if ranks else ""
         msg = f"[{self.count} similar log lines] {where}{text}"
         info = info_of(record).but(count=self.count, ranks=ranks, digest=told, texts=None)
         return MeshRecord.of({"count": self.count, "ranks": ranks, **record.__dict__, "msg": msg, "args": ()}, info)

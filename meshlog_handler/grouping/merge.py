@@ -87,10 +87,10 @@ class Shaped:
         self.size = 2 * len(shape) + _SLOT_SIZE * len(slots) + MAX_WORDS * sum(widths)  # about the bytes it takes
 
     @classmethod
-    def of(cls, anatomy: TokenizedLine) -> Shaped:
-        slots = [Slot() for _ in anatomy.tokens]
-        shaped = cls(anatomy.shape, anatomy.pieces, slots, [len(token.text) for token in anatomy.tokens])
-        shaped.add(anatomy.tokens)
+    def of(cls, tokens_of_text: TokenizedLine) -> Shaped:
+        slots = [Slot() for _ in tokens_of_text.tokens]
+        shaped = cls(tokens_of_text.shape, tokens_of_text.pieces, slots, [len(token.text) for token in tokens_of_text.tokens])
+        shaped.add(tokens_of_text.tokens)
         return shaped
 
     def add(self, tokens: Sequence[Token]) -> None:
@@ -165,12 +165,12 @@ class Choice:
         return len(self.shapes) > MAX_WORDS
 
     def add(self, text: str) -> None:
-        anatomy = tokenize_line(text)
-        known = self.shapes.get(anatomy.shape)
+        tokens_of_text = tokenize_line(text)
+        known = self.shapes.get(tokens_of_text.shape)
         if known is not None:
-            known.add(anatomy.tokens)
+            known.add(tokens_of_text.tokens)
         elif len(self.shapes) <= MAX_WORDS:
-            self.shapes[anatomy.shape] = Shaped.of(anatomy)
+            self.shapes[tokens_of_text.shape] = Shaped.of(tokens_of_text)
 
     def merge(self, other: Choice) -> None:
         for shape, shaped in other.shapes.items():

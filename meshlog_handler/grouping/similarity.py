@@ -60,7 +60,7 @@ class TokenizedLine(NamedTuple):
     has_names : bool
         Some token is a name.
     wordless : bool
-        See `dissect_line`.
+        See `tokenize_outer`.
     """
 
     shape: str
@@ -94,15 +94,15 @@ def tokenize_line(text: str) -> TokenizedLine:
     return TokenizedLine("".join(masked), pieces, tokens, has_names)
 
 
-def dissect_line(text: str) -> TokenizedLine:
+def tokenize_outer(text: str) -> TokenizedLine:
     """Take a whole line apart. One without a word says nothing but its numbers: it is similar to its equal only.
 
     Its shape is the text as it is.
     """
-    anatomy = tokenize_line(text)
-    if not any(map(str.isalpha, anatomy.shape)):
+    tokens_of_text = tokenize_line(text)
+    if not any(map(str.isalpha, tokens_of_text.shape)):
         return TokenizedLine(text, [text], [], has_names=False, wordless=True)
-    return anatomy
+    return tokens_of_text
 
 
 def shape(text: str) -> str:
@@ -115,14 +115,14 @@ def numbers(text: str) -> list[str]:
     return [token.text for token in tokenize_line(text).tokens if token.is_number]
 
 
-def skeleton(text: str) -> bytes:
+def mask_digits(text: str) -> bytes:
     """Return a cheap key: texts with equal ones have digits at the same places and differ in them only."""
     return text.encode("utf-8", "surrogatepass").translate(_DIGITS)
 
 
-def skeletons(text: str) -> list[bytes]:
+def mask_digits_of_lines(text: str) -> list[bytes]:
     """Return the skeletons of the lines of a text, at a fraction of the cost of one at a time."""
-    return skeleton(text).split(b"\n")
+    return mask_digits(text).split(b"\n")
 
 
 def number_value(text: str) -> float:

@@ -53,7 +53,7 @@ class CallTemplate(AnyTemplate, Protocol):
 class LineTemplate(AnyTemplate, Protocol):
     """What many lines without a group have in common; their skeletons are known."""
 
-    def skeleton(self, values: Any) -> bytes:
+    def mask_digits(self, values: Any) -> bytes:
         """Return the skeleton of the message; see `similar.skeleton`."""
 
 

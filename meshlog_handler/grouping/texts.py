@@ -25,23 +25,23 @@ class Texts:
         self._runs: list[TextRun] = []
         self._rest: list[Choice] | None = None
 
-    def add(self, anatomy: TokenizedLine) -> Shaped | None:
+    def add(self, tokens_of_text: TokenizedLine) -> Shaped | None:
         """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
-        shaped = self._shapes.get(anatomy.shape)
+        shaped = self._shapes.get(tokens_of_text.shape)
         if shaped is not None:
-            shaped.add(anatomy.tokens)
+            shaped.add(tokens_of_text.tokens)
             return shaped
-        shaped = Shaped.of(anatomy)
+        shaped = Shaped.of(tokens_of_text)
         if len(self._shapes) < _MAX_SHAPES:
-            self._shapes[anatomy.shape] = shaped
+            self._shapes[tokens_of_text.shape] = shaped
             return shaped
         words = shaped.words()
         self._rest = words if self._rest is None else fold(self._rest, words)
         return None
 
-    def run(self, shaped: Shaped, anatomy: TokenizedLine, text: str) -> TextRun:
+    def run(self, shaped: Shaped, tokens_of_text: TokenizedLine, text: str) -> TextRun:
         """Return what takes in, fast, further texts with the skeleton of `text`."""
-        run = TextRun(shaped, anatomy.tokens, len(text))
+        run = TextRun(shaped, tokens_of_text.tokens, len(text))
         self._runs.append(run)
         return run
 

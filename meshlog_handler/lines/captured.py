@@ -8,7 +8,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
-from ..grouping.similarity import skeleton, skeletons
+from ..grouping.similarity import mask_digits, mask_digits_of_lines
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .cursor import CursorFramer
@@ -27,7 +27,7 @@ class CapturedTemplate:
     ordinary = False
     text = staticmethod(itemgetter(2))
     """Return the line as it is displayed."""
-    skeleton = staticmethod(itemgetter(3))
+    mask_digits = staticmethod(itemgetter(3))
     """Return the skeleton of that text."""
 
     def __init__(self, base: Mapping[str, Any], info: MeshInfo, level: int) -> None:
@@ -111,7 +111,7 @@ class CapturedPipe:
 
     def _item(self, line: Line, when: float) -> Item:
         text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
-        return when, self._template(self._level(text)), (when, line, text, skeleton(text))
+        return when, self._template(self._level(text)), (when, line, text, mask_digits(text))
 
     def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
         """Return many lines as items without a step of Python for each, or None if one needs to be looked at."""
@@ -121,10 +121,10 @@ class CapturedPipe:
             text = raw.decode()
         except UnicodeDecodeError:
             return None
-        bones = skeletons(text)
-        if len(max(bones, key=len)) > self._max_line:
+        masked = mask_digits_of_lines(text)
+        if len(max(masked, key=len)) > self._max_line:
             return None
-        values = zip(repeat(when), repeat(None), text.split("\n"), bones, strict=False)
+        values = zip(repeat(when), repeat(None), text.split("\n"), masked, strict=False)
         return zip(repeat(when), repeat(self._template(logging.INFO)), values, strict=False)
 
     def _template(self, level: int) -> CapturedTemplate:

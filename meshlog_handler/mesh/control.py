@@ -15,14 +15,14 @@ from typing import Any, Final, Protocol
 
 from .. import settings
 from ..client.log_client import LogClient
-from ..client.orders import Answers
 from ..client.peer import Chosen
+from ..client.pending_commands import Answers
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system import at_exit
 from ..system.error_reports import describe
 from ..system.fd_capture import diagnose
@@ -31,7 +31,7 @@ from .engine import Coords
 
 Detach = Callable[[float], object]
 
-ORDER_SEC = 10.0
+COMMAND_SEC = 10.0
 """Seconds that every rank has for carrying out an order."""
 
 _GRACE_SEC: Final = 1.0
@@ -143,8 +143,8 @@ class LoggingMeshClient:
             mesh = self.mesh if ranks is None else None
             self.client.switch(window, streaming=stream_to_client, chosen=chosen, mesh=mesh)
 
-        level_order = SetLevel(self.client.next_request(), number, "", None)
-        self._transact(level_order, ranks, RankError, "set_mode()", level_order.replaced(request=0), switch)
+        level_command = SetLevel(self.client.next_request(), number, "", None)
+        self._transact(level_command, ranks, RankError, "set_mode()", level_command.replaced(request=0), switch)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
@@ -173,13 +173,13 @@ class LoggingMeshClient:
         if for_sec is not None:
             settings.check_window(for_sec, "for_sec")
         name = logger or ""
-        order = SetLevel(self.client.next_request(), number, name, for_sec)
+        command = SetLevel(self.client.next_request(), number, name, for_sec)
         chosen = self._chosen(ranks)
         with self._changing:
             if ranks is None and for_sec is None:
                 # Before the round: a proc that joins meanwhile is asked, or told at the door. And whether or not all obey.
-                self.client.stand(self.mesh, order.replaced(request=0))
-            _check(self._ask(order, chosen), RankError, f"set_level({level!r})")
+                self.client.set_default(self.mesh, command.replaced(request=0))
+            _check(self._ask(command, chosen), RankError, f"set_level({level!r})")
 
     def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
         """Apply a `logging.config.dictConfig` dictionary in the ranks: in all of them, or in none.
@@ -199,8 +199,8 @@ class LoggingMeshClient:
         TypeError
             If `config` holds what cannot travel to another process.
         """
-        order = Prepare(self.client.next_request(), check_plain_config(config))
-        self._transact(order, ranks, ConfigRefused, "configure()", order.replaced(request=0))
+        command = Prepare(self.client.next_request(), check_plain_config(config))
+        self._transact(command, ranks, ConfigRefused, "configure()", command.replaced(request=0))
 
     def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged and printed before this call has been shown.
@@ -243,55 +243,55 @@ class LoggingMeshClient:
         wanted = frozenset(ranks)
         unknown = wanted - set(self.ranks)
         if unknown:
-            raise SettingError(f"there is no {spell_ranks(unknown)} in this mesh. Valid: {spell_ranks(self.ranks)}.")
+            raise SettingError(f"there is no {format_ranks(unknown)} in this mesh. Valid: {format_ranks(self.ranks)}.")
         return lambda proc: proc.mesh == mesh and proc.rank in wanted
 
     def _transact(
         self,
-        order: Command,
+        command: Command,
         ranks: Iterable[int] | None,
         fault: type[RankError],
         what: str,
-        standing: Command,
+        defaults: Command,
         between: Callable[[Chosen], object] = lambda chosen: None,
     ) -> None:
-        """Have an order carried out by every rank or by none; then let `standing` hold for those that join later.
+        """Have an order carried out by every rank or by none; then let `defaults` hold for those that join later.
 
-        Whatever goes wrong before the end, an interrupt included, `order` is undone. `between` is called when all have obeyed.
+        Whatever goes wrong before the end, an interrupt included, `command` is undone. `between` is called when all have done it.
         """
         chosen = self._chosen(ranks)
-        stands = (self.mesh, standing) if ranks is None else None
+        default = (self.mesh, defaults) if ranks is None else None
         prepared: set[Hashable] = set()
         with self._changing:
             try:
                 committed = None
                 while committed is None:
                     # Once more for procs that have joined since.
-                    answers = self._ask(order, lambda member: chosen(member) and member not in prepared)
+                    answers = self._ask(command, lambda member: chosen(member) and member not in prepared)
                     prepared.update(answers)
                     _check(answers, fault, what, "every rank is as it was before")
                     between(chosen)
-                    commit = Commit(self.client.next_request(), order.request)
-                    committed = self.client.commit_soon(commit, chosen, prepared, stands)
+                    commit = Commit(self.client.next_request(), command.request)
+                    committed = self.client.commit_soon(commit, chosen, prepared, default)
             except BaseException as failure:
-                self._roll_back(order.request, chosen, wait=isinstance(failure, RankError))
+                self._roll_back(command.request, chosen, wait=isinstance(failure, RankError))
                 raise
             _check(self._answers(commit, committed), RankError, what, "the other ranks have changed")
 
     def _roll_back(self, prepared: int, chosen: Chosen, *, wait: bool) -> None:
         with contextlib.suppress(ClosedError, BusyError):  # the ranks undo it by themselves when the client is gone
-            order = Rollback(self.client.next_request(), prepared)
-            answers = self.client.order_soon(order, chosen)
+            command = Rollback(self.client.next_request(), prepared)
+            answers = self.client.send_command_soon(command, chosen)
             if wait:
-                self._answers(order, answers)
+                self._answers(command, answers)
 
-    def _ask(self, order: Command, chosen: Chosen) -> Answers:
+    def _ask(self, command: Command, chosen: Chosen) -> Answers:
         """Give an order; return the answers."""
-        return self._answers(order, self.client.order_soon(order, chosen))
+        return self._answers(command, self.client.send_command_soon(command, chosen))
 
-    def _answers(self, order: Command, asked: Future[Answers]) -> Answers:
-        if not finished(asked, ORDER_SEC):
-            self.client.give_up(order.request)
+    def _answers(self, command: Command, asked: Future[Answers]) -> Answers:
+        if not finished(asked, COMMAND_SEC):
+            self.client.give_up(command.request)
             self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks
         return asked.result()
 
@@ -302,7 +302,7 @@ def _check(answers: Answers, fault: type[RankError], what: str, state: str = "")
     reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
     if reasons:
         told = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
-        raise fault(f"{what} failed on {spell_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
+        raise fault(f"{what} failed on {format_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
 
 
 class _End:

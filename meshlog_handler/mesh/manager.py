@@ -22,7 +22,7 @@ from ..errors import ClosedError, FlushTimeout
 from ..notebook.cells import attach_if_notebook, current_cell, detach
 from ..output.named_handlers import ShownBy, check_handlers
 from ..system.fd_capture import diagnose
-from ..worker.warning_filters import warnings_order
+from ..worker.warning_filters import warnings_command
 from .control import LoggingMeshClient
 from .engine import Coords, Engine
 
@@ -54,7 +54,7 @@ class LoggingManager:
         self._client: LoggingMeshClient | None = None
         # Those of the caller, here and now, and not what they are when the client has started.
         self._cell = current_cell()
-        self._warnings = warnings_order()
+        self._warnings = warnings_command()
 
     @property
     def client(self) -> LoggingMeshClient:
@@ -84,7 +84,7 @@ class LoggingManager:
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address that the procs of `mesh` join at."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir, self._hide)
-        self._client.client.stand(mesh, self._warnings)
+        self._client.client.set_default(mesh, self._warnings)
         # Procs log at INFO from their first line on; what they print is not held back until `init`.
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RankDied, RankError, RemoteTraceback
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
 from ..system.waits import Awaited
 from .future import MeshFuture
@@ -67,7 +67,7 @@ class PendingCall:
 
     def future(self) -> MeshFuture[list[Any]]:
         """Return what the caller gets."""
-        return MeshFuture(self._future, f"{self.what} on {spell_ranks(self.ranks)}")
+        return MeshFuture(self._future, f"{self.what} on {format_ranks(self.ranks)}")
 
     def returned(self, rank: int, value: bytes) -> None:
         """Note a result, pickled."""
@@ -126,7 +126,7 @@ class PendingCall:
     def _error(self) -> RankError:
         reasons = {rank: why.reason for rank, why in self._failures.items()}
         rank, first = next(iter(self._failures.items()))
-        others = f" ({spell_ranks(reasons)} failed, this one first)" if len(reasons) > 1 else ""
+        others = f" ({format_ranks(reasons)} failed, this one first)" if len(reasons) > 1 else ""
         if isinstance(first, End):
             return RankDied(f"{first} during {self.what}{others}", reasons)
         error = RankError(f"rank {rank} failed in {self.what}{others}: {first.reason}", reasons)

@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from .. import settings
 from ..errors import SettingError
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from .future import MeshFuture
 from .lifecycle import MeshLifecycle
@@ -168,7 +168,7 @@ class ProcMesh:
         return self._life.manager.client
 
     def __repr__(self) -> str:
-        part = "" if self._whole is None else f", {spell_ranks(self.ranks)}"
+        part = "" if self._whole is None else f", {format_ranks(self.ranks)}"
         return f"<ProcMesh {self.name}: {self.extent}{part}{', stopped' if self._life.stopped else ''}>"
 
     def slice(self, *, ranks: Iterable[int] | None = None, **dimensions: Choice) -> ProcMesh:
@@ -290,7 +290,7 @@ class ProcMesh:
         """
         if self._whole is not None:
             raise SettingError(
-                f"this is a part ({spell_ranks(self.ranks)}) of a mesh: its procs serve other parts, too. Stop the whole mesh."
+                f"this is a part ({format_ranks(self.ranks)}) of a mesh: its procs serve other parts, too. Stop the whole mesh."
             )
         life = self._life
         return MeshFuture.run(lambda: life.stop(timeout), "stop")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ClosedError, MeshlogError, RankError
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.fd_capture import diagnose
 from ..system.waits import capped, deadline_after, monotonic, wait_in_parts
 from .future import MeshFuture
@@ -73,8 +73,8 @@ class ProcessSet:
         self._name = name
         self._pid = os.getpid()
         self._procs = {identity.rank: ProcHandle(identity) for identity in identities}
-        self._watcher = Supervisor(tuple(self._procs.values()), name, on_exit)
-        self._lock = self._watcher.lock
+        self._supervisor = Supervisor(tuple(self._procs.values()), name, on_exit)
+        self._lock = self._supervisor.lock
         self._numbers = itertools.count(START + 1)
         self._launching = threading.Lock()
         self._starting = PendingCall(START, self.ranks, "its start")
@@ -102,7 +102,7 @@ class ProcessSet:
 
     def post(self, action: Callable[[], object]) -> None:
         """Run `action`, which must not wait, on the watcher's thread. Takes no lock: a finalizer may call it."""
-        self._watcher.post(action)
+        self._supervisor.post(action)
 
     def exitcode(self, rank: int) -> int | None:
         """Return the exit code of a proc that ended (negative: the signal); None if it goes on, or nobody knows."""
@@ -127,7 +127,7 @@ class ProcessSet:
             if self._stopping or self._started:
                 raise ClosedError("a mesh is started once, before it is stopped.")
             self._started = True
-            self._watcher.start()
+            self._supervisor.start()
             for proc in self._procs.values():
                 if self._stopping:
                     break
@@ -189,8 +189,8 @@ class ProcessSet:
             raise RankError(f"rank {proc.rank}: {reason}", {proc.rank: reason}) from error
         finally:
             theirs.close()
-        self._watcher.add(proc)
-        if self._watcher.idle.is_set():  # the stop could not wait for this start
+        self._supervisor.add(proc)
+        if self._supervisor.idle.is_set():  # the stop could not wait for this start
             proc.child.send_signal(signal.SIGKILL)
 
     def _wait(self, call: PendingCall, timeout: float | None) -> None:
@@ -200,7 +200,7 @@ class ProcessSet:
             late = [rank for rank, proc in self._procs.items() if call.number in proc.pending]
             reasons = {rank: f"its process (pid {self._procs[rank].pid}) is not up after {timeout:g} s" for rank in late}
             raise RankError(
-                f"{spell_ranks(late)} did not come up within {timeout:g} s. Is this machine overloaded, or does something "
+                f"{format_ranks(late)} did not come up within {timeout:g} s. Is this machine overloaded, or does something "
                 f"wait that Python imports when it starts?",
                 reasons,
             ) from None
@@ -218,7 +218,7 @@ class ProcessSet:
         for call, error in refused:
             if error is not None:
                 call.refuse(error)
-        self._watcher.wake()
+        self._supervisor.wake()
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class ProcessSet:
                 self._held.append((call, payload))
         if error is not None:
             call.refuse(error)
-        self._watcher.wake()
+        self._supervisor.wake()
 
     def _place(self, call: PendingCall, payload: bytes) -> BaseException | None:
         """With the lock held: let the call go to its ranks; or return why it cannot."""
@@ -304,7 +304,7 @@ class ProcessSet:
         try:
             if not self._started:
                 self._started = True
-                self._watcher.dispose()
+                self._supervisor.dispose()
                 return
             if first:
                 with self._lock:
@@ -314,17 +314,17 @@ class ProcessSet:
         finally:
             if launched:
                 self._launching.release()
-        self._watcher.finish()
+        self._supervisor.finish()
         self._end(deadline)
-        self._watcher.join(1.0)
+        self._supervisor.join(1.0)
 
     def _end(self, deadline: float) -> None:
         """Wait for the procs to end; with growing insistence after the deadline."""
-        idle = self._watcher.idle
+        idle = self._supervisor.idle
         if wait_in_parts(idle.wait, deadline - monotonic()):
             return
         for number, patience in ((signal.SIGTERM, _TERMINATE_SEC), (signal.SIGKILL, _KILL_SEC)):
-            self._watcher.signal_all(number)
+            self._supervisor.signal_all(number)
             if idle.wait(patience):
                 return
         left = self.alive
@@ -333,8 +333,8 @@ class ProcessSet:
             child = self._procs[rank].child
             if child is not None:
                 child.send_signal(signal.SIGKILL)
-        diagnose(f"{spell_ranks(left)} could not be ended, even by SIGKILL, in {_KILL_SEC:g} s; they are left alone now")
-        self._watcher.give_up()
+        diagnose(f"{format_ranks(left)} could not be ended, even by SIGKILL, in {_KILL_SEC:g} s; they are left alone now")
+        self._supervisor.give_up()
         idle.wait(_TERMINATE_SEC)
 
 

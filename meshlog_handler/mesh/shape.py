@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ..errors import SettingError
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 
 MAX_PROCS: Final = 4096
 
@@ -93,12 +93,12 @@ class Shape:
             unknown = asked - set(self.coords)
             if unknown or not asked:
                 raise SettingError(
-                    f"slice(ranks={ranks!r}): there is no such rank here. Valid: any of {spell_ranks(self.coords)}, such as "
+                    f"slice(ranks={ranks!r}): there is no such rank here. Valid: any of {format_ranks(self.coords)}, such as "
                     f"slice(ranks=[{self.ranks[0]}])."
                 )
             kept = {rank: position for rank, position in kept.items() if rank in asked}
         if not kept:
-            raise SettingError(f"no rank is in both: slice({_spell(ranks, chosen)}) of {spell_ranks(self.coords)} is empty.")
+            raise SettingError(f"no rank is in both: slice({_spell(ranks, chosen)}) of {format_ranks(self.coords)} is empty.")
         if ranks is not None or math.prod(extent.values()) != len(kept):
             extent = {"ranks": len(kept)}
         return Shape(extent, kept)

@@ -59,7 +59,7 @@ class Supervisor:
         self.lock = threading.Lock()
         self.idle = threading.Event()
         self._on_exit = on_exit
-        self._settler = ResultLoader(f"meshlog-results-{name}")
+        self._result_loader = ResultLoader(f"meshlog-results-{name}")
         self._thread = threading.Thread(target=self._run, name=f"meshlog-procs-{name}", daemon=True)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -70,7 +70,7 @@ class Supervisor:
         self._order = itertools.count()
         self._finishing = False
         self._given_up = False
-        self._complaints = ErrorReports()
+        self._error_reports = ErrorReports()
         _watchers.add(self)
 
     # -- for any thread --------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Supervisor:
         """Start both threads."""
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         try:
-            self._settler.start()
+            self._result_loader.start()
             self._thread.start()
         except RuntimeError:  # no room for another thread
             self._close()
@@ -121,7 +121,7 @@ class Supervisor:
         """Wait for both threads, up to `timeout` seconds."""
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(capped(timeout))
-        self._settler.join(timeout)
+        self._result_loader.join(timeout)
 
     # -- on the watcher's thread -----------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Supervisor:
         try:
             step(*args)
         except Exception as failure:
-            self._complaints.say("the thread that watches the procs goes on after a failure", failure)
+            self._error_reports.log("the thread that watches the procs goes on after a failure", failure)
             time.sleep(_PAUSE_SEC)  # one that fails again and again leaves the processor to others
 
     def _all_gone(self) -> bool:
@@ -241,7 +241,7 @@ class Supervisor:
 
     def _progress(self, call: PendingCall) -> None:
         if call.complete:
-            self._settler.settle(call)
+            self._result_loader.settle(call)
         elif call.failing and not call.in_grace:
             call.in_grace = True
             self._after(GRACE_SEC, lambda: self._cut_off(call))
@@ -253,7 +253,7 @@ class Supervisor:
         with self.lock:
             for proc in self.procs:
                 proc.pending.pop(call.number, None)
-        self._settler.settle(call)
+        self._result_loader.settle(call)
 
     def _reject(self, proc: ProcHandle, error: ProtocolError) -> None:
         """Its program wrote into a descriptor that is not its own. Nothing that it says can be believed any more."""
@@ -316,10 +316,10 @@ class Supervisor:
                     proc.end = End(proc.rank, proc.pid or 0, "is no longer looked after")
         for call in calls.values():
             if call.failing:
-                self._settler.settle(call)
+                self._result_loader.settle(call)
             else:
                 call.refuse(ClosedError(f"the mesh was stopped before {call.what} was done."))
-        self._settler.stop()
+        self._result_loader.stop()
         try:
             for proc in self.procs:
                 if proc.child is not None and not proc.gone:
@@ -346,8 +346,8 @@ _watchers: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     # A proc that holds the client's end of another's socket would hide the client's death from it.
-    for watcher in tuple(_watchers):
-        watcher._forget()
+    for supervisor in tuple(_watchers):
+        supervisor._forget()
     _watchers.clear()
 
 

@@ -23,7 +23,7 @@ from ..client.log_client import LogClient
 from ..client.receipt import FlushReceipt
 from ..errors import ClosedError, SettingError
 from ..output.console import ConsoleHandler
-from ..protocol.ranks import spell_ranks
+from ..protocol.ranks import format_ranks
 from ..system.fd_capture import flush_streams
 from ..system.waits import monotonic
 from .fd_tee import FdTee
@@ -141,17 +141,17 @@ class Session:
         self.running = running_cell(shell)
         self._clients: weakref.WeakSet[LogClient] = weakref.WeakSet()
         self._silent: weakref.WeakSet[LogClient] = weakref.WeakSet()
-        self._echo: FdTee | None = None
+        self._fd_tee: FdTee | None = None
         self._pulse = Pulse(shell)
 
     def open(self) -> None:
         """Listen to the shell. Opening twice is the same as once: IPython registers no function twice."""
         self.shell.events.register("pre_run_cell", self._cell_starts)
         self.shell.events.register("post_run_cell", self._cell_ended)
-        if self._echo is None:
-            self._echo = own_output(self.shell, lambda stream: self._choose_cell(None, stream))
-        if self._echo is not None:
-            self._echo.start()
+        if self._fd_tee is None:
+            self._fd_tee = own_output(self.shell, lambda stream: self._choose_cell(None, stream))
+        if self._fd_tee is not None:
+            self._fd_tee.start()
         self._pulse.start()
         atexit.unregister(detach)
         atexit.register(detach)
@@ -187,13 +187,13 @@ class Session:
         atexit.unregister(detach)
         self.remove(None)
         self._pulse.stop()
-        if self._echo is not None:
-            self._echo.stop()
+        if self._fd_tee is not None:
+            self._fd_tee.stop()
 
     def forget(self) -> None:
         """In a forked child: give up what is the parent's."""
-        if self._echo is not None:
-            self._echo.forget()
+        if self._fd_tee is not None:
+            self._fd_tee.forget()
 
     def _cell_starts(self, info: object = None) -> None:
         # Not fired for what front ends run silently, completions and inspections: where that goes, nobody looks.
@@ -205,8 +205,8 @@ class Session:
         try:
             # What printf holds back, for it writes to a pipe. Where the kernel itself shows that, it does so in a moment.
             flush_streams((1, 2))
-            if self._echo is not None:
-                self._echo.drain()
+            if self._fd_tee is not None:
+                self._fd_tee.drain()
             error = getattr(result, "error_in_exec", None)
             # Interrupted, by KeyboardInterrupt or asyncio's CancelledError: whoever did that does not want to wait.
             self._flush(_SILENT_SEC if isinstance(error, BaseException) and not isinstance(error, Exception) else FLUSH_SEC)
@@ -249,7 +249,7 @@ def _trouble(future: Future[FlushReceipt], timeout: float) -> str:
         return ""
     total = len(receipt.acked) + len(receipt.missing) + len(receipt.dead)
     return (
-        f"{spell_ranks(receipt.missing)} of {total} silent for {receipt.elapsed:.1f} s (stopped, or in native code that "
+        f"{format_ranks(receipt.missing)} of {total} silent for {receipt.elapsed:.1f} s (stopped, or in native code that "
         f"holds the GIL): what was said last there is shown later"
     )
 

@@ -242,12 +242,12 @@ class _Schema:
 
     __slots__ = ("fixed", "header", "marked", "template", "texts")
 
-    def __init__(self, shape: int, codes: str, template: RecordTemplate) -> None:
+    def __init__(self, schema: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
         codes = "dd" + codes.replace(TIMED, "d")
         self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
         self.fixed, self.marked = layouts(codes.replace("s", "I"))
-        packed = HEADER.pack(RECORD, shape, self.fixed.size - HEADER.size)
+        packed = HEADER.pack(RECORD, schema, self.fixed.size - HEADER.size)
         # The whole header of a record without texts, as one number: equal means same kind, shape and size.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
 
@@ -281,16 +281,16 @@ class RecordDecoder:
         self.sentinels = 0
         self.aside = 0  # bytes that were read from side files
         self._read_large = read_large
-        self._shapes: dict[int, _Schema | TaggedTemplate] = {}
+        self._schemas: dict[int, _Schema | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
         self._defined_bytes = 0
 
     def new_segment(self) -> None:
         """Forget the shapes: each segment of a journal defines its own."""
-        self._shapes = {}
+        self._schemas = {}
         self._defined_bytes = 0
 
-    def thaw(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
+    def decode(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
         """Append up to about `limit` items from ``data[at:]`` to `items`; return where to go on, ``len(data)`` at the end.
 
         A side file counts for one item more by each `ASIDE_COST` of its bytes.
@@ -322,13 +322,13 @@ class RecordDecoder:
         number: int
         size: int
         _, number, size = HEADER.unpack_from(data, at)
-        shape = self._shapes[number]
+        schema = self._schemas[number]
         last = self.last
-        if isinstance(shape, TaggedTemplate):
+        if isinstance(schema, TaggedTemplate):
             end = at + HEADER.size + size
             if end > len(data):
                 raise ProtocolError("a record is cut")
-            times = _TIMES[shape.timed]
+            times = _TIMES[schema.timed]
             created, msecs, *relative = times.unpack_from(data, at + HEADER.size)
             tagged: Any = unpack(data[at + HEADER.size + times.size : end])
             args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
@@ -342,29 +342,29 @@ class RecordDecoder:
             if relative:
                 named["relativeCreated"] = relative[0]
             if args and text is None:
-                _check_template(named.get("msg", shape.base["msg"]))
+                _check_template(named.get("msg", schema.base["msg"]))
             self.last = last = created if created > last else last
-            items.append((last, shape.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
+            items.append((last, schema.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
             return end
-        if shape.texts:
-            parts = list(shape.fixed.unpack_from(data, at))
-            end = at + shape.fixed.size
-            for index in shape.texts:
+        if schema.texts:
+            parts = list(schema.fixed.unpack_from(data, at))
+            end = at + schema.fixed.size
+            for index in schema.texts:
                 begin, end = end, end + parts[index]
                 parts[index] = data[begin:end].decode()
             if end != at + HEADER.size + size or end > len(data):
                 raise ProtocolError("a record's texts do not fill it")
             self.last = last = parts[1] if parts[1] > last else last
-            items.append((last, shape.template, (*parts, MARK)))
+            items.append((last, schema.template, (*parts, MARK)))
             return end
-        header, template = shape.header, shape.template
-        stride = shape.marked.size
+        header, template = schema.header, schema.template
+        stride = schema.marked.size
         run = min(limit, (len(data) - at) // stride)
         # Most programs log a few shapes in turn: only where the next record has this shape, too, is a run worth while.
         if run > 1 and data[at : at + 8] == data[at + stride : at + stride + 8]:
             before = len(items)
             append = items.append
-            for values in shape.marked.iter_unpack(view[at : at + run * stride]):
+            for values in schema.marked.iter_unpack(view[at : at + run * stride]):
                 if values[0] != header or values[-1] != MARK:
                     break
                 if values[1] > last:  # no time that is no number passes
@@ -373,46 +373,46 @@ class RecordDecoder:
             self.last = last
             if len(items) > before:
                 return at + (len(items) - before) * stride
-        values = shape.fixed.unpack_from(data, at)
+        values = schema.fixed.unpack_from(data, at)
         if values[0] != header:
             raise ProtocolError("a record has not the size of its shape")
         self.last = last = values[1] if values[1] > last else last
         items.append((last, template, (*values, MARK)))
-        return at + shape.fixed.size
+        return at + schema.fixed.size
 
     def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:
         size: int
-        _, shape, size = HEADER.unpack_from(data, at)
+        _, schema, size = HEADER.unpack_from(data, at)
         body = at + HEADER.size
         end = body + size
         if end > len(data):
             raise ProtocolError("an entry is cut")
         if kind == DEFINE:
-            self._define(shape, bytes(data[body:end]))
+            self._define(schema, bytes(data[body:end]))
         elif kind == FLUSH:
             items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
             self.sentinels += 1  # after it: one that is cut is none
         elif kind == LARGE:
             number = UINT64.unpack_from(data, body)[0]
             try:
-                self._thaw_large(self._read_large(number), items)
+                self._decode_large(self._read_large(number), items)
             except ProtocolError as failure:  # one record is lost, and not what follows it
                 items.append((self.last, self._note(f"a record cannot be read: {failure}"), (0, self.last, 0.0, MARK)))
         else:
             raise ProtocolError(f"no entry begins with byte {kind:#04x}")
         return end
 
-    def _thaw_large(self, data: bytes, items: list[Item]) -> None:
+    def _decode_large(self, data: bytes, items: list[Item]) -> None:
         self.aside += len(data)
         if any(kind == LARGE for kind, *_ in walk(data)):
             raise ProtocolError("a side file refers to a side file")
         # What is defined there is used there alone: no later record has that shape, and it may be as large as the record.
-        shapes, defined = self._shapes, self._defined_bytes
-        self._shapes = dict(shapes)
+        schemas, defined = self._schemas, self._defined_bytes
+        self._schemas = dict(schemas)
         try:
-            self.thaw(data, 0, len(data), items)
+            self.decode(data, 0, len(data), items)
         finally:
-            self._shapes, self._defined_bytes = shapes, defined
+            self._schemas, self._defined_bytes = schemas, defined
 
     def _note(self, text: str) -> RecordTemplate:
         """Return the template of a record of our own, in place of one of the proc's."""
@@ -432,7 +432,7 @@ class RecordDecoder:
             if len(body) <= _MAX_KNOWN_BYTES:
                 self._known[body] = known
         codes, template = known
-        self._shapes[number] = template if isinstance(template, TaggedTemplate) else _Schema(number, codes, template)
+        self._schemas[number] = template if isinstance(template, TaggedTemplate) else _Schema(number, codes, template)
 
     def _read_definition(self, body: bytes) -> tuple[str, RecordTemplate]:
         definition: Any = unpack(body)

@@ -37,7 +37,7 @@ _START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra`, which no formatter has touched."""
 
-shape_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "msg",
     "lineno",
     "levelno",
@@ -72,7 +72,7 @@ _STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
 _MAX_VARIETY: Final = {False: 4, True: 64}
 _MAX_THREADS: Final = 64
 TIMES: Final = Struct("<ddd")
-MAX_SHAPES: Final = 0xFFFF
+MAX_SCHEMAS: Final = 0xFFFF
 
 
 class SchemaTable(dict[object, Packer]):
@@ -99,7 +99,7 @@ class EncodedRecord:
         self.data = data
         self._table, self._key, self._value = table, key, value
 
-    def learn(self) -> None:
+    def commit_schema(self) -> None:
         """Let later records of the shape use its definition. Call after the append, never before."""
         if isinstance(self._value, int):
             self._table.tagged[self._key] = self._value
@@ -140,26 +140,26 @@ class RecordEncoder:
     def __call__(self, table: SchemaTable) -> EncodedRecord:
         """Freeze for the segment that `table` belongs to."""
         try:
-            return self._freeze(table)
+            return self._encode(table)
         except Exception:  # attributes that no logger sets: a time that is text, an unhashable name
             self._record = _repaired(self._record)
-            return self._freeze(table)
+            return self._encode(table)
 
-    def _freeze(self, table: SchemaTable) -> EncodedRecord:
+    def _encode(self, table: SchemaTable) -> EncodedRecord:
         record = self._record
         if self._rendered is None:
             codes = _struct_codes(record) if self._fast else None
             if codes is not None:
-                frozen = _freeze_struct(record, codes, table, self._route)
-                if frozen is not None:
-                    return frozen
+                encoded = _encode_struct(record, codes, table, self._route)
+                if encoded is not None:
+                    return encoded
             self._rendered = _render(record)
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
-        return _freeze_tagged(record, self._rendered, table, self._route)
+        return _encode_tagged(record, self._rendered, table, self._route)
 
 
-def freeze(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
+def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
     """Freeze any record, however odd.
 
     Arguments and extras that are not plain data are rendered here, and the message with them, so that the client's
@@ -188,7 +188,7 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     return "".join([_STRUCT_CODES[kind] for kind in kinds])
 
 
-def _freeze_struct(record: logging.LogRecord, codes: str, table: SchemaTable, route: object) -> EncodedRecord | None:
+def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, route: object) -> EncodedRecord | None:
     args = tuple(record.args or ())
     fields = record.__dict__
     place = (record.pathname, record.lineno, record.levelno, record.name)
@@ -197,31 +197,31 @@ def _freeze_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
         full = variety >= _MAX_VARIETY[bool(args)]
         if full and len(fields) == PLAIN_SIZE:  # the fast path has looked
             return None
-        key = (shape_key(fields), (record.__class__, *map(type, args)), route)
+        key = (schema_key(fields), (record.__class__, *map(type, args)), route)
         # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
         known = table.get(key)
         if known is not None:
             return EncodedRecord(known(record.created, record.msecs, record.relativeCreated, *args), table)
         if full:
             return None
-        shape = next(table.ids)
-        if shape > MAX_SHAPES:
+        schema = next(table.ids)
+        if schema > MAX_SCHEMAS:
             return None
         table.variety[place] = variety + 1
-        packer = _packer(shape, codes)
+        packer = _packer(schema, codes)
         data = packer(record.created, record.msecs, record.relativeCreated, *args)
-        define = _define(shape, TIMED + codes, record, record.msg, route)
+        define = _define(schema, TIMED + codes, record, record.msg, route)
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
         return None
     return EncodedRecord(define + data, table, key, packer)
 
 
-def _packer(shape: int, codes: str) -> Packer:
+def _packer(schema: int, codes: str) -> Packer:
     """Return what packs a record of this shape from ``(created, msecs, relativeCreated, *args)``."""
     layout = Struct("<BxHIddd" + codes.replace("s", "I"))
     fixed = layout.size - HEADER.size
     if "s" not in codes:
-        return partial(layout.pack, RECORD, shape, fixed)
+        return partial(layout.pack, RECORD, schema, fixed)
     texts = tuple(index for index, code in enumerate(codes) if code == "s")
     pack_fixed = layout.pack
 
@@ -234,7 +234,7 @@ def _packer(shape: int, codes: str) -> Packer:
             tail += text
         if len(tail) > MAX_ENTRY:
             raise ValueError("this record stands in a side file")  # the slow path puts it there
-        return pack_fixed(RECORD, shape, fixed + len(tail), created, msecs, relative, *values) + tail
+        return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
 
     return pack_with_text
 
@@ -266,7 +266,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     return Rendered(msg, args, named, text, ours)
 
 
-def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
+def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
     """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something.
 
     A shape for each message that an f-string makes, or for each of a thousand threads, would cost more than it saves: of
@@ -288,21 +288,21 @@ def _freeze_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
                 processName=plain(record.processName),
                 **_task_name(record),
             )
-    shape = table.tagged.get(fixed)
-    define, learnt = b"", None
-    if shape is None:
-        learnt = next(table.ids)
-        shape = learnt if learnt <= MAX_SHAPES else 0
+    schema = table.tagged.get(fixed)
+    define, committed = b"", None
+    if schema is None:
+        committed = next(table.ids)
+        schema = committed if committed <= MAX_SCHEMAS else 0
         counts = table.variety if "msg" not in named else table.threads
         counts[place] = counts.get(place, 0) + 1
-        define = _define(shape, TIMED + "-", record, msg if type(msg) is str and "msg" not in named else "", route)
+        define = _define(schema, TIMED + "-", record, msg if type(msg) is str and "msg" not in named else "", route)
     tail = pack(rendered.tail(named))
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
-    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
-    return EncodedRecord(define + data, table, fixed if learnt and shape else None, learnt if shape else None)
+    data = HEADER.pack(RECORD, schema, TIMES.size + len(tail)) + times + tail
+    return EncodedRecord(define + data, table, fixed if committed and schema else None, committed if schema else None)
 
 
-def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
+def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
     """Return the DEFINE entry of a shape: what its records have in common, by attribute name."""
     common = {
         "name": text_of(record.name),
@@ -322,7 +322,7 @@ def _define(shape: int, codes: str, record: logging.LogRecord, msg: str, route: 
     }
     if route is not None:
         common["route"] = route
-    return definition(shape, codes, _START, common)
+    return definition(schema, codes, _START, common)
 
 
 def _task_name(record: logging.LogRecord) -> dict[str, object]:
@@ -331,10 +331,10 @@ def _task_name(record: logging.LogRecord) -> dict[str, object]:
     return {"taskName": plain(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
 
 
-def definition(shape: int, codes: str, start: float, common: dict[str, object]) -> bytes:
+def definition(schema: int, codes: str, start: float, common: dict[str, object]) -> bytes:
     """Return the DEFINE entry of a shape; relative times count from `start`, in milliseconds."""
     body = pack((codes, start, common))
-    return HEADER.pack(DEFINE, shape, len(body)) + body
+    return HEADER.pack(DEFINE, schema, len(body)) + body
 
 
 def _render_message(record: logging.LogRecord) -> tuple[object, object, str | None]:

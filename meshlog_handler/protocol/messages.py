@@ -124,12 +124,12 @@ class Welcome(Message):
 
     rank: int | None
     journal: str
-    standing: tuple[bytes, ...]
-    types: ClassVar = {"rank": _MAYBE_INT, "journal": (str,), "standing": (tuple,)}
+    defaults: tuple[bytes, ...]
+    types: ClassVar = {"rank": _MAYBE_INT, "journal": (str,), "defaults": (tuple,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the orders are encoded ones."""
-        if not all(isinstance(order, bytes) for order in self.standing):
+        if not all(isinstance(command, bytes) for command in self.defaults):
             raise ProtocolError("a standing order that is not encoded")
 
 

@@ -26,7 +26,7 @@ def rank_ranges(ranks: Iterable[int]) -> str:
     return ",".join(parts)
 
 
-def spell_ranks(ranks: Iterable[int]) -> str:
+def format_ranks(ranks: Iterable[int]) -> str:
     """Write ranks for a sentence: ``rank 3`` or ``ranks 0-2,5``."""
     known = sorted(set(ranks))
     return f"rank {known[0]}" if len(known) == 1 else f"ranks {rank_ranges(known)}"

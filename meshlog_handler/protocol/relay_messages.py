@@ -40,9 +40,9 @@ class FlushDownstream(Command):
 class CommandDownstream(Command):
     """Pass on an order, encoded, to `ranks`; the answer is an `DownstreamReplies`."""
 
-    order: bytes
+    command: bytes
     ranks: tuple[int, ...]
-    types: ClassVar = {"request": (int,), "order": (bytes,), "ranks": (tuple,)}
+    types: ClassVar = {"request": (int,), "command": (bytes,), "ranks": (tuple,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are numbers."""
@@ -53,8 +53,8 @@ class DefaultDownstream(Command):
     """Let an order, encoded, hold for procs of `mesh` that join later. Not answered."""
 
     mesh: str
-    order: bytes
-    types: ClassVar = {"request": (int,), "mesh": (str,), "order": (bytes,)}
+    command: bytes
+    types: ClassVar = {"request": (int,), "mesh": (str,), "command": (bytes,)}
 
 
 class WindowDownstream(Command):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import ProtocolError
 from .codec import NotPlain, pack, unpack
 from .decode import TaggedTemplate, Values, are_texts
-from .encode import MAX_SHAPES, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
+from .encode import MAX_SCHEMAS, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
 from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .plain import exact_text, plain
@@ -91,23 +91,23 @@ def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedReco
             named[name] = fields[name]
     ours = {name: value for name in _OURS if (value := getattr(info, name)) is not None and value is not False}
     ours["by"] = _who(info, fields, table)
-    shape = table.tagged.get(key)
-    defined, learnt = b"", None
-    if shape is None:
-        learnt = next(table.ids)
-        shape = learnt if learnt <= MAX_SHAPES else 0
+    schema = table.tagged.get(key)
+    defined, committed = b"", None
+    if schema is None:
+        committed = next(table.ids)
+        schema = committed if committed <= MAX_SCHEMAS else 0
         common = {**dict.fromkeys(_ALWAYS), **{name: fields[name] for name in _COMMON}, "msg": shared or ""}
         if info.route is not None:
             common["route"] = info.route
-        defined = definition(shape, TIMED + CODES, 0.0, common)
+        defined = definition(schema, TIMED + CODES, 0.0, common)
     try:
         tail = pack((args, named, text, ours))
     except NotPlain:  # a filter or formatter of the relay's has put something into it
         named = {exact_text(name): plain(value) for name, value in named.items()}
         tail = pack((plain(args), named, record.getMessage(), ours))
     times = TIMES.pack(fields["created"], fields["msecs"], fields["relativeCreated"])
-    data = HEADER.pack(RECORD, shape, TIMES.size + len(tail)) + times + tail
-    return EncodedRecord(defined + data, table, key if learnt and shape else None, learnt if shape else None)
+    data = HEADER.pack(RECORD, schema, TIMES.size + len(tail)) + times + tail
+    return EncodedRecord(defined + data, table, key if committed and schema else None, committed if schema else None)
 
 
 def _who(info: MeshInfo, fields: Mapping[str, Any], table: SchemaTable) -> bytes:

@@ -47,7 +47,7 @@ class ErrorReports:
         self._clock = clock
         self._kinds: dict[tuple[str, type[BaseException]], tuple[float, float, int]] = {}  # next report, pause, unreported
 
-    def say(self, what: str, failure: BaseException) -> None:
+    def log(self, what: str, failure: BaseException) -> None:
         """Report that `what` failed, or count it where the same was reported a moment ago."""
         kind = (what, type(failure))
         now = self._clock()

@@ -284,11 +284,11 @@ class Link:
         """Send one frame. Blocks and raises as `send_data` does."""
         self._send(frame(kind, payload))
 
-    def say(self, message: Message) -> None:
+    def send_message(self, message: Message) -> None:
         """Send a message."""
         self.send(CONTROL, message.encode())
 
-    def say_last(self, message: Message, timeout: float) -> None:
+    def send_last(self, message: Message, timeout: float) -> None:
         """Send a message, or give up after `timeout` seconds: a client that is stopped, and reads nothing, may have it so.
 
         Whether it was sent whole is not told. Nothing else can be sent after it.

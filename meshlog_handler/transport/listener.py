@@ -29,7 +29,7 @@ from ..system.fd_capture import diagnose
 from ..system.waits import monotonic
 from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
 
-MAX_STRANGERS: Final = 64
+MAX_PENDING: Final = 64
 MAX_OF_ONE: Final = 16
 """Strangers of one process; it needs one connection."""
 
@@ -87,10 +87,10 @@ class Listener:
         self._joined = joined
         self.sockets = listen(self.address)
         self._lock = threading.Lock()
-        self._strangers: dict[socket.socket, _PendingConnection] = {}
+        self._pending: dict[socket.socket, _PendingConnection] = {}
         self.opens: float | None = None
         self._admitted: dict[socket.socket, list[int]] = {}
-        self._transit = DescriptorsInFlight()
+        self._in_flight = DescriptorsInFlight()
         self._threads: set[threading.Thread] = set()
         # Python 3.12 and later start no thread once the main module has ended, but children that are joined then may join.
         self._waiting: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
@@ -130,7 +130,7 @@ class Listener:
                 calm = False
                 continue
             with self._lock:
-                self._strangers[sock] = _PendingConnection(pid, now, now + HANDSHAKE_SEC)
+                self._pending[sock] = _PendingConnection(pid, now, now + HANDSHAKE_SEC)
             thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
             self._threads.add(thread)
             try:
@@ -143,13 +143,13 @@ class Listener:
     def _has_room(self, now: float) -> bool:
         """Tell whether one more may come; hang up on the one who has been silent for longest, if that makes room."""
         with self._lock:
-            if len(self._strangers) < MAX_STRANGERS:
+            if len(self._pending) < MAX_PENDING:
                 return True
-            silent = ((each.came, sock) for sock, each in self._strangers.items() if not each.proved)
+            silent = ((each.came, sock) for sock, each in self._pending.items() if not each.proved)
             came, sock = min(silent, default=(now, None), key=itemgetter(0))
             if sock is None or now - came < _SILENT_SEC:
                 return False
-            del self._strangers[sock]
+            del self._pending[sock]
             _shut_down(sock)
             return True
 
@@ -158,22 +158,22 @@ class Listener:
         if pid is None or pid == os.getpid():
             return True
         with self._lock:
-            there = sum(each.pid == pid and not each.proved for each in self._strangers.values())
+            there = sum(each.pid == pid and not each.proved for each in self._pending.values())
         return there < (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE)
 
     def expire(self, now: float) -> None:
         """Hang up on strangers who take too long. Client's thread."""
         with self._lock:
-            for sock, stranger in self._strangers.items():
-                if now >= stranger.deadline:
-                    stranger.deadline = float("inf")  # its thread takes it out
+            for sock, pending in self._pending.items():
+                if now >= pending.deadline:
+                    pending.deadline = float("inf")  # its thread takes it out
                     _shut_down(sock)
 
     @property
     def deadline(self) -> float | None:
         """When `expire` has something to do, or the door opens again; or None."""
         with self._lock:
-            deadlines = [stranger.deadline for stranger in self._strangers.values()]
+            deadlines = [pending.deadline for pending in self._pending.values()]
         return min(deadlines if self.opens is None else [*deadlines, self.opens], default=None)
 
     def _receive_waiting(self) -> None:
@@ -187,18 +187,18 @@ class Listener:
             set_kernel_timeout(sock, HANDSHAKE_SEC)
             prove(sock, self.address.key, server=True)
             with self._lock:
-                if (stranger := self._strangers.get(sock)) is None:
+                if (pending := self._pending.get(sock)) is None:
                     raise EOFError  # its place was taken meanwhile
-                stranger.proved = True
-            newcomer = self._introduce(sock, pipes)
-            welcome = self._admit(newcomer)
+                pending.proved = True
+            connection = self._introduce(sock, pipes)
+            welcome = self._admit(connection)
             with self._lock:
                 self._admitted[sock] = pipes
-                self._strangers.pop(sock, None)
+                self._pending.pop(sock, None)
             set_kernel_timeout(sock, 0)
-            self._joined(newcomer, welcome)
+            self._joined(connection, welcome)
         except BaseException as failure:
-            with self._transit.gate:
+            with self._in_flight.gate:
                 self._turn_away(sock, pipes)
             if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError)):
                 raise
@@ -207,11 +207,11 @@ class Listener:
                 diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
         finally:
             with self._lock:
-                self._strangers.pop(sock, None)
+                self._pending.pop(sock, None)
             self._threads.discard(threading.current_thread())
 
     def _turn_away(self, sock: socket.socket, pipes: list[int]) -> None:
-        self._transit.close(pipes)
+        self._in_flight.close(pipes)
         sock.close()
         self._admitted.pop(sock, None)
 
@@ -222,24 +222,24 @@ class Listener:
             raise ProtocolError("a newcomer begins with other things than who it is")
         hello = decode(payload, Hello)
         told = peer_pid(sock)
-        newcomer = NewConnection(sock, hello, told or hello.pid, here=told != 0)
+        connection = NewConnection(sock, hello, told or hello.pid, here=told != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
             raise ProtocolError(f"no captured streams are called {names!r}")
         if names:
             if not sock.recv(1, socket.MSG_PEEK):
                 raise EOFError
-            pipes += self._transit.take(lambda: _receive_fds(sock, _MAX_PIPES))
+            pipes += self._in_flight.take(lambda: _receive_fds(sock, _MAX_PIPES))
             if len(pipes) != len(names) or not all(map(is_read_end, pipes)):
                 raise ProtocolError("captured streams that are not the read ends of pipes")
             for fd in pipes:
                 os.set_blocking(fd, False)
-            newcomer.pipes = dict(zip(names, pipes, strict=True))
-        return newcomer
+            connection.pipes = dict(zip(names, pipes, strict=True))
+        return connection
 
     def arrived(self, sock: socket.socket) -> None:
         """Note that a newcomer has an owner. Client's thread."""
-        self._transit.arrive(self._admitted.pop(sock, ()))
+        self._in_flight.arrive(self._admitted.pop(sock, ()))
 
     def settle(self) -> None:
         """Wait for those who stand at the door now."""
@@ -262,9 +262,9 @@ class Listener:
 
     def forget(self) -> None:
         """In a forked child: close this copy of the door, and of the connections of those who stand in it."""
-        for sock in (*self.sockets, *self._strangers, *self._admitted):
+        for sock in (*self.sockets, *self._pending, *self._admitted):
             sock.close()
-        self._transit.forget()
+        self._in_flight.forget()
 
 
 def _shut_down(sock: socket.socket) -> None:

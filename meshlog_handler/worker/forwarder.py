@@ -51,7 +51,7 @@ class LogForwarder(QueueListener):
     def __init__(self, link: Link) -> None:
         super().__init__(queue.SimpleQueue())
         self._link = link
-        self._told_drops = 0
+        self._reported_drops = 0
         self._generation = 0
         self._stopping = False
         self._last: Message | None = None
@@ -132,7 +132,7 @@ class LogForwarder(QueueListener):
         if stop:
             self.ship()
             if self._last is not None:
-                self._link.say(self._last)
+                self._link.send_message(self._last)
         return stop
 
     def ship(self) -> bool:
@@ -147,9 +147,9 @@ class LogForwarder(QueueListener):
         # First: when a flush is answered, the client knows what was dropped before it.
         drops = journal.drops()
         total = sum(count for _, _, count in drops)
-        if total != self._told_drops:
+        if total != self._reported_drops:
             self._link.send(DROPPED, pack(tuple(drops)))
-            self._told_drops = total
+            self._reported_drops = total
         any_shipped = False
         with stream.shipping():
             while (piece := journal.unshipped(_PIECE)) is not None:

@@ -76,7 +76,7 @@ class JoinOptions(Immutable):
     launched: str = ""
 
 
-def launched_terms(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
+def launched_options(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
     """Return terms for a process that a launcher may have given a rank, unless `rank` says which."""
     if rank is not None:
         return JoinOptions(address, rank, settings.local_rank(), **options)
@@ -86,10 +86,10 @@ def launched_terms(address: str, rank: int | None = None, **options: Any) -> Joi
 class Membership:
     """What a process that joined has. Made by `join`; any thread may call `leave`."""
 
-    def __init__(self, terms: JoinOptions) -> None:
-        self.terms = terms
+    def __init__(self, options: JoinOptions) -> None:
+        self.options = options
         self.pid = os.getpid()
-        self.rank: int | None = terms.rank
+        self.rank: int | None = options.rank
         self.stream: RecordStream | None = None
         self._capture: FdCapture | None = None
         self._forwarder: LogForwarder | None = None
@@ -101,9 +101,9 @@ class Membership:
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
-        address = Address.parse(terms.address)
+        address = Address.parse(options.address)
         fds: dict[int, int] = {}
-        if terms.capture and forwarding:
+        if options.capture and forwarding:
             self._capture = FdCapture()
             try:
                 fds = self._capture.start()
@@ -113,14 +113,14 @@ class Membership:
         hello = Hello(
             pid=self.pid,
             hostname=socket.gethostname(),
-            rank=terms.rank,
-            local_rank=terms.local_rank,
-            mesh=terms.mesh,
+            rank=options.rank,
+            local_rank=options.local_rank,
+            mesh=options.mesh,
             captured=tuple(names[fd] for fd in fds),
             forwarding=forwarding,
             started=time.time(),
-            coords=dict(terms.coords),
-            launched=terms.launched,
+            coords=dict(options.coords),
+            launched=options.launched,
         )
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
@@ -130,14 +130,14 @@ class Membership:
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            self.stream = RecordStream(make_journal(welcome.journal, journal_size), terms.on_full, self._forwarder.wake)
+            self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
-        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=terms.warnings)
-        self._runtime.join_in(welcome.standing)
+        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
+        self._runtime.join_in(welcome.defaults)
         leash = parents_death()
         if leash is not None:
             with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
-                self._link.say(Leash(*leash))
+                self._link.send_message(Leash(*leash))
         if self._forwarder is not None:
             self._forwarder.start()
         self._runtime.start()
@@ -159,7 +159,7 @@ class Membership:
         if self._forwarder is not None:
             self._forwarder.finish(Goodbye())
         else:
-            self._link.say_last(Goodbye(), _GOODBYE_SEC)
+            self._link.send_last(Goodbye(), _GOODBYE_SEC)
 
     def _lose_client(self) -> None:
         if self.pid != os.getpid():
@@ -215,9 +215,9 @@ class Membership:
 
     def relabel(self, coords: Mapping[str, int | str]) -> None:
         """Be known by these coordinates from the next record on, and so are children that are forked later."""
-        self.terms = self.terms.replaced(coords=dict(coords))
+        self.options = self.options.replaced(coords=dict(coords))
         with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
-            self._link.say(Relabel(dict(coords)))
+            self._link.send_message(Relabel(dict(coords)))
 
     def client_console(self) -> frozenset[FileIdentity]:
         """Return what the client's stdout and stderr lead to; where that is not known, this process's, if it is a terminal."""
@@ -244,7 +244,7 @@ class Membership:
             self._uncapture()
         elif not self._ending and not self.over:  # the interpreter of a spawned child ends after the child's own exit functions
             self._ending = True
-            self._link.say_last(Ending(_uncaught()), _GOODBYE_SEC)
+            self._link.send_last(Ending(_uncaught()), _GOODBYE_SEC)
             if self._capture is not None and not self._capture.has_room(_ROOM_SEC):
                 self._capture.lead_back()  # the client is stopped: what is flushed from now on would wait for it
 
@@ -256,7 +256,7 @@ class Membership:
         if self._capture is None or self._capture.has_room():  # else what they hold goes to where it was meant to go
             _flush_standard_streams()
         self._uncapture(drain=self._link.hung_up)
-        self._link.say_last(Goodbye(), _GOODBYE_SEC)
+        self._link.send_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
             thread = self._forwarder._thread
             self._forwarder.enqueue_sentinel()
@@ -332,14 +332,14 @@ def info() -> MeshInfo:
     member = current()
     if member is None:
         return MeshInfo(hostname=socket.gethostname())
-    local_rank = member.terms.local_rank if member.terms.local_rank is not None else member.rank
-    return MeshInfo(member.rank, local_rank, socket.gethostname(), member.terms.coords)
+    local_rank = member.options.local_rank if member.options.local_rank is not None else member.rank
+    return MeshInfo(member.rank, local_rank, socket.gethostname(), member.options.coords)
 
 
-def join(terms: JoinOptions) -> Membership:
+def join(options: JoinOptions) -> Membership:
     """Join the client, or return the membership there is if it is one of the same client.
 
-    A membership that does not capture, where `terms` ask for it, is exchanged for one that does, under the same rank.
+    A membership that does not capture, where `options` ask for it, is exchanged for one that does, under the same rank.
 
     Raises
     ------
@@ -351,18 +351,18 @@ def join(terms: JoinOptions) -> Membership:
     with _lock:
         member = _newest()
         if member is not None:
-            if member.terms.address == terms.address and not member.over:
-                if member.terms.capture or not terms.capture:
+            if member.options.address == options.address and not member.over:
+                if member.options.capture or not options.capture:
                     return member
-                terms = member.terms.replaced(rank=member.rank, capture=True, launched="")
+                options = member.options.replaced(rank=member.rank, capture=True, launched="")
             _current = None
             member.leave()
-        _current = Membership(terms)
+        _current = Membership(options)
         _settle_at_exit()
         return _current
 
 
-def beside(terms: JoinOptions) -> Membership:
+def beside(options: JoinOptions) -> Membership:
     """Return a membership for a queue: this process's own, or another one beside it, for the queue alone.
 
     Raises
@@ -371,8 +371,8 @@ def beside(terms: JoinOptions) -> Membership:
         If the client cannot be joined.
     """
     member = current()
-    if member is None or member.terms.address != terms.address:
-        member = Membership(terms)
+    if member is None or member.options.address != options.address:
+        member = Membership(options)
         _beside.add(member)
         _settle_at_exit()
     return member
@@ -388,9 +388,9 @@ def rejoin(*, quiet: bool = False) -> Membership | None:
         member = current()
         if member is not None or _inherited is None:
             return member
-        terms, _inherited = _inherited, None
+        options, _inherited = _inherited, None
         try:
-            return join(terms)
+            return join(options)
         except ConnectError as failure:
             if not quiet and not isinstance(failure.__cause__, FileNotFoundError):
                 diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
@@ -498,8 +498,8 @@ def _after_fork_in_child() -> None:
     if member is not None:
         member.forget()
         # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
-        terms = member.terms
-        inherited = JoinOptions(terms.address, member.rank, terms.local_rank, "", terms.coords, False, terms.on_full)
+        options = member.options
+        inherited = JoinOptions(options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full)
         _inherited = None if member.over else inherited
     while _postponed:
         _postponed.pop(0)()

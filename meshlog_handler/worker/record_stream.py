@@ -20,7 +20,7 @@ from typing import Final, Literal, NoReturn
 from ..errors import SettingError
 from ..journal.side_files import SideFiles
 from ..journal.writer import Appender, Journal
-from ..protocol.encode import EncodedRecord, RecordEncoder, SchemaTable, freeze
+from ..protocol.encode import EncodedRecord, RecordEncoder, SchemaTable, encode_record
 from ..protocol.entries import FLUSH, LARGE, number_entry
 from ..system.fd_capture import diagnose
 from ..system.waits import monotonic
@@ -151,7 +151,7 @@ class RecordStream:
         # a program's handlers, every record takes the slow path, which looks.
         alike = record.thread is None and not internal_threads <= transport_threads
         try:
-            self.append_frozen(record.levelno, RecordEncoder(record, route, fast=not alike, texts=texts))
+            self.append_encoded(record.levelno, RecordEncoder(record, route, fast=not alike, texts=texts))
         except _Ended:
             return False
         if self.journal.path is None and self.on_full == "block":
@@ -171,18 +171,18 @@ class RecordStream:
         appender = self.journal.appender
         if self.ended:
             return False
-        frozen = RecordEncoder(record, route)(appender[0])
-        if len(frozen.data) < self.journal.largest and _put(appender, frozen.data):
-            frozen.learn()
+        encoded = RecordEncoder(record, route)(appender[0])
+        if len(encoded.data) < self.journal.largest and _put(appender, encoded.data):
+            encoded.commit_schema()
         else:
             self.journal.count_drop("full", record.levelno)
         if self.idle:
             self.wake()
         return True
 
-    def append_frozen(self, level: int, freeze_in: Callable[[SchemaTable], EncodedRecord]) -> None:
-        """Append a record that `freeze_in` writes down for a segment. What is dropped is counted under `level`."""
-        self._append(level, freeze_in)
+    def append_encoded(self, level: int, encode_in: Callable[[SchemaTable], EncodedRecord]) -> None:
+        """Append a record that `encode_in` writes down for a segment. What is dropped is counted under `level`."""
+        self._append(level, encode_in)
 
     def _wait_shipped(self) -> None:
         """Wait, as for room, until what stands in a journal that is mere memory has been shipped."""
@@ -234,23 +234,23 @@ class RecordStream:
                 found = True
         return found
 
-    def _append(self, level: int | None, freeze_in: Callable[[SchemaTable], EncodedRecord]) -> bool:
-        """Append what `freeze_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
+    def _append(self, level: int | None, encode_in: Callable[[SchemaTable], EncodedRecord]) -> bool:
+        """Append what `encode_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
         while True:
             appender = self.journal.appender
             if self.ended and level is not None:  # asked after the line before: a later segment is for sentinels alone
                 raise _Ended
-            frozen = freeze_in(appender[0])
+            encoded = encode_in(appender[0])
             aside: int | None = None
-            if len(frozen.data) >= self.journal.largest:
+            if len(encoded.data) >= self.journal.largest:
                 try:
-                    frozen, aside = self._set_aside(frozen, appender[0])
+                    encoded, aside = self._set_aside(encoded, appender[0])
                 except BlockingIOError:
                     if self._wait_for_reader(level):
                         continue
                     return False
-            if _put(appender, frozen.data):
-                frozen.learn()
+            if _put(appender, encoded.data):
+                encoded.commit_schema()
                 if self.idle:
                     self.wake()
                 return True
@@ -259,7 +259,7 @@ class RecordStream:
             if not self._next_segment(appender, level):
                 return False
 
-    def _set_aside(self, frozen: EncodedRecord, shapes: SchemaTable) -> tuple[EncodedRecord, int | None]:
+    def _set_aside(self, encoded: EncodedRecord, schemas: SchemaTable) -> tuple[EncodedRecord, int | None]:
         """Put entries too large for a segment into a side file; return an entry with its number, and the number.
 
         Where there can be no such file, the entry is the beginning of the record. `BlockingIOError` if there is no room yet.
@@ -267,23 +267,17 @@ class RecordStream:
         if self._sides is not None:
             try:
                 number = self._sides.put(
-                    frozen.data, replace=self.client_gone, patient=self.on_full == "block" and not self._starved
+                    encoded.data, replace=self.client_gone, patient=self.on_full == "block" and not self._starved
                 )
-                return EncodedRecord(number_entry(LARGE, number), shapes), number
+                return EncodedRecord(number_entry(LARGE, number), schemas), number
             except BlockingIOError:
                 raise
             except OSError as failure:
-                diagnose(f"a record of {len(frozen.data):,} bytes cannot be kept: {failure}")
-        start = frozen.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
-        note = logging.makeLogRecord(
-            {
-                "name": "meshlog",
-                "levelno": logging.WARNING,
-                "levelname": "WARNING",
-                "msg": f"a record of {len(frozen.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}",
-            }
-        )
-        return freeze(note, shapes), None
+                diagnose(f"a record of {len(encoded.data):,} bytes cannot be kept: {failure}")
+        start = encoded.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
+        text = f"a record of {len(encoded.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"
+        note = logging.makeLogRecord({"name": "meshlog", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
+        return encode_record(note, schemas), None
 
     def _wait_for_reader(self, level: int | None) -> bool:
         """Wait until the client has read a side file; False to give up: a drop has been counted then."""

@@ -91,9 +91,9 @@ class LoggerRuntime:
             return False
         return self._thread is None or ended(self._thread, timeout)
 
-    def join_in(self, standing: Iterable[bytes]) -> None:
+    def join_in(self, defaults: Iterable[bytes]) -> None:
         """Carry out what holds for whoever joins late. Before `start`. What cannot be carried out is said, and left."""
-        for encoded in standing:
+        for encoded in defaults:
             answer = self.carry_out(encoded)
             if answer is not None and answer.error is not None:
                 diagnose(f"an order that holds for all ranks cannot be carried out here: {answer.error}")
@@ -102,31 +102,31 @@ class LoggerRuntime:
 
     def carry_out(self, encoded: bytes, refusing: type[BaseException] = Exception) -> Answer | None:
         """Carry out one order; None if its answer travels in the stream. What it raises of kind `refusing` is the answer."""
-        order: Message = decode(encoded, Command, KeepWaiting, Release)
-        if isinstance(order, Release):
+        command: Message = decode(encoded, Command, KeepWaiting, Release)
+        if isinstance(command, Release):
             self._on_release()
             return None
-        if not isinstance(order, Command):
+        if not isinstance(command, Command):
             if self._stream is not None:
                 self._stream.client_moves()
             return None
         try:
-            if isinstance(order, Flush):
-                return self._flush(order)
-            if isinstance(order, SetLevel):
-                self._set_level(order)
-            elif isinstance(order, LogWarnings):
+            if isinstance(command, Flush):
+                return self._flush(command)
+            if isinstance(command, SetLevel):
+                self._set_level(command)
+            elif isinstance(command, LogWarnings):
                 if self._warnings:
-                    log_warnings(order.filters)
-            elif isinstance(order, Prepare):
-                self._prepared[order.request] = ConfigTransaction(order.config)
-            elif isinstance(order, Commit):
-                self._end(order.prepared, ConfigTransaction.commit)
-            elif isinstance(order, Rollback):
-                self._end(order.prepared, ConfigTransaction.rollback)
+                    log_warnings(command.filters)
+            elif isinstance(command, Prepare):
+                self._prepared[command.request] = ConfigTransaction(command.config)
+            elif isinstance(command, Commit):
+                self._end(command.prepared, ConfigTransaction.commit)
+            elif isinstance(command, Rollback):
+                self._end(command.prepared, ConfigTransaction.rollback)
         except refusing as refusal:
-            return Answer(order.request, _explain(refusal))
-        return Answer(order.request, None)
+            return Answer(command.request, _explain(refusal))
+        return Answer(command.request, None)
 
     def _run(self) -> None:
         internal_threads.add(threading.get_ident())
@@ -139,7 +139,7 @@ class LoggerRuntime:
                 # SystemExit, too, of a handler's factory or of what stands for sys.stdout: orders to come need this thread.
                 answer = self.carry_out(encoded, BaseException)
                 if answer is not None:
-                    self._link.say(answer)
+                    self._link.send_message(answer)
         except (OSError, EOFError, ProtocolError) as failure:
             if isinstance(failure, ProtocolError):
                 diagnose(f"the client sent what cannot be an order: {failure}")
@@ -152,34 +152,34 @@ class LoggerRuntime:
             internal_threads.discard(threading.get_ident())
             transport_threads.discard(threading.get_ident())
 
-    def _flush(self, order: Flush) -> Answer | None:
+    def _flush(self, command: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):
             # What stands there may be the program's own, and raise anything: then what it holds back is not ours to have.
             with contextlib.suppress(BaseException):
                 if stream is not None and not stream.closed:
                     stream.flush()
         if self._stream is None:
-            return Answer(order.request, None)
-        self._stream.append_flush(order.request)
+            return Answer(command.request, None)
+        self._stream.append_flush(command.request)
         return None
 
-    def _set_level(self, order: SetLevel) -> None:
-        logger = logging.getLogger(order.logger or None)
+    def _set_level(self, command: SetLevel) -> None:
+        logger = logging.getLogger(command.logger or None)
         level, reverting, reverts = logger.level, dict(self._reverting), list(self._reverts)
 
         def undo() -> None:
             logger.setLevel(level)
             self._reverting, self._reverts = reverting, reverts
 
-        self._last_level = order.request, undo
-        before = self._reverting.pop(order.logger, logger.level)
-        self._first.setdefault(order.logger, before)
-        self._reverts = [revert for revert in self._reverts if revert[2] != order.logger]
+        self._last_level = command.request, undo
+        before = self._reverting.pop(command.logger, logger.level)
+        self._first.setdefault(command.logger, before)
+        self._reverts = [revert for revert in self._reverts if revert[2] != command.logger]
         heapq.heapify(self._reverts)
-        logger.setLevel(order.level)
-        if order.for_sec is not None:
-            self._reverting[order.logger] = before
-            heapq.heappush(self._reverts, (monotonic() + order.for_sec, next(self._order), order.logger, before))
+        logger.setLevel(command.level)
+        if command.for_sec is not None:
+            self._reverting[command.logger] = before
+            heapq.heappush(self._reverts, (monotonic() + command.for_sec, next(self._order), command.logger, before))
 
     def restore_levels(self) -> None:
         """Set each logger back to the level it had before the first order for it. Any thread."""

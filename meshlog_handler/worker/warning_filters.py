@@ -20,7 +20,7 @@ LOGGER: Final = "py.warnings"
 """Where the standard library's ``logging.captureWarnings`` logs warnings, too."""
 
 
-def warnings_order() -> LogWarnings:
+def warnings_command() -> LogWarnings:
     """Return the order to log warnings by the filters that hold here and now, but for those that cannot be spelled."""
     return LogWarnings(0, tuple(spelt for each in warnings.filters if (spelt := _spell_filter(each)) is not None))
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from meshlog_handler.journal.layout import START
-from meshlog_handler.protocol.encode import SchemaTable, freeze
+from meshlog_handler.protocol.encode import SchemaTable, encode_record
 from meshlog_handler.protocol.frames import CONTROL, DATA, MAX_CONTROL, data_head, frame
 from meshlog_handler.protocol.messages import Hello, Welcome, decode
 from meshlog_handler.testing import CollectedLogs, collected
@@ -87,8 +87,8 @@ def entries(*texts: str) -> bytes:
     shapes, data = SchemaTable(), b""
     for text in texts:
         record = logging.LogRecord("hostile", logging.INFO, __file__, 1, "%s", (text,), None)
-        frozen = freeze(record, shapes)
-        frozen.learn()
+        frozen = encode_record(record, shapes)
+        frozen.commit_schema()
         data += frozen.data
     return data
 

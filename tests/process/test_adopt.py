@@ -143,7 +143,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
 
 def test_orders_go_to_those_who_can_hear(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
     until(lambda: "printed" in shown.messages and "begin" in shown.messages)
-    answers = client.order_soon(SetLevel(client.next_request(), 10, "", None), None).result(10)
+    answers = client.send_command_soon(SetLevel(client.next_request(), 10, "", None), None).result(10)
     assert {member.rank: error for member, error in answers.items()} == {1: None}  # type: ignore[attr-defined]  # a source
 
 

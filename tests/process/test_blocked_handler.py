@@ -188,7 +188,7 @@ def test_a_mesh_whose_handler_blocks_ends_its_procs_in_time() -> None:
 
 
 def test_orders_to_ranks_have_an_end_and_name_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "COMMAND_SEC", 0.3)
     handler = Blocks()
     with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[handler], start_method="fork") as procs:
         logs = procs.logging

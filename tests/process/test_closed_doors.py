@@ -24,7 +24,7 @@ from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.testing import collected
 from meshlog_handler.transport import listener
 from meshlog_handler.transport.channel import Address, authenticate
-from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_STRANGERS
+from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_PENDING
 from meshlog_handler.worker import membership
 from meshlog_handler.worker.membership import JoinOptions
 from tests.leaks import open_fds
@@ -74,7 +74,7 @@ def test_where_no_thread_can_be_started_processes_are_let_in_one_by_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        for _ in range(MAX_STRANGERS + 1):
+        for _ in range(MAX_PENDING + 1):
             knock(others.address).close()
         with started("fork", workers.log_numbered, [(others.address, 3, "return")] * 3) as procs:
             assert join_all(procs) == [0, 0, 0]
@@ -161,8 +161,8 @@ def test_who_speaks_slowly_is_cut_off_in_the_middle_of_it(others: Honest) -> Non
 
 
 def test_a_crowd_at_the_door_keeps_nobody_out_for_long(others: Honest) -> None:
-    crowd = [knock(others.address) for _ in range(3 * MAX_STRANGERS)]
-    until(lambda: at_the_door() == MAX_STRANGERS, DEADLINE, "the door to be full")
+    crowd = [knock(others.address) for _ in range(3 * MAX_PENDING)]
+    until(lambda: at_the_door() == MAX_PENDING, DEADLINE, "the door to be full")
     others.are_heard()
     with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
         most = 0
@@ -170,7 +170,7 @@ def test_a_crowd_at_the_door_keeps_nobody_out_for_long(others: Honest) -> None:
             most = max(most, at_the_door())
             procs[0].join(0.01)
         assert join_all(procs) == [0]
-    assert most <= MAX_STRANGERS
+    assert most <= MAX_PENDING
     others.until_shown("number 2")
     assert all(map(is_hung_up_on, crowd))
 

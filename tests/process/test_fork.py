@@ -44,12 +44,12 @@ def test_a_thread_of_a_forked_process_is_not_taken_for_one_of_the_clients() -> N
     """It may get the identifier that a thread of the client's process had; such threads are not forwarded."""
     run_python(
         "-c",
-        "import os; from meshlog_handler import LogClient; from meshlog_handler.worker.record_stream import own_threads\n"
+        "import os; from meshlog_handler import LogClient; from meshlog_handler.worker.record_stream import internal_threads\n"
         "with LogClient() as client:\n"
         "    client.stats()\n"
-        "    assert own_threads\n"
+        "    assert internal_threads\n"
         "    pid = os.fork()\n"
-        "    if not pid: os._exit(len(own_threads))\n"
+        "    if not pid: os._exit(len(internal_threads))\n"
         "    assert os.waitpid(pid, 0)[1] == 0",
     )
 

@@ -45,7 +45,7 @@ def prove(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def admit(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client._rendezvous, "_admit", halt.before(client._rendezvous._admit))
+    monkeypatch.setattr(client._listener, "_admit", halt.before(client._listener._admit))
 
 
 def begin(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +111,13 @@ def test_who_joins_while_the_client_stops_is_turned_away_at_once(monkeypatch: py
     go = multiprocessing.get_context("fork").Semaphore(0)
     client = LogClient().start()
     with started("fork", workers.be_turned_away, [(client.address, go)]) as procs:
-        monkeypatch.setattr(client._rendezvous, "_joined", halt.before(client._rendezvous._joined))
+        monkeypatch.setattr(client._listener, "_joined", halt.before(client._listener._joined))
         go.release()
         assert halt.reached.wait(DEADLINE)
         stopping = threading.Thread(target=client.stop)
         stopping.start()
         # The client's thread waits for the door's, and hears of nobody any more.
-        until(lambda: client._rendezvous.sockets[0].fileno() < 0)
+        until(lambda: client._listener.sockets[0].fileno() < 0)
         halt.let_go.set()
         stopping.join(DEADLINE)
         assert not stopping.is_alive()

@@ -143,7 +143,7 @@ def test_no_pickle_runs_wherever_it_stands(tmp_path: Path) -> None:
 
 
 def _thaw(data: bytes) -> None:
-    RecordDecoder({"rank": 0}, lambda _: b"").thaw(data, 0, 1000, [])
+    RecordDecoder({"rank": 0}, lambda _: b"").decode(data, 0, 1000, [])
 
 
 def _define(data: bytes) -> None:

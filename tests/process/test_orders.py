@@ -103,14 +103,14 @@ def mesh() -> Iterator[Mesh]:
 def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Hold a newcomer where it was told at the door what holds, and is not known yet to the client's thread."""
     at_door, let_in = threading.Event(), threading.Event()
-    joined = client._rendezvous._joined
+    joined = client._listener._joined
 
     def later(newcomer: NewConnection, welcome: Welcome) -> None:
         at_door.set()
         assert let_in.wait(DEADLINE)
         joined(newcomer, welcome)
 
-    monkeypatch.setattr(client._rendezvous, "_joined", later)
+    monkeypatch.setattr(client._listener, "_joined", later)
     return at_door, let_in
 
 
@@ -160,7 +160,7 @@ def test_a_configuration_that_is_refused_holds_for_nobody_who_joins() -> None:
 
 
 def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "COMMAND_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
         stop_process(first.pid)
@@ -172,7 +172,7 @@ def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch:
 
 
 def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ORDER_SEC", 0.3)
+    monkeypatch.setattr(control, "COMMAND_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
         made.logs.set_level(15)
@@ -181,7 +181,7 @@ def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.Mon
         with pytest.raises(RankError, match="rank 0"):
             made.logs.set_mode(False, None, 33)
         core = made.client._core
-        assert made.client.ask(lambda: (core.show.window, [each.streaming for each in core.reception.sources])) == (
+        assert made.client.ask(lambda: (core.show.window, [each.streaming for each in core.reactor.peers])) == (
             60.0,
             [True] * 2,
         )
@@ -324,5 +324,5 @@ def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: 
         go_on.set()
         late.joined()
         until(lambda: late.level() == 33)
-        until(lambda: not any(getattr(source, "unheard", ()) for source in above._core.reception.sources))
+        until(lambda: not any(getattr(source, "unheard", ()) for source in above._core.reactor.peers))
         made.end()

@@ -401,7 +401,7 @@ def test_a_proc_that_may_get_no_signals_costs_no_other_its_life(monkeypatch: pyt
     with started(3) as procs:
         with monkeypatch.context() as patch:
             patch.setattr(signal, "pidfd_send_signal", forbidden)
-            procs._watcher.signal_all(signal.SIGTERM)
+            procs._supervisor.signal_all(signal.SIGTERM)
             os.kill(procs.pids[1], signal.SIGKILL)
             until(lambda: procs.alive == (0, 2), DEADLINE)
         assert procs.exitcode(1) == -signal.SIGKILL

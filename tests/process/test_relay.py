@@ -429,10 +429,10 @@ def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) ->
         honest = job.worker(job.client.address)
         link, welcome = connect(Address.parse(job.client.address), HELLO, ())
         assert welcome.rank is None
-        link.say(DownstreamJoined(7, "", 7, "far", {}))
-        link.say(RankRequest(1))
+        link.send_message(DownstreamJoined(7, "", 7, "far", {}))
+        link.send_message(RankRequest(1))
         until(lambda: 7 in job.client.stats(), what="the client to know who is below")
-        link.say(message)
+        link.send_message(message)
         job.collector.wait_for(lambda records: any("is gone, and with it rank 7" in record.getMessage() for record in records))
         honest.ask("log", (logging.WARNING, "still here"))
         assert job.client.flush().acked == (honest.rank,)
@@ -451,7 +451,7 @@ def test_a_relay_is_told_in_which_window_to_group(window: float | None, below: f
         assert decode(told, Command) == WindowDownstream(0, below)
         link.close()
         link.forget()
-        until(lambda: not job.client._core.reception.sources, what="the client to see the end")
+        until(lambda: not job.client._core.reactor.peers, what="the client to see the end")
 
 
 def test_a_client_can_be_reached_or_not() -> None:

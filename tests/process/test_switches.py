@@ -209,7 +209,7 @@ def test_eras_end() -> None:
             made.client.set_window(1.0 + number)
         core = made.client._core
         assert made.client.ask(lambda: core.show.eras) == []
-        assert made.client.ask(lambda: [len(source.turns) for source in core.reception.sources]) == [0] * RANKS
+        assert made.client.ask(lambda: [len(source.turns) for source in core.reactor.peers]) == [0] * RANKS
 
 
 def test_procs_that_join_a_mesh_later_are_streamed_as_the_mesh_is() -> None:
@@ -220,7 +220,7 @@ def test_procs_that_join_a_mesh_later_are_streamed_as_the_mesh_is() -> None:
         made.logs.set_mode(False, None, logging.INFO)
         made.member(1)
         core = made.client._core
-        streams = made.client.ask(lambda: {source.rank: source.streaming for source in core.reception.sources})
+        streams = made.client.ask(lambda: {source.rank: source.streaming for source in core.reactor.peers})
         assert streams == {0: False, 1: False}
         assert made.client.registry.streams("other")
         made.logs.set_mode(True, None, logging.INFO)
@@ -234,7 +234,7 @@ def test_what_has_arrived_and_waits_to_be_shown_is_shown_as_before() -> None:
             join_all(procs)
             assert first.reached.wait(DEADLINE)
             switched = pool.submit(shows.set_handlers, [second])
-            until(lambda: not shows._commands._calls.empty(), DEADLINE, "the call to wait for the handler")
+            until(lambda: not shows._mailbox._calls.empty(), DEADLINE, "the call to wait for the handler")
             first.go.set()
             switched.result(DEADLINE)
         assert shows.flush(DEADLINE).missing == ()

@@ -48,7 +48,7 @@ def decoders(watched: Any) -> Callable[[bytes], None]:
         items: list[Any] = []
         at = 0
         while at < len(data):
-            at = thawer.thaw(data, at, _MAX_ITEMS, items)
+            at = thawer.decode(data, at, _MAX_ITEMS, items)
         for _, template, values in items[:_MAX_ITEMS]:
             if template is not None:
                 template.text(values)

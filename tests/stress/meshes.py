@@ -70,7 +70,7 @@ def config(level: int, refuses: int | None = None, seconds: float = 0.0) -> dict
 def mesh(scene: Scene) -> Iterator[ProcMesh]:
     """Start a mesh whose ranks log all the time."""
     lanes = [scene.tally.lane() for _ in range(_RANKS)]
-    patience, control.ORDER_SEC = control.ORDER_SEC, 1.0
+    patience, control.COMMAND_SEC = control.COMMAND_SEC, 1.0
     procs = this_host().spawn_procs({"gpus": _RANKS}, start_method="fork", handlers=[scene.counting])
     try:
         procs.initialized.get(DEADLINE)
@@ -79,7 +79,7 @@ def mesh(scene: Scene) -> Iterator[ProcMesh]:
         until(lambda: all(lane.returned > 10 for lane in lanes), DEADLINE, "all ranks to log")
         yield procs
     finally:
-        control.ORDER_SEC = patience
+        control.COMMAND_SEC = patience
         scene.tally.stop()
         scene.stats = procs.logging.stats
         procs.stop(DEADLINE).get(DEADLINE)

@@ -79,7 +79,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "anything at all": (
         {
             f"{module}.*"
-            for module in ("handler", "stream", "journal", "forwarder", "channel", "membership", "runtime", "freeze")
+            for module in ("handler", "record_stream", "writer", "forwarder", "channel", "membership", "runtime", "encode")
         },
         20_000,
     ),

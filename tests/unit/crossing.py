@@ -8,7 +8,7 @@ from typing import Any
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, freeze, shape_key
+from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_record, schema_key
 from meshlog_handler.protocol.entries import MARK, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -34,13 +34,13 @@ def encode(records: Iterable[logging.LogRecord], table: SchemaTable | None = Non
             args = record.args
             if len(record.__dict__) != PLAIN_SIZE or type(args) is not tuple:
                 raise TypeError
-            pack = table[shape_key(record.__dict__), (record.__class__, *map(type, args)), None]
+            pack = table[schema_key(record.__dict__), (record.__class__, *map(type, args)), None]
             parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
         except Exception:
-            frozen = freeze
+            frozen = encode_record
         if frozen is not None:  # not where an exception is handled: the record may ask for it
             known = frozen(record, table)
-            known.learn()
+            known.commit_schema()
             parts.append(known.data)
         parts.append(bytes([MARK]))
     return b"".join(parts)
@@ -57,7 +57,7 @@ def decode(*pieces: bytes, limit: int = 1 << 30, read_large: Callable[[int], byt
     for piece in pieces:
         at = 0
         while at < len(piece):
-            at = thawer.thaw(piece, at, limit, items)
+            at = thawer.decode(piece, at, limit, items)
     return items
 
 

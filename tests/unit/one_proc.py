@@ -63,7 +63,7 @@ class Proc:
                 if piece.generation != self._generation:
                     self._generation = piece.generation
                     self._thawer.new_segment()
-                self._thawer.thaw(piece.data, 0, 1 << 30, self.items)
+                self._thawer.decode(piece.data, 0, 1 << 30, self.items)
                 if self.stream.journal.shipped(piece):
                     self.stream.made_room()
 

@@ -215,20 +215,20 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         with _turn:
             if self._ended:
                 return
-            terms = membership.JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
-            _wanting.append((self, terms))
-            if not self._forward(terms, worker):
+            options = membership.JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
+            _wanting.append((self, options))
+            if not self._forward(options, worker):
                 self._step_down(worker)
                 raise ConnectError(f"worker {worker.name} could not join the client")
 
-    def _forward(self, terms: membership.JoinOptions, worker: Any) -> bool:
+    def _forward(self, options: membership.JoinOptions, worker: Any) -> bool:
         """Let this process forward on these terms, whatever it did before; False if it cannot."""
         global _handover
         if _handover is None:
             _handover = ConsoleHandover(_is_dasks_forwarding)
-        enlist(terms)
+        enlist(options)
         member = membership.current()
-        if member is None or member.terms.address != terms.address:
+        if member is None or member.options.address != options.address:
             return False
         member.when_lost(lambda: worker.loop.add_callback(self._step_back, worker))
         _handover.take()
@@ -244,7 +244,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         """Stop forwarding to this client. The process forwards to the client before it, if that can be reached."""
         global _handover
         forwarded = _wanting[-1][0] is self
-        _wanting[:] = [(plugin, terms) for plugin, terms in _wanting if plugin is not self]
+        _wanting[:] = [(plugin, options) for plugin, options in _wanting if plugin is not self]
         if not forwarded:
             return  # it is another's by now
         member = membership.current()
@@ -254,8 +254,8 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
             _handover.give_back()
             _handover = None
         uninstall()
-        for plugin, terms in reversed(_wanting):
-            if plugin._forward(terms, worker):
+        for plugin, options in reversed(_wanting):
+            if plugin._forward(options, worker):
                 return
 
     async def _step_back(self, worker: Any) -> None:

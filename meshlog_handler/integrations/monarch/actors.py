@@ -95,10 +95,10 @@ class WorkerActor(Actor):
         point = current_rank()
         self._token = token
         _hand_over()
-        terms = membership.JoinOptions(
+        options = membership.JoinOptions(
             addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
         )
-        installation.enlist(terms, handler=PlainHandler)
+        installation.enlist(options, handler=PlainHandler)
         if not self._is_member():
             _give_back()
             raise ConnectError(f"rank {point.rank} cannot join the client")
@@ -112,7 +112,7 @@ class WorkerActor(Actor):
 
     def _is_member(self) -> bool:
         member = membership.current()
-        return member is not None and member.terms.mesh == self._token
+        return member is not None and member.options.mesh == self._token
 
 
 _handover: ConsoleHandover | None = None

@@ -70,10 +70,10 @@ def join_actor(actor: object, job: str, token: str) -> bool:
     """Let the process of an actor, of whatever job, join the client of this one. For ``__ray_call__``; tell whether it has."""
     _join_job(job)
     member = membership.current()
-    if member is None or member.terms.mesh != token:
+    if member is None or member.options.mesh != token:
         return False
     name = ray.get_runtime_context().get_actor_name() or type(actor).__name__
-    member.relabel({**member.terms.coords, "actor": name})
+    member.relabel({**member.options.coords, "actor": name})
     return True
 
 
@@ -126,8 +126,8 @@ def _say_who_it_becomes(member: membership.Membership) -> None:
         # handle of one, which are told apart by having no actor's name.
         def load_actor_class(job_id: object, descriptor: Any) -> object:
             name = context.get_actor_name()
-            if name is not None and "actor" not in member.terms.coords:
-                member.relabel({**member.terms.coords, "actor": name or descriptor.class_name})
+            if name is not None and "actor" not in member.options.coords:
+                member.relabel({**member.options.coords, "actor": name or descriptor.class_name})
             return load(job_id, descriptor)
 
         return load_actor_class
@@ -168,6 +168,6 @@ def _leave() -> None:
         if _handover is not None:
             _handover.give_back()
             _handover = None
-        if member is not None and "actor" in member.terms.coords:
+        if member is not None and "actor" in member.options.coords:
             for stream in (sys.stdout, sys.stderr):
-                print(f":actor_name:{member.terms.coords['actor']}", file=stream)  # Ray's log monitor missed its own mark
+                print(f":actor_name:{member.options.coords['actor']}", file=stream)  # Ray's log monitor missed its own mark

@@ -33,7 +33,7 @@ def error(how: str) -> ExitReport:
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"])
 def test_a_crash_is_an_error(name: str) -> None:
     for mesh in ("", "token"):
-        assert ExitReports().heard(Proc(mesh=mesh, exitcode=-signal.Signals[name]), 0.0) == error(f"ended by {name}")
+        assert ExitReports().drained(Proc(mesh=mesh, exitcode=-signal.Signals[name]), 0.0) == error(f"ended by {name}")
 
 
 @pytest.mark.parametrize("uncaught", [None, ""])
@@ -56,16 +56,16 @@ def test_an_uncaught_exception_is_an_error() -> None:
 
 def test_of_a_guest_that_is_gone_it_is_said_that_the_cause_is_not_known() -> None:
     obituaries = ExitReports()
-    assert obituaries.heard(Proc(mesh=""), 10.0) == error("is gone; the cause is not known to this process")
-    assert obituaries.heard(Proc(mesh="", uncaught=""), 10.0) is None, "it ended in order"
+    assert obituaries.drained(Proc(mesh=""), 10.0) == error("is gone; the cause is not known to this process")
+    assert obituaries.drained(Proc(mesh="", uncaught=""), 10.0) is None, "it ended in order"
     assert obituaries.deadline is None, "no owner will say more"
 
 
 def test_an_end_waits_for_the_word_of_its_owner() -> None:
     obituaries, proc = ExitReports(), Proc()
-    assert obituaries.heard(proc, 10.0) is None
+    assert obituaries.drained(proc, 10.0) is None
     assert obituaries.deadline == 10.0 + WORD_SEC
-    assert obituaries.word("token", 3, 7) == (proc, error("ended by exit code 7"))
+    assert obituaries.exited("token", 3, 7) == (proc, error("ended by exit code 7"))
     assert proc.exitcode == 7
     assert obituaries.deadline is None
 
@@ -73,8 +73,8 @@ def test_an_end_waits_for_the_word_of_its_owner() -> None:
 @pytest.mark.parametrize("code", [7, -signal.SIGTERM])
 def test_its_owner_expects_a_proc_to_end_by_0(code: int) -> None:
     obituaries, proc = ExitReports(), Proc(exitcode=code, uncaught="")
-    assert obituaries.heard(proc, 0.0) is None
-    told = obituaries.word("token", 3, code)
+    assert obituaries.drained(proc, 0.0) is None
+    told = obituaries.exited("token", 3, code)
     assert told is not None
     assert told[1] is not None
     assert told[1].level == logging.ERROR
@@ -82,56 +82,56 @@ def test_its_owner_expects_a_proc_to_end_by_0(code: int) -> None:
 
 def test_its_owner_knows_that_it_has_ended_a_proc_itself() -> None:
     obituaries = ExitReports()
-    obituaries.word("token", 3, 0)
-    assert obituaries.heard(Proc(), 0.0) is None
+    obituaries.exited("token", 3, 0)
+    assert obituaries.drained(Proc(), 0.0) is None
     assert obituaries.deadline is None
 
 
 def test_the_word_may_come_first() -> None:
     obituaries, proc = ExitReports(), Proc()
-    assert obituaries.word("token", 3, -signal.SIGSEGV) is None
-    assert obituaries.heard(proc, 0.0) == error("ended by SIGSEGV")
+    assert obituaries.exited("token", 3, -signal.SIGSEGV) is None
+    assert obituaries.drained(proc, 0.0) == error("ended by SIGSEGV")
     assert obituaries.deadline is None
 
 
 def test_a_word_is_of_one_rank_of_one_mesh() -> None:
     obituaries = ExitReports()
-    obituaries.heard(Proc(), 0.0)
-    assert obituaries.word("other", 3, 1) is None
-    assert obituaries.word("token", 4, 1) is None
-    assert obituaries.word("token", 3, 1) is not None
+    obituaries.drained(Proc(), 0.0)
+    assert obituaries.exited("other", 3, 1) is None
+    assert obituaries.exited("token", 4, 1) is None
+    assert obituaries.exited("token", 3, 1) is not None
 
 
 def test_a_word_is_used_once() -> None:
     obituaries = ExitReports()
-    obituaries.word("token", 3, 1)
+    obituaries.exited("token", 3, 1)
     # The kernel said the same: the word is for this proc nevertheless, and not for the next one of its rank.
-    assert obituaries.heard(Proc(exitcode=1), 0.0)
-    assert obituaries.heard(Proc(), 0.0) is None
-    assert obituaries.word("token", 3, 2) is not None
-    assert obituaries.heard(Proc(), 0.0) is None
+    assert obituaries.drained(Proc(exitcode=1), 0.0)
+    assert obituaries.drained(Proc(), 0.0) is None
+    assert obituaries.exited("token", 3, 2) is not None
+    assert obituaries.drained(Proc(), 0.0) is None
 
 
 def test_a_crash_that_was_told_at_once_is_not_told_again() -> None:
     obituaries = ExitReports()
-    assert obituaries.heard(Proc(exitcode=-9), 0.0) == error("ended by SIGKILL")
-    assert obituaries.word("token", 3, -9) is None
-    assert obituaries.heard(Proc(), 0.0) is None, "the word was for the one before"
+    assert obituaries.drained(Proc(exitcode=-9), 0.0) == error("ended by SIGKILL")
+    assert obituaries.exited("token", 3, -9) is None
+    assert obituaries.drained(Proc(), 0.0) is None, "the word was for the one before"
 
 
 def test_an_end_of_which_nobody_knows_more_is_forgotten() -> None:
     obituaries = ExitReports()
-    obituaries.heard(Proc(), 10.0)
+    obituaries.drained(Proc(), 10.0)
     assert obituaries.expire(10.0 + WORD_SEC - 0.01) == []
     assert obituaries.deadline is not None
     assert obituaries.expire(10.0 + WORD_SEC) == []
     assert obituaries.deadline is None
-    assert obituaries.word("token", 3, 1) is None
+    assert obituaries.exited("token", 3, 1) is None
 
 
 def test_where_no_owner_speaks_the_kernel_is_believed() -> None:
     obituaries, proc = ExitReports(), Proc(exitcode=155)
-    assert obituaries.heard(proc, 0.0) is None
+    assert obituaries.drained(proc, 0.0) is None
     assert obituaries.expire(WORD_SEC) == [(proc, ExitReport(logging.INFO, f"{WHO} ended by exit code 155"))]
 
 

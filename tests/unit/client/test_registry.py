@@ -46,7 +46,7 @@ class Door:
         return [order for order in self.orders(hello) if not isinstance(order, LogWarnings)]
 
     def orders(self, hello: Hello = GUEST) -> list[Command]:
-        return [decode(order, Command) for order in self.admit(hello).standing]
+        return [decode(order, Command) for order in self.admit(hello).defaults]
 
 
 @pytest.fixture
@@ -178,15 +178,15 @@ def test_only_who_belongs_to_a_mesh_is_missed(registry: Registry, door: Door) ->
 
 def test_what_stands_is_for_who_joins_later(registry: Registry, door: Door) -> None:
     assert door.standing() == []
-    registry.stand("", SET_ROOT)
-    registry.stand("", SET_APP)
+    registry.set_default("", SET_ROOT)
+    registry.set_default("", SET_APP)
     assert door.standing() == [SET_ROOT, SET_APP]
 
 
 def test_each_mesh_has_orders_of_its_own(registry: Registry, door: Door) -> None:
     registry.add_mesh("mesh", {0: {}})
-    registry.stand("mesh", SET_ROOT)
-    registry.stand("", SET_APP)
+    registry.set_default("mesh", SET_ROOT)
+    registry.set_default("", SET_APP)
     assert door.standing(GUEST.replaced(mesh="mesh", rank=0)) == [SET_ROOT]
     assert door.standing(GUEST.replaced(mesh="unknown")) == [SET_APP]
     # Orders go to other processes: the client's own is configured by its program.
@@ -196,12 +196,12 @@ def test_each_mesh_has_orders_of_its_own(registry: Registry, door: Door) -> None
 def test_a_later_order_on_the_same_matter_stands_instead(registry: Registry, door: Door) -> None:
     again = SET_APP.replaced(level=50)
     for order in (SET_APP, SET_ROOT, again):
-        registry.stand("", order)
+        registry.set_default("", order)
     assert door.standing() == [SET_ROOT, again]
-    registry.stand("", PART)
+    registry.set_default("", PART)
     assert door.standing() == [SET_ROOT, again, PART]
-    registry.stand("", WHOLE)
-    registry.stand("", SET_ROOT)
+    registry.set_default("", WHOLE)
+    registry.set_default("", SET_ROOT)
     assert door.standing() == [WHOLE, SET_ROOT]
 
 
@@ -212,7 +212,7 @@ def test_one_order_about_warnings_stands_whatever_else_is_ordered(registry: Regi
     registry.add_mesh("mesh", {0: {}})
     assert door.orders(mesh) == [of_the_client]
     other = LogWarnings(0, (("error", None, (("builtins", "Warning"),), None, 0),))
-    registry.stand("mesh", other)
-    registry.stand("mesh", WHOLE)
+    registry.set_default("mesh", other)
+    registry.set_default("mesh", WHOLE)
     assert door.orders(mesh) == [other, WHOLE]
     assert door.orders() == [of_the_client]

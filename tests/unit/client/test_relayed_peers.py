@@ -15,12 +15,12 @@ def test_an_answer_to_a_flush_that_has_ended_is_not_kept() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         relay = RelayPeer(ours, HELLO, "", watched=False)
-        relay.flush_order(7, 1.0, None)
+        relay.flush_command(7, 1.0, None)
         for version in range(1000):
-            assert relay.heed(DownstreamReached(version, (0,), (), (), 0, {}, 0))
+            assert relay.note(DownstreamReached(version, (0,), (), (), 0, {}, 0))
         assert set(relay.reached) == {7}
         answer = relay.reached.pop(7)
         assert answer is not None
         assert answer.acked == (0,)
-        relay.heed(DownstreamReached(7, (0,), (), (), 0, {}, 0))
+        relay.note(DownstreamReached(7, (0,), (), (), 0, {}, 0))
         assert relay.reached == {}

@@ -43,7 +43,7 @@ def items_of(rank: int, kinds: list[int]) -> list[Item]:
         msg, args, attributes = KINDS[kind]
         records.append(make(msg, *args, created=float(second), **attributes))
     items: list[Item] = []
-    RecordDecoder({**IDENTITY, "rank": rank}, no_side_file, rank).thaw(encode(records), 0, 1 << 30, items)
+    RecordDecoder({**IDENTITY, "rank": rank}, no_side_file, rank).decode(encode(records), 0, 1 << 30, items)
     return items
 
 
@@ -112,7 +112,7 @@ def test_each_sink_has_a_window_of_its_own() -> None:
         thawer = RecordDecoder(IDENTITY, no_side_file, 0)
         for _ in range(3):
             thawer.new_segment()
-            thawer.thaw(written, 0, 10, items)
+            thawer.decode(written, 0, 10, items)
         show.dispatch(show.count(items, 0.0), 0.0)
     assert (grouped.messages, single.messages) == ([], ["step 1"] * 3)
     show.set_window(None)
@@ -150,7 +150,7 @@ class Kept:
     def __init__(self) -> None:
         self.records: list[logging.LogRecord] = []
 
-    def append_frozen(self, level: int, freeze_in: Any) -> None:
+    def append_encoded(self, level: int, freeze_in: Any) -> None:
         self.records.append(freeze_in.args[0])
 
 

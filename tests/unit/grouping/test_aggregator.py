@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.grouping.aggregator import Aggregator
-from meshlog_handler.grouping.similarity import skeleton
+from meshlog_handler.grouping.similarity import mask_digits
 from meshlog_handler.grouping.templates import AnyTemplate
 
 
@@ -72,8 +72,8 @@ class Captured:
     def text(self, values: str) -> str:
         return values
 
-    def skeleton(self, values: str) -> bytes:
-        return skeleton(values)
+    def mask_digits(self, values: str) -> bytes:
+        return mask_digits(values)
 
     def signature(self, values: str) -> Hashable:
         return None
@@ -629,7 +629,7 @@ def test_a_group_keeps_little_of_many_lines() -> None:
         aggregator.add(Captured(), f"request {number:08x}-0000-4000-8000-{number:012x} took {number} ms", 0.0)
         aggregator.add(Call("%s and %d"), ((f"name-{number}-" + "x" * (number % 50), number), None), 0.0)
     for group in aggregator._groups.values():
-        assert len(group.skeletons) <= 100
+        assert len(group.masks) <= 100
         if group.arguments is not None:
             assert len(group.arguments.pending) <= 64
     assert [count(record) for record in aggregator.flush()] == [5000, 5000]

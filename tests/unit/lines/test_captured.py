@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.grouping.similarity import skeleton
+from meshlog_handler.grouping.similarity import mask_digits
 from meshlog_handler.lines.captured import CapturedPipe
 from meshlog_handler.lines.framer import Block, Line
 from meshlog_handler.output.formatter import MeshFormatter
@@ -49,7 +49,7 @@ def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> 
             assert template.is_whole(values)
             assert not template.is_shown(values)
             assert (template.text(values), template.levelno) == (other.text(others), other.levelno)
-            assert template.skeleton(values) == skeleton(template.text(values))
+            assert template.mask_digits(values) == mask_digits(template.text(values))
             built, apart_built = template.build(values), other.build(others)
             assert built.__dict__ == apart_built.__dict__
             assert formatter.format(built) == formatter.format(apart_built)

@@ -64,8 +64,8 @@ def test_it_is_so_above_a_relay(name: str) -> None:
     thawer = RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate)
     for record in cross(*records("plain arguments", name)):
         frozen = encode_relayed(record, table)
-        frozen.learn()
-        thawer.thaw(frozen.data, 0, 9, items)
+        frozen.commit_schema()
+        thawer.decode(frozen.data, 0, 9, items)
     assert [vars(template.build(values))[name] for _, template, values in items] == [*CHANGED[name] * 2]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import STANDARD, SchemaTable, definition, freeze
+from meshlog_handler.protocol.encode import STANDARD, SchemaTable, definition, encode_record
 from meshlog_handler.protocol.entries import DEFINE, FLUSH, HEADER, LARGE, RECORD, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -159,7 +159,7 @@ def test_a_sentinel_that_is_cut_is_none() -> None:
     """The client tells records from sentinels by this count."""
     thawer, items = RecordDecoder({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # of nothing
     with pytest.raises(ProtocolError):
-        thawer.thaw(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
+        thawer.decode(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
     assert (thawer.sentinels, items) == (0, [])
 
 
@@ -199,20 +199,20 @@ def test_shapes_are_of_one_segment() -> None:
     assert len(second) < len(first) / 2
     thawer = RecordDecoder(IDENTITY, no_side_file)
     items: list[Item] = []
-    thawer.thaw(first + second, 0, 9, items)
+    thawer.decode(first + second, 0, 9, items)
     thawer.new_segment()
     with pytest.raises(ProtocolError):
-        thawer.thaw(second, 0, 9, items)
+        thawer.decode(second, 0, 9, items)
     assert len(items) == 2
 
 
 def test_two_threads_may_define_a_shape_at_once() -> None:
     table = SchemaTable()
-    first, second = (freeze(make("tick %d", number), table) for number in (1, 2))
+    first, second = (encode_record(make("tick %d", number), table) for number in (1, 2))
     stream = second.data
-    second.learn()
+    second.commit_schema()
     stream += encode([make("tick %d", 3)], table) + first.data
-    first.learn()
+    first.commit_schema()
     stream += encode([make("tick %d", 4)], table)
     assert [template.text(values) for _, template, values in decode(stream)] == ["tick 2", "tick 3", "tick 1", "tick 4"]
 
@@ -234,7 +234,7 @@ def test_a_client_remembers_no_long_definitions() -> None:
     thawer = RecordDecoder(IDENTITY, no_side_file)
     for number in range(50):
         thawer.new_segment()
-        thawer.thaw(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
+        thawer.decode(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
     assert sum(map(len, thawer._known)) < 50_000
 
 
@@ -296,7 +296,7 @@ def faulty(draw: st.DrawFn) -> bytes:
 def test_any_bytes_are_items_or_an_error_of_protocol(data: bytes) -> None:
     items: list[Item] = []
     with contextlib.suppress(ProtocolError):
-        assert RecordDecoder(IDENTITY, lambda number: data[:number], "owner").thaw(data, 0, 1 << 30, items) == len(data)
+        assert RecordDecoder(IDENTITY, lambda number: data[:number], "owner").decode(data, 0, 1 << 30, items) == len(data)
     _show_all(items)
 
 
@@ -312,7 +312,7 @@ def test_a_proc_speaks_for_itself_only(named: dict[str, Any], args: object, text
     stream = entry(DEFINE, 1, body) + entry(RECORD, 1, tail)
     items: list[Item] = []
     with contextlib.suppress(ProtocolError):
-        RecordDecoder(IDENTITY, no_side_file).thaw(stream, 0, 9, items)
+        RecordDecoder(IDENTITY, no_side_file).decode(stream, 0, 9, items)
         assert len(items) == 1
     _show_all(items)
 
@@ -331,10 +331,10 @@ def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(
             thawer = RecordDecoder(IDENTITY, no_side_file)
             if text is None:
                 with pytest.raises(ProtocolError, match="width"):
-                    thawer.thaw(defined + entry, 0, 10, items)
+                    thawer.decode(defined + entry, 0, 10, items)
             else:
-                thawer.thaw(defined + entry, 0, 10, items)
+                thawer.decode(defined + entry, 0, 10, items)
                 ((_, template, values),) = items
                 assert template.build(values).getMessage() == text
     with pytest.raises(ProtocolError, match="width"):
-        RecordDecoder(IDENTITY, no_side_file).thaw(definition(1, "q", 0.0, {**common, "msg": msg}), 0, 10, [])
+        RecordDecoder(IDENTITY, no_side_file).decode(definition(1, "q", 0.0, {**common, "msg": msg}), 0, 10, [])

@@ -38,7 +38,7 @@ def across(record: logging.LogRecord) -> list[MeshRecord]:
     """Return the record at a client, and at one above a relay."""
     (found,) = cross(record)
     items: list[Item] = []
-    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).thaw(encode_relayed(found, SchemaTable()).data, 0, 9, items)
+    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).decode(encode_relayed(found, SchemaTable()).data, 0, 9, items)
     return [found, *(template.build(values) for _, template, values in items)]
 
 

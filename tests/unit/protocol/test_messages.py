@@ -57,7 +57,7 @@ def test_any_order_is_an_order_and_nothing_else_is() -> None:
         if isinstance(message, Command):
             assert decode(message.encode(), Command) == message
         else:
-            with pytest.raises(ProtocolError, match="where Order can stand"):
+            with pytest.raises(ProtocolError, match="where Command can stand"):
                 decode(message.encode(), Command)
 
 
@@ -117,7 +117,7 @@ def test_a_newcomer_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_standing_orders_are_encoded() -> None:
     with pytest.raises(ProtocolError, match="not encoded"):
-        decode(pack(("Welcome", {"rank": 1, "journal": "", "standing": ("Flush",)})), Welcome)
+        decode(pack(("Welcome", {"rank": 1, "journal": "", "defaults": ("Flush",)})), Welcome)
 
 
 class Key(str, Enum):

@@ -22,7 +22,7 @@ import pytest
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import MAX_DEPTH
 from meshlog_handler.protocol.decode import TaggedTemplate
-from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable, freeze
+from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable, encode_record
 
 from ..crossing import cross, decode, encode, make
 from .test_codec import Point, nested, same
@@ -271,7 +271,7 @@ def test_what_renders_is_asked_at_the_call_and_not_for_each_segment() -> None:
 def test_an_interrupt_is_not_swallowed() -> None:
     impatient = mock.Mock(__str__=mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        freeze(make("%s", impatient), SchemaTable())
+        encode_record(make("%s", impatient), SchemaTable())
 
 
 class Number:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import SettingError
-from meshlog_handler.protocol.ranks import parse_ranks, rank_ranges, spell_ranks
+from meshlog_handler.protocol.ranks import format_ranks, parse_ranks, rank_ranges
 
 ranks = st.sets(st.integers(0, 40), max_size=20)
 
@@ -30,9 +30,9 @@ def test_ranges_are_as_few_as_can_be(known: set[int]) -> None:
 
 
 def test_ranks_in_a_sentence() -> None:
-    assert spell_ranks([3]) == "rank 3"
-    assert spell_ranks([3, 3]) == "rank 3"
-    assert spell_ranks([2, 0, 1, 5]) == "ranks 0-2,5"
+    assert format_ranks([3]) == "rank 3"
+    assert format_ranks([3, 3]) == "rank 3"
+    assert format_ranks([2, 0, 1, 5]) == "ranks 0-2,5"
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0", {0}), (" 0 , 4-6 ", {0, 4, 5, 6}), ("2,2-3,1", {1, 2, 3}), ("7-7", {7})])

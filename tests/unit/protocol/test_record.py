@@ -51,7 +51,7 @@ def test_extras_of_any_name_pass_a_relay_and_an_aggregator() -> None:
     (record,) = aggregator.flush()
     assert (info_of(record).count, info_of(record).ranks) == (2, (3,))
     items: list[Item] = []
-    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).thaw(encode_relayed(record, SchemaTable()).data, 0, 9, items)
+    RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).decode(encode_relayed(record, SchemaTable()).data, 0, 9, items)
     ((_, template, values),) = items
     assert template.digest
     again = template.build(values)

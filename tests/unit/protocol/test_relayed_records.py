@@ -29,14 +29,14 @@ def passed_on(records: Iterable[logging.LogRecord]) -> list[Item]:
     table, parts = SchemaTable(), []
     for record in records:
         frozen = encode_relayed(record, table)
-        frozen.learn()
+        frozen.commit_schema()
         parts += [frozen.data, bytes([MARK])]
     items: list[Item] = []
     data = b"".join(parts)
     thawer = RecordDecoder(NOBODY, no_side_file, None, RelayedTemplate)
     at = 0
     while at < len(data):
-        at = thawer.thaw(data, at, 1 << 30, items)
+        at = thawer.decode(data, at, 1 << 30, items)
     return items
 
 
@@ -198,7 +198,7 @@ def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
         (record,) = cross(make("x=%d", rank, thread=rank, process=rank))
         record.meshlog = record.meshlog.but(rank=rank)
         frozen = encode_relayed(record, table)
-        frozen.learn()
+        frozen.commit_schema()
         sizes.append(len(frozen.data))
     assert len(table.tagged) == 1
     assert max(sizes[1:]) < sizes[0]
@@ -238,7 +238,7 @@ def test_a_record_that_cannot_be_is_refused(named: dict[str, Any]) -> None:
 def test_a_proc_that_is_no_relay_passes_on_nothing() -> None:
     frozen = encode_relayed(cross(make("x"))[0], SchemaTable())
     with pytest.raises(ProtocolError, match="no shape has the codes"):
-        RecordDecoder(NOBODY, no_side_file).thaw(frozen.data, 0, 10, [])
+        RecordDecoder(NOBODY, no_side_file).decode(frozen.data, 0, 10, [])
 
 
 def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:

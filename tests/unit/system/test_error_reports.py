@@ -29,7 +29,7 @@ def test_the_first_failure_is_reported_at_once_and_a_million_more_in_a_few_lines
     complaints = ErrorReports(said.append, lambda: now)
     for _ in range(100_000):
         now += 0.001
-        complaints.say("showing", ValueError("bad"))
+        complaints.log("showing", ValueError("bad"))
     assert said[0] == "showing: ValueError: bad"
     assert 3 <= len(said) <= 8
     complaints.close()
@@ -40,12 +40,12 @@ def test_the_first_failure_is_reported_at_once_and_a_million_more_in_a_few_lines
 def test_failures_of_other_kinds_are_reported_at_once_and_their_number_is_bounded() -> None:
     said: list[str] = []
     complaints = ErrorReports(said.append, lambda: 0.0)
-    complaints.say("showing", ValueError("bad"))
-    complaints.say("showing", SystemExit(1))
-    complaints.say("reading", ValueError("bad"))
+    complaints.log("showing", ValueError("bad"))
+    complaints.log("showing", SystemExit(1))
+    complaints.log("reading", ValueError("bad"))
     assert len(said) == 3
     for number in range(1000):
-        complaints.say(f"thing {number}", ValueError("bad"))
+        complaints.log(f"thing {number}", ValueError("bad"))
     assert len(complaints._kinds) <= 64
 
 
@@ -55,7 +55,7 @@ def test_a_kind_that_was_not_heard_of_for_long_is_reported_at_once() -> None:
     complaints = ErrorReports(said.append, lambda: now)
     for moment in (0.0, 0.1, 500.0, 500.1, 501.5):
         now = moment
-        complaints.say("showing", ValueError("bad"))
+        complaints.log("showing", ValueError("bad"))
     assert said == [
         "showing: ValueError: bad",
         "showing: ValueError: bad (1 more like it were not reported)",

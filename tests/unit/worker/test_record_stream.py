@@ -119,7 +119,7 @@ def test_when_the_client_goes_blocked_calls_return_and_the_newest_records_are_ke
     proc.items.clear()
     for piece in JournalReader(str(proc.stream.journal.path)).ranges():
         thawer = RecordDecoder(IDENTITY, no_side_file)
-        thawer.thaw(piece.data, 0, 1 << 30, proc.items)
+        thawer.decode(piece.data, 0, 1 << 30, proc.items)
     kept = [int(text.split()[0]) for text in proc.texts[:-1]]
     assert kept == list(range(kept[0], count + 301))
     assert len(kept) > count / 2

@@ -269,7 +269,7 @@ def test_a_sentinel_that_was_put_off_comes_with_the_next_segment(proc: Proc) -> 
     proc.log("next")
     proc.items.clear()
     for piece in JournalReader(str(proc.stream.journal.path)).ranges():
-        RecordDecoder(IDENTITY, no_side_file).thaw(piece.data, 0, 1 << 30, proc.items)
+        RecordDecoder(IDENTITY, no_side_file).decode(piece.data, 0, 1 << 30, proc.items)
     assert [version for version, _ in sentinels(proc)] == [7]
     assert proc.texts[-1] == "next"
     assert len(proc.texts) <= count

@@ -15,7 +15,7 @@ import pytest
 
 from meshlog_handler.protocol.messages import Command, LogWarnings, decode
 from meshlog_handler.testing import RecordCollector
-from meshlog_handler.worker.warning_filters import LOGGER, log_warnings, warnings_order
+from meshlog_handler.worker.warning_filters import LOGGER, log_warnings, warnings_command
 
 
 class LocalWarning(UserWarning):
@@ -43,7 +43,7 @@ def collector() -> Iterator[RecordCollector]:
 
 def travel() -> Any:
     """Let this process's filters travel, and hold here instead of those there are."""
-    order = decode(warnings_order().encode(), Command)
+    order = decode(warnings_command().encode(), Command)
     assert isinstance(order, LogWarnings)
     warnings.resetwarnings()
     warnings.simplefilter("error")

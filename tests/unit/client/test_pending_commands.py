@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from meshlog_handler.client.orders import UNANSWERED, Answers, PendingCommands
+from meshlog_handler.client.pending_commands import UNANSWERED, Answers, PendingCommands
 from meshlog_handler.protocol.messages import Answer
 
 
