@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 BANNED = {
     # pattern: what is written instead, and a text in which it is found
-    r"\bis none\b": ("say what is missing or invalid", "if the level is none"),
+    r"\b(?-i:is none)\b": ("say what is missing or invalid", "if the level is none"),
     r"\bwho(ever)? \w+s\b": ("name the process or thread", "who shows this job"),
     r"\bbut for\b": ("except for", "all but for one"),
     r"\b(take|takes|taking|took) leave\b": ("close, or clean up", "take leave of the dead"),
