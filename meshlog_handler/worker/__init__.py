@@ -1,4 +1,4 @@
-"""The side of a process that logs: its stream of records, the thread that ships it, the commands it obeys.
+"""The worker's side: the stream of records, the thread that ships it, the thread that carries out commands.
 
 May import: errors, settings, protocol, system, journal, transport.
 """
@@ -11,7 +11,7 @@ from ..system.lazy_imports import load
 
 
 def __getattr__(name: str) -> Any:
-    """Offer what engines call in a worker: `install`, `uninstall`, `enlist`."""
+    """Import `install`, `uninstall` or `enlist`, which engines call in a worker."""
     if name not in ("enlist", "install", "uninstall"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return load("installation", name)

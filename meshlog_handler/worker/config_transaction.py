@@ -1,7 +1,7 @@
-"""A change of the whole logging configuration that can be undone.
+"""A change of the whole logging configuration that can be rolled back.
 
-`logging.config.dictConfig` closes every handler there is before it reads the new ones, and stops half-way at the first
-mistake. Here the old handlers stay open until the change is final.
+`logging.config.dictConfig` closes every handler before it reads the new configuration, and stops half-way at the first error.
+Here the old handlers stay open until the change is final.
 """
 
 from __future__ import annotations
@@ -17,21 +17,11 @@ _LoggerState = tuple[int, list[logging.Handler], list[Any], bool, bool]
 
 
 class ConfigTransaction:
-    """Applies a `dictConfig` dictionary; `commit` or `rollback` ends it, whichever comes first.
+    """Applies a `dictConfig` dictionary; the first call of `commit` or `rollback` ends the transaction."""
 
-    Any thread, one at a time. Raises in the constructor what `dictConfig` raises, with everything as it was before.
-
-    Parameters
-    ----------
-    config : dict
-        As for `logging.config.dictConfig`, but ``disable_existing_loggers`` is False unless it is given: loggers made
-        at import, before the message came, must go on.
-
-    Notes
-    -----
-    Where the root logger had a handler with a true attribute ``forwards``, it has one afterwards, whatever the
-    configuration says.
-    """
+    # Any thread may use it, one thread at a time. If `dictConfig` raises, the constructor restores everything and raises the
+    # same. ``disable_existing_loggers`` is False unless `config` sets it: loggers made at import, before the command arrived,
+    # must keep working. If the root logger had a handler whose attribute ``forwards`` is true, it has one afterwards.
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._open = True
@@ -49,7 +39,7 @@ class ConfigTransaction:
                 _set_registry({}, [])
             self._made: list[logging.Handler] = []
             try:
-                # What `dictConfig` does. It holds the handlers that no logger uses, which would go without being closed.
+                # As `dictConfig` does. The configurator keeps handlers that no logger uses alive until `_new` has found them.
                 configurator = logging.config.dictConfigClass({"disable_existing_loggers": False, **config})
                 configurator.configure()
             except BaseException:
@@ -58,7 +48,7 @@ class ConfigTransaction:
                 raise
             self._made = self._new()
             if not self._incremental:
-                # The old ones stay known, so that they are closed at exit if the change is undone.
+                # The old handlers stay in the registry, so that they are closed at exit if the change is rolled back.
                 _set_registry(
                     {**self._handlers, **dict(logging._handlers.items())},  # type: ignore[attr-defined]  # as above
                     self._handler_list + list(logging._handlerList),  # type: ignore[attr-defined]  # as above
@@ -68,7 +58,7 @@ class ConfigTransaction:
                     root.addHandler(handler)
 
     def commit(self) -> None:
-        """Close the handlers that no logger uses any longer. An incremental configuration replaces none."""
+        """Close the old handlers that no logger uses any longer. An incremental configuration replaces no handlers."""
         if not self._open:
             return
         self._open = False
@@ -81,10 +71,10 @@ class ConfigTransaction:
             names = logging._handlers  # type: ignore[attr-defined]  # as above
             named = {name: handler for name, handler in names.items() if not any(handler is each for each in unused)}
             _close(unused)
-            names.update(named)  # a handler that closes takes its name out of the registry, whoever bears it now
+            names.update(named)  # closing a handler removes its name from the registry, even if a new handler has it
 
     def rollback(self) -> None:
-        """Put everything back as it was."""
+        """Restore everything."""
         if not self._open:
             return
         self._open = False
@@ -94,7 +84,7 @@ class ConfigTransaction:
             for name, each in {None: root, **_all_loggers()}.items():
                 state = self._loggers.get(name)
                 if state is None:
-                    state = (logging.NOTSET, [], [], True, False)  # made by the configuration: as getLogger makes one
+                    state = (logging.NOTSET, [], [], True, False)  # created by the configuration: as getLogger creates it
                 each.setLevel(state[0])
                 each.handlers[:], each.filters[:] = state[1], state[2]
                 each.propagate, each.disabled = state[3], state[4]
@@ -102,7 +92,7 @@ class ConfigTransaction:
                 for handler, level in self._levels:
                     handler.level = level
             _close(self._made)
-            # After it: to close takes a name out. What others have made since stays known.
+            # After closing, which removes names. Handlers that other code made since then stay in the registry.
             since = {id(handler): handler for handler in self._new()}
             for handler in self._made:
                 since.pop(id(handler), None)
@@ -115,7 +105,7 @@ class ConfigTransaction:
             self._made.clear()
 
     def _new(self) -> list[logging.Handler]:
-        """Return the handlers that there were not before."""
+        """Return the handlers made since the transaction began."""
         old = {id(handler) for handler in _alive(self._handler_list)}
         known = _alive(logging._handlerList)  # type: ignore[attr-defined]  # as above
         return [handler for handler in known if id(handler) not in old]
@@ -132,7 +122,7 @@ def _alive(references: Iterable[weakref.ref[logging.Handler]]) -> list[logging.H
 
 def _close(handlers: Iterable[logging.Handler]) -> None:
     for handler in handlers:
-        with contextlib.suppress(Exception):  # half made, or its stream is closed: there is nothing left to keep
+        with contextlib.suppress(Exception):  # incomplete, or its stream is closed: nothing to save
             handler.flush()
         with contextlib.suppress(Exception):  # as above
             handler.close()

@@ -1,11 +1,11 @@
-"""LogForwarder: the thread in every proc that ships what the journal holds.
+"""LogForwarder: the thread in every worker that ships the journal.
 
 ::
 
     MeshHandler -> journal -> LogForwarder -> socket -> LogClient
 
-It sleeps until the first record after a silence wakes it, ships that at once, and then ships in batches, one per
-interval, until a round finds nothing new.
+The first record after a pause wakes the thread and is shipped at once. Then the thread ships one batch per interval, until a
+round finds nothing new.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PIECE: Final = 256 * 1024
 
 
 class Wake(Immutable):
-    """Tells the forwarder to look; with `stop`, to ship what there is and end."""
+    """Wakes the forwarder; with `stop`, it ships everything and ends."""
 
     stop: bool = False
 
@@ -40,10 +40,17 @@ _STOP: Final = Wake(stop=True)
 
 
 class LogForwarder(QueueListener):
-    """Ships the ranges of one journal, in order, each byte once.
+    """Ships one journal to the client, in order, each byte once.
 
-    `wake` may be called by any thread, signal handler or finalizer (the queue is a `queue.SimpleQueue`); the rest
-    belongs to the forwarder's own thread. In a forked child it must be made anew.
+    Parameters
+    ----------
+    link : Link
+        The connection to the client.
+
+    Notes
+    -----
+    Any thread, signal handler or finalizer may call `wake` (the queue is a `queue.SimpleQueue`), and any thread may call
+    `finish`. A forked child must create a new forwarder.
     """
 
     queue: queue.SimpleQueue[Wake]
@@ -59,16 +66,16 @@ class LogForwarder(QueueListener):
         self.stream: RecordStream
 
     def attach(self, stream: RecordStream) -> None:
-        """Say whose journal it is. Before `start`."""
+        """Set the stream whose journal is shipped. Call it before `start`."""
         self.stream = stream
 
     def start(self) -> None:
-        """Start the thread. It has a name: one without would use up one of the program's own ``Thread-N``."""
+        """Start the thread. It is named, so that it does not use up a number of the program's ``Thread-N`` names."""
         self._thread = threading.Thread(target=self._monitor, name="meshlog-forwarder", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Wake the thread; start another if the last one was killed."""
+        """Wake the thread; start a new one if it was killed."""
         self.stream.idle = False
         thread = self._thread
         if thread is not None and not thread.is_alive() and not self._stopping:
@@ -76,24 +83,24 @@ class LogForwarder(QueueListener):
         self.queue.put(_WAKE)
 
     def _restart(self, ended: threading.Thread) -> None:
-        """Start another thread, once: several calls may find that it has ended, also one within another on one thread."""
+        """Start a new thread, once: several calls, even nested ones on one thread, may find that the last one has ended."""
         if self._restarting.acquire(blocking=False):
             try:
                 if self._thread is ended:
                     self._thread = None
-                    with contextlib.suppress(RuntimeError):  # the interpreter ends: the client reads the journal
+                    with contextlib.suppress(RuntimeError):  # the interpreter is exiting: the client reads the journal
                         self.start()
             finally:
                 self._restarting.release()
 
     def enqueue_sentinel(self) -> None:
-        """Ask the thread to ship what there is and end. Called by `QueueListener.stop`."""
+        """Let the thread ship everything and end. Called by `QueueListener.stop`."""
         self._stopping = True
         self.queue.put(_STOP)
 
     def finish(self, last: Message) -> None:
-        """Let the thread ship what there is, send `last`, and end. Does not wait for it. Any thread."""
-        self.wake()  # there is a thread, if there can be one
+        """Let the thread ship everything, send `last` and end; do not wait for it. Any thread may call it."""
+        self.wake()  # starts a thread if the last one was killed
         self._last = last
         self.enqueue_sentinel()
 
@@ -111,13 +118,13 @@ class LogForwarder(QueueListener):
             elif not self._stopping:
                 stream.lose_client()
         finally:
-            # Whoever logs next finds an idle forwarder, wakes it, and so notices that its thread has ended.
+            # The next logging call wakes the idle forwarder, and so finds that its thread has ended.
             stream.idle = True
             internal_threads.discard(threading.get_ident())
             transport_threads.discard(threading.get_ident())
 
     def _round(self, stream: RecordStream) -> bool:
-        """Ship, then wait: for the interval if there was something, for a wake-up if not. True to end."""
+        """Ship, then wait: for the interval if anything was shipped, otherwise for a wake-up. Return True to end."""
         if self.ship():
             try:
                 stop = self.queue.get(timeout=BATCH_SEC).stop
@@ -136,7 +143,7 @@ class LogForwarder(QueueListener):
         return stop
 
     def ship(self) -> bool:
-        """Ship all that is unshipped; tell whether there was anything."""
+        """Ship everything that is unshipped; return whether there was anything."""
         any_shipped = self._ship_pieces()
         while self.stream.append_sentinels():
             any_shipped |= self._ship_pieces()
@@ -144,28 +151,33 @@ class LogForwarder(QueueListener):
 
     def _ship_pieces(self) -> bool:
         stream, journal = self.stream, self.stream.journal
-        # First: when a flush is answered, the client knows what was dropped before it.
-        drops = journal.drops()
-        total = sum(count for _, _, count in drops)
-        if total != self._reported_drops:
-            self._link.send(DROPPED, pack(tuple(drops)))
-            self._reported_drops = total
         any_shipped = False
         with stream.shipping():
             while (piece := journal.unshipped(_PIECE)) is not None:
-                if piece.generation != self._generation:  # what came before it is free, and who waits need not wait for this
+                if piece.generation != self._generation:  # earlier segments are free: release waiting calls before sending
                     self._generation = piece.generation
                     stream.made_room()
+                # After the piece was taken: with the sentinel of a flush, the client knows all drops before it.
+                self._send_drops()
                 self._link.send_data(piece)
                 any_shipped = True
                 if journal.shipped(piece):
                     stream.made_room()
+        self._send_drops()
         return any_shipped
+
+    def _send_drops(self) -> None:
+        """Send the counts of dropped records, if they have changed."""
+        drops = self.stream.journal.drops()
+        total = sum(count for _, _, count in drops)
+        if total != self._reported_drops:
+            self._link.send(DROPPED, pack(tuple(drops)))
+            self._reported_drops = total
 
 
 def report_loss(stream: RecordStream) -> None:
-    """Say on the original stderr, once, that nobody reads the stream any longer."""
+    """Report on the original stderr, once, that the client no longer reads the stream."""
     path = stream.journal.path
-    # A client that was stopped has taken its journals with it; one that was killed has not.
+    # A client that was stopped has removed its journals; a killed client has not.
     where = f"the last records are kept in {path}" if path is not None and os.path.exists(path) else "no record is kept"
     diagnose(f"the client that shows the logs is gone; {where}; WARNING and above come here")

@@ -1,4 +1,4 @@
-"""JournalQueue: the queue of a client, for programs that follow the logging cookbook.
+"""JournalQueue: the queue of a client, for programs that use the `QueueHandler` recipe of the logging cookbook.
 
 ::
 
@@ -17,25 +17,25 @@ from typing import Any, Final, NoReturn
 from ..errors import ClosedError
 from . import membership
 
-_CLIENT_READS: Final = "only the client reads this queue: its handlers get the records that are put into it."
+_CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
 
 
 class JournalQueue(queue.Queue[logging.LogRecord]):
-    """A queue of log records with one writer in each process, which needs no lock, and with the client as its reader.
+    """A queue of log records: each process appends to its journal without a lock, and the client reads.
 
-    Made by a `LogClient`; picklable for child processes of every start method. Any thread of any process may put records
-    into it, by a `logging.handlers.QueueHandler` or by hand. What was put is shown, also when the process is killed at once
-    after; a flush of the client covers it.
+    A `LogClient` creates it; it can be pickled for child processes of every start method. Any thread of any process may put
+    records into it, with a `logging.handlers.QueueHandler` or directly. The client shows these records even if the process is
+    killed right after `put`, and a flush of the client includes them.
 
     In the client's process, and while the client does not run, records are shown at once, on the calling thread.
 
     Notes
     -----
-    A `queue.Queue` by name, as `logging.config` asks of the queue of a `QueueHandler`; none of its locks are used.
+    It is a `queue.Queue` only because `logging.config` requires that of a `QueueHandler`'s queue. Its locks are not used.
     """
 
     def __init__(self, show: Callable[[logging.LogRecord], object] | None = None, address: str = "") -> None:
-        # `queue.Queue.__init__` would make locks: they cannot be pickled, and nobody needs them.
+        # `queue.Queue.__init__` would create locks, which cannot be pickled and are not needed.
         self.maxsize = 0
         self._show = show
         self._address, self._token = address, ""
@@ -47,11 +47,11 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         self._pid = os.getpid()
 
     def open(self, address: str, token: str) -> None:
-        """Let the client that runs at `address` read the queue. The client's."""
+        """Set the address and token of the running client. Called by the client."""
         self._address, self._token = address, token
 
     def close(self) -> None:
-        """Leave the client, if this process has joined it for this queue alone; the client does so when it ends."""
+        """Leave the client if this process has joined it for this queue only. The client calls it when it ends."""
         if self._show is not None:
             self._address = ""
         member, self._member = self._member, None
@@ -59,14 +59,16 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
             member.leave()
 
     def put(self, item: logging.LogRecord, block: bool = True, timeout: float | None = None) -> None:
-        """Append a record to the journal. Waits for room as a logging call does, whatever is asked.
+        """Append a record to the journal.
+
+        It waits for room as a logging call does; `block` and `timeout` are ignored.
 
         Raises
         ------
         ConnectError
             If the client cannot be reached.
         """
-        if self._pid != os.getpid():  # a forked child: to the client it is a process of its own
+        if self._pid != os.getpid():  # a forked child joins as a separate process
             self._make_locks()
             self._show, self._token, self._member = None, "", None
         member = self._member
@@ -77,12 +79,12 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                 return
             member = self._join()
         if member.stream is not None and not member.stream.append(item):
-            last = logging.lastResort  # the client has ended in order; what it would show of any record without a handler
+            last = logging.lastResort  # the client was stopped: do as logging does without handlers
             if last is not None and item.levelno >= last.level:
                 last.handle(item)
 
     def put_nowait(self, item: logging.LogRecord) -> None:
-        """Append a record to the journal."""
+        """Append a record to the journal, as `put` does."""
         self.put(item, block=False)
 
     def _join(self) -> membership.Membership:
@@ -100,7 +102,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         raise ClosedError(_CLIENT_READS)
 
     def qsize(self) -> int:
-        """Return 0: what was put is the client's."""
+        """Return 0: the client owns the records that were put."""
         return 0
 
     def empty(self) -> bool:
@@ -108,7 +110,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         return True
 
     def full(self) -> bool:
-        """Return False: where there is no room, `put` waits."""
+        """Return False: `put` waits if there is no room."""
         return False
 
     def task_done(self) -> None:
@@ -119,5 +121,5 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._address:
-            raise ClosedError("the queue of a LogClient can be given to other processes while the client runs: call start().")
+            raise ClosedError("cannot pickle the queue of a LogClient: the client is not running. Call start() first.")
         return JournalQueue, (None, self._address)

@@ -1,6 +1,6 @@
-"""This process's membership of a client: connection, stream, threads and captured pipes, made and unmade together.
+"""This process's membership of a client: connection, stream, threads and captured pipes, created and closed together.
 
-One per process. A forked child inherits none of it but the address: it joins anew, as itself, with its first record.
+Each process has one. A forked child inherits the options only: it joins as a separate process, with its first record.
 """
 
 from __future__ import annotations
@@ -34,57 +34,38 @@ from .runtime import LoggerRuntime
 
 _GOODBYE_SEC: Final = 0.5
 _ROOM_SEC: Final = 10.0
-"""Seconds that the end of a process waits for a client that reads nothing of what was printed."""
+"""Seconds for which an exiting process waits for a client that does not read the captured pipes."""
 
 _RUNTIME_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
-"""Seconds that a fork waits, at most, for a thread that joins or leaves."""
+"""Seconds for which a fork waits at most for a thread that joins or leaves."""
 _UNCAUGHT_SIZE: Final = 256
 
 
 class JoinOptions(Immutable):
-    """How to join: what a forked child needs to join anew.
+    """The options of a membership; a forked child joins with a copy."""
 
-    Attributes
-    ----------
-    address : str
-        The client's.
-    rank, local_rank : int or None
-        What this process is called; None asks the client for the next free rank. For the client's own process,
-        `own` is True: it has no rank.
-    mesh : str
-        The token of the mesh that made this process, or "".
-    coords : Mapping
-        Its position, or a name, by dimension.
-    capture : bool
-        Capture file descriptors 1 and 2.
-    warnings : bool
-        Log warnings, by the client's filters.
-    launched : str
-        Where the rank is from the environment, what a launcher said there.
-    """
-
-    secret: ClassVar = frozenset(("address",))  # it has the key in it
+    secret: ClassVar = frozenset(("address",))  # it contains the key
     address: str
-    rank: int | None = None
+    rank: int | None = None  # None asks the client for the next free rank
     local_rank: int | None = None
-    mesh: str = ""
-    coords: Mapping[str, int | str] = field(default_factory=dict)
-    capture: bool = False
+    mesh: str = ""  # the token of the mesh or engine that started this process, or of the client itself
+    coords: Mapping[str, int | str] = field(default_factory=dict)  # position or name, by dimension
+    capture: bool = False  # of file descriptors 1 and 2
     on_full: OnFull = "block"
-    warnings: bool = False
-    launched: str = ""
+    warnings: bool = False  # log warnings by the client's filters
+    launched: str = ""  # the launcher's variables, if the rank comes from the environment
 
 
 def launched_options(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
-    """Return terms for a process that a launcher may have given a rank, unless `rank` says which."""
+    """Return options with `rank`, or else with the rank that a launcher may have set in the environment."""
     if rank is not None:
         return JoinOptions(address, rank, settings.local_rank(), **options)
     return JoinOptions(address, settings.rank(), settings.local_rank(), launched=settings.launched(), **options)
 
 
 class Membership:
-    """What a process that joined has. Made by `join`; any thread may call `leave`."""
+    """The connection, stream, threads and captured pipes of a process that joined. Any thread may call `leave`."""
 
     def __init__(self, options: JoinOptions) -> None:
         self.options = options
@@ -107,8 +88,8 @@ class Membership:
             self._capture = FdCapture()
             try:
                 fds = self._capture.start()
-            except OSError as failure:  # no descriptor left: nothing was captured
-                diagnose(f"what this process prints is not captured: {failure}")
+            except OSError as failure:  # no descriptor is left: nothing is captured
+                diagnose(f"the output of this process is not captured: {failure}")
         names = {1: "stdout", 2: "stderr"}
         hello = Hello(
             pid=self.pid,
@@ -133,27 +114,26 @@ class Membership:
             self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
             self._forwarder.attach(self.stream)
         self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
-        self._runtime.join_in(welcome.defaults)
+        self._runtime.apply_defaults(welcome.defaults)
         leash = parents_death()
         if leash is not None:
-            with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+            with contextlib.suppress(OSError):  # the client is gone
                 self._link.send_message(Leash(*leash))
         if self._forwarder is not None:
             self._forwarder.start()
         self._runtime.start()
 
     def _release(self) -> None:
-        """The client is about to end in order, and shows what was logged so far; from now on this process shows its own logs.
-
-        The stream ends first: a record is in it, or is shown here. Subprocesses print to the client until it hangs up.
-        """
+        """Stop forwarding, because the client is about to stop. From now on this process shows its own logs."""
+        # The stream ends first: each record is either in the stream, and the client shows it, or shown here. The output of
+        # subprocesses goes to the client until it closes the connection.
         if self._left or self.over or self.pid != os.getpid():
             return
         if self.stream is not None:
             self.stream.end()
         self.over = True
-        for give_back in when_released:
-            give_back(self)
+        for released in when_released:
+            released(self)
         if self._capture is not None:
             self._capture.lead_back()
         if self._forwarder is not None:
@@ -169,17 +149,17 @@ class Membership:
             return
         if self.over:
             self._uncapture()
-            self._give_up()
+            self._close_all()
             if self._on_loss is not None:
                 self._on_loss()
             return
-        if not self._link.intact:  # the client lives, as far as anybody here can tell, and reads the captured pipes
+        if not self._link.intact:  # the client may still live, and read the captured pipes
             if self.stream is not None:
                 self.stream.lose_link()
             return
         if self.stream is not None:
             self.stream.lose_client()
-            # The client's own process, which has no rank, knows; and who is told goes on in a way of its own.
+            # Not in the client's own process, which has no rank, nor if a callback handles the loss.
             if self.rank is not None and self._on_loss is None:
                 report_loss(self.stream)
         self._uncapture()
@@ -188,11 +168,11 @@ class Membership:
 
     @property
     def left(self) -> bool:
-        """Whether the process has left, or was forked from the one that joined."""
+        """Whether this process has left, or was forked from the one that joined."""
         return self._left or self.pid != os.getpid()
 
-    def _give_up(self) -> None:
-        """Close what was needed for a client that has ended."""
+    def _close_all(self) -> None:
+        """Close the connection and the journal after the client has stopped."""
         global _current
         self._gone = True
         if self.stream is not None:
@@ -204,23 +184,23 @@ class Membership:
                 _current = None
 
     def when_lost(self, then: Callable[[], object]) -> None:
-        """Call `then` once the client is gone, on any thread, at once if it is so already; perhaps twice. Not after `leave`."""
+        """Call `then` when the client is gone, at once if it is already; on any thread, perhaps twice, not after `leave`."""
         self._on_loss = then
         if not self._left and (self._gone or self._link.hung_up):
             then()
 
     def restore_levels(self) -> None:
-        """Give loggers back the levels that they had before the client set others. Any thread."""
+        """Restore the levels that loggers had before the client set others. Any thread may call it."""
         self._runtime.restore_levels()
 
     def relabel(self, coords: Mapping[str, int | str]) -> None:
-        """Be known by these coordinates from the next record on, and so are children that are forked later."""
+        """Use these coordinates from the next record on, also in children that are forked later."""
         self.options = self.options.replaced(coords=dict(coords))
-        with contextlib.suppress(OSError):  # the client is gone: nobody is left to know
+        with contextlib.suppress(OSError):  # the client is gone
             self._link.send_message(Relabel(dict(coords)))
 
     def client_console(self) -> frozenset[FileIdentity]:
-        """Return what the client's stdout and stderr lead to; where that is not known, this process's, if it is a terminal."""
+        """Return the files behind the client's stdout and stderr; if unknown, the terminals behind this process's."""
         pid = self._link.peer_pid
         places = {place_of(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} if pid else {None}
         if places == {None}:
@@ -228,32 +208,29 @@ class Membership:
         return frozenset(place for place in places if place is not None)
 
     def _uncapture(self, drain: bool = True) -> None:
-        with self._uncapturing:  # who comes second returns when it is done
+        with self._uncapturing:  # a second caller returns when the first is done
             if self._capture is not None:
                 self._capture.stop(drain)
                 self._capture = None
 
-    def settle(self) -> None:
-        """Tell the client that the process ends in order, and whether by an exception that nothing caught.
-
-        Where the client is gone, bring what lies in the captured pipes to where it was meant to go.
-        """
+    def report_end(self) -> None:
+        """Report that this process exits normally, with its uncaught exception; or, if the client is gone, end the capture."""
         if self._left:
             return
         if self._link.hung_up:
-            self._uncapture()
-        elif not self._ending and not self.over:  # the interpreter of a spawned child ends after the child's own exit functions
+            self._uncapture()  # and write what is left in the captured pipes to the original descriptors
+        elif not self._ending and not self.over:  # a spawned child calls it twice: at its own exit, and at the interpreter's
             self._ending = True
             self._link.send_last(Ending(_uncaught()), _GOODBYE_SEC)
             if self._capture is not None and not self._capture.has_room(_ROOM_SEC):
-                self._capture.lead_back()  # the client is stopped: what is flushed from now on would wait for it
+                self._capture.lead_back()  # the client does not read: later flushes would block
 
     def leave(self) -> None:
-        """Ship what there is, restore the file descriptors, hang up. Waits for the client two seconds at most."""
+        """Ship everything, restore the file descriptors and close the connection; wait for the client at most two seconds."""
         if self._left:
             return
         self._left = True
-        if self._capture is None or self._capture.has_room():  # else what they hold goes to where it was meant to go
+        if self._capture is None or self._capture.has_room():  # else their content goes to the original descriptors
             _flush_standard_streams()
         self._uncapture(drain=self._link.hung_up)
         self._link.send_last(Goodbye(), _GOODBYE_SEC)
@@ -261,14 +238,14 @@ class Membership:
             thread = self._forwarder._thread
             self._forwarder.enqueue_sentinel()
             if thread is not None and threading.get_ident() not in internal_threads:
-                thread.join(1.0)  # beyond that the journal keeps it, and the client reads it there
+                thread.join(1.0)  # the client reads the rest from the journal
             self.stream.part()
         self._link.close()
         if self._runtime.wait_ended(_RUNTIME_SEC):
             self._link.forget()
 
     def forget(self) -> None:
-        """In a forked child: give up what belongs to the parent."""
+        """In a forked child: release what belongs to the parent."""
         if self.stream is not None:
             self.stream.lose_client()
             self.stream.journal.close()
@@ -280,12 +257,12 @@ class Membership:
 def _flush_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
-            with contextlib.suppress(OSError):  # nobody reads it; there is nothing to save
+            with contextlib.suppress(OSError):  # it has no reader: nothing to save
                 stream.flush()
 
 
 def make_journal(path: str, size: int) -> Journal:
-    """Make the journal where the client wants it; smaller, then in memory, where there is no room."""
+    """Create the journal at `path`; if there is no room, a smaller one, and finally one in memory."""
     while path and size >= 64 * 1024:
         try:
             return Journal(path, size)
@@ -294,8 +271,8 @@ def make_journal(path: str, size: int) -> Journal:
             size //= 4
     if path:
         diagnose(
-            f"no journal can be made at {path} ({reason}): instead, each logging call waits until its record is shipped "
-            f"(with on_full='drop', what is not yet shipped is lost if this process is killed). Make room there, or set "
+            f"no journal can be made at {path}: {reason}. Instead, each logging call waits until its record is shipped "
+            f"(with on_full='drop', unshipped records are lost if this process is killed). Make room there, or set "
             f"{settings.JOURNAL_SIZE} to a smaller size."
         )
         size = 256 * 1024
@@ -304,10 +281,10 @@ def make_journal(path: str, size: int) -> Journal:
 
 _lock = threading.RLock()
 _forking: set[int] = set()
-"""The threads that hold the lock because they fork."""
+"""Threads that hold the lock because they are forking."""
 
 when_released: Final[list[Callable[[Membership], object]]] = []
-"""Called in a process whose client is about to end in order, when its stream has ended."""
+"""Functions to call in a process whose client is about to stop, after the stream has ended."""
 
 _postponed: Final[list[Callable[[], object]]] = []
 _current: Membership | None = None
@@ -322,13 +299,13 @@ def current() -> Membership | None:
 
 
 def _newest() -> Membership | None:
-    """Return this process's membership, also that of a client which is about to end."""
+    """Return this process's membership, even if its client is about to stop, or None."""
     member = _current
     return member if member is not None and member.pid == os.getpid() else None
 
 
 def info() -> MeshInfo:
-    """Return what the client knows about every record of this process."""
+    """Return what the client adds to every record of this process."""
     member = current()
     if member is None:
         return MeshInfo(hostname=socket.gethostname())
@@ -337,15 +314,8 @@ def info() -> MeshInfo:
 
 
 def join(options: JoinOptions) -> Membership:
-    """Join the client, or return the membership there is if it is one of the same client.
-
-    A membership that does not capture, where `options` ask for it, is exchanged for one that does, under the same rank.
-
-    Raises
-    ------
-    ConnectError
-        If the client cannot be joined.
-    """
+    """Join the client, or return the current membership if it is of the same client. Raises `ConnectError`."""
+    # A membership without capture is replaced by one with capture, under the same rank, if `options` ask for capture.
     global _current
     unpatched.use()
     with _lock:
@@ -358,31 +328,23 @@ def join(options: JoinOptions) -> Membership:
             _current = None
             member.leave()
         _current = Membership(options)
-        _settle_at_exit()
+        _report_at_exit()
         return _current
 
 
 def beside(options: JoinOptions) -> Membership:
-    """Return a membership for a queue: this process's own, or another one beside it, for the queue alone.
-
-    Raises
-    ------
-    ConnectError
-        If the client cannot be joined.
-    """
+    """Return a membership for a queue: the current one if it is of the same client, or a new one. Raises `ConnectError`."""
     member = current()
     if member is None or member.options.address != options.address:
         member = Membership(options)
         _beside.add(member)
-        _settle_at_exit()
+        _report_at_exit()
     return member
 
 
 def rejoin(*, quiet: bool = False) -> Membership | None:
-    """In a forked child: join the parent's client anew. None if there is none, or it is gone.
-
-    One that is gone is said, unless `quiet`; one that has ended in order, and removed its directory, is not.
-    """
+    """In a forked child: join the parent's client; return None if the parent had no client, or it is gone."""
+    # Unless `quiet`, a failure is reported; not so if the client was stopped, which removes its directory.
     global _inherited
     with _lock:
         member = current()
@@ -393,12 +355,12 @@ def rejoin(*, quiet: bool = False) -> Membership | None:
             return join(options)
         except ConnectError as failure:
             if not quiet and not isinstance(failure.__cause__, FileNotFoundError):
-                diagnose(f"process {os.getpid()} was forked from one that forwards its logs, and cannot: {failure}")
+                diagnose(f"the forked process {os.getpid()} cannot forward its logs: {failure}")
             return None
 
 
 def postpone(work: Callable[[], object]) -> bool:
-    """In a child whose other hooks of `os.register_at_fork` run before ours: do `work` after ours. Else return False."""
+    """In a forked child whose fork hook below has not run yet: do `work` after it. Otherwise return False."""
     if _current is None or _current.pid == os.getpid():
         return False
     _postponed.append(work)
@@ -406,7 +368,7 @@ def postpone(work: Callable[[], object]) -> bool:
 
 
 def leave() -> None:
-    """Leave the client, if this process is a member of one."""
+    """Leave the client, if this process has joined one."""
     global _current
     with _lock:
         member, _current = _newest(), None
@@ -414,28 +376,26 @@ def leave() -> None:
             member.leave()
 
 
-def _settle_at_exit() -> None:
-    """See to it that `Membership.settle` is called where this process ends in order. Once in a process."""
-    global _settles, _shown_before
-    if _settles == os.getpid():
+def _report_at_exit() -> None:
+    """Register, once in a process, that `Membership.report_end` is called when it exits normally."""
+    global _registered_pid, _shown_before
+    if _registered_pid == os.getpid():
         return
     _shown_before = getattr(sys, "last_value", None)
-    if not _settles:
-        atexit.register(_settle)
-    _settles = os.getpid()
+    if not _registered_pid:
+        atexit.register(_report_end)
+    _registered_pid = os.getpid()
     for name in ("multiprocessing.util", "multiprocess.util"):
         util: Any = sys.modules.get(name)
-        if util is not None:  # children of multiprocessing run these instead, and not what their parent has registered
-            util.Finalize(None, _settle, exitpriority=-200)
+        if util is not None:  # children of multiprocessing run these finalizers instead of `atexit` functions
+            util.Finalize(None, _report_end, exitpriority=-200)
             if sys.version_info >= (3, 13) and sys.modules[f"{name[:-5]}.process"].parent_process() is not None:
-                _note_what_ends_a_child()
+                _note_uncaught_in_child()
 
 
-def _note_what_ends_a_child() -> None:
-    """See to it that `_uncaught` knows the exception that ends a child of `multiprocessing`.
-
-    From Python 3.13 on, a child runs its exit functions after it has printed the exception, and nothing keeps that.
-    """
+def _note_uncaught_in_child() -> None:
+    """Let `_uncaught` find the exception that ends a child of `multiprocessing`."""
+    # From Python 3.13 on, a child prints the exception before it runs its exit functions, and does not store it.
     print_exc = traceback.print_exc
     if hasattr(print_exc, "notes"):
         return
@@ -446,29 +406,28 @@ def _note_what_ends_a_child() -> None:
             _printed = sys.exc_info()[1]
         print_exc(*args, **options)
 
-    print_and_note.notes = True  # type: ignore[attr-defined]  # how the second call knows it
+    print_and_note.notes = True  # type: ignore[attr-defined]  # marks it for a second call
     traceback.print_exc = print_and_note
 
 
 _printed: BaseException | None = None
 
 
-def _settle() -> None:
+def _report_end() -> None:
     for member in (_newest(), *_beside):
         if member is not None and member.pid == os.getpid():
-            member.settle()
+            member.report_end()
 
 
-_settles = 0
+_registered_pid = 0
 _shown_before: BaseException | None = None
-"""The exception that had last been shown as uncaught when this process joined: of a prompt, or of a parent."""
+"""The last exception shown as uncaught before this process joined, by an interactive prompt or in the parent."""
 
 
 def _uncaught() -> str:
-    """Return the exception that ends this interpreter in a line, "" if none does. Called by its exit functions.
-
-    Children of `multiprocessing` run them while the exception is being handled, others after it was shown.
-    """
+    """Return a line about the exception that ends this process, or "". Called by exit functions."""
+    # Children of `multiprocessing` run exit functions while the exception is handled; other processes run them after it was
+    # shown.
     error = sys.exc_info()[1] or _printed or getattr(sys, "last_value", None)
     if error is None or error is _shown_before or isinstance(error, (SystemExit, KeyboardInterrupt)):
         return ""
@@ -476,7 +435,7 @@ def _uncaught() -> str:
 
 
 def _before_fork() -> None:
-    # Half a membership is no use to a child: a thread that joins, or leaves, finishes that first.
+    # A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
     if _lock.acquire(timeout=_FORK_SEC):
         _forking.add(threading.get_ident())
 
@@ -497,7 +456,7 @@ def _after_fork_in_child() -> None:
     _beside.clear()
     if member is not None:
         member.forget()
-        # The parent's pipes are the child's, too: what it prints arrives, under the parent's rank.
+        # The child shares the parent's pipes: its output arrives under the parent's rank.
         options = member.options
         inherited = JoinOptions(options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full)
         _inherited = None if member.over else inherited

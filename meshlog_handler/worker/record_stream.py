@@ -1,7 +1,7 @@
-"""A process's own stream of records: the journal it appends to, and what happens when that is full or has no reader.
+"""The stream of records of one process: the journal, and what happens when the journal is full or has no reader.
 
-Used by any thread, signal handler or finalizer that logs. The lock is taken only to change segments, by one thread at a
-time and by what interrupts it there.
+Any thread, signal handler or finalizer may log. The lock is taken only to change segments; it is reentrant, because a signal
+handler or finalizer may log while its thread holds it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,21 @@ from ..system.waits import monotonic
 OnFull = Literal["block", "drop"]
 
 internal_threads: Final[set[int]] = set()
-"""Identifiers of this package's threads. What they log is never forwarded: a handler that logs would feed itself."""
+"""Identifiers of this package's threads. Their records are never forwarded: a handler that logs would trigger itself."""
 
-# A thread of a forked child may get the identifier that one of the parent's had.
 transport_threads: Final[set[int]] = set()
-"""Those of them that carry a proc's records and orders. They log nothing themselves, but the garbage collector may run a
-program's finalizers there, which do: that is forwarded, but it waits for nothing."""
+"""The internal threads that transport a worker's records and commands. They do not log, but the garbage collector may run a
+program's finalizers on them. Records of these finalizers are forwarded without waiting for room."""
 
+# A thread of a forked child may get the identifier of a thread of the parent.
 os.register_at_fork(after_in_child=internal_threads.clear)
 os.register_at_fork(after_in_child=transport_threads.clear)
 
 
 def is_own(record: logging.LogRecord) -> bool:
-    """Tell whether a record was logged on a thread of this package, and so must not be forwarded.
-
-    The current thread decides, for ``logging.logThreads`` can be off. A record that a queue has brought to another thread of
-    the same process still names its own.
-    """
+    """Return whether a record was logged on a thread of this package and must not be forwarded."""
+    # The current thread comes first, because ``logging.logThreads`` can be off. A record that a queue passed to another thread
+    # of this process still has the identifier of the thread that logged it.
     current = threading.get_ident()
     if current in internal_threads:
         return current not in transport_threads
@@ -52,66 +50,59 @@ def is_own(record: logging.LogRecord) -> bool:
     return thread in internal_threads and thread not in transport_threads and record.process == os.getpid()
 
 
-def _nowhere_here(_: logging.LogRecord) -> bool:
+def _never(_: logging.LogRecord) -> bool:
     return False
 
 
-show_late: Callable[[logging.LogRecord], bool] = _nowhere_here
-"""Lets console handlers that were quiet about a record show it after all, for it was not forwarded; tells whether some did."""
+show_late: Callable[[logging.LogRecord], bool] = _never
+"""Let console handlers show a record that they suppressed but that was not forwarded; return whether one showed it."""
 
-shown_here: Callable[[logging.LogRecord], bool] = _nowhere_here
-"""Tells whether a handler of the program shows a record in this process: then nobody says it in its place. See `quiet`."""
+shown_here: Callable[[logging.LogRecord], bool] = _never
+"""Return whether a handler of this process shows a record, so that `append` need not. See `console_handlers`."""
 
 BLOCK_SEC: Final = 10.0
-"""Seconds a logging call waits, at most, while the client lives but neither makes room nor says that it gets on."""
+"""Seconds a logging call waits at most while a live client neither makes room nor reports progress."""
 
-_LOOK_SEC: Final = 0.2  # a forwarder whose thread was killed meanwhile is found after so long
+_CHECK_SEC: Final = 0.2  # a waiting call wakes the forwarder this often, and so restarts a killed thread
 
-_SIDE_FACTOR: Final = 4  # bytes of unread side files, to those of the journal
+_SIDE_FACTOR: Final = 4  # limit for unread side files, as a multiple of the journal's size
 
 
 def check_on_full(policy: str) -> OnFull:
-    """Return `policy` if it is one; `SettingError` names the valid ones otherwise."""
+    """Return `policy` if it is valid; otherwise raise `SettingError`, which lists the valid policies."""
     if policy not in ("block", "drop"):
-        raise SettingError(f"on_full={policy!r} is no policy. Valid: 'block' (wait for a live client, bounded) or 'drop'.")
-    return policy  # type: ignore[return-value]  # one of the two
+        raise SettingError(f"on_full={policy!r} is not a policy. Valid: 'block' (wait for a live client, bounded) or 'drop'.")
+    return policy  # type: ignore[return-value]  # checked above
 
 
-def _nowhere(_: object) -> NoReturn:
+def _refuse(_: object) -> NoReturn:
     raise ValueError
 
 
-_CLOSED: Final[Appender] = (SchemaTable(), _nowhere, _nowhere)
-"""No shape is known here, so that every record takes the slow path."""
+_CLOSED: Final[Appender] = (SchemaTable(), _refuse, _refuse)
+"""An appender without schemas: every record takes the slow path."""
 
 
-class _Ended(Exception):
-    """The stream takes no more records."""
+class _StreamEnded(Exception):
+    """The stream accepts no more records."""
 
 
 _streams: Final[weakref.WeakSet[RecordStream]] = weakref.WeakSet()
 _forking: Final[set[int]] = set()
-"""The threads that fork. Meanwhile no call takes the fast path: the program's own hooks may log in the child before ours run,
-and what they appended would be written over what the parent appends, for the journal is shared."""
+"""Threads that are forking. Until they finish, no call takes the fast path: the program's fork hooks may log in the child
+before the hooks below run, and would overwrite the parent's records in the shared journal."""
 
 
 class RecordStream:
-    """One process's records, in the order of their logging calls.
+    """The records of one process, in the order of their logging calls."""
 
-    Parameters
-    ----------
-    journal : Journal
-        Where they go.
-    on_full : {"block", "drop"}
-        When every segment is full of records that were not shipped: wait for room for as long as the client
-        gets on (see `BLOCK_SEC`), or drop at once. Both count what they drop, exactly.
-    wake : Callable[[], None]
-        Wakes the forwarder; called when it is `idle`.
-    """
+    # `on_full` applies when every segment is full of unshipped records. "block" waits for room while the client makes progress
+    # (see `BLOCK_SEC`); "drop" drops at once. Both count drops exactly. `wake` is called to wake an `idle` forwarder.
 
     def __init__(self, journal: Journal, on_full: OnFull, wake: Callable[[], None]) -> None:
         self.journal = journal
-        # Without a file nothing outlives the process: every call takes the slow path, which sees it shipped.
+        # Without a file the journal does not outlive the process: every call takes the slow path, which waits until the record
+        # is shipped.
         self.appender = _CLOSED
         self.on_full = on_full
         self.idle = True
@@ -121,8 +112,8 @@ class RecordStream:
         self.wake = wake
         self._lock = threading.RLock()
         self._waiting: deque[threading.Lock] = deque()
-        self._starved = False
-        self.moves = 0
+        self._starved = False  # a wait timed out: further calls do not wait until the client makes progress
+        self.moves = 0  # how often the client reported progress
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
@@ -130,44 +121,44 @@ class RecordStream:
         self.open_fast_path()
 
     def open_fast_path(self) -> None:
-        """Let calls append without looking whose stream it is; not while a thread forks, and not once the client is gone."""
+        """Let calls take the fast path, unless a thread is forking, the client is gone or the stream has ended."""
         if self.journal.path is not None and not (self.client_gone or self.ended or _forking):
             self.appender = self.journal.appender
-            if self.client_gone or self.ended or _forking:  # since the line before
+            if self.client_gone or self.ended or _forking:  # it changed since the check above
                 self.appender = _CLOSED
 
     def append(self, record: logging.LogRecord, route: object = None, texts: object = ()) -> bool:
-        """Append any record, with its route and what formatters made of it; where the fast path of `MeshHandler` cannot.
+        """Append a record with its route and formatted texts: the slow path of `MeshHandler`.
 
-        False if the stream has ended: then nothing was appended or counted, and the record is this process's own to show.
+        Return False if the stream has ended. The record is then neither appended nor counted; this process has to show it.
         """
         if is_own(record):
             return True
         if threading.get_ident() in transport_threads:
-            return self._append_in_passing(record, route)
+            return self._append_without_waiting(record, route)
         if self.client_gone and record.levelno >= logging.WARNING and not shown_here(record):
             diagnose(f"{record.levelname} {record.name}: {_safe_message(record)}")
-        # The fast path tells threads apart by the shape of their records. Where the shape has no thread, and own threads call
-        # a program's handlers, every record takes the slow path, which looks.
-        alike = record.thread is None and not internal_threads <= transport_threads
+        # The fast path tells threads apart by the thread in the schema. If the schema has no thread, and internal threads call
+        # handlers of the program, every record takes the slow path, which checks the current thread.
+        ambiguous = record.thread is None and not internal_threads <= transport_threads
         try:
-            self.append_encoded(record.levelno, RecordEncoder(record, route, fast=not alike, texts=texts))
-        except _Ended:
+            self.append_encoded(record.levelno, RecordEncoder(record, route, fast=not ambiguous, texts=texts))
+        except _StreamEnded:
             return False
         if self.journal.path is None and self.on_full == "block":
             self._wait_shipped()
         return True
 
     def end(self) -> None:
-        """Take no more records: those whose call has returned stand in the journal, all others are refused. Any thread."""
+        """Accept no more records. Records of calls that have returned are in the journal. Any thread may call it."""
         with self._lock:
             self.appender = _CLOSED
             self.journal.close_segment()
-            self.ended = True  # the last: whoever sees it finds no segment to write to
-        self.made_room()  # calls that wait for some are refused
+            self.ended = True  # last: a thread that sees it finds no open segment
+        self.made_room()  # calls that wait for room are refused
 
-    def _append_in_passing(self, record: logging.LogRecord, route: object) -> bool:
-        """Append what was logged on a thread that must not wait: where the segment has no room, it is a drop, and counted."""
+    def _append_without_waiting(self, record: logging.LogRecord, route: object) -> bool:
+        """Append a record of a thread that must not wait; without room in the segment, drop and count it."""
         appender = self.journal.appender
         if self.ended:
             return False
@@ -181,11 +172,11 @@ class RecordStream:
         return True
 
     def append_encoded(self, level: int, encode_in: Callable[[SchemaTable], EncodedRecord]) -> None:
-        """Append a record that `encode_in` writes down for a segment. What is dropped is counted under `level`."""
+        """Append the record that `encode_in` encodes for a segment. A drop is counted under `level`."""
         self._append(level, encode_in)
 
     def _wait_shipped(self) -> None:
-        """Wait, as for room, until what stands in a journal that is mere memory has been shipped."""
+        """Wait, as for room, until the records of a journal in memory are shipped."""
         if self._starved or sys.is_finalizing():
             return
         shipped = threading.Event()
@@ -200,9 +191,9 @@ class RecordStream:
 
     @contextlib.contextmanager
     def shipping(self) -> Iterator[None]:
-        """Surround the shipping of all that is unshipped now. The forwarder's."""
+        """Surround the shipping of everything that is unshipped now."""
         waiting = []
-        with contextlib.suppress(IndexError):  # that is all
+        with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 waiting.append(self._unshipped.popleft())
         try:
@@ -214,18 +205,16 @@ class RecordStream:
                 shipped.set()
 
     def append_flush(self, version: int) -> None:
-        """Append the sentinel of a flush. It is no record, and not dropped like one: without room, it is put off."""
+        """Append the sentinel of a flush. A sentinel is never dropped: without room, it is postponed."""
         self._sentinels.append(number_entry(FLUSH, version))
         self.append_sentinels()
-        self.wake()  # somebody waits: not at the end of the batching interval, but now
+        self.wake()  # a caller waits for the flush: do not wait for the end of the batching interval
 
     def append_sentinels(self) -> bool:
-        """Append the sentinels that were put off; tell whether one was.
-
-        Who finds room calls it: a logging call that begins a segment, and the forwarder when it has shipped all.
-        """
+        """Append postponed sentinels; return whether any was appended."""
+        # Called where there may be room: by a logging call that begins a segment, and by the forwarder after it shipped all.
         found = False
-        with contextlib.suppress(IndexError):  # that is all
+        with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 entry = self._sentinels.popleft()
                 if not self._append(None, partial(EncodedRecord, entry)):
@@ -235,11 +224,11 @@ class RecordStream:
         return found
 
     def _append(self, level: int | None, encode_in: Callable[[SchemaTable], EncodedRecord]) -> bool:
-        """Append what `encode_in` makes; a `level` of None is a sentinel's. False if it was not appended, or not yet."""
+        """Append what `encode_in` encodes (`level` is None for a sentinel); return False if it was dropped or postponed."""
         while True:
             appender = self.journal.appender
-            if self.ended and level is not None:  # asked after the line before: a later segment is for sentinels alone
-                raise _Ended
+            if self.ended and level is not None:  # checked after reading the appender: later segments are for sentinels only
+                raise _StreamEnded
             encoded = encode_in(appender[0])
             aside: int | None = None
             if len(encoded.data) >= self.journal.largest:
@@ -255,15 +244,13 @@ class RecordStream:
                     self.wake()
                 return True
             if aside is not None and self._sides is not None:
-                self._sides.take_back(aside)  # its entries use the shapes of the segment that is full
+                self._sides.take_back(aside)  # its entries use the schemas of the full segment
             if not self._next_segment(appender, level):
                 return False
 
     def _set_aside(self, encoded: EncodedRecord, schemas: SchemaTable) -> tuple[EncodedRecord, int | None]:
-        """Put entries too large for a segment into a side file; return an entry with its number, and the number.
-
-        Where there can be no such file, the entry is the beginning of the record. `BlockingIOError` if there is no room yet.
-        """
+        """Write entries too large for a segment to a side file; return an entry with the file's number, and the number."""
+        # If the file cannot be written, the entry is the start of the record. Raises BlockingIOError while there is no room.
         if self._sides is not None:
             try:
                 number = self._sides.put(
@@ -273,15 +260,15 @@ class RecordStream:
             except BlockingIOError:
                 raise
             except OSError as failure:
-                diagnose(f"a record of {len(encoded.data):,} bytes cannot be kept: {failure}")
-        start = encoded.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is spelled
+                diagnose(f"a record of {len(encoded.data):,} bytes cannot be written to a side file: {failure}")
+        start = encoded.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is encoded
         text = f"a record of {len(encoded.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"
         note = logging.makeLogRecord({"name": "meshlog", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
         return encode_record(note, schemas), None
 
     def _wait_for_reader(self, level: int | None) -> bool:
-        """Wait until the client has read a side file; False to give up: a drop has been counted then."""
-        assert self._sides is not None  # or else nothing could be full of them
+        """Wait until the client has read a side file; return False to give up, after counting a drop."""
+        assert self._sides is not None  # only side files cause this wait
         if self.on_full == "block" and not self._starved:
             moves = self.moves
             if self._wait(self._sides.wait) or moves != self.moves or self.client_gone or self.ended:
@@ -293,7 +280,7 @@ class RecordStream:
         return False
 
     def _next_segment(self, appender: Appender, level: int | None) -> bool:
-        """Go on in the next segment, once there is one; False to give up: a drop has been counted then."""
+        """Change to the next segment, once one is free; return False to give up, after counting a drop."""
         give_up, waiter = False, None
         while True:
             give_up = give_up or level is None or self.on_full == "drop" or self._starved
@@ -306,17 +293,15 @@ class RecordStream:
             if give_up:
                 return False
             if waiter is None:
-                waiter = self._begin_to_wait()  # and look again: who made room before that could not know
+                waiter = self._begin_to_wait()  # then try again: room made before this call releases no waiter
             else:
                 give_up, waiter = not self._wait_for_room(waiter), None
 
     def _change_segments(self, appender: Appender, level: int | None, *, give_up: bool) -> bool:
-        """Begin a new segment if there is one, else, to give up, count a drop.
-
-        What logs in the middle of it on the same thread, a signal handler or a finalizer, passes the lock (see `journal`).
-        """
+        """Begin a new segment if one is free; otherwise, with `give_up`, count a drop."""
+        # The lock is reentrant: a signal handler or finalizer that logs on this thread changes segments itself (see `journal`).
         if level is None and threading.get_ident() in internal_threads:
-            # Who holds the lock may have been interrupted by a call that waits until the forwarder makes room.
+            # The call that holds the lock may have been interrupted by one that waits for the forwarder to make room.
             if not self._lock.acquire(blocking=False):
                 return False
             try:
@@ -325,7 +310,7 @@ class RecordStream:
                 self._lock.release()
         with self._lock:
             if self.ended and level is not None:
-                raise _Ended
+                raise _StreamEnded
             found = self._rotate(appender)
             if not found and give_up and level is not None:
                 self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
@@ -335,23 +320,23 @@ class RecordStream:
         if not self.journal.rotate(appender, overwrite=self.client_gone):
             return False
         self.open_fast_path()
-        self._end_waits()  # there is room for others, too
+        self._end_waits()  # other calls have room, too
         return True
 
     def _begin_to_wait(self) -> threading.Lock:
-        """Return what is released when there may be room: one for each call, for a signal handler may need one meanwhile."""
+        """Return a lock that is released when there may be room. Each call has its own: a signal handler may wait, too."""
         waiter = threading.Lock()
         waiter.acquire()
         self._waiting.append(waiter)
         return waiter
 
     def _end_waits(self) -> None:
-        with contextlib.suppress(IndexError):  # that is all
+        with contextlib.suppress(IndexError):  # the queue is empty
             while True:
                 self._waiting.popleft().release()
 
     def _wait_for_room(self, waiter: threading.Lock) -> bool:
-        """Wait for as long as the client gets on; False if it did nothing for `BLOCK_SEC`."""
+        """Wait while the client makes progress; return False if it made none for `BLOCK_SEC`."""
         moves = self.moves
         if self._wait(waiter.acquire) or moves != self.moves or self.client_gone or self.ended:
             return True
@@ -359,10 +344,10 @@ class RecordStream:
         return False
 
     def _wait(self, wait: Callable[[bool, float], bool]) -> bool:
-        """Wait, `BLOCK_SEC` seconds at most, and see to it that somebody works meanwhile."""
+        """Call `wait` for up to `BLOCK_SEC` seconds, and keep the forwarder awake; return whether it succeeded."""
         deadline = monotonic() + BLOCK_SEC
         while (left := deadline - monotonic()) > 0:
-            if wait(True, min(left, _LOOK_SEC)):
+            if wait(True, min(left, _CHECK_SEC)):
                 return True
             if self.client_gone or self.ended:
                 return False
@@ -370,36 +355,34 @@ class RecordStream:
         return False
 
     def client_moves(self) -> None:
-        """Let calls go on waiting: the client has more than it can show, but it gets on. The runtime's."""
+        """Note that the client is behind but makes progress: calls keep waiting. For the runtime and a relay's uplink."""
         self.moves += 1
         self._starved = False
 
     def made_room(self) -> None:
-        """Let the waiting calls try again: a segment was shipped, or the client went. The forwarder's."""
+        """Let waiting calls try again: a segment was shipped, the client is gone, or the stream has ended."""
         self._starved = False
         self._end_waits()
 
     def lose_link(self) -> None:
-        """The program has closed our descriptors: nothing is shipped from now on, but the client reads the journal.
-
-        So nothing in it is overwritten, and no call waits: what finds no room is counted at once.
-        """
+        """Stop shipping: the program closed the connection's descriptor. The client still reads the journal file."""
+        # So the journal is not overwritten, and no call waits: without room, a record is dropped and counted at once.
         with self.shipping():
-            pass  # no more
+            pass  # release the calls that wait for shipping
         self._starved = True
         self._end_waits()
 
     def lose_client(self) -> None:
-        """From now on the journal is a flight recorder: the newest records push out the oldest, and no call waits."""
+        """Turn the journal into a flight recorder: new records overwrite the oldest, and no call waits."""
         self.client_gone = True
         self.appender = _CLOSED
         _streams.discard(self)
         self.made_room()
         with self.shipping():
-            pass  # nobody will
+            pass  # as above
 
     def part(self) -> None:
-        """This process has left its client: nothing is kept any more, and maps and descriptors are given back."""
+        """Release maps and descriptors, and keep no more records: this process has left its client."""
         self.lose_client()
         journal, self.journal = self.journal, Journal(None, 1)
         journal.close()
@@ -410,7 +393,7 @@ def _put(appender: Appender, data: bytes) -> bool:
         appender[1](data)
     except ValueError:
         return False
-    with contextlib.suppress(ValueError):  # the segment's very end has no room for a mark, and needs none
+    with contextlib.suppress(ValueError):  # a full segment has no room for the commit byte, and needs none
         appender[2](0xA5)
     return True
 
@@ -437,7 +420,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The streams stay closed: they are the parent's.
+    # The fast paths stay closed: these streams belong to the parent.
     _forking.clear()
     for stream in tuple(_streams):
         _streams.discard(stream)

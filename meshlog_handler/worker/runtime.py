@@ -1,4 +1,4 @@
-"""LoggerRuntime: the thread in every proc that carries out what the client orders.
+"""LoggerRuntime: the thread in every worker that carries out the client's commands.
 
 ::
 
@@ -42,20 +42,20 @@ _MAX_REASON: Final = 4000
 
 
 class LoggerRuntime:
-    """Carries out orders, one at a time, in the order they came. Idle, it sleeps in the kernel.
+    """Carries out commands, one at a time, in the order in which they arrive. While idle, it sleeps in the kernel.
 
     Parameters
     ----------
     link : Link
-        Whence the orders come.
-    stream : Stream or None
-        Gets the flush sentinels; without one (forwarding is off) flushes are answered at once.
+        The connection to the client.
+    stream : RecordStream or None
+        The stream that takes the flush sentinels. Without one (forwarding is off), flushes are acknowledged at once.
     on_gone : Callable[[], None]
         Called on this thread when the client is gone.
     on_release : Callable[[], None]
-        Called on this thread when the client is about to end in order.
+        Called on this thread when the client is about to stop.
     warnings : bool
-        Whether this process logs its warnings, by the client's filters. Else an order to do so is none.
+        Whether this process logs its warnings by the client's filters. If False, commands to do so have no effect.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class LoggerRuntime:
         self._reverts: list[tuple[float, int, str, int]] = []
         self._reverting: dict[str, int] = {}
         self._first: dict[str, int] = {}
-        self._last_level: tuple[int, Callable[[], None]] | None = None  # the last order for a level, and how it is undone
-        self._order = itertools.count()
+        self._last_level: tuple[int, Callable[[], None]] | None = None  # request and undo function of the last SetLevel
+        self._revert_ids = itertools.count()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -86,22 +86,25 @@ class LoggerRuntime:
         self._thread.start()
 
     def wait_ended(self, timeout: float) -> bool:
-        """Wait until the thread has ended: the connection is closed. False if it has not, or is the one that asks."""
+        """Wait until the thread has ended after the connection closed; return False if it runs or is the current thread."""
         if self._thread is threading.current_thread():
             return False
         return self._thread is None or ended(self._thread, timeout)
 
-    def join_in(self, defaults: Iterable[bytes]) -> None:
-        """Carry out what holds for whoever joins late. Before `start`. What cannot be carried out is said, and left."""
+    def apply_defaults(self, defaults: Iterable[bytes]) -> None:
+        """Carry out the default commands for late joiners, and report failures. Call it before `start`."""
         for encoded in defaults:
             answer = self.carry_out(encoded)
             if answer is not None and answer.error is not None:
-                diagnose(f"an order that holds for all ranks cannot be carried out here: {answer.error}")
+                diagnose(f"a default command for all ranks failed in this process: {answer.error}")
         for prepared in tuple(self._prepared):
             self._end(prepared, ConfigTransaction.commit)
 
     def carry_out(self, encoded: bytes, refusing: type[BaseException] = Exception) -> Answer | None:
-        """Carry out one order; None if its answer travels in the stream. What it raises of kind `refusing` is the answer."""
+        """Carry out one message; return its acknowledgement, or None if it has none or it travels in the stream.
+
+        An exception of type `refusing` becomes the acknowledgement's error.
+        """
         command: Message = decode(encoded, Command, KeepWaiting, Release)
         if isinstance(command, Release):
             self._on_release()
@@ -136,14 +139,14 @@ class LoggerRuntime:
                 encoded = self._link.receive(self._revert_due())
                 if encoded is None:
                     continue
-                # SystemExit, too, of a handler's factory or of what stands for sys.stdout: orders to come need this thread.
+                # A handler factory or a replaced sys.stdout may raise SystemExit: later commands need this thread.
                 answer = self.carry_out(encoded, BaseException)
                 if answer is not None:
                     self._link.send_message(answer)
         except (OSError, EOFError, ProtocolError) as failure:
             if isinstance(failure, ProtocolError):
-                diagnose(f"the client sent what cannot be an order: {failure}")
-            # A change the client did not live to confirm is no change.
+                diagnose(f"protocol error from the client, connection closed: {failure}")
+            # A change that the client did not confirm is undone.
             for prepared in tuple(self._prepared):
                 self._end(prepared, ConfigTransaction.rollback)
             self._link.close()
@@ -154,7 +157,7 @@ class LoggerRuntime:
 
     def _flush(self, command: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):
-            # What stands there may be the program's own, and raise anything: then what it holds back is not ours to have.
+            # The program may have replaced the stream by one that raises anything.
             with contextlib.suppress(BaseException):
                 if stream is not None and not stream.closed:
                     stream.flush()
@@ -179,16 +182,16 @@ class LoggerRuntime:
         logger.setLevel(command.level)
         if command.for_sec is not None:
             self._reverting[command.logger] = before
-            heapq.heappush(self._reverts, (monotonic() + command.for_sec, next(self._order), command.logger, before))
+            heapq.heappush(self._reverts, (monotonic() + command.for_sec, next(self._revert_ids), command.logger, before))
 
     def restore_levels(self) -> None:
-        """Set each logger back to the level it had before the first order for it. Any thread."""
+        """Set each logger back to its level before the first command for it. Any thread may call it."""
         while self._first:
             name, level = self._first.popitem()
             logging.getLogger(name or None).setLevel(level)
 
     def _revert_due(self) -> float | None:
-        """Set back the levels whose time is over; return the seconds until the next one, or None."""
+        """Revert the levels whose time is over; return the seconds until the next revert, or None."""
         while self._reverts:
             wait = seconds_until(self._reverts[0][0])
             if wait > 0:
@@ -209,7 +212,7 @@ class LoggerRuntime:
 
 
 def _explain(refusal: BaseException) -> str:
-    """Return the reason in one line, down to the first cause: dictConfig's own message only names the section."""
+    """Return the reason in one line, with its causes: the message of `dictConfig` alone only names the section."""
     parts: list[str] = []
     error: BaseException | None = refusal
     while error is not None and len(parts) < 5:

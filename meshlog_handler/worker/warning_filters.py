@@ -1,7 +1,7 @@
-"""Warnings end to end: the client's filters hold in a proc, and what they let pass there is logged, where it was raised.
+"""Warnings in workers: the client's filters apply there, and warnings that pass them are logged.
 
-Filters travel as plain data. A category is named, not imported: one of a package that the proc has not loaded costs nothing,
-and matches once it is loaded.
+Filters are sent as plain data. Categories are sent by name and not imported: a category of a package that the worker has not
+loaded costs nothing, and matches once the package is loaded.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from ..protocol.codec import NotPlain, pack
 from ..protocol.messages import LogWarnings
 
 LOGGER: Final = "py.warnings"
-"""Where the standard library's ``logging.captureWarnings`` logs warnings, too."""
+"""The logger for warnings, as in ``logging.captureWarnings``."""
 
 
 def warnings_command() -> LogWarnings:
-    """Return the order to log warnings by the filters that hold here and now, but for those that cannot be spelled."""
-    return LogWarnings(0, tuple(spelt for each in warnings.filters if (spelt := _spell_filter(each)) is not None))
+    """Return a command to log warnings by the current filters, without those that cannot be encoded."""
+    return LogWarnings(0, tuple(encoded for each in warnings.filters if (encoded := _encode_filter(each)) is not None))
 
 
-def _spell_filter(entry: Any) -> tuple[object, ...] | None:
+def _encode_filter(entry: Any) -> tuple[object, ...] | None:
     try:
         action, message, category, module, line = entry
         classes = category if isinstance(category, tuple) else (category,)
         names = tuple((each.__module__, each.__qualname__) for each in classes)
-        spelt = str(action), _spell_match(message), names, _spell_match(module), int(line)
-        pack(spelt)
+        encoded = str(action), _encode_match(message), names, _encode_match(module), int(line)
+        pack(encoded)
     except (TypeError, ValueError, AttributeError, NotPlain):
-        return None  # somebody put it there by hand, past the functions that check
-    return spelt
+        return None  # a program added it to the list directly, unchecked
+    return encoded
 
 
-def _spell_match(match: Any) -> object:
-    """Spell what a text has to match: a regular expression as its pattern and flags; a text that has to be equal; or None."""
+def _encode_match(match: Any) -> object:
+    """Encode what a text must match: None, an equal text, or a regular expression as its pattern and flags."""
     return match if match is None or isinstance(match, str) else (match.pattern, match.flags)
 
 
 def log_warnings(filters: Iterable[Any]) -> None:
-    """Let the filters of an order take the place of this process's own, and log each warning that they let pass."""
+    """Replace this process's filters by those of a command, and log each warning that passes them."""
     found = [
         (action, _match(message), _categories(names), _match(module), line) for action, message, names, module, line in filters
     ]
     global _before
     if _before is None:
         _before = (list(warnings.filters), warnings.showwarning)
-    warnings.resetwarnings()  # what was decided by the old ones is forgotten, too
-    warnings.filters.extend(found)  # type: ignore[attr-defined]  # it is a list, though shown as any sequence
+    warnings.resetwarnings()  # also clears what the old filters decided
+    warnings.filters.extend(found)  # type: ignore[attr-defined]  # typeshed declares a sequence; it is a list
     warnings.showwarning = _log
 
 
@@ -60,7 +60,7 @@ def restore_warnings() -> None:
     global _before
     if _before is not None:
         (filters, show), _before = _before, None
-        if warnings.showwarning is _log:  # else somebody has put a function of theirs in its place, and knows why
+        if warnings.showwarning is _log:  # else the program has replaced the function since
             warnings.resetwarnings()
             warnings.filters[:] = filters  # type: ignore[index]  # as above
             warnings.showwarning = show
@@ -69,8 +69,8 @@ def restore_warnings() -> None:
 _before: tuple[list[Any], Any] | None = None
 
 
-def _match(spelt: Any) -> Any:
-    return spelt if spelt is None or isinstance(spelt, str) else re.compile(*spelt)
+def _match(encoded: Any) -> Any:
+    return encoded if encoded is None or isinstance(encoded, str) else re.compile(*encoded)
 
 
 def _categories(names: Any) -> type | tuple[type, ...]:
@@ -86,7 +86,7 @@ def _category(module: str, name: str) -> type:
 
 
 class _Named(type):
-    """Stands in a filter for a category that is not loaded: a class is one of its subclasses if it descends from that name."""
+    """Replaces a category that is not loaded: classes that inherit from a class of the same name are its subclasses."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return any((each.__module__, each.__qualname__) == (cls.__module__, cls.__qualname__) for each in other.__mro__)
@@ -100,10 +100,8 @@ def _log(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Log a warning as ``logging.captureWarnings`` does, but with the place that it warns of as that of the record.
-
-    By that it groups: the same warning of many ranks is one, and different ones stay apart.
-    """
+    """Log a warning as ``logging.captureWarnings`` does, but with the warning's file and line in the record."""
+    # Grouping uses the file and line: the same warning of many ranks becomes one line, and different warnings stay separate.
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if file is not None:
         file.write(text)

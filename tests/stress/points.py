@@ -58,7 +58,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
         {
             "membership.__init__",
             "membership.join",
-            "membership._make_journal",
+            "membership.make_journal",
             "channel.connect",
             "channel._dial",
             "channel.authenticate",
@@ -66,7 +66,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
             "writer._allocate",
             "fd_capture.*",
             "handler.__init__",
-            "worker.*",
+            "installation.*",
         },
         1500,
     ),

@@ -1,1 +1,1 @@
-"""Logic of `worker`."""
+"""Unit tests of `worker`."""

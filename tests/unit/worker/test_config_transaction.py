@@ -14,7 +14,7 @@ from meshlog_handler.worker.config_transaction import ConfigTransaction
 
 
 class Recorder(logging.Handler):
-    """Notes what it is given, and whether it was closed."""
+    """Keeps the messages that it gets, and whether it was flushed and closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Recorder(logging.Handler):
 
 
 class Stubborn(Recorder):
-    """Cannot be closed."""
+    """A handler whose `close` raises."""
 
     def close(self) -> None:
         super().close()
@@ -45,7 +45,7 @@ class Forwarding(Recorder):
 
 
 def config(**more: Any) -> dict[str, Any]:
-    """A configuration with one handler, "console", for the root logger."""
+    """Return a configuration with one handler, "console", on the root logger."""
     return {
         "version": 1,
         "handlers": {"console": {"()": Recorder}},
@@ -55,13 +55,13 @@ def config(**more: Any) -> dict[str, Any]:
 
 
 def named(name: str) -> Any:
-    """Return the handler that logging knows by a name."""
+    """Return the handler that is registered under a name."""
     return logging._handlers.get(name)  # type: ignore[attr-defined]  # has a public name only since 3.12
 
 
 @pytest.fixture
 def old(restored_logging: logging.Logger) -> Iterator[Recorder]:
-    """The handler "console" of the root logger, as it is before."""
+    """The handler "console" that is on the root logger before the transaction."""
     handler = Recorder()
     handler.set_name("console")
     restored_logging.addHandler(handler)
@@ -70,7 +70,7 @@ def old(restored_logging: logging.Logger) -> Iterator[Recorder]:
 
 
 def everything() -> list[tuple[Any, ...]]:
-    """All that a configuration can change."""
+    """Return everything that a configuration can change."""
     known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     return [
         (each.name, each.level, *each.handlers, *each.filters, each.propagate, each.disabled, each.isEnabledFor(5))
@@ -79,7 +79,7 @@ def everything() -> list[tuple[Any, ...]]:
     ]
 
 
-def test_committed_the_new_handlers_are_in_force_and_the_old_ones_closed(old: Recorder) -> None:
+def test_commit_activates_the_new_handlers_and_closes_the_old_ones(old: Recorder) -> None:
     transaction = ConfigTransaction(config())
     assert not old.closed
     transaction.commit()
@@ -89,7 +89,7 @@ def test_committed_the_new_handlers_are_in_force_and_the_old_ones_closed(old: Re
     assert (old.flushed, old.closed, new.closed) == (True, True, False)
 
 
-def test_the_name_of_a_handler_stays_the_new_ones(old: Recorder) -> None:
+def test_after_a_commit_a_name_refers_to_the_new_handler(old: Recorder) -> None:
     ConfigTransaction(config()).commit()
     new = named("console")
     assert new is not None
@@ -98,7 +98,7 @@ def test_the_name_of_a_handler_stays_the_new_ones(old: Recorder) -> None:
     assert new.level == logging.ERROR
 
 
-def test_rolled_back_everything_is_as_before(old: Recorder) -> None:
+def test_rollback_restores_everything(old: Recorder) -> None:
     app = logging.getLogger("app.before")
     app.setLevel(logging.WARNING)
     app.addFilter(logging.Filter("x"))
@@ -116,7 +116,7 @@ def test_rolled_back_everything_is_as_before(old: Recorder) -> None:
     assert (old.texts, new.texts) == (["still here"], [])
 
 
-def test_rolled_back_new_handlers_that_no_logger_uses_are_closed_too(old: Recorder) -> None:
+def test_rollback_closes_new_handlers_that_no_logger_uses(old: Recorder) -> None:
     made: list[weakref.ref[Recorder]] = []
     closed: list[bool] = []
 
@@ -134,19 +134,19 @@ def test_rolled_back_new_handlers_that_no_logger_uses_are_closed_too(old: Record
     assert closed == [True]
 
 
-def test_rolled_back_a_handler_that_others_made_meanwhile_goes_on(old: Recorder) -> None:
+def test_rollback_keeps_a_handler_that_other_code_made_meanwhile(old: Recorder) -> None:
     transaction = ConfigTransaction(config())
-    theirs = Recorder()
-    theirs.set_name("theirs")
+    other = Recorder()
+    other.set_name("other")
     transaction.rollback()
-    assert not theirs.closed
-    assert named("theirs") is theirs
+    assert not other.closed
+    assert named("other") is other
     assert named("console") is old
-    assert weakref.ref(theirs) in logging._handlerList  # type: ignore[attr-defined]  # the registry has no public name
-    theirs.close()
+    assert weakref.ref(other) in logging._handlerList  # type: ignore[attr-defined]  # the registry has no public name
+    other.close()
 
 
-def test_a_logger_the_configuration_made_is_as_a_new_one(old: Recorder) -> None:
+def test_rollback_resets_a_logger_that_the_configuration_created(old: Recorder) -> None:
     loggers = {"made.by.it": {"level": "ERROR", "handlers": ["console"], "propagate": False}}
     ConfigTransaction(config(loggers=loggers)).rollback()
     made = logging.getLogger("made.by.it")
@@ -164,7 +164,7 @@ def test_a_logger_the_configuration_made_is_as_a_new_one(old: Recorder) -> None:
         {"incremental": True, "handlers": {"console": {"level": "ERROR"}}, "loggers": {"app": {"level": "LOUD"}}},
     ],
 )
-def test_refused_everything_is_as_before(old: Recorder, wrong: dict[str, Any]) -> None:
+def test_an_invalid_configuration_changes_nothing(old: Recorder, wrong: dict[str, Any]) -> None:
     before = everything(), old.level
     with pytest.raises(ValueError, match=r".+"):
         ConfigTransaction(config(**wrong))
@@ -173,13 +173,13 @@ def test_refused_everything_is_as_before(old: Recorder, wrong: dict[str, Any]) -
     assert named("console") is old
 
 
-def test_without_a_version_it_is_refused(old: Recorder) -> None:
+def test_a_configuration_without_a_version_is_rejected(old: Recorder) -> None:
     with pytest.raises(ValueError, match="version"):
         ConfigTransaction({})
     assert old in logging.root.handlers
 
 
-def test_a_part_is_undone_too(old: Recorder) -> None:
+def test_rollback_restores_what_an_incremental_configuration_changed(old: Recorder) -> None:
     part = {"version": 1, "incremental": True, "handlers": {"console": {"level": "ERROR"}}, "loggers": {"app": {"level": 10}}}
     before = everything()
     transaction = ConfigTransaction(part)
@@ -189,8 +189,8 @@ def test_a_part_is_undone_too(old: Recorder) -> None:
     assert everything() == before
 
 
-def test_a_part_closes_nothing(old: Recorder, tmp_path: Path) -> None:
-    target = Recorder()  # no logger has it
+def test_an_incremental_configuration_closes_no_handler(old: Recorder, tmp_path: Path) -> None:
+    target = Recorder()  # on no logger
     memory = logging.handlers.MemoryHandler(10, target=target)
     logging.root.addHandler(memory)
     ConfigTransaction({"version": 1, "incremental": True, "root": {"level": "ERROR"}}).commit()
@@ -205,7 +205,7 @@ def test_handlers_that_a_logger_still_uses_stay_open(old: Recorder) -> None:
     assert (shared.closed, old.closed) == (False, True)
 
 
-def test_a_handler_that_cannot_be_closed_keeps_no_other_open(old: Recorder) -> None:
+def test_other_handlers_are_closed_if_one_cannot_be_closed(old: Recorder) -> None:
     stubborn, last = Stubborn(), Recorder()
     for handler in (stubborn, last):
         logging.root.addHandler(handler)
@@ -214,7 +214,7 @@ def test_a_handler_that_cannot_be_closed_keeps_no_other_open(old: Recorder) -> N
     logging.root.removeHandler(stubborn)
 
 
-def test_loggers_from_before_go_on_unless_asked(old: Recorder) -> None:
+def test_existing_loggers_stay_enabled_by_default(old: Recorder) -> None:
     before = logging.getLogger("made.at.import")
     ConfigTransaction(config()).commit()
     assert not before.disabled
@@ -224,7 +224,7 @@ def test_loggers_from_before_go_on_unless_asked(old: Recorder) -> None:
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_the_handler_that_forwards_stays_on_root(old: Recorder, end: str) -> None:
+def test_the_handler_that_forwards_stays_on_the_root_logger(old: Recorder, end: str) -> None:
     forwarding = Forwarding()
     logging.root.addHandler(forwarding)
     transaction = ConfigTransaction(config())
@@ -236,21 +236,21 @@ def test_the_handler_that_forwards_stays_on_root(old: Recorder, end: str) -> Non
     assert logging.root.handlers.count(forwarding) == 1
 
 
-def test_only_the_first_end_counts(old: Recorder) -> None:
+def test_only_the_first_commit_or_rollback_has_an_effect(old: Recorder) -> None:
     committed = ConfigTransaction(config())
     committed.commit()
     new = named("console")
     committed.rollback()
     assert new in logging.root.handlers
     assert not new.closed
-    undone = ConfigTransaction(config())
-    undone.rollback()
-    undone.commit()
+    rolled_back = ConfigTransaction(config())
+    rolled_back.rollback()
+    rolled_back.commit()
     assert not new.closed
     assert new in logging.root.handlers
 
 
-def test_new_handlers_are_known_at_exit_whatever_comes(old: Recorder) -> None:
+def test_handlers_that_must_be_closed_at_exit_are_registered(old: Recorder) -> None:
     def known() -> list[logging.Handler | None]:
         return [reference() for reference in logging._handlerList]  # type: ignore[attr-defined]  # has no public name
 

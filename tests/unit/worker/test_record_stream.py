@@ -49,7 +49,7 @@ def test_a_full_journal_blocks_until_a_segment_is_shipped(proc: Proc) -> None:
     assert not proc.drops
 
 
-def test_nobody_waits_longer_than_the_limit_and_the_next_not_at_all(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_waits_up_to_the_limit_and_later_calls_do_not_wait(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_stream, "BLOCK_SEC", 0.01)
     count = proc.fill()
     for _ in range(5):
@@ -57,7 +57,7 @@ def test_nobody_waits_longer_than_the_limit_and_the_next_not_at_all(proc: Proc, 
     assert proc.drops == [("full", 30, 5)]
     monkeypatch.setattr(record_stream, "BLOCK_SEC", 60)
     for _ in range(5):
-        proc.log(PADDING * 3, levelno=20)  # would wait for a minute each
+        proc.log(PADDING * 3, levelno=20)  # each would wait for a minute
     assert proc.drops == [("full", 30, 5), ("full", 20, 5)]
     proc.ship()
     proc.log("again")
@@ -65,7 +65,7 @@ def test_nobody_waits_longer_than_the_limit_and_the_next_not_at_all(proc: Proc, 
     assert proc.texts == [*map(str, range(count)), "again"]
 
 
-def test_calls_wait_for_as_long_as_the_client_gets_on(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_wait_while_the_client_makes_progress(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_stream, "BLOCK_SEC", 0.001)
     waits = Waits(monkeypatch, proc, proc.stream.client_moves, proc.stream.client_moves, proc.ship)
     count = proc.fill()
@@ -87,7 +87,7 @@ def test_the_policy_drop_never_waits_and_counts_exactly(procs: Callable[..., Pro
     assert proc.texts == [str(number) for number in range(len(proc.texts))]
 
 
-def test_threads_log_while_it_is_shipped(proc: Proc) -> None:
+def test_threads_log_while_the_journal_is_shipped(proc: Proc) -> None:
     def log(name: int) -> None:
         for number in range(150):
             proc.log("%d %d %s", name, number, PADDING)
@@ -103,7 +103,7 @@ def test_threads_log_while_it_is_shipped(proc: Proc) -> None:
     assert not proc.drops
 
 
-def test_when_the_client_goes_blocked_calls_return_and_the_newest_records_are_kept(proc: Proc, said: list[str]) -> None:
+def test_without_a_client_blocked_calls_return_and_the_newest_records_are_kept(proc: Proc, said: list[str]) -> None:
     count = proc.fill()
     thread = in_thread(lambda: proc.log("%d %s", count, PADDING * 3))
     until(lambda: proc.stream._waiting)
@@ -118,16 +118,16 @@ def test_when_the_client_goes_blocked_calls_return_and_the_newest_records_are_ke
     assert not proc.drops
     proc.items.clear()
     for piece in JournalReader(str(proc.stream.journal.path)).ranges():
-        thawer = RecordDecoder(IDENTITY, no_side_file)
-        thawer.decode(piece.data, 0, 1 << 30, proc.items)
+        decoder = RecordDecoder(IDENTITY, no_side_file)
+        decoder.decode(piece.data, 0, 1 << 30, proc.items)
     kept = [int(text.split()[0]) for text in proc.texts[:-1]]
     assert kept == list(range(kept[0], count + 301))
     assert len(kept) > count / 2
 
 
 @contextlib.contextmanager
-def own(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
-    """Let a thread, by default this one, be the package's own."""
+def registered(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
+    """Register a thread, by default the current one, as a thread of the package."""
     ident = thread or threading.get_ident()
     for kind in kinds:
         kind.add(ident)
@@ -139,39 +139,39 @@ def own(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("thread", [threading.get_ident(), None], ids=["logThreads", "no logThreads"])
-def test_what_the_packages_own_threads_log_is_not_forwarded(proc: Proc, thread: int | None) -> None:
-    with own(internal_threads):
+def test_records_of_internal_threads_are_not_forwarded(proc: Proc, thread: int | None) -> None:
+    with registered(internal_threads):
         proc.log("ours", thread=thread)
     proc.log("theirs", thread=thread)
     proc.ship()
     assert proc.texts == ["theirs"]
 
 
-def test_what_a_queue_brings_from_an_own_thread_is_not_forwarded_but_what_another_process_sent_is(proc: Proc) -> None:
-    with own(internal_threads, thread=77):
+def test_a_queued_record_of_an_internal_thread_is_not_forwarded_but_one_of_another_process_is(proc: Proc) -> None:
+    with registered(internal_threads, thread=77):
         proc.log("ours", thread=77, process=os.getpid())
         proc.log("from elsewhere", thread=77, process=os.getpid() + 1)
     proc.ship()
     assert proc.texts == ["from elsewhere"]
 
 
-def test_without_logThreads_the_fast_path_is_not_taken_where_own_threads_call_handlers(proc: Proc) -> None:
-    def learned(thread: int | None) -> bool:
+def test_without_logThreads_records_take_the_slow_path_if_internal_threads_call_handlers(proc: Proc) -> None:
+    def adds_a_schema(thread: int | None) -> bool:
         known = len(proc.stream.appender[0])
         proc.log("%d", 1, thread=thread, lineno=known)
         return len(proc.stream.appender[0]) > known
 
-    with own(internal_threads, thread=77):
-        assert [learned(5), learned(None)] == [True, False]
-    with own(internal_threads, transport_threads, thread=77):
-        assert [learned(5), learned(None)] == [True, True]
+    with registered(internal_threads, thread=77):
+        assert [adds_a_schema(5), adds_a_schema(None)] == [True, False]
+    with registered(internal_threads, transport_threads, thread=77):
+        assert [adds_a_schema(5), adds_a_schema(None)] == [True, True]
 
 
-def test_what_a_finalizer_logs_on_a_thread_that_carries_is_forwarded_and_waits_for_nothing(proc: Proc) -> None:
-    with own(internal_threads, transport_threads):
+def test_records_of_finalizers_on_transport_threads_are_forwarded_without_waiting(proc: Proc) -> None:
+    with registered(internal_threads, transport_threads):
         proc.log("finalized")
     full = proc.fill()
-    with own(internal_threads, transport_threads):
+    with registered(internal_threads, transport_threads):
         proc.log("no room for %s", PADDING)
     assert proc.drops == [("full", logging.INFO, 1)]
     proc.ship()
@@ -179,7 +179,7 @@ def test_what_a_finalizer_logs_on_a_thread_that_carries_is_forwarded_and_waits_f
     assert len(proc.texts) == 1 + full
 
 
-def test_policies() -> None:
+def test_valid_and_invalid_policies() -> None:
     assert [check_on_full(policy) for policy in ("block", "drop")] == ["block", "drop"]
-    with pytest.raises(SettingError, match=r"'wait' is no policy\. Valid: 'block'"):
+    with pytest.raises(SettingError, match=r"'wait' is not a policy\. Valid: 'block'"):
         check_on_full("wait")

@@ -1,4 +1,4 @@
-"""What logs while its own thread is logging: arguments, signal handlers, the garbage collector."""
+"""Records logged while the same thread is logging: by arguments, signal handlers and the garbage collector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from ..one_proc import PADDING, Proc, Waits
 
 
-class Talkative:
-    """An argument that logs when it is rendered."""
+class LoggingArgument:
+    """An argument that logs when it is formatted."""
 
     def __init__(self, proc: Proc, number: int, size: int) -> None:
         self._proc, self._number, self._size = proc, number, size
@@ -23,20 +23,20 @@ class Talkative:
 
 
 @pytest.mark.parametrize("size", [10, 600, 3000])
-def test_an_argument_that_logs_is_rendered_once_whatever_happens_to_the_segment(proc: Proc, size: int) -> None:
+def test_an_argument_that_logs_is_formatted_once_even_if_the_segment_is_full(proc: Proc, size: int) -> None:
     expected = []
     for number in range(60):
-        # Where it logs much, both together are larger than a segment.
-        proc.log("outer %s %s", Talkative(proc, number, size), "y" * 1500)
+        # With the largest size, both records together exceed a segment.
+        proc.log("outer %s %s", LoggingArgument(proc, number, size), "y" * 1500)
         proc.ship()
         rendered = sum(text.startswith(f"rendering {number} ") for text in proc.texts)
         expected.append(rendered)
         assert proc.texts[-1].startswith(f"outer argument {number} y")
-    assert set(expected) == {expected[0]}  # not more often where the segment was full
+    assert set(expected) == {expected[0]}  # the same count when the segment was full
     assert sum(text.startswith("outer") for text in proc.texts) == 60
 
 
-def test_what_is_logged_while_segments_change_comes_after_that(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_logged_during_a_segment_change_all_arrive(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     rotate, inner = proc.stream.journal.rotate, itertools.count()
     depth = itertools.count()
 
@@ -61,20 +61,22 @@ def test_what_is_logged_while_segments_change_comes_after_that(proc: Proc, monke
 
 
 class Terminate:
-    """A signal handler that logs, and ends the call it has interrupted."""
+    """A signal handler that logs, and then ends the interrupted call with SystemExit."""
 
     def __init__(self, proc: Proc) -> None:
         self._proc = proc
-        self.came = False
+        self.called = False
 
     def __call__(self) -> None:
-        if not self.came:
-            self.came = True
+        if not self.called:
+            self.called = True
             self._proc.log("terminating " + PADDING * 3)
             raise SystemExit
 
 
-def test_a_signal_handler_that_logs_and_ends_the_wait_loses_nothing(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_handler_that_logs_and_raises_during_a_wait_loses_no_record(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = proc.fill()
     Waits(monkeypatch, proc, Terminate(proc), proc.ship)
     with pytest.raises(SystemExit):
@@ -84,7 +86,9 @@ def test_a_signal_handler_that_logs_and_ends_the_wait_loses_nothing(proc: Proc, 
     assert proc.texts == [*map(str, range(count)), "terminating", "goes on"]
 
 
-def test_a_signal_handler_that_logs_and_ends_the_change_loses_nothing(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_handler_that_logs_and_raises_during_a_segment_change_loses_no_record(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rotate, terminate = proc.stream.journal.rotate, Terminate(proc)
 
     def interrupted(*args: Any, **options: Any) -> bool:
@@ -101,19 +105,19 @@ def test_a_signal_handler_that_logs_and_ends_the_change_loses_nothing(proc: Proc
     assert (terminating, last) == ("terminating", "goes on")
 
 
-def test_an_interrupt_out_of_an_argument_leaves_the_stream_as_it_was(proc: Proc) -> None:
-    class Impatient:
+def test_an_interrupt_raised_by_an_argument_leaves_the_stream_unchanged(proc: Proc) -> None:
+    class Interrupting:
         def __str__(self) -> str:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        proc.log("%s", Impatient())
+        proc.log("%s", Interrupting())
     proc.log("goes on")
     proc.ship()
     assert proc.texts == ["goes on"]
 
 
-def test_the_garbage_collector_may_log_at_any_time(proc: Proc) -> None:
+def test_finalizers_may_log_at_any_time(proc: Proc) -> None:
     class Garbage:
         def __init__(self) -> None:
             self.itself = self

@@ -1,8 +1,9 @@
-"""What has no room in a segment, flush sentinels, and journals that are mere memory."""
+"""Records too large for a segment, flush sentinels, and journals in memory."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -15,8 +16,10 @@ import pytest
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal import side_files as side_files_module
+from meshlog_handler.journal.layout import Range
 from meshlog_handler.journal.reader import JournalReader
 from meshlog_handler.protocol.decode import RecordDecoder
+from meshlog_handler.protocol.entries import FLUSH, walk
 from meshlog_handler.worker import record_stream
 from meshlog_handler.worker.forwarder import LogForwarder
 
@@ -26,13 +29,13 @@ from ..one_proc import PADDING, Proc, in_thread, joined
 
 
 def side_files(proc: Proc) -> list[str]:
-    """The numbers of the side files there are."""
+    """Return the numbers of the existing side files."""
     path = Path(str(proc.stream.journal.path))
     return sorted(name.rpartition(".")[2] for name in os.listdir(path.parent) if name.startswith(f"{path.name}."))
 
 
 def sentinels(proc: Proc) -> list[tuple[int, int]]:
-    """The flushes that arrived, each with the number of records before it."""
+    """Return the flushes that arrived, each with the number of records before it."""
     found = []
     records = 0
     for _, template, values in proc.items:
@@ -43,7 +46,7 @@ def sentinels(proc: Proc) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("size", [4_000, 4_060, 4_096, 5_000, 1_100_000, 10_000_000])
-def test_a_record_of_any_size_arrives_in_its_place(proc: Proc, size: int) -> None:
+def test_a_record_of_any_size_arrives_in_order(proc: Proc, size: int) -> None:
     proc.log("before")
     proc.log("y" * size)
     proc.ship()
@@ -54,31 +57,31 @@ def test_a_record_of_any_size_arrives_in_its_place(proc: Proc, size: int) -> Non
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_side_file_that_a_full_segment_made_useless_is_removed(
+def test_a_side_file_is_removed_if_its_entry_does_not_fit_into_the_segment(
     proc: Proc, gone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a client that was stopped has taken the directory of the journals with it."""
+    """Also if a client that was stopped has already removed the file with its directory."""
     fill_up(proc)
     proc.ship()
-    take_back = proc.stream._sides.take_back  # type: ignore[union-attr]  # it has a file
-    useless: list[int] = []
+    take_back = proc.stream._sides.take_back  # type: ignore[union-attr]  # the journal is a file
+    unused: list[int] = []
 
     def take(number: int) -> None:
-        useless.append(number)
+        unused.append(number)
         if gone:
             os.unlink(f"{proc.stream.journal.path}.{number}")
         take_back(number)
 
     monkeypatch.setattr(proc.stream._sides, "take_back", take)
-    proc.log("y" * 5000)  # its number has no room in the segment
-    assert useless == [1]
+    proc.log("y" * 5000)  # the entry with its number does not fit
+    assert unused == [1]
     assert side_files(proc) == ["2"]
     proc.ship()
     assert proc.texts[-1] == "y" * 5000
     assert proc.large == [2]
 
 
-def test_a_side_file_is_removed_when_it_was_read(proc: Proc) -> None:
+def test_a_side_file_is_removed_after_it_is_read(proc: Proc) -> None:
     for number in range(100):
         proc.log("%d %s", number, "y" * 5000)
         if number % 10 == 9:
@@ -120,7 +123,7 @@ def test_a_call_waits_for_side_files_no_longer_than_the_limit(proc: Proc, monkey
     assert proc.texts[-1] == "z" * 5000
 
 
-def test_the_policy_drop_counts_what_has_no_room_among_the_side_files(procs: Callable[..., Proc]) -> None:
+def test_the_policy_drop_counts_records_without_room_for_a_side_file(procs: Callable[..., Proc]) -> None:
     proc = procs("drop")
     for number in range(20):
         proc.log("%d %s", number, "y" * 5000)
@@ -129,8 +132,10 @@ def test_the_policy_drop_counts_what_has_no_room_among_the_side_files(procs: Cal
     assert len(proc.texts) == 16
 
 
-def test_a_disk_that_is_full_for_a_while_is_waited_for(proc: Proc, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
-    """Other processes make room on it. One that stays full is not waited for again and again."""
+def test_a_call_waits_while_the_disk_is_full_for_a_short_time(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """Other processes may make room on the disk. If it stays full, only the first call waits."""
     full = [True] * 3
 
     def opened(*args: Any, **options: Any) -> Any:
@@ -157,7 +162,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(proc: Proc, monkeypatch: 
     assert len(said) == 2
 
 
-def test_what_is_kept_of_read_side_files_is_bounded(tmp_path: Path) -> None:
+def test_the_number_and_size_of_kept_side_files_are_limited(tmp_path: Path) -> None:
     journal = str(tmp_path / "journal")
     written, read = side_files_module.SideFiles(journal, 1 << 30), side_files_module.ReadSideFiles(journal)
     read.keep = True
@@ -181,8 +186,8 @@ def test_a_client_reads_only_regular_files(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_who_waits_for_room_is_told_of_it_before_more_is_sent(proc: Proc) -> None:
-    """A segment can be shipped to its end before it has a successor: that it is free shows only later."""
+def test_waiting_calls_are_released_before_the_next_segment_is_sent(proc: Proc) -> None:
+    """A segment that is shipped before it has a successor is found to be free when the next one is shipped."""
     locked: list[bool] = []
     waiter = proc.stream._begin_to_wait()
     link: Any = SimpleNamespace(send_data=lambda _: locked.append(waiter.locked()), intact=True)
@@ -200,7 +205,26 @@ def test_who_waits_for_room_is_told_of_it_before_more_is_sent(proc: Proc) -> Non
     assert locked[0] is False
 
 
-def test_large_records_of_many_threads_have_files_of_their_own(proc: Proc) -> None:
+def test_what_is_dropped_before_a_flush_is_reported_before_its_sentinel(proc: Proc) -> None:
+    """Also what is dropped, and flushed, while the forwarder ships."""
+    frames: list[str] = []
+
+    def send_data(piece: Range) -> None:
+        sentinel = any(kind == FLUSH for kind, *_ in walk(piece.data))
+        frames.append("sentinel" if sentinel else "records")
+        if len(frames) == 1:
+            proc.stream.journal.count_drop("policy", logging.WARNING)
+            proc.stream.append_flush(1)
+
+    link: Any = SimpleNamespace(send_data=send_data, send=lambda kind, payload: frames.append("drops"), intact=True)
+    forwarder = LogForwarder(link)
+    forwarder.attach(proc.stream)
+    proc.log("before")
+    forwarder.ship()
+    assert frames == ["records", "drops", "sentinel"]
+
+
+def test_large_records_of_many_threads_have_separate_side_files(proc: Proc) -> None:
     def log(name: int) -> None:
         for number in range(10):
             proc.log("%d %d %s", name, number, "y" * 5000)
@@ -214,7 +238,9 @@ def test_large_records_of_many_threads_have_files_of_their_own(proc: Proc) -> No
 
 
 @pytest.mark.parametrize("file", [True, False])
-def test_without_room_for_a_side_file_the_beginning_is_shown(procs: Callable[..., Proc], said: list[str], file: bool) -> None:
+def test_without_room_for_a_side_file_the_start_of_a_record_is_shown(
+    procs: Callable[..., Proc], said: list[str], file: bool
+) -> None:
     proc = procs("drop", file=file)
     if file:
         proc.stream._sides = side_files_module.SideFiles("/no/such/directory/journal", 1 << 20)
@@ -232,14 +258,14 @@ def test_without_room_for_a_side_file_the_beginning_is_shown(procs: Callable[...
     assert not proc.drops
 
 
-def test_a_flight_recorder_keeps_few_side_files_and_never_stops(proc: Proc, said: list[str]) -> None:
+def test_a_flight_recorder_keeps_only_the_newest_side_files(proc: Proc, said: list[str]) -> None:
     proc.stream.lose_client()
     for number in range(100):
         proc.log("%d %s", number, "y" * 5000)
-    assert side_files(proc) == sorted(map(str, range(85, 101)))  # the newest
+    assert side_files(proc) == sorted(map(str, range(85, 101)))
 
 
-def test_a_sentinel_arrives_behind_what_was_logged_before(proc: Proc) -> None:
+def test_a_sentinel_arrives_after_the_records_logged_before_it(proc: Proc) -> None:
     for number in range(200):
         proc.log("%d %s", number, PADDING)
         proc.stream.append_flush(number)
@@ -250,7 +276,7 @@ def test_a_sentinel_arrives_behind_what_was_logged_before(proc: Proc) -> None:
 
 
 @pytest.mark.parametrize("on_full", ["block", "drop"])
-def test_a_sentinel_without_room_keeps_nobody_waiting(procs: Callable[..., Proc], on_full: record_stream.OnFull) -> None:
+def test_a_sentinel_without_room_does_not_block(procs: Callable[..., Proc], on_full: record_stream.OnFull) -> None:
     proc = procs(on_full)
     count = fill_up(proc)
     proc.stream.append_flush(7)
@@ -260,7 +286,7 @@ def test_a_sentinel_without_room_keeps_nobody_waiting(procs: Callable[..., Proc]
     assert not proc.drops
 
 
-def test_a_sentinel_that_was_put_off_comes_with_the_next_segment(proc: Proc) -> None:
+def test_a_postponed_sentinel_is_appended_to_the_next_segment(proc: Proc) -> None:
     count = fill_up(proc)
     proc.stream.append_flush(7)
     piece = proc.stream.journal.unshipped(1 << 20)
@@ -277,14 +303,14 @@ def test_a_sentinel_that_was_put_off_comes_with_the_next_segment(proc: Proc) -> 
 
 
 def fill_up(proc: Proc) -> int:
-    """Leave no room for even the smallest entry; return the number of records."""
+    """Log until not even the smallest entry fits; return the number of records."""
     count = proc.fill()
     while record_stream._put(proc.stream.journal.appender, b"\xa5"):
         continue
     return count
 
 
-def test_in_mere_memory_a_record_is_shipped_before_the_call_returns(procs: Callable[..., Proc]) -> None:
+def test_with_a_journal_in_memory_a_call_returns_after_its_record_is_shipped(procs: Callable[..., Proc]) -> None:
     proc = procs(file=False)
     thread = in_thread(lambda: proc.log("hello"))
     until(lambda: proc.woken)
@@ -295,7 +321,9 @@ def test_in_mere_memory_a_record_is_shipped_before_the_call_returns(procs: Calla
     assert proc.texts == ["hello"]
 
 
-def test_in_mere_memory_nobody_waits_who_need_not(procs: Callable[..., Proc], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_journal_in_memory_calls_do_not_wait_without_need(
+    procs: Callable[..., Proc], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dropping = procs("drop", file=False)
     dropping.log("hello")
     lost = procs(file=False)
@@ -313,7 +341,7 @@ def test_in_mere_memory_nobody_waits_who_need_not(procs: Callable[..., Proc], mo
     assert starved.texts == ["first", "second"]
 
 
-def test_in_mere_memory_all_takes_the_path_that_waits(procs: Callable[..., Proc]) -> None:
+def test_with_a_journal_in_memory_every_call_takes_the_slow_path(procs: Callable[..., Proc]) -> None:
     proc = procs("drop", file=False)
     proc.log("hello")
     proc.log("hello")
@@ -321,8 +349,8 @@ def test_in_mere_memory_all_takes_the_path_that_waits(procs: Callable[..., Proc]
     assert not record_stream._put(proc.stream.appender, b"x")
 
 
-def test_a_call_that_waits_for_side_files_goes_on_when_the_client_is_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait, waits = proc.stream._sides.wait, threading.Event()  # type: ignore[union-attr]  # it has a file
+def test_a_call_that_waits_for_side_files_returns_when_the_client_is_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait, waits = proc.stream._sides.wait, threading.Event()  # type: ignore[union-attr]  # the journal is a file
 
     def note(blocking: bool, seconds: float) -> bool:
         waits.set()
@@ -338,4 +366,4 @@ def test_a_call_that_waits_for_side_files_goes_on_when_the_client_is_gone(proc: 
     assert waits.wait(10)
     proc.stream.lose_client()
     thread.join(record_stream.BLOCK_SEC / 2)
-    assert not thread.is_alive(), "it does not wait for as long as a call may wait"
+    assert not thread.is_alive(), "the call must return before the limit"
