@@ -20,6 +20,7 @@ from ..protocol.record import MeshInfo, shown_kind
 from ..system import unpatched
 from ..system.error_reports import describe, name_of
 from ..system.fd_capture import diagnose
+from ..system.waits import deadline_after, seconds_until
 from ..worker.record_stream import internal_threads, transport_threads
 from .wrapped_handlers import (
     Accepted,
@@ -308,12 +309,44 @@ _own_fields: dict[str, Any] = {}
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 
 
+_FORK_SEC: Final = 0.25
+"""Seconds that a fork waits, at most, for threads that are inside of a handler."""
+
+_held: Final[dict[int, list[Any]]] = {}
+"""The locks that a thread that forks has acquired."""
+
+
+def _before_fork() -> None:
+    """Wait until no other thread is inside of a handler, and let none enter.
+
+    A handler that writes to ``sys.stderr`` holds the lock of its buffer meanwhile. A child inherits that lock, and no thread
+    there can release it. (`logging` makes only its own locks anew.)
+    """
+    deadline = deadline_after(_FORK_SEC)
+    held = _held.setdefault(get_ident(), [])
+    handlers = (getattr(handler, "handler", None) or handler for sink in tuple(_sinks) for handler in sink.handlers)
+    locks = {id(lock): lock for handler in handlers if (lock := getattr(handler, "lock", None)) is not None}
+    # The lock of the module is first, as where `logging.config` replaces handlers.
+    for lock in (vars(logging)["_lock"], *locks.values()) if locks else ():
+        held.append(lock)  # before it is acquired: a signal handler may raise in between
+        if not lock.acquire(timeout=seconds_until(deadline)):
+            held.pop()
+
+
+def _release() -> None:
+    for lock in reversed(_held.pop(get_ident(), [])):
+        with contextlib.suppress(RuntimeError):  # it was not acquired, or `logging` has made it anew
+            lock.release()
+
+
 def _after_fork_in_child() -> None:
     # The client is the parent's: what the child logs goes there, where it can.
     for sink in tuple(_sinks):
         sink.direct = False
         sink.busy = None
         sink._showing.clear()
+    _release()
+    _held.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_release, after_in_child=_after_fork_in_child)

@@ -136,6 +136,44 @@ def test_a_fork_while_the_clients_thread_works_leaves_the_child_free() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("meshlog")]
 
 
+FORKS_IN_A_WRITE = """
+import io, logging, logging.config, os, sys, threading
+from meshlog_handler.dispatch import sink
+
+class Slow(io.RawIOBase):
+    entered, go = threading.Event(), threading.Event()
+    def writable(self):
+        return True
+    def write(self, data):
+        self.entered.set()
+        self.go.wait(50)
+        return len(data)
+
+sink._FORK_SEC = 50.0
+sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()), line_buffering=True)
+logging.config.dictConfig({"version": 1, "root": {"level": "INFO", "handlers": ["mesh"]}, "handlers": {
+    "console": {"class": "logging.StreamHandler"},
+    "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": ["console"]}}})
+threading.Thread(target=logging.info, args=("shown by a thread",)).start()
+assert Slow.entered.wait(50)
+threading.Timer(0.1, Slow.go.set).start()
+child = os.fork()
+if not child:
+    sys.stderr.flush()
+    logging.getLogger().handlers.clear()
+    os._exit(0)
+deadline = threading.Timer(20, os.kill, (child, 9))
+deadline.start()
+status = os.waitpid(child, 0)[1]
+deadline.cancel()
+sys.exit(status)
+"""
+
+
+def test_a_child_forked_while_a_thread_shows_its_record_inherits_no_lock_of_a_stream() -> None:
+    run_python("-c", FORKS_IN_A_WRITE)
+
+
 SHOWS_AND_FORKS = """
 import logging, multiprocessing, sys
 from meshlog_handler import LogClient, install
