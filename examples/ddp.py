@@ -1,9 +1,9 @@
-"""A small training with DistributedDataParallel on CPUs; torchrun's process shows what all ranks log.
+"""A small training with DistributedDataParallel on CPUs; torchrun's process shows the logs of all ranks.
 
     torchrun --nproc-per-node 2 --logs-specs meshlog examples/ddp.py
 
-Or without torchrun's plug-in, each rank as it comes: ``torchrun --nproc-per-node 2 examples/ddp.py`` with
-``MESHLOG_ADDRESS`` set. Needs ``pip install meshlog-handler[torch]``.
+Without torchrun's plug-in, each rank joins the client at ``MESHLOG_ADDRESS``, if it is set:
+``torchrun --nproc-per-node 2 examples/ddp.py``. The example needs ``pip install meshlog-handler[torch]``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SLOPE, OFFSET = 3.0, -1.0
 
 
 def train(steps: int) -> float:
-    """Fit a line, each rank on points of its own; return the last loss."""
+    """Fit a line, each rank on its own points; return the last loss."""
     torch.manual_seed(dist.get_rank())
     model = DistributedDataParallel(torch.nn.Linear(1, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

@@ -1,4 +1,4 @@
-"""An app that has its `dictConfig` already, and gets a process pool: one handler more, and nothing else changes."""
+"""An application with a `dictConfig` configuration and a process pool: it needs one more handler and no other change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONFIG = {
     "disable_existing_loggers": False,
     "formatters": {"brief": {"format": "%(levelname)s [rank %(rank)s, pid %(process)d] %(name)s: %(message)s"}},
     "handlers": {
-        # All processes apply this one configuration. The first becomes the client; the others find it.
+        # All processes apply this configuration. The first becomes the client; the others find it and forward to it.
         "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": ["console"]},
         "console": {"class": "logging.StreamHandler", "formatter": "brief", "stream": "ext://sys.stdout"},
     },
@@ -22,13 +22,13 @@ log = logging.getLogger("orders")
 
 
 def handle(order: int) -> int:
-    """Do some work in a worker process."""
+    """Handle an order in a worker process."""
     log.info("order %d handled", order)
     return order
 
 
 def main() -> None:
-    """Configure, then work in this process and in two others."""
+    """Configure logging, then log in this process and in two workers."""
     logging.config.dictConfig(CONFIG)
     log.info("the shop is open")
     with ProcessPoolExecutor(2, initializer=logging.config.dictConfig, initargs=(CONFIG,)) as pool:

@@ -1,4 +1,4 @@
-"""A mesh of four procs: grouped logs, a level changed while they run, an exception with its remote traceback."""
+"""A mesh of four processes: grouped logs, a level changed at run time, and an exception with its remote traceback."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def step(number: int) -> float:
 
 
 def fail() -> None:
-    """Fail on one rank."""
+    """Raise an exception on one rank."""
     if current_rank() == 2:
         raise ValueError("the third rank has no data")
 
 
 async def main() -> None:
-    """Train, look closer at one rank, and see a failure."""
+    """Train, lower the level of one rank, and catch an exception from another."""
     async with this_host().spawn_procs(per_host={"gpus": 4}, name="trainers") as procs:
         await procs.logging_option(aggregate_window_sec=2.0, level=logging.INFO)
         for number in range(3):

@@ -1,4 +1,4 @@
-"""A process pool whose workers log and print; this process shows it all."""
+"""A process pool whose workers log and print; this process shows all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger("squares")
 
 
 def square(number: int) -> int:
-    """Square a number, and tell about it in both ways."""
+    """Square a number; log it and print it."""
     log.info("squaring %d", number)
     print(f"{number} squared is {number * number}")
     return number * number

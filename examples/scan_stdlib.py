@@ -1,9 +1,9 @@
-"""Scan Python's own standard library on four ranks, and watch it on one console.
+"""Scan Python's standard library on four ranks, and watch them on one console.
 
     python examples/scan_stdlib.py [--ranks N] [--limit FILES] [--log-dir DIR]
 
-Each rank parses its share of the several thousand files with `ast` and logs a line per file with plain `logging`. The
-console shows them grouped; complete files, one per rank and stream, lie in the log directory.
+Each rank parses its share of several thousand files with `ast`, and logs a line per file with plain `logging`. The console
+shows the lines grouped; the log directory has the complete logs, one file per rank and stream.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger("scan")
 
 
 def scan(files: list[str], world_size: int) -> list[tuple[int, int, str]]:
-    """Parse this rank's share of `files`; return ``(lines, functions, file)`` of each. Runs in every proc."""
-    logging.captureWarnings(True)  # what the parser warns of becomes a record, too
+    """Parse this rank's share of `files`; return ``(lines, functions, file)`` of each file. Runs in every process."""
+    logging.captureWarnings(True)  # warnings of the parser become records, too
     warnings.simplefilter("always")
     share = files[current_rank() :: world_size]
     found = []
@@ -45,11 +45,11 @@ def scan(files: list[str], world_size: int) -> list[tuple[int, int, str]]:
 
 
 def main() -> None:
-    """Share the files out, gather what the ranks found, show the largest."""
+    """Distribute the files, collect the results, and print the largest files."""
     options = argparse.ArgumentParser(description="Scan the standard library on many ranks.")
-    options.add_argument("--ranks", type=int, default=4, help="number of procs (default 4)")
-    options.add_argument("--limit", type=int, default=None, help="scan only so many files")
-    options.add_argument("--log-dir", default=None, help="where the complete files go (default: a new temporary directory)")
+    options.add_argument("--ranks", type=int, default=4, help="number of processes (default 4)")
+    options.add_argument("--limit", type=int, default=None, help="largest number of files to scan (default: all)")
+    options.add_argument("--log-dir", default=None, help="directory for the complete logs (default: a new temporary directory)")
     asked = options.parse_args()
 
     library = Path(sysconfig.get_path("stdlib"))

@@ -1,4 +1,4 @@
-"""``python -m meshlog_handler`` is ``meshlog``."""
+"""Entry point of ``python -m meshlog_handler``, the same as ``meshlog``."""
 
 from __future__ import annotations
 

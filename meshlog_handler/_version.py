@@ -1,4 +1,4 @@
-"""The version, in its only place."""
+"""The version of the package, defined only here."""
 
 from __future__ import annotations
 

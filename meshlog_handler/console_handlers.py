@@ -1,15 +1,15 @@
-"""A worker's console handlers are quiet about what is forwarded: the client shows it, and a line is shown once.
+"""Suppression of a worker's console handlers for forwarded records, which the client shows: each record is shown once.
 
-They stay where the program has put them, and work again as soon as nothing is forwarded.
+The handlers stay installed, and show records again as soon as nothing is forwarded.
 
 ::
 
     Logger.callHandlers, MemoryHandler, QueueListener -> Handler.handle -> is the record forwarded?
-                                                            no: as ever
-                                                           yes: filter, and for a console that is all
+                                                            no: unchanged
+                                                           yes: filter only, if it writes to the console
 
-`logging.Handler.handle` is the one method by which the standard library runs a handler. While a worker forwards, the one
-here takes its place. So it does not matter which logger a handler is on, when it was added, or by what.
+The standard library runs every handler through `logging.Handler.handle`. While a worker forwards, this module replaces that
+method. So it does not matter which logger has the handler, when it was added, or by what code.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _NEAR: Final = 8
 _CONSOLE: Final = (1, 2)
 
 
-class _Muted:
-    """What the current thread or task writes to the console is dropped. Contexts are copied, so that it must end in itself."""
+class _Suppression:
+    """While active, console output of the current thread or task is dropped."""
 
-    active = True
+    active = True  # a flag, because tasks copy the context: resetting the variable does not reach the copies
     wrote = False
 
 
 class _Verdict(NamedTuple):
-    """What becomes of a record when the handler that forwards it is reached. Further consoles may change it if not `final`."""
+    """What the forwarding handler does with a record. Later console handlers may change it unless `final`."""
 
     record: logging.LogRecord
     passed: bool | logging.LogRecord
@@ -54,66 +54,61 @@ class _Verdict(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where `Logger.callHandlers` is: the logger it was called for, the one whose turn it is, and its handler."""
+    """The position of `Logger.callHandlers`: the logger it was called for, the current logger, and the current handler."""
 
     first: logging.Logger
     logger: logging.Logger
     handler: logging.Handler
 
 
-_muted: ContextVar[_Muted | None] = ContextVar("meshlog_muted", default=None)
+_suppression: ContextVar[_Suppression | None] = ContextVar("meshlog_suppression", default=None)
 _verdict: ContextVar[_Verdict | None] = ContextVar("meshlog_verdict", default=None)
-_kept = threading.local()
+_last = threading.local()
 _since: float | None = None
 _places: frozenset[FileIdentity] | None = None
 _kinds: dict[type, str] = {}
 _consoles: weakref.WeakKeyDictionary[io.TextIOWrapper, tuple[int, bool]] = weakref.WeakKeyDictionary()
-_muffled: weakref.WeakSet[io.TextIOWrapper] = weakref.WeakSet()
-_told: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
+_wrapped_files: weakref.WeakSet[io.TextIOWrapper] = weakref.WeakSet()
+_filtered: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
 
 def start(places: frozenset[FileIdentity] | None = None) -> None:
-    """Let console handlers be quiet about what a `MeshHandler` forwards to the client that this process has joined.
-
-    Parameters
-    ----------
-    places : frozenset of Identity or None
-        Where the client shows it, so that it would be seen twice. None: stdout and stderr are captured, and wherever they
-        lead, it would be.
-    """
+    """Suppress console handlers for records that a `MeshHandler` forwards to the client of this process."""
+    # `places` are the files to which the client writes: only handlers that write to them would show a record twice. None means
+    # that stdout and stderr are captured: handlers that write to them would show it twice, wherever they lead.
     global _since, _places
     _places = places
     _consoles.clear()
     if _since is None:
-        _since = time.time()  # what was logged before, and waits in a buffer, was not forwarded
-        logging.Handler.handle = _quiet_handle  # type: ignore[method-assign]  # that is what this module does
-        logging.Handler.handleError = _loud_handle_error  # type: ignore[method-assign]  # as above
+        _since = time.time()  # records from before, such as those in a buffer, were not forwarded
+        logging.Handler.handle = _suppressing_handle  # type: ignore[method-assign]  # the purpose of this module
+        logging.Handler.handleError = _unsuppressed_handle_error  # type: ignore[method-assign]  # as above
         record_stream.shown_here = shown_by_console
         record_stream.show_late = _show_late
 
 
 def stop() -> None:
-    """Let all handlers work as they did. What others have put in the place of these methods meanwhile stays."""
+    """Undo `start`, except for methods that other code has replaced since."""
     global _since, _places
     _since = _places = None
-    if logging.Handler.handle is _quiet_handle:
+    if logging.Handler.handle is _suppressing_handle:
         logging.Handler.handle = _handle  # type: ignore[method-assign]  # as in `start`
-    if logging.Handler.handleError is _loud_handle_error:
+    if logging.Handler.handleError is _unsuppressed_handle_error:
         logging.Handler.handleError = _handle_error  # type: ignore[method-assign]  # as in `start`
-    for file in tuple(_muffled):
-        if getattr(vars(file).get("write"), "muffled", False):
+    for file in tuple(_wrapped_files):
+        if getattr(vars(file).get("write"), "suppressible", False):
             del file.write
-    for mesh in tuple(_told):
+    for mesh in tuple(_filtered):
         mesh.removeFilter(_as_on_console)
-    _muffled.clear()
-    _told.clear()
+    _wrapped_files.clear()
+    _filtered.clear()
     _kinds.clear()
 
 
 def leads_to_console(file: object) -> bool | None:
-    """Tell whether a stream writes to this process's stdout or stderr; None if only its use would tell."""
+    """Return whether a stream writes to this process's stdout or stderr; None if that is unknown until it writes."""
     if not isinstance(file, io.TextIOWrapper):
-        # A wrapper of a stream, such as Ray's and colorama's, tells where that leads.
+        # Wrappers of a stream, such as those of Ray and colorama, have the `fileno` of that stream.
         return True if callable(getattr(file, "fileno", None)) and _is_console(file) else None
     known = _consoles.get(file)
     if known is None or known[0] != changes():
@@ -124,7 +119,7 @@ def leads_to_console(file: object) -> bool | None:
 def _is_console(file: Any) -> bool:
     try:
         fd = file.fileno()
-    except Exception:  # closed, or no file behind it; or a wrapper of the program's own that is broken
+    except Exception:  # closed, or without a file, or a broken wrapper of the program
         return False
     if type(fd) is not int:
         return False
@@ -138,7 +133,7 @@ def _is_console(file: Any) -> bool:
 
 
 def shown_by_console(record: logging.LogRecord) -> bool:
-    """Tell whether a console handler gets this record from its logger: then it need not be said in any other way."""
+    """Return whether a console handler gets this record from its logger, so that nothing else need show it."""
     logger = _logger_of(record)
     return logger is not None and any(
         record.levelno >= handler.level and writes_to_console(handler) for each in _upward(logger) for handler in each.handlers
@@ -146,8 +141,8 @@ def shown_by_console(record: logging.LogRecord) -> bool:
 
 
 def _show_late(record: logging.LogRecord) -> bool:
-    """Let the console handlers show a record that they were quiet about, for the client ended before it was forwarded."""
-    logger = _logger_of(record) if getattr(_kept, "quiet", None) == (record.created, id(record)) else None
+    """Let console handlers show a suppressed record, because the client ended before it was forwarded."""
+    logger = _logger_of(record) if getattr(_last, "suppressed", None) == (record.created, id(record)) else None
     if logger is None:
         return False
     for each in _upward(logger):
@@ -157,27 +152,27 @@ def _show_late(record: logging.LogRecord) -> bool:
     return True
 
 
-def _quiet_handle(self: logging.Handler, record: logging.LogRecord) -> Any:
-    """Stand for `logging.Handler.handle`."""
+def _suppressing_handle(self: logging.Handler, record: logging.LogRecord) -> Any:
+    """Replace `logging.Handler.handle`."""
     kind = _kinds.get(type(self)) or _kind_of(type(self))
     if kind == "elsewhere":
         return _handle(self, record)
     console = None
     if kind == "stream":
-        console = leads_to_console(self.stream)  # type: ignore[attr-defined]  # it is a StreamHandler
+        console = leads_to_console(self.stream)  # type: ignore[attr-defined]  # a StreamHandler
         if console is False:
             return _handle(self, record)
     if not _is_forwarded(record):
-        if _muted.get() is None:
+        if _suppression.get() is None:
             return _handle(self, record)
-        with _heard():
+        with _unsuppressed():
             return _handle(self, record)
     passed = self.filter(record)
     if self.filters:
-        _note(self, record, passed)
+        _store_verdict(self, record, passed)
     if not passed:
         return passed
-    _kept.quiet = record.created, id(record)
+    _last.suppressed = record.created, id(record)
     if isinstance(passed, logging.LogRecord):
         record = passed
     if console is None:
@@ -185,15 +180,15 @@ def _quiet_handle(self: logging.Handler, record: logging.LogRecord) -> Any:
     return passed
 
 
-def _loud_handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
-    """Stand for `logging.Handler.handleError`: what it says of a handler is not what the handler shows."""
-    with _heard():
+def _unsuppressed_handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
+    """Replace `logging.Handler.handleError`: its report about a handler is not suppressed."""
+    with _unsuppressed():
         _handle_error(self, record)
 
 
 def _kind_of(cls: type) -> str:
-    """Return where handlers of a class write: "stream" (to that and nowhere else), "elsewhere", or "anywhere"."""
-    emit: Any = cls.emit  # type: ignore[attr-defined]  # it is a class of handlers
+    """Return where handlers of a class write: "stream" (only to their stream), "elsewhere" or "anywhere"."""
+    emit: Any = cls.emit  # type: ignore[attr-defined]  # a class of handlers
     if emit is logging.StreamHandler.emit:
         kind = "stream"
     elif getattr(emit, "__module__", None) in ("logging", "logging.handlers") or issubclass(cls, MeshHandler):
@@ -205,7 +200,7 @@ def _kind_of(cls: type) -> str:
 
 
 def writes_to_console(handler: logging.Handler) -> bool:
-    """Tell whether a handler is known to write to the console: by its own stream, or that of Rich's console."""
+    """Return whether a handler is known to write to the console, by its stream or by the stream of a Rich console."""
     return any(leads_to_console(stream) for stream in _streams_of(handler))
 
 
@@ -214,11 +209,11 @@ def _streams_of(handler: logging.Handler) -> Iterator[object]:
     yield getattr(getattr(handler, "console", None), "file", None)
 
 
-# -- What is forwarded -------------------------------------------------------------------------------------------------
+# -- Forwarded records -------------------------------------------------------------------------------------------------
 
 
 def _is_forwarded(record: logging.LogRecord) -> bool:
-    """Tell whether a record is forwarded, or has been; False if this process keeps it to itself."""
+    """Return whether a record is, or was, forwarded."""
     if _since is None or record.created < _since or isinstance(record, MeshRecord) or record_stream.is_own(record):
         return False
     member = membership.current() or membership.rejoin()
@@ -235,13 +230,13 @@ def _logger_of(record: logging.LogRecord) -> logging.Logger | None:
         logger = root if record.name == root.name else root.manager.loggerDict.get(record.name)
         if isinstance(logger, logging.Logger):
             return logger
-    # The name of another logger or of none, or from another process: then its handlers run because some logger here has it.
+    # A record with another name, or from another process: a logger that handles it here is on the call stack.
     place = _place(record)
     return None if place is None else place.first
 
 
 def _upward(logger: logging.Logger) -> Iterator[logging.Logger]:
-    """Yield a logger, and those that it hands its records on to."""
+    """Yield a logger and the loggers to which its records propagate."""
     each: logging.Logger | None = logger
     while each is not None:
         yield each
@@ -249,7 +244,7 @@ def _upward(logger: logging.Logger) -> Iterator[logging.Logger]:
 
 
 def _forwards(handler: logging.Handler, record: logging.LogRecord) -> bool:
-    # What filters of the program say of a record is known only when it is asked, and that must happen once.
+    # The result of the program's filters is unknown until they run, and they must run only once.
     return (
         isinstance(handler, MeshHandler)
         and record.levelno >= handler.level
@@ -261,40 +256,40 @@ def _forwards(handler: logging.Handler, record: logging.LogRecord) -> bool:
 
 
 class _AsOnConsole(logging.Filter):
-    """Lets a `MeshHandler` forward a record as the filters of the console handlers before it have left it, or not at all."""
+    """Makes a `MeshHandler` apply the result of the filters of earlier console handlers: it may reject or change a record."""
 
     def filter(self, record: logging.LogRecord) -> Any:
         verdict = _verdict.get()
         if verdict is None:
             return True
-        _verdict.set(None)  # it keeps the record alive
+        _verdict.set(None)  # it would keep the record alive
         return verdict.passed if verdict.record is record else True
 
 
 _as_on_console: Final = _AsOnConsole()
 
 
-def _note(console: logging.Handler, record: logging.LogRecord, passed: bool | logging.LogRecord) -> None:
-    """Note what the filters of a handler say of a record, where a `MeshHandler` is still to come."""
+def _store_verdict(console: logging.Handler, record: logging.LogRecord, passed: bool | logging.LogRecord) -> None:
+    """Store the filter result of a console handler for a later `MeshHandler`."""
     place = _place(record) if writes_to_console(console) else None
     mesh = None if place is None else next((each for each in _after(place) if _forwards(each, record)), None)
     if place is None or mesh is None:
         return
     before = _verdict_on(record)
-    if passed is record:  # as Python 3.12 says True
+    if passed is record:  # Python 3.12 and later return the record instead of True
         passed = True
     if before is None:
         others = [each for level in _upward(place.first) for each in level.handlers if each is not console]
         others = [each for each in others if record.levelno >= each.level and writes_to_console(each)]
         if not all(each.filters for each in others) or (passed is True and not others):
             return
-    elif before.final or before.passed is not False:  # one console that shows it is enough
+    elif before.final or before.passed is not False:  # one console handler that shows it is enough
         return
-    _tell(mesh, _Verdict(record, passed))
+    _set_verdict(mesh, _Verdict(record, passed))
 
 
 def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
-    """Let a handler that may write anywhere show a record that is forwarded: what it writes to the console is dropped."""
+    """Let a handler that may write anywhere emit a forwarded record, and drop what it writes to the console."""
     place = _place(record)
     ahead = [] if place is None else list(_after(place))
     mesh = next((each for each in ahead if _forwards(each, record)), None)
@@ -302,18 +297,18 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
     final = before is not None and before.final
     if mesh is not None and not final:
         if before is not None and before.passed is False:
-            with _heard():  # held back by a filter: it is not forwarded
+            with _unsuppressed():  # rejected by a filter: it is not forwarded
                 _run(handler, record)
             return
         if not any(each.filters and writes_to_console(each) for each in ahead):
-            # Before what may end the process, as absl does for FATAL, or raise.
+            # Forward first: the handler may raise or end the process, as absl does for FATAL.
             mesh.handle(record)
-            _tell(mesh, _Verdict(record, False, final=True))
+            _set_verdict(mesh, _Verdict(record, False, final=True))
             final = True
-    with _unheard(handler) as muted:
+    with _suppressed(handler) as suppression:
         _run(handler, record)
-    if mesh is not None and not final and muted.wrote:
-        _tell(mesh, _Verdict(record, True, final=True))
+    if mesh is not None and not final and suppression.wrote:
+        _set_verdict(mesh, _Verdict(record, True, final=True))
 
 
 def _run(handler: logging.Handler, record: logging.LogRecord) -> None:
@@ -329,15 +324,15 @@ def _verdict_on(record: logging.LogRecord) -> _Verdict | None:
     return verdict if verdict is not None and verdict.record is record else None
 
 
-def _tell(mesh: logging.Handler, verdict: _Verdict) -> None:
+def _set_verdict(mesh: logging.Handler, verdict: _Verdict) -> None:
     _verdict.set(verdict)
-    if mesh not in _told:
+    if mesh not in _filtered:
         mesh.addFilter(_as_on_console)
-        _told.add(mesh)
+        _filtered.add(mesh)
 
 
 def _place(record: logging.LogRecord) -> _Place | None:
-    """Return where the innermost `Logger.callHandlers` of this thread is, if it is for this record."""
+    """Return the position of the innermost `Logger.callHandlers` on this thread, if it handles this record."""
     frame = sys._getframe(2)
     for _ in range(_NEAR):
         if frame.f_code.co_name == "callHandlers" and frame.f_globals.get("__name__") == "logging":
@@ -350,7 +345,7 @@ def _place(record: logging.LogRecord) -> _Place | None:
 
 
 def _after(place: _Place) -> Iterator[logging.Handler]:
-    """Yield the handlers whose turn comes after that of this place."""
+    """Yield the handlers that `Logger.callHandlers` calls after this position."""
     handlers = place.logger.handlers
     if place.handler in handlers:
         yield from handlers[handlers.index(place.handler) + 1 :]
@@ -363,40 +358,41 @@ def _after(place: _Place) -> Iterator[logging.Handler]:
 
 
 @contextlib.contextmanager
-def _unheard(handler: logging.Handler) -> Iterator[_Muted]:
-    """Drop what is written to the console meanwhile, by this thread or task."""
+def _suppressed(handler: logging.Handler) -> Iterator[_Suppression]:
+    """Drop what this thread or task writes to the console inside the block."""
     for file in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *_streams_of(handler)):
         if isinstance(file, io.TextIOWrapper) and "write" not in vars(file) and leads_to_console(file):
-            _muffle(file)
-    muted = _Muted()
-    before = _muted.set(muted)
+            _wrap_write(file)
+    suppression = _Suppression()
+    before = _suppression.set(suppression)
     try:
-        yield muted
+        yield suppression
     finally:
-        muted.active = False
-        _muted.reset(before)
+        suppression.active = False
+        _suppression.reset(before)
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[None]:
-    """Let what is written meanwhile come through, in the midst of `_unheard` as well."""
-    before = _muted.set(None)
+def _unsuppressed() -> Iterator[None]:
+    """Write to the console inside the block, even inside `_suppressed`."""
+    before = _suppression.set(None)
     try:
         yield
     finally:
-        _muted.reset(before)
+        _suppression.reset(before)
 
 
-def _muffle(file: io.TextIOWrapper) -> None:
+def _wrap_write(file: io.TextIOWrapper) -> None:
     write = file.write
 
-    def write_if_heard(text: str, /) -> int:
-        muted = _muted.get()
-        if muted is None or not muted.active or not isinstance(text, str):  # bytes raise, by which some tell kinds of files
+    def write_unless_suppressed(text: str, /) -> int:
+        suppression = _suppression.get()
+        # Bytes must raise an error: programs use that to test the kind of a file.
+        if suppression is None or not suppression.active or not isinstance(text, str):
             return write(text)
-        muted.wrote = True
+        suppression.wrote = True
         return len(text)
 
-    write_if_heard.muffled = True  # type: ignore[attr-defined]  # how `stop` knows it
-    file.write = write_if_heard  # type: ignore[method-assign]  # what print and every handler calls
-    _muffled.add(file)
+    write_unless_suppressed.suppressible = True  # type: ignore[attr-defined]  # `stop` looks for it
+    file.write = write_unless_suppressed  # type: ignore[method-assign]  # print and every handler call it
+    _wrapped_files.add(file)

@@ -1,4 +1,7 @@
-"""Every error this package raises, named by whose fault it is. A leaf: imports nothing of the package."""
+"""The errors of this package. A docstring names the cause: the caller, or something external.
+
+This module imports nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,32 @@ class MeshlogError(Exception):
 
 
 class SettingError(MeshlogError, ValueError):
-    """The caller's: a setting, option or environment variable has a value that cannot be used."""
+    """Caller error: a setting, option or environment variable has an invalid value."""
 
 
 class ClosedError(MeshlogError, RuntimeError):
-    """The caller's: the object was stopped before this call."""
+    """Caller error: the object is stopped, or was not started."""
 
 
 class ForwardingDisabledWarning(UserWarning):
-    """The caller asked to stream from procs that have no forwarder."""
+    """The caller asked to stream from processes that have no forwarder."""
 
 
 class ConnectError(MeshlogError, ConnectionError):
-    """Outside: no client answers at the address, or it refuses the key."""
+    """External error: no client accepts the connection at the address, or the client rejects the key."""
 
 
 class ProtocolError(MeshlogError):
-    """Outside: bytes from a peer do not follow the wire format."""
+    """External error: bytes from a peer do not follow the wire format."""
 
 
 class FlushTimeout(MeshlogError, TimeoutError):
-    """A flush ended by its timeout; some ranks did not answer.
+    """A flush timed out: some ranks did not acknowledge it.
 
     Attributes
     ----------
     receipt : FlushReceipt
-        What was reached nevertheless; ``receipt.missing`` are the silent ranks.
+        The result for the other ranks; ``receipt.missing`` has the ranks that did not acknowledge.
     """
 
     def __init__(self, message: str, receipt: FlushReceipt) -> None:
@@ -48,16 +51,18 @@ class FlushTimeout(MeshlogError, TimeoutError):
 
 
 class BusyError(MeshlogError, TimeoutError):
-    """Outside: the thread that shows the logs does not answer, for one of its handlers blocks; the message names it."""
+    """External error: the client's thread does not respond because a handler blocks. The message names the handler."""
 
 
 class RankError(MeshlogError):
-    """A call on the mesh failed on some ranks.
+    """A call on the mesh failed on some ranks. Its cause (``__cause__``) has the remote traceback of the first failure.
 
     Attributes
     ----------
     reasons : Mapping[int, str]
-        For each failed rank, one line that says why. The first failure's remote traceback is the error's cause.
+        One line per failed rank with the reason.
+    ranks : tuple of int
+        The failed ranks, in order.
     """
 
     def __init__(self, message: str, reasons: Mapping[int, str]) -> None:
@@ -67,15 +72,15 @@ class RankError(MeshlogError):
 
 
 class RankDied(RankError):
-    """A rank ended while, or before, it was called; the message names the signal or exit code."""
+    """A rank exited before or during a call. The message has the signal or exit code."""
 
 
 class ConfigRefused(RankError):
-    """A configuration was refused by some ranks; every rank is as it was before."""
+    """Some ranks rejected a configuration. Every rank keeps its previous configuration."""
 
 
 class RemoteTraceback(Exception):
-    """Carries, as text, the traceback of an exception raised in another process."""
+    """The traceback, as text, of an exception raised in another process."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""MeshHandler: the `logging.Handler` that hands a record to the mesh. The hot path of every logging call.
+"""MeshHandler: the `logging.Handler` that forwards records to the client. The hot path of every logging call.
 
 ::
 
@@ -35,49 +35,49 @@ if TYPE_CHECKING:
 
 
 class MeshHandler(logging.Handler):
-    """Forwards records to the client that shows them, which this process may be itself.
+    """Forwards records to the client, which shows them. The client may be this process itself.
 
-    In ``logging.config``: the first process that applies the configuration becomes the client, and `handlers` show
-    the records of all; processes it starts, however they start, find it and forward to it.
+    In a ``logging.config`` configuration, the first process that applies it becomes the client, and its `handlers` show the
+    records of all processes. Processes that it starts, by any start method, find the client and forward to it.
 
     Parameters
     ----------
     level : int or str
-        As for every handler.
+        The level of this handler, as for every handler.
     handlers : sequence of str or logging.Handler
-        What shows the records in the client: names of handlers of the same configuration, in any order, or handlers.
-        Empty: the console.
+        The handlers that show the records in the client: names of handlers of the same configuration, in any order, or
+        handlers. If empty, records are shown on the console.
     aggregate_window_sec : float or None
-        Seconds in which similar lines become one. None shows each at once.
+        Seconds in which similar lines become one. None shows each line at once.
     respect_handler_level : bool
-        Whether the client's handlers see only records of their own level and above.
+        Whether each of the client's handlers gets only records at or above its level.
     address : str or None
-        Of a running client; None reads ``MESHLOG_ADDRESS``, and where that is not set, makes this process the client.
+        The address of a running client. None reads ``MESHLOG_ADDRESS``; if that is not set, this process becomes the client.
     on_full : {"block", "drop"}
-        What a logging call does when the journal is full: wait for as long as the client gets on (10 seconds without a
-        sign of that, and the record is counted as dropped), or drop at once.
+        What a logging call does when the journal is full. "block" waits while the client makes progress; after 10 seconds
+        without progress the record is counted as dropped. "drop" drops at once.
     log_dir : str or None
-        Where the client keeps a complete file per rank.
+        The directory in which the client keeps a complete file per rank.
 
     Notes
     -----
-    Several may be in one configuration. Each record is shown by the `handlers` of the MeshHandler that accepted it, in
-    every process that applies the configuration or was forked from one that did.
+    A configuration may have several. Each record is shown by the `handlers` of the MeshHandler that accepted it, in every
+    process that applies the configuration or was forked from one that did.
 
     In the client's process, and while `aggregate_window_sec` is None, the handlers get records on the thread that logs
-    them, as in plain logging. They do so in other processes, too, once the client has ended or cannot be reached.
+    them, as in plain logging. In other processes this applies once the client has ended or cannot be reached.
 
-    A formatter set on a MeshHandler is that of the `handlers` that have none of their own. Filters of the MeshHandler, and
-    filters and custom formatters of the `handlers`, are called in the process that logs, on the thread that logs: they may
-    look at the current request or task.
+    A formatter set on a MeshHandler is used for those `handlers` that have no formatter. Filters of the MeshHandler, and
+    filters and custom formatters of the `handlers`, are called in the process and on the thread that logs: they may use the
+    current request or task.
 
-    Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until what
-    processes logged that have ended is shown: it is shown as it was configured then, also where `os._exit` follows.
-    After a fork the child joins as itself with its first record.
+    Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until the
+    records of exited processes are shown: they are shown by the configuration that they were logged under, even if
+    `os._exit` follows. After a fork, the child joins as a separate process with its first record.
     """
 
     forwards = True
-    """Where a configuration sent by the client would take this handler off the root logger, it stays."""
+    """A configuration sent by the client does not remove this handler from the root logger."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MeshHandler(logging.Handler):
         self._route: Route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
-        # One that only knows an address has no say in what shows its records, nor a way to show them itself.
+        # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self._sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self._ordinal = f"#{next(_ordinals)}" if self._sink is not None else None
         member = membership.current()
@@ -109,13 +109,13 @@ class MeshHandler(logging.Handler):
                     self._join(address)
                     return
                 except ConnectError as failure:
-                    diagnose(f"{settings.ADDRESS} names a client that is gone; this process shows its logs itself. {failure}")
+                    diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
         if self._sink is None:
             self._sink = Sink((), respect_handler_level, window)
         try:
             client = _become_client(self._sink, log_dir)
         except OSError as failure:
-            diagnose(f"no other process can join this one, which shows its own logs, each at once: {failure}")
+            diagnose(f"no other process can join this one, so it shows only its own logs, each line at once: {failure}")
             self._sink.direct = True
             return
         if self._ordinal is not None:
@@ -127,12 +127,12 @@ class MeshHandler(logging.Handler):
 
     @property
     def sink(self) -> Sink | None:
-        """What shows the records in this process, where it is the client or cannot reach one; None: nothing."""
+        """The sink that shows records if this process is the client or cannot reach it, or None."""
         return self._sink
 
     def set_name(self, name: str | None) -> None:
-        """Take the name by which other processes that apply the same configuration refer to this handler."""
-        super().set_name(name)  # type: ignore[arg-type]  # typeshed does not know that logging takes None
+        """Set the name by which other processes that apply the same configuration refer to this handler."""
+        super().set_name(name)  # type: ignore[arg-type]  # typeshed: logging accepts None
         self._route = self._stream = None
         client = _own_client
         if name and self._sink is not None and self._sink.number and client is not None:
@@ -141,15 +141,16 @@ class MeshHandler(logging.Handler):
     name = property(logging.Handler.get_name, set_name)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        """Let the handlers that have no formatter of their own use this one."""
+        """Use a formatter for those handlers that have none."""
         super().setFormatter(fmt)
-        self._stream = None  # a formatter of the program's own is called here
+        self._stream = None  # leave the fast path: formatters of the program are called in this process
         if self._sink is not None:
             self._sink.set_formatter(fmt)
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Forward the record if the filters let it pass. Never raises what is an `Exception`, never waits for the client
-        but for room in the journal (see `on_full`). Takes no lock.
+        """Forward the record if it passes the filters.
+
+        It never raises an `Exception`, takes no lock, and waits for the client only if the journal is full (see `on_full`).
         """
         if self.filters:
             passed = self.filter(record)
@@ -161,7 +162,7 @@ class MeshHandler(logging.Handler):
         if sink is not None and sink.direct and record.__class__ is not MeshRecord:
             sink.show_here(record)
             if sink.keeps_files:
-                self._forward(record, (sink.number, ()))  # for the files alone
+                self._forward(record, (sink.number, ()))  # for the files only
             return True
         if stream is not None:
             written = False
@@ -178,20 +179,20 @@ class MeshHandler(logging.Handler):
                         stream.wake()
                     return True
             except Exception:
-                # A new shape, a segment that is full, an odd value: the slow path takes any record. Once it is written,
-                # all that can be wrong is the mark, for which the very end of a segment has no room, and needs none.
+                # A new schema, a full segment or an odd value: the slow path takes any record. After the write, only the
+                # commit byte can fail: a full segment has no room for it, and needs none.
                 if written:
                     return True
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show or forward any record, however odd: the slow path of `handle`."""
+        """Show or forward any record: the slow path of `handle`."""
         try:
             if is_own(record):
-                return  # also once there is no stream any more: what a handler of the client logs stays its own
+                return  # even without a stream: records that the client's own handlers log are not forwarded
             if isinstance(record, MeshRecord):
-                return  # forwarded once: a handler of the client has handed it to the loggers here
+                return  # it was forwarded already, and a handler of the client passed it to a logger here
             sink = self._sink
             if sink is None and self.formatter is not None:
                 record = self._formatted(record)
@@ -208,7 +209,7 @@ class MeshHandler(logging.Handler):
             self.handleError(record)
 
     def _forward(self, record: logging.LogRecord, route: Route) -> bool:
-        """Append the record to this process's stream; False if there is none that leads anywhere."""
+        """Append the record to this process's stream; return False if no stream accepts it."""
         stream, sink = self._stream, self._sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
             self._stream = None
@@ -219,30 +220,30 @@ class MeshHandler(logging.Handler):
             if stream is None or (stream.client_gone and sink is not None):
                 return False
         if sink is not None and route is None:
-            # In the client's process, and in those forked from it, the sink itself is known; elsewhere its name is.
+            # The client's process and its forked children know the sink's number; other processes only know its name.
             route = self._route = sink.number or self.name or self._ordinal
-        if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers have had it
+        if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
             accepted, texts = sink.prepared(record, membership.info())
             return not accepted or stream.append(record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
-            self._stream = stream  # from now on the fast path
+            self._stream = stream  # take the fast path from now on
         return stream.append(record, route)
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a copy whose message is the formatter's text: there are no handlers here that could use the formatter."""
+        """Return a copy whose message is the formatter's text. Used if this handler has no sink to pass the formatter to."""
         made = copy.copy(record)
         text = self.format(made)
         vars(made).update(msg=text, message=text, args=(), exc_info=None, exc_text=None, stack_info=None)
         return made
 
     def flush(self) -> None:
-        """Return at once: what a call has logged is in the journal already."""
+        """Return at once: every logged record is in the journal already."""
 
     def close(self) -> None:
-        """Take the handler out of logging's registry. The process stays a member of the mesh: other loggers may use it.
+        """Remove the handler from logging's registry. The process does not leave the client: other loggers may use it.
 
-        In the client's process, waits for what ended processes have logged, but not longer than a second in which nothing
-        is shown: `logging.config` calls this with logging's lock held, which a handler of the client may wait for.
+        In the client's process, it waits until the records of exited processes are shown, unless nothing is shown for one
+        second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
         super().close()
         client = _own_client
@@ -258,7 +259,7 @@ _ordinals: Final = itertools.count(1)
 
 
 def _stop(client: LogClient) -> None:
-    """End at exit. Processes that are started after it are not sent to look for a client that is gone."""
+    """Stop the client at exit, and remove its address from the environment of processes that are started later."""
     if client.running and os.environ.get(settings.ADDRESS) == client.address:
         del os.environ[settings.ADDRESS]
     client.stop()
@@ -268,7 +269,7 @@ _own_client: LogClient | None = None
 
 
 def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
-    """Make this process the client, unless it is one already, and let it show by `sink`, too."""
+    """Make this process the client, unless it is one already, and add `sink` to it."""
     global _own_client
     with importing():
         from .client.log_client import LogClient

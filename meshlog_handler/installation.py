@@ -1,4 +1,4 @@
-"""A worker's side, put together: join the client, forward the root logger, capture the file descriptors."""
+"""Installation of a worker: join the client, forward the root logger, capture the file descriptors."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ def install(
     warnings: bool = False,
     rank: int | None = None,
 ) -> None:
-    """Let this process forward what it logs and prints. Idempotent.
+    """Forward the records and the output of this process to a client. Idempotent.
 
-    Usable as ``initializer=install, initargs=(client.address,)`` of `concurrent.futures.ProcessPoolExecutor`,
-    `multiprocessing.Pool` and loky.
+    Pass it as ``initializer=install, initargs=(client.address,)`` to `concurrent.futures.ProcessPoolExecutor`,
+    `multiprocessing.Pool` or loky.
 
     Parameters
     ----------
     address : str or None
-        Of the client, as `LogClient.address` returns it. None reads ``MESHLOG_ADDRESS``.
+        The value of `LogClient.address`. None reads ``MESHLOG_ADDRESS``.
     level : int or str or None
-        Of the root logger. None leaves it, but INFO takes the place of the standard library's initial WARNING.
+        The level of the root logger. None leaves it, except that INFO replaces the standard library's initial WARNING.
     capture : bool
-        Capture file descriptors 1 and 2, with all that is printed by whatever code.
+        Whether to capture file descriptors 1 and 2, and so the output of all code, also of C libraries and subprocesses.
     warnings : bool
-        Let the filters of ``warnings`` be those that the client's process had when the client was made, and log each warning
-        that they let pass, to the logger ``py.warnings``. The procs of a mesh always do.
+        Whether to use the ``warnings`` filters that the client's process had when the client was created, and to log each
+        warning that passes them to the logger ``py.warnings``. Processes of a mesh always do so.
     rank : int or None
-        What this process is called. None: as its launcher says in the environment, else the next number.
+        The rank of this process. None takes the rank that its launcher set in the environment, or else the next free rank.
 
     Raises
     ------
     SettingError
-        If there is no address, or an argument has a value that cannot be used.
+        If no address is given, or an argument is invalid.
 
     Notes
     -----
-    Handlers that write to the console stay where they are, and are quiet about records that are forwarded: the client shows
-    those. What the filters of such handlers reject or change is not forwarded, or as they leave it. A client that cannot be
-    reached is said on stderr, and the process goes on as it was.
+    Handlers that write to the console stay installed, but do not show forwarded records, which the client shows. If the
+    filters of such a handler reject a record, it is not forwarded; if they change it, it is forwarded as changed. If the client
+    cannot be reached, the process reports that on stderr and continues unchanged.
     """
     address = settings.check_address(address) or os.environ.get(settings.ADDRESS)
     if not address:
         raise SettingError(
-            f"install() knows no client: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
+            f"install() has no client address: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
@@ -73,22 +73,12 @@ def install(
 def enlist(
     options: membership.JoinOptions, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
 ) -> None:
-    """Do what `install` does, on terms of somebody else's: an engine's, which knows rank, mesh and coordinates.
+    """Do what `install` does, with options from an engine, which knows rank, mesh and coordinates.
 
-    Parameters
-    ----------
-    terms, level
-        As of `membership.join` and `install`.
-    handler : Callable[..., MeshHandler]
-        Makes what forwards the root logger, as `MeshHandler` does.
-
-    Raises
-    ------
-    SettingError
-        If `level` is none.
+    `handler` creates the root logger's MeshHandler. Raises `SettingError` if `level` is invalid.
     """
     number = None if level is None else settings.check_level(level)
-    shows_itself = live_clients.any_running()  # its console must not come back to it as captured lines
+    shows_itself = live_clients.any_running()  # a client must not capture its own console output
     wanted = options.capture and not shows_itself
     shown_as = settings.captured_rank()
     captured = wanted and shown_as != -1 and (shown_as is None or shown_as != options.rank)
@@ -100,15 +90,15 @@ def enlist(
     global _level
     before = root.level
     if number is not None:
-        root.setLevel(number)  # before joining: what the client orders for all comes on top
+        root.setLevel(number)  # before joining: the client's default level overrides it
     try:
         member = membership.join(options.replaced(capture=captured))
         if wanted and not captured and shown_as not in (-1, member.rank):
-            # The rank was another's, which this process inherited, and so are the pipes.
+            # This process inherited the rank and the pipes of another process.
             stand_on_descriptors(of_parents_kernel)
             member = membership.join(options.replaced(capture=True))
     except ConnectError as failure:
-        diagnose(f"this process keeps its logs to itself: {failure}")
+        diagnose(f"the logs of this process are not forwarded: {failure}")
         return
     if number is not None:
         _level = (_level[0] if _level is not None else before), number
@@ -120,15 +110,9 @@ def enlist(
 
 
 def join_mesh(address: str, identity: ProcIdentity) -> None:
-    """Let a proc of a mesh join its client: nothing inherited from the client's process stays on the root logger.
-
-    Raises
-    ------
-    ConnectError
-        If the client cannot be joined.
-    """
-    _take_off(lambda handler: True)
-    # A pytest of the parent may have put handlers on other loggers; those of the root are what would say things twice.
+    """Join the client of a mesh, and remove inherited handlers from the root logger. Raises `ConnectError`."""
+    _remove_from_root(lambda handler: True)
+    # Handlers inherited from a parent under pytest may be on other loggers, too; only those on root would show records twice.
     membership.join(
         membership.JoinOptions(
             address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
@@ -139,8 +123,10 @@ def join_mesh(address: str, identity: ProcIdentity) -> None:
 
 
 def uninstall() -> None:
-    """Leave the client: ship what there is, restore the file descriptors, levels that `install` or the client have set, the
-    filters of warnings, and how `logging.config` applies a configuration.
+    """Leave the client and undo `install`.
+
+    Ship everything, and restore the file descriptors, the levels that `install` or the client have set, the warnings filters,
+    and the way in which `logging.config` applies a configuration.
     """
     _stop_forwarding(membership.current(), lambda handler: isinstance(handler, MeshHandler))
     membership.leave()
@@ -158,55 +144,53 @@ def uninstall() -> None:
 leave = uninstall
 
 
-def _go_on_alone(member: membership.Membership) -> None:
-    """The client ends in order: handlers that show by themselves stay, and console handlers speak again."""
+def _stop_at_release(member: membership.Membership) -> None:
+    """The client stops: MeshHandlers with a sink stay, and console handlers show records again."""
     _stop_forwarding(member, lambda handler: isinstance(handler, MeshHandler) and handler.sink is None)
     console_handlers.stop()
 
 
 def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
     vars(logging.getLogger()).pop("addHandler", None)
-    _take_off(unwanted)
+    _remove_from_root(unwanted)
     if member is not None:
         member.restore_levels()
 
 
-membership.when_released.append(_go_on_alone)
+membership.when_released.append(_stop_at_release)
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
 _level: tuple[int, int] | None = None
-"""The root logger's level before `install`, and the one that it set."""
+"""The root logger's level before `install`, and the level that `install` set."""
 
 
 def _forward_root() -> None:
-    """Let the root logger have a `MeshHandler`, after all others: their filters have seen a record when it is forwarded."""
+    """Put a `MeshHandler` last on the root logger: the filters of other handlers run before a record is forwarded."""
     member = membership.current()
     if member is None or member.stream is None:
         return
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
         logging.Logger.addHandler(root, _make_handler(address=member.options.address))
-    with logging._lock:  # type: ignore[attr-defined]  # it has no public name
+    with logging._lock:  # type: ignore[attr-defined]  # no public name
         forwarding = [handler for handler in root.handlers if isinstance(handler, MeshHandler)]
         others = [handler for handler in root.handlers if not isinstance(handler, MeshHandler)]
-        root.handlers = [*others, *forwarding]  # a new list: another thread may be on its way through the old one
+        root.handlers = [*others, *forwarding]  # a new list: another thread may iterate over the old one
     _keep_forwarding()
 
 
 def _keep_forwarding() -> None:
-    """Let a new configuration by the program itself leave the forwarding alone.
-
-    `dictConfig`, `fileConfig` and ``basicConfig(force=True)`` take every handler off the root logger, and then add theirs, if
-    there are any; `logging.config.dictConfigClass` is the standard library's place to say what applies a configuration.
-    """
+    """Keep forwarding when the program itself configures logging."""
+    # `dictConfig`, `fileConfig` and ``basicConfig(force=True)`` remove all handlers from the root logger, and then add those of
+    # the configuration, if any. `logging.config.dictConfigClass` is the standard library's hook for applying a configuration.
     root = logging.getLogger()
     if "addHandler" not in vars(root):
-        root.addHandler = _add_to_root  # type: ignore[method-assign, assignment]  # of this logger alone
+        root.addHandler = _add_to_root  # type: ignore[method-assign, assignment]  # for this logger only
     current: Any = logging.config.dictConfigClass
     if getattr(current, "keeps_forwarding", False):
         return
 
-    class ForwardingConfigurator(current):  # type: ignore[misc]  # a class known at run time only
+    class ForwardingConfigurator(current):  # type: ignore[misc]  # a class known only at run time
         keeps_forwarding = True
         before = current
 
@@ -220,7 +204,7 @@ def _keep_forwarding() -> None:
 
 def _restore_configuring() -> None:
     current: Any = logging.config.dictConfigClass
-    if current.__dict__.get("keeps_forwarding"):  # else a class of somebody else's was put on top
+    if current.__dict__.get("keeps_forwarding"):  # else the program has set another class since
         logging.config.dictConfigClass = current.before
 
 
@@ -229,7 +213,7 @@ def _add_to_root(handler: logging.Handler) -> None:
     _forward_root()
 
 
-def _take_off(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
+def _remove_from_root(unwanted: Callable[[logging.Handler], bool]) -> list[logging.Handler]:
     root = logging.getLogger()
     found = [handler for handler in root.handlers if unwanted(handler)]
     for handler in found:

@@ -1,4 +1,4 @@
-"""What can be set from the environment, with its defaults. Read at the call, never at import."""
+"""Settings from the environment with their defaults, and checks of arguments. Variables are read at each call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
 
-# Set by a launcher whose pipes already carry fd 1 and fd 2: the proc must not capture them again.
+# Set by a launcher that has captured fd 1 and fd 2 already: the process must not capture them again.
 CAPTURED = "MESHLOG_CAPTURED"
 
-# Beside it, the rank and the pipes, by which a process further down knows whether they are its own.
+# The rank and the pipes that go with it: a descendant compares them to know whether it still writes to these pipes.
 CAPTURED_PIPES = "MESHLOG_CAPTURED_PIPES"
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -67,17 +67,17 @@ def _size(name: str, default: int, low: int, high: int, env: Mapping[str, str]) 
 
 
 def forwarding_enabled(env: Mapping[str, str] | None = None) -> bool:
-    """Tell whether procs get a forwarder (``MESHLOG_ENABLE_LOG_FORWARDING``, default on)."""
+    """Return whether workers get a forwarder (``MESHLOG_ENABLE_LOG_FORWARDING``, default on)."""
     return _flag(ENABLE_LOG_FORWARDING, True, os.environ if env is None else env)
 
 
 def prefix_with_rank(env: Mapping[str, str] | None = None) -> bool:
-    """Tell whether the console prefixes lines with their rank (``MESHLOG_PREFIX_WITH_RANK``, default on)."""
+    """Return whether the console prefixes lines with their rank (``MESHLOG_PREFIX_WITH_RANK``, default on)."""
     return _flag(PREFIX_WITH_RANK, True, os.environ if env is None else env)
 
 
 def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:
-    """Return the window in seconds that ``MESHLOG_AGGREGATE_WINDOW_SEC`` asks for, or None where it is not set."""
+    """Return the window in seconds from ``MESHLOG_AGGREGATE_WINDOW_SEC``, or None if it is not set."""
     env = os.environ if env is None else env
     text = env.get(AGGREGATE_WINDOW_SEC, "").strip()
     if not text:
@@ -96,20 +96,20 @@ def max_line_size(env: Mapping[str, str] | None = None) -> int:
 
 
 def journal_size(env: Mapping[str, str] | None = None) -> int:
-    """Return the size in bytes of a proc's journal (``MESHLOG_JOURNAL_SIZE``, 1 MiB)."""
+    """Return the size in bytes of a worker's journal (``MESHLOG_JOURNAL_SIZE``, 1 MiB)."""
     return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
 
 
 def pipes(rank: int, fds: Iterable[int]) -> dict[str, str]:
-    """Return what says, in the environment of a program, which rank the write ends of its captured output belong to."""
+    """Return an environment variable that names the rank and the write ends of the pipes that capture a program's output."""
     found = [os.fstat(fd) for fd in fds]
     return {CAPTURED_PIPES: " ".join([str(rank), *(f"{each.st_dev}:{each.st_ino}" for each in found)])}
 
 
 def captured_rank(env: Mapping[str, str] | None = None) -> int | None:
-    """Return the rank under which what this process prints is shown by its launcher.
+    """Return the rank under which a launcher shows the output of this process.
 
-    None: it is not captured, or not known to be; -1: it is, under a rank that the launcher did not say.
+    None means that no launcher is known to capture it; -1 means that one does, without naming a rank.
     """
     env = os.environ if env is None else env
     if env.get(CAPTURED) != "1":
@@ -118,7 +118,7 @@ def captured_rank(env: Mapping[str, str] | None = None) -> int | None:
     for fd in (1, 2) if known else ():
         try:
             found = os.fstat(fd)
-        except OSError:  # closed: nothing is printed there
+        except OSError:  # closed: it has no output
             continue
         if f"{found.st_dev}:{found.st_ino}" not in known:
             return None
@@ -126,19 +126,13 @@ def captured_rank(env: Mapping[str, str] | None = None) -> int | None:
 
 
 def captured(env: Mapping[str, str]) -> dict[str, str]:
-    """Return `env` for a program whose output is captured by whoever starts it."""
-    # What Python keeps in a buffer comes late, and never if it is killed; and it says where it was when it crashed.
+    """Return `env` with variables for a program whose output its launcher captures."""
+    # Buffered output arrives late, or never if the program is killed. PYTHONFAULTHANDLER shows where it crashed.
     return {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **env, CAPTURED: "1"}
 
 
 def check_window(window: float | None, name: str = "aggregate_window_sec") -> float | None:
-    """Return `window` (seconds; `name` is what the caller calls it) if it is None or positive and finite.
-
-    Raises
-    ------
-    SettingError
-        For anything else (a ``ValueError``).
-    """
+    """Return `window` (seconds) if it is None or positive and finite; otherwise raise `SettingError` with the given `name`."""
     if window is None:
         return None
     if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window <= sys.float_info.max:
@@ -147,13 +141,7 @@ def check_window(window: float | None, name: str = "aggregate_window_sec") -> fl
 
 
 def check_directory(path: str | os.PathLike[str] | None) -> str | None:
-    """Return the absolute path of a directory, whose name may be relative to where this process is now. None is None.
-
-    Raises
-    ------
-    SettingError
-        If `path` is no path.
-    """
+    """Return the absolute path of a directory, or None for None. Raises `SettingError` if `path` is not a path."""
     if path is None:
         return None
     try:
@@ -163,36 +151,27 @@ def check_directory(path: str | os.PathLike[str] | None) -> str | None:
 
 
 def check_mode(stream_to_client: bool, window: float | None, level: int | str) -> tuple[float | None, int]:
-    """Return the window and the number of the level of a mode, if they can be had together.
+    """Return the window and the level number of a mode.
 
-    Raises
-    ------
-    SettingError
-        If one of them cannot be used, or if there is a window and nothing is streamed.
+    Raises `SettingError` if one of them is invalid, or if there is a window although nothing is streamed.
     """
     checked, number = check_window(window), check_level(level)
     if checked is not None and not stream_to_client:
         raise SettingError(
-            f"aggregate_window_sec={window:g} together with stream_to_client=False: nothing is shown, so there is nothing to "
-            f"group. Leave the window out, or stream."
+            f"aggregate_window_sec={window:g} cannot be used with stream_to_client=False: nothing is shown, so nothing is "
+            f"grouped. Leave the window out, or set stream_to_client=True."
         )
     return checked, number
 
 
 def check_level(level: int | str) -> int:
-    """Return the number of a level given as a number from 0 to 255 or by name.
-
-    Raises
-    ------
-    SettingError
-        For anything else (a ``ValueError``).
-    """
+    """Return the number of a level given by name or as a number from 0 to 255; otherwise raise `SettingError`."""
     import logging
 
     number: object = level
     if isinstance(level, str):
         number = logging.getLevelName(level)
-        if not isinstance(number, int):  # a name of the program's own may have small letters, those of logging have none
+        if not isinstance(number, int):  # names that the program adds may have small letters; those of logging have none
             number = logging.getLevelName(level.upper())
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
         raise SettingError(
@@ -202,39 +181,27 @@ def check_level(level: int | str) -> int:
 
 
 def check_address(address: str | None) -> str | None:
-    """Return the address of a client, as text or None, which is not read here.
-
-    Raises
-    ------
-    SettingError
-        For what is no text.
-    """
+    """Return `address` unparsed if it is a text or None; otherwise raise `SettingError`."""
     if address is None or isinstance(address, str):
         return address
     raise SettingError(
         f"address={address!r} is not the address of a client. Expected the value of LogClient.address, or None to read "
-        f"{ADDRESS}. A function that is called with another argument, such as the worker_init_fn of torch's DataLoader with "
-        f"the number of the worker, needs one of its own: worker_init_fn=lambda number: install()."
+        f"{ADDRESS}. A callback that receives another argument, such as worker_init_fn of torch's DataLoader, which receives "
+        f"the number of the worker, needs a wrapper: worker_init_fn=lambda number: install()."
     )
 
 
 def check_rank(rank: int | None) -> int | None:
-    """Return a rank, or None.
-
-    Raises
-    ------
-    SettingError
-        For anything that is not a whole number from 0.
-    """
+    """Return `rank` if it is None or a whole number from 0; otherwise raise `SettingError`."""
     if rank is None or (isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank < 10**_MAX_DIGITS):
         return rank
     raise SettingError(f"rank={rank!r} is not a rank. Valid: a whole number from 0, or None.")
 
 
 def launched(env: Mapping[str, str] | None = None) -> str:
-    """Return what a launcher said of the rank of this process, as one text; "" if it said nothing.
+    """Return the variables by which a launcher numbered this process, as one text; "" if there are none.
 
-    Processes that this one starts inherit it: two that come with the same are not two ranks of the launcher.
+    Child processes inherit these variables: two processes with the same text are not two ranks of the launcher.
     """
     env = os.environ if env is None else env
     if not any(env.get(name, "").strip() for name in (*RANK_VARIABLES, *LOCAL_RANK_VARIABLES)):
@@ -243,9 +210,9 @@ def launched(env: Mapping[str, str] | None = None) -> str:
 
 
 def launched_size(text: str) -> int:
-    """Return how many ranks there are by what `launched` returned; 0 if it does not say."""
-    said = dict(part.partition("=")[::2] for part in text.split(";"))
-    sizes = (said.get(name, "") for name in _SIZE_VARIABLES)
+    """Return the number of ranks in a text of `launched`; 0 if it has none."""
+    values = dict(part.partition("=")[::2] for part in text.split(";"))
+    sizes = (values.get(name, "") for name in _SIZE_VARIABLES)
     return next((int(size) for size in sizes if size.isdecimal() and len(size) < _MAX_DIGITS), 0)
 
 
@@ -260,13 +227,13 @@ def _whole(names: tuple[str, ...], env: Mapping[str, str]) -> int | None:
 
 
 def rank(env: Mapping[str, str] | None = None) -> int | None:
-    """Return the rank a launcher gave this process, or None.
+    """Return the rank that a launcher gave this process, or None.
 
-    The first of ``RANK`` (torchrun), ``SLURM_PROCID``, ``OMPI_COMM_WORLD_RANK`` and ``PMI_RANK`` that is set counts.
+    It is the first that is set of ``RANK`` (torchrun), ``SLURM_PROCID``, ``OMPI_COMM_WORLD_RANK`` and ``PMI_RANK``.
     """
     return _whole(RANK_VARIABLES, os.environ if env is None else env)
 
 
 def local_rank(env: Mapping[str, str] | None = None) -> int | None:
-    """Return the rank on this host a launcher gave this process, or None."""
+    """Return the rank on this host that a launcher gave this process, or None."""
     return _whole(LOCAL_RANK_VARIABLES, os.environ if env is None else env)

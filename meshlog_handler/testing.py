@@ -1,4 +1,4 @@
-"""For tests of programs that log from many processes: collect what the client would show.
+"""Helpers for tests of programs that log from many processes: collect the records that a client would show.
 
 ::
 
@@ -7,7 +7,8 @@
         logs.flush()
     assert "done" in logs.messages
 
-What collects records of this process's loggers, such as pytest's ``caplog``, gets those of others by a `PropagateHandler`.
+A `PropagateHandler` passes the records of other processes to tools that listen to this process's loggers, such as pytest's
+``caplog``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from .system.waits import deadline_after, monotonic, seconds_until
 class RecordCollector(logging.Handler):
     """A handler that keeps every record it gets.
 
-    Any thread may read `records`, a list that only grows until `clear`.
+    Any thread may read `records`, a list that only grows until `clear` is called.
+
+    Parameters
+    ----------
+    level : int or str
+        The level of this handler, as for every handler.
     """
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:
@@ -41,7 +47,7 @@ class RecordCollector(logging.Handler):
             self._arrived.notify_all()
 
     def clear(self) -> None:
-        """Forget the records."""
+        """Remove all records."""
         with self._arrived:
             self.records.clear()
 
@@ -51,18 +57,30 @@ class RecordCollector(logging.Handler):
         return [record.getMessage() for record in tuple(self.records)]
 
     def of_rank(self, rank: int | None) -> list[logging.LogRecord]:
-        """Return the records of one rank; aggregated ones that it had part in, too."""
+        """Return the records of one rank, including aggregated records that the rank contributed to."""
         return [
             record for record in tuple(self.records) if info_of(record).rank == rank or rank in (info_of(record).ranks or ())
         ]
 
     def wait_for(self, condition: Callable[[list[logging.LogRecord]], bool], timeout: float = 10.0) -> list[logging.LogRecord]:
-        """Wait until `condition` holds for the records so far, and return them.
+        """Wait until `condition` is true for the records so far, and return them.
+
+        Parameters
+        ----------
+        condition : Callable[[list[logging.LogRecord]], bool]
+            Called with all records so far, at once and after each new record.
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        list of logging.LogRecord
+            A copy of the records.
 
         Raises
         ------
         TimeoutError
-            After `timeout` seconds; the message shows the last records.
+            If `condition` is still false after `timeout` seconds. The message shows the last records.
         """
         deadline = deadline_after(timeout)
         with self._arrived:
@@ -70,20 +88,20 @@ class RecordCollector(logging.Handler):
                 if not self._arrived.wait(seconds_until(deadline)) and monotonic() >= deadline:
                     last = "\n  ".join(record.getMessage() for record in self.records[-20:])
                     count = len(self.records)
-                    raise TimeoutError(f"after {timeout} s the {count} records are not those waited for; the last:\n  {last}")
+                    raise TimeoutError(f"condition still false after {timeout} s, with {count} records; the last:\n  {last}")
             return list(self.records)
 
 
 class PropagateHandler(logging.Handler):
-    """A client's handler that gives each record to this process's logger of the same name, as if it had been logged here.
+    """A handler of a client that passes each record to the logger of the same name in this process.
 
-    For what listens to the loggers of this process: pytest's ``caplog``, or handlers that are configured by logger. Levels
-    count as they do for what is logged here. Records that this process has logged itself are left out: its loggers have
-    had them. Nothing that was relayed is forwarded again.
+    It serves tools that listen to the loggers of this process, such as pytest's ``caplog``, and handlers that are configured
+    per logger. The levels of the loggers apply. Records that this process logged itself are skipped, because its loggers
+    handled them already. Forwarded records are not forwarded again.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Give the record to its logger."""
+        """Pass the record to its logger."""
         if record.process != os.getpid():
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
@@ -91,7 +109,10 @@ class PropagateHandler(logging.Handler):
 
 
 class CollectedLogs:
-    """What `collected` yields: the client, and what it has shown."""
+    """The client that `collected` runs, and the records that it has shown.
+
+    `flush` and `environ` are methods of the client; `wait_for`, `of_rank` and `clear` are methods of the collector.
+    """
 
     def __init__(self, client: LogClient, collector: RecordCollector) -> None:
         self.client = client
@@ -104,7 +125,7 @@ class CollectedLogs:
 
     @property
     def address(self) -> str:
-        """What workers join by (see `LogClient.address`)."""
+        """The address by which workers join (see `LogClient.address`)."""
         return self.client.address
 
     @property
@@ -114,7 +135,7 @@ class CollectedLogs:
 
     @property
     def messages(self) -> list[str]:
-        """Their texts."""
+        """The text of each record."""
         return self.collector.messages
 
 
@@ -125,7 +146,12 @@ def collected(*, aggregate_window_sec: float | None = None) -> Iterator[Collecte
     Parameters
     ----------
     aggregate_window_sec : float or None
-        Seconds in which similar lines become one; None collects each.
+        Seconds in which similar lines become one. None collects each line.
+
+    Yields
+    ------
+    CollectedLogs
+        The client and its records.
     """
     collector = RecordCollector()
     with LogClient(collector, aggregate_window_sec=aggregate_window_sec) as client:

@@ -50,7 +50,15 @@ MAY_IMPORT = {
 }
 # No threads, no clocks, nothing that waits.
 PURE = ["protocol.*", "grouping.*", "lines.*", "journal.layout", "journal.reader", "journal.writer", "output.formatter"]
-PURE += ["output.prefix", "client.flush_ledger", "client.pending_commands", "client.receipt", "client.stats", "mesh.rpc", "mesh.shape"]
+PURE += [
+    "output.prefix",
+    "client.flush_ledger",
+    "client.pending_commands",
+    "client.receipt",
+    "client.stats",
+    "mesh.rpc",
+    "mesh.shape",
+]
 MAX_ENTRIES = 24
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}

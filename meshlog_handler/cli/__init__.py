@@ -1,4 +1,4 @@
-"""The command line: ``meshlog run``, ``meshlog exec`` and ``meshlog tail``. Parses, and hands on."""
+"""The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them."""
 
 from __future__ import annotations
 
@@ -20,64 +20,64 @@ from . import argument_types
 _USAGE: Final = 2
 
 _ABOUT: Final = """\
-Logs of many processes, shown by one.
+Shows the logs of many processes in one.
 
     meshlog run -n 4 -- python train.py     run a command on 4 ranks
-    meshlog exec -- python train.py         run it on one rank of a job of mpirun, srun or another launcher
-    meshlog tail DIR                        read the last records of every rank, after a crash or during a run
+    meshlog exec -- python train.py         run a command as one rank of mpirun, srun or another launcher
+    meshlog tail DIR                        print the last records of every rank, after a crash or during a run
 
-Each has its own --help."""
+Each command has its own --help."""
 
 _ABOUT_RUN: Final = """\
-Run a command on N ranks, and show all that they log and print, each line with its rank."""
+Run a command on N ranks, and show all records and output of the ranks. Each line starts with its rank."""
 
 _MORE_ON_RUN: Final = """\
 examples:
   meshlog run -n 4 -- python train.py --epochs 3
-  meshlog run -n 8 --aggregate 3 -- python train.py       similar lines of 3 seconds become one
+  meshlog run -n 8 --aggregate 3 -- python train.py       group similar lines of 3 seconds
   meshlog run -n 8 --ranks-filter 0 --log-dir logs -- python train.py
-                                                          watch rank 0 (and warnings of all), keep everything
+                                                          show rank 0 and all warnings, write everything to files
   meshlog run -n 2 --prefix '[{local_rank} {stream}] ' -- ./simulate
   meshlog run -n 2 --json -- python serve.py | jq .message
 
-what a rank finds:
-  RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE   as of torchrun; MASTER_ADDR and MASTER_PORT are left alone
-  MESHLOG_ADDRESS    meshlog_handler.install() or a MeshHandler forward records whole by it
-  MESHLOG_CAPTURED   is 1: stdout and stderr are captured already
-  PYTHONUNBUFFERED, PYTHONFAULTHANDLER   are 1 unless you set them: what is printed comes at once, and a crash
-                     says where
-  stdin              is empty
+environment of each rank:
+  RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE   as with torchrun; MASTER_ADDR and MASTER_PORT are not changed
+  MESHLOG_ADDRESS    the address to which meshlog_handler.install() or a MeshHandler forwards whole records
+  MESHLOG_CAPTURED   1: stdout and stderr are captured already
+  PYTHONUNBUFFERED, PYTHONFAULTHANDLER   1 unless you set them: output appears at once, and a crash prints a
+                     traceback
+  stdin              empty
 
-how it ends:
-  The exit code is that of the first rank that failed; 128 and the number for a signal, such as 139 for SIGSEGV.
-  When one fails, the others get --grace seconds, then SIGTERM, and after as long again SIGKILL. Ctrl-C is passed
-  on to all ranks once, followed in the same way; a second Ctrl-C goes on to SIGTERM at once, a third to SIGKILL.
-  A summary on stderr puts the first failure first. Should meshlog itself be killed, ranks and what they started get
-  SIGTERM, and --grace seconds later SIGKILL; what has a session of its own by then (setsid, a daemon) lives."""
+end of the run:
+  The exit code is that of the first rank that failed, or 128 and the number of the signal, such as 139 for SIGSEGV.
+  If one rank fails, the others get --grace seconds, then SIGTERM, and after the same time again SIGKILL. Ctrl-C is
+  sent to all ranks once, followed in the same way; a second Ctrl-C sends SIGTERM at once, a third SIGKILL.
+  A summary on stderr starts with the first failure. If meshlog itself is killed, the ranks and what they started get
+  SIGTERM, and --grace seconds later SIGKILL. Processes with their own session (setsid, a daemon) continue."""
 
 _ABOUT_EXEC: Final = """\
-Run a command as one rank of a job that a launcher starts, and show all that the ranks of this host log and print, each
-line with its rank. Write it before the program, in the launcher's command."""
+Run a command as one rank of a launcher's job, and show all records and output of the ranks of this host. Each line
+starts with its rank. In the launcher's command, write it before the program."""
 
 _MORE_ON_EXEC: Final = """\
 examples:
   mpirun -n 4 meshlog exec -- python train.py --epochs 3
   srun -n 16 meshlog exec --aggregate 3 -- ./simulate
 
-The first rank to start on a host shows all ranks of it, through its own stdout and stderr, which the launcher brings to
-you; its options count. The others become the command. Where MESHLOG_ADDRESS is set, that client shows it all.
+The first rank to start on a host shows all ranks of that host through its own stdout and stderr; its options apply. The
+other ranks become the command. If MESHLOG_ADDRESS is set, the client at that address shows all ranks.
 
-what a rank finds:
-  RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK or PMI_RANK   as its launcher set them
+environment of each rank:
+  RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK or PMI_RANK   as the launcher set them
   MESHLOG_ADDRESS, MESHLOG_CAPTURED, PYTHONUNBUFFERED, PYTHONFAULTHANDLER   as with meshlog run
 
-how it ends:
-  With the command's exit code. The one that shows stays for as long as other ranks of its host run; if its own command
-  fails, one second, for the launcher has to know."""
+end of the run:
+  The exit code is that of the command. The rank that shows the others exits after all ranks of its host. If its own
+  command fails, it exits within about one second, so that the launcher receives the exit code."""
 
 _ABOUT_TAIL: Final = """\
-Print the last records of every rank, in order of time, from the journals of a run: a flight recorder that outlives
-its processes. Reads only; the run may still be going on."""
+Print the last records of every rank, in order of time, from the journals of a run. Journals remain after their
+processes have ended. This command only reads; the run may be in progress or over."""
 
 _MORE_ON_TAIL: Final = """\
 examples:
@@ -85,43 +85,36 @@ examples:
   meshlog tail logs -n 100 --rank 3
   meshlog tail logs --json | jq .message
 
-Journals hold what ranks log through meshlog_handler. What they print is in the files beside them: logs/*."""
+Journals hold what ranks log through meshlog_handler. What they print is in the files beside the journals: logs/*."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """An argument parser that prints its errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with 2."""
+        """Print the error, and exit with code 2."""
         self.exit(_USAGE, f"meshlog: error: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
+    """Run the command line and return the exit code. Main thread only, since ``meshlog run`` handles signals.
 
-    Parameters
-    ----------
-    argv : sequence of str or None
-        Arguments without the program's name; None: those of this process.
-
-    Notes
-    -----
-    On the main thread: ``meshlog run`` handles signals.
+    `argv` holds the arguments without the program's name. None: the arguments of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # What follows the first -- is the command's, whatever it looks like.
+    # All words after the first -- belong to the command.
     at = words.index("--") if "--" in words else len(words)
     parser = _parser()
     try:
         options, unknown = parser.parse_known_args(words[:at])
         if options.action is None:
-            parser.error("say what to do: run, exec or tail")
+            parser.error("no command given. Expected run, exec or tail")
         if unknown:
-            # What stands behind an unknown option may have been taken for something else.
+            # The value of an unknown option may have been parsed as another argument.
             named = [word for word in unknown if word.startswith("-")] or unknown
             options.parser.error(f"unknown arguments: {' '.join(named)}{_meant(options.parser, named)}")
         code: int = options.action(options, words[at + 1 :], at < len(words))
-    except SystemExit as end:  # argparse's way to end, after it has said why
+    except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         return 130
@@ -130,15 +123,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         _let_go()
         if argv is None:
-            # The process ends. Another Ctrl-C shall not show where.
+            # The process exits. Another Ctrl-C must not print a traceback.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 
 def _let_go() -> None:
-    """Where stdout or stderr is full, or nobody reads it, let what is left go nowhere: else the interpreter's end fails on it,
-    and the exit code is lost.
-    """
+    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python's exit fails, and the exit code is lost."""
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None and not stream.closed:
@@ -189,16 +180,16 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     except SettingError as failure:
         return _fail(str(failure), _USAGE)
     except OSError as failure:
-        return _fail(f"{_spell(failure)}. {_writable()}", _USAGE)
+        return _fail(f"{_format(failure)}. {_writable()}", _USAGE)
 
 
 def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     from .tail import NoJournals, print_tails
 
     if rest:
-        options.parser.error(f"what is {rest[0]!r}? There is one directory, and no command")
+        options.parser.error(f"unexpected argument {rest[0]!r}. Expected one directory and no command")
     try:
-        print_tails(options.directory, options.lines, options.rank, options.json, lambda text: _say(text))
+        print_tails(options.directory, options.lines, options.rank, options.json, lambda text: _print(text))
     except NoJournals as failure:
         return _fail(str(failure), _USAGE)
     except BrokenPipeError:
@@ -206,63 +197,63 @@ def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     except OSError as failure:
         if failure.filename is None:
             return _fail(f"stdout cannot be written: {failure.strerror}", 1)
-        return _fail(f"{_spell(failure)}. Name the --log-dir of a run.", _USAGE)
+        return _fail(f"{_format(failure)}. Name the --log-dir of a run.", _USAGE)
     return 0
 
 
 def _check_program(program: str) -> int:
-    """Return 0 if a program can be run; else say why not, and return what a shell would."""
+    """Return 0 if a program can be run. Otherwise print the reason, and return the exit code that a shell would return."""
     if shutil.which(program) is not None:
         return 0
     if not os.path.exists(program):
         hidden = _unreachable(program)
         if hidden:
-            return _fail(f"{hidden}: permission denied. This user may not enter a directory on the way to it.", 126)
-        return _fail(f"{program}: command not found. Is it spelled right, and in PATH?", 127)
+            return _fail(f"{hidden}: permission denied. This user cannot enter one of its parent directories.", 126)
+        return _fail(f"{program}: command not found. Check its spelling and PATH.", 127)
     if os.path.isdir(program):
         return _fail(f"{program} is a directory, not a program.", 126)
     if os.access(program, os.X_OK):
-        hint = f"It is not in PATH: write ./{program}"
+        hint = f"It is not in PATH. Write ./{program}"
     elif program.endswith(".py"):
         hint = f"Name its interpreter: meshlog run -n 4 -- python {program}"
     else:
-        hint = f"If it is a program, let it be one: chmod +x {program}"
+        hint = f"If it is a program, make it executable: chmod +x {program}"
     return _fail(f"{program} cannot be executed. {hint}", 126)
 
 
 def _unreachable(program: str) -> str:
-    """Return where a program may lie and this user cannot look; "" if it can look everywhere."""
+    """Return a possible path of a program that this user has no permission to look up, or ""."""
     directories = [""] if os.sep in program else os.get_exec_path()
     for path in (os.path.join(directory, program) for directory in directories):
         try:
             os.stat(path)
         except PermissionError:
             return path
-        except OSError:  # it is not there
+        except OSError:  # not found
             continue
     return ""
 
 
 def _fail(text: str, code: int) -> int:
-    _say(f"error: {text}")
+    _print(f"error: {text}")
     return code
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full; the exit code tells
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr is closed or its disk is full; the exit code remains
         print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
 
 
-def _spell(failure: OSError) -> str:
-    """Return what is wrong, and with which file, if with any."""
+def _format(failure: OSError) -> str:
+    """Return the error text, after the name of the file if there is one."""
     where = f"{failure.filename}: " if failure.filename is not None else ""
     return where + (failure.strerror or str(failure))
 
 
 def _writable() -> str:
-    """Say how to name a place that can be written."""
+    """Return a hint how to set a writable directory."""
     variable = settings.RUN_DIR if os.environ.get(settings.RUN_DIR) else "TMPDIR"
-    return f"Give a --log-dir that can be written, or set {variable} to a place that can."
+    return f"Give a writable --log-dir, or set {variable} to a writable directory."
 
 
 def _parser() -> Parser:
@@ -293,32 +284,45 @@ def _add_exec(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how to show what a command says."""
+    """Add the options that ``run`` and ``exec`` have in common."""
     parser.set_defaults(action=_run, parser=parser)
     add = parser.add_argument
-    add("--aggregate", type=argument_types.window, metavar="SEC", help="show similar lines of SEC seconds as one")
+    add("--aggregate", type=argument_types.window, metavar="SEC", help="group similar lines of SEC seconds into one")
     add("--level", type=argument_types.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
-    add("--log-dir", metavar="DIR", help="a complete file per rank and stream, rotated, and the journals for meshlog tail")
+    add(
+        "--log-dir", metavar="DIR", help="write a complete file per rank and stream, rotated, and the journals for meshlog tail"
+    )
     add(
         "--ranks-filter",
         "--local-ranks-filter",
         type=argument_types.ranks,
         metavar="RANKS",
-        help="show these ranks alone, as 0,2-3; WARNING and above of the others still shows, and files have all",
+        help="show only these ranks, such as 0,2-3; WARNING and above of other ranks still shows; files have all",
     )
-    add("--prefix", type=argument_types.prefix, metavar="TEMPLATE", help="instead of '[{rank}] '; none leaves the bytes alone")
-    add("--json", action="store_true", help="one JSON object a line, all of it on stdout")
+    add(
+        "--prefix",
+        type=argument_types.prefix,
+        metavar="TEMPLATE",
+        help="replaces '[{rank}] '; 'none' shows lines exactly as written",
+    )
+    add("--json", action="store_true", help="print one JSON object per line, all on stdout")
     repeated: Any = {"action": "append", "default": [], "type": argument_types.pattern, "metavar": "PATTERN"}
-    add("--never", **repeated, help="lines never to group (a regular expression; repeatable)")
-    add("--hide", **repeated, help="lines not to show; files have them (repeatable)")
-    add("--grace", type=argument_types.seconds, default=5.0, metavar="SEC", help="time for others to end when one failed (5)")
+    add("--never", **repeated, help="do not group lines that match (a regular expression; repeatable)")
+    add("--hide", **repeated, help="do not show lines that match; files have them (repeatable)")
+    add(
+        "--grace",
+        type=argument_types.seconds,
+        default=5.0,
+        metavar="SEC",
+        help="seconds that other ranks get after a failure (5)",
+    )
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_tail, parser=parser)
     add = parser.add_argument
-    add("directory", metavar="DIR", help="where the journals lie")
-    add("-n", "--lines", type=argument_types.count, default=20, metavar="LINES", help="records of each rank (20)")
-    add("--rank", type=argument_types.ranks, metavar="RANKS", help="these ranks alone, as 3 or 0,4-7")
-    add("--json", action="store_true", help="one JSON object a line")
+    add("directory", metavar="DIR", help="directory of the journals")
+    add("-n", "--lines", type=argument_types.count, default=20, metavar="LINES", help="records to print per rank (20)")
+    add("--rank", type=argument_types.ranks, metavar="RANKS", help="print only these ranks, such as 3 or 0,4-7")
+    add("--json", action="store_true", help="print one JSON object per line")

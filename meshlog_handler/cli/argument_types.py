@@ -1,4 +1,4 @@
-"""What arguments of the command line may be. Each of these takes a text, and returns what it means."""
+"""Types of command line arguments: functions that check a text and return its value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def _for_argparse(check: Callable[[str], T]) -> Callable[[str], T]:
-    """Let `check` raise its `SettingError` as the one kind of error whose words `argparse` shows."""
+    """Convert a `SettingError` of `check` to the only exception whose message `argparse` shows."""
 
     def checked(text: str) -> T:
         try:
@@ -28,30 +28,30 @@ def _for_argparse(check: Callable[[str], T]) -> Callable[[str], T]:
 
 @_for_argparse
 def count(text: str) -> int:
-    """Return a whole number from 1."""
+    """Return a whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        raise SettingError(f"{text!r} is no whole number from 1")
+        raise SettingError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 @_for_argparse
 def seconds(text: str) -> float:
-    """Return a number of seconds from 0."""
+    """Return a number of seconds, 0 or more."""
     try:
         number = float(text)
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise SettingError(f"{text!r} is no number of seconds. Write 3 or 0.5")
+        raise SettingError(f"{text!r} is not a number of seconds. Expected 3 or 0.5, for example")
     return number
 
 
 @_for_argparse
 def window(text: str) -> float:
-    """Return a window for grouping, in seconds."""
+    """Return a grouping window in seconds."""
     number = seconds(text)
     if not number:
-        raise SettingError("a window has more than 0 seconds. Leave it out to see each line at once")
+        raise SettingError("a window of 0 seconds groups nothing. Expected more than 0; leave it out to see each line at once")
     return number
 
 
@@ -63,7 +63,7 @@ def level(text: str) -> int:
 
 @_for_argparse
 def prefix(text: str) -> str:
-    """Return a template for what stands before each line."""
+    """Return a template for the prefix of each line."""
     from ..output.formatter import MeshFormatter
 
     MeshFormatter(prefix=text)
@@ -76,7 +76,7 @@ def pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as failure:
-        raise SettingError(f"{text!r} is no regular expression: {failure}") from None
+        raise SettingError(f"{text!r} is not a regular expression: {failure}") from None
     return text
 
 

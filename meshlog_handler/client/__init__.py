@@ -1,4 +1,4 @@
-"""The side that shows: the thread that reads all peers, their lives, flushes and commands, and relays.
+"""The client: the thread that reads all peers, and its flushes, commands, exit reports and relays.
 
 May import: system, protocol, journal, transport, grouping, lines, output, worker, dispatch.
 """

@@ -1,4 +1,4 @@
-"""The flushes under way at a client: who is waited for, and who gets the receipt. Client's thread alone."""
+"""The pending flushes of a client and their receipts. Client thread only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from ..system.error_reports import ErrorReports, give
 from ..system.waits import monotonic
-from .flush_ledger import FlushLedger, OpenFlush
+from .flush_ledger import PendingFlush, PendingFlushes
 from .peer import Peer
 from .receipt import FlushReceipt
 from .registry import MeshMember
@@ -19,66 +19,60 @@ _MARGIN_SEC: Final = 0.5
 
 
 class Flushes:
-    """Gives each flush its receipt when the last one has answered.
+    """Completes each flush with a receipt when its last member has answered.
 
-    Parameters
-    ----------
-    show_all : Callable[[], object]
-        Called before a receipt is given: what was received is shown then, also what waited to be grouped.
-    behind : Callable[[], str]
-        Says what keeps the client from showing what has arrived, or nothing.
-    complaints : Complaints
-        Says what goes wrong.
+    `show_all` is called before each receipt: it shows all received records, including records that wait to be grouped.
+    `behind` returns why the client has not shown all received records, or "".
     """
 
     def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], error_reports: ErrorReports) -> None:
         self._show_all = show_all
         self._behind = behind
         self._error_reports = error_reports
-        self._ledger = FlushLedger()
+        self._pending = PendingFlushes()
         self._open: dict[int, tuple[Flushed, Sequence[Peer]]] = {}
 
     def start(self, members: Sequence[Peer], dead: Iterable[MeshMember], timeout: float, future: Flushed) -> int:
-        """Begin to wait for `members`; return the version for their sentinels."""
-        flush = self._ledger.start([*members, *dead], monotonic(), timeout, dead)
+        """Start a flush of `members`; return the version for their sentinels."""
+        flush = self._pending.start([*members, *dead], monotonic(), timeout, dead)
         self._open[flush.version] = (future, members)
         if not flush.waiting:
             self._complete([flush])
         return flush.version
 
     def ack(self, version: int, peer: Peer) -> None:
-        """Note that all that `peer` logged before the sentinel has been shown."""
-        self._complete(self._ledger.ack(version, peer))
+        """Note that all records that `peer` logged before the sentinel are shown."""
+        self._complete(self._pending.ack(version, peer))
 
-    def excuse(self, peer: Peer) -> None:
-        """Note that `peer` ended, and everything of it has been shown."""
-        self._complete(self._ledger.excuse(peer))
+    def mark_ended(self, peer: Peer) -> None:
+        """Note that `peer` ended and that all of its records are shown."""
+        self._complete(self._pending.mark_ended(peer))
 
     def expire(self, now: float) -> None:
-        """End the flushes whose time is over."""
-        self._complete(self._ledger.expire(now))
+        """Complete the flushes that are past their deadline."""
+        self._complete(self._pending.expire(now))
 
     def close(self) -> None:
-        """End all: the client stops."""
-        self._complete(self._ledger.close())
+        """Complete all flushes, because the client stops."""
+        self._complete(self._pending.close())
 
     def waiting_for(self, peer: Peer) -> list[int]:
         """Return the versions of the flushes that wait for `peer`."""
-        return self._ledger.waiting_for(peer)
+        return self._pending.waiting_for(peer)
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to do, or None."""
-        return self._ledger.deadline
+        """When `expire` next has flushes to complete, or None."""
+        return self._pending.deadline
 
-    def _complete(self, flushes: list[OpenFlush]) -> None:
+    def _complete(self, flushes: list[PendingFlush]) -> None:
         for flush in flushes:
             future, members = self._open.pop(flush.version)
             busy = self._behind() if flush.missing else ""
             try:
                 self._show_all()
-            except BaseException as failure:  # the receipt is given all the same: somebody waits for it
-                self._error_reports.log("what is pending cannot be shown", failure)
+            except BaseException as failure:  # the caller waits for the receipt in any case
+                self._error_reports.log("pending records cannot be shown", failure)
             acked, missing, dead = (_ranks(each) for each in (flush.acked, flush.missing, flush.dead))
             dropped = sum(peer.stats.total_dropped for peer in members)
             for peer in members:
@@ -89,26 +83,26 @@ class Flushes:
                     dead |= set(reached.dead)
                     dropped += reached.dropped
             elapsed = monotonic() - flush.started
-            ranks = _spell(acked - missing), _spell(missing), _spell(dead)
+            ranks = _sorted(acked - missing), _sorted(missing), _sorted(dead)
             give(future, FlushReceipt(flush.version, *ranks, dropped, elapsed, busy))
 
     def unanswered(self, future: Flushed, members: Sequence[Peer], elapsed: float, busy: str) -> FlushReceipt:
-        """Return what a flush of `members` has reached so far. Any thread."""
-        flush = next((self._ledger.get(version) for version, (each, _) in tuple(self._open.items()) if each is future), None)
+        """Return the receipt of a flush of `members` as far as it has come. Any thread may call it."""
+        flush = next((self._pending.get(version) for version, (each, _) in tuple(self._open.items()) if each is future), None)
         version, acked, dead = (flush.version, flush.acked, flush.dead) if flush is not None else (0, set(), set())
         known = acked | dead
-        ranks = _spell(_ranks(acked)), _spell(_ranks(each for each in members if each not in known)), _spell(_ranks(dead))
+        ranks = _sorted(_ranks(acked)), _sorted(_ranks(each for each in members if each not in known)), _sorted(_ranks(dead))
         return FlushReceipt(version, *ranks, sum(peer.stats.total_dropped for peer in members), elapsed, busy)
 
 
 def time_downstream(timeout: float) -> float | None:
-    """Return the time a relay has for a flush, so that its answer is here in time; None for as long as it takes."""
+    """Return the timeout for a relay, so that its answer arrives in time; None is unlimited."""
     return None if timeout == float("inf") else max(timeout / 2, timeout - _MARGIN_SEC)
 
 
 def _ranks(members: Iterable[object]) -> set[int]:
-    return {rank for member in members for rank in member.ranks}  # type: ignore[attr-defined]  # sources and members have them
+    return {rank for member in members for rank in member.ranks}  # type: ignore[attr-defined]  # peers and mesh members have them
 
 
-def _spell(ranks: set[int]) -> tuple[int, ...]:
+def _sorted(ranks: set[int]) -> tuple[int, ...]:
     return tuple(sorted(ranks))

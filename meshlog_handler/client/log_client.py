@@ -1,11 +1,11 @@
-"""LogClient: one thread that receives, orders, groups and shows the records of all procs, and keeps the flush ledger.
+"""LogClient: one thread that receives, groups and shows the records of all workers, and sends commands and flushes.
 
 ::
 
-    procs    -> sockets, pipes -> Reception -> items -> Show -> files, groups, handlers
-    anyone   -> commands queue ->  LogClient thread  -> orders, flush sentinels -> procs
+    workers    -> sockets, pipes -> Reactor           -> items -> Dispatcher -> files, groups, handlers
+    any thread -> Mailbox        -> LogClient thread  -> commands, flush sentinels -> workers
 
-Any thread may call the public methods. Only the client's thread touches sources, ledger, groups and handlers.
+Any thread may call the public methods. Only the client's thread uses peers, pending flushes, groups and handlers.
 """
 
 from __future__ import annotations
@@ -72,23 +72,23 @@ class LogClient(QueueListener):
     Parameters
     ----------
     *handlers : logging.Handler
-        What shows the records, called on the client's thread. None: the console.
+        The handlers that show the records, called on the client's thread. None: the console.
     aggregate_window_sec : float or None
-        Seconds in which similar lines become one. None: ``MESHLOG_AGGREGATE_WINDOW_SEC``, else each is shown at once.
+        Seconds in which similar lines become one. None: ``MESHLOG_AGGREGATE_WINDOW_SEC``, else each line is shown at once.
     respect_handler_level : bool
-        Whether a handler gets only records of its own level and above.
+        Whether a handler gets only records of at least its level.
     log_dir : str or None
         Directory for a complete file per rank and stream, and for the journals.
     never, hide : sequence of str
-        Regular expressions: lines that are never grouped, and lines that are not shown (files have them).
-    above : Above or None
-        The way up, of a client that is a relay's (see `LogRelay`).
+        Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files).
+    upstream : Upstream or None
+        The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
 
     Notes
     -----
-    A forked child inherits an inert copy: it owns neither thread nor sockets, and `stop` does nothing there.
-    Whatever puts records into `queue` has them shown: a `logging.handlers.QueueHandler` of any process, as in the logging
-    cookbook. The design is that of Monarch's ``LogClientActor``; the thread that of `logging.handlers.QueueListener`.
+    A forked child inherits an inert copy: the copy owns neither thread nor sockets, and its `stop` does nothing.
+    Records that are put into `queue` are shown: a `logging.handlers.QueueHandler` in any process can use it, as in the
+    logging cookbook. The design follows Monarch's ``LogClientActor``, and the thread follows `logging.handlers.QueueListener`.
     """
 
     queue: JournalQueue
@@ -109,29 +109,29 @@ class LogClient(QueueListener):
         self._options = (tuple(never), tuple(hide))
         self._max_line = settings.max_line_size()
         self.sinks = Sinks(Sink(check_handlers(handlers), respect_handler_level, self._window) if handlers else None)
-        self.console: ConsoleHandler | None = None  # made here, where no handlers are given
+        self.console: ConsoleHandler | None = None  # made here if no handlers are given
         self._pid = os.getpid()
         self._running = False
-        self._ended = False  # the thread
+        self._ended = False  # whether the thread has ended
         self.own_token = os.urandom(8).hex()
         self._upstream = upstream
         self.registry = Registry(self.own_token)
 
-    # -- life ------------------------------------------------------------------------------------------------------
+    # -- start and stop --------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
-        """Whether the client was started and not stopped, in this process, and its thread lives."""
-        # Not `Thread.is_alive`: up to Python 3.12, one that Ctrl-C interrupts takes the thread for ended from then on.
+        """Whether the client is started and not stopped, in this process, and its thread is alive."""
+        # Not `Thread.is_alive`: up to Python 3.12, a call that Ctrl-C interrupts marks the thread as ended.
         return self._running and self._pid == os.getpid() and not self._ended
 
     @property
     def shows(self) -> bool:
-        """Whether it shows what it gets; a relay's passes it on."""
+        """Whether the client shows records. The client of a relay passes them on."""
         return self._upstream is None
 
     def start(self) -> LogClient:  # type: ignore[override]  # returns itself, where QueueListener returns None
-        """Open the door and start the thread. Starting twice is the same as once.
+        """Open the listener and start the thread. A second call does nothing.
 
         Raises
         ------
@@ -142,13 +142,13 @@ class LogClient(QueueListener):
             return self
         unpatched.use()
         if self.sinks.default is None and not self.sinks.routed:
-            # On this thread: it may hold logging's lock, which a new handler needs (`logging.config` calls a factory).
+            # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.
             self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         try:
             run_shielded(self._start)
             return self
         except BaseException:
-            self.stop()  # if it runs: then it is no error of the start's own, but Ctrl-C
+            self.stop()  # it does nothing unless the client runs: then Ctrl-C was the cause, not a failed start
             raise
 
     def _start(self) -> None:
@@ -157,7 +157,7 @@ class LogClient(QueueListener):
         if self._log_dir is not None:
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose)
-        with contextlib.ExitStack() as undo:  # of a start that fails, or is interrupted, nothing stays
+        with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
             self._rundir = RunDir()
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
@@ -184,7 +184,7 @@ class LogClient(QueueListener):
             self._running, self._ended = True, False
             live_clients.add(self)
             at_exit.stop_at_exit(self, self.stop)
-            # A thread without a name would use up one of the program's own Thread-N.
+            # Without a name, the thread would use up a number of the program's Thread-N names.
             thread = threading.Thread(target=self._monitor, name="meshlog-client", daemon=True)
             self._thread = thread
             thread.start()
@@ -197,35 +197,35 @@ class LogClient(QueueListener):
         at_exit.forget(self)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Show what was logged before, let the procs go on by themselves, and end.
+        """Show all records that were logged before the call, release the workers, and end.
 
-        Stopping twice, or in a forked child, does nothing.
-        Procs that live on show what they log later by their own handlers, and write to their own stdout and stderr.
+        A second call, or a call in a forked child, does nothing. Workers that continue to run show later records by their own
+        handlers, and write to their own stdout and stderr.
 
         Parameters
         ----------
         timeout : float
-            Seconds without progress: handlers that are slow, but go on, are waited for as a `QueueListener` waits. After
-            that, what procs that do not answer have logged is read from their journals; where a handler blocks, it is
-            named, with the number of records that were not shown.
+            Seconds without progress. A slow handler that makes progress is waited for, as in `QueueListener`. After that time,
+            the records of workers that do not answer are read from their journals. If a handler blocks, it is named, with the
+            number of records that were not shown.
         """
         interrupts: list[BaseException] = []
         try:
-            self._stop_apart(timeout, interrupts)
+            self._stop_shielded(timeout, interrupts)
         except BaseException as interrupt:
             interrupts.append(interrupt)
-            self._stop_apart(timeout, interrupts)  # if that had not begun
+            self._stop_shielded(timeout, interrupts)  # if the first call was interrupted before it began
             raise
 
-    def _stop_apart(self, timeout: float, interrupts: list[BaseException]) -> None:
+    def _stop_shielded(self, timeout: float, interrupts: list[BaseException]) -> None:
         thread = self._thread
         if self.running and thread is not None and threading.current_thread() is not thread:
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
 
     def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
-        self.queue.close()  # what is put from now on is shown at once
+        self.queue.close()  # records that are put into it from now on are shown at once
         try:
-            with contextlib.suppress(ClosedError):  # the thread has ended by itself
+            with contextlib.suppress(ClosedError):  # the thread has already ended
                 self._post(self._core.release)
             self._wait_for_end(thread, timeout, interrupts)
         finally:
@@ -246,23 +246,23 @@ class LogClient(QueueListener):
                 self._end_at_once(thread)
                 return
             else:
-                with contextlib.suppress(ClosedError):  # it has just ended
-                    self._post(self._core.reactor.do_without_silent)
+                with contextlib.suppress(ClosedError):  # it has ended since
+                    self._post(self._core.reactor.stop_waiting_for_silent)
                 asked, since, timeout = True, now, _GRACE_SEC
 
     def _end_at_once(self, thread: threading.Thread, why: str = "") -> None:
-        """Show nothing more, and say so. A thread that is left in a handler loses what other processes wait for or can see."""
+        """Show nothing more, and report it. If a handler blocks the thread, close what other processes wait for or can see."""
         core = self._core
         why = why or core.busy() or "the client's thread does not end"
         core.show.abandoned = True
         try:
             waiting = f"{self._count_waiting():,} records were not shown"
-        except Exception as failure:  # the thread has moved on meanwhile, or a journal cannot be read
-            waiting = f"what it has not shown is lost, and cannot be counted ({type(failure).__name__}: {failure})"
+        except Exception as failure:  # the thread has continued since, or a journal cannot be read
+            waiting = f"the records that it has not shown are lost and cannot be counted ({type(failure).__name__}: {failure})"
         finally:
             core.show.counted.set()
         diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
-        with contextlib.suppress(ClosedError):  # the thread has ended by itself
+        with contextlib.suppress(ClosedError):  # the thread has already ended
             self._post(self._end)
         if not ended(thread, _BLOCKED_SEC):
             core.reactor.disconnect()
@@ -280,13 +280,13 @@ class LogClient(QueueListener):
         return counts[-1]
 
     def _show_here(self, record: logging.LogRecord) -> None:
-        """Show what is put into the queue while the client does not run."""
+        """Show a record that is put into the queue while the client does not run."""
         if self.sinks.default is None:
             self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
         self.sinks.default.show_here(record)
 
     def enqueue_sentinel(self) -> None:
-        """Ask the thread to end. Called by `QueueListener.stop`, which `stop` takes the place of."""
+        """Ask the thread to end. `QueueListener.stop` calls it, but this class overrides that method."""
         self._post(self._end)
 
     def __enter__(self) -> LogClient:
@@ -302,31 +302,31 @@ class LogClient(QueueListener):
         return str(self._listener.address)
 
     def environ(self) -> dict[str, str]:
-        """Return a copy of this process's environment, with what a subprocess needs to join."""
+        """Return a copy of this process's environment, with the settings that a subprocess needs to join."""
         return {**os.environ, settings.ADDRESS: self.address}
 
-    # -- what others ask -------------------------------------------------------------------------------------------
+    # -- requests from other threads -------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
-        """Wait until everything logged and printed before this call has been shown.
+        """Wait until everything that was logged and printed before this call is shown.
 
         Parameters
         ----------
         timeout : float or None
-            Seconds; None waits for as long as it takes.
+            Seconds; None is unlimited.
         chosen : callable or None
-            Which procs to flush; None: all.
+            Which workers to flush; None: all.
 
         Raises
         ------
         FlushTimeout
-            If ranks did not answer in time, or a handler of this client blocks; the receipt on it says which.
+            If ranks did not answer in time, or a handler of this client blocks. Its receipt has the details.
         ClosedError
-            If the client does not run, or the call comes from one of its own handlers.
+            If the client does not run, or one of its handlers makes the call.
         """
         began = monotonic()
         future = self.flush_soon(timeout, chosen)
-        # The client's thread keeps the time, unless a handler holds it up: then this one does.
+        # The client's thread applies the timeout. If a handler blocks that thread, this one does.
         if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
             receipt = future.result()
         else:
@@ -336,36 +336,36 @@ class LogClient(QueueListener):
         return receipt
 
     def flush_soon(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> Future[FlushReceipt]:
-        """Begin a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
+        """Start a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
         if threading.current_thread() is self._thread:
-            raise ClosedError("flush was called by a handler of this client, and would wait for itself: use another thread.")
+            raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
         future: Future[FlushReceipt] = Awaited()
-        future.set_running_or_notify_cancel()  # whoever stops waiting (asyncio cancels what it waits for) does not end it
+        future.set_running_or_notify_cancel()  # a caller that stops waiting (asyncio cancels the future) does not end the flush
         seconds = check_timeout(timeout)
         begin = partial(self._core.flush, future, float("inf") if seconds is None else seconds, chosen)
         self._post(begin, future, gives=False)
         return future
 
     def show_ended(self, seconds: float) -> None:
-        """Wait until all is shown that procs logged which have ended by now; no longer than `seconds` without progress."""
+        """Wait until all records of ended workers are shown, at most `seconds` without progress."""
         if not self.running or threading.current_thread() is self._thread:
             return
         if all(peer.pid == self._pid for peer in tuple(self._core.reactor.peers)):
             return
         future: Future[FlushReceipt] = Awaited()
         future.set_running_or_notify_cancel()
-        with contextlib.suppress(ClosedError):  # the thread has just ended
+        with contextlib.suppress(ClosedError):  # the thread has ended since
             self._post(partial(self._core.flush_ended, future), future, gives=False)
             progress = None
             while not finished(future, seconds) and progress != self._core.progress:
                 progress = self._core.progress
 
     def next_request(self) -> int:
-        """Return a number for an order."""
+        """Return the request number for a command."""
         return self._core.commands.number()
 
     def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
-        """Give an order to procs (None: all but the client's own); the future gets their answers. Never blocks."""
+        """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
         self._post(lambda: self._core.command(command, future, chosen), future, gives=False)
@@ -374,21 +374,21 @@ class LogClient(QueueListener):
     def commit_soon(
         self, command: Command, chosen: Chosen, prepared: Set[Hashable], defaults: tuple[str, Command] | None
     ) -> Future[Answers] | None:
-        """End a transaction (see `ClientLoop.commit`); None if procs have joined that are not `prepared`."""
+        """End a transaction (see `ClientLoop.commit`); None if workers have joined that are not `prepared`."""
         future: Future[Answers] = Awaited()
         future.set_running_or_notify_cancel()  # as above
         return future if self.ask(lambda: self._core.commit(command, future, chosen, prepared, defaults)) else None
 
     def give_up(self, request: int) -> None:
-        """Wait no longer for those who have not answered an order."""
+        """Stop waiting for the missing answers to a command."""
         self._post(lambda: self._core.commands.give_up(request))
 
     def set_window(self, window: float | None) -> None:
-        """Group within `window` seconds what is logged from now on; returns when what was logged before has been shown."""
+        """Group records logged from now on within `window` seconds; return when all earlier records are shown."""
         self.switch(settings.check_window(window))
 
     def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
-        """Show by other handlers what is logged from now on; returns when what was logged before has been shown."""
+        """Replace the handlers for records logged from now on; return when all earlier records are shown."""
         self.switch(default=Sink(handlers, respect_handler_level))
 
     def switch(
@@ -402,10 +402,10 @@ class LogClient(QueueListener):
         wait: bool = True,
         seconds: float | None = None,
     ) -> None:
-        """Change what is shown of what procs log from now on (see `Switches.begin`).
+        """Change what is shown of the records that workers log from now on (see `Switches.begin`).
 
-        Returns when all that was logged before has been shown as before, or at once: without `wait`, and on the client's own
-        thread. Silent procs are waited for `seconds` (None: 5); they switch when they come to it.
+        Returns when all earlier records are shown under the old settings. Without `wait`, or on the client's own thread,
+        it returns at once. Waits `seconds` (None: 5) for workers that do not answer; they switch when they reach the sentinel.
 
         Raises
         ------
@@ -424,35 +424,35 @@ class LogClient(QueueListener):
         else:
             self.ask(begin, *(() if seconds is None else (seconds,)))
             if not finished(future, SWITCH_SEC if seconds is None else seconds):
-                self.ask(lambda: None, _BLOCKED_SEC)  # raises what holds up the client, if it is not the procs
+                self.ask(lambda: None, _BLOCKED_SEC)  # raises if the client's thread is blocked, and not the workers
 
     def add_sink(self, sink: Sink) -> None:
-        """Show by the handlers of a `MeshHandler` of this process, too; where it has none, on the console. Never blocks."""
+        """Show records by the handlers of a `MeshHandler` of this process as well (none: by the console). Never blocks."""
         if not sink.handlers:
             sink.handlers = (self._make_console(),)
         sink.keeps_files = self._log_dir is not None
         self.sinks.add(sink)
 
     def _make_console(self) -> ConsoleHandler:
-        """Return the console's handler: one for all sinks, so that progress bars know of each other's lines."""
+        """Return the console handler. All sinks share one, so that progress bars know about each other's lines."""
         if self.console is None:
             self.console = ConsoleHandler()
         return self.console
 
     def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
-        """Show, or do not show, what procs log and print from now on; files have it all the same.
+        """Show or suppress what workers log and print from now on; files have it in both cases.
 
-        Without `chosen` also for procs that join later.
+        Without `chosen`, it also applies to workers that join later.
         """
         self.switch(streaming=streaming, chosen=chosen)
 
     def set_default(self, mesh: str, command: Command) -> None:
-        """Let an order hold for procs of `mesh` that join later, here or below a relay."""
+        """Add a command to the defaults for workers that join `mesh` later, here or downstream."""
         self.registry.set_default(mesh, command)
         self._post(lambda: self._core.relays.set_default(mesh, command))
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
-        """Return the ranks that have joined under a mesh's token ("": under none), and live."""
+        """Return the live ranks that have joined with a mesh token ("": without one)."""
         return self.ask(lambda: self._core.ranks(mesh))
 
     def stats(self) -> Stats:
@@ -462,20 +462,20 @@ class LogClient(QueueListener):
         return self.ask(self.stats_now)
 
     def stats_now(self) -> Stats:
-        """Return the same on the client's own thread."""
+        """Return the counters. Client thread only."""
         return self._core.stats()
 
     def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
-        """Take in a process that was started with its output led into pipes; return what the client's thread knows it by.
+        """Register a process that was started with its output redirected into pipes; return its peer.
 
         Parameters
         ----------
         pid, rank, local_rank : int
-            Should it join by itself, under this rank, its records come as well.
+            If the process also joins by itself under this rank, its records are shown as well.
         pipes : mapping of str to int
-            Read ends, which do not block, by "stdout" and "stderr". They are the client's from here on.
+            Non-blocking read ends by "stdout" and "stderr". The client owns them from here on.
         mesh : str
-            The token under which `report_exit`, to be called when it has ended, speaks of it.
+            The mesh token for `report_exit`, which the caller must call when the process has ended.
         """
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
         self.registry.joined(mesh, rank)
@@ -484,37 +484,37 @@ class LogClient(QueueListener):
         return peer
 
     def refuse_commands(self) -> None:
-        """Let no more commands of a launcher join, which `execute` leads here; what these run may join as long as they live.
+        """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
 
-        Returns when those on the way have joined, or were refused.
+        Returns when pending connections have joined or were refused.
         """
         self.registry.refuses_commands = True
         self._listener.settle()
         self.ask(lambda: None)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
-        """Tell how a proc ended, where the client cannot ask the kernel. Any thread."""
-        with contextlib.suppress(ClosedError):  # nobody is left to tell
+        """Report the exit code of a worker, where the client cannot get it from the kernel. Any thread may call it."""
+        with contextlib.suppress(ClosedError):  # the client has ended
             self._post(lambda: self._core.note_exit(mesh, rank, exitcode))
 
     def ask(self, fn: Callable[[], T], timeout: float | None = ANSWER_SEC) -> T:
-        """Run `fn` on the client's thread, and return what it returns.
+        """Run `fn` on the client's thread, and return its result.
 
         Raises
         ------
         BusyError
-            After `timeout` seconds, where a handler blocks the thread. If `fn` has not begun by then, it is not run.
+            After `timeout` seconds, if a handler blocks the thread. If `fn` has not begun by then, it is not run.
         """
         future = self.on_thread(fn)
         if not finished(future, timeout):
             future.cancel()
             if not future.done() or future.cancelled():
                 busy = self._core.busy() or "the client's thread is busy"
-                raise BusyError(f"the client gave no answer within {timeout:g} s: {busy}. Does a handler wait for something?")
+                raise BusyError(f"the client gave no answer within {timeout:g} s: {busy}. Check whether a handler blocks.")
         return future.result()
 
     def on_thread(self, fn: Callable[[], T]) -> Future[T]:
-        """Run `fn` on the client's thread. Never blocks: see `ask`."""
+        """Run `fn` on the client's thread. Never blocks (compare `ask`)."""
         future: Future[T] = Awaited()
         if threading.current_thread() is self._thread:
             future.set_result(fn())
@@ -540,7 +540,7 @@ class LogClient(QueueListener):
         try:
             self._core.run()
         finally:
-            # Last in, first out, and each whatever the others raise.
+            # Runs in reverse order. Each callback runs even if another one raises.
             with contextlib.ExitStack() as end:
                 end.callback(setattr, self, "_ended", True)
                 end.callback(internal_threads.discard, threading.get_ident())
@@ -553,22 +553,22 @@ class LogClient(QueueListener):
                     end.callback(self.console.close)
 
     def _admit(self, connection: NewConnection) -> Welcome:
-        """Return what to tell a newcomer. On a thread of the door."""
+        """Return the reply to a new connection. Runs on a thread of the listener."""
         try:
             self._rundir.restore()
             if self._log_dir is not None:
                 os.makedirs(self._log_dir, exist_ok=True)
         except OSError as failure:
-            diagnose(f"the directory of the journals was removed, and cannot be made again: {failure}")
+            diagnose(f"the directory of the journals was removed and cannot be created again: {failure}")
         return self.registry.admit(connection)
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
-        """Begin with a proc. On a thread of the door; the client's thread sends the answer once it knows the proc."""
+        """Add a peer. Runs on a thread of the listener; the client's thread sends the reply after it has added the peer."""
         peer = peer_of(connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line)
         self._post(lambda: self._core.add(peer, welcome))
 
     def forget(self) -> None:
-        """In a forked child: close copies of what is the parent's."""
+        """In a forked child: close the copies of the parent's descriptors."""
         self._running = False
         self._thread = None
         self._core.forget()

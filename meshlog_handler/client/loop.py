@@ -1,8 +1,10 @@
-"""The client's thread: receive, order, group, show; answer flushes; take leave of the dead. Everything here is its alone.
+"""The loop of the client's thread: receive, send commands, group, show, complete flushes, clean up after ended workers.
 
 ::
 
-    wait for anything -> read -> items in order of time -> Show -> sentinels -> ledger -> receipts
+    wait for any descriptor -> read -> items in order of time -> Dispatcher -> sentinels -> Flushes -> receipts
+
+Client thread only, except where a docstring says "any thread".
 """
 
 from __future__ import annotations
@@ -46,17 +48,7 @@ _LONGEST_PAUSE_SEC: Final = 0.1
 
 
 class ClientLoop:
-    """What a `LogClient` does on its thread.
-
-    Parameters
-    ----------
-    commands : Commands
-        Calls from other threads.
-    own_token : str
-        The mesh token of the client's own process, which takes no orders from here.
-    post, above
-        See `Relays`.
-    """
+    """The work of a `LogClient` on its thread. The client's own process, with the mesh token `own_token`, gets no commands."""
 
     def __init__(
         self,
@@ -89,21 +81,21 @@ class ClientLoop:
         )
         self._exit_reports = ExitReports()
         self._external: dict[int | None, Peer] = {}
-        self.gate = ForkGate()  # closed but while it waits: handlers may write to what forked children also have
+        self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
         self._pacer = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
         self.switches = Switches(show, self._pacer, self.reactor, self.relays, registry, self.commands)
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
-        self._began: float | None = None  # when the thread last stopped waiting; None while it waits
+        self._began: float | None = None  # when the last wait ended; None during a wait
         self._failures = 0
         self._steps = (
-            self._bring_lines,
+            self._expire_lines,
             self._show_some,
             self._acknowledge,
             self._handle_messages,
             self._remove_ended,
             self._report,
-            self._tell_ends,
+            self._report_exits,
             self._catch_up,
             show.expire,
             self._flushes.expire,
@@ -115,12 +107,12 @@ class ClientLoop:
         self.reactor.register(mailbox.fd, mailbox.run)
 
     def run(self) -> None:
-        """Work until `end` was called, then close. Nothing that a peer or a handler does ends this thread."""
+        """Work until `end` was called, then close. No failure of a peer or a handler ends this thread."""
         in_a_row = 0
-        while not (self.ending and self._ends_told()):
+        while not (self.ending and self._exits_reported()):
             failures = self._failures
             self._do(self._turn)
-            # One that fails again and again leaves the processor to others.
+            # After repeated failures, leave the processor to other threads.
             in_a_row = in_a_row + 1 if self._failures > failures else 0
             if in_a_row:
                 time.sleep(min(_PAUSE_SEC * 2 ** min(in_a_row, 10), _LONGEST_PAUSE_SEC))
@@ -129,7 +121,7 @@ class ClientLoop:
             self._close()
 
     def busy(self) -> str:
-        """Say what the thread has been doing for so long that it does not answer; "" if it waits for work. Any thread."""
+        """Return what has occupied the thread since its last wait; "" during a wait. Any thread."""
         began = self._began
         if began is None:
             return ""
@@ -139,16 +131,16 @@ class ClientLoop:
 
     @property
     def progress(self) -> int:
-        """A number that grows while records are received and shown, and procs leave. Any thread."""
+        """A number that grows as records are received and shown, and as peers are removed. Any thread."""
         return self.show.shown + self._moves
 
     def unanswered(self, future: Flushed, chosen: Chosen | None, elapsed: float) -> FlushReceipt:
-        """Return what a flush has reached so far. Any thread: called where this one is held up, and cannot say it."""
+        """Return the receipt of a flush as far as it has come. Any thread: used if the client's thread is blocked."""
         return self._flushes.unanswered(future, self._chosen(chosen), elapsed, self.busy() or "the client's thread is busy")
 
     @property
     def waiting(self) -> int:
-        """How many records were logged and are not shown. Any thread, while this one is held up by a handler."""
+        """The number of records that were logged and are not shown. Any thread, while a handler blocks the client's thread."""
         peers = [peer for peer in tuple(self.reactor.peers) if peer.streaming]
         lines = [item for _, items in tuple(self.reactor.pipes.read) for item in items]
         return self.show.waiting + self._pacer.waiting + count_records(lines) + sum(peer.waiting() for peer in peers)
@@ -157,63 +149,63 @@ class ClientLoop:
         return [peer for peer in tuple(self.reactor.peers) if chosen is None or peer.chosen(chosen)]
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
-        """Do something; say it if it fails."""
+        """Call `step`, and report its failure."""
         try:
             step(*args)
         except BaseException as failure:  # SystemExit, too: this thread serves all ranks
             self._failures += 1
             self.error_reports.log("the client's thread goes on after a failure", failure)
 
-    # -- commands, run here for other threads ---------------------------------------------------------------------
+    # -- calls from other threads (see `Mailbox`) -----------------------------------------------------------------
 
     def end(self) -> None:
-        """Let `run` return, when it has told how procs have ended that ended before."""
+        """Let `run` return after it has reported the workers that have ended by now."""
         self.reactor.look_for_ends()
         self._end_due = monotonic() + _ENDS_SEC
         self.ending = True
 
     def release(self) -> None:
-        """Ask all procs to go on without this client; `run` returns when they have answered, and all of it is shown."""
+        """Release all workers; `run` returns when they have answered and all of their records are shown."""
         self._releasing = True
         for peer in tuple(self.reactor.peers):
             self.reactor.release(peer)
 
     def add(self, peer: Peer, welcome: Welcome) -> None:
-        """Begin with a proc."""
+        """Add a peer."""
         peer.streaming = self._registry.streams(peer.mesh)
         peer.sides.keep = self._keep_journals
         if peer.external:
             known = self._external.get(peer.rank)
-            if known is None or known.ended:  # else a proc only says that it has this rank, too
+            if known is None or known.ended:  # else another process uses the same rank
                 self._external[peer.rank] = peer
         elif (external := self._external_for(peer)) is not None:
             peer.tail = external.tail
         if peer.sock is not None:
             self._listener.arrived(peer.sock)
-        # What holds by now, and not at the door: an order that was given meanwhile went to those that were known then.
+        # The defaults as of now, not as of the handshake: commands in between went only to the peers known then.
         self.reactor.add(peer, welcome.replaced(defaults=self._registry.commands_for(peer.hello)))
-        self.relays.greet(peer)
+        self.relays.peer_joined(peer)
         if self._releasing:
             self.reactor.release(peer)
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
-        """Send a sentinel round; `future` gets the receipt."""
+        """Send a sentinel to all chosen workers; `future` gets the receipt."""
         members = self._chosen(chosen)
         version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
         for peer in members:
             if peer.external and not peer.ended:
-                # It hears nothing. Its answer waits for what was read of its pipes before.
+                # It receives no messages. This answer is handled after the items that were read from its pipes before.
                 self.reactor.messages.append((peer, Answer(version, None)))
             elif not peer.ended:
                 self.reactor.send(peer, peer.flush_command(version, timeout, chosen))
 
     def flush_ended(self, future: Flushed) -> None:
-        """Let `future` get a receipt when all is shown of the procs that have ended by now."""
+        """Complete `future` with a receipt when all records of the workers that have ended by now are shown."""
         self.reactor.look_for_ends()
         self._flushes.start([peer for peer in self.reactor.peers if peer.ended], (), float("inf"), future)
 
     def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
-        """Send an order round; `future` gets the answers."""
+        """Send a command to workers; `future` gets the answers."""
         asked = self._asked(chosen)
         self.commands.start(command.request, [member for members in asked.values() for member in members], future)
         for peer, members in asked.items():
@@ -229,9 +221,9 @@ class ClientLoop:
         prepared: Set[Hashable],
         defaults: tuple[str, Command] | None,
     ) -> bool:
-        """End a transaction: send `command`, and let an order stand in a mesh from now on.
+        """End a transaction: send `command`, and add it to the defaults of a mesh.
 
-        Unless procs have joined that are not `prepared`: then do nothing, and return False.
+        Does nothing and returns False if workers have joined that are not `prepared`.
         """
         if any(member not in prepared for members in self._asked(chosen).values() for member in members):
             return False
@@ -242,7 +234,7 @@ class ClientLoop:
         return True
 
     def _asked(self, chosen: Chosen | None) -> dict[Peer, Sequence[Target]]:
-        """Return the procs that an order is for, by the connection that it is sent on."""
+        """Return the targets of a command by the connection to send it on."""
         return {
             peer: peer.chosen(chosen)
             for peer in self.reactor.peers
@@ -250,18 +242,18 @@ class ClientLoop:
         }
 
     def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
-        """Take the word of a proc's owner on how it ended."""
+        """Note the exit code that the owner of a worker has reported."""
         external = self._external.get(rank)
         if external is not None and external.mesh == mesh:
             external.exitcode = exitcode
             self.reactor.ended(external)
             return
-        told = self._exit_reports.exited(mesh, rank, exitcode)
-        if told is not None:
-            self._tell(*told)
+        reported = self._exit_reports.exited(mesh, rank, exitcode)
+        if reported is not None:
+            self._log_exit(*reported)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
-        """Return the ranks of a mesh that live here or below."""
+        """Return the live ranks of a mesh, here and downstream."""
         members = [member for peer in self.reactor.peers for member in peer.chosen(lambda each: each.mesh == mesh)]
         return tuple(sorted({member.rank for member in members if member.rank is not None}))
 
@@ -282,14 +274,14 @@ class ClientLoop:
         with self.gate:
             self._began = monotonic()
             self._do(self.reactor.read, ready)
-            # Each for itself: what fails in one keeps none of the others from being done.
+            # One call for each step: a failure in one step does not prevent the others.
             for step in self._steps:
                 self._do(step, monotonic())
 
-    # Every step takes an item out of its list before it handles it: what fails is not tried again, and what is left in the
-    # list has its turn.
+    # Every step removes an item from its list before it handles it: a failed item is not tried again, and the rest of the
+    # list is handled later.
 
-    def _bring_lines(self, now: float) -> None:
+    def _expire_lines(self, now: float) -> None:
         self.reactor.pipes.expire(now)
 
     def _show_some(self, now: float) -> None:
@@ -310,8 +302,8 @@ class ClientLoop:
         reactor.inbox_size = self._pacer.inbox_size
 
     def _acknowledge(self, now: float) -> None:
-        """Answer the flushes whose sentinels have come."""
-        while self._sentinels and not self._pacer:  # what a barrier finds in the pipes is newer than what lies there
+        """Acknowledge the flushes whose sentinels have arrived."""
+        while self._sentinels and not self._pacer:  # the barrier reads lines that are newer than the items in the pacer
             peer, version = self._sentinels.popleft()
             if self.commands.is_request(version):
                 peer.reached.pop(version, None)
@@ -324,7 +316,7 @@ class ClientLoop:
 
     def _handle_messages(self, now: float) -> None:
         messages = self.reactor.messages
-        for _ in range(len(messages)):  # those that come back are for the next turn
+        for _ in range(len(messages)):  # messages that are added again wait for the next turn
             peer, message = messages.popleft()
             if isinstance(message, Answer):
                 self._answered(peer, message)
@@ -339,9 +331,9 @@ class ClientLoop:
             try:
                 self._finish(peer)
             except BaseException:
-                self._flushes.excuse(peer)
-                self.switches.excuse(peer)
-                self.commands.excuse(peer, "ended before it answered")
+                self._flushes.mark_ended(peer)
+                self.switches.mark_ended(peer)
+                self.commands.mark_ended(peer, "ended before it answered")
                 raise
 
     def _report(self, now: float) -> None:
@@ -349,14 +341,14 @@ class ClientLoop:
             self._report_drops(now)
             self.reactor.ask_to_keep_waiting()
 
-    def _tell_ends(self, now: float) -> None:
+    def _report_exits(self, now: float) -> None:
         for ended, report in self._exit_reports.expire(now):
-            self._tell(ended, report)
+            self._log_exit(ended, report)
 
     def _catch_up(self, now: float) -> None:
         for peer, version, due in self._unanswerable():
             if now >= due and self.commands.is_request(version):
-                self.reactor.bring_sentinel(peer, version)
+                self.reactor.add_sentinel(peer, version)
             elif now >= due:
                 self.reactor.catch_up(peer, version)
 
@@ -380,7 +372,7 @@ class ClientLoop:
             return
         for peer, due in tuple(self.reactor.disconnected.items()):
             if now >= due:
-                self.reactor.do_without(peer)
+                self.reactor.stop_waiting_for(peer)
         peers = tuple(self.reactor.peers)
         if not self._pacer and all(peer.external for peer in peers):
             for peer in peers:
@@ -388,9 +380,9 @@ class ClientLoop:
             self.end()
 
     def _left_out(self, item: Item, failure: BaseException) -> None:
-        """Count a record that could not be shown."""
+        """Report a record that could not be shown, and count it as dropped."""
         template = item[1]
-        self.error_reports.log("a record cannot be shown, and is left out", failure)
+        self.error_reports.log("a record cannot be shown and is left out", failure)
         if template is None:
             return
         for peer in self.reactor.peers:
@@ -399,7 +391,7 @@ class ClientLoop:
                 return
 
     def _patience(self) -> float:
-        """Return how long there is nothing to do."""
+        """Return the seconds until the next work."""
         if self._pacer or self.reactor.busy or self.reactor.finished:
             return 0.0
         deadlines = (
@@ -417,11 +409,11 @@ class ClientLoop:
             first = self._end_due if first is None else min(first, self._end_due)
         return seconds_until(first)
 
-    def _ends_told(self) -> bool:
+    def _exits_reported(self) -> bool:
         return not any(peer.ended for peer in self.reactor.peers) or monotonic() >= self._end_due
 
     def _unanswerable(self) -> list[tuple[Peer, int, float]]:
-        """Return what asks procs that live without a connection: who, which flush or switch, when to do without."""
+        """Return (peer, version of a flush or switch, deadline) for live peers without a connection that are waited for."""
         disconnected = self.reactor.disconnected.items()
         return [
             (peer, version, due)
@@ -431,7 +423,7 @@ class ClientLoop:
         ]
 
     def _barrier(self, peer: Peer, now: float) -> None:
-        """Show what the captured pipes of a proc held when its sentinel arrived."""
+        """Show what was in the captured pipes of a worker when its sentinel arrived."""
         piped = self._external_for(peer) or peer
         items = self.reactor.pipes.drain(piped, now)
         if piped.streaming:
@@ -440,37 +432,37 @@ class ClientLoop:
             self._pacer.write_only(items)
 
     def _external_for(self, peer: Peer) -> Peer | None:
-        """Return the adopted proc that has the pipes of `peer`, a connection of its own that it made."""
+        """Return the external peer with the pipes of `peer`, if `peer` is the separate connection of that process."""
         return self._external.get(peer.rank) if not peer.external and not peer.mesh else None
 
     def _answered(self, peer: Peer, answer: Answer) -> None:
-        if answer.request in peer.turns:  # it has no stream in which it could answer
+        if answer.request in peer.turns:  # it has no stream for a sentinel
             self.reactor.turn_now(peer, answer.request)
         elif self.commands.is_request(answer.request):
             self.commands.answer(peer, answer)
         elif peer.external and self._pacer:
-            self.reactor.messages.append((peer, answer))  # when what was collected has been shown
+            self.reactor.messages.append((peer, answer))  # after the collected items are shown
         else:
             if peer.external:
                 self._barrier(peer, monotonic())
             self._flushes.ack(answer.request, peer)
 
     def _behind(self) -> str:
-        """Say why ranks are missing although they may have answered; "" if the client is not the reason."""
+        """Return why ranks may be missing although they have answered; "" if the client is not the reason."""
         waiting = len(self._pacer)
-        return f"its handlers are slow, and have not shown {waiting:,} records that have arrived" if waiting else ""
+        return f"its handlers are slow and have not shown {waiting:,} received records" if waiting else ""
 
     def _show_all(self) -> None:
         self._report_drops(monotonic())
         self.show.flush()
 
     def _finish(self, peer: Peer) -> None:
-        """Take leave of a proc of which everything has been shown."""
+        """Remove a peer after all of its records are shown."""
         if peer not in self.reactor.peers:
             return
         others = (other for other in self.reactor.peers if other.watched and not other.external)
         if peer.external and any(other.pid == peer.pid for other in others):
-            return  # its own connection is not read to its end; it is taken leave of after that
+            return  # removed later: its own connection is not read to the end yet
         self._log_drops(peer)
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
@@ -479,30 +471,30 @@ class ClientLoop:
             self._registry.keep(peer.hello.rank, peer.journal_files())
         if not peer.relays:
             self.past.remember(peer.counters())
-        self.commands.excuse(peer, "ended before it answered")
+        self.commands.mark_ended(peer, "ended before it answered")
         external = self._external_for(peer)
         if peer.external:
             if self._external.get(peer.rank) is peer:
                 del self._external[peer.rank]
-            # One that joined as a rank of a launcher (see `execute`) may be ended by that.
+            # A process that joined as a launcher's rank (see `execute`) may be ended by the launcher.
             if peer.exitcode and not (peer.watched and -peer.exitcode in STOPPING):
-                self._tell(
+                self._log_exit(
                     peer,
                     ExitReport(logging.ERROR, f"rank {peer.rank} (pid {peer.pid}) ended by {signal_name(peer.exitcode)}"),
                 )
         elif peer.relays:
             if peer.ranks and not peer.left:
-                gone = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
-                self.show.log(logging.ERROR, gone, None, peer.pid)
+                text = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
+                self.show.log(logging.ERROR, text, None, peer.pid)
         elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
-            self._tell(peer, self._exit_reports.drained(peer, monotonic()))
-        self._flushes.excuse(peer)
-        self.switches.excuse(peer)
-        self.relays.part(peer)
+            self._log_exit(peer, self._exit_reports.drained(peer, monotonic()))
+        self._flushes.mark_ended(peer)
+        self.switches.mark_ended(peer)
+        self.relays.peer_ended(peer)
         if external is not None and external.ended:
             self._finish(external)
 
-    def _tell(self, ended: ExitedPeer, report: ExitReport | None) -> None:
+    def _log_exit(self, ended: ExitedPeer, report: ExitReport | None) -> None:
         if report is not None:
             self.show.log(report.level, report.text, ended.rank, ended.pid)
 
@@ -516,7 +508,7 @@ class ClientLoop:
             self._log_drops(peer)
 
     def _close(self) -> None:
-        """End: show what has arrived, answer who waits, close everything but the connections."""
+        """Show what has arrived, complete all pending requests, and close everything except the connections."""
         for step in (
             self._flushes.close,
             lambda: self.commands.close("the client was stopped"),
@@ -551,12 +543,12 @@ class ClientLoop:
             each.alive = False
 
     def hang_up(self) -> None:
-        """Close the connections: only now procs learn that the client is gone, and look whether their journal is."""
+        """Close the connections. Only then do workers notice the end, and check whether their journals still exist."""
         self.reactor.close()
         self._listener.hang_up()
 
     def forget(self) -> None:
-        """In a forked child: close copies of what is the parent's."""
+        """In a forked child: close the copies of the parent's descriptors."""
         self._listener.forget()
         self.reactor.forget()
         if self.show.files is not None:

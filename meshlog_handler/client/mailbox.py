@@ -1,4 +1,4 @@
-"""Commands to the client's thread: calls from other threads, in their order, and what wakes it for them."""
+"""The mailbox of the client's thread: a queue of calls from other threads, and a pipe that wakes the thread."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from ..system.fd_capture import diagnose
 
 @dataclass(frozen=True)
 class Call:
-    """Run `fn` on the client's thread, and pass on what it returns; without a `future`, say what it raises.
+    """A call of `fn` on the client's thread. Its result goes to `future`; without a future, a failure is reported.
 
-    Attributes
-    ----------
-    gives : bool
-        Whether what `fn` returns is the result. Else it comes later, and the future only learns of what `fn` raises.
+    With `gives` False, `fn` completes the future itself later, and only an exception is passed to the future from here.
     """
 
     fn: Callable[[], Any]
@@ -31,49 +28,49 @@ class Call:
     gives: bool = True
 
     def run(self) -> None:
-        """Run it, unless whoever waited has cancelled it. Never raises."""
+        """Call `fn`, unless the caller has cancelled the future. Never raises."""
         future = self.future
         if future is not None and self.gives and not future.set_running_or_notify_cancel():
             return
         try:
             value = self.fn()
-        except BaseException as failure:  # SystemExit, too, is the caller's, and must not end the thread
+        except BaseException as failure:  # even SystemExit goes to the caller, and must not end this thread
             self.fail(failure)
         else:
             if future is not None and self.gives:
                 give(future, value)
 
     def fail(self, failure: BaseException) -> None:
-        """Pass on what was raised, or say it. Never raises."""
+        """Pass the exception to the future, or report it. Never raises."""
         if self.future is None:
-            diagnose(f"a command of the client failed: {describe(failure)}")
+            diagnose(f"a call on the client's thread failed: {describe(failure)}")
         else:
             refuse(self.future, failure)
 
 
 class Mailbox:
-    """A queue of calls, and a pipe with a byte in it while there are some. Any thread may `put`; the rest is the client's."""
+    """A queue of calls, and a pipe that holds a byte while there are calls. Any thread may `put`; the rest is the client's."""
 
     def __init__(self, calls: queue.SimpleQueue[Call]) -> None:
         self._calls = calls
         self.fd, self._write_fd = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write_fd, False)
-        self._closing = threading.RLock()  # a finalizer may put something while its thread does
+        self._closing = threading.RLock()  # a finalizer may call `put` while its thread is in `put`
         self._closed = False
 
     def put(self, fn: Callable[[], Any], future: Future[Any] | None, *, gives: bool = True) -> None:
-        """Let a `Call` be run. `ClosedError` after `close`."""
+        """Add a `Call`. Raises `ClosedError` after `close`."""
         with self._closing:
             if self._closed:
                 raise ClosedError("this LogClient was stopped.")
             self._calls.put(Call(fn, future, gives))
-            with contextlib.suppress(BlockingIOError):  # full of wake-ups: it will wake
+            with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
                 os.write(self._write_fd, b"w")
 
     def run(self) -> None:
-        """Run what was put. Never raises."""
-        with contextlib.suppress(BlockingIOError):  # that was the last wake-up
+        """Run all pending calls. Never raises."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is empty
             while os.read(self.fd, 4096):
                 continue
         while (call := self._next()) is not None:
@@ -86,7 +83,7 @@ class Mailbox:
             return None
 
     def close(self) -> None:
-        """Run no more of them. No byte goes into a descriptor that is somebody else's by then."""
+        """Refuse further calls and fail the pending ones. Nothing is written to a descriptor number that was reused since."""
         with self._closing:
             self._closed = True
             self.forget()
@@ -95,7 +92,7 @@ class Mailbox:
                 call.fail(ClosedError("this LogClient was stopped."))
 
     def forget(self) -> None:
-        """Close the pipe, once; in a forked child, its copy of the parent's."""
+        """Close the pipe once; in a forked child, close its copy of the parent's pipe."""
         fds, self.fd, self._write_fd = (self.fd, self._write_fd), -1, -1
         for fd in fds:
             if fd >= 0:

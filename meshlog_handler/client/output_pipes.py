@@ -1,4 +1,4 @@
-"""The captured output of all procs: reads what lies in their pipes, never waits for more. Client's thread alone."""
+"""The captured output of all workers. Reads what is in their pipes and never waits for more. Client thread only."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ from ..system.waits import monotonic
 from .peer import Peer
 
 READ_SIZE: Final = 256 * 1024
-_MAX_LAST_WORDS: Final = 8 << 20
+_MAX_REMAINING: Final = 8 << 20
 
 
 class OutputPipes:
-    """Knows the pipes of every proc. `read` is what was read of them and not collected yet.
+    """The pipes of all workers. `read` holds items that were read and not collected yet.
 
-    Attributes
-    ----------
-    holding : bool
-        Read nothing for now: what was read before is still to be shown.
-    read_size : int
-        Bytes to read at once.
+    While `holding` is true, nothing is read, because earlier items are not shown yet. `read_size` is in bytes for one read.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -41,32 +36,32 @@ class OutputPipes:
         self.holding = False
 
     def add(self, peer: Peer) -> None:
-        """Begin with the pipes of a proc."""
+        """Start to read the pipes of a peer."""
         for pipe in peer.pipes:
             self._peers[pipe] = peer
             self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._ready(pipe))
 
     @property
     def deadline(self) -> float | None:
-        """When a line without an end is to be shown, or None."""
+        """When an unfinished line is due to be shown, or None."""
         return min((pipe.framer.deadline for pipe in self._unfinished if pipe.framer.deadline is not None), default=None)
 
     def expire(self, now: float) -> None:
-        """Bring lines without an end that have been waiting."""
+        """Add the unfinished lines that are past their deadline."""
         for pipe in tuple(self._unfinished):
             if pipe.framer.deadline is None:
                 self._unfinished.discard(pipe)
-            elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be there, unread
-                self._bring(pipe, pipe.framer.expire(now), time.time())
+            elif now >= pipe.framer.deadline and not pending(pipe.fd):  # else the rest of the line may be in the pipe
+                self._add(pipe, pipe.framer.expire(now), time.time())
 
     def drain(self, peer: Peer, now: float, limit: int | None = None) -> list[Item]:
-        """Return what lies in the pipes of `peer` at this moment, also a line without an end: a barrier.
+        """Return what is in the pipes of `peer` now, including an unfinished line. This is the barrier of a flush.
 
-        With a `limit`, so many bytes of each at most, but also what is written meanwhile.
+        With a `limit`, at most that many bytes of each pipe are read, including bytes written during the call.
         """
         items: list[Item] = []
         for pipe in peer.pipes:
-            if pipe not in self._peers:  # it was read to its end
+            if pipe not in self._peers:  # already read to its end
                 continue
             left = pending(pipe.fd) if limit is None else limit
             while left > 0 and (data := read_pipe(pipe.fd, min(left, READ_SIZE))):
@@ -75,59 +70,59 @@ class OutputPipes:
             items += _items(peer, pipe, pipe.framer.flush(now), time.time())
         return items
 
-    def read_last_words(self, peer: Peer) -> None:
-        """Bring what a proc that ended has left in its pipes."""
-        items = self.drain(peer, monotonic(), _MAX_LAST_WORDS)
+    def read_remaining(self, peer: Peer) -> None:
+        """Add what a worker that ended has left in its pipes."""
+        items = self.drain(peer, monotonic(), _MAX_REMAINING)
         if items:
             self.read.append((peer, items))
 
-    def let_go(self, peer: Peer) -> None:
-        """Bring what lies in the pipes of a proc at this moment; what follows goes where the proc leads it."""
+    def drain_and_close(self, peer: Peer) -> None:
+        """Add what is in the pipes of a peer now and close them. The worker redirects its later output itself."""
         items = self.drain(peer, monotonic())
         if items:
             self.read.append((peer, items))
         for pipe in peer.pipes:
-            if pipe in self._peers:  # else it was read to its end
+            if pipe in self._peers:  # else already read to its end
                 self._close(pipe)
 
     def end_lines(self) -> None:
-        """Bring the lines without an end as they are: nobody will read on, though somebody may still hold the pipe."""
+        """Add the unfinished lines as they are: nothing is read after this, though a process may still hold the pipe."""
         for pipe in self._peers:
-            self._bring(pipe, pipe.framer.close(), time.time())
+            self._add(pipe, pipe.framer.close(), time.time())
 
     def close(self) -> None:
-        """Close all."""
+        """Close all pipes."""
         for pipe in tuple(self._peers):
             self._close(pipe)
 
     def forget(self) -> None:
-        """In a forked child: close this process's copies."""
+        """In a forked child: close its copies of the pipes."""
         for pipe in self._peers:
             os.close(pipe.fd)
 
     def _ready(self, pipe: CapturedPipe) -> None:
         try:
             data = None if self.holding else read_pipe(pipe.fd, self.read_size)
-        except OSError as failure:  # not a pipe that can be read; it would be ready, and fail, for ever
+        except OSError as failure:  # it would be ready, and fail, again and again
             diagnose(f"a captured stream of {self._peers[pipe].name} cannot be read: {failure}")
             data = b""
         if data is None:
             return
         if data:
-            self._bring(pipe, pipe.framer.feed(data, monotonic()), time.time())
+            self._add(pipe, pipe.framer.feed(data, monotonic()), time.time())
             if pipe.framer.deadline is not None:
                 self._unfinished.add(pipe)
         else:
-            self._bring(pipe, pipe.framer.close(), time.time())
+            self._add(pipe, pipe.framer.close(), time.time())
             self._close(pipe)
 
-    def _bring(self, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> None:
+    def _add(self, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> None:
         if lines:
             peer = self._peers[pipe]
             self.read.append((peer, _items(peer, pipe, lines, when)))
 
     def _close(self, pipe: CapturedPipe) -> None:
-        with contextlib.suppress(KeyError):  # closed twice
+        with contextlib.suppress(KeyError):  # already closed
             self._selector.unregister(pipe.fd)
             del self._peers[pipe]
             self._unfinished.discard(pipe)
@@ -136,7 +131,7 @@ class OutputPipes:
 
 
 def _items(peer: Peer, pipe: CapturedPipe, lines: Sequence[Line | Block], when: float) -> list[Item]:
-    """Return lines as items; they are counted, and the last ones remembered."""
+    """Return lines as items. Count them, and add the last ones to the tail of the peer."""
     items = pipe.items(lines, when)
     peer.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
     peer.stats.last_seen = when

@@ -1,4 +1,4 @@
-"""What the client knows of one proc: its stream, its pipes, its journal, its counters. Used by the client's thread alone."""
+"""Peer: the client's view of one connection, with its stream, pipes, journal and counters. Client thread only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MAX_UNCAUGHT: Final = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a proc's stream that was received, or read from its journal."""
+    """A byte range of a worker's stream, received or read from its journal."""
 
     generation: int
     data: bytes
@@ -44,11 +44,11 @@ class Piece:
 
 
 class Target(Hashable, Protocol):
-    """What orders and flushes are for: a proc that is connected, or one below a relay."""
+    """A target of commands and flushes: a connected worker, or one downstream of a relay."""
 
     @property
     def mesh(self) -> str:
-        """The token of the mesh it belongs to, or ""."""
+        """The token of its mesh, or ""."""
 
     @property
     def rank(self) -> int | None:
@@ -56,30 +56,30 @@ class Target(Hashable, Protocol):
 
 
 Chosen = Callable[[Target], bool]
-"""Which procs are meant."""
+"""Returns whether a target is chosen."""
 
 
 @dataclass(eq=False)
 class Turn:
-    """What is different behind a switch (see `Switches`): whether the proc is shown (None: as before), and the era."""
+    """What changes at a switch (see `Switches`): whether the worker is shown (None: no change), and the era."""
 
     streaming: bool | None
     era: Era | None = None
 
 
 class Peer:
-    """One proc, from its first frame to the last byte of its journal.
+    """One worker, from its first frame to the last byte of its journal.
 
     Parameters
     ----------
     sock : socket.socket or None
-        The authenticated connection, non-blocking from here on. None: the proc was adopted. Who started it led its
-        output into `pipes` and says how it ends; what it logs comes by a connection, and a source, of its own. So it
-        is with one that said of itself that it is ``output_only``, but for its end.
+        The authenticated connection; the peer makes it non-blocking. None: an external process (see `LogClient.adopt`), whose
+        starter has redirected its output into `pipes` and reports its exit code. Its records come by another connection and
+        peer. An ``output_only`` process is external too, but the client detects its end itself.
     hello : Hello
-        Who it says it is; `rank` is what the client calls it.
+        The identity that the worker sent; `rank` is the one that the client uses.
     journal : str
-        Where it was told to keep its journal.
+        The path of its journal, as the client assigned it.
     pipes : dict[str, int]
         Read ends of its captured streams by name.
     """
@@ -168,8 +168,8 @@ class Peer:
         self.popen: Any = None
         self.streaming = True
         self.leash: Leash | None = None
-        self.era: Era | None = None  # None: the settings of now hold
-        self.turns: dict[int, Turn] = {}  # switches that it has still to pass, in their order
+        self.era: Era | None = None  # None: the current settings apply
+        self.turns: dict[int, Turn] = {}  # switches that it has not passed yet, in order
         self.left = False
         self.released = False
         self.ended = False
@@ -177,7 +177,7 @@ class Peer:
         self.caught_up = 0
         self.exitcode: int | None = None
         self.uncaught: str | None = None
-        self.inbox: list[Piece] = []  # this, and what follows: for most procs empty or short, where a deque has 0.7 kB
+        self.inbox: list[Piece] = []  # a list, as those below: most are empty or short, and a deque takes 0.7 kB
         self.inbox_bytes = 0
         self.outbox = bytearray()
         self.tail: list[Item] = []
@@ -188,7 +188,7 @@ class Peer:
         self.sides = ReadSideFiles(journal)
         self._decoder = RecordDecoder(self.identity, self.sides.read, self, relayed)
         self._generation = 0
-        self._kept = False  # whether its journal was a file when it was first heard
+        self._kept = False  # whether its journal was a file when the first data arrived
         self._position = START
         self._taken = 0
         self._decoding = 0
@@ -207,32 +207,32 @@ class Peer:
 
     @property
     def coords(self) -> dict[str, int | str]:
-        """Its coordinates; what is changed here is changed in all its records to come."""
-        return self.identity["coords"]  # type: ignore[return-value]  # made so above
+        """Its coordinates. A change here applies to all of its later records."""
+        return self.identity["coords"]  # type: ignore[return-value]  # see `__init__`
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks it speaks for."""
+        """The ranks of this connection."""
         return () if self.rank is None else (self.rank,)
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
-        """Return itself if it is meant, as who answers for it."""
+        """Return the chosen targets of this connection: itself, or nothing."""
         return [self] if chosen is None or chosen(self) else []
 
     def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
-        """Return what to send for a flush."""
+        """Return the message that starts a flush."""
         return Flush(version)
 
     def command_for(self, command: Command, members: Sequence[Target]) -> Command:
-        """Return what to send for an order."""
+        """Return the message that sends a command to `members`."""
         return command
 
     def counters(self) -> Mapping[int | None, RankStats]:
-        """Return the counters of the ranks it speaks for."""
+        """Return the counters of the ranks of this connection."""
         return {self.rank: self.stats}
 
     def note(self, message: Message) -> bool:
-        """Note what must be known before the records behind it are shown; True if that is all there is to do."""
+        """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
         if isinstance(message, Relabel):
             self.coords.clear()
             self.coords.update(message.coords)
@@ -246,19 +246,13 @@ class Peer:
         return False
 
     def receive(self, data: bytes) -> list[Message]:
-        """Take bytes from the socket; return the messages among them.
-
-        Raises
-        ------
-        ProtocolError
-            If they are not what a proc sends.
-        """
+        """Take bytes from the socket; return the messages among them. Raises `ProtocolError` if they are malformed."""
         self.stats.last_seen = time.time()
         messages: list[Message] = []
         for kind, payload in self._frames.feed(data):
             if kind == DATA:
                 if len(payload) < POSITION.size:
-                    raise ProtocolError("a stretch of a stream without its position")
+                    raise ProtocolError("malformed data frame: no stream position")
                 generation, start = POSITION.unpack_from(payload)
                 self._admit(generation, start, payload[POSITION.size :], replayed=False)
             elif kind == DROPPED:
@@ -268,11 +262,11 @@ class Peer:
                 if not self.note(message):
                     messages.append(message)
             else:
-                raise ProtocolError(f"a proc does not send frames of kind {kind}")
+                raise ProtocolError(f"unexpected frame of kind {kind}")
         return messages
 
     def _admit(self, generation: int, start: int, data: bytes, *, replayed: bool) -> None:
-        """Put a stretch of the stream into the inbox, without what was received before."""
+        """Put a byte range of the stream into the inbox, without the bytes that were received before."""
         position = self._position if generation == self._generation else START
         if generation < self._generation or start < position:
             known = len(data) if generation < self._generation else min(len(data), position - start)
@@ -284,7 +278,7 @@ class Peer:
         if not data:
             return
         if start > position:
-            raise ProtocolError(f"the stream goes on at {start} where {position} was expected")
+            raise ProtocolError(f"the stream continues at {start}; expected {position}")
         if not self._generation and not replayed:
             self._kept = bool(self.journal) and os.path.exists(self.journal)
         self._generation, self._position = generation, start + len(data)
@@ -292,14 +286,10 @@ class Peer:
         self.inbox_bytes += len(data)
 
     def take(self, limit: int, items: list[Item]) -> int:
-        """Append up to about `limit` items of the inbox to `items`; return how much of the limit that was.
+        """Append up to about `limit` items of the inbox to `items`; return how much of the limit was used.
 
-        A record from a side file counts for as many as it has KiB.
-
-        Raises
-        ------
-        ProtocolError
-            If the stream cannot be read; what is unreadable has left the inbox, so that the rest can be taken.
+        A record from a side file counts as one item for each KiB. If the stream cannot be read, raise `ProtocolError`
+        and remove the unreadable bytes from the inbox, so that the rest can be taken.
         """
         before, done, left = len(items), 0, limit
         try:
@@ -313,7 +303,7 @@ class Peer:
                 began = self._at
                 try:
                     self._at = self._decoder.decode(piece.data, self._at, left, items)
-                except Exception:  # whatever it is, these bytes are not tried again
+                except Exception:  # after any failure, these bytes are not tried again
                     self._at = len(piece.data)
                     raise
                 finally:
@@ -335,7 +325,7 @@ class Peer:
 
     @property
     def taken(self) -> int:
-        """How many bytes of records were taken so far."""
+        """The bytes of records taken so far."""
         return self._taken + self._decoder.aside
 
     def turn(self, number: int) -> None:
@@ -346,18 +336,18 @@ class Peer:
             self.streaming = turn.streaming
 
     def remember(self, items: Sequence[Item]) -> None:
-        """Take note of what was brought last: the last words of the proc, should it die."""
+        """Keep the latest items for the exit report."""
         self.tail += map(abridged, items[-TAIL:])
         del self.tail[:-TAIL]
 
     def replay(self) -> None:
-        """Read from the journal what was never shipped. The proc is dead, or has left."""
+        """Read the records that were never sent from the journal. The worker has ended or left."""
         self.replayed = True
         if not self.journal or not os.path.exists(self.journal):
             if self._kept and not self.left:
                 diagnose(
-                    f"the journal of {self.name} (pid {self.pid}) was removed while it ran, as by a cleaner of temporary "
-                    f"files: what it had logged last, and not shipped, is lost"
+                    f"the journal of {self.name} (pid {self.pid}) was removed while it ran, perhaps by a cleaner of temporary "
+                    f"files: its last records, not sent yet, are lost"
                 )
             return
         reader = JournalReader(self.journal)
@@ -366,10 +356,10 @@ class Peer:
         self._note_drops(tuple(reader.drops()))
 
     def catch_up(self, version: int) -> None:
-        """Read from the journal what was not shipped so far, then take in the sentinel of flush `version` by ourselves.
+        """Read the records that were not sent so far from the journal, then add the sentinel of flush `version`.
 
-        The connection is over and the process goes on: it became another program, or has closed our descriptors. Then it
-        may still log; so only what was whole at a first look is taken, as it is at a second one.
+        The connection is closed but the process is alive: it has executed another program or has closed its descriptors. It may
+        still log, so only records that are complete in a first read and unchanged in a second one are taken.
         """
         self.caught_up = version
         try:
@@ -387,10 +377,7 @@ class Peer:
         self.inbox_bytes += len(sentinel)
 
     def waiting(self) -> int:
-        """Return how many records were received, or stand in the journal, and were not taken yet.
-
-        Any thread, while the client's is held up.
-        """
+        """Return the number of records in the inbox and in the journal. Any thread, while the client's thread is blocked."""
         pieces = [piece.data for piece in self.inbox]
         pieces[:1] = [data[self._at :] for data in pieces[:1]]
         if self.journal and not self.replayed and os.path.exists(self.journal):
@@ -400,25 +387,25 @@ class Peer:
 
     def _note_drops(self, drops: object) -> None:
         if not isinstance(drops, tuple) or len(drops) > _MAX_LOSSES:
-            raise ProtocolError("drops are a tuple of reason, level and count")
+            raise ProtocolError("malformed drop counts: expected a tuple of (reason, level, count)")
         for drop in drops:
             if not isinstance(drop, tuple) or len(drop) != 3:
-                raise ProtocolError("a drop is a reason, a level and a count")
+                raise ProtocolError("malformed drop count: expected (reason, level, count)")
             reason, level, count = drop
             if reason not in DROP_REASONS or not isinstance(level, int) or not isinstance(count, int):
-                raise ProtocolError(f"no drop is {drop!r}")
+                raise ProtocolError(f"malformed drop count: {drop!r}")
             more = count - self._losses.get((reason, level), 0)
             if more > 0 and len(self._losses) < _MAX_LOSSES:
                 self._losses[reason, level] = count
                 self.count_drop(reason, level, more)
 
     def count_drop(self, reason: str, level: int, count: int) -> None:
-        """Count records that will not be shown; the next report names them."""
+        """Count records that will not be shown. The next drop report includes them."""
         self.stats.dropped[reason] = self.stats.dropped.get(reason, 0) + count
         self.unreported[reason, level] = self.unreported.get((reason, level), 0) + count
 
     def drop_report(self) -> str:
-        """Return what was dropped since the last report, in words; "" if nothing was."""
+        """Return a message about the records dropped since the last report; "" if there are none."""
         parts = [
             f"dropped {count:,} records ({self.name}, {logging.getLevelName(level)}, {reason})"
             for (reason, level), count in sorted(self.unreported.items())
@@ -427,18 +414,18 @@ class Peer:
         return "; ".join(parts)
 
     def journal_files(self) -> list[str]:
-        """Return the paths of its journal and of what was too large for that."""
+        """Return the paths of its journal and of its side files."""
         return [self.journal, *self.sides.kept] if self.journal else []
 
     def close_pidfd(self) -> None:
-        """Close what tells of the end of the process, if it is open."""
-        # First it is no longer known, then closed: a process forked in between must not close what is closed there.
+        """Close the pidfd, if it is open."""
+        # Forget the number before closing it: a child forked in between must not close a descriptor that is closed there.
         pidfd, self.pidfd = self.pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
 
     def close(self, *, keep_journal: bool) -> None:
-        """Close what is open but the pipes; remove the journal unless it is kept."""
+        """Close all descriptors except the pipes; remove the journal unless it is kept."""
         if self.sock is not None:
             self.sock.close()
             self.sock = None
@@ -447,6 +434,6 @@ class Peer:
             self.sides.remove_unreferenced()
         if not keep_journal:
             for path in self.journal_files():
-                with contextlib.suppress(OSError):  # never made, or removed by its owner
+                with contextlib.suppress(OSError):  # never created, or removed by its owner
                     os.unlink(path)
         self.stats.alive = False

@@ -1,4 +1,4 @@
-"""Orders under way: who was asked, who has answered. Pure bookkeeping, one owner."""
+"""Pending commands: which members have not acknowledged them yet. Pure bookkeeping, one owner."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FIRST: Final = 1 << 32
 UNANSWERED: Final = "did not answer in time; it may be stopped, or hold the GIL in native code"
 
 Answers = dict[Hashable, "str | None"]
-"""For each member that was asked: None if it obeyed, else the reason why not."""
+"""For each member that got the command: None if it applied the command, else the reason why not."""
 
 
 class PendingCommands:
-    """Collects the answers to orders. Requests are numbered from 2**32, apart from the versions of flushes."""
+    """Collects the answers to commands. Request numbers start at 2**32, which keeps them apart from flush versions."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(_FIRST)
@@ -30,11 +30,11 @@ class PendingCommands:
 
     @staticmethod
     def is_request(number: int) -> bool:
-        """Tell a request's number from the version of a flush."""
+        """Return whether a number is a request number and not a flush version."""
         return number >= _FIRST
 
     def start(self, request: int, members: Iterable[Hashable], future: Future[Answers]) -> None:
-        """Wait for the answers of `members`; `future` gets them when the last has come."""
+        """Wait for the answers of `members`; `future` gets all answers when the last one arrives."""
         waiting = set(members)
         answers: Answers = {}
         if waiting:
@@ -43,22 +43,22 @@ class PendingCommands:
             _set(future, answers)
 
     def answer(self, member: Hashable, answer: Answer) -> None:
-        """Note an answer; one that nobody waits for counts for nothing."""
+        """Note an answer. An answer that no request waits for has no effect."""
         self._note(answer.request, member, answer.error)
 
-    def excuse(self, member: Hashable, reason: str) -> None:
-        """Note that `member` will not answer any more."""
+    def mark_ended(self, member: Hashable, reason: str) -> None:
+        """Note that `member` ended and cannot answer any more."""
         for request in tuple(self._open):
             self._note(request, member, reason)
 
     def give_up(self, request: int) -> None:
-        """Complete a request whose time is over: who has not answered, did not."""
+        """Complete a request that is past its deadline; members without an answer get `UNANSWERED`."""
         if request in self._open:
             for member in tuple(self._open[request][0]):
                 self._note(request, member, UNANSWERED)
 
     def close(self, reason: str) -> None:
-        """Complete all requests: the owner stops."""
+        """Complete all requests, because the owner stops."""
         for request in tuple(self._open):
             for member in tuple(self._open[request][0]):
                 self._note(request, member, reason)
@@ -76,5 +76,5 @@ class PendingCommands:
 
 
 def _set(future: Future[Answers], answers: Answers) -> None:
-    with contextlib.suppress(InvalidStateError):  # who asked has cancelled it
+    with contextlib.suppress(InvalidStateError):  # the caller has cancelled it
         future.set_result(answers)

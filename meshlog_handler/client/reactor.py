@@ -1,6 +1,6 @@
-"""The reception: one selector over sockets, pipes and deaths of all procs. Turns readiness into items. Client's thread alone.
+"""The reactor: one selector for the sockets, pipes and pidfds of all peers. Client thread only.
 
-It never blocks on a peer: it reads what is there into bounded buffers, and a peer whose buffer is full waits.
+It never blocks on a peer: it reads available data into bounded buffers, and a peer whose buffer is full waits.
 """
 
 from __future__ import annotations
@@ -34,26 +34,21 @@ if TYPE_CHECKING:
 Ready = Sequence[tuple[selectors.SelectorKey, int]]
 
 _READ: Final = 256 * 1024
-_DYING_SEC: Final = 0.1
+_EXIT_SEC: Final = 0.1
 _NO_FLUSH: Final = 0
-# Entries collected at a time, of all procs: shown while still in the processor's cache, they cost a sixth less than 16,000
-# at a time. And of each proc, so that it is seldom looked at: one of 1,000 is in no cache.
+# Entries to collect at a time, from all peers: 2,048 fit into the processor's cache and cost a sixth less than 16,000. And
+# the least number from each peer, so that peers are visited rarely: with 1,000 peers, none is in the cache.
 _MAX_COLLECTED: Final = 2048
 _SHARE: Final = 64
 
 
 class Reactor:
-    """Knows every proc that joined and has not been taken leave of.
+    """Keeps every peer that joined and is not removed yet.
 
-    After `wait` and `read`, `collect` returns what can be shown; the lists `messages` and `finished` hold what else happened.
-    `disconnected` are those that live on without a connection; from when on they do not just die.
-
-    Attributes
-    ----------
-    taken : int
-        Bytes of records that were collected since the owner has set it to 0.
-    inbox_size : int
-        Bytes of a proc's stream that wait to be collected; beyond it, the proc waits.
+    After `wait` and `read`, `collect` returns the items to show. The lists `messages` and `finished` hold the other events.
+    `disconnected` are peers that live on without a connection, each with the time from which its exit is no longer expected.
+    `taken` counts the bytes of records that were collected since the owner has set it to 0. `inbox_size` is in bytes: a peer
+    with more received and not collected bytes is paused.
     """
 
     def __init__(self, error_reports: ErrorReports | None = None) -> None:
@@ -63,9 +58,9 @@ class Reactor:
         self.messages: deque[tuple[Peer, Message]] = deque()
         self.finished: deque[Peer] = deque()
         self.pipes = OutputPipes(self._selector)
-        self._busy: dict[Peer, None] = {}  # in the order in which they became so
+        self._busy: dict[Peer, None] = {}  # oldest first
         self._paused: set[Peer] = set()
-        self._throttled: set[Peer] = set()  # that had to wait since they were asked for patience last
+        self._throttled: set[Peer] = set()  # paused or busy since the last `KeepWaiting`
         self.disconnected: dict[Peer, float] = {}
         self.suppressed: list[Item] = []
         self.taken = 0
@@ -73,7 +68,7 @@ class Reactor:
         self.inbox_size = INBOX_SIZE
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call `ready` from `wait` whenever `fd` can be read."""
+        """Call `ready` from `read` whenever `fd` is readable."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
     def unregister(self, fd: int) -> None:
@@ -81,7 +76,7 @@ class Reactor:
         self._selector.unregister(fd)
 
     def add(self, peer: Peer, welcome: Message) -> None:
-        """Begin with a proc, and tell it so. A process has one connection: what it left in an earlier one's journal is read."""
+        """Add a peer and send `welcome`. A process has one connection: the journal of its earlier peer is read to the end."""
         for former in [each for each in self.disconnected if peer.watched and each.watched and each.pid == peer.pid]:
             former.left = True
             self.ended(former)
@@ -100,17 +95,17 @@ class Reactor:
 
     @property
     def busy(self) -> bool:
-        """Whether something waits to be collected."""
+        """Whether items wait to be collected."""
         return bool(self._busy or self.pipes.read)
 
     def wait(self, timeout: float | None) -> Ready:
-        """Wait up to `timeout` seconds for anything; return what can be read."""
+        """Wait up to `timeout` seconds for events; return them."""
         return self._selector.select(capped(timeout))
 
     def read(self, ready: Ready) -> None:
-        """Read what can be read."""
+        """Handle events."""
         for key, mask in ready:
-            # What an earlier one of this round has closed is not looked at.
+            # Skip a descriptor that an earlier event of this round has closed.
             if key.fd not in self._selector.get_map():
                 continue
             peer = key.data
@@ -122,16 +117,16 @@ class Reactor:
                 else:
                     self._socket_ready(peer, mask)
             except Exception as failure:
-                # It would fail again at once: the descriptor is still ready.
+                # Without this, it would fail again at once: the descriptor is still ready.
                 if isinstance(peer, Peer) and peer.sock is not None and key.fd == peer.sock.fileno():
                     self.refuse(peer, failure)
                 else:
-                    self.error_reports.log("something that is ready cannot be read", failure)
+                    self.error_reports.log("a ready descriptor cannot be read", failure)
 
     def collect(self, limit: int) -> list[Item]:
-        """Return captured lines, and up to `limit` entries of each proc, in order of time; of much, what came first.
+        """Return captured lines and up to `limit` entries of each peer, sorted by time; of many, the oldest come first.
 
-        What is not to be shown is added to `suppressed`, what belongs to an earlier era to `earlier`.
+        Items that are not to be shown are added to `suppressed`, items of an earlier era to `earlier`.
         """
         batches, self.pipes.read = self.pipes.read, []
         left = _MAX_COLLECTED
@@ -143,8 +138,8 @@ class Reactor:
             items: list[Item] = []
             try:
                 left -= self._take(peer, limit, items)
-            except Exception as failure:  # what was taken of other procs must not be lost
-                self.error_reports.log(f"{peer.name} (pid {peer.pid}) sent what cannot be read, which is left out", failure)
+            except Exception as failure:  # the items of other peers must not be lost
+                self.error_reports.log(f"{peer.name} (pid {peer.pid}) sent data that cannot be read; it is left out", failure)
                 left -= len(items)
             if items:
                 batches.append((peer, items))
@@ -161,18 +156,18 @@ class Reactor:
         return shown
 
     def _between_turns(self, peer: Peer, items: list[Item]) -> Iterator[list[Item]]:
-        """Yield the parts of `items` between the sentinels of switches; let the proc pass each switch in its place."""
+        """Yield the parts of `items` between the sentinels of switches, and apply each switch in its place."""
         begin = 0
         for at, (_, template, values) in enumerate(items):
             if template is None and values[1] in peer.turns:
                 yield items[begin:at]
-                yield self.pipes.drain(peer, monotonic())  # what it printed before
+                yield self.pipes.drain(peer, monotonic())  # printed before the switch
                 peer.turn(values[1])
                 begin = at
         yield items[begin:]
 
     def turn_now(self, peer: Peer, number: int) -> None:
-        """Let a proc that hears nothing pass a switch here, behind what was read of it and what its pipes hold."""
+        """Let a peer that receives no messages pass a switch here, after all data read so far and left in its pipes."""
         sentinel: Item = (time.time(), None, (peer, number))
         self.pipes.read.append((peer, [*self.pipes.drain(peer, monotonic()), sentinel]))
 
@@ -184,7 +179,7 @@ class Reactor:
         finally:
             self.taken += peer.taken - before
             if peer.inbox:
-                self._busy[peer] = None  # behind the others
+                self._busy[peer] = None  # last in the order
             elif peer.ended:
                 self._settle(peer)
             if peer in self._paused and peer.inbox_bytes < self.inbox_size // 2:
@@ -192,7 +187,7 @@ class Reactor:
                 self._watch(peer)
 
     def send(self, peer: Peer, message: Message) -> bool:
-        """Send a message when the proc can take it; False if it has hung up."""
+        """Send a message when the socket accepts it; False if the connection is closed."""
         if peer.sock is None:
             return False
         peer.outbox += frame(CONTROL, message.encode())
@@ -200,53 +195,53 @@ class Reactor:
         return peer.sock is not None
 
     def release(self, peer: Peer) -> None:
-        """Ask a proc to go on without this client; its `Goodbye` is then its last word. An adopted one hears nothing."""
+        """Ask a worker to continue without this client. `Goodbye` is then its last message. External peers get no message."""
         if not peer.external:
             peer.released = True
             self.send(peer, Release())
 
-    def do_without_silent(self) -> None:
-        """Wait no longer for procs that do not answer: their journals are read."""
+    def stop_waiting_for_silent(self) -> None:
+        """Stop waiting for workers that do not answer: their journals are read."""
         for peer in tuple(self.peers):
             if peer.sock is not None and not peer.external:
                 diagnose(f"{peer.name} (pid {peer.pid}) does not answer; what it has logged is read from its journal")
-                self.do_without(peer)
+                self.stop_waiting_for(peer)
 
     def disconnect(self) -> None:
-        """Let the procs learn that nothing more will be shown. Any thread: the client's is held up for ever."""
+        """Close the connections, so that workers stop waiting. Any thread: the client's thread is blocked for good."""
         for peer in tuple(self.peers):
-            peer.replayed = True  # its journal goes now; what it held was counted among what is not shown
+            peer.replayed = True  # its journal is removed next; its records were counted as not shown
             sock = peer.sock
             if sock is not None:
-                with contextlib.suppress(OSError):  # it was closed just now
+                with contextlib.suppress(OSError):  # already closed
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def do_without(self, peer: Peer) -> None:
-        """Wait no longer for the answer of a proc that was released: what it has logged so far is read from its journal."""
+    def stop_waiting_for(self, peer: Peer) -> None:
+        """Stop waiting for the answer of a released worker: its records so far are read from its journal."""
         while peer.sock is not None and self._read_socket(peer):
             continue
         if not peer.ended:
-            self.pipes.let_go(peer)
+            self.pipes.drain_and_close(peer)
             peer.catch_up(_NO_FLUSH)
             peer.left = peer.ended = peer.replayed = True
             self._busy[peer] = None
-        self._hang_up(peer)
+        self._close_socket(peer)
 
     def catch_up(self, peer: Peer, version: int) -> None:
-        """Answer flush `version` by the journal of a proc that lives without a connection."""
+        """Answer flush `version` from the journal of a worker that lives on without a connection."""
         peer.catch_up(version)
         self._busy[peer] = None
 
-    def bring_sentinel(self, peer: Peer, number: int) -> None:
-        """Let a proc that lives without a connection pass a switch behind what its journal holds."""
+    def add_sentinel(self, peer: Peer, number: int) -> None:
+        """Let a worker that lives on without a connection pass a switch after the records in its journal."""
         caught_up = peer.caught_up
         self.catch_up(peer, number)
-        peer.caught_up = caught_up  # flushes are numbered apart
+        peer.caught_up = caught_up  # flushes have their own numbers
 
     def drop(self, peer: Peer, *, keep_journal: bool) -> None:
-        """Take leave of a proc. Its pipes stay: a grandchild may still write to them."""
+        """Remove a peer. Its pipes stay open, because a grandchild may still write to them."""
         peer.ended = True
-        self._hang_up(peer)
+        self._close_socket(peer)
         if peer.pidfd >= 0:
             self._selector.unregister(peer.pidfd)
         self._busy.pop(peer, None)
@@ -257,14 +252,14 @@ class Reactor:
         peer.close(keep_journal=keep_journal)
 
     def close(self) -> None:
-        """Close everything."""
+        """Remove all peers and close the selector."""
         for peer in tuple(self.peers):
             self.drop(peer, keep_journal=True)
         self.pipes.close()
         self._selector.close()
 
     def forget(self) -> None:
-        """In a forked child: close this process's copies. The registrations are shared with the parent, and left alone."""
+        """In a forked child: close its copies. The registrations are shared with the parent and stay as they are."""
         for peer in self.peers:
             if peer.sock is not None:
                 peer.sock.close()
@@ -286,7 +281,7 @@ class Reactor:
                 self._watch(peer)
 
     def _read_socket(self, peer: Peer) -> bool:
-        """Read once; False if there is nothing more now, or ever."""
+        """Read once; False if there is nothing more, now or ever."""
         assert peer.sock is not None
         try:
             data = peer.sock.recv(min(_READ, self.inbox_size))
@@ -295,14 +290,14 @@ class Reactor:
         except OSError:
             data = b""
         if not data:
-            self._hang_up(peer)
+            self._close_socket(peer)
             return False
         try:
             for message in peer.receive(data):
                 if isinstance(message, Goodbye):
                     peer.left = True
                     if peer.released:
-                        self.pipes.let_go(peer)
+                        self.pipes.drain_and_close(peer)
                 else:
                     self.messages.append((peer, message))
         except ProtocolError as failure:
@@ -311,26 +306,26 @@ class Reactor:
         finally:
             if peer.inbox:
                 self._busy[peer] = None
-        if peer.released and peer.left:  # that was its last word
-            self._hang_up(peer)
+        if peer.released and peer.left:  # that was its last message
+            self._close_socket(peer)
             return False
         return True
 
     def refuse(self, peer: Peer, failure: Exception) -> None:
-        """Close the connection of a proc that does not keep to the rules. What it logged before is shown."""
+        """Close the connection of a peer that violates the protocol. Records that it sent before are shown."""
         text = str(failure) if isinstance(failure, ProtocolError) else describe(failure)
-        diagnose(f"{peer.name} (pid {peer.pid}) sends what no proc does; its connection is closed: {text}")
-        self._hang_up(peer)
+        diagnose(f"protocol error from {peer.name} (pid {peer.pid}); its connection is closed: {text}")
+        self._close_socket(peer)
 
     def ask_to_keep_waiting(self) -> None:
-        """Tell procs of which nothing more was read for a while that their wait will end; one that does not listen, once."""
+        """Send `KeepWaiting` to throttled workers; at most one to a worker that does not read."""
         for peer in self._throttled:
             if not peer.outbox:
                 self.send(peer, KeepWaiting())
         self._throttled = {*self._paused, *self._busy}
 
     def _watch(self, peer: Peer) -> None:
-        """Let the selector look for what can be done with the socket now: nothing, read, write or both."""
+        """Select the events of the socket that are handled now: none, read, write or both."""
         if peer.sock is None:
             return
         mask = (0 if peer in self._paused else selectors.EVENT_READ) | (selectors.EVENT_WRITE if peer.outbox else 0)
@@ -346,17 +341,17 @@ class Reactor:
         assert peer.sock is not None
         before = peer.writing
         try:
-            with contextlib.suppress(BlockingIOError):  # the rest goes when it can be written
+            with contextlib.suppress(BlockingIOError):  # the rest is sent when the socket is writable
                 while peer.outbox:
                     del peer.outbox[: peer.sock.send(peer.outbox)]
-        except OSError:  # it is gone: reading tells the same
+        except OSError:  # the connection is closed; reading reports it
             peer.outbox.clear()
         peer.writing = bool(peer.outbox)
         if peer.writing != before:
             self._watch(peer)
 
-    def _hang_up(self, peer: Peer) -> None:
-        """The connection is over. Without a descriptor that tells of its end, or after a goodbye, so is the proc."""
+    def _close_socket(self, peer: Peer) -> None:
+        """Close the connection. Without a pidfd, or after a goodbye, the peer has then ended too."""
         if peer.sock is None:
             return
         if peer.sock.fileno() in self._selector.get_map():
@@ -365,17 +360,17 @@ class Reactor:
         peer.sock = None
         if peer.ended:
             return
-        # After an exception, its traceback is on the way through the pipes until the process has ended.
+        # After an uncaught exception, its traceback may arrive through the pipes until the process has ended.
         if peer.pidfd < 0 or (peer.left and not peer.uncaught):
             peer.ended = True
             self._settle(peer)
-        else:  # it is about to die; or else it became another program, or has closed its descriptors
-            self.disconnected[peer] = monotonic() + _DYING_SEC
+        else:  # it is about to exit, has executed another program, or has closed its descriptors
+            self.disconnected[peer] = monotonic() + _EXIT_SEC
 
-    # -- deaths ----------------------------------------------------------------------------------------------------
+    # -- exits -----------------------------------------------------------------------------------------------------
 
     def look_for_ends(self) -> None:
-        """Note which processes have ended by now, not waiting for `wait` to tell."""
+        """Note the processes that have ended by now, without waiting for their events."""
         poll = select.poll()
         watched = {peer.pidfd: peer for peer in self.peers if peer.pidfd >= 0}
         for pidfd in watched:
@@ -384,7 +379,7 @@ class Reactor:
             self.ended(watched[pidfd])
 
     def ended(self, peer: Peer) -> None:
-        """The process has ended: what it sent is in the socket and the pipes, what it did not send in the journal."""
+        """Note that a process has ended. Its last data is in the socket and the pipes, unsent records are in the journal."""
         if peer.pidfd >= 0:
             peer.exitcode = exit_code(peer.pidfd, peer.pid, peer.popen)
             self._selector.unregister(peer.pidfd)
@@ -393,21 +388,21 @@ class Reactor:
             continue
         leash = peer.leash
         if leash is not None and peer.exitcode == -leash.number and has_ended(leash.parent, leash.thread):
-            peer.left = True  # its parent has wanted it so
+            peer.left = True  # its parent intended it
         peer.ended = True
-        self._hang_up(peer)
+        self._close_socket(peer)
         self._settle(peer)
 
     def _settle(self, peer: Peer) -> None:
-        """Go on with a proc that ended: pipes, then the rest of its stream, then the journal; then it is finished."""
+        """Continue with a peer that ended: read its pipes, the rest of its stream, then its journal; then it is finished."""
         if peer.inbox:
             self._busy[peer] = None
             return
         if not peer.replayed:
-            self.pipes.read_last_words(peer)
+            self.pipes.read_remaining(peer)
             try:
                 peer.replay()
-            except Exception as failure:  # MemoryError, too: its end must be told all the same
+            except Exception as failure:  # even MemoryError: the end of the worker must still be reported
                 diagnose(f"the journal of {peer.name} (pid {peer.pid}) cannot be read: {describe(failure)}")
             if peer.inbox:
                 self._busy[peer] = None

@@ -1,4 +1,4 @@
-"""FlushReceipt: what a flush reached."""
+"""FlushReceipt: the result of a flush."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FlushReceipt:
-    """What a flush reached.
+    """The result of a flush.
 
     Attributes
     ----------
     version : int
-        The number of the flush; rises by one with each.
+        The number of the flush; it rises by one with each flush.
     acked : tuple[int, ...]
-        Ranks whose every line logged before the flush has been shown.
+        Ranks for which every line logged before the flush is shown.
     missing : tuple[int, ...]
-        Ranks that were silent until the timeout.
+        Ranks that did not answer before the timeout.
     dead : tuple[int, ...]
-        Ranks that ended; what they had logged was recovered and has been shown.
+        Ranks that ended; their records were recovered and are shown.
     dropped : int
-        Records dropped so far, by all ranks of the flush, for whatever reason (see ``stats()``).
+        Records dropped so far by all ranks of the flush, for any reason (see ``stats()``).
     elapsed : float
         Seconds.
     busy : str
-        Where ranks are missing for the client's own sake: what its thread was doing meanwhile, such as a handler that
-        blocks, and for how long. Then `version` is 0 if the flush had not begun.
+        If ranks are missing because of the client itself: what its thread was doing, such as a handler that blocks, and for
+        how long. `version` is then 0 if the flush had not begun.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""The registry: who may be called what, and what holds for whoever joins later."""
+"""The registry: assigns ranks and journals, and keeps the defaults for workers that join later."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..transport.run_directory import lives
 from ..worker.warning_filters import warnings_command
 
 KEPT_JOURNALS: Final = 4
-"""Journals that a rank which a launcher gave may leave in a `log_dir`: its latest bearers', and of what these forked."""
+"""Journals kept in a `log_dir` for each rank of a launcher: those of its latest processes and of their forked children."""
 
 KEPT_GUESTS: Final = 64
-"""Journals that procs which were given their ranks here, such as the workers of pools, may leave there together."""
+"""Journals kept there for all workers with ranks assigned here, such as pool workers, together."""
 
 _MAX_LAUNCHED: Final = 65536
 
-_JOURNAL = re.compile(  # as `Registry.admit` names them; side files end in a number
+_JOURNAL = re.compile(  # the names that `Registry.admit` makes; side files end in a number
     r"(\d+-\d+-(?:([0-9a-f]{16})-)?rank\d*\.journal)(?:\.\d+(?:\.kept)?)?"
 )
 
@@ -42,13 +42,13 @@ def _lock_name(token: str) -> str:
 
 
 def _unlink(path: str) -> None:
-    with contextlib.suppress(OSError):  # somebody else's, or gone: then it is in nobody's way
+    with contextlib.suppress(OSError):  # not ours, or already removed: neither needs an action
         os.unlink(path)
 
 
 @dataclass(frozen=True)
 class MeshMember:
-    """A proc that ended: what is left of it in later receipts."""
+    """A worker that ended, as later receipts list it."""
 
     mesh: str
     rank: int | None
@@ -61,30 +61,30 @@ class MeshMember:
 
 @dataclass
 class Mesh:
-    """What the registry knows of a mesh that makes its own procs."""
+    """A mesh that starts its own workers."""
 
     coords: Mapping[int, Mapping[str, int | str]] | None
     defaults: list[Command] = field(default_factory=list)
 
 
 class Registry:
-    """Gives ranks, journals and standing orders to newcomers.
+    """Assigns ranks and journals to new connections, and keeps the default commands.
 
-    `admit` is called by the threads of the door, everything else by any thread: a lock guards it all.
+    The listener's threads call `admit`, and any thread may call the rest: a lock guards the state.
     """
 
     def __init__(self, own_token: str) -> None:
-        self.refuses_commands = False  # of a launcher, whose output would come here
-        self.launched = settings.launched()  # a launcher's rank that is this process's own; "" in a launcher
-        self._launched: dict[str, int] = {}  # what a launcher said to a process, and the pid of the first that came with it
-        self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all others
-        self.claim: Callable[[], int | None] = lambda: None  # of a relay: asks above
+        self.refuses_commands = False  # whether to refuse commands of a launcher, whose output would come here
+        self.launched = settings.launched()  # this process's own rank of a launcher; "" in a launcher
+        self._launched: dict[str, int] = {}  # a launcher's setting, and the pid of the first process that joined with it
+        self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all other meshes
+        self.claim: Callable[[], int | None] = lambda: None  # a relay replaces it, to ask its upstream client
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._reserved: set[int] = set()
         self._next_rank = 0
-        self._warnings = warnings_command()  # what stands in every mesh, until its owner says otherwise
+        self._warnings = warnings_command()  # default in every mesh, until its owner replaces it
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[MeshMember, None] = {}
         self._journals = ""
@@ -92,9 +92,9 @@ class Registry:
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str, *, shared: bool = False) -> None:
-        """Say where journals lie; those of an earlier run there are removed.
+        """Set the directory of the journals, and remove the journals of earlier runs from it.
 
-        In a `shared` directory other clients may keep theirs: those of a client or of a writer that lives stay. A lock tells.
+        A `shared` directory may hold journals of other clients. Journals of a live client or of a live writer stay; locks tell.
         """
         self._journals = directory
         if shared:
@@ -103,7 +103,7 @@ class Registry:
         for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
             match = _JOURNAL.fullmatch(name)
-            if match is not None:  # the directory is the user's, and may hold other things
+            if match is not None:  # the directory is the user's and may hold other files
                 journal, token = match.groups()
                 if token is not None and token not in living:
                     living[token] = is_held(os.path.join(directory, _lock_name(token)))
@@ -117,38 +117,38 @@ class Registry:
     def _hold_lock(self) -> None:
         path = os.path.join(self._journals, _lock_name(self._own_token))
         for _ in range(_TRIES):
-            with contextlib.suppress(OSError):  # no lock, then: journals of this client stay as long as their writers live
+            with contextlib.suppress(OSError):  # without a lock, journals of this client stay as long as their writers live
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._held = hold(path)
             if self._held < 0 or os.fstat(self._held).st_nlink:
                 return
-            self.forget()  # another client has removed it, before it was locked
+            self.forget()  # another client has removed the file before it was locked
 
     def release_journals(self) -> None:
-        """This client ends: the next one in the same directory removes its journals."""
+        """Release the lock, because this client ends: the next client in the same directory removes its journals."""
         if self._held >= 0:
             _unlink(os.path.join(self._journals, _lock_name(self._own_token)))
         self.forget()
 
     def forget(self) -> None:
-        """In a forked child: give up the copy of the lock."""
+        """In a forked child: close the copy of the lock."""
         held, self._held = self._held, -1
         if held >= 0:
             os.close(held)
 
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
-        """Make known a mesh whose procs join under `token`. Without `coords` they are given ranks, like guests."""
+        """Add a mesh whose workers join with `token`. Without `coords`, they get ranks like workers outside of a mesh."""
         with self._lock:
             self._meshes[token] = Mesh(coords, [self._warnings])
             self._reserved.update(coords or ())
 
     def admit(self, connection: NewConnection) -> Welcome:
-        """Return what to tell a newcomer: its rank, its journal, what holds for all; `ClosedError` if it is too late."""
+        """Return the reply to a new connection: its rank, its journal, the defaults. Raises `ClosedError` if it is too late."""
         if self.refuses_commands and connection.hello.output_only:
-            raise ClosedError("this job ends.")
+            raise ClosedError("this job is ending.")
         own = connection.here and connection.pid == os.getpid()
         if own and connection.hello.rank is None and not (connection.hello.mesh or connection.hello.relay):
-            # The client's own process, however it joined.
+            # The client's own process, by any way of joining.
             connection.hello = connection.hello.replaced(mesh=self._own_token)
         pid = connection.pid if connection.here else None
         if connection.hello.launched and not connection.hello.mesh and self._inherited(connection.hello.launched, pid):
@@ -159,27 +159,27 @@ class Registry:
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(MeshMember(hello.mesh, rank), None)
-            # Without the token, names could be those of a client on another host.
+            # Without the token, a client on another host could use the same name.
             token, number = self._own_token, next(self._numbers)
             name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
             return Welcome(rank, journal, self._commands_for(hello))
 
     def commands_for(self, hello: Hello) -> tuple[bytes, ...]:
-        """Return what holds for a newcomer, encoded."""
+        """Return the defaults for a new connection, encoded."""
         with self._lock:
             return self._commands_for(hello)
 
     def _commands_for(self, hello: Hello) -> tuple[bytes, ...]:
-        # Orders go to other processes only; a relay gets them when it is known.
+        # Only other processes get commands; a relay gets them after it is added.
         if hello.mesh == self._own_token or hello.relay:
             return ()
         return tuple(command.encode() for command in (self._meshes.get(hello.mesh) or self._meshes[""]).defaults)
 
     def _inherited(self, launched: str, pid: int | None) -> bool:
-        """Tell whether a launcher gave its rank to another process, from which this one has only inherited it.
+        """Return whether the process has only inherited a launcher's rank, which belongs to another process.
 
-        A process of another namespace, whose `pid` is not known, is taken for one that was launched.
+        A process in another PID namespace, whose `pid` is unknown, counts as one that the launcher started.
         """
         if launched == self.launched:
             return True
@@ -190,9 +190,9 @@ class Registry:
                 self._launched.clear()
             first = self._launched.setdefault(launched, pid)
             if first == pid or not lives(first):
-                self._launched[launched] = pid  # the launcher may have started it anew
+                self._launched[launched] = pid  # the launcher may have restarted it
                 return False
-            # Ranks of the launcher may still come, and have their numbers to themselves.
+            # Ranks of the launcher may still join, so their numbers stay reserved.
             self._next_rank = max(self._next_rank, settings.launched_size(launched))
             return True
 
@@ -205,65 +205,62 @@ class Registry:
         return hello.rank
 
     def _new_rank(self) -> int:
-        """Return a rank that nobody has borne: whoever takes a dead worker's place is not taken for it."""
+        """Return an unused rank: a replacement worker gets a new rank."""
         while self._next_rank in self._reserved:
             self._next_rank += 1
         self._next_rank += 1
         return self._next_rank - 1
 
     def next_rank(self) -> int:
-        """Return a rank for a newcomer of a relay."""
+        """Return a rank for a new worker downstream."""
         with self._lock:
             return self._new_rank()
 
     def coords(self, hello: Hello, rank: int | None) -> Mapping[str, int | str]:
-        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; of a guest, those it names."""
+        """Return the coordinates of a rank in its mesh, such as ``{"gpus": 1}``; outside of a mesh, those that it sent."""
         with self._lock:
             mesh = self._meshes.get(hello.mesh)
             known = mesh.coords.get(rank) if mesh is not None and mesh.coords and rank is not None else None
             return known if known is not None else hello.coords
 
     def stream(self, streaming: bool, mesh: str | None) -> None:
-        """Show, or do not show, procs of `mesh` (None: of every mesh) that join later."""
+        """Show or suppress workers that join `mesh` later (None: any mesh)."""
         with self._lock:
             if mesh is None:
                 self._streaming.clear()
             self._streaming[mesh] = streaming
 
     def streams(self, mesh: str) -> bool:
-        """Tell whether procs of a mesh that join now are shown."""
+        """Return whether workers that join a mesh now are shown."""
         with self._lock:
             return self._streaming.get(mesh, self._streaming[None])
 
     def streaming(self) -> dict[str | None, bool]:
-        """Return what was asked for, by mesh; under None for all others."""
+        """Return the setting of `stream` by mesh; None holds the one for all other meshes."""
         with self._lock:
             return dict(self._streaming)
 
     def joined(self, mesh: str, rank: int) -> None:
-        """Note that a proc joined below a relay."""
+        """Note that a worker joined downstream of a relay."""
         with self._lock:
             if rank >= self._next_rank:
                 self._reserved.add(rank)
             self._dead.pop(MeshMember(mesh, rank), None)
 
     def defaults(self) -> list[tuple[str, Command]]:
-        """Return what holds for whoever joins later, with its mesh."""
+        """Return all default commands with their meshes."""
         with self._lock:
             return [(token, command) for token, mesh in self._meshes.items() for command in mesh.defaults]
 
     def ended(self, mesh: str, rank: int | None) -> None:
-        """Note that a proc ended. One of a mesh with fixed ranks is named in later receipts; a guest came and went."""
+        """Note that a worker ended. In a mesh with fixed ranks, later receipts list it; others are removed."""
         with self._lock:
             known = self._meshes.get(mesh)
             if known is not None and known.coords is not None:
                 self._dead[MeshMember(mesh, rank)] = None
 
     def keep(self, rank: int | None, files: Sequence[str]) -> None:
-        """Keep the journal of a proc that ended, a list of files, and remove older ones.
-
-        `rank` is the one that it came with, None if it was given one here.
-        """
+        """Keep the journal files of a worker that ended, and remove older ones. `rank` is None if it was assigned here."""
         kept = self._kept.setdefault(rank, deque())
         kept.append(files)
         if len(kept) > (KEPT_GUESTS if rank is None else KEPT_JOURNALS):
@@ -271,12 +268,12 @@ class Registry:
                 _unlink(path)
 
     def dead(self, chosen: Callable[[MeshMember], bool] | None) -> list[MeshMember]:
-        """Return the procs of meshes that ended."""
+        """Return the members of meshes that ended."""
         with self._lock:
             return [member for member in self._dead if chosen is None or chosen(member)]
 
     def set_default(self, mesh: str, command: Command) -> None:
-        """Let an order hold for procs of `mesh` that join later, instead of earlier ones on the same matter."""
+        """Add a default command for workers that join `mesh` later. It replaces earlier defaults that it overrides."""
         with self._lock:
             defaults = self._meshes.setdefault(mesh, Mesh(None)).defaults
             if isinstance(command, SetLevel):

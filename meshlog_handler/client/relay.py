@@ -1,11 +1,11 @@
-"""LogRelay: a client that forwards to another, so that no single thread hears ten thousand procs.
+"""LogRelay: a client that forwards to another client, so that no single thread reads from ten thousand processes.
 
 ::
 
-    procs of one host -> LogRelay there -> LogClient of the job        also several levels of relays
+    workers of one host -> LogRelay there -> LogClient of the job        relays may form several levels
 
-Each groups what is alike before it passes it on; counts, ranks and ranges are merged again above. A flush goes down
-and comes up again; so do levels and configurations.
+Each relay groups similar lines; the client merges their counts, ranks and ranges again. Flushes, levels and configuration
+propagate down the tree, and their answers propagate up.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ _CLAIM_SEC: Final = 5.0
 
 
 class LogRelay:
-    """A client whose records are shown by another client, further up.
+    """A client that forwards its records to another client.
 
-    Workers join it as they join a `LogClient`: ``install(relay.address)``, `environ`. One for each host keeps the records
-    of a killed worker, and much of the traffic, there.
+    Workers join it as they join a `LogClient`: ``install(relay.address)``, `environ`. With one relay for each host, the
+    records of a killed worker, and much of the traffic, stay on that host.
 
     Parameters
     ----------
     address : str
-        Of the client above, which may be another relay.
+        The address of the upstream client, which may be another relay.
     log_dir : str or None
-        Directory for a complete file per rank and stream, and for the journals, on this side.
+        Directory on this host for a complete file per rank and stream, and for the journals.
     never, hide : sequence of str
         Regular expressions: lines never grouped here, and lines not passed on.
     tunnel : socket.socket or None
-        The way to the client above, where its socket cannot be reached from here. Closed by the relay.
+        A connection to the upstream client, if its socket cannot be reached from here. The relay closes it.
 
     Notes
     -----
-    Any thread may call its methods. The windows in which it groups are set from above, a part of those there. When the
-    client above is gone, the relay ends, and its procs go on as without a client.
+    Any thread may call its methods. The upstream client sets the windows, as a part of its window. When the upstream client is
+    gone, the relay stops, and its workers continue as without a client.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class LogRelay:
         self._client: LogClient | None = None
         self._ending = threading.Lock()
 
-    # -- life ------------------------------------------------------------------------------------------------------
+    # -- start and stop --------------------------------------------------------------------------------------------
 
     def start(self) -> LogRelay:
-        """Join the client above, and open the door for procs. Starting twice is the same as once.
+        """Join the upstream client, and open the listener for workers. A second call does nothing.
 
         Raises
         ------
         ConnectError
-            If the client above cannot be joined.
+            If the upstream client cannot be joined.
         OSError
             If no private directory can be made here, or `log_dir` cannot be written.
         """
@@ -123,7 +123,7 @@ class LogRelay:
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Flush, pass on what is pending, and end. Stopping twice, or in a forked child, does nothing.
+        """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
 
         Parameters
         ----------
@@ -140,20 +140,20 @@ class LogRelay:
             at_exit.forget(self)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
-        """Tell how a proc below ended (see `LogClient.report_exit`)."""
+        """Report the exit code of a downstream worker (see `LogClient.report_exit`)."""
         if self._client is not None:
             self._client.report_exit(mesh, rank, exitcode)
 
     @property
     def running(self) -> bool:
-        """Whether it was started and not stopped, in this process."""
+        """Whether the relay is started and not stopped, in this process."""
         return self._client is not None and self._client.running
 
     shows = False
-    """Its client passes on what it gets."""
+    """Its client passes records on."""
 
     def forget(self) -> None:
-        """In a forked child: close copies of what is the parent's."""
+        """In a forked child: close the copies of the parent's descriptors."""
         if self._uplink is not None:
             self._uplink.forget()
 
@@ -169,7 +169,7 @@ class LogRelay:
         return self._running_client.address
 
     def environ(self) -> dict[str, str]:
-        """Return a copy of this process's environment, with what a subprocess needs to join."""
+        """Return a copy of this process's environment, with the settings that a subprocess needs to join."""
         return self._running_client.environ()
 
     @property
@@ -178,20 +178,20 @@ class LogRelay:
             raise ClosedError("this LogRelay does not run: call start(), or use it in a with statement.")
         return self._client
 
-    # -- what goes up (see `Above`) ----------------------------------------------------------------------------------
+    # -- messages to the upstream client (see `Upstream`) ------------------------------------------------------------
 
     def joined(self, message: DownstreamJoined) -> None:
-        """Tell of a proc that joined."""
+        """Report a worker that joined."""
         if self._uplink is not None:
             self._uplink.send(message)
 
     def ended(self, message: DownstreamEnded) -> None:
-        """Tell of a proc that ended."""
+        """Report a worker that ended."""
         if self._uplink is not None:
             self._uplink.send(message)
 
     def claim(self, granted: Callable[[int], None]) -> None:
-        """Ask for a rank."""
+        """Ask for a rank; `granted` is called with it."""
         self._ask_for_rank(granted)
 
     def _ask_for_rank(self, granted: Callable[[int], None]) -> int:
@@ -202,20 +202,20 @@ class LogRelay:
         return request
 
     def _claim_and_wait(self) -> int | None:
-        """Ask for a rank for who stands at the door; None if there is no answer: then it gets one of our own."""
+        """Ask for a rank for a new connection; None if no answer comes in time. The worker then gets a rank of this relay."""
         answer: Future[int] = Awaited()
         request = self._ask_for_rank(answer.set_result)
         try:
             return answer.result(_CLAIM_SEC)
         except NotInTime:
             self._claims.pop(request, None)
-            diagnose("the client above gave no rank for a newcomer, which gets one that another proc may bear, too")
+            diagnose("the upstream client gave no rank for a new process: it gets one that another process may also have")
             return None
 
-    # -- what comes down ---------------------------------------------------------------------------------------------
+    # -- commands from the upstream client ---------------------------------------------------------------------------
 
     def _carry_out(self, command: Command) -> None:
-        """Carry out an order. On the uplink's thread; what takes time goes on elsewhere."""
+        """Carry out a command. Runs on the uplink's thread, and leaves slow work to other threads."""
         client, uplink = self._running_client, self._uplink
         assert uplink is not None
         if isinstance(command, RankGranted):
@@ -223,14 +223,14 @@ class LogRelay:
             if granted is not None:
                 granted(command.rank)
             return
-        with contextlib.suppress(ClosedError):  # the client here was stopped meanwhile, and above one sees it go
+        with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
             if isinstance(command, FlushDownstream):
                 self._flush(client, uplink, command)
             elif isinstance(command, CommandDownstream):
                 self._pass_down(client, uplink, command)
             elif isinstance(command, DefaultDownstream):
                 client.set_default(command.mesh, decode(command.command, Command))
-                # From here on every proc is let in with it. Behind what was said of those that were let in before.
+                # New workers get it from here on. The reply follows the messages about workers that joined before.
                 client.on_thread(partial(uplink.send, DownstreamReplies(command.request, ())))
             elif isinstance(command, WindowDownstream):
                 client.switch(command.window, wait=False)
@@ -239,7 +239,7 @@ class LogRelay:
 
     def _flush(self, client: LogClient, uplink: Uplink, command: FlushDownstream) -> None:
         def flushed(future: Future[FlushReceipt]) -> None:
-            # On the client's thread, which has just passed on the last record.
+            # Runs on the client's thread, which has just passed on the last record.
             receipt = future.result()
             stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
@@ -251,13 +251,13 @@ class LogRelay:
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
             answers = future.result().items()
-            told = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Member`
-            uplink.send(DownstreamReplies(command.request, told))
+            replies = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Target`
+            uplink.send(DownstreamReplies(command.request, replies))
 
         client.send_command_soon(decode(command.command, Command), _of_ranks(command.ranks)).add_done_callback(answered)
 
     def _lost(self) -> None:
-        diagnose("the client above this relay is gone: the relay ends")
+        diagnose("the upstream client of this relay is gone: the relay stops")
         self.stop(1.0)
 
 

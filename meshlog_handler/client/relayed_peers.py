@@ -1,4 +1,4 @@
-"""What the client knows of a relay: a source that speaks for many procs. Client's thread alone."""
+"""RelayPeer: the client's view of a relay, one peer for many workers. Client thread only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_DOWNSTREAM: Final = 65_536
 
 @dataclass(eq=False)
 class RelayedPeer:
-    """A proc below a relay. `stats` are those of its relay's last word."""
+    """A worker downstream of a relay. `stats` are the latest that the relay sent."""
 
     mesh: str
     rank: int
@@ -37,14 +37,9 @@ class RelayedPeer:
 
 
 class RelayPeer(Peer):
-    """A relay, and the procs below it. It has no pipes and no rank.
+    """A relay and its downstream workers. It has no pipes and no rank.
 
-    Parameters
-    ----------
-    sock, hello, journal
-        As of a `Peer`.
-    watched : bool
-        Whether the kernel can tell of its end: not of one whose connection comes through a tunnel.
+    `watched` is whether the kernel can report its end, which it cannot if the connection comes through a tunnel.
     """
 
     relays = True
@@ -52,24 +47,22 @@ class RelayPeer(Peer):
 
     def __init__(self, sock: socket.socket, hello: Hello, journal: str, watched: bool) -> None:
         super().__init__(sock, hello, None, journal if watched else "", {}, {}, 0, hello.pid, relayed=RelayedTemplate)
-        self._frames = FrameReader(MAX_CONTROL)  # it tells of many ranks at once
+        self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
         self.downstream: dict[int, RelayedPeer] = {}
-        self.hidden = 0  # records, by its last word
-        self.unacknowledged: list[
-            tuple[int, str, Command]
-        ] = []  # orders that stand, with their meshes, and are not known there yet
+        self.hidden = 0  # records, by its latest message
+        self.unacknowledged: list[tuple[int, str, Command]] = []  # defaults that it has not acknowledged
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that live below."""
+        """The live downstream ranks."""
         return tuple(self.downstream)
 
     def note(self, message: Message) -> bool:
-        """Note what must be known before the records behind it are shown; True if that is all there is to do."""
+        """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
         if isinstance(message, DownstreamReached):
-            if message.request in self.reached:  # else that flush has ended here
+            if message.request in self.reached:  # else that flush has already ended here
                 self.reached[message.request] = message
             self.hidden = message.hidden
             for rank, counters in message.counters.items():
@@ -79,15 +72,15 @@ class RelayPeer(Peer):
         return False
 
     def join(self, message: DownstreamJoined) -> RelayedPeer:
-        """Note a proc that joined below; `ProtocolError` if there are too many."""
+        """Add a worker that joined downstream; `ProtocolError` if there are too many."""
         if len(self.downstream) >= MAX_DOWNSTREAM:
-            raise ProtocolError(f"more than {MAX_DOWNSTREAM} procs below one relay")
+            raise ProtocolError(f"more than {MAX_DOWNSTREAM} workers downstream of one relay")
         stats = RankStats(message.rank, message.pid)
         self.downstream[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats)
         return joined
 
     def end(self, message: DownstreamEnded) -> RelayedPeer | None:
-        """Note that a proc below has ended, and return it."""
+        """Remove a downstream worker that ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
         self.hidden = message.hidden
         ended = self.downstream.pop(message.rank, None)
@@ -96,30 +89,30 @@ class RelayPeer(Peer):
         return ended
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
-        """Return the procs below that are meant."""
+        """Return the chosen downstream workers."""
         return [each for each in self.downstream.values() if chosen is None or chosen(each)]
 
     def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
-        """Return what to send for a flush; its answer is kept until the flush has ended."""
+        """Return the message that starts a flush. The relay's answer is kept until the flush has ended."""
         self.reached[version] = None
         ranks = None if chosen is None else tuple(each.rank for each in self.downstream.values() if chosen(each))
         return FlushDownstream(version, time_downstream(timeout), ranks)
 
     def command_for(self, command: Command, members: Sequence[Target]) -> Command:
-        """Return what to send for an order to some of the procs below."""
+        """Return the message that sends a command to `members`, which are downstream workers."""
         ranks = tuple(member.rank for member in members if member.rank is not None)
         return CommandDownstream(command.request, command.encode(), ranks)
 
     def counters(self) -> Mapping[int | None, RankStats]:
-        """Return the counters of the procs below."""
+        """Return the counters of the downstream workers."""
         return {rank: each.stats for rank, each in self.downstream.items()}
 
 
 def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Peer:
-    """Return what the client's thread knows a newcomer by."""
+    """Return the peer of a new connection."""
     hello, sock, pid = connection.hello, connection.sock, connection.pid
     if hello.relay:
-        # Of one that came through a tunnel, what the kernel knows is the tunnel's end.
+        # Through a tunnel, the kernel only knows the process at the end of the tunnel.
         return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid)
     peer = Peer(sock, hello, welcome.rank, welcome.journal, connection.pipes, coords, max_line, pid)
     peer.watched = connection.here
@@ -127,5 +120,5 @@ def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, in
 
 
 def counters_of(stats: RankStats) -> dict[str, Any]:
-    """Return counters as plain data, for a client above."""
+    """Return counters as plain data, for an upstream client."""
     return {name: getattr(stats, name) for name in RankStats.counted}

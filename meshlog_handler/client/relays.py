@@ -1,9 +1,9 @@
-"""The relays of a client: what it says to them, and what they say of the procs below. Client's thread alone.
+"""The relays of a client: commands to them, and their messages about downstream workers. Client thread only.
 
 ::
 
-    procs -> relay, a client of its own -> client           a relay's client may be a relay itself
-    orders, windows, ranks  <-> answers, who joined and ended
+    workers -> relay, with its own client -> client         a relay's client may itself have relays
+    commands, windows, ranks  <-> answers, joined and ended workers
 """
 
 from __future__ import annotations
@@ -36,38 +36,31 @@ _PART: Final = 4
 
 
 def window_downstream(window: float | None) -> float | None:
-    """Return how long a relay may hold lines back: little, for they wait again above; much of what it gets is alike."""
+    """Return the window of a relay. It is short, as lines wait again upstream, but long enough to group many similar lines."""
     return None if window is None else min(window / _PART, _MOST_SEC)
 
 
 class Upstream(Protocol):
-    """The way up, of a client that is a relay itself. Called on its thread, or those of its door; never waits long."""
+    """The connection to the upstream client, for a client that belongs to a relay.
+
+    Called on the client's thread, or on those of its listener. Never waits long.
+    """
 
     def joined(self, message: DownstreamJoined) -> None:
-        """Tell of a proc that joined."""
+        """Report a worker that joined."""
 
     def ended(self, message: DownstreamEnded) -> None:
-        """Tell of a proc that ended."""
+        """Report a worker that ended."""
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Ask for a rank; `granted` is called with it, on any thread."""
 
 
 class Relays:
-    """Says to relays, and hears from them, what goes beyond records and flushes.
+    """Exchanges messages with relays, apart from records and flushes.
 
-    Parameters
-    ----------
-    remember : Callable
-        Takes the last counters of ranks that have ended.
-    post : Callable
-        Runs something on the client's thread, from any other.
-    above : Above or None
-        Where this client is a relay itself.
-    window : float or None
-        In which this client groups, in seconds.
-    hidden_here : Callable
-        Returns how many records this client has hidden itself.
+    `remember` takes the last counters of ranks that ended. `post` runs a function on the client's thread, from any thread.
+    `window` is in seconds. `hidden_here` returns how many records this client itself has hidden.
     """
 
     def __init__(
@@ -89,17 +82,17 @@ class Relays:
         self.upstream = upstream
         self._window = window
         self._hidden_here = hidden_here
-        self._hidden_by_former = 0  # relays, which have ended
+        self._hidden_by_former = 0  # by relays that have ended
 
     @property
     def hidden(self) -> int:
-        """How many records were hidden, here and below."""
+        """The number of hidden records, here and downstream."""
         return self._hidden_here() + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
 
-    # -- to them ---------------------------------------------------------------------------------------------------
+    # -- to relays -------------------------------------------------------------------------------------------------
 
-    def greet(self, peer: Peer) -> None:
-        """Tell a relay that has joined what holds; tell above of a proc that has."""
+    def peer_joined(self, peer: Peer) -> None:
+        """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
         if isinstance(peer, RelayPeer):
             self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
@@ -111,12 +104,12 @@ class Relays:
             self.upstream.joined(DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, coords))
 
     def set_window(self, window: float | None) -> None:
-        """Let relays group as this client does."""
+        """Set the windows of the relays by the window of this client."""
         self._window = window
-        self._tell(WindowDownstream(0, window_downstream(window)))
+        self._send_to_all(WindowDownstream(0, window_downstream(window)))
 
     def set_default(self, mesh: str, command: Command) -> None:
-        """Let an order hold for whoever joins later, anywhere below."""
+        """Add a default command for workers that join later, anywhere downstream."""
         for relay in self._relays():
             self._send_default(relay, mesh, command)
 
@@ -126,7 +119,7 @@ class Relays:
         self._send(relay, DefaultDownstream(request, mesh, command.encode()))
 
     def _send_defaults_to(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
-        """Give a proc the orders that began to stand while it joined: it may have been let in without them."""
+        """Send a worker the defaults that changed while it joined: the relay may have admitted it without them."""
         for _, mesh, command in relay.unacknowledged:
             if mesh == joined.mesh:
                 number = self._commands.number()
@@ -137,17 +130,17 @@ class Relays:
                     self._send(relay, CommandDownstream(commit.request, commit.encode(), (joined.rank,)))
 
     def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
-        """Let relays pass on, or not, what the chosen procs say, and those that join `mesh` later."""
+        """Make relays pass on or suppress the records of chosen workers, and of workers that join `mesh` later."""
         for relay in self._relays():
             ranks = None if chosen is None else tuple(rank for rank, each in relay.downstream.items() if chosen(each))
             if ranks is None or ranks or mesh is not None:
                 self._send(relay, StreamDownstream(0, streaming, ranks, mesh))
 
-    # -- from them -------------------------------------------------------------------------------------------------
+    # -- from relays -----------------------------------------------------------------------------------------------
 
     def handle(self, relay: Peer, message: Message) -> None:
-        """Take what a relay says. One that says what cannot be is not listened to any longer."""
-        assert isinstance(relay, RelayPeer)  # other sources accept no such messages
+        """Handle a message of a relay. After a malformed message, the connection is closed."""
+        assert isinstance(relay, RelayPeer)  # other peers accept no such messages
         try:
             self._note(relay, message)
         except ProtocolError as failure:
@@ -170,7 +163,7 @@ class Relays:
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
-                self._commands.excuse(ended, "ended before it answered")
+                self._commands.mark_ended(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
@@ -182,14 +175,14 @@ class Relays:
                     self._commands.answer(relay.downstream[rank], Answer(message.request, error))
 
     def claim(self, granted: Callable[[int], None]) -> None:
-        """Find a rank for a newcomer, here or above."""
+        """Find a rank for a new worker, here or upstream."""
         if self.upstream is not None:
             self.upstream.claim(granted)
         else:
             granted(self._registry.next_rank())
 
-    def part(self, peer: Peer) -> None:
-        """Take leave of a source: of all the procs below, if it is a relay."""
+    def peer_ended(self, peer: Peer) -> None:
+        """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
         if isinstance(peer, RelayPeer):
             for rank, each in tuple(peer.downstream.items()):
                 each.stats.alive = False
@@ -202,7 +195,7 @@ class Relays:
     def _relays(self) -> list[RelayPeer]:
         return [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
 
-    def _tell(self, message: Message) -> None:
+    def _send_to_all(self, message: Message) -> None:
         for relay in self._relays():
             self._send(relay, message)
 

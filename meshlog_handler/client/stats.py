@@ -1,4 +1,4 @@
-"""What a client counts of each rank."""
+"""The counters of each rank."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class RankStats:
     rank : int or None
         None is the client's own process.
     pid : int
-        Of the process that bears the rank (the latest one, where a worker was replaced).
+        The process that has the rank (the latest one, where a worker was replaced).
     alive : bool
         Whether it is still connected or running.
     received : int
-        Records received, replayed ones included.
+        Records received, including replayed ones.
     replayed : int
-        Those of them read from the journal after the process had ended.
+        Received records that were read from the journal after the process had ended.
     duplicates : int
-        Records that came a second time and were discarded.
+        Records that arrived a second time and were discarded.
     lines : int
         Captured lines received.
     dropped : dict[str, int]
-        Records that were dropped, by reason.
+        Dropped records, by reason.
     last_seq : int
-        Sequence number of the last record received: the first is 1.
+        Sequence number of the last record received; the first record is 1.
     last_seen : float
-        When something of this rank was received last, in seconds since the epoch.
+        Time of the last data from this rank, in seconds since the epoch.
     """
 
     rank: int | None
@@ -62,12 +62,12 @@ class RankStats:
 
     @classmethod
     def of(cls, rank: int, counters: Mapping[str, Any]) -> RankStats:
-        """Return what a relay says of a rank below it; `ProtocolError` if that cannot be."""
+        """Return the counters that a relay sent for a rank; `ProtocolError` if they are malformed."""
         stats = cls(rank, 0)
         for name in cls.counted:
             value = counters.get(name)
             if type(value) is not type(getattr(stats, name)):
-                raise ProtocolError(f"no counter {name} is {value!r}")
+                raise ProtocolError(f"malformed counter {name}: {value!r}")
             setattr(stats, name, value)
         return stats
 
@@ -77,11 +77,11 @@ class RankStats:
 
     @property
     def total_dropped(self) -> int:
-        """Records dropped, for whatever reason."""
+        """Records dropped, for any reason."""
         return sum(self.dropped.values())
 
     def merged(self, newer: RankStats) -> RankStats:
-        """Return the counters of a rank that two processes bore, one after the other."""
+        """Return the sums of two processes that had the same rank, one after the other."""
         reasons = {**self.dropped, **newer.dropped}
         dropped = {reason: self.dropped.get(reason, 0) + newer.dropped.get(reason, 0) for reason in reasons}
         return RankStats(
@@ -99,14 +99,14 @@ class RankStats:
 
 
 class Stats(dict[Any, RankStats]):
-    """Counters by rank; the client's own process is under None.
+    """Counters by rank; the counters of the client's own process are under None.
 
     Attributes
     ----------
     received, dropped : int
         Sums over all ranks.
     hidden, shown : int
-        Records that a hide pattern or a mode without streaming held back, and records that were given to the handlers.
+        Records that a hide pattern or a mode without streaming suppressed, and records that were passed to the handlers.
     """
 
     def __init__(self, ranks: Mapping[Any, RankStats], hidden: int, shown: int) -> None:
@@ -126,16 +126,16 @@ class Stats(dict[Any, RankStats]):
 
 
 EARLIER: Final = "earlier"
-"""The key of the counters of ranks that ended so long ago that they are not kept one by one."""
+"""The key of the sums of ranks that ended so long ago that they are not kept one by one."""
 
 MAX_PAST: Final = 4096
 
 
 class PastStats(dict[Any, RankStats]):
-    """Counters of ranks that ended: of the latest ones each, of all others together."""
+    """Counters of ranks that ended: one entry for each of the latest ranks, and one entry for the sum of all others."""
 
     def remember(self, counters: Mapping[int | None, RankStats]) -> None:
-        """Add the last counters of ranks that end."""
+        """Add the final counters of ranks that ended."""
         for rank, stats in counters.items():
             before = self.pop(rank, None)
             self[rank] = before.merged(stats) if before is not None else stats

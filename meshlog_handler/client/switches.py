@@ -1,11 +1,11 @@
-"""Switches: changes of what is shown, each with its place in the stream of every proc. Client's thread alone.
+"""Switches: changes of what is shown, each with a position in the stream of every worker. Client thread only.
 
 ::
 
-    switch -> a sentinel to every proc -> its place in the stream: old settings before it, new ones behind it
+    switch -> a sentinel to every worker -> its position in the stream: old settings before it, new settings after it
 
-What a proc logged before the call is treated by the old settings, what it logs after the call has returned by the new ones. A
-proc that is stopped switches when its sentinel comes. Until every proc has passed it, both settings are kept (see `Era`).
+The old settings apply to records logged before the call, the new settings to records logged after the call has returned. A
+stopped worker switches when its sentinel arrives. Both settings are kept until every worker has passed it (see `Era`).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .relays import Relays
 Switched = Future[None]
 
 SWITCH_SEC: Final = 5.0
-"""Seconds that a switch waits for silent procs, which switch later."""
+"""Seconds that a switch waits for workers that do not answer. They switch later."""
 
 
 @dataclass(eq=False)
 class _OpenSwitch:
-    """A switch that procs have still to pass."""
+    """A switch that some peers have not passed yet."""
 
     future: Switched
     waiting: set[Peer]
 
 
 class Switches:
-    """Begins switches, and knows which procs have still to pass them."""
+    """Starts switches, and keeps which peers have not passed them yet."""
 
     def __init__(
         self, show: Dispatcher, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, commands: PendingCommands
@@ -62,10 +62,10 @@ class Switches:
         mesh: str | None,
         default: Sink | None,
     ) -> None:
-        """Change what is shown, here and below; `future` is done when all have passed the switch.
+        """Change what is shown, here and downstream; `future` is done when all peers have passed the switch.
 
-        `window` may be `KEEP`. `streaming` is for the chosen procs and for those that join `mesh` later; None: as before.
-        `default` are other handlers.
+        `window` may be `KEEP`. `streaming` applies to the chosen workers and to workers that join `mesh` later; None changes
+        nothing. `default` is a sink that replaces the handlers.
         """
         peers = tuple(self._reactor.peers)
         era = self._show.switch(window, default)
@@ -88,7 +88,7 @@ class Switches:
         self._open[number] = _OpenSwitch(future, changed)
         for peer in tuple(changed):
             peer.turns[number] = Turn(streams(peer))
-            if not peer.ended:  # else all that comes was logged before
+            if not peer.ended:  # else all remaining records were logged before
                 self._send_sentinel(peer, number)
         self._complete(number)
 
@@ -96,12 +96,12 @@ class Switches:
         if not peer.external and self._reactor.send(peer, peer.flush_command(number, SWITCH_SEC, None)):
             return
         if peer in self._reactor.disconnected:
-            self._reactor.bring_sentinel(peer, number)
+            self._reactor.add_sentinel(peer, number)
         else:
             self._reactor.turn_now(peer, number)
 
     def _end(self, era: Era, peers: tuple[Peer, ...]) -> None:
-        """Let an era, of which nothing is left but what `peers` bring before their next switch, end with them."""
+        """End an era when `peers` have passed their next switch; nothing else uses it."""
         for peer in peers:
             era.users.add(peer)
             for state in _states(peer):
@@ -111,22 +111,22 @@ class Switches:
             self._show.end_era(era)
 
     def passed(self, number: int, peer: Peer) -> None:
-        """Note that everything that `peer` brought before its sentinel has been shown."""
+        """Note that all records of `peer` before its sentinel are shown."""
         self._release(peer, left=False)
         switch = self._open.get(number)
         if switch is not None:
             switch.waiting.discard(peer)
             self._complete(number)
 
-    def excuse(self, peer: Peer) -> None:
-        """Note that `peer` ended, and everything of it has been shown."""
+    def mark_ended(self, peer: Peer) -> None:
+        """Note that `peer` ended and that all of its records are shown."""
         self._release(peer, left=True)
         for number, switch in tuple(self._open.items()):
             switch.waiting.discard(peer)
             self._complete(number)
 
     def close(self) -> None:
-        """Complete all: the client stops."""
+        """Complete all switches, because the client stops."""
         for number, switch in tuple(self._open.items()):
             switch.waiting.clear()
             self._complete(number)
@@ -145,5 +145,5 @@ class Switches:
 
 
 def _states(peer: Peer) -> list[Peer | Turn]:
-    """Return what tells of eras: the one in which a proc is, and those in which it will be."""
+    """Return all that refers to eras: the peer for its current era, and its turns for later ones."""
     return [peer, *peer.turns.values()]

@@ -1,9 +1,9 @@
-"""A relay's way up: a stream of its own to the client above, and the orders that come down.
+"""The connection of a relay to its upstream client: records go up in a separate journal, commands come down.
 
 ::
 
-    relay's client -> PassOn -> journal -> LogForwarder -> client above
-    client above -> orders -> Uplink thread -> whoever carries them out
+    relay's client -> UpstreamHandler -> journal -> LogForwarder -> upstream client
+    upstream client -> commands -> Uplink thread -> relay
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _JOURNAL_FACTOR: Final = 8
 
 
 class UpstreamHandler:
-    """What a relay's client shows its records by: it appends them to the stream that goes up. The client's thread alone."""
+    """The handler of a relay's client: appends records to the stream to the upstream client. Client thread only."""
 
     level = logging.NOTSET
 
@@ -42,36 +42,24 @@ class UpstreamHandler:
         self._stream = stream
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Pass a record on. Waits, as a logging call does, while the client above has no room."""
+        """Pass a record on. Blocks, as a logging call does, while the upstream client has no room."""
         self._stream.append_encoded(record.levelno, partial(encode_relayed, record))
         return True
 
     def end_bar(self, record: logging.LogRecord) -> None:
-        """Pass on that a progress state has ended, and nothing of its text."""
+        """Pass on that a progress state has ended, without its text."""
         info = info_of(record)
         fields = {**record.__dict__, "msg": ""}
         self.handle(MeshRecord.of(fields, info.but(raw="", progress=True, partial=True)))
 
     def flush(self) -> None:
-        """Return at once: what is appended goes up by itself."""
+        """Return at once: the forwarder sends appended records by itself."""
 
 
 class Uplink:
-    """The connection of a relay with the client above it.
+    """The connection of a relay to its upstream client; `ConnectError` if it cannot be made.
 
-    `send` and `append_flush` may be called by any thread; `carry_out` is called on the uplink's own.
-
-    Parameters
-    ----------
-    address : str
-        Of the client above.
-    tunnel : socket.socket or None
-        The way there, where its socket cannot be reached from here.
-
-    Raises
-    ------
-    ConnectError
-        If that client cannot be joined.
+    Any thread may call `send` and `append_flush`. `tunnel` is a connected socket, for a client whose socket cannot be reached.
     """
 
     def __init__(self, address: str, tunnel: socket.socket | None) -> None:
@@ -87,7 +75,7 @@ class Uplink:
             relay=True,
         )
         self._link, welcome = connect(Address.parse(address), hello, (), tunnel)
-        # One that the client cannot read after our death is none to keep: with a tunnel, mere memory does.
+        # Through a tunnel, the client cannot read a journal file after this process ends. Then memory is enough.
         self._forwarder = LogForwarder(self._link)
         path = welcome.journal if tunnel is None else ""
         self.stream = RecordStream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
@@ -97,45 +85,45 @@ class Uplink:
         self._thread: threading.Thread | None = None
 
     def start(self, carry_out: Callable[[Command], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Begin to hear orders.
+        """Start the thread that receives commands, and calls `carry_out` with each of them.
 
-        `released` is called when the client above is about to end and waits for this relay to leave, `lost` when it is gone;
-        each on a thread of its own.
+        `released` is called when the upstream client is about to end and waits for this relay to close, `lost` when the
+        connection is closed. Each of the two runs in a new thread.
         """
         arguments = carry_out, released, lost
         self._thread = threading.Thread(target=self._run, args=arguments, name="meshlog-uplink", daemon=True)
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Tell the client above. What cannot be told, it will not miss: it is gone."""
+        """Send a message. An error means that the upstream client has ended and does not need the message."""
         try:
             self._link.send_message(message)
         except OSError:
             self.stream.lose_client()
 
     def append_flush(self, version: int) -> None:
-        """Answer a flush, behind all that was passed on before."""
+        """Acknowledge a flush, after all records that were passed on before."""
         self.stream.append_flush(version)
 
     def leave(self) -> None:
-        """Ship what there is, and hang up. Waits for as long as the client above makes progress."""
+        """Send what is pending and close the connection. Waits while the upstream client makes progress."""
         self._left = True
         self._forwarder.finish(Goodbye())
         thread, moves = self._forwarder._thread, -1
         while thread is not None and thread.is_alive() and moves != self.stream.moves:
             moves = self.stream.moves
             thread.join(_SHIP_SEC)
-        if thread is not None and thread.is_alive():  # else it has said so, or the client above is gone
+        if thread is not None and thread.is_alive():  # else it has sent the goodbye, or the connection is closed
             self._link.send_last(Goodbye(), _GOODBYE_SEC)
         self.stream.part()
         self._link.close()
         if self._thread is None or not self._thread.is_alive():
-            self._link.forget()  # else the thread does it, which may be in the middle of a read
+            self._link.forget()  # else the thread closes it, because it may be in a read
         else:
             self._thread.join(_GOODBYE_SEC)
 
     def forget(self) -> None:
-        """In a forked child: close this copy of what is the parent's."""
+        """In a forked child: close the copies of the parent's connection and journal."""
         self._left = True
         self.stream.lose_client()
         self.stream.journal.close()
@@ -158,7 +146,7 @@ class Uplink:
                     self.stream.client_moves()
         except (OSError, EOFError, MeshlogError) as failure:
             if isinstance(failure, ProtocolError):
-                diagnose(f"the client above sent what cannot be an order: {failure}")
+                diagnose(f"unexpected message from the upstream client: {failure}")
             self.stream.lose_client()
             if not self._left and not self._released:
                 threading.Thread(target=lost, name="meshlog-relay-end", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What becomes of a record at the client: files, groups, handlers.
+"""Distributes the records at the client to files, groups and handlers.
 
 May import: errors, settings, protocol, system, grouping, lines, output, worker.
 """

@@ -1,4 +1,4 @@
-"""What becomes of a record at the client: complete files first, then grouping, then the handlers. Client's thread alone."""
+"""Passes records at the client to complete files first, then to groups, then to handlers. Client thread only."""
 
 from __future__ import annotations
 
@@ -23,37 +23,19 @@ if TYPE_CHECKING:
 
 _COUNT_SEC: Final = 5.0
 OWN_NAME: Final = "meshlog"
-"""The logger name of what the mesh itself has to say: deaths, drops."""
+"""The logger name of the client's own records, such as exit reports and dropped records."""
 
 _OWN_ROUTE: Final = (None, OWN_NAME)
 
-
 KEEP: Final = -1.0
-"""In place of a window: as it is."""
+"""In place of a window: do not change it."""
 
 
 class Dispatcher:
-    """Shows items to handlers.
+    """Writes all items to `files`, and shows them by the sinks of their routes.
 
-    Parameters
-    ----------
-    sinks : Sinks
-        The handlers. Those of a record are found by the route of its template.
-    files : RankFiles or None
-        Gets everything, before any grouping.
-    never, hide : sequence of str
-        Regular expressions: lines never grouped, and lines not shown (the files have them).
-    digests : bool
-        Whether a client above merges on what is grouped here (see `Aggregator`).
-
-    Attributes
-    ----------
-    shown : int
-        Records given to handlers; one that several sinks show counts once.
-    abandoned : bool
-        Whether handlers get nothing any more: nobody waits for them. Any thread may set it.
-    counted : threading.Event
-        Set when the records that an abandoned client has not shown are counted. Until then its thread discards nothing.
+    `never` and `hide` are regular expressions for lines that are not grouped, and for lines that are not shown but written to
+    the files. `digests` is for relays: the upstream client merges the groups further (see `Aggregator`).
     """
 
     def __init__(
@@ -65,10 +47,11 @@ class Dispatcher:
         digests: bool = False,
     ) -> None:
         self.files = files
-        self.shown = 0
-        self.abandoned = False
+        self.shown = 0  # records given to handlers; a record that several sinks show counts once
+        self.abandoned = False  # handlers get no more records, because no caller waits for them. Any thread may set it.
+        # Set when the unshown records of an abandoned client are counted. Until then, the client thread discards no record.
         self.counted = threading.Event()
-        self._held = 0  # by a thread that waits for the count
+        self._held = 0  # records held by a thread that waits for `counted`
         self._giving: tuple[Sequence[logging.LogRecord], Iterator[logging.LogRecord]] = (), iter(())
         self._sinks = sinks
         self._flushed_at = 0
@@ -80,13 +63,13 @@ class Dispatcher:
         self._found: dict[Any, tuple[Sink, ...]] = {}
         self._grouping: tuple[Sink, ...] = ()
         self.eras: list[Era] = []
-        self._within = False  # an earlier era
+        self._within = False  # whether the settings of an earlier era apply
         self._refresh()
 
     # -- sinks -----------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        """Take note of sinks that were added or changed: those with a window or a pattern to hide get an aggregator."""
+        """Update the lists of sinks. A sink with a window or a pattern to hide gets an aggregator."""
         self._version = self._sinks.version
         self._found.clear()
         grouping = []
@@ -108,23 +91,20 @@ class Dispatcher:
             return self._found[route]
         except KeyError:
             found = self._found[route] = self._sinks.find(*route)
-        if self._version != self._sinks.version:  # a narrowed sink is new
+        if self._version != self._sinks.version:  # `find` has created a narrowed sink
             self._refresh()
         return found
 
     @property
     def window(self) -> float | None:
-        """The window that holds for every sink: the shortest one, or None where one shows each line at once."""
+        """The shortest window of all sinks, or None if a sink shows each line at once."""
         windows = [sink.window for sink in self._sinks.all()]
         return None if None in windows else min(filter(None, windows), default=None)
 
     def switch(self, window: float | None, default: Sink | None = None) -> Era | None:
-        """Group within `window` seconds (`KEEP`: as before), and show by another default sink, from now on.
+        """Group within `window` seconds (`KEEP`: as before) and use another default sink from now on.
 
-        Returns
-        -------
-        Era or None
-            The settings so far, until `end_era`; None if they are the same.
+        Return the previous settings, for use until `end_era`, or None if the settings do not change.
         """
         sinks = self._sinks.all()
         if default is None and (window == KEEP or all(sink.window == window for sink in sinks)):
@@ -142,17 +122,17 @@ class Dispatcher:
         return era
 
     def end_era(self, era: Era) -> None:
-        """Show what is pending of an era: nothing more comes of it."""
+        """Show the pending groups of an era, which gets no more records."""
         self.eras.remove(era)
         for sink, aggregator in era.aggregators.items():
             self._deliver(sink, aggregator.flush())
             self._hidden += aggregator.hidden
         if era.default is not None and era.default is not self._sinks.default:
-            era.default.flush()  # no tick does so any more
+            era.default.flush()  # ticks no longer flush it
 
     @contextlib.contextmanager
     def within(self, era: Era | None) -> Iterator[None]:
-        """Show by the settings of an era."""
+        """Apply the settings of an era in this context."""
         if era is None:
             yield
             return
@@ -181,30 +161,30 @@ class Dispatcher:
             self.end_era(era)
 
     def _pending(self) -> list[tuple[Sink, Aggregator]]:
-        """Return what groups, of earlier eras first."""
+        """Return the sinks with aggregators, those of earlier eras first."""
         pending = [pair for era in self.eras for pair in era.aggregators.items()]
         return [*pending, *((sink, sink.aggregator) for sink in self._grouping if sink.aggregator is not None)]
 
     @property
     def hidden(self) -> int:
-        """Records that a hide pattern held back, or that came of procs that are not streamed."""
+        """The number of records that matched a hide pattern, or that came from workers that are not streamed."""
         return self._hidden + sum(aggregator.hidden for _, aggregator in self._pending())
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to show, or None."""
+        """The time at which `expire` has something to show, or None."""
         deadlines = [aggregator.deadline for _, aggregator in self._pending()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     @property
     def busy(self) -> object:
-        """The handler that is at work, or None. Any thread may ask."""
+        """The handler that the client thread is calling, or None. Any thread may read it."""
         return next((sink.busy for sink in self._sinks.all() if sink.busy is not None), None)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
     def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Peer, int]]:
-        """Show `items`; return the flush sentinels that were among them."""
+        """Show `items`; return the flush sentinels among them."""
         if self._version != self._sinks.version:
             self._refresh()
         sentinels: list[tuple[Peer, int]] = []
@@ -256,28 +236,24 @@ class Dispatcher:
             self._give(at_once, template.build(values))
 
     def _end_bar(self, template: Any, values: tuple[Any, ...], *, hidden: bool = False) -> None:
-        """Let consoles know of a line that ends a progress state, which may be shown later or in no other way.
-
-        Of a `hidden` stream every state does: the last one that was shown is drawn no more.
-        """
+        """Notify consoles of a line that ends a progress state, because the line may be shown later or not at all."""
+        # Every state of a `hidden` stream ends the progress state on display, which is then no longer drawn.
         if template.ends_bar(values) or (hidden and template.has_bar(values)):
             record = template.build(values)
             if hidden:
                 record.meshlog = record.meshlog.but(bar_ends="dropped")
             for sink in self._sinks_of(template):
                 sink.end_bar(record)
-            self._flushed_at = -1  # there is something to flush
+            self._flushed_at = -1  # makes `end_tick` flush
 
     def count(self, items: list[Item], now: float) -> list[Item]:
-        """Take out the records that are only counted, by groups that have begun; return the rest. Calls no handler.
-
-        Those whose arguments are numbers: they cost next to nothing, and what is said of them has no order. A group that is
-        shown before its time, for want of room, may tell of records that came after it.
-        """
+        """Add the records that open groups only count, and return the other items. Calls no handler."""
+        # These are records whose arguments are numbers. They cost almost nothing, and their order does not matter. A group that
+        # is shown early, to limit memory, may include records that came after it.
         if self.files is not None or not self._grouping or self._version != self._sinks.version:
             return items
         rest: list[Item] = []
-        calls: dict[Any, list[Any] | None] = {None: None}  # of sentinels, which have no template, none is counted
+        calls: dict[Any, list[Any] | None] = {None: None}  # sentinels have no template and are not counted
         for item in items:
             _, template, values = item
             try:
@@ -291,7 +267,7 @@ class Dispatcher:
         for template, lines in calls.items():
             if lines:
                 aggregator = self._sinks_of(template)[0].aggregator
-                assert aggregator is not None  # it counts them
+                assert aggregator is not None  # `_counts` has checked it
                 aggregator.add_calls(template, lines)
         return rest
 
@@ -302,7 +278,7 @@ class Dispatcher:
         return len(sinks) == 1 and (aggregator := sinks[0].aggregator) is not None and aggregator.counts(template, values, now)
 
     def _group(self, template: Any, lines: list[Any], now: float) -> None:
-        """Show, or hold back, complete captured lines of one stream."""
+        """Show or group complete captured lines of one stream."""
         for sink in self._sinks_of(template):
             if sink.aggregator is not None:
                 self._deliver(sink, sink.aggregator.add_lines(template, lines, now))
@@ -310,7 +286,7 @@ class Dispatcher:
                 self._deliver(sink, [template.build(values) for values in lines])
 
     def write_only(self, items: Iterable[Item]) -> list[tuple[Peer, int]]:
-        """Write `items` to the files and show nothing, but count them; return the flush sentinels among them."""
+        """Write `items` to the files without showing them, and count them as hidden; return the flush sentinels among them."""
         sentinels: list[tuple[Peer, int]] = []
         for _, template, values in items:
             if template is None:
@@ -341,7 +317,7 @@ class Dispatcher:
             sink.deliver(record)
 
     def _await_count(self, record: logging.LogRecord) -> None:
-        """Wait until what is not shown has been counted, this record included."""
+        """Wait until the unshown records, including this one, are counted."""
         if not self.counted.is_set():
             self._held = _count_of(record)
             self.counted.wait(_COUNT_SEC)
@@ -357,7 +333,7 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """How many records a handler that blocks keeps from being shown, its own included. Any thread, while it does."""
+        """The number of records that wait for a blocked handler, including its own. Any thread may read it meanwhile."""
         records, left = self._giving
         held = sum(_count_of(record) for record in records[len(records) - length_hint(left) :])
         groups = {sink.aggregator for sink in self._grouping}.union(*(era.aggregators.values() for era in self.eras))
@@ -368,7 +344,7 @@ class Dispatcher:
         self._give(self._sinks.find(None, record.name), record)
 
     def log(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
-        """Show a record of the mesh's own."""
+        """Show a record of the client itself."""
         info = MeshInfo(rank)
         fields = {
             **logging.makeLogRecord({}).__dict__,
@@ -387,21 +363,21 @@ class Dispatcher:
         self._give(self._sinks.find(*_OWN_ROUTE), record)
 
     def took(self, size: int) -> None:
-        """Note that records of `size` bytes were taken in: groups that take too much memory are shown."""
+        """Note that records of `size` bytes were added; show groups that take too much memory."""
         for sink, aggregator in self._pending():
             self._deliver(sink, aggregator.took(size))
 
     # -- time ------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
-        """Show the groups whose window has ended."""
+        """Show the groups whose windows have ended."""
         for sink, aggregator in self._pending():
             self._deliver(sink, aggregator.expire(now))
 
     def end_tick(self) -> None:
-        """Let handlers pass on what they buffered during this tick."""
+        """Flush the records that handlers and files buffered during this tick."""
         if self._sinks.routed:
-            self._found.clear()  # loggers decide where some records go, and may change at any time
+            self._found.clear()  # the sinks of some records depend on loggers, which may change at any time
         if self.shown != self._flushed_at:
             self._flushed_at = self.shown
             for sink in self._sinks.all():
@@ -411,7 +387,7 @@ class Dispatcher:
             self.files.flush()
 
     def flush(self) -> None:
-        """Show every pending group and flush every handler and file."""
+        """Show every pending group; flush every handler and file."""
         for sink, aggregator in self._pending():
             self._deliver(sink, aggregator.flush())
         for sink in self._sinks.all():
@@ -420,7 +396,7 @@ class Dispatcher:
             self.files.flush()
 
     def close(self) -> None:
-        """Close the files. The handlers are their owners', and show what this process logs from now on."""
+        """Close the files. The handlers stay open and, from now on, show records on the threads that log them."""
         if self.files is not None:
             self.files.close()
         for sink in self._sinks.all():
@@ -428,5 +404,5 @@ class Dispatcher:
 
 
 def _count_of(record: logging.LogRecord) -> int:
-    """Return for how many records one stands."""
+    """Return the number of records that a record represents."""
     return getattr(getattr(record, "meshlog", None), "count", None) or 1

@@ -1,4 +1,4 @@
-"""Era: settings of the client that held before a switch, kept until every proc has passed it."""
+"""Era: the client's settings before a switch, kept until every worker has passed the switch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from .sink import Sink
 
 
 class Era:
-    """Settings that held before a switch, and what is pending by them: for what procs logged before it.
-
-    Attributes
-    ----------
-    users : set
-        Sources: procs that may still bring such records.
-    """
+    """The settings before a switch, and the pending groups of records that workers logged before it."""
 
     def __init__(self, default: Sink | None, aggregators: dict[Sink, Aggregator]) -> None:
         self.default = default
         self.aggregators = aggregators
-        self.users: set[Hashable] = set()
+        self.users: set[Hashable] = set()  # peers that may still send such records

@@ -1,4 +1,4 @@
-"""Sink: handlers that show records together, on the client's thread or on the one that logs."""
+"""Sink: handlers that show records together, on the client thread or on the thread that logs."""
 
 from __future__ import annotations
 
@@ -38,46 +38,29 @@ _HANDLE: Final = logging.Handler.handle
 
 
 class Sink:
-    """Handlers that show records together.
+    """Handlers that show records together, and get each record in the given order.
 
-    Any thread may call `show_here`. `window` and `aggregator` belong to the client's thread.
-
-    Parameters
-    ----------
-    handlers : sequence of handlers
-        In the order in which they get each record.
-    respect_handler_level : bool
-        Whether a handler gets only records of its own level and above.
-    window : float or None
-        Seconds in which similar lines become one.
-
-    Attributes
-    ----------
-    direct : bool
-        Whether records of this process go to the handlers on the thread that logs them.
-    keeps_files : bool
-        Whether the client also writes them to a file per rank.
-    number : int
-        Its route; 0 until a client knows it.
-    busy : handler or None
-        The handler that the client's thread has called.
+    Any thread may call `show_here`. `window` (seconds) and `aggregator` belong to the client thread. With
+    `respect_handler_level`, a handler gets only records at its level and above.
     """
 
     def __init__(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True, window: float | None = None) -> None:
         self.handlers = tuple(handlers)
         self.respect_handler_level = respect_handler_level
         self.window = window
+        # `direct`: whether handlers get this process's records on the threads that log them. `keeps_files`: whether the client
+        # also writes the records to a file per rank.
         self.direct = self.keeps_files = False
-        self.number = 0
+        self.number = 0  # the route; 0 until the sink is added to a client
         self.aggregator: Aggregator | None = None
-        self.busy: ShownBy | None = None
+        self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: set[int] = set()
         self._reported: set[int] = set()
         _sinks.add(self)
 
     @property
     def handlers(self) -> tuple[ShownBy, ...]:
-        """The handlers. Those that a configuration names are found once it is complete."""
+        """The handlers. Those that a configuration names are looked up when it is complete."""
         return self._handlers
 
     @handlers.setter
@@ -88,12 +71,12 @@ class Sink:
         self._plan: _Plan | None = None
 
     def set_formatter(self, formatter: logging.Formatter | None) -> None:
-        """Give handlers that have no formatter of their own this one, for records of this sink."""
+        """Set the formatter, for records of this sink, of handlers that have none."""
         plain = [handler.given_to if isinstance(handler, WithFormatter) else handler for handler in self.handlers]
         self.handlers = tuple(plain if formatter is None else [WithFormatter(each, formatter) for each in plain])
 
     def stay_open(self) -> None:
-        """Let closed files be opened again for what is still to be shown: logging closes those of this mode for good."""
+        """Let closed files reopen for records that are still to be shown: `logging` does not reopen files of mode "w"."""
         for handler in map(behind, self._handlers):
             if isinstance(handler, logging.FileHandler) and handler.mode == "w":
                 handler.mode = "a"
@@ -111,7 +94,7 @@ class Sink:
         return plan
 
     def deliver(self, record: logging.LogRecord) -> None:
-        """Give a record to the handlers, on the client's thread. Nothing that a handler raises passes; it is said once."""
+        """Give a record to the handlers, on the client thread. An exception of a handler is reported once and not raised."""
         level = record.levelno
         for handler in self._handlers:
             self.busy = handler
@@ -123,11 +106,9 @@ class Sink:
         self.busy = None
 
     def show_here(self, record: logging.LogRecord) -> None:
-        """Give the handlers a copy that has what a client adds, on this thread.
-
-        What a handler logs meanwhile is not shown by the same sink: it would feed itself. A handler that raises what is no
-        `Exception` ends the logging call with it, as in plain logging.
-        """
+        """Give the handlers a copy with the attributes that a client adds, on this thread."""
+        # This sink does not show records that its handlers log meanwhile: they would trigger themselves. As in plain logging,
+        # what is raised but not an `Exception` ends the logging call.
         thread = get_ident()
         showing = self._showing
         if thread in showing or (thread in internal_threads and thread not in transport_threads):
@@ -144,10 +125,10 @@ class Sink:
                 if level < handler.level and self.respect_handler_level:
                     continue
                 if indifferent and handler.formatter is not formatter:
-                    self._plan, indifferent = None, False  # it may need what a client adds
+                    self._plan, indifferent = None, False  # the formatter may need what a client adds
                     shown = _with(record, own_info())
                 try:
-                    if emit is not None and not filters:  # what `logging.Handler.handle` does, at half its cost
+                    if emit is not None and not filters:  # as `logging.Handler.handle`, at half the cost
                         with handler.lock:
                             emit(shown)
                     else:
@@ -159,20 +140,18 @@ class Sink:
                     self.report(handler, failure)
         finally:
             showing.discard(thread)
-        if filtered and shown is not record:  # what a filter has set is seen by later handlers, as in plain logging
+        if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
             ours = {"meshlog", *own_fields()}
             fields.update({name: value for name, value in shown.__dict__.items() if name not in ours})
 
     @property
     def particular(self) -> bool:
-        """Whether a handler has filters, or a formatter of the program's own: these are called where records are logged."""
+        """Whether a handler has filters or a formatter of the program. These run in the process that logs."""
         return any(filter_of(handler) is not None or formatter_of(handler) is not None for handler in self.handlers)
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
-        """Ask the filters, which may change the record, and the formatters of the program's own.
-
-        They may look at what only the thread that logs knows: a context variable, the current request or task.
-        """
+        """Run the filters, which may change the record, and the program's formatters."""
+        # They may use state of the thread that logs, such as a context variable or the current request or task.
         accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
         for index, handler in enumerate(self.handlers):
             accepts = filter_of(handler)
@@ -188,19 +167,19 @@ class Sink:
         for index, handler, seen, fields in accepted:
             formatter = formatter_of(handler)
             if formatter is None and writes_text(handler) and not _same(fields, record.__dict__):
-                formatter = any_formatter_of(handler)  # this handler alone has seen the record like this
+                formatter = any_formatter_of(handler)  # only this handler got this version of the record
             if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
-                with contextlib.suppress(Exception):  # the client formats it, and says what is wrong
+                with contextlib.suppress(Exception):  # the client formats it and reports the error
                     texts.append((index, str(formatter.format(_with(seen, info, fields)))))
         return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
-        """Return a sink of some of the handlers, whose filters have been asked already."""
+        """Return a sink of the handlers with these indices, whose filters have already run."""
         chosen = [Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
         return Sink(chosen, self.respect_handler_level, self.window)
 
     def end_bar(self, record: logging.LogRecord) -> None:
-        """Tell the handlers that draw progress states that one has ended."""
+        """Notify the handlers that draw progress states that a state has ended."""
         for handler in self._handlers:
             end_bar = getattr(getattr(handler, "handler", None) or handler, "end_bar", None)
             if end_bar is not None:
@@ -210,37 +189,37 @@ class Sink:
                     self.report(handler, failure)
 
     def flush(self, *, per_tick: bool = False) -> None:
-        """Flush the handlers; with `per_tick`, those alone that want it after each of the client's ticks."""
+        """Flush the handlers; with `per_tick`, only those that are to be flushed after each tick of the client."""
         for handler in self.handlers:
             self.busy = handler
             try:
                 if not per_tick or getattr(handler, "flush_per_tick", False):
                     handler.flush()
             except ValueError:
-                continue  # its stream is closed: there is nothing to flush, and a record that it should show would fail
+                continue  # the stream is closed: nothing is left to flush, and showing a record would fail
             except BaseException as failure:  # as in `deliver`
                 self.report(handler, failure)
         self.busy = None
 
     def report(self, handler: ShownBy, failure: BaseException) -> None:
-        """Say once what a handler raised."""
+        """Report an exception of a handler, once per handler."""
         if id(handler) not in self._reported:
             self._reported.add(id(handler))
-            diagnose(f"handler {name_of(handler)} raises, here and silently from now on: {describe(failure)}")
+            diagnose(f"handler {name_of(handler)} failed: {describe(failure)}. Its further errors are not reported.")
 
 
 class Prepared(NamedTuple):
-    """What the filters and formatters of a sink's handlers said of a record in the process that logged it."""
+    """The results of a sink's filters and formatters for a record, from the process that logged it."""
 
-    accepted: tuple[int, ...]
-    texts: tuple[tuple[int, str], ...]
+    accepted: tuple[int, ...]  # indices of the handlers whose filters accepted the record
+    texts: tuple[tuple[int, str], ...]  # the index of a handler, and the formatted text
 
 
 class _Plan(NamedTuple):
-    """What `Sink.show_here` needs of its handlers: looked up once, not for every record.
+    """The attributes of the handlers that `Sink.show_here` needs: looked up once, not for every record.
 
-    `indifferent` handlers write the same whether or not a record has what a client adds. A step is a handler, its formatter
-    and filters, its `emit` where its `handle` is the standard library's, and whether to flush it after a record.
+    `indifferent` handlers write the same text with or without the attributes that a client adds. A step is a handler, its
+    formatter and filters, its `emit` if its `handle` is the standard library's, and whether to flush it after each record.
     """
 
     indifferent: bool
@@ -257,7 +236,7 @@ def _plan(handlers: Sequence[Any]) -> _Plan:
 
 
 def _is_indifferent(handler: Any) -> bool:
-    """Tell whether a handler of the standard library writes the same text whether or not a record has what a client adds."""
+    """Return whether a handler is of the standard library and writes the same text with or without what a client adds."""
     if not isinstance(handler, logging.StreamHandler) or type(handler).__module__ not in ("logging", "logging.handlers"):
         return False
     if type(handler.formatter) not in (logging.Formatter, NoneType):
@@ -266,17 +245,17 @@ def _is_indifferent(handler: Any) -> bool:
     marked = logging.makeLogRecord({**plain.__dict__, **dict.fromkeys(own_fields(), "\0")})
     try:
         return handler.format(plain) == handler.format(marked)
-    except Exception:  # it needs what only a client adds, or what the program adds to its records
+    except Exception:  # the format needs attributes that the client or the program adds
         return False
 
 
 def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Tell whether two records have the same attributes; not by ``==``, which is anything for objects of a program."""
+    """Return whether two records have identical attributes. Objects of a program may define any ``==``."""
     return fields.keys() == others.keys() and all(fields[name] is others[name] for name in fields)
 
 
 def _with(record: LogRecord, info: MeshInfo, earlier: dict[str, Any] | None = None) -> LogRecord:
-    """Return a copy of a record, as it is or was earlier, that has what a client adds; a program's extra keeps its name."""
+    """Return a copy of a record, or of its `earlier` state, with what a client adds. A program's extras take precedence."""
     fields = record.__dict__ if earlier is None else earlier
     kind = shown_kind(record.__class__)
     shown: LogRecord = kind.__new__(kind)
@@ -289,7 +268,7 @@ def _with(record: LogRecord, info: MeshInfo, earlier: dict[str, Any] | None = No
 
 
 def own_info() -> MeshInfo:
-    """Return what the mesh knows about every record of the client's own process."""
+    """Return the `MeshInfo` of every record of the client's own process."""
     global _own, _own_fields
     if _own is None:
         _own = MeshInfo(hostname=socket.gethostname())
@@ -298,7 +277,7 @@ def own_info() -> MeshInfo:
 
 
 def own_fields() -> dict[str, Any]:
-    """Return what such a record carries beside its own attributes."""
+    """Return the attributes that a client adds to such a record."""
     own_info()
     return _own_fields
 
@@ -310,37 +289,39 @@ _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 
 
 _FORK_SEC: Final = 0.25
-"""Seconds that a fork waits, at most, for threads that are inside of a handler."""
+"""Maximum seconds that a fork waits for threads inside a handler."""
 
 _held: Final[dict[int, list[Any]]] = {}
-"""The locks that a thread that forks has acquired."""
+"""The locks that each forking thread has acquired."""
 
 
 def _before_fork() -> None:
-    """Wait until no other thread is inside of a handler, and let none enter.
-
-    A handler that writes to ``sys.stderr`` holds the lock of its buffer meanwhile. A child inherits that lock, and no thread
-    there can release it. (`logging` makes only its own locks anew.)
-    """
+    """Wait until no other thread is inside a handler, and let none enter."""
+    # A handler that writes to ``sys.stderr`` holds the lock of its buffer. A child inherits this lock, and none of its threads
+    # can release it. (`logging` recreates only its own locks.)
     deadline = deadline_after(_FORK_SEC)
     held = _held.setdefault(get_ident(), [])
     handlers = (getattr(handler, "handler", None) or handler for sink in tuple(_sinks) for handler in sink.handlers)
     locks = {id(lock): lock for handler in handlers if (lock := getattr(handler, "lock", None)) is not None}
-    # The lock of the module is first, as where `logging.config` replaces handlers.
+    # The lock of the module comes first, in the same order as when `logging.config` replaces handlers.
     for lock in (vars(logging)["_lock"], *locks.values()) if locks else ():
         held.append(lock)  # before it is acquired: a signal handler may raise in between
-        if not lock.acquire(timeout=seconds_until(deadline)):
+        try:
+            acquired = lock.acquire(timeout=seconds_until(deadline))
+        except TypeError:  # a lock of the program, which takes no timeout
+            acquired = False
+        if not acquired:
             held.pop()
 
 
 def _release() -> None:
     for lock in reversed(_held.pop(get_ident(), [])):
-        with contextlib.suppress(RuntimeError):  # it was not acquired, or `logging` has made it anew
+        with contextlib.suppress(RuntimeError):  # it was not acquired, or `logging` has recreated it
             lock.release()
 
 
 def _after_fork_in_child() -> None:
-    # The client is the parent's: what the child logs goes there, where it can.
+    # The client belongs to the parent. The child forwards its records to it if possible.
     for sink in tuple(_sinks):
         sink.direct = False
         sink.busy = None

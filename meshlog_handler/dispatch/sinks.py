@@ -1,14 +1,14 @@
 """Sinks: which handlers show which record.
 
-A *sink* is what one `MeshHandler` shows by, or what a client was given. A record's *route* names the `MeshHandler` that
-accepted it, so that its sink can be found in the client's process:
+A *sink* holds the handlers of one `MeshHandler`, or those that a client was given. The *route* of a record names the
+`MeshHandler` that accepted it, so that the client can find the sink:
 
-- a number: made in the client's process; records of that process and of those forked from it;
-- a text: the name of the handler in a configuration that several processes apply, or ``#2`` for the second one made by hand;
-- None: a process that only called `install`. The client's own loggers decide: the record goes where a record of the same
-  logger would go in the client's process.
+- a number: the `MeshHandler` was created in the client's process, for its records and those of processes forked from it;
+- a text: the handler's name in a configuration that several processes apply, or ``#2`` for the second one created by hand;
+- None: the process only called `install`. The client's loggers decide: the record goes where a record of the same logger would
+  go in the client's process.
 
-A pair of a route and indices names those handlers of the sink whose filters accepted the record in its own process.
+A pair of a route and indices names the handlers of the sink whose filters accepted the record in its own process.
 """
 
 from __future__ import annotations
@@ -27,55 +27,42 @@ _MAX_NARROWED: Final = 256
 
 
 class Sinks:
-    """The sinks of one client, by route.
-
-    Any thread may call the methods.
-
-    Parameters
-    ----------
-    default : Sink or None
-        Of a client that was given handlers.
-
-    Attributes
-    ----------
-    version : int
-        Rises with every change: what was found before may be found elsewhere now.
-    """
+    """The sinks of one client, by route. Any thread may call the methods."""
 
     def __init__(self, default: Sink | None = None) -> None:
-        self.default = default
-        self.version = 0
+        self.default = default  # if the client was given handlers
+        self.version = 0  # increases with every change; `find` may then return other sinks
         self._numbers = itertools.count(1)
         self._by_number: dict[int, Sink] = {}
         self._by_name: dict[str, Sink] = {}
         self._narrowed: dict[tuple[int, tuple[int, ...]], Sink] = {}
-        self._lock = RLock()  # a configuration may be interrupted by a signal handler that logs
+        self._lock = RLock()  # a signal handler that logs may interrupt a configuration
 
     @property
     def routed(self) -> bool:
-        """Whether some are a MeshHandler's."""
+        """Whether a sink of a `MeshHandler` was added."""
         return bool(self._by_number)
 
     def all(self) -> tuple[Sink, ...]:
-        """Return every sink, each once."""
+        """Return every sink once."""
         with self._lock:
             first = () if self.default is None else (self.default,)
             return (*first, *self._by_number.values(), *self._narrowed.values())
 
     def add(self, sink: Sink) -> None:
-        """Give a sink a number."""
+        """Add a sink and give it a number."""
         with self._lock:
             sink.number = next(self._numbers)
             sink.direct = sink.window is None
             self._by_number[sink.number] = sink
-            if len(self._by_number) > _MAX_SINKS:  # thousands of configurations ago
+            if len(self._by_number) > _MAX_SINKS:  # after many configurations: remove the oldest sink
                 named = set(map(id, self._by_name.values()))
                 oldest = next((each for each in self._by_number.values() if id(each) not in named), sink)
                 del self._by_number[oldest.number]
             self.version += 1
 
     def set_default(self, sink: Sink) -> None:
-        """Give the client other handlers of its own."""
+        """Replace the handlers that the client was given."""
         with self._lock:
             if self.default is not None:
                 sink.window, sink.keeps_files = self.default.window, self.default.keeps_files
@@ -83,13 +70,13 @@ class Sinks:
             self.version += 1
 
     def name(self, sink: Sink, name: str) -> None:
-        """Let other processes find a sink by a name; one that had it before keeps only its number."""
+        """Let other processes find a sink by a name. A sink that had this name keeps only its number."""
         with self._lock:
             self._by_name[name] = sink
             self.version += 1
 
     def retire(self, sink: Sink) -> None:
-        """Take a sink's names away: its MeshHandler was closed. What it accepted before is still shown by it."""
+        """Remove a sink's names, because its `MeshHandler` was closed. It still shows records that it accepted before."""
         sink.stay_open()
         with self._lock:
             self._by_name = {name: each for name, each in self._by_name.items() if each is not sink}
@@ -116,14 +103,14 @@ class Sinks:
         key = (sink.number, accepted)
         narrowed = self._narrowed.get(key)
         if narrowed is None:
-            if len(self._narrowed) >= _MAX_NARROWED:  # no program has so many; a peer may say anything
+            if len(self._narrowed) >= _MAX_NARROWED:  # no program has so many, but a peer may send any indices
                 return (sink,)
             narrowed = self._narrowed[key] = sink.narrowed(accepted)
         return (narrowed,)
 
 
 def _of_logger(name: str, known: set[int]) -> tuple[Sink, ...]:
-    """Return the sinks of the MeshHandlers that a record of this logger reaches in this process."""
+    """Return the sinks of each `MeshHandler` that a record of this logger reaches in this process."""
     loggers = logging.Logger.manager.loggerDict
     logger: Any = loggers.get(name)
     while name and not isinstance(logger, logging.Logger):

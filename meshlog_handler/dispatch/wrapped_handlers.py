@@ -1,4 +1,4 @@
-"""Handlers that a sink calls in a way of its own: with a formatter that is not theirs, or after their filters."""
+"""Handlers that a sink calls with another formatter, or after their filters have run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any, Final
 from ..output.named_handlers import ShownBy
 from ..protocol.record import MeshRecord, info_of
 
+_PACKAGE: Final = __name__.partition(".")[0]
+
 
 class Wrapped:
-    """A handler that is called in another way than by its `handle`."""
+    """A handler that a sink does not call by its own `handle`."""
 
     def __init__(self, handler: ShownBy) -> None:
         self.given_to = handler
 
     @property
     def handler(self) -> Any:
-        """The handler itself; what stands for it while a configuration is not complete."""
+        """The wrapped handler, or its placeholder while a configuration is incomplete."""
         return behind(self.given_to)
 
     @property
@@ -29,7 +31,7 @@ class Wrapped:
 
     @property
     def flush_per_tick(self) -> bool:
-        """Whether the handler wants `flush` after each of the client's ticks."""
+        """Whether the handler is to be flushed after each tick of the client."""
         return bool(getattr(self.given_to, "flush_per_tick", False))
 
     def handle(self, record: LogRecord) -> Any:
@@ -42,7 +44,7 @@ class Wrapped:
 
 
 class WithFormatter(Wrapped):
-    """A handler that uses the formatter of its MeshHandler, unless it has one of its own."""
+    """A handler that uses the formatter of its `MeshHandler`, unless it has a formatter."""
 
     def __init__(self, handler: ShownBy, formatter: logging.Formatter) -> None:
         super().__init__(handler)
@@ -50,7 +52,7 @@ class WithFormatter(Wrapped):
 
     @property
     def formatter(self) -> logging.Formatter | None:
-        """The formatter that is in force."""
+        """The formatter that applies."""
         own = getattr(self.handler, "formatter", None)
         return self._formatter if own is None or getattr(self.handler, "has_default_formatter", False) else own
 
@@ -69,14 +71,14 @@ class WithFormatter(Wrapped):
 
 
 class Accepted(Wrapped):
-    """A handler whose filters have accepted the record in the process that logged it, and whose formatter may have had it."""
+    """A handler whose filters, and perhaps its formatter, have run in the process that logged the record."""
 
     def __init__(self, handler: ShownBy, index: int) -> None:
         super().__init__(handler)
         self._index = index
 
     def handle(self, record: LogRecord) -> Any:
-        """Do what `logging.Handler.handle` does after its filters."""
+        """Do what `logging.Handler.handle` does after the filters."""
         handler = self.handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
@@ -86,7 +88,7 @@ class Accepted(Wrapped):
         kept = {"format": vars(handler)["format"]} if "format" in vars(handler) else {}
         try:
             if text is not None:
-                vars(handler)["format"] = lambda _: text  # what its `emit` writes
+                vars(handler)["format"] = lambda _: text  # `emit` writes it
             handler.emit(record)
         finally:
             if text is not None:
@@ -98,7 +100,7 @@ class Accepted(Wrapped):
 
 
 def behind(handler: ShownBy) -> Any:
-    """Return the handler that a name stands for, or that is wrapped; else the handler itself."""
+    """Return the handler that a name or a wrapper stands for; otherwise the handler itself."""
     return getattr(handler, "handler", None) or handler
 
 
@@ -108,13 +110,13 @@ def filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
 
 
 def formats_exceptions(handler: ShownBy) -> bool:
-    """Tell whether the formatter of a handler has a `formatException` of the program's."""
+    """Return whether the formatter of a handler overrides `formatException`."""
     formatter = getattr(handler, "formatter", None)
     return formatter is not None and getattr(type(formatter), "formatException", _FORMAT_EXCEPTION) is not _FORMAT_EXCEPTION
 
 
 def without_text(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy without the traceback's text, so that `logging.Formatter.format` asks for it."""
+    """Return a copy without the traceback text, so that `logging.Formatter.format` calls `formatException`."""
     return MeshRecord.of({**record.__dict__, "exc_text": None}, info_of(record))
 
 
@@ -122,19 +124,19 @@ _FORMAT_EXCEPTION: Final = logging.Formatter.formatException
 
 
 def any_formatter_of(handler: ShownBy) -> Any:
-    """Return the formatter of a handler, or the one that `logging` uses where there is none."""
+    """Return the formatter of a handler; by default, that of `logging`."""
     return getattr(handler if isinstance(handler, WithFormatter) else behind(handler), "formatter", None) or _DEFAULT
 
 
 def formatter_of(handler: ShownBy) -> Any:
-    """Return the formatter of a handler if it is the program's own: not the standard library's, nor one of this package."""
+    """Return the formatter of a handler if it is the program's: not from the standard library or this package."""
     formatter = any_formatter_of(handler)
     kind = type(formatter)
-    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == __package__ else formatter
+    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == _PACKAGE else formatter
 
 
 def writes_text(handler: ShownBy) -> bool:
-    """Tell whether a handler writes what its formatter returns, and looks at nothing else of a record."""
+    """Return whether a handler writes the formatted text and uses nothing else of the record."""
     found = behind(handler)
     kind = type(found)
     return (
@@ -144,4 +146,4 @@ def writes_text(handler: ShownBy) -> bool:
 
 _DEFAULT: Final = logging.Formatter()
 _WRITERS: Final = ("logging", "logging.handlers")
-"""The modules of `StreamHandler`, `FileHandler` and the rotating ones."""
+"""The modules of `StreamHandler`, `FileHandler` and the rotating handlers."""

@@ -1,4 +1,4 @@
-"""Groups similar lines of many ranks into one. Pure: no threads, no clocks.
+"""Merges similar lines of many ranks into one. Pure: no threads, no clocks.
 
 May import: protocol.
 """

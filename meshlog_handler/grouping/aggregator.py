@@ -1,4 +1,4 @@
-"""Holds lines of all ranks back for a window of time, and shows similar ones as one record. Pure."""
+"""Holds lines of all ranks for a window of time and merges similar lines into one record. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arguments import NUMBERS
 from .group import MAX_COMPARED, Group, Scope
-from .similarity import TokenizedLine, mask_digits, profile, tokenize_outer
+from .similarity import TokenizedLine, mask_digits, profile, tokenize_unless_wordless
 
 if TYPE_CHECKING:
     from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
@@ -24,31 +24,22 @@ _WEIGH_AFTER: Final = 4 << 20
 
 
 class Aggregator:
-    """Groups similar lines within a window of time.
+    """Groups similar lines within a window of time. Not thread-safe.
 
-    A group begins with its first line and is shown `window` seconds later: alone in its window, as it is;
-    else as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. WARNING and above is shown at once
-    the first time, and counted from the second. Groups are shown in the order in which they began. Not
-    thread-safe: one owner.
+    A group opens with its first line and is shown `window` seconds later. A group of one line is shown unchanged. A larger
+    group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. The first line of level WARNING or above is
+    shown at once; the group counts the lines after it. Groups are shown in the order in which they opened.
 
-    Parameters
-    ----------
-    window : float or None
-        Seconds. None: every line is shown at once.
-    max_groups : int
-        When there are as many, the oldest is shown before its time; so are the oldest when all take more than 32 MiB.
-    never : iterable of str or re.Pattern
-        Lines in which one of these is found are shown at once, each by itself.
-    hide : iterable of str or re.Pattern
-        Lines in which one of these is found are not shown, only counted in `hidden`.
-    digests : bool
-        Let records of groups carry what `add_digest` of another aggregator merges on.
+    `window` is in seconds; None shows every line at once. If there are `max_groups` groups, or if groups take more than 32 MiB,
+    the oldest groups are shown early. Lines that match a pattern of `never` are shown at once, ungrouped. Lines that match a
+    pattern of `hide` are not shown, only counted. With `digests`, records of groups carry samples for `add_digest` of another
+    aggregator.
 
     Attributes
     ----------
     received, shown, hidden : int
-        Lines taken in; lines told of by what was returned (a record with a ``count`` tells of so many,
-        any other of one); lines hidden. ``received == shown + hidden + pending`` at any time.
+        Lines that were added; lines that the returned records represent (`count` lines, or one); lines that were hidden.
+        ``received == shown + hidden + pending`` always holds.
     """
 
     def __init__(
@@ -67,7 +58,7 @@ class Aggregator:
         self._never = [re.compile(pattern) for pattern in never]
         self._hide = [re.compile(pattern) for pattern in hide]
         self._filters = window is None or bool(self._never or self._hide)
-        self._groups: dict[Hashable, Group] = {}  # in the order they began
+        self._groups: dict[Hashable, Group] = {}  # in the order in which they opened
         self._scopes: dict[Hashable, Scope] = {}
         self._learned = 0
         self._held = 0
@@ -77,16 +68,16 @@ class Aggregator:
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to show next (same clock as `now`), or None."""
+        """The time at which `expire` has something to show (same clock as `now`), or None."""
         return None if self._due == _NEVER else self._due
 
     @property
     def pending(self) -> int:
-        """How many lines are held back."""
+        """The number of lines held back."""
         return self.received - self.shown - self.hidden
 
     def add(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
-        """Take in a line at `now` (seconds); return what must be shown at once, in order: usually nothing."""
+        """Add a line at `now` (seconds); return the records to show at once, in order. Usually there are none."""
         if now >= self._due:
             return [*self.expire(now), *self.add(template, values, now)]
         self.received += 1
@@ -116,14 +107,14 @@ class Aggregator:
         return _NOTHING
 
     def counts(self, template: CallTemplate, values: Any, now: float) -> bool:
-        """Tell whether a record like this one would only be counted at `now`, with arguments that are numbers."""
+        """Return whether `add` would only count such a record at `now`, and its arguments are all numbers."""
         if self._filters or now >= self._due or template.group is None:
             return False
         group = self._groups.get((template.group, template.levelno, None))
         return group is not None and group.arguments is not None and set(map(type, template.args(values))) <= NUMBERS
 
     def add_calls(self, template: CallTemplate, lines: Sequence[Any]) -> None:
-        """Take in many records of a template that `counts`, as `add` does one by one."""
+        """Add many records of a template for which `counts` is true; equivalent to one `add` for each."""
         group = self._groups[template.group, template.levelno, None]
         assert group.arguments is not None
         group.arguments.take(template.columns(lines))
@@ -132,13 +123,13 @@ class Aggregator:
         self.received += len(lines)
 
     def add_lines(self, template: LineTemplate, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
-        """Take in many lines of a template without signatures, as `add` does one by one; return likewise."""
+        """Add many lines of a template without signatures; equivalent to one `add` for each."""
         if self._filters or now >= self._due:
             return [record for values in lines for record in self.add(template, values, now)]
         out: list[LogRecord] = []
         key = (template.scope, template.levelno, None)
         scope = self._scopes.get(key)
-        for values, text, masked in zip(lines, map(template.text, lines), map(template.mask_digits, lines), strict=True):
+        for values, text, masked in zip(lines, map(template.text, lines), map(template.digit_mask, lines), strict=True):
             known = scope.runs.get(masked) if scope is not None else None
             if known is None:
                 out += self.add(template, values, now)
@@ -152,7 +143,7 @@ class Aggregator:
         return out
 
     def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
-        """Take in what another aggregator has made of many lines; return what must be shown at once."""
+        """Add a digest of many lines from another aggregator; return the records to show at once."""
         count, ranks = template.weight(values)
         if self._filters:
             self.received += count
@@ -161,14 +152,14 @@ class Aggregator:
                 return passed
             self.received -= count
         first, *others = template.samples(values)
-        filters, self._filters = self._filters, False  # what was asked of the whole is not asked of its samples
-        self._max_held = _NEVER  # until all is in
+        filters, self._filters = self._filters, False  # the whole digest was filtered; its samples are not
+        self._max_held = _NEVER  # until all samples are added
         try:
             out = [*self.add(template, first, now)]
             group = self._group_of(template, first)
             rest = count - 1 - len(others)
             self.received += rest
-            if rest and group.record is None:  # the first was shown at once, and the rest needs one to be told of by
+            if rest and group.record is None:  # the first line was shown at once; the others need a record
                 self._count(group, template, first)
                 rest -= 1
             group.count += rest
@@ -181,11 +172,8 @@ class Aggregator:
         return self._trimmed(out)
 
     def took(self, size: int) -> Sequence[LogRecord]:
-        """Note that lines of `size` bytes, about, were taken in; return what must be shown at once, for want of memory.
-
-        Between two calls, what is not merged yet takes as much as what was taken in.
-        """
-        self._unweighed += size
+        """Note that lines of about `size` bytes were added; return the groups to show at once to limit memory."""
+        self._unweighed += size  # arguments that are not merged yet take about as much memory
         if self._unweighed < _WEIGH_AFTER:
             return _NOTHING
         self._unweighed = 0
@@ -196,7 +184,7 @@ class Aggregator:
         return self._trimmed(_NOTHING)
 
     def _trimmed(self, out: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Return `out`, and the oldest groups if all take too much memory."""
+        """Return `out`, and the oldest groups if all groups take too much memory."""
         left = self._held
         if left <= self._max_held:
             return out
@@ -209,18 +197,18 @@ class Aggregator:
         return [*out, *self._close(oldest)]
 
     def expire(self, now: float) -> list[LogRecord]:
-        """Return the groups whose window is over at `now`."""
+        """Return the records of the groups whose window has ended at `now`."""
         window = self._window
         if now < self._due or window is None:
             return []
         return self._close(list(takewhile(lambda group: group.opened + window <= now, self._groups.values())))
 
     def flush(self) -> list[LogRecord]:
-        """Return all groups now. The next line of each begins a new one."""
+        """Return the records of all groups. The next similar line opens a new group."""
         return self._close(list(self._groups.values()))
 
     def set_window(self, window: float | None) -> list[LogRecord]:
-        """Change the window (seconds, or None); return what must be shown first: all, if it gets shorter."""
+        """Change the window (seconds, or None); return the records to show first: all of them, if the window gets shorter."""
         shorter = self._window is not None and (window is None or window < self._window)
         out = self.flush() if shorter else []
         self._window = window
@@ -243,19 +231,19 @@ class Aggregator:
         return None
 
     def _group_of(self, template: AnyTemplate, values: Any) -> Group:
-        """Return the group that a line was added to a moment ago."""
+        """Return the group to which `add` has just added a line."""
         signature = template.signature(values)
         if template.group is not None:
             return self._groups[template.group, template.levelno, signature]
         scope = self._scopes[template.scope, template.levelno, signature]
-        shape = tokenize_outer(template.text(values)).shape
-        # What was learned of it may have been forgotten since: then it is found again as it was the first time.
+        shape = tokenize_unless_wordless(template.text(values)).shape
+        # The group may have forgotten this shape since. Then it is found again, in the same way as the first time.
         found = scope.shapes.get(shape) or (scope.nearest(shape, profile(shape)) if len(shape) <= MAX_COMPARED else None)
         assert found is not None
         return found
 
     def _open(
-        self, group: Group, template: AnyTemplate, values: Any, tokens_of_text: TokenizedLine | None = None
+        self, group: Group, template: AnyTemplate, values: Any, tokens: TokenizedLine | None = None
     ) -> Sequence[LogRecord]:
         out: list[LogRecord] = []
         if len(self._groups) >= self._max_groups:
@@ -268,11 +256,11 @@ class Aggregator:
             out.append(template.build(values))
             self._held += group.weigh()
         else:
-            self._count(group, template, values, tokens_of_text)
+            self._count(group, template, values, tokens)
         return self._trimmed(out) if out or self._held > self._max_held else _NOTHING
 
-    def _count(self, group: Group, template: AnyTemplate, values: Any, tokens_of_text: TokenizedLine | None = None) -> None:
-        """Count a line in its group, where there is more to do than to append its arguments or its text."""
+    def _count(self, group: Group, template: AnyTemplate, values: Any, tokens: TokenizedLine | None = None) -> None:
+        """Count a line in its group if more is needed than to append its arguments or its text."""
         group.count += 1
         group.ranks.add(template.rank)
         text = template.text(values)
@@ -281,7 +269,7 @@ class Aggregator:
             if group.begin(template.build(values), args, text):
                 self._held += group.weigh()
                 return
-        self._learned += group.add_text(text, tokens_of_text)
+        self._learned += group.add_text(text, tokens)
         self._held += group.weigh()
         if self._learned > _MAX_LEARNED:
             for known in self._groups.values():
@@ -300,18 +288,18 @@ class Aggregator:
             group.count += 1
             group.ranks.add(template.rank)
             return _NOTHING
-        tokens_of_text = tokenize_outer(text)
-        shape = tokens_of_text.shape
+        tokens = tokenize_unless_wordless(text)
+        shape = tokens.shape
         found = scope.shapes.get(shape)
         if found is None:
-            bits = None if tokens_of_text.wordless or len(shape) > MAX_COMPARED else profile(shape)
+            bits = None if tokens.wordless or len(shape) > MAX_COMPARED else profile(shape)
             found = None if bits is None else scope.nearest(shape, bits)
             if found is None:
                 group = Group((key, shape), now, scope)
                 scope.open(group, shape, bits)
-                return self._open(group, template, values, tokens_of_text)
+                return self._open(group, template, values, tokens)
             self._learned += found.alias(shape)
-        self._count(found, template, values, tokens_of_text)
+        self._count(found, template, values, tokens)
         return self._trimmed(_NOTHING)
 
     def _close(self, groups: Iterable[Group]) -> list[LogRecord]:

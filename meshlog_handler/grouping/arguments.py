@@ -1,4 +1,4 @@
-"""Message arguments of many calls, column by column, and the one text that keeps what differs. Pure."""
+"""Merges the message arguments of many calls, column by column, into one text that shows the differences. Pure."""
 
 from __future__ import annotations
 
@@ -14,34 +14,30 @@ _MAX_PENDING: Final = 64
 _PENDING_BYTES: Final = 8192
 _MAX_SEEN: Final = 64
 MAX_SAMPLES: Final = 1 << 20
-"""Bytes of samples that a group passes on, at most; of long texts the first ones stand for all."""
+"""Maximum bytes of samples that a group passes on; of long texts, only the first ones are passed on."""
 
 _CONVERSION = re.compile(r"%(?:%|([-#0 +]*)(\d*)(\.\d+)?[hlL]?([diouxXeEfFgGcrsa]))")
 
 
-def _spell(spec: str, value: object) -> str:
+def _format(spec: str, value: object) -> str:
     try:
         text: str = spec % (value,)
     except (TypeError, ValueError, OverflowError):
-        return _plain(value)  # the conversion is not for this value: what it is says more than that
+        return _plain(value)  # the conversion does not fit the value: show the plain value
     return text
 
 
 def _plain(value: object) -> str:
     try:
         return str(value)
-    except ValueError:  # an integer of more digits than Python is willing to write
+    except ValueError:  # an integer with more digits than Python converts
         return hex(value) if isinstance(value, int) else object.__repr__(value)
 
 
 class Column:
-    """The values of one argument: the extremes of the numbers, and up to 3 of what else there was.
+    """The values of one argument: the least and greatest number, and up to 3 other texts."""
 
-    Parameters
-    ----------
-    flags, width, precision, kind : str
-        The parts of the conversion, such as ``-``, ``8``, ``.3`` and ``f``. Padding comes after merging.
-    """
+    # The parts of the conversion are, for example, ``-``, ``8``, ``.3`` and ``f``. Padding is added after merging.
 
     __slots__ = ("_high", "_left", "_low", "_others", "_seen", "_spec", "_width")
 
@@ -56,7 +52,7 @@ class Column:
         self._seen: set[str] = set()
 
     def reduce(self, values: Sequence[object]) -> None:
-        """Take in values."""
+        """Merge values."""
         kinds = set(map(type, values))
         if kinds <= NUMBERS:
             self._reduce_numbers(values, float in kinds)  # type: ignore[arg-type]  # every one is an int or a float
@@ -70,12 +66,12 @@ class Column:
     def _reduce_numbers(self, values: Sequence[float], any_floats: bool) -> None:
         try:
             has_nan = any_floats and sum(values) != sum(values)
-        except OverflowError:  # an int too large to be added to a float
+        except OverflowError:  # an int too large to add to a float
             has_nan = True
         if has_nan:
             real = [value for value in values if value == value]
             if len(real) < len(values):
-                self._other(float("nan"))  # one is as good as all
+                self._other(float("nan"))  # one stands for all
             values = real
         if values:
             self._range(min(values), max(values))
@@ -89,25 +85,25 @@ class Column:
     def _other(self, value: object) -> None:
         if self._others is None:
             self._others = Choice()
-        self._others.add(_spell(self._spec, value))
+        self._others.add(_format(self._spec, value))
         if type(value) is str and len(value) <= 256 and len(self._seen) < _MAX_SEEN:
             self._seen.add(value)
 
     def samples(self) -> list[object]:
-        """Return values that make an equal column when they are taken in; of long texts, only the first ones."""
+        """Return values that make an equal column when they are merged; of long texts, only the first ones."""
         extremes = [value for value in (self._low, self._high) if value is not None]
         others = within(self._others.samples(), MAX_SAMPLES) if self._others is not None else ()
         return [*dict.fromkeys(extremes), *others]
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """The approximate size in bytes."""
         return sum(map(len, self._seen)) + (self._others.size if self._others is not None else 0)
 
     def render(self) -> str:
         texts: list[str] = []
         if self._low is not None:
-            low, high = _spell(self._spec, self._low), _spell(self._spec, self._high)
+            low, high = _format(self._spec, self._low), _format(self._spec, self._high)
             texts.append(low if low == high else f"{low}..{high}")
         more = False
         if self._others is not None:
@@ -118,13 +114,7 @@ class Column:
 
 
 class Arguments:
-    """The arguments of calls with one message template.
-
-    Attributes
-    ----------
-    pending : list[tuple]
-        Append arguments here; call `reduce` when there are `limit` of them.
-    """
+    """The arguments of calls with one message template. Append them to `pending`; call `reduce` when it has `limit` items."""
 
     __slots__ = ("_columns", "_pieces", "limit", "pending")
 
@@ -137,10 +127,10 @@ class Arguments:
 
     @classmethod
     def of(cls, msg: object, args: tuple[object, ...], text: str) -> Arguments | None:
-        """Begin with the arguments of a first call, or return None if `msg` and `args` don't make its `text`.
+        """Start with the arguments of a first call, or return None if `msg` and `args` do not make its `text`.
 
-        That is the case for arguments in a dictionary, a width given as an argument, a style other than
-        ``%``, and a call with too many arguments: the caller merges texts instead.
+        The result is None for arguments in a dictionary, a width given as an argument, a style other than ``%``, and a call
+        with too many arguments. The caller then merges texts.
         """
         if not isinstance(msg, str):
             return None
@@ -162,12 +152,12 @@ class Arguments:
         return arguments if arguments.render() == text else None
 
     def reduce(self) -> None:
-        """Merge what is pending."""
+        """Merge the pending arguments."""
         pending, columns = self.pending, self._columns
         if not pending:
             return
         last = pending[-1]
-        # A call whose number of arguments does not fit the template has no text of its own: it only counts.
+        # A call with too few or too many arguments for the template has no valid text: it is only counted.
         if set(map(len, pending)) != {len(columns)}:
             pending = [args for args in pending if len(args) == len(columns)]
         for column, values in zip(columns, zip(*pending, strict=True), strict=False):
@@ -178,13 +168,13 @@ class Arguments:
 
     def take(self, columns: Sequence[Sequence[object]]) -> None:
         """Merge the arguments of many calls, given column by column."""
-        self.reduce()  # what came before comes first
-        if len(columns) == len(self._columns):  # else, as above, they only count
+        self.reduce()  # earlier calls come first
+        if len(columns) == len(self._columns):  # otherwise, as above, the calls are only counted
             for column, values in zip(self._columns, columns, strict=True):
                 column.reduce(values)
 
     def samples(self) -> Iterator[tuple[object, ...]]:
-        """Yield arguments that make the same text when they are merged."""
+        """Yield arguments that make the same text when merged."""
         self.reduce()
         columns = [column.samples() for column in self._columns]
         count = max(map(len, columns), default=1)
@@ -192,11 +182,11 @@ class Arguments:
 
     @property
     def size(self) -> int:
-        """About how many bytes they take, without what is pending."""
+        """The approximate size in bytes, without the pending arguments."""
         return sum(column.size for column in self._columns)
 
     def render(self) -> str:
-        """Return the one text."""
+        """Return the merged text."""
         self.reduce()
         parts = [self._pieces[0]]
         for column, piece in zip(self._columns, self._pieces[1:], strict=True):

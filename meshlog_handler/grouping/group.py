@@ -1,4 +1,4 @@
-"""One group of similar lines, and the scope within which texts may be similar. Pure."""
+"""One group of similar lines, and the scope within which texts are compared. Pure."""
 
 from __future__ import annotations
 
@@ -10,38 +10,30 @@ from typing import Any, Final
 from ..protocol.ranks import format_ranks
 from ..protocol.record import MeshRecord, info_of
 from .arguments import MAX_SAMPLES, Arguments
-from .similarity import TokenizedLine, distance, distance_limit, mask_digits, tokenize_line, tokenize_outer
+from .similarity import TokenizedLine, distance, distance_limit, mask_digits, tokenize_line, tokenize_unless_wordless
 from .sizes import size_of, within
 from .texts import TextRun, Texts
 
 _RUN_COST: Final = 4096
-# Longer texts are similar only when their shapes are equal: their distance would cost tens of milliseconds.
+# Longer texts are similar only if their shapes are equal: computing their distance would take tens of milliseconds.
 MAX_COMPARED: Final = 4096
 _MAX_PROFILES: Final = 256
 _MAX_DISTANCES: Final = 16
 
 
 class Scope:
-    """The texts that may be similar to each other: groups by shape, and what was learned to find them faster.
-
-    Attributes
-    ----------
-    runs : dict
-        By skeleton: what takes in a text of that skeleton, and its group.
-    shapes : dict
-        The group of each known shape.
-    """
+    """The groups of texts that may be similar to each other, and indexes to find these groups faster."""
 
     __slots__ = ("_profiles", "key", "runs", "shapes")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.runs: dict[bytes, tuple[TextRun, Group]] = {}
-        self.shapes: dict[str, Group] = {}
-        self._profiles: dict[int, dict[str, int]] = {}  # of the shapes that began a group, by their length
+        self.runs: dict[bytes, tuple[TextRun, Group]] = {}  # by digit mask: the run of further texts, and its group
+        self.shapes: dict[str, Group] = {}  # all known shapes
+        self._profiles: dict[int, dict[str, int]] = {}  # of the shapes that opened a group, by their length
 
     def open(self, group: Group, shape: str, bits: int | None) -> None:
-        """Note a group that begins with a text of this shape and profile; without a profile, no other shape is similar."""
+        """Add a group that opens with this shape and profile. Without a profile, no other shape is similar to it."""
         group.shapes.append(shape)
         self.shapes[shape] = group
         if bits is None:
@@ -49,19 +41,17 @@ class Scope:
         self._profiles.setdefault(len(shape), {})[shape] = bits
 
     def close(self, shape: str) -> None:
-        """Forget the group that began with this shape."""
+        """Remove the group that opened with this shape."""
         del self.shapes[shape]
         profiles = self._profiles.get(len(shape), {})
         if profiles.pop(shape, None) is not None and not profiles:
             del self._profiles[len(shape)]
 
     def nearest(self, shape: str, bits: int) -> Group | None:
-        """Return a group whose first shape is similar; of many, one with most characters in common.
+        """Return a group whose first shape is similar; of several, one with most characters in common.
 
-        `shape` is not longer than `MAX_COMPARED`.
-
-        The work is bounded: of many shapes only the some 300 nearest in length are looked at, and of these the
-        distance is computed for 16 at most.
+        `shape` is not longer than `MAX_COMPARED`. The work is bounded: only about 300 shapes, the nearest in length, are
+        examined, and the distance is computed for at most 16 of them.
         """
         length = len(shape)
         rivals: list[tuple[int, int, str]] = []
@@ -88,25 +78,7 @@ class Scope:
 
 
 class Group:
-    """Similar lines of one window: how many, whose, and what they will say.
-
-    Attributes
-    ----------
-    opened : float
-        When its window began (seconds).
-    count : int
-        Lines that are counted here and have not been shown.
-    ranks : set
-        Where they came from.
-    record : LogRecord or None
-        That of the first of them.
-    arguments : Arguments or None
-        What merges their message arguments; None where their texts are merged, and while nothing is counted.
-    shapes, skeletons : list
-        What the scope knows of the group.
-    size : int
-        About how many bytes it takes; see `weigh`.
-    """
+    """Similar lines of one window: their number, their ranks and their merged text."""
 
     __slots__ = (
         "_first",
@@ -126,61 +98,61 @@ class Group:
 
     def __init__(self, key: Hashable, opened: float, scope: Scope | None) -> None:
         self.key = key
-        self.opened = opened
+        self.opened = opened  # seconds
         self.scope = scope or Scope(None)
-        self.count = 0
-        self.ranks: set[int | None] = set()
-        self.record: LogRecord | None = None
-        self.arguments: Arguments | None = None
-        self.shapes: list[str] = []
-        self.masks: list[bytes] = []
-        self.learned = 0
-        self.size = 0
+        self.count = 0  # lines that are counted here and not yet shown
+        self.ranks: set[int | None] = set()  # of these lines
+        self.record: LogRecord | None = None  # of the first of these lines
+        self.arguments: Arguments | None = None  # None while no line is counted, and if texts are merged
+        self.shapes: list[str] = []  # keys of this group in the scope
+        self.masks: list[bytes] = []  # keys of its runs in the scope
+        self.learned = 0  # bytes, approximately, of shapes and runs that only save time
+        self.size = 0  # bytes, approximately; see `weigh`
         self._first = size_of(key)
         self._texts = Texts()
 
     def weigh(self) -> int:
-        """Set `size` to about how many bytes the group takes, without what was learned; return what it grew by."""
+        """Set `size` to about the bytes that the group takes, without `learned`; return the increase."""
         before = self.size
         self.size = self._first + self._texts.size + (self.arguments.size if self.arguments is not None else 0)
         return self.size - before
 
     def begin(self, record: LogRecord, args: tuple[object, ...] | None, text: str) -> bool:
-        """Take the first line that is counted; False if its text is still to be given to `add_text`."""
+        """Take the first line that is counted; return False if the caller must pass its text to `add_text`."""
         self.record = record
         self._first += size_of(record.__dict__) + size_of(info_of(record).raw)
         if args is not None:
             self.arguments = Arguments.of(record.msg, args, text)
         return self.arguments is not None
 
-    def add_text(self, text: str, tokens_of_text: TokenizedLine | None) -> int:
-        """Merge the text of a line; return what was learned by it, roughly in bytes."""
+    def add_text(self, text: str, tokens: TokenizedLine | None) -> int:
+        """Merge the text of a line; return the increase of `learned`."""
         key = mask_digits(text)
         known = self.scope.runs.get(key)
         if known is not None:
             known[0].add(text)
             return 0
-        if tokens_of_text is None:
-            by_template = self.scope.key is None  # whatever the texts are, they belong together
-            tokens_of_text = tokenize_line(text) if by_template else tokenize_outer(text)
-        shaped = self._texts.add(tokens_of_text)
-        # A text with an id in it has a skeleton that hardly comes again; one without a word is not like others of its skeleton.
-        if shaped is None or tokens_of_text.has_names or tokens_of_text.wordless:
+        if tokens is None:
+            by_template = self.scope.key is None  # texts of one template belong together, even without words
+            tokens = tokenize_line(text) if by_template else tokenize_unless_wordless(text)
+        shaped = self._texts.add(tokens)
+        # The digit mask of a text with an id seldom recurs. Wordless texts with equal masks are not similar.
+        if shaped is None or tokens.has_names or tokens.wordless:
             return 0
-        self.scope.runs[key] = self._texts.run(shaped, tokens_of_text, text), self
+        self.scope.runs[key] = self._texts.run(shaped, tokens, text), self
         self.masks.append(key)
         self.learned += len(key) + _RUN_COST
         return len(key) + _RUN_COST
 
     def alias(self, shape: str) -> int:
-        """Know a further shape as similar; return what was learned by it, roughly in bytes."""
+        """Add a further shape that is similar; return the increase of `learned`."""
         self.scope.shapes[shape] = self
         self.shapes.append(shape)
         self.learned += len(shape)
         return len(shape)
 
     def forget(self) -> int:
-        """Give up all that was learned only to be faster; return how much that was."""
+        """Discard everything that only saves time; return the value of `learned` before."""
         for key in self.masks:
             del self.scope.runs[key]
         for shape in self.shapes[1:]:
@@ -192,22 +164,22 @@ class Group:
         return learned
 
     def result(self, *, digest: bool = False) -> LogRecord | None:
-        """Return the record that shows the group, or None if nothing is counted. Call it once, at the end.
+        """Return the record that shows the group, or None if it counts no line. Call it once, at the end.
 
-        With `digest` it carries, in its `MeshInfo`, what lets others merge it on: the message template, or None, and
-        samples of its arguments, or of the text.
+        With `digest`, the `MeshInfo` of the record carries a message template and samples of the arguments, or None and
+        samples of the text. Another aggregator merges them.
         """
         record = self.record
         if record is None or self.count == 1:
             return record
-        told: tuple[str | None, list[Any]] | None = None
+        content: tuple[str | None, list[Any]] | None = None
         if digest and self.arguments is None:
-            told = (None, within(islice(self._texts.samples(), self.count), MAX_SAMPLES))
+            content = (None, within(islice(self._texts.samples(), self.count), MAX_SAMPLES))
         elif digest and self.arguments is not None:
-            told = (record.msg, within(islice(self.arguments.samples(), self.count), MAX_SAMPLES))
+            content = (record.msg, within(islice(self.arguments.samples(), self.count), MAX_SAMPLES))
         text = self._texts.render() if self.arguments is None else self.arguments.render()
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
         where = f"[{format_ranks(ranks)}] " if ranks else ""
         msg = f"[{self.count} similar log lines] {where}{text}"
-        info = info_of(record).but(count=self.count, ranks=ranks, digest=told, texts=None)
+        info = info_of(record).but(count=self.count, ranks=ranks, digest=content, texts=None)
         return MeshRecord.of({"count": self.count, "ranks": ranks, **record.__dict__, "msg": msg, "args": ()}, info)

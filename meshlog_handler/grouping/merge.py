@@ -1,4 +1,4 @@
-"""Similar texts as one that keeps what differs: numbers as ``0.25..0.31``, words as ``{a, b, ...}``. Pure."""
+"""Merges similar texts into one that shows the differences: numbers as ``0.25..0.31``, words as ``{a, b, ...}``. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD_BREAK = re.compile(r"(?<! ) ")
 
 
 def braces(texts: Sequence[str], more: bool) -> str:
-    """Write alternatives: ``{a, b}``, with ``...`` where there were more; one alone stands as it is."""
+    """Return alternatives as ``{a, b}``, with ``...`` if there were more. A single text is returned unchanged."""
     if len(texts) == 1 and not more:
         return texts[0]
     most = _MAX_WORD_LENGTH
@@ -30,10 +30,9 @@ def braces(texts: Sequence[str], more: bool) -> str:
 
 
 class Slot:
-    """What stood in one place of texts of one shape: the extreme numbers, as spelled, and up to 3 names.
+    """The values at one place of texts of one shape: the least and greatest number, as written, and up to 3 names."""
 
-    A fourth name is kept, too: it stands for all further ones, here and wherever the samples are merged.
-    """
+    # A fourth name is kept, too. It stands for all further names, here and where the samples are merged.
 
     __slots__ = ("_high", "_low", "_names", "high_text", "low_text")
 
@@ -69,13 +68,13 @@ class Slot:
         return braces(texts, len(self._names) > MAX_WORDS)
 
     def samples(self) -> list[str]:
-        """Return texts that make an equal slot when they are added to an empty one."""
+        """Return texts that make an equal slot when they are added to an empty slot."""
         extremes = [text for text in (self.low_text, self.high_text) if text is not None]
         return [*dict.fromkeys(extremes), *self._names]
 
 
 class Shaped:
-    """Texts of one shape: what is fixed, as in the first of them, and the slots between."""
+    """Texts of one shape: the fixed pieces of the first text, and the slots between them."""
 
     __slots__ = ("pieces", "shape", "size", "slots", "widths")
 
@@ -83,14 +82,14 @@ class Shaped:
         self.shape = shape
         self.pieces = pieces
         self.slots = slots
-        self.widths = widths  # of each slot in the first text
-        self.size = 2 * len(shape) + _SLOT_SIZE * len(slots) + MAX_WORDS * sum(widths)  # about the bytes it takes
+        self.widths = widths  # of the values in the first text
+        self.size = 2 * len(shape) + _SLOT_SIZE * len(slots) + MAX_WORDS * sum(widths)  # bytes, approximately
 
     @classmethod
-    def of(cls, tokens_of_text: TokenizedLine) -> Shaped:
-        slots = [Slot() for _ in tokens_of_text.tokens]
-        shaped = cls(tokens_of_text.shape, tokens_of_text.pieces, slots, [len(token.text) for token in tokens_of_text.tokens])
-        shaped.add(tokens_of_text.tokens)
+    def of(cls, tokens: TokenizedLine) -> Shaped:
+        slots = [Slot() for _ in tokens.tokens]
+        shaped = cls(tokens.shape, tokens.pieces, slots, [len(token.text) for token in tokens.tokens])
+        shaped.add(tokens.tokens)
         return shaped
 
     def add(self, tokens: Sequence[Token]) -> None:
@@ -105,7 +104,7 @@ class Shaped:
         parts: list[str] = []
         for piece, slot, width in zip(self.pieces, self.slots, self.widths, strict=False):
             text = slot.render()
-            if piece.endswith("  "):  # a padded column: the range grows into the padding
+            if piece.endswith("  "):  # a padded column: the range takes space from the padding
                 bare = piece.rstrip(" ")
                 piece = bare + " " * max(1, len(piece) - len(bare) - (len(text) - width))
             parts.append(piece)
@@ -114,7 +113,7 @@ class Shaped:
         return "".join(parts)
 
     def samples(self) -> Iterator[str]:
-        """Yield texts that make an equal one when they are merged."""
+        """Yield texts that make an equal `Shaped` when they are merged."""
         columns = [slot.samples() for slot in self.slots]
         return (self._sample(columns, at) for at in range(max(map(len, columns), default=1)))
 
@@ -126,7 +125,7 @@ class Shaped:
         return "".join(parts)
 
     def words(self) -> list[Choice]:
-        """Split at spaces (of several, the first splits). The words share their slots with this text."""
+        """Split at spaces, and at the first of several spaces. The words share their slots with this text."""
         words: list[Choice] = []
         pieces: list[str] = []
         slots: list[Slot] = []
@@ -149,10 +148,7 @@ def _shape_of(pieces: list[str]) -> str:
 
 
 class Choice:
-    """Alternatives for one place of a line: up to 3 shapes of text, each with its slots.
-
-    A fourth shape is kept, too, and stands for all further ones.
-    """
+    """Alternatives at one place of a line: up to 3 shapes of text. A fourth is kept, too, and stands for all further shapes."""
 
     __slots__ = ("shapes",)
 
@@ -161,16 +157,16 @@ class Choice:
 
     @property
     def more(self) -> bool:
-        """Whether there are more than are shown."""
+        """Whether there are more alternatives than are shown."""
         return len(self.shapes) > MAX_WORDS
 
     def add(self, text: str) -> None:
-        tokens_of_text = tokenize_line(text)
-        known = self.shapes.get(tokens_of_text.shape)
+        tokens = tokenize_line(text)
+        known = self.shapes.get(tokens.shape)
         if known is not None:
-            known.add(tokens_of_text.tokens)
+            known.add(tokens.tokens)
         elif len(self.shapes) <= MAX_WORDS:
-            self.shapes[tokens_of_text.shape] = Shaped.of(tokens_of_text)
+            self.shapes[tokens.shape] = Shaped.of(tokens)
 
     def merge(self, other: Choice) -> None:
         for shape, shaped in other.shapes.items():
@@ -182,7 +178,7 @@ class Choice:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """The approximate size in bytes."""
         return sum(shaped.size for shaped in self.shapes.values())
 
     def meets(self, other: Choice) -> bool:
@@ -192,12 +188,12 @@ class Choice:
         return [shaped.render() for shaped in list(self.shapes.values())[:MAX_WORDS]]
 
     def samples(self) -> Iterator[str]:
-        """Yield texts that make an equal choice when they are added to an empty one."""
+        """Yield texts that make an equal choice when they are added to an empty choice."""
         for shaped in self.shapes.values():
             yield from shaped.samples()
 
     def render(self) -> str:
-        """Write the alternatives as a word; what opens or closes all of them stands outside: ``x={a, b},``."""
+        """Return the alternatives as one word. A common beginning or end is written outside of the braces: ``x={a, b},``."""
         texts = self.texts()
         if len(texts) == 1:
             return braces(texts, self.more)
@@ -210,13 +206,14 @@ class Choice:
 
 
 def _common(pattern: re.Pattern[str], texts: list[str]) -> int:
-    match = pattern.match(commonprefix(texts))  # noqa: RUF071 - they are no paths: characters are meant
+    match = pattern.match(commonprefix(texts))  # noqa: RUF071 - compares characters, not paths
     return 0 if match is None else match.end()
 
 
 def fold(line: list[Choice], other: list[Choice]) -> list[Choice]:
-    """Merge the words of two lines: one by one, or, where their number differs, all between those agreeing
-    at the beginning and at the end as one alternative. Both arguments are used up.
+    """Merge the words of two lines. Both arguments are consumed.
+
+    If the numbers of words differ, the words between the matching ones at the beginning and at the end become one alternative.
     """
     if len(line) == len(other):
         for mine, theirs in zip(line, other, strict=True):
@@ -228,7 +225,7 @@ def fold(line: list[Choice], other: list[Choice]) -> list[Choice]:
         head += 1
     while tail < most - head and line[-1 - tail].meets(other[-1 - tail]):
         tail += 1
-    if head + tail == most:  # nothing would stand against something: take in a word that agrees
+    if head + tail == most:  # one alternative would be empty: include a matching word
         if head:
             head -= 1
         else:

@@ -1,4 +1,4 @@
-"""How alike two texts are: their shape with numbers and ids masked, and their edit distance. Pure."""
+"""Compares texts by their shape, with numbers and ids masked, and by their edit distance. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 SIMILAR_PERCENT: Final = 15
 
-# One pattern finds all that varies between lines of one kind. Every match begins with one character of the
-# class in its first line, so that the engine skips over everything else; the alternatives then look back at
-# that character.
+# One pattern finds everything that varies between similar lines. Every match begins with a character of the class in its first
+# line, so that the engine skips all other characters; the alternatives then look back at this character.
 _TOKEN = re.compile(
     r"""[0-9a-fA-F/\x1b +-](?:
     ((?<=\x1b)\[[0-?]*[ -/]*[@-~])                                      # 1: a colour
@@ -39,7 +38,7 @@ _UNARY = [(1 << count) - 1 for count in range(8)]
 
 
 class Token(NamedTuple):
-    """What varies in a text: ``text[start:end]``, a number or a name (an id, a path)."""
+    """A part of a text that varies, ``text[start:end]``: a number or a name (an id, a path)."""
 
     start: int
     end: int
@@ -48,30 +47,17 @@ class Token(NamedTuple):
 
 
 class TokenizedLine(NamedTuple):
-    """A text taken apart.
+    """A text split into tokens, which vary, and pieces, which are fixed."""
 
-    Attributes
-    ----------
-    shape : str
-        The text with tokens masked, colours and the padding of numbers left out.
-    pieces : list[str]
-        The text between the tokens, colours and padding included; one more than `tokens`.
-    tokens : list[Token]
-    has_names : bool
-        Some token is a name.
-    wordless : bool
-        See `tokenize_outer`.
-    """
-
-    shape: str
-    pieces: list[str]
+    shape: str  # the text with tokens masked, without colours and the padding of numbers
+    pieces: list[str]  # the text between the tokens, with colours and padding; one more than `tokens`
     tokens: list[Token]
-    has_names: bool
-    wordless: bool = False
+    has_names: bool  # whether a token is a name
+    wordless: bool = False  # see `tokenize_unless_wordless`
 
 
 def tokenize_line(text: str) -> TokenizedLine:
-    """Take a text apart into what is fixed and what varies."""
+    """Split a text into tokens and pieces."""
     masked: list[str] = []
     pieces: list[str] = []
     tokens: list[Token] = []
@@ -94,15 +80,12 @@ def tokenize_line(text: str) -> TokenizedLine:
     return TokenizedLine("".join(masked), pieces, tokens, has_names)
 
 
-def tokenize_outer(text: str) -> TokenizedLine:
-    """Take a whole line apart. One without a word says nothing but its numbers: it is similar to its equal only.
-
-    Its shape is the text as it is.
-    """
-    tokens_of_text = tokenize_line(text)
-    if not any(map(str.isalpha, tokens_of_text.shape)):
+def tokenize_unless_wordless(text: str) -> TokenizedLine:
+    """Split a whole line into tokens and pieces, unless it has no word. Then its shape is the text: only equal lines match."""
+    tokens = tokenize_line(text)
+    if not any(map(str.isalpha, tokens.shape)):
         return TokenizedLine(text, [text], [], has_names=False, wordless=True)
-    return tokens_of_text
+    return tokens
 
 
 def shape(text: str) -> str:
@@ -111,23 +94,23 @@ def shape(text: str) -> str:
 
 
 def numbers(text: str) -> list[str]:
-    """Return the numbers, dates and times in a text, as they are spelled."""
+    """Return the numbers, dates and times in a text, as written."""
     return [token.text for token in tokenize_line(text).tokens if token.is_number]
 
 
 def mask_digits(text: str) -> bytes:
-    """Return a cheap key: texts with equal ones have digits at the same places and differ in them only."""
+    """Return the digit mask, a cheap key: texts with equal masks have digits at the same places and differ only in digits."""
     return text.encode("utf-8", "surrogatepass").translate(_DIGITS)
 
 
 def mask_digits_of_lines(text: str) -> list[bytes]:
-    """Return the skeletons of the lines of a text, at a fraction of the cost of one at a time."""
+    """Return the digit masks of the lines of a text, at a fraction of the cost of one at a time."""
     return mask_digits(text).split(b"\n")
 
 
 def number_value(text: str) -> float:
-    """Return what a number token counts for when numbers are ordered; dates and times rise with time."""
-    if text.isdecimal() and len(text) < 4000:  # longer ones int() may refuse
+    """Return the value by which number tokens are ordered. Later dates and times have greater values."""
+    if text.isdecimal() and len(text) < 4000:  # int() may reject longer texts
         return int(text)
     if ":" in text:
         value = 0.0
@@ -140,10 +123,8 @@ def number_value(text: str) -> float:
 
 
 def distance(a: str, b: str, limit: int) -> int:
-    """Return the Levenshtein distance of two texts, or ``limit + 1`` if it is larger than `limit`.
-
-    Bit-parallel: a column of the table is kept as the bits of one integer (Myers 1999, after Hyyrö 2003).
-    """
+    """Return the Levenshtein distance of two texts, or ``limit + 1`` if it is larger than `limit`."""
+    # Bit-parallel: the bits of one integer hold a column of the table (Myers 1999, after Hyyrö 2003).
     if a == b:
         return 0
     if len(a) < len(b):
@@ -173,7 +154,7 @@ def distance(a: str, b: str, limit: int) -> int:
         elif down & last:
             score -= 1
         left -= 1
-        if score - left > limit:  # each column still to come lowers the score by one at most
+        if score - left > limit:  # each remaining column lowers the score by one at most
             return limit + 1
         up = (up << 1) | 1
         rises = ((down << 1) | ~(diagonal | up)) & mask
@@ -182,7 +163,7 @@ def distance(a: str, b: str, limit: int) -> int:
 
 
 def _trim(a: str, b: str) -> tuple[str, str]:
-    """Leave out what both texts begin and end with: their distance stays the same. `b` is not the longer."""
+    """Remove the common beginning and end, which do not affect the distance. `b` is not longer than `a`."""
     head = 0
     for x, y in zip(a, b, strict=False):
         if x != y:
@@ -196,22 +177,22 @@ def _trim(a: str, b: str) -> tuple[str, str]:
 
 
 def distance_limit(longer: int) -> int:
-    """Return the largest distance at which texts are similar, the longer of which has `longer` characters."""
+    """Return the largest distance at which texts are similar if the longer one has `longer` characters."""
     return max(0, (SIMILAR_PERCENT * longer - 1) // 100)
 
 
 def similar(a: str, b: str) -> bool:
-    """Tell whether the distance of two texts is below 0.15 of the length of the longer."""
+    """Return whether the distance of two texts is below 0.15 of the length of the longer one."""
     limit = distance_limit(max(len(a), len(b)))
     return distance(a, b, limit) <= limit
 
 
 def profile(text: str) -> int:
-    """Return which characters a text has, and how often, as the bits of one integer.
+    """Return the characters of a text and their counts as the bits of one integer.
 
-    ``(profile(a) ^ profile(b)).bit_count() <= 2 * distance(a, b) - abs(len(a) - len(b))`` holds for all
-    texts: a test that costs a fraction of the distance and rules most pairs out. (Characters fall into 64
-    classes and are counted up to 7; both only lower the left side.)
+    ``(profile(a) ^ profile(b)).bit_count() <= 2 * distance(a, b) - abs(len(a) - len(b))`` holds for all texts. This check costs
+    a fraction of the distance and excludes most pairs. Characters have 64 classes and are counted up to 7; both only lower the
+    left side.
     """
     bits = 0
     for kind, count in Counter(text.encode("ascii", "replace").translate(_CLASSES)).items():

@@ -1,4 +1,4 @@
-"""Roughly how much memory plain data takes: what is kept of records is bounded in bytes. Pure."""
+"""Approximate sizes of plain data, by which groups limit their memory. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OTHER: Final = 32
 
 
 def size_of(value: object) -> int:
-    """Return about how many bytes a value takes: the texts and bytes in it, and something for all else."""
+    """Return the approximate size of a value in bytes: its texts and bytes, and a constant for each other object."""
     kind = type(value)
     if kind is str or kind is bytes:
         return getsizeof(value)
@@ -24,7 +24,7 @@ def size_of(value: object) -> int:
 
 
 def within(values: Iterable[T], limit: int) -> list[T]:
-    """Return the first values that together take no more than `limit` bytes, and at least one."""
+    """Return the first values that together take at most `limit` bytes, but at least one value."""
     found: list[T] = []
     for value in values:
         limit -= size_of(value)

@@ -1,4 +1,4 @@
-"""What the aggregator asks of what many records have in common: protocols. Pure."""
+"""Protocols of the templates that the aggregator uses. Pure."""
 
 from __future__ import annotations
 
@@ -8,60 +8,49 @@ from typing import Any, Protocol
 
 
 class AnyTemplate(Protocol):
-    """What many records have in common; with the `values` of one of them it makes that record.
-
-    Attributes
-    ----------
-    rank : int or None
-        Where its records come from; None for the client's own process.
-    levelno : int
-    group : Hashable or None
-        Records with message arguments: those with equal groups are similar. None: the text decides.
-    scope : Hashable
-        Texts of different scopes are never similar.
-    """
+    """What many records have in common. With the `values` of one record, a template makes this record."""
 
     @property
-    def rank(self) -> int | None: ...
+    def rank(self) -> int | None: ...  # None: the client's own process
     @property
     def levelno(self) -> int: ...
     @property
-    def group(self) -> Hashable | None: ...
+    def group(self) -> Hashable | None: ...  # records with arguments and equal groups are similar; None: the text decides
     @property
-    def scope(self) -> Hashable: ...
+    def scope(self) -> Hashable: ...  # texts of different scopes are never similar
 
     def args(self, values: Any) -> tuple[object, ...]:
-        """Return the message arguments; called only where `group` is not None."""
+        """Return the message arguments; called only if `group` is not None."""
 
     def text(self, values: Any) -> str:
         """Return the message."""
 
     def signature(self, values: Any) -> Hashable | None:
-        """Return what tells exceptions apart, or None; only records with equal signatures are similar."""
+        """Return a value that distinguishes exceptions, or None. Only records with equal signatures are similar."""
 
     def build(self, values: Any) -> LogRecord:
-        """Return the record, new at each call."""
+        """Return the record: a new object at each call."""
 
 
 class CallTemplate(AnyTemplate, Protocol):
-    """What many records without signatures have in common, whose arguments are of the same types."""
+    """What many records have in common that have no signatures and whose arguments have the same types."""
 
     def columns(self, lines: Sequence[Any]) -> Sequence[Sequence[object]]:
-        """Return the message arguments of many, column by column; called only where `group` is not None."""
+        """Return the message arguments of many records, column by column; called only if `group` is not None."""
 
 
 class LineTemplate(AnyTemplate, Protocol):
-    """What many lines without a group have in common; their skeletons are known."""
+    """What many lines without a group have in common; their digit masks are known."""
 
-    def mask_digits(self, values: Any) -> bytes:
-        """Return the skeleton of the message; see `similar.skeleton`."""
+    def digit_mask(self, values: Any) -> bytes:
+        """Return the digit mask of the message; see `similarity.mask_digits`."""
 
 
 class DigestTemplate(AnyTemplate, Protocol):
     """What the digests of another aggregator have in common."""
 
     def weight(self, values: Any) -> tuple[int, Sequence[int]]:
-        """Return how many lines one tells of, and of which ranks."""
+        """Return the number of lines in a digest, and their ranks."""
 
     def samples(self, values: Any) -> Sequence[Any]:
-        """Return values of single lines that, merged, say what it says; no more than it has lines."""
+        """Return values of single lines that make the text of the digest when merged; not more than its number of lines."""

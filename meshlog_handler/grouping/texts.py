@@ -1,4 +1,4 @@
-"""The texts of one group, merged: of a few shapes each by itself, of more word by word. Pure."""
+"""Merges the texts of one group: a few shapes separately, further shapes word by word. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORD_SIZE: Final = 500
 
 
 class Texts:
-    """Merges similar texts, of up to 8 shapes each by itself and of any number more word by word."""
+    """Merges similar texts: up to 8 shapes separately, any number of further shapes word by word."""
 
     __slots__ = ("_rest", "_runs", "_shapes")
 
@@ -25,34 +25,34 @@ class Texts:
         self._runs: list[TextRun] = []
         self._rest: list[Choice] | None = None
 
-    def add(self, tokens_of_text: TokenizedLine) -> Shaped | None:
-        """Take in one text; return what keeps its shape, or None where no more shapes are kept apart."""
-        shaped = self._shapes.get(tokens_of_text.shape)
+    def add(self, tokens: TokenizedLine) -> Shaped | None:
+        """Merge a text; return the `Shaped` of its shape, or None if no more shapes are kept separately."""
+        shaped = self._shapes.get(tokens.shape)
         if shaped is not None:
-            shaped.add(tokens_of_text.tokens)
+            shaped.add(tokens.tokens)
             return shaped
-        shaped = Shaped.of(tokens_of_text)
+        shaped = Shaped.of(tokens)
         if len(self._shapes) < _MAX_SHAPES:
-            self._shapes[tokens_of_text.shape] = shaped
+            self._shapes[tokens.shape] = shaped
             return shaped
         words = shaped.words()
         self._rest = words if self._rest is None else fold(self._rest, words)
         return None
 
-    def run(self, shaped: Shaped, tokens_of_text: TokenizedLine, text: str) -> TextRun:
-        """Return what takes in, fast, further texts with the skeleton of `text`."""
-        run = TextRun(shaped, tokens_of_text.tokens, len(text))
+    def run(self, shaped: Shaped, tokens: TokenizedLine, text: str) -> TextRun:
+        """Return a run, which merges further texts with the digit mask of `text` faster."""
+        run = TextRun(shaped, tokens.tokens, len(text))
         self._runs.append(run)
         return run
 
     def settle(self) -> None:
-        """Merge what the runs still hold, and forget the runs: whoever else holds one must forget it too."""
+        """Merge and discard the runs. The caller must discard its references to them, too."""
         for run in self._runs:
             run.reduce()
         self._runs.clear()
 
     def samples(self) -> Iterator[str]:
-        """Yield texts that make the same one when they are merged. Before `render`, which uses up what there is."""
+        """Yield texts that make the same text when merged. Call it before `render`, which consumes the parts."""
         self.settle()
         for shaped in self._shapes.values():
             yield from shaped.samples()
@@ -63,12 +63,12 @@ class Texts:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes, without the runs."""
+        """The approximate size in bytes, without the runs."""
         rest = sum(word.size + _WORD_SIZE for word in self._rest) if self._rest is not None else 0
         return sum(shaped.size for shaped in self._shapes.values()) + rest
 
     def render(self) -> str:
-        """Return the one text. Call it once, at the end."""
+        """Return the merged text. Call it once, at the end."""
         self.settle()
         if len(self._shapes) == 1 and self._rest is None:
             (only,) = self._shapes.values()
@@ -83,10 +83,9 @@ class Texts:
 
 
 class TextRun:
-    """Texts of one skeleton, kept until there are enough to be merged at once.
+    """Texts with one digit mask, collected to be merged together."""
 
-    They have digits at the same places, so a number among them is least where its spelling is least.
-    """
+    # The digits are at the same places, so the least and greatest spellings of a number without exponent are its extremes.
 
     __slots__ = ("_cuts", "_limit", "_shaped", "_texts")
 
@@ -99,13 +98,13 @@ class TextRun:
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
-        """Append a text, and reduce when it is time."""
+        """Append a text; merge when there are enough."""
         self._texts.append(text)
         if len(self._texts) >= self._limit:
             self.reduce()
 
     def reduce(self) -> None:
-        """Merge what is kept."""
+        """Merge the collected texts."""
         texts = self._texts
         if texts and texts.count(texts[0]) == len(texts):
             del texts[1:]

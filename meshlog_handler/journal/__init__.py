@@ -1,4 +1,4 @@
-"""Where a worker keeps its records until the client has them: memory that outlives the worker, and side files.
+"""The journal of a worker and its side files. They hold records until the client has received them, and outlive the worker.
 
 May import: errors, settings, protocol, system.
 """

@@ -1,11 +1,11 @@
-"""Where things stand in a journal's file.
+"""Layout of a journal file.
 
 ::
 
-    header   magic, sizes, pid; counters of what was dropped, by reason and level
+    header   magic, sizes, pid; counters of dropped records, by reason and level
     segment  generation:u64 0:u64, entries (see `entries`), zeros       x 8
 
-The generation rises from segment to segment; every segment can be read alone.
+Each new segment has a higher generation. Every segment can be read independently.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ COUNTER: Final = Struct("<HHIQ")
 MAX_COUNTERS: Final = 128
 GENERATION: Final = Struct("<QQ")
 START: Final = GENERATION.size
-"""Where the entries of a segment begin."""
+"""Offset of the first entry in a segment."""
 
 DROP_REASONS: Final = ("full", "policy", "gone", "lost")
-"""The journal was full although the call waited; was full, and the policy is to drop; had no client; was overwritten."""
+"""The journal was full after a wait; was full, with the policy to drop; there was no client; the record was overwritten."""
 
 
 class Range(NamedTuple):
-    """Bytes of the stream: where they stand, and what they are."""
+    """A byte range of the stream: its position and its data."""
 
     generation: int
     start: int

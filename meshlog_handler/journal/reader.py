@@ -1,4 +1,4 @@
-"""JournalReader: what a dead process's journal holds. Bytes only; no thread, no clock."""
+"""Reads the journal of a worker that has exited. Pure data: no thread, no clock."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..errors import ProtocolError
 from ..protocol.entries import MAX_ENTRY, extent
 from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
 
-_PAGE: Final = 4096  # every system's pages are a multiple of it
+_PAGE: Final = 4096  # a divisor of the page size of every system
 _STEP: Final = 1 << 20
 _LARGEST: Final = 2 * MAX_ENTRY
 
 
 class JournalReader:
-    """A copy of a journal whose writer is dead. Trusts nothing it finds.
+    """Reads a journal whose writer has exited, and validates everything it reads.
 
-    Reads the file instead of mapping it: a file cut short under a mapping is a SIGBUS, under a read an error.
+    The file is read, not mapped: a truncated file is an error when read, but a SIGBUS when mapped.
     """
 
     def __init__(self, path: str, max_size: int = (1 << 30) + (1 << 20)) -> None:
         self._path = path
-        self._segments: list[tuple[int, int]] = []  # generation, and where it begins
+        self._segments: list[tuple[int, int]] = []  # generation, offset in the file
         self._segment_size = 0
         self.pid, self._drops = 0, b""
         with self._open() as file:
@@ -32,10 +32,10 @@ class JournalReader:
             if size > max_size:
                 raise ProtocolError(f"journal {path} is larger than {max_size} bytes")
             head = file.read(COUNTERS_AT + MAX_COUNTERS * COUNTER.size)
-            if not any(head[: HEADER.size]):  # its writer died while it made it
+            if not any(head[: HEADER.size]):  # the writer exited before it had written the header
                 return
             if len(head) < HEADER.size or head[: len(MAGIC)] != MAGIC:
-                raise ProtocolError(f"{path} is no journal")
+                raise ProtocolError(f"{path} is not a journal")
             _, segments, self._segment_size, self.pid = HEADER.unpack_from(head)
             header_size = size - segments * self._segment_size
             whole = header_size >= COUNTERS_AT + MAX_COUNTERS * COUNTER.size and header_size % _PAGE == 0
@@ -46,14 +46,14 @@ class JournalReader:
                 file.seek(begin)
                 numbers = file.read(GENERATION.size)
                 if len(numbers) < GENERATION.size:
-                    raise ProtocolError(f"journal {path} was cut short")
+                    raise ProtocolError(f"journal {path} is truncated")
                 generation = GENERATION.unpack(numbers)[0]
                 if generation:
                     self._segments.append((generation, begin))
         self._segments.sort()
 
     def _open(self) -> BinaryIO:
-        """Open the journal: a regular file, and no link; what else a process may put in its place is not waited for."""
+        """Open the journal, which must be a regular file and not a link. Never blocks on another kind of file."""
         fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -61,7 +61,7 @@ class JournalReader:
         return open(fd, "rb")
 
     def _read(self, begin: int, start: int, *, newest: bool) -> bytes:
-        """Return the complete entries of a segment from `start`. Of one that holds less than its size, no more is read."""
+        """Return the complete entries of a segment from `start`. Reading stops soon after the last entry."""
         data = b""
         with self._open() as file:
             file.seek(begin + start)
@@ -69,18 +69,18 @@ class JournalReader:
             while left > 0:
                 more = file.read(min(left, _STEP))
                 if not more:
-                    raise ProtocolError(f"journal {self._path} was cut short")
+                    raise ProtocolError(f"journal {self._path} is truncated")
                 left -= len(more)
                 data += more
                 end = extent(data, 0, newest=newest and not left)
-                if end + _LARGEST < len(data):  # no entry is so large: here they end
+                if end + _LARGEST < len(data):  # the rest is larger than any entry: these were the last ones
                     break
         return data[: extent(data, 0, newest=newest)]
 
     def ranges(self, generation: int = 0, offset: int = START) -> Iterator[Range]:
-        """Yield, in order, what follows ``(generation, offset)``, the position up to which a reader has the stream.
+        """Yield, in order, the ranges after ``(generation, offset)``, the position up to which the caller has the stream.
 
-        A first range of a later generation than asked for, or of one beyond the next, means that entries were overwritten.
+        Entries were overwritten if the first range is not the rest of `generation` or, without a rest, the next generation.
         """
         newest = self._segments[-1][0] if self._segments else 0
         for number, begin in self._segments:
@@ -88,13 +88,13 @@ class JournalReader:
                 continue
             start = offset if number == generation else START
             if not START <= start <= self._segment_size:
-                raise ProtocolError(f"no position {start} in a segment")
+                raise ProtocolError(f"position {start} is outside the segment. Expected {START} to {self._segment_size}")
             data = self._read(begin, start, newest=number == newest)
             if data:
                 yield Range(number, start, data)
 
     def drops(self) -> list[tuple[str, int, int]]:
-        """Return ``(reason, level, count)`` of all that the writer dropped."""
+        """Return ``(reason, level, count)`` of the records that the writer dropped."""
         return [
             (DROP_REASONS[reason], level, count)
             for reason, level, used, count in COUNTER.iter_unpack(self._drops)

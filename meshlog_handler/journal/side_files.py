@@ -1,9 +1,9 @@
-"""Side files: an entry too large for a segment stands beside the journal, in a file of its own.
+"""Side files: an entry that is too large for a segment is in a separate file beside the journal.
 
 ::
 
     worker   writes <journal>.<number>, then a LARGE entry with that number
-    client   reads the file and removes it, which tells the worker that there is room again
+    client   reads the file and removes it, which shows the worker that there is room again
     log_dir  the client keeps the newest ones, as <journal>.<number>.kept, for ``meshlog tail``
 """
 
@@ -21,16 +21,16 @@ from ..errors import ProtocolError
 from ..system.waits import monotonic
 
 MAX_SIZE: Final = 1 << 28
-"""Bytes of the largest side file that is read."""
+"""Largest side file that is read, in bytes."""
 
 MAX_FILES: Final = 16
-"""Side files of one journal that were not read yet, and that are kept after they were read."""
+"""Maximum number of unread side files of one journal, and of those kept after reading."""
 
 MAX_KEPT: Final = 4 << 20
-"""Bytes of the side files of one journal that are kept after they were read."""
+"""Maximum size of the side files of one journal that are kept after reading, in bytes together."""
 
 NO_SPACE_SEC: Final = 10.0
-"""Seconds for which a full disk is taken for one that other processes make room on."""
+"""Seconds that a full disk is expected to get free space from other processes."""
 
 _LOOK_SEC: Final = 0.005
 _NO_SPACE_LOOK_SEC: Final = 0.05
@@ -38,38 +38,29 @@ _NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 def side_path(journal: str, number: int, *, kept: bool = False) -> str:
-    """Return the path of a side file; with `kept`, its path after the client has read it."""
+    """Return the path of a side file; with `kept`, its path after the client has read and kept it."""
     return f"{journal}.{number}.kept" if kept else f"{journal}.{number}"
 
 
 class SideFiles:
-    """The side files of one journal, for their writer. Any thread, signal handler or finalizer may call `put`.
+    """The side files of one journal, for the worker. Any thread, signal handler or finalizer may call `put`.
 
-    Parameters
-    ----------
-    journal : str
-        The journal's path.
-    limit : int
-        Bytes of all files that were not read yet. A larger entry is written when no other file is there.
+    `limit` is the maximum size of all unread files, in bytes. A larger entry is written when there is no other file.
     """
 
     def __init__(self, journal: str, limit: int) -> None:
         self._journal = journal
         self._limit = limit
         self._numbers = itertools.count(1)
-        self._writing: dict[int, int] = {}  # sizes by number: a file that is not there yet
+        self._writing: dict[int, int] = {}  # number: size; files that are not complete yet
         self._unread: dict[int, int] = {}
         self._no_space_since: float | None = None
 
     def put(self, data: bytes, *, replace: bool, patient: bool) -> int:
         """Write a new file, and return its number.
 
-        Parameters
-        ----------
-        replace : bool
-            Nobody reads the files: the oldest ones make room for the new one.
-        patient : bool
-            The caller can wait: a disk that has just become full is no error yet.
+        With `replace` (no client reads the files), the oldest files are removed to make room. With `patient`, the caller can
+        wait, and a disk that became full recently raises `BlockingIOError` too.
 
         Raises
         ------
@@ -85,7 +76,7 @@ class SideFiles:
                 self._forget_read()
             while not self._fits(number, len(data)):
                 if not (replace and self._remove_oldest()):
-                    raise BlockingIOError(errno.EAGAIN, "the client has not read the side files that are there")
+                    raise BlockingIOError(errno.EAGAIN, "the client has not read the existing side files")
             self._write(number, data, replace, patient)
             self._unread[number] = len(data)
         finally:
@@ -93,7 +84,7 @@ class SideFiles:
         return number
 
     def _fits(self, number: int, size: int) -> bool:
-        # Of two threads that find no room for both, the one with the lower number goes on.
+        # If there is no room for the files of two threads, the lower number has precedence.
         others = [each for at, each in (*tuple(self._unread.items()), *tuple(self._writing.items())) if at < number]
         return not others or (len(others) < MAX_FILES and sum(others) + size <= self._limit)
 
@@ -124,12 +115,12 @@ class SideFiles:
                 raise
 
     def take_back(self, number: int) -> None:
-        """Remove a file that no entry refers to."""
+        """Remove a file that no entry references."""
         self._unread.pop(number, None)
         _unlink(side_path(self._journal, number))
 
     def wait(self, _: bool, seconds: float) -> bool:
-        """Wait up to `seconds` until `put` is worth another try; tell whether it is."""
+        """Wait up to `seconds` until it is useful to call `put` again; return whether it is."""
         deadline = monotonic() + seconds
         while not self._forget_read():
             if self._no_space_since is not None:
@@ -141,7 +132,7 @@ class SideFiles:
         return True
 
     def _forget_read(self) -> bool:
-        """Forget the files that the client has read; tell whether there were any."""
+        """Forget the files that the client has read; return whether there were any."""
         read = [number for number in tuple(self._unread) if not os.path.exists(side_path(self._journal, number))]
         for number in read:
             self._unread.pop(number, None)
@@ -156,12 +147,9 @@ class SideFiles:
 
 
 class ReadSideFiles:
-    """The side files of one journal, for the client: each is removed when it was read. One owner.
+    """The side files of one journal, for the client. Each file is removed after it is read. One owner.
 
-    Attributes
-    ----------
-    keep : bool
-        Keep the newest ones for ``meshlog tail``: up to `MAX_FILES`, of `MAX_KEPT` bytes together.
+    With `keep`, the newest files stay for ``meshlog tail``: up to `MAX_FILES`, with up to `MAX_KEPT` bytes together.
     """
 
     __slots__ = ("_journal", "_kept", "_last", "keep")
@@ -173,13 +161,7 @@ class ReadSideFiles:
         self._last = 0
 
     def read(self, number: int) -> bytes:
-        """Return what a side file holds, once.
-
-        Raises
-        ------
-        ProtocolError
-            If it cannot be read.
-        """
+        """Return the content of a side file, once; raise `ProtocolError` if it cannot be read."""
         self._last = max(self._last, number)
         path = side_path(self._journal, number)
         try:
@@ -206,23 +188,17 @@ class ReadSideFiles:
 
     @property
     def kept(self) -> list[str]:
-        """The paths of the files that are kept."""
+        """Paths of the kept files."""
         return [path for path, _ in self._kept]
 
     def remove_unreferenced(self) -> None:
-        """Remove what a worker has left that was killed after it wrote a file, and before it wrote the entry."""
+        """Remove the files of a worker that was killed between writing a file and writing its entry."""
         for number in range(self._last + 1, self._last + 1 + MAX_FILES):
             _unlink(side_path(self._journal, number))
 
 
 def read_side_file(path: str) -> bytes:
-    """Return what a regular file of at most `MAX_SIZE` bytes holds.
-
-    Raises
-    ------
-    ProtocolError
-        If it is no such file, or cannot be read.
-    """
+    """Return the content of a side file; raise `ProtocolError` unless it is a regular, readable file within `MAX_SIZE`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
@@ -230,12 +206,12 @@ def read_side_file(path: str) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise ProtocolError("a side file of the journal is not a regular file")
             if status.st_size > MAX_SIZE:
-                raise ProtocolError(f"a side file of the journal has {status.st_size:,} bytes")
+                raise ProtocolError(f"a side file of the journal has {status.st_size:,} bytes. Expected at most {MAX_SIZE:,}")
             return file.read(status.st_size)
     except OSError as failure:
         raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 
 
 def _unlink(path: str) -> None:
-    with contextlib.suppress(OSError):  # it was never made, or its directory is gone
+    with contextlib.suppress(OSError):  # it was never made, or its directory was removed
         os.unlink(path)

@@ -1,14 +1,13 @@
-"""The journal: a ring of segments in a mapped file, written by one process, read by others after its death.
+"""The journal: a ring of segments in a mapped file, written by one process, and read by others after it has exited.
 
-An append is one C call, ``segment.write(data)``: neither a signal handler, nor the garbage collector, nor another
-thread can come in between, so the hot path needs no lock, and logging may re-enter it anywhere. The end of a segment
-is an error of that call, not a check.
+An append is one C call, ``segment.write(data)``. No signal handler, garbage collection or other thread can interrupt it, so the
+hot path needs no lock, and logging may re-enter it anywhere. The end of a segment is an error of that call, not a check.
 
-A change of segments takes many steps. A signal handler that logs in the middle of them changes segments itself, and one
-that raises leaves them half done: each step can be done twice, and what counts is one C call, which one of them wins:
-that which gives a segment its successor. What is free is what is not in the chain of successors, and nothing else.
+A change of segments takes many steps. A signal handler that logs between them changes segments itself, and one that raises
+leaves the change incomplete. So each step may run twice, and one C call decides: the one that sets the successor of a segment
+succeeds only once. A segment is free if it is not in the chain of successors, and no call prepares it.
 
-This file is bytes and bookkeeping: no thread, no clock. Who may call what is said at each method. See `journal_layout`.
+No thread and no clock here. The sections of `Journal` say which threads may call its methods. See `layout`.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from ..system.locks import hold
 from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
 
 Appender = tuple[SchemaTable, Callable[[bytes], int], Callable[[int], None]]
-"""``(shapes, write, mark)`` of the current segment, swapped whole: a call never mixes two segments."""
+"""``(schemas, write, mark)`` of the current segment, replaced as a whole, so that a call never mixes two segments."""
 
 _ONLY: Final = 0
 
-# Until Python 3.13 a map has a descriptor of its own, which it closes when it goes. Where the program has closed ours, that
-# number may be a file of the program's: these stay.
+# Before Python 3.13 a map owns a descriptor, and closes it when it is freed. After the program has closed descriptors, that
+# number may belong to one of its files, so these maps are never freed.
 _kept: Final[list[mmap.mmap]] = []
 
 
 class _Segment:
-    """One generation of one stretch of the file. Never used again: a writer which holds an old one meets its end.
+    """One generation of one part of the file. It is never reused: a writer that still has an old one finds it full.
 
-    `closed` and `successor` are dictionaries of one item, for what happens to them first, by `setdefault`, holds.
+    `closed` and `successor` are dictionaries of one item, since `setdefault` is atomic and keeps the first value.
     """
 
     __slots__ = ("appender", "closed", "end", "generation", "index", "map", "sent", "successor")
@@ -55,17 +54,17 @@ class _Segment:
         self.successor: dict[int, _Segment] = {}
 
     def close(self, size: int) -> None:
-        """Let nobody write here any more. What is written until then is found by walking on from where the end was."""
+        """Close the segment for writers. Entries written meanwhile are found by walking on from the recorded end."""
         closed = self.closed.setdefault(_ONLY, self.map.tell())
         self.map.seek(size)
         end = closed + extent(self.map[closed:], 0, newest=False)
         if end < size:
-            self.map[end] = MARK  # what the writer of the last entry was about to put there finds no place now
+            self.map[end] = MARK  # the writer of the last entry can no longer write its mark
         self.end = end
 
 
 class _Drops:
-    """How many records were dropped for one reason at one level. `counter` is as exact when a signal handler counts, too."""
+    """The number of records dropped for one reason at one level. It is exact even if a signal handler counts, too."""
 
     __slots__ = ("counter", "place")
 
@@ -75,28 +74,21 @@ class _Drops:
 
     @property
     def count(self) -> int:
-        return int(repr(self.counter)[6:-1])  # "count(7)": all that a counter tells of itself without counting on
+        return int(repr(self.counter)[6:-1])  # "count(7)": the only way to read a counter without advancing it
 
 
 class _Claim:
-    """Held by a call that prepares a segment, and by nothing else: however the call ends, the claim ends with it."""
+    """Referenced only by a call that prepares a segment, so that the claim ends however the call ends."""
 
     __slots__ = ("__weakref__",)
 
 
 class Journal:
-    """The writer's side. One process; a forked child must forget it.
+    """The journal of one process, which writes it. A forked child must not use it.
 
-    Parameters
-    ----------
-    path : str or None
-        The file to make; None keeps the ring in anonymous memory, which dies with the process.
-    size : int
-        Bytes for all segments together, all allocated here: a full disk is an `OSError` now, not a SIGBUS later.
-
-    Notes
-    -----
-    The file is locked until `close`, or until the process dies: who finds it can tell whether its writer lives.
+    A new file is made at `path`; with None, the ring is in anonymous memory and is lost when the process exits. `size` is in
+    bytes, for all segments together. All of it is allocated here, so that a full disk is an `OSError` now, and not a SIGBUS
+    later. The file is locked until `close` or the end of the process, which shows others whether its writer runs.
     """
 
     def __init__(self, path: str | None, size: int) -> None:
@@ -114,7 +106,7 @@ class Journal:
                 os.close(self._fd)
                 os.unlink(path)
                 raise
-            # Of an open file of its own: a map that a forked child keeps has that of the journal.
+            # The lock is on a separate open file: maps kept by a forked child share the one of the journal.
             self._lock = hold(path)
         self._header = self._map(0, grain)
         self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
@@ -128,30 +120,30 @@ class Journal:
 
     @property
     def capacity(self) -> int:
-        """The size of the largest entry a segment takes."""
+        """Size of the largest entry that fits into a segment."""
         return self.segment_size - START
 
     @property
     def largest(self) -> int:
-        """The size from which on an entry stands in a side file."""
+        """Size from which on an entry is written to a side file."""
         return min(self.capacity, MAX_ENTRY)
 
     @property
     def size(self) -> int:
-        """Bytes of all segments together."""
+        """Size of all segments together, in bytes."""
         return SEGMENTS * self.segment_size
 
     def _allocate(self, size: int) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._fd, 0, size)
-        else:  # macOS: writing is what allocates
+        else:  # macOS allocates when the file is written
             os.pwrite(self._fd, bytes(size), 0)
 
     def _offset(self, index: int) -> int:
         return self._header_size + index * self.segment_size
 
     def _map(self, offset: int, size: int) -> mmap.mmap:
-        """Return a new map of a part of the file; `OSError` if there is no descriptor left for it."""
+        """Return a new map of a part of the file; raise `OSError` if no descriptor is left for it."""
         if self._fd >= 0 and not self._is_ours():
             _kept.extend((self._header, *self._maps))
             self._fd = -1
@@ -163,7 +155,7 @@ class Journal:
         return mmap.mmap(self._fd, size, offset=offset)
 
     def _is_ours(self) -> bool:
-        """Tell whether the descriptor is still that of the file: the program may have closed it, and opened its own."""
+        """Return whether the descriptor still is the file: the program may have closed it and reused its number."""
         return self._is_file(self._fd)
 
     def _is_file(self, fd: int) -> bool:
@@ -173,7 +165,7 @@ class Journal:
             return False
 
     def _open_again(self) -> int:
-        """Return a new descriptor of the file, which the client reads in the end; -1 if the file is there no more."""
+        """Return a new descriptor of the file, which the client reads at the end; -1 if the file was removed."""
         assert self.path is not None
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -187,8 +179,8 @@ class Journal:
     def _map_anew(self, index: int) -> mmap.mmap:
         """Return a new map of a segment.
 
-        Until Python 3.13 a map has a descriptor of its own. Where there is none left, that of the segment's last map is
-        given back first; should another thread be faster, this generation is memory that dies with the process.
+        Before Python 3.13 a map owns a descriptor. If none is left, the one of the segment's previous map is freed first. If
+        another thread takes it, this generation is in memory, and is lost when the process exits.
         """
         try:
             return self._map(self._offset(index), self.segment_size)
@@ -199,12 +191,12 @@ class Journal:
         except OSError:
             return memory
 
-    # -- the writer's, one thread at a time, and what interrupts it there -----------------------------------------
+    # -- for the writer: one thread at a time, and the signal handlers that interrupt it -----------------------------
 
     def rotate(self, appender: Appender, *, overwrite: bool) -> bool:
-        """Go on in the next segment if `appender` is still the current one; False if all are full of unshipped entries.
+        """Change to the next segment if `appender` is still current; return False if all are full of unshipped entries.
 
-        With `overwrite` the oldest segment is given up instead: the ring is then a flight recorder.
+        With `overwrite` the oldest segment is overwritten instead, and the ring is a flight recorder.
         """
         newest = self._latest()
         if newest.appender is appender:
@@ -213,7 +205,7 @@ class Journal:
                 return False
             claim = _Claim()
             self._claims[index] = weakref.ref(claim)
-            if not newest.successor:  # else who came in between has found the same one free
+            if not newest.successor:  # otherwise a call in between may have chosen the same segment
                 fresh = self._open(index, newest.generation + 1)
                 newest.close(self.segment_size)
                 newest.successor.setdefault(_ONLY, fresh)
@@ -221,7 +213,7 @@ class Journal:
         return True
 
     def close_segment(self) -> None:
-        """Let nobody write to the current segment any more. Until the next `rotate` there is none."""
+        """Close the current segment for writers. Until the next `rotate` there is no open segment."""
         self._latest().close(self.segment_size)
 
     def _latest(self) -> _Segment:
@@ -238,7 +230,7 @@ class Journal:
             segment = segment.successor.get(_ONLY)
 
     def _choose(self, overwrite: bool) -> int | None:
-        """Return the free segment that was used longest ago, so that the others can still be read; None if there is none."""
+        """Return the least recently used free segment, so that the others stay readable; None if all are used."""
         while True:
             used = {segment.index for segment in self._chain()}
             used.update(index for index, claim in tuple(self._claims.items()) if claim() is not None)
@@ -252,7 +244,7 @@ class Journal:
 
     def _open(self, index: int, generation: int) -> _Segment:
         fresh = self._map_anew(index)
-        # Old entries go before the generation that would vouch for them comes.
+        # Old entries are erased first, so that the new generation never covers them.
         fresh.write(bytes(self.segment_size))
         fresh[:START] = GENERATION.pack(generation, 0)
         fresh.seek(START)
@@ -261,29 +253,29 @@ class Journal:
         return _Segment(index, generation, fresh)
 
     def count_drop(self, reason: str, level: int) -> int:
-        """Count a dropped record in the file, where it outlives the process; return the count so far."""
+        """Count a dropped record in the file, where the count outlives the process; return the count so far."""
         key = (DROP_REASONS.index(reason), min(max(int(level), 0), 0xFFFF))
         if key not in self._drops and len(self._drops) >= MAX_COUNTERS - len(DROP_REASONS):
-            key = (key[0], 0)  # so many levels that their counts share what is left of the page
+            key = (key[0], 0)  # too many levels: the others share one counter per reason
         drops = self._drops.get(key) or self._drops.setdefault(key, _Drops(next(self._places)))
         next(drops.counter)
         at = COUNTERS_AT + drops.place * COUNTER.size
         while True:
             count = drops.count
             self._header[at : at + COUNTER.size] = COUNTER.pack(*key, 1, count)
-            if drops.count == count:  # else a signal handler has counted on, and its count was written over
+            if drops.count == count:  # otherwise a signal handler has counted, and its count was overwritten
                 return count
 
-    # -- the forwarder's, one thread -----------------------------------------------------------------------------
+    # -- for the forwarder: one thread ---------------------------------------------------------------------------
 
     def unshipped(self, limit: int) -> Range | None:
-        """Return the oldest bytes that were not shipped, at most about `limit`, whole entries; None if there are none."""
+        """Return the oldest unshipped entries, complete, of about `limit` bytes at most; None if there are none."""
         while True:
             segment = self._oldest
             end = segment.map.tell()
             if segment.end is not None:
                 end = segment.end
-            elif end == self.segment_size:  # it is full; or it is being closed, and then it says where it ended before
+            elif end == self.segment_size:  # it is full; or it is being closed, and `closed` has its end
                 end = segment.closed.get(_ONLY, end)
             if segment.sent < end:
                 if end - segment.sent > limit:
@@ -301,7 +293,7 @@ class Journal:
         return end
 
     def shipped(self, piece: Range) -> bool:
-        """Note that `piece` was shipped; tell whether a segment became free by it."""
+        """Record that `piece` was shipped; return whether a segment became free."""
         segment = self._oldest
         if segment.generation != piece.generation:
             return False
@@ -309,21 +301,21 @@ class Journal:
         return self._retire(segment)
 
     def _retire(self, segment: _Segment) -> bool:
-        """Take a segment out of the chain, if all of it was shipped. Its entries stay readable until the ring comes round."""
+        """Remove a segment from the chain if all of it was shipped. Its entries stay readable until it is used again."""
         following = segment.successor.get(_ONLY)
         if following is None or segment.end is None or segment.sent < segment.end or self._oldest is not segment:
             return False
         self._oldest = following
         return True
 
-    # -- anyone's ----------------------------------------------------------------------------------------------
+    # -- for any thread ------------------------------------------------------------------------------------------
 
     def drops(self) -> list[tuple[str, int, int]]:
-        """Return ``(reason, level, count)`` of all that was dropped so far."""
+        """Return ``(reason, level, count)`` of the records dropped so far."""
         return [(DROP_REASONS[reason], level, drops.count) for (reason, level), drops in tuple(self._drops.items())]
 
     def close(self) -> None:
-        """Close the file; what was written stays. Mapped segments go when no writer holds them; new ones are mere memory."""
+        """Close the file, and keep its contents. Maps are freed when no writer uses them; new segments are in memory only."""
         for fd in (self._fd, self._lock):
             if fd >= 0 and self._is_file(fd):
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""Makes lines out of what a process prints: framing, terminal control sequences, progress bars. Pure.
+"""Turns the output of a process into lines: framing, terminal control sequences, progress bars. Pure.
 
 May import: protocol, grouping.
 """

@@ -1,4 +1,4 @@
-"""The captured output of one proc as items for the client: lines with a level, in place of records. Pure, but for its `fd`."""
+"""Turns the captured output of a process into items for the client: lines with levels. Pure, except for the `fd` of a pipe."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .framer import Block, Line, display, level_of, may_have_levels, raw_text
 
 
 class CapturedTemplate:
-    """The captured lines of one proc, stream and level.
+    """The captured lines of one process, stream and level.
 
-    Values: ``(when, line, text, skeleton)``. Without a `line` the text is all of one, as it was written.
+    Values are ``(when, line, text, digit mask)``. If the line is None, the text is the complete line as it was written.
     """
 
     __slots__ = ("base", "group", "info", "levelno", "rank", "scope")
@@ -26,9 +26,9 @@ class CapturedTemplate:
     captured = True
     ordinary = False
     text = staticmethod(itemgetter(2))
-    """Return the line as it is displayed."""
-    mask_digits = staticmethod(itemgetter(3))
-    """Return the skeleton of that text."""
+    """Return the text that is displayed for a line."""
+    digit_mask = staticmethod(itemgetter(3))
+    """Return the digit mask of this text."""
 
     def __init__(self, base: Mapping[str, Any], info: MeshInfo, level: int) -> None:
         stream = info.stream
@@ -41,36 +41,36 @@ class CapturedTemplate:
         self.scope: Hashable = (stream, level)
 
     def args(self, values: tuple[Any, ...]) -> tuple[object, ...]:
-        """Return nothing: a captured line has no arguments."""
+        """Return no arguments: a captured line has none."""
         return ()
 
     def line(self, values: tuple[Any, ...]) -> Line:
-        """Return the line as it was captured."""
+        """Return the captured line."""
         return values[1] or Line(values[2].encode(), True, False, 0)
 
     def is_whole(self, values: tuple[Any, ...]) -> bool:
-        """Tell whether a line is complete, and nothing of it was shown: only such lines are alike, or not."""
+        """Return whether a line is complete and no part of it was shown. Only such lines are grouped."""
         line = values[1]
         return line is None or (line.final and not line.shown)
 
     def is_shown(self, values: tuple[Any, ...]) -> bool:
-        """Tell whether there is nothing to show: a line was shown whole already, or a progress state erases the last one."""
+        """Return whether nothing is left to show: the whole line was shown, or a progress state erases the last one."""
         line = values[1]
         return line is not None and ((0 < line.shown >= len(line.raw)) or (line.progress and not line.raw))
 
     def has_bar(self, values: tuple[Any, ...]) -> bool:
-        """Tell whether a line is a progress state, or was."""
+        """Return whether a line is, or was, a progress state."""
         return values[1] is not None and values[1].bar is not None
 
     def ends_bar(self, values: tuple[Any, ...]) -> str | None:
-        """Return what becomes of a progress state that is shown: it is "kept", as a line, or "dropped"; None if it goes on."""
+        """Return how a line ends the progress state on display: "kept" as a line, or "dropped". None if it does not end it."""
         line = values[1]
         if line is None or line.bar is None or not (line.final or not line.raw):
             return None
         return "kept" if line.final and self.is_shown(values) else "dropped"
 
     def signature(self, values: tuple[Any, ...]) -> Hashable | None:
-        """Return None: a captured line is no exception."""
+        """Return None: a captured line has no exception."""
         return None
 
     def build(self, values: tuple[Any, ...]) -> MeshRecord:
@@ -87,7 +87,7 @@ class CapturedTemplate:
 
 
 class CapturedPipe:
-    """One captured stream of one proc: bytes in, items out. Its `fd` is -1 when it has ended and was closed."""
+    """One captured stream of one process: takes bytes, returns items. `fd` is -1 after the stream has ended and was closed."""
 
     def __init__(self, fd: int, stream: str, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
         self.fd = fd
@@ -114,7 +114,7 @@ class CapturedPipe:
         return when, self._template(self._level(text)), (when, line, text, mask_digits(text))
 
     def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
-        """Return many lines as items without a step of Python for each, or None if one needs to be looked at."""
+        """Return many lines as items without a Python loop, or None if the lines must be examined one by one."""
         if self._in_traceback or may_have_levels(raw):
             return None
         try:
@@ -134,7 +134,7 @@ class CapturedPipe:
         return template
 
     def _level(self, text: str) -> int:
-        """Return the level of a line; all lines of a traceback are errors, so that they are shown together."""
+        """Return the level of a line. All lines of a traceback are errors, so that they are shown together."""
         if self._in_traceback:
             self._in_traceback = text.startswith(" ")
             return logging.ERROR

@@ -1,8 +1,8 @@
-"""Captured bytes of programs that move the cursor: several progress bars below each other, drawn again and again. Pure.
+"""Turns captured bytes into lines if the program moves the cursor, such as to redraw several progress bars. Pure.
 
-A program with bars at several positions (tqdm's ``position=``, rich, multi-line spinners) goes down by line feeds and up by
-``ESC [ n A``. Read as lines, that is empty lines nobody printed, and each state of each bar for ever. Here it is what the
-program's own terminal would show: a few *rows* that are drawn anew, each a progress state, and lines that are left behind.
+A program with bars at several positions (tqdm's ``position=``, rich, multi-line spinners) moves down by line feeds and up by
+``ESC [ n A``. Plain framing would return empty lines that were never printed, and every state of every bar. This module returns
+what a terminal would show: a few *rows* that are redrawn, each a progress state, and the lines that the cursor leaves behind.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 from .framer import LIVE, MAX_LINE, Block, Line, LineFramer, whole_characters
 
 HOLD: Final = 0.05
-"""Seconds for which the end of a bar is held back, in case that the cursor moves up to it."""
+"""Seconds for which the end of a bar is held back, because the cursor may move up to it."""
 
 HOLD_AGAIN: Final = 0.2
-"""The same, where the cursor has moved up before."""
+"""The same, if the cursor has moved up before."""
 
 _MAX_ROWS: Final = 100
 _MAX_HELD: Final = 4096
@@ -33,32 +33,18 @@ _LABEL: Final = re.compile(rb"[^|%]*?(?=:\s)|[^0-9|%]*")
 
 
 class _Row:
-    """A line that the cursor can come back to.
-
-    Attributes
-    ----------
-    number : int
-        Stays the same while rows above are left behind.
-    state : bytearray
-        What stands there.
-    shown : bytes
-        The progress state that was shown last.
-    bar : bool
-        It was drawn anew, and may be again; else it is an ordinary line.
-    returned, arrived : bool
-        The next text replaces the state: after a carriage return, or where a line feed has led the cursor there.
-    states : int
-        How often it was drawn since the cursor came.
-    """
+    """A line to which the cursor can return."""
 
     __slots__ = ("arrived", "bar", "number", "returned", "shown", "state", "states")
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.state = bytearray()
-        self.shown = b""
+        self.number = number  # stays the same when rows above are left behind
+        self.state = bytearray()  # the current text
+        self.shown = b""  # the progress state that was shown last
+        # `bar`: the row was redrawn and may be redrawn again; otherwise it is an ordinary line. `returned` and `arrived`: the
+        # next text replaces the state, after a carriage return or because a line feed moved the cursor here.
         self.bar = self.returned = self.arrived = False
-        self.states = 0
+        self.states = 0  # how often the row was redrawn since the cursor arrived
 
     @property
     def blank(self) -> bool:
@@ -66,7 +52,7 @@ class _Row:
 
     @property
     def label(self) -> bytes:
-        """What stands before the colon, as tqdm writes it, or before the numbers."""
+        """The text before the colon, as tqdm writes it, or before the numbers."""
         found = _LABEL.match(_COLOUR.sub(b"", self.state))
         return found[0].strip() if found else b""
 
@@ -80,18 +66,14 @@ class _Row:
 
 
 class CursorFramer:
-    """Does what `LineFramer` does, and understands a cursor that moves up.
+    """A `LineFramer` that also handles a cursor that moves up.
 
-    As long as none does, and none is about to, a `LineFramer` does all. Lines that are, or were, progress states say so by
-    their `bar`, a number that stays the same for as long as the bar is there. An empty state erases one.
+    A plain `LineFramer` does the work until the cursor moves up, or may do so soon. Lines that are, or were, progress states
+    have a `bar`: a number that stays the same as long as the bar exists. An empty state erases a bar. A line longer than
+    `max_line` bytes is cut into several.
 
-    Final lines do not depend on how the bytes were cut into chunks, unless a pause is longer than `HOLD` between a bar and the
-    movement that leads back to it.
-
-    Parameters
-    ----------
-    max_line : int
-        Bytes. A longer line is cut into several.
+    Final lines do not depend on how the bytes were cut into chunks, unless a pause longer than `HOLD` comes between a bar and
+    the cursor movement back to it.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
@@ -100,23 +82,23 @@ class CursorFramer:
 
     def _new(self) -> None:
         self._framer = LineFramer(self._max_line)
-        self._drawn = False  # the framer's line under way is shown as a progress state
+        self._drawn = False  # the framer's unfinished line is shown as a progress state
         self._held = b""
-        self._rows: list[_Row] = []  # none: the cursor does not move
+        self._rows: list[_Row] = []  # empty: the cursor does not move up
         self._at = 0
         self._went_up = False
-        self._hidden = False  # the cursor, as by programs that draw: every line may be drawn anew
+        self._hidden = False  # whether the cursor is hidden, as by programs that draw: any line may be redrawn
         self._settles: float | None = None
         self._live: float | None = None
         self._next_live = float("-inf")
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to show next (same clock as `now`), or None."""
+        """The time at which `expire` has something to show (same clock as `now`), or None."""
         return min((each for each in (self._settles, self._live, self._framer.deadline) if each is not None), default=None)
 
     def feed(self, data: bytes, now: float) -> list[Line | Block]:
-        """Take bytes read at `now` (seconds); return the lines they complete and what is to be shown now."""
+        """Take bytes read at `now` (seconds); return the lines that they complete and the states to show now."""
         if not self._rows and not self._held and self._is_plain(data):
             return self._framer.feed(data, now)
         out: list[Line | Block] = []
@@ -142,7 +124,7 @@ class CursorFramer:
         return out
 
     def expire(self, now: float) -> list[Line]:
-        """Return what is due at `now`: also the end of a bar to which the cursor has not come back."""
+        """Return the lines and states due at `now`, including the end of a bar to which the cursor has not returned."""
         out: list[Line | Block] = []
         if self._settles is not None and now >= self._settles:
             self._settle(now, out)
@@ -151,7 +133,7 @@ class CursorFramer:
         return _singly([*out, *self._marked(self._framer.expire(now))])
 
     def flush(self, now: float) -> list[Line]:
-        """Return what has not been shown of the lines under way, without waiting for its time: a barrier."""
+        """Return the unshown parts of unfinished lines now, before they are due: the barrier of a flush."""
         out: list[Line | Block] = []
         self._settle(now, out)
         self._next_live = float("-inf")
@@ -159,7 +141,7 @@ class CursorFramer:
         return _singly([*out, *self._marked(self._framer.flush(now))])
 
     def close(self) -> list[Line | Block]:
-        """Return the rest as final lines: the stream has ended. The framer is then as new."""
+        """Return the rest as final lines, because the stream has ended, and reset the framer."""
         out: list[Line | Block] = []
         if self._rows:
             self._forget_older_states()
@@ -173,16 +155,16 @@ class CursorFramer:
         self._new()
         return out
 
-    # -- Where the cursor does not move up -----------------------------------------------------------------------------
+    # -- Before the cursor moves up ------------------------------------------------------------------------------------
 
     def _is_plain(self, data: bytes) -> bool:
-        """Tell whether these are lines as most are: nothing is, or may become, a bar or a movement."""
+        """Return whether these are ordinary lines: no part is, or may become, a bar or a cursor movement."""
         if b"\x1b" in data or b"\r" in data or self._drawn or self._framer.redrawn or self._framer.returned:
             return False
         return data[-1:] != b"\n" or data[-2:-1] not in (b"\n", b"")
 
     def _marked(self, lines: Sequence[Line | Block]) -> list[Line | Block]:
-        """Give progress states, and the lines that end them, their number."""
+        """Set the `bar` of progress states and of the lines that end them."""
         out: list[Line | Block] = []
         for line in lines:
             if isinstance(line, Line) and line.progress:
@@ -197,10 +179,8 @@ class CursorFramer:
         return out
 
     def _certain(self, data: bytes) -> int:
-        """Return how much of `data` is certain.
-
-        The cursor may come back to a bar or an empty line that has ended, as long as no more than one state of a bar follows.
-        """
+        """Return the size of the part of `data` to which the cursor cannot return."""
+        # It may return to a bar or an empty line that has ended, as long as at most one state of a bar follows.
         size = len(data)
         returned = data.rfind(b"\r", max(0, size - _MAX_HELD))
         end = returned if returned > data.rfind(b"\n") else size
@@ -214,7 +194,7 @@ class CursorFramer:
             start += 1  # an ordinary line has ended
         return start if start < end and size - start <= _MAX_HELD else size
 
-    # -- Where it does -------------------------------------------------------------------------------------------------
+    # -- While the cursor moves up -------------------------------------------------------------------------------------
 
     def _take_over(self) -> None:
         row = _Row(0)
@@ -224,7 +204,7 @@ class CursorFramer:
         self._rows, self._at, self._went_up, self._drawn = [row], 0, False, False
 
     def _draw(self, data: bytes, out: list[Line | Block]) -> bytes:
-        """Draw on the rows; return what is left when no row is left."""
+        """Draw on the rows; return the rest of `data` after the last row is left behind."""
         for token in _TOKEN.finditer(data):
             piece, numbers, final = token[0], token[1], token[2]
             if piece == b"\n":
@@ -248,7 +228,7 @@ class CursorFramer:
         row = self._rows[self._at]
         row.write(text)
         if row.states > 1 and self._at and not self._hidden:
-            self._leave(self._at, out)  # it is drawn anew where it is: what is above has been left behind
+            self._leave(self._at, out)  # redrawn in place: the rows above have been left behind
         while len(row.state) > self._max_line:
             end = whole_characters(row.state, self._max_line) or self._max_line
             out.append(Line(bytes(row.state[:end]), True, False, 0))
@@ -302,13 +282,13 @@ class CursorFramer:
             row.states = 0
 
     def _land(self, out: list[Line | Block]) -> None:
-        """Leave behind what is above the place that the cursor went up to."""
+        """Leave behind the rows above the place to which the cursor moved up."""
         if self._went_up:
             self._went_up = False
             self._leave(self._at, out)
 
     def _leave(self, count: int, out: list[Line | Block]) -> None:
-        """Let the first rows be lines."""
+        """Turn the first `count` rows into lines."""
         rows = self._rows[:count]
         del self._rows[:count]
         self._at = max(0, self._at - count)
@@ -323,16 +303,14 @@ class CursorFramer:
         out += [Line(b"", False, True, 0, row.number) for row in rows if row.shown]
 
     def _drop_blank(self, out: list[Line | Block]) -> None:
-        """Be a plain framer again where nothing stands in any row, and the cursor is in the first."""
+        """Return to plain framing if all rows are blank and the cursor is in the first one."""
         if not self._hidden and not self._at and all(row.blank for row in self._rows):
             self._erase(self._rows, out)
             self._rows = []
 
     def _forget_older_states(self, label: bytes | None = None) -> bool:
-        """tqdm draws a bar that ends in the first row, and leaves its last state where it was: that is no bar any more.
-
-        Return whether there was one.
-        """
+        """Clear the rows below that hold older states of a bar, found by its label; return whether there were any."""
+        # tqdm draws the end of a bar in the first row, and leaves the state before where it was.
         found = False
         labels = {label} if label is not None else {row.label for row in self._rows[: self._at + 1]}
         for row in self._rows[self._at + 1 :]:
@@ -348,7 +326,7 @@ class CursorFramer:
         return bool(self._held) and (self._framer.redrawn or bool(self._held.strip(b"\n")))
 
     def _settle(self, now: float, out: list[Line | Block]) -> None:
-        """Take it that the cursor does not come back."""
+        """Assume that the cursor does not return."""
         self._settles = None
         if not self._unsettled:
             return
@@ -363,7 +341,7 @@ class CursorFramer:
             out += self._marked(self._framer.feed(held, now))
 
     def _show_rows(self, now: float, out: list[Line | Block]) -> None:
-        """Show the rows that have changed, all together and not too often."""
+        """Show all changed rows together, at most once in `LIVE` seconds."""
         self._live = None
         changed = []
         for row in self._rows:
@@ -380,7 +358,7 @@ class CursorFramer:
 
 
 def _beginning(data: bytes) -> int:
-    """Return where a cursor goes up for the first time, or is hidden by a program that will let it; -1 if it does not."""
+    """Return where the cursor first moves up, or is hidden by a program that will move it; otherwise -1."""
     if b"\x1b" not in data:
         return -1
     up = _MOVE_UP.search(data)
@@ -389,7 +367,7 @@ def _beginning(data: bytes) -> int:
 
 
 def _start_of_rows(data: bytes, begins: int) -> int:
-    """Return where the lines begin that a cursor which goes up at `begins` may come back to, with the bars before them."""
+    """Return where the lines begin to which a cursor that moves up at `begins` may return, with the bars before them."""
     climb = _CLIMB.match(data, begins)
     count = sum(int(up[1] or 1) if up[1] is not None else 1 for up in _UP.finditer(climb[0])) if climb else 0
     start = data.rfind(b"\n", 0, begins) + 1

@@ -1,6 +1,6 @@
-"""Captured bytes as lines: framing, progress states, partial lines, and how a line reads on a console.
+"""Turns captured bytes into lines: framing, progress states, partial lines, and the text of a line on a console.
 
-Pure: told what was read from a pipe and what time it is; no threads, no clocks, no descriptors.
+Pure: the caller passes the bytes of a pipe and the time; no threads, no clocks, no descriptors.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _FEW: Final = 4
 
 
 class Line(NamedTuple):
-    """A captured line, or what there is of it so far.
+    """A captured line, or the part of it that has arrived.
 
     Attributes
     ----------
     raw : bytes
-        The line without its end. Of a line rewritten with ``\\r`` only the newest state is left.
+        The line without its end. Of a line rewritten with ``\\r``, only the newest state.
     final : bool
-        The line is complete and is not told again. False for a progress state and for an idle partial line:
-        what keeps complete lines (a file, a count, a group) leaves those out.
+        The line is complete and is not returned again. False for a progress state and for an idle partial line, which files,
+        counts and groups ignore.
     progress : bool
-        A state that a ``\\r`` will replace. Its `raw` is to be shown whole, in place of the state before.
+        A ``\\r`` will replace this state. A console shows the whole `raw`, in place of the state before.
     shown : int
-        How many leading bytes of `raw` were shown already, as a partial line or a progress state: a console
-        shows only the rest. Equal to ``len(raw)`` when nothing is left to show but the end of the line.
+        Leading bytes of `raw` that were shown, as a partial line or a progress state. A console shows only the rest. If `shown`
+        is ``len(raw)``, only the end of the line is left to show.
     bar : int or None
-        Of a progress state, and of the line that ends one: which of the stream's bars it is. See `CursorFramer`.
+        The bar of the stream that a progress state, or the line that ends it, belongs to. See `CursorFramer`.
     """
 
     raw: bytes
@@ -42,83 +42,67 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Many captured lines, each as it was written, complete and not shown before. It is cheaper than so many `Line`.
+    """Many captured lines as they were written, complete and not shown before. Cheaper than a list of `Line`."""
 
-    Attributes
-    ----------
-    raw : bytes
-        The lines, with a newline between each two.
-    """
-
-    raw: bytes
+    raw: bytes  # the lines, with newlines between them
 
     @property
     def size(self) -> int:
-        """How many lines there are."""
+        """The number of lines."""
         return self.raw.count(b"\n") + 1
 
     def lines(self) -> list[Line]:
-        """Return them one by one."""
+        """Return the lines one by one."""
         return [Line(raw, True, False, 0) for raw in self.raw.split(b"\n")]
 
 
 class LineFramer:
-    """Turns the bytes captured from one pipe into lines.
+    """Turns the bytes captured from one pipe into lines. Not thread-safe.
 
-    Final lines do not depend on how the bytes were cut into chunks. Each byte is looked at a bounded number
-    of times, however small the pieces in which a long line arrives. Not thread-safe: one owner.
+    Final lines do not depend on how the bytes were cut into chunks. Each byte is examined a bounded number of times, even if a
+    long line arrives in small pieces. To bound the memory, a line longer than `max_line` bytes is cut into several final lines,
+    at a character boundary.
 
-    A state of a line with ``\\r`` is shown live, the newest only, at most once in `LIVE` seconds; the first
-    at once. A line without an end is shown after `IDLE` seconds without new bytes, or when it has been
-    growing for `LIVE` seconds; later only what it grew by. Neither is ever shown up to the middle of a UTF-8
-    character.
-
-    Parameters
-    ----------
-    max_line : int
-        Bytes. A longer line is cut into several final lines, at a character boundary: what bounds the memory.
-
-    Attributes
-    ----------
-    deadline : float or None
-        When `expire` has something to show next (same clock as `now`), or None.
+    Of a line rewritten with ``\\r``, the newest state is shown at most once in `LIVE` seconds, and the first at once. An
+    unfinished line is shown after `IDLE` seconds without new bytes, or after growing for `LIVE` seconds; later only its new
+    part. Neither ends inside a UTF-8 character.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
         self._max_line = max_line
-        self._state = bytearray()  # the newest state of the line that has not ended
+        self._state = bytearray()  # the newest state of the unfinished line
         self._returned = False  # a \r follows the state: the next byte replaces it, a newline ends it
         self._rewritten = False  # a \r has replaced a state of this line
         self._shown = 0  # leading bytes of the state that were shown
         self._live: bytes | None = None  # the progress state of this line that was shown last
-        self._next_live = float("-inf")  # no progress state is shown before this
-        self._grows_since: float | None = None  # when the oldest byte came that is not yet shown
-        self.deadline: float | None = None
+        self._next_live = float("-inf")  # no progress state is shown before this time
+        self._grows_since: float | None = None  # when the oldest unshown byte arrived
+        self.deadline: float | None = None  # when `expire` has something to show (same clock as `now`)
 
     @property
     def at_start(self) -> bool:
-        """Whether the line under way has nothing in it."""
+        """Whether the unfinished line is empty."""
         return not self._state
 
     @property
     def redrawn(self) -> bool:
-        """Whether the line under way is a progress state."""
+        """Whether the unfinished line is a progress state."""
         return self._rewritten or (self._returned and bool(self._state))
 
     @property
     def returned(self) -> bool:
-        """Whether the next text replaces the line under way."""
+        """Whether the next text replaces the unfinished line."""
         return self._returned
 
     def take(self) -> bytearray:
-        """Return the line under way, and forget it."""
+        """Remove and return the unfinished line."""
         state, self._state = self._state, bytearray()
         self.close()
         self._rewritten, self._shown, self._live = False, 0, None
         return state
 
     def feed(self, data: bytes, now: float) -> list[Line | Block]:
-        """Take bytes read at `now` (seconds); return the lines they complete and what is to be shown now."""
+        """Take bytes read at `now` (seconds); return the lines that they complete and the state or part to show now."""
         out: list[Line | Block] = []
         last = data.rfind(b"\n")
         if last >= 0:
@@ -143,17 +127,17 @@ class LineFramer:
         return out
 
     def expire(self, now: float) -> list[Line]:
-        """Return what is due at `now`: a progress state held back, or a partial line that became idle."""
+        """Return what is due at `now`: a progress state that was held back, or an idle partial line."""
         if self.deadline is None or now < self.deadline:
             return []
         return self._show(now)
 
     def flush(self, now: float) -> list[Line]:
-        """Return what has not been shown of the line under way, without waiting for its time: a barrier."""
+        """Return the unshown part of the unfinished line now, before it is due: the barrier of a flush."""
         return self._show(now)
 
     def close(self) -> list[Line | Block]:
-        """Return the rest as a final line: the stream has ended. The framer is then as new."""
+        """Return the rest as a final line, because the stream has ended, and reset the framer."""
         out: list[Line | Block] = []
         if self._state:
             self._end(out)
@@ -177,7 +161,7 @@ class LineFramer:
             return
         if self._returned:
             self._returned = False
-            # A \r at the start of a line replaces nothing, but what follows is a progress state all the same.
+            # A \r at the start of a line replaces nothing, but the text after it is a progress state, too.
             self._rewritten = True
             self._state.clear()
             self._shown = 0
@@ -196,7 +180,7 @@ class LineFramer:
         self._live = None
 
     def _already(self, size: int) -> int:
-        # A progress state that grew after it was shown is shown whole again: its place has gone.
+        # A progress state that grew after it was shown is shown whole again: the console no longer displays it.
         if self._rewritten and self._shown < size:
             return 0
         return min(self._shown, size)
@@ -231,7 +215,7 @@ class LineFramer:
 
 
 def whole_characters(data: bytes | bytearray, end: int) -> int:
-    """Return the largest size up to `end` at which `data` does not stop inside a UTF-8 character."""
+    """Return the largest size up to `end` at which `data` does not end inside a UTF-8 character."""
     for back in range(1, min(4, end + 1)):
         byte = data[end - back]
         if byte < 0x80:
@@ -243,16 +227,16 @@ def whole_characters(data: bytes | bytearray, end: int) -> int:
 
 
 def display(raw: bytes, max_line: int) -> str:
-    """Return a line as a console has it: invalid bytes as ``\\xff``; cut at `max_line` bytes, and noted."""
+    """Return the text of a line for a console: invalid bytes as ``\\xff``, cut at `max_line` bytes with a note."""
     if len(raw) <= max_line:
         return raw.decode("utf-8", "backslashreplace")
     end = whole_characters(raw, max_line)
     text = raw[:end].decode("utf-8", "backslashreplace")
-    return f"{text} ... [{len(raw) - end:,} more bytes; whole in the file]"
+    return f"{text} ... [{len(raw) - end:,} more bytes; the file has the whole line]"
 
 
 def raw_text(raw: bytes) -> str:
-    """Return a line as text from which ``encode("utf-8", "surrogateescape")`` makes the same bytes again."""
+    """Return a line as text; ``encode("utf-8", "surrogateescape")`` restores its bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -265,12 +249,12 @@ _ANSI = re.compile(
 
 
 def strip_ansi(raw: bytes) -> bytes:
-    """Return a line without the escape sequences of a terminal."""
+    """Return a line without terminal escape sequences."""
     return _ANSI.sub(b"", raw) if b"\x1b" in raw else raw
 
 
 def keep_colours(raw: bytes) -> bytes:
-    """Return a line with no other escape sequences than colours and links: what moves a cursor would draw over other lines."""
+    """Return a line with only the escape sequences of colours and links: cursor movements would overwrite other lines."""
     return _ANSI.sub(_kept, raw) if b"\x1b" in raw else raw
 
 
@@ -294,7 +278,7 @@ _DUMPS: Final = (
     "Traceback (most recent call last):",
     "  + Exception Group Traceback (most recent call last):",
 )
-# What a line of another level has in it, by a letter that is looked for first: that is much faster, and most lines lack it.
+# The words in lines of other levels, by a letter to search for first: this is much faster, and most lines lack the letter.
 _WORDS: Final = {
     b"R": (b"WARN", b"ERROR", b"CRITICAL"),
     b"F": (b"FATAL", b"Fatal Python error:"),
@@ -303,18 +287,17 @@ _WORDS: Final = {
 
 
 def may_have_levels(raw: bytes) -> bool:
-    """Tell whether any of these lines may have another level than INFO; False is certain."""
+    """Return whether a line may have another level than INFO. False is certain."""
     return any(letter in raw and any(word in raw for word in words) for letter, words in _WORDS.items())
 
 
 def level_of(text: str) -> int:
-    """Return the level a captured line speaks of.
+    """Return the level of a captured line.
 
-    INFO, unless one of the words WARN, WARNING, ERROR, CRITICAL or FATAL stands, in capitals, among the first
-    80 characters (the first counts), or the line begins a traceback (ERROR) or a dump of faulthandler's
-    (CRITICAL).
+    The level is INFO, unless the first 80 characters contain WARN, WARNING, ERROR, CRITICAL or FATAL in capitals (the first of
+    these words decides), or the line begins a traceback (ERROR) or a dump of `faulthandler` (CRITICAL).
     """
-    # Few lines have an R in capitals, so that the rest of the question is seldom asked.
+    # Few lines contain a capital R, so most lines skip the other checks.
     if ("R" in text and ("WARN" in text or "ERROR" in text or "CRITICAL" in text)) or "FATAL" in text:
         match = _LEVEL_WORD.search(text, 0, _HEAD)
         if match is not None:

@@ -1,4 +1,4 @@
-"""Cells of a notebook: each shows the lines of its own processes.
+"""Notebook support: a notebook shows the lines of its workers under the right cell.
 
 May import: errors, protocol, system, output, client.
 """
@@ -19,7 +19,7 @@ __all__ = ["attach_if_notebook", "current_cell", "detach", "show_under"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `install` looks for a notebook's kernel in every process."""
+    """Import a public name at its first use, since `install` looks for a notebook's kernel in every process."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = load("notebook.cells", name)

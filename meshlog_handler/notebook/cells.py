@@ -1,8 +1,8 @@
-"""A mesh in a notebook: what its procs say stands under the right cell, before that cell ends.
+"""Notebook cells: the output of workers appears under the right cell, before that cell ends.
 
-- A flusher at the end of each cell, one for the session however many meshes there are.
-- The console of a client writes under the cell that runs, or the one that started the mesh: `show_under`.
-- Descriptors 1 and 2 of the kernel's process are captured, for C code and subprocesses, where the kernel does not do it.
+- Each session has one flusher, which runs at the end of each cell for all clients.
+- The console of a client writes under the running cell, or under the cell that started the client (see `show_under`).
+- Descriptors 1 and 2 of the kernel's process are captured for C code and subprocesses if the kernel does not capture them.
 - An interrupt ends an ``await`` of the mesh at once.
 """
 
@@ -30,21 +30,21 @@ from .fd_tee import FdTee
 from .ipython import Cell, Pulse, find_shell, own_output, running_cell, write_under
 
 FLUSH_SEC: Final = 3.0
-"""Seconds that the ranks have, at the end of a cell, to say that everything has been shown."""
+"""Seconds that the flush at the end of a cell waits for the ranks."""
 
-_SILENT_SEC: Final = 0.5  # for those that did not say so at the end of the cell before
+_SILENT_SEC: Final = 0.5  # for clients whose last flush was incomplete
 _MARGIN_SEC: Final = 1.0
 _PLACES: Final = ("running", "starting")
 
 _place = "running"
 _session: Session | None = None
 _inherited: Any = None
-# Reentrant: the garbage collector may stop a mesh, which then detaches, at any place.
+# Reentrant: the garbage collector may stop a mesh at any point, and the mesh then detaches its client.
 _lock = threading.RLock()
 
 
 class HasClient(Protocol):
-    """What shows by a client, as `LoggingMeshClient` does."""
+    """An object with a client, such as `LoggingMeshClient`."""
 
     @property
     def client(self) -> LogClient:
@@ -52,32 +52,33 @@ class HasClient(Protocol):
 
 
 def current_cell() -> Cell | None:
-    """Return what names the cell that this thread runs in, or else the one that runs; None outside of notebooks."""
+    """Return the header of the cell that this thread runs, or of the running cell. Return None outside of notebooks."""
     shell = _shell()
     return running_cell(shell) if shell is not None else None
 
 
 def attach_if_notebook(client: LogClient | HasClient, started_by: Cell | None = None) -> bool:
-    """Let a client behave in a notebook, or in a terminal's IPython; elsewhere do nothing.
+    """Attach a client to a notebook, or to IPython in a terminal. Elsewhere, do nothing.
 
-    Attaching twice is the same as once. A mesh of this package does it by itself. Any thread may call it, from within a cell.
+    Attaching a client twice has no further effect. A mesh of this package attaches its client itself. Any thread may call it,
+    while a cell runs.
 
     Parameters
     ----------
-    client : LogClient, or what has one as its `client`
-        One that runs. Referred to weakly. Only the console it made itself follows the cells; handlers given to it are left
-        alone.
+    client : LogClient, or an object with a `client` attribute
+        A running client. Only a weak reference is kept. Only the client's default console follows the cells; handlers that
+        were given to the client are not changed.
     started_by : Mapping or None
-        The cell that started it, as `current_cell` returned it there. None: the cell that runs.
+        The cell that started the client, as returned by `current_cell` in that cell. None: the running cell.
 
     Returns
     -------
     bool
-        Whether IPython runs here.
+        Whether this process runs IPython.
 
     Notes
     -----
-    Monarch's ``logging_option`` does the same: a flusher at the end of cells, and a capture of descriptors.
+    Monarch's ``logging_option`` works in the same way: it flushes at the end of each cell, and captures descriptors.
     """
     shell = _shell()
     if shell is None:
@@ -94,10 +95,15 @@ def attach_if_notebook(client: LogClient | HasClient, started_by: Cell | None = 
 
 
 def detach(client: LogClient | HasClient | None = None) -> None:
-    """Take a client off the notebook; None: all. With the last one goes the flusher, and the capture of descriptors.
+    """Detach a client from the notebook. Detaching the last client ends the flusher and the capture of descriptors.
 
-    Done when a mesh is stopped, at the end of the cell in which its client stopped or was collected, and at exit.
-    Detaching twice is the same as once. Any thread may call it.
+    A client is detached automatically when its mesh is stopped, at the end of the cell in which it was stopped or garbage
+    collected, and at exit. Detaching a client twice has no further effect. Any thread may call it.
+
+    Parameters
+    ----------
+    client : LogClient, or an object with a `client` attribute, or None
+        The client to detach. None: all clients.
     """
     with _lock:
         if _session is not None:
@@ -114,27 +120,27 @@ def _close_unused() -> None:
 
 
 def show_under(place: Literal["running", "starting"]) -> None:
-    """Choose the cell under which the notebook shows what procs say.
+    """Choose the cell under which the notebook shows the output of workers.
 
     Parameters
     ----------
-    place : str
-        ``"running"``: the cell that runs when it is shown, or the last one that ran. ``"starting"``: for each mesh, the cell
-        that started it; some front ends show nothing there once that cell has ended.
+    place : {"running", "starting"}
+        ``"running"``: the cell that runs when the output is shown, or the last cell that ran. ``"starting"``: the cell that
+        started the client; some front ends show nothing under a cell that has ended.
 
     Raises
     ------
     SettingError
-        For anything else (a ``ValueError``).
+        If `place` has another value. It is a ``ValueError``.
     """
     global _place
     if place not in _PLACES:
-        raise SettingError(f"show_under({place!r}) names no cell. Valid: {', '.join(map(repr, _PLACES))}.")
+        raise SettingError(f"show_under({place!r}) does not name a cell. Valid: {', '.join(map(repr, _PLACES))}.")
     _place = place
 
 
 class Session:
-    """An IPython shell with clients. `_cell_starts` and `_cell_ended` run on the shell's thread, the rest on any."""
+    """An IPython shell and its clients. `_cell_starts` and `_cell_ended` run on the shell's thread, other methods on any."""
 
     def __init__(self, shell: Any) -> None:
         self.shell = shell
@@ -145,7 +151,7 @@ class Session:
         self._pulse = Pulse(shell)
 
     def open(self) -> None:
-        """Listen to the shell. Opening twice is the same as once: IPython registers no function twice."""
+        """Register the callbacks. Opening twice has no further effect, since IPython registers a function only once."""
         self.shell.events.register("pre_run_cell", self._cell_starts)
         self.shell.events.register("post_run_cell", self._cell_ended)
         if self._fd_tee is None:
@@ -157,7 +163,7 @@ class Session:
         atexit.register(detach)
 
     def add(self, client: LogClient, started_by: Cell | None) -> None:
-        """Begin with a client, or go on with it."""
+        """Add a client, unless it is already attached."""
         if client not in self._clients:
             self._clients.add(client)
             console = client.console
@@ -165,7 +171,7 @@ class Session:
                 console.before_write = functools.partial(self._choose_cell, started_by or self.running)
 
     def remove(self, client: LogClient | None) -> None:
-        """End with a client, or with all."""
+        """Remove a client, or all."""
         for each in self._clients.copy() if client is None else (client,):
             self._clients.discard(each)
             console = each.console
@@ -173,16 +179,16 @@ class Session:
                 console.before_write = None
 
     def clients(self) -> list[LogClient]:
-        """Return the clients that run; take leave of the others."""
+        """Remove the clients that do not run, and return the others."""
         for client in self._clients.copy():
             if not client.running:
                 self.remove(client)
         return list(self._clients)
 
     def close(self) -> None:
-        """Leave the shell as it was."""
+        """Restore the shell."""
         for event, function in (("pre_run_cell", self._cell_starts), ("post_run_cell", self._cell_ended)):
-            with contextlib.suppress(ValueError):  # the user took off all of them
+            with contextlib.suppress(ValueError):  # the user unregistered all callbacks
                 self.shell.events.unregister(event, function)
         atexit.unregister(detach)
         self.remove(None)
@@ -191,27 +197,27 @@ class Session:
             self._fd_tee.stop()
 
     def forget(self) -> None:
-        """In a forked child: give up what is the parent's."""
+        """In a forked child: release the parent's descriptors."""
         if self._fd_tee is not None:
             self._fd_tee.forget()
 
     def _cell_starts(self, info: object = None) -> None:
-        # Not fired for what front ends run silently, completions and inspections: where that goes, nobody looks.
+        # IPython does not fire this for silent executions, completions and inspections; their output has no visible cell.
         self.running = running_cell(self.shell)
         self._pulse.start()
 
     def _cell_ended(self, result: object = None) -> None:
         self._pulse.stop()
         try:
-            # What printf holds back, for it writes to a pipe. Where the kernel itself shows that, it does so in a moment.
+            # C code buffers its output, since it writes to a pipe. If the kernel captures that pipe, it shows the output soon.
             flush_streams((1, 2))
             if self._fd_tee is not None:
                 self._fd_tee.drain()
             error = getattr(result, "error_in_exec", None)
-            # Interrupted, by KeyboardInterrupt or asyncio's CancelledError: whoever did that does not want to wait.
+            # After an interrupt (KeyboardInterrupt, or CancelledError of asyncio), the user does not want to wait.
             self._flush(_SILENT_SEC if isinstance(error, BaseException) and not isinstance(error, Exception) else FLUSH_SEC)
         except KeyboardInterrupt:
-            _say("interrupted; what procs said last is shown under a later cell")
+            _print("interrupted: the last output is shown under a later cell")
         _close_unused()
 
     def _flush(self, timeout: float) -> None:
@@ -220,29 +226,29 @@ class Session:
         deadline = monotonic() + max(patience.values(), default=0.0) + _MARGIN_SEC
         flushes: list[tuple[LogClient, Future[FlushReceipt]]] = []
         for client in clients:
-            with contextlib.suppress(ClosedError):  # it was stopped meanwhile, and has shown everything
+            with contextlib.suppress(ClosedError):  # the client was stopped, and has shown everything
                 flushes.append((client, client.flush_soon(patience[client])))
         for client, future in flushes:
             trouble = _trouble(future, max(0.0, deadline - monotonic()))
             if trouble:
                 self._silent.add(client)
-                _say(trouble)
+                _print(trouble)
             else:
                 self._silent.discard(client)
 
     def _choose_cell(self, started_by: Cell | None, stream: Any) -> None:
-        """Let what this thread writes stand under the cell chosen by `show_under`."""
+        """Direct the output of this thread to the cell chosen by `show_under`."""
         cell = started_by if _place == "starting" and started_by is not None else self.running
         if cell is not None:
             write_under(cell, stream)
 
 
 def _trouble(future: Future[FlushReceipt], timeout: float) -> str:
-    """Wait for a flush; say what is wrong with it, in one line, or return nothing."""
+    """Wait for a flush. Return its problem in one line, or ""."""
     try:
         receipt = future.result(timeout)
     except NotDone:
-        return "a handler holds up what procs say; it is shown later"
+        return "a handler delays the output; it is shown later"
     except ClosedError:
         return ""
     if not receipt.missing:
@@ -250,11 +256,11 @@ def _trouble(future: Future[FlushReceipt], timeout: float) -> str:
     total = len(receipt.acked) + len(receipt.missing) + len(receipt.dead)
     return (
         f"{format_ranks(receipt.missing)} of {total} silent for {receipt.elapsed:.1f} s (stopped, or in native code that "
-        f"holds the GIL): what was said last there is shown later"
+        f"holds the GIL): the last output is shown later"
     )
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     if sys.stderr is not None:
         print(f"meshlog: {text}", file=sys.stderr)
 
@@ -266,7 +272,7 @@ def _of(client: LogClient | HasClient) -> LogClient:
 
 
 def _shell() -> Any:
-    """Return IPython's shell, or None. That of the process which this one was forked from runs no cells here."""
+    """Return IPython's shell, or None. A shell inherited from the parent by a fork does not count: it runs no cells here."""
     shell = find_shell()
     return shell if shell is not _inherited else None
 

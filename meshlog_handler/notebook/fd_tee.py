@@ -1,8 +1,8 @@
-"""Echo: what C libraries and subprocesses write to captured descriptors, shown in text streams.
+"""FdTee: shows the output of C libraries and subprocesses in a text stream without a descriptor, such as a notebook's.
 
 ::
 
-    printf, echo -> fd 1 -> pipe -> the echo's thread -> a stream that is not a file, such as a notebook's
+    printf, echo -> fd 1 -> pipe -> FdTee's thread -> text stream
 """
 
 from __future__ import annotations
@@ -24,21 +24,13 @@ _STOP_SEC: Final = 1.0
 
 
 class FdTee:
-    """Captures descriptors of this process, and shows what comes through them: whole lines, and what waits for its end.
+    """Captures descriptors of this process, and passes their text to `routes`: whole lines, and an unfinished line after 50 ms.
 
-    Parameters
-    ----------
-    routes : mapping of int to Callable[[str], None]
-        For each descriptor, what shows its text. It must not write to a descriptor that is captured here: that
-        would come back for ever.
+    A route must not write to a descriptor that is captured here, or it would receive its own text for ever. One owner calls the
+    methods. A forked child continues to write to its parent's pipes, and calls `forget`.
 
-    Notes
-    -----
-    One owner calls the methods; `drain` and the thread take turns. A forked child goes on writing into its parent's
-    pipes, and calls `forget`.
-
-    Code that writes more than the pipe holds (a mebibyte, on Linux) without ever releasing the GIL waits for ever, as
-    with any reader that is a thread of the same process.
+    Code that writes more than the pipe holds (1 MiB on Linux) without releasing the GIL blocks for ever, as with every reader
+    that is a thread of the same process.
     """
 
     def __init__(self, routes: Mapping[int, Callable[[str], None]]) -> None:
@@ -52,23 +44,17 @@ class FdTee:
 
     @property
     def active(self) -> bool:
-        """Whether the descriptors are captured, by this process."""
+        """Whether this process captures the descriptors."""
         return self._capture.active
 
     def start(self) -> None:
-        """Capture. Starting twice is the same as once.
-
-        Raises
-        ------
-        OSError
-            If there are too many descriptors. Nothing is captured then.
-        """
+        """Start the capture, unless it is active. After an `OSError` (too many descriptors), nothing is captured."""
         if self.active:
             return
         try:
             self._wake = os.pipe()
             for fd, reader in self._capture.start().items():
-                # A number of our own: the capture may close its one while the thread waits for it.
+                # A duplicate: the capture may close its descriptor while the thread polls it.
                 self._sources[duplicate(reader)] = _Source(self._routes[fd])
             self._thread = threading.Thread(target=self._run, name="meshlog-echo", daemon=True)
             self._thread.start()
@@ -78,16 +64,16 @@ class FdTee:
             raise
 
     def drain(self) -> None:
-        """Show what has been written to the descriptors before this call."""
+        """Show all text that was written to the descriptors before this call."""
         with self._lock:
             for fd, source in self._sources.items():
                 self._read(fd, pending(fd))
                 self._show(source, whole=False)
 
     def stop(self) -> None:
-        """Show what there is, and lead the descriptors back. Stopping twice is the same as once.
+        """Show all text, and restore the descriptors, if the capture is active.
 
-        What subprocesses go on writing into the pipes is brought to where the descriptors led before.
+        Later output of subprocesses that still write to the pipes is copied to the original files.
         """
         if not self.active:
             return
@@ -95,11 +81,11 @@ class FdTee:
         if self._thread is not None:
             self._thread.join(_STOP_SEC)
             if self._thread.is_alive():
-                diagnose("what shows this process's output takes nothing; what is printed from now on is shown past it")
+                diagnose("the stream for this process's captured output is blocked. Later output bypasses it.")
         self._capture.stop(drain=True)
 
     def forget(self) -> None:
-        """In a forked child: give up what is the parent's."""
+        """In a forked child: release the parent's descriptors."""
         self._capture.after_fork_in_child()
         self._lock = threading.Lock()
         self._close()
@@ -123,30 +109,30 @@ class FdTee:
             self._close()
 
     def _read(self, fd: int, limit: int) -> bool:
-        """With the lock held: read up to `limit` bytes. False: no writer is left."""
+        """Read up to `limit` bytes; False: no writer is left. The caller holds the lock."""
         data = read_pipe(fd, limit) if limit else None
         if data:
             self._sources[fd].feed(data)
         return data != b""
 
     def _show(self, source: _Source, whole: bool) -> None:
-        """With the lock held: show what was read; only whole lines, if so asked."""
+        """Show the text that was read, or only its whole lines. The caller holds the lock."""
         try:
             source.show(whole)
         except Exception as failure:
             if not self._complained:
                 self._complained = True
-                diagnose(f"output of this process cannot be shown, here and silently from now on: {failure!r}")
+                diagnose(f"cannot show output of this process: {failure!r}. Further failures are not reported.")
 
     def _close(self) -> None:
         for fd in (*self._wake, *self._sources):
-            with contextlib.suppress(OSError):  # somebody closed it: nothing is left to do
+            with contextlib.suppress(OSError):  # already closed
                 os.close(fd)
         self._sources, self._wake = {}, (-1, -1)
 
 
 class _Source:
-    """What has come through one descriptor and is not yet shown."""
+    """Text that was read from one descriptor and is not shown yet."""
 
     def __init__(self, route: Callable[[str], None]) -> None:
         self._route = route
@@ -154,11 +140,11 @@ class _Source:
         self.text = ""
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes; half a character waits for its other half."""
+        """Add bytes. An incomplete character is kept until its remaining bytes arrive."""
         self.text += self._decoder.decode(data)
 
     def show(self, whole: bool) -> None:
-        """Show all, or whole lines. What cannot be shown is lost."""
+        """Show all text, or only whole lines. If the route fails, the text is lost."""
         end = max(self.text.rfind("\n"), self.text.rfind("\r")) + 1 if whole and len(self.text) < _CHUNK else len(self.text)
         text, self.text = self.text[:end], self.text[end:]
         if text:

@@ -1,12 +1,12 @@
-"""What is known about IPython's shells and ipykernel's kernels, of all versions since 6. Nothing of either is imported.
+"""Access to the internals of IPython and of ipykernel since version 6. Neither is imported.
 
-What a thread writes stands under the cell that its parent header names:
+The output of a thread appears under the cell that its parent header names:
 
-- ipykernel 6: ``OutStream._parent_header``, a ContextVar; where the thread has not set it, that of the thread which made it.
-- ipykernel 7: the same variable, set by ``set_thread_parent``; else the request heard last, be it a completion.
+- ipykernel 6: ``OutStream._parent_header``, a ContextVar. A thread that has not set it uses the value of its parent thread.
+- ipykernel 7: the same variable, set by ``set_thread_parent``. Without it, the last request counts, even a completion.
 
-ipykernel captures descriptors 1 and 2 by itself since version 6 (``OutStream.watch_fd_thread``), except where its option
-``capture_fd_output`` is off, on systems other than Linux and macOS, and in a test of pytest.
+Since version 6, ipykernel captures descriptors 1 and 2 itself (``OutStream.watch_fd_thread``), except if its option
+``capture_fd_output`` is off, on systems other than Linux and macOS, and under pytest.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from typing import Any, Final
 from .fd_tee import FdTee
 
 Cell = Mapping[str, Any]
-"""The header of the request that runs a cell: what output refers to that stands under it."""
+"""The header of the request that runs a cell. Output that refers to it appears under that cell."""
 
 _BEAT_SEC: Final = 0.25
 
 
 def find_shell() -> Any:
     """Return IPython's shell, or None."""
-    # Not an import: a program without IPython pays for this look, and for nothing else.
+    # Not an import: a program without IPython pays only for this lookup.
     find: Callable[[], Any] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return find() if find is not None else None
 
 
 def running_cell(shell: Any) -> Cell | None:
-    """Return the cell that this thread runs, or else the one that the kernel runs; None in a terminal."""
+    """Return the cell that this thread runs, or the cell that the kernel runs. Return None in a terminal."""
     parent: Any = shell.get_parent() if hasattr(shell, "get_parent") else None
     header = parent.get("header") if isinstance(parent, Mapping) else None
     return header if isinstance(header, Mapping) and header else None
 
 
 def write_under(cell: Cell, stream: Any) -> None:
-    """Let what this thread writes to `stream` from now on stand under `cell`; do nothing if it is no notebook's stream."""
+    """Direct later output of this thread to `cell`. Do nothing if `stream` is not a notebook's stream."""
     choose = getattr(stream, "set_thread_parent", None)
     if choose is not None:
         choose(cell)
@@ -52,10 +52,10 @@ def write_under(cell: Cell, stream: Any) -> None:
 
 
 def own_output(shell: Any, before_write: Callable[[Any], None]) -> FdTee | None:
-    """Return what shows the output of the kernel's own C code and subprocesses; None where that needs nothing.
+    """Return an `FdTee` for the output of the kernel's C code and subprocesses, or None if none is needed.
 
-    A terminal needs nothing, nor does a kernel that captures its descriptors by itself. One that echoes to them what it
-    shows would show that for ever.
+    A terminal needs none, and neither does a kernel that captures its descriptors itself. A kernel that echoes its output to
+    them must not have one: it would show its own output for ever.
     """
     kernel = getattr(shell, "kernel", None)
     module = sys.modules.get("ipykernel.iostream")
@@ -75,20 +75,20 @@ def _write(before_write: Callable[[Any], None], stream: Any, text: str) -> None:
 
 
 def of_parents_kernel(stream: Any) -> bool:
-    """Tell whether a stream is that of a kernel which this process was forked from.
+    """Return whether `stream` belongs to a kernel that this process was forked from.
 
-    What is written there the kernel shows by itself, past all that is captured.
+    The kernel itself shows what is written to such a stream, and the capture does not see it.
     """
     kernel = getattr(stream, "_master_pid", None)
     return type(stream).__module__ == "ipykernel.iostream" and kernel is not None and kernel != os.getpid()
 
 
 class Pulse:
-    """Wakes the kernel's event loop now and then, while a cell runs, so that an interrupt ends an ``await`` at once.
+    """Wakes the kernel's event loop every 0.25 s while a cell runs, so that an interrupt ends an ``await`` at once.
 
-    ipykernel 6 and 7 take an interrupt by ``add_callback`` on the loop's own thread, which does not wake it: without this,
-    it is noticed when something else happens, such as the end of what is awaited. A cell that does not await, and an
-    idle kernel, are not touched.
+    ipykernel 6 and 7 handle an interrupt by ``add_callback`` on the loop's thread, which does not wake the loop. Without the
+    pulse, the loop handles the interrupt only at its next event, such as the end of the ``await``. A cell without ``await``
+    and an idle kernel are not affected.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -97,13 +97,13 @@ class Pulse:
         self._beating = False
 
     def start(self) -> None:
-        """Begin, from any thread. Starting twice is the same as once."""
+        """Start the pulse, unless it is running. Any thread may call it."""
         self._wanted = True
         if self._loop is not None:
             self._loop.add_callback(self._begin)
 
     def stop(self) -> None:
-        """End, from any thread."""
+        """Stop the pulse. Any thread may call it."""
         self._wanted = False
 
     def _begin(self) -> None:

@@ -1,4 +1,4 @@
-"""How shown records look, and where they go: formatters, the console, a file for each rank.
+"""How records look and where they are written: formatters, the console, a file for each rank.
 
 May import: errors, settings, protocol, system, lines.
 """

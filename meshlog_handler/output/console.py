@@ -1,4 +1,4 @@
-"""ConsoleHandler: shows records where a person looks. RanksFilter: chooses whose."""
+"""ConsoleHandler: shows records on the terminal. RanksFilter: selects records by rank."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _ERASE_LINE: Final = "\r\x1b[K"
 _ERASE_ABOVE: Final = "\x1b[F\x1b[K"
 _MAX_BARS: Final = 16
 _MAX_KNOWN_BARS: Final = 4096
-# A text too wide for the terminal is cut by it, so that the cursor stays on its line.
+# The terminal cuts a text that is too wide, so that the cursor stays on its line.
 _NO_WRAP: Final = "\x1b[?7l"
 _WRAP: Final = "\x1b[?7h"
 
 
 class RanksFilter(logging.Filter):
-    """Lets pass what some ranks say; of the others WARNING and above; and all that has no rank.
+    """Passes records of selected ranks, records at WARNING and above of all ranks, and records without a rank.
 
     Parameters
     ----------
     ranks : iterable of int or str
-        The ranks; as a text, ``0,4-7``. An aggregated record passes if it speaks for one of them.
+        The selected ranks. As a string: ``0,4-7``. An aggregated record passes if it contains records of a selected rank.
 
     Raises
     ------
     SettingError
-        If the text does not name ranks.
+        If the string does not name ranks.
     """
 
     def __init__(self, ranks: Iterable[int] | str) -> None:
@@ -46,7 +46,7 @@ class RanksFilter(logging.Filter):
         self.ranks = parse_ranks(ranks) if isinstance(ranks, str) else frozenset(ranks)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record passes."""
+        """Return whether the record passes."""
         info = info_of(record)
         if info.rank is None or info.rank in self.ranks or record.levelno >= logging.WARNING:
             return True
@@ -54,38 +54,37 @@ class RanksFilter(logging.Filter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows captured stdout on stdout and all else on stderr, in the order it came.
+    """Writes captured stdout to stdout, and everything else to stderr, in the order of arrival.
 
-    On a terminal, progress states stay below the last line, one line for each bar, as many as half of the screen has room for;
-    the last state of a bar becomes a line. Colours are kept and added there.
+    On a terminal, progress bars stay below the last line. Each bar takes one line, and all bars together at most half of the
+    screen. The last state of a bar becomes an ordinary line. Colours are kept and added on a terminal.
 
     Parameters
     ----------
     stdout, stderr : text file or None
-        Where to show it. None: what ``sys.stdout`` and ``sys.stderr`` are at the time; and where this process is
-        itself captured, what they were before that.
+        The outputs. None: ``sys.stdout`` and ``sys.stderr``, looked up at each record. If this process is captured, the
+        original outputs.
     formatter : logging.Formatter or None
-        None: a `MeshFormatter` with the rank as prefix, or without where ``MESHLOG_PREFIX_WITH_RANK`` is off.
+        None: a `MeshFormatter` with the rank as prefix, or without a prefix if ``MESHLOG_PREFIX_WITH_RANK`` is off.
     ranks_filter : RanksFilter, iterable of int, str or None
-        Whose records to show; WARNING and above of the others is shown, too.
+        The ranks to show. Records at WARNING and above are shown for all ranks.
 
     Attributes
     ----------
     flush_per_tick : bool
-        True: records are written at `flush`, which whoever calls `handle` has to call when there are no more at
-        the moment.
+        True: `flush` writes the records. The caller of `handle` calls it when no more records are ready.
     failed : int
-        Records that could not be written: the output is closed or broken. Said once.
+        Number of records that could not be written because the output is closed or broken. This is reported once.
     has_default_formatter : bool
-        Whether nobody chose the formatter.
+        Whether the formatter is the default one.
     hung_up : Callable[[], None] or None
-        Called when whoever read an output does not read it any more; on the thread that writes.
+        Called on the writing thread when the reader of an output has closed it.
     before_write : Callable[[TextIO], None] or None
-        Called with a stream, on the thread that is about to write there: a notebook chooses the cell.
+        Called with a stream, on the writing thread, before each write. A notebook selects the cell here.
 
     Notes
     -----
-    Any thread may call any method. A forked child forgets what its parent has not yet written.
+    Any thread may call any method. A forked child discards the records that its parent has not written yet.
     """
 
     flush_per_tick = True
@@ -119,12 +118,12 @@ class ConsoleHandler(logging.Handler):
         _consoles.add(self)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        """Use this formatter, also for records of a `MeshHandler` that has one."""
+        """Use this formatter, even for records of a `MeshHandler` that has its own formatter."""
         super().setFormatter(fmt)
         self.has_default_formatter = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format the record; `flush` writes it. An error of the formatter goes to `handleError`."""
+        """Format the record; `flush` writes it. Errors of the formatter are passed to `handleError`."""
         try:
             info = info_of(record)
             output = self._output(info.stream == "stdout")
@@ -148,9 +147,9 @@ class ConsoleHandler(logging.Handler):
         self._append(output, item, bar, progress)
 
     def end_bar(self, record: logging.LogRecord) -> None:
-        """Draw a progress state no more. Its text stays as a line if the record says so.
+        """Remove a progress bar, or keep its last state as a line if the record says so.
 
-        Called for a line that ends a bar and is not given to `emit`, or not yet.
+        The client calls this for the last line of a bar if it does not pass that line to `emit`, or not yet.
         """
         info = info_of(record)
         output = self._output(info.stream == "stdout")
@@ -164,14 +163,14 @@ class ConsoleHandler(logging.Handler):
     def _append(self, output: Output, item: _Item | None, bar: _Bar | None, progress: bool) -> None:
         pending = self._pending
         if progress and item and pending and pending[-1][3] and pending[-1][2] == bar and pending[-1][1]:
-            pending.pop()  # nobody would see it
+            pending.pop()  # replaced before it was drawn
         pending.append((output, item, bar, progress))
         self._size += len(item or "")
         if self._size > _MAX_PENDING:
             self.flush()
 
     def _output(self, to_stdout: bool) -> Output:
-        # Asked each time: notebooks, test runners and redirect_stdout replace them.
+        # Looked up each time: notebooks, test runners and redirect_stdout replace them.
         names = (self._stdout, sys.stdout, sys.__stdout__) if to_stdout else (self._stderr, sys.stderr, sys.__stderr__)
         stream = names[0] or names[1] or names[2]
         output = self._outputs.get(to_stdout)
@@ -180,7 +179,7 @@ class ConsoleHandler(logging.Handler):
         return output
 
     def flush(self) -> None:
-        """Write what was emitted. An output that is closed or broken is no error: see `failed`."""
+        """Write all emitted records. A closed or broken output raises no error; see `failed`."""
         self.acquire()
         try:
             pending, self._pending, self._size = self._pending, [], 0
@@ -190,7 +189,7 @@ class ConsoleHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write what was emitted, and leave the progress states that are drawn where they are."""
+        """Write all emitted records. Progress bars on the screen stay there."""
         self.flush()
         self.acquire()
         try:
@@ -203,7 +202,7 @@ class ConsoleHandler(logging.Handler):
         super().close()
 
     def _runs(self, pending: list[tuple[Output, _Item | None, _Bar | None, bool]]) -> Iterable[_Run]:
-        """Bring items to one output together, as far as nobody can see that; compose them with what moves the cursor."""
+        """Join the items of each output where their visible order allows it, and add the control sequences for bars."""
         runs: list[_Run] = []
         bars, changed = self._bars, 0
         for output, item, bar, progress in pending:
@@ -229,13 +228,13 @@ class ConsoleHandler(logging.Handler):
         return runs
 
     def _is_on_screen(self, output: Output) -> bool:
-        """Tell whether bars of an output are drawn: all of them in one place."""
+        """Return whether bars of `output` can be drawn. All bars are drawn on one screen."""
         if self._screen is None or (not self._bars and not self._drawn):
             self._screen = output
         return not _apart(self._screen, output)
 
     def _erase(self, runs: list[_Run], output: Output) -> None:
-        if self._drawn:  # line by line: from a screen that is cleared, tmux takes what is there into its scrollback
+        if self._drawn:  # line by line: when a screen is cleared, tmux moves its text into the scrollback
             _add(runs, output, _ERASE_LINE + _ERASE_ABOVE * (self._drawn - 1), 0)
             self._drawn = 0
 
@@ -268,10 +267,10 @@ class ConsoleHandler(logging.Handler):
             output.broken = isinstance(failure, BrokenPipeError)
             if output.broken and self.hung_up is not None:
                 self.hung_up()
-            # A pipe whose reader has seen enough (head, a pager that was left) is nothing to talk about.
+            # A reader that closes its pipe (head, a pager) is normal, and not reported.
             if not self._complained and not output.broken:
                 self._complained = True
-                diagnose(f"{output.stream!r} cannot be written; what it should show is lost. {failure}")
+                diagnose(f"{output.stream!r} cannot be written: {failure}. Its output is lost.")
 
 
 _Item = str | bytes
@@ -280,18 +279,18 @@ _Bar = tuple[int, str, int, int, str]
 
 
 def _bar_of(record: logging.LogRecord, info: MeshInfo) -> _Bar:
-    """Return what tells a bar from others, and says in which order they are drawn."""
+    """Return the key of a bar. Bars are drawn in the order of their keys."""
     rank = -1 if info.rank is None else info.rank
     return rank, info.stream or "", info.bar or 0, record.process or 0, info.hostname or ""
 
 
 def _apart(one: Output, other: Output) -> bool:
-    """Tell whether two outputs surely lead to different places."""
+    """Return whether two outputs are known to lead to different files."""
     return one.place is not None and other.place is not None and one.place != other.place
 
 
 def _add(runs: list[_Run], output: Output, part: str | bytes, count: int) -> None:
-    """Add a part to the run of its output; to an earlier one if only outputs elsewhere come between."""
+    """Add a part to the last run of its output, unless a later run may lead to the same file; then begin a new run."""
     for index in range(len(runs) - 1, -1, -1):
         known, parts, so_far = runs[index]
         if known is output:

@@ -1,4 +1,4 @@
-"""MeshFormatter: the text of a record as a person reads it, every line with the rank it came from."""
+"""MeshFormatter: formats a record as text and prefixes each line with its rank."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LEVEL_COLOURS: Final = (
 
 
 def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
-    """Tell whether to colour what goes to a terminal, or to something else.
+    """Return whether to colour an output.
 
-    ``NO_COLOR`` (set to anything) forbids it; else ``FORCE_COLOR`` (set to anything but 0) demands it; else a
-    terminal gets it unless ``TERM`` is ``dumb``. See https://no-color.org and https://force-color.org.
+    A non-empty ``NO_COLOR`` turns colours off. Otherwise, ``FORCE_COLOR`` (not empty or 0) turns them on. Otherwise, a terminal
+    is coloured unless ``TERM`` is ``dumb``. See https://no-color.org and https://force-color.org.
     """
     env = os.environ if env is None else env
     if env.get("NO_COLOR"):
@@ -36,29 +36,28 @@ def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
 
 
 class MeshFormatter(logging.Formatter):
-    """Formats a record as `logging.Formatter` does, and begins every line with the rank it came from.
+    """Formats a record as `logging.Formatter` does, and prefixes each line with the rank of the record.
 
-    Also each line of a traceback or a stack. A record without a rank (one of the process that shows it) gets
-    no prefix, nor does an aggregated one, whose text says which ranks it speaks for.
+    Lines of tracebacks and stacks are prefixed, too. A record without a rank (of the client) has no prefix. An aggregated
+    record has no prefix, since its text names its ranks.
 
     Parameters
     ----------
     fmt, datefmt, style, validate, defaults
-        As of `logging.Formatter`. By default the message alone.
+        As in `logging.Formatter`. The default format is the message alone.
     prefix : str or None
-        A template of `str.format`, such as ``"[{hostname}:{rank}] "``. Fields: rank, local_rank, hostname,
+        A template for `str.format`, such as ``"[{hostname}:{rank}] "``. Fields: rank, local_rank, hostname,
         coords (or ``coords[gpus]``), stream (``log`` for a logging call), pid, process, processName, name,
-        levelname, levelno, module, filename, funcName, lineno, thread, threadName, created, asctime. What a
-        record does not know reads ``-``. None leaves the bytes alone: no prefix, and a captured line is
-        exactly what was written.
+        levelname, levelno, module, filename, funcName, lineno, thread, threadName, created, asctime. A field
+        without a value is shown as ``-``. None: no prefix, and a captured line is shown exactly as it was written.
     colour : bool or None
-        Colour the prefix by rank, and WARNING and above by level. None: if whoever shows it asks for that, as
-        `ConsoleHandler` does on a terminal.
+        Colour the prefix by rank, and records at WARNING and above by level. None: the handler decides.
+        `ConsoleHandler` uses colours on a terminal.
 
     Raises
     ------
     SettingError
-        If `prefix` is no such template.
+        If `prefix` is not a valid template.
 
     Notes
     -----
@@ -82,20 +81,20 @@ class MeshFormatter(logging.Formatter):
         self._prefix = None if prefix is None else Prefix(prefix, lambda record: self.formatTime(record, datefmt))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text; coloured if `colour` is True, else without the colours of captured lines."""
+        """Return the text: coloured if `colour` is True, otherwise with the colours of captured lines removed."""
         colour = self.colour is True
         return self.render(record, colour=colour, keep_ansi=colour)
 
     def render(self, record: logging.LogRecord, *, colour: bool, keep_ansi: bool) -> str:
-        """Return the text for an output that is known.
+        """Return the text for a known output.
 
         Parameters
         ----------
         record : logging.LogRecord
         colour : bool
-            Colour it, whatever the attribute `colour` says.
+            Whether to colour the text. Overrides the attribute `colour`.
         keep_ansi : bool
-            Let captured lines keep their colours. With ``prefix=None`` they keep every escape sequence.
+            Keep the colours of captured lines. With ``prefix=None``, every escape sequence is kept.
         """
         info = info_of(record)
         prefix = self._prefix
@@ -119,13 +118,13 @@ class MeshFormatter(logging.Formatter):
         return before + text
 
     def verbatim(self, record: logging.LogRecord) -> bytes | None:
-        """Return the bytes of a captured line if it is to be shown exactly as it was written, else None."""
+        """Return the bytes of a captured line that is shown exactly as it was written, else None."""
         raw = _raw(record, info_of(record)) if self._prefix is None else None
         return None if raw is None else raw.encode("utf-8", "surrogateescape")
 
 
 def _raw(record: logging.LogRecord, info: MeshInfo) -> str | None:
-    # The text of an aggregated record is not in its first one's bytes.
+    # The text of an aggregated record differs from the raw bytes of its first line.
     if info.stream is None or info.ranks is not None:
         return None
     return record.getMessage() if info.raw is None else info.raw

@@ -1,4 +1,4 @@
-"""JsonFormatter: a record as one line of JSON, for programs to read."""
+"""JsonFormatter: formats a record as one line of JSON for other programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..protocol.record import info_of
 _ALWAYS: Final = ("rank", "stream")
 _IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
 _OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
-# What the standard library puts on a record. Anything else is the caller's `extra`.
+# The attributes that the standard library sets on a record. All others come from the caller's `extra`.
 _NO_EXTRA: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"))
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
@@ -25,23 +25,23 @@ _MAX_BITS: Final = 4096
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object on one line. Never raises on a record.
 
-    Always: timestamp (ISO 8601, UTC), level, name, message, rank, stream. If known: local_rank, hostname, coords,
-    process, and of an aggregated record count and ranks; exc_text, stack_info. Then each attribute given as
-    ``extra``, with an underscore appended where the name is one of these. What JSON cannot express is written
-    as text.
+    Every object has the keys timestamp (ISO 8601, UTC), level, name, message, rank and stream. If known, it has
+    local_rank, hostname, coords, process, exc_text and stack_info, and for an aggregated record count and ranks. The
+    attributes given as ``extra`` follow; a name that is already a key gets an underscore appended. Values that JSON cannot
+    express are written as text.
 
     Parameters
     ----------
     fmt : None
-        There is none: every object has the same keys. It is here for ``logging.config``.
+        Not supported, since every object has the same keys. Present for ``logging.config``.
     datefmt : str or None
-        Of `time.strftime`, in UTC; None for ISO 8601 with microseconds.
+        Format for `time.strftime`, in UTC. None: ISO 8601 with microseconds.
     style : str
         Has no effect without `fmt`.
     validate, defaults
-        As of `logging.Formatter`; `defaults` are extras of records that lack them.
+        As in `logging.Formatter`. `defaults` gives extras for records that lack them.
     ensure_ascii : bool
-        Write other characters as ``\\uXXXX``, which every output can take.
+        Write non-ASCII characters as ``\\uXXXX``, which every encoding supports.
 
     Raises
     ------
@@ -73,11 +73,11 @@ class JsonFormatter(logging.Formatter):
         self._ensure_ascii = ensure_ascii
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object, without a line feed."""
+        """Return the JSON object, without a line feed."""
         fields = self._fields(record)
         try:
             text = self._encode(fields)
-        except Exception:  # a key that is no text, a number that is none, a circle
+        except Exception:  # a key that is not a string, NaN, a circular reference
             text = self._encode(_plain(fields, _MAX_DEPTH))
         return text if self._ensure_ascii else text.translate(_ESCAPED)
 
@@ -88,7 +88,7 @@ class JsonFormatter(logging.Formatter):
                 return time.strftime(datefmt, time.gmtime(record.created))
             seconds, microseconds = divmod(round(record.created * 1e6), 1_000_000)
             return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{microseconds:06d}Z"
-        except Exception:  # no time that a calendar has
+        except Exception:  # not a valid calendar time
             return _text(record.created)
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class JsonFormatter(logging.Formatter):
         if not exc_text and known.get("exc_info"):
             try:
                 exc_text = self.formatException(known["exc_info"])
-            except Exception:  # an exception that cannot show itself
+            except Exception:  # an exception that cannot be formatted
                 exc_text = _text(known["exc_info"])
         if exc_text:
             fields["exc_text"] = exc_text
@@ -133,7 +133,7 @@ class JsonFormatter(logging.Formatter):
 
 
 _TAKEN: Final = _OURS | {"timestamp", "level"}
-# Ends of lines for some who read lines, though not for JSON; and halves of characters, which no encoding has.
+# Line separators for some readers, though not in JSON; and surrogates, which no encoding supports.
 _ESCAPED: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
 
 

@@ -1,7 +1,7 @@
-"""Handlers named in the configuration that is being read, found when they are first needed.
+"""NamedHandler: a handler given by its name in a `logging.config` configuration.
 
-`logging.config` makes handlers one after the other; one that names another cannot look it up while it is being made.
-(`dictConfig` knows this of its own classes alone, and of `QueueHandler` subclasses in its own way since Python 3.12.)
+`logging.config` creates handlers one after the other, so a handler cannot look up another one while it is created.
+(`dictConfig` resolves names for its own classes only, and since Python 3.12 in another way for subclasses of `QueueHandler`.)
 """
 
 from __future__ import annotations
@@ -22,38 +22,32 @@ _CONFIG_SEC: Final = 10.0
 
 
 class ShownBy(Protocol):
-    """What the client asks of a handler."""
+    """What the client uses of a handler."""
 
     @property
     def level(self) -> int:
-        """Records below it are not for this handler, where levels are respected."""
+        """The lowest level that the handler shows, if the client respects handler levels."""
 
     def handle(self, record: logging.LogRecord, /) -> Any:
         """Show a record."""
 
     def flush(self) -> None:
-        """Pass on what is buffered."""
+        """Write buffered records."""
 
 
 def check_handlers(handlers: Iterable[ShownBy]) -> tuple[ShownBy, ...]:
-    """Return handlers as a tuple.
-
-    Raises
-    ------
-    SettingError
-        If one of them is no handler.
-    """
+    """Return handlers as a tuple. Raise `SettingError` if one of them is not a handler."""
     checked = tuple(handlers)
     for handler in checked:
         if not (hasattr(handler, "handle") and hasattr(handler, "level")):
-            raise SettingError(f"{handler!r} is not a logging.Handler. Valid: handlers, or none of them for the console.")
+            raise SettingError(f"{handler!r} is not a logging.Handler. Pass handler objects, or nothing for the console.")
     return checked
 
 
 class NamedHandler:
-    """Stands for the handler that a configuration calls `name`.
+    """A proxy for the handler that a configuration calls `name`.
 
-    Looked up with each use, until it is there, by the thread that shows records.
+    The thread that shows records looks the handler up at each use until it exists.
     """
 
     def __init__(self, name: str, configured: Mapping[str, Any]) -> None:
@@ -64,17 +58,17 @@ class NamedHandler:
 
     @property
     def level(self) -> int:
-        """The level of the handler it stands for."""
+        """The level of the handler; `logging.NOTSET` until the configuration is complete."""
         handler = self._find()
         return handler.level if handler is not None else logging.NOTSET
 
     @property
     def flush_per_tick(self) -> bool:
-        """Whether the handler it stands for wants `flush` after each of the client's ticks."""
+        """Whether the handler needs a `flush` after each tick of the client."""
         return bool(getattr(self._handler, "flush_per_tick", False))
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Show a record; while the configuration is not complete, on the standard library's handler of last resort."""
+        """Pass the record to the handler, or to `logging.lastResort` until the configuration is complete."""
         handler = self._find()
         if handler is not None:
             return handler.handle(record)
@@ -83,13 +77,13 @@ class NamedHandler:
         return False
 
     def flush(self) -> None:
-        """Flush the handler it stands for."""
+        """Flush the handler."""
         if self._handler is not None:
             self._handler.flush()
 
     @property
     def handler(self) -> logging.Handler | None:
-        """The handler it stands for, or None while the configuration is not complete."""
+        """The handler, or None until the configuration is complete."""
         return self._find()
 
     def _find(self) -> logging.Handler | None:
@@ -108,10 +102,9 @@ class NamedHandler:
         return self._handler
 
     def _when_configured(self, configured: Mapping[str, Any]) -> Any:
-        """Look again when the configuration is complete: `logging.config` holds logging's lock until then.
-
-        Who configures never waits for the client's thread, so that this ends.
-        """
+        """Wait until the configuration is complete, and look again."""
+        # `logging.config` holds the lock of `logging` while it configures. The configuring thread never waits for the client's
+        # thread, so this cannot deadlock.
         lock: Any = logging._lock  # type: ignore[attr-defined]  # it has no public name
         if lock.acquire(timeout=_CONFIG_SEC):
             lock.release()
@@ -119,16 +112,16 @@ class NamedHandler:
 
 
 def keep_whole(name: str, handler: logging.Handler) -> None:
-    """Say once that other processes that apply the same configuration empty the file of a handler that shows records here.
+    """Warn once if other processes that apply the same configuration truncate the log file of this handler.
 
-    They do so before code of this package runs there. What is written here afterwards leaves no hole in the file.
+    They truncate it before code of this package runs there. ``O_APPEND`` prevents a hole before later writes of this process.
     """
     if not isinstance(handler, logging.FileHandler) or not handler.mode.startswith("w") or handler.delay:
         return
     if not live_clients.any_running():
-        return  # this process does not show the records of others
+        return  # this process shows no records of other processes
     if handler.stream is not None:
-        with contextlib.suppress(OSError, ValueError):  # it is closed
+        with contextlib.suppress(OSError, ValueError):  # closed
             fd = handler.stream.fileno()
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
     if handler.baseFilename not in _told:
@@ -143,30 +136,22 @@ _told: Final[set[str]] = set()
 
 
 def resolve(handlers: Sequence[str | logging.Handler]) -> list[ShownBy]:
-    """Return handlers; in place of each name, what stands for it.
-
-    Raises
-    ------
-    SettingError
-        If a name is given and no configuration is being read.
-    """
+    """Replace each name by a `NamedHandler`. Raise `SettingError` for a name if no configuration is being read."""
     if not any(isinstance(handler, str) for handler in handlers):
         return [handler for handler in handlers if not isinstance(handler, str)]
     configured = _being_read()
     if configured is None:
         raise SettingError(
-            f"MeshHandler(handlers={list(handlers)!r}) names handlers, but no configuration is being read that defines "
-            f"them. Outside of logging.config, give the handlers themselves."
+            f"MeshHandler(handlers={list(handlers)!r}) names handlers, but no configuration is being read that defines them. "
+            f"Outside of logging.config, pass handler objects."
         )
     return [NamedHandler(handler, configured) if isinstance(handler, str) else handler for handler in handlers]
 
 
 def _being_read() -> Mapping[str, Any] | None:
-    """Return the handlers, by name, of the configuration that `logging.config` is reading on this thread.
-
-    `dictConfig` and `fileConfig` both hold them in a local called ``handlers``, in every supported Python; tests say
-    so for each.
-    """
+    """Return the handlers, by name, of the configuration that `logging.config` is reading on this thread."""
+    # `dictConfig` and `fileConfig` keep them in a local variable named ``handlers`` in every supported Python version. Tests
+    # check this for each.
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == "logging.config":

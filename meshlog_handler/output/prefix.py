@@ -1,4 +1,4 @@
-"""What stands before each line: a template over the fields of a record."""
+"""Prefix: the text before each line, made from a template and the fields of a record."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..errors import SettingError
 from ..protocol.record import ORIGIN, MeshInfo
 
 _RESET: Final = "\x1b[0m"
-# None of these is the colour of a level.
+# Levels use other colours.
 _RANK_COLOURS: Final = tuple(f"\x1b[{code}m" for code in (36, 32, 35, 34, 96, 92, 95, 94))
 _MAX_CACHED: Final = 65536
 
-# What each field is called on the record, and a value to try a template with.
+# For each field: the attribute of the record, and a sample value to check a template with.
 _FIELDS: Final[dict[str, tuple[str, Any]]] = {
     "rank": ("rank", 0),
     "local_rank": ("local_rank", 0),
@@ -38,28 +38,14 @@ _FIELDS: Final[dict[str, tuple[str, Any]]] = {
     "created": ("created", 0.0),
     "asctime": ("asctime", "2000-01-01 00:00:00,000"),
 }
-# By these a prefix is not worth remembering, or cannot be.
+# Prefixes with these fields are not cached: they change often, or cannot be a key.
 _EVER_NEW: Final = frozenset(("coords", "created", "asctime", "lineno", "thread"))
 
 
 class Prefix:
-    """Makes prefixes, and remembers them.
+    """Makes prefixes from a template, and caches them. Raises `SettingError` if the template is invalid.
 
-    Parameters
-    ----------
-    template : str
-        Of `str.format`.
-    format_time : Callable[[logging.LogRecord], str]
-        Makes the field ``asctime``.
-
-    Raises
-    ------
-    SettingError
-        If `template` cannot be used; the message lists the fields there are.
-
-    Notes
-    -----
-    Any thread may use it: at worst, two of them make the same prefix.
+    Any thread may use it; at worst, two threads make the same prefix.
     """
 
     def __init__(self, template: str, format_time: Callable[[logging.LogRecord], str]) -> None:
@@ -74,10 +60,10 @@ class Prefix:
         self._coloured: dict[object, str] = {}
 
     def of(self, record: logging.LogRecord, info: MeshInfo, *, colour: bool) -> str:
-        """Return the prefix of a record that has a rank, coloured by that or not."""
+        """Return the prefix of a record that has a rank, optionally coloured by rank."""
         try:
             return (self._coloured if colour else self._plain)[self._origin(info), self._others(record.__dict__)]
-        except (KeyError, TypeError):  # a new one, or a record that lacks a field, or has an odd one
+        except (KeyError, TypeError):  # not cached, or the record lacks a field or has an unhashable one
             return self._make(record, info, colour)
 
     def _make(self, record: logging.LogRecord, info: MeshInfo, colour: bool) -> str:
@@ -91,7 +77,7 @@ class Prefix:
             values["coords"] = _Coords(values["coords"])
         try:
             text = self._template.format_map({name: _UNKNOWN if value is None else value for name, value in values.items()})
-        except Exception:  # a value of another kind than it should be
+        except Exception:  # a value of an unexpected type
             text = f"[{fields['rank']}] "
         if colour and text:
             body = text.rstrip()
@@ -108,11 +94,11 @@ class Prefix:
 
 
 def _nothing(fields: dict[str, Any]) -> None:
-    """Return what records have in common of which only the origin matters."""
+    """Return the second part of the cache key for templates that use only fields of the origin."""
 
 
 class _Unknown:
-    """A value the record does not have: a dash, as wide as asked for."""
+    """A missing value: a dash, padded to the requested width."""
 
     def __format__(self, spec: str) -> str:
         try:
@@ -128,7 +114,7 @@ _UNKNOWN: Final = _Unknown()
 
 
 class _Coords(dict[str, Any]):
-    """Coordinates, as ``gpus=1,hosts=0`` or one of them."""
+    """Coordinates, formatted as ``gpus=1,hosts=0``. A missing coordinate is a dash."""
 
     def __missing__(self, name: str) -> _Unknown:
         return _UNKNOWN
@@ -143,7 +129,7 @@ class _SampleCoords(_Coords):
 
 
 def _check(template: str) -> tuple[str, ...]:
-    """Return the names of the fields of `template`; it is tried on a record where all are known."""
+    """Return the names of the fields of `template`, after checking it with sample values."""
     samples = {name: sample for name, (_, sample) in _FIELDS.items()}
     samples["coords"] = _SampleCoords()
     try:
@@ -151,11 +137,11 @@ def _check(template: str) -> tuple[str, ...]:
         names = {name.partition(".")[0].partition("[")[0] for name in parts}
         unknown = sorted(names.difference(_FIELDS))
         if unknown:
-            raise ValueError(f"there is no field {', '.join(map(repr, unknown))}")
+            raise ValueError(f"unknown field {', '.join(map(repr, unknown))}")
         template.format_map(samples)
     except Exception as cause:
         raise SettingError(
-            f"prefix={template!r} cannot be used: {cause}. Valid: a text with fields in braces, as in '[{{rank}}] ', or "
-            f"None. Fields: {', '.join(_FIELDS)}; one coordinate is coords[gpus]. A brace is written twice."
+            f"prefix={template!r} cannot be used: {cause}. Expected a text with fields in braces, such as '[{{rank}}] ', or "
+            f"None. Fields: {', '.join(_FIELDS)}; coords[gpus] is one coordinate. Write a literal brace twice."
         ) from None
     return tuple(name for name in _FIELDS if name in names)

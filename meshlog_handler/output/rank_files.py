@@ -1,4 +1,4 @@
-"""RankFiles: a complete file per rank and stream, whatever the console shows. RankFile: one of them."""
+"""RankFiles: a complete file per rank and stream, independent of the console. RankFile: one of these files."""
 
 from __future__ import annotations
 
@@ -19,23 +19,11 @@ _MAX_NAMES: Final = 100
 
 
 class RankFile(RotatingFileHandler):
-    """A file of complete lines, given as bytes. It rotates as `RotatingFileHandler` does, between two lines.
+    """A file of complete lines, given as bytes. Rotates between two lines, as `RotatingFileHandler` does.
 
-    Parameters
-    ----------
-    filename : str
-        Its directory is made if it is not there.
-    max_bytes : int
-        It does not grow beyond that, but for a single line that is longer. 0: without limit.
-    backup_count : int
-        How many older files are kept; ``.1`` is the newest. 0: the file is not rotated.
-    complain : callable
-        Called with the error if the file cannot be rotated. It grows, then.
-
-    Notes
-    -----
-    Any thread may call any method. Nothing is buffered, so a forked child has nothing to write twice. The file is
-    opened when there is something to write, also after `close`: ``logging.config`` closes all handlers there are.
+    The file exceeds `max_bytes` only for a single longer line, or if it cannot be rotated; `complain` receives that error. It
+    is not rotated if `max_bytes` or `backup_count` is 0. Any thread may call any method. Nothing is buffered, so a forked
+    child writes nothing twice. The first write opens the file, also after `close`: ``logging.config`` closes all handlers.
     """
 
     stream: FileIO | None  # type: ignore[assignment]  # text in the base class
@@ -53,9 +41,8 @@ class RankFile(RotatingFileHandler):
         file = FileIO(self.baseFilename, "a")
         stem, extension = os.path.splitext(self._wanted)
         number = 2
-        while (
-            lock(file.fileno()) is False and number <= _MAX_NAMES
-        ):  # another client's: two would write, and rotate, the same file
+        # A locked file belongs to another client. Two clients must not write and rotate the same file.
+        while lock(file.fileno()) is False and number <= _MAX_NAMES:
             file.close()
             self.baseFilename = f"{stem}.{number}{extension}"
             file = FileIO(self.baseFilename, "a")
@@ -64,19 +51,16 @@ class RankFile(RotatingFileHandler):
         return file
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a record as text. An error goes to `handleError`."""
+        """Append a record as text. Errors are passed to `handleError`."""
         try:
             self.append([f"{self.format(record)}\n".encode("utf-8", "backslashreplace")])
         except Exception:
             self.handleError(record)
 
     def append(self, lines: list[bytes]) -> None:
-        """Append lines, each with its line feed. `lines` is empty afterwards.
+        """Append lines, each with its line feed, and remove them from `lines`.
 
-        Raises
-        ------
-        OSError
-            If they cannot all be written. Those that are not are in `lines`.
+        After an `OSError`, `lines` holds the lines that were not written.
         """
         self.acquire()
         try:
@@ -111,7 +95,7 @@ class RankFile(RotatingFileHandler):
             self._complain(failure)
 
     def _write(self, lines: list[bytes], count: int) -> None:
-        # Where there was no room for a line as a whole, the file ends in the middle of it.
+        # After a full disk, the file may end in the middle of a line.
         lead = b"\n" if self._torn else b""
         data = lead + b"".join(lines[:count])
         written = 0
@@ -134,31 +118,12 @@ class RankFile(RotatingFileHandler):
 class RankFiles:
     """Writes everything to files, one per rank and kind: ``rank-3.log``, ``rank-3.stdout``, ``rank-3.stderr``.
 
-    What a rank printed is there byte for byte, without escape sequences, and of each line that was rewritten by
-    ``\\r`` the last state. The process that shows it all, which has no rank, is called ``client``.
+    A captured line is written byte for byte, without escape sequences. Of a line that was rewritten by ``\\r``, only the last
+    state is written. The files of the client, which has no rank, are named ``client.*``. Files of an earlier run are continued.
 
-    Parameters
-    ----------
-    directory : str
-        Made if it is not there. Files of an earlier run are continued.
-    report : callable
-        Called with a text the first time that something cannot be written.
-    max_bytes, backup_count : int
-        At what size a file is rotated, and how many older ones are kept of each. 0: it is not.
-    max_open : int
-        So many files are open at a time.
-    formatter : logging.Formatter or None
-        Of the records. None: time, level, name and message; and tracebacks.
-
-    Attributes
-    ----------
-    failed : int
-        Lines and records that could not be written.
-
-    Notes
-    -----
-    One thread uses it. What it is given is in the files after `flush`. A forked child forgets what its parent has
-    not yet written. No method raises an `OSError`.
+    One thread uses it. Lines and records are in the files after `flush`. A forked child discards those that its parent has not
+    written yet. No method raises an `OSError`: `report` receives the first one as text, and `failed` counts lost lines and
+    records.
     """
 
     def __init__(
@@ -191,7 +156,7 @@ class RankFiles:
         self._add(rank, "log", strip_ansi(text.encode("utf-8", "backslashreplace")))
 
     def line(self, rank: int | None, stream: str, raw: bytes) -> None:
-        """Write a captured line, given with or without its end."""
+        """Write a captured line, given with or without its line ending."""
         raw = strip_ansi(raw)
         if b"\r" in raw:
             raw = raw.rstrip(b"\r\n").rpartition(b"\r")[2]
@@ -207,7 +172,7 @@ class RankFiles:
             self.flush()
 
     def flush(self) -> None:
-        """Write what there is to the files."""
+        """Write all pending lines to the files."""
         pending, self._pending, self._size = self._pending, {}, 0
         if self._pid != os.getpid():
             return
@@ -233,10 +198,10 @@ class RankFiles:
     def _complain(self, failure: OSError) -> None:
         if not self._reported:
             self._reported = True
-            self._report(f"{self.directory}: {failure}. What cannot be written there is counted, and shown all the same.")
+            self._report(f"{self.directory}: {failure}. Lost lines are counted; handlers still show them.")
 
     def forget(self) -> None:
-        """In a forked child: close its copies of the files, which hold the parent's locks."""
+        """In a forked child: close its copies of the files, since they hold the parent's locks."""
         self._pending.clear()
         for file in self._files.values():
             if file.stream is not None:
@@ -244,7 +209,7 @@ class RankFiles:
                 file.stream = None
 
     def close(self) -> None:
-        """Write what there is, and close the files. What is given later opens them again."""
+        """Write all pending lines, and close the files. Later lines open them again."""
         self.flush()
         while self._files:
             self._files.popitem()[1].close()

@@ -1,4 +1,4 @@
-"""Where a console writes: a text file that may be captured, closed, a terminal, or of another encoding."""
+"""Output: a text file that a console writes to. It may be captured, closed, a terminal, or of any encoding."""
 
 from __future__ import annotations
 
@@ -19,32 +19,31 @@ _LAUNCHERS: Final = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 
 
 def is_watched(fd: int, env: Mapping[str, str] | None = None) -> bool:
-    """Tell whether a terminal is one that a person looks at: where a cursor may be moved, and colours are seen.
-
-    Open MPI gives each rank a pseudo-terminal as its stdout, and writes what comes there to wherever its own stdout leads.
-    That one has no size, and stdin is none. What a CI service (``CI``) records is read later. See `wants_colour`, too.
-    """
+    """Return whether a terminal is interactive: cursor movement and colours work there."""
     env = os.environ if env is None else env
+    # The output of a CI service (``CI``) is recorded and read later.
     if env.get("TERM") == "dumb" or env.get("CI", "").lower() not in ("", "0", "false"):
         return False
+    # Open MPI gives each rank a pseudo-terminal without a size as its stdout, copies it to its own stdout, and gives the rank
+    # a stdin that is not a terminal.
     if any(name in env for name in _LAUNCHERS):
         try:
             return os.get_terminal_size(fd).columns > 0 and os.isatty(0)
-        except OSError:  # it is none
+        except OSError:  # not a terminal
             return False
     return True
 
 
 def size_told(rank: int | None, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that tell a captured program how wide its lines may be, beside the prefix of a rank.
+    """Return ``COLUMNS`` and ``LINES`` for a captured program, with room for the prefix of its rank.
 
-    None, where they are set already, or neither stderr nor stdout of this process is a terminal that a person looks at.
+    Empty if one of them is set already, or if neither stderr nor stdout of this process is an interactive terminal.
     """
     env = os.environ if env is None else env
     if "COLUMNS" in env or "LINES" in env:
         return {}
     for fd in filter(None, map(original_fd, (2, 1))):
-        with contextlib.suppress(OSError):  # closed, or no terminal
+        with contextlib.suppress(OSError):  # closed, or not a terminal
             columns, lines = os.get_terminal_size(fd)
             if columns and lines and is_watched(fd, env):
                 prefix = len(f"[{rank}] ") if rank is not None else 0
@@ -53,33 +52,17 @@ def size_told(rank: int | None, env: Mapping[str, str] | None = None) -> dict[st
 
 
 class Output:
-    """A text file to show things in. Used by one thread at a time.
+    """A text file that a console writes to. One thread at a time may use it.
 
-    Where this process is itself captured, and the file leads into its pipe, this writes to the original: what is
-    shown is not captured again.
-
-    Parameters
-    ----------
-    stream : TextIO or None
-        None: there is none, and writing to it is an error.
-
-    Attributes
-    ----------
-    terminal : bool
-        Whether a cursor can be moved there.
-    colour : bool
-        Whether to colour what is written.
-    place : tuple of int or None
-        What it leads to; None if that is not known.
-    broken : bool
-        Whether its reader is gone for good.
+    If this process is captured and the file leads into its own pipe, `Output` writes to the original file: its output is
+    not captured again.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
-        self.broken = stream is None
-        self.place: FileIdentity | None = None
-        self.terminal = False
+        self.broken = stream is None  # no file, or its reader is gone for good
+        self.place: FileIdentity | None = None  # the file behind the descriptor, if known
+        self.terminal = False  # whether the cursor can be moved
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._known_at = changes()
         self._fd: int | None = None
@@ -92,41 +75,35 @@ class Output:
         self.colour = wants_colour(self.terminal)
 
     def _look(self, stream: TextIO) -> int:
-        """Learn where the file leads; return the descriptor that leads there."""
+        """Find the file to write to, and return a descriptor of it."""
         fd = stream.fileno()
         outside = original_fd(fd)
         if outside != fd:
             if outside is None:
                 self.broken = True
                 return fd
-            # Our own, for the capture closes its one when it ends.
+            # A duplicate: the capture closes its descriptor when it ends.
             self._fd = fd = duplicate(outside)
             weakref.finalize(self, os.close, fd).atexit = False
             self.terminal = os.isatty(fd)
-        if isinstance(stream, io.TextIOWrapper):  # others may have a descriptor, and show things elsewhere
+        if isinstance(stream, io.TextIOWrapper):  # other classes may have a descriptor and write elsewhere
             self.place = identity(fd)
         return fd
 
     @property
     def lines(self) -> int:
-        """The height of the terminal; as usual if it does not say."""
+        """The height of the terminal, or 24 if it is not known."""
         if self.stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # closed, or no terminal any more
+            with contextlib.suppress(OSError, ValueError):  # closed, or not a terminal any more
                 return os.get_terminal_size(self.stream.fileno() if self._fd is None else self._fd).lines or _LINES
         return _LINES
 
     def is_of(self, stream: TextIO | None) -> bool:
-        """Tell whether this is what an output of `stream` would be now."""
+        """Return whether a new `Output` of `stream` would equal this one."""
         return self.stream is stream and self._known_at == changes()
 
     def write(self, parts: Sequence[str | bytes]) -> None:
-        """Write all of `parts`, and flush. Characters that the encoding lacks become ``\\xNN`` and the like.
-
-        Raises
-        ------
-        Exception
-            Whatever the file raises.
-        """
+        """Write `parts`, and flush. Characters that the encoding lacks are escaped. Errors of the file propagate."""
         for kind, group in groupby(parts, type):
             if kind is bytes:
                 self._write_bytes(b"".join(group))  # type: ignore[arg-type]  # all of one kind

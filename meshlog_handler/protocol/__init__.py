@@ -1,4 +1,4 @@
-"""What crosses between processes, as bytes and as values: records, messages, frames. Pure: no threads, no clocks.
+"""The data that processes exchange, as bytes and as values: records, messages, frames. Pure: no threads, no clocks.
 
 May import: errors.
 """

@@ -1,7 +1,7 @@
-"""Data as bytes: numbers, text, bytes, None, and tuples, lists and dicts of these. Nothing else can be said.
+"""Plain data as bytes: numbers, text, bytes, None, and tuples, lists and dicts of these.
 
-A decoder that cannot name a class cannot run code. It checks every length against the bytes that are there,
-so a hostile peer cannot make it allocate more than it sent.
+The format has no classes, so the decoder cannot run code. It checks every length against the remaining bytes, so a hostile
+peer cannot make it allocate more than the peer sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..errors import ProtocolError
 
 MAX_DEPTH: Final = 32
 MAX_INT: Final = 1 << 2047
-"""An int is at least ``-MAX_INT``, and less than ``MAX_INT``: every Python can print it, whatever limit is set for that."""
+"""An int is in ``range(-MAX_INT, MAX_INT)``: every Python can print it, whatever its limit for int conversion is."""
 
 _INT_SIZE: Final = 257
 _INT: Final = Struct("<cq")
@@ -26,13 +26,13 @@ _CONSTANTS: Final[dict[int, object]] = {ord("N"): None, ord("T"): True, ord("F")
 
 
 class Text(str):
-    """A text in place of a value in a container. Its `repr` is that of the value, and so the container's text is the same."""
+    """The text of a value in a container. Its `repr` is that of the value, so the container's text does not change."""
 
     __slots__ = ("shown",)
     shown: str
 
     def __new__(cls, text: str, shown: str) -> Text:
-        """Return a text, with what `repr` gives."""
+        """Return a text whose `repr` is `shown`."""
         made = super().__new__(cls, text)
         made.shown = shown
         return made
@@ -49,18 +49,10 @@ class NotPlain(TypeError):
 
 
 def pack(value: object) -> bytes:
-    """Encode plain data.
+    """Encode plain data; raise `NotPlain` for any other value, and for one that nests deeper than `MAX_DEPTH`.
 
-    Parameters
-    ----------
-    value : object
-        None, bool, int of up to 2048 bits, float, str, bytes, or a tuple, list or dict of these; exact types, no
-        subclasses, because what a subclass adds would be lost without a word. Lone surrogates in text are kept.
-
-    Raises
-    ------
-    NotPlain
-        For anything else, and for a nesting deeper than 32 (a value that contains itself, for one).
+    Plain data is None, bool, int of up to 2048 bits, float, str, bytes, or a tuple, list or dict of these. Subclasses are not
+    allowed, because the decoded value would silently lose the additions of the subclass. Lone surrogates in text are kept.
     """
     parts: list[bytes] = []
     _pack(value, parts, 0)
@@ -68,7 +60,7 @@ def pack(value: object) -> bytes:
 
 
 def _pack(value: object, parts: list[bytes], depth: int) -> None:
-    kind = type(value)  # not __class__, which a proxy or a mock may make up
+    kind = type(value)  # not __class__, which a proxy or a mock may fake
     if kind is str:
         try:
             data = value.encode()  # type: ignore[attr-defined]  # kind is str
@@ -121,19 +113,13 @@ def _pack(value: object, parts: list[bytes], depth: int) -> None:
 
 
 def unpack(data: bytes, start: int = 0) -> object:
-    """Decode one value that fills `data` from `start` to the end.
-
-    Raises
-    ------
-    ProtocolError
-        If the bytes are not what `pack` writes. No other error leaves this function, whatever the bytes.
-    """
+    """Decode the one value in ``data[start:]``; raise `ProtocolError`, and nothing else, for invalid bytes."""
     try:
         value, end = _unpack(data, start, 0)
     except (error, IndexError, UnicodeDecodeError, TypeError) as cause:
         raise ProtocolError(f"a value cannot be decoded: {cause}") from None
     if end != len(data):
-        raise ProtocolError(f"{len(data) - end} bytes follow a value that is complete")
+        raise ProtocolError(f"{len(data) - end} bytes follow the end of the value")
     return value
 
 
@@ -148,18 +134,18 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
         return _FLOAT64.unpack_from(data, at)[0], at + 8
     if tag == 0x74:  # t
         if data[at] != 0x73:
-            raise ProtocolError("no text begins like this")
+            raise ProtocolError("malformed text: expected a string")
         text, at = _unpack(data, at, depth)
         if data[at] != 0x73:
-            raise ProtocolError("a text without what it is shown as")
+            raise ProtocolError("malformed text: expected a string for its repr")
         shown, at = _unpack(data, at, depth)
         return Text(text, shown), at  # type: ignore[arg-type]  # two texts
     size: int = _UINT32.unpack_from(data, at)[0]
     at += 4
     end = at + size
-    # Every item takes a byte at least: a count larger than what is left is a lie, found before anything is made.
+    # Every item takes at least one byte, so this check also finds a wrong count, before anything is allocated.
     if end > len(data):
-        raise ProtocolError(f"a length of {size} where {len(data) - at} bytes are left")
+        raise ProtocolError(f"a length of {size}, but only {len(data) - at} bytes are left")
     if tag == 0x73:  # s
         return str(data[at:end], "utf-8", "surrogatepass"), end
     if tag == 0x62:  # b
@@ -182,4 +168,4 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
             key, at = _unpack(data, at, depth + 1)
             pairs[key], at = _unpack(data, at, depth + 1)
         return pairs, at
-    raise ProtocolError(f"no value begins with byte {tag:#04x}")
+    raise ProtocolError(f"invalid value with type byte {tag:#04x}")

@@ -1,6 +1,6 @@
-"""Thaw a proc's entries: from bytes to (template, values), and to a `LogRecord` when one is to be shown.
+"""Decode a worker's entries to templates and values, and to a `LogRecord` only if it is shown.
 
-Building a record costs more than anything else on the way, so nothing is built that is only counted.
+Building a record is the most expensive step, so a record that is only counted is not built.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, 
 
 Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
-"""``(time, template, values)``; without a template it is a flush sentinel, values are the stream's owner and the version."""
+"""``(time, template, values)``. A flush sentinel has None as template, and the stream's owner and the version as values."""
 
 ASIDE_COST: Final = 1024
-"""So many bytes of a side file count for one more item."""
+"""The number of bytes of a side file that count as one item more."""
 
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
-_MAX_KNOWN_BYTES: Final = 4096  # a longer definition holds a message of its own, and does not come again
+_MAX_KNOWN_BYTES: Final = 4096  # a longer schema contains its message, and does not occur again
 _MAX_ROUTE: Final = 1024
 _MAX_ACCEPTED: Final = 256
 _TIMES: Final = {False: Struct("<dd"), True: Struct("<ddd")}
@@ -39,32 +39,26 @@ _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 
 
-_EARLIEST: Final = -62_000_000_000.0  # in the year 5; the system's calendar ends soon after the other one
+_EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
 _LATEST: Final = 253_000_000_000.0
 _LONGEST: Final = 1e15  # milliseconds
 
 _STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
-"""What every record has, for those of a peer that does not say it."""
+"""The attributes of every record, for a peer that does not send all of them."""
 
 
 class RecordTemplate:
-    """What the records of one shape from one proc share. Values: ``(header, created, msecs, *args, mark)``.
-
-    Attributes
-    ----------
-    first : int
-        Where the arguments begin in the values.
-    """
+    """What the records of one schema from one worker share. Values: ``(header, created, msecs, *args, commit byte)``."""
 
     __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
-    first = 3
+    first = 3  # the index of the first argument in the values
     captured = False
-    ordinary = True  # nothing but a record; else whoever shows it looks what it is
+    ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
-        # Who shows the records (see `sinks`); the name of the logger decides where no route was given.
+        # Selects the sink of the records (see `dispatch.sinks`). Without a route, the name of the logger selects it.
         self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
-        # What the client knows, the proc cannot say otherwise.
+        # The worker cannot override the values that the client knows.
         self.info = MeshInfo(**identity, route=self.route[0])  # type: ignore[arg-type]  # made by the client
         self.base: dict[str, Any] = {
             **_STANDARD,
@@ -78,7 +72,7 @@ class RecordTemplate:
         self.rank = self.info.rank
         self.levelno: int = common["levelno"]
         place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
-        # What a template without words, such as "%s", is given, can be about anything: its texts decide.
+        # The arguments of a template without words, such as "%s", may have any meaning, so its texts are grouped.
         self.group: Hashable | None = (*place, common["msg"]) if has_args and has_words(common["msg"]) else None
         self.scope: Hashable = place
 
@@ -87,7 +81,7 @@ class RecordTemplate:
         return values[self.first : -1]
 
     def columns(self, lines: Sequence[Values]) -> Sequence[Sequence[object]]:
-        """Return the arguments of many messages, column by column."""
+        """Return the arguments of many messages as columns."""
         return list(zip(*lines, strict=True))[self.first : -1]
 
     def text(self, values: Values) -> str:
@@ -100,7 +94,7 @@ class RecordTemplate:
             return str(self.build(values).getMessage())
 
     def signature(self, values: Values) -> Hashable | None:
-        """Return what exceptions group by: these have none."""
+        """Return None: these records have no exception."""
         return None
 
     def build(self, values: Values) -> MeshRecord:
@@ -112,14 +106,14 @@ class RecordTemplate:
         msecs = fields["msecs"] = values[2]
         relative = fields["relativeCreated"] = created * 1000 - self.start
         if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _mend_times(fields)
+            _replace_invalid_times(fields)
         record.__dict__ = fields
         record.meshlog = self.info
         return record
 
 
-def _mend_times(fields: dict[str, Any]) -> None:
-    """Put 0 in the place of times that no formatter can write: a peer may send any number, and a program set it."""
+def _replace_invalid_times(fields: dict[str, Any]) -> None:
+    """Replace times that no formatter can write by 0: a peer may send any number, and a program may set it."""
     if not _EARLIEST < fields["created"] < _LATEST:
         fields["created"] = 0.0
     for name in ("msecs", "relativeCreated"):
@@ -128,7 +122,7 @@ def _mend_times(fields: dict[str, Any]) -> None:
 
 
 class TimedTemplate(RecordTemplate):
-    """A shape whose records say how old the process was. Values: ``(header, created, msecs, relativeCreated, *args, mark)``."""
+    """A schema with relative times. Values: ``(header, created, msecs, relativeCreated, *args, commit byte)``."""
 
     __slots__ = ()
     first = 4
@@ -142,18 +136,17 @@ class TimedTemplate(RecordTemplate):
         msecs = fields["msecs"] = values[2]
         relative = fields["relativeCreated"] = values[3]
         if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _mend_times(fields)
+            _replace_invalid_times(fields)
         record.__dict__ = fields
         record.meshlog = self.info
         return record
 
 
 class TaggedTemplate(RecordTemplate):
-    """A shape whose records carry tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
+    """A schema whose records have tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
 
-    Whether it is `timed`, its definition says: then `named` has ``relativeCreated``, too.
-
-    `named` are attributes, the program's extras among them; `ours` is what belongs into the record's `MeshInfo`.
+    `named` has attributes and the program's extras; `ours` has attributes of the record's `MeshInfo`. If the definition makes
+    the schema `timed`, `named` has ``relativeCreated`` too.
     """
 
     __slots__ = ("timed",)
@@ -163,15 +156,9 @@ class TaggedTemplate(RecordTemplate):
         self.timed = False
 
     def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> TaggedTemplate:
-        """Return the template of one of its records.
-
-        Raises
-        ------
-        ProtocolError
-            If the record cannot be what it says.
-        """
+        """Return the template of a record with these values; raise `ProtocolError` if they are invalid."""
         if ours and not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
-            raise ProtocolError("a proc says nothing more of its records than their exceptions and texts")
+            raise ProtocolError("malformed record: expected no attributes except failure and texts")
         return self
 
     def args(self, values: Values) -> tuple[object, ...]:
@@ -200,7 +187,7 @@ class TaggedTemplate(RecordTemplate):
         fields.update(named)
         relative = fields["relativeCreated"]
         if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _mend_times(fields)
+            _replace_invalid_times(fields)
         if text is not None:
             fields["msg"] = with_text(fields["msg"], args, text)
         if not ours:
@@ -210,7 +197,7 @@ class TaggedTemplate(RecordTemplate):
         return MeshRecord.of(fields, self.info.but(**ours))
 
 
-# What a record gets from its shape and header: a value by the same name is no extra.
+# Attributes from the schema and the header of a record, which its named values cannot override.
 _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
     "msg",
     "thread",
@@ -224,47 +211,40 @@ _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
 
 
 def are_texts(value: object) -> bool:
-    """Tell whether these are texts that formatters made."""
+    """Return whether a value is a valid `MeshInfo.texts`."""
     return isinstance(value, tuple) and all(
         isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], int) and isinstance(each[1], str) for each in value
     )
 
 
 _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
-"""The templates of shapes with tagged data, by their codes."""
+"""The templates of schemas with tagged data, by their codes."""
 
 
 _OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "texts": are_texts}
 
 
 class _Schema:
-    """How to read the records of one shape."""
+    """The layout of the records of one schema with `struct` codes."""
 
-    __slots__ = ("fixed", "header", "marked", "template", "texts")
+    __slots__ = ("committed", "fixed", "header", "template", "texts")
 
     def __init__(self, schema: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
         codes = "dd" + codes.replace(TIMED, "d")
         self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
-        self.fixed, self.marked = layouts(codes.replace("s", "I"))
+        self.fixed, self.committed = layouts(codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, schema, self.fixed.size - HEADER.size)
-        # The whole header of a record without texts, as one number: equal means same kind, shape and size.
+        # The whole header of a record without texts as one number, to compare kind, schema and size at once.
         self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
 
 
 class RecordDecoder:
-    """Reads the stream of one proc. Pure, one owner; no bytes make it raise anything but `ProtocolError`.
+    """Decodes the stream of one worker. Pure, for one thread at a time; invalid bytes raise `ProtocolError` and nothing else.
 
-    Parameters
-    ----------
-    identity : Mapping[str, object]
-        Attributes every record gets: rank, local_rank, hostname, coords.
-    read_large : Callable[[int], bytes]
-        Returns the entries of a side file by its number.
-    owner : object
-        Goes with each flush sentinel, to tell whose it is.
-    relayed : type or None
-        The template of shapes of other processes' records; None: this proc passes on none.
+    Every record has the attributes in `identity`: rank, local_rank, hostname, coords. `read_large` returns the entries of a
+    side file by its number. `owner` is a part of each flush sentinel. `relayed` is the template for relayed records, or None
+    if the peer is not a relay.
     """
 
     def __init__(
@@ -279,26 +259,22 @@ class RecordDecoder:
         self._owner = owner
         self.last = 0.0
         self.sentinels = 0
-        self.aside = 0  # bytes that were read from side files
+        self.aside = 0  # bytes read from side files
         self._read_large = read_large
         self._schemas: dict[int, _Schema | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
         self._defined_bytes = 0
 
     def new_segment(self) -> None:
-        """Forget the shapes: each segment of a journal defines its own."""
+        """Forget the schemas: each segment of a journal defines them again."""
         self._schemas = {}
         self._defined_bytes = 0
 
     def decode(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
-        """Append up to about `limit` items from ``data[at:]`` to `items`; return where to go on, ``len(data)`` at the end.
+        """Append up to about `limit` items from ``data[at:]`` to `items`; return where to continue, ``len(data)`` at the end.
 
-        A side file counts for one item more by each `ASIDE_COST` of its bytes.
-
-        Raises
-        ------
-        ProtocolError
-            If an entry is not what a proc writes. `items` holds what came before it; the rest of `data` is void.
+        A side file counts as one item more for each `ASIDE_COST` of its bytes. Raise `ProtocolError` for an invalid entry:
+        `items` has the items before it, and the rest of `data` is invalid.
         """
         end = len(data)
         view = memoryview(data)
@@ -327,16 +303,16 @@ class RecordDecoder:
         if isinstance(schema, TaggedTemplate):
             end = at + HEADER.size + size
             if end > len(data):
-                raise ProtocolError("a record is cut")
+                raise ProtocolError("a record is incomplete")
             times = _TIMES[schema.timed]
             created, msecs, *relative = times.unpack_from(data, at + HEADER.size)
             tagged: Any = unpack(data[at + HEADER.size + times.size : end])
             args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
             ours = rest[0] if rest else _NOTHING
             if type(named) is not dict or type(ours) is not dict or not _NAMES.issuperset(map(type, (*named, *ours))):
-                raise ProtocolError("a record's named values are no dict by name")
+                raise ProtocolError("malformed record: expected dicts of named values with texts as keys")
             if not _TEXTS.issuperset(map(type, (text, named.get("exc_text"), named.get("stack_info")))):
-                raise ProtocolError("a record's text is none")
+                raise ProtocolError("malformed record: its message, traceback or stack is not a text")
             if not _NOT_NAMED.isdisjoint(named):
                 named = {name: value for name, value in named.items() if name not in _NOT_NAMED}
             if relative:
@@ -353,21 +329,21 @@ class RecordDecoder:
                 begin, end = end, end + parts[index]
                 parts[index] = data[begin:end].decode()
             if end != at + HEADER.size + size or end > len(data):
-                raise ProtocolError("a record's texts do not fill it")
+                raise ProtocolError("malformed record: its size does not match its texts")
             self.last = last = parts[1] if parts[1] > last else last
             items.append((last, schema.template, (*parts, MARK)))
             return end
         header, template = schema.header, schema.template
-        stride = schema.marked.size
+        stride = schema.committed.size
         run = min(limit, (len(data) - at) // stride)
-        # Most programs log a few shapes in turn: only where the next record has this shape, too, is a run worth while.
+        # Most programs log a few schemas in turn, so a run pays off only if the next record has the same schema.
         if run > 1 and data[at : at + 8] == data[at + stride : at + stride + 8]:
             before = len(items)
             append = items.append
-            for values in schema.marked.iter_unpack(view[at : at + run * stride]):
+            for values in schema.committed.iter_unpack(view[at : at + run * stride]):
                 if values[0] != header or values[-1] != MARK:
                     break
-                if values[1] > last:  # no time that is no number passes
+                if values[1] > last:  # false for nan
                     last = values[1]
                 append((last, template, values))
             self.last = last
@@ -375,7 +351,7 @@ class RecordDecoder:
                 return at + (len(items) - before) * stride
         values = schema.fixed.unpack_from(data, at)
         if values[0] != header:
-            raise ProtocolError("a record has not the size of its shape")
+            raise ProtocolError("malformed record: its size is not that of its schema")
         self.last = last = values[1] if values[1] > last else last
         items.append((last, template, (*values, MARK)))
         return at + schema.fixed.size
@@ -386,27 +362,27 @@ class RecordDecoder:
         body = at + HEADER.size
         end = body + size
         if end > len(data):
-            raise ProtocolError("an entry is cut")
+            raise ProtocolError("an entry is incomplete")
         if kind == DEFINE:
             self._define(schema, bytes(data[body:end]))
         elif kind == FLUSH:
             items.append((self.last, None, (self._owner, UINT64.unpack_from(data, body)[0])))
-            self.sentinels += 1  # after it: one that is cut is none
+            self.sentinels += 1  # last, because an incomplete sentinel does not count
         elif kind == LARGE:
             number = UINT64.unpack_from(data, body)[0]
             try:
                 self._decode_large(self._read_large(number), items)
-            except ProtocolError as failure:  # one record is lost, and not what follows it
+            except ProtocolError as failure:  # only this record is lost
                 items.append((self.last, self._note(f"a record cannot be read: {failure}"), (0, self.last, 0.0, MARK)))
         else:
-            raise ProtocolError(f"no entry begins with byte {kind:#04x}")
+            raise ProtocolError(f"unknown entry kind {kind:#04x}")
         return end
 
     def _decode_large(self, data: bytes, items: list[Item]) -> None:
         self.aside += len(data)
         if any(kind == LARGE for kind, *_ in walk(data)):
             raise ProtocolError("a side file refers to a side file")
-        # What is defined there is used there alone: no later record has that shape, and it may be as large as the record.
+        # Schemas in a side file are for its records only: no other record uses them, and they may be as large as the record.
         schemas, defined = self._schemas, self._defined_bytes
         self._schemas = dict(schemas)
         try:
@@ -415,7 +391,7 @@ class RecordDecoder:
             self._schemas, self._defined_bytes = schemas, defined
 
     def _note(self, text: str) -> RecordTemplate:
-        """Return the template of a record of our own, in place of one of the proc's."""
+        """Return the template of a record that this package logs in place of a lost record."""
         fields = logging.LogRecord("meshlog", logging.WARNING, "", 0, text, (), None).__dict__
         unknown = dict.fromkeys(("thread", "threadName", "process", "processName"))
         return RecordTemplate(self.identity, {**fields, **unknown}, False, self.last * 1000)
@@ -423,7 +399,7 @@ class RecordDecoder:
     def _define(self, number: int, body: bytes) -> None:
         self._defined_bytes += len(body)
         if self._defined_bytes > _MAX_DEFINED_BYTES:
-            raise ProtocolError(f"more than {_MAX_DEFINED_BYTES} bytes of shapes in one segment")
+            raise ProtocolError(f"more than {_MAX_DEFINED_BYTES} bytes of schemas in one segment")
         known = self._known.get(body)
         if known is None:
             known = self._read_definition(body)
@@ -438,13 +414,13 @@ class RecordDecoder:
         definition: Any = unpack(body)
         codes, start, common = definition  # a wrong count is a ValueError, caught by the caller
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
-            raise ProtocolError("a shape is defined by other things than it should")
+            raise ProtocolError("malformed schema definition")
         of_args = codes.removeprefix(TIMED)
         if set(of_args) - set("qd?s") and of_args not in self._tagged:
-            raise ProtocolError(f"no shape has the codes {codes!r}")
+            raise ProtocolError(f"malformed schema definition: invalid codes {codes!r}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
-            raise ProtocolError("a shape lacks a level or a name")
+            raise ProtocolError("malformed schema definition: no level, or a text is missing")
         hash(common["lineno"])
         if of_args not in self._tagged:
             _check_template(common["msg"])
@@ -460,15 +436,15 @@ class RecordDecoder:
 
 
 def _check_template(msg: object) -> None:
-    """Raise `ProtocolError` for a template that could make a text of any length: its process sends the text instead."""
+    """Raise `ProtocolError` for a template that could make a text of any length: the worker must send the text instead."""
     if isinstance(msg, str) and not is_bounded(msg):
-        raise ProtocolError("a message template with a width without a bound")
+        raise ProtocolError("a message template has an unbounded width or precision")
 
 
 def _check_route(route: object) -> None:
-    """Raise `ProtocolError` unless this is a route that a proc may give."""
+    """Raise `ProtocolError` unless a route is one that a worker may send."""
     base, accepted = route if isinstance(route, tuple) and len(route) == 2 else (route, ())
     if not isinstance(base, (int, str, NoneType)) or (isinstance(base, str) and len(base) > _MAX_ROUTE):
-        raise ProtocolError("a route is a number or a name")
+        raise ProtocolError(f"invalid route: expected a number, or a name of at most {_MAX_ROUTE} characters")
     if not isinstance(accepted, tuple) or len(accepted) > _MAX_ACCEPTED or not all(type(each) is int for each in accepted):
-        raise ProtocolError("a route's handlers are numbers")
+        raise ProtocolError(f"invalid route: expected at most {_MAX_ACCEPTED} numbers of handlers")

@@ -1,7 +1,7 @@
-"""Freeze a record: all that the process saw of it, as bytes, at the call.
+"""Encode a record with all of its data in the logging call.
 
-Records of one call site share nearly everything. The first one of a *shape* defines it; after that, a record is its
-time and its arguments, packed by one call of `struct`. Runs in the logging call: no lock, no clock, no thread.
+Records of one call site share nearly everything. The first record of a *schema* defines it. Each later record has only its
+times and its arguments, packed by one call of `struct`. The logging call runs this code: no lock, no clock, no thread.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
 STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "message", "asctime"))
 
 _START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
-"""When `relativeCreated` was 0, in milliseconds."""
+"""The time at which `relativeCreated` was 0, in milliseconds."""
 
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
-"""The number of attributes of a record without `extra`, which no formatter has touched."""
+"""The number of attributes of a record without `extra` that no formatter has changed."""
 
 schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "msg",
@@ -56,7 +56,7 @@ schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgette
     "stack_info",
     *(("taskName",) if _HAS_TASK_NAME else ()),
 )
-"""What records of one shape have in common. The last ones are None in a plain record; one that has them is no plain one."""
+"""What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -67,31 +67,28 @@ _thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgett
 
 _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
 _STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
-# Shapes of one call site before the next ones are sent whole: an f-string makes a new message at each call, while
-# a template varies only with the threads that use it.
-_MAX_VARIETY: Final = {False: 4, True: 64}
+# Schemas of one call site, without and with arguments. Further records are sent whole: an f-string makes a new message at
+# each call, while a template varies only with the threads that use it.
+_SITE_LIMIT: Final = {False: 4, True: 64}
 _MAX_THREADS: Final = 64
 TIMES: Final = Struct("<ddd")
 MAX_SCHEMAS: Final = 0xFFFF
 
 
 class SchemaTable(dict[object, Packer]):
-    """The shapes defined so far in one segment of the journal.
-
-    `ids` gives each new shape its number (one C call: safe in any thread and signal handler).
-    """
+    """The schemas that one segment of the journal defines so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ids = itertools.count(1)
+        self.ids = itertools.count(1)  # `next` is one C call: safe in any thread and signal handler
         self.tagged: dict[object, int] = {}
-        self.variety: dict[object, int] = {}
+        self.schema_count: dict[object, int] = {}
         self.threads: dict[object, int] = {}
-        self.who: dict[object, bytes] = {}
+        self.origins: dict[object, bytes] = {}
 
 
 class EncodedRecord:
-    """A frozen record, and what the table learns once its bytes stand in the segment."""
+    """An encoded record, and the schema that it defines, if any."""
 
     __slots__ = ("_key", "_table", "_value", "data")
 
@@ -100,7 +97,7 @@ class EncodedRecord:
         self._table, self._key, self._value = table, key, value
 
     def commit_schema(self) -> None:
-        """Let later records of the shape use its definition. Call after the append, never before."""
+        """Let later records use the schema. Call it after the append, never before."""
         if isinstance(self._value, int):
             self._table.tagged[self._key] = self._value
         elif self._value is not None:
@@ -108,7 +105,7 @@ class EncodedRecord:
 
 
 class Rendered(NamedTuple):
-    """What running the record's own code has given: that is done once."""
+    """The result of the record's own code, such as ``__str__`` of its arguments. That code runs only once."""
 
     msg: object
     args: object
@@ -117,15 +114,15 @@ class Rendered(NamedTuple):
     ours: dict[str, object]
 
     def tail(self, named: dict[str, object]) -> tuple[object, ...]:
-        """Return what is written of it, with `named` in place of its own."""
+        """Return the tagged data, with `named` in place of ``self.named``."""
         return (self.args, named, self.text, self.ours) if self.ours else (self.args, named, self.text)
 
 
 class RecordEncoder:
-    """A record to be frozen, again where the segment changes under it. Its arguments are rendered once, at the call.
+    """Encodes one record for a segment, and again if another segment replaces it meanwhile. Renders the arguments once.
 
-    Rendering runs code of the user's, which may log, too: done anew for each segment, it might never come to an end.
-    Unless `fast`, later records of its shape do not take the fast path. `texts` are what formatters made of it.
+    Rendering runs code of the user, which may log too: repeated for each segment, it might never end. Unless `fast`, later
+    records of the same schema do not take the fast path. `texts` are the results of this process's formatters.
     """
 
     __slots__ = ("_fast", "_record", "_rendered", "_route", "_texts")
@@ -138,10 +135,10 @@ class RecordEncoder:
         self._rendered: Rendered | None = None
 
     def __call__(self, table: SchemaTable) -> EncodedRecord:
-        """Freeze for the segment that `table` belongs to."""
+        """Encode the record for the segment of `table`."""
         try:
             return self._encode(table)
-        except Exception:  # attributes that no logger sets: a time that is text, an unhashable name
+        except Exception:  # attributes that no logger sets, such as a text as time or an unhashable name
             self._record = _repaired(self._record)
             return self._encode(table)
 
@@ -160,17 +157,16 @@ class RecordEncoder:
 
 
 def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
-    """Freeze any record, however odd.
+    """Encode any record. It never raises an `Exception` (but a ``__str__`` may raise `KeyboardInterrupt`).
 
-    Arguments and extras that are not plain data are rendered here, and the message with them, so that the client's
-    text equals the process's own. What cannot be rendered says so in its place. Raises nothing but what is no
-    `Exception` (a KeyboardInterrupt out of a ``__str__``).
+    Arguments and extras that are not plain data are rendered, and the message with them, so that the client shows the same
+    text as this process. A text that describes the failure replaces a value that cannot be rendered.
     """
     return RecordEncoder(record)(table)
 
 
 def _struct_codes(record: logging.LogRecord) -> str | None:
-    """Return the `struct` codes of the arguments, if the record has nothing else that needs a description of its own."""
+    """Return the `struct` codes of the arguments, or None if the record has other data that needs the tagged form."""
     fields, args = record.__dict__, record.args
     kinds = tuple(map(type, args or ()))
     if (
@@ -193,12 +189,12 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
     fields = record.__dict__
     place = (record.pathname, record.lineno, record.levelno, record.name)
     try:
-        variety = table.variety.get(place, 0)
-        full = variety >= _MAX_VARIETY[bool(args)]
-        if full and len(fields) == PLAIN_SIZE:  # the fast path has looked
+        count = table.schema_count.get(place, 0)
+        full = count >= _SITE_LIMIT[bool(args)]
+        if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
             return None
         key = (schema_key(fields), (record.__class__, *map(type, args)), route)
-        # Known where another handler has formatted the record: that leaves an attribute, and it is not taken for plain.
+        # Known if another handler has formatted the record: that adds an attribute, so the fast path skips it.
         known = table.get(key)
         if known is not None:
             return EncodedRecord(known(record.created, record.msecs, record.relativeCreated, *args), table)
@@ -207,17 +203,17 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
         schema = next(table.ids)
         if schema > MAX_SCHEMAS:
             return None
-        table.variety[place] = variety + 1
+        table.schema_count[place] = count + 1
         packer = _packer(schema, codes)
         data = packer(record.created, record.msecs, record.relativeCreated, *args)
         define = _define(schema, TIMED + codes, record, record.msg, route)
-    except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can say it
+    except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can encode it
         return None
     return EncodedRecord(define + data, table, key, packer)
 
 
 def _packer(schema: int, codes: str) -> Packer:
-    """Return what packs a record of this shape from ``(created, msecs, relativeCreated, *args)``."""
+    """Return the function that packs a record of this schema from ``(created, msecs, relativeCreated, *args)``."""
     layout = Struct("<BxHIddd" + codes.replace("s", "I"))
     fixed = layout.size - HEADER.size
     if "s" not in codes:
@@ -233,17 +229,17 @@ def _packer(schema: int, codes: str) -> Packer:
             values[index] = len(text)
             tail += text
         if len(tail) > MAX_ENTRY:
-            raise ValueError("this record stands in a side file")  # the slow path puts it there
+            raise ValueError("this record needs a side file")  # the slow path writes it there
         return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
 
     return pack_with_text
 
 
 def _render(record: logging.LogRecord) -> Rendered:
-    """Return, as plain data, all that is the record's own.
+    """Return the data of this one record as plain data.
 
-    `named` holds extras, and what more there is; `text` is the message, where the client could not format it to the
-    same text; `ours` is what the client's `MeshInfo` of the record holds beside what all records of the proc have.
+    `named` has the extras, and the traceback and the stack, if any. `text` is the message if the client could not format it to
+    the same text. `ours` has the attributes of the client's `MeshInfo` in which records of this process differ.
     """
     fields = record.__dict__
     extras = [] if STANDARD.issuperset(fields) else [name for name in tuple(fields) if name not in STANDARD]
@@ -257,7 +253,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     if exc_text:
         named["exc_text"] = exc_text
     if type(msg) is dict and msg.get("exc_info"):
-        # structlog has an exception there, and its formatter at the client asks for it.
+        # structlog puts an exception there, and its formatter at the client reads it.
         own_text = _message(record)
         if "failure" in ours or _describe(_exc_info(record.msg["exc_info"]), ours):  # type: ignore[index]  # a dict
             msg["exc_info"], text = True, own_text
@@ -267,17 +263,17 @@ def _render(record: logging.LogRecord) -> Rendered:
 
 
 def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
-    """Freeze what differs as tagged data: ``(args, named, text)``, and `ours` where there is something.
+    """Encode the data of this one record in the tagged form: ``(args, named, text)``, and `ours` if it is not empty.
 
-    A shape for each message that an f-string makes, or for each of a thousand threads, would cost more than it saves: of
-    such records the message, and then the thread, too, is data.
+    A schema for each message of an f-string, or for each of a thousand threads, would cost more than it saves. If there are
+    many of them, the message, and then also the thread, is a part of the data.
     """
     fields = record.__dict__
     msg, named = rendered.msg, rendered.named
     place: tuple[object, ...] = (*_place_key(fields), route)
     thread = (*_thread_key(fields), fields.get("taskName"))
     fixed: tuple[object, ...] = (place, thread, msg)
-    if type(record.msg) is not str or not record.args or table.variety.get(place, 0) >= _MAX_VARIETY[bool(record.args)]:
+    if type(record.msg) is not str or not record.args or table.schema_count.get(place, 0) >= _SITE_LIMIT[bool(record.args)]:
         fixed = (place, thread)
         named = {**named, "msg": msg}
         if table.threads.get(place, 0) >= _MAX_THREADS and fixed not in table.tagged:
@@ -293,7 +289,7 @@ def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
     if schema is None:
         committed = next(table.ids)
         schema = committed if committed <= MAX_SCHEMAS else 0
-        counts = table.variety if "msg" not in named else table.threads
+        counts = table.schema_count if "msg" not in named else table.threads
         counts[place] = counts.get(place, 0) + 1
         define = _define(schema, TIMED + "-", record, msg if type(msg) is str and "msg" not in named else "", route)
     tail = pack(rendered.tail(named))
@@ -303,7 +299,7 @@ def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
 
 
 def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
-    """Return the DEFINE entry of a shape: what its records have in common, by attribute name."""
+    """Return the DEFINE entry of the schema of a record."""
     common = {
         "name": text_of(record.name),
         "msg": msg,
@@ -326,19 +322,19 @@ def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route:
 
 
 def _task_name(record: logging.LogRecord) -> dict[str, object]:
-    """Return the attribute ``taskName`` where Python gives records one."""
+    """Return the attribute ``taskName`` if the record has it (Python 3.12 and later)."""
     fields = record.__dict__
     return {"taskName": plain(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
 
 
 def definition(schema: int, codes: str, start: float, common: dict[str, object]) -> bytes:
-    """Return the DEFINE entry of a shape; relative times count from `start`, in milliseconds."""
+    """Return the DEFINE entry of a schema; `start` is the zero of relative times, in milliseconds."""
     body = pack((codes, start, common))
     return HEADER.pack(DEFINE, schema, len(body)) + body
 
 
 def _render_message(record: logging.LogRecord) -> tuple[object, object, str | None]:
-    """Return message and arguments as plain data, and the text if the client could not make the same of them."""
+    """Return message and arguments as plain data, and the text if the client could not format them to the same text."""
     args: object = record.args
     kind = type(record.msg)
     own = type(record).getMessage is not _GET_MESSAGE or "getMessage" in record.__dict__
@@ -366,41 +362,41 @@ def _is_scalar(value: object) -> bool:
 def _message(record: logging.LogRecord) -> str | None:
     try:
         text: object = record.getMessage()
-    except Exception:  # the client shows template and arguments, and says what is wrong
+    except Exception:  # the client shows template and arguments, and the reason
         return None
     return exact_text(text)
 
 
 def _exc_text(record: logging.LogRecord, ours: dict[str, object]) -> str | None:
-    """Return the traceback as text, and note what is known of the exception."""
+    """Return the traceback as text, and add the description of the exception to `ours`."""
     exc_info: Any = record.exc_info
     if not exc_info:
         return text_of(record.exc_text) if record.exc_text else None
     try:
-        told = _describe(exc_info, ours)
+        trace = _describe(exc_info, ours)
         if record.exc_text:
             return exact_text(record.exc_text)
-        return format_exception(told) if told else exact_text(_FORMATTER.formatException(exc_info))
-    except Exception as failure:  # no exception's, or one that breaks when it is looked at
+        return format_exception(trace) if trace else exact_text(_FORMATTER.formatException(exc_info))
+    except Exception as failure:  # not an exception, or one whose attributes raise
         what = getattr(exc_info[0], "__name__", None) if isinstance(exc_info, tuple) and exc_info else None
         return f"<the traceback of {what or text_of(exc_info)} cannot be formatted: {type(failure).__name__}>"
 
 
 def _describe(exc_info: Any, ours: dict[str, object]) -> TracebackException | None:
-    """Note what is known of an exception, and return what can write its traceback; None where there is no exception."""
+    """Add the description of an exception to `ours`; return its `TracebackException`, or None if there is no exception."""
     if exc_info == (None, None, None):
         ours["failure"] = NO_FAILURE
     if type(exc_info) is not tuple or len(exc_info) != 3 or not issubclass(type(exc_info[1]), BaseException):
         return None
     error = exc_info[1]
-    told = TracebackException(type(error), error, exc_info[2], compact=True)
-    with contextlib.suppress(Exception):  # one that is odd has only its text
-        ours["failure"] = describe(error, told)
-    return told
+    trace = TracebackException(type(error), error, exc_info[2], compact=True)
+    with contextlib.suppress(Exception):  # an odd exception has only its text
+        ours["failure"] = describe(error, trace)
+    return trace
 
 
 def _exc_info(value: object) -> object:
-    """Return exception information given as a logging call takes it: as such, as an exception, or as True; else None."""
+    """Return exception information for the ``exc_info`` of a logging call: a tuple, an exception, or True."""
     if isinstance(value, BaseException):
         return type(value), value, value.__traceback__
     return sys.exc_info() if value is True and sys.exc_info()[1] is not None else value
@@ -410,12 +406,12 @@ _FORMATTER: Final = logging.Formatter()
 
 
 def _repaired(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a record like `record` whose every attribute can be written down."""
+    """Return a copy of a record with attributes that can be encoded."""
     repaired = logging.LogRecord("", 0, "", 0, "", (), None)
     fields = repaired.__dict__
     for name, value in tuple(record.__dict__.items()):
         if name in ("created", "msecs", "relativeCreated", "levelno"):
-            with contextlib.suppress(Exception):  # what is no number stays as in a new record
+            with contextlib.suppress(Exception):  # otherwise the value of a new record remains
                 number = type(fields[name])(value)
                 fields[name] = max(-MAX_INT, min(number, MAX_INT - 1)) if name == "levelno" else number
         elif name == "args":

@@ -1,16 +1,16 @@
-"""The entries of a proc's stream, as they stand in its journal and travel to the client.
+"""The entries of a worker's record stream, in its journal and on the connection to the client.
 
 ::
 
-    entry   kind:u8  0:u8  shape:u16  size:u32  body[size]        then a commit mark, one byte
-    DEFINE  body = plain data: what all records of one shape have in common
-    RECORD  body = created:f64 msecs:f64, then what differs from record to record (see `TIMED`)
+    entry   kind:u8  0:u8  schema:u16  size:u32  body[size]        then a commit byte
+    DEFINE  body = plain data: a schema, that is what all of its records have in common
+    RECORD  body = created:f64 msecs:f64, then the data of this one record (see `TIMED`)
     FLUSH   body = version:u64, the sentinel of a flush
     LARGE   body = number:u64 of the side file that holds entries too large for a segment
 
-A byte of zero ends the stream, a mark between entries is skipped. An entry is complete if anything follows it: a
-mark is written only after the entry's bytes, and so is the next entry. Only the very last entry of a stream needs
-its own mark; without one, the process died inside the logging call, which never returned.
+A zero byte ends the stream. A reader skips the commit bytes between entries. An entry is complete if anything follows it,
+because its commit byte and the next entry are written after it. Only the last entry of a stream needs its commit byte: if it
+is missing, the process died inside the logging call, which never returned.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LARGE: Final = 4
 MARK: Final = 0xA5
 
 MAX_ENTRY: Final = 1 << 20
-"""Bytes of what is appended to a segment at once, at most; more stands in a side file, however large the segment is."""
+"""The maximum number of bytes in one append to a segment; a larger record goes to a side file, whatever the segment's size."""
 
 TIMED: Final = "r"
-"""Before the codes of a shape's arguments: a record's ``relativeCreated:f64`` stands before them."""
+"""A prefix of a schema's codes: its records have ``relativeCreated:f64`` before their arguments."""
 
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")
@@ -42,7 +42,7 @@ def number_entry(kind: int, number: int) -> bytes:
 
 
 def walk(data: bytes, start: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """Yield ``(kind, shape, body start, body end)`` for each entry; end at zero, at the end, or where an entry is cut."""
+    """Yield ``(kind, schema, body start, body end)`` for each entry, up to a zero byte or an incomplete entry."""
     at, end = start, len(data)
     while at < end:
         kind = data[at]
@@ -51,19 +51,19 @@ def walk(data: bytes, start: int = 0) -> Iterator[tuple[int, int, int, int]]:
             continue
         if kind == 0 or at + HEADER.size > end:
             return
-        _, shape, size = HEADER.unpack_from(data, at)
+        _, schema, size = HEADER.unpack_from(data, at)
         body = at + HEADER.size
         if kind > LARGE or body + size > end:
             return
-        yield kind, shape, body, body + size
+        yield kind, schema, body, body + size
         at = body + size
 
 
 def extent(data: bytes, start: int, *, newest: bool) -> int:
-    """Return where the complete entries of `data` end, from `start`.
+    """Return the end of the complete entries in ``data[start:]``.
 
-    With `newest`, nothing proves the last entry but its own mark: without one it is left out as torn. One that fills
-    `data` to the very end counts as whole: there is no room for its mark.
+    With `newest`, nothing follows the last entry, so it counts as torn if its commit byte is missing. An entry that fills
+    `data` to the end counts as complete: there is no room for a commit byte.
     """
     at = before = start
     for _, _, _, end in walk(data, start):

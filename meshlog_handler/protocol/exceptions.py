@@ -1,7 +1,7 @@
-"""Exceptions as data, and stand-ins made of that data: formatters at the client see what they would see in the process.
+"""Describe exceptions as data, and make stand-ins from that data: the client's formatters format these like the originals.
 
 A *failure* is plain data: ``(base, module, name, message, notes, frames, cause, context, group)``. `base` is the built-in
-exception that the type derives from; `cause`, `context` and those in `group` are failures, too, or None. A frame is
+exception from which the type derives; `cause`, `context` and the members of `group` are failures or None. A frame is
 ``(file, line, function, end line, column, end column)``. Pure.
 """
 
@@ -25,10 +25,10 @@ Failure = tuple[Any, ...]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 NO_FAILURE: Final[Failure] = ()
-"""Exception information of no exception: ``(None, None, None)``."""
+"""The failure for ``(None, None, None)``, the exception information without an exception."""
 
 _MAX_FRAMES: Final = 100
-_MAX_CHAIN: Final = 8  # each stands inside the one before, and data nests only so deep
+_MAX_CHAIN: Final = 8  # each contains the next, and the depth of plain data is limited
 _MAX_GROUP: Final = 32
 _MAX_PATH: Final = 4096
 _MAX_NAME: Final = 1024
@@ -39,30 +39,30 @@ _MAX_SOURCE: Final = 1 << 24
 _NO_COLUMNS: Final = (-1, -1)
 
 
-def describe(error: BaseException, told: TracebackException) -> Failure:
-    """Return what is known of an exception, and of those behind it, as plain data. `told` was made of it."""
-    return _describe(error, told, _MAX_CHAIN)
+def describe(error: BaseException, trace: TracebackException) -> Failure:
+    """Return the failure of an exception with its causes, contexts and members. `trace` is its `TracebackException`."""
+    return _describe(error, trace, _MAX_CHAIN)
 
 
-def _describe(error: BaseException, told: TracebackException, left: int) -> Failure:
-    def behind(other: BaseException | None, its: TracebackException | None) -> Failure | None:
+def _describe(error: BaseException, trace: TracebackException, left: int) -> Failure:
+    def related(other: BaseException | None, its: TracebackException | None) -> Failure | None:
         return _describe(other, its, left - 1) if other is not None and its is not None and left > 1 else None
 
     kind = type(error)
     base = next((each.__name__ for each in kind.__mro__ if each.__module__ == "builtins"), "Exception")
-    frames = tuple(map(_frame, told.stack if len(told.stack) <= _MAX_FRAMES else _both_ends(told.stack)))
-    notes = getattr(told, "__notes__", None)
-    group = getattr(told, "exceptions", None)
+    frames = tuple(map(_frame, trace.stack if len(trace.stack) <= _MAX_FRAMES else _both_ends(trace.stack)))
+    notes = getattr(trace, "__notes__", None)
+    group = getattr(trace, "exceptions", None)
     return (
         base,
         exact_text(kind.__module__)[:_MAX_NAME],
         exact_text(kind.__qualname__)[:_MAX_NAME],
-        exact_text(str(told)),
+        exact_text(str(trace)),
         tuple(map(text_of, notes)) if isinstance(notes, (list, tuple)) else None,
         frames,
-        behind(error.__cause__, told.__cause__),
-        behind(error.__context__, told.__context__),
-        None if not group else tuple(map(behind, error.exceptions[:_MAX_GROUP], group)),  # type: ignore[attr-defined]  # a group
+        related(error.__cause__, trace.__cause__),
+        related(error.__context__, trace.__context__),
+        None if not group else tuple(map(related, error.exceptions[:_MAX_GROUP], group)),  # type: ignore[attr-defined]  # a group
     )
 
 
@@ -78,7 +78,7 @@ def _frame(frame: FrameSummary) -> Frame:
 
 
 def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
-    """Tell whether a peer's data describes an exception."""
+    """Return whether the data from a peer is a valid failure."""
     if value == NO_FAILURE and left == _MAX_CHAIN:
         return True
     if not isinstance(value, tuple) or len(value) != 9 or left < 1:
@@ -116,7 +116,7 @@ def _is_place(value: object) -> bool:
 
 
 def signature(failure: Failure) -> Hashable | None:
-    """Return what exceptions group by: the type, and where each frame is. Not the message."""
+    """Return the key by which exceptions are grouped: the type and the place of each frame, without the message."""
     if failure == NO_FAILURE:
         return None
     _, module, name, _, _, frames, *_ = failure
@@ -124,11 +124,10 @@ def signature(failure: Failure) -> Hashable | None:
 
 
 def exc_info(failure: Failure) -> ExcInfo:
-    """Return stand-ins for an exception, as `sys.exc_info` returns them.
+    """Return stand-ins for a type, an exception and a traceback, in the form of `sys.exc_info`.
 
-    The type has the name, the module and the built-in base of the original, the exception its message, notes, cause and
-    context, the traceback its files, lines and functions: `traceback` writes the same text of both, where it finds the same
-    source files.
+    The type has the original's name, module and built-in base. The exception has its message, notes, cause and context. The
+    traceback has its files, lines and functions. `traceback` formats both to the same text if it finds the same source files.
     """
     if failure == NO_FAILURE:
         return None, None, None
@@ -144,7 +143,7 @@ def _stand_in(failure: Failure) -> _StandIn:
     error.args, error.failure = (message,), failure
     if notes:
         error.__notes__ = list(notes)  # type: ignore[attr-defined]  # read from Python 3.11 on
-    error.__traceback__, error.meshlog_frames = _traceback(frames)  # type: ignore[attr-defined]  # keeps the frames as they are
+    error.__traceback__, error.meshlog_frames = _traceback(frames)  # type: ignore[attr-defined]  # keeps the frames suspended
     if cause is not None:
         error.__cause__ = _stand_in(cause)
     if context is not None:
@@ -153,7 +152,7 @@ def _stand_in(failure: Failure) -> _StandIn:
 
 
 class _StandIn(BaseException):
-    """An exception of another process. It has its message, and can be pickled."""
+    """An exception of another process. It has the original's message and can be pickled."""
 
     failure: Failure
 
@@ -166,22 +165,22 @@ class _StandIn(BaseException):
 
 @lru_cache(maxsize=256)
 def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
-    """Return the stand-in for a type of exceptions."""
+    """Return the stand-in for an exception type."""
     found: Any = getattr(builtins, base, None)
     if not isinstance(found, type) or not issubclass(found, BaseException) or issubclass(found, SyntaxError):
-        found = Exception  # of a SyntaxError, `traceback` wants more than is known
+        found = Exception  # for a SyntaxError, `traceback` needs attributes that a failure does not have
     if is_group != ("Group" in found.__name__):
         found = getattr(builtins, "BaseExceptionGroup" if is_group else "Exception", Exception)
-    # A peer may send any text. A type's name may not have a null character or half of a surrogate pair.
+    # A peer may send any text, but the name of a type must not have a null character or a lone surrogate.
     own = "".join(each if each.isprintable() else "?" for each in name.rpartition(".")[2])
     return type(own, (_StandIn, found), {"__module__": module, "__qualname__": name})
 
 
 @lru_cache(maxsize=64)
 def _traceback(frames: tuple[Frame, ...]) -> tuple[TracebackType | None, list[Any]]:
-    """Return a traceback, and what keeps its frames suspended.
+    """Return a traceback, and the generators that keep its frames suspended.
 
-    A frame that is suspended has no caller. One that has ended would keep alive who called it, and all that is in there.
+    A suspended frame has no caller. A finished frame would keep its caller alive, with all local variables there.
     """
     found: TracebackType | None = None
     suspended = []
@@ -194,13 +193,13 @@ def _traceback(frames: tuple[Frame, ...]) -> tuple[TracebackType | None, list[An
 
 @lru_cache(maxsize=4096)
 def _suspended(frame: Frame) -> Any:
-    """Return a generator that is suspended at a place: in that file, line and function, as far as anyone can see."""
+    """Return a suspended generator whose frame appears to be in this file, line and function."""
     filename, line, function, end, column, end_column = frame
     lines = 0 if end is None else min(max(0, end - line), _MAX_LINES)
     columns = (column, end_column) if column is not None and end_column is not None else _NO_COLUMNS
     if max(columns) > _MAX_COLUMN or (not lines and columns[1] < columns[0]):
         columns = _NO_COLUMNS
-    filename = _harmless(filename)
+    filename = _safe_filename(filename)
     code = _code(lines, *columns)
     named: dict[str, Any] = {"co_qualname": function} if sys.version_info >= (3, 11) else {}
     code = code.replace(co_filename=filename, co_name=function, co_firstlineno=line, **named)
@@ -209,11 +208,11 @@ def _suspended(frame: Frame) -> Any:
     return generator
 
 
-def _harmless(filename: str) -> str:
-    """Return the name of a source file; in brackets, so that `linecache` leaves it alone, where reading it is no good idea."""
+def _safe_filename(filename: str) -> str:
+    """Return the name, in brackets if `linecache` must not read the file: a device, a FIFO, a directory, or a huge file."""
     try:
         status = os.stat(filename)
-    except OSError:  # not here
+    except OSError:  # not on this host
         return filename
     except ValueError:  # no file can have this name
         return f"<{filename!a}>"
@@ -225,7 +224,7 @@ _GLOBALS: Final[dict[str, Any]] = {"__name__": "meshlog_handler.protocol.excepti
 
 @lru_cache(maxsize=1024)
 def _code(lines: int, column: int, end_column: int) -> CodeType:
-    """Return the code of a generator whose ``yield`` stands at these columns, and ends so many lines below."""
+    """Return the code of a generator whose ``yield`` has these columns and ends `lines` lines below its first line."""
     tree = ast.parse("def suspended():\n yield")
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.expr)):

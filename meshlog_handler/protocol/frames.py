@@ -2,9 +2,9 @@
 
 ::
 
-    frame    size:u32 of what follows   kind:u8   payload
-    DATA     generation:u64 start:u32, then bytes of the proc's stream      proc -> client
-    DROPPED  plain data: ((reason, level, count), ...), totals so far       proc -> client
+    frame    size:u32 (of kind and payload)   kind:u8   payload
+    DATA     generation:u64 start:u32, then bytes of the record stream      worker -> client
+    DROPPED  plain data: ((reason, level, count), ...), totals so far       worker -> client
     CONTROL  plain data: a message (see `messages`)                         both ways
 """
 
@@ -24,7 +24,7 @@ DATA_HEAD: Final = Struct("<IBQI")
 POSITION: Final = Struct("<QI")
 MAX_FRAME: Final = 4 << 20
 MAX_CONTROL: Final = 64 << 20
-"""What a proc accepts from its client: a configuration may be long."""
+"""The size limit of a frame from the client to a worker: a configuration may be long."""
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -33,24 +33,21 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 def data_head(generation: int, start: int, size: int) -> bytes:
-    """Return what precedes the `size` bytes of a DATA frame."""
+    """Return the head of a DATA frame with `size` bytes of the stream."""
     return DATA_HEAD.pack(1 + POSITION.size + size, DATA, generation, start)
 
 
 class FrameReader:
-    """Cuts a byte stream into frames. Holds one unfinished frame at most, never more than a frame may have."""
+    """Splits a byte stream into frames. Holds at most one incomplete frame, whose size is limited."""
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Return the ``(kind, payload)`` pairs that `data` completes.
+        """Return the ``(kind, payload)`` pairs of the frames that `data` completes.
 
-        Raises
-        ------
-        ProtocolError
-            At a length of 0 or beyond the limit, before anything is kept for it.
+        Raise `ProtocolError` for a size of 0 or beyond the limit, before the payload is kept.
         """
         rest = self._rest
         rest += data

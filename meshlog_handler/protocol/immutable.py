@@ -1,4 +1,4 @@
-"""Frozen classes of named fields. Like `dataclasses`, whose import and classes were half of what a worker waited for. Pure."""
+"""Immutable classes with named fields. They replace `dataclasses`, which took half of a worker's start time. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
-else:  # only type checkers need it, and its module takes longer to import than all of this one
+else:  # only type checkers need it, and its module takes longer to import than this one
 
     def dataclass_transform(**_: object) -> Callable[[type], type]:
-        """Return what leaves a class as it is."""
+        """Return a decorator that does nothing."""
         return lambda kind: kind
 
 
@@ -18,31 +18,23 @@ F = TypeVar("F", bound="Immutable")
 
 
 class _ImmutableType:
-    """A default that is made anew for each object."""
+    """The default of a field that each object creates anew."""
 
     def __init__(self, make: Callable[[], object]) -> None:
         self.make = make
 
 
 def field(*, default_factory: Callable[[], object]) -> Any:
-    """Return the default of a field that is made anew for each object."""
+    """Return a default that each object creates anew."""
     return _ImmutableType(default_factory)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Immutable:
-    """Base of classes whose annotations, but for those with ``ClassVar``, are their fields. Annotations are deferred.
+    """Base of classes whose fields are their annotations without ``ClassVar``. It needs deferred annotations."""
 
-    Attributes
-    ----------
-    names : tuple[str, ...]
-        The fields, inherited ones first.
-    secret : frozenset[str]
-        Fields that `repr` leaves out.
-    """
-
-    names: ClassVar[tuple[str, ...]] = ()
-    secret: ClassVar[frozenset[str]] = frozenset()
+    names: ClassVar[tuple[str, ...]] = ()  # of the fields, inherited ones first
+    secret: ClassVar[frozenset[str]] = frozenset()  # fields that `repr` omits
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

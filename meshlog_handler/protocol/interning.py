@@ -1,4 +1,4 @@
-"""What the procs of a mesh have in common, kept once: they log the same texts, in the same layouts, from the same places."""
+"""Shared copies of texts and record layouts, because the workers of a mesh log the same ones from the same call sites."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _texts: Final[dict[str, str]] = {}
 
 
 def shared(value: Any) -> Any:
-    """Return a text that was met before in place of an equal one; anything else as it is."""
+    """Return the known copy of a short text, and any other value as it is."""
     if type(value) is not str or len(value) > _MAX_LENGTH:
         return value
     if len(_texts) >= _MAX_TEXTS:
@@ -21,7 +21,7 @@ def shared(value: Any) -> Any:
     return _texts.setdefault(value, value)
 
 
-@lru_cache(maxsize=256)  # bounded: a proc can think of any codes
+@lru_cache(maxsize=256)  # bounded: a peer may send any codes
 def layouts(codes: str) -> tuple[Struct, Struct]:
-    """Return how records with arguments of these `struct` codes are read, alone and with their mark."""
+    """Return the layouts of records with arguments of these `struct` codes, without and with their commit byte."""
     return Struct("<Q" + codes), Struct("<Q" + codes + "B")

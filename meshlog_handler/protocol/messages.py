@@ -1,4 +1,4 @@
-"""What client and procs say to each other, besides records: small frozen classes of plain data."""
+"""The messages between client and workers, besides records: small immutable classes with plain data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ M = TypeVar("M", bound="Message")
 
 
 class Message(Immutable):
-    """Base of all messages. A field holds plain data; `decode` checks its type."""
+    """Base of all messages. A field has plain data; `decode` checks its type."""
 
     types: ClassVar[dict[str, tuple[type, ...]]] = {}
 
@@ -23,7 +23,7 @@ class Message(Immutable):
         _KINDS[cls.__name__] = cls
 
     def check(self) -> None:
-        """Raise `ProtocolError` if a field has a value that none can have, though it is of the right type."""
+        """Raise `ProtocolError` if a field has the right type, but an invalid value."""
 
     def encode(self) -> bytes:
         """Return the message as bytes."""
@@ -31,19 +31,13 @@ class Message(Immutable):
 
 
 def decode(data: bytes, *expected: type[M]) -> M:
-    """Return the message in `data`, which must be one of `expected`.
-
-    Raises
-    ------
-    ProtocolError
-        If it is none of them, or has other fields, or a field of another type.
-    """
+    """Return the message in `data`; raise `ProtocolError` unless it is one of `expected` and its fields are valid."""
     value = unpack(data)
     if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], dict):
-        raise ProtocolError("a message is a name and its fields")
+        raise ProtocolError("malformed message: expected a name and its fields")
     kind = _KINDS.get(value[0]) if isinstance(value[0], str) else None
     if kind is None or not issubclass(kind, expected):
-        raise ProtocolError(f"message {value[0]!r} where {' or '.join(each.__name__ for each in expected)} can stand")
+        raise ProtocolError(f"unexpected message {value[0]!r}; expected {' or '.join(each.__name__ for each in expected)}")
     for name, types in kind.types.items():
         if name not in value[1] or not isinstance(value[1][name], types):
             raise ProtocolError(f"message {value[0]} without a valid {name}")
@@ -62,23 +56,23 @@ _MAYBE_STR = (str, type(None))
 
 
 def check_coords(coords: Mapping[str, object]) -> None:
-    """Raise `ProtocolError` unless these are few positions, or names, by dimension."""
+    """Raise `ProtocolError` unless these are a few short positions or names by dimension."""
     if len(coords) > _MAX_COORDS or not all(
         isinstance(name, str) and isinstance(value, (int, str)) and len(str(value)) <= _MAX_COORD
         for name, value in coords.items()
     ):
-        raise ProtocolError("coordinates are numbers or names by dimension")
+        raise ProtocolError("invalid coordinates: expected a few numbers or short names by dimension")
 
 
 _MAX_LAUNCHED = 4096
 
 
 class Hello(Message):
-    """A proc asks to join. `rank` is what it was called by its launcher; `mesh` the token of the mesh that made it.
+    """A worker or relay asks to join. `rank` comes from its launcher, and `mesh` is the token of the mesh that started it.
 
-    `coords` is its position, by dimension. A relay speaks for other procs, and has no rank of its own.
-    `output_only`: it is about to become another program, which shall be captured. It will hear and say nothing.
-    `launched`: where `rank` is from the environment, what stands there (see `settings.launched`); it may be inherited.
+    `coords` is its position by dimension. A `relay` forwards for other workers, and has no rank itself.
+    `output_only`: it is about to execute another program, whose output the client captures. It neither reads nor sends.
+    `launched`: the launcher's variables (see `settings.launched`) if `rank` comes from the environment; they may be inherited.
     """
 
     pid: int
@@ -109,18 +103,18 @@ class Hello(Message):
     }
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless pid and ranks are numbers that a process can have, and streams have names."""
+        """Raise `ProtocolError` unless pid, ranks, launcher's variables, streams and coordinates are valid."""
         if not all(number is None or 0 <= number <= _MAX_NUMBER for number in (self.pid, self.rank, self.local_rank)):
-            raise ProtocolError(f"a newcomer with pid, rank or local rank out of 0 to {_MAX_NUMBER}")
+            raise ProtocolError(f"malformed Hello: pid, rank or local_rank is not in 0 to {_MAX_NUMBER}")
         if len(self.launched) > _MAX_LAUNCHED:
-            raise ProtocolError("a newcomer with too long an account of its launcher")
+            raise ProtocolError(f"malformed Hello: launched is longer than {_MAX_LAUNCHED} characters")
         if not all(isinstance(name, str) for name in self.captured):
-            raise ProtocolError("a captured stream without a name")
+            raise ProtocolError("malformed Hello: the name of a captured stream is not a text")
         check_coords(self.coords)
 
 
 class Welcome(Message):
-    """The client's answer: the rank to be known by, where to keep the journal, and the standing orders, encoded."""
+    """The client's reply to `Hello`: the rank, the path for the journal, and the encoded default commands."""
 
     rank: int | None
     journal: str
@@ -128,24 +122,24 @@ class Welcome(Message):
     types: ClassVar = {"rank": _MAYBE_INT, "journal": (str,), "defaults": (tuple,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the orders are encoded ones."""
+        """Raise `ProtocolError` unless the default commands are encoded."""
         if not all(isinstance(command, bytes) for command in self.defaults):
-            raise ProtocolError("a standing order that is not encoded")
+            raise ProtocolError("malformed Welcome: a default command is not encoded")
 
 
 class Command(Message):
-    """Base of what a client asks of a proc. Each is answered by an `Answer` with the same `request`."""
+    """Base of the client's commands. A worker acknowledges each with an `Answer` with the same `request`."""
 
     request: int
     types: ClassVar = {"request": (int,)}
 
 
 class Flush(Command):
-    """Put sentinel `request` into the stream behind all that was logged. A forwarder's answer is the sentinel itself."""
+    """Append sentinel `request` to the stream after all logged records. A forwarder sends no other acknowledgement."""
 
 
 class SetLevel(Command):
-    """Set the level of `logger` ("" is root); after `for_sec` seconds, if given, set it back."""
+    """Set the level of `logger` ("" is root), and restore it after `for_sec` seconds, if given."""
 
     level: int
     logger: str
@@ -154,35 +148,35 @@ class SetLevel(Command):
 
 
 class LogWarnings(Command):
-    """Log warnings that these `filters` let pass; see `proc_warnings`."""
+    """Log the warnings that these `filters` select; see `worker.warning_filters`."""
 
     filters: tuple[Any, ...]
     types: ClassVar = {"request": (int,), "filters": (tuple,)}
 
 
 class Prepare(Command):
-    """Apply a `dictConfig` dictionary such that it can still be undone."""
+    """Apply a `dictConfig` dictionary so that `Rollback` can undo it."""
 
     config: dict[str, Any]
     types: ClassVar = {"request": (int,), "config": (dict,)}
 
 
 class Commit(Command):
-    """Keep what was prepared under `prepared`."""
+    """Keep the configuration of the `Prepare` with request `prepared`."""
 
     prepared: int
     types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
 class Rollback(Command):
-    """Undo what was prepared under `prepared`."""
+    """Undo the configuration of the `Prepare` with request `prepared`."""
 
     prepared: int
     types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
 class Answer(Message):
-    """An order was carried out, or (`error`) why not."""
+    """The acknowledgement of a command; `error` is None, or the reason why it failed."""
 
     request: int
     error: str | None
@@ -190,37 +184,37 @@ class Answer(Message):
 
 
 class KeepWaiting(Message):
-    """The client has more of this proc than it can show at the moment, but gets on. Not answered."""
+    """Keep waiting: the client is behind but making progress. No reply."""
 
     types: ClassVar = {}
 
 
 class Release(Message):
-    """The client ends in order: the proc ships what it has logged so far, answers `Goodbye`, and goes on by itself."""
+    """The client closes: the worker sends its remaining records, replies `Goodbye`, and continues without a client."""
 
     types: ClassVar = {}
 
 
 class Relabel(Message):
-    """The proc is known by other coordinates from here on: an engine has made something else of it, such as an actor."""
+    """The worker has new coordinates from now on, because an engine has turned it into an actor, for example."""
 
     coords: dict[str, int | str]
     types: ClassVar = {"coords": (dict,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless its coordinates are such."""
+        """Raise `ProtocolError` unless the coordinates are valid."""
         check_coords(self.coords)
 
 
 class Ending(Message):
-    """The interpreter of the proc ends in order, because of an exception that nothing caught (in a line), or "" of none."""
+    """The worker's interpreter exits in order. `uncaught` is the uncaught exception that ended it, in one line, or ""."""
 
     uncaught: str
     types: ClassVar = {"uncaught": (str,)}
 
 
 class Leash(Message):
-    """The kernel ends the proc by signal `number` when `thread` of process `parent` ends: that is no crash."""
+    """The kernel kills the worker with signal `number` when `thread` of process `parent` ends; this is not a crash."""
 
     number: int
     parent: int
@@ -228,42 +222,36 @@ class Leash(Message):
     types: ClassVar = {"number": (int,), "parent": (int,), "thread": (int,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless these are numbers that a process can have."""
+        """Raise `ProtocolError` unless the numbers are possible."""
         if not all(0 < number < 1 << 31 for number in (self.number, self.parent, self.thread)):
-            raise ProtocolError("a leash without a process, a thread or a signal")
+            raise ProtocolError("malformed Leash: number, parent or thread is not in 1 to 2147483647")
 
 
 class Goodbye(Message):
-    """The proc leaves of its own will: its end is no failure."""
+    """The worker disconnects on purpose: this is not a failure."""
 
     types: ClassVar = {}
 
 
 def check_plain_config(config: object) -> dict[str, Any]:
-    """Return a `dictConfig` dictionary that can travel.
-
-    Raises
-    ------
-    TypeError
-        If it is no dictionary of plain data; the message names the first value that cannot travel.
-    """
+    """Return a `dictConfig` dictionary as plain data; raise `TypeError` that names the first value that cannot be sent."""
     if not isinstance(config, dict):
-        raise TypeError(f"a configuration is a dictionary for logging.config.dictConfig, not {type(config).__name__}")
+        raise TypeError(f"a configuration must be a dictionary for logging.config.dictConfig, not {type(config).__name__}")
 
-    def travel(value: object, path: str, depth: int = 2) -> object:  # the message around it is two deep
+    def copied(value: object, path: str, depth: int = 2) -> object:  # the message around it is two deep
         if depth > MAX_DEPTH:
-            raise TypeError(f"a configuration nested deeper than {MAX_DEPTH} or in itself cannot travel: {path[:200]}")
+            raise TypeError(f"a configuration cannot be sent: it is nested deeper than {MAX_DEPTH}, or in itself: {path[:200]}")
         if isinstance(value, dict):
             return {
-                key if type(key) in (str, int) else str.__str__(key) if isinstance(key, str) else str(key): travel(
+                key if type(key) in (str, int) else str.__str__(key) if isinstance(key, str) else str(key): copied(
                     item, f"{path}[{key!r}]", depth + 1
                 )
                 for key, item in value.items()
             }
         if isinstance(value, (list, set, frozenset)):
-            return [travel(item, path, depth + 1) for item in value]
+            return [copied(item, path, depth + 1) for item in value]
         if isinstance(value, tuple):
-            return tuple(travel(item, path, depth + 1) for item in value)
+            return tuple(copied(item, path, depth + 1) for item in value)
         try:
             pack(value)
         except NotPlain:
@@ -273,6 +261,6 @@ def check_plain_config(config: object) -> dict[str, Any]:
             ) from None
         return value
 
-    travelled = travel(config, "config")
-    assert isinstance(travelled, dict)
-    return travelled
+    plain = copied(config, "config")
+    assert isinstance(plain, dict)
+    return plain

@@ -1,6 +1,6 @@
-"""Copies of values as plain data: what cannot cross between processes becomes text, and everything around it stays as it is.
+"""Copy values as plain data: a value that cannot be sent becomes text, and the containers around it stay as they are.
 
-Runs in the logging call, on values of the program's: nothing here raises an `Exception`. Pure.
+The logging call runs this code on the program's values, so nothing here raises an `Exception`. Pure.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from .codec import MAX_DEPTH, MAX_INT, Text
 
 SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None), Text))
 
-# Room for what a value stands in when it is written: the record, its arguments or attributes, or a digest of many.
+# Leaves room for the containers around a value: the record, its arguments or attributes, or a digest.
 _MAX_LEVELS: Final = MAX_DEPTH - 6
 _MAX_CONTAINERS: Final = 1 << 20
 
-# Each takes a value of a subclass, and returns it without what the subclass adds. No method of the subclass runs.
+# Each function returns a value of a subclass as the plain type, and calls no method of the subclass.
 _BARE: Final[tuple[tuple[type, Callable[[Any], object]], ...]] = (
     (str, str.__str__),
     (int, int.__pos__),
@@ -27,7 +27,7 @@ _BARE: Final[tuple[tuple[type, Callable[[Any], object]], ...]] = (
 
 
 def _are_scalars(items: Any) -> bool:
-    """Tell whether each is copied as it is."""
+    """Return whether a copy has the same items."""
     if not SCALARS.issuperset([type(item) for item in items]):
         return False
     numbers: list[Any] = [item for item in items if type(item) is int]
@@ -35,13 +35,7 @@ def _are_scalars(items: Any) -> bool:
 
 
 class Copier:
-    """Copies values.
-
-    Attributes
-    ----------
-    exact : bool
-        Whether the copies so far equal their originals, types included.
-    """
+    """Copies values. `exact`: the copies so far equal their originals, types included."""
 
     __slots__ = ("_left", "exact")
 
@@ -50,16 +44,16 @@ class Copier:
         self._left = _MAX_CONTAINERS
 
     def copy(self, value: object) -> object:
-        """Return a copy of a value.
+        """Return a copy of a value as plain data.
 
-        Lists, tuples and dicts keep their shape. A value of a subclass of a plain type becomes that type's. All else
-        becomes its text, in a container with its `repr`, and so does what nests too deep; a container inside itself becomes
-        ``[...]`` or the like.
+        Lists, tuples and dicts keep their structure. A value of a subclass of a plain type becomes one of that type. Any other
+        value becomes its text; in a container, that text keeps the `repr` of the value. A value that nests too deep becomes its
+        text too. A container inside itself becomes ``[...]`` or similar.
         """
         return self._copy(value, ())
 
     def _copy(self, value: Any, parents: tuple[int, ...]) -> object:
-        kind = type(value)  # not __class__, which a proxy or a mock may make up
+        kind = type(value)  # not __class__, which a proxy or a mock may fake
         if kind in SCALARS:
             if kind is not int or -MAX_INT <= value < MAX_INT:
                 return value
@@ -78,7 +72,7 @@ class Copier:
             self.exact = False
             return "{...}" if base is dict else "[...]" if base is list else "(...)"
         self._left -= 1
-        if self._left < 0:  # a few containers that hold each other many times over would never come to an end
+        if self._left < 0:  # copying a few containers that contain each other many times would never end
             self.exact = False
             return "..."
         if len(parents) >= _MAX_LEVELS:
@@ -89,11 +83,11 @@ class Copier:
             if base is not dict and type(value) is base and _are_scalars(value):
                 return base(value)
             if base is dict:
-                pairs = tuple(value.items())  # not dict's own: an OrderedDict has an order of its own
+                pairs = tuple(value.items())  # not dict.items: an OrderedDict keeps a separate order
                 return {self._key(key, inner): self._copy(item, inner) for key, item in pairs}
             items = map(self._copy, tuple(value), itertools.repeat(inner))
             return list(items) if base is list else tuple(items)
-        except Exception:  # a subclass that cannot tell what it holds
+        except Exception:  # a subclass that fails to return its items
             self.exact = False
             return text_of(value)
 
@@ -103,7 +97,7 @@ class Copier:
         copied = self._copy(key, parents)
         try:
             hash(copied)
-        except TypeError:  # a list that had a hash of its own
+        except TypeError:  # a subclass of list with its own hash
             return text_of(key)
         return copied
 
@@ -118,7 +112,7 @@ def _leaf(value: object, *, within: bool) -> object:
         return text
     try:
         shown = str.__str__(repr(value))
-    except Exception:  # its text says so
+    except Exception:  # the text describes the failure
         return text
     return text if shown == repr(text) else Text(text, shown)
 
@@ -129,12 +123,12 @@ def plain(value: object) -> object:
 
 
 def exact_text(value: object) -> str:
-    """Return a text without what a subclass adds to it; of anything else, its text."""
+    """Return a text of a subclass as `str`, and the text of any other value."""
     return str.__str__(value) if issubclass(type(value), str) else text_of(value)
 
 
 def text_of(value: object) -> str:
-    """Return ``str(value)``, or words that say why there is none."""
+    """Return ``str(value)``, or a text that describes why it failed."""
     try:
         return str.__str__(str(value))
     except Exception as failure:

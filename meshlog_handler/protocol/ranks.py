@@ -1,4 +1,4 @@
-"""Ranks as text: written as ranges, read from ranges."""
+"""Format ranks as text with ranges, and parse such a text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_PART = 40  # characters
 
 
 def rank_ranges(ranks: Iterable[int]) -> str:
-    """Write ranks as ranges: ``(0, 1, 2, 5)`` becomes ``0-2,5``."""
+    """Return ranks as ranges: ``(0, 1, 2, 5)`` becomes ``0-2,5``."""
     parts: list[str] = []
     first = last = None
     for rank in sorted(set(ranks)):
@@ -27,19 +27,13 @@ def rank_ranges(ranks: Iterable[int]) -> str:
 
 
 def format_ranks(ranks: Iterable[int]) -> str:
-    """Write ranks for a sentence: ``rank 3`` or ``ranks 0-2,5``."""
+    """Return ranks for a sentence: ``rank 3`` or ``ranks 0-2,5``."""
     known = sorted(set(ranks))
     return f"rank {known[0]}" if len(known) == 1 else f"ranks {rank_ranges(known)}"
 
 
 def parse_ranks(text: str) -> frozenset[int]:
-    """Read ranks written as ``0,4-7``.
-
-    Raises
-    ------
-    SettingError
-        If a part is neither a number nor a rising range.
-    """
+    """Return the ranks in a text like ``0,4-7``; raise `SettingError` for a part that is not a number or ascending range."""
     ranks: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -48,7 +42,7 @@ def parse_ranks(text: str) -> frozenset[int]:
         low, high = int(first), int(last or first)
         if low > high or high > _MAX_RANK:
             raise SettingError(
-                f"{text!r} does not name ranks: {part!r} falls or is too large. Write the lower first, as in 2-3."
+                f"{text!r} does not name ranks: {part!r} is descending or too large. Write the lower first, as in 2-3."
             )
         ranks.update(range(low, high + 1))
     return frozenset(ranks)

@@ -20,32 +20,33 @@ class MeshInfo:
     Attributes
     ----------
     rank, local_rank : int or None
-        Of the process that logged; None for the process that shows the records.
+        The ranks of the process that logged; None for the process that shows the records.
     hostname : str or None
+        The host of that process.
     coords : dict
-        The coordinates of the rank, by dimension. Do not change it.
+        The coordinates of the rank by dimension. Do not change the dictionary.
     stream : {"stdout", "stderr"} or None
-        Where a captured line was written; None for a logging call.
+        The stream of a captured line; None for a logging call.
     count : int or None
-        How many lines an aggregated record stands for; None for a single record.
+        The number of lines that an aggregated record stands for; None for a single record.
     ranks : tuple of int or None
-        The ranks that those lines came from.
+        The ranks of those lines.
     progress, partial : bool
-        A captured line that the next state replaces; one that is not complete, or was shown in part before.
+        `progress`: a captured line that the next state replaces. `partial`: one that is incomplete, or was partly shown before.
     bar : int or None
-        Of a progress state: which of the bars of that rank and stream it is.
+        For a progress state, the number of its bar among the bars of that rank and stream.
     bar_ends : {"kept", "dropped"} or None
-        The last state of the bar stays as a line, or makes room; None if it goes on.
+        Whether the last state of the bar stays as a line or is removed; None if the bar continues.
     raw : str or None
         The bytes of a captured line, decoded with ``surrogateescape``; None if the message is the same text.
     failure : tuple or None
-        What is known of an exception; see `failures`.
+        The description of an exception; see `protocol.exceptions`.
     digest : tuple or None
-        Samples of a group, from which the client of a relay merges it with others.
+        Samples of a group. The client of a relay uses them to merge the group with others.
     route : int, str, tuple or None
-        Which `MeshHandler` accepted it (see `sinks`).
+        The `MeshHandler` that accepted the record (see `dispatch.sinks`).
     texts : tuple or None
-        What formatters made of it in its own process: pairs of a handler's index and a text.
+        The results of formatters in the process that logged: pairs of a handler's index and a text.
     """
 
     __slots__ = (
@@ -104,7 +105,7 @@ class MeshInfo:
         return changed
 
     def attributes(self) -> dict[str, Any]:
-        """Return what is also an attribute of the record, unless the program has an extra of that name."""
+        """Return the values that are also attributes of the record, unless the program has extras of the same names."""
         return {name: getattr(self, name) for name in ORIGIN}
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -129,7 +130,7 @@ class MeshInfo:
 
 
 ORIGIN: Final = ("rank", "local_rank", "hostname", "coords", "stream")
-"""Of a `MeshInfo`, what is also an attribute of every record, unless the program has an extra of that name."""
+"""The attributes of a `MeshInfo` that every record has too, unless the program has an extra of the same name."""
 
 _UNSET: Final[Mapping[str, Any]] = {**dict.fromkeys(MeshInfo.__slots__), "progress": False, "partial": False}
 _set: Final = object.__setattr__
@@ -145,8 +146,8 @@ class MeshRecord(logging.LogRecord):
     Attributes
     ----------
     meshlog : MeshInfo
-        What the mesh knows about it. It has a slot of its own, so that no extra can hide it, and a formatter that writes
-        every attribute of a record does not write it.
+        What the mesh knows about the record. It has a separate slot, so that no extra can hide it, and so that a formatter
+        that writes all attributes of a record does not write it.
     """
 
     __slots__ = ("meshlog",)
@@ -154,21 +155,21 @@ class MeshRecord(logging.LogRecord):
 
     @classmethod
     def of(cls, fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
-        """Return a record with these attributes; it keeps the dictionary."""
+        """Return a record with these attributes. The record owns the dictionary."""
         record = cls.__new__(cls)
         record.__dict__ = fields
         record.meshlog = info
         return record
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # No traceback can be pickled: the stand-ins are made again.
+        # A traceback cannot be pickled, so unpickling makes the stand-ins again.
         return _restored_record, (type(self), self.__dict__ | {"exc_info": None}, self.meshlog)
 
     @property
     def getMessage(self) -> Callable[[], str]:
-        """The method that returns the message; where template and arguments do not fit, both and the reason.
+        """The method that returns the message, or template, arguments and the reason if they cannot be formatted.
 
-        It is a property so that an extra of this name does not hide it.
+        It is a property, so that an extra of the same name does not hide it.
         """
         return MethodType(_message, self)
 
@@ -178,7 +179,7 @@ def _message(record: logging.LogRecord) -> str:
         text = str(record.msg)
         return str(text % record.args) if record.args else text
     except Exception as failure:
-        return f"{_spell(record.msg)} {_spell(record.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
+        return f"{_repr_of(record.msg)} {_repr_of(record.args)} [cannot be formatted: {type(failure).__name__}: {failure}]"
 
 
 def _restored_record(kind: type[MeshRecord], fields: dict[str, Any], info: MeshInfo) -> MeshRecord:
@@ -188,7 +189,7 @@ def _restored_record(kind: type[MeshRecord], fields: dict[str, Any], info: MeshI
 
 
 def add_exception(fields: dict[str, Any], failure: Failure, text: str | None) -> None:
-    """Add stand-ins for an exception to the attributes of a record, and to its message if that is a dict and has it."""
+    """Add stand-ins for an exception to the attributes of a record, and to its message if that is a dict with the exception."""
     msg = fields["msg"]
     found = exc_info(failure)
     if fields["exc_text"] is not None:
@@ -199,7 +200,7 @@ def add_exception(fields: dict[str, Any], failure: Failure, text: str | None) ->
 
 
 def shown_kind(kind: Any) -> Any:
-    """Return a subclass of a class of records, with a slot for a `MeshInfo`; for records that this process shows itself."""
+    """Return a subclass of a record class with a slot for a `MeshInfo`, for records that this process logs and shows."""
     known = _shown_kinds.get(kind)
     if known is None:
         fields = {"__slots__": ("meshlog",), "__module__": kind.__module__, "__reduce_ex__": _reduce_shown}
@@ -226,7 +227,7 @@ def _shown_again(kind: Any, fields: dict[str, Any], info: MeshInfo) -> Any:
 def info_of(record: logging.LogRecord) -> MeshInfo:
     """Return what the mesh knows about a record.
 
-    Of a record that is not the client's, or was copied by its attributes alone, that is what its attributes say.
+    For another class of record, or a copy of the attributes only, the result is made from the attributes.
     """
     info = getattr(record, "meshlog", None)
     if type(info) is MeshInfo:
@@ -248,11 +249,10 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 
 
 class WithText:
-    """A message that gives, whatever it is formatted with, the text that its process gave it.
+    """A message that always formats to the same text as in its process, whatever the arguments are.
 
-    Arguments that were rendered there may not fit the template any more, and data that was rendered has another text. Whoever
-    copies a record and formats it anew, as many formatters do, gets the text all the same. Equal to the message; it can be
-    pickled.
+    Arguments that were rendered there may not fit the template any more, and rendered data may have another text. Many
+    formatters copy a record and format the copy, which has the same text too. Equal to the message; it can be pickled.
     """
 
     text: str
@@ -262,10 +262,10 @@ class WithText:
 
 
 class Template(WithText, str):
-    """A template."""
+    """A message that is a template."""
 
     def __new__(cls, template: str, text: str) -> Template:
-        """Return the template, with its text."""
+        """Return a template that formats to `text`."""
         made = super().__new__(cls, template)
         made.text = text
         return made
@@ -296,7 +296,7 @@ _WITH_TEXT: Final[Mapping[type, Callable[[Any], Any]]] = {dict: DictWithText, li
 
 
 def _gives(template: object, args: object, text: str) -> bool:
-    """Tell whether any record with this template and these arguments has this text."""
+    """Return whether a template and arguments format to a text."""
     try:
         return (str(template) % args if args else str(template)) == text
     except Exception:
@@ -304,7 +304,7 @@ def _gives(template: object, args: object, text: str) -> bool:
 
 
 def with_text(msg: Any, args: object, text: str) -> Any:
-    """Return what stands for a message so that any record that has it, and these arguments, has this text."""
+    """Return a message in place of `msg` that formats to `text` in any record with these arguments."""
     if (type(msg) is not str or is_bounded(msg)) and _gives(msg, args, text):
         return msg
     if type(msg) is str:
@@ -318,9 +318,9 @@ def with_text(msg: Any, args: object, text: str) -> Any:
 
 
 def is_bounded(template: str) -> bool:
-    """Tell whether a template makes no text that is much longer than itself and its arguments.
+    """Return whether the text of a template is never much longer than the template and its arguments.
 
-    One with a width or precision that is huge, or given as an argument, makes as long a text as anybody likes.
+    A huge width or precision, or one that is an argument, makes a text of any length.
     """
     return "%" not in template or (_is_bounded if len(template) <= _SHORT else _is_bounded.__wrapped__)(template)
 
@@ -341,14 +341,14 @@ _MAX_WIDTH: Final = 65536
 
 
 def has_words(template: str) -> bool:
-    """Tell whether a template says something by itself. One like ``%s: %s`` does not."""
+    """Return whether a template has letters outside its conversions. One like ``%s: %s`` has none."""
     return any(map(str.isalpha, _CONVERSION.sub("", template)))
 
 
-def _spell(value: object) -> str:
+def _repr_of(value: object) -> str:
     if type(value) is str:
         return value
     try:
         return repr(value)
-    except Exception:  # Python writes no whole number of more than 4300 digits
+    except Exception:  # Python does not print an int of more than 4300 digits
         return f"<{type(value).__name__} that cannot be written>"

@@ -1,4 +1,4 @@
-"""What a client and its relays say to each other: a relay is a client itself, and speaks for the procs below it."""
+"""The messages between a client and its relays. A relay is a client itself, and forwards for the workers downstream."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from typing import Any, ClassVar
 from ..errors import ProtocolError
 from .messages import Command, Message, check_coords
 
-_MAX_BELOW = 1 << 20
+_MAX_RANKS = 1 << 20
 _MAYBE_INT = (int, type(None))
 _MAYBE_RANKS = (tuple, type(None))
 
 
 def _check_ranks(ranks: tuple[object, ...] | None) -> None:
-    if ranks is not None and (len(ranks) > _MAX_BELOW or not all(isinstance(rank, int) for rank in ranks)):
-        raise ProtocolError("ranks are whole numbers, and not too many")
+    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(isinstance(rank, int) for rank in ranks)):
+        raise ProtocolError(f"invalid ranks: expected at most {_MAX_RANKS} whole numbers")
 
 
 def _check_hidden(hidden: int) -> None:
     if hidden < 0:
-        raise ProtocolError(f"{hidden} records cannot be hidden")
+        raise ProtocolError(f"invalid count of hidden records: {hidden}")
 
 
 # -- from the client ---------------------------------------------------------------------------------------------------
 
 
 class FlushDownstream(Command):
-    """Flush those of `ranks` (None: all) that are below, within `timeout` seconds (None: no limit); then as `Flush`."""
+    """Flush `ranks` (None: all) downstream within `timeout` seconds (None: no limit), then append the sentinel like `Flush`."""
 
     timeout: float | None
     ranks: tuple[int, ...] | None
     types: ClassVar = {"request": (int,), "timeout": (float, int, type(None)), "ranks": _MAYBE_RANKS}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the ranks are numbers."""
+        """Raise `ProtocolError` unless the ranks are valid."""
         _check_ranks(self.ranks)
 
 
 class CommandDownstream(Command):
-    """Pass on an order, encoded, to `ranks`; the answer is an `DownstreamReplies`."""
+    """Send an encoded command to `ranks`. The relay replies with `DownstreamReplies`."""
 
     command: bytes
     ranks: tuple[int, ...]
     types: ClassVar = {"request": (int,), "command": (bytes,), "ranks": (tuple,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the ranks are numbers."""
+        """Raise `ProtocolError` unless the ranks are valid."""
         _check_ranks(self.ranks)
 
 
 class DefaultDownstream(Command):
-    """Let an order, encoded, hold for procs of `mesh` that join later. Not answered."""
+    """Make an encoded command the default for workers of `mesh` that join later. No reply."""
 
     mesh: str
     command: bytes
@@ -58,14 +58,14 @@ class DefaultDownstream(Command):
 
 
 class WindowDownstream(Command):
-    """Group within `window` seconds at most (None: not at all) before passing on. Not answered."""
+    """Group similar lines for at most `window` seconds (None: do not group) before forwarding them. No reply."""
 
     window: float | None
     types: ClassVar = {"request": (int,), "window": (float, int, type(None))}
 
 
 class StreamDownstream(Command):
-    """Pass on, or do not, what `ranks` (None: all) say, and those that join `mesh` later (None: no mesh). Not answered."""
+    """Forward `ranks` (None: all) and workers that join `mesh` later (None: no mesh), or stop to forward them. No reply."""
 
     streaming: bool
     ranks: tuple[int, ...] | None
@@ -73,12 +73,12 @@ class StreamDownstream(Command):
     types: ClassVar = {"request": (int,), "streaming": (bool,), "ranks": _MAYBE_RANKS, "mesh": (str, type(None))}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the ranks are numbers."""
+        """Raise `ProtocolError` unless the ranks are valid."""
         _check_ranks(self.ranks)
 
 
 class RankGranted(Command):
-    """The rank for the newcomer that was asked for under `request`."""
+    """The reply to the `RankRequest` with the same `request`: the new worker's rank."""
 
     rank: int
     types: ClassVar = {"request": (int,), "rank": (int,)}
@@ -88,14 +88,14 @@ class RankGranted(Command):
 
 
 class RankRequest(Message):
-    """A newcomer without a rank asks to join the relay: which one is it?"""
+    """Request a rank for a new worker that has none and asks to join the relay."""
 
     request: int
     types: ClassVar = {"request": (int,)}
 
 
 class DownstreamJoined(Message):
-    """A proc has joined below."""
+    """A worker has joined downstream."""
 
     rank: int
     mesh: str
@@ -105,14 +105,14 @@ class DownstreamJoined(Message):
     types: ClassVar = {"rank": (int,), "mesh": (str,), "pid": (int,), "hostname": (str,), "coords": (dict,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless its coordinates are such."""
+        """Raise `ProtocolError` unless the coordinates are valid."""
         check_coords(self.coords)
 
 
 class DownstreamEnded(Message):
-    """A proc below has ended, or left; everything of it has been passed on.
+    """A worker downstream has ended or disconnected; all of its records have been forwarded.
 
-    `counters` are its last ones. `hidden`: how many records the relay has hidden so far, of all its procs.
+    `counters` are its final counters. `hidden` is the number of records of all workers that the relay has hidden so far.
     """
 
     rank: int
@@ -121,30 +121,30 @@ class DownstreamEnded(Message):
     types: ClassVar = {"rank": (int,), "counters": (dict,), "hidden": (int,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the count is one."""
+        """Raise `ProtocolError` unless the count is valid."""
         _check_hidden(self.hidden)
 
 
 class DownstreamReplies(Message):
-    """The answers to an order that was passed on: ``(rank, error or None)`` for each."""
+    """The replies to a forwarded command: ``(rank, error or None)`` for each rank."""
 
     request: int
     answers: tuple[tuple[int, str | None], ...]
     types: ClassVar = {"request": (int,), "answers": (tuple,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless these are answers."""
+        """Raise `ProtocolError` unless the replies are valid."""
         if not all(
             isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], int) and isinstance(each[1], (str, type(None)))
             for each in self.answers
         ):
-            raise ProtocolError("an answer is a rank and a reason, or None")
+            raise ProtocolError("malformed reply: expected a rank, and an error or None")
 
 
 class DownstreamReached(Message):
-    """What a flush reached below. Sent before the sentinel that answers it.
+    """The result of a flush downstream. The relay sends it before the sentinel.
 
-    `counters`: by rank, as of now. `hidden`: as of `DownstreamEnded`.
+    `counters` are the present ones by rank. `hidden`: see `DownstreamEnded`.
     """
 
     request: int
@@ -165,11 +165,11 @@ class DownstreamReached(Message):
     }
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the ranks are numbers."""
+        """Raise `ProtocolError` unless the ranks are valid."""
         for ranks in (self.acked, self.missing, self.dead):
             _check_ranks(ranks)
         if not all(isinstance(rank, int) and isinstance(each, dict) for rank, each in self.counters.items()):
-            raise ProtocolError("counters are by rank and name")
+            raise ProtocolError("malformed counters: expected a dict of counters by rank")
         _check_hidden(self.hidden)
 
 

@@ -1,7 +1,7 @@
-"""Records of other processes, passed on: a relay freezes what it would show, and its client thaws that. Pure.
+"""Relayed records: a relay encodes the records that it would show, and its client decodes them. Pure.
 
-A relay speaks for many ranks, so that here, other than in a proc's own stream, each record says whose it is. What the
-relay has grouped already is a *digest*: a count, ranks, and a few samples that merge again to what was merged there.
+A relay forwards for many ranks, so each relayed record has its origin, unlike a record in a worker's stream. A line that the
+relay has grouped is a *digest*: a count, ranks, and a few samples. The client merges the samples to the same line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .plain import exact_text, plain
 from .record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 
 CODES: Final = "+"
-"""What the definition of such a shape has in place of `struct` codes."""
+"""The codes of a schema for relayed records, in place of `struct` codes."""
 
 _COMMON: Final = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")
 _THREAD: Final = ("thread", "threadName", "process", "processName")
@@ -56,17 +56,17 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "texts": are_texts,
     "digest": lambda value: isinstance(value, tuple),
 }
-"""What a record may say of itself beside whose it is, where it says it at all; see `MeshInfo`."""
+"""The attributes of a `MeshInfo` that a relayed record may have besides its origin, with a check for each."""
 _GROUPED: Final = frozenset((int, float, bool, str))
 _PLAIN: Final = frozenset(("relativeCreated", "taskName"))
 _MAX_VARIANTS: Final = 16_384
 
 
 def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
-    """Freeze a record that came from another process, whole: also whose it is, and what it tells of.
+    """Encode a record of another process with all of its data, including its origin and the lines that it stands for.
 
-    Records of one call site share a shape, whatever rank and thread they come from. Whose they are is packed by itself, the
-    same bytes each time: so it need not be read again by whoever has read them before.
+    Records of one call site share a schema, whatever their rank and thread. The origin is packed separately, to the same bytes
+    each time, so that the client decodes it only once.
     """
     fields, info = record.__dict__, info_of(record)
     args = fields["args"]
@@ -75,11 +75,11 @@ def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedReco
     if isinstance(msg, WithText):
         text, msg = msg.text, plain(msg)
         if isinstance(msg, dict) and info.failure is not None and isinstance(fields["msg"].get("exc_info"), BaseException):
-            msg["exc_info"] = True  # as it came
+            msg["exc_info"] = True  # as it arrived
     shared = digest[0] if digest is not None else msg if args and type(msg) is str else None
     key = (*map(fields.__getitem__, _COMMON), shared, info.route)
     named = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
-    for name in _COPIES:  # what is ours comes with the rest of ours, an extra of that name as such
+    for name in _COPIES:  # `ours` has these values; a different value is an extra of the program
         if name in named and named[name] is getattr(info, name):
             del named[name]
     if shared is msg:
@@ -90,7 +90,7 @@ def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedReco
         if fields[name] is not None:
             named[name] = fields[name]
     ours = {name: value for name in _OURS if (value := getattr(info, name)) is not None and value is not False}
-    ours["by"] = _who(info, fields, table)
+    ours["by"] = _pack_origin(info, fields, table)
     schema = table.tagged.get(key)
     defined, committed = b"", None
     if schema is None:
@@ -102,7 +102,7 @@ def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedReco
         defined = definition(schema, TIMED + CODES, 0.0, common)
     try:
         tail = pack((args, named, text, ours))
-    except NotPlain:  # a filter or formatter of the relay's has put something into it
+    except NotPlain:  # a filter or formatter of the relay has added an object
         named = {exact_text(name): plain(value) for name, value in named.items()}
         tail = pack((plain(args), named, record.getMessage(), ours))
     times = TIMES.pack(fields["created"], fields["msecs"], fields["relativeCreated"])
@@ -110,28 +110,24 @@ def encode_relayed(record: logging.LogRecord, table: SchemaTable) -> EncodedReco
     return EncodedRecord(defined + data, table, key if committed and schema else None, committed if schema else None)
 
 
-def _who(info: MeshInfo, fields: Mapping[str, Any], table: SchemaTable) -> bytes:
+def _pack_origin(info: MeshInfo, fields: Mapping[str, Any], table: SchemaTable) -> bytes:
     values = [*map(info.__getattribute__, ORIGIN), *map(fields.get, _THREAD)]
     coords = info.coords
     key = (*values[:3], tuple(coords.items()), *values[4:])
     try:
-        known = table.who.get(key)
+        known = table.origins.get(key)
         if known is None:
-            known = table.who[key] = pack(tuple(values))
+            known = table.origins[key] = pack(tuple(values))
         return known
-    except (NotPlain, TypeError):  # what no client has made
+    except (NotPlain, TypeError):  # values that no client has set
         return pack(tuple(map(plain, values)))
 
 
 class RelayedTemplate(TaggedTemplate):
-    """A shape whose records come from many ranks. Values: as of a `TaggedTemplate`.
+    """A schema whose records come from many ranks. Values: see `TaggedTemplate`.
 
-    Attributes
-    ----------
-    digest : bool
-        Its records are digests: see `samples`.
-    alone : bool
-        Its records are shown each by itself: states and parts of captured lines.
+    `digest`: its records are digests, see `samples`. `alone`: its records are progress states or parts of captured lines,
+    which are not grouped.
     """
 
     __slots__ = ("_variants", "alone", "digest")
@@ -143,18 +139,12 @@ class RelayedTemplate(TaggedTemplate):
         self._variants: dict[Hashable, RelayedTemplate] = {}
 
     def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> RelayedTemplate:
-        """Return what the records of one rank, and of one kind, have in common.
-
-        Raises
-        ------
-        ProtocolError
-            If the record cannot be what it says.
-        """
+        """Return the template for a record's rank and kind; raise `ProtocolError` if its values are invalid."""
         by = ours.pop("by", None)
         if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
-            raise ProtocolError(f"no record says of itself {ours!r:.200}")
+            raise ProtocolError(f"a relayed record has invalid attributes: {ours!r:.200}")
         samples = ours.get("digest")
-        # As in the relay: one with attributes of its own is grouped by its text.
+        # As in the relay: a record with extras is grouped by its text.
         by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
         if samples is not None:
             _check_digest(samples, ours)
@@ -164,12 +154,12 @@ class RelayedTemplate(TaggedTemplate):
         return known or self._variant(by, by_template, alone, samples is not None)
 
     def _variant(self, by: object, by_template: bool, alone: bool, digest: bool) -> RelayedTemplate:
-        who = unpack(by) if isinstance(by, bytes) else None
-        if not isinstance(who, tuple) or len(who) != len(ORIGIN) + len(_THREAD):
-            raise ProtocolError("a record that does not say whose it is")
-        origin, thread = who[: len(ORIGIN)], who[len(ORIGIN) :]
+        found = unpack(by) if isinstance(by, bytes) else None
+        if not isinstance(found, tuple) or len(found) != len(ORIGIN) + len(_THREAD):
+            raise ProtocolError("a relayed record has no valid origin")
+        origin, thread = found[: len(ORIGIN)], found[len(ORIGIN) :]
         if not all(isinstance(value, kinds) for value, kinds in zip(origin, _KINDS, strict=True)):
-            raise ProtocolError("a record of no rank, host or stream that there can be")
+            raise ProtocolError("a relayed record has an invalid rank, host, coordinates or stream")
         variant = copy.copy(self)
         variant._variants = {}
         variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0])
@@ -185,7 +175,7 @@ class RelayedTemplate(TaggedTemplate):
         return variant
 
     def build(self, values: Values) -> MeshRecord:
-        """Return a new record: as the relay would have shown it."""
+        """Return a new record, equal to the one that the relay would have shown."""
         _, created, msecs, args, named, text, ours = values
         fields = self.base.copy()
         for name in ("count", "ranks"):
@@ -199,25 +189,25 @@ class RelayedTemplate(TaggedTemplate):
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
 
     def is_shown(self, values: Values) -> bool:
-        """Tell whether there is nothing to show: it only says that a progress state is no longer drawn."""
+        """Return whether a line has no text to show, but only ends a progress state."""
         ours = values[6]
         return bool("bar_ends" in ours and not ours.get("raw"))
 
     def has_bar(self, values: Values) -> bool:
-        """Tell whether a line is a progress state, or was."""
+        """Return whether a line is or was a progress state."""
         return "bar" in values[6]
 
     def ends_bar(self, values: Values) -> str | None:
-        """Return what becomes of a progress state that is shown; see `CapturedTemplate.ends_bar`."""
+        """Return what happens to a displayed progress state; see `CapturedTemplate.ends_bar`."""
         ends: str | None = values[6].get("bar_ends")
         return ends
 
     def weight(self, values: Values) -> tuple[int, Sequence[int]]:
-        """Return how many lines a digest tells of, and of which ranks."""
+        """Return how many lines a digest stands for, and their ranks."""
         return values[6]["count"], values[6]["ranks"]
 
     def samples(self, values: Values) -> list[Values]:
-        """Return single lines that, merged, say what a digest says; no more than it has lines."""
+        """Return single lines that merge to the same line as a digest; at most as many as it stands for."""
         _, created, msecs, _, named, _, ours = values
         msg, samples = ours["digest"]
         single = {name: value for name, value in ours.items() if name not in ("digest", "count", "ranks")}
@@ -229,9 +219,9 @@ class RelayedTemplate(TaggedTemplate):
 
 def _check_digest(digest: tuple[Any, ...], ours: Mapping[str, Any]) -> None:
     if len(digest) != 2 or not isinstance(digest[1], list) or not digest[1]:
-        raise ProtocolError("a digest is a template and samples")
+        raise ProtocolError("malformed digest: expected a template and samples")
     kind = str if digest[0] is None else tuple
     if not isinstance(digest[0], (str, type(None))) or not all(isinstance(sample, kind) for sample in digest[1]):
-        raise ProtocolError("a digest's samples are arguments of its template, or texts")
+        raise ProtocolError("malformed digest: its samples are neither arguments of its template nor texts")
     if "ranks" not in ours or ours.get("count", 0) < len(digest[1]):
-        raise ProtocolError("a digest tells of as many lines as it has samples, or more, and of their ranks")
+        raise ProtocolError("malformed digest: its ranks are missing, or its count is less than the number of its samples")

@@ -1,4 +1,4 @@
-"""The text of tracebacks, as `traceback` writes it. The same stack is formatted once."""
+"""Format tracebacks like `traceback`, but format equal stacks only once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _MAX_FRAMES: Final = 40
 _Key = tuple[tuple[object, ...], ...]
 
 _known: dict[_Key, tuple[list[object], list[str]]] = {}
-"""Lines by stack, with the entries of `linecache` that they were made of: a source file that changes has another one."""
+"""The entries of `linecache` and the lines for each stack. The entry of a source file changes with the file."""
 
 
-def format_exception(told: TracebackException) -> str:
-    """Return the text of an exception, and of those behind it, without the newline at its end."""
-    for each in _chain(told):
+def format_exception(trace: TracebackException) -> str:
+    """Return the text of an exception with its causes, contexts and members, without the final newline."""
+    for each in _chain(trace):
         each.stack = _Stack(each.stack)
-    return "".join(told.format()).removesuffix("\n")
+    return "".join(trace.format()).removesuffix("\n")
 
 
-def _chain(told: TracebackException) -> list[TracebackException]:
-    found = [told]
+def _chain(trace: TracebackException) -> list[TracebackException]:
+    found = [trace]
     for each in found:
         members = getattr(each, "exceptions", None) or ()
         found += [other for other in (each.__cause__, each.__context__, *members) if other is not None]
@@ -31,18 +31,18 @@ def _chain(told: TracebackException) -> list[TracebackException]:
 
 
 class _Stack(StackSummary):
-    """A stack that remembers the lines of equal ones."""
+    """A stack that reuses the lines of equal stacks."""
 
     def format(self, **options: Any) -> list[str]:
-        """Return the lines. Any thread."""
-        if any(options.values()) or len(self) > _MAX_FRAMES:  # with colours, or too large to be kept
+        """Return the lines. Any thread may call it."""
+        if any(options.values()) or len(self) > _MAX_FRAMES:  # with colours, or too large to keep
             return super().format(**options)
         key = tuple(map(_key, self))
         lines = _known.get(key)
         if lines is None or any(map(_differ, lines[0], self)):
             made = super().format(**options)
             sources: list[object] = [linecache.cache.get(frame.filename) for frame in self]
-            if None in sources:  # no file, or none yet
+            if None in sources:  # not a file, or not read yet
                 return made
             if len(_known) >= _MAX_KNOWN:
                 _known.clear()

@@ -1,6 +1,6 @@
-"""What the operating system and the interpreter offer: descriptors, waits, forks, exits, output capture.
+"""Services of the operating system and the interpreter: descriptors, waits, forks, exits, output capture.
 
-May import: errors, settings. Knows nothing of records or clients.
+May import: errors, settings. Does not depend on records or clients.
 """
 
 from __future__ import annotations

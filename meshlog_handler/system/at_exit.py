@@ -1,22 +1,16 @@
-"""Stops the clients that nobody has stopped, when their process ends.
+"""Stops the clients that still run when their process exits.
 
-In a process that ends in order (the main module returns, `sys.exit`, an uncaught exception) a client is stopped
+In a process that exits normally (the main module returns, `sys.exit`, an uncaught exception) each client is stopped once,
+the newest first:
 
-- after the program's own threads, and those of its executors, have been joined;
-- after `multiprocessing` and `multiprocess`, as far as they are loaded, have joined their children. It does not matter
-  which of them was imported before the client was started;
-- the newest client first, each once. Clients that were stopped before, and those of the process that this one was forked
-  from, are left alone.
+- after the threads of the program and of its executors have been joined;
+- after `multiprocessing` and `multiprocess`, if they are loaded, have joined their children. The order of imports does not
+  matter: `atexit` calls its functions last in, first out, so a function that runs before theirs registers a finalizer with
+  them, which runs after the joins.
 
-The same holds in a child of one of these libraries: up to Python 3.12 it ends without running what is registered with
-`atexit`. There only the library that made the process joins its children.
-
-Nothing is stopped in a process that is killed, or that calls `os._exit` or `os.exec`.
-
-Notes
------
-`atexit` calls its functions last in, first out, and both libraries join their children in such a function, registered when
-they are imported. A function that is called before theirs registers a finalizer with them, which runs after the joins.
+The same holds in a child of one of these libraries, where only the library that started the process joins children. Up to
+Python 3.12 such a child exits without calling `atexit` functions. No client is stopped in a process that is killed, or that
+calls `os._exit` or `os.exec`. A forked child does not stop the clients of its parent.
 """
 
 from __future__ import annotations
@@ -38,29 +32,29 @@ _prepared = 0
 
 
 def stop_at_exit(client: object, stop: Callable[[], object]) -> None:
-    """Let `stop` be called at the end of this process. It takes the place of an earlier one for the same client."""
+    """Call `stop` when this process exits. It replaces an earlier `stop` of the same client."""
     _stops[client] = stop
     _prepare()
 
 
 def forget(client: object) -> None:
-    """Do nothing for a client at exit: it was stopped."""
+    """Remove a client that was stopped."""
     _stops.pop(client, None)
 
 
 def _prepare() -> None:
-    """In a child of `multiprocessing` or `multiprocess`: have `_stop_all` called where it ends. Once in a process."""
+    """In a child of `multiprocessing` or `multiprocess`: register `_stop_all`, once per process."""
     global _prepared
     makers = _makers() if _prepared != os.getpid() else []
     _prepared = os.getpid()
     if makers:
         atexit.unregister(_stop_all)
-        atexit.register(_stop_all)  # from Python 3.13 on, a child forgets what its parent has registered
-        _call_after_joins(makers[0])  # before that, it does not call what is registered
+        atexit.register(_stop_all)  # from Python 3.13 on, a child drops the functions of its parent
+        _call_after_joins(makers[0])  # up to Python 3.12, a child calls no `atexit` functions
 
 
 def _stop_all() -> None:
-    """Stop every client, or have it done by the next library that has not joined its children yet."""
+    """Stop every client, after the next library that has not joined its children yet."""
     if not _stops:
         return
     for util in _joining():
@@ -90,7 +84,7 @@ def _stop_now() -> None:
 
 
 def _running_threads() -> list[threading.Thread]:
-    """Return the threads that are joined later: up to Python 3.12, a child of a library joins its own children first."""
+    """Return the threads still to be joined: up to Python 3.12, a child of a library joins its own children first."""
     if not threading.main_thread().is_alive():
         return []
     known = (threading.main_thread(), threading.current_thread())
@@ -102,15 +96,15 @@ def _call_after_joins(util: Any) -> None:
 
 
 def _joining() -> list[Any]:
-    """Return `util` of the libraries that join children when this process ends: of a child, the one that made it."""
+    """Return `util` of the libraries that join children at exit. In a child of a library, that library only."""
     return _makers() or [sys.modules[f"{name}.util"] for name in _loaded()]
 
 
 def _makers() -> list[Any]:
-    """Return `util` of the library whose child this process is, if it is one."""
+    """Return `util` of the library that started this process, if one did."""
     parents = {name: sys.modules[f"{name}.process"].parent_process() for name in _loaded()}
     makers = [name for name, parent in parents.items() if parent is not None]
-    if len(makers) > 1:  # forked from a child of the other library, whose parent is further away
+    if len(makers) > 1:  # forked from a child of the other library: prefer the direct parent
         makers.sort(key=lambda name: parents[name].pid != os.getppid())
     return [sys.modules[f"{name}.util"] for name in makers[:1]]
 

@@ -1,4 +1,4 @@
-"""File descriptors, handled with care: numbers that may have been reused, pipes that may be full."""
+"""Operations on file descriptors whose numbers may have been reused, and on pipes that may be full."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Final
 
 from .waits import capped
 
-PIPE_SIZE: Final = 256 * 1024  # the kernel gives a user 64 MiB for all pipes, and then only tiny ones
-"""Bytes a pipe holds before its writers wait, where the system grants so much."""
+PIPE_SIZE: Final = 256 * 1024  # a user has 64 MiB for all pipes; beyond that, pipes are tiny
+"""Capacity of a pipe in bytes, if the system grants it."""
 
 _SMALL: Final = 64 * 1024
-_PATIENCE_MS: Final = 1000
+_WRITE_WAIT_MS: Final = 1000
 
 FileIdentity = tuple[int, int, int]
-"""Device, inode and kind: what a descriptor leads to."""
+"""Device, inode and type of an open file."""
 
 
 def identity(fd: int) -> FileIdentity | None:
-    """Return what `fd` leads to; None if it is closed."""
+    """Return the identity of the file behind `fd`; None if `fd` is closed."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -33,7 +33,7 @@ def identity(fd: int) -> FileIdentity | None:
 
 
 def place_of(path: str) -> FileIdentity | None:
-    """Return what a path leads to, as `identity` does; None if there is nothing, or it is not told."""
+    """Return the identity of the file at `path`; None if it does not exist or is not accessible."""
     try:
         status = os.stat(path)
     except OSError:
@@ -42,7 +42,7 @@ def place_of(path: str) -> FileIdentity | None:
 
 
 class Held:
-    """A descriptor of ours. Should somebody close it, what its number leads to then is left alone."""
+    """A descriptor owned by this package. If the program closes it and reuses its number, that file is not touched."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -50,39 +50,27 @@ class Held:
 
     @property
     def intact(self) -> bool:
-        """Whether it still leads where it did."""
+        """Whether the descriptor still refers to the same file."""
         return self._known is not None and identity(self.fd) == self._known
 
     def renew(self) -> None:
-        """Take it as ours wherever it leads now, for we led it there."""
+        """Accept the current file, after the owner has redirected the descriptor."""
         self._known = identity(self.fd)
 
     def close(self) -> None:
-        """Close it, once."""
+        """Close the descriptor, once."""
         if self.intact:
             os.close(self.fd)
         self._known = None
 
 
 def duplicate(fd: int) -> int:
-    """Return a duplicate of `fd`, not inheritable, and above 2: not in the place of a stdout that is closed.
-
-    Raises
-    ------
-    OSError
-        If `fd` is closed, or there are too many.
-    """
+    """Return a duplicate of `fd`, not inheritable and above 2, so that it does not replace a closed standard stream."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def make_pipe() -> tuple[int, int]:
-    """Return the read end, which does not block, and the write end of a large pipe; not inheritable, above 2.
-
-    Raises
-    ------
-    OSError
-        If there are too many descriptors.
-    """
+    """Return the non-blocking read end and the write end of a large pipe, both not inheritable and above 2."""
     ends = list(os.pipe())
     try:
         for index, end in enumerate(ends):
@@ -99,7 +87,7 @@ def make_pipe() -> tuple[int, int]:
         try:
             fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, size)
             break
-        except OSError:  # more than this user may have
+        except OSError:  # above the limit of this user
             size //= 2
     return ends[0], ends[1]
 
@@ -107,7 +95,7 @@ def make_pipe() -> tuple[int, int]:
 def read_pipe(fd: int, limit: int) -> bytes | None:
     """Read up to `limit` bytes from a pipe; None if it is empty, ``b""`` at its end.
 
-    Never waits, also where another process that has the pipe, too, has made it one that blocks.
+    Never blocks, even if another process that shares the pipe has made it blocking.
     """
     global _reads_now
     try:
@@ -122,7 +110,7 @@ def read_pipe(fd: int, limit: int) -> bytes | None:
     except OSError as failure:
         if not _reads_now or failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ESPIPE, errno.EINVAL):
             raise
-        _reads_now = False  # this system can ask only beforehand
+        _reads_now = False  # not supported here: poll before each read instead
         return read_pipe(fd, limit)
 
 
@@ -130,38 +118,32 @@ _reads_now = hasattr(os, "RWF_NOWAIT") and hasattr(os, "preadv")
 
 
 def is_read_end(fd: int) -> bool:
-    """Tell whether a descriptor is the end of a pipe from which one can read."""
+    """Return whether a descriptor is the read end of a pipe."""
     return stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
 def pending(fd: int) -> int:
-    """Return how many bytes a pipe holds."""
+    """Return the number of bytes in a pipe."""
     count = array.array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, count)
     return count[0]
 
 
 def takes_more(fd: int, seconds: float) -> bool:
-    """Wait up to `seconds` until `fd` takes some bytes without waiting; return whether it does."""
+    """Wait up to `seconds` until `fd` is writable; return whether it is."""
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     return bool(poller.poll(capped(seconds) * 1000))
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`. Where the descriptor does not block, what it does not take in a second is lost.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """Write all of `data`. If `fd` is non-blocking and not writable for a second, the rest of `data` is lost."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # whoever shares a terminal may have set it so
+        except BlockingIOError:  # another process that shares the terminal may have made it non-blocking
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
-            if not any(event & select.POLLOUT for _, event in poller.poll(_PATIENCE_MS)):
+            if not any(event & select.POLLOUT for _, event in poller.poll(_WRITE_WAIT_MS)):
                 return

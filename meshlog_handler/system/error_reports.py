@@ -1,4 +1,4 @@
-"""What a thread says when it goes on after a failure: in bounded numbers, and nothing is raised meanwhile."""
+"""Reports of failures after which a thread continues: their number is bounded, and reporting raises nothing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def describe(failure: BaseException) -> str:
     """Return the class and the text of an exception. Never raises, whatever its ``__str__`` does."""
     try:
         text = str(failure)
-    except BaseException as worse:  # of the program's own class; it must not take the place of what went wrong
-        text = f"(its text cannot be had: {type(worse).__name__})"
+    except BaseException as worse:  # from a class of the program; it must not replace the failure
+        text = f"(no text: str() raised {type(worse).__name__})"
     return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
 
 
 def name_of(handler: object) -> str:
-    """Return the ``repr`` of a handler; its class where that raises."""
+    """Return the ``repr`` of a handler, or its class if ``repr`` raises."""
     try:
         return repr(handler)
     except BaseException:  # as above
@@ -32,15 +32,7 @@ def name_of(handler: object) -> str:
 
 
 class ErrorReports:
-    """Reports failures: the first of a kind at once, further ones together with their number, ever more seldom. One owner.
-
-    Parameters
-    ----------
-    report : Callable[[str], object]
-        Says one thing.
-    clock : Callable[[], float]
-        Seconds.
-    """
+    """Reports the first failure of each kind at once, and later ones with their count at growing intervals. One owner."""
 
     def __init__(self, report: Callable[[str], object] = diagnose, clock: Callable[[], float] = monotonic) -> None:
         self._report = report
@@ -48,7 +40,7 @@ class ErrorReports:
         self._kinds: dict[tuple[str, type[BaseException]], tuple[float, float, int]] = {}  # next report, pause, unreported
 
     def log(self, what: str, failure: BaseException) -> None:
-        """Report that `what` failed, or count it where the same was reported a moment ago."""
+        """Report that `what` failed, or count the failure if the same kind was reported recently."""
         kind = (what, type(failure))
         now = self._clock()
         due, pause, unreported = self._kinds.pop(kind, (now, _FIRST_SEC, 0))
@@ -57,13 +49,13 @@ class ErrorReports:
             return
         if len(self._kinds) >= _MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
-        # A kind that was not heard of for long begins anew.
+        # After a long time without failures of this kind, the intervals start again.
         pause = _FIRST_SEC if now > due + _LONGEST_SEC else min(2 * pause, _LONGEST_SEC)
         self._kinds[kind] = (now + pause, pause, 0)
         self._report(f"{what}: {describe(failure)}{_more(unreported)}")
 
     def close(self) -> None:
-        """Report the numbers of what was only counted."""
+        """Report the counts of failures that were not reported."""
         kinds, self._kinds = self._kinds, {}
         for (what, kind), (_, _, unreported) in kinds.items():
             if unreported:
@@ -75,7 +67,7 @@ def _more(count: int) -> str:
 
 
 def give(future: Future[Any], value: object) -> None:
-    """Complete `future` with a result. It may be cancelled, and its callbacks may raise anything: the caller goes on."""
+    """Complete `future` with a result. Never raises, even if it was cancelled or its callbacks raise."""
     _complete(lambda: future.set_result(value))
 
 
@@ -88,6 +80,6 @@ def _complete(complete: Callable[[], object]) -> None:
     try:
         complete()
     except InvalidStateError:
-        return  # whoever waited has cancelled it
-    except BaseException as failure:  # SystemExit and the like; `Future` itself keeps back every Exception
+        return  # it was cancelled
+    except BaseException as failure:  # SystemExit and similar; `Future` itself logs every Exception
         diagnose(f"a callback of a future raised {describe(failure)}")

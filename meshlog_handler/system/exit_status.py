@@ -1,4 +1,4 @@
-"""How a process ended, asked of the kernel."""
+"""Exit status of a process, from the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .waits import monotonic
 
-# struct pidfd_info of <linux/pidfd.h>, as Linux 6.15 has it: what is asked for and given, ten fields between, the wait status.
+# struct pidfd_info of <linux/pidfd.h> in Linux 6.15: mask of requested and returned fields, ten fields, the wait status.
 _INFO: Final = struct.Struct("<Q52xi")
 _GET_INFO: Final = 0xC000FF0B | _INFO.size << 16
 _INFO_EXIT: Final = 1 << 3
@@ -32,16 +32,13 @@ def _remembers() -> bool:
 
 
 remembers = _remembers()
-"""Whether the kernel knows of a process that was reaped how it ended."""
+"""Whether the kernel keeps the exit code of a reaped process."""
 
 
 def watch(pid: int) -> int:
-    """Return a descriptor that becomes readable when process `pid` ends; -1 where the kernel has none (macOS, old Linux).
+    """Return a descriptor that becomes readable when process `pid` ends; -1 if the kernel has none (macOS, old Linux).
 
-    Raises
-    ------
-    ProcessLookupError
-        If it has ended already.
+    Raises `ProcessLookupError` if the process has ended already.
     """
     if not hasattr(os, "pidfd_open"):
         return -1
@@ -49,14 +46,14 @@ def watch(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         raise
-    except OSError:  # forbidden by a sandbox, or no descriptor left: the end of the connection tells as well
+    except OSError:  # forbidden by a sandbox, or no descriptor left: the closed connection shows the end instead
         return -1
 
 
 def started_here(pid: int) -> Any:
-    """Return the `Popen` of a child that this process has started by `multiprocessing` or a package like it, else None.
+    """Return the `Popen` of a child that `multiprocessing` or a similar package has started in this process, else None.
 
-    Where the kernel forgets exit codes, it knows the one of a child that the program has reaped.
+    If the kernel does not keep exit codes, this object keeps the one of a child that the program has reaped.
     """
     if remembers:
         return None
@@ -65,18 +62,18 @@ def started_here(pid: int) -> Any:
 
 
 def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
-    """Return the exit code (negative: the signal) of a process that ended, whether or not it was reaped; None: not known.
+    """Return the exit code of a process that ended, reaped or not (negative: a signal number), or None if it is unknown.
 
-    Linux 6.15 and later know the exit code of any process that was reaped, for as long as a `pidfd` opened before is open.
-    Older ones know that of a process that was not; `popen` (see `started_here`) knows it from then on.
+    Linux 6.15 and later keep the exit code of a reaped process while a `pidfd` that was opened before is open. Older versions
+    keep it until the process is reaped; from then on `popen` has it (see `started_here`).
     """
-    for ask in (_reaped, _waiting_child, _waiting):
-        code = ask(pidfd, pid)
+    for query in (_reaped, _waiting_child, _waiting):
+        code = query(pidfd, pid)
         if code is not None:
             return code
     if not _is_over(pidfd):
-        return None  # a living process that has closed its connection
-    # Its parent was faster than the questions. It, or the kernel for it, is about to note the exit code.
+        return None  # the process runs, and has closed its connection
+    # The parent reaped it during these queries. The parent or the kernel is about to store the exit code.
     deadline = monotonic() + _REAPING_SEC
     while True:
         code = _reaped(pidfd, pid) if popen is None else popen.returncode
@@ -95,7 +92,7 @@ def _reaped(pidfd: int, pid: int) -> int | None:
     info = bytearray(_INFO.pack(_INFO_EXIT, 0))
     try:
         fcntl.ioctl(pidfd, _GET_INFO, info)
-    except OSError:  # not this kernel
+    except OSError:  # not supported by this kernel
         return None
     given, status = _INFO.unpack(info)
     return os.waitstatus_to_exitcode(status) if given & _INFO_EXIT else None
@@ -106,7 +103,7 @@ def _waiting_child(pidfd: int, pid: int) -> int | None:
         return None
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except OSError:  # another process's child, or reaped
+    except OSError:  # a child of another process, or reaped
         return None
     if ended is None:
         return None
@@ -118,19 +115,19 @@ def _waiting(pidfd: int, pid: int) -> int | None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             owner = os.fstat(file.fileno()).st_uid
             fields = file.read().rpartition(b")")[2].split()
-        signal.pidfd_send_signal(pidfd, 0)  # no signal: it asks whether `pid` was still that process
+        signal.pidfd_send_signal(pidfd, 0)  # signal 0 checks that `pid` still is that process
     except OSError:
         return None
-    # The kernel shows 0 to whom it does not show the exit code.
+    # The kernel shows 0 to users that may not see the exit code.
     if fields[0] != b"Z" or owner != os.geteuid():
         return None
     return os.waitstatus_to_exitcode(int(fields[-1]))
 
 
 def parents_death() -> tuple[int, int, int] | None:
-    """Return the signal that ends this process when the thread that started it ends, that thread's process, and the thread.
+    """Return the signal sent to this process when the thread that started it ends, that thread's process, and the thread.
 
-    None: nothing does, as far as can be known. A program that asks the kernel for it (Celery does) does so by `ctypes`.
+    None if no signal is known. Programs that request the signal from the kernel, as Celery does, use `ctypes` for it.
     """
     ctypes: Any = sys.modules.get("ctypes")
     if sys.platform != "linux" or ctypes is None:
@@ -143,7 +140,7 @@ def parents_death() -> tuple[int, int, int] | None:
 
 
 def has_ended(pid: int, thread: int) -> bool:
-    """Tell whether a thread of a process has ended; one that is about to end is waited for for a moment."""
+    """Return whether a thread of a process has ended, after waiting up to `_ENDING_SEC` for it."""
     deadline = monotonic() + _ENDING_SEC
     while os.path.exists(f"/proc/{pid}/task/{thread}"):
         if monotonic() >= deadline:
@@ -153,7 +150,7 @@ def has_ended(pid: int, thread: int) -> bool:
 
 
 def signal_name(exitcode: int | None) -> str:
-    """Spell an exit code: ``SIGSEGV`` for a negative one, else ``exit code 3``."""
+    """Format an exit code: ``SIGSEGV`` for a negative one, else ``exit code 3``."""
     if exitcode is None:
         return "an unknown cause"
     if exitcode >= 0:
@@ -165,7 +162,7 @@ def signal_name(exitcode: int | None) -> str:
 
 
 _forked_by = (0, 0)
-"""The process and the thread that has forked last here, or by which this process was forked."""
+"""Process and thread of the last fork in this process, or of the fork that created it."""
 
 
 def _before_fork() -> None:

@@ -1,8 +1,8 @@
-"""stdout and stderr, captured at the file descriptor: what C libraries and subprocesses write comes, too.
+"""Captures stdout and stderr at the file descriptor, including the output of C libraries and subprocesses.
 
 ::
 
-    print, printf, echo -> fd 1 -> pipe -> the client          (once it is gone: -> the original fd 1)
+    print, printf, echo -> fd 1 -> pipe -> the client          (without a client: -> the original fd 1)
     diagnose            -> the original fd 2
 """
 
@@ -20,38 +20,31 @@ from .descriptors import FileIdentity, Held, duplicate, identity, make_pipe, tak
 from .pump import Pump
 
 try:
-    import ctypes  # here, and not where it is used: a forked child can meet an import that a thread had begun
+    import ctypes  # imported here: a forked child could block on an import that a thread has begun
 except ImportError:  # Python was built without it
-    ctypes = None  # type: ignore[assignment]  # asked for below
+    ctypes = None  # type: ignore[assignment]  # checked below
 
 _SETTLE_SEC: Final = 1.0
 
-# In the order they began: what the first one calls original is outside of all of them.
+# In order of their start: the originals of the first one are outside all captures.
 _active: tuple[FdCapture, ...] = ()
 _changes = 0
 
 
 class FdCapture:
-    """Leads file descriptors into pipes, and back.
+    """Redirects file descriptors to pipes, and restores them. A closed descriptor is captured too, and closed again by `stop`.
 
-    Parameters
-    ----------
-    fds : sequence of int
-        Which ones. One that is closed is captured as well, and closed again at the end.
+    Threads: any thread may write at any time; `start` and `stop` belong to one owner. At every instant a descriptor leads
+    either to the pipe or to its original, and no byte is lost between the two.
 
-    Notes
-    -----
-    Threads: any thread may write at any time; `start` and `stop` belong to one owner. At every instant a
-    descriptor leads either into the pipe or to its original, and no byte is lost between the two.
+    Fork: a child continues to write to the pipes of its parent and owns nothing. `stop` does nothing there, and nothing is
+    closed. Exec: a new program inherits the captured descriptors, but not the other ends.
 
-    Fork: a child goes on writing into its parent's pipes and owns nothing: `stop` does nothing there, and
-    nothing is closed. Exec: a program started from here inherits the captured descriptors, and no other end.
+    The read ends stay open in this process too, so that writers do not get SIGPIPE when the client exits. `stop` then copies
+    the contents of the pipes to the originals.
 
-    The read ends stay open here, too. So the death of the client, which reads them, costs no writer its life
-    by SIGPIPE; `stop` then brings what lies in the pipes to the originals.
-
-    ``sys.stdout`` and ``sys.stderr`` stay the objects they are. Both, and the C library's stdout, write out
-    each line at its end, as on a terminal: the last lines of a killed process must not be in its buffers.
+    ``sys.stdout`` and ``sys.stderr`` stay the same objects. Both, and the C library's stdout, become line-buffered as on a
+    terminal, so that the last lines of a killed process are not left in its buffers.
     """
 
     def __init__(self, fds: Sequence[int] = (1, 2)) -> None:
@@ -68,26 +61,19 @@ class FdCapture:
 
     @property
     def active(self) -> bool:
-        """Whether the descriptors are captured, by this process."""
+        """Whether this process captures the descriptors."""
         return self._pid == os.getpid()
 
     @property
     def original(self) -> Mapping[int, int | None]:
-        """For each captured descriptor, a duplicate of what it was; None if it was closed."""
+        """For each captured descriptor, a duplicate of its original; None if it was closed."""
         return {fd: held.fd if held is not None else None for fd, held in self._originals.items()}
 
     def start(self) -> dict[int, int]:
-        """Capture. Starting twice is the same as once.
+        """Start the capture, unless it is active; return the read end of the pipe of each descriptor.
 
-        Returns
-        -------
-        dict of int to int
-            The read end of each pipe. It does not block, and stays ours: whoever else reads gets a duplicate.
-
-        Raises
-        ------
-        OSError
-            If there are too many descriptors. Nothing is captured then.
+        The read ends do not block. They belong to this object: any other reader gets a duplicate. If there are too many
+        descriptors, an `OSError` is raised and nothing is captured.
         """
         if not self.active:
             flush_streams(self._fds)
@@ -121,7 +107,7 @@ class FdCapture:
 
     def _set_line_buffering(self) -> None:
         for stream in _standard_streams(self._fds):
-            with contextlib.suppress(OSError, ValueError):  # it is closed, or its buffer cannot be written
+            with contextlib.suppress(OSError, ValueError):  # the stream is closed, or its buffer cannot be written
                 before = stream.line_buffering
                 stream.reconfigure(line_buffering=True)
                 self._line_buffering.append((stream, before))
@@ -129,24 +115,20 @@ class FdCapture:
             _line_buffer_c_stdout()
 
     def stop(self, drain: bool = True) -> None:
-        """Flush, and lead the descriptors back. Does nothing the second time, nor in a forked child.
+        """Flush, and restore the descriptors. Does nothing the second time, nor in a forked child.
 
-        A descriptor that somebody led elsewhere meanwhile stays there.
-
-        Parameters
-        ----------
-        drain : bool
-            The client is gone: what the pipes hold, and what subprocesses still write into them, goes to the
-            originals. Waits two seconds at most, for what they hold. False: the client reads it.
+        A descriptor that the program has redirected meanwhile is not changed. With `drain` (the client is gone), the contents
+        of the pipes and later output of subprocesses go to the originals; this waits at most two seconds for the contents.
+        Without it, the client reads them.
         """
         if not self.active:
             return
-        # Before the flush: where the pipe is full and nobody reads it, that would wait for ever.
+        # The pump starts before the flush, which would block forever on a full pipe without a reader.
         pump = self._start_pump() if drain else self._pump
         in_time = drain or self.has_room()
         if in_time:
             self._flush()
-        # Before the way back is open as well: what is written then comes after what was written till now.
+        # Settle before the descriptors are restored, so that later output comes after earlier output.
         self._settle(pump)
         self._pid = -1
         _change(tuple(capture for capture in _active if capture is not self))
@@ -166,14 +148,14 @@ class FdCapture:
                 stream.reconfigure(line_buffering=before)
 
     def has_room(self, seconds: float = _SETTLE_SEC) -> bool:
-        """Wait up to `seconds` until the pipes take more; False if one is full: the client lives, but does not read.
+        """Wait up to `seconds` until the pipes are writable; return False if one stays full.
 
-        What the standard streams hold would then keep a flush waiting for as long as the client is stopped.
+        The client is then stopped, and a flush of the standard streams would block for as long.
         """
         return all(identity(fd) != pipe or takes_more(fd, seconds) for fd, pipe in self._pipes.items())
 
     def lead_back(self) -> None:
-        """Lead the descriptors back, and keep the pipes until `stop`: the client still reads what they hold."""
+        """Restore the descriptors, and keep the pipes until `stop`: the client still reads their contents."""
         if self.active:
             in_time = self.has_room()
             if in_time:
@@ -185,20 +167,20 @@ class FdCapture:
     def _settle(self, pump: Pump | None, timeout: float = _SETTLE_SEC) -> bool:
         if pump is None:
             return True
-        if self._pump is None:  # it has no thread
+        if self._pump is None:  # no thread could be started
             pump.copy()
             return True
         return pump.settle(timeout)
 
     def _restore(self) -> None:
-        # A capture that began later calls our pipe its original.
+        # The original of a capture that began later may be a pipe of this one.
         later = [held for other in _active for held in other._originals.values() if held is not None]
         for fd, original in self._originals.items():
             if identity(fd) == self._pipes[fd]:
-                _lead(fd, original, inheritable=True)
+                _redirect(fd, original, inheritable=True)
             for held in later:
                 if identity(held.fd) == self._pipes[fd]:
-                    _lead(held.fd, original, inheritable=False)
+                    _redirect(held.fd, original, inheritable=False)
                     held.renew()
 
     def _close(self) -> None:
@@ -207,26 +189,17 @@ class FdCapture:
                 held.close()
 
     def drain_to_original(self, timeout: float = _SETTLE_SEC) -> bool:
-        """From now on, bring what comes through the pipes to the originals: the client is gone.
+        """Copy the output from the pipes to the originals, after the client is gone; `stop` does so too.
 
-        A thread does that, for as long as anything writes into the pipes. `stop` does it by itself.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds to wait until what the pipes hold now is there.
-
-        Returns
-        -------
-        bool
-            Whether it is there.
+        A thread copies until the last writer closes the pipes. Waits up to `timeout` seconds until the present contents of
+        the pipes are copied; returns whether they are.
         """
         if not self.active:
             return True
         return self._settle(self._start_pump(), timeout)
 
     def _start_pump(self) -> Pump:
-        """Return the pump; where it is not kept, it has no thread."""
+        """Return the pump. It is kept in `_pump` only if its thread could be started."""
         if self._pump is not None:
             return self._pump
         pump = Pump({reader: self._originals[fd] for fd, reader in self._readers.items()})
@@ -235,11 +208,11 @@ class FdCapture:
         return pump
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: give up what is the parent's. Closes nothing: the child uses the pipes, too."""
+        """In a forked child: become inactive. Nothing is closed: the child writes to the pipes too."""
         self._pid = -1
 
 
-def _lead(place: int, original: Held | None, *, inheritable: bool) -> None:
+def _redirect(place: int, original: Held | None, *, inheritable: bool) -> None:
     if original is not None and original.intact:
         os.dup2(original.fd, place, inheritable=inheritable)
     else:
@@ -253,15 +226,12 @@ def _change(active: tuple[FdCapture, ...]) -> None:
 
 
 def changes() -> int:
-    """Return a number that is another one after each start and stop of a capture."""
+    """Return a number that changes with each start and stop of a capture."""
     return _changes
 
 
 def original_fd(fd: int) -> int | None:
-    """Return what leads where `fd` would without any capture: itself or a duplicate; None if that is closed.
-
-    A capture of the process that this one was forked from counts as well.
-    """
+    """Return `fd`, or its original outside all captures (a parent's included); None if that is closed."""
     for capture in _active:
         if fd in capture._originals:
             held = capture._originals[fd]
@@ -270,11 +240,11 @@ def original_fd(fd: int) -> int | None:
 
 
 def diagnose(text: str) -> None:
-    """Say something about the mesh itself: one line to the original stderr, past the mesh. Never raises.
+    """Write a message about the package itself to the original stderr, outside all captures. Never raises.
 
-    Any thread may call it. What cannot be written is lost: there is no other place to say it.
+    Any thread may call it. A message that cannot be written is lost.
     """
-    with contextlib.suppress(Exception):  # as the docstring says
+    with contextlib.suppress(Exception):  # there is no other place to report it
         fd = original_fd(2)
         if fd is not None:
             line = "meshlog: " + text.rstrip("\n").replace("\n", "\n    ") + "\n"
@@ -282,7 +252,7 @@ def diagnose(text: str) -> None:
 
 
 def _standard_streams(fds: Sequence[int]) -> Iterator[io.TextIOWrapper]:
-    """The text files behind the names of ``sys`` that write to `fds`, each once."""
+    """Yield the standard streams of ``sys`` that write to `fds`, each once."""
     seen: list[object] = []
     candidates: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     for stream in candidates:
@@ -294,9 +264,9 @@ def _standard_streams(fds: Sequence[int]) -> Iterator[io.TextIOWrapper]:
 
 
 def flush_streams(fds: Sequence[int]) -> None:
-    """Write out what Python's standard streams, as far as they lead to `fds`, and the C library's stdout hold."""
+    """Flush Python's standard streams that write to `fds`, and the C library's stdout if it does."""
     for stream in _standard_streams(fds):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        with contextlib.suppress(OSError, ValueError):  # the pipe has no reader, or the stream is closed
             stream.flush()
     if 1 in fds:
         libc, c_stdout = _c_stdout()
@@ -305,7 +275,7 @@ def flush_streams(fds: Sequence[int]) -> None:
 
 
 def _c_stdout() -> tuple[Any, Any]:
-    """Return the C library and its stdout; (None, None) where they cannot be had."""
+    """Return the C library and its stdout, or (None, None) if they are not available."""
     if ctypes is None:
         return None, None
     try:
@@ -316,7 +286,7 @@ def _c_stdout() -> tuple[Any, Any]:
 
 
 def _line_buffer_c_stdout() -> None:
-    # To a pipe, C would keep kilobytes: late, and lost if the process is killed or leaves by os._exit.
+    # With a pipe, C buffers kilobytes: they come late, and are lost if the process is killed or calls os._exit.
     libc, c_stdout = _c_stdout()
     if libc is not None:
         line_buffered = 1  # _IOLBF of glibc, musl and macOS

@@ -1,7 +1,7 @@
-"""Keeps forks and the work of a thread apart: a child must not inherit a lock that only that thread could release.
+"""Delays forks while a thread holds locks, so that a child does not inherit a lock that only that thread can release.
 
-A handler that writes to ``sys.stdout`` holds the lock of its buffer for a moment. Python makes new locks in a forked child for
-`logging`, but not for files: a child forked in that moment would hang at its first `print`, or at its end.
+A handler that writes to ``sys.stdout`` briefly holds the lock of its buffer. Python renews the locks of `logging` in a forked
+child, but not those of files: a child forked at that moment would hang at its first `print`, or at exit.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ from typing import Final
 from .waits import deadline_after, seconds_until
 
 PATIENCE: Final = 0.25
-"""Seconds that a fork waits, at most, for all gates together: a child of a longer wait has to live with what it finds."""
+"""Seconds that a fork waits at most, for all gates together. Then it goes ahead, and the child may inherit held locks."""
 
 
 class ForkGate:
-    """What a thread passes to do something that holds locks: ``with gate: ...``.
+    """Protects a section that holds locks (``with gate: ...``) from forks.
 
-    A fork by any other thread waits until it is outside, and the thread does not pass again before the child is there.
-
-    Attributes
-    ----------
-    wanted : bool
-        A fork waits. Long work looks at this now and then, and goes outside.
+    A fork by another thread waits until the section ends; the next section waits until the fork is over. `wanted` is true
+    while a fork waits: long work checks it now and then, and leaves the section.
     """
 
     def __init__(self) -> None:
@@ -35,7 +31,7 @@ class ForkGate:
     def _make_locks(self) -> None:
         self.wanted = False
         self._inside = threading.Lock()  # held by the thread, or by a fork
-        self._turn = threading.Lock()  # taken before: who wants to fork is not overtaken by a thread that is busy
+        self._turn = threading.Lock()  # taken before `_inside`, so that a busy thread cannot overtake a fork
         self._worker: int | None = None
 
     def __enter__(self) -> None:
@@ -48,14 +44,14 @@ class ForkGate:
         self._inside.release()
 
     def want(self) -> None:
-        """Ask the thread to come out: before `close`."""
+        """Before `close`: ask the thread to leave its section."""
         self.wanted = self._worker != threading.get_ident()
 
     def close(self, taken: list[threading.Lock], deadline: float) -> None:
-        """Let nobody pass: before a fork. Put the locks that are taken into `taken`, to be given to `reopen`.
+        """Before a fork: wait until `deadline` for the section to end, and keep new ones from starting.
 
-        Waits until `deadline` for the thread inside.
-        One by one: a signal handler that raises meanwhile ends this, and the fork goes on.
+        Each acquired lock is appended to `taken` at once, for `reopen`: a signal handler that raises meanwhile ends this call,
+        but not the fork.
         """
         if self._worker == threading.get_ident():  # a handler forks
             return
@@ -65,19 +61,19 @@ class ForkGate:
             taken.append(lock)
 
     def reopen(self, taken: list[threading.Lock]) -> None:
-        """Let the thread pass again."""
+        """Allow sections again."""
         self.wanted = False
         for lock in reversed(taken):
             lock.release()
 
     def forget(self) -> None:
-        """In a forked child: there is no other thread any more."""
+        """In a forked child: renew the locks, since no other thread exists."""
         self._make_locks()
 
 
 _gates: Final[weakref.WeakSet[ForkGate]] = weakref.WeakSet()
 _closed: Final[dict[int, list[tuple[ForkGate, list[threading.Lock]]]]] = {}
-"""What a thread that forks has closed."""
+"""By forking thread: the gates it has closed, with the locks it has acquired."""
 
 
 def _before_fork() -> None:
@@ -85,7 +81,7 @@ def _before_fork() -> None:
     closing = _closed.setdefault(threading.get_ident(), [])
     for gate in tuple(_gates):
         closing.append((gate, []))
-        gate.want()  # while this waits for one, the threads of the others come out
+        gate.want()  # the threads at all gates leave their sections at the same time
     for gate, taken in closing:
         gate.close(taken, deadline)
 

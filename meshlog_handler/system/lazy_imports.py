@@ -1,7 +1,7 @@
-"""Imports that wait until they are needed: one thread at a time, and never while another thread forks.
+"""Deferred imports: one thread at a time, and never while another thread forks.
 
-A child that is forked while a thread imports a module inherits the lock of that module, which nobody will release: its own
-import of the module never ends.
+A child forked while a thread imports a module inherits the lock of that module. Since no thread of the child releases it, an
+import of the module in the child would never end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 _ROOT: Final = __name__.partition(".")[0]
 _FORK_SEC: Final = 10.0
-"""Seconds that a fork waits, at most: imports take a tenth of one."""
+"""Seconds that a fork waits at most; imports take a tenth of a second."""
 
 _lock = threading.RLock()
 _forking: set[int] = set()
@@ -23,13 +23,13 @@ _forking: set[int] = set()
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """What an import in a function stands in: no fork by another thread comes in between."""
+    """Protect an import inside a function from forks by other threads."""
     with _lock:
         yield
 
 
 def load(module: str, name: str) -> Any:
-    """Import a module of this package, and return what is called `name` there."""
+    """Import a module of this package, and return its attribute `name`."""
     with importing():
         return getattr(import_module(f"{_ROOT}.{module}"), name)
 
@@ -47,7 +47,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    # The thread that forked may be importing itself, as where a signal handler forks: it goes on, with a lock that is free.
+    # If the forking thread itself imports (a signal handler forked), its import continues with the new lock.
     _lock = threading.RLock()
     _forking.clear()
 

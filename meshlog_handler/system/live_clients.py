@@ -1,4 +1,4 @@
-"""The clients that run in this process: to be told of a fork, and not to be captured by themselves."""
+"""The clients that run in this process: they are notified of forks, and do not capture their own output."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Protocol
 
 
 class LiveClient(Protocol):
-    """What is kept of a client."""
+    """The part of a client that this module uses."""
 
     @property
     def running(self) -> bool:
-        """Whether it was started and not stopped, in this process."""
+        """Whether the client was started, and not stopped, in this process."""
 
     @property
     def shows(self) -> bool:
-        """Whether it shows logs in this process; a relay passes them on."""
+        """Whether the client shows logs in this process; a relay forwards them."""
 
     def forget(self) -> None:
-        """In a forked child: close copies of what is the parent's."""
+        """In a forked child: close the copies of the parent's descriptors."""
 
 
 _clients: weakref.WeakSet[LiveClient] = weakref.WeakSet()
 
 
 def add(client: LiveClient) -> None:
-    """Note that a client runs."""
+    """Add a client that was started."""
     _clients.add(client)
 
 
 def discard(client: LiveClient) -> None:
-    """Note that a client was stopped."""
+    """Remove a client that was stopped."""
     _clients.discard(client)
 
 
 def any_running() -> bool:
-    """Tell whether this process shows logs itself."""
+    """Return whether a client shows logs in this process."""
     return any(client.running and client.shows for client in tuple(_clients))
 
 

@@ -1,4 +1,4 @@
-"""Locks that a process holds for as long as it lives: they tell whether it does, also across hosts and pid namespaces."""
+"""File locks that a process holds until it exits: they show whether it runs, also across hosts and pid namespaces."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 
 
 def hold(path: str) -> int:
-    """Lock a file for this process; return the descriptor that holds the lock, or -1 if the file is not there or locked.
+    """Lock a file; return the descriptor that holds the lock, or -1 if the file does not exist or is locked.
 
-    A forked child inherits the lock with the descriptor, and has to close it.
+    A forked child inherits the lock with the descriptor, and must close it.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -22,7 +22,7 @@ def hold(path: str) -> int:
 
 
 def lock(fd: int) -> bool | None:
-    """Lock an open file; False if another process has locked it, None on a file system without locks."""
+    """Lock an open file; return False if another process has locked it, None if the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -33,7 +33,7 @@ def lock(fd: int) -> bool | None:
 
 
 def is_held(path: str) -> bool:
-    """Tell whether a process holds the lock of a file; True also where that cannot be known."""
+    """Return whether a process holds the lock of a file; True if this is unknown."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Takes the place of a reader that is gone: brings what comes through pipes to where it was meant to go."""
+"""Copies the contents of pipes to their original destination, after the reader is gone."""
 
 from __future__ import annotations
 
@@ -15,29 +15,21 @@ _MOMENT: Final = 0.1
 
 
 class Pump:
-    """A thread that copies from pipes until the last writer has closed them.
+    """A thread that copies from each read end to its target (None: discards) until the last writer has closed the pipe.
 
-    Parameters
-    ----------
-    routes : mapping of Held to Held or None
-        For each read end, where its bytes go; None: nowhere.
-
-    Notes
-    -----
-    One owner calls the methods. The descriptors are the owner's until `release`, then the pump's, which
-    closes them at the end.
+    One owner calls the methods. It owns the descriptors until `release`; then the pump does, and closes them at the end.
     """
 
     def __init__(self, routes: Mapping[Held, Held | None]) -> None:
         self._routes = dict(routes)
         self._progress = threading.Condition()
-        # Under the lock of `_progress`. Bytes by read end: a settle asks for those taken to have been written.
+        # Bytes by read end, guarded by `_progress`: `settle` waits until the bytes taken have been written.
         self._taken = dict.fromkeys(self._routes, 0)
         self._written = dict.fromkeys(self._routes, 0)
         self._ended = self._released = False
 
     def start(self) -> bool:
-        """Start the thread; False if there can be none any more, for the interpreter is ending."""
+        """Start the thread; return False if the interpreter is exiting and starts no more threads."""
         try:
             threading.Thread(target=self._run, name="meshlog-pump", daemon=True).start()
         except RuntimeError:
@@ -45,7 +37,7 @@ class Pump:
         return True
 
     def settle(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until what the pipes hold now has been copied; tell whether it has."""
+        """Wait up to `timeout` seconds until the present contents of the pipes are copied; return whether they are."""
         with self._progress:
             goal = {reader: taken + _size(reader) for reader, taken in self._taken.items()}
             return self._progress.wait_for(
@@ -53,7 +45,7 @@ class Pump:
             )
 
     def release(self) -> None:
-        """Hand over the descriptors: they are closed when the last writer is gone. Usually that is now: waits a moment."""
+        """Hand over the descriptors, to be closed when the last writer is gone; usually that is now, so wait briefly."""
         with self._progress:
             self._released = True
             if self._ended:
@@ -62,7 +54,7 @@ class Pump:
                 self._progress.wait_for(lambda: self._ended, _MOMENT)
 
     def copy(self) -> None:
-        """Copy, on this thread, what the pipes hold now."""
+        """Copy the present contents of the pipes on the calling thread."""
         for reader in self._routes:
             size = _size(reader)
             if size:
@@ -93,7 +85,7 @@ class Pump:
     def _write(self, reader: Held, data: bytes) -> None:
         target = self._routes[reader]
         if target is not None and target.intact:
-            with contextlib.suppress(OSError):  # it is broken, and there is no better place
+            with contextlib.suppress(OSError):  # the target is broken, and there is no other
                 write_all(target.fd, data)
         with self._progress:
             self._written[reader] += len(data)
@@ -112,5 +104,5 @@ def _size(reader: Held) -> int:
 def _read(reader: Held) -> bytes | None:
     try:
         return read_pipe(reader.fd, _CHUNK)
-    except OSError:  # somebody closed it
+    except OSError:  # the program closed it
         return b""

@@ -1,4 +1,4 @@
-"""Work that is done as a whole, though a signal handler raises an exception: it has a thread of its own."""
+"""Runs work on a separate thread, so that it completes even if a signal handler raises an exception."""
 
 from __future__ import annotations
 
@@ -13,26 +13,20 @@ T = TypeVar("T")
 
 
 def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], object] | None = None) -> T:
-    """Run `fn` on a thread of its own, and return what it returns, or raise what it raises.
+    """Run `fn` on a separate thread, and return its result or raise its exception.
 
-    Python runs signal handlers on the main thread, between any two instructions. What one raises (Ctrl-C) meets only the
-    wait here, and is raised when `fn` has ended: what `fn` begins, it completes.
-
-    Parameters
-    ----------
-    fn : callable
-        The work. Where no thread can be started (a process that ends), it runs on the calling thread.
-    interrupted : callable or None
-        Called on the calling thread with the exception, if `fn` has begun; `fn` is waited for after it.
+    Python runs signal handlers on the main thread, between any two instructions. An exception of a handler (Ctrl-C) interrupts
+    only the wait in this function, and is raised after `fn` has completed. If `fn` has begun, `interrupted` is called with the
+    exception first, on the calling thread. If no thread can be started (at exit), `fn` runs on the calling thread.
     """
-    begins = [True]  # whoever takes it decides whether the work is done: its thread, or an interrupted caller
+    begins = [True]  # the work runs if its thread pops this item, and does not if an interrupted caller pops it first
     outcome: list[tuple[Any, BaseException | None]] = []
     threads: list[threading.Thread] = []
-    over = threading.Lock()  # no Future, and no Event: an exception in the middle of their methods leaves them locked
+    over = threading.Lock()  # not a Future or an Event: an exception in their methods leaves them locked
     over.acquire()
 
     def work() -> None:
-        with contextlib.suppress(IndexError):  # the caller was interrupted, and has taken it
+        with contextlib.suppress(IndexError):  # the caller was interrupted, and popped the item
             begins.pop()
             try:
                 outcome.append((fn(), None))
@@ -57,7 +51,7 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
     try:
         try:
             _start(launch)
-        except RuntimeError:  # the interpreter ends, or there is no room for a thread
+        except RuntimeError:  # the interpreter exits, or no thread can be started
             work()
         wait()
         result: T
@@ -68,21 +62,21 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
     except BaseException as error:
         if outcome and outcome[0][1] is error:
             raise
-        with contextlib.suppress(IndexError):  # it has begun
+        with contextlib.suppress(IndexError):  # `fn` has begun
             begins.pop()
-            raise  # nothing has begun, and nothing will
+            raise  # `fn` will not run
         if interrupted is not None:
             interrupted(error)
         wait()
         raise
     finally:
-        outcome.clear()  # an error holds this frame by its traceback
+        outcome.clear()  # the traceback of an error references this frame
 
 
 def _start(fn: Callable[[], object]) -> None:
-    """Start a thread and do not wait for it, as `Thread.start` does, which is no place for an interrupt, either.
+    """Start a thread without the wait of `Thread.start`, which is not safe from interrupts either.
 
-    `threading` is asked, and not `_thread`: in a program that gevent has patched it is the one of `native`.
+    Uses `threading`, not `_thread`: in a program patched by gevent, `threading` is the copy made by `unpatched`.
     """
     functions = vars(threading)
     if "_start_joinable_thread" in functions:  # Python 3.13

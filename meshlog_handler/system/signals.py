@@ -1,4 +1,4 @@
-"""Signals as something to wait for, among other things, and not as something that breaks in."""
+"""Waits for signals, so that they do not interrupt the program."""
 
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Signals:
-    """While entered, signals do nothing but wake up `wait`. On the main thread.
+    """A context manager, for the main thread, in which signals only wake up `wait`.
 
-    One that the launcher was told to ignore (as `nohup` does with SIGHUP) stays ignored.
-
-    Attributes
-    ----------
-    suspended : Callable[[signal.Signals], object]
-        Called with SIGSTOP before Ctrl-Z stops this process, and with SIGCONT when it goes on.
+    A signal that was ignored before (SIGHUP under `nohup`) stays ignored. `suspended` is called with SIGSTOP before Ctrl-Z
+    stops this process, and with SIGCONT when it continues.
     """
 
     def __init__(self) -> None:
@@ -39,20 +35,20 @@ class Signals:
         for number in (*STOPPING, signal.SIGCHLD):
             if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, _nothing)
-        if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:  # else nobody could let it go on
+        if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:  # otherwise no shell would continue it
             self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, _nothing)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            # None: what was there was not installed by Python, and Python cannot put it back.
+            # None: the handler was not installed by Python, which cannot restore it.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._read)
         os.close(self._write)
 
     def wait(self, timeout: float | None) -> list[signal.Signals]:
-        """Wait up to `timeout` seconds, and an hour, for a signal or `wake`; return the stopping signals that came."""
+        """Wait up to `timeout` seconds, at most `LONGEST_SEC`, for a signal or `wake`; return the stopping signals received."""
         select.select([self._read], [], [], capped(timeout))
         try:
             came = os.read(self._read, 4096)
@@ -60,19 +56,19 @@ class Signals:
             return []
         if signal.SIGTSTP in came:
             self.suspended(signal.SIGSTOP)
-            os.kill(os.getpid(), signal.SIGSTOP)  # returns when the shell lets this process go on
+            os.kill(os.getpid(), signal.SIGSTOP)  # returns when the shell continues this process
             self.suspended(signal.SIGCONT)
         return [number for number in STOPPING if number in came]
 
     def wake(self) -> None:
-        """Let `wait` return. Any thread."""
-        with contextlib.suppress(BlockingIOError):  # full of reasons to wake up
+        """Make `wait` return. Any thread may call it."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: `wait` returns anyway
             os.write(self._write, b"\0")
 
 
 def _ignored(number: signal.Signals) -> None:
-    """Stop with nobody."""
+    """Do nothing on suspension."""
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: its number is in the pipe."""
+    """Do nothing: the number of the signal is in the pipe."""

@@ -1,4 +1,4 @@
-"""The standard streams of a process that was forked from one which had put something else in their place."""
+"""Restores the standard streams of a process whose parent had replaced them before the fork."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import Any
 
 
 def stand_on_descriptors(replaced: Callable[[Any], bool] = lambda stream: True) -> None:
-    """Let ``sys.stdout`` and ``sys.stderr`` be files on descriptors 1 and 2, where they are captured.
+    """Make ``sys.stdout`` and ``sys.stderr`` write to descriptors 1 and 2, where they are captured.
 
-    A forked process can have its parent's substitutes (of a notebook, of a test runner), which lead past the descriptors.
-
-    Parameters
-    ----------
-    replaced : Callable[[Any], bool]
-        Tells which streams to replace of those that are not on their descriptor.
+    A forked process can inherit substitutes (of a notebook or a test runner) that bypass the descriptors. Of the streams that
+    do not use their descriptor, those for which `replaced` returns true are replaced.
     """
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # no file behind it: it is replaced
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream without a file is replaced
             if isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd:
                 continue
         if not replaced(stream):
@@ -29,7 +25,7 @@ def stand_on_descriptors(replaced: Callable[[Any], bool] = lambda stream: True) 
         try:
             raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
         except OSError:
-            continue  # the descriptor is closed: the program runs without
+            continue  # the descriptor is closed
         made = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace" if fd == 2 else None, line_buffering=True)
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)

@@ -1,8 +1,8 @@
-"""The standard library's own threads, locks, sockets and waits, where gevent or eventlet have put theirs in their place.
+"""Original threads, locks, sockets and waits of the standard library, for programs patched by gevent or eventlet.
 
-Greenlets share one thread and wait for each other by agreement. Threads of ours must ship and show records also while the
-program computes or blocks, and hand each other locks that only the kernel knows: in such a process they use copies of the
-standard modules as they were. The copies are made only there; elsewhere this module does nothing.
+Greenlets share one thread and switch only where they wait. The threads of this package must ship and show records also while
+the program computes or blocks, and need kernel locks. In a patched process they use unpatched copies of the standard modules.
+In other processes this module does nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import concurrent.futures
 import importlib.util
+import math
 import os
 import posix
 import queue
@@ -22,6 +23,8 @@ import time
 from types import BuiltinFunctionType, ModuleType
 from typing import Any, Final
 
+from .waits import deadline_after, monotonic
+
 _ROOT: Final = __name__.partition(".")[0]
 _PATCHERS: Final = ("gevent.monkey", "eventlet.patcher")
 _PAUSE_SEC: Final = 0.001
@@ -29,7 +32,7 @@ _copies: dict[str, ModuleType] = {}
 
 
 def use() -> None:
-    """Let the modules of this package that are loaded use the copies, if the program was patched. Before threads start."""
+    """If the program is patched, make the loaded modules of this package use the copies. Call it before threads start."""
     if not any(name in sys.modules for name in _PATCHERS) or not _patched():
         return
     if not _copies:
@@ -54,7 +57,7 @@ def use() -> None:
 
 
 def share(handler: Any) -> None:
-    """Let a handler that threads of ours call, too, have a lock that both they and greenlets can wait for."""
+    """Give a handler a lock that both the threads of this package and greenlets can wait for."""
     lock = getattr(handler, "lock", None)
     if lock is not None and type(lock).__module__ != "_thread" and not isinstance(lock, SharedLock):
         use()
@@ -63,7 +66,7 @@ def share(handler: Any) -> None:
 
 
 class SharedLock:
-    """An `RLock` of greenlets and threads: each has a number, and who waits lets others of its thread go on."""
+    """An `RLock` for greenlets and threads, identified by `get_ident`. A waiting greenlet lets others of its thread run."""
 
     def __init__(self) -> None:
         self._at_fork_reinit()
@@ -73,14 +76,15 @@ class SharedLock:
         self._owner: int | None = None
         self._count = 0
 
-    def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock; False if it is taken, and not to be waited for."""
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Acquire the lock; return False if it is held and `blocking` is false, or after `timeout` seconds if they are not -1."""
         this = threading.get_ident()
+        deadline = deadline_after(timeout) if timeout >= 0 else math.inf
         if self._owner != this:
-            # `time` is the program's, which switches to another greenlet; a thread of ours has none.
+            # The program's `time` switches to another greenlet; the threads of this package have no greenlets.
             clock = _copies["time"] if _copies["_thread"].get_ident() in _copies["threading"]._active else time
             while not self._lock.acquire(False):
-                if not blocking:
+                if not blocking or monotonic() >= deadline:
                     return False
                 clock.sleep(_PAUSE_SEC)
             self._owner = this
@@ -88,7 +92,9 @@ class SharedLock:
         return True
 
     def release(self) -> None:
-        """Give up what was taken last."""
+        """Release the lock once; `RuntimeError` if another thread or greenlet holds it, or none."""
+        if self._owner != threading.get_ident():
+            raise RuntimeError("cannot release a lock that is not held")
         self._count -= 1
         if not self._count:
             self._owner = None
@@ -102,15 +108,15 @@ class SharedLock:
 
 
 def _patched() -> bool:
-    functions = threading._allocate_lock, select.select, time.sleep  # type: ignore[attr-defined]  # a name of its own use
+    functions = threading._allocate_lock, select.select, time.sleep  # type: ignore[attr-defined]  # a private name
     return socket.socket.__module__ != "socket" or not all(isinstance(each, BuiltinFunctionType) for each in functions)
 
 
 def _make_copies() -> None:
-    """Run the source of the modules once more, each with copies of those that it imports."""
-    made: dict[str, ModuleType] = {name: _anew(name) for name in ("_thread", "select", "time")}
+    """Run the source of the modules again; each imports the copies of the others."""
+    made: dict[str, ModuleType] = {name: _fresh(name) for name in ("_thread", "select", "time")}
     sentinel = getattr(made["_thread"], "_set_sentinel", None)
-    if sentinel is not None:  # until Python 3.12: it would take the place of the one that tells of this thread's end
+    if sentinel is not None:  # up to Python 3.12: it would replace the sentinel that signals the end of this thread
         vars(made["_thread"])["_set_sentinel"] = made["_thread"].allocate_lock
     for name in ("threading", "selectors", "queue", "socket", "concurrent.futures._base"):
         made[name] = _run(name, made)
@@ -122,11 +128,11 @@ def _make_copies() -> None:
 
 def _finish(made: dict[str, ModuleType]) -> None:
     base, real = made["concurrent.futures._base"], concurrent.futures._base
-    for name in ("Error", "CancelledError", "TimeoutError", "InvalidStateError"):  # who catches them knows the real ones
+    for name in ("Error", "CancelledError", "TimeoutError", "InvalidStateError"):  # callers catch the real classes
         if hasattr(real, name):
             vars(base)[name] = getattr(real, name)
-    # By this number `logging` knows a thread, or what the program takes for one.
-    vars(made["threading"])["_active"].clear()  # the thread that has made this is none of ours
+    # `get_ident` stays the program's: `logging` identifies threads and greenlets by it.
+    vars(made["threading"])["_active"].clear()  # the calling thread belongs to the program
     threads = ModuleType("threading")
     vars(threads).update(vars(made["threading"]), get_ident=threading.get_ident, main_thread=threading.main_thread)
     made["threading"] = threads
@@ -134,8 +140,8 @@ def _finish(made: dict[str, ModuleType]) -> None:
     vars(made["os"]).update(vars(os), read=posix.read, write=posix.write)
 
 
-def _anew(name: str) -> ModuleType:
-    """Return a module written in C as it is when it is first imported."""
+def _fresh(name: str) -> ModuleType:
+    """Return a fresh copy of a module written in C."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
@@ -150,11 +156,11 @@ def _run(name: str, made: dict[str, ModuleType]) -> ModuleType:
 
     spec = importlib.util.find_spec(name)
     assert spec is not None
-    code = spec.loader.get_code(name)  # type: ignore[union-attr]  # a module with a source
+    code = spec.loader.get_code(name)  # type: ignore[union-attr]  # the module has a source
     module = ModuleType(f"{__name__}:{name}")
     vars(module).update(__file__=spec.origin, __spec__=None, __package__=name.rpartition(".")[0])
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_copy}
-    sys.modules[module.__name__] = module  # where enumerations look for their names
+    sys.modules[module.__name__] = module  # enumerations look up their module
     try:
         exec(code, vars(module))
     finally:

@@ -1,7 +1,7 @@
-"""How long to wait. Deadlines are times of one clock, and every wait takes its seconds from here.
+"""Timeouts and deadlines. All deadlines belong to one clock, and every wait gets its seconds from this module.
 
-The kernel refuses long waits: ``poll`` and ``epoll`` above 24.8 days, a lock above 292 years, all of them infinity. No wait is
-longer than `LONGEST_SEC` at a time; a loop then looks at its deadline again.
+The kernel rejects long waits: ``poll`` and ``epoll`` above 24.8 days, locks above 292 years, and all of them infinity. So a
+single wait lasts at most `LONGEST_SEC`, and a loop then checks its deadline again.
 """
 
 from __future__ import annotations
@@ -19,55 +19,49 @@ from ..errors import SettingError
 T = TypeVar("T")
 
 LONGEST_SEC: Final = 3600.0
-"""Seconds that one wait lasts at most."""
+"""Seconds that a single wait lasts at most."""
 
 _ENDLESS_SEC: Final = 1e10
 
-# Not `time.monotonic`: tests of programs freeze and move that (freezegun), and a deadline of a frozen clock never comes.
+# Not `time.monotonic`: test tools such as freezegun freeze it, and a deadline of a frozen clock never passes.
 monotonic: Final = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
-"""Return the seconds of the clock that all deadlines belong to."""
+"""Return the time of the clock that all deadlines belong to, in seconds."""
 
 
 def check_timeout(seconds: float | None) -> float | None:
-    """Return `seconds` if it is a number; None if it is None, infinity, or above any time that is worth counting.
+    """Return `seconds` as a float; None (no limit) for None, infinity, and numbers from 1e10 up.
 
-    Raises
-    ------
-    SettingError
-        For anything else, NaN included (a ``ValueError``).
+    Raises `SettingError`, a ``ValueError``, for anything else, including NaN.
     """
     if seconds is None:
         return None
     if not isinstance(seconds, (int, float)) or seconds != seconds:
-        raise SettingError(f"timeout={seconds!r} is not a time to wait. Valid: seconds as a number, or None for no limit.")
+        raise SettingError(f"timeout={seconds!r} is not a valid timeout. Expected seconds as a number, or None for no limit.")
     return float(seconds) if seconds < _ENDLESS_SEC else None
 
 
 def deadline_after(seconds: float | None) -> float:
-    """Return the time at which `seconds` from now are over; infinity for None."""
+    """Return the time `seconds` from now; infinity for None."""
     counted = check_timeout(seconds)
     return float("inf") if counted is None else monotonic() + counted
 
 
 def capped(seconds: float | None) -> float:
-    """Return how long to wait at a time, of `seconds` in all (None: without end): a number from 0 to `LONGEST_SEC`.
+    """Return the length of a single wait for a timeout of `seconds` (None: no limit), from 0 to `LONGEST_SEC`.
 
-    Raises
-    ------
-    SettingError
-        For NaN: a loop would spin, for its deadline never comes.
+    Raises `SettingError` for NaN, with which a loop would spin, since its deadline never passes.
     """
     counted = check_timeout(seconds)
     return LONGEST_SEC if counted is None else min(max(0.0, counted), LONGEST_SEC)
 
 
 def seconds_until(deadline: float | None, now: float | None = None) -> float:
-    """Return how long to wait at a time for `deadline` (None: there is none), from `now` (None: the clock is asked)."""
+    """Return the length of a single wait until `deadline` (None: no deadline), from `now` (None: the current time)."""
     return LONGEST_SEC if deadline is None else capped(deadline - (monotonic() if now is None else now))
 
 
 def wait_in_parts(wait: Callable[[float], T], seconds: float | None) -> T:
-    """Call `wait` with seconds until it returns something true, or `seconds` are over; return what it returned last."""
+    """Call `wait` with a number of seconds until its result is true, or `seconds` have passed; return its last result."""
     deadline = deadline_after(seconds)
     while True:
         part = seconds_until(deadline)
@@ -77,10 +71,10 @@ def wait_in_parts(wait: Callable[[float], T], seconds: float | None) -> T:
 
 
 class Awaited(Future[T]):
-    """A future for whose result `finished` waits so that an exception of a signal handler does no harm.
+    """A future whose `wait` is safe from exceptions of signal handlers; used by `finished`.
 
-    One that is raised in the middle of the methods of `threading.Condition`, by which other futures wait, leaves it locked:
-    whoever sets the result would wait for ever.
+    Other futures wait on a `threading.Condition`. An exception in the middle of its methods leaves it locked, and the thread
+    that sets the result would block forever.
     """
 
     def __init__(self) -> None:
@@ -90,7 +84,7 @@ class Awaited(Future[T]):
         self.add_done_callback(_release)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is done, or cancelled; return whether it is."""
+        """Wait up to `seconds` until the future is done or cancelled; return whether it is."""
         waiter = threading.Lock()
         waiter.acquire()
         self._locks.append(waiter)
@@ -100,12 +94,12 @@ class Awaited(Future[T]):
 def _release(future: Future[Any]) -> None:
     assert isinstance(future, Awaited)
     future._over = True
-    for waiter in future._locks:  # one that comes later has seen that it is over
+    for waiter in future._locks:  # a later waiter sees `_over`
         waiter.release()
 
 
 def finished(future: Future[Any], seconds: float | None) -> bool:
-    """Wait up to `seconds` (None: without end) until `future` is done, or cancelled; return whether it is."""
+    """Wait up to `seconds` (None: no limit) until `future` is done or cancelled; return whether it is."""
 
     def wait(part: float) -> bool:
         if isinstance(future, Awaited):
@@ -122,7 +116,7 @@ def finished(future: Future[Any], seconds: float | None) -> bool:
 
 
 def ended(thread: threading.Thread, seconds: float | None) -> bool:
-    """Wait up to `seconds` (None: without end) until `thread` has ended; return whether it has."""
+    """Wait up to `seconds` (None: no limit) until `thread` has ended; return whether it has."""
 
     def wait(part: float) -> bool:
         thread.join(part)

@@ -1,4 +1,4 @@
-"""How a worker and a client connect: addresses, keys, sockets, the private directory.
+"""Connections between workers and clients: addresses, keys, sockets, the run directory.
 
 May import: errors, settings, protocol, system, journal.
 """

@@ -1,8 +1,8 @@
-"""The channel between a proc and its client: address, key, challenge, and the proc's end of the socket.
+"""The connection between a worker and its client: address, key, challenge, and the worker's end of the socket.
 
-A Unix socket, authenticated in both directions by a challenge, as that of ``multiprocessing.connection``. After it, frames;
-never a pickle. `multiprocessing` itself is not imported: a worker may join in any thread and right after a fork, where an
-import can meet one that another thread has begun.
+The connection is a Unix socket. Both ends authenticate by a challenge similar to that of ``multiprocessing.connection``, and
+then exchange frames, never pickles. `multiprocessing` is not imported: a worker may join in any thread and right after a fork,
+where an import could block on one that another thread had begun.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..system.descriptors import identity
 from ..system.waits import capped, deadline_after, monotonic, seconds_until
 
 HANDSHAKE_SEC = 10.0
-"""Seconds a stranger has from connecting to being known."""
+"""Seconds a new connection has to complete the handshake."""
 
 _SCHEME = "meshlog://"
 
@@ -45,47 +45,38 @@ _MAX_KEY: Final = 64
 
 
 class Address(NamedTuple):
-    """Where a client listens, and the key that opens its door."""
+    """Path of the socket on which a client listens, and the key that authenticates workers."""
 
     path: str
     key: bytes
 
     def __repr__(self) -> str:
-        return f"<Address {self.path}>"  # what is shown by chance, in a log or a traceback, does not have the key
+        return f"<Address {self.path}>"  # without the key: the repr may get into logs and tracebacks
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.path}#{self.key.hex()}"
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address.
-
-        Raises
-        ------
-        SettingError
-            If `text` is none.
-        """
+        """Parse an address; raise `SettingError` if `text` is not valid."""
         if not isinstance(text, str):
             settings.check_address(text)
         path, _, key = text.removeprefix(_SCHEME).partition("#")
-        with contextlib.suppress(ValueError):  # what is no hex is no key: refused below
+        with contextlib.suppress(ValueError):  # not hexadecimal: rejected below
             if text.startswith(_SCHEME) and os.path.isabs(path) and len(bytes.fromhex(key)) >= 16:
                 return cls(path, bytes.fromhex(key))
-        # The text is not repeated: it may hold a key.
+        # The message omits the text, which may contain a key.
         raise SettingError(
-            "the address is none of a client. Valid: what LogClient.address returns, meshlog:///path/of/socket#key; "
-            "pass it on unchanged, or use LogClient.environ()."
+            "not a valid client address. Expected the value of LogClient.address, meshlog:///path/of/socket#key. "
+            "Pass it on unchanged, or use LogClient.environ()."
         )
 
 
 @contextlib.contextmanager
 def fitting(path: str) -> Iterator[str]:
-    """Return `path`, or another of the same socket that fits into a socket's address.
+    """Yield `path`, or a shorter path of the same socket if `path` is too long for a socket address.
 
-    Raises
-    ------
-    OSError
-        If it is too long, and the system has no short name for its directory.
+    Raises `OSError` if `path` is too long and the system has no short name for its directory.
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield path
@@ -99,21 +90,21 @@ def fitting(path: str) -> Iterator[str]:
 
 
 def any_length() -> bool:
-    """Tell whether a socket's path may be as long as any."""
+    """Return whether the path of a socket may have any length."""
     return os.path.isdir(_DESCRIPTORS)
 
 
 def listen(address: Address) -> list[socket.socket]:
-    """Return sockets that listen at an address and do not block.
+    """Return non-blocking sockets that listen at an address.
 
-    Beside the one in the directory there is one without a place in the file system, where the system has such sockets: it
-    is found when a cleaner of temporary files has removed the directory. Only who knows the key knows its name.
+    On Linux there is a second, abstract socket outside the file system. It stays reachable after a cleaner of temporary files
+    has removed the directory. Its name is derived from the key.
     """
     sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)]
     try:
         with fitting(address.path) as path:
             sockets[0].bind(path)
-        os.chmod(address.path, 0o600)  # until here, the directory's mode keeps others out
+        os.chmod(address.path, 0o600)  # until now, the mode of the directory keeps other users out
         if sys.platform == "linux":
             sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             sockets[1].bind(_abstract(address))
@@ -128,18 +119,18 @@ def listen(address: Address) -> list[socket.socket]:
 
 
 def dial(address: Address, sock: socket.socket) -> None:
-    """Connect a socket with the client at `address`; `OSError` if nobody listens there.
+    """Connect a socket to the client at `address`; raise `OSError` if no client listens there.
 
-    A backlog that is full for the moment (hundreds of procs starting at once) is tried again. The socket has a timeout in the
-    kernel afterwards.
+    If the backlog is full (hundreds of workers start at once), the connection is tried again. Afterwards the socket has a
+    timeout in the kernel.
     """
-    sock.setblocking(True)  # whatever the program's socket.setdefaulttimeout says
+    sock.setblocking(True)  # overrides socket.setdefaulttimeout of the program
     set_kernel_timeout(sock, HANDSHAKE_SEC)
     try:
         with fitting(address.path) as path:
             _connect(sock, path)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as failure:
-        # The directory was removed; or the client, and so this process, gave up the rights to enter it.
+        # The directory was removed, or this process has given up the right to enter it.
         if sys.platform != "linux":
             raise
         try:
@@ -167,19 +158,13 @@ def _connect(sock: socket.socket, path: str) -> None:
 
 
 def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
-    """Prove to a client that we know the key, and let it prove the same; return the socket, open for frames.
-
-    Raises
-    ------
-    OSError, EOFError, ProtocolError
-        As `prove`.
-    """
+    """Authenticate a worker's socket and its client to each other, as `prove` does; return the socket, ready for frames."""
     prove(sock, key, server=False)
     return sock
 
 
 def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
-    """Let both ends prove that they know the key: each answers the other's random challenge with a keyed digest.
+    """Prove to the other end that this end has the key, and vice versa: each answers a random challenge with a keyed digest.
 
     ::
 
@@ -188,14 +173,14 @@ def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
                                      <-------    challenge, digest of both challenges
         digest of both challenges    ------->
 
-    The socket must have a timeout in the kernel (see `set_kernel_timeout`): a silent peer ends as an `OSError`.
+    The socket must have a timeout in the kernel (see `set_kernel_timeout`).
 
     Raises
     ------
     OSError, EOFError
-        If the peer is silent or hangs up; a client hangs up on a worker that does not know the key.
+        If the other end sends nothing or closes the connection, as a client does for a worker without the key.
     ProtocolError
-        If the peer does not know the key, or speaks another protocol.
+        If the other end does not have the key, or uses another protocol.
     """
     ours = os.urandom(_CHALLENGE)
     if server:
@@ -205,15 +190,15 @@ def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
         sock.sendall(_digest(key, b"client", ours + theirs))
     else:
         if read_exactly(sock, len(_GREETING)) != _GREETING:
-            raise ProtocolError("it speaks another protocol; do both processes use the same version of meshlog_handler?")
+            raise ProtocolError("the other end uses another protocol. Use the same version of meshlog_handler in both.")
         theirs = read_exactly(sock, _CHALLENGE)
         sock.sendall(ours + _digest(key, b"worker", theirs + ours))
         _check(read_exactly(sock, _DIGEST), key, b"client", theirs + ours)
 
 
 def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
-    # The name of the side: nobody can prove anything by sending back what it got.
-    # Not by OpenSSL: its digests take locks, and a child that is forked meanwhile would wait for them for ever.
+    # With the name of the side, a digest that is sent back to its sender proves nothing.
+    # Not from OpenSSL: its digests take locks, and a child forked meanwhile would wait for them forever.
     return blake2b(challenges, key=key[:_MAX_KEY], person=side, digest_size=_DIGEST).digest()
 
 
@@ -223,14 +208,14 @@ def _check(digest: bytes, key: bytes, side: bytes, challenges: bytes) -> None:
 
 
 def set_kernel_timeout(sock: socket.socket, seconds: float) -> None:
-    """Bound every blocking call on the socket, also those made on its bare descriptor. 0 lifts the bound."""
+    """Limit every blocking call on the socket, also on its bare descriptor. 0 removes the limit."""
     value = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
 def peer_uid(sock: socket.socket) -> int | None:
-    """Return the user id at the other end, as the kernel vouches for it; None where it cannot be asked."""
+    """Return the user id of the other end, as reported by the kernel; None if the system does not report it."""
     if hasattr(socket, "SO_PEERCRED"):
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return int(uid)
@@ -238,12 +223,12 @@ def peer_uid(sock: socket.socket) -> int | None:
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:
-    """Read `size` bytes from a blocking socket; `EOFError` if the peer goes before."""
+    """Read `size` bytes from a blocking socket; raise `EOFError` if the connection is closed before."""
     parts = bytearray()
     while len(parts) < size:
         data = sock.recv(size - len(parts))
         if not data:
-            raise EOFError("the other end hung up")
+            raise EOFError("the other end closed the connection")
         parts += data
     return bytes(parts)
 
@@ -257,7 +242,7 @@ def read_frame(sock: socket.socket, limit: int) -> tuple[int, bytes]:
 
 
 def peer_pid(sock: socket.socket) -> int | None:
-    """Return the process at the other end of a Unix socket; 0 if it is in another namespace, None if the system never tells."""
+    """Return the process id of the other end of a Unix socket; 0 for another namespace, None if it is not reported."""
     if hasattr(socket, "SO_PEERCRED"):
         pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return int(pid)
@@ -265,10 +250,7 @@ def peer_pid(sock: socket.socket) -> int | None:
 
 
 class Link:
-    """A proc's end of the channel.
-
-    `send*` may be called by any thread, `receive` by one. A forked child calls `forget`, and nothing else.
-    """
+    """A worker's end of the connection. Any thread may send; one thread receives. A forked child only calls `forget`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -277,7 +259,7 @@ class Link:
         self.closed = False
 
     def send_data(self, piece: Range) -> None:
-        """Ship a stretch of the stream. Blocks while the client does not read; `OSError` when it is gone."""
+        """Send a batch. Blocks while the client does not read; raises `OSError` if the client is gone."""
         self._send(data_head(piece.generation, piece.start, len(piece.data)) + piece.data)
 
     def send(self, kind: int, payload: bytes) -> None:
@@ -289,9 +271,9 @@ class Link:
         self.send(CONTROL, message.encode())
 
     def send_last(self, message: Message, timeout: float) -> None:
-        """Send a message, or give up after `timeout` seconds: a client that is stopped, and reads nothing, may have it so.
+        """Send the last message, or give up after `timeout` seconds, for instance if the client is stopped.
 
-        Whether it was sent whole is not told. Nothing else can be sent after it.
+        The message may be sent in part, without an error, so nothing else may be sent after it.
         """
         deadline = deadline_after(timeout)
         if not self._sending.acquire(timeout=capped(timeout)):
@@ -299,7 +281,7 @@ class Link:
         try:
             data = frame(CONTROL, message.encode())
             poll = select.poll()
-            with contextlib.suppress(OSError):  # the client went first, or the program has closed the connection
+            with contextlib.suppress(OSError):  # the client or the program has closed the connection
                 self._check_intact()
                 poll.register(self._sock, select.POLLOUT)
                 while data and poll.poll(seconds_until(deadline) * 1000):
@@ -309,17 +291,17 @@ class Link:
 
     @property
     def peer_pid(self) -> int | None:
-        """The process of the client, on this machine; None if that is not known."""
+        """Process id of the client on this machine; None if it is unknown."""
         return peer_pid(self._sock) or None if self._sock.family == socket.AF_UNIX else None
 
     @property
     def intact(self) -> bool:
-        """Whether the descriptor is still ours: the program may have closed it, and opened its own in its place."""
+        """Whether the descriptor still is this socket: the program may have closed it and reused its number."""
         return identity(self._sock.fileno()) == self._known
 
     @property
     def hung_up(self) -> bool:
-        """Whether the client has closed its end. Not known once the program has closed ours: then no."""
+        """Whether the client has closed its end; false if the program has closed this end."""
         try:
             if not self.intact:
                 return False
@@ -339,14 +321,9 @@ class Link:
             raise OSError(errno.EBADF, "the program has closed the connection to the client")
 
     def receive(self, timeout: float | None) -> bytes | None:
-        """Return the next message, encoded, or None after `timeout` seconds or `LONGEST_SEC`.
+        """Return the next message, encoded, or None after `timeout` seconds, at most `LONGEST_SEC`.
 
-        Raises
-        ------
-        OSError, EOFError
-            When the client is gone.
-        ProtocolError
-            If it sends what no client does.
+        Raises `OSError` or `EOFError` if the client is gone, and `ProtocolError` for an invalid frame.
         """
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -355,22 +332,22 @@ class Link:
         self._check_intact()
         kind, payload = read_frame(self._sock, MAX_CONTROL)
         if kind != CONTROL:
-            raise ProtocolError(f"a client does not send frames of kind {kind}")
+            raise ProtocolError(f"unexpected frame from the client: expected kind {CONTROL}, got {kind}")
         return payload
 
     def close(self) -> None:
-        """Hang up; a thread that waits in `receive` sees the end."""
+        """Shut the connection down; a `receive` that waits in another thread ends."""
         self.closed = True
-        with contextlib.suppress(OSError):  # the client was faster, or the program
+        with contextlib.suppress(OSError):  # the client or the program has closed it
             self._check_intact()
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def outlive_exec(self) -> None:
-        """Stay open when this process becomes another program: where the kernel does not tell of its end, this does."""
+        """Keep the socket open across `exec`, so that its closing shows the end of the process if the kernel does not."""
         self._sock.set_inheritable(True)
 
     def forget(self) -> None:
-        """Close this process's copy of the socket; the parent's stays open. Also ends what `close` began."""
+        """Close the descriptor of this process: in a forked child, or after `close`."""
         self.closed = True
         if self.intact:
             self._sock.close()
@@ -379,16 +356,10 @@ class Link:
 
 
 def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.socket | None = None) -> tuple[Link, Welcome]:
-    """Join the client at `address`: prove the key, say who this is, hand over the read ends of captured pipes.
+    """Join the client at `address`: authenticate, send the Hello message and the read ends of captured pipes.
 
-    With a `tunnel`, a socket whose other end somebody connects with the client, that is the way.
-
-    Ends after `HANDSHAKE_SEC` seconds at the latest, once per step.
-
-    Raises
-    ------
-    ConnectError
-        If nobody answers there, or the client refuses.
+    With a `tunnel`, a socket whose other end is forwarded to the client, no socket is opened. Each step takes at most
+    `HANDSHAKE_SEC` seconds. Raises `ConnectError` if no client answers, or the client refuses.
     """
     sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -407,7 +378,7 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     except (OSError, EOFError, MeshlogError) as failure:
         sock.close()
         raise ConnectError(
-            f"no client can be joined at {address.path} ({type(failure).__name__}: {failure}). Is the process that "
-            f"shows the logs still running, and is the address passed on unchanged?"
+            f"joining the client at {address.path} failed: {type(failure).__name__}: {failure}. Check that the process that "
+            f"shows the logs is still running, and that the address is passed on unchanged."
         ) from failure
     return Link(sock), welcome

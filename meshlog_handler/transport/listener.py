@@ -1,7 +1,7 @@
-"""The rendezvous: where strangers knock. Each is let in, or turned away, on a short-lived thread of its own.
+"""Authenticates each new connection on a short-lived thread, and accepts or rejects it.
 
-The client's thread accepts; it never waits for a stranger. Threads are few, and a stranger has a deadline. Of one process
-only some are at the door at a time, and where more come, the door is opened a number of times a second: a crowd without the
+The client thread accepts connections, and never waits for a pending one. The number of pending connections is limited, in all
+and per process, and each has a deadline. After a rejection, the listener pauses briefly. So a flood of connections without the
 key takes neither the places of others nor the processor.
 """
 
@@ -31,22 +31,22 @@ from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, 
 
 MAX_PENDING: Final = 64
 MAX_OF_ONE: Final = 16
-"""Strangers of one process; it needs one connection."""
+"""Pending connections of one process, which needs only one."""
 
-_MAX_OF_OTHER_NAMESPACE: Final = 32  # whose processes cannot be told apart
+_MAX_OF_OTHER_NAMESPACE: Final = 32  # its processes cannot be distinguished
 _MAX_PIPES: Final = 2
 _BATCH: Final = 64
-_SHUT_SEC: Final = 0.05  # after a batch with some that were turned away
+_PAUSE_SEC: Final = 0.05  # after a batch with rejected connections
 _SILENT_SEC: Final = 2.0
-"""When the door is full, a place is taken from a stranger who has not proved the key for so long."""
+"""At the limit, a connection that has not authenticated for this long gives its place to a new one."""
 
 
 @dataclass
 class NewConnection:
-    """A proc that proved the key and said who it is.
+    """A connection that authenticated and sent its Hello message.
 
-    `pid` is the kernel's word. Where the proc is in another namespace there is none, and `pid` is only what the proc says:
-    `here` is false then, and no process of this namespace is looked up by it.
+    `pid` comes from the kernel. For a process in another namespace it comes from the Hello message instead: `here` is then
+    false, and no process of this namespace may be looked up by it.
     """
 
     sock: socket.socket
@@ -58,25 +58,19 @@ class NewConnection:
 
 @dataclass
 class _PendingConnection:
-    """Who is at the door: the process, when it came, until when it may stay; whether it has proved the key."""
+    """A connection in its handshake: the process, the times of its start and its deadline, whether it authenticated."""
 
     pid: int | None
-    came: float
+    started: float
     deadline: float
     proved: bool = False
 
 
 class Listener:
-    """A listening Unix socket in a private directory.
+    """A Unix socket that listens in a private directory (mode 0700; the socket gets 0600).
 
-    Parameters
-    ----------
-    directory : str
-        Mode 0700; the socket in it gets 0600.
-    admit : Callable[[Newcomer], Welcome]
-        Called on the newcomer's thread; returns what to answer.
-    joined : Callable[[Newcomer, Welcome], None]
-        Called on the newcomer's thread; sends the answer once it knows the proc: no proc believes it has joined before.
+    `admit` returns the reply to a new connection. `joined` registers the worker and then sends the reply, so that no worker
+    takes itself for joined before. Both are called on the thread of the new connection.
     """
 
     def __init__(
@@ -92,42 +86,39 @@ class Listener:
         self._admitted: dict[socket.socket, list[int]] = {}
         self._in_flight = DescriptorsInFlight()
         self._threads: set[threading.Thread] = set()
-        # Python 3.12 and later start no thread once the main module has ended, but children that are joined then may join.
+        # Python 3.12 and later start no threads after the main module has ended, but children may still join the client then.
         self._waiting: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
         self._spare = threading.Thread(target=self._receive_waiting, name="meshlog-spare-door", daemon=True)
         self._spare.start()
 
     def accept(self) -> bool:
-        """Let those who knock come to the door. Client's thread.
+        """Accept the waiting connections. Client thread only.
 
-        Returns
-        -------
-        bool
-            False if the door is to be shut until `opens`: it is full, some were turned away, or no descriptor is left.
-            Meanwhile those who knock wait in the kernel's queue.
+        Returns False if none are to be accepted until `opens`: the limit is reached, some were rejected, or no descriptor is
+        left. Meanwhile connections wait in the backlog of the kernel.
         """
         self.opens = None
         for listening in self.sockets:
             if not self._accept(listening):
-                self.opens = monotonic() + _SHUT_SEC
+                self.opens = monotonic() + _PAUSE_SEC
         return self.opens is None
 
     def _accept(self, listening: socket.socket) -> bool:
-        calm = True
+        all_accepted = True
         for _ in range(_BATCH):
             now = monotonic()
             if not self._has_room(now):
                 return False
             try:
                 sock, _ = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):  # nobody is there, or gone again
-                return calm
+            except (BlockingIOError, ConnectionAbortedError):  # no connection waits, or it is closed already
+                return all_accepted
             except OSError:  # no descriptor is left
                 return False
             pid = peer_pid(sock)
-            if peer_uid(sock) not in (None, os.getuid()) or not self._may_come(pid):
+            if peer_uid(sock) not in (None, os.getuid()) or not self._may_connect(pid):
                 sock.close()
-                calm = False
+                all_accepted = False
                 continue
             with self._lock:
                 self._pending[sock] = _PendingConnection(pid, now, now + HANDSHAKE_SEC)
@@ -138,23 +129,23 @@ class Listener:
             except RuntimeError:
                 self._threads.discard(thread)
                 self._waiting.put(sock)
-        return calm
+        return all_accepted
 
     def _has_room(self, now: float) -> bool:
-        """Tell whether one more may come; hang up on the one who has been silent for longest, if that makes room."""
+        """Return whether a connection may be accepted. At the limit, drop the one that has been silent longest, if possible."""
         with self._lock:
             if len(self._pending) < MAX_PENDING:
                 return True
-            silent = ((each.came, sock) for sock, each in self._pending.items() if not each.proved)
-            came, sock = min(silent, default=(now, None), key=itemgetter(0))
-            if sock is None or now - came < _SILENT_SEC:
+            silent = ((each.started, sock) for sock, each in self._pending.items() if not each.proved)
+            started, sock = min(silent, default=(now, None), key=itemgetter(0))
+            if sock is None or now - started < _SILENT_SEC:
                 return False
             del self._pending[sock]
             _shut_down(sock)
             return True
 
-    def _may_come(self, pid: int | None) -> bool:
-        """Tell whether a process may have one more at the door. This one may: it carries the connections of other hosts."""
+    def _may_connect(self, pid: int | None) -> bool:
+        """Return whether a process may have one more pending connection. This one may: it forwards those of other hosts."""
         if pid is None or pid == os.getpid():
             return True
         with self._lock:
@@ -162,16 +153,16 @@ class Listener:
         return there < (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE)
 
     def expire(self, now: float) -> None:
-        """Hang up on strangers who take too long. Client's thread."""
+        """Shut down the pending connections whose deadline has passed. Client thread only."""
         with self._lock:
             for sock, pending in self._pending.items():
                 if now >= pending.deadline:
-                    pending.deadline = float("inf")  # its thread takes it out
+                    pending.deadline = float("inf")  # its thread removes it
                     _shut_down(sock)
 
     @property
     def deadline(self) -> float | None:
-        """When `expire` has something to do, or the door opens again; or None."""
+        """The time at which `expire` or `accept` is to be called next, or None."""
         with self._lock:
             deadlines = [pending.deadline for pending in self._pending.values()]
         return min(deadlines if self.opens is None else [*deadlines, self.opens], default=None)
@@ -188,9 +179,9 @@ class Listener:
             prove(sock, self.address.key, server=True)
             with self._lock:
                 if (pending := self._pending.get(sock)) is None:
-                    raise EOFError  # its place was taken meanwhile
+                    raise EOFError  # its place was given away meanwhile
                 pending.proved = True
-            connection = self._introduce(sock, pipes)
+            connection = self._receive_hello(sock, pipes)
             welcome = self._admit(connection)
             with self._lock:
                 self._admitted[sock] = pipes
@@ -199,55 +190,55 @@ class Listener:
             self._joined(connection, welcome)
         except BaseException as failure:
             with self._in_flight.gate:
-                self._turn_away(sock, pipes)
+                self._reject(sock, pipes)
             if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError)):
                 raise
-            # Some have gone: they were killed, as a rule. And some come when the client was stopped.
+            # No report for workers that exited during the handshake, or that join after the client was stopped.
             if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
-                diagnose(f"a process was not let in: {type(failure).__name__}: {failure}")
+                diagnose(f"a connection was refused: {type(failure).__name__}: {failure}")
         finally:
             with self._lock:
                 self._pending.pop(sock, None)
             self._threads.discard(threading.current_thread())
 
-    def _turn_away(self, sock: socket.socket, pipes: list[int]) -> None:
+    def _reject(self, sock: socket.socket, pipes: list[int]) -> None:
         self._in_flight.close(pipes)
         sock.close()
         self._admitted.pop(sock, None)
 
-    def _introduce(self, sock: socket.socket, pipes: list[int]) -> NewConnection:
-        """Return who it is; add the descriptors that it hands over to `pipes`."""
+    def _receive_hello(self, sock: socket.socket, pipes: list[int]) -> NewConnection:
+        """Return the new connection; add the descriptors that were sent with the Hello message to `pipes`."""
         kind, payload = read_frame(sock, MAX_FRAME)
         if kind != CONTROL:
-            raise ProtocolError("a newcomer begins with other things than who it is")
+            raise ProtocolError(f"unexpected first frame: expected a Hello message (kind {CONTROL}), got kind {kind}")
         hello = decode(payload, Hello)
-        told = peer_pid(sock)
-        connection = NewConnection(sock, hello, told or hello.pid, here=told != 0)
+        kernel_pid = peer_pid(sock)
+        connection = NewConnection(sock, hello, kernel_pid or hello.pid, here=kernel_pid != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
-            raise ProtocolError(f"no captured streams are called {names!r}")
+            raise ProtocolError(f"invalid captured streams: expected stdout and stderr, and none of a relay, got {names!r}")
         if names:
             if not sock.recv(1, socket.MSG_PEEK):
                 raise EOFError
             pipes += self._in_flight.take(lambda: _receive_fds(sock, _MAX_PIPES))
             if len(pipes) != len(names) or not all(map(is_read_end, pipes)):
-                raise ProtocolError("captured streams that are not the read ends of pipes")
+                raise ProtocolError("invalid captured streams: expected the read end of a pipe for each")
             for fd in pipes:
                 os.set_blocking(fd, False)
             connection.pipes = dict(zip(names, pipes, strict=True))
         return connection
 
     def arrived(self, sock: socket.socket) -> None:
-        """Note that a newcomer has an owner. Client's thread."""
+        """Record that a new connection has an owner now. Client thread only."""
         self._in_flight.arrive(self._admitted.pop(sock, ()))
 
     def settle(self) -> None:
-        """Wait for those who stand at the door now."""
+        """Wait until the connections that are pending now are accepted or rejected."""
         for thread in tuple(self._threads):
             thread.join(HANDSHAKE_SEC)
 
     def close(self) -> None:
-        """Stop listening, hang up on strangers, and wait for their threads, but no longer than a stranger has."""
+        """Stop listening, shut down the pending connections, and wait for each of their threads up to `HANDSHAKE_SEC`."""
         for listening in self.sockets:
             listening.close()
         self.expire(float("inf"))
@@ -256,25 +247,25 @@ class Listener:
         self._spare.join(HANDSHAKE_SEC)
 
     def hang_up(self) -> None:
-        """Hang up on those whom the client's thread has not heard of, when it will not any more. Client's thread."""
+        """Close the accepted connections that got no owner, when the client thread takes no more. Client thread only."""
         for sock, pipes in tuple(self._admitted.items()):
-            self._turn_away(sock, pipes)
+            self._reject(sock, pipes)
 
     def forget(self) -> None:
-        """In a forked child: close this copy of the door, and of the connections of those who stand in it."""
+        """In a forked child: close the copies of the sockets and of the connections without an owner."""
         for sock in (*self.sockets, *self._pending, *self._admitted):
             sock.close()
         self._in_flight.forget()
 
 
 def _shut_down(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it hung up itself
+    with contextlib.suppress(OSError):  # the other end has closed it
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
-    # A program that another thread starts inherits none of them; where the kernel has no such flag, not for long.
+    # A program started by another thread inherits none of the descriptors; without the flag, it may for a moment.
     room = socket.CMSG_SPACE(count * fds.itemsize)
     _, ancillary, flags, _ = sock.recvmsg(1, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     for level, kind, rights in ancillary:

@@ -1,4 +1,4 @@
-"""The run directory: private to the user and to one client; socket and journals lie in it."""
+"""The run directory of one client, private to the user: it contains the socket and the journals."""
 
 from __future__ import annotations
 
@@ -22,36 +22,33 @@ _MAKING = ".making-"
 _MAKING_SEC = 600.0
 
 JOB = "job-"
-"""With what the names of files begin by which the ranks of a launcher find each other: see `job`."""
+"""Prefix of the files by which the ranks of a launcher find each other (see `cli.host_election`)."""
 
-_MAX_PATH = 76  # a Unix socket's whole path has room for 103 bytes on macOS, 107 on Linux
+_MAX_PATH = 76  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
 
 
 def base() -> str:
-    """Return the directory that holds this user's run directories, made with mode 0700 if it is not there.
+    """Return the parent of this user's run directories; make it with mode 0700 if it does not exist.
 
-    In ``MESHLOG_RUN_DIR`` if that is set; else in ``/dev/shm`` where there is one (the journals are memory then), or in
-    the temporary directory.
-
-    Raises
-    ------
-    OSError
-        If the place belongs to somebody else or is open to others, and no other can be made.
+    It is in ``MESHLOG_RUN_DIR`` if that is set. Otherwise it is in ``/dev/shm``, so that journals are in memory, or else in
+    the temporary directory. Raises `OSError` if no directory that is private to this user can be made.
     """
-    failure: OSError = FileNotFoundError(errno.ENOENT, "no directory for temporary files can be written; set MESHLOG_RUN_DIR")
-    # Asked for one by one: on a read-only system there may be shared memory and no temporary directory, which is an error.
+    failure: OSError = FileNotFoundError(errno.ENOENT, "no directory for temporary files is writable; set MESHLOG_RUN_DIR")
+    # Evaluated one by one: on a read-only system `gettempdir` raises, although there may be shared memory.
     given = os.environ.get(settings.RUN_DIR)
     anywhere: tuple[Callable[[], str], ...] = (lambda: "/dev/shm", tempfile.gettempdir)
     for root in (lambda: os.path.abspath(given),) if given else anywhere:
         try:
             path = os.path.join(root(), f"meshlog-{os.getuid()}")
             if len(os.fsencode(path)) > _MAX_PATH and not any_length():
-                raise OSError(errno.ENAMETOOLONG, f"a socket's path is short: choose a place of {_MAX_PATH - 15} bytes", path)
+                raise OSError(
+                    errno.ENAMETOOLONG, f"too long for a socket: choose a directory of at most {_MAX_PATH - 15} bytes", path
+                )
             if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
                 if given:
-                    failure = FileNotFoundError(errno.ENOENT, f"{settings.RUN_DIR} is no directory that can be written", given)
+                    failure = FileNotFoundError(errno.ENOENT, f"{settings.RUN_DIR} is not a writable directory", given)
                 continue
-            with contextlib.suppress(FileExistsError):  # as it should be: looked at below
+            with contextlib.suppress(FileExistsError):  # checked below
                 os.mkdir(path, 0o700)
             check_private(path)
         except OSError as refused:
@@ -62,7 +59,7 @@ def base() -> str:
 
 
 def check_private(path: str) -> None:
-    """Raise `PermissionError` unless `path` is a directory of this user that nobody else can enter."""
+    """Raise `PermissionError` unless `path` is a directory that belongs to this user and is closed to others."""
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(
@@ -71,9 +68,9 @@ def check_private(path: str) -> None:
 
 
 class RunDir:
-    """One client's directory. It holds a locked file for as long as the client lives: who can lock it may clean up.
+    """The run directory of one client. While it runs, the client locks a file in it, which keeps `clean` from removing it.
 
-    A forked child shares the locks by inheritance: `forget` gives up its copies.
+    A forked child inherits the locks; `forget` closes its copies.
     """
 
     def __init__(self) -> None:
@@ -81,23 +78,20 @@ class RunDir:
         clean(parent)
         self._restoring = threading.Lock()
         making, self._held = _make(parent)
-        # Only now may others see it: nobody can find it without a lock, and take it for a dead client's.
+        # The rename comes last, so that other clients never see the directory without its locks.
         self.path = os.path.join(parent, "run-" + os.path.basename(making).removeprefix(_MAKING))
         os.rename(making, self.path)
 
     def restore(self) -> None:
-        """Make it again where it was removed, as by a cleaner of temporary files. Any thread.
+        """Make the directory again if a cleaner of temporary files, for instance, has removed it. Any thread may call it.
 
-        Raises
-        ------
-        OSError
-            If it cannot be made.
+        Raises `OSError` if the directory cannot be made.
         """
         with self._restoring:
             if not self._held or not _is_gone(self.path):
                 return
             parent = os.path.dirname(self.path)
-            with contextlib.suppress(FileExistsError):  # as it should be: looked at below
+            with contextlib.suppress(FileExistsError):  # checked below
                 os.mkdir(parent, 0o700)
             check_private(parent)
             making, held = _make(parent)
@@ -106,12 +100,12 @@ class RunDir:
             self._held = held
 
     def remove(self) -> None:
-        """Remove the directory and all that lies in it."""
+        """Remove the directory and its contents."""
         _remove(self.path)
         self.forget()
 
     def forget(self) -> None:
-        """Give up the locks without removing anything."""
+        """Release the locks without removing anything."""
         while self._held:
             os.close(self._held.pop())
 
@@ -119,17 +113,17 @@ class RunDir:
 def _is_gone(path: str) -> bool:
     try:
         os.stat(path)
-    except OSError as failure:  # or this process has given up the right to look
+    except OSError as failure:  # it may also be unreadable, if this process has given up rights
         return failure.errno == errno.ENOENT
     return False
 
 
 def _make(parent: str) -> tuple[str, list[int]]:
-    """Make a directory that is not yet a client's; return its path and descriptors that hold its locks."""
+    """Make a directory under a temporary name; return its path, and the descriptors that hold its locks."""
     making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
     held: list[int] = []
     try:
-        # The file's tells other clients that this one lives. The directory's keeps systemd-tmpfiles out.
+        # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -143,9 +137,9 @@ def _make(parent: str) -> tuple[str, list[int]]:
 
 
 def clean(parent: str) -> list[str]:
-    """Remove the run directories under `parent` whose client is dead; return their paths.
+    """Remove the run directories under `parent` whose client has exited; return their paths.
 
-    One whose procs still live is left alone: they write to journals in it.
+    A directory is kept while a worker still runs that writes to a journal in it.
     """
     removed = []
     for name in os.listdir(parent):
@@ -175,7 +169,7 @@ def clean(parent: str) -> list[str]:
 
 
 def _is_old(path: str) -> bool:
-    """Tell whether nobody can be about to rename what was made at `path`: that takes a millisecond."""
+    """Return whether the directory at `path` is too old to be renamed soon: its maker needs a millisecond for that."""
     try:
         return abs(time.time() - os.stat(path).st_mtime) > _MAKING_SEC
     except OSError:
@@ -183,7 +177,7 @@ def _is_old(path: str) -> bool:
 
 
 def _remove(path: str) -> None:
-    """Remove a run directory, its lock file last: where this is cut short, `clean` finds the rest."""
+    """Remove a run directory, its lock file last: if this is interrupted, `clean` removes the rest."""
     with contextlib.suppress(OSError):  # it is gone
         for entry in os.scandir(path):
             if entry.name != _LOCK and not entry.is_dir(follow_symlinks=False):
@@ -192,22 +186,22 @@ def _remove(path: str) -> None:
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a proc that keeps its journal in `path` still lives: it holds the journal's lock."""
+    """Return whether a worker with a journal in `path` still runs: it holds the lock of the journal."""
     try:
         names = os.listdir(path)
-    except OSError:  # its client has just removed it
+    except OSError:  # the client has just removed it
         return True
     return any(name.endswith(".journal") and is_held(os.path.join(path, name)) for name in names)
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits to be reaped does not."""
+    """Return whether a process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # as another user's
-    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:  # macOS has none: taken for alive
-        return file.read().rpartition(")")[2].split()[0] != "Z"  # one that only waits to be reaped writes no more
+        return True  # a process of another user
+    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat") as file:  # macOS has no such file
+        return file.read().rpartition(")")[2].split()[0] != "Z"  # a zombie writes no more
     return True

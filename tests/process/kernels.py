@@ -21,7 +21,6 @@ from typing_extensions import Self
 
 from tests.process.procs import DEADLINE, importing, state_of, stop_process
 
-_OVERLOOKED_SEC = 10.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -93,17 +92,20 @@ class Kernel:
     def run(self, source: str, watch: Callable[[Cell], None] | None = None, *, error: str = "") -> Cell:
         """Run a cell to its end; call `watch` after all that is shown under any. Fails if it raises anything but `error`.
 
-        Since ipykernel 7, a kernel may overlook a request until the next one comes: all its threads wait, and the cell has
-        not begun.
+        As front ends do, it waits for the reply, too. A kernel of ipykernel 7.3 that gets the next request before it has
+        sent the reply may never look at that request, with or without this package (once in 26 to 378 cells).
         """
         cell = self.start(source)
-        with contextlib.suppress(AssertionError):
-            self.until(lambda: cell.begun, "the cell to begin", watch, _OVERLOOKED_SEC)
-        if not cell.begun:
-            self.client.kernel_info()
         self.until(lambda: cell.ended, f"the cell to end: {source}", watch)
+        self._await_reply(cell)
         assert cell.error.partition(":")[0] == error, cell.error
         return cell
+
+    def _await_reply(self, cell: Cell) -> None:
+        answered: Cell | None = None
+        while answered is not cell:
+            reply = self.client.get_shell_msg(timeout=DEADLINE)
+            answered = self._by_request.get(reply["parent_header"].get("msg_id", ""))
 
     def until(
         self,

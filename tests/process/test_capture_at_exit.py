@@ -43,11 +43,12 @@ def test_a_child_brings_its_last_words_to_where_they_were_meant_to_go(method: st
 
 _FULL = """
 import os, sys
-from meshlog_handler import capture, membership
+from meshlog_handler.system import fd_capture
+from meshlog_handler.worker import membership
 
 way = sys.argv[1]
 membership._ROOM_SEC = 0.1
-captured = capture.FdCapture()
+captured = fd_capture.FdCapture()
 captured.start()
 os.set_blocking(1, False)
 try:

@@ -106,7 +106,7 @@ def test_a_long_line_is_cut_on_the_console_only(tmp_path: Path, monkeypatch: pyt
         run_worker(client, printers.write, [printers.LONG, b"\n", b"next\n"])
         files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "stdout" in str(path)]
         long, following = collector.records
-    assert long.getMessage() == "\u00e9" * 50 + " ... [9,900 more bytes; whole in the file]"
+    assert long.getMessage() == "\u00e9" * 50 + " ... [9,900 more bytes; the file has the whole line]"
     assert str(info_of(long).raw).encode() == printers.LONG
     assert following.getMessage() == "next"
     assert files == [printers.LONG + b"\nnext\n"]

@@ -433,13 +433,13 @@ def test_a_filter_for_ranks_that_are_not_there_is_said(tmp_path: Path) -> None:
         (["run", "-n", "2", "--", "tests/waiting.py"], 126, "meshlog run -n 4 -- python tests/waiting.py"),
         (["run", "-n", "2", "--", "tests"], 126, "is a directory"),
         (["run", "-n", "2"], 2, "there is no command"),
-        (["run", "-n", "none", "--", "true"], 2, "'none' is no whole number from 1"),
-        (["run", "--aggregate", "0", "--", "true"], 2, "a window has more than 0 seconds"),
+        (["run", "-n", "none", "--", "true"], 2, "'none' is not a whole number of 1 or more"),
+        (["run", "--aggregate", "0", "--", "true"], 2, "a window of 0 seconds groups nothing"),
         (["run", "--level", "LOUD", "--", "true"], 2, "Valid: 0 to 255"),
         (["run", "--ranks-filter", "3-1", "--", "true"], 2, "Write the lower first"),
         (["run", "--prefix", "{rang}", "--", "true"], 2, "rank"),
-        (["run", "--never", "(", "--", "true"], 2, "is no regular expression"),
-        (["run", "--grace", "-1", "--", "true"], 2, "no number of seconds"),
+        (["run", "--never", "(", "--", "true"], 2, "is not a regular expression"),
+        (["run", "--grace", "-1", "--", "true"], 2, "is not a number of seconds"),
         (["run", "--log-dir", "/proc/none", "--", "true"], 2, "/proc/none"),
         (["run", "--frobnicate", "--", "true"], 2, "true|frobnicate"),
         (["run", "--agregate", "3", "--", "true"], 2, "did you mean --aggregate? (see meshlog run --help)"),
@@ -459,7 +459,7 @@ def test_a_mistake_is_one_line_and_starts_nothing(tmp_path: Path, words: list[st
 
 def test_a_run_directory_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "true", code=2, env={"MESHLOG_RUN_DIR": "/proc/none"})
-    assert "/proc/none: MESHLOG_RUN_DIR is no directory that can be written" in ran.err
+    assert "/proc/none: MESHLOG_RUN_DIR is not a writable directory" in ran.err
     assert ran.err.count("\n") == 1
 
 

@@ -191,9 +191,9 @@ def test_odd_neighbours_are_left_alone(logs: Path, tmp_path: Path) -> None:
         (["tail", "{empty}"], "no journals in"),
         (["tail", "{logs}", "--rank", "9"], "There are those of ranks 0-2"),
         (["tail", "{logs}", "--rank", "x"], "does not name ranks"),
-        (["tail", "{logs}", "-n", "0"], "'0' is no whole number from 1"),
+        (["tail", "{logs}", "-n", "0"], "'0' is not a whole number of 1 or more"),
         (["tail"], "DIR"),
-        (["tail", "{logs}", "--", "x"], "what is 'x'"),
+        (["tail", "{logs}", "--", "x"], "unexpected argument 'x'"),
     ],
 )
 def test_a_mistake_is_one_line(logs: Path, tmp_path: Path, words: list[str], said: str) -> None:

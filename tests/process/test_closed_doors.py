@@ -94,7 +94,7 @@ def test_who_has_a_wrong_key_is_turned_away(
 
     def is_said() -> bool:  # by the threads of the door, after the stranger has its answer
         said.append(capfd.readouterr().err)
-        return "".join(said).count("a process was not let in: ProtocolError: the other end does not know the key") == 6
+        return "".join(said).count("a connection was refused: ProtocolError: the other end does not know the key") == 6
 
     until(is_said, DEADLINE)
     assert address.key.hex() not in "".join(said)
@@ -267,7 +267,7 @@ def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPa
     assert all(map(is_hung_up_on, crowd))
 
 
-# README, "What is guaranteed": Doors are closed.
+# README, "What is guaranteed": Access is restricted.
 def test_directory_socket_and_journals_are_the_users_alone() -> None:
     umask = os.umask(0)
     try:

@@ -159,7 +159,7 @@ def test_a_worker_whose_client_is_gone_goes_on_as_it_was(gone: str) -> None:
     lines, complaints = run("worker_of_dead_client", address=gone)
     assert lines == ["kept", "printed"]
     assert complaints.count("\n") == 1
-    assert "this process keeps its logs to itself" in complaints
+    assert "the logs of this process are not forwarded" in complaints
     assert gone.partition("#")[2] not in complaints, "the key"
 
 

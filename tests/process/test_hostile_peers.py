@@ -93,7 +93,7 @@ def test_what_no_proc_sends_ends_the_connection_of_who_sent_it(data: bytes, capf
         others.are_heard()
         others.are_counted()
     said = capfd.readouterr().err
-    assert said.count(f"meshlog: rank {RANK} (pid {os.getpid()}) sends what no proc does; its connection is closed: ") == 1
+    assert said.count(f"meshlog: protocol error from rank {RANK} (pid {os.getpid()}); its connection is closed: ") == 1
     assert "goes on after" not in said
 
 
@@ -291,7 +291,7 @@ def test_descriptors_that_are_not_the_pipes_they_should_be_are_refused_and_close
             others.are_counted()
     finally:
         os.close(file)
-    assert "a process was not let in: ProtocolError" in capfd.readouterr().err
+    assert "a connection was refused: ProtocolError" in capfd.readouterr().err
 
 
 def test_a_journal_that_is_no_file_holds_up_nobody() -> None:

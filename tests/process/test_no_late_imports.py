@@ -205,7 +205,8 @@ def go_on():
 """
 
 JOINING = """
-from meshlog_handler import install, membership
+from meshlog_handler import install
+from meshlog_handler.worker import membership
 connect = membership.connect
 def gated(*args):
     if threading.current_thread() is thread:

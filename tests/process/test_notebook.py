@@ -211,7 +211,7 @@ def flush_and_interrupt(timeout):
 pm.logging.client.flush_soon = flush_and_interrupt
 """
         )
-        assert cell.lines == ["meshlog: interrupted; what procs said last is shown under a later cell"]
+        assert cell.lines == ["meshlog: interrupted: the last output is shown under a later cell"]
         assert cell.seconds < 3
     assert kernel.run("await pm.call(greet, 9)").lines == greetings(9)
 
@@ -231,7 +231,7 @@ def test_what_c_code_and_children_of_the_kernel_write_is_shown_once(kernel: Kern
     cell = kernel.run(OWN_OUTPUT)
     kernel.until(lambda: len(cell.lines) >= 5, "the last line")
     assert cell.lines == ["by a child", "by printf", "gr\u00fc\u00df", "printed", "written"]
-    assert kernel.run("print(meshlog_handler.notebook.cells._session._echo)").lines == ["None"]
+    assert kernel.run("print(meshlog_handler.notebook.cells._session._fd_tee)").lines == ["None"]
 
 
 def test_where_the_kernel_does_not_capture_its_descriptors_they_are_until_the_last_mesh_stops(unwatched: Kernel) -> None:
@@ -351,9 +351,10 @@ def test_without_ipython_nothing_happens_and_it_is_not_imported() -> None:
     code = """
 import sys
 from meshlog_handler import LogClient, notebook
+from meshlog_handler.notebook import cells
 with LogClient() as client:
     print(notebook.attach_if_notebook(client), notebook.current_cell(), client.console.before_write)
-print(any(name in sys.modules for name in ("IPython", "ipykernel", "zmq", "tornado")), notebook._session)
+print(any(name in sys.modules for name in ("IPython", "ipykernel", "zmq", "tornado")), cells._session)
 """
     assert run_python("-c", code).stdout == "False None None\nFalse None\n"
 

@@ -324,5 +324,5 @@ def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: 
         go_on.set()
         late.joined()
         until(lambda: late.level() == 33)
-        until(lambda: not any(getattr(source, "unheard", ()) for source in above._core.reactor.peers))
+        until(lambda: not any(getattr(source, "unacknowledged", ()) for source in above._core.reactor.peers))
         made.end()

@@ -161,7 +161,7 @@ def test_a_worker_that_has_given_up_its_rights_is_heard() -> None:
         ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
         assert ran.returncode == 0
         assert ran.stdout == "printed\n"  # another user's process is not let in: it shows what it logs by itself
-        assert "keeps its logs to itself" in ran.stderr
+        assert "the logs of this process are not forwarded" in ran.stderr
         assert "record 1" in ran.stderr
 
 

@@ -1,4 +1,4 @@
-"""The README's code does what it says: every Python block runs, and shows the lines that follow it."""
+"""The code of the README and of its pages in docs runs, and shows the lines that follow it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,41 @@ from .procs import ROOT
 pytestmark = pytest.mark.docs
 
 README = Page("README.md")
+PAGES = {path: Page(path) for path in ("README.md", "docs/operations.md", "docs/recipes.md", "docs/tutorial.md")}
+BLOCKS = [(path, number) for path, page in PAGES.items() for number in range(len(page.scripts()))]
+
+# Other tests run these: test_recipes, test_neighbours, test_notebook, and those of the engines.
+RUN_ELSEWHERE = {f"docs/{name}.md" for name in ("dask", "integrations", "monarch", "neighbours", "notebooks", "ray")}
 
 
-@pytest.mark.parametrize("number", range(len(README.scripts())))
-def test_python_block(number: int, tmp_path: Path) -> None:
-    README.run(README.scripts()[number], tmp_path)
+@pytest.mark.parametrize(("path", "number"), BLOCKS)
+def test_python_block(path: str, number: int, tmp_path: Path) -> None:
+    page = PAGES[path]
+    page.run(page.scripts()[number], tmp_path)
+
+
+def test_every_page_with_code_is_run() -> None:
+    pages = [Path(ROOT, "README.md"), *Path(ROOT, "docs").rglob("*.md")]
+    assert {str(page.relative_to(ROOT)) for page in pages if "```python" in page.read_text()} == {*PAGES, *RUN_ELSEWHERE}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(ROOT).glob("*.md")) + sorted(Path(ROOT, "docs").rglob("*.md")), ids=lambda path: path.name
+)
+def test_links_lead_to_what_exists(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text())
+    targets = [(path.parent / file if file else path, anchor) for file, anchor in links]
+    assert [
+        str(target) for target, anchor in targets if not target.exists() or (anchor and anchor not in anchors(target))
+    ] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_first_two_shell_blocks_are_one_command_each() -> None:

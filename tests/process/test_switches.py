@@ -156,7 +156,7 @@ def test_what_was_logged_before_is_shown_and_what_is_logged_after_is_counted(mon
 
 
 def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_client, "SWITCH_SEC", 0.3)
+    monkeypatch.setattr(log_client, "SWITCH_SEC", 2.0)
     with load(False) as made:
         made.log_some("both")
         stopped = made.client.stats()[1].pid

@@ -31,7 +31,7 @@ STALL: Final = 1.0
 """Seconds that no call of a survivor may take."""
 _MAX_TRACEBACK: Final = 60
 
-_ALARMING: Final = re.compile(r"Traceback|goes on after|cannot be read|sent what|sends what|not let in|Error", re.IGNORECASE)
+_ALARMING: Final = re.compile(r"Traceback|goes on after|cannot be read|sent what|sends what|connection was refused|Error", re.I)
 
 
 class Scene:

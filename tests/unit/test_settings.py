@@ -31,7 +31,7 @@ def test_defaults(name: str, env: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_the_environment_is_read_at_the_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_read_at_each_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Any = READ[name][0]
     monkeypatch.setenv(name, "65536" if "SIZE" in name else "1")
     first = read()
@@ -40,18 +40,18 @@ def test_the_environment_is_read_at_the_call(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", " yes ", "On"])
-def test_on(text: str) -> None:
+def test_values_for_on(text: str) -> None:
     assert settings.forwarding_enabled({settings.ENABLE_LOG_FORWARDING: text}) is True
 
 
 @pytest.mark.parametrize("text", ["0", "false", "False", " no ", "OFF"])
-def test_off(text: str) -> None:
+def test_values_for_off(text: str) -> None:
     assert settings.forwarding_enabled({settings.ENABLE_LOG_FORWARDING: text}) is False
 
 
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("text", ["maybe", "-1", "2x", "0x10", "nan", "inf", "9" * 5000, "1,5"])
-def test_a_bad_value_is_an_error_that_names_the_variable_and_what_is_valid(name: str, text: str) -> None:
+def test_an_invalid_value_raises_an_error_with_the_variable_and_the_valid_values(name: str, text: str) -> None:
     with pytest.raises(SettingError, match=f"^{name}=") as caught:
         READ[name][0]({name: text})
     assert "Valid: " in str(caught.value)
@@ -59,23 +59,23 @@ def test_a_bad_value_is_an_error_that_names_the_variable_and_what_is_valid(name:
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 30])
-def test_the_smallest_and_the_largest_journal(size: int) -> None:
+def test_the_smallest_and_the_largest_journal_size(size: int) -> None:
     assert settings.journal_size({settings.JOURNAL_SIZE: str(size)}) == size
 
 
 @pytest.mark.parametrize("size", [(1 << 16) - 1, (1 << 30) + 1])
-def test_a_journal_too_small_or_too_large(size: int) -> None:
+def test_a_journal_size_that_is_too_small_or_too_large(size: int) -> None:
     with pytest.raises(SettingError, match="from 65536 to 1073741824"):
         settings.journal_size({settings.JOURNAL_SIZE: str(size)})
 
 
 @pytest.mark.parametrize("window", [None, 3, 0.001, 1e9])
-def test_windows(window: float | None) -> None:
+def test_valid_windows(window: float | None) -> None:
     assert settings.check_window(window) == window
 
 
 @pytest.mark.parametrize("window", [0, -1, 0.0, -0.5, math.nan, math.inf, True, False, "3", [3], 3j])
-def test_what_is_no_window(window: Any) -> None:
+def test_invalid_windows(window: Any) -> None:
     with pytest.raises(SettingError, match="Valid: a positive number"):
         settings.check_window(window)
 
@@ -84,23 +84,23 @@ def test_what_is_no_window(window: Any) -> None:
     ("level", "number"),
     [(0, 0), (255, 255), (logging.INFO, 20), ("INFO", 20), ("warning", 30), ("Critical", 50), ("NOTSET", 0)],
 )
-def test_levels(level: int | str, number: int) -> None:
+def test_valid_levels(level: int | str, number: int) -> None:
     assert settings.check_level(level) == number
 
 
-def test_levels_of_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_that_the_program_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "_nameToLevel", {**logging._nameToLevel, "Trace": 5})
     assert settings.check_level("Trace") == 5
 
 
 @pytest.mark.parametrize("level", [-1, 256, True, None, 20.0, "LOUD", "", "20", b"INFO", [20]])
-def test_what_is_no_level(level: Any) -> None:
+def test_invalid_levels(level: Any) -> None:
     with pytest.raises(SettingError, match="Valid: 0 to 255") as caught:
         settings.check_level(level)
     assert repr(level) in str(caught.value)
 
 
-def test_a_rank_is_the_first_launchers_that_says_one() -> None:
+def test_the_rank_comes_from_the_first_variable_that_is_set() -> None:
     env = {"PMI_RANK": "4"}
     assert settings.rank(env) == 4
     for name, number in (("OMPI_COMM_WORLD_RANK", 3), ("SLURM_PROCID", 2), ("RANK", 0)):

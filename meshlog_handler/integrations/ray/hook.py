@@ -36,7 +36,7 @@ def is_hooked() -> bool:
         If it is another.
     """
     hook = _env_vars(ray.get_runtime_context().runtime_env).get(HOOK)
-    if hook is not None and not hook.startswith(f"{__package__}.ray"):
+    if hook is not None and not hook.startswith(f"{__package__}."):
         raise SettingError(
             "this job has a worker_process_setup_hook of its own. Call meshlog_handler.integrations.ray.join() in it, and "
             "attach(hooked=True)."

@@ -6,6 +6,7 @@ loggers. ``executor``: as ``listener``, with an executor. ``client``: a `LogClie
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.config
 import logging.handlers
@@ -148,5 +149,9 @@ def with_a_client(context) -> None:
 
 
 if __name__ == "__main__":
+    if KIND == "plain":
+        # Without a buffer, which has a lock: a worker that is forked while the thread writes would wait for it at its end. With
+        # our handlers, a fork waits for the thread.
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
     examples = {"listener": with_a_listener, "thread": with_a_thread, "executor": with_an_executor, "client": with_a_client}
     examples[sys.argv[1]](multiprocessing.get_context(sys.argv[2]))

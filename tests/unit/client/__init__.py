@@ -1,1 +1,1 @@
-"""Logic of `client`."""
+"""Unit tests of the client."""

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshlog_handler.client.flush_ledger import FlushLedger, OpenFlush, explain_missing
+from meshlog_handler.client.flush_ledger import PendingFlush, PendingFlushes, explain_missing
 from meshlog_handler.client.receipt import FlushReceipt
 
 members = st.sampled_from(range(6))
@@ -14,19 +14,19 @@ groups = st.sets(members)
 
 
 class Model(RuleBasedStateMachine):
-    """A ledger, and beside it what each flush must come to."""
+    """The pending flushes, and beside them the expected result of each flush."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = FlushLedger()
+        self.pending = PendingFlushes()
         self.now = 100.0
-        self.flushes: list[OpenFlush] = []
+        self.flushes: list[PendingFlush] = []
         self.began: dict[int, frozenset[int]] = {}
         self.fate: dict[int, dict[int, str]] = {}
         self.done: set[int] = set()
 
-    def completed(self, flushes: list[OpenFlush]) -> None:
-        """Check what a call says it completed: exactly what nobody is waited for in, each once."""
+    def completed(self, flushes: list[PendingFlush]) -> None:
+        """Check the flushes that a call completed: exactly those that wait for no member, each once."""
         versions = [flush.version for flush in flushes]
         assert len(set(versions)) == len(versions)
         assert not self.done & set(versions)
@@ -35,7 +35,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(asked=groups, dead=groups, timeout=st.sampled_from([0.0, 1.0, 10.0, math.inf]))
     def start(self, asked: set[int], dead: set[int], timeout: float) -> None:
-        flush = self.ledger.start(asked | dead, self.now, timeout, dead)
+        flush = self.pending.start(asked | dead, self.now, timeout, dead)
         assert flush.version == len(self.flushes) + 1
         assert (flush.started, flush.deadline) == (self.now, self.now + timeout)
         self.flushes.append(flush)
@@ -50,16 +50,16 @@ class Model(RuleBasedStateMachine):
         counts = member in self.began.get(version, ()) and member not in self.fate[version]
         if counts:
             self.fate[version][member] = "acked"
-        completed = self.ledger.ack(version, member)
+        completed = self.pending.ack(version, member)
         assert [flush.version for flush in completed] in ([], [version])
         self.completed(completed)
 
     @rule(member=members)
-    def excuse(self, member: int) -> None:
+    def mark_ended(self, member: int) -> None:
         for version, began in self.began.items():
             if member in began:
                 self.fate[version].setdefault(member, "dead")
-        self.completed(self.ledger.excuse(member))
+        self.completed(self.pending.mark_ended(member))
 
     @rule(seconds=st.floats(0, 12))
     def expire(self, seconds: float) -> None:
@@ -68,18 +68,18 @@ class Model(RuleBasedStateMachine):
             if flush.deadline <= self.now:
                 for member in self.began[flush.version]:
                     self.fate[flush.version].setdefault(member, "missing")
-        self.completed(self.ledger.expire(self.now))
+        self.completed(self.pending.expire(self.now))
 
     @rule()
     def close(self) -> None:
         for version, began in self.began.items():
             for member in began:
                 self.fate[version].setdefault(member, "missing")
-        self.completed(self.ledger.close())
-        assert len(self.ledger) == 0
+        self.completed(self.pending.close())
+        assert len(self.pending) == 0
 
     @invariant()
-    def every_member_is_in_exactly_one_place(self) -> None:
+    def every_member_is_in_exactly_one_set(self) -> None:
         for flush in self.flushes:
             fate = self.fate[flush.version]
             for name in ("acked", "dead", "missing"):
@@ -87,10 +87,10 @@ class Model(RuleBasedStateMachine):
             assert flush.waiting == self.began[flush.version] - fate.keys()
 
     @invariant()
-    def only_what_waits_is_kept(self) -> None:
+    def only_waiting_flushes_are_kept(self) -> None:
         waiting = [flush for flush in self.flushes if flush.version not in self.done]
-        assert len(self.ledger) == len(waiting)
-        assert self.ledger.deadline == min((flush.deadline for flush in waiting), default=None)
+        assert len(self.pending) == len(waiting)
+        assert self.pending.deadline == min((flush.deadline for flush in waiting), default=None)
 
 
 TestModel = Model.TestCase
@@ -98,26 +98,26 @@ TestModel.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 def test_an_answer_to_one_flush_never_counts_for_another() -> None:
-    ledger = FlushLedger()
-    first, second = ledger.start("ab", 0.0, 10.0), ledger.start("ab", 0.0, 10.0)
-    assert ledger.ack(first.version, "a") == []
-    assert ledger.ack(second.version, "b") == []
-    assert ledger.ack(first.version, "b") == [first]
+    pending = PendingFlushes()
+    first, second = pending.start("ab", 0.0, 10.0), pending.start("ab", 0.0, 10.0)
+    assert pending.ack(first.version, "a") == []
+    assert pending.ack(second.version, "b") == []
+    assert pending.ack(first.version, "b") == [first]
     assert second.waiting == {"a"}
-    assert ledger.ack(first.version, "a") == []
-    assert ledger.ack(second.version, "a") == [second]
+    assert pending.ack(first.version, "a") == []
+    assert pending.ack(second.version, "a") == [second]
 
 
-def test_an_answer_after_the_timeout_counts_for_nothing() -> None:
-    ledger = FlushLedger()
-    flush = ledger.start("a", 0.0, 1.0)
-    assert ledger.expire(0.999) == []
-    assert ledger.expire(1.0) == [flush]
-    assert ledger.ack(flush.version, "a") == []
+def test_an_answer_after_the_timeout_has_no_effect() -> None:
+    pending = PendingFlushes()
+    flush = pending.start("a", 0.0, 1.0)
+    assert pending.expire(0.999) == []
+    assert pending.expire(1.0) == [flush]
+    assert pending.ack(flush.version, "a") == []
     assert (flush.missing, flush.acked) == ({"a"}, set())
 
 
-def test_a_receipt_names_who_is_missing_and_what_to_do() -> None:
+def test_the_message_names_the_missing_ranks_and_what_to_do() -> None:
     text = explain_missing(FlushReceipt(7, acked=(0, 1), missing=(2, 3, 5), dead=(4,), dropped=0, elapsed=10.04))
     assert text.startswith("flush 7 ended after 10.0 s: 2 of 6 answered, missing ranks 2-3,5.")
     assert "timeout" in text

@@ -1,4 +1,4 @@
-"""What is kept of records is bounded in bytes, however large a single one is."""
+"""The memory that kept records take is bounded in bytes, even for large records."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ LONG = 200_000
 
 
 def text(number: int, size: int = LONG) -> str:
-    """Return a text that is similar to no other."""
+    """Return a text that is not similar to any other."""
     first, second = (chr(ord("g") + digit) for digit in divmod(number, 20))
     return first * (size // 2) + second * (size // 2)
 
 
 @pytest.fixture
 def traced() -> Iterator[Callable[[], int]]:
-    """Returns the peak of what was allocated since the test began."""
+    """Returns the peak of the memory allocated since the test began."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
 
 def fed(records: Iterator[logging.LogRecord], digests: bool = False) -> tuple[int, list[logging.LogRecord]]:
-    """Let an aggregator take in records as a client does; return how many, and what it shows."""
+    """Add records to an aggregator as a client does; return how many, and the shown records."""
     aggregator = Aggregator(10.0, digests=digests)
     shown: list[logging.LogRecord] = []
     count = 0
@@ -69,7 +69,7 @@ KINDS: dict[str, Callable[[int], logging.LogRecord]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_groups_of_long_lines_are_shown_before_their_time(kind: str, traced: Callable[[], int]) -> None:
+def test_groups_of_long_lines_are_shown_early(kind: str, traced: Callable[[], int]) -> None:
     lengths: list[int] = []
     aggregator = Aggregator(10.0)
     count = 30 if kind == "numbers" else 300
@@ -89,7 +89,7 @@ def test_groups_of_long_lines_are_shown_before_their_time(kind: str, traced: Cal
 
 @pytest.mark.parametrize("digests", [False, True])
 def test_arguments_of_one_template_take_little_memory(digests: bool, traced: Callable[[], int]) -> None:
-    """Small ones come first: the aggregator expects no large ones."""
+    """Small arguments come first, so the aggregator expects no large ones."""
     records = (
         make("got %s and %s", text(number, 500_000), number) if number > 70 else make("got %s and %s", "x", number)
         for number in range(170)
@@ -104,44 +104,44 @@ def test_arguments_of_one_template_take_little_memory(digests: bool, traced: Cal
         assert size_of(digest[1]) < 3 << 20
 
 
-def source_of(path: Path) -> Peer:
-    """Return a proc whose journal would lie at `path`."""
+def peer_at(path: Path) -> Peer:
+    """Return a peer with its journal at `path`."""
     hello = Hello(os.getpid(), "node", 0, 0, "", (), True, 0.0)
     return Peer(None, hello, 0, str(path), {}, {}, 1000, os.getpid())
 
 
-def test_what_is_collected_at_once_is_bounded(tmp_path: Path) -> None:
-    """Handlers that are blocked find no more than that waiting for them."""
-    source = source_of(tmp_path / "journal")
+def test_the_size_of_one_collection_is_bounded(tmp_path: Path) -> None:
+    """At most this much waits for handlers that block."""
+    peer = peer_at(tmp_path / "journal")
     for number in range(1, 51):
         (tmp_path / f"journal.{number}").write_bytes(encode([make(text(number, 100_000))]))
     data = b"".join(number_entry(LARGE, number) for number in range(1, 51))
-    source.inbox.append(Piece(1, data, replayed=False))
+    peer.inbox.append(Piece(1, data, replayed=False))
     items: list[Item] = []
-    assert source.take(1000, items) >= 1000
+    assert peer.take(1000, items) >= 1000
     assert len(items) == 11
     assert len(os.listdir(tmp_path)) == 39
-    while source.inbox:
-        source.take(1000, items)
+    while peer.inbox:
+        peer.take(1000, items)
     assert [template.text(values) for _, template, values in items] == [text(number, 100_000) for number in range(1, 51)]
 
 
-def test_the_last_records_of_a_proc_take_little_memory(tmp_path: Path) -> None:
-    source = source_of(tmp_path / "journal")
+def test_the_last_records_of_a_worker_take_little_memory(tmp_path: Path) -> None:
+    peer = peer_at(tmp_path / "journal")
     captured = CapturedTemplate(logging.makeLogRecord({}).__dict__, info_of(make()).but(stream="stdout"), 20)
     items: list[Item] = []
     for number in range(20):
         items += decode(encode([make(text(number, 1_000_000))]))
         items += decode(encode([make("got %s", text(number, 1_000_000), exc_text="t" * 1_000_000)]))
         items.append((0.0, captured, (0.0, Line(b"x" * 1_000_000, True, False, 0), "x" * 1000, b"")))
-        source.remember(items)
+        peer.remember(items)
         items.clear()
-    assert len(source.tail) == 20
-    assert len(source.tail) == len(last_lines(source.tail))
-    assert all(len(line) < 3000 for line in last_lines(source.tail))
-    source.tail.clear()
-    source.remember(decode(encode([make("short"), make(text(1, 10_000)), make("got %s", 1)])))
-    first, second, third = last_lines(source.tail)
+    assert len(peer.tail) == 20
+    assert len(peer.tail) == len(last_lines(peer.tail))
+    assert all(len(line) < 3000 for line in last_lines(peer.tail))
+    peer.tail.clear()
+    peer.remember(decode(encode([make("short"), make(text(1, 10_000)), make("got %s", 1)])))
+    first, second, third = last_lines(peer.tail)
     assert (first, third) == ("INFO app.part: short", "INFO app.part: got 1")
     assert second.startswith("INFO app.part: ggggggg")
     assert second.endswith("more characters]")

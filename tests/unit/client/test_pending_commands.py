@@ -8,86 +8,86 @@ from meshlog_handler.client.pending_commands import UNANSWERED, Answers, Pending
 from meshlog_handler.protocol.messages import Answer
 
 
-def started(orders: PendingCommands, *members: str) -> tuple[int, Future[Answers]]:
-    request, future = orders.number(), Future[Answers]()
-    orders.start(request, members, future)
+def started(commands: PendingCommands, *members: str) -> tuple[int, Future[Answers]]:
+    request, future = commands.number(), Future[Answers]()
+    commands.start(request, members, future)
     return request, future
 
 
-def test_a_future_gets_all_answers_when_the_last_has_come() -> None:
-    orders = PendingCommands()
-    request, future = started(orders, "a", "b")
-    orders.answer("a", Answer(request, None))
+def test_a_future_gets_all_answers_with_the_last_one() -> None:
+    commands = PendingCommands()
+    request, future = started(commands, "a", "b")
+    commands.answer("a", Answer(request, None))
     assert not future.done()
-    orders.answer("b", Answer(request, "refused"))
+    commands.answer("b", Answer(request, "refused"))
     assert future.result(0) == {"a": None, "b": "refused"}
 
 
-def test_numbers_rise_and_are_no_versions_of_flushes() -> None:
-    orders = PendingCommands()
-    numbers = [orders.number() for _ in range(3)]
+def test_request_numbers_rise_and_differ_from_flush_versions() -> None:
+    commands = PendingCommands()
+    numbers = [commands.number() for _ in range(3)]
     assert numbers == sorted(set(numbers))
     assert all(map(PendingCommands.is_request, numbers))
     assert not PendingCommands.is_request(1_000_000)
 
 
-def test_nobody_to_ask_is_answered_at_once() -> None:
+def test_a_command_for_no_member_completes_at_once() -> None:
     assert started(PendingCommands())[1].result(0) == {}
 
 
-def test_answers_nobody_waits_for_count_for_nothing() -> None:
-    orders = PendingCommands()
-    request, future = started(orders, "a", "b")
-    orders.answer("c", Answer(request, None))
-    orders.answer("a", Answer(request + 1, None))
-    orders.answer("a", Answer(request, "first"))
-    orders.answer("a", Answer(request, "second"))
-    orders.excuse("a", "ended")
+def test_unexpected_answers_have_no_effect() -> None:
+    commands = PendingCommands()
+    request, future = started(commands, "a", "b")
+    commands.answer("c", Answer(request, None))
+    commands.answer("a", Answer(request + 1, None))
+    commands.answer("a", Answer(request, "first"))
+    commands.answer("a", Answer(request, "second"))
+    commands.mark_ended("a", "ended")
     assert not future.done()
-    orders.answer("b", Answer(request, None))
-    orders.answer("b", Answer(request, "late"))
+    commands.answer("b", Answer(request, None))
+    commands.answer("b", Answer(request, "late"))
     assert future.result(0) == {"a": "first", "b": None}
 
 
-def test_who_ends_is_excused_from_every_order() -> None:
-    orders = PendingCommands()
-    (_, one), (request, other) = started(orders, "a"), started(orders, "a", "b")
-    orders.excuse("a", "ended")
+def test_a_member_that_ends_completes_its_part_of_every_command() -> None:
+    commands = PendingCommands()
+    (_, one), (request, other) = started(commands, "a"), started(commands, "a", "b")
+    commands.mark_ended("a", "ended")
     assert one.result(0) == {"a": "ended"}
     assert not other.done()
-    orders.answer("b", Answer(request, None))
+    commands.answer("b", Answer(request, None))
     assert other.result(0) == {"a": "ended", "b": None}
 
 
-def test_giving_up_names_who_did_not_answer() -> None:
-    orders = PendingCommands()
-    request, future = started(orders, "a", "b")
-    (_, unconcerned) = started(orders, "a")
-    orders.answer("a", Answer(request, None))
-    orders.give_up(request)
-    orders.give_up(request)
-    orders.give_up(request + 99)
+def test_giving_up_marks_the_members_that_did_not_answer() -> None:
+    commands = PendingCommands()
+    request, future = started(commands, "a", "b")
+    (_, other) = started(commands, "a")
+    commands.answer("a", Answer(request, None))
+    commands.give_up(request)
+    commands.give_up(request)
+    commands.give_up(request + 99)
     assert future.result(0) == {"a": None, "b": UNANSWERED}
-    assert not unconcerned.done()
+    assert not other.done()
 
 
 def test_closing_completes_everything() -> None:
-    orders = PendingCommands()
-    futures = [started(orders, "a", "b")[1] for _ in range(3)]
-    orders.close("stopped")
+    commands = PendingCommands()
+    futures = [started(commands, "a", "b")[1] for _ in range(3)]
+    commands.close("stopped")
     assert [future.result(0) for future in futures] == [{"a": "stopped", "b": "stopped"}] * 3
 
 
 @pytest.mark.parametrize("members", ["", "a"])
-def test_a_future_that_was_cancelled_harms_nobody(members: str) -> None:
-    orders, future = PendingCommands(), Future[Answers]()
-    request = orders.number()
+def test_a_cancelled_future_does_not_affect_other_commands(members: str) -> None:
+    commands, future = PendingCommands(), Future[Answers]()
+    request = commands.number()
     if not members:
         future.cancel()
-    orders.start(request, members, future)
+    commands.start(request, members, future)
     future.cancel()
-    orders.answer("a", Answer(request, None))
-    _, next_one = started(orders, "a")
-    orders.close("stopped")
+    commands.answer("a", Answer(request, None))
+    _, next_one = started(commands, "a")
+    commands.close("stopped")
     assert future.cancelled()
     assert next_one.result(0) == {"a": "stopped"}

@@ -1,4 +1,4 @@
-"""What a client keeps of a relay: the answers to flushes that are open, and no others."""
+"""The peer of a relay keeps the answers to open flushes, and no other answers."""
 
 from __future__ import annotations
 

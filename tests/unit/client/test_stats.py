@@ -1,4 +1,4 @@
-"""What is counted of ranks, and what is left of it when they have ended."""
+"""The counters of ranks, and of ranks that have ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from meshlog_handler.client.stats import EARLIER, MAX_PAST, PastStats, RankStats
 from meshlog_handler.errors import ProtocolError
 
 
-def test_of_many_ranks_that_ended_the_latest_are_kept_and_the_sums_are_exact() -> None:
+def test_the_latest_ended_ranks_are_kept_and_the_sums_are_exact() -> None:
     past = PastStats()
     for rank in range(MAX_PAST + 100):
         past.remember({rank: RankStats(rank, 1000 + rank, False, received=rank, dropped={"full": 1}, lines=2)})
@@ -20,7 +20,7 @@ def test_of_many_ranks_that_ended_the_latest_are_kept_and_the_sums_are_exact() -
     assert stats.dropped == MAX_PAST + 100
 
 
-def test_a_rank_that_ends_again_is_one_of_the_latest() -> None:
+def test_a_rank_that_ends_again_counts_as_one_of_the_latest() -> None:
     past = PastStats()
     past.remember({7: RankStats(7, 1, False, received=1)})
     for rank in range(1000, 1000 + MAX_PAST):
@@ -29,7 +29,7 @@ def test_a_rank_that_ends_again_is_one_of_the_latest() -> None:
     assert past[7].received == 1 + MAX_PAST
 
 
-def test_counters_come_back_from_what_a_relay_says() -> None:
+def test_counters_are_restored_from_those_of_a_relay() -> None:
     stats = RankStats(3, 17, True, 5, 1, 0, 2, {"full": 3}, 5, 1.5)
     counters = {name: stats[name] for name in RankStats.counted}
     assert RankStats.of(3, counters) == stats

@@ -1,1 +1,1 @@
-"""Logic of `dispatch`."""
+"""Unit tests of `dispatch`."""

@@ -17,7 +17,7 @@ from .test_dispatcher import items_of
 
 
 class Clock:
-    """Moved by hand."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Slow(logging.Handler):
-    """Takes so many seconds a record."""
+    """A handler that takes `seconds` for each record."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Slow(logging.Handler):
 
 
 class CountsFor(Dispatcher):
-    """Takes so many seconds to count."""
+    """A dispatcher that takes `seconds` to count."""
 
     def __init__(self, clock: Clock, seconds: float, *options: Any) -> None:
         super().__init__(*options)
@@ -57,28 +57,28 @@ class CountsFor(Dispatcher):
         return super().count(items, now)
 
 
-def test_a_slow_handler_has_its_tick_and_no_more(clock: Clock) -> None:
+def test_a_slow_handler_runs_for_one_tick_only(clock: Clock) -> None:
     handler = Slow(clock, 0.01)
-    shown = Pacer(Dispatcher(Sinks(Sink([handler]))), lambda: False)
-    shown.put(items_of(0, [0] * 100), clock.now)
-    shown.show_some(clock.now, 1)
+    held = Pacer(Dispatcher(Sinks(Sink([handler]))), lambda: False)
+    held.put(items_of(0, [0] * 100), clock.now)
+    held.show_some(clock.now, 1)
     assert handler.count == 5
-    assert shown
+    assert held
 
 
-def test_however_long_counting_took_something_is_shown(clock: Clock) -> None:
+def test_records_are_shown_however_long_counting_took(clock: Clock) -> None:
     handler = Slow(clock, 0.001)
-    shown = Pacer(CountsFor(clock, 10.0, Sinks(Sink([handler]))), lambda: False)
-    shown.put(items_of(0, [0] * 10), clock.now)
+    held = Pacer(CountsFor(clock, 10.0, Sinks(Sink([handler]))), lambda: False)
+    held.put(items_of(0, [0] * 10), clock.now)
     for _ in range(10):
-        shown.show_some(clock.now, 1)
+        held.show_some(clock.now, 1)
     assert handler.count == 10
-    assert not shown
+    assert not held
 
 
-def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Clock) -> None:
+def test_counted_records_do_not_make_a_slow_handler_look_fast(clock: Clock) -> None:
     handler = Slow(clock, 0.02)
-    show = Dispatcher(Sinks(Sink([handler], window=600.0)))
+    dispatcher = Dispatcher(Sinks(Sink([handler], window=600.0)))
     longest, last = 0.0, clock.now
 
     def look() -> bool:
@@ -86,12 +86,12 @@ def test_many_that_are_counted_do_not_make_a_slow_handler_a_fast_one(clock: Cloc
         longest, last = max(longest, clock.now - last), clock.now
         return False
 
-    shown = Pacer(show, look)
-    show.dispatch(items_of(0, [0]), clock.now)
+    held = Pacer(dispatcher, look)
+    dispatcher.dispatch(items_of(0, [0]), clock.now)
     for turn in range(20):
-        shown.put([*items_of(turn, [0] * 500), *warnings(turn)], clock.now)
-        while shown:
-            shown.show_some(clock.now, 1)
+        held.put([*items_of(turn, [0] * 500), *warnings(turn)], clock.now)
+        while held:
+            held.show_some(clock.now, 1)
     assert handler.count == 20 * 3
     assert longest < 0.021
 
@@ -101,23 +101,23 @@ def warnings(turn: int) -> list[Item]:
     return decode(encode(make("careful", lineno=10 * turn + at, levelno=logging.WARNING) for at in range(3)))
 
 
-def test_what_is_in_the_tray_at_a_switch_is_shown_by_the_settings_before_it(clock: Clock) -> None:
+def test_items_held_at_a_switch_are_shown_by_the_earlier_settings(clock: Clock) -> None:
     handler = Slow(clock, 0.01)
-    show = Dispatcher(Sinks(Sink([handler])))
-    shown = Pacer(show, lambda: False)
-    shown.put(items_of(0, [0] * 20), clock.now)
-    shown.show_some(clock.now, 1)
+    dispatcher = Dispatcher(Sinks(Sink([handler])))
+    held = Pacer(dispatcher, lambda: False)
+    held.put(items_of(0, [0] * 20), clock.now)
+    held.show_some(clock.now, 1)
     assert handler.count == 5
-    era = show.switch(60.0)
+    era = dispatcher.switch(60.0)
     assert era is not None
-    shown.end(era)
-    while shown:
-        shown.show_some(clock.now, 1)
-    assert handler.count == 20, "each by itself, as there was no window"
-    shown.put(items_of(1, [0] * 20), clock.now)
-    while shown:
-        shown.show_some(clock.now, 1)
+    held.end(era)
+    while held:
+        held.show_some(clock.now, 1)
+    assert handler.count == 20, "ungrouped, because there was no window"
+    held.put(items_of(1, [0] * 20), clock.now)
+    while held:
+        held.show_some(clock.now, 1)
     assert handler.count == 20, "grouped"
-    show.end_era(era)
-    show.flush()
+    dispatcher.end_era(era)
+    dispatcher.flush()
     assert handler.count == 21

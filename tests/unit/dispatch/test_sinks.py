@@ -27,7 +27,7 @@ def record(name: str = "app", level: int = logging.INFO, msg: str = "text", **ex
 
 @pytest.fixture
 def loggers() -> Iterator[None]:
-    """Leave no loggers, and the root logger as it was."""
+    """Remove new loggers and restore the root logger."""
     root, manager = logging.root, logging.Logger.manager
     before, known = root.handlers[:], dict(manager.loggerDict)
     root.handlers[:] = []
@@ -37,8 +37,8 @@ def loggers() -> Iterator[None]:
     manager.loggerDict.update(known)
 
 
-class Door(logging.Handler):
-    """A handler with a sink, as a MeshHandler is one."""
+class HasSink(logging.Handler):
+    """A handler with a sink, like a `MeshHandler`."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ def three() -> tuple[Sinks, list[Sink]]:
     return sinks, made
 
 
-def test_a_number_finds_the_sink_it_was_given() -> None:
+def test_a_number_finds_its_sink() -> None:
     sinks, made = three()
     assert [sinks.find(sink.number, "any") for sink in made] == [(sink,) for sink in made]
 
 
-def test_a_name_finds_the_sink_that_has_it_now_and_a_number_the_same_for_ever() -> None:
+def test_a_name_finds_its_latest_sink_and_a_number_always_the_same() -> None:
     sinks, (first, second, _) = three()
     sinks.name(first, "mesh")
     assert sinks.find("mesh", "any") == (first,)
@@ -70,30 +70,30 @@ def test_a_name_finds_the_sink_that_has_it_now_and_a_number_the_same_for_ever() 
 
 def test_without_a_route_the_loggers_of_this_process_decide(loggers: None) -> None:
     sinks, (first, second, third) = three()
-    logging.root.addHandler(Door(first))
-    logging.getLogger("access").addHandler(Door(second))
+    logging.root.addHandler(HasSink(first))
+    logging.getLogger("access").addHandler(HasSink(second))
     logging.getLogger("access").propagate = False
-    logging.getLogger("both").addHandler(Door(third))
+    logging.getLogger("both").addHandler(HasSink(third))
     logging.getLogger("both.part")
     assert sinks.find(None, "anything.else") == (first,)
     assert sinks.find(None, "access") == sinks.find(None, "access.of.a.kind") == (second,)
     assert sinks.find(None, "both.part.of") == (third, first)
-    assert "anything.else" not in logging.Logger.manager.loggerDict, "looking makes no logger"
+    assert "anything.else" not in logging.Logger.manager.loggerDict, "the search creates no logger"
 
 
 def test_a_sink_of_another_client_is_not_found(loggers: None) -> None:
     sinks, made = three()
-    logging.root.addHandler(Door(Sink([RecordCollector()])))
+    logging.root.addHandler(HasSink(Sink([RecordCollector()])))
     assert sinks.find(None, "any") == (made[-1],)
 
 
-def test_a_client_that_was_given_handlers_shows_what_has_no_other_place(loggers: None) -> None:
+def test_records_of_unknown_routes_go_to_the_handlers_of_the_client(loggers: None) -> None:
     default = Sink([RecordCollector()])
     sinks = Sinks(default)
     assert sinks.find(None, "any") == sinks.find("mesh", "any") == sinks.find(7, "any") == (default,)
 
 
-def test_handlers_that_accepted_a_record_get_it_without_asking_their_filters_again() -> None:
+def test_handlers_that_accepted_a_record_get_it_without_filtering_it_again() -> None:
     asked: list[str] = []
 
     class Asks(logging.Filter):
@@ -117,14 +117,14 @@ def test_handlers_that_accepted_a_record_get_it_without_asking_their_filters_aga
     assert sinks.find((sink.number, (99, -1)), "any")[0].handlers == ()
 
 
-def test_what_peers_can_make_up_is_bounded() -> None:
+def test_routes_that_peers_invent_take_bounded_memory() -> None:
     sinks, (first, *_) = three()
     for number in range(2000):
         sinks.find((first.number, (number,)), "any")
     assert len(sinks.all()) < 300
 
 
-def test_many_configurations_are_forgotten_but_for_the_last() -> None:
+def test_only_the_latest_configurations_are_kept() -> None:
     sinks = Sinks()
     for _ in range(3000):
         sink = Sink([RecordCollector()])
@@ -146,10 +146,10 @@ def test_a_closed_file_is_appended_to(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "before\nafter\n"
 
 
-# -- shown on the calling thread ------------------------------------------------------------------------------------
+# -- on the calling thread ------------------------------------------------------------------------------------------
 
 
-def test_what_a_client_adds_is_on_a_copy_and_extras_keep_their_names() -> None:
+def test_attributes_of_the_client_are_on_a_copy_and_extras_keep_their_names() -> None:
     collector = RecordCollector()
     mine = record(rank=7, user="ada")
     before = dict(vars(mine))
@@ -161,14 +161,14 @@ def test_what_a_client_adds_is_on_a_copy_and_extras_keep_their_names() -> None:
 
 
 class Odd(logging.LogRecord):
-    """A record with a message of its own."""
+    """A record class that overrides `getMessage`."""
 
     def getMessage(self) -> str:
-        """Return it."""
+        """Return the message with a prefix."""
         return f"odd {super().getMessage()}"
 
 
-def test_a_class_of_the_programs_own_keeps_its_methods_and_can_be_copied() -> None:
+def test_a_record_class_of_the_program_keeps_its_methods_and_can_be_copied() -> None:
     collector = RecordCollector()
     Sink([collector]).show_here(Odd("app", 20, "", 1, "text", (), None))
     (shown,) = collector.records
@@ -177,7 +177,7 @@ def test_a_class_of_the_programs_own_keeps_its_methods_and_can_be_copied() -> No
     assert pickle.loads(pickle.dumps(shown)).getMessage() == "odd text"
 
 
-def test_a_handler_that_logs_does_not_feed_itself_but_another() -> None:
+def test_records_of_a_handler_do_not_reach_its_own_sink_but_another() -> None:
     other = RecordCollector()
     elsewhere = Sink([other])
 
@@ -205,7 +205,7 @@ class Raises(logging.Handler):
         raise self.failure
 
 
-def test_an_exception_is_said_once_and_the_others_get_the_record(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_reported_once_and_the_other_handlers_get_the_record(capfd: pytest.CaptureFixture[str]) -> None:
     collector = RecordCollector()
     sink = Sink([Raises(OSError("full")), collector])
     sink.show_here(record())
@@ -222,7 +222,7 @@ def test_on_the_calling_thread_an_exit_ends_the_call_as_in_plain_logging() -> No
         sink.show_here(record())
 
 
-def test_levels_of_handlers_are_respected_unless_asked_not_to() -> None:
+def test_levels_of_handlers_apply_unless_switched_off() -> None:
     collector = RecordCollector(logging.WARNING)
     Sink([collector]).show_here(record())
     assert collector.records == []
@@ -230,7 +230,7 @@ def test_levels_of_handlers_are_respected_unless_asked_not_to() -> None:
     assert collector.messages == ["text"]
 
 
-def test_a_formatter_that_comes_later_gets_what_a_client_adds(tmp_path: Path) -> None:
+def test_a_formatter_set_later_gets_the_attributes_of_the_client(tmp_path: Path) -> None:
     file = logging.FileHandler(tmp_path / "log")
     sink = Sink([file])
     sink.show_here(record(msg="one"))
@@ -240,7 +240,7 @@ def test_a_formatter_that_comes_later_gets_what_a_client_adds(tmp_path: Path) ->
     assert (tmp_path / "log").read_text() == "one\nNone two\n"
 
 
-def test_what_a_filter_sets_is_seen_by_later_handlers() -> None:
+def test_later_handlers_see_the_attributes_that_a_filter_sets() -> None:
     class Sets(logging.Filter):
         def filter(self, each: logging.LogRecord) -> bool:
             each.request = 5
@@ -271,7 +271,7 @@ class Adds(logging.Filter):
 
 
 def shown_by(handlers: list[logging.Handler], directory: Path) -> list[str]:
-    """Show a record of another process, whose filters were asked there; return the text of each file."""
+    """Show a record of another process, in which the filters ran; return the text of each file."""
     sink, mine = Sink(handlers), record()
     accepted, texts = sink.prepared(mine, MeshInfo(3))
     arrived = MeshRecord.of({**vars(mine), "rank": 3}, MeshInfo(3, texts=texts))
@@ -291,7 +291,7 @@ def files(directory: Path, *filters: logging.Filter | None) -> list[logging.Hand
     return made
 
 
-def test_what_a_filter_changes_in_place_is_shown_by_its_handler_and_later_ones(tmp_path: Path) -> None:
+def test_a_change_in_place_by_a_filter_is_shown_by_its_handler_and_later_ones(tmp_path: Path) -> None:
     handlers = files(tmp_path, None, Adds("a"), None, Adds("b"))
     assert shown_by(handlers, tmp_path) == ["text\n", "text a\n", "text a\n", "text a b\n"]
 
@@ -302,7 +302,7 @@ def test_a_record_that_a_filter_returns_is_shown_by_its_handler_alone(tmp_path: 
     assert shown_by(handlers, tmp_path) == ["text a\n", "text\n", "text b\n", "text b\n"]
 
 
-def test_a_handler_with_a_format_of_its_own_is_not_given_the_text_of_its_formatter(tmp_path: Path) -> None:
+def test_a_handler_that_overrides_format_does_not_get_the_formatted_text(tmp_path: Path) -> None:
     class Upper(logging.FileHandler):
         def format(self, each: logging.LogRecord) -> str:
             return super().format(each).upper()
@@ -313,7 +313,7 @@ def test_a_handler_with_a_format_of_its_own_is_not_given_the_text_of_its_formatt
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="filters return records since Python 3.12")
-def test_a_handler_that_looks_at_the_record_gets_what_its_filter_returned() -> None:
+def test_a_handler_that_uses_the_record_gets_the_record_of_its_filter() -> None:
     collector = RecordCollector()
     collector.addFilter(Adds("without the password", new=True))
     sink, mine = Sink([collector]), record()
@@ -321,7 +321,7 @@ def test_a_handler_that_looks_at_the_record_gets_what_its_filter_returned() -> N
     assert mine.getMessage() == "text without the password"
 
 
-def test_a_handler_that_keeps_records_has_what_a_client_adds() -> None:
+def test_a_handler_that_keeps_records_gets_the_attributes_of_the_client() -> None:
     target = RecordCollector()
     memory = logging.handlers.MemoryHandler(10, target=target)
     Sink([memory]).show_here(record())
@@ -329,12 +329,12 @@ def test_a_handler_that_keeps_records_has_what_a_client_adds() -> None:
     assert target.records[0].rank is None  # type: ignore[attr-defined]  # added by the client
 
 
-def test_without_handlers_it_is_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sink_without_handlers_uses_the_console(capsys: pytest.CaptureFixture[str]) -> None:
     Sink([]).show_here(record())
     assert capsys.readouterr().err == "text\n"
 
 
-def test_a_formatter_is_for_the_handlers_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_formatter_applies_to_the_handlers_that_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, none = logging.FileHandler(tmp_path / "own"), logging.FileHandler(tmp_path / "none")
     own.setFormatter(logging.Formatter("own %(message)s"))
     sink = Sink([own, none, ConsoleHandler()])
@@ -350,10 +350,10 @@ def test_a_formatter_is_for_the_handlers_that_have_none(tmp_path: Path, capsys: 
     assert (tmp_path / "own").read_text() == "own text\n" * 4
     assert (tmp_path / "none").read_text() == "given None text\ngiven 4 text\ngiven 5 text\ntext\n"
     assert capsys.readouterr().err == "given None text\ngiven 4 text\ntext\n"
-    assert none.formatter is None, "elsewhere it has none"
+    assert none.formatter is None, "the handler itself is unchanged"
 
 
-def test_a_stream_that_the_program_has_closed_has_nothing_to_flush(capfd: pytest.CaptureFixture[str]) -> None:
+def test_flushing_a_closed_stream_reports_no_error(capfd: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     sink = Sink((logging.StreamHandler(stream),))
     stream.close()

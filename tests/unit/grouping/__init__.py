@@ -1,1 +1,1 @@
-"""Logic of `grouping`."""
+"""Unit tests of `grouping`."""

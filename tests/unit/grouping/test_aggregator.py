@@ -19,7 +19,7 @@ from meshlog_handler.grouping.templates import AnyTemplate
 
 @dataclass(frozen=True)
 class Call:
-    """A logging call with message arguments; the values are the arguments and what was raised."""
+    """A logging call with message arguments; the values are the arguments and the signature of the exception."""
 
     msg: str
     rank: int | None = 0
@@ -72,7 +72,7 @@ class Captured:
     def text(self, values: str) -> str:
         return values
 
-    def mask_digits(self, values: str) -> bytes:
+    def digit_mask(self, values: str) -> bytes:
         return mask_digits(values)
 
     def signature(self, values: str) -> Hashable:
@@ -91,7 +91,7 @@ def count(record: LogRecord) -> int:
 
 
 def merged(*lines: str, window: float = 1.0) -> list[str]:
-    """What captured lines, one from each rank, become."""
+    """Return the merged texts of captured lines, one from each rank."""
     aggregator = Aggregator(window)
     for rank, line in enumerate(lines):
         assert aggregator.add(Captured(rank), line, 0.0) == ()
@@ -99,7 +99,7 @@ def merged(*lines: str, window: float = 1.0) -> list[str]:
 
 
 def merged_calls(msg: str, *calls: tuple[object, ...]) -> list[str]:
-    """What calls with one message, one from each rank, become."""
+    """Return the merged texts of calls with one message, one from each rank."""
     aggregator = Aggregator(1.0)
     for rank, args in enumerate(calls):
         assert aggregator.add(Call(msg, rank), (args, None), 0.0) == ()
@@ -128,7 +128,7 @@ def test_a_group_is_shown_when_its_window_ends() -> None:
     assert aggregator.expire(100.0) == []
 
 
-def test_a_line_alone_in_its_window_is_shown_as_it_is() -> None:
+def test_a_single_line_in_a_window_is_shown_unchanged() -> None:
     aggregator = Aggregator(1.0)
     aggregator.add(Call("step %d"), ((12,), None), 0.0)
     aggregator.add(Captured(), "hello", 0.5)
@@ -138,7 +138,7 @@ def test_a_line_alone_in_its_window_is_shown_as_it_is() -> None:
     assert texts(aggregator.expire(1.5)) == ["hello"]
 
 
-def test_groups_are_shown_in_the_order_in_which_they_began() -> None:
+def test_groups_are_shown_in_the_order_in_which_they_opened() -> None:
     aggregator = Aggregator(1.0)
     for at, line in enumerate(["alpha", "beta is here", "gamma was there", "alpha", "beta is here"]):
         aggregator.add(Captured(), line, at / 10)
@@ -149,7 +149,7 @@ def test_groups_are_shown_in_the_order_in_which_they_began() -> None:
     ]
 
 
-def test_a_line_that_comes_after_the_end_of_the_window_brings_the_group_out() -> None:
+def test_a_line_after_the_end_of_the_window_first_shows_the_group() -> None:
     aggregator = Aggregator(1.0)
     aggregator.add(Captured(), "hello", 0.0)
     aggregator.add(Captured(), "hello", 0.9)
@@ -172,7 +172,7 @@ def test_a_warning_is_shown_at_once_and_later_ones_are_counted(level: int) -> No
     assert (aggregator.received, aggregator.shown) == (5, 5)
 
 
-def test_one_warning_that_was_counted_is_shown_as_it_is() -> None:
+def test_a_single_counted_warning_is_shown_unchanged() -> None:
     aggregator = Aggregator(3.0)
     captured = Captured(2, logging.WARNING)
     assert texts(aggregator.add(captured, "WARNING: 1 left", 0.0)) == ["WARNING: 1 left"]
@@ -182,7 +182,7 @@ def test_one_warning_that_was_counted_is_shown_as_it_is() -> None:
     assert not hasattr(record, "count")
 
 
-def test_captured_warnings_are_counted_when_similar_from_the_second() -> None:
+def test_similar_captured_warnings_are_counted_from_the_second_on() -> None:
     aggregator = Aggregator(3.0)
     lines = ["WARNING: cannot reach node alpha, will retry", "WARNING: cannot reach node gamma, will retry"]
     assert len(aggregator.add(Captured(0, logging.WARNING), lines[0], 0.0)) == 1
@@ -197,7 +197,7 @@ def test_captured_warnings_are_counted_when_similar_from_the_second() -> None:
     ("ranks", "where"),
     [([3, 3], "[rank 3] "), ([0, 1, 2, 5], "[ranks 0-2,5] "), ([None, None], ""), ([None, 4], "[rank 4] ")],
 )
-def test_ranks(ranks: list[int | None], where: str) -> None:
+def test_a_group_names_its_ranks(ranks: list[int | None], where: str) -> None:
     aggregator = Aggregator(1.0)
     for rank in ranks:
         aggregator.add(Captured(rank), "hello", 0.0)
@@ -220,7 +220,7 @@ def test_ranks(ranks: list[int | None], where: str) -> None:
         ("-" * 40, "-" * 41),
     ],
 )
-def test_lines_without_a_word_group_only_with_their_equal(lines: tuple[str, ...]) -> None:
+def test_lines_without_words_group_only_with_equal_lines(lines: tuple[str, ...]) -> None:
     assert merged(*lines) == list(lines)
     aggregator = Aggregator(1.0)
     for rank in range(2):
@@ -337,7 +337,7 @@ def test_captured_lines_are_merged(lines: list[str], text: str) -> None:
         ("", "x"),
     ],
 )
-def test_what_is_not_similar_is_not_merged(one: str, two: str) -> None:
+def test_dissimilar_lines_are_not_merged(one: str, two: str) -> None:
     assert merged(one, two) == [one, two]
 
 
@@ -388,7 +388,7 @@ def test_the_oldest_group_is_shown_when_there_are_too_many() -> None:
     assert aggregator.pending == 1
 
 
-def test_never_and_hide() -> None:
+def test_never_and_hide_patterns() -> None:
     aggregator = Aggregator(1.0, never=["^rank 0", re.compile("URGENT", re.I)], hide=["heartbeat"])
     assert texts(aggregator.add(Captured(), "rank 0 is up", 0.0)) == ["rank 0 is up"]
     assert texts(aggregator.add(Call("%s now"), (("urgent",), None), 0.0)) == ["urgent now"]
@@ -411,7 +411,7 @@ def test_without_a_window_every_line_is_shown_at_once_and_hiding_still_works() -
 @pytest.mark.parametrize(
     ("before", "after", "shows"), [(3.0, 1.0, True), (3.0, None, True), (3.0, 3.0, False), (1.0, 3.0, False)]
 )
-def test_a_shorter_window_or_none_first_shows_what_is_pending(before: float, after: float | None, shows: bool) -> None:
+def test_a_shorter_window_or_none_first_shows_pending_groups(before: float, after: float | None, shows: bool) -> None:
     aggregator = Aggregator(before)
     aggregator.add(Captured(), "hello", 0.0)
     shown = aggregator.set_window(after)
@@ -419,7 +419,7 @@ def test_a_shorter_window_or_none_first_shows_what_is_pending(before: float, aft
     assert aggregator.deadline == (None if shows else after)
 
 
-def test_a_window_can_be_opened_later() -> None:
+def test_a_window_can_be_set_later() -> None:
     aggregator = Aggregator(None)
     assert aggregator.set_window(2.0) == []
     assert aggregator.add(Captured(), "hello", 5.0) == ()
@@ -439,7 +439,7 @@ def test_a_window_can_be_opened_later() -> None:
     st.sampled_from([None, 0.5, 3.0]),
     st.sampled_from([1, 3, 2048]),
 )
-def test_every_line_is_told_of_exactly_once(
+def test_every_line_is_shown_or_hidden_exactly_once(
     steps: list[tuple[str, int, float, str]], window: float | None, max_groups: int
 ) -> None:
     aggregator = Aggregator(window, max_groups=max_groups, never=["never|5"], hide=["^other.*4", "loss 3"])
@@ -481,7 +481,7 @@ numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, all
     st.sampled_from([1, 2, 2048]),
     st.sampled_from([(), ("step",)]),
 )
-def test_many_lines_together_are_told_of_as_one_by_one(
+def test_adding_many_lines_together_equals_adding_each(
     batches: list[tuple[list[str], float, int]], max_groups: int, never: tuple[str, ...]
 ) -> None:
     together, apart = (Aggregator(1.0, max_groups=max_groups, never=never) for _ in range(2))
@@ -489,8 +489,8 @@ def test_many_lines_together_are_told_of_as_one_by_one(
     for rank, (lines, pause, level) in enumerate(batches):
         now += pause
         template = Captured(rank, level)
-        told = texts(together.add_lines(template, lines, now))
-        assert told == [text for line in lines for text in texts(apart.add(template, line, now))]
+        shown = texts(together.add_lines(template, lines, now))
+        assert shown == [text for line in lines for text in texts(apart.add(template, line, now))]
         assert (together.received, together.shown, together.deadline) == (apart.received, apart.shown, apart.deadline)
     assert texts(together.flush()) == texts(apart.flush())
 
@@ -509,7 +509,7 @@ def test_many_lines_together_are_told_of_as_one_by_one(
     st.sampled_from([1, 2, 2048]),
     st.sampled_from([(), ("a=7",)]),
 )
-def test_many_calls_together_are_told_of_as_one_by_one(
+def test_adding_many_calls_together_equals_adding_each(
     batches: list[tuple[str, list[tuple[object, ...]], float, int]], max_groups: int, never: tuple[str, ...]
 ) -> None:
     together, apart = (Aggregator(1.0, max_groups=max_groups, never=never) for _ in range(2))
@@ -529,17 +529,17 @@ def test_many_calls_together_are_told_of_as_one_by_one(
 
 
 @pytest.mark.parametrize("values", [[1.0, nan, 3.0, nan], [nan, nan], [10**400, nan, 2.0], [float("inf"), -float("inf")]])
-def test_numbers_that_are_none_stand_beside_the_others(values: list[float]) -> None:
+def test_nan_is_listed_beside_the_range_of_the_other_numbers(values: list[float]) -> None:
     together, apart = Aggregator(1.0), Aggregator(1.0)
     call, lines = Call("x=%r"), [((value,), None) for value in values]
     together.add(call, lines[0], 0.0)
     together.add_calls(call, lines[1:])
     for values_of_one in lines:
         apart.add(call, values_of_one, 0.0)
-    (told,) = texts(together.flush())
-    assert [told] == texts(apart.flush())
-    assert ("nan" in told) == any(value != value for value in values)
-    assert f"[{len(values)} similar log lines]" in told
+    (text,) = texts(together.flush())
+    assert [text] == texts(apart.flush())
+    assert ("nan" in text) == any(value != value for value in values)
+    assert f"[{len(values)} similar log lines]" in text
 
 
 def test_calls_with_too_few_arguments_are_counted() -> None:
@@ -552,7 +552,7 @@ def test_calls_with_too_few_arguments_are_counted() -> None:
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=200))
-def test_ranges_of_arguments_are_from_the_least_to_the_greatest(calls: list[tuple[float, float]]) -> None:
+def test_ranges_of_arguments_go_from_the_least_to_the_greatest(calls: list[tuple[float, float]]) -> None:
     (got,) = merged_calls("a=%r b=%r!", *calls)
     for at, pattern in enumerate([r" a=(\S+) b", r" b=(\S+)!"]):
         match = re.search(pattern, got)
@@ -563,7 +563,7 @@ def test_ranges_of_arguments_are_from_the_least_to_the_greatest(calls: list[tupl
 
 
 @given(st.lists(st.tuples(numbers, st.integers(0, 10**9)), min_size=2, max_size=200))
-def test_ranges_in_texts_are_from_the_least_to_the_greatest(values: list[tuple[float, int]]) -> None:
+def test_ranges_in_texts_go_from_the_least_to_the_greatest(values: list[tuple[float, int]]) -> None:
     lines = [f"the value is {value!r} at step {step}, and so it goes on for a while" for value, step in values]
     (got,) = merged(*lines)
     match = re.search(r"is (\S+) at step (\S+), and", got)
@@ -575,7 +575,7 @@ def test_ranges_in_texts_are_from_the_least_to_the_greatest(values: list[tuple[f
 
 
 @given(st.lists(words, min_size=1, max_size=40))
-def test_any_lines_can_be_merged_and_like_ones_are_together(lines: list[str]) -> None:
+def test_any_lines_can_be_merged_and_equal_lines_share_a_group(lines: list[str]) -> None:
     aggregator = Aggregator(1.0)
     for rank, line in enumerate(lines):
         assert aggregator.add(Captured(rank), line, 0.0) == ()
@@ -611,7 +611,7 @@ def test_any_template_can_be_aggregated_and_equal_calls_keep_their_text(msg: str
     assert record.getMessage() == f"[3 similar log lines] [rank 0] {call.text(values)}"
 
 
-def test_what_was_learned_is_forgotten_when_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learned_shapes_are_discarded_above_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshlog_handler.grouping.aggregator._MAX_LEARNED", 20_000)
     aggregator = Aggregator(1.0)
     for number in range(3000):
@@ -623,7 +623,7 @@ def test_what_was_learned_is_forgotten_when_it_is_too_much(monkeypatch: pytest.M
     ]
 
 
-def test_a_group_keeps_little_of_many_lines() -> None:
+def test_a_group_of_many_lines_takes_little_memory() -> None:
     aggregator = Aggregator(1.0)
     for number in range(5000):
         aggregator.add(Captured(), f"request {number:08x}-0000-4000-8000-{number:012x} took {number} ms", 0.0)

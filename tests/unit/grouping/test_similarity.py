@@ -25,7 +25,7 @@ anything = st.text(max_size=60)
 
 
 @given(short, short)
-def test_distance_is_that_of_rapidfuzz(a: str, b: str) -> None:
+def test_distance_equals_that_of_rapidfuzz(a: str, b: str) -> None:
     assert distance(a, b, 1000) == Levenshtein.distance(a, b)
 
 
@@ -35,7 +35,7 @@ def test_distance_stops_above_its_limit(a: str, b: str, limit: int) -> None:
 
 
 @given(anything, st.lists(st.tuples(st.integers(0, 60), st.sampled_from("xyz")), max_size=6))
-def test_distance_of_texts_that_are_nearly_alike(text: str, edits: list[tuple[int, str]]) -> None:
+def test_distance_of_nearly_equal_texts(text: str, edits: list[tuple[int, str]]) -> None:
     other = text
     for place, char in edits:
         other = other[:place] + char + other[place + 1 :]
@@ -58,7 +58,7 @@ def test_the_limit_itself_is_not_similar() -> None:
 
 
 @given(short, short)
-def test_profiles_never_rule_out_what_is_similar(a: str, b: str) -> None:
+def test_profiles_never_exclude_similar_texts(a: str, b: str) -> None:
     bound = 2 * Levenshtein.distance(a, b) - abs(len(a) - len(b))
     assert (profile(a) ^ profile(b)).bit_count() <= bound
 
@@ -93,22 +93,22 @@ def test_shape(text: str, expected: str) -> None:
     assert shape(text) == expected
 
 
-def test_numbers_as_they_are_spelled() -> None:
+def test_numbers_as_written() -> None:
     assert numbers("step 012 loss=-0.250 at 12:30 id=0xff lr=1E-5") == ["012", "-0.250", "12:30", "1E-5"]
 
 
 @given(anything)
-def test_a_text_can_be_put_together_again(text: str) -> None:
-    anatomy = tokenize_line(text)
-    parts = [anatomy.pieces[0]]
-    for token, piece in zip(anatomy.tokens, anatomy.pieces[1:], strict=True):
+def test_tokens_and_pieces_restore_the_text(text: str) -> None:
+    line = tokenize_line(text)
+    parts = [line.pieces[0]]
+    for token, piece in zip(line.tokens, line.pieces[1:], strict=True):
         assert text[token.start : token.end] == token.text
         parts += [token.text, piece]
     assert "".join(parts) == text
 
 
 @given(st.text(alphabet="ab 0123456789.-:,/e", max_size=60))
-def test_texts_of_one_skeleton_have_one_shape_and_tokens_at_the_same_places(text: str) -> None:
+def test_texts_with_equal_digit_masks_have_equal_shapes_and_token_places(text: str) -> None:
     digits = iter("73915284606" * 10)
     other = re.sub("[0-9]", lambda _: next(digits), text)
     assert mask_digits(text) == mask_digits(other)
@@ -124,7 +124,7 @@ def test_every_number_has_a_value(text: str) -> None:
 
 @given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)), min_size=2))
 def test_numbers_are_ordered_by_value(values: list[float]) -> None:
-    # Between spaces, so that a sign is one; what repr writes is what logs have in them.
+    # The spaces make a sign part of its number. Logs usually contain numbers as `repr` writes them.
     texts = [numbers(f"x {value!r} y")[0] for value in values]
     assert max(texts, key=number_value) == max(zip(values, texts, strict=True), key=lambda pair: pair[0])[1]
 
@@ -143,7 +143,7 @@ def test_numbers_are_ordered_by_value(values: list[float]) -> None:
         ("-1,000", "-999"),
     ],
 )
-def test_number_value_orders_what_is_spelled_differently(lower: str, higher: str) -> None:
+def test_number_value_orders_different_notations(lower: str, higher: str) -> None:
     if len(lower) < 100:
         assert number_value(lower) < number_value(higher)
     else:
@@ -171,7 +171,7 @@ def test_number_value_orders_what_is_spelled_differently(lower: str, higher: str
         "deadbeef-",
     ],
 )
-def test_no_text_makes_dissect_slow(unit: str) -> None:
+def test_no_text_makes_tokenizing_slow(unit: str) -> None:
     text = unit * (16_384 // len(unit))
     start = time.process_time()
     shape(text)

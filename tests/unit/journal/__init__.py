@@ -1,1 +1,1 @@
-"""Logic of `journal`."""
+"""Unit tests of `journal`."""

@@ -1,4 +1,4 @@
-"""Between any two steps of a change of segments a signal handler may come in: it logs, or it raises, or both."""
+"""A signal handler may log, raise, or both, between any two steps of a change of segments."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ class Interrupt(Exception):
 
 @contextmanager
 def interrupted(step: int, act: Callable[[], object]) -> Iterator[list[int]]:
-    """Let `act` happen before so many steps of a change of segments; yields a list that is empty until then."""
+    """Call `act` at this step of a change of segments; yield a list that is empty until then."""
     counted = itertools.count()
-    came: list[int] = []
+    reached: list[int] = []
 
     def now() -> bool:
         return next(counted) == step
 
     def once() -> None:
-        came.append(step)
+        reached.append(step)
         sys.settrace(None)
         act()
 
     at_a_step_of(CHANGE, now, once)
     try:
-        yield came
+        yield reached
     finally:
         sys.settrace(None)
         threading.settrace(None)
 
 
 class Life:
-    """A journal that is written, shipped, and goes on for long after the interrupt."""
+    """A journal that is written and shipped, before the interrupt and for long after it."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         self.journal = Journal(str(path), SIZE)
@@ -83,12 +83,12 @@ class Life:
 
 
 def every_step(path: Path, overwrite: bool, act: Callable[[Life], object]) -> Iterator[Life]:
-    """Yield lives in which a change of segments was interrupted, each at another step, until there is no such step."""
+    """Yield lives in which a change of segments was interrupted, one for each step."""
     for step in itertools.count():
         life = Life(path / f"journal-{step}", overwrite)
         for _ in range(2):
             life.log()
-        with interrupted(step, lambda life=life: act(life)) as came:  # type: ignore[misc]  # a default binds it
+        with interrupted(step, lambda life=life: act(life)) as reached:  # type: ignore[misc]  # the default binds it
             for _ in range(3):
                 try:
                     life.log()
@@ -96,14 +96,14 @@ def every_step(path: Path, overwrite: bool, act: Callable[[Life], object]) -> It
                     continue
         yield life
         life.journal.close()
-        if not came:
-            assert step > 50, "these are the steps"
+        if not reached:
+            assert step > 50, "the change has more steps"
             return
 
 
 @pytest.mark.parametrize("size", [LARGE, 24, CAPACITY])
 @pytest.mark.parametrize("raises", [False, True], ids=["logs", "logs and raises"])
-def test_what_interrupts_a_change_of_segments_may_log(raises: bool, size: int, tmp_path: Path) -> None:
+def test_interrupt_of_a_change_of_segments_may_log(raises: bool, size: int, tmp_path: Path) -> None:
     def act(life: Life) -> None:
         life.interrupted = life.latest
         life.log(size)
@@ -113,14 +113,14 @@ def test_what_interrupts_a_change_of_segments_may_log(raises: bool, size: int, t
 
     for life in every_step(tmp_path, False, act):
         found = recovered(life.journal.path)
-        assert set(life.returned) <= set(found), "of a call that was ended by an error, nobody knows"
+        assert set(life.returned) <= set(found), "only the interrupted call may be missing"
         assert len(found) == len(set(found))
-        # All but the call that was interrupted, which began before the others and ended after them.
-        calm = [number for number in found if number != life.interrupted]
-        assert calm == sorted(calm)
+        # Without the interrupted call, which began before the others and ended after them.
+        others = [number for number in found if number != life.interrupted]
+        assert others == sorted(others)
         life.ship()
         assert life.got == found
-        # Not a segment was lost: it holds as much as ever.
+        # No segment was lost: the journal has its full capacity.
         before = len(life.got)
         for _ in range(SEGMENTS - 1):
             life.log(CAPACITY)
@@ -128,7 +128,7 @@ def test_what_interrupts_a_change_of_segments_may_log(raises: bool, size: int, t
         assert len(life.got) == before + SEGMENTS - 1
 
 
-def test_what_interrupts_a_change_of_segments_may_raise(tmp_path: Path) -> None:
+def test_interrupt_of_a_change_of_segments_may_raise(tmp_path: Path) -> None:
     def act(life: Life) -> None:
         raise Interrupt
 
@@ -144,7 +144,7 @@ def test_what_interrupts_a_change_of_segments_may_raise(tmp_path: Path) -> None:
         assert len(life.got) == before + SEGMENTS - 1
 
 
-def test_a_flight_recorder_survives_it_too(tmp_path: Path) -> None:
+def test_flight_recorder_survives_interrupt(tmp_path: Path) -> None:
     def act(life: Life) -> None:
         life.log()
         raise Interrupt
@@ -157,7 +157,7 @@ def test_a_flight_recorder_survives_it_too(tmp_path: Path) -> None:
         assert len(found) >= SEGMENTS - 1
 
 
-def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
+def test_interrupted_drop_count_is_exact(tmp_path: Path) -> None:
     names = {"writer.count_drop", "writer.count"}
     other = Journal(None, SIZE)
     for step in itertools.count():
@@ -168,14 +168,14 @@ def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
             sys.settrace(None)
             journal.count_drop("full", 20)
 
-        came: list[int] = []
+        reached: list[int] = []
 
-        def now(step: int = step, counted: Iterator[int] = counted, came: list[int] = came) -> bool:
+        def now(step: int = step, counted: Iterator[int] = counted, reached: list[int] = reached) -> bool:
             if next(counted) == step:
-                came.append(step)
-            return bool(came)
+                reached.append(step)
+            return bool(reached)
 
-        # Python 3.12 and later tell of no step of a function when they begin to trace it.
+        # Python 3.12 and later report no steps of a function in the call in which its tracing begins.
         at_a_step_of(names, lambda: False, again)
         other.count_drop("full", 20)
         at_a_step_of(names, now, again)
@@ -184,8 +184,8 @@ def test_two_calls_that_count_a_drop_at_once_are_two(tmp_path: Path) -> None:
         finally:
             sys.settrace(None)
             threading.settrace(None)
-        assert JournalReader(str(journal.path)).drops() == [("full", 20, 1 + len(came))] == journal.drops()
+        assert JournalReader(str(journal.path)).drops() == [("full", 20, 1 + len(reached))] == journal.drops()
         journal.close()
-        if not came:
+        if not reached:
             assert step > 20
             return

@@ -1,3 +1,5 @@
+"""The journal keeps every record exactly once, whenever its process is killed, and the reader validates all data."""
+
 from __future__ import annotations
 
 import errno
@@ -24,22 +26,22 @@ from meshlog_handler.journal.reader import JournalReader
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.entries import HEADER, MARK, RECORD, UINT64, walk
 
-SIZE = 1  # for all segments: each gets the smallest size there is
+SIZE = 1  # of all segments: each gets the minimum size
 CAPACITY = mmap.ALLOCATIONGRANULARITY - START
 
 
 def entry(number: int, size: int = 24) -> bytes:
-    """An entry of `size` bytes that holds a number."""
+    """Return an entry of `size` bytes that contains a number."""
     return HEADER.pack(RECORD, 1, size - HEADER.size) + UINT64.pack(number) + b"x" * (size - HEADER.size - UINT64.size)
 
 
 def numbers(data: bytes) -> list[int]:
-    """The numbers in a stretch of the stream."""
+    """Return the numbers in a range of the stream."""
     return [UINT64.unpack_from(data, body)[0] for _, _, body, _ in walk(data)]
 
 
 def write(journal: Journal, data: bytes) -> bool:
-    """Append as the handler does; False if the segment is full."""
+    """Append as the handler does; return False if the segment is full."""
     _, put, mark = journal.appender
     try:
         put(data)
@@ -53,7 +55,7 @@ def write(journal: Journal, data: bytes) -> bool:
 
 
 def append(journal: Journal, data: bytes, *, overwrite: bool = False) -> bool:
-    """Append, going on in the next segment; False if all are full."""
+    """Append, if necessary in the next segment; return False if all are full."""
     while not write(journal, data):
         if not journal.rotate(journal.appender, overwrite=overwrite):
             return False
@@ -61,7 +63,7 @@ def append(journal: Journal, data: bytes, *, overwrite: bool = False) -> bool:
 
 
 def recovered(path: str | None, generation: int = 0, offset: int = START) -> list[int]:
-    """What a client finds in the journal behind the position up to which it has the stream."""
+    """Return what a client finds in the journal after the position up to which it has the stream."""
     assert path is not None
     return [number for piece in JournalReader(path).ranges(generation, offset) for number in numbers(piece.data)]
 
@@ -70,11 +72,11 @@ def recovered(path: str | None, generation: int = 0, offset: int = START) -> lis
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with closing(Journal(str(tmp_path / "journal"), SIZE)) as made:
         yield made
-    vars(made).clear()  # pytest keeps the object for a while, and its maps keep descriptors
+    vars(made).clear()  # pytest keeps the object, and its maps keep descriptors
 
 
 class Life(RuleBasedStateMachine):
-    """A process that may be killed between any two of these: what was shipped and what is found is all, once."""
+    """A process may be killed between any two steps: the records shipped and those found are all records, each once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,15 +109,15 @@ class Life(RuleBasedStateMachine):
                 with pytest.raises((ValueError, TypeError)):
                     late(b"late")  # type: ignore[arg-type]  # the second takes a byte
 
-    @rule(limit=st.integers(1, 6000), times=st.integers(1, 12), told=st.booleans())
-    def ship(self, limit: int, times: int, told: bool) -> None:
+    @rule(limit=st.integers(1, 6000), times=st.integers(1, 12), acknowledged=st.booleans())
+    def ship(self, limit: int, times: int, acknowledged: bool) -> None:
         for _ in range(times):
             piece = self.journal.unshipped(limit)
             assert self.journal.unshipped(limit) == piece
             if piece is None:
                 assert self.received == list(range(self.appended))
                 return
-            if not told:
+            if not acknowledged:
                 return
             expected = self.position[1] if piece.generation == self.position[0] else START
             assert piece.start == expected
@@ -127,7 +129,7 @@ class Life(RuleBasedStateMachine):
             assert not self.journal.shipped(Range(piece.generation + 99, START, b"of no segment"))
 
     @invariant()
-    def nothing_is_lost_or_comes_twice(self) -> None:
+    def nothing_is_lost_or_duplicated(self) -> None:
         assert self.received + recovered(self.path, *self.position) == list(range(self.appended))
 
 
@@ -139,7 +141,7 @@ TestLife.settings = settings(max_examples=50, stateful_step_count=20)
     "sizes",
     [[24] * 5, [CAPACITY], [24, 100, CAPACITY - 126], [24, 100, CAPACITY - 127], [16, 17, 18], [CAPACITY // 2] * 5],
 )
-def test_killed_at_any_instant_only_the_unfinished_record_is_missing(
+def test_only_unfinished_record_is_missing_after_kill_at_any_instant(
     journal: Journal, tmp_path: Path, sizes: list[int]
 ) -> None:
     ends: list[tuple[int, int]] = []
@@ -154,35 +156,35 @@ def test_killed_at_any_instant_only_the_unfinished_record_is_missing(
     step = max(1, ends[-1][1] // 200)
     for cut in sorted({*range(START, ends[-1][1], step), *(end + shift for _, end in ends for shift in (-2, -1, 0))}):
         killed.write_bytes(whole[: base + cut] + bytes(journal.segment_size - cut) + whole[base + journal.segment_size :])
-        # The calls that returned had put their mark: they are there. Of the one that had not, all or nothing is.
+        # The entries of calls that returned have their mark, and are found. The unfinished one is found whole, or not at all.
         returned = older + [number for number, (index, end) in enumerate(ends) if index == newest.index and end <= cut]
         found = recovered(str(killed))
         assert found == list(range(len(found)))
         assert len(returned) <= len(found) <= len(returned) + 1
         if len(found) > len(returned):
             end = ends[len(returned)][1]
-            # It was written to its last byte; or it may be taken for whole, as it fills the segment to the very end.
+            # It was written to its last byte, or it counts as complete because it fills the segment to the end.
             assert cut >= end - 1 or end == journal.segment_size
 
 
-def test_an_entry_that_fills_the_segment_needs_no_mark(journal: Journal) -> None:
+def test_entry_that_fills_the_segment_needs_no_mark(journal: Journal) -> None:
     assert write(journal, entry(0, 96))
     assert write(journal, entry(1, CAPACITY - 97))
     assert not write(journal, b"x")
     assert recovered(journal.path) == [0, 1]
 
 
-def test_a_process_killed_while_it_changes_segments_loses_nothing(journal: Journal) -> None:
+def test_nothing_is_lost_if_killed_during_change_of_segments(journal: Journal) -> None:
     _, put, mark = journal.appender
     put(entry(0))
     journal.close_segment()
     with pytest.raises(ValueError, match="out of range"):
-        mark(MARK)  # and so that call returns, and has logged
+        mark(MARK)  # the handler takes this error for success
     assert recovered(journal.path) == [0]
 
 
 class SlowMap(mmap.mmap):
-    """A segment at whose closing something else happens first."""
+    """A map that calls `between` before each `seek`, while its segment is being closed."""
 
     between: Any = None
 
@@ -192,23 +194,23 @@ class SlowMap(mmap.mmap):
         super().seek(*args)
 
 
-def test_what_is_written_while_a_segment_is_being_closed_is_found(journal: Journal) -> None:
+def test_entries_written_while_a_segment_is_closed_are_found(journal: Journal) -> None:
     append(journal, entry(0))
     current = journal._latest()
     current.map = slow = SlowMap(journal._fd, journal.segment_size, offset=journal._header_size)
     slow.seek(START)
-    slow.write(entry(0))  # its mark comes too late
+    slow.write(entry(0))  # its mark is written too late
 
-    def others() -> None:
+    def other_threads() -> None:
         first = journal.unshipped(1 << 20)
         assert first is not None
         assert numbers(first.data) == [0]
-        assert not journal.shipped(first), "nobody knows yet where it ends"
+        assert not journal.shipped(first), "its end is not known yet"
         assert journal.unshipped(1 << 20) is None
         slow.write_byte(MARK)
         slow.write(entry(1) + entry(2))
 
-    slow.between = others
+    slow.between = other_threads
     assert journal.rotate(journal.appender, overwrite=False)
     piece = journal.unshipped(1 << 20)
     assert piece is not None
@@ -219,7 +221,7 @@ def test_what_is_written_while_a_segment_is_being_closed_is_found(journal: Journ
 
 @given(st.lists(st.integers(16, CAPACITY), max_size=40))
 @settings(max_examples=50)
-def test_a_flight_recorder_keeps_the_last_records(sizes: list[int]) -> None:
+def test_flight_recorder_keeps_the_last_records(sizes: list[int]) -> None:
     with TemporaryDirectory() as directory, closing(Journal(os.path.join(directory, "journal"), SIZE)) as journal:
         for number, size in enumerate(sizes):
             assert append(journal, entry(number, size), overwrite=True)
@@ -231,7 +233,7 @@ def test_a_flight_recorder_keeps_the_last_records(sizes: list[int]) -> None:
         assert generations == sorted(set(generations))
 
 
-def test_full_until_a_segment_is_shipped(journal: Journal) -> None:
+def test_journal_is_full_until_a_segment_is_shipped(journal: Journal) -> None:
     count = next(number for number in itertools.count() if not append(journal, entry(number, CAPACITY)))
     assert count == SEGMENTS
     piece = journal.unshipped(1)
@@ -241,17 +243,17 @@ def test_full_until_a_segment_is_shipped(journal: Journal) -> None:
     assert append(journal, entry(count))
 
 
-def test_an_entry_larger_than_the_limit_is_shipped_whole(journal: Journal) -> None:
+def test_entry_larger_than_limit_is_shipped_complete(journal: Journal) -> None:
     append(journal, entry(7, 3000))
     piece = journal.unshipped(100)
     assert piece is not None
     assert numbers(piece.data) == [7]
 
 
-def test_drops_are_counted_where_they_outlive_the_process(journal: Journal) -> None:
+def test_drop_counts_outlive_the_process(journal: Journal) -> None:
     expected: Counter[tuple[str, int]] = Counter()
     for level in (20, 20, 30, 20, 999_999, -5, 20.5):
-        journal.count_drop("full", level)  # type: ignore[arg-type]  # levels may be odd
+        journal.count_drop("full", level)  # type: ignore[arg-type]  # levels may have any value
         expected["full", min(max(int(level), 0), 0xFFFF)] += 1
     assert journal.count_drop("gone", 20) == 1
     assert journal.count_drop("gone", 20) == 2
@@ -260,7 +262,7 @@ def test_drops_are_counted_where_they_outlive_the_process(journal: Journal) -> N
         assert {(reason, level): count for reason, level, count in drops} == expected
 
 
-def test_any_number_of_levels_is_counted_exactly_in_all(journal: Journal) -> None:
+def test_total_drop_count_is_exact_for_any_number_of_levels(journal: Journal) -> None:
     for level in range(400):
         for reason in ("full", "policy", "gone", "lost"):
             journal.count_drop(reason, level)
@@ -273,7 +275,7 @@ def test_any_number_of_levels_is_counted_exactly_in_all(journal: Journal) -> Non
     assert recovered(journal.path) == [5]
 
 
-def test_the_file_is_private_and_never_another_ones(journal: Journal) -> None:
+def test_file_is_private_and_never_reused(journal: Journal) -> None:
     path = str(journal.path)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert JournalReader(path).pid == os.getpid()
@@ -282,7 +284,7 @@ def test_the_file_is_private_and_never_another_ones(journal: Journal) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS allocates by writing")
-def test_no_room_is_an_error_now_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_immediate_error_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -292,13 +294,13 @@ def test_no_room_is_an_error_now_and_leaves_no_file(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_file_is_found_again_when_the_program_has_closed_its_descriptor(
+def test_file_is_reopened_after_program_closed_its_descriptor(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshlog_handler.journal.writer._kept", [])  # here, the descriptors of the maps were not closed
+    monkeypatch.setattr("meshlog_handler.journal.writer._kept", [])  # the descriptors of the maps were not closed here
     for other in (None, tmp_path / "other"):
         os.close(journal._fd)
-        if other is not None:  # opened in its place
+        if other is not None:  # a file that gets the same number
             assert os.open(other, os.O_RDWR | os.O_CREAT) == journal._fd
         for number in range(100):
             assert append(journal, entry(number, 100), overwrite=True)
@@ -309,19 +311,19 @@ def test_the_file_is_found_again_when_the_program_has_closed_its_descriptor(
 
 
 def _fd_of(path: Path) -> int:
-    """The descriptor that leads to a file."""
+    """Return the open descriptor of a file."""
     return next(int(name) for name in os.listdir("/dev/fd") if os.path.realpath(f"/dev/fd/{name}") == str(path))
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 36864])
-def test_a_journal_whose_writer_died_while_it_made_it_is_empty(size: int, tmp_path: Path) -> None:
+def test_journal_without_header_is_empty(size: int, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(bytes(size))
     reader = JournalReader(str(path))
     assert (list(reader.ranges()), reader.drops()) == ([], [])
 
 
-def test_without_a_file_it_works_the_same() -> None:
+def test_journal_works_without_a_file() -> None:
     journal = Journal(None, SIZE)
     for number in range(300):
         assert append(journal, entry(number, 100))
@@ -334,7 +336,7 @@ def test_without_a_file_it_works_the_same() -> None:
 
 @settings(max_examples=100)
 @given(st.data())
-def test_a_reader_trusts_nothing(data: st.DataObject) -> None:
+def test_reader_survives_corrupted_data(data: st.DataObject) -> None:
     with TemporaryDirectory() as directory, closing(Journal(os.path.join(directory, "journal"), SIZE)) as journal:
         for number in range(100):
             append(journal, entry(number, 200))
@@ -349,23 +351,23 @@ def test_a_reader_trusts_nothing(data: st.DataObject) -> None:
         try:
             reader = JournalReader(str(path))
         except ProtocolError as refused:
-            assert str(path) in str(refused)  # noqa: PT017 -- either outcome is right
+            assert str(path) in str(refused)  # noqa: PT017 -- both outcomes are correct
             return
         position = data.draw(st.tuples(st.integers(0, 12), st.integers(START, CAPACITY)))
         assert all(len(piece.data) <= CAPACITY for piece in reader.ranges(*position))
         assert all(reason in ("full", "policy", "gone", "lost") for reason, _, _ in reader.drops())
 
 
-def test_a_position_outside_of_the_segment_is_refused(journal: Journal) -> None:
+def test_position_outside_the_segment_is_rejected(journal: Journal) -> None:
     append(journal, entry(0))
     for offset in (0, START - 1, CAPACITY + START + 1):
-        with pytest.raises(ProtocolError, match="no position"):
+        with pytest.raises(ProtocolError, match="is outside the segment"):
             list(JournalReader(str(journal.path)).ranges(1, offset))
 
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """Use up all descriptors that this process may have."""
+    """Use up all descriptors of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 4, hard))
     held = []
@@ -380,8 +382,8 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_process_without_a_descriptor_left_keeps_its_journal(journal: Journal) -> None:
-    """It goes round twice: each segment is mapped anew, and a map needs a descriptor."""
+def test_journal_works_if_no_descriptor_is_left(journal: Journal) -> None:
+    """Each segment is mapped again twice, and a map needs a descriptor."""
     position = (0, START)
     got: list[int] = []
     logged = 0

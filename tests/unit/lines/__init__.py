@@ -1,1 +1,1 @@
-"""Logic of `lines`."""
+"""Unit tests of `lines`."""

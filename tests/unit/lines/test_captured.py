@@ -37,7 +37,7 @@ def pipe() -> CapturedPipe:
 
 
 @given(st.lists(blocks, max_size=4))
-def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> None:
+def test_a_block_gives_the_same_items_as_its_lines(blocks: list[Block]) -> None:
     together, apart, formatter = pipe(), pipe(), MeshFormatter(prefix=None)
     for block in blocks:
         items = together.items([block], 5.0)
@@ -49,7 +49,7 @@ def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> 
             assert template.is_whole(values)
             assert not template.is_shown(values)
             assert (template.text(values), template.levelno) == (other.text(others), other.levelno)
-            assert template.mask_digits(values) == mask_digits(template.text(values))
+            assert template.digit_mask(values) == mask_digits(template.text(values))
             built, apart_built = template.build(values), other.build(others)
             assert built.__dict__ == apart_built.__dict__
             assert formatter.format(built) == formatter.format(apart_built)
@@ -65,6 +65,6 @@ def test_many_lines_together_are_the_same_as_one_by_one(blocks: list[Block]) -> 
         (Line(b"", True, False, 0), True, False),
     ],
 )
-def test_what_is_left_to_show_of_a_line(line: Line, whole: bool, shown: bool) -> None:
+def test_only_the_unshown_part_of_a_line_is_left_to_show(line: Line, whole: bool, shown: bool) -> None:
     ((_, template, values),) = pipe().items([line], 0.0)
     assert (template.is_whole(values), template.is_shown(values)) == (whole, shown)

@@ -1,4 +1,4 @@
-"""Programs that move the cursor up: what they draw again is a progress state, what they leave behind is a line."""
+"""Output of programs that move the cursor up: redrawn rows are progress states, rows left behind are lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UP = b"\x1b[A"
 
 
 class Writes(io.StringIO):
-    """A file that keeps each write by itself, as a pipe may deliver it."""
+    """A file that keeps each write separate, as a pipe may deliver it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def texts(lines: Sequence[Line]) -> list[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_of_each_bar_one_line_is_left_and_no_line_that_nobody_printed(program: Callable[[Writes], None]) -> None:
+def test_each_bar_leaves_one_line_and_no_line_is_invented(program: Callable[[Writes], None]) -> None:
     file = Writes()
     program(file)
     data = b"".join(file.made)
@@ -106,7 +106,7 @@ def test_of_each_bar_one_line_is_left_and_no_line_that_nobody_printed(program: C
 
 
 @given(st.data())
-def test_it_does_not_matter_how_the_bytes_are_cut(data: st.DataObject) -> None:
+def test_final_lines_do_not_depend_on_chunks(data: st.DataObject) -> None:
     file = Writes()
     program = data.draw(st.sampled_from(list(PROGRAMS)))
     program(file)
@@ -117,9 +117,7 @@ def test_it_does_not_matter_how_the_bytes_are_cut(data: st.DataObject) -> None:
 
 
 @given(streams, actions, st.sampled_from([3, 7, 1000]))
-def test_without_movements_it_does_what_the_plain_framer_does(
-    data: bytes, cuts: list[tuple[int, str, float]], max_line: int
-) -> None:
+def test_without_movements_it_equals_the_plain_framer(data: bytes, cuts: list[tuple[int, str, float]], max_line: int) -> None:
     framer = CursorFramer(max_line)
     got: list[Line | Block] = []
     now, position = 0.0, 0
@@ -137,7 +135,7 @@ def test_without_movements_it_does_what_the_plain_framer_does(
 @given(
     st.lists(st.sampled_from([b"a", b"\n", b"\r", UP, b"\x1b[2K", b"\x1b[?25l", b"\x1b[?25h", b"\x1b[J", b"\x1b[B", b"\x1b"]))
 )
-def test_whatever_moves_it_comes_to_an_end_and_no_movement_is_in_a_line(pieces: list[bytes]) -> None:
+def test_any_movements_terminate_and_are_in_no_line(pieces: list[bytes]) -> None:
     for line in framed(pieces, pause=0.03):
         assert UP not in line.raw
 
@@ -151,7 +149,7 @@ def test_bars_are_shown_together_and_keep_their_numbers() -> None:
     assert framer.feed(b"\n\rinner 2" + UP + b"\router 2", 0.5) == []
     assert framer.deadline == 1.0
     assert framer.expire(1.0) == [Line(b"outer 2", False, True, 0, 0), Line(b"inner 2", False, True, 0, 1)]
-    # Inner ends in the first row, and outer goes on where inner was.
+    # Inner ends in the first row, and outer continues in the row of inner.
     out = singly(framer.feed(b"\rinner 3\n\router 3\n\rinner 1" + UP, 3.0))
     assert out == [
         Line(b"inner 3", True, False, 0, 0),
@@ -161,7 +159,7 @@ def test_bars_are_shown_together_and_keep_their_numbers() -> None:
     ]
 
 
-def test_a_bar_that_is_wiped_out_is_erased() -> None:
+def test_a_blank_bar_is_erased() -> None:
     framer = CursorFramer()
     framer.feed(b"\ra 1\n\rb 1" + UP, 0.0)
     assert framer.feed(b"\n\r   " + UP, 2.0) == [Line(b"", False, True, 0, 1)]
@@ -174,7 +172,7 @@ def test_a_single_bar_has_a_number_too() -> None:
     assert framer.feed(b"\r2%\nnext\n", 0.1) == [Line(b"2%", True, False, 0, 0), Line(b"next", True, False, 0)]
 
 
-def test_the_end_of_a_bar_waits_a_moment_for_the_cursor_to_come_back() -> None:
+def test_the_end_of_a_bar_is_held_back_in_case_the_cursor_returns() -> None:
     framer = CursorFramer()
     framer.feed(b"\r1%", 0.0)
     assert framer.feed(b"\n", 1.0) == []
@@ -182,7 +180,7 @@ def test_the_end_of_a_bar_waits_a_moment_for_the_cursor_to_come_back() -> None:
     assert framer.expire(framer.deadline) == [Line(b"1%", True, False, 2, 0)]
     framer.feed(b"\r1%", 2.0)
     assert framer.feed(b"\n", 2.0) == []
-    assert framer.flush(2.0) == [Line(b"1%", True, False, 2, 0)]  # a barrier waits for nothing
+    assert framer.flush(2.0) == [Line(b"1%", True, False, 2, 0)]  # a flush does not wait
     framer.feed(b"\ra\n\rb" + UP, 5.0)
     assert framer.feed(b"\n", 6.0) == []
     assert framer.deadline == 6.0 + HOLD_AGAIN

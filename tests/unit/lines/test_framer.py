@@ -13,7 +13,7 @@ from meshlog_handler.lines.framer import Block, Line, LineFramer, display, level
 
 
 def model(data: bytes, max_line: int) -> list[bytes]:
-    """The final lines, one byte after the other: slow, and plainly right (without regard to UTF-8)."""
+    """Return the final lines, byte by byte: slow but obviously correct (ignores UTF-8)."""
     out: list[bytes] = []
     state = b""
     returned = False
@@ -61,7 +61,7 @@ actions = st.lists(steps, max_size=60)
 
 
 @given(streams, actions, st.sampled_from([3, 4, 7, 1000]))
-def test_final_lines_do_not_depend_on_chunks_or_on_what_was_shown_before(
+def test_final_lines_do_not_depend_on_chunks_or_on_parts_shown_before(
     data: bytes, cuts: list[tuple[int, str, float]], max_line: int
 ) -> None:
     framer = LineFramer(max_line)
@@ -83,7 +83,7 @@ def test_final_lines_do_not_depend_on_chunks_or_on_what_was_shown_before(
 
 
 @given(st.text(alphabet="aé€𝄞\n", max_size=80), st.lists(st.integers(1, 5), max_size=80))
-def test_a_console_that_shows_only_the_rest_shows_every_byte_once_and_no_half_character(text: str, sizes: list[int]) -> None:
+def test_showing_only_the_rest_shows_every_byte_once_and_no_partial_character(text: str, sizes: list[int]) -> None:
     data = text.encode()
     framer = LineFramer(16)
     got: list[Line] = []
@@ -96,14 +96,14 @@ def test_a_console_that_shows_only_the_rest_shows_every_byte_once_and_no_half_ch
     got += singly(framer.close())
     shown = [line.raw[line.shown :] + (b"\n" if line.final else b"") for line in got]
     for part in shown:
-        part.decode("utf-8")  # raises if a character was torn
+        part.decode("utf-8")  # raises if a character was split
     lines = b"".join(shown)
-    # A line that was cut has ends of its own that the data has not.
+    # A line that was cut has additional line ends.
     assert lines.replace(b"\n", b"") == data.replace(b"\n", b"")
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(1, 30), max_size=40), st.sampled_from([5, 64, 1000]))
-def test_whatever_the_bytes_chunks_make_no_difference(data: bytes, sizes: list[int], max_line: int) -> None:
+def test_final_lines_of_any_bytes_do_not_depend_on_chunks(data: bytes, sizes: list[int], max_line: int) -> None:
     whole = LineFramer(max_line)
     expected = finals(singly(whole.feed(data, 0.0)) + singly(whole.close()))
     framer = LineFramer(max_line)
@@ -130,7 +130,7 @@ def test_ordinary_lines_are_final_at_once() -> None:
     assert framer.close() == []
 
 
-def test_of_a_rewritten_line_the_last_state_is_left_and_crlf_is_an_end() -> None:
+def test_a_rewritten_line_keeps_its_last_state_and_crlf_ends_a_line() -> None:
     framer = LineFramer()
     data = b"a\rb\rc\nline\r\ntwice\r\r\n\rd\n\r\n\n"
     assert finals(singly(framer.feed(data, 0.0))) == [b"c", b"line", b"twice", b"d", b"", b""]
@@ -167,7 +167,7 @@ def test_the_last_state_is_shown_with_the_end_of_its_line() -> None:
     assert framer.deadline is None
 
 
-def test_many_short_bars_are_limited_together() -> None:
+def test_many_short_bars_share_one_rate_limit() -> None:
     framer = LineFramer()
     assert framer.feed(b"\r0 of 1", 0.0) == [progress(b"0 of 1")]
     assert framer.feed(b"\r1 of 1\n", 0.1) == [final(b"1 of 1")]
@@ -177,7 +177,7 @@ def test_many_short_bars_are_limited_together() -> None:
     assert framer.deadline is None
 
 
-def test_a_state_that_is_drawn_again_unchanged_is_not_shown_again() -> None:
+def test_an_unchanged_state_is_not_shown_again() -> None:
     framer = LineFramer()
     assert framer.feed(b"\r50%", 0.0) == [progress(b"50%")]
     assert framer.feed(b"\r50%", 2.0) == []
@@ -224,7 +224,7 @@ def test_a_carriage_return_after_a_partial_line_was_shown() -> None:
     assert framer.feed(b"\r\n", 1.0) == [final(b"abc", shown=3)]
 
 
-def test_flush_shows_what_there_is_once() -> None:
+def test_flush_shows_an_unfinished_line_once() -> None:
     framer = LineFramer()
     framer.feed(b"whole\npart", 0.0)
     assert framer.flush(0.1) == [partial(b"part")]
@@ -237,7 +237,7 @@ def test_flush_shows_what_there_is_once() -> None:
     assert framer.close() == [final(b"2", shown=1)]
 
 
-def test_close_gives_the_rest_as_a_final_line_and_leaves_a_new_framer() -> None:
+def test_close_returns_the_rest_as_a_final_line_and_resets_the_framer() -> None:
     framer = LineFramer()
     framer.feed(b"last words\r", 0.0)
     assert framer.close() == [final(b"last words", shown=10)]
@@ -251,7 +251,7 @@ def test_a_line_is_cut_between_characters() -> None:
     assert finals(singly(framer.feed(b"\x80" * 20 + b"\n", 0.0))) == [b"\x80" * 8, b"\x80" * 8, b"\x80" * 4]
 
 
-def test_a_cut_line_knows_what_of_each_part_was_shown() -> None:
+def test_each_part_of_a_cut_line_counts_its_shown_bytes() -> None:
     framer = LineFramer(8)
     framer.feed(b"123456", 0.0)
     framer.flush(0.0)
@@ -276,10 +276,10 @@ def test_display_shows_invalid_bytes_and_keeps_colours() -> None:
     assert display(b"\x1b[31mred\x1b[0m \xff \xc3\xa9", 100) == "\x1b[31mred\x1b[0m \\xff é"
 
 
-def test_display_cuts_at_a_character_and_says_how_much_is_missing() -> None:
+def test_display_cuts_at_a_character_and_notes_how_much_is_missing() -> None:
     text = display(b"x" * 12_345 + b"y" * 10, 10)
-    assert text == "x" * 10 + " ... [12,345 more bytes; whole in the file]"
-    assert display("aé€".encode(), 4) == "aé ... [3 more bytes; whole in the file]"
+    assert text == "x" * 10 + " ... [12,345 more bytes; the file has the whole line]"
+    assert display("aé€".encode(), 4) == "aé ... [3 more bytes; the file has the whole line]"
     assert display(b"exactly", 7) == "exactly"
 
 

@@ -180,7 +180,7 @@ def test_a_flush_that_nobody_completes_ends_and_is_said(
     client = Client(None)
     attach(client)
     shell.end()
-    assert capsys.readouterr().err == "meshlog: a handler holds up what procs say; it is shown later\n"
+    assert capsys.readouterr().err == "meshlog: a handler delays the output; it is shown later\n"
 
 
 def test_a_client_that_is_stopped_meanwhile_has_shown_everything(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +217,7 @@ def test_an_interrupt_during_the_flush_is_one_line(shell: Shell, capsys: pytest.
     client = Interrupted()
     attach(client)
     shell.end()
-    assert capsys.readouterr().err == "meshlog: interrupted; what procs said last is shown under a later cell\n"
+    assert capsys.readouterr().err == "meshlog: interrupted: the last output is shown under a later cell\n"
 
 
 def test_a_client_is_referred_to_weakly_and_the_last_one_takes_the_flusher_along(shell: Shell) -> None:

@@ -138,7 +138,7 @@ def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
     place.write(b"more\n")
     place.echo.stop()
     assert place.kept() == b"more\n"
-    assert "takes nothing" in capfd.readouterr().err
+    assert "stream for this process's captured output is blocked" in capfd.readouterr().err
     go_on.set()
 
 

@@ -1,4 +1,4 @@
-"""The attributes of a record are those it had at the call, whoever set them: a filter, a factory, the process itself."""
+"""A record arrives with the attributes that it had at the call, also those that a filter or a factory changed."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def records(style: str, name: str, **extra: Any) -> list[logging.LogRecord]:
 @pytest.mark.parametrize("extra", [{}, {"user": "ann"}], ids=["plain", "with extra"])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", CHANGED)
-def test_what_was_changed_at_one_call_site_is_as_it_was(name: str, style: str, extra: dict[str, Any]) -> None:
+def test_a_changed_attribute_arrives_unchanged(name: str, style: str, extra: dict[str, Any]) -> None:
     found = cross(make(*STYLES[style]), *records(style, name, **extra))
     assert [vars(each)[name] for each in found[1:]] == [*CHANGED[name] * 2]
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_it_is_so_above_a_relay(name: str) -> None:
+def test_a_changed_attribute_arrives_unchanged_through_a_relay(name: str) -> None:
     table, items = SchemaTable(), list[Item]()
-    thawer = RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate)
+    decoder = RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate)
     for record in cross(*records("plain arguments", name)):
-        frozen = encode_relayed(record, table)
-        frozen.commit_schema()
-        thawer.decode(frozen.data, 0, 9, items)
+        encoded = encode_relayed(record, table)
+        encoded.commit_schema()
+        decoder.decode(encoded.data, 0, 9, items)
     assert [vars(template.build(values))[name] for _, template, values in items] == [*CHANGED[name] * 2]
 
 
-def test_times_are_the_same_to_the_last_bit() -> None:
+def test_times_are_equal_to_the_last_bit() -> None:
     sent = [make("step %d", number) for number in range(9)]
     for found, record in zip(cross(*sent), sent, strict=True):
         assert (found.created, found.msecs, found.relativeCreated) == (record.created, record.msecs, record.relativeCreated)
@@ -81,29 +81,29 @@ class Braces(logging.LogRecord):
         return str(self.msg).format(*args)
 
 
-def test_a_class_of_records_that_comes_later_is_seen_at_a_known_call_site() -> None:
+def test_a_known_call_site_may_log_another_record_class() -> None:
     plain, other = make("{} is %s", "x"), Braces("app.part", logging.INFO, "/srv/app.py", 7, "{} is %s", ("x",), None, "work")
     texts = [found.getMessage() for found in cross(plain, other, plain, other)]
     assert texts == ["{} is x", "x is %s", "{} is x", "x is %s"]
 
 
-def test_a_method_that_a_factory_sets_makes_the_text() -> None:
+def test_a_get_message_set_by_a_factory_makes_the_text() -> None:
     record = make("{} is %s", "x")
     record.getMessage = lambda: "from the factory"  # type: ignore[method-assign]  # as factories do
     assert [found.getMessage() for found in cross(make("{} is %s", "x"), record)] == ["{} is x", "from the factory"]
 
 
-def test_no_record_has_an_attribute_that_it_did_not_have() -> None:
+def test_records_have_no_additional_attributes() -> None:
     names = vars(logging.makeLogRecord({})).keys() | {"rank", "local_rank", "hostname", "coords", "stream"}
     for style in STYLES:
         (found,) = cross(make(*STYLES[style]))
         assert vars(found).keys() == names
     if sys.version_info < (3, 12):
         (found,) = cross(make("m", taskName="mine"))
-        assert vars(found)["taskName"] == "mine", "a name like any other"
+        assert vars(found)["taskName"] == "mine", "an ordinary extra before Python 3.12"
 
 
-def test_records_with_data_as_message_group_by_the_shape_of_their_text() -> None:
+def test_records_with_data_as_message_are_grouped_by_text() -> None:
     aggregator = Aggregator(1.0)
     for number in range(3):
         for _, template, values in decode(encode([make({"event": "step", "n": number}), make(["other", number])])):

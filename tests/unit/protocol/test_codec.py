@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import MAX_DEPTH, MAX_INT, NotPlain, Text, pack, unpack
 
-# Every text, lone surrogates included.
+# All texts, including lone surrogates.
 texts = st.text(st.characters(exclude_categories=()))
 scalars = (
     st.none()
@@ -38,7 +38,7 @@ plain = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values are the same to the last bit and type: -0.0 is not 0, nan is nan, True is not 1."""
+    """Return whether two values have the same bits and types: -0.0 is not 0, nan is nan, True is not 1."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
@@ -53,7 +53,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(plain)
-def test_what_is_packed_comes_back(value: object) -> None:
+def test_unpack_returns_the_packed_value(value: object) -> None:
     assert same(unpack(pack(value)), value)
 
 
@@ -62,12 +62,12 @@ def test_what_is_packed_comes_back(value: object) -> None:
     [0, -1, (1 << 63) - 1, -(1 << 63), 1 << 63, -(1 << 63) - 1, 255, 256, -128, -129, MAX_INT - 1, -MAX_INT],
     ids=lambda value: f"{value.bit_length()} bits",
 )
-def test_whole_numbers(value: int) -> None:
+def test_integers_at_the_limits(value: int) -> None:
     assert unpack(pack(value)) == value
 
 
 @pytest.mark.parametrize("value", [MAX_INT, -MAX_INT - 1, 1 << 64000], ids=["a bit more", "a bit less", "64001 bits"])
-def test_a_number_that_python_may_refuse_to_print_does_not_cross(value: int) -> None:
+def test_an_int_that_python_may_refuse_to_print_is_rejected(value: int) -> None:
     with pytest.raises(NotPlain):
         pack(value)
     data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
@@ -78,14 +78,14 @@ def test_a_number_that_python_may_refuse_to_print_does_not_cross(value: int) -> 
 @pytest.mark.parametrize(
     "value", [math.inf, -math.inf, math.nan, -0.0, 5e-324, True, False, "\ud800", "\0", b"\0\xff", {}, (), []], ids=repr
 )
-def test_edges(value: object) -> None:
+def test_edge_values(value: object) -> None:
     assert same(unpack(pack(value)), value)
 
 
 @given(st.binary(max_size=200))
-@example(b"s\x02\0\0\0\xed\xa0")  # half of a surrogate
+@example(b"s\x02\0\0\0\xed\xa0")  # half a surrogate pair
 @example(b"{\x01\0\0\0[\0\0\0\0N")  # a list as a key
-def test_any_bytes_are_a_value_or_an_error_of_protocol(data: bytes) -> None:
+def test_any_bytes_are_a_value_or_raise_protocol_error(data: bytes) -> None:
     try:
         value = unpack(data)
     except ProtocolError:
@@ -94,7 +94,7 @@ def test_any_bytes_are_a_value_or_an_error_of_protocol(data: bytes) -> None:
 
 
 @given(plain, st.data())
-def test_bytes_with_a_fault_are_a_value_or_an_error_of_protocol(value: object, data: st.DataObject) -> None:
+def test_a_changed_byte_gives_a_value_or_raises_protocol_error(value: object, data: st.DataObject) -> None:
     packed = bytearray(pack(value))
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] = data.draw(st.integers(0, 255))
@@ -104,7 +104,7 @@ def test_bytes_with_a_fault_are_a_value_or_an_error_of_protocol(value: object, d
 
 
 @given(plain, st.data())
-def test_a_cut_value_is_an_error(value: object, data: st.DataObject) -> None:
+def test_a_truncated_value_raises(value: object, data: st.DataObject) -> None:
     packed = pack(value)
     cut = data.draw(st.integers(0, len(packed) - 1))
     with pytest.raises(ProtocolError):
@@ -112,20 +112,20 @@ def test_a_cut_value_is_an_error(value: object, data: st.DataObject) -> None:
 
 
 @given(plain, st.binary(min_size=1, max_size=4))
-def test_what_follows_a_value_is_an_error(value: object, rest: bytes) -> None:
+def test_bytes_after_a_value_raise(value: object, rest: bytes) -> None:
     with pytest.raises(ProtocolError, match="follow"):
         unpack(pack(value) + rest)
 
 
 @given(plain, st.binary(max_size=8))
-def test_decoding_starts_where_told(value: object, before: bytes) -> None:
+def test_unpack_starts_at_the_given_index(value: object, before: bytes) -> None:
     assert same(unpack(before + pack(value), len(before)), value)
 
 
 @pytest.mark.parametrize("tag", [b"s", b"b", b"I", b"(", b"[", b"{"])
 @pytest.mark.parametrize("claimed", [6, 1 << 20, 0xFFFFFFFF])
-def test_a_length_beyond_what_is_there_is_refused_before_anything_is_made(tag: bytes, claimed: int) -> None:
-    with pytest.raises(ProtocolError, match=f"a length of {claimed} where 5 bytes are left"):
+def test_a_length_beyond_the_data_is_rejected_before_allocation(tag: bytes, claimed: int) -> None:
+    with pytest.raises(ProtocolError, match=f"a length of {claimed}, but only 5 bytes are left"):
         unpack(struct.pack("<cI", tag, claimed) + b"NNNNN")
 
 
@@ -136,7 +136,7 @@ def nested(levels: int) -> object:
     return value
 
 
-def test_nesting_has_a_limit_on_both_sides() -> None:
+def test_both_sides_limit_the_nesting_depth() -> None:
     assert unpack(pack(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
     with pytest.raises(NotPlain, match="nested deeper"):
         pack(nested(MAX_DEPTH + 1))
@@ -190,11 +190,11 @@ class Word(str, Enum):
         Exception(),
         mock.Mock(spec=str),
         mock.Mock(spec=int),
-        mock.MagicMock(spec=dict),  # their __class__ is what they are not
+        mock.MagicMock(spec=dict),  # the __class__ of a mock is not its type
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_all_else_is_not_plain(value: object) -> None:
+def test_other_values_are_not_plain(value: object) -> None:
     for each in (value, [value], (1, value), {"key": value}):
         with pytest.raises(NotPlain):
             pack(each)

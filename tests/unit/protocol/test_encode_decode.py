@@ -1,4 +1,4 @@
-"""What a proc freezes is what the client thaws. Odd records have a table of their own: test_odd_records."""
+"""The client decodes the records that a worker encodes. For odd records, see `test_odd_records`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ numbers = st.integers(0, 1 << 40)
 
 @st.composite
 def records(draw: st.DrawFn) -> logging.LogRecord:
-    """A record as loggers make them, from few places, so that shapes repeat."""
+    """Draw a record as loggers make them, from few call sites, so that schemas repeat."""
     exc_info: Any = None
     if draw(st.integers(0, 5)) == 0:
         try:
@@ -63,7 +63,7 @@ def records(draw: st.DrawFn) -> logging.LogRecord:
 
 
 def message(record: logging.LogRecord) -> str | None:
-    """Return the message of a record, if it can be formatted."""
+    """Return the message of a record, or None if it cannot be formatted."""
     try:
         return record.getMessage()
     except Exception:
@@ -71,7 +71,7 @@ def message(record: logging.LogRecord) -> str | None:
 
 
 def assert_same(found: logging.LogRecord, sent: logging.LogRecord) -> None:
-    """Check that the client's record shows what the proc's shows."""
+    """Check that a decoded record is shown like the original."""
     for name in ATTRIBUTES:
         assert same(getattr(found, name), getattr(sent, name)), name
     for name in sent.__dict__.keys() - STANDARD:
@@ -92,15 +92,15 @@ def assert_same(found: logging.LogRecord, sent: logging.LogRecord) -> None:
 
 @settings(max_examples=50)
 @given(st.lists(records(), min_size=1, max_size=4))
-def test_the_client_has_what_the_proc_has(sent: list[logging.LogRecord]) -> None:
-    # Each twice: first as it defines its shape, then by a shape that is known.
+def test_the_decoded_record_equals_the_original(sent: list[logging.LogRecord]) -> None:
+    # Each record twice: the first one defines its schema, the second one uses it.
     for found, record in zip(cross(*sent, *sent), [*sent, *sent], strict=True):
         assert_same(found, record)
 
 
 @settings(max_examples=50)
 @given(st.lists(records(), min_size=1, max_size=4))
-def test_templates_tell_what_the_built_record_tells(sent: list[logging.LogRecord]) -> None:
+def test_a_template_agrees_with_the_built_record(sent: list[logging.LogRecord]) -> None:
     for _, template, values in decode(encode(sent)):
         built = template.build(values)
         assert template.text(values) == built.getMessage()
@@ -114,7 +114,7 @@ def test_templates_tell_what_the_built_record_tells(sent: list[logging.LogRecord
 
 @settings(max_examples=50)
 @given(st.lists(records(), min_size=1, max_size=4), st.data())
-def test_any_chunking_at_the_borders_of_entries_gives_the_same(sent: list[logging.LogRecord], data: st.DataObject) -> None:
+def test_chunks_of_whole_entries_decode_to_the_same_items(sent: list[logging.LogRecord], data: st.DataObject) -> None:
     stream = encode([*sent, *sent])
     cuts = sorted(data.draw(st.sets(st.sampled_from(borders(stream)))) | {0, len(stream)})
     pieces = [stream[begin:end] for begin, end in pairwise(cuts)]
@@ -123,7 +123,7 @@ def test_any_chunking_at_the_borders_of_entries_gives_the_same(sent: list[loggin
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 60))
-def test_a_run_of_one_shape_ends_where_the_shape_ends(count: int, limit: int, other_at: int) -> None:
+def test_a_run_of_one_schema_ends_at_another_schema(count: int, limit: int, other_at: int) -> None:
     sent = [make("step %d", number, created=float(number)) for number in range(count)]
     sent.insert(min(other_at, count), make("another", created=float(other_at)))
     texts = [template.text(values) for _, template, values in decode(encode(sent), limit=limit)]
@@ -131,7 +131,7 @@ def test_a_run_of_one_shape_ends_where_the_shape_ends(count: int, limit: int, ot
 
 
 @given(st.floats(), st.floats(), st.floats(), st.booleans())
-def test_any_times_can_be_written(created: float, msecs: float, relative: float, plain_args: bool) -> None:
+def test_any_times_can_be_formatted(created: float, msecs: float, relative: float, plain_args: bool) -> None:
     sent = make("tick %s", 1 if plain_args else [1])
     sent.created, sent.msecs, sent.relativeCreated = created, msecs, relative
     [(_, template, values)] = decode(encode([sent]))
@@ -140,30 +140,32 @@ def test_any_times_can_be_written(created: float, msecs: float, relative: float,
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=20))
-def test_time_never_goes_back_within_a_stream_and_is_always_a_number(times: list[float]) -> None:
+def test_item_times_never_decrease_and_are_never_nan(times: list[float]) -> None:
     items = decode(encode(make("tick", created=time) for time in times))
     built = [template.build(values).created for _, template, values in items]
-    assert built == [time if -62e9 < time < 253e9 else 0.0 for time in times], "what no calendar has, no formatter can write"
+    assert built == [time if -62e9 < time < 253e9 else 0.0 for time in times], (
+        "no formatter can write a time outside the calendar"
+    )
     when = [item[0] for item in items]
     assert when == sorted(when)
     assert not any(map(math.isnan, when))
 
 
-def test_relative_time_is_the_procs() -> None:
+def test_relative_time_is_that_of_the_worker() -> None:
     first, second = make("tick"), make("tick")
     for found, sent in zip(cross(first, second), (first, second), strict=True):
         assert found.relativeCreated == pytest.approx(sent.relativeCreated, abs=0.01)
 
 
-def test_a_sentinel_that_is_cut_is_none() -> None:
-    """The client tells records from sentinels by this count."""
-    thawer, items = RecordDecoder({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # of nothing
+def test_an_incomplete_sentinel_does_not_count() -> None:
+    """The client uses this count to count the records among the items."""
+    decoder, items = RecordDecoder({"rank": 0}, no_side_file), []  # type: ignore[var-annotated]  # an empty list
     with pytest.raises(ProtocolError):
-        thawer.decode(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
-    assert (thawer.sentinels, items) == (0, [])
+        decoder.decode(number_entry(FLUSH, 1)[:4] + bytes(4), 0, 10, items)
+    assert (decoder.sentinels, items) == (0, [])
 
 
-def test_sentinels_keep_their_place() -> None:
+def test_sentinels_keep_their_position() -> None:
     stream = encode([make("before")]) + number_entry(FLUSH, 9) + encode([make("after", lineno=8)], _used_table())
     found = [(values if template is None else template.text(values)) for _, template, values in decode(stream)]
     assert found == ["before", ("owner", 9), "after"]
@@ -175,7 +177,7 @@ def _used_table() -> SchemaTable:
     return table
 
 
-def test_a_side_file_stands_where_its_number_stands() -> None:
+def test_the_records_of_a_side_file_take_the_position_of_its_entry() -> None:
     files = {5: encode([make("large", lineno=99)])}
     stream = number_entry(LARGE, 5) + encode([make("small")])
     found = [template.text(values) for _, template, values in decode(stream, read_large=files.__getitem__)]
@@ -183,7 +185,7 @@ def test_a_side_file_stands_where_its_number_stands() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"\x07rubbish", number_entry(LARGE, 5), encode([make("cut")])[:-9]])
-def test_a_side_file_that_cannot_be_read_costs_one_record(content: bytes | None) -> None:
+def test_an_unreadable_side_file_loses_one_record(content: bytes | None) -> None:
     stream = encode([make("before")]) + number_entry(LARGE, 5) + encode([make("after", lineno=8)], _used_table())
     items = decode(stream, read_large=no_side_file if content is None else {5: content}.__getitem__)
     shown = [template.build(values) for _, template, values in items]
@@ -193,20 +195,20 @@ def test_a_side_file_that_cannot_be_read_costs_one_record(content: bytes | None)
     assert "cannot be read" in logging.Formatter("%(asctime)s %(message)s").format(note)
 
 
-def test_shapes_are_of_one_segment() -> None:
+def test_schemas_belong_to_one_segment() -> None:
     table = SchemaTable()
     first, second = encode([make("tick")], table), encode([make("tick")], table)
     assert len(second) < len(first) / 2
-    thawer = RecordDecoder(IDENTITY, no_side_file)
+    decoder = RecordDecoder(IDENTITY, no_side_file)
     items: list[Item] = []
-    thawer.decode(first + second, 0, 9, items)
-    thawer.new_segment()
+    decoder.decode(first + second, 0, 9, items)
+    decoder.new_segment()
     with pytest.raises(ProtocolError):
-        thawer.decode(second, 0, 9, items)
+        decoder.decode(second, 0, 9, items)
     assert len(items) == 2
 
 
-def test_two_threads_may_define_a_shape_at_once() -> None:
+def test_two_threads_may_define_a_schema_at_once() -> None:
     table = SchemaTable()
     first, second = (encode_record(make("tick %d", number), table) for number in (1, 2))
     stream = second.data
@@ -217,25 +219,25 @@ def test_two_threads_may_define_a_shape_at_once() -> None:
     assert [template.text(values) for _, template, values in decode(stream)] == ["tick 2", "tick 3", "tick 1", "tick 4"]
 
 
-def test_messages_that_all_differ_define_few_shapes() -> None:
+def test_unique_messages_define_few_schemas() -> None:
     kinds = [kind for kind, *_ in walk(encode(make(f"step {number}") for number in range(500)))]
     assert kinds.count(RECORD) == 500
     assert kinds.count(DEFINE) < 10
 
 
-def test_more_shapes_than_there_are_numbers() -> None:
+def test_more_schemas_than_there_are_numbers() -> None:
     table = SchemaTable()
-    table.ids = iter(range(0xFFFE, 1 << 20))  # type: ignore[assignment]  # counts as well
+    table.ids = iter(range(0xFFFE, 1 << 20))  # type: ignore[assignment]  # an iterator is enough
     sent = [make("tick", lineno=line, created=float(line)) for line in range(6)] * 2
     assert [template.build(values).lineno for _, template, values in decode(encode(sent, table))] == [*range(6)] * 2
 
 
-def test_a_client_remembers_no_long_definitions() -> None:
-    thawer = RecordDecoder(IDENTITY, no_side_file)
+def test_a_decoder_does_not_keep_long_schemas() -> None:
+    decoder = RecordDecoder(IDENTITY, no_side_file)
     for number in range(50):
-        thawer.new_segment()
-        thawer.decode(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
-    assert sum(map(len, thawer._known)) < 50_000
+        decoder.new_segment()
+        decoder.decode(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
+    assert sum(map(len, decoder._known)) < 50_000
 
 
 def _shown(item: Item) -> tuple[object, ...]:
@@ -245,7 +247,7 @@ def _shown(item: Item) -> tuple[object, ...]:
 
 
 def _show_all(items: list[Item]) -> None:
-    """Do all that the client does with items: nothing a proc sends may break it."""
+    """Do everything that the client does with items: no data from a worker may raise there."""
     for when, template, values in items:
         assert not math.isnan(when)
         if template is not None:
@@ -261,8 +263,8 @@ def _show_all(items: list[Item]) -> None:
             logging.Formatter("%(name)s %(levelname)s %(message)s").format(built)
 
 
-def entry(kind: int, shape: int, body: bytes) -> bytes:
-    return HEADER.pack(kind, shape, len(body)) + body
+def entry(kind: int, schema: int, body: bytes) -> bytes:
+    return HEADER.pack(kind, schema, len(body)) + body
 
 
 bodies = st.binary(max_size=40) | st.tuples(st.sampled_from(["qs", "", "-", "x"]), st.floats(), plain).map(pack)
@@ -284,7 +286,7 @@ good = (
 
 @st.composite
 def faulty(draw: st.DrawFn) -> bytes:
-    """A good stream with bytes changed."""
+    """Draw a valid stream with some bytes changed."""
     stream = bytearray(good)
     for at in draw(st.lists(st.integers(0, len(good) - 1), min_size=1, max_size=4)):
         stream[at] = draw(st.integers(0, 255))
@@ -293,7 +295,7 @@ def faulty(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200) | st.lists(entries, max_size=5).map(b"".join) | faulty())
-def test_any_bytes_are_items_or_an_error_of_protocol(data: bytes) -> None:
+def test_any_bytes_are_items_or_raise_protocol_error(data: bytes) -> None:
     items: list[Item] = []
     with contextlib.suppress(ProtocolError):
         assert RecordDecoder(IDENTITY, lambda number: data[:number], "owner").decode(data, 0, 1 << 30, items) == len(data)
@@ -304,7 +306,7 @@ names = st.sampled_from(["rank", "msg", "name", "levelno", "lineno", "exc_text",
 
 
 @given(st.dictionaries(texts | names, argument, max_size=3), argument, st.none() | texts, st.booleans())
-def test_a_proc_speaks_for_itself_only(named: dict[str, Any], args: object, text: object, at_first: bool) -> None:
+def test_a_worker_cannot_override_its_identity(named: dict[str, Any], args: object, text: object, at_first: bool) -> None:
     common = {**make().__dict__, **(named if at_first else {})}
     body = pack(("-", 0.0, common))
     odd = {**named, "rank": 9, "levelno": "high", "exc_info": 5, "args": 7, "getMessage": 1}
@@ -318,22 +320,22 @@ def test_a_proc_speaks_for_itself_only(named: dict[str, Any], args: object, text
 
 
 @pytest.mark.parametrize("msg", ["%1500000000d", "%.1500000000f", "%*d", "%(a)99999999s", "%65536d%65536d"])
-def test_a_template_that_makes_a_text_of_any_length_is_refused_without_its_text(msg: str) -> None:
+def test_an_unbounded_template_is_rejected_without_its_text(msg: str) -> None:
     args = {"a": 1} if "(" in msg else (1,)
     fixed = {**dict.fromkeys(("pathname", "filename", "module", "name", "levelname"), ""), "levelno": 20, "lineno": 1}
     common = {**dict.fromkeys(vars(make("m"))), **fixed}
     for named in ({}, {"msg": msg}):
         defined = definition(1, "-", 0.0, {**common, "msg": "" if named else msg})
-        for text in (None, "what its process made of it"):
+        for text in (None, "the text of its process"):
             tail = pack((args, named, text))
             entry = HEADER.pack(RECORD, 1, 16 + len(tail)) + struct.pack("<dd", 0.0, 0.0) + tail
             items: list[Any] = []
-            thawer = RecordDecoder(IDENTITY, no_side_file)
+            decoder = RecordDecoder(IDENTITY, no_side_file)
             if text is None:
                 with pytest.raises(ProtocolError, match="width"):
-                    thawer.decode(defined + entry, 0, 10, items)
+                    decoder.decode(defined + entry, 0, 10, items)
             else:
-                thawer.decode(defined + entry, 0, 10, items)
+                decoder.decode(defined + entry, 0, 10, items)
                 ((_, template, values),) = items
                 assert template.build(values).getMessage() == text
     with pytest.raises(ProtocolError, match="width"):

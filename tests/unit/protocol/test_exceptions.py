@@ -1,4 +1,4 @@
-"""Formatters at the client see of an exception what they would see in its process."""
+"""The client's formatters format an exception like the formatters of its process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STANDARD = logging.Formatter()
 
 
 def across(record: logging.LogRecord) -> list[MeshRecord]:
-    """Return the record at a client, and at one above a relay."""
+    """Return a record as decoded by a client, and by the upstream client of a relay."""
     (found,) = cross(record)
     items: list[Item] = []
     RecordDecoder(IDENTITY, no_side_file, None, RelayedTemplate).decode(encode_relayed(found, SchemaTable()).data, 0, 9, items)
@@ -47,7 +47,7 @@ def text_of(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("function", failing.ALL)
-def test_a_traceback_of_stand_ins_reads_like_the_original(function: Any) -> None:
+def test_stand_ins_format_like_the_original(function: Any) -> None:
     original = failing.caught(function)
     text = STANDARD.formatException(original)
     for found in across(make("failed", exc_info=original)):
@@ -75,13 +75,13 @@ def test_records_with_stand_ins_can_be_copied_and_pickled() -> None:
 
 
 class OneLine(logging.Formatter):
-    """As in the logging cookbook."""
+    """The formatter of the logging cookbook."""
 
     def formatException(self, ei: Any) -> str:
         return repr(super().formatException(ei))
 
 
-def test_a_formatter_of_the_programs_own_formats_exceptions_itself() -> None:
+def test_a_formatter_of_the_program_formats_exceptions_itself() -> None:
     original = failing.caught(failing.with_a_cause)
     out, theirs = io.StringIO(), io.StringIO()
     handlers = [logging.StreamHandler(out), logging.StreamHandler(theirs)]
@@ -92,7 +92,7 @@ def test_a_formatter_of_the_programs_own_formats_exceptions_itself() -> None:
     assert theirs.getvalue() == f"failed\n{OneLine().formatException(original)}\n"
 
 
-def test_an_exception_in_a_message_that_is_data_is_one_at_the_client() -> None:
+def test_an_exception_in_a_dict_message_arrives_as_an_exception() -> None:
     original = failing.caught(failing.with_a_cause)
     for given_as in (original, original[1]):
         record = make({"event": "failed", "exc_info": given_as})
@@ -113,7 +113,7 @@ def test_an_exception_in_a_message_that_is_data_is_one_at_the_client() -> None:
     assert found.msg == {"event": "nothing", "exc_info": True}
 
 
-def test_an_exception_in_both_is_one_in_both() -> None:
+def test_an_exception_in_record_and_message_arrives_in_both() -> None:
     original = failing.caught(failing.with_a_cause)
     for found in across(make({"event": "failed", "exc_info": True}, exc_info=original)):
         message: Any = found.msg
@@ -121,7 +121,7 @@ def test_an_exception_in_both_is_one_in_both() -> None:
         assert text_of(message["exc_info"]) == found.exc_text == STANDARD.formatException(original)
 
 
-def test_a_message_keeps_other_values_of_that_name() -> None:
+def test_a_message_keeps_other_values_of_exc_info() -> None:
     try:
         failing.over_lines()
     except ZeroDivisionError:
@@ -129,12 +129,12 @@ def test_a_message_keeps_other_values_of_that_name() -> None:
             assert cross(make({"exc_info": value}))[0].msg == {"exc_info": value}
 
 
-def test_no_exception_is_none_at_the_client() -> None:
+def test_exception_information_without_an_exception() -> None:
     for found in across(make("failed", exc_info=(None, None, None))):
         assert (found.exc_info, found.exc_text) == ((None, None, None), "NoneType: None")
 
 
-def test_exceptions_group_by_type_and_place() -> None:
+def test_exceptions_are_grouped_by_type_and_place() -> None:
     aggregator = Aggregator(1.0)
     for function in (failing.over_lines, failing.of_text, failing.over_lines):
         for _, template, values in decode(encode([make("failed", exc_info=failing.caught(function))])):
@@ -146,18 +146,18 @@ def test_exceptions_group_by_type_and_place() -> None:
     assert "UnicodeDecodeError" in str(second.exc_text)
 
 
-def test_what_cannot_be_described_has_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_that_cannot_be_described_has_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     original = failing.caught(failing.over_lines)
 
     def refuse(*_: object) -> None:
-        raise LookupError("it cannot be told")
+        raise LookupError("cannot be described")
 
     monkeypatch.setattr("meshlog_handler.protocol.encode.describe", refuse)
     (found,) = cross(make("failed", exc_info=original))
     assert (found.exc_text, found.exc_info) == (STANDARD.formatException(original), None)
 
 
-def test_deep_recursion_is_told_by_both_of_its_ends() -> None:
+def test_a_deep_traceback_keeps_both_ends() -> None:
     (found,) = cross(make("failed", exc_info=failing.caught(lambda: failing.deep(300))))
     assert "repeated 298 more times" in str(found.exc_text)
     assert found.exc_info is not None
@@ -166,14 +166,14 @@ def test_deep_recursion_is_told_by_both_of_its_ends() -> None:
     assert (frames[0].name, frames[-1].name) == ("caught", "deep")
 
 
-def test_frames_keep_nothing_alive_but_themselves() -> None:
+def test_stand_in_frames_keep_no_other_objects_alive() -> None:
     class Held:
         pass
 
     def make_one(held: Held) -> Any:
         original = failing.caught(lambda: failing.deep(7))
-        told = traceback.TracebackException(*original, compact=True)
-        return exc_info(describe(original[1], told))
+        trace = traceback.TracebackException(*original, compact=True)
+        return exc_info(describe(original[1], trace))
 
     held = Held()
     watch = weakref.ref(held)
@@ -186,7 +186,7 @@ def test_frames_keep_nothing_alive_but_themselves() -> None:
     assert watch() is None
 
 
-def test_no_file_that_is_none_of_source_is_read(tmp_path: Path) -> None:
+def test_special_files_are_not_read_as_source(tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     for filename in (fifo, "/dev/zero", str(tmp_path), "a\0b", "\ud800"):
@@ -219,7 +219,7 @@ failures = st.recursive(
 @given(failures | plain | st.tuples(*[plain] * 9))
 @example(("ValueError", "", "a\0", "", None, (), None, None, None))
 @example(("ValueError", "", "a\ud800", "", None, (), None, None, None))
-def test_any_data_is_a_failure_or_is_refused(value: Any) -> None:
+def test_any_data_is_a_valid_failure_or_is_rejected(value: Any) -> None:
     if is_failure(value):
         pack(value)
         assert isinstance(STANDARD.formatException(exc_info(value)), str)

@@ -13,20 +13,20 @@ payloads = st.tuples(st.integers(0, 255), st.binary(max_size=50))
 
 
 def pieces(data: bytes, cuts: set[int]) -> list[bytes]:
-    """Cut `data` at `cuts`, as a socket does."""
+    """Split `data` at `cuts`, like a socket."""
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     return [data[begin:end] for begin, end in zip(places, [*places[1:], len(data)], strict=True)]
 
 
 @given(st.lists(payloads, max_size=8), st.sets(st.integers(0, 400)))
-def test_frames_come_out_as_they_went_in_however_they_are_cut(sent: list[tuple[int, bytes]], cuts: set[int]) -> None:
+def test_frames_are_the_same_whatever_the_pieces(sent: list[tuple[int, bytes]], cuts: set[int]) -> None:
     reader = FrameReader()
     found = [each for piece in pieces(b"".join(frame(*each) for each in sent), cuts) for each in reader.feed(piece)]
     assert found == sent
 
 
 @given(st.lists(payloads, min_size=1, max_size=4), st.integers(1, 60))
-def test_what_is_not_complete_is_not_brought(sent: list[tuple[int, bytes]], missing: int) -> None:
+def test_an_incomplete_frame_is_not_returned(sent: list[tuple[int, bytes]], missing: int) -> None:
     stream = b"".join(frame(*each) for each in sent)
     cut = max(0, len(stream) - min(missing, len(frame(*sent[-1]))))
     reader = FrameReader()
@@ -35,7 +35,7 @@ def test_what_is_not_complete_is_not_brought(sent: list[tuple[int, bytes]], miss
 
 
 @given(st.binary(max_size=200), st.sets(st.integers(0, 200)))
-def test_any_bytes_are_frames_or_an_error_of_protocol(data: bytes, cuts: set[int]) -> None:
+def test_any_bytes_are_frames_or_raise_protocol_error(data: bytes, cuts: set[int]) -> None:
     reader, found = FrameReader(64), []
     try:
         for piece in pieces(data, cuts):
@@ -46,22 +46,22 @@ def test_any_bytes_are_frames_or_an_error_of_protocol(data: bytes, cuts: set[int
 
 
 @pytest.mark.parametrize("size", [0, 65, MAX_FRAME + 1, 0xFFFFFFFF])
-def test_a_length_that_no_frame_has_is_refused_at_once(size: int) -> None:
+def test_an_invalid_frame_size_is_rejected_at_once(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"a frame of {size} bytes; 1 to 64 are allowed"):
         FrameReader(64).feed(HEAD.pack(size, CONTROL))
 
 
-def test_the_largest_frame_there_may_be() -> None:
+def test_a_frame_of_the_maximum_size() -> None:
     assert FrameReader(64).feed(frame(CONTROL, bytes(63))) == [(CONTROL, bytes(63))]
 
 
-def test_no_more_than_one_unfinished_frame_is_held() -> None:
+def test_the_reader_holds_at_most_one_incomplete_frame() -> None:
     reader = FrameReader()
     assert reader.feed(frame(1, b"x" * 1000) * 50 + frame(2, b"unfinished")[:-1])[-1] == (1, b"x" * 1000)
     assert len(reader._rest) == len(frame(2, b"unfinished")) - 1
 
 
-def test_a_frame_of_data_has_its_head_apart() -> None:
+def test_the_head_of_a_data_frame() -> None:
     ((kind, payload),) = FrameReader().feed(data_head(7, 16, 5) + b"bytes")
     assert (kind, payload) == (DATA, POSITION.pack(7, 16) + b"bytes")
     assert struct.calcsize(POSITION.format) == 12

@@ -1,4 +1,4 @@
-"""Records that no protocol expects. Each arrives, says what can be said, and takes no other with it."""
+"""Odd records. Each arrives with as much data as possible, and does not affect other records."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Broken:
 
 class NotText:
     def __str__(self) -> str:
-        return 5  # type: ignore[return-value]  # as a mistaken class does
+        return 5  # type: ignore[return-value]  # as in a class with a bug
 
 
 class Markup(str):
-    """A text that stays itself whatever is done to it, as template engines have them."""
+    """A text whose operations return texts of the same class, as in template engines."""
 
     __slots__ = ()
 
@@ -61,7 +61,7 @@ class Level(IntEnum):
 
 
 class Braces(logging.LogRecord):
-    """A record of a program that formats its messages in a style of its own."""
+    """A record of a program that formats its messages in another style."""
 
     def getMessage(self) -> str:
         args: Any = self.args
@@ -74,7 +74,7 @@ def braces(msg: str, *args: object) -> logging.LogRecord:
 
 class BadError(Exception):
     @property
-    def __cause__(self) -> BaseException:  # type: ignore[override]  # what a traceback looks at first
+    def __cause__(self) -> BaseException:  # type: ignore[override]  # the first attribute that a traceback reads
         raise LookupError("no cause")
 
 
@@ -86,7 +86,7 @@ def caught(error: BaseException) -> Any:
 
 
 OWN = object()
-"""The message is what the process itself makes of it."""
+"""The expected message is ``record.getMessage()`` of the original."""
 
 ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "a lambda": (lambda: make("got %s", lambda: 1), OWN),
@@ -100,7 +100,7 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "a lone surrogate": (lambda: make("\ud800 %s", "\udfff"), "\ud800 \udfff"),
     "no text": (lambda: make("%s", Broken()), "<Broken object: its __str__ raised LookupError>"),
     "no text in a list": (lambda: make("%s", [Broken()]), "['<Broken object: its __str__ raised LookupError>']"),
-    "a text that is none": (lambda: make("%s", NotText()), "<NotText object: its __str__ raised TypeError>"),
+    "a __str__ that returns an int": (lambda: make("%s", NotText()), "<NotText object: its __str__ raised TypeError>"),
     "a message that has no text": (lambda: make(Broken()), "<Broken object: its __str__ raised LookupError>"),
     "a message that has no text, and arguments": (lambda: make(Broken(), 1), re.compile("<Broken.*cannot be formatted")),
     "an int of 65 bits": (lambda: make("%d %x", 1 << 64, -(1 << 200)), OWN),
@@ -113,8 +113,8 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "dict arguments": (lambda: make("%(a)s %(b)d", {"a": "x", "b": 3}), "x 3"),
     "dict arguments with a lock": (lambda: make("%(a)s %(b)s", {"a": 1, "b": threading.Lock()}), OWN),
     "an empty dict": (lambda: make("%s", {}), "{}"),
-    "another mapping": (lambda: make("%(a)s", MappingProxyType({"a": 1})), "1"),
-    "a mapping of the user's": (lambda: make("%(a)s", UserDict(a=1)), "1"),
+    "a mapping proxy": (lambda: make("%(a)s", MappingProxyType({"a": 1})), "1"),
+    "a mapping class of the user": (lambda: make("%(a)s", UserDict(a=1)), "1"),
     "an ordered dict": (lambda: make("%(a)s", OrderedDict(a=1)), "1"),
     "a list for arguments": (lambda: make("%s", args=[1, 2]), "[1, 2]"),
     "None for arguments": (lambda: make("hello %s", args=None), "hello %s"),
@@ -125,15 +125,15 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "a text of another class": (lambda: make(Markup("step %s"), 5), "<step 5>"),
     "an argument of another class of text": (lambda: make("step %s", Markup("five")), "step five"),
     "an enum that is a text": (lambda: make("%s", Word.LOUD), OWN),
-    "a mock that says it is a text": (lambda: make("%s %d", mock.MagicMock(spec=str), 5), OWN),
+    "a mock with the class of a text": (lambda: make("%s %d", mock.MagicMock(spec=str), 5), OWN),
     "a message that is such a mock": (lambda: make(mock.Mock(spec=str)), OWN),
     "a named tuple": (lambda: make("%s", Point(1)), "Point(x=1)"),
-    "nested as deep as may be": (lambda: make("%s", nested(MAX_DEPTH - 2)), OWN),
+    "nested to the maximum depth": (lambda: make("%s", nested(MAX_DEPTH - 2)), OWN),
     "nested a little deeper": (lambda: make("%s %d", nested(MAX_DEPTH - 1), 5), OWN),
     "nested far too deep": (lambda: make("%.5s", nested(100_000)), re.compile("<list|\\[\\[\\[\\[\\[")),
-    "a format of its own": (lambda: braces("{} of {}", 1, 2), "1 of 2"),
-    "a format of its own, an object": (lambda: braces("{}", Level), "<enum 'Level'>"),
-    "a format of its own that fails": (lambda: braces("{} {}", 1), re.compile(r"\{\} \{\} \(1,\) \[cannot be formatted.*")),
+    "another format": (lambda: braces("{} of {}", 1, 2), "1 of 2"),
+    "another format, of an object": (lambda: braces("{}", Level), "<enum 'Level'>"),
+    "another format that fails": (lambda: braces("{} {}", 1), re.compile(r"\{\} \{\} \(1,\) \[cannot be formatted.*")),
     "a level that is an enum": (lambda: make(levelno=Level.HIGH), OWN),
     "a level of many bits": (lambda: make(levelno=1 << 70), OWN),
     "a level as text": (lambda: make(levelno="20"), OWN),
@@ -141,23 +141,23 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "a float level": (lambda: make(levelno=20.5), OWN),
     "times as whole numbers": (lambda: make(created=5, msecs=0, relativeCreated=1), OWN),
     "times as text": (lambda: make(created="5.5", msecs="now", relativeCreated=None), OWN),
-    "times without end": (lambda: make(created=10**400, msecs=math.inf, relativeCreated=math.nan), OWN),
+    "infinite times": (lambda: make(created=10**400, msecs=math.inf, relativeCreated=math.nan), OWN),
     "a line that is a list": (lambda: make("at %d", 5, lineno=[1], pathname=["a"], threadName=[1], process={}), OWN),
     "a thread that is a list": (lambda: make("at %d", 5, thread=[1]), OWN),
     "a name that is no text": (lambda: make(name=Word.LOUD, funcName=5, module=None), OWN),
     "attributes that have no text": (lambda: make(name=Broken(), pathname=Broken(), threadName=Broken()), OWN),
     "a stack that is no text": (lambda: make(stack_info=Broken()), OWN),
-    "exception info that is none": (lambda: make(exc_info=True), OWN),
-    "an extra by an enum": (lambda: make(**{Word.LOUD: 1}), OWN),
+    "exception info without an exception": (lambda: make(exc_info=True), OWN),
+    "an extra with an enum as name": (lambda: make(**{Word.LOUD: 1}), OWN),
     "a lock as extra": (lambda: make(lock=threading.Lock(), lost=Broken(), deep=nested(40)), OWN),
     "formatted before": (lambda: make("hello %d", 5, message="hello 5", asctime="now"), "hello 5"),
     "a broken exception": (lambda: make(exc_info=caught(BadError("x"))), OWN),
-    "an exception that was cut off": (lambda: make(exc_info=(ValueError, ValueError("x"), "no traceback")), OWN),
+    "an exception with a text as traceback": (lambda: make(exc_info=(ValueError, ValueError("x"), "no traceback")), OWN),
     "an exception by its name": (lambda: make(exc_info=("ValueError", "x", None)), OWN),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of a mock that is deprecated somewhere
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # from a mock of a deprecated attribute
 @pytest.mark.parametrize("case", ODD)
 def test_an_odd_record_arrives(case: str) -> None:
     record, expected = ODD[case][0](), ODD[case][1]
@@ -174,7 +174,7 @@ def test_an_odd_record_arrives(case: str) -> None:
         logging.Formatter("%(name)s %(levelname)s %(pathname)s %(lineno)s %(threadName)s %(process)s %(message)s").format(each)
 
 
-def test_an_odd_message_is_its_templates_text_too() -> None:
+def test_the_template_of_an_odd_record_has_the_same_text() -> None:
     for make_one, _ in ODD.values():
         for _, template, values in decode(encode([make_one()])):
             assert template.text(values) == template.build(values).getMessage()
@@ -191,7 +191,7 @@ def test_times_become_numbers() -> None:
     assert 0 < endless.created < math.inf
 
 
-def test_extras_are_kept_where_plain_and_text_where_not() -> None:
+def test_extras_are_kept_if_plain_and_become_text_if_not() -> None:
     lock = threading.Lock()
     (found,) = cross(make(plain=[1, None], lock=lock, lost=Broken(), deep=nested(MAX_DEPTH - 1), **{Word.LOUD: 5}))
     assert found.plain == [1, None]  # type: ignore[attr-defined]  # an extra
@@ -202,31 +202,31 @@ def test_extras_are_kept_where_plain_and_text_where_not() -> None:
 
 
 @pytest.mark.parametrize(("name", "known"), [("rank", 3), ("hostname", "node"), ("coords", {"gpus": 3}), ("stream", None)])
-def test_who_a_proc_is_stays_what_the_client_knows(name: str, known: object) -> None:
-    (found,) = cross(make(**{name: "somebody else"}))
+def test_extras_do_not_change_the_identity_of_a_worker(name: str, known: object) -> None:
+    (found,) = cross(make(**{name: "other"}))
     assert getattr(found.meshlog, name) == known
-    assert getattr(found, name) == "somebody else", "an extra keeps its name"
+    assert getattr(found, name) == "other", "an extra keeps its name"
     (found,) = cross(make())
     assert getattr(found, name) == known
 
 
-def test_a_record_of_a_proc_does_not_pass_for_an_aggregated_one() -> None:
+def test_extras_do_not_make_a_record_an_aggregated_one() -> None:
     (found,) = cross(make(count=5, ranks=(0, 1)))
     assert (found.meshlog.count, found.meshlog.ranks) == (None, None)
-    assert (vars(found)["count"], vars(found)["ranks"]) == (5, (0, 1)), "extras as good as any"
+    assert (vars(found)["count"], vars(found)["ranks"]) == (5, (0, 1)), "ordinary extras"
 
 
-def test_tracebacks_are_the_text_the_process_shows() -> None:
+def test_the_text_of_a_traceback_is_that_of_the_process() -> None:
     for info in (caught(ValueError("why")), (None, None, None)):
         (found,) = cross(make(exc_info=info))
         assert found.exc_text == logging.Formatter().formatException(info)
         assert logging.Formatter().formatException(found.exc_info or info) == found.exc_text
 
 
-def test_a_traceback_that_cannot_be_formatted_says_so() -> None:
+def test_a_text_replaces_a_traceback_that_cannot_be_formatted() -> None:
     (found,) = cross(make(exc_info=caught(BadError("x"))))
     text = found.exc_text or ""
-    # Some versions of Python bear it.
+    # Some versions of Python can format it.
     assert "BadError" in text
     (found,) = cross(make(exc_info=(ValueError, ValueError("x"), "no traceback")))
     assert "cannot be formatted: AttributeError" in (found.exc_text or "")
@@ -240,7 +240,7 @@ def test_tracebacks_have_a_signature_without_the_message() -> None:
     assert one[0] == "builtins.ValueError"
 
 
-def test_a_signature_of_the_users_own_making_is_no_signature() -> None:
+def test_an_extra_is_not_taken_for_a_signature() -> None:
     ((_, template, values),) = decode(encode([make(exc_signature=("mine",), signature=("mine",))]))
     assert template.signature(values) is None
     with pytest.raises(ProtocolError):
@@ -251,21 +251,21 @@ def test_a_signature_of_the_users_own_making_is_no_signature() -> None:
 
 class Counted:
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def __str__(self) -> str:
-        self.asked += 1
-        return f"asked {self.asked}"
+        self.calls += 1
+        return f"call {self.calls}"
 
 
-def test_what_renders_is_asked_at_the_call_and_not_for_each_segment() -> None:
+def test_arguments_are_rendered_once_and_not_for_each_segment() -> None:
     argument, changing = Counted(), [1]
-    freezer = RecordEncoder(make("%s %s", argument, changing, lost=argument))
-    first = freezer(SchemaTable())
-    asked = argument.asked
-    second = freezer(SchemaTable())
-    assert argument.asked == asked
-    assert same(*(decode(frozen.data)[0][2] for frozen in (first, second)))
+    encoder = RecordEncoder(make("%s %s", argument, changing, lost=argument))
+    first = encoder(SchemaTable())
+    calls = argument.calls
+    second = encoder(SchemaTable())
+    assert argument.calls == calls
+    assert same(*(decode(encoded.data)[0][2] for encoded in (first, second)))
 
 
 def test_an_interrupt_is_not_swallowed() -> None:
@@ -275,7 +275,7 @@ def test_an_interrupt_is_not_swallowed() -> None:
 
 
 class Number:
-    """As NumPy's: no plain data, and yet it can be formatted as a number."""
+    """Like a NumPy number: not plain data, but it can be formatted as a number."""
 
     def __float__(self) -> float:
         return 0.5
@@ -294,9 +294,9 @@ class Number:
         ("%r", Path("a"), "PosixPath('a')"),
     ],
 )
-def test_a_copy_of_a_record_has_its_text_and_its_template(msg: str, arg: object, text: str) -> None:
+def test_a_copy_of_a_record_has_the_same_text_and_template(msg: str, arg: object, text: str) -> None:
     (record,) = cross(make(msg, arg))
-    # As structlog's formatter makes one: a plain record.
+    # `makeLogRecord`: structlog's formatter makes a plain record.
     for copied in (record, logging.makeLogRecord(vars(record)), pickle.loads(pickle.dumps(record)), copy.copy(record)):
         assert copied.getMessage() == text
         assert (copied.msg, copied.args) == (msg, (str(arg),))
@@ -315,6 +315,6 @@ def test_a_copy_of_a_record_has_its_text_and_its_template(msg: str, arg: object,
         ("-> %s", (1,), False),
     ],
 )
-def test_a_template_without_words_does_not_make_records_similar(msg: str, args: tuple[object, ...], by_template: bool) -> None:
+def test_records_are_grouped_by_template_only_if_it_has_words(msg: str, args: tuple[object, ...], by_template: bool) -> None:
     ((_, template, _),) = decode(encode([make(msg, *args)]))
     assert (template.group is not None) is by_template

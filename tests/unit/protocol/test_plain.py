@@ -1,4 +1,4 @@
-"""Values as plain data: what is plain stays, what is odd becomes text, and what stands around it keeps its shape."""
+"""Copies as plain data: plain values stay, odd values become text, and the containers around them keep their structure."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Broken:
 
 class NoItems(dict[str, int]):
     def items(self) -> Any:
-        raise LookupError("nothing to tell")
+        raise LookupError("no items")
 
 
 class Unhashed(list[int]):
-    def __hash__(self) -> int:  # type: ignore[override]  # as odd as a program may be
+    def __hash__(self) -> int:  # type: ignore[override]  # a program may do this
         return 1
 
 
@@ -93,7 +93,7 @@ ODD: list[tuple[object, object]] = [
 
 
 @given(plain_values)
-def test_plain_data_is_copied_as_it_is(value: object) -> None:
+def test_plain_data_is_copied_unchanged(value: object) -> None:
     copier = Copier()
     copied = copier.copy(value)
     assert copier.exact
@@ -119,14 +119,14 @@ odd_values = st.recursive(
 
 
 def bare(value: Any) -> Any:
-    """Return plain data with texts that are nothing more."""
+    """Return plain data with each `Text` as a `str`."""
     if isinstance(value, dict):
         return {bare(key): bare(item) for key, item in value.items()}
     return type(value)(map(bare, value)) if isinstance(value, (list, tuple)) else str(value) if type(value) is Text else value
 
 
 @given(odd_values)
-def test_what_stands_around_an_odd_leaf_keeps_its_shape(pair: tuple[object, object]) -> None:
+def test_containers_around_an_odd_leaf_keep_their_structure(pair: tuple[object, object]) -> None:
     value, expected = pair
     (found,) = cross(make("m", data=value))
     for copied in (plain(value), vars(found)["data"]):
@@ -136,7 +136,7 @@ def test_what_stands_around_an_odd_leaf_keeps_its_shape(pair: tuple[object, obje
 
 
 @pytest.mark.parametrize(("value", "expected"), ODD, ids=lambda value: type(value).__name__)
-def test_a_leaf_wherever_it_stands(value: object, expected: object) -> None:
+def test_an_odd_leaf_in_any_position(value: object, expected: object) -> None:
     for found, wanted in (
         (plain({"a": [value, (value,)]}), {"a": [expected, (expected,)]}),
         (vars(cross(make("m", user={"id": 5, "leaf": value}))[0])["user"], {"id": 5, "leaf": expected}),
@@ -147,7 +147,7 @@ def test_a_leaf_wherever_it_stands(value: object, expected: object) -> None:
         assert same(bare(found), wanted)
 
 
-def test_containers_with_an_odd_leaf_are_written_as_in_their_process() -> None:
+def test_containers_with_an_odd_leaf_have_the_text_of_their_process() -> None:
     for value in (
         {"a": [datetime.date(2024, 5, 5)]},
         [Colour.RED],
@@ -161,7 +161,7 @@ def test_containers_with_an_odd_leaf_are_written_as_in_their_process() -> None:
             assert logging.Formatter("%(data)s %(message)s").format(copied) == text
 
 
-def test_keys_keep_what_they_can() -> None:
+def test_plain_keys_are_kept_and_others_become_text() -> None:
     value = {1: "a", (1, Colour.RED): "b", None: "c", datetime.date(2024, 5, 5): "d", Level.HIGH: "e", Unhashed([1]): "f"}
     assert plain(value) == {1: "a", (1, "Colour.RED"): "b", None: "c", "2024-05-05": "d", 35: "e", "[1]": "f"}
     moved: OrderedDict[str, int] = OrderedDict(a=1, b=2)
@@ -170,19 +170,19 @@ def test_keys_keep_what_they_can() -> None:
     assert plain([NoItems(a=1)]) == ["{'a': 1}"]
 
 
-def test_what_contains_itself_ends() -> None:
+def test_a_container_inside_itself_becomes_an_ellipsis() -> None:
     circle: list[Any] = [1]
     circle.append(circle)
     table: dict[str, Any] = {"circle": circle}
     table.update(dict.fromkeys("abcdef", table))
     assert plain(circle) == [1, "[...]"]
     assert plain(table) == {"circle": [1, "[...]"], **dict.fromkeys("abcdef", "{...}")}
-    assert plain((circle, circle)) == ([1, "[...]"], [1, "[...]"]), "twice is no circle"
+    assert plain((circle, circle)) == ([1, "[...]"], [1, "[...]"]), "the same value twice is not a cycle"
     (found,) = cross(make("%s", table, user=table))
     assert found.getMessage() == str(table)
 
 
-def test_containers_that_hold_each_other_many_times_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copying_containers_that_contain_each_other_many_times_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshlog_handler.protocol.plain._MAX_CONTAINERS", 1000)
     value: list[Any] = []
     for _ in range(20):
@@ -193,7 +193,7 @@ def test_containers_that_hold_each_other_many_times_end(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("depth", range(MAX_DEPTH - 8, MAX_DEPTH + 3))
-def test_any_depth_crosses_and_the_deepest_is_text(depth: int) -> None:
+def test_any_depth_arrives_and_the_deepest_part_is_text(depth: int) -> None:
     value = nested(depth)
     for record in (make("%s", value), make(value), make("m", deep=value), make("%(a)s", {"a": value})):
         (found,) = cross(record)

@@ -1,4 +1,4 @@
-"""What the mesh knows about a record stands beside the record's attributes, not among them."""
+"""A `MeshInfo` is separate from the attributes of its record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWN = MeshInfo(3, 1, "node", {"gpus": 3})
 OURS = {name: f"the program's {name}" for name in (*MeshInfo.__slots__, "meshlog", "raw_text", "getMessage", "_message")}
 
 
-def test_nothing_of_ours_is_an_attribute_under_another_name() -> None:
+def test_a_record_has_no_other_attributes() -> None:
     record = make("x %s", object())
     try:
         raise ValueError("x")
@@ -36,7 +36,7 @@ def test_nothing_of_ours_is_an_attribute_under_another_name() -> None:
 
 
 @pytest.mark.parametrize("text", ["a constant", "x %d"])
-def test_extras_of_any_name_stay_the_programs(text: str) -> None:
+def test_extras_of_any_name_keep_their_values(text: str) -> None:
     (found,) = cross(make(text, *[1] * text.count("%"), **OURS))
     assert {name: vars(found)[name] for name in OURS} == OURS
     assert found.meshlog == KNOWN
@@ -44,7 +44,7 @@ def test_extras_of_any_name_stay_the_programs(text: str) -> None:
     assert logging.Formatter("%(message)s %(rank)s").format(found) == f"{found.getMessage()} the program's rank"
 
 
-def test_extras_of_any_name_pass_a_relay_and_an_aggregator() -> None:
+def test_extras_of_any_name_pass_through_an_aggregator_and_a_relay() -> None:
     aggregator = Aggregator(1.0, digests=True)
     for _, template, values in decode(encode([make("x %s", [1], **OURS), make("x %s", [2], **OURS)])):
         aggregator.add(template, values, 0.0)
@@ -60,7 +60,7 @@ def test_extras_of_any_name_pass_a_relay_and_an_aggregator() -> None:
     assert again.meshlog == info_of(record)
 
 
-def test_copies_and_pickles_know_the_same() -> None:
+def test_copies_and_pickles_keep_the_mesh_info() -> None:
     (record,) = cross(make("x %d", 1, rank="first"))
     handler = logging.handlers.QueueHandler(queue.Queue())
     for copied in (copy.copy(record), copy.deepcopy(record), pickle.loads(pickle.dumps(record)), handler.prepare(record)):
@@ -68,7 +68,7 @@ def test_copies_and_pickles_know_the_same() -> None:
         assert vars(copied)["rank"] == "first"
 
 
-def test_of_a_copy_by_its_attributes_these_are_asked() -> None:
+def test_a_copy_of_the_attributes_has_the_same_mesh_info() -> None:
     (record,) = cross(make("x"))
     assert info_of(logging.makeLogRecord(vars(record))) == KNOWN
     odd = logging.makeLogRecord({"rank": "first", "stream": 5, "progress": True, "ranks": "all", "coords": None})
@@ -76,7 +76,7 @@ def test_of_a_copy_by_its_attributes_these_are_asked() -> None:
     assert RanksFilter("3").filter(odd)
 
 
-def test_it_cannot_be_changed() -> None:
+def test_a_mesh_info_is_immutable() -> None:
     with pytest.raises(AttributeError, match="cannot be changed"):
         KNOWN.rank = 4
     with pytest.raises(AttributeError, match="cannot be changed"):
@@ -96,7 +96,7 @@ class Kept(logging.Handler):
 
 
 class Loud(logging.LogRecord):
-    """A program's own kind of record."""
+    """A record class of the program."""
 
     def getMessage(self) -> str:
         return super().getMessage().upper()
@@ -106,7 +106,7 @@ class Loud(logging.LogRecord):
         return len(self.msg)
 
 
-def test_a_record_that_this_process_shows_keeps_what_its_class_adds() -> None:
+def test_a_shown_record_keeps_its_own_class() -> None:
     record = Loud("a", logging.INFO, "a.py", 1, "hello %d", (5,), None)
     kept = Kept()
     sink = Sink([kept])
@@ -121,4 +121,4 @@ def test_a_record_that_this_process_shows_keeps_what_its_class_adds() -> None:
         assert "meshlog" not in vars(each)
     assert shown_kind(type(record)) is type(shown)
     with pytest.raises(TypeError):
-        broken.getMessage()  # as in plain logging: its handler says so
+        broken.getMessage()  # as in plain logging, where the handler reports it

@@ -1,4 +1,4 @@
-"""What a relay passes on is what its client would have made of the lines themselves."""
+"""A client shows relayed records as if it had received the lines themselves."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ NOBODY: dict[str, object] = {"rank": None, "local_rank": None, "hostname": None,
 
 
 def passed_on(records: Iterable[logging.LogRecord]) -> list[Item]:
-    """Return what the client reads of records that a relay shows."""
+    """Return the items that a client decodes from the records of a relay."""
     table, parts = SchemaTable(), []
     for record in records:
-        frozen = encode_relayed(record, table)
-        frozen.commit_schema()
-        parts += [frozen.data, bytes([MARK])]
+        encoded = encode_relayed(record, table)
+        encoded.commit_schema()
+        parts += [encoded.data, bytes([MARK])]
     items: list[Item] = []
     data = b"".join(parts)
-    thawer = RecordDecoder(NOBODY, no_side_file, None, RelayedTemplate)
+    decoder = RecordDecoder(NOBODY, no_side_file, None, RelayedTemplate)
     at = 0
     while at < len(data):
-        at = thawer.decode(data, at, 1 << 30, items)
+        at = decoder.decode(data, at, 1 << 30, items)
     return items
 
 
 def of_rank(rank: int, record: logging.LogRecord) -> list[Item]:
-    """Return what a client reads of a record of one rank."""
-    return [(when, _bear(template, rank), values) for when, template, values in decode(encode([record]))]
+    """Return the items that a client decodes from a record of one rank."""
+    return [(when, _with_rank(template, rank), values) for when, template, values in decode(encode([record]))]
 
 
-def _bear(template: Any, rank: int) -> Any:
+def _with_rank(template: Any, rank: int) -> Any:
     template.rank = template.base["rank"] = rank
     template.info = template.info.but(rank=rank)
     return template
 
 
 def add(aggregator: Aggregator, items: Iterable[Item]) -> list[logging.LogRecord]:
-    """Let an aggregator have items; return what it shows at once."""
+    """Add items to an aggregator; return the records that it shows at once."""
     out: list[logging.LogRecord] = []
     for _, template, values in items:
         if getattr(template, "digest", False):
@@ -62,7 +62,7 @@ def add(aggregator: Aggregator, items: Iterable[Item]) -> list[logging.LogRecord
     return out
 
 
-def told(records: Iterable[logging.LogRecord]) -> list[tuple[str, int, object]]:
+def summary(records: Iterable[logging.LogRecord]) -> list[tuple[str, int, object]]:
     return sorted((record.getMessage(), getattr(record, "count", 1), getattr(record, "ranks", None)) for record in records)
 
 
@@ -76,7 +76,7 @@ def directly(hosts: Sequence[Sequence[Line]]) -> list[logging.LogRecord]:
 
 
 def by_relays(hosts: Sequence[Sequence[Line]], levels: int = 1) -> tuple[list[logging.LogRecord], Aggregator]:
-    """Show the lines of some hosts by a client above relays, `levels` of them one above the other."""
+    """Return the records that a client shows for the lines of some hosts, through `levels` of relays, and its aggregator."""
     batches = [[item for rank, line in host for item in of_rank(rank, line)] for host in hosts]
     for _ in range(levels):
         for at, batch in enumerate(batches):
@@ -104,9 +104,9 @@ texts = st.builds(
 
 
 @given(st.lists(st.lists(calls, max_size=12), min_size=1, max_size=4), st.integers(1, 3))
-def test_calls_grouped_below_and_above_are_told_as_if_grouped_once(hosts: list[list[Line]], levels: int) -> None:
+def test_calls_grouped_at_each_level_are_shown_as_if_grouped_once(hosts: list[list[Line]], levels: int) -> None:
     shown, root = by_relays(hosts, levels)
-    assert told(shown) == told(directly(hosts))
+    assert summary(shown) == summary(directly(hosts))
     assert root.received == root.shown == sum(map(len, hosts))
 
 
@@ -130,29 +130,29 @@ wordless = st.builds(lambda rank, n: (rank, make(str(n))), st.integers(0, 9), st
 
 
 @given(st.lists(st.lists(wordless, max_size=12), min_size=1, max_size=4), st.integers(1, 3))
-def test_lines_without_a_word_meet_only_their_equals_at_every_level(hosts: list[list[Line]], levels: int) -> None:
+def test_lines_without_words_are_grouped_only_if_equal_at_each_level(hosts: list[list[Line]], levels: int) -> None:
     shown, _ = by_relays(hosts, levels)
-    assert told(shown) == told(directly(hosts))
+    assert summary(shown) == summary(directly(hosts))
 
 
-def test_numbers_of_all_hosts_make_one_range() -> None:
+def test_the_numbers_of_all_hosts_become_one_range() -> None:
     hosts = [[(rank, make("step %d loss=%.2f", 12, rank / 10)) for rank in range(first, first + 4)] for first in (0, 4)]
     shown, _ = by_relays(hosts)
-    assert told(shown) == [("[8 similar log lines] [ranks 0-7] step 12 loss=0.00..0.70", 8, tuple(range(8)))]
+    assert summary(shown) == [("[8 similar log lines] [ranks 0-7] step 12 loss=0.00..0.70", 8, tuple(range(8)))]
 
 
-def test_a_digest_is_shown_as_the_relay_would_where_nothing_is_grouped() -> None:
+def test_without_grouping_a_digest_is_shown_as_by_the_relay() -> None:
     relay = Aggregator(1.0, digests=True)
     for rank in range(3):
         add(relay, of_rank(rank, make("x=%d", rank)))
     ((_, template, values),) = passed_on(relay.flush())
-    assert told(Aggregator(None).add_digest(template, values, 0.0)) == [
+    assert summary(Aggregator(None).add_digest(template, values, 0.0)) == [
         ("[3 similar log lines] [ranks 0-2] x=0..2", 3, (0, 1, 2))
     ]
 
 
 @pytest.mark.parametrize(("patterns", "hidden", "shown"), [({"hide": ["x=0"]}, 3, 0), ({"never": ["x=0"]}, 0, 3)])
-def test_a_pattern_is_looked_for_in_the_whole(patterns: dict[str, list[str]], hidden: int, shown: int) -> None:
+def test_a_pattern_applies_to_a_whole_digest(patterns: dict[str, list[str]], hidden: int, shown: int) -> None:
     relay = Aggregator(1.0, digests=True)
     for rank in range(3):
         add(relay, of_rank(rank, make("x=%d", rank)))
@@ -161,7 +161,7 @@ def test_a_pattern_is_looked_for_in_the_whole(patterns: dict[str, list[str]], hi
     assert (root.hidden, root.shown, root.pending) == (hidden, shown, 0)
 
 
-def test_a_warning_is_shown_at_once_the_first_time_and_counted_after() -> None:
+def test_the_first_warning_is_shown_at_once_and_the_others_are_counted() -> None:
     warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
     hosts = [[(rank, make("hot: %d", rank, **warning)) for rank in range(first, first + 3)] for first in (0, 3)]
     shown, root = by_relays(hosts)
@@ -169,13 +169,13 @@ def test_a_warning_is_shown_at_once_the_first_time_and_counted_after() -> None:
     assert root.received == root.shown == 6
 
 
-def test_a_record_is_passed_on_whole() -> None:
+def test_a_record_is_relayed_with_all_of_its_data() -> None:
     (record,) = cross(make("%s of %d", "one", 2, stack_info="stack", extra_field=[1, None]))
     ((_, template, values),) = passed_on([record])
     again = template.build(values)
     assert again.getMessage() == "one of 2"
     assert (again.__dict__, again.meshlog) == (record.__dict__, record.meshlog)
-    assert (template.rank, template.group) == (3, None), "one with attributes of its own is grouped by its text"
+    assert (template.rank, template.group) == (3, None), "a record with extras is grouped by its text"
 
 
 def test_a_call_is_grouped_by_its_template() -> None:
@@ -184,27 +184,27 @@ def test_a_call_is_grouped_by_its_template() -> None:
     assert template.group == ("app.part", "/srv/app.py", 7, "%s of %d")
 
 
-def test_what_was_rendered_in_the_proc_is_not_rendered_again() -> None:
+def test_a_relay_keeps_the_rendered_text() -> None:
     (record,) = cross(make("%r", object()))
     ((_, template, values),) = passed_on([record])
     assert (template.build(values).getMessage(), template.build(values).msg) == (record.getMessage(), "%r")
     assert template.text(values) == record.getMessage()
 
 
-def test_records_of_one_call_site_share_a_shape_whoever_logs() -> None:
+def test_records_of_one_call_site_share_a_schema_for_all_ranks() -> None:
     table = SchemaTable()
     sizes = []
     for rank in range(200):
         (record,) = cross(make("x=%d", rank, thread=rank, process=rank))
         record.meshlog = record.meshlog.but(rank=rank)
-        frozen = encode_relayed(record, table)
-        frozen.commit_schema()
-        sizes.append(len(frozen.data))
+        encoded = encode_relayed(record, table)
+        encoded.commit_schema()
+        sizes.append(len(encoded.data))
     assert len(table.tagged) == 1
     assert max(sizes[1:]) < sizes[0]
 
 
-def test_states_and_parts_of_captured_lines_are_told_apart() -> None:
+def test_states_and_parts_of_captured_lines_are_not_grouped() -> None:
     def line(**attributes: Any) -> logging.LogRecord:
         info = MeshInfo(1, stream="stdout", raw="50%", **attributes)
         return MeshRecord.of({**make("50%").__dict__, **info.attributes()}, info)
@@ -228,20 +228,20 @@ def test_states_and_parts_of_captured_lines_are_told_apart() -> None:
         {"digest": (None, ["x"]), "count": 3, "ranks": ("a",)},
     ],
 )
-def test_a_record_that_cannot_be_is_refused(named: dict[str, Any]) -> None:
+def test_an_invalid_record_is_rejected(named: dict[str, Any]) -> None:
     record = cross(make("x"))[0]
     record.meshlog = record.meshlog.but(**named)
     with pytest.raises(ProtocolError):
         passed_on([record])
 
 
-def test_a_proc_that_is_no_relay_passes_on_nothing() -> None:
-    frozen = encode_relayed(cross(make("x"))[0], SchemaTable())
-    with pytest.raises(ProtocolError, match="no shape has the codes"):
-        RecordDecoder(NOBODY, no_side_file).decode(frozen.data, 0, 10, [])
+def test_only_a_relay_may_send_relayed_records() -> None:
+    encoded = encode_relayed(cross(make("x"))[0], SchemaTable())
+    with pytest.raises(ProtocolError, match="invalid codes"):
+        RecordDecoder(NOBODY, no_side_file).decode(encoded.data, 0, 10, [])
 
 
-def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:
+def test_an_object_added_by_a_filter_of_the_relay_arrives_as_text() -> None:
     (record,) = cross(make("x=%d", 1))
     record.__dict__["odd"] = object
     ((_, template, values),) = passed_on([record])
@@ -250,11 +250,11 @@ def test_what_a_filter_of_the_relay_adds_arrives_as_text() -> None:
 
 
 @pytest.mark.parametrize("message", [("hot: %d", 1), ("too hot",)])
-def test_a_digest_of_warnings_that_is_the_first_of_its_kind_here_is_told_whole(message: tuple[Any, ...]) -> None:
+def test_a_digest_of_warnings_without_a_first_warning_is_shown_whole(message: tuple[Any, ...]) -> None:
     warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
     relay, root = Aggregator(1.0, digests=True), Aggregator(1.0)
     for rank in range(4):
         add(relay, of_rank(rank, make(*message, **warning)))
-    shown = add(root, passed_on(relay.flush())) + root.flush()  # the first one went up in an earlier window
+    shown = add(root, passed_on(relay.flush())) + root.flush()  # the first one was relayed in an earlier window
     assert sum(getattr(record, "count", 1) for record in shown) == 3
     assert root.received == root.shown == 3

@@ -1,4 +1,4 @@
-"""The text of tracebacks is that of `traceback`, also where it is known already."""
+"""Tracebacks have the same text as with `traceback`, also if their stack is known already."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def chained(value: object) -> None:
 
 
 def both(function: Any, *args: Any) -> tuple[str, str]:
-    """Return our text of what a function raises, and Python's."""
+    """Return the text of a function's exception by this package and by Python."""
     try:
         function(*args)
     except Exception as error:
-        told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-        return format_exception(told), "".join(traceback.format_exception(error)).removesuffix("\n")
-    raise AssertionError("it raises")
+        trace = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        return format_exception(trace), "".join(traceback.format_exception(error)).removesuffix("\n")
+    raise AssertionError("the function did not raise")
 
 
 @pytest.mark.parametrize("function", [chained, lambda value: fail(0, value), lambda value: fail(300, value)])
-def test_the_text_is_pythons_the_first_time_and_later(function: Any) -> None:
+def test_the_text_is_always_that_of_python(function: Any) -> None:
     for value in range(3):
         ours, pythons = both(function, value)
         assert ours == pythons
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups of exceptions came with Python 3.11")
-def test_of_a_group_each_has_its_own() -> None:
+def test_each_member_of_a_group_has_a_separate_text() -> None:
     def group(value: int) -> None:
         members: list[Exception] = []
         for depth in range(2):
@@ -83,7 +83,7 @@ def test_a_source_file_that_changes_is_read_again(tmp_path: Path) -> None:
         assert f"# {number}" in ours
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_kept_stacks_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traceback_text, "_MAX_KNOWN", 4)
     for depth in range(20):
         both(fail, depth, 0)

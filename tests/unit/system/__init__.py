@@ -1,1 +1,1 @@
-"""Logic of `system`."""
+"""Unit tests of `system`."""

@@ -1,3 +1,5 @@
+"""Descriptors without an owner are closed in forked children, and their numbers may be reused."""
+
 from __future__ import annotations
 
 import os
@@ -23,97 +25,97 @@ def is_open(fd: int) -> bool:
 
 
 @pytest.fixture
-def transit() -> Iterator[DescriptorsInFlight]:
-    transit = DescriptorsInFlight()
-    yield transit
-    transit.forget()
+def in_flight() -> Iterator[DescriptorsInFlight]:
+    in_flight = DescriptorsInFlight()
+    yield in_flight
+    in_flight.forget()
 
 
-def test_a_forked_child_closes_what_has_no_owner(transit: DescriptorsInFlight) -> None:
-    held, owned = transit.take(os.pipe)
-    transit.arrive([owned])
+def test_forked_child_closes_descriptors_without_owner(in_flight: DescriptorsInFlight) -> None:
+    held, owned = in_flight.take(os.pipe)
+    in_flight.arrive([owned])
 
     def check() -> bool:
-        transit.forget()
+        in_flight.forget()
         return not is_open(held) and is_open(owned)
 
     assert forked(check)
     assert is_open(held)
-    transit.close([held])
+    in_flight.close([held])
     assert not is_open(held)
     os.close(owned)
 
 
-def test_a_number_that_is_somebody_elses_by_now_is_left_alone(transit: DescriptorsInFlight) -> None:
-    reader, writer = transit.take(os.pipe)
-    transit.close([reader, writer])
+def test_reused_descriptor_number_is_not_closed(in_flight: DescriptorsInFlight) -> None:
+    reader, writer = in_flight.take(os.pipe)
+    in_flight.close([reader, writer])
     others = os.pipe()
     assert others == (reader, writer)
-    transit.close([reader, writer])
-    transit.forget()
+    in_flight.close([reader, writer])
+    in_flight.forget()
     assert is_open(reader)
     assert is_open(writer)
     for fd in others:
         os.close(fd)
 
 
-def test_what_the_program_has_closed_keeps_no_other_open(transit: DescriptorsInFlight) -> None:
-    fds = transit.take(os.pipe)
+def test_descriptor_closed_by_program_does_not_keep_others_open(in_flight: DescriptorsInFlight) -> None:
+    fds = in_flight.take(os.pipe)
     os.close(fds[0])
-    transit.close(fds)
+    in_flight.close(fds)
     assert not any(map(is_open, fds))
-    fds = transit.take(os.pipe)
+    fds = in_flight.take(os.pipe)
     os.close(fds[1])
-    transit.forget()
+    in_flight.forget()
     assert not any(map(is_open, fds))
 
 
-def test_a_fork_waits_for_descriptors_that_are_being_opened(
-    transit: DescriptorsInFlight, before_fork: list[Callable[[], object]]
+def test_fork_waits_for_descriptors_being_opened(
+    in_flight: DescriptorsInFlight, before_fork: list[Callable[[], object]]
 ) -> None:
-    opened, go_on = threading.Event(), threading.Event()
+    opened, resume = threading.Event(), threading.Event()
     fds: list[int] = []
 
     def make() -> list[int]:
         fds.extend(os.pipe())
         opened.set()
-        assert go_on.wait(DEADLINE)
+        assert resume.wait(DEADLINE)
         return fds
 
-    thread = threading.Thread(target=transit.take, args=(make,))
+    thread = threading.Thread(target=in_flight.take, args=(make,))
     thread.start()
     assert opened.wait(DEADLINE)
-    before_fork.append(go_on.set)
+    before_fork.append(resume.set)
 
     def check() -> bool:
-        transit.forget()
+        in_flight.forget()
         return not any(map(is_open, fds))
 
     assert forked(check)
     thread.join()
-    transit.close(fds)
+    in_flight.close(fds)
 
 
-def test_a_fork_waits_for_descriptors_that_are_being_closed(
-    transit: DescriptorsInFlight, before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+def test_fork_waits_for_descriptors_being_closed(
+    in_flight: DescriptorsInFlight, before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fds = transit.take(os.pipe)
-    closing, go_on = threading.Event(), threading.Event()
+    fds = in_flight.take(os.pipe)
+    closing, resume = threading.Event(), threading.Event()
     close = os.close
 
-    def slowly(fd: int) -> None:
+    def slow_close(fd: int) -> None:
         closing.set()
-        assert go_on.wait(DEADLINE)
+        assert resume.wait(DEADLINE)
         close(fd)
 
     def work() -> None:
-        with transit.gate:
-            transit.close(fds)
+        with in_flight.gate:
+            in_flight.close(fds)
 
-    monkeypatch.setattr("meshlog_handler.system.descriptors_in_flight.os.close", slowly)
+    monkeypatch.setattr("meshlog_handler.system.descriptors_in_flight.os.close", slow_close)
     thread = threading.Thread(target=work)
     thread.start()
     assert closing.wait(DEADLINE)
-    before_fork.append(go_on.set)
+    before_fork.append(resume.set)
     assert forked(lambda: not any(map(is_open, fds)))
     thread.join()

@@ -1,4 +1,4 @@
-"""A fork waits for a thread that holds locks, and the thread for the fork. The hooks of `os.fork` are those in force."""
+"""A fork waits for a thread that holds locks, and the thread for the fork. Uses the registered hooks of `os.fork`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DEADLINE = 30.0
 
 
 class Worker:
-    """A thread that goes in, takes a lock, and holds it until it is let go."""
+    """A thread that holds a lock inside the gate until `release` is set, then enters the gate again."""
 
     def __init__(self, gate: ForkGate, again: bool = False) -> None:
         self.lock = threading.Lock()
-        self.inside, self.let_go, self.again = threading.Event(), threading.Event(), threading.Event()
+        self.inside, self.release, self.again = threading.Event(), threading.Event(), threading.Event()
         self._gate = gate
         self.thread = threading.Thread(target=self._work)
         self.thread.start()
@@ -33,41 +33,41 @@ class Worker:
     def _work(self) -> None:
         with self._gate, self.lock:
             self.inside.set()
-            self.let_go.wait(DEADLINE)
+            self.release.wait(DEADLINE)
         with self._gate:
             self.again.set()
 
 
-def test_a_fork_waits_until_the_thread_is_outside(
+def test_fork_waits_until_thread_leaves_the_gate(
     before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
     worker = Worker(ForkGate())
-    before_fork.append(worker.let_go.set)
+    before_fork.append(worker.release.set)
     assert forked(lambda: not worker.lock.locked() and not worker.again.is_set())
     assert worker.again.wait(DEADLINE)
     worker.thread.join()
 
 
-def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_gate, "PATIENCE", 0.0)
     gate = ForkGate()
     worker = Worker(gate)
     assert forked(worker.lock.locked)
     assert not gate.wanted
-    worker.let_go.set()
+    worker.release.set()
     assert worker.again.wait(DEADLINE)
     worker.thread.join()
 
 
-def test_the_wait_is_one_for_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten clients whose handlers are slow are not waited for one after the other."""
+def test_deadline_is_shared_by_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork does not wait for ten clients with slow handlers one after the other."""
     now = [0.0]
     monkeypatch.setattr(fork_gate, "seconds_until", lambda deadline: max(0.0, deadline - now[0]))
     waits: list[float] = []
 
-    class Taken:
-        """A lock that is not to be had."""
+    class HeldLock:
+        """A lock that cannot be acquired."""
 
         def acquire(self, timeout: float) -> bool:
             waits.append(timeout)
@@ -76,7 +76,7 @@ def test_the_wait_is_one_for_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
 
     gates = [ForkGate() for _ in range(10)]
     for gate in gates:
-        monkeypatch.setattr(gate, "_inside", Taken())
+        monkeypatch.setattr(gate, "_inside", HeldLock())
     deadline = now[0] + fork_gate.PATIENCE
     taken: list[threading.Lock] = []
     for gate in gates:
@@ -87,14 +87,14 @@ def test_the_wait_is_one_for_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(waits) == 10
 
 
-def test_the_thread_itself_may_fork() -> None:
+def test_thread_inside_the_gate_may_fork() -> None:
     gate = ForkGate()
     with gate:
         assert forked(lambda: not gate.wanted)
         assert not gate.wanted
 
 
-def test_in_a_child_the_gate_is_open() -> None:
+def test_gate_is_open_in_a_child() -> None:
     gate = ForkGate()
 
     def passes() -> bool:
@@ -105,7 +105,7 @@ def test_in_a_child_the_gate_is_open() -> None:
     assert passes()
 
 
-def test_forks_of_several_threads_do_not_hold_each_other_up() -> None:
+def test_forks_of_several_threads_do_not_block_each_other() -> None:
     gate = ForkGate()
     answers: list[bool] = []
     threads = [threading.Thread(target=lambda: answers.append(forked(lambda: True))) for _ in range(8)]
@@ -118,8 +118,8 @@ def test_forks_of_several_threads_do_not_hold_each_other_up() -> None:
         assert not gate.wanted
 
 
-def test_a_signal_handler_that_raises_meanwhile_leaves_no_gate_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python prints what is raised in a hook, and goes on with the fork."""
+def test_exception_of_signal_handler_leaves_no_gate_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints an exception of a hook, and continues with the fork."""
     monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
     printed: list[BaseException | None] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
@@ -136,7 +136,7 @@ def test_a_signal_handler_that_raises_meanwhile_leaves_no_gate_closed(monkeypatc
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        worker.let_go.set()
+        worker.release.set()
     assert [type(error) for error in printed] == [InterruptedError]
     assert worker.again.wait(DEADLINE)
     worker.thread.join()

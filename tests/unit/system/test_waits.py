@@ -1,4 +1,4 @@
-"""Every wait is one that the kernel takes, whatever the deadline and whatever is done to the clocks of the program."""
+"""Every wait is accepted by the kernel, for any deadline, and does not depend on the patched clocks of a program."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ INF = float("inf")
     ("seconds", "wait"),
     [(None, LONGEST_SEC), (INF, LONGEST_SEC), (MONTH, LONGEST_SEC), (0.25, 0.25), (0, 0.0), (-1, 0.0), (-INF, 0.0)],
 )
-def test_a_wait_has_an_upper_bound_that_every_kernel_call_accepts(seconds: float | None, wait: float) -> None:
+def test_wait_has_upper_bound(seconds: float | None, wait: float) -> None:
     assert capped(seconds) == wait
     assert seconds_until(None if seconds is None else 100.0 + seconds, 100.0) == wait
 
 
-def test_a_whole_number_beyond_all_floats_is_no_error() -> None:
+def test_integer_too_large_for_float_is_accepted() -> None:
     assert capped(10**400) == LONGEST_SEC
     assert deadline_after(10**400) == INF
 
 
-def test_the_bound_is_far_below_the_limits_of_poll_and_of_locks() -> None:
+def test_bound_is_far_below_limits_of_poll_and_locks() -> None:
     assert LONGEST_SEC * 1000 < (1 << 31) / 100
     assert threading.TIMEOUT_MAX / 100 > LONGEST_SEC
     ready = select.poll()
@@ -48,13 +48,13 @@ def test_the_bound_is_far_below_the_limits_of_poll_and_of_locks() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), "3", b"3", [1]])
-def test_what_is_no_time_is_refused_where_it_comes_in(value: float) -> None:
+def test_invalid_timeout_is_rejected(value: float) -> None:
     for check in (check_timeout, capped, deadline_after):
         with pytest.raises(SettingError, match="timeout="):
             check(value)
 
 
-def test_a_long_wait_is_made_in_parts_that_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_wait_is_split_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
     monkeypatch.setattr(waits, "monotonic", lambda: clock)
     parts: list[float] = []
@@ -69,30 +69,30 @@ def test_a_long_wait_is_made_in_parts_that_add_up(monkeypatch: pytest.MonkeyPatc
     assert parts == [LONGEST_SEC, LONGEST_SEC, LONGEST_SEC / 2]
 
 
-def test_a_wait_without_end_ends_when_the_event_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_without_limit_ends_with_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False, False, True])
     monkeypatch.setattr(waits, "monotonic", lambda: 0.0)
     assert wait_in_parts(lambda part: next(answers), None)
 
 
-def test_a_wait_ends_in_time_although_the_clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_ends_in_time_with_frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "monotonic", lambda: 0.0)
     assert not wait_in_parts(lambda part: False, 0.01)
 
 
 @pytest.mark.parametrize("seconds", [None, INF, MONTH, 1.0, 0.0])
-def test_a_future_that_is_done_or_cancelled_ends_the_wait(seconds: float | None) -> None:
+def test_done_or_cancelled_future_ends_the_wait(seconds: float | None) -> None:
     done: Future[int] = Future()
     done.set_result(1)
     failed: Future[int] = Future()
-    failed.set_exception(TimeoutError("one of its own"))
+    failed.set_exception(TimeoutError("raised by the task"))
     cancelled: Future[int] = Future()
     cancelled.cancel()
     assert [finished(each, seconds) for each in (done, failed, cancelled)] == [True] * 3
     assert not finished(Future(), 0.01)
 
 
-def test_a_thread_is_waited_for_and_the_wait_has_an_end() -> None:
+def test_wait_for_thread_has_limit() -> None:
     gate = threading.Event()
     thread = threading.Thread(target=gate.wait)
     thread.start()
@@ -101,7 +101,7 @@ def test_a_thread_is_waited_for_and_the_wait_has_an_end() -> None:
     assert ended(thread, None)
 
 
-def test_deadlines_do_not_depend_on_the_clock_functions_that_tests_of_programs_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_do_not_depend_on_patched_clock_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "monotonic", lambda: 1.7e9)
     assert waits.monotonic() == pytest.approx(time.clock_gettime(time.CLOCK_MONOTONIC), abs=1.0)

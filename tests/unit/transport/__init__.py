@@ -1,1 +1,1 @@
-"""Logic of `transport`."""
+"""Unit tests of `transport`."""

@@ -1,3 +1,5 @@
+"""Run directories are private and locked, and are removed after their client has exited."""
+
 from __future__ import annotations
 
 import errno
@@ -22,7 +24,7 @@ DEAD = 1 << 30  # larger than any pid
 
 @pytest.fixture
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where run directories lie."""
+    """The parent of run directories."""
     path = tmp_path / "base"
     path.mkdir(0o700)
     monkeypatch.setattr(run_directory, "base", lambda: str(path))
@@ -31,7 +33,7 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make(parent: Path) -> Iterator[Callable[[], RunDir]]:
-    """Makes run directories, and gives them up at the end."""
+    """Make run directories, and release their locks at the end."""
     made: list[RunDir] = []
 
     def make_one() -> RunDir:
@@ -43,7 +45,7 @@ def make(parent: Path) -> Iterator[Callable[[], RunDir]]:
         run.forget()
 
 
-def test_a_run_directory_is_private_and_locked(make: Callable[[], RunDir], parent: Path) -> None:
+def test_run_directory_is_private_and_locked(make: Callable[[], RunDir], parent: Path) -> None:
     run = Path(make().path)
     assert run.parent == parent
     assert stat.S_IMODE(run.stat().st_mode) == 0o700
@@ -51,14 +53,14 @@ def test_a_run_directory_is_private_and_locked(make: Callable[[], RunDir], paren
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_each_client_has_its_own(make: Callable[[], RunDir]) -> None:
+def test_each_client_has_a_separate_directory(make: Callable[[], RunDir]) -> None:
     one, other = make(), make()
     assert one.path != other.path
     assert os.path.isdir(one.path)
     assert os.path.isdir(other.path)
 
 
-def test_removed_with_all_that_lies_in_it(make: Callable[[], RunDir], parent: Path) -> None:
+def test_directory_is_removed_with_its_contents(make: Callable[[], RunDir], parent: Path) -> None:
     run = make()
     Path(run.path, f"{os.getpid()}-0-rank0.journal").write_bytes(b"")
     Path(run.path, "directory").mkdir()
@@ -67,15 +69,15 @@ def test_removed_with_all_that_lies_in_it(make: Callable[[], RunDir], parent: Pa
     assert not list(parent.iterdir())
 
 
-def test_the_lock_is_the_last_to_go(make: Callable[[], RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_file_is_removed_last(make: Callable[[], RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
     run = make()
     Path(run.path, "journal").write_bytes(b"")
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before it
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before this call
     run.remove()
     assert os.listdir(run.path) == ["client.lock"]
 
 
-def test_what_a_dead_client_left_is_removed(make: Callable[[], RunDir], parent: Path) -> None:
+def test_directory_of_dead_client_is_removed(make: Callable[[], RunDir], parent: Path) -> None:
     dead, alive = make(), make()
     Path(dead.path, f"{DEAD}-0-rank0.journal").write_bytes(b"")
     Path(dead.path, f"{DEAD}-0-rank0.journal.1").write_bytes(b"")
@@ -85,17 +87,17 @@ def test_what_a_dead_client_left_is_removed(make: Callable[[], RunDir], parent: 
     assert os.listdir(parent) == [os.path.basename(alive.path)]
 
 
-def test_the_next_client_cleans_up(make: Callable[[], RunDir], parent: Path) -> None:
+def test_next_client_cleans_up(make: Callable[[], RunDir], parent: Path) -> None:
     make().forget()
     after = make()
     assert os.listdir(parent) == [os.path.basename(after.path)]
 
 
-def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], RunDir], parent: Path) -> None:
-    """A lock tells: the number of a process is another one's in another pid namespace, and may be given again."""
+def test_directory_of_dead_client_is_kept_for_running_workers(make: Callable[[], RunDir], parent: Path) -> None:
+    """The lock shows it: a pid may differ in another namespace, and may be reused."""
     dead = make()
     path = os.path.join(dead.path, f"{DEAD}-0-rank0.journal")
-    Path(dead.path, f"{os.getpid()}-0-rank1.journal").write_bytes(b"")  # of a dead proc, whatever bears its number now
+    Path(dead.path, f"{os.getpid()}-0-rank1.journal").write_bytes(b"")  # of an exited worker, whose pid was reused
     journal = Journal(path, 1)
     dead.forget()
     assert clean(str(parent)) == []
@@ -104,7 +106,7 @@ def test_a_dead_clients_directory_is_left_to_procs_that_live(make: Callable[[], 
     assert clean(str(parent)) == [dead.path]
 
 
-def test_a_directory_whose_client_died_while_it_was_made_is_removed(parent: Path) -> None:
+def test_unfinished_directory_of_dead_client_is_removed(parent: Path) -> None:
     long_ago = time.time() - 3600
     for name, age in ((".making-new", time.time()), (".making-old", long_ago), (".making-locked", long_ago)):
         (parent / name).mkdir()
@@ -116,7 +118,7 @@ def test_a_directory_whose_client_died_while_it_was_made_is_removed(parent: Path
     assert sorted(os.listdir(parent)) == [".making-locked", ".making-new"]
 
 
-def test_without_a_descriptor_nothing_is_left_behind(
+def test_no_directory_remains_if_no_descriptor_is_left(
     make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_left(fd: int, how: int) -> None:
@@ -128,15 +130,15 @@ def test_without_a_descriptor_nothing_is_left_behind(
     assert os.listdir(parent) == []
 
 
-def test_other_things_are_left_alone(parent: Path) -> None:
+def test_unrelated_files_are_kept(parent: Path) -> None:
     (parent / "notes.txt").write_text("mine")
     (parent / "directory").mkdir()
-    (parent / ".making-abc").mkdir()  # a client that is just being born
+    (parent / ".making-abc").mkdir()  # of a client that is starting
     assert clean(str(parent)) == []
     assert len(list(parent.iterdir())) == 3
 
 
-def test_two_may_clean_at_once(make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_clients_may_clean_at_once(make: Callable[[], RunDir], parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, lock = make(), fcntl.flock
 
     def slow(fd: int, how: int) -> None:
@@ -148,7 +150,7 @@ def test_two_may_clean_at_once(make: Callable[[], RunDir], parent: Path, monkeyp
     assert clean(str(parent)) == []
 
 
-def test_the_base_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MESHLOG_RUN_DIR")
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
@@ -158,7 +160,7 @@ def test_the_base_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
 
 
-def test_a_base_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_open_to_other_users_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MESHLOG_RUN_DIR")
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
@@ -168,27 +170,27 @@ def test_a_base_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: py
         base()
 
 
-def test_the_base_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = tempfile.mkdtemp(prefix="ml-", dir="/tmp")
     try:
         monkeypatch.setenv("MESHLOG_RUN_DIR", chosen)
         assert base() == f"{chosen}/meshlog-{os.getuid()}"
         monkeypatch.setattr("meshlog_handler.transport.channel._DESCRIPTORS", "/absent")
         monkeypatch.setenv("MESHLOG_RUN_DIR", chosen + "x" * 80)
-        with pytest.raises(OSError, match="a socket's path is short"):
+        with pytest.raises(OSError, match="too long for a socket"):
             base()
     finally:
         shutil.rmtree(chosen)
 
 
-def test_nowhere_to_write_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_writable_directory_has_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MESHLOG_RUN_DIR")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(FileNotFoundError, match="set MESHLOG_RUN_DIR"):
         base()
 
 
-def test_a_private_directory_is_ours_and_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_directory_belongs_to_user_and_is_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, link, file = tmp_path / "private", tmp_path / "link", tmp_path / "file"
     private.mkdir(0o700)
     link.symlink_to(private)
