@@ -14,6 +14,7 @@ from .handler import MeshHandler
 from .notebook.ipython import of_parents_kernel
 from .system import live_clients
 from .system.fd_capture import diagnose
+from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
 from .worker import membership
 from .worker.warning_filters import restore_warnings
@@ -67,7 +68,8 @@ def install(
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
-    enlist(membership.launched_options(address, rank, capture=capture, warnings=warnings), level)
+    options = membership.launched_options(address, rank, capture=capture, warnings=warnings)
+    run_shielded(lambda: enlist(options, level))
 
 
 def enlist(
@@ -128,6 +130,10 @@ def uninstall() -> None:
     Ship everything, and restore the file descriptors, the levels that `install` or the client have set, the warnings filters,
     and the way in which `logging.config` applies a configuration.
     """
+    run_shielded(_uninstall)
+
+
+def _uninstall() -> None:
     _stop_forwarding(membership.current(), lambda handler: isinstance(handler, MeshHandler))
     membership.leave()
     console_handlers.stop()

@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _let_go() -> None:
-    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python's exit fails, and the exit code is lost."""
+    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code."""
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None and not stream.closed:
@@ -289,9 +289,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--aggregate", type=argument_types.window, metavar="SEC", help="group similar lines of SEC seconds into one")
     add("--level", type=argument_types.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
-    add(
-        "--log-dir", metavar="DIR", help="write a complete file per rank and stream, rotated, and the journals for meshlog tail"
-    )
+    add("--log-dir", metavar="DIR", help="keep a complete file per rank and stream, rotated, and journals for meshlog tail")
     add(
         "--ranks-filter",
         "--local-ranks-filter",
@@ -299,23 +297,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="RANKS",
         help="show only these ranks, such as 0,2-3; WARNING and above of other ranks still shows; files have all",
     )
-    add(
-        "--prefix",
-        type=argument_types.prefix,
-        metavar="TEMPLATE",
-        help="replaces '[{rank}] '; 'none' shows lines exactly as written",
-    )
+    add("--prefix", type=argument_types.prefix, metavar="TEMPLATE", help="replaces '[{rank}] '; none shows lines as written")
     add("--json", action="store_true", help="print one JSON object per line, all on stdout")
     repeated: Any = {"action": "append", "default": [], "type": argument_types.pattern, "metavar": "PATTERN"}
     add("--never", **repeated, help="do not group lines that match (a regular expression; repeatable)")
     add("--hide", **repeated, help="do not show lines that match; files have them (repeatable)")
-    add(
-        "--grace",
-        type=argument_types.seconds,
-        default=5.0,
-        metavar="SEC",
-        help="seconds that other ranks get after a failure (5)",
-    )
+    add("--grace", type=argument_types.seconds, default=5.0, metavar="SEC", help="time for other ranks after a failure (5)")
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 

@@ -1,9 +1,9 @@
-"""``meshlog exec``: what a launcher such as mpirun or srun starts on every rank, before the program itself.
+"""``meshlog exec``: a command that a launcher such as mpirun or srun starts on every rank, in place of the program.
 
 ::
 
-    mpirun -> meshlog exec, the first on this host: shows all, and runs the program as its child
-           -> meshlog exec, any other: leads stdout and stderr there, and becomes the program
+    mpirun -> meshlog exec, the first on this host: shows all ranks, and runs the program as its child
+           -> meshlog exec, any other: redirects stdout and stderr to the first, and becomes the program
 """
 
 from __future__ import annotations
@@ -35,52 +35,42 @@ _WAIT_SEC: Final = 0.1
 
 
 def execute(options: Options) -> int:
-    """Become the command, captured; or, as the first rank on this host, run it and show all ranks of this host.
+    """As the first rank of this host, run the command, show all ranks of the host, and return the exit code.
 
-    Returns
-    -------
-    int
-        The exit code, from the one that shows. Others do not return.
-
-    Raises
-    ------
-    SettingError
-        If neither a client nor a launcher is known.
+    Any other rank joins the first one, becomes the command, and does not return. Raises `SettingError` if there is neither a
+    client nor a launcher.
     """
     address = os.environ.get(settings.ADDRESS)
     if address:
         try:
             become(options.command, address)
         except ConnectError as failure:
-            diagnose(f"the output of {options.command[0]} goes where it would go without meshlog: {failure}")
+            diagnose(f"the output of {options.command[0]} is not captured: {failure}")
             _replace(options.command, os.environ)
     if settings.rank() is None:
         raise SettingError(
-            f"no rank and no client is known here: none of {', '.join(settings.RANK_VARIABLES)} and {settings.ADDRESS} is "
-            f"set. Let a launcher start this, mpirun -n 4 meshlog exec -- python train.py, or use meshlog run -n 4"
+            f"no rank and no client found: none of {', '.join(settings.RANK_VARIABLES)} and {settings.ADDRESS} is set. "
+            f"Use a launcher, such as mpirun -n 4 meshlog exec -- python train.py, or meshlog run -n 4"
         )
     job = HostElection()
     deadline = monotonic() + _PATIENCE_SEC
     while not job.claim():
         address = job.address()
         if address:
-            with contextlib.suppress(ConnectError):  # it has just ended: its place is free now, or soon
+            with contextlib.suppress(ConnectError):  # the client has just ended; the job is released now, or soon
                 become(options.command, address)
         if monotonic() > deadline:
-            diagnose(f"the output of {options.command[0]} is not shown in order: who shows this job (see {job.path}) is silent")
+            diagnose(
+                f"the output of {options.command[0]} is not captured: the process that should display this job is not "
+                f"responding (see {job.path})"
+            )
             _replace(options.command, os.environ)
         time.sleep(_LOOK_SEC)
     return run(options, lambda *given: HostRun(job, *given))
 
 
 def become(command: tuple[str, ...], address: str) -> NoReturn:
-    """Join a client as a rank whose output is captured, and become the command.
-
-    Raises
-    ------
-    ConnectError
-        If the client cannot be joined; nothing has changed then.
-    """
+    """Join a client as a rank whose output is captured, and become the command. After a `ConnectError`, nothing has changed."""
     ends = [make_pipe() for _ in range(2)]
     try:
         hello = Hello(
@@ -103,7 +93,7 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
     environment = settings.captured({**os.environ, settings.ADDRESS: address})
     if welcome.rank is not None:
         environment.update(settings.pipes(welcome.rank, [writer for _, writer in ends]))
-    if settings.rank() is None:  # what the program logs shall have the rank of what it prints
+    if settings.rank() is None:  # records of the program get the same rank as its output
         environment["RANK"] = str(welcome.rank)
     for fd, (_, writer) in enumerate(ends, 1):
         os.dup2(writer, fd, inheritable=True)
@@ -111,7 +101,7 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
 
 
 def _replace(command: tuple[str, ...], environment: dict[str, str] | os._Environ[str]) -> NoReturn:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores; its subprocesses do not
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and resets them only in subprocesses
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, environment)
@@ -121,9 +111,10 @@ def _replace(command: tuple[str, ...], environment: dict[str, str] | os._Environ
 
 
 class HostRun(Run):
-    """The rank that shows all of its host: one process is started here, the others come by themselves.
+    """The rank that shows all ranks of its host. It starts one process; the other ranks connect.
 
-    When its own has ended well, it waits for the others. When its own has failed, the launcher has to know.
+    If its own process succeeds, it waits for the other ranks. If its own process fails, it exits soon, since the launcher needs
+    the exit code.
     """
 
     def __init__(
@@ -137,17 +128,17 @@ class HostRun(Run):
         super().__init__(options, client, console, signals, {rank: {**environ, **size_told(rank, environ)}}, stdin=None)
 
     def run(self) -> None:
-        """Let the others come, and run the own process to its end."""
+        """Publish the address for the other ranks, and run the own process to its end."""
         self._job.publish(self._client.address)
         super().run()
 
     def finish(self) -> str:
-        """Wait for the others, and show what is left. There is no summary: that is the launcher's."""
+        """Wait for the other ranks, and show their remaining output. Return no summary, since the launcher reports failures."""
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         self._wait_for_others(deadline)
         self._job.release()
         self._client.refuse_commands()
-        self._wait_for_others(deadline)  # who found the address before, and had joined; if too late, it claims the job
+        self._wait_for_others(deadline)  # ranks that joined before the release; later ones claim the job
         super().finish()
         return ""
 

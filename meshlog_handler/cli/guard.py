@@ -1,12 +1,12 @@
-"""Guard: ends the ranks of a launcher that was killed, and could not do so itself.
+"""Guard: ends the ranks of a launcher that was killed.
 
 ::
 
     launcher --- "watch 811", "leave 811", "end" ---> a shell: at the end of the pipe without "end", kill -- -811
 
-It is a shell, since every Unix has one, it needs a megabyte, and a kill by the launcher's name does not find it. The end of
-a pipe is told by every kernel, and whatever ended the launcher. (Linux could send a signal to a child when its parent ends;
-but then each rank would have to be started by another program first, and the children of ranks would go on.)
+A shell, since every Unix has one, it needs 1 MB, and a kill by the launcher's name does not match it. The end of a pipe is
+reported by every kernel, no matter how the launcher ended. (Linux can send a signal to a child when its parent ends. But then
+another program would have to start each rank, and the children of ranks would continue.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 from ..system.fd_capture import diagnose
 
-# A group whose number another one may have got meanwhile is not asked again: those that are gone are left out at each look.
+# The number of an ended group may be used again. Each pass removes ended groups, so that none gets a signal later.
 _SCRIPT: Final = """
 trap '' HUP INT QUIT TERM PIPE TSTP
 groups=
@@ -43,13 +43,7 @@ done
 
 
 class Guard:
-    """Looks after process groups for as long as this process cannot. One owner.
-
-    Parameters
-    ----------
-    grace : float
-        Seconds from SIGTERM to SIGKILL.
-    """
+    """Ends process groups if this process is killed. `grace` is in seconds, from SIGTERM to SIGKILL. One owner."""
 
     def __init__(self, grace: float) -> None:
         self._shell: subprocess.Popen[bytes] | None = None
@@ -65,24 +59,24 @@ class Guard:
                 start_new_session=True,
             )
         except OSError as failure:
-            diagnose(f"should this process be killed, its ranks go on: no shell can be started to end them ({failure})")
+            diagnose(f"the ranks will continue if this process is killed: no shell can be started to end them. {failure}")
 
     def watch(self, group: int) -> None:
-        """End this process group if this process is gone before it calls `leave` or `close`."""
-        self._tell(f"watch {group}")
+        """End this process group if this process ends before it calls `leave` or `close`."""
+        self._send(f"watch {group}")
 
     def leave(self, group: int) -> None:
-        """Leave this process group alone from now on: its number may become another's."""
-        self._tell(f"leave {group}")
+        """Forget this process group, since its number may be used again."""
+        self._send(f"leave {group}")
 
     def close(self) -> None:
-        """Leave alone what is left, and end. Returns when that is so, which is soon."""
-        self._tell("end")
+        """Forget all process groups, and wait until the shell has exited, which is soon."""
+        self._send("end")
         if self._shell is not None:
             self._shell.communicate()
             self._shell = None
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._shell is not None and self._shell.stdin is not None:
-            with contextlib.suppress(OSError):  # somebody has killed it: then nobody ends the ranks
+            with contextlib.suppress(OSError):  # the shell was killed, so the ranks are not guarded
                 self._shell.stdin.write(f"{line}\n".encode())

@@ -1,7 +1,7 @@
-"""Where the ranks that a launcher started on one host find the one of them that shows all: the first that claims it.
+"""HostElection: chooses one of the ranks that a launcher started on a host to show all of them. The first claim wins.
 
-A file in the user's private directory, named by the process that started them. Whoever holds its lock shows the job, and
-has written its address there. A lock goes with its holder, so nobody waits for the dead.
+The ranks share a file in the user's private directory, named after their parent process. The rank that holds the lock of the
+file shows the job, and writes its address to the file. The kernel releases the lock of a process that has ended.
 """
 
 from __future__ import annotations
@@ -14,20 +14,14 @@ from ..transport import run_directory
 
 
 class HostElection:
-    """The ranks of this host with the same parent process. Used by one thread.
-
-    Attributes
-    ----------
-    path : str
-        The file.
-    """
+    """An election among the ranks of this host with the same parent process. `path` is the file. One thread uses it."""
 
     def __init__(self) -> None:
         self.path = os.path.join(run_directory.base(), f"{run_directory.JOB}{os.getppid()}")
         self._lock = -1
 
     def claim(self) -> bool:
-        """Tell whether this process is the one that shows the job, from now until `release`."""
+        """Try to claim the job until `release`. Return whether this process shows it."""
         while self._lock < 0:
             lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -36,9 +30,9 @@ class HostElection:
                 os.close(lock)
                 return False
             if self._is_at_its_place(lock):
-                os.ftruncate(lock, 0)  # what a process that was killed left there
+                os.ftruncate(lock, 0)  # the address of a process that was killed
                 self._lock = lock
-            else:  # whoever had it has just removed it
+            else:  # the previous owner has just removed the file
                 os.close(lock)
         return True
 
@@ -49,18 +43,18 @@ class HostElection:
             return False
 
     def publish(self, address: str) -> None:
-        """Tell the others where to join."""
+        """Write the address of the client for the other ranks."""
         os.write(self._lock, f"{address}\n".encode())
 
     def address(self) -> str:
-        """Return where to join; "" if nobody has said so yet."""
-        with contextlib.suppress(FileNotFoundError), open(self.path) as file:  # removed: the job is to be claimed again
+        """Return the address of the client, or "" if it is not published yet."""
+        with contextlib.suppress(FileNotFoundError), open(self.path) as file:  # removed: the job can be claimed again
             text = file.read()
             return text.rstrip("\n") if text.endswith("\n") else ""
         return ""
 
     def release(self) -> None:
-        """Show the job no more: who comes now claims it."""
+        """Release the job. A later rank can claim it."""
         if self._lock >= 0:
             os.unlink(self.path)
             os.close(self._lock)

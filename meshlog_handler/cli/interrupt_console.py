@@ -1,4 +1,4 @@
-"""A console that shows one KeyboardInterrupt and not one per rank: every rank has the same to say of a Ctrl-C."""
+"""CollapsingConsole: shows one KeyboardInterrupt for all ranks, since every rank prints the same one after a Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ _MAX_HELD: Final = 1000
 
 
 class CollapsingConsole(ConsoleHandler):
-    """Once `folding` is set, tracebacks of KeyboardInterrupt after the first are left out; their ranks are in `folded`.
+    """If `folding` is set, omits all tracebacks of KeyboardInterrupt except for the first. `folded` has their ranks.
 
-    Until its last line is there, a captured traceback is held back; so it is shown in one piece, whatever else it is.
-
-    Notes
-    -----
-    Any thread may set `folding`. `close` shows what is held.
+    A captured traceback is held until its last line arrives. Other tracebacks are therefore shown in one piece. `close` shows
+    held lines. Any thread may set `folding`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,7 +34,7 @@ class CollapsingConsole(ConsoleHandler):
         self._after: set[tuple[Any, Any]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show the record, or keep it until it is known what it is a part of."""
+        """Show the record, or hold it until its traceback is complete."""
         if not self.folding:
             super().emit(record)
         elif info_of(record).stream is None:
@@ -46,7 +43,7 @@ class CollapsingConsole(ConsoleHandler):
             self._emit_captured(record)
 
     def close(self) -> None:
-        """Show what is held, and end."""
+        """Show held lines, and close."""
         self.acquire()
         try:
             for key in tuple(self._held):
@@ -69,7 +66,7 @@ class CollapsingConsole(ConsoleHandler):
         held = self._held.get(key)
         if held is None:
             if key in self._after and (not text.strip() or text.startswith(_CHAINED)):
-                return  # what joins it to the traceback that follows
+                return  # the text between chained tracebacks
             self._after.discard(key)
             if text.startswith(_HEADS):
                 self._held[key] = [record]

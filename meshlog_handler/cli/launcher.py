@@ -1,10 +1,10 @@
-"""Starts a command once per rank, watches the processes, and stops them. Knows nothing of logs.
+"""Starts a command once per rank, watches the processes, and stops them. Does not handle logs.
 
 ::
 
-    signals and deaths -> one pipe -> Ranks.run, on the main thread -> started, ended, stopping
+    signals, SIGCHLD -> one pipe -> Ranks.run, on the main thread -> started, ended, stopping
 
-Each rank leads a session of its own: a Ctrl-C on the terminal reaches the launcher alone, which passes it on once.
+Each rank has its own session. A Ctrl-C on the terminal reaches only the launcher, which sends it to each rank once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KILLED_SEC: Final = 5.0
 
 
 class LaunchError(MeshlogError):
-    """Outside: a rank cannot be started. `exitcode` is what a shell would say of it."""
+    """External error: a rank cannot be started. `exitcode` is the code that a shell would return."""
 
     def __init__(self, message: str, exitcode: int) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class LaunchError(MeshlogError):
 
 @dataclass
 class Rank:
-    """One started process. `exitcode` is negative for a signal; `when` is the end, in seconds since the epoch."""
+    """One started process. `exitcode` is negative for a signal. `when` is the end, in seconds since the epoch."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -48,47 +48,34 @@ class Rank:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether it ended by a signal that the launcher sent."""
+        """Whether a signal of the launcher ended it."""
         return self.exitcode is not None and -self.exitcode in self.sent
 
 
 class LaunchObserver(Protocol):
-    """Who is told. On the launcher's thread."""
+    """Receives the events of a launcher, on the launcher's thread."""
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
-        """Take in a process, and the read ends of its output."""
+        """A process has started; `pipes` are the read ends of its output, which the observer owns."""
 
     def ended(self, rank: Rank) -> None:
-        """Note an end."""
+        """A process has ended."""
 
     def stopping(self, number: signal.Signals) -> None:
-        """Note that a signal is going to stop all ranks."""
+        """A signal will be sent to all ranks to stop them."""
 
     def patience(self) -> float:
-        """Return after how many seconds at most `unread` has to be asked."""
+        """Return the number of seconds after which `unread` must be called at the latest."""
 
     def unread(self) -> bool:
-        """Tell whether ranks go on writing what nobody reads."""
+        """Return whether ranks still write output that has no reader."""
 
 
 class Ranks:
-    """All ranks of a run. One owner, on the main thread.
+    """All ranks of a run, with one environment each. One owner, on the main thread.
 
-    Parameters
-    ----------
-    command : sequence of str
-        Program and arguments.
-    environments : mapping of int to mapping
-        By rank.
-    grace : float
-        Seconds from the first failure to SIGTERM, and from each signal that asks to the next, stronger one.
-    stdin : int or None
-        What all read, as `subprocess.Popen` takes it.
-
-    Attributes
-    ----------
-    stopped_by : signal.Signals or None
-        What came to stop all ranks; `asked_again`: more than once.
+    `grace` is in seconds: from the first failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
+    signal that stopped all ranks, and `asked_again` whether such a signal arrived more than once.
     """
 
     def __init__(
@@ -114,17 +101,14 @@ class Ranks:
 
     @property
     def first_failure(self) -> Rank | None:
-        """The first rank that failed by itself, and not because it was stopped."""
+        """The first rank that failed by itself, before the launcher stopped it."""
         failed = [rank for rank in self.ranks if rank.exitcode and not rank.was_stopped and rank.when < self._stopped_at]
         return min(failed, key=lambda rank: rank.when, default=None)
 
     def run(self, signals: Signals) -> None:
-        """Start all, and return when all have ended, by themselves or stopped; or when not even SIGKILL ends the rest.
+        """Start all ranks, and return when all have ended, or when SIGKILL does not end the rest.
 
-        Raises
-        ------
-        LaunchError
-            If one cannot be started; those that were are stopped.
+        If a rank cannot be started, stop the others, and raise `LaunchError`.
         """
         try:
             for number, environment in self._environments.items():
@@ -136,15 +120,15 @@ class Ranks:
         self._watch(signals)
 
     def suspend(self, number: signal.Signals) -> None:
-        """Let those that run stop, or go on. Theirs is no terminal that would: SIGTSTP does nothing in their sessions."""
+        """Suspend or continue running ranks. They have no terminal, so SIGTSTP would do nothing in their sessions."""
         for rank in self.ranks:
             if rank.exitcode is None:
                 _signal_group(rank, number)
 
     def reap(self) -> None:
-        """Take leave of all. What failed or stopped ranks left running in their sessions gets a SIGTERM.
+        """Reap all processes. Send SIGTERM to processes that failed or stopped ranks left in their sessions.
 
-        Until here their pids stay theirs, so that no signal reaches a stranger.
+        A pid is not reused before its process is reaped, so no signal reaches an unrelated process.
         """
         if self.stopped_by is not None or any(rank.exitcode for rank in self.ranks):
             self._signal(signal.SIGTERM, self.ranks)
@@ -193,7 +177,7 @@ class Ranks:
                 self._due = monotonic() + (self._grace if self._plan else _KILLED_SEC)
 
     def _note(self, ended: list[Rank]) -> None:
-        # Of those found together, one that a signal ended came first: it drew the others with it.
+        # Among ranks found at the same time, one that a signal ended counts as the first: it caused the other failures.
         ended.sort(key=lambda rank: (rank.was_stopped, (rank.exitcode or 0) >= 0))
         now = time.time()
         for index, rank in enumerate(ended):
@@ -204,7 +188,7 @@ class Ranks:
                 self._due = monotonic() + self._grace
 
     def _stop(self, number: signal.Signals) -> None:
-        """Pass on a signal; asked again, go on to the stronger one at once."""
+        """Send a signal to all ranks. At a second call, send the next stronger signal at once."""
         if self.stopped_by is not None:
             self.asked_again = True
             self._due = monotonic()
@@ -225,18 +209,18 @@ class Ranks:
 
 
 def _signal_group(rank: Rank, number: signal.Signals) -> None:
-    # Everything in its session has ended; macOS says so of what was not yet waited for.
+    # The whole group has ended. macOS raises PermissionError if the process is not reaped yet.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(rank.process.pid, number)
 
 
 def _exitcode(process: subprocess.Popen[bytes]) -> int | None:
-    """Return how a child ended, without taking leave of it where the system lets us; None while it runs."""
+    """Return the exit code of a child, or None while it runs. Do not reap the child if the system supports that."""
     if process.returncode is not None or not hasattr(os, "waitid"):
         return process.poll()
     try:
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except ChildProcessError:  # whoever started us ignores SIGCHLD, or waits for every child
+    except ChildProcessError:  # the parent of this process ignores SIGCHLD, or other code reaps every child
         return process.poll()
     if ended is None:
         return None
@@ -246,7 +230,7 @@ def _exitcode(process: subprocess.Popen[bytes]) -> int | None:
 def _cannot_start(rank: int, program: str, failure: OSError) -> LaunchError:
     words = f"rank {rank} cannot be started: {program}: {failure.strerror}."
     if isinstance(failure, FileNotFoundError):
-        return LaunchError(f"{words} If it is a script, its first line names an interpreter that is not there.", 127)
+        return LaunchError(f"{words} If it is a script, its first line names an interpreter that does not exist.", 127)
     if failure.filename is not None:
         return LaunchError(f"{words} If it is a script, name its interpreter: meshlog run -n 4 -- python {program}", 126)
     return LaunchError(f"{words} Start fewer ranks (-n), or raise the limits of this user (ulimit -n, ulimit -u).", 1)

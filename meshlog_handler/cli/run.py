@@ -1,4 +1,4 @@
-"""``meshlog run``: a command on every rank, all that they log and print shown here, and at the end what went wrong."""
+"""``meshlog run``: runs a command on every rank, shows all records and output, and ends with a summary of failures."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from .launcher import Rank, Ranks
 from .summary import RankFailure, failure_summary
 
 LINGER_SEC: Final = 1.0
-"""Seconds that output of what a rank left behind is waited for, after all ranks have ended."""
+"""Seconds to wait, after all ranks have ended, for output of processes that ranks left running."""
 
 UNREAD_SEC: Final = 3.0
-"""Seconds that ranks have to end, or to say no more, after whoever read our output has seen enough."""
+"""Seconds that ranks have to end, or to stop writing, after the reader of the launcher's output has closed it."""
 
 HURRY_SEC: Final = 1.0
-"""Seconds that whoever reads our output has for the rest of it, when we were asked twice to end."""
+"""Seconds that the reader of the launcher's output has for the rest of it, after a second request to stop."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``meshlog run`` was asked for. `prefix`: None is the default, ``"none"`` leaves the bytes alone."""
+    """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written."""
 
     command: tuple[str, ...]
     count: int = 1
@@ -58,24 +58,10 @@ class Options:
 
 
 def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole, Signals], Run] | None = None) -> int:
-    """Run a command on N ranks; return the exit code for the shell.
+    """Run a command on N ranks, and return the exit code for the shell (see `Run.exitcode`).
 
-    That of the first rank that failed, 128 and the number for a signal; where the launcher was stopped by a signal
-    before any rank failed, 128 and the number of that.
-
-    Parameters
-    ----------
-    options : Options
-        What to run, and how to show it.
-    start : callable or None
-        Makes the run. None: all ranks are started here.
-
-    Raises
-    ------
-    LaunchError
-        If a rank cannot be started.
-    OSError
-        If the directory for logs cannot be written.
+    `start` makes the `Run`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and `OSError`
+    if the log directory cannot be written.
     """
     console = _console(options)
     client = LogClient(
@@ -85,8 +71,8 @@ def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole
         missing = options.ranks_filter - set(range(options.count))
         if missing:
             there = format_ranks(range(options.count))
-            diagnose(f"--ranks-filter names {format_ranks(missing)}, of which there is none: this run has {there}")
-    client.registry.launched = ""  # the rank that another launcher gave this one is its program's
+            diagnose(f"--ranks-filter names {format_ranks(missing)}, but this run has only {there}")
+    client.registry.launched = ""  # the rank that another launcher gave this process is not a rank of this run
     with Signals() as signals:
         client.start()
         mesh = (start or Run)(options, client, console, signals)
@@ -102,14 +88,9 @@ def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole
 
 
 class Run:
-    """One run: brings together processes and client. Main thread.
+    """One run: connects the processes of the ranks with a client. Main thread only.
 
-    Parameters
-    ----------
-    environments : mapping of int to mapping, or None
-        By rank, for ranks that a launcher numbered. None: `options.count` ranks from 0.
-    stdin : int or None
-        What ranks read, as `subprocess.Popen` takes it.
+    `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0.
     """
 
     def __init__(
@@ -133,7 +114,7 @@ class Run:
         self._ranks = Ranks(options.command, self._environments, options.grace, self, stdin)
 
     def run(self) -> None:
-        """Start all ranks and wait for their ends."""
+        """Start all ranks, and wait until they have ended."""
         self._signals.suspended = self._ranks.suspend
         self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
@@ -142,44 +123,44 @@ class Run:
         self._ranks.run(self._signals)
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
-        """Let the client show the output of a rank."""
+        """Pass the output of a rank to the client."""
         local_rank = settings.local_rank(self._environments[rank])
         self._peers.append(self._client.adopt(pid, rank, rank if local_rank is None else local_rank, pipes, self._mesh))
 
     def ended(self, rank: Rank) -> None:
-        """Let the client say how a rank ended; that it was stopped here is no news."""
+        """Report the exit of a rank to the client, as a success if the launcher stopped it."""
         assert rank.exitcode is not None
         self._client.report_exit(self._mesh, rank.rank, 0 if rank.was_stopped else rank.exitcode)
 
     def stopping(self, number: signal.Signals) -> None:
-        """Get ready for a traceback of every rank."""
+        """Prepare the console for a traceback of every rank."""
         if number != signal.SIGINT or self._options.as_json:
             return
         self._console.folding = True
-        # Their lines must not be grouped: a traceback is known by all of it.
+        # Turn grouping off: the console recognizes a traceback only by all of its lines.
         try:
             self._client.switch(None, seconds=1.0)
-        except BusyError:  # the client waits for a reader of our output; the ranks do not
+        except BusyError:  # the client waits for the reader of its output; ranks must not
             self._client.switch(None, wait=False)
 
     def _hung_up(self) -> None:
-        """Begin to look whether ranks mind that nobody reads. On the client's thread."""
+        """Start to check whether ranks stop writing. Called on the client's thread."""
         self._unread_until = min(self._unread_until, monotonic() + UNREAD_SEC)
         self._signals.wake()
 
     def patience(self) -> float:
-        """Look each second, once nobody reads."""
+        """Return 1 second after the reader has closed the output, otherwise `LONGEST_SEC`."""
         return LONGEST_SEC if self._unread_until == float("inf") else 1.0
 
     def unread(self) -> bool:
-        """Tell whether ranks go on writing what nobody reads, and no file has. In a pipe, they would have got SIGPIPE."""
+        """Return whether ranks still write output that has neither a reader nor a file. A pipe would send them SIGPIPE."""
         if self._unread_until == float("inf") or self._options.log_dir is not None:
             return False
         before, self._lost = self._lost, self._console.failed
         return self._lost > before and monotonic() >= self._unread_until
 
     def finish(self) -> str:
-        """Show what is left, wherever it still is; return the summary."""
+        """Show all remaining output, and return the summary."""
         ranks = self._ranks
         pipes = [pipe for peer in self._peers for pipe in peer.pipes]
         deadline = monotonic() + LINGER_SEC
@@ -194,23 +175,23 @@ class Run:
         while not flushed.done():
             impatient = bool(self._signals.wait(seconds_until(deadline) if impatient else None)) or impatient
             if impatient and monotonic() >= deadline:
-                # Whoever reads our output does not: the client's thread hangs in a write, and so would an orderly exit.
+                # The reader of the output does not read: the client's thread blocks in a write, and a normal exit would, too.
                 os._exit(self.exitcode or 128 + signal.SIGINT)
         try:
             return self._client.ask(self._summarize)
-        except BusyError:  # the summary is what is left to say
+        except BusyError:  # the summary must still be printed
             return self._summarize()
 
     @property
     def exitcode(self) -> int:
-        """What to tell the shell."""
+        """The exit code of the first rank that failed, or 128 and the number of the signal that ended it or the run."""
         first = self._ranks.first_failure
         if first is not None and first.exitcode is not None:
             return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
         return 128 + self._ranks.stopped_by if self._ranks.stopped_by is not None else 0
 
     def _summarize(self) -> str:
-        """On the client's thread, for what was said last is its."""
+        """Return the summary. Runs on the client's thread, which owns the last lines of the ranks."""
         ranks = self._ranks
         failures = [
             RankFailure(rank.rank, rank.process.pid, rank.exitcode, rank.when, tuple(last_lines(peer.tail)))
@@ -223,7 +204,7 @@ class Run:
                 ends.setdefault(rank.exitcode, []).append(rank.rank)
         parts = [failure_summary(failures, self._options.count)] if failures else []
         for exitcode, stopped in ends.items():
-            how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "not even by SIGKILL"
+            how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "still alive after SIGKILL"
             parts.append(f"stopped {format_ranks(stopped)}: {how}")
         if self._console.folded:
             parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")

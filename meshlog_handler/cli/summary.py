@@ -1,4 +1,4 @@
-"""How processes ended, as a person wants to read it: the first failure first, the others as groups."""
+"""Summaries of failed ranks: the first failure with its last lines, then the others in groups."""
 
 from __future__ import annotations
 
@@ -19,19 +19,7 @@ _ENDED_BY_OTHERS: Final = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTER
 
 @dataclass(frozen=True)
 class RankFailure:
-    """A rank that failed.
-
-    Attributes
-    ----------
-    rank : int
-    pid : int
-    exitcode : int or None
-        Negative: the signal. None: nobody knows.
-    when : float
-        Seconds since the epoch.
-    last_lines : tuple of str
-        What it logged and printed last.
-    """
+    """A rank that failed. `exitcode` is negative for a signal, None if unknown. `when` is in seconds since the epoch."""
 
     rank: int
     pid: int
@@ -41,19 +29,10 @@ class RankFailure:
 
 
 def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
-    """Return a summary, ready to print: the first failure with its last lines, the others by what they have in common.
+    """Return a summary of failures in any order, without a final line feed; "" if there are none.
 
-    Parameters
-    ----------
-    failures : iterable of Failure
-        In any order. Those of the same moment: one that others ended comes after one that ended by itself.
-    total : int
-        Number of ranks there were.
-
-    Returns
-    -------
-    str
-        Without a line feed at the end; "" if there are no failures. After a Ctrl-C there is no traceback in it.
+    It shows the first failure with its last lines, and groups the others by cause and exception. Among failures at the same
+    time, a rank that ended by itself comes before one ended by SIGTERM or SIGKILL. After a Ctrl-C, there is no traceback.
     """
     known = sorted(failures, key=lambda failure: (failure.when, failure.exitcode in _ENDED_BY_OTHERS, failure.rank))
     if not known:
@@ -89,7 +68,7 @@ def _with_groups(head: str, failures: Sequence[RankFailure], start: float) -> st
 def _cause(failure: RankFailure) -> str:
     cause = signal_name(failure.exitcode)
     if failure.exitcode is not None and 128 < failure.exitcode < 128 + signal.NSIG:
-        # A shell says so of a command that was killed.
+        # The exit code of a shell whose command was killed.
         return f"{cause} ({signal_name(128 - failure.exitcode)})"
     return cause
 
@@ -99,7 +78,7 @@ def _is_interrupted(failure: RankFailure) -> bool:
 
 
 def _lines(failure: RankFailure) -> list[str]:
-    """Return the last lines, each without colours and line feeds."""
+    """Return the last lines without colours and line feeds."""
     lines = [line for text in failure.last_lines for line in text.splitlines()]
     return [strip_ansi(line.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass") for line in lines]
 

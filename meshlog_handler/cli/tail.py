@@ -1,4 +1,4 @@
-"""``meshlog tail``: the last records of every rank, read from the journals of a run that lives or died. Changes nothing."""
+"""``meshlog tail``: prints the last records of every rank from the journals of a current or past run. Read-only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CHUNK: Final = 4096
 
 
 class NoJournals(MeshlogError):
-    """The caller's: there is nothing to read where a run is looked for."""
+    """Caller error: the directory has no journals of these ranks."""
 
 
 @dataclass
 class RankTail:
-    """The last records of one rank, of all processes that bore it. `rank` None is the process that showed the logs."""
+    """The last records of one rank, of all its processes. `rank` is None for the client."""
 
     rank: int | None
     items: list[Item] = field(default_factory=list)
@@ -36,25 +36,10 @@ class RankTail:
 
 
 def read_tails(directory: str, lines: int, ranks: frozenset[int] | None, complain: Callable[[str], None]) -> list[RankTail]:
-    """Return the last records of each rank, in order of time.
+    """Return the last records of each rank, in order of time; `lines` is per rank, and `ranks` None means all.
 
-    Parameters
-    ----------
-    directory : str
-        Where journals lie: the log directory of a run, or its run directory.
-    lines : int
-        Records of each rank.
-    ranks : frozenset of int or None
-        Which ranks; None: all.
-    complain : Callable[[str], None]
-        Told of what cannot be read.
-
-    Raises
-    ------
-    NoJournals
-        If there are none of these ranks.
-    OSError
-        If the directory cannot be read.
+    `directory` is the log directory of a run or its run directory. `complain` receives a text for each part that cannot be read.
+    Raises `NoJournals` if there are no journals of these ranks, and `OSError` if the directory cannot be read.
     """
     tails: dict[int | None, RankTail] = {}
     known: set[int] = set()
@@ -71,7 +56,7 @@ def read_tails(directory: str, lines: int, ranks: frozenset[int] | None, complai
         tail = tails.setdefault(rank, RankTail(rank))
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise ProtocolError("it is no file")
+                raise ProtocolError("it is not a regular file")
             reader = JournalReader(path)
         except (OSError, ProtocolError) as failure:
             complain(f"{path} cannot be read: {failure}")
@@ -91,14 +76,14 @@ def merged(tails: list[RankTail]) -> list[Item]:
 
 
 def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable[[str], None]) -> Iterator[Item]:
-    """Yield what can be read. A journal that is being written may change between two reads: nothing in it is trusted."""
+    """Yield the readable records. A journal may change between two reads while it is written, so its data is not trusted."""
 
     def read_large(number: int) -> bytes:
         for kept in (True, False):
             side = side_path(path, number, kept=kept)
             if os.path.exists(side):
                 return read_side_file(side)
-        raise ProtocolError("it was too large for the journal, and is not kept any more")
+        raise ProtocolError("it is too large for the journal, and its side file was deleted")
 
     identity: dict[str, object] = {"rank": rank, "local_rank": None, "hostname": None, "coords": {}}
     decoder = RecordDecoder(identity, read_large)
@@ -111,11 +96,11 @@ def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable
                 try:
                     at = decoder.decode(piece.data, at, _CHUNK, items)
                 except ProtocolError as failure:
-                    complain(f"{path}: the rest of a part is left out, for it cannot be read: {failure}")
+                    complain(f"{path}: the rest of a segment cannot be read: {failure}")
                     at = len(piece.data)
                 yield from (item for item in items if item[1] is not None)
     except ProtocolError as failure:
-        complain(f"{path}: the rest is left out, for it cannot be read: {failure}")
+        complain(f"{path}: the rest cannot be read: {failure}")
 
 
 def _when(item: Item) -> float:
@@ -124,18 +109,18 @@ def _when(item: Item) -> float:
 
 def _explain(directory: str, known: set[int]) -> str:
     if known:
-        return f"no journal of these ranks in {directory}. There are those of {format_ranks(known)}."
+        return f"no journal of these ranks in {directory}. Found journals of {format_ranks(known)}."
     return (
-        f"no journals in {directory}. They lie in the --log-dir of a run; of one without, in its run directory, "
-        f"/dev/shm/meshlog-{os.getuid()}/run-* (or meshlog-{os.getuid()}/run-* in TMPDIR), until its end. "
-        f"Only ranks that log through meshlog_handler have one."
+        f"no journals in {directory}. Journals are in the --log-dir of a run. Without it, they are in the run directory, "
+        f"/dev/shm/meshlog-{os.getuid()}/run-* (or meshlog-{os.getuid()}/run-* in TMPDIR), until the run ends. "
+        f"Only ranks that log through meshlog_handler have a journal."
     )
 
 
 def print_tails(
     directory: str, lines: int, ranks: frozenset[int] | None, as_json: bool, complain: Callable[[str], None]
 ) -> None:
-    """Print to stdout what `read_tails` returns; tell `complain` of what cannot be read, and of what was dropped."""
+    """Print the result of `read_tails` to stdout. `complain` receives unreadable parts and counts of dropped records."""
     import logging
     import sys
 
@@ -149,7 +134,7 @@ def print_tails(
         record = template.build(values)
         try:
             text = formatter.format(record)
-        except Exception as failure:  # a time that no calendar has, and the like: the journal is not trusted
+        except Exception as failure:  # an invalid time, for example: the journal is not trusted
             text = f"{record.getMessage()} [cannot be formatted: {type(failure).__name__}]"
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()

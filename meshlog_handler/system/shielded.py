@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,8 +18,11 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
 
     Python runs signal handlers on the main thread, between any two instructions. An exception of a handler (Ctrl-C) interrupts
     only the wait in this function, and is raised after `fn` has completed. If `fn` has begun, `interrupted` is called with the
-    exception first, on the calling thread. If no thread can be started (at exit), `fn` runs on the calling thread.
+    exception first, on the calling thread. `fn` runs on the calling thread if no thread can be started (at exit), if the
+    calling thread is not the main one, or if it holds the lock of `logging`, for which `fn` might wait.
     """
+    if threading.current_thread() is not threading.main_thread() or vars(logging)["_lock"]._is_owned():
+        return fn()
     begins = [True]  # the work runs if its thread pops this item, and does not if an interrupted caller pops it first
     outcome: list[tuple[Any, BaseException | None]] = []
     threads: list[threading.Thread] = []

@@ -419,7 +419,7 @@ def test_ranks_stop_and_go_on_with_meshlog(tmp_path: Path) -> None:
 def test_a_filter_for_ranks_that_are_not_there_is_said(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "-n", "2", "--ranks-filter", "1,9", "--", "sh", "-c", "echo $RANK")
     assert ran.out == "[1] 1\n"
-    assert ran.err == "meshlog: --ranks-filter names rank 9, of which there is none: this run has ranks 0-1\n"
+    assert ran.err == "meshlog: --ranks-filter names rank 9, but this run has only ranks 0-1\n"
 
 
 # What cannot be run

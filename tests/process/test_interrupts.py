@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -83,3 +85,57 @@ def test_an_interrupt_leaves_nothing(prepare: Callable[[LogClient], Callable[[],
         until(lambda: (threading.active_count(), descriptors()) == (threads, fds), what=f"nothing left after place {place}")
         place += 1
     assert place > 10
+
+
+def serve(pipe: Any) -> None:
+    """Be a client until told to end."""
+    with LogClient(RecordCollector()) as client:
+        pipe.send(client.address)
+        pipe.recv()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The address of a client in another process."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there,))
+    process.start()
+    yield here.recv()
+    here.send(None)
+    process.join()
+    here.close()
+    there.close()
+
+
+def installed(address: str) -> Callable[[], object]:
+    return lambda: meshlog_handler.install(address, capture=False)
+
+
+def installed_with_output(address: str) -> Callable[[], object]:
+    return lambda: meshlog_handler.install(address)
+
+
+def uninstalled(address: str) -> Callable[[], object]:
+    meshlog_handler.install(address)
+    return meshlog_handler.uninstall
+
+
+@pytest.mark.usefixtures("real_stdout")
+@pytest.mark.parametrize("prepare", [installed, installed_with_output, uninstalled])
+def test_an_interrupt_of_a_worker_leaves_nothing(prepare: Callable[[str], Callable[[], object]], address: str) -> None:
+    def state() -> tuple[object, ...]:
+        streams = [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)]
+        return threading.active_count(), len(os.listdir("/proc/self/fd")), streams, [*logging.root.handlers], logging.root.level
+
+    prepare(address)()
+    meshlog_handler.uninstall()
+    before = state()
+    place = 0
+    interrupted = True
+    while interrupted:
+        interrupted = interrupt_at(place, prepare(address))
+        meshlog_handler.uninstall()
+        until(lambda: state() == before, what=lambda: f"{before} after place {place}, not {state()}")
+        place += 1
+    assert place > 5
