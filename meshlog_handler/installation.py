@@ -13,6 +13,7 @@ from .errors import ConnectError, SettingError
 from .handler import MeshHandler
 from .notebook.ipython import of_parents_kernel
 from .system import live_clients
+from .system.exit_status import parents_death
 from .system.fd_capture import diagnose
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
@@ -68,7 +69,7 @@ def install(
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
-    options = membership.launched_options(address, rank, capture=capture, warnings=warnings)
+    options = membership.launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
     run_shielded(lambda: enlist(options, level))
 
 

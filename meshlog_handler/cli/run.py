@@ -60,8 +60,8 @@ class Options:
 def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole, Signals], Run] | None = None) -> int:
     """Run a command on N ranks, and return the exit code for the shell (see `Run.exitcode`).
 
-    `start` makes the `Run`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and `OSError`
-    if the log directory cannot be written.
+    `start` makes the `Run`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and
+    `OSError` if the log directory cannot be written.
     """
     console = _console(options)
     client = LogClient(
@@ -72,7 +72,7 @@ def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole
         if missing:
             there = format_ranks(range(options.count))
             diagnose(f"--ranks-filter names {format_ranks(missing)}, but this run has only {there}")
-    client.registry.launched = ""  # the rank that another launcher gave this process is not a rank of this run
+    client.registry.launched = ""  # a rank from another launcher is that of the command, not of the client
     with Signals() as signals:
         client.start()
         mesh = (start or Run)(options, client, console, signals)

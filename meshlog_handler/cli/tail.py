@@ -38,8 +38,8 @@ class RankTail:
 def read_tails(directory: str, lines: int, ranks: frozenset[int] | None, complain: Callable[[str], None]) -> list[RankTail]:
     """Return the last records of each rank, in order of time; `lines` is per rank, and `ranks` None means all.
 
-    `directory` is the log directory of a run or its run directory. `complain` receives a text for each part that cannot be read.
-    Raises `NoJournals` if there are no journals of these ranks, and `OSError` if the directory cannot be read.
+    `directory` is the log directory of a run or its run directory. `complain` receives a text for each unreadable part. Raises
+    `NoJournals` if there are no journals of these ranks, and `OSError` if the directory cannot be read.
     """
     tails: dict[int | None, RankTail] = {}
     known: set[int] = set()
@@ -83,7 +83,7 @@ def _read(path: str, reader: JournalReader, rank: int | None, complain: Callable
             side = side_path(path, number, kept=kept)
             if os.path.exists(side):
                 return read_side_file(side)
-        raise ProtocolError("it is too large for the journal, and its side file was deleted")
+        raise ProtocolError("it is too large for the journal, and its side file is missing")
 
     identity: dict[str, object] = {"rank": rank, "local_rank": None, "hostname": None, "coords": {}}
     decoder = RecordDecoder(identity, read_large)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import ProtocolError
@@ -67,6 +68,17 @@ class Turn:
     era: Era | None = None
 
 
+class Life(IntEnum):
+    """How far the life of a peer has come. It only advances; `Reactor` alone changes it."""
+
+    CONNECTED = 0  # also an external peer, whose output is all that comes
+    DISCONNECTED = 1  # the connection is closed, and the process may still run
+    ENDED = 2  # nothing more is sent; what was received is still to be taken, and then what the pipes and the journal hold
+    REPLAYED = 3  # what the journal held was received
+    FINISHED = 4  # everything was taken: the peer is to be removed once it has been shown
+    REMOVED = 5
+
+
 class Peer:
     """One worker, from its first frame to the last byte of its journal.
 
@@ -96,7 +108,6 @@ class Peer:
         "_position",
         "_taken",
         "caught_up",
-        "ended",
         "era",
         "exitcode",
         "external",
@@ -107,6 +118,7 @@ class Peer:
         "journal",
         "leash",
         "left",
+        "life",
         "mesh",
         "name",
         "outbox",
@@ -117,7 +129,6 @@ class Peer:
         "rank",
         "reached",
         "released",
-        "replayed",
         "sides",
         "sock",
         "stats",
@@ -172,8 +183,7 @@ class Peer:
         self.turns: dict[int, Turn] = {}  # switches that it has not passed yet, in order
         self.left = False
         self.released = False
-        self.ended = False
-        self.replayed = False
+        self.life = Life.CONNECTED
         self.caught_up = 0
         self.exitcode: int | None = None
         self.uncaught: str | None = None
@@ -204,6 +214,19 @@ class Peer:
             "threadName": None,
         }
         return [CapturedPipe(fd, stream, base, self.identity, max_line) for stream, fd in pipes.items()]
+
+    def advance(self, life: Life) -> None:
+        """Come to a later part of the life; do nothing if this peer is further already. Called by the reactor."""
+        self.life = max(self.life, life)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is sent."""
+        return self.life >= Life.ENDED
+
+    def forget_journal(self) -> None:
+        """Do not read the journal: its records were counted as not shown. Any thread."""
+        self._kept, self.journal = False, ""
 
     @property
     def coords(self) -> dict[str, int | str]:
@@ -342,7 +365,7 @@ class Peer:
 
     def replay(self) -> None:
         """Read the records that were never sent from the journal. The worker has ended or left."""
-        self.replayed = True
+        self.advance(Life.REPLAYED)
         if not self.journal or not os.path.exists(self.journal):
             if self._kept and not self.left:
                 diagnose(
@@ -380,7 +403,7 @@ class Peer:
         """Return the number of records in the inbox and in the journal. Any thread, while the client's thread is blocked."""
         pieces = [piece.data for piece in self.inbox]
         pieces[:1] = [data[self._at :] for data in pieces[:1]]
-        if self.journal and not self.replayed and os.path.exists(self.journal):
+        if self.journal and self.life < Life.REPLAYED and os.path.exists(self.journal):
             reader = JournalReader(self.journal)
             pieces += [piece.data for piece in reader.ranges(self._generation, self._position)]
         return sum(kind in (RECORD, LARGE) for data in pieces for kind, *_ in walk(data))

@@ -26,7 +26,7 @@ from ..system.exit_status import exit_code, has_ended, started_here, watch
 from ..system.fd_capture import diagnose
 from ..system.waits import capped, monotonic
 from .output_pipes import OutputPipes
-from .peer import Peer
+from .peer import Life, Peer
 
 if TYPE_CHECKING:
     from ..dispatch.era import Era
@@ -210,7 +210,7 @@ class Reactor:
     def disconnect(self) -> None:
         """Close the connections, so that workers stop waiting. Any thread: the client's thread is blocked for good."""
         for peer in tuple(self.peers):
-            peer.replayed = True  # its journal is removed next; its records were counted as not shown
+            peer.forget_journal()  # it is removed next
             sock = peer.sock
             if sock is not None:
                 with contextlib.suppress(OSError):  # already closed
@@ -223,7 +223,8 @@ class Reactor:
         if not peer.ended:
             self.pipes.drain_and_close(peer)
             peer.catch_up(_NO_FLUSH)
-            peer.left = peer.ended = peer.replayed = True
+            peer.left = True
+            peer.advance(Life.REPLAYED)
             self._busy[peer] = None
         self._close_socket(peer)
 
@@ -240,7 +241,7 @@ class Reactor:
 
     def drop(self, peer: Peer, *, keep_journal: bool) -> None:
         """Remove a peer. Its pipes stay open, because a grandchild may still write to them."""
-        peer.ended = True
+        peer.advance(Life.REMOVED)
         self._close_socket(peer)
         if peer.pidfd >= 0:
             self._selector.unregister(peer.pidfd)
@@ -362,9 +363,10 @@ class Reactor:
             return
         # After an uncaught exception, its traceback may arrive through the pipes until the process has ended.
         if peer.pidfd < 0 or (peer.left and not peer.uncaught):
-            peer.ended = True
+            peer.advance(Life.ENDED)
             self._settle(peer)
         else:  # it is about to exit, has executed another program, or has closed its descriptors
+            peer.advance(Life.DISCONNECTED)
             self.disconnected[peer] = monotonic() + _EXIT_SEC
 
     # -- exits -----------------------------------------------------------------------------------------------------
@@ -389,7 +391,7 @@ class Reactor:
         leash = peer.leash
         if leash is not None and peer.exitcode == -leash.number and has_ended(leash.parent, leash.thread):
             peer.left = True  # its parent intended it
-        peer.ended = True
+        peer.advance(Life.ENDED)
         self._close_socket(peer)
         self._settle(peer)
 
@@ -398,7 +400,7 @@ class Reactor:
         if peer.inbox:
             self._busy[peer] = None
             return
-        if not peer.replayed:
+        if peer.life < Life.REPLAYED:
             self.pipes.read_remaining(peer)
             try:
                 peer.replay()
@@ -407,5 +409,6 @@ class Reactor:
             if peer.inbox:
                 self._busy[peer] = None
                 return
+        peer.advance(Life.FINISHED)
         if peer in self.peers and peer not in self.finished:
             self.finished.append(peer)

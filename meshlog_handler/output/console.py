@@ -147,7 +147,7 @@ class ConsoleHandler(logging.Handler):
         self._append(output, item, bar, progress)
 
     def end_bar(self, record: logging.LogRecord) -> None:
-        """Remove a progress bar, or keep its last state as a line if the record says so.
+        """Remove a progress bar, or keep its last state as a line, depending on the record.
 
         The client calls this for the last line of a bar if it does not pass that line to `emit`, or not yet.
         """

@@ -22,7 +22,7 @@ _CONFIG_SEC: Final = 10.0
 
 
 class ShownBy(Protocol):
-    """What the client uses of a handler."""
+    """The part of a handler that the client uses."""
 
     @property
     def level(self) -> int:

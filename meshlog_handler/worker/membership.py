@@ -55,6 +55,7 @@ class JoinOptions(Immutable):
     on_full: OnFull = "block"
     warnings: bool = False  # log warnings by the client's filters
     launched: str = ""  # the launcher's variables, if the rank comes from the environment
+    leash: tuple[int, int, int] | None = None  # see `parents_death`, which must be asked on the thread of the program
 
 
 def launched_options(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
@@ -115,7 +116,7 @@ class Membership:
             self._forwarder.attach(self.stream)
         self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
         self._runtime.apply_defaults(welcome.defaults)
-        leash = parents_death()
+        leash = options.leash or parents_death()
         if leash is not None:
             with contextlib.suppress(OSError):  # the client is gone
                 self._link.send_message(Leash(*leash))

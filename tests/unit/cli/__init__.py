@@ -1,1 +1,1 @@
-"""Logic of `cli`."""
+"""Unit tests of `cli`."""

@@ -1,4 +1,4 @@
-"""Whatever has a wrong argument says what is wrong, what is expected, and what to write."""
+"""Errors for invalid arguments of public functions name the argument, the expected value and the fix."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ ADDRESS = "meshlog:///absent/client.sock#" + "00" * 32
     ids=["install", "parse", "relay", "handler"],
 )
 @pytest.mark.parametrize("address", [1, True, b"meshlog://", object()])
-def test_what_is_no_address_is_refused(call: Callable[[Any], object], address: object) -> None:
+def test_an_invalid_address_is_rejected(call: Callable[[Any], object], address: object) -> None:
     with pytest.raises(SettingError, match=re.escape(f"address={address!r}") + ".*LogClient.address"):
         call(address)
 
 
-def test_install_as_worker_init_fn_says_what_to_write() -> None:
+def test_the_error_for_install_as_worker_init_fn_shows_the_fix() -> None:
     with pytest.raises(SettingError, match=r"worker_init_fn=lambda number: install\(\)"):
         install(1)  # type: ignore[arg-type]  # as torch calls it
 
 
 @pytest.mark.parametrize("rank", [-1, 1.0, "3", True, 10**20])
-def test_what_is_no_rank_is_refused(rank: Any) -> None:
+def test_an_invalid_rank_is_rejected(rank: Any) -> None:
     with pytest.raises(SettingError, match="is not a rank"):
         install(ADDRESS, rank=rank)
 
 
 @pytest.mark.parametrize("level", ["LOUD", 256, -1, 1.5, object()])
-def test_what_is_no_level_is_refused(level: Any) -> None:
+def test_an_invalid_level_is_rejected(level: Any) -> None:
     with pytest.raises(SettingError, match="is not a level"):
         install(ADDRESS, level=level)
 
@@ -48,7 +48,7 @@ def test_what_is_no_level_is_refused(level: Any) -> None:
     [lambda window: LogClient(aggregate_window_sec=window), lambda window: MeshHandler(aggregate_window_sec=window)],
     ids=["client", "handler"],
 )
-def test_what_is_no_window_is_refused(call: Callable[[Any], object], window: object) -> None:
+def test_an_invalid_window_is_rejected(call: Callable[[Any], object], window: object) -> None:
     with pytest.raises(SettingError, match="is not a window"):
         call(window)
 
@@ -63,13 +63,13 @@ def test_what_is_no_window_is_refused(call: Callable[[Any], object], window: obj
     ],
     ids=["client", "relay", "handler", "mesh"],
 )
-def test_what_is_no_directory_is_refused(call: Callable[[Any], object]) -> None:
+def test_an_invalid_directory_is_rejected(call: Callable[[Any], object]) -> None:
     with pytest.raises(SettingError, match="log_dir=3 is not a directory"):
         call(3)
 
 
 @pytest.mark.parametrize("handler", ["console", 3, print])
-def test_what_is_no_handler_is_refused(handler: Any) -> None:
+def test_an_invalid_handler_is_rejected(handler: Any) -> None:
     with pytest.raises(SettingError, match=r"is not a logging\.Handler"):
         LogClient(handler)
     with pytest.raises(SettingError, match=r"is not a logging\.Handler"):

@@ -12,7 +12,7 @@ from meshlog_handler.transport import run_directory
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HostElection, HostElection]]:
-    """Two ranks of a job, in a private place."""
+    """Two ranks of a job, with a private run directory."""
     monkeypatch.setenv("MESHLOG_RUN_DIR", str(tmp_path))
     made = HostElection(), HostElection()
     yield made
@@ -20,19 +20,19 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Host
         job.release()
 
 
-def test_one_of_two_claims_the_job_and_the_other_learns_the_address(jobs: tuple[HostElection, HostElection]) -> None:
+def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     assert first.path == second.path
     assert first.claim()
     assert first.claim(), "it is claimed already"
     assert not second.claim()
-    assert second.address() == "", "not yet said"
+    assert second.address() == "", "not published yet"
     first.publish("meshlog://here")
     assert second.address() == "meshlog://here"
     assert os.stat(first.path).st_mode & 0o777 == 0o600
 
 
-def test_a_job_that_was_released_is_claimed_anew(jobs: tuple[HostElection, HostElection]) -> None:
+def test_a_released_job_can_be_claimed_again(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     assert first.claim()
     first.publish("meshlog://here")
@@ -44,7 +44,7 @@ def test_a_job_that_was_released_is_claimed_anew(jobs: tuple[HostElection, HostE
     assert first.address() == ""
 
 
-def test_what_a_killed_process_left_is_overwritten(jobs: tuple[HostElection, HostElection]) -> None:
+def test_the_address_of_a_killed_process_is_overwritten(jobs: tuple[HostElection, HostElection]) -> None:
     first, second = jobs
     Path(first.path).write_text("meshlog://a long address of one that was killed\n")
     assert first.claim()
@@ -53,12 +53,12 @@ def test_what_a_killed_process_left_is_overwritten(jobs: tuple[HostElection, Hos
     assert second.address() == "meshlog://here"
 
 
-def test_an_address_half_written_is_none_yet(jobs: tuple[HostElection, HostElection]) -> None:
+def test_a_partly_written_address_is_ignored(jobs: tuple[HostElection, HostElection]) -> None:
     Path(jobs[0].path).write_text("meshlog://he")
     assert jobs[0].address() == ""
 
 
-def test_what_is_left_of_a_job_is_cleaned_up_and_a_living_one_is_not(jobs: tuple[HostElection, HostElection]) -> None:
+def test_clean_removes_the_file_of_an_ended_job_only(jobs: tuple[HostElection, HostElection]) -> None:
     parent = os.path.dirname(jobs[0].path)
     left = Path(parent, f"{run_directory.JOB}1")
     left.write_text("meshlog://nobody\n")

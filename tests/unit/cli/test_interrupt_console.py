@@ -1,4 +1,4 @@
-"""A console that shows one KeyboardInterrupt, and everything else."""
+"""CollapsingConsole: shows the first KeyboardInterrupt and all other lines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHAIN = ("", "During handling of the above exception, another exception occurred
 
 
 def line(rank: int, text: str, stream: str | None = "stderr") -> logging.LogRecord:
-    """Return a captured line as the client makes it; without a stream, a record."""
+    """Return a captured line as the client makes it, or a record if `stream` is None."""
     fields = {"msg": text, "args": (), "rank": rank, "stream": stream, "levelno": logging.INFO, "levelname": "INFO"}
     return logging.makeLogRecord(fields)
 
 
 def show(lines: Iterable[tuple[int, str]], folding: bool = True) -> tuple[list[str], set[int]]:
-    """Return what a console shows of lines of ranks, and whose tracebacks it left out."""
+    """Return the lines that a console shows, and the ranks whose tracebacks it omits."""
     out = io.StringIO()
     console = CollapsingConsole(out, out)
     console.folding = folding
@@ -33,12 +33,12 @@ def show(lines: Iterable[tuple[int, str]], folding: bool = True) -> tuple[list[s
     return out.getvalue().splitlines(), console.folded
 
 
-def test_without_an_interrupt_nothing_is_held_or_left_out() -> None:
+def test_without_an_interrupt_nothing_is_held_or_omitted() -> None:
     lines = [(rank, text) for rank in range(3) for text in INTERRUPT]
     assert show(lines, folding=False) == ([f"[{rank}] {text}" for rank, text in lines], set())
 
 
-def test_the_first_is_shown_and_the_others_are_left_out_however_they_mix() -> None:
+def test_only_the_first_of_interleaved_tracebacks_is_shown() -> None:
     lines = [(rank, text) for text in (*INTERRUPT, "after") for rank in range(3)]
     shown, folded = show(lines)
     assert shown == [*(f"[0] {text}" for text in INTERRUPT), "[0] after", "[1] after", "[2] after"]
@@ -52,7 +52,7 @@ def test_other_tracebacks_are_shown_in_one_piece() -> None:
     assert folded == set()
 
 
-def test_what_follows_from_an_interrupt_that_was_left_out_goes_with_it() -> None:
+def test_tracebacks_chained_to_an_omitted_interrupt_are_omitted() -> None:
     lines = [(rank, text) for rank in range(2) for text in (*INTERRUPT, *CHAIN, *INTERRUPT)]
     shown, folded = show(lines)
     assert [text.removeprefix("[0] ") for text in shown] == [*INTERRUPT]
@@ -64,17 +64,17 @@ def test_an_error_after_an_interrupt_is_shown() -> None:
     assert [text for text in shown if text.startswith("[1]")] == [f"[1] {text}" for text in ERROR]
 
 
-def test_what_is_cut_short_is_shown_at_the_end() -> None:
+def test_an_incomplete_traceback_is_shown_at_close() -> None:
     assert show([(0, text) for text in INTERRUPT[:2]])[0] == [f"[0] {text}" for text in INTERRUPT[:2]]
 
 
 @pytest.mark.parametrize("count", [999, 5000])
-def test_what_never_ends_is_not_held_for_ever(count: int) -> None:
+def test_an_endless_traceback_is_not_held_for_ever(count: int) -> None:
     lines = [(0, ERROR[0]), *((0, f"  line {number}") for number in range(count))]
     assert len(show(lines)[0]) == count + 1
 
 
-def test_a_logged_interrupt_loses_its_traceback_alone() -> None:
+def test_a_logged_interrupt_loses_only_its_traceback() -> None:
     out = io.StringIO()
     console = CollapsingConsole(out, out)
     console.folding = True

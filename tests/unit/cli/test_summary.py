@@ -16,17 +16,17 @@ TRACEBACK = (
 )
 
 
-def test_causes_have_names() -> None:
+def test_names_of_causes() -> None:
     assert [signal_name(code) for code in (-11, -9, 3, 0)] == ["SIGSEGV", "SIGKILL", "exit code 3", "exit code 0"]
     assert signal_name(-63) == "signal 63"
     assert signal_name(None) == "an unknown cause"
 
 
-def test_nothing_failed() -> None:
+def test_without_failures_the_summary_is_empty() -> None:
     assert failure_summary([], 4) == ""
 
 
-def test_the_first_failure_is_first_and_the_others_are_one_group() -> None:
+def test_the_first_failure_comes_first_and_the_others_are_grouped() -> None:
     failures = [
         RankFailure(rank, 100 + rank, 1, 1000.5, ("step 3", *TRACEBACK, f"ConnectionError: rank 2 is gone, says {rank}"))
         for rank in (0, 1, 3, 4, 5, 6, 7)
@@ -42,14 +42,14 @@ def test_the_first_failure_is_first_and_the_others_are_one_group() -> None:
     ]
 
 
-def test_the_traceback_is_shown_whole() -> None:
+def test_the_traceback_is_complete() -> None:
     failure = RankFailure(0, 7, 1, 5.0, ("before", *TRACEBACK, "ValueError: boom"))
     text = failure_summary([failure], 1)
     assert text.startswith("1 of 1 ranks failed:\nrank 0 (pid 7): exit code 1 at ")
     assert text.endswith("\n    ".join(("", "before", *TRACEBACK, "ValueError: boom")))
 
 
-def test_others_are_told_apart_by_cause_and_exception() -> None:
+def test_other_failures_are_grouped_by_cause_and_exception() -> None:
     text = failure_summary(
         [
             RankFailure(0, 1, 1, 1.0),
@@ -71,7 +71,7 @@ def test_others_are_told_apart_by_cause_and_exception() -> None:
 
 
 @pytest.mark.parametrize("exitcode", [-15, -9, 143])
-def test_at_one_moment_the_one_that_ended_by_itself_is_first(exitcode: int) -> None:
+def test_at_the_same_time_a_rank_that_ended_by_itself_comes_first(exitcode: int) -> None:
     text = failure_summary([RankFailure(0, 1, exitcode, 1.0), RankFailure(1, 1, 1, 1.0)], 2)
     assert text.startswith("2 of 2 ranks failed, rank 1 first:")
 

@@ -1,1 +1,1 @@
-"""Logic of `notebook`."""
+"""Unit tests of `notebook`."""

@@ -1,6 +1,6 @@
-"""Attaching to IPython, with fakes where a real kernel cannot be had: none at all, of another version, another one later.
+"""Attaching to IPython, with fakes for cases that a real kernel does not cover: no kernel, other versions, a second shell.
 
-What a real kernel shows is in tests/process/test_notebook.py.
+Tests with a real kernel are in tests/process/test_notebook.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SILENT = FlushReceipt(1, (0, 3), (1, 2), (), 0, 3.0)
 
 
 class Events:
-    """As IPython's: a function is registered once; to take off another is a ValueError."""
+    """Like IPython's events: a function is registered once; unregistering an unknown function raises ValueError."""
 
     def __init__(self) -> None:
         self.callbacks: dict[str, list[Callable[..., object]]] = {"pre_run_cell": [], "post_run_cell": []}
@@ -45,7 +45,7 @@ class Events:
 
 
 class Shell:
-    """A shell that runs cells of these names."""
+    """A fake shell that runs cells by name."""
 
     def __init__(self) -> None:
         self.events = Events()
@@ -65,7 +65,7 @@ class Shell:
 
 
 class Client:
-    """A client that answers flushes with these receipts, and tells of each."""
+    """A fake client that answers flushes with given receipts, and logs each flush."""
 
     def __init__(self, *receipts: FlushReceipt | None, log: list[str] | None = None, name: str = "") -> None:
         self.running = True
@@ -86,7 +86,7 @@ class Client:
 
 
 class Stream:
-    """As ipykernel's 6: what is written stands under the cell that the thread's variable names."""
+    """Like ipykernel 6: output appears under the cell in the thread's context variable."""
 
     def __init__(self) -> None:
         self._parent_header: ContextVar[dict[str, str]] = ContextVar("parent_header")
@@ -120,7 +120,7 @@ def attach(client: Client) -> bool:
     return cells.attach_if_notebook(client)  # type: ignore[arg-type]  # as much of a LogClient as is needed
 
 
-def test_ipython_without_a_shell_or_half_imported_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipython_without_a_shell_or_partly_imported_is_not_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     assert not attach(client)
@@ -129,7 +129,7 @@ def test_ipython_without_a_shell_or_half_imported_is_no_notebook(monkeypatch: py
     assert cells.current_cell() is None
 
 
-def test_one_flusher_for_all_clients_and_calls(shell: Shell) -> None:
+def test_all_clients_and_calls_share_one_flusher(shell: Shell) -> None:
     first, second = Client(), Client()
     for _ in range(3):
         assert attach(first)
@@ -139,7 +139,7 @@ def test_one_flusher_for_all_clients_and_calls(shell: Shell) -> None:
     assert first.timeouts == second.timeouts == [cells.FLUSH_SEC]
 
 
-def test_all_clients_are_asked_before_any_is_waited_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_flushes_start_before_the_first_wait(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     clients = [Client(log=log, name=name) for name in ("one", "other")]
     for client in clients:
@@ -156,7 +156,7 @@ def test_all_clients_are_asked_before_any_is_waited_for(shell: Shell, monkeypatc
     assert log[2:] == ["waited", "waited"]
 
 
-def test_silent_ranks_are_named_in_one_line_and_waited_for_less_until_they_answer(
+def test_silent_ranks_are_named_in_one_line_and_get_a_shorter_wait_until_they_answer(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client, other = Client(SILENT, SILENT, DONE), Client()
@@ -172,7 +172,7 @@ def test_silent_ranks_are_named_in_one_line_and_waited_for_less_until_they_answe
     assert other.timeouts == [3.0] * 4
 
 
-def test_a_flush_that_nobody_completes_ends_and_is_said(
+def test_a_flush_that_never_completes_times_out_and_is_reported(
     shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "FLUSH_SEC", 0.01)
@@ -183,7 +183,7 @@ def test_a_flush_that_nobody_completes_ends_and_is_said(
     assert capsys.readouterr().err == "meshlog: a handler delays the output; it is shown later\n"
 
 
-def test_a_client_that_is_stopped_meanwhile_has_shown_everything(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_client_stopped_during_the_flush_is_not_reported(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     class Stopped(Client):
         def flush_soon(self, timeout: float) -> Future[FlushReceipt]:
             raise ClosedError("stopped")
@@ -202,14 +202,14 @@ def test_a_client_that_is_stopped_meanwhile_has_shown_everything(shell: Shell, c
 
 
 @pytest.mark.parametrize(("error", "timeout"), [(KeyboardInterrupt(), 0.5), (ValueError(), 3.0), (None, 3.0)])
-def test_after_an_interrupted_cell_the_flush_is_short(shell: Shell, error: BaseException | None, timeout: float) -> None:
+def test_the_flush_after_an_interrupted_cell_is_short(shell: Shell, error: BaseException | None, timeout: float) -> None:
     client = Client()
     attach(client)
     shell.end(error)
     assert client.timeouts == [timeout]
 
 
-def test_an_interrupt_during_the_flush_is_one_line(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_during_the_flush_prints_one_line(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted(Client):
         def flush_soon(self, timeout: float) -> Future[FlushReceipt]:
             raise KeyboardInterrupt
@@ -220,7 +220,7 @@ def test_an_interrupt_during_the_flush_is_one_line(shell: Shell, capsys: pytest.
     assert capsys.readouterr().err == "meshlog: interrupted: the last output is shown under a later cell\n"
 
 
-def test_a_client_is_referred_to_weakly_and_the_last_one_takes_the_flusher_along(shell: Shell) -> None:
+def test_clients_are_weakly_referenced_and_the_last_one_removes_the_flusher(shell: Shell) -> None:
     collected, stopped, detached = Client(), Client(), Client()
     for client in (collected, stopped, detached):
         attach(client)
@@ -240,7 +240,7 @@ def test_a_client_is_referred_to_weakly_and_the_last_one_takes_the_flusher_along
     assert shell.events.counts == [1, 1]
 
 
-def test_another_shell_takes_over(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_shell_replaces_the_old_one(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     client, another = Client(), Shell()
     attach(client)
     _use(monkeypatch, another)
@@ -248,7 +248,7 @@ def test_another_shell_takes_over(shell: Shell, monkeypatch: pytest.MonkeyPatch)
     assert (shell.events.counts, another.events.counts) == ([0, 0], [1, 1])
 
 
-def test_flushers_that_the_user_took_off_are_no_trouble(shell: Shell) -> None:
+def test_detach_works_after_the_user_unregistered_the_flusher(shell: Shell) -> None:
     client = Client()
     attach(client)
     for callbacks in shell.events.callbacks.values():
@@ -271,7 +271,7 @@ def test_a_forked_child_has_no_notebook(shell: Shell, monkeypatch: pytest.Monkey
     assert attach(client)
 
 
-def test_the_console_writes_under_the_cell_that_runs_or_the_one_that_started_the_client(shell: Shell) -> None:
+def test_the_console_writes_under_the_running_cell_or_the_starting_cell(shell: Shell) -> None:
     stream, client, later = Stream(), Client(), Client()
     attach(client)
     shell.start("cell 2")
@@ -289,7 +289,7 @@ def test_the_console_writes_under_the_cell_that_runs_or_the_one_that_started_the
     assert copy_context().run(shown) == ["cell 2", "cell 2"]
     shell.start("cell 3")
     assert copy_context().run(shown) == ["cell 3", "cell 3"]
-    # A request that runs no cell: a completion, what a front end runs silently.
+    # A request that runs no cell: a completion, or a silent execution of a front end.
     shell.cell = "completion"
     assert copy_context().run(shown) == ["cell 3", "cell 3"]
     cells.show_under("starting")
@@ -298,14 +298,14 @@ def test_the_console_writes_under_the_cell_that_runs_or_the_one_that_started_the
     assert copy_context().run(shown) == ["cell 3", "cell 3"]
 
 
-def test_handlers_that_were_given_are_left_alone(shell: Shell) -> None:
+def test_handlers_of_the_user_are_not_changed(shell: Shell) -> None:
     client = Client()
     client.console = None
     assert attach(client)
     assert client.console is None
 
 
-def test_a_place_that_there_is_not_is_refused() -> None:
+def test_an_invalid_place_is_rejected() -> None:
     with pytest.raises(SettingError, match=r"show_under\('last'\).*Valid: 'running', 'starting'"):
         cells.show_under("last")  # type: ignore[arg-type]  # what is refused
 
@@ -317,13 +317,13 @@ def test_a_terminal_has_no_cells() -> None:
 
 
 class Seven(Stream):
-    """As ipykernel's 7."""
+    """Like ipykernel 7."""
 
     def set_thread_parent(self, parent: dict[str, str]) -> None:
         self._parent_header.set({"msg_id": parent["msg_id"] + ", by name"})
 
 
-def test_streams_of_every_version_and_others() -> None:
+def test_streams_of_all_versions_and_other_streams() -> None:
     six, seven = Stream(), Seven()
 
     def write() -> list[str | None]:
@@ -336,7 +336,7 @@ def test_streams_of_every_version_and_others() -> None:
 
 
 class OutStream:
-    """As ipykernel's, of which only this is looked at."""
+    """Like ipykernel's, with the two attributes that are read."""
 
     def __init__(self, watch: bool, echo: object = None) -> None:
         self._should_watch = watch
@@ -349,12 +349,14 @@ class OutStream:
         (OutStream(True), OutStream(True), None),
         (OutStream(False), OutStream(False), [1, 2]),
         (OutStream(True), OutStream(False), [2]),
-        # It writes what it shows to descriptor 1, too.
+        # This stream also writes its output to descriptor 1.
         (OutStream(False, sys.__stdout__), OutStream(False), [2]),
         (sys.__stdout__, sys.__stderr__, None),
     ],
 )
-def test_what_is_captured(stdout: object, stderr: object, captured: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_descriptors_are_captured(
+    stdout: object, stderr: object, captured: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = SimpleNamespace(_stdout=stdout, _stderr=stderr)
     monkeypatch.delitem(sys.modules, "ipykernel.iostream", raising=False)
     assert own_output(SimpleNamespace(kernel=kernel), print) is None
@@ -366,7 +368,7 @@ def test_what_is_captured(stdout: object, stderr: object, captured: list[int] | 
     assert own_output(SimpleNamespace(), print) is None  # a terminal
 
 
-def test_a_stream_of_the_kernel_that_this_process_was_forked_from_is_told_from_its_own() -> None:
+def test_a_stream_of_the_parents_kernel_is_recognized() -> None:
     kind = type("OutStream", (), {"__module__": "ipykernel.iostream", "_master_pid": os.getpid()})
     assert not of_parents_kernel(kind())
     kind._master_pid = os.getppid()  # type: ignore[attr-defined]  # as above
@@ -376,7 +378,7 @@ def test_a_stream_of_the_kernel_that_this_process_was_forked_from_is_told_from_i
 
 
 class Loop:
-    """An event loop, moved on by hand."""
+    """A fake event loop that the test advances."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
@@ -390,21 +392,21 @@ class Loop:
         self.later.append(callback)
 
     def turn(self) -> int:
-        """Run what is due; return how often the loop will wake up by itself."""
+        """Run the pending callbacks, and return the number of timers."""
         soon, self.soon, later, self.later = self.soon, [], self.later, []
         for callback in (*soon, *later):
             callback()
         return len(self.later)
 
 
-def test_the_loop_is_woken_while_a_cell_runs_and_then_no_more() -> None:
+def test_the_loop_is_woken_only_while_a_cell_runs() -> None:
     loop = Loop()
     pulse = Pulse(SimpleNamespace(kernel=SimpleNamespace(io_loop=loop)))
     assert loop.turn() == 0
     pulse.start()
     pulse.start()
     assert [loop.turn() for _ in range(3)] == [1, 1, 1]
-    # Cells that follow each other faster than it beats do not add up.
+    # Cells shorter than the interval do not start further timers.
     for _ in range(5):
         pulse.stop()
         pulse.start()

@@ -1,4 +1,4 @@
-"""What is written to a captured descriptor is shown as text. The descriptor is a file's, not one of the standard ones."""
+"""FdTee: bytes written to a captured descriptor are shown as text. The tests capture the descriptor of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 class Place:
-    """A file with a descriptor to capture, and what is shown of what is written there."""
+    """A file with a captured descriptor, and the text that is shown."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Place:
         os.write(self.fd, data)
 
     def kept(self) -> bytes:
-        """What went into the file."""
+        """Return the content of the file."""
         return self.path.read_bytes()
 
 
@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     os.close(it.fd)
 
 
-def test_what_is_written_is_shown_and_not_kept(place: Place) -> None:
+def test_written_text_is_shown_and_does_not_reach_the_file(place: Place) -> None:
     place.write(b"before\n")
     place.echo.start()
     assert place.echo.active
@@ -52,7 +52,7 @@ def test_what_is_written_is_shown_and_not_kept(place: Place) -> None:
     assert place.kept() == b"before\nafter\n"
 
 
-def test_a_drain_shows_what_was_written_before_it_with_half_a_line(place: Place) -> None:
+def test_drain_shows_earlier_text_including_an_unfinished_line(place: Place) -> None:
     place.echo.start()
     for number in range(100):
         place.write(b"%d\n" % number)
@@ -61,7 +61,7 @@ def test_a_drain_shows_what_was_written_before_it_with_half_a_line(place: Place)
         assert "".join(place.shown).endswith(f"{number}\nhalf")
 
 
-def test_a_line_written_in_pieces_is_shown_in_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_written_in_pieces_is_shown_in_one_piece(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(echo_module, "_LINE_MS", 60_000)
     place.echo.start()
     place.write(b"b")
@@ -74,7 +74,7 @@ def test_a_line_written_in_pieces_is_shown_in_one(place: Place, monkeypatch: pyt
     assert all(text.endswith(("\n", "\r")) for text in place.shown)
 
 
-def test_half_a_line_that_nobody_ends_is_shown_soon(place: Place) -> None:
+def test_an_unfinished_line_is_shown_soon(place: Place) -> None:
     place.echo.start()
     place.write(b"continue? ")
     until(lambda: place.shown == ["continue? "])
@@ -82,7 +82,7 @@ def test_half_a_line_that_nobody_ends_is_shown_soon(place: Place) -> None:
     until(lambda: "".join(place.shown) == "continue? \\xff\n")
 
 
-def test_starting_and_stopping_twice_is_the_same_as_once(place: Place) -> None:
+def test_a_second_start_or_stop_has_no_effect(place: Place) -> None:
     place.echo.stop()
     for _ in range(2):
         place.echo.start()
@@ -94,7 +94,7 @@ def test_starting_and_stopping_twice_is_the_same_as_once(place: Place) -> None:
     assert place.kept() == b""
 
 
-def test_what_comes_after_the_end_from_a_writer_that_is_left_goes_where_it_was_meant_to_go(place: Place) -> None:
+def test_after_stop_late_output_of_another_writer_goes_to_the_original_file(place: Place) -> None:
     place.echo.start()
     left = os.dup(place.fd)
     place.echo.stop()
@@ -104,7 +104,9 @@ def test_what_comes_after_the_end_from_a_writer_that_is_left_goes_where_it_was_m
     assert place.shown == []
 
 
-def test_an_error_while_showing_is_said_once_and_the_rest_goes_on(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_route_is_reported_once_and_later_text_is_shown(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
     show = place.shown.append
 
     def fail(text: str) -> None:
@@ -121,7 +123,7 @@ def test_an_error_while_showing_is_said_once_and_the_rest_goes_on(place: Place, 
     assert capfd.readouterr().err.count("ValueError('no such stream')") == 1
 
 
-def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
+def test_a_blocked_stream_does_not_delay_stop(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(echo_module, "_STOP_SEC", 0.01)
@@ -142,7 +144,7 @@ def test_a_stream_that_takes_nothing_does_not_hold_up_the_end(
     go_on.set()
 
 
-def test_no_descriptor_is_left(place: Place) -> None:
+def test_stop_closes_all_descriptors(place: Place) -> None:
     before = set(os.listdir("/dev/fd"))
     place.echo.start()
     place.echo.stop()

@@ -1,1 +1,1 @@
-"""Logic of `output`."""
+"""Unit tests of `output`."""

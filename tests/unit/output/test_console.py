@@ -1,4 +1,4 @@
-"""What the console shows, where, and in which order."""
+"""ConsoleHandler and RanksFilter: which text is written, to which output, and in which order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show(handler: ConsoleHandler, *records: logging.LogRecord) -> None:
 
 
 class Terminal:
-    """Both ends of a terminal that changes nothing of what is written to it."""
+    """Both ends of a raw terminal, which passes output unchanged."""
 
     def __init__(self) -> None:
         self._screen, line = os.openpty()
@@ -39,7 +39,7 @@ class Terminal:
         self.file = os.fdopen(line, "w", encoding="utf-8")
 
     def shows(self, expected: str) -> bool:
-        """Tell whether exactly this has been shown since the last time. The kernel may deliver it in pieces."""
+        """Return whether exactly this text was written since the last call. The kernel may deliver it in pieces."""
         data = b""
         while len(data) < len(expected.encode()) and select.select([self._screen], [], [], 10.0)[0]:
             data += os.read(self._screen, 65536)
@@ -75,12 +75,12 @@ def open_file(tmp_path: Path) -> Iterator[Callable[..., TextIO]]:
         file.close()
 
 
-def test_captured_stdout_is_on_stdout_and_all_else_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_captured_stdout_goes_to_stdout_and_everything_else_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     show(ConsoleHandler(), make("logged"), captured(b"printed"), captured(b"complained", "stderr"))
     assert capsys.readouterr() == ("[3] printed\n", "[3] logged\n[3] complained\n")
 
 
-def test_it_finds_the_streams_anew(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_streams_are_looked_up_for_each_record(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     handler = ConsoleHandler()
     show(handler, captured(b"one"))
     other = io.StringIO()
@@ -107,7 +107,7 @@ def test_nothing_is_written_before_flush() -> None:
     assert out.getvalue() == "[3] m\n"
 
 
-def test_what_waits_is_bounded() -> None:
+def test_pending_records_are_bounded() -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out)
     for _ in range(100):
@@ -117,13 +117,13 @@ def test_what_waits_is_bounded() -> None:
     assert out.getvalue().count("\n") == 100
 
 
-def test_one_file_for_both_keeps_the_order(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
+def test_one_file_for_both_streams_keeps_the_order(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
     handler = ConsoleHandler(open_file(), open_file())
     show(handler, *(captured(b"%d" % n, "stdout" if n % 3 else "stderr") for n in range(10)))
     assert (tmp_path / "out").read_text().split() == [word for n in range(10) for word in ("[3]", str(n))]
 
 
-def test_two_files_get_what_is_theirs_in_one_piece(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
+def test_each_of_two_files_gets_its_lines_in_order(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
     handler = ConsoleHandler(open_file("out"), open_file("err"))
     show(handler, *(captured(b"%d" % n, "stdout" if n % 2 else "stderr") for n in range(6)))
     assert (tmp_path / "out").read_text() == "[3] 1\n[3] 3\n[3] 5\n"
@@ -136,20 +136,20 @@ def test_characters_that_the_encoding_lacks_are_escaped(open_file: Callable[...,
     assert (tmp_path / "out").read_bytes() == b"[3] plain\n[3] gr\\xf6\\xdfe \\u2192 \\udc80\n[3] plain\n"
 
 
-def test_without_a_prefix_the_bytes_are_what_was_written(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
+def test_without_a_prefix_captured_bytes_are_unchanged(open_file: Callable[..., TextIO], tmp_path: Path) -> None:
     lines = [b'{"a": 1}', b"\xff\x00 \x1b[31mred", "größe".encode(), b"  x \r"]
     handler = ConsoleHandler(file := open_file(encoding="latin-1"), file, MeshFormatter(prefix=None))
     show(handler, *(captured(line) for line in lines), make("logged"))
     assert (tmp_path / "out").read_bytes() == b"\n".join([*lines, b"logged", b""])
 
 
-def test_without_a_prefix_and_without_bytes() -> None:
+def test_bytes_are_escaped_for_a_text_stream_without_a_buffer() -> None:
     out = io.StringIO()
     show(ConsoleHandler(out, out, MeshFormatter(prefix=None)), captured(b"\xff"))
     assert out.getvalue() == "\\xff\n"
 
 
-def test_the_prefix_can_be_switched_off_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_turns_the_prefix_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_PREFIX_WITH_RANK", "0")
     out = io.StringIO()
     show(ConsoleHandler(out, out), make("m"))
@@ -157,7 +157,7 @@ def test_the_prefix_can_be_switched_off_from_outside(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("how", ["closed", "broken"])
-def test_an_output_that_is_gone_is_counted_and_nothing_is_raised(how: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_records_for_a_closed_output_are_counted_and_raise_nothing(how: str, capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     file = os.fdopen(writer, "w")
     os.close(reader)
@@ -178,7 +178,7 @@ def test_an_output_that_is_gone_is_counted_and_nothing_is_raised(how: str, capfd
             file.close()
 
 
-def test_an_error_of_the_formatter_goes_the_usual_way() -> None:
+def test_an_error_of_the_formatter_is_passed_to_handle_error() -> None:
     out = io.StringIO()
     seen: list[logging.LogRecord] = []
     handler = ConsoleHandler(out, out)
@@ -189,7 +189,7 @@ def test_an_error_of_the_formatter_goes_the_usual_way() -> None:
     assert out.getvalue() == "[3] next\n"
 
 
-def test_colours_are_for_terminals(terminal: Terminal, open_file: Callable[..., TextIO], tmp_path: Path) -> None:
+def test_only_terminals_get_colours(terminal: Terminal, open_file: Callable[..., TextIO], tmp_path: Path) -> None:
     record = captured(b"\x1b[32mgreen\x1b[0m")
     show(ConsoleHandler(terminal.file, terminal.file), record)
     assert terminal.shows("\x1b[34m[3]\x1b[0m \x1b[32mgreen\x1b[0m\n")
@@ -232,7 +232,7 @@ def test_on_a_terminal_progress_is_drawn_in_place(terminal: Terminal, monkeypatc
     assert terminal.shows("")
 
 
-def test_a_line_elsewhere_leaves_the_progress_line_alone(
+def test_a_line_for_another_output_does_not_redraw_the_progress_bar(
     terminal: Terminal, open_file: Callable[..., TextIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
@@ -245,7 +245,7 @@ def test_a_line_elsewhere_leaves_the_progress_line_alone(
     handler.close()
 
 
-def test_progress_of_raw_bytes(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_of_raw_bytes_is_drawn_without_cursor_movement(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     handler = ConsoleHandler(terminal.file, terminal.file, MeshFormatter(prefix=None))
     show(handler, progress(b"\x1b[2A10%"), captured(b"x\x1b[H"))
@@ -270,7 +270,7 @@ def end(text: bytes, rank: int, number: int = 0, ends: str = "dropped") -> loggi
     return captured(text, "stderr", bar=number, bar_ends=ends, rank=rank)
 
 
-def test_a_person_sees_the_bars_of_all_ranks_below_the_records(screen: Screen) -> None:
+def test_the_bars_of_all_ranks_are_drawn_below_the_records(screen: Screen) -> None:
     handler = ConsoleHandler(screen.file, screen.file)
     show(handler, *(bar(b"%d: 10%%" % rank, rank) for rank in (2, 0, 1)), bar(b"inner", 1, 1))
     assert screen.rows == ["[0] 0: 10%", "[1] 1: 10%", "[1] inner", "[2] 2: 10%"]
@@ -290,7 +290,7 @@ def test_a_person_sees_the_bars_of_all_ranks_below_the_records(screen: Screen) -
     assert screen.rows[-2:] == ["[2] 2: 10%", "$"]
 
 
-def test_bars_that_are_too_wide_or_too_many_leave_no_pieces(screen: Screen) -> None:
+def test_bars_that_are_too_wide_or_too_many_are_drawn_cleanly(screen: Screen) -> None:
     handler = ConsoleHandler(screen.file, screen.file)
     for step in range(5):
         show(handler, *(bar(b"%d" % step + b"#" * 100, rank) for rank in range(20)))
@@ -307,14 +307,14 @@ def test_bars_that_are_too_wide_or_too_many_leave_no_pieces(screen: Screen) -> N
     handler.close()
 
 
-def test_what_moves_the_cursor_in_a_line_is_not_shown(screen: Screen) -> None:
+def test_cursor_movement_in_a_line_is_removed(screen: Screen) -> None:
     handler = ConsoleHandler(screen.file, screen.file)
     show(handler, make("kept"), captured(b"\x1b[2Aup"), captured(b"\x1b[2J\x1b[Hcleared"), bar(b"bar\x1b[5A", 0))
     assert screen.rows == ["[3] kept", "[3] up", "[3] cleared", "[0] bar"]
     handler.close()
 
 
-def test_both_streams_on_one_terminal(screen: Screen) -> None:
+def test_both_streams_share_one_terminal(screen: Screen) -> None:
     with os.fdopen(os.dup(screen.file.fileno()), "w") as other:
         handler = ConsoleHandler(other, screen.file)
         show(handler, bar(b"a", 0), bar(b"b", 1), captured(b"printed"), make("logged"), bar(b"c", 0))
@@ -332,10 +332,10 @@ def test_both_streams_on_one_terminal(screen: Screen) -> None:
         ({"CI": "false"}, (24, 80), True),
         ({"OMPI_COMM_WORLD_RANK": "0"}, (0, 0), False),
         ({"PMIX_RANK": "0"}, (0, 0), False),
-        ({"OMPI_COMM_WORLD_RANK": "0"}, (24, 80), False),  # stdin is none here
+        ({"OMPI_COMM_WORLD_RANK": "0"}, (24, 80), False),  # stdin is not a terminal here
     ],
 )
-def test_a_terminal_that_nobody_looks_at_is_none(env: dict[str, str], size: tuple[int, int], watched: bool) -> None:
+def test_which_terminals_are_interactive(env: dict[str, str], size: tuple[int, int], watched: bool) -> None:
     screen = Screen(size[1] or 1, size[0] or 1)
     screen.resize(*size)
     assert is_watched(screen.file.fileno(), {"TERM": "xterm", **env}) is watched
@@ -356,7 +356,7 @@ def test_a_rank_of_open_mpi_gets_no_control_sequences(
     handler.close()
 
 
-def test_progress_is_a_line_where_it_cannot_be_drawn(terminal: Terminal) -> None:
+def test_progress_is_a_line_if_it_cannot_be_drawn(terminal: Terminal) -> None:
     out = io.StringIO()
     show(ConsoleHandler(out, out), progress(b"10%"), progress(b"20%"))
     assert out.getvalue() == "[3] 10%\n[3] 20%\n"
@@ -366,7 +366,7 @@ def test_progress_is_a_line_where_it_cannot_be_drawn(terminal: Terminal) -> None
 
 
 @pytest.mark.parametrize("ranks", ["0,4-5", (0, 4, 5), RanksFilter([0, 4, 5])])
-def test_a_filter_chooses_ranks(ranks: Any) -> None:
+def test_a_filter_selects_ranks(ranks: Any) -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out, ranks_filter=ranks)
     show(
@@ -385,6 +385,6 @@ def test_a_filter_chooses_ranks(ranks: Any) -> None:
     ]
 
 
-def test_a_filter_names_ranks_or_is_refused() -> None:
+def test_an_invalid_filter_is_rejected() -> None:
     with pytest.raises(SettingError, match="does not name ranks"):
         RanksFilter("all")

@@ -1,4 +1,4 @@
-"""The text of a record: prefixes, colours, and bytes left alone."""
+"""MeshFormatter: prefixes, colours, and captured bytes shown unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failure() -> Any:
         return sys.exc_info()
 
 
-def test_the_default_is_the_message_after_the_rank() -> None:
+def test_the_default_format_is_rank_and_message() -> None:
     assert MeshFormatter().format(make("step %d", 5)) == "[3] step 5"
 
 
@@ -48,7 +48,7 @@ def test_every_physical_line_is_prefixed() -> None:
     assert lines == [f"[3] {line}" for line in plain.split("\n")]
 
 
-def test_the_text_is_that_of_the_standard_formatter() -> None:
+def test_the_text_equals_that_of_the_standard_formatter() -> None:
     fmt = "%(asctime)s %(levelname)s %(name)s %(message)s"
     record = make("x %s", "y", exc_info=failure())
     assert MeshFormatter(fmt, prefix=None).format(record) == logging.Formatter(fmt).format(record)
@@ -57,11 +57,11 @@ def test_the_text_is_that_of_the_standard_formatter() -> None:
 @pytest.mark.parametrize(
     "fields", [{"rank": None}, {"count": 8, "ranks": (0, 1)}], ids=["the client's own", "an aggregated one"]
 )
-def test_no_prefix_for(fields: dict[str, Any]) -> None:
+def test_records_without_a_prefix(fields: dict[str, Any]) -> None:
     assert MeshFormatter().format(make("one\ntwo", **fields)) == "one\ntwo"
 
 
-def test_no_prefix_for_a_record_that_never_met_the_mesh() -> None:
+def test_a_plain_logging_record_has_no_prefix() -> None:
     assert MeshFormatter().format(logging.makeLogRecord({"msg": "plain"})) == "plain"
 
 
@@ -87,24 +87,24 @@ def test_no_prefix_for_a_record_that_never_met_the_mesh() -> None:
         ("{rank:d} ", {"rank": "three"}, "[three] "),
     ],
 )
-def test_a_prefix_is_a_template_over_the_record(prefix: str, fields: dict[str, Any], expected: str) -> None:
+def test_a_prefix_is_a_template_with_fields_of_the_record(prefix: str, fields: dict[str, Any], expected: str) -> None:
     formatter = MeshFormatter(prefix=prefix)
-    for _ in range(2):  # made, and remembered
+    for _ in range(2):  # made, then cached
         assert formatter.format(make("m", **fields)) == f"{expected}m"
 
 
-def test_a_field_the_record_lacks_reads_as_a_dash() -> None:
+def test_a_missing_field_is_a_dash() -> None:
     record = logging.makeLogRecord({"msg": "m", "rank": 2})
     assert MeshFormatter(prefix="{rank} {hostname} ").format(record) == "2 - m"
 
 
-def test_prefixes_with_times_are_made_anew() -> None:
+def test_prefixes_with_times_are_not_cached() -> None:
     formatter = MeshFormatter(prefix="{asctime}|", datefmt="%Y")
     texts = [formatter.format(make("m", created=year * 31557600.0)) for year in (1.5, 31.5)]
     assert texts == ["1971|m", "2001|m"]
 
 
-def test_ranks_do_not_get_each_others_prefix() -> None:
+def test_each_rank_gets_its_own_prefix() -> None:
     formatter = MeshFormatter()
     assert [formatter.format(make("m", rank=rank)) for rank in (0, 1, 0, 12)] == ["[0] m", "[1] m", "[0] m", "[12] m"]
 
@@ -112,14 +112,14 @@ def test_ranks_do_not_get_each_others_prefix() -> None:
 @pytest.mark.parametrize(
     "prefix", ["[{ranks}] ", "{", "{}", "{0}", "{rank", "{rank:%%}", "{rank.real.nothing}", "{coords.gpus}"]
 )
-def test_a_bad_prefix_is_an_error_that_names_the_fields(prefix: str) -> None:
+def test_an_invalid_prefix_is_an_error_that_lists_the_fields(prefix: str) -> None:
     with pytest.raises(SettingError, match="Fields: rank, local_rank, hostname, coords") as caught:
         MeshFormatter(prefix=prefix)
     assert repr(prefix) in str(caught.value)
 
 
 @given(st.binary())
-def test_without_a_prefix_captured_bytes_are_left_alone(raw: bytes) -> None:
+def test_without_a_prefix_captured_bytes_are_unchanged(raw: bytes) -> None:
     formatter = MeshFormatter("%(levelname)s %(message)s", prefix=None)
     record = captured(raw)
     assert formatter.format(record).encode("utf-8", "surrogateescape") == raw
@@ -134,15 +134,15 @@ def test_only_single_captured_lines_are_verbatim() -> None:
     assert MeshFormatter().verbatim(captured(b"x")) is None
 
 
-def test_captured_colours_are_kept_only_where_asked_for() -> None:
+def test_captured_colours_are_kept_only_if_requested() -> None:
     formatter = MeshFormatter()
     record = captured(b"\x1b[31mred\x1b[0m")
     assert formatter.format(record) == "[3] red"
     assert formatter.render(record, colour=False, keep_ansi=True) == "[3] \x1b[31mred\x1b[0m"
-    assert formatter.format(make("\x1b[31mred")) == "[3] \x1b[31mred", "a logging call's text is its own affair"
+    assert formatter.format(make("\x1b[31mred")) == "[3] \x1b[31mred", "the text of a logging call is not changed"
 
 
-def test_stripping_stands_any_text() -> None:
+def test_stripping_accepts_any_text() -> None:
     assert MeshFormatter().format(make("\x1b[1m\udc80é", stream="stderr")) == "[3] \udc80é"
 
 
@@ -173,11 +173,11 @@ def test_colours() -> None:
         (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
     ],
 )
-def test_who_decides_on_colour(terminal: bool, env: dict[str, str], expected: bool) -> None:
+def test_environment_variables_that_control_colour(terminal: bool, env: dict[str, str], expected: bool) -> None:
     assert wants_colour(terminal, env) is expected
 
 
-def test_it_can_be_named_in_a_logging_configuration(restored_logging: logging.Logger) -> None:
+def test_the_formatter_can_be_used_in_a_logging_configuration(restored_logging: logging.Logger) -> None:
     name = f"{MeshFormatter.__module__}.{MeshFormatter.__qualname__}"
     logging.config.dictConfig(
         {

@@ -1,4 +1,4 @@
-"""Records as JSON: one line, whatever is in them."""
+"""JsonFormatter: each record becomes one line of JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(record: logging.LogRecord, formatter: JsonFormatter | None = None) -> d
 
 
 class Poison:
-    """Cannot be shown in any way."""
+    """An object whose `str` and `repr` raise."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -39,7 +39,7 @@ class Poison:
     __repr__ = __str__
 
 
-def test_what_is_in_it() -> None:
+def test_the_keys_of_a_record() -> None:
     record = make("step %d", 5, created=1700000000.123456, process=42)
     assert read(record) == {
         "timestamp": "2023-11-14T22:13:20.123456Z",
@@ -55,12 +55,12 @@ def test_what_is_in_it() -> None:
     }
 
 
-def test_an_aggregated_record_tells_count_and_ranks() -> None:
+def test_an_aggregated_record_has_count_and_ranks() -> None:
     found = read(make("m", count=8, ranks=(0, 1, 2)))
     assert (found["count"], found["ranks"]) == (8, [0, 1, 2])
 
 
-def test_exceptions_and_stacks() -> None:
+def test_exceptions_and_stacks_are_included() -> None:
     try:
         raise ValueError("boom")
     except ValueError:
@@ -71,7 +71,7 @@ def test_exceptions_and_stacks() -> None:
     assert read(make("m", exc_text="known already"))["exc_text"] == "known already"
 
 
-def test_extras_follow_in_order_and_give_way_to_our_names() -> None:
+def test_extras_follow_in_order_and_get_an_underscore_if_their_name_is_taken() -> None:
     record = make("m", user="ann", age=7, timestamp="theirs")
     record.__dict__["level"] = "high"
     found = read(record)
@@ -79,7 +79,7 @@ def test_extras_follow_in_order_and_give_way_to_our_names() -> None:
     assert found["level"] == "INFO"
 
 
-def test_extras_of_any_name_are_there() -> None:
+def test_extras_of_any_name_are_included() -> None:
     record = make("m", count=8, ranks=(3, 4))
     names = ("rank", "rank_", "stream", "count", "coords", "timestamp", "level", "raw_text", "progress", "meshlog", "message_")
     record.__dict__.update({name: f"the {name}" for name in names})
@@ -90,19 +90,19 @@ def test_extras_of_any_name_are_there() -> None:
     assert "the rank_" in found.values()
 
 
-def test_defaults_are_extras_of_records_that_lack_them() -> None:
+def test_defaults_are_extras_for_records_that_lack_them() -> None:
     formatter = JsonFormatter(defaults={"job": "a", "user": "nobody"})
     found = read(make("m", user="ann"), formatter)
     assert (found["job"], found["user"]) == ("a", "ann")
 
 
-def test_captured_lines_lose_their_colours() -> None:
+def test_colours_of_captured_lines_are_removed() -> None:
     found = read(captured(b"\x1b[31mred\x1b[0m \xff"))
     assert (found["message"], found["stream"]) == ("red \\xff", "stdout")
     assert not {"raw", "progress", "meshlog"} & found.keys()
 
 
-def test_what_json_cannot_express_is_text() -> None:
+def test_values_that_json_cannot_express_are_text() -> None:
     circle: list[Any] = []
     circle.append(circle)
     deep: list[Any] = []
@@ -145,14 +145,14 @@ def test_what_json_cannot_express_is_text() -> None:
         {"levelname": Poison()},
     ],
 )
-def test_no_record_makes_it_raise(fields: dict[str, Any]) -> None:
+def test_format_raises_for_no_record(fields: dict[str, Any]) -> None:
     record = make("m")
     record.__dict__.update(fields)
     assert read(record)["name"] == "train"
 
 
 @given(st.text(), st.dictionaries(st.text(), st.text() | st.floats() | st.binary()), st.booleans())
-def test_it_is_always_one_line_of_json_that_utf8_can_take(text: str, extra: dict[str, Any], ascii_only: bool) -> None:
+def test_the_result_is_always_one_line_of_json_that_utf8_can_encode(text: str, extra: dict[str, Any], ascii_only: bool) -> None:
     record = make("%s", text, payload=extra)
     line = JsonFormatter(ensure_ascii=ascii_only).format(record)
     assert "\n" not in line
@@ -160,7 +160,7 @@ def test_it_is_always_one_line_of_json_that_utf8_can_take(text: str, extra: dict
     assert json.loads(line.encode("utf-8"))["message"] == text
 
 
-def test_readable_characters_on_demand() -> None:
+def test_non_ascii_characters_can_be_kept() -> None:
     line = JsonFormatter(ensure_ascii=False).format(make("é\u2028x"))
     assert '"é\\u2028x"' in line
 
@@ -172,7 +172,7 @@ def test_timestamps() -> None:
     assert datetime.fromisoformat(stamp.replace("Z", "+00:00")) == now
 
 
-def test_it_takes_no_format() -> None:
+def test_a_format_is_rejected() -> None:
     with pytest.raises(SettingError, match="takes no format"):
         JsonFormatter("%(message)s")  # type: ignore[arg-type]  # the mistake
     assert json.loads(JsonFormatter(None, None, "%").format(make("m")))["message"] == "m"

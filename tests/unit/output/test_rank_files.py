@@ -1,4 +1,4 @@
-"""Complete files per rank and stream."""
+"""RankFiles and RankFile: complete files per rank and stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_file_per_rank_and_stream(files: RankFiles, tmp_path: Path) -> None:
+def test_each_rank_and_stream_has_its_file(files: RankFiles, tmp_path: Path) -> None:
     files.line(3, "stdout", b"printed")
     files.line(3, "stderr", b"complained\n")
     files.line(None, "stdout", b"here")
@@ -48,7 +48,7 @@ def test_a_file_per_rank_and_stream(files: RankFiles, tmp_path: Path) -> None:
     assert found["rank-11.log"].endswith(b" INFO train: logged\n")
 
 
-def test_records_come_with_their_tracebacks(files: RankFiles, tmp_path: Path) -> None:
+def test_records_include_tracebacks(files: RankFiles, tmp_path: Path) -> None:
     files.record(0, make("\x1b[31mfailed\x1b[0m é", level=logging.ERROR, exc_info=failure()))
     files.flush()
     lines = contents(tmp_path / "logs")["rank-0.log"].decode().splitlines()
@@ -57,7 +57,7 @@ def test_records_come_with_their_tracebacks(files: RankFiles, tmp_path: Path) ->
     assert lines[-2:] == ["ValueError: first", "second"]
 
 
-def test_a_record_that_cannot_be_formatted_leaves_a_trace(files: RankFiles, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_formatted_is_noted_in_the_file(files: RankFiles, tmp_path: Path) -> None:
     files.record(0, logging.makeLogRecord({"name": "train", "msg": "%d", "args": ("x",)}))
     files.flush()
     assert b"a record of train that cannot be formatted: TypeError" in contents(tmp_path / "logs")["rank-0.log"]
@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_formatted_leaves_a_trace(files: RankFiles, tmp_
         (b"", b""),
     ],
 )
-def test_captured_bytes_are_kept_without_colours_and_returns(
+def test_captured_bytes_are_written_without_colours_and_carriage_returns(
     raw: bytes, expected: bytes, files: RankFiles, tmp_path: Path
 ) -> None:
     files.line(0, "stdout", raw)
@@ -81,7 +81,7 @@ def test_captured_bytes_are_kept_without_colours_and_returns(
     assert contents(tmp_path / "logs") == {"rank-0.stdout": expected + b"\n"}
 
 
-def test_two_clients_never_write_the_same_file(files: RankFiles, tmp_path: Path) -> None:
+def test_two_clients_write_different_files(files: RankFiles, tmp_path: Path) -> None:
     others = RankFiles(tmp_path / "logs", lambda text: None, max_bytes=30, backup_count=2)
     for number in range(3):
         files.line(0, "stdout", b"mine %d" % number)
@@ -106,7 +106,7 @@ def test_two_clients_never_write_the_same_file(files: RankFiles, tmp_path: Path)
     assert contents(tmp_path / "logs")["rank-0.stdout"].endswith(b"mine 2\nwhen nobody has it\n")
 
 
-def test_nothing_is_made_or_written_before_flush(files: RankFiles, tmp_path: Path) -> None:
+def test_nothing_is_created_or_written_before_flush(files: RankFiles, tmp_path: Path) -> None:
     files.line(0, "stdout", b"x")
     assert not (tmp_path / "logs").exists()
     files.flush()
@@ -116,7 +116,7 @@ def test_nothing_is_made_or_written_before_flush(files: RankFiles, tmp_path: Pat
     assert contents(tmp_path / "logs") == {"rank-0.stdout": b"x\ny\n"}
 
 
-def test_what_waits_is_bounded(files: RankFiles, tmp_path: Path) -> None:
+def test_pending_lines_are_bounded(files: RankFiles, tmp_path: Path) -> None:
     for _ in range(300):
         files.line(0, "stdout", b"x" * 10_000)
     assert (tmp_path / "logs" / "rank-0.stdout").stat().st_size > 1_900_000
@@ -124,7 +124,7 @@ def test_what_waits_is_bounded(files: RankFiles, tmp_path: Path) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.lists(st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")), max_size=20), max_size=8))
-def test_rotation_breaks_no_line_and_keeps_to_the_size(
+def test_rotation_splits_no_line_and_respects_the_size(
     tmp_path_factory: pytest.TempPathFactory, ticks: list[list[bytes]]
 ) -> None:
     directory = tmp_path_factory.mktemp("rotated")
@@ -143,7 +143,7 @@ def test_rotation_breaks_no_line_and_keeps_to_the_size(
     shutil.rmtree(directory)
 
 
-def test_the_oldest_backups_go(tmp_path: Path, reports: list[str]) -> None:
+def test_the_oldest_backups_are_removed(tmp_path: Path, reports: list[str]) -> None:
     files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=2)
     for number in range(8):
         files.line(0, "stdout", b"line %d" % number)
@@ -155,7 +155,7 @@ def test_the_oldest_backups_go(tmp_path: Path, reports: list[str]) -> None:
     }
 
 
-def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path, reports: list[str]) -> None:
+def test_a_line_longer_than_the_limit_is_not_split(tmp_path: Path, reports: list[str]) -> None:
     files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=3)
     for raw in (b"x" * 100, b"a", b"b", b"y" * 100):
         files.line(0, "stdout", raw)
@@ -168,7 +168,7 @@ def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path, reports: list[s
 
 
 @pytest.mark.parametrize(("max_bytes", "backup_count"), [(0, 5), (10, 0)])
-def test_rotation_can_be_off(max_bytes: int, backup_count: int, tmp_path: Path, reports: list[str]) -> None:
+def test_rotation_can_be_turned_off(max_bytes: int, backup_count: int, tmp_path: Path, reports: list[str]) -> None:
     files = RankFiles(tmp_path, reports.append, max_bytes=max_bytes, backup_count=backup_count)
     for _ in range(10):
         files.line(0, "stdout", b"a line")
@@ -195,7 +195,7 @@ def test_an_earlier_run_is_continued(tmp_path: Path, reports: list[str]) -> None
     assert contents(tmp_path) == {"rank-0.stdout": b"first\nsecond\n"}
 
 
-def test_few_files_are_open_at_a_time(tmp_path: Path, reports: list[str]) -> None:
+def test_the_number_of_open_files_is_limited(tmp_path: Path, reports: list[str]) -> None:
     files = RankFiles(tmp_path, reports.append, max_open=4)
     before = len(os.listdir("/dev/fd"))
     for number in range(3):
@@ -208,7 +208,7 @@ def test_few_files_are_open_at_a_time(tmp_path: Path, reports: list[str]) -> Non
     assert len(os.listdir("/dev/fd")) == before
 
 
-def test_a_directory_that_cannot_be_made_is_reported_once_and_losses_are_counted(tmp_path: Path, reports: list[str]) -> None:
+def test_a_directory_that_cannot_be_created_is_reported_once_and_losses_are_counted(tmp_path: Path, reports: list[str]) -> None:
     (tmp_path / "taken").write_text("a file")
     files = RankFiles(tmp_path / "taken", reports.append)
     for _ in range(3):
@@ -224,14 +224,14 @@ def test_a_directory_that_cannot_be_made_is_reported_once_and_losses_are_counted
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Let files of this process grow to 100 bytes only: a full disk, as far as the writer can tell."""
+    """Limit files of this process to 100 bytes. To the writer, this looks like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_costs_only_what_did_not_fit(
+def test_a_full_disk_loses_only_lines_that_do_not_fit(
     small_files: None, files: RankFiles, tmp_path: Path, reports: list[str]
 ) -> None:
     for _ in range(12):  # 13 bytes each: seven fit, and a part of the eighth
@@ -248,7 +248,7 @@ def test_a_full_disk_costs_only_what_did_not_fit(
     assert files.failed == 5
 
 
-def test_closing_all_handlers_as_logging_config_does_is_harmless(files: RankFiles, tmp_path: Path) -> None:
+def test_files_are_written_after_logging_config_has_closed_all_handlers(files: RankFiles, tmp_path: Path) -> None:
     files.line(0, "stdout", b"before")
     files.flush()
     for reference in list(logging._handlerList):  # type: ignore[attr-defined]  # private to the standard library
@@ -259,7 +259,7 @@ def test_closing_all_handlers_as_logging_config_does_is_harmless(files: RankFile
     assert contents(tmp_path / "logs") == {"rank-0.stdout": b"before\nafter\n"}
 
 
-def test_a_rank_file_is_a_handler_as_well(tmp_path: Path) -> None:
+def test_a_rank_file_works_as_a_handler(tmp_path: Path) -> None:
     file = RankFile(str(tmp_path / "f"), 0, 0, lambda failure: None)
     file.handle(make("größe \udc80"))
     file.close()
