@@ -60,6 +60,7 @@ PURE += [
     "mesh.shape",
 ]
 MAX_ENTRIES = 24
+MAX_POSITIONAL = 5  # self included
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}
 
@@ -255,6 +256,13 @@ def test_no_error_is_swallowed(path: Path) -> None:
 @each_file
 def test_no_wait_is_longer_than_the_kernel_allows(path: Path) -> None:
     assert uncapped_waits(SOURCES[path]) == []
+
+
+@each_file
+def test_a_constructor_with_many_arguments_takes_them_by_name(path: Path) -> None:
+    kinds = [node for node in ast.walk(ast.parse(SOURCES[path])) if isinstance(node, ast.ClassDef)]
+    made = [(kind.name, each) for kind in kinds for each in kind.body if isinstance(each, ast.FunctionDef)]
+    assert [name for name, each in made if each.name == "__init__" and len(each.args.args) > MAX_POSITIONAL] == []
 
 
 @each_file

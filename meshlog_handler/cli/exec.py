@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from typing import Final, NoReturn
 
 from .. import settings
@@ -66,7 +67,7 @@ def execute(options: Options) -> int:
             )
             _replace(options.command, os.environ)
         time.sleep(_LOOK_SEC)
-    return run(options, lambda *given: HostRun(job, *given))
+    return run(options, partial(HostRun, job))
 
 
 def become(command: tuple[str, ...], address: str) -> NoReturn:
@@ -118,14 +119,15 @@ class HostRun(Run):
     """
 
     def __init__(
-        self, job: HostElection, options: Options, client: LogClient, console: CollapsingConsole, signals: Signals
+        self, job: HostElection, options: Options, *, client: LogClient, console: CollapsingConsole, signals: Signals
     ) -> None:
         self._job = job
         rank = settings.rank()
         assert rank is not None
         self._rank = rank
         environ = settings.captured(client.environ())
-        super().__init__(options, client, console, signals, {rank: {**environ, **size_told(rank, environ)}}, stdin=None)
+        environments = {rank: {**environ, **size_told(rank, environ)}}
+        super().__init__(options, client, console=console, signals=signals, environments=environments, stdin=None)
 
     def run(self) -> None:
         """Publish the address for the other ranks, and run the own process to its end."""

@@ -82,6 +82,7 @@ class Ranks:
         self,
         command: Sequence[str],
         environments: Mapping[int, Mapping[str, str]],
+        *,
         grace: float,
         watcher: LaunchObserver,
         stdin: int | None = subprocess.DEVNULL,

@@ -57,7 +57,7 @@ class Options:
     grace: float = 5.0
 
 
-def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole, Signals], Run] | None = None) -> int:
+def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     """Run a command on N ranks, and return the exit code for the shell (see `Run.exitcode`).
 
     `start` makes the `Run`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and
@@ -75,7 +75,7 @@ def run(options: Options, start: Callable[[Options, LogClient, CollapsingConsole
     client.registry.launched = ""  # a rank from another launcher is that of the command, not of the client
     with Signals() as signals:
         client.start()
-        mesh = (start or Run)(options, client, console, signals)
+        mesh = (start or Run)(options, client, console=console, signals=signals)
         try:
             mesh.run()
         finally:
@@ -97,6 +97,7 @@ class Run:
         self,
         options: Options,
         client: LogClient,
+        *,
         console: CollapsingConsole,
         signals: Signals,
         environments: Mapping[int, Mapping[str, str]] | None = None,
@@ -111,7 +112,7 @@ class Run:
         self._unread_until = float("inf")
         self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
-        self._ranks = Ranks(options.command, self._environments, options.grace, self, stdin)
+        self._ranks = Ranks(options.command, self._environments, grace=options.grace, watcher=self, stdin=stdin)
 
     def run(self) -> None:
         """Start all ranks, and wait until they have ended."""

@@ -106,7 +106,7 @@ class LogClient(QueueListener):
         super().__init__(JournalQueue(self._show_here), respect_handler_level=respect_handler_level)
         self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         self._log_dir = settings.check_directory(log_dir)
-        self._options = (tuple(never), tuple(hide))
+        self._patterns = {"never": tuple(never), "hide": tuple(hide)}
         self._max_line = settings.max_line_size()
         self.sinks = Sinks(Sink(check_handlers(handlers), respect_handler_level, self._window) if handlers else None)
         self.console: ConsoleHandler | None = None  # made here if no handlers are given
@@ -166,16 +166,16 @@ class LogClient(QueueListener):
             undo.callback(self._listener.close)
             self._mailbox = Mailbox(queue.SimpleQueue())
             undo.callback(self._mailbox.close)
-            show = Dispatcher(self.sinks, files, *self._options, digests=self._upstream is not None)
+            show = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
             self._core = ClientLoop(
                 self._mailbox,
-                show,
-                self.registry,
-                self._listener,
-                self.own_token,
-                self._log_dir is not None,
-                self._post,
-                self._upstream,
+                show=show,
+                registry=self.registry,
+                listener=self._listener,
+                own_token=self.own_token,
+                keep_journals=self._log_dir is not None,
+                post=self._post,
+                upstream=self._upstream,
             )
             undo.callback(self._core.reactor.close)
             self.queue.open(str(self._listener.address), self.own_token)
@@ -479,7 +479,16 @@ class LogClient(QueueListener):
         """
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
         self.registry.joined(mesh, rank)
-        peer = Peer(None, hello, rank, "", pipes, self.registry.coords(hello, rank), self._max_line, pid)
+        peer = Peer(
+            None,
+            hello,
+            rank=rank,
+            journal="",
+            pipes=pipes,
+            coords=self.registry.coords(hello, rank),
+            max_line=self._max_line,
+            process=pid,
+        )
         self._post(lambda: self._core.add(peer, Welcome(rank, "", ())))
         return peer
 

@@ -53,6 +53,7 @@ class ClientLoop:
     def __init__(
         self,
         mailbox: Mailbox,
+        *,
         show: Dispatcher,
         registry: Registry,
         listener: Listener,
@@ -77,13 +78,22 @@ class ClientLoop:
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.error_reports)
         self.relays = Relays(
-            self.reactor, registry, self.commands, self.past.remember, post, upstream, show.window, lambda: show.hidden
+            self.reactor,
+            registry=registry,
+            commands=self.commands,
+            remember=self.past.remember,
+            post=post,
+            upstream=upstream,
+            window=show.window,
+            hidden_here=lambda: show.hidden,
         )
         self._exit_reports = ExitReports()
         self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
         self._pacer = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
-        self.switches = Switches(show, self._pacer, self.reactor, self.relays, registry, self.commands)
+        self.switches = Switches(
+            show, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, commands=self.commands
+        )
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
         self._began: float | None = None  # when the last wait ended; None during a wait

@@ -147,6 +147,7 @@ class Peer:
         self,
         sock: socket.socket | None,
         hello: Hello,
+        *,
         rank: int | None,
         journal: str,
         pipes: Mapping[str, int],
@@ -213,7 +214,7 @@ class Peer:
             "thread": None,
             "threadName": None,
         }
-        return [CapturedPipe(fd, stream, base, self.identity, max_line) for stream, fd in pipes.items()]
+        return [CapturedPipe(fd, stream, base=base, identity=self.identity, max_line=max_line) for stream, fd in pipes.items()]
 
     def advance(self, life: Life) -> None:
         """Come to a later part of the life; do nothing if this peer is further already. Called by the reactor."""

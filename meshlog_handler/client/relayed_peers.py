@@ -46,7 +46,17 @@ class RelayPeer(Peer):
     accepts = (*FROM_RELAY, Goodbye)
 
     def __init__(self, sock: socket.socket, hello: Hello, journal: str, watched: bool) -> None:
-        super().__init__(sock, hello, None, journal if watched else "", {}, {}, 0, hello.pid, relayed=RelayedTemplate)
+        super().__init__(
+            sock,
+            hello,
+            rank=None,
+            journal=journal if watched else "",
+            pipes={},
+            coords={},
+            max_line=0,
+            process=hello.pid,
+            relayed=RelayedTemplate,
+        )
         self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
         self.watched = watched
         self.name = f"the relay on {hello.hostname}"
@@ -114,7 +124,16 @@ def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, in
     if hello.relay:
         # Through a tunnel, the kernel only knows the process at the end of the tunnel.
         return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid)
-    peer = Peer(sock, hello, welcome.rank, welcome.journal, connection.pipes, coords, max_line, pid)
+    peer = Peer(
+        sock,
+        hello,
+        rank=welcome.rank,
+        journal=welcome.journal,
+        pipes=connection.pipes,
+        coords=coords,
+        max_line=max_line,
+        process=pid,
+    )
     peer.watched = connection.here
     return peer
 

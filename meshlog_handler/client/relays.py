@@ -66,6 +66,7 @@ class Relays:
     def __init__(
         self,
         reactor: Reactor,
+        *,
         registry: Registry,
         commands: PendingCommands,
         remember: Callable[[Mapping[int | None, RankStats]], None],

@@ -43,7 +43,7 @@ class Switches:
     """Starts switches, and keeps which peers have not passed them yet."""
 
     def __init__(
-        self, show: Dispatcher, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, commands: PendingCommands
+        self, show: Dispatcher, *, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, commands: PendingCommands
     ) -> None:
         self._show = show
         self._pacer = pacer

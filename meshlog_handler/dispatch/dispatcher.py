@@ -42,6 +42,7 @@ class Dispatcher:
         self,
         sinks: Sinks,
         files: RankFiles | None = None,
+        *,
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
         digests: bool = False,

@@ -89,7 +89,7 @@ class CapturedTemplate:
 class CapturedPipe:
     """One captured stream of one process: takes bytes, returns items. `fd` is -1 after the stream has ended and was closed."""
 
-    def __init__(self, fd: int, stream: str, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
+    def __init__(self, fd: int, stream: str, *, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
         self.fd = fd
         self.stream = stream
         self.framer = CursorFramer()

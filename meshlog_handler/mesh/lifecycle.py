@@ -58,6 +58,7 @@ class MeshLifecycle:
         self,
         shape: Shape,
         name: str,
+        *,
         start_method: str | None,
         stream_to_client: bool,
         handlers: Iterable[ShownBy] | None,

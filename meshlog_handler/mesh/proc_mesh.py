@@ -110,7 +110,13 @@ class HostMesh:
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
         called = name if name is not None else f"mesh-{next(_numbers)}"
         life = MeshLifecycle(
-            shape, called, check_start_method(start_method), stream_log_to_client, handlers, bootstrap, log_dir
+            shape,
+            called,
+            start_method=check_start_method(start_method),
+            stream_to_client=stream_log_to_client,
+            handlers=handlers,
+            bootstrap=bootstrap,
+            log_dir=log_dir,
         )
         mesh = ProcMesh(life, shape, called, None)
         life.begin()

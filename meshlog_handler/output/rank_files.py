@@ -129,6 +129,7 @@ class RankFiles:
     def __init__(
         self,
         directory: str | os.PathLike[str],
+        *,
         report: Callable[[str], None],
         max_bytes: int = 64 << 20,
         backup_count: int = 8,

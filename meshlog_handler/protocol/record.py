@@ -90,6 +90,7 @@ class MeshInfo:
         local_rank: int | None = None,
         hostname: str | None = None,
         coords: Mapping[str, Any] | None = None,
+        *,
         stream: str | None = None,
         **others: Any,
     ) -> None:

@@ -77,7 +77,7 @@ class SharedLock:
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Acquire the lock; return False if it is held and `blocking` is false, or after `timeout` seconds if they are not -1."""
+        """Acquire the lock; return False if it is held and `blocking` is false, or after `timeout` seconds (-1: no limit)."""
         this = threading.get_ident()
         deadline = deadline_after(timeout) if timeout >= 0 else math.inf
         if self._owner != this:

@@ -77,7 +77,7 @@ def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[Loggin
     with LogClient(collector) as client:
         console: Any = SimpleNamespace(folding=False, folded=())  # of what is shown on a terminal there is nothing here
         signals: Any = _NoSignals()
-        run = Run(Options(command, RANKS, grace=DEADLINE), client, console, signals)
+        run = Run(Options(command, RANKS, grace=DEADLINE), client, console=console, signals=signals)
         thread = threading.Thread(target=run.run)
         thread.start()
         yield LoggingMeshClient(client, "", None)

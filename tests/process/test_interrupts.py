@@ -136,6 +136,6 @@ def test_an_interrupt_of_a_worker_leaves_nothing(prepare: Callable[[str], Callab
     while interrupted:
         interrupted = interrupt_at(place, prepare(address))
         meshlog_handler.uninstall()
-        until(lambda: state() == before, what=lambda: f"{before} after place {place}, not {state()}")
+        until(lambda: state() == before, what=f"nothing left after place {place}")
         place += 1
     assert place > 5

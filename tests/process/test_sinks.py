@@ -31,7 +31,7 @@ def test_a_forked_child_forgets_what_its_parent_has_not_written() -> None:
 
 
 def test_a_forked_child_writes_nothing_twice(tmp_path: Path) -> None:
-    files = RankFiles(tmp_path, print)
+    files = RankFiles(tmp_path, report=print)
     files.line(0, "stdout", b"once")
     pid = os.fork()
     if pid == 0:

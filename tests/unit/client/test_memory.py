@@ -107,7 +107,7 @@ def test_arguments_of_one_template_take_little_memory(digests: bool, traced: Cal
 def peer_at(path: Path) -> Peer:
     """Return a peer with its journal at `path`."""
     hello = Hello(os.getpid(), "node", 0, 0, "", (), True, 0.0)
-    return Peer(None, hello, 0, str(path), {}, {}, 1000, os.getpid())
+    return Peer(None, hello, rank=0, journal=str(path), pipes={}, coords={}, max_line=1000, process=os.getpid())
 
 
 def test_the_size_of_one_collection_is_bounded(tmp_path: Path) -> None:

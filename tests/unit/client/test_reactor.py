@@ -20,7 +20,7 @@ def a_peer(pid: int) -> tuple[Peer, socket.socket]:
     """Return a peer, and the worker's end of its connection."""
     ours, theirs = socket.socketpair()
     hello = Hello(pid, "here", 0, 0, "", (), False, 0.0)
-    return Peer(ours, hello, 0, "", {}, {}, 1000, pid), theirs
+    return Peer(ours, hello, rank=0, journal="", pipes={}, coords={}, max_line=1000, process=pid), theirs
 
 
 def test_a_child_forked_while_an_exit_is_noted_does_not_close_the_pidfd_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_an_ended_bar_is_no_longer_drawn(
     screen = Screen()
     console = ConsoleHandler(screen.file, screen.file)
     dispatcher = make_dispatcher([console], window)
-    pipe = CapturedPipe(-1, "stderr", make("").__dict__, {"rank": 3}, 1 << 20)
+    pipe = CapturedPipe(-1, "stderr", base=make("").__dict__, identity={"rank": 3}, max_line=1 << 20)
 
     def shows(*chunks: bytes) -> list[str]:
         dispatcher.dispatch(way(printed(pipe, *chunks)), 0.0)

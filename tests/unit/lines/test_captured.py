@@ -33,7 +33,7 @@ blocks = st.lists(words | odd, min_size=1, max_size=30).map(lambda lines: Block(
 
 
 def pipe() -> CapturedPipe:
-    return CapturedPipe(-1, "stderr", BASE, {"rank": 3}, MAX_LINE)
+    return CapturedPipe(-1, "stderr", base=BASE, identity={"rank": 3}, max_line=MAX_LINE)
 
 
 @given(st.lists(blocks, max_size=4))

@@ -25,7 +25,7 @@ def reports() -> list[str]:
 
 @pytest.fixture
 def files(tmp_path: Path, reports: list[str]) -> Iterator[RankFiles]:
-    it = RankFiles(tmp_path / "logs", reports.append)
+    it = RankFiles(tmp_path / "logs", report=reports.append)
     yield it
     it.close()
 
@@ -82,7 +82,7 @@ def test_captured_bytes_are_written_without_colours_and_carriage_returns(
 
 
 def test_two_clients_write_different_files(files: RankFiles, tmp_path: Path) -> None:
-    others = RankFiles(tmp_path / "logs", lambda text: None, max_bytes=30, backup_count=2)
+    others = RankFiles(tmp_path / "logs", report=lambda text: None, max_bytes=30, backup_count=2)
     for number in range(3):
         files.line(0, "stdout", b"mine %d" % number)
         files.flush()
@@ -144,7 +144,7 @@ def test_rotation_splits_no_line_and_respects_the_size(
 
 
 def test_the_oldest_backups_are_removed(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=2)
+    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=2)
     for number in range(8):
         files.line(0, "stdout", b"line %d" % number)
     files.close()
@@ -156,7 +156,7 @@ def test_the_oldest_backups_are_removed(tmp_path: Path, reports: list[str]) -> N
 
 
 def test_a_line_longer_than_the_limit_is_not_split(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=3)
+    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=3)
     for raw in (b"x" * 100, b"a", b"b", b"y" * 100):
         files.line(0, "stdout", raw)
     files.close()
@@ -169,7 +169,7 @@ def test_a_line_longer_than_the_limit_is_not_split(tmp_path: Path, reports: list
 
 @pytest.mark.parametrize(("max_bytes", "backup_count"), [(0, 5), (10, 0)])
 def test_rotation_can_be_turned_off(max_bytes: int, backup_count: int, tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, reports.append, max_bytes=max_bytes, backup_count=backup_count)
+    files = RankFiles(tmp_path, report=reports.append, max_bytes=max_bytes, backup_count=backup_count)
     for _ in range(10):
         files.line(0, "stdout", b"a line")
     files.close()
@@ -177,7 +177,7 @@ def test_rotation_can_be_turned_off(max_bytes: int, backup_count: int, tmp_path:
 
 
 def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, reports.append, max_bytes=10, backup_count=1)
+    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=1)
     (tmp_path / "rank-0.stdout.1" / "in the way").mkdir(parents=True)
     for number in range(4):
         files.line(0, "stdout", b"line %d" % number)
@@ -189,14 +189,14 @@ def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, reports: list[str])
 
 def test_an_earlier_run_is_continued(tmp_path: Path, reports: list[str]) -> None:
     for text in (b"first", b"second"):
-        files = RankFiles(tmp_path, reports.append)
+        files = RankFiles(tmp_path, report=reports.append)
         files.line(0, "stdout", text)
         files.close()
     assert contents(tmp_path) == {"rank-0.stdout": b"first\nsecond\n"}
 
 
 def test_the_number_of_open_files_is_limited(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, reports.append, max_open=4)
+    files = RankFiles(tmp_path, report=reports.append, max_open=4)
     before = len(os.listdir("/dev/fd"))
     for number in range(3):
         for rank in range(50):
@@ -210,7 +210,7 @@ def test_the_number_of_open_files_is_limited(tmp_path: Path, reports: list[str])
 
 def test_a_directory_that_cannot_be_created_is_reported_once_and_losses_are_counted(tmp_path: Path, reports: list[str]) -> None:
     (tmp_path / "taken").write_text("a file")
-    files = RankFiles(tmp_path / "taken", reports.append)
+    files = RankFiles(tmp_path / "taken", report=reports.append)
     for _ in range(3):
         files.line(0, "stdout", b"x")
         files.line(1, "stderr", b"y")
