@@ -8,8 +8,8 @@ from typing import Final
 
 from ..system.error_reports import ErrorReports, give
 from ..system.waits import monotonic
-from .flush_ledger import PendingFlush, PendingFlushes
 from .peer import Peer
+from .pending_flushes import PendingFlush, PendingFlushes
 from .receipt import FlushReceipt
 from .registry import MeshMember
 

@@ -41,11 +41,11 @@ from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.journal_queue import JournalQueue
 from ..worker.record_stream import internal_threads
-from .flush_ledger import explain_missing
 from .loop import ClientLoop
 from .mailbox import Mailbox
 from .peer import Chosen, Peer
 from .pending_commands import Answers
+from .pending_flushes import explain_missing
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import peer_of

@@ -109,11 +109,11 @@ class Uplink:
         """Send what is pending and close the connection. Waits while the upstream client makes progress."""
         self._left = True
         self._forwarder.finish(Goodbye())
-        thread, moves = self._forwarder._thread, -1
-        while thread is not None and thread.is_alive() and moves != self.stream.moves:
+        ended, moves = self._forwarder.wait_ended(0.0), -1
+        while not ended and moves != self.stream.moves:
             moves = self.stream.moves
-            thread.join(_SHIP_SEC)
-        if thread is not None and thread.is_alive():  # else it has sent the goodbye, or the connection is closed
+            ended = self._forwarder.wait_ended(_SHIP_SEC)
+        if not ended:  # else it has sent the goodbye, or the connection is closed
             self._link.send_last(Goodbye(), _GOODBYE_SEC)
         self.stream.part()
         self._link.close()

@@ -22,6 +22,7 @@ from ..protocol.frames import DROPPED
 from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
 from ..system.fd_capture import diagnose
+from ..system.waits import capped
 from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads
 
@@ -97,6 +98,13 @@ class LogForwarder(QueueListener):
         """Let the thread ship everything and end. Called by `QueueListener.stop`."""
         self._stopping = True
         self.queue.put(_STOP)
+
+    def wait_ended(self, timeout: float) -> bool:
+        """Return whether the thread has ended, after waiting up to `timeout` seconds for it. Any thread but internal ones."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(capped(timeout))
+        return thread is None or not thread.is_alive()
 
     def finish(self, last: Message) -> None:
         """Let the thread ship everything, send `last` and end; do not wait for it. Any thread may call it."""

@@ -37,6 +37,7 @@ _ROOM_SEC: Final = 10.0
 """Seconds for which an exiting process waits for a client that does not read the captured pipes."""
 
 _RUNTIME_SEC: Final = 1.0
+_SHIP_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds for which a fork waits at most for a thread that joins or leaves."""
 _UNCAUGHT_SIZE: Final = 256
@@ -236,10 +237,9 @@ class Membership:
         self._uncapture(drain=self._link.hung_up)
         self._link.send_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
-            thread = self._forwarder._thread
             self._forwarder.enqueue_sentinel()
-            if thread is not None and threading.get_ident() not in internal_threads:
-                thread.join(1.0)  # the client reads the rest from the journal
+            if threading.get_ident() not in internal_threads:
+                self._forwarder.wait_ended(_SHIP_SEC)  # the client reads the rest from the journal
             self.stream.part()
         self._link.close()
         if self._runtime.wait_ended(_RUNTIME_SEC):

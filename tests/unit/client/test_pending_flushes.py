@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from meshlog_handler.client.flush_ledger import PendingFlush, PendingFlushes, explain_missing
+from meshlog_handler.client.pending_flushes import PendingFlush, PendingFlushes, explain_missing
 from meshlog_handler.client.receipt import FlushReceipt
 
 members = st.sampled_from(range(6))
