@@ -1,16 +1,19 @@
-"""Logs of many Python processes, shown by one of them, through the standard library's logging.
+"""Logs of many Python processes, shown by one of them, through the standard library's `logging`.
 
-Rooms, from the ground up; each imports only from those below, and every import is deferred until a name is used:
+Folders, from the bottom up. Each says in its ``__init__`` what lives there and what it may import:
 
-- ``errors ranks settings``: exceptions by whose fault, ranks as text, the environment.
-- ``wire entries freeze thaw relayed journal frames messages ledger orders lines similar aggregate ...``: pure data.
-- ``context future channel rundir rendezvous exits capture report console rank_files ...``: machines.
-- ``stream forwarder runtime source reception show below relays client membership uplink handler``: the roles.
-- ``relay worker engine mesh_client manager procs proc_main proc_mesh notebook``: assembly.
-- ``integrations cli testing``: the outside.
+- ``system``: descriptors, waits, forks, exits; ``protocol``: records and messages as data.
+- ``journal``: records that the client does not have yet; ``transport``: how a worker and a client connect.
+- ``grouping``, ``lines``, ``output``: similar lines, printed lines, how shown records look.
+- ``worker``: the side that logs; ``dispatch`` and ``client``: the side that shows.
+- ``handler``, ``installation``, ``console_handlers``: how a process takes part.
+- ``notebook``, ``mesh``, ``integrations``, ``cli``, ``testing``: who uses all that.
 
-A record's way: `handler` -> `freeze` -> `journal` -> `forwarder` -> `channel` -> `reception` -> `thaw` -> `show`; from the
-`show` of a relay on: `uplink` -> `relayed` -> `journal` -> ... -> `show` of the client above.
+A record: `handler` -> `worker.record_stream` -> `protocol.encode` -> `journal.writer` -> `worker.forwarder` ->
+`transport.channel` -> `client.reactor` -> `client.peer` -> `protocol.decode` -> `dispatch.pacer` -> `dispatch.dispatcher` ->
+`dispatch.sink` -> the handlers.
+
+Every import is deferred until a name is used.
 """
 
 from __future__ import annotations
