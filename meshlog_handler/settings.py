@@ -158,8 +158,8 @@ def check_mode(stream_to_client: bool, window: float | None, level: int | str) -
     checked, number = check_window(window), check_level(level)
     if checked is not None and not stream_to_client:
         raise SettingError(
-            f"aggregate_window_sec={window:g} cannot be used with stream_to_client=False: nothing is shown, so nothing is "
-            f"grouped. Leave the window out, or set stream_to_client=True."
+            f"aggregate_window_sec={window:g} cannot be used with stream_to_client=False: there is "
+            f"nothing to group. Leave the window out, or set stream_to_client=True."
         )
     return checked, number
 

@@ -119,7 +119,7 @@ class HostRun(Run):
     """
 
     def __init__(
-        self, job: HostElection, options: Options, *, client: LogClient, console: CollapsingConsole, signals: Signals
+        self, job: HostElection, options: Options, client: LogClient, *, console: CollapsingConsole, signals: Signals
     ) -> None:
         self._job = job
         rank = settings.rank()

@@ -198,7 +198,7 @@ def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None
     ran = meshlog(tmp_path, "exec", "--", *PYTHON, "print('hello'); raise SystemExit(5)", code=5, env=env)
     assert ran.out == "hello\n"
     assert "meshlog: the output of" in ran.err
-    assert "is the process that shows the logs still running" in ran.err.lower()
+    assert "the process that shows the logs is still running" in ran.err.lower()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")

@@ -141,7 +141,7 @@ def test_a_log_dir_keeps_the_newest_large_records_for_tail(tmp_path: Path) -> No
     assert [text.partition(" ")[0] for text in texts] == ["97", "98", "99"]
     assert complaints == []
     (tail,) = read_tails(str(tmp_path), 100, None, complaints.append)
-    assert "too large for the journal, and is not kept any more" in tail.items[0][1].text(tail.items[0][2])
+    assert "too large for the journal, and its side file is missing" in tail.items[0][1].text(tail.items[0][2])
 
 
 @pytest.mark.parametrize("journal", [64 << 10, 1 << 20, 9 << 20, 64 << 20])
