@@ -7,7 +7,7 @@ Folders, from the bottom up. Each says in its ``__init__`` what lives there and 
 - ``grouping``, ``lines``, ``output``: similar lines, printed lines, how shown records look.
 - ``worker``: the side that logs; ``dispatch`` and ``client``: the side that shows.
 - ``handler``, ``installation``, ``console_handlers``: how a process takes part.
-- ``notebook``, ``mesh``, ``integrations``, ``cli``, ``testing``: who uses all that.
+- ``notebook``, ``mesh``, ``integrations``, ``cli``, ``testing``: what is built on them.
 
 A record: `handler` -> `worker.record_stream` -> `protocol.encode` -> `journal.writer` -> `worker.forwarder` ->
 `transport.channel` -> `client.reactor` -> `client.peer` -> `protocol.decode` -> `dispatch.pacer` -> `dispatch.dispatcher` ->

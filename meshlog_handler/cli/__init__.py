@@ -1,4 +1,7 @@
-"""The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them."""
+"""The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them.
+
+May import: everything but mesh, notebook and the integrations.
+"""
 
 from __future__ import annotations
 
