@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from .. import settings
 from ..errors import ClosedError
@@ -280,6 +280,27 @@ class Registry:
                 defaults[:] = [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
             elif isinstance(command, Prepare) and not command.config.get("incremental"):
                 defaults[:] = [old for old in defaults if isinstance(old, LogWarnings)]
+            elif isinstance(command, Prepare):
+                defaults[:] = [left for old in defaults if (left := _not_overridden(old, command.config)) is not None]
             elif isinstance(command, LogWarnings):
                 defaults[:] = [old for old in defaults if not isinstance(old, LogWarnings)]
             defaults.append(command)
+
+
+def _not_overridden(command: Command, config: Mapping[str, Any]) -> Command | None:
+    """Return what an incremental configuration leaves of an earlier one; None if it overrides all of it."""
+    if not isinstance(command, Prepare) or not command.config.get("incremental"):
+        return command
+    left = dict(command.config)
+    for section in ("handlers", "loggers"):
+        new = config.get(section) or {}
+        entries = {name: _without(entry, new.get(name) or {}) for name, entry in (left.pop(section, None) or {}).items()}
+        if entries := {name: entry for name, entry in entries.items() if entry}:
+            left[section] = entries
+    if root := _without(left.pop("root", None) or {}, config.get("root") or {}):
+        left["root"] = root
+    return command.replaced(config=left) if left.keys() & {"handlers", "loggers", "root"} else None
+
+
+def _without(entry: Mapping[str, Any], overridden: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in overridden}

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,32 @@ def test_a_later_command_replaces_a_default_that_it_overrides(registry: Registry
     registry.set_default("", WHOLE)
     registry.set_default("", SET_ROOT)
     assert admission.other_defaults() == [WHOLE, SET_ROOT]
+
+
+def test_a_thousand_incremental_configurations_are_kept_as_what_they_leave(registry: Registry, admission: Admission) -> None:
+    def part(number: int, **more: Any) -> Prepare:
+        loggers = {"app": {"level": number}, f"app.{number % 3}": {"level": number, **more}}
+        return Prepare(0, {"version": 1, "incremental": True, "loggers": loggers, "root": {"level": number}})
+
+    registry.set_default("", WHOLE)
+    registry.set_default("", part(0, propagate=False))
+    for number in range(1, 1000):
+        registry.set_default("", part(number))
+    whole, *parts = admission.other_defaults()
+    assert whole == WHOLE
+    assert len(parts) == 4
+    in_force: dict[str, dict[str, Any]] = {}
+    for each in parts:
+        assert isinstance(each, Prepare)
+        for name, entry in each.config.get("loggers", {}).items():
+            in_force.setdefault(name, {}).update(entry)
+    assert in_force == {
+        "app": {"level": 999},
+        "app.0": {"level": 999, "propagate": False},
+        "app.1": {"level": 997},
+        "app.2": {"level": 998},
+    }
+    assert parts[-1] == part(999)
 
 
 def test_a_mesh_has_one_default_for_warnings_beside_any_others(registry: Registry, admission: Admission) -> None:
