@@ -239,11 +239,16 @@ def original_fd(fd: int) -> int | None:
     return fd
 
 
+_MAX_DIAGNOSIS: Final = 16 * 1024
+
+
 def diagnose(text: str) -> None:
     """Write a message about the package itself to the original stderr, outside all captures. Never raises.
 
-    Any thread may call it. A message that cannot be written is lost.
+    Any thread may call it. A message that cannot be written is lost; a long one, which may quote what a peer sent, is cut.
     """
+    if len(text) > _MAX_DIAGNOSIS:
+        text = f"{text[:_MAX_DIAGNOSIS]}... [{len(text) - _MAX_DIAGNOSIS:,} more characters]"
     with contextlib.suppress(Exception):  # there is no other place to report it
         fd = original_fd(2)
         if fd is not None:

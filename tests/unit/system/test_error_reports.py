@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+import pytest
+
 from meshlog_handler.system.error_reports import ErrorReports, describe, give, name_of, refuse
+from meshlog_handler.system.fd_capture import diagnose
 
 
 class WithoutText(Exception):
@@ -76,3 +79,11 @@ def test_completing_a_future_never_raises() -> None:
     given.add_done_callback(exit_in_callback)
     give(given, 1)
     assert given.result(0) == 1
+
+
+def test_a_message_of_any_length_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    diagnose(f"a peer sent {'x' * 1_000_000}")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert len(line) < 20_000
+    assert line.startswith("meshlog: a peer sent xxx")
+    assert line.endswith(" more characters]")
