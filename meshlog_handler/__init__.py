@@ -1,27 +1,23 @@
 """Logs of many Python processes, shown by one of them, through the standard library's `logging`.
 
-Folders, from the bottom up. Each says in its ``__init__`` what lives there and what it may import:
+- `MeshHandler`: a handler for `logging.config` and for existing programs.
+- `LogClient`: shows the logs of other processes in this one; `install` makes a process forward its logs.
+- `this_host`, `ProcMesh`: functions on N local processes, with their logs. `current_rank` tells a process which one it is.
+- `ConsoleHandler`, `MeshFormatter`, `JsonFormatter`: how shown records look.
+- `LogRelay`: a client that passes records on to another client, for many hosts.
+- `integrations`: Ray, Dask, Monarch, torchrun; `testing`: helpers for tests; `notebook`: cells.
+- ``meshlog run``, ``meshlog exec``, ``meshlog tail``: the command line.
 
-- ``system``: descriptors, waits, forks, exits; ``protocol``: records and messages as data.
-- ``journal``: records that the client does not have yet; ``transport``: how a worker and a client connect.
-- ``grouping``, ``lines``, ``output``: similar lines, printed lines, how shown records look.
-- ``worker``: the side that logs; ``dispatch`` and ``client``: the side that shows.
-- ``handler``, ``installation``, ``console_handlers``: how a process takes part.
-- ``notebook``, ``mesh``, ``integrations``, ``cli``, ``testing``: what is built on them.
-
-A record: `handler` -> `worker.record_stream` -> `protocol.encode` -> `journal.writer` -> `worker.forwarder` ->
-`transport.channel` -> `client.reactor` -> `client.peer` -> `protocol.decode` -> `dispatch.pacer` -> `dispatch.dispatcher` ->
-`dispatch.sink` -> the handlers.
-
-Every import is deferred until a name is used.
+Every import is deferred until a name is used. CONTRIBUTING.md describes the folders, and the way of a record through them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
-from .system.lazy_imports import load
+from .system.lazy_imports import importing, load
 
 if TYPE_CHECKING:
     from .client.log_client import LogClient as LogClient
@@ -92,11 +88,16 @@ _HOMES = {
     "uninstall": "installation",
 }
 
+_SUBPACKAGES = ("integrations", "notebook", "testing")
+
 __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a worker that only logs pays for nothing else."""
+    if name in _SUBPACKAGES:
+        with importing():
+            return import_module(f"{__name__}.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -105,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

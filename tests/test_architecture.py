@@ -7,6 +7,7 @@ import fnmatch
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tokenize
@@ -281,6 +282,17 @@ def test_all_is_what_is_promised() -> None:
     assert len(package.__all__) == len(PUBLIC)
     undocumented = {name for name in PUBLIC if not getattr(package, name).__doc__}
     assert undocumented == set()
+
+
+def test_public_folders_need_no_import_of_their_own() -> None:
+    """In a fresh process: here, other tests have imported them."""
+    code = f"import {PACKAGE} as m; print(m.testing.collected, m.notebook.show_under, m.integrations.attach)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_help_begins_with_what_users_use() -> None:
+    first = importlib.import_module(PACKAGE).__doc__ or ""
+    assert re.findall(r"`(\w+)`", first)[1] in PUBLIC
 
 
 def test_the_documentation_names_all_of_it() -> None:
