@@ -24,7 +24,7 @@ from .protocol.encode import PLAIN_SIZE, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
-from .system.fd_capture import diagnose
+from .system.diagnostics import diagnose
 from .system.lazy_imports import importing
 from .worker import membership
 from .worker import record_stream as streams

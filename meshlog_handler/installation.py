@@ -13,8 +13,8 @@ from .errors import ConnectError, SettingError
 from .handler import MeshHandler
 from .notebook.ipython import of_parents_kernel
 from .system import live_clients
+from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
-from .system.fd_capture import diagnose
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
 from .worker import membership

@@ -22,7 +22,7 @@ from ..errors import ConnectError, SettingError
 from ..output.terminal import size_told
 from ..protocol.messages import Hello
 from ..system.descriptors import make_pipe
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.signals import Signals
 from ..system.waits import monotonic
 from ..transport.channel import Address, connect

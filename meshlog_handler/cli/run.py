@@ -22,8 +22,8 @@ from ..output.json_formatter import JsonFormatter
 from ..output.terminal import size_told
 from ..protocol.messages import SetLevel
 from ..protocol.ranks import format_ranks
+from ..system.diagnostics import diagnose
 from ..system.exit_status import signal_name
-from ..system.fd_capture import diagnose
 from ..system.signals import Signals
 from ..system.waits import LONGEST_SEC, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole

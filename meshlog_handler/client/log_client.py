@@ -34,7 +34,7 @@ from ..output.named_handlers import ShownBy, check_handlers
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.shielded import run_shielded
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
 from ..transport.listener import Listener, NewConnection

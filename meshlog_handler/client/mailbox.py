@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ClosedError
+from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, give, refuse
-from ..system.fd_capture import diagnose
 
 
 @dataclass(frozen=True)

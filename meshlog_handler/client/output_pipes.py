@@ -13,7 +13,7 @@ from ..lines.captured import CapturedPipe
 from ..lines.framer import Block, Line
 from ..protocol.decode import Item
 from ..system.descriptors import pending, read_pipe
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
 from .peer import Peer
 

@@ -23,7 +23,7 @@ from ..protocol.entries import FLUSH, LARGE, RECORD, number_entry, walk
 from ..protocol.frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
 from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, Leash, Message, Relabel, decode
 from ..protocol.relay_messages import DownstreamReached
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from .exit_reports import abridged
 from .stats import RankStats
 

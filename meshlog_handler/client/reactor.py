@@ -21,9 +21,9 @@ from ..errors import ProtocolError
 from ..protocol.decode import Item
 from ..protocol.frames import CONTROL, frame
 from ..protocol.messages import Goodbye, KeepWaiting, Message, Release
+from ..system.diagnostics import diagnose
 from ..system.error_reports import ErrorReports, describe
 from ..system.exit_status import exit_code, has_ended, started_here, watch
-from ..system.fd_capture import diagnose
 from ..system.waits import capped, monotonic
 from .output_pipes import OutputPipes
 from .peer import Life, Peer

@@ -39,7 +39,7 @@ from ..protocol.relay_messages import (
     WindowDownstream,
 )
 from ..system import at_exit, live_clients
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import Awaited
 from ..transport.channel import Address
 from .log_client import LogClient

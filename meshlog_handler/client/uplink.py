@@ -22,7 +22,7 @@ from ..errors import MeshlogError, ProtocolError
 from ..protocol.messages import Command, Goodbye, Hello, KeepWaiting, Message, Release, decode
 from ..protocol.record import MeshRecord, info_of
 from ..protocol.relayed_records import encode_relayed
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..transport.channel import Address, connect
 from ..worker.forwarder import LogForwarder
 from ..worker.membership import make_journal

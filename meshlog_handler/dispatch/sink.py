@@ -18,8 +18,8 @@ from ..output.named_handlers import NamedHandler, ShownBy
 from ..protocol.encode import PLAIN_SIZE
 from ..protocol.record import MeshInfo, shown_kind
 from ..system import unpatched
+from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, name_of
-from ..system.fd_capture import diagnose
 from ..system.waits import deadline_after, seconds_until
 from ..worker.record_stream import internal_threads, transport_threads
 from .wrapped_handlers import (

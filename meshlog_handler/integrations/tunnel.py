@@ -22,7 +22,7 @@ from typing import Final
 
 from ..client.relay import LogRelay
 from ..errors import ClosedError, ConnectError
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import Awaited, capped
 from ..transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ..worker.record_stream import internal_threads

@@ -1,6 +1,6 @@
-"""Processes of our own, addressed as one: start, call, supervise, and their logging.
+"""Meshes of processes on this host: start, call and supervise the processes, and manage their logging.
 
-May import: everything but the command line and the integrations.
+May import: everything except the command line and the integrations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LoggingMeshClient: the control surface of a mesh's logging."""
+"""LoggingMeshClient: controls the logging of a mesh."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
 from ..protocol.ranks import format_ranks
 from ..system import at_exit
+from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
-from ..system.fd_capture import diagnose
 from ..system.waits import deadline_after, finished, monotonic
 from .engine import Coords
 
 Detach = Callable[[float], object]
 
 COMMAND_SEC = 10.0
-"""Seconds that every rank has for carrying out an order."""
+"""Seconds in which every rank must acknowledge a command."""
 
 _GRACE_SEC: Final = 1.0
 _LEAST_SEC: Final = 1.0
 
 
 class HasLogging(Protocol):
-    """A mesh that brought its logging along."""
+    """A mesh that already has its logging."""
 
     @property
     def logging(self) -> LoggingMeshClient:
-        """The control surface of its logging."""
+        """The `LoggingMeshClient` of the mesh."""
 
 
 class LoggingMeshClient:
-    """Controls what the procs of one mesh log and what the client shows of it. Made by `spawn`.
+    """Controls what the procs of one mesh log and what the client shows of it. Created by `spawn`.
 
-    Any thread may call any method; each returns when every rank concerned has obeyed, or raises. None of them may be
-    called on a running event loop's thread without blocking it: a mesh's own methods return futures.
+    Any thread may call any method. A method returns when every selected rank has acknowledged the command, or raises. On the
+    thread of a running event loop, a method blocks the loop: use the methods of the mesh, which return futures.
 
     Notes
     -----
-    The surface is Monarch's ``LoggingMeshClient``, with targeted and acknowledged changes, and receipts, added.
+    The interface is that of Monarch's ``LoggingMeshClient``, extended by commands to some ranks, acknowledgements and receipts.
     """
 
     def __init__(self, client: LogClient, mesh: str, coords: Coords | None) -> None:
         self.client = client
         self.mesh = mesh
         self._coords = coords
-        self._changing = threading.Lock()  # one change at a time: one that is undone must not undo another
+        self._changing = threading.Lock()  # one change at a time: a rollback must not undo another change
         client.registry.add_mesh(mesh, coords)
         self._detach: list[Detach] = []
         self._end = _End(client, self._detach)
@@ -71,13 +71,15 @@ class LoggingMeshClient:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Its ranks; of a mesh whose procs come and go, those that have joined and live."""
+        """The ranks of the mesh. If the number of procs varies: the ranks that have joined and are still connected."""
         return tuple(sorted(self._coords)) if self._coords is not None else self.client.ranks(self.mesh)
 
     @staticmethod
     def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
-        """Return the logging of `proc_mesh`: a `LogClient` here, in every proc a `LoggerRuntime`, and a `LogForwarder` where
-        ``MESHLOG_ENABLE_LOG_FORWARDING`` allows. Waits until the procs have joined.
+        """Return the logging of `proc_mesh`. Waits until the procs have joined.
+
+        It consists of a `LogClient` here, a `LoggerRuntime` in every proc, and a `LogForwarder` in every proc if
+        ``MESHLOG_ENABLE_LOG_FORWARDING`` allows.
         """
         return proc_mesh.logging
 
@@ -90,45 +92,45 @@ class LoggingMeshClient:
         log_dir: str | os.PathLike[str] | None = None,
         hide: Sequence[str] = (),
     ) -> LoggingMeshClient:
-        """Start a client for a mesh whose procs will join under the token `mesh`.
+        """Start a client for a mesh whose procs join later, with the token `mesh`.
 
         Parameters
         ----------
         mesh : str
-            A token that only the procs of this mesh know.
+            A token known only to the procs of this mesh.
         coords : Mapping or None
-            The coordinates of each rank; None if procs come and go, and are given ranks as they join.
+            The coordinates of each rank; None if the number of procs varies and each proc gets a rank when it joins.
         handlers : iterable of logging.Handler or None
-            What shows the records; None is the console.
+            The handlers that show the records; None is the console.
         log_dir : str or None
             Directory for a complete file per rank and stream.
         hide : sequence of str
-            Regular expressions: lines that are not shown.
+            Regular expressions. Matching lines are not shown.
         """
         return cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords)
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
     ) -> None:
-        """Set what is shown, and what the procs log.
+        """Set what is shown, and the level of the procs.
 
         Parameters
         ----------
         stream_to_client : bool
-            Whether records and captured lines are shown. Files in a ``log_dir`` have them all the same.
+            Whether to show records and captured lines. Files in a ``log_dir`` contain them in any case.
         aggregate_window_sec : float or None
-            Seconds in which similar lines become one; None shows each at once. Pending ones are shown first.
+            Seconds in which similar lines become one; None shows each line immediately. Pending lines are shown first.
         level : int or str
-            Of the root logger in every rank, 0 to 255.
+            Level of the root logger in the ranks, 0 to 255.
         ranks : iterable of int or None
-            Whom it concerns; None: all. The window is one for the whole client.
+            The ranks to change; None: all. The window always applies to the whole client.
 
         Raises
         ------
         SettingError
-            If a value is none (a ``ValueError``): also a window together with ``stream_to_client=False``.
+            If a value is invalid (a ``ValueError``), or a window is combined with ``stream_to_client=False``.
         RankError
-            If a rank could not obey.
+            If a rank failed to apply the mode.
         """
         window, number = settings.check_mode(stream_to_client, aggregate_window_sec, level)
         if stream_to_client and not settings.forwarding_enabled():
@@ -156,18 +158,18 @@ class LoggingMeshClient:
         level : int or str
             0 to 255, or a name.
         logger : str or None
-            Its name; None is the root logger.
+            Name of the logger; None is the root logger.
         ranks : iterable of int or None
-            Whom it concerns; None: all, and those that join later.
+            The ranks to change; None: all, including those that join later.
         for_sec : float or None
-            Seconds after which each rank sets the level back by itself.
+            Seconds after which each rank restores the level by itself.
 
         Raises
         ------
         SettingError
-            If a value is none.
+            If a value is invalid.
         RankError
-            If a rank could not obey.
+            If a rank failed to apply the level.
         """
         number = settings.check_level(level)
         if for_sec is not None:
@@ -177,27 +179,27 @@ class LoggingMeshClient:
         chosen = self._chosen(ranks)
         with self._changing:
             if ranks is None and for_sec is None:
-                # Before the round: a proc that joins meanwhile is asked, or told at the door. And whether or not all obey.
+                # Set first, even if a rank fails: a proc that joins meanwhile gets the command, or the default when it joins.
                 self.client.set_default(self.mesh, command.replaced(request=0))
             _check(self._ask(command, chosen), RankError, f"set_level({level!r})")
 
     def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
-        """Apply a `logging.config.dictConfig` dictionary in the ranks: in all of them, or in none.
+        """Apply a `logging.config.dictConfig` dictionary in all selected ranks or in none.
 
         Parameters
         ----------
         config : dict
             Plain data; name objects by path (``"ext://..."``, ``{"()": "package.factory"}``).
-            ``disable_existing_loggers`` is False unless given.
+            ``disable_existing_loggers`` defaults to False.
         ranks : iterable of int or None
-            Whom it concerns; None: all, and those that join later.
+            The ranks to configure; None: all, including those that join later.
 
         Raises
         ------
         ConfigRefused
-            If a rank refuses, or cannot answer; every rank is as it was before.
+            If a rank rejects the configuration or does not respond. Every rank then keeps its previous configuration.
         TypeError
-            If `config` holds what cannot travel to another process.
+            If `config` contains a value that cannot be sent to another process.
         """
         command = Prepare(self.client.next_request(), check_plain_config(config))
         self._transact(command, ranks, ConfigRefused, "configure()", command.replaced(request=0))
@@ -208,14 +210,14 @@ class LoggingMeshClient:
         Parameters
         ----------
         timeout : float or None
-            Seconds.
+            Seconds; None waits without a limit.
         ranks : iterable of int or None
-            Whom to wait for; None: all.
+            The ranks to wait for; None: all.
 
         Raises
         ------
         FlushTimeout
-            If ranks did not answer; it carries the receipt and names them.
+            If ranks did not respond; it contains the receipt and names them.
         """
         return self.client.flush(timeout, self._chosen(ranks))
 
@@ -224,14 +226,14 @@ class LoggingMeshClient:
         return self.client.stats()
 
     def on_stop(self, detach: Detach) -> None:
-        """Let `detach` be called, with seconds, before the client ends: it lets the procs leave."""
+        """Call `detach` with a timeout in seconds before the client ends. It makes the procs leave."""
         self._detach.append(detach)
-        atexit.register(self._end)  # before the engine's own end, which was registered when that was started
+        atexit.register(self._end)  # runs before the exit handler of the engine, which was registered earlier
 
     def drain_and_stop(self, timeout: float = 10.0) -> None:
-        """Flush, let the procs leave, show what is pending, and end the client. Stopping twice is the same as once.
+        """Flush, detach the procs, show pending records, and stop the client. A second call does nothing.
 
-        Also done when this object is collected, and at exit.
+        Also called when this object is collected, and at exit.
         """
         if self._finalizer.detach() is not None:
             self._end(timeout)
@@ -255,9 +257,9 @@ class LoggingMeshClient:
         defaults: Command,
         between: Callable[[Chosen], object] = lambda chosen: None,
     ) -> None:
-        """Have an order carried out by every rank or by none; then let `defaults` hold for those that join later.
+        """Apply `command` in all ranks or in none, then make `defaults` the default for late joiners.
 
-        Whatever goes wrong before the end, an interrupt included, `command` is undone. `between` is called when all have done it.
+        Any exception before the commit, even an interrupt, rolls `command` back. `between` is called when all ranks have prepared.
         """
         chosen = self._chosen(ranks)
         default = (self.mesh, defaults) if ranks is None else None
@@ -266,47 +268,47 @@ class LoggingMeshClient:
             try:
                 committed = None
                 while committed is None:
-                    # Once more for procs that have joined since.
-                    answers = self._ask(command, lambda member: chosen(member) and member not in prepared)
-                    prepared.update(answers)
-                    _check(answers, fault, what, "every rank is as it was before")
+                    # Repeated for procs that have joined meanwhile.
+                    responses = self._ask(command, lambda peer: chosen(peer) and peer not in prepared)
+                    prepared.update(responses)
+                    _check(responses, fault, what, "every rank is as it was before")
                     between(chosen)
                     commit = Commit(self.client.next_request(), command.request)
                     committed = self.client.commit_soon(commit, chosen, prepared, default)
             except BaseException as failure:
                 self._roll_back(command.request, chosen, wait=isinstance(failure, RankError))
                 raise
-            _check(self._answers(commit, committed), RankError, what, "the other ranks have changed")
+            _check(self._responses(commit, committed), RankError, what, "the other ranks have changed")
 
     def _roll_back(self, prepared: int, chosen: Chosen, *, wait: bool) -> None:
-        with contextlib.suppress(ClosedError, BusyError):  # the ranks undo it by themselves when the client is gone
+        with contextlib.suppress(ClosedError, BusyError):  # the ranks roll back by themselves when the client has ended
             command = Rollback(self.client.next_request(), prepared)
-            answers = self.client.send_command_soon(command, chosen)
+            responses = self.client.send_command_soon(command, chosen)
             if wait:
-                self._answers(command, answers)
+                self._responses(command, responses)
 
     def _ask(self, command: Command, chosen: Chosen) -> Answers:
-        """Give an order; return the answers."""
-        return self._answers(command, self.client.send_command_soon(command, chosen))
+        """Send a command; return the responses."""
+        return self._responses(command, self.client.send_command_soon(command, chosen))
 
-    def _answers(self, command: Command, asked: Future[Answers]) -> Answers:
-        if not finished(asked, COMMAND_SEC):
+    def _responses(self, command: Command, pending: Future[Answers]) -> Answers:
+        if not finished(pending, COMMAND_SEC):
             self.client.give_up(command.request)
-            self.client.ask(lambda: None, _GRACE_SEC)  # raises what holds up the client, if it is not the ranks
-        return asked.result()
+            self.client.ask(lambda: None, _GRACE_SEC)  # raises if the client, and not a rank, causes the delay
+        return pending.result()
 
 
-def _check(answers: Answers, fault: type[RankError], what: str, state: str = "") -> None:
-    """Raise `fault` if a rank did not obey."""
-    refused = {member.rank: error for member, error in answers.items()}  # type: ignore[attr-defined]  # see `Member`
+def _check(responses: Answers, fault: type[RankError], what: str, state: str = "") -> None:
+    """Raise `fault` if a rank failed to apply a command."""
+    refused = {peer.rank: error for peer, error in responses.items()}  # type: ignore[attr-defined]  # see `Member`
     reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
     if reasons:
-        told = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
-        raise fault(f"{what} failed on {format_ranks(reasons)}{': ' if not state else f' ({state}): '}{told}", reasons)
+        details = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
+        raise fault(f"{what} failed on {format_ranks(reasons)}{': ' if not state else f' ({state}): '}{details}", reasons)
 
 
 class _End:
-    """The end of the logging of a mesh. It does not refer to the `LoggingMeshClient`, and outlives it."""
+    """Stops the logging of a mesh. Outlives the `LoggingMeshClient`, and does not refer to it."""
 
     def __init__(self, client: LogClient, detach: list[Detach]) -> None:
         self._client = client
@@ -314,7 +316,7 @@ class _End:
         self._pid = os.getpid()
 
     def __call__(self, timeout: float = 10.0) -> None:
-        """Flush, let the procs leave, and end the client. In a forked child it does nothing."""
+        """Flush, detach the procs, and stop the client. Does nothing in a forked child."""
         if self._pid != os.getpid():
             return
         at_exit.forget(self)
@@ -323,21 +325,20 @@ class _End:
         while self._detach:
             leave = self._detach.pop(0)
             left = max(_LEAST_SEC, deadline - monotonic())
-            with contextlib.suppress(FlushTimeout, ClosedError):  # a silent rank keeps no other from leaving; `stop` names it
+            with contextlib.suppress(FlushTimeout, ClosedError):  # `stop` names unresponsive ranks; the others must still leave
                 self._client.flush(left)
             try:
                 leave(left)
-            except Exception as failure:  # an engine's, which may have ended before
-                diagnose(f"procs could not leave in order: {describe(failure)}")
+            except Exception as failure:  # an error of the engine, which may have ended before
+                diagnose(f"procs did not detach cleanly: {describe(failure)}")
         self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
 
     def in_background(self) -> None:
-        """Do so on another thread: a finalizer may come at any instant, on any thread, with any lock held by that thread.
-
-        Whoever collects garbage must not wait, neither for ranks nor for a lock of `threading`.
-        """
+        """Stop on another thread, for a finalizer."""
+        # A finalizer may run at any time on any thread that holds any lock. It must not wait for ranks, nor for a lock of
+        # `threading`, so it uses `_thread`.
         if self._pid == os.getpid() and (self._client.running or self._detach):
-            with contextlib.suppress(RuntimeError):  # no thread can be started: then it is done at exit
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the client stops at exit
                 _thread.start_new_thread(self._start, ())
         else:
             at_exit.forget(self)

@@ -1,8 +1,8 @@
-"""What a mesh of processes must offer so that it gets its logging. `ProcMesh` is the first to offer it; see `integrations`.
+"""The interface that a mesh of processes implements to get its logging. See `ProcMesh` and `integrations`.
 
 ::
 
-    LoggingManager.attach(engine):  start the client -> engine.join(address) -> first mode
+    LoggingManager.attach(engine):  start the client -> engine.join(address) -> set the initial mode
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from typing import Protocol
 
 Coords = Mapping[int, Mapping[str, int | str]]
-"""By rank, its position (or a name) by dimension, such as ``{"gpus": 1}``."""
+"""For each rank, its position (or a name) by dimension, such as ``{"gpus": 1}``."""
 
 
 class Engine(Protocol):
-    """A mesh of processes, to be attached by `LoggingManager.attach`."""
+    """A mesh of processes that `LoggingManager.attach` can attach to."""
 
     @property
     def token(self) -> str:
-        """What its procs join under; no two meshes have the same."""
+        """The token that the procs join with. It is unique to the mesh."""
 
     @property
     def coords(self) -> Coords | None:
-        """Its ranks; None if its procs come and go: they are given ranks as they join."""
+        """The coordinates of each rank; None if the number of procs varies and each proc gets a rank when it joins."""
 
     def join(self, address: str) -> None:
-        """Let every proc join the client at `address`, or a relay where that cannot be reached, under `token`.
+        """Make every proc join the client at `address` with `token`; a proc that cannot reach that address joins a relay.
 
-        Returns when those that there are have joined; those that come later join by themselves. Blocks.
+        Returns when all existing procs have joined. A proc that starts later joins by itself. Blocks.
         """

@@ -1,4 +1,4 @@
-"""MeshFuture: the result of something that goes on in the background, to be awaited in any event loop, or waited for."""
+"""MeshFuture: the result of a background operation, for any event loop and any thread."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 class MeshFuture(Generic[T]):
-    """What a call on a mesh returns at once: the promise of its result.
+    """The result of a call on a mesh, available later.
 
-    ``await`` it in asyncio, trio, or what is built on them; in any other place, ``get`` it. Both may be done more than
-    once, by several threads and tasks at a time. To stop waiting (a timeout, a task that is cancelled) does not stop what
-    is waited for. An error that nobody asked for is a `RuntimeWarning` when it is certain that nobody will.
+    ``await`` it in asyncio, trio or a library based on them; elsewhere, call `get`. Several threads and tasks may wait for
+    it, repeatedly. A timeout or a cancelled task ends the wait, not the operation. If the operation fails and the error can
+    no longer be retrieved, a `RuntimeWarning` reports it.
 
     Parameters
     ----------
     future : concurrent.futures.Future
-        Gets the result. Whoever sets it calls `set_running_or_notify_cancel` first.
+        Receives the result. Its producer calls `set_running_or_notify_cancel` before it sets the result.
     what : str
-        What is waited for, for messages: ``flush``, ``call of train on ranks 0-3``.
+        The operation, for messages: ``flush``, ``call of train on ranks 0-3``.
 
     Notes
     -----
-    It stays in its process: it cannot be pickled, and a forked child cannot wait for it.
+    A `MeshFuture` belongs to its process: it cannot be pickled, and a forked child cannot wait for it.
     """
 
     def __init__(self, future: Future[T], what: str = "the result") -> None:
@@ -41,7 +41,7 @@ class MeshFuture(Generic[T]):
 
     @classmethod
     def run(cls, fn: Callable[[], T], name: str) -> MeshFuture[T]:
-        """Run `fn` on a thread of its own, a daemon named ``meshlog-`` and `name`."""
+        """Run `fn` on a new daemon thread named ``meshlog-`` and `name`."""
         future: Future[T] = Awaited()
         future.set_running_or_notify_cancel()
         made = cls(future, name)
@@ -50,74 +50,73 @@ class MeshFuture(Generic[T]):
 
     @classmethod
     def completed(cls, value: T) -> MeshFuture[T]:
-        """Return one that is done."""
+        """Return a `MeshFuture` that is done with `value`."""
         future: Future[T] = Awaited()
         future.set_result(value)
         return cls(future)
 
     def done(self) -> bool:
-        """Tell whether the result, or the error, is there."""
+        """Return whether the result or the error is available."""
         return self._future.done()
 
     def get(self, timeout: float | None = None) -> T:
-        """Wait for the result. Blocks the thread: in an event loop, ``await`` instead.
+        """Wait for the result and return it. Blocks the thread: in an event loop, use ``await`` instead.
 
         Parameters
         ----------
         timeout : float or None
-            Seconds; None waits for as long as it takes.
+            Seconds; None waits without a limit.
 
         Raises
         ------
         TimeoutError
-            If it is not done in time. It goes on, and can be waited for again.
+            If the operation is not done in time. It continues, and `get` may be called again.
         """
         error = self.exception(timeout)
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # it holds this frame by its traceback
+                del error  # its traceback refers to this frame
         return self._future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as `get` does; return the error, or None if there is a result."""
         if not finished(self._future, timeout):
-            raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s; it goes on.")
-        self._outcome.asked = True
+            raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s and continues.")
+        self._outcome.retrieved = True
         return self._future.exception()
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self._future.done():
-            # Without one of these loops (or in one of a kind unknown here) `get` blocks: there is no other way to wait.
+            # Without an event loop, or in an unknown kind of loop, `get` below blocks: there is no other way to wait.
             waiter = _wait_in_trio(self._future) or _wait_in_asyncio(self._future)
             if waiter is not None:
                 yield from waiter
         return self.get()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self._outcome.what}, {'done' if self.done() else 'under way'}>"
+        return f"<{type(self).__name__}: {self._outcome.what}, {'done' if self.done() else 'pending'}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a MeshFuture ({self._outcome.what}) stays in its process: send what .get() returns instead.")
+        raise TypeError(f"a MeshFuture ({self._outcome.what}) cannot be pickled. Send the value that .get() returns.")
 
     def __del__(self) -> None:
-        outcome = getattr(self, "_outcome", None)  # None: __init__ did not come that far
+        outcome = getattr(self, "_outcome", None)  # None: __init__ failed before it was set
         if outcome is not None:
             outcome.abandoned = True
             outcome.warn_if_lost(self._future)
 
 
 class _Outcome:
-    """What is known about who asked. It outlives the `MeshFuture`, to warn of an error that comes after it has gone.
+    """The state that decides about the warning for an error. It outlives its `MeshFuture`, so that a later error also warns."""
 
-    Whichever comes last, the error or the end of the `MeshFuture`, finds the other's mark: one of them warns. Takes no
-    lock, for a finalizer may run at any instant on any thread; that one alone warns is the pop's doing.
-    """
+    # The error and the end of the `MeshFuture` may come in either order; the later one finds the flag of the earlier and warns.
+    # A finalizer may run at any time on any thread, so there is no lock: the atomic pop ensures a single warning.
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.asked = False
+        self.retrieved = False
         self.abandoned = False
         self._warnings = [True]
 
@@ -125,16 +124,16 @@ class _Outcome:
         self.warn_if_lost(future)
 
     def warn_if_lost(self, future: Future[Any]) -> None:
-        if self.asked or not self.abandoned or not future.done() or sys.is_finalizing():
+        if self.retrieved or not self.abandoned or not future.done() or sys.is_finalizing():
             return
         error = future.exception()
         if error is None:
             return
-        with suppress(IndexError):  # the other one has warned
+        with suppress(IndexError):  # the other thread has warned
             self._warnings.pop()
             warnings.warn(
-                f"{self.what} failed, and nobody asked for the result: {type(error).__name__}: {error}. "
-                f"Await what the call returns, or .get() it.",
+                f"{self.what} failed, and its result was never retrieved: {type(error).__name__}: {error}. "
+                f"Await the returned MeshFuture, or call .get().",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -143,16 +142,16 @@ class _Outcome:
 def _run(future: Future[T], fn: Callable[[], T]) -> None:
     try:
         value = fn()
-    except BaseException as error:  # whatever it is, it belongs to who waits
+    except BaseException as error:  # the waiting caller receives every error
         future.set_exception(error)
     else:
         future.set_result(value)
     finally:
-        del future, fn  # the error holds this frame by its traceback
+        del future, fn  # the traceback of the error refers to this frame
 
 
 def _wait_in_trio(future: Future[Any]) -> Generator[Any, Any, object] | None:
-    """Return what to yield from in a trio task until `future` is done; None elsewhere."""
+    """In a trio task, return an iterator to ``yield from`` until `future` is done; elsewhere, None."""
     trio = sys.modules.get("trio")
     if trio is None:
         return None
@@ -163,7 +162,7 @@ def _wait_in_trio(future: Future[Any]) -> Generator[Any, Any, object] | None:
     token, event = trio.lowlevel.current_trio_token(), trio.Event()
 
     def wake(_: Future[Any]) -> None:
-        with suppress(trio.RunFinishedError):  # nobody waits any more
+        with suppress(trio.RunFinishedError):  # the loop has ended: no task waits
             token.run_sync_soon(event.set)
 
     future.add_done_callback(wake)
@@ -172,7 +171,7 @@ def _wait_in_trio(future: Future[Any]) -> Generator[Any, Any, object] | None:
 
 
 def _wait_in_asyncio(future: Future[Any]) -> Generator[Any, Any, object] | None:
-    """Return what to yield from in an asyncio task until `future` is done; None elsewhere."""
+    """In an asyncio task, return an iterator to ``yield from`` until `future` is done; elsewhere, None."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return None
@@ -187,7 +186,7 @@ def _wait_in_asyncio(future: Future[Any]) -> Generator[Any, Any, object] | None:
             waiter.set_result(None)
 
     def wake(_: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop was closed: no task waits
             loop.call_soon_threadsafe(release)
 
     future.add_done_callback(wake)

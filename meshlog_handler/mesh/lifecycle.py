@@ -1,6 +1,6 @@
-"""MeshLife: the beginning and the end of a mesh. Its procs and its logging are brought up, and torn down, in this order:
+"""MeshLifecycle: starts and stops the procs and the logging of a mesh.
 
-client, procs, bootstrap, mode; and, after calls: flush, procs, what they logged last, client.
+Start: client -> procs -> bootstrap -> mode. Stop: flush -> procs -> their last records -> client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ClosedError
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import Awaited, deadline_after, finished, monotonic
 from .engine import Coords
 from .future import MeshFuture
@@ -32,26 +32,9 @@ _LEAST_SEC: Final = 1.0
 
 
 class MeshLifecycle:
-    """What all views of a mesh share; the `Engine` of its logging. Any thread may call any method.
+    """The state that a mesh shares with its slices, and the `Engine` of its logging. Any thread may call any method.
 
-    Nothing here refers to a `ProcMesh`: when the last of those has gone, `abandon` ends what is left.
-
-    Parameters
-    ----------
-    shape : Shape
-        Of the whole mesh.
-    name : str
-        For people.
-    start_method : str or None
-        See `ProcessSet`.
-    stream_to_client : bool
-        Whether the procs' logs are shown from the beginning.
-    handlers : iterable of logging.Handler or None
-        The client's.
-    bootstrap : Callable or None
-        Runs first in each proc.
-    log_dir : str or None
-        See `LoggingManager`.
+    Nothing here refers to a `ProcMesh`, so that collecting the last one can call `abandon`.
     """
 
     def __init__(
@@ -90,11 +73,9 @@ class MeshLifecycle:
     # -- beginning -------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start everything, on a thread of its own; but forks are the caller's.
-
-        A forked proc is a copy of what this process is at that instant. The caller's thread is in this call then; were it to
-        go on, it could be in the middle of an import, which the proc could never do, or of a `print`.
-        """
+        """Start everything on a new thread, except that the calling thread forks."""
+        # A forked proc is a copy of this process at that time. The calling thread forks because otherwise it could be in the
+        # middle of an import, which the proc could never complete, or of a `print`.
         global _at_exit
         if not _at_exit:
             atexit.register(_stop_all)
@@ -123,23 +104,23 @@ class MeshLifecycle:
             if not self._started.done():
                 self._started.set_exception(error)
             self._initialized.set_exception(error)
-            self._tell_callers()
+            self._mark_reported()
         else:
             self._initialized.set_result(None)
             self.procs.release()
 
     def join(self, address: str) -> None:
-        """Start the procs: they join before they do anything else."""
+        """Start the procs. Each joins before it does anything else."""
         self.procs.start(address, self._bootstrap, hold=True)
         self._started.set_result(self.procs.pids)
 
-    def _tell_callers(self) -> None:
-        """A mesh that does not start is a warning if nobody learns of it; who called something does."""
+    def _mark_reported(self) -> None:
+        """Warn about a failed start only if no caller received the error."""
         if self._called and self._initialized.done():
             self.initialized.exception()
 
     def pids(self) -> dict[int, int]:
-        """Wait until all procs were started; return their pids by rank."""
+        """Wait until all procs have started; return their pids by rank."""
         if self._started.exception() is not None:
             self.initialized.get()
         return dict(self._started.result())
@@ -147,25 +128,25 @@ class MeshLifecycle:
     def call(
         self, ranks: Iterable[int], fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> MeshFuture[list[Any]]:
-        """See `ProcessSet.call`; before the mesh is initialised the call is held back."""
+        """See `ProcessSet.call`. Before the mesh is initialised, calls are queued."""
         future = self.procs.call(ranks, fn, args, kwargs)
         self._called = True
-        self._tell_callers()
+        self._mark_reported()
         return future
 
     def check_open(self, what: str) -> None:
         """Raise `ClosedError` after a stop, and in a forked child."""
         if self._pid != os.getpid():
-            raise ClosedError(f"{what}: this mesh belongs to the process that this one was forked from, and is used there.")
+            raise ClosedError(f"{what}: this mesh belongs to the parent of this forked process. Use it there.")
         if self.stopped:
             raise ClosedError(f"{what}: the mesh was stopped. Spawn another.")
 
     # -- end -------------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> None:
-        """Flush, end the procs, show what they logged last, end the client. Stopping twice is the same as once.
+        """Flush, stop the procs, show their last records, and stop the client. A second call does nothing.
 
-        Never hangs: it takes `timeout` seconds and 10 more at most. In a forked child it does nothing.
+        Takes at most `timeout` seconds and 10 more. Does nothing in a forked child.
         """
         if self._pid != os.getpid():
             return
@@ -179,11 +160,11 @@ class MeshLifecycle:
             if self not in _living:
                 return
             failed = None
-            # If it is not up by then, it is not waited for: the procs end below, and with them its beginning.
+            # A start that takes longer is not waited for: it fails when the procs are stopped below.
             if finished(self._initialized, left()):
                 failed = self._initialized.exception()
                 if failed is None:
-                    # Half of the time: a rank that is silent must not use up that of those that could leave in order.
+                    # Half of the time, so that an unresponsive rank leaves enough for the other ranks to exit cleanly.
                     self.manager.flush_before_stop(max(_LEAST_SEC, timeout / 2))
             if failed is None:
                 self.procs.stop(left())
@@ -194,10 +175,10 @@ class MeshLifecycle:
         try:
             self.manager.stop(timeout)
         except Exception as error:
-            diagnose(f"the logging of a mesh could not be ended in order: {type(error).__name__}: {error}")
+            diagnose(f"the logging of a mesh did not stop cleanly: {type(error).__name__}: {error}")
 
     def abandon(self) -> None:
-        """Stop in the background. Takes no lock and starts nothing here: a finalizer may come at any instant."""
+        """Stop in the background. Takes no lock and starts no thread here, because a finalizer may call it at any time."""
         if self._pid == os.getpid():
             self.procs.post(self._stop_in_background)
 
@@ -210,12 +191,12 @@ _at_exit = False
 
 
 def _stop_all() -> None:
-    """Stop what the program left running when it ends. Who ends it by Ctrl-C does not want to wait for what was called."""
+    """Stop the remaining meshes at exit, with a shorter timeout if the program ended by an exception or by Ctrl-C."""
     failed = getattr(sys, "last_type", None) is not None
     deadline = monotonic() + (_FAILED_EXIT_SEC if failed else _EXIT_SEC)
     try:
-        for life in tuple(_living):
-            life.stop(max(_LEAST_SEC, deadline - monotonic()))
-    except KeyboardInterrupt:  # once more: now they are ended at once, without another traceback
-        for life in tuple(_living):
-            life.procs.stop(0.0)
+        for mesh in tuple(_living):
+            mesh.stop(max(_LEAST_SEC, deadline - monotonic()))
+    except KeyboardInterrupt:  # a second Ctrl-C: stop at once, without another traceback
+        for mesh in tuple(_living):
+            mesh.procs.stop(0.0)

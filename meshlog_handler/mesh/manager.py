@@ -1,12 +1,12 @@
-"""LoggingManager: gives a mesh of processes its logging. What a ProcMesh implementation imports.
+"""LoggingManager: the logging of one mesh of processes, for implementations of a mesh.
 
 ::
 
     manager = LoggingManager(handlers, log_dir)
     client = manager.attach(engine)            # see `Engine`; or, step by step:
-    address = manager.prepare(token, coords)   # procs started from here on join there
-    manager.init(stream_log_to_client)         # when they have started
-    manager.stop(timeout)                      # before they are torn down
+    address = manager.prepare(token, coords)   # procs started after this join at the address
+    manager.init(stream_log_to_client)         # after they have started
+    manager.stop(timeout)                      # before they are stopped
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..client.receipt import FlushReceipt
 from ..errors import ClosedError, FlushTimeout
 from ..notebook.cells import attach_if_notebook, current_cell, detach
 from ..output.named_handlers import ShownBy, check_handlers
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..worker.warning_filters import warnings_command
 from .control import LoggingMeshClient
 from .engine import Coords, Engine
@@ -29,36 +29,36 @@ from .engine import Coords, Engine
 _FAILED_SEC = 1.0
 
 DEFAULT_WINDOW_SEC = 3.0
-"""Seconds in which similar lines are grouped unless the user says otherwise (Monarch's default)."""
+"""Default window in seconds, in which similar lines are grouped (Monarch's default)."""
 
 
 class LoggingManager:
-    """Owns the logging of one mesh, from its first proc to its end. Every method blocks; any thread may call them.
+    """Manages the logging of one mesh from its first proc to its end. Every method blocks; any thread may call it.
 
     Parameters
     ----------
     handlers : iterable of logging.Handler or None
-        What shows the records in this process; None is the console.
+        The handlers that show the records in this process; None is the console.
     log_dir : str or None
         Directory for a complete file per rank and stream.
     hide : sequence of str
-        Regular expressions: lines that are not shown, such as marks that an engine writes for itself.
+        Regular expressions. Matching lines, such as markers that an engine prints, are not shown.
     """
 
     def __init__(
         self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = ()
     ) -> None:
         self._handlers = None if handlers is None else check_handlers(handlers)
-        self._log_dir = settings.check_directory(log_dir)  # now: the program may be elsewhere when the client starts
+        self._log_dir = settings.check_directory(log_dir)  # absolute: the working directory may change before `prepare`
         self._hide = hide
         self._client: LoggingMeshClient | None = None
-        # Those of the caller, here and now, and not what they are when the client has started.
+        # Taken from the caller now: they may differ when the client starts.
         self._cell = current_cell()
         self._warnings = warnings_command()
 
     @property
     def client(self) -> LoggingMeshClient:
-        """The control surface.
+        """The `LoggingMeshClient` that controls the logging.
 
         Raises
         ------
@@ -66,11 +66,11 @@ class LoggingManager:
             Before `prepare`.
         """
         if self._client is None:
-            raise ClosedError("the mesh's logging was not prepared: call prepare() before its procs are started.")
+            raise ClosedError("the logging of the mesh is not prepared. Call prepare() before the procs start.")
         return self._client
 
     def attach(self, engine: Engine, stream_to_client: bool = True) -> LoggingMeshClient:
-        """Give a mesh its logging: `prepare` (unless that is done), let its procs join, `init`. Ends all if that fails."""
+        """Start the logging of a mesh: `prepare` (unless done), `Engine.join` and `init`. A failure stops the client."""
         prepared = self._client is not None
         address = self.client.client.address if prepared else self.prepare(engine.token, engine.coords)
         try:
@@ -82,10 +82,10 @@ class LoggingManager:
         return self.client
 
     def prepare(self, mesh: str, coords: Coords | None) -> str:
-        """Start the client; return the address that the procs of `mesh` join at."""
+        """Start the client; return the address at which the procs of `mesh` join."""
         self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir, self._hide)
         self._client.client.set_default(mesh, self._warnings)
-        # Procs log at INFO from their first line on; what they print is not held back until `init`.
+        # Procs log at INFO from their first record on; captured lines do not wait for `init`.
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)
         return self._client.client.address
@@ -98,7 +98,7 @@ class LoggingManager:
     def logging_option(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
     ) -> None:
-        """Change the mode (see `LoggingMeshClient.set_mode`); in a notebook, also flush at the end of each cell."""
+        """Change the mode (see `LoggingMeshClient.set_mode`). In a notebook, also flush at the end of each cell."""
         self.client.set_mode(stream_to_client, aggregate_window_sec, level, ranks)
         attach_if_notebook(self.client)
 
@@ -107,22 +107,22 @@ class LoggingManager:
         return self.client.flush(timeout, ranks)
 
     def report_exit(self, rank: int, pid: int, exitcode: int | None) -> None:
-        """Tell the client how a proc ended: it names the death."""
+        """Report the exit of a proc to the client, for its exit report."""
         if self._client is not None and exitcode is not None:
             self._client.client.report_exit(self._client.mesh, rank, exitcode)
 
     def flush_before_stop(self, timeout: float) -> None:
-        """Flush while the procs still live; say what could not be had."""
+        """Flush while the procs still run; report on stderr if that fails."""
         try:
             self.client.flush(timeout)
         except FlushTimeout as incomplete:
-            diagnose(f"the mesh is torn down although its last flush is incomplete: {incomplete}")
+            diagnose(f"the last flush before the mesh is torn down is incomplete: {incomplete}")
         except ClosedError as closed:
             diagnose(f"the mesh is torn down without a last flush: {closed}")
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the client. After the procs have ended, what they logged last is read and shown."""
+        """Stop the client. If the procs have ended, their last records are read and shown."""
         if self._client is not None:
-            with contextlib.suppress(ClosedError):  # stopped by its finalizer before
+            with contextlib.suppress(ClosedError):  # its finalizer has already stopped it
                 self._client.drain_and_stop(timeout)
             detach(self._client)

@@ -1,4 +1,4 @@
-"""PendingCall: a call under way on several ranks, and what becomes of it."""
+"""PendingCall: a call in progress on several ranks, and its outcome."""
 
 from __future__ import annotations
 
@@ -17,15 +17,7 @@ from .rpc import CallFailure
 
 @dataclass(frozen=True)
 class End:
-    """How a proc ended.
-
-    Attributes
-    ----------
-    rank, pid : int
-        Which one.
-    reason : str
-        Such as ``ended by SIGSEGV``.
-    """
+    """The exit of a proc, with a reason such as ``ended by SIGSEGV``."""
 
     rank: int
     pid: int
@@ -33,7 +25,7 @@ class End:
 
     @classmethod
     def by(cls, rank: int, pid: int, exitcode: int | None) -> End:
-        """Say it by the exit code."""
+        """Derive the reason from the exit code."""
         return cls(rank, pid, f"ended {'with' if exitcode is not None and exitcode >= 0 else 'by'} {signal_name(exitcode)}")
 
     def __str__(self) -> str:
@@ -41,18 +33,9 @@ class End:
 
 
 class PendingCall:
-    """Collects the answers of the ranks to one call.
+    """Collects the responses of the ranks to one call.
 
-    One thread at a time: the watcher notes answers, then another one settles. Only the future is everybody's.
-
-    Parameters
-    ----------
-    number : int
-        What the call is known by between client and procs.
-    ranks : tuple of int
-        Whose answers are waited for; the result is in this order.
-    what : str
-        What is done there, for messages: ``the call of train``.
+    Not thread-safe: the supervisor thread adds responses, then the result loader settles the call. Only the future is shared.
     """
 
     def __init__(self, number: int, ranks: tuple[int, ...], what: str) -> None:
@@ -66,46 +49,43 @@ class PendingCall:
         self._future.set_running_or_notify_cancel()
 
     def future(self) -> MeshFuture[list[Any]]:
-        """Return what the caller gets."""
+        """Return a future of the results, in the order of `ranks`."""
         return MeshFuture(self._future, f"{self.what} on {format_ranks(self.ranks)}")
 
     def returned(self, rank: int, value: bytes) -> None:
-        """Note a result, pickled."""
+        """Store the pickled result of a rank."""
         self._values[rank] = value
 
     def failed(self, rank: int, why: CallFailure | End) -> None:
-        """Note that a rank raised, or ended. The first to do so is named first."""
+        """Record that a rank raised or ended. The error names the first such rank first."""
         self._failures.setdefault(rank, why)
 
     @property
     def complete(self) -> bool:
-        """Whether all ranks have answered."""
+        """Whether all ranks have responded."""
         return len(self._values) + len(self._failures) >= len(self.ranks)
 
     @property
     def failing(self) -> bool:
-        """Whether one of them has failed."""
+        """Whether a rank has failed."""
         return bool(self._failures)
 
     def settle(self) -> None:
-        """Give the caller the result, or the error. The second time it does nothing.
-
-        What is unpickled may run code of the program's: not to be called by a thread that others depend on.
-        """
+        """Set the result or the error of the future, once. Never on the supervisor thread: unpickling may run user code."""
         if self._future.done():
             return
         try:
             if self._failures:
                 raise self._error()
             values = self._load()
-        except BaseException as error:  # whatever unpickling may raise: somebody waits
-            # Where in this thread it was raised tells nobody anything, and would keep all that the frames hold.
+        except BaseException as error:  # unpickling may raise anything, and a caller waits
+            # This thread's traceback is useless to the caller, and would keep the locals of its frames alive.
             self.refuse(error.with_traceback(None))
         else:
             self._future.set_result(values)
 
     def refuse(self, error: BaseException) -> None:
-        """Fail without, or before, having been sent."""
+        """Set `error` on the future, unless it is done."""
         if not self._future.done():
             self._future.set_exception(error)
 
@@ -115,9 +95,9 @@ class PendingCall:
             try:
                 values.append(loads(self._values.pop(rank)))
             except Exception as cause:
-                reason = f"its result cannot be read here: {type(cause).__name__}: {cause}"
+                reason = f"its result cannot be loaded in the client: {type(cause).__name__}: {cause}"
                 raise RankError(
-                    f"rank {rank} carried out {self.what}, but {reason}. Return plain data, or objects whose classes can be "
+                    f"rank {rank} completed {self.what}, but {reason}. Return plain data, or objects whose classes can be "
                     f"imported on both sides.",
                     {rank: reason},
                 ) from cause
@@ -135,13 +115,13 @@ class PendingCall:
 
 
 def exception_of(failure: CallFailure) -> BaseException:
-    """Return the exception that was raised in the proc, with its traceback as its cause; that alone if it could not travel."""
+    """Return the exception raised in the proc, caused by its remote traceback; only the traceback if it cannot be loaded."""
     trace = RemoteTraceback(failure.trace)
     if failure.pickled is not None:
         try:
             error = loads(failure.pickled)
         except Exception as cause:
-            trace.__context__ = cause  # it left as a pickle that cannot be read: not what went wrong, but worth knowing
+            trace.__context__ = cause  # why the exception cannot be loaded: secondary, but useful
             return trace
         if isinstance(error, BaseException):
             error.__cause__ = trace
@@ -150,7 +130,7 @@ def exception_of(failure: CallFailure) -> BaseException:
 
 
 def refusal(ends: list[End], living: list[int], what: str) -> RankDied:
-    """Return the error of a call on ranks that had ended before."""
-    told = "; ".join(map(str, ends))
-    advice = f"Leave it out: .slice(ranks={living}) has those that live." if living else "None is left."
-    return RankDied(f"{told}, before {what}, which was not run anywhere. {advice}", {end.rank: end.reason for end in ends})
+    """Return the error of a call on ranks that had already ended."""
+    ended = "; ".join(map(str, ends))
+    advice = f"Use .slice(ranks={living}) to call the other ranks." if living else "No rank is left."
+    return RankDied(f"{ended}, before {what}. No rank ran it. {advice}", {end.rank: end.reason for end in ends})

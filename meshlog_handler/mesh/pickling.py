@@ -1,14 +1,14 @@
-"""Functions, arguments and results as bytes, between a client and the procs it made.
+"""Functions, arguments and results as bytes, between a client and the procs that it started.
 
-dill, by the pickler of `multiprocess`, with three things done in another way:
+This module uses dill, through the pickler of `multiprocess`, with three differences:
 
-- A function that cannot be imported (from ``__main__``, a lambda, a closure) travels with the globals it names, found in
-  its code. dill's own search prints the disassembly to a stand-in for ``sys.stdout``, into which the lines of other
-  threads fall, and does not end for functions that call each other.
-- In a proc, such functions of one module share their globals, so that what ``global model`` sets in one call is there in
-  the next. A global that the client knows comes with every call, with the value it has there.
-- A class that cannot be imported is made once in a process and has one identity on both sides: ``except`` and
-  ``isinstance`` at the client know what comes back.
+- A function that cannot be imported (from ``__main__``, a lambda, a closure) is pickled with the globals that its code
+  names. dill's own search replaces ``sys.stdout`` while it prints the disassembly, which captures output of other threads,
+  and it does not end for functions that call each other.
+- In a proc, such functions of one module share their globals, so that ``global model`` set in one call exists in the next.
+  A global that the client knows is sent with every call, with its value in the client.
+- A class that cannot be imported is created once in a process and has one identity on both sides, so that ``except`` and
+  ``isinstance`` in the client work with returned objects.
 """
 
 from __future__ import annotations
@@ -32,75 +32,66 @@ from . import start_methods
 from .rpc import name_of
 
 _ForkingPickler: Any = start_methods.reduction().ForkingPickler
-_dill: Any = importlib.import_module("dill._dill")  # it comes with multiprocess, whose pickle it is, and is imported there
+_dill: Any = importlib.import_module("dill._dill")  # the pickler of multiprocess, already imported by it
 
-# What names a global. In the body of a class every name that it does not set itself is one.
+# Opcodes that name a global. In a class body, every name that the body does not set is a global.
 _GLOBAL_OPS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"})
 _RLOCK: Final = type(threading.RLock())
 _FILES: Final = (io.RawIOBase, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle anything that dill can, functions and classes of ``__main__`` by value. Any thread.
-
-    Raises
-    ------
-    Exception
-        Whatever the pickling of `value` raises; `TypeError` and `pickle.PicklingError` are the usual ones.
-    """
+    """Pickle anything that dill supports, functions and classes of ``__main__`` by value. May raise anything. Thread-safe."""
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
 def dumps_call(fn: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Pickle a call, for any number of procs.
-
-    Raises
-    ------
-    TypeError
-        If `fn` is no function, or something cannot be pickled; the cause says what.
-    """
+    """Pickle a call for any number of procs. Raise `TypeError`, with its cause, if `fn` or an argument cannot be pickled."""
     if not callable(fn):
-        raise TypeError(f"{fn!r} is no function: a call takes a function, and then its arguments, as in call(print, 'hello').")
+        raise TypeError(f"{fn!r} is not callable. Pass a function and then its arguments, as in call(print, 'hello').")
     try:
         return dumps((fn, tuple(args), dict(kwargs)))
     except Exception as error:
         raise TypeError(
-            f"{name_of(fn)} cannot be sent to the procs, together with its arguments and what it uses of the variables around "
-            f"it ({type(error).__name__}: {error}). Locks, open files and connections cannot travel: let the function make "
-            f"its own."
+            f"{name_of(fn)} cannot be sent to the procs with its arguments and the outer variables that it uses "
+            f"({type(error).__name__}: {error}). Locks, open files and connections cannot be pickled: create them in the "
+            f"function."
         ) from error
 
 
 def dumps_result(value: Any) -> bytes:
-    """Pickle what goes from a proc to its client: the same, and fast where all of it can be imported."""
+    """Pickle a result for the client: as `dumps`, but fast if everything in it can be imported."""
     try:
-        # What C's pickle takes by name here, the client has under the same name: the proc is made in its image.
+        # What the C pickler pickles by name here exists in the client under the same name, because the client started the proc.
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception:
         return dumps(value)
 
 
 def loads(data: bytes | bytearray) -> Any:
-    """Return what `dumps` or `dumps_result` was given. Raises whatever that takes to make again."""
-    # `ignore`: dill must not turn an object of a class of __main__ into one of whatever has the same name there.
+    """Return the value given to `dumps` or `dumps_result`. May raise anything."""
+    # `ignore`: dill must not replace the class of an object by a class of the same name in __main__.
     return _dill.Unpickler(io.BytesIO(data), ignore=True).load()
 
 
 def share_globals() -> None:
-    """From now on, let functions that arrive here share their globals, by module. For procs."""
+    """From now on, let functions loaded in this process share their globals, by module. For procs."""
     global _shared
     _shared = {}
 
 
 class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes without types
-    """One pickle. What dill is to write once an object is made, it keeps by the object's id in ``_postproc``."""
+    """A single pickle.
+
+    ``_postproc`` of dill maps the id of an object to what dill writes after the object is created.
+    """
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
         super().__init__(file, protocol)
         self._namespaces: dict[int, _Namespace] = {}
-        self._in_the_making: list[int] = []
+        self._unfinished_classes: list[int] = []
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         kind = type(obj)
@@ -121,25 +112,25 @@ class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes wit
             self.save_reduce(_make_type_var, (obj.__name__, obj.__constraints__, *form), obj=obj)
             return
         elif kind is _RLOCK and id(obj) not in self.memo:
-            # As dill makes one (every functools.cached_property of Python 3.10 and 3.11 has one) it is locked for good.
+            # dill recreates an RLock locked, for good. Each functools.cached_property of Python 3.10 and 3.11 has one.
             self.save_reduce(threading.RLock, (), obj=obj)
             return
         elif isinstance(obj, types.ModuleType) and sys.modules.get(obj.__name__) is obj:
-            # dill takes all that is in a module along, unless it is installed where Python is.
+            # dill pickles the contents of a module, unless it is installed with Python.
             self.save_reduce(importlib.import_module, (obj.__name__,), obj=obj)
             return
         elif isinstance(obj, _FILES) and isinstance(getattr(obj, "name", None), int):
-            # dill would open, and later close, whatever has this number there.
-            raise TypeError(f"an open file without a path cannot travel: {obj!r}")
+            # dill would open, and later close, an unrelated file with the same descriptor in the other process.
+            raise TypeError(f"an open file without a path cannot be pickled: {obj!r}")
         super().save(obj, save_persistent_id)
 
     def save_reduce(self, func: Any, args: Any, *rest: Any, obj: Any = None, **options: Any) -> None:
         if func not in _CLASS_MAKERS or not isinstance(obj, type):
             super().save_reduce(func, args, *rest, obj=obj, **options)
             return
-        self._in_the_making.append(id(obj))
+        self._unfinished_classes.append(id(obj))
         super().save_reduce(_make_class, (_key_of(obj), func, *args), *rest, obj=obj, **options)
-        self._in_the_making.pop()
+        self._unfinished_classes.pop()
 
     def _save_enum(self, cls: type[enum.Enum]) -> None:
         members: dict[str, Any] = {name: member._value_ for name, member in cls.__members__.items()}
@@ -161,8 +152,8 @@ class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes wit
             if (value := getattr(function, name, None))
         }
         later: list[Any] = []
-        # A method can name its class, or what is made of it: those globals are set once the outermost class is made.
-        where = self._postproc[self._in_the_making[0]] if self._in_the_making else later
+        # A method can name its class or an instance of it. Such globals are set after the outermost class is created.
+        where = self._postproc[self._unfinished_classes[0]] if self._unfinished_classes else later
         where.append((_dill._setitems, (namespace, used)))
         code, name, defaults = function.__code__, function.__name__, function.__defaults__
         _dill._save_with_postproc(
@@ -174,7 +165,7 @@ class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes wit
 
 
 class _Namespace:
-    """Stands for the globals of a module while a pickle is written. Read, it is a dictionary."""
+    """A placeholder for the globals of a module in a pickle. Loads as a dictionary."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -197,7 +188,7 @@ _known_globals: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weak
 
 
 def _globals_of(code: types.CodeType) -> frozenset[str]:
-    """Return the names that code, and code defined in it, looks up in its globals."""
+    """Return the global names that `code`, and code defined in it, looks up."""
     names = _known_globals.get(code)
     if names is None:
         names = _known_globals[code] = frozenset(_walk_globals(code))
@@ -215,7 +206,7 @@ def _walk_globals(code: types.CodeType) -> Iterator[str]:
 
 # -- classes -----------------------------------------------------------------------------------------------------------
 
-# Both kept for good: a class that was sent may come back at any time.
+# `_classes` and `_keys` are never cleared: a class that was sent may be returned at any time.
 _classes: dict[str, type] = {}
 _keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 _received: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -223,10 +214,10 @@ _numbers = itertools.count()
 
 
 def _key_of(cls: type) -> str:
-    """Return what a class that travels by value is called by; the same each time."""
+    """Return the key of a class that is pickled by value; the same key each time."""
     key = _keys.get(cls)
     if key is None:
-        # Two threads may come here at once: both of their keys lead to the class. No lock: a fork could catch it locked.
+        # Two threads may create a key at the same time; both keys lead to the class. No lock: a fork could copy it locked.
         key = f"{os.getpid()}-{os.urandom(6).hex()}-{next(_numbers)}"
         _classes[key] = cls
         key = _keys.setdefault(cls, key)
@@ -238,13 +229,15 @@ def _class_of(key: str) -> type:
     try:
         return _classes[key]
     except KeyError:
-        raise LookupError("a class that this process neither sent nor received; was the process forked in between?") from None
+        raise LookupError(
+            "unknown class: this process has neither sent nor received it. Was the process forked meanwhile?"
+        ) from None
 
 
 def _is_method_of(value: object, module: str) -> bool:
     if isinstance(value, property):
         value = value.fget
-    function = getattr(value, "__func__", value)  # of a classmethod or staticmethod
+    function = getattr(value, "__func__", value)  # a classmethod or staticmethod
     return isinstance(function, types.FunctionType) and function.__module__ == module
 
 
@@ -263,7 +256,7 @@ _CLASS_MAKERS: Final = (_dill._create_type, _dill._create_namedtuple, types.new_
 
 
 def _make_class(key: str, maker: Any, *args: Any) -> type:
-    """Return the class of this key, made when it is first heard of."""
+    """Return the class with this key; create it if this process has not seen it."""
     cls = _classes.get(key)
     if cls is None:
         cls = _classes.setdefault(key, maker(*args))

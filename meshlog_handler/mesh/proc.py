@@ -1,4 +1,4 @@
-"""Proc: one proc of a mesh, as its client sees it."""
+"""ProcHandle: the client's view of one proc."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from .start_methods import ProcIdentity
 
 
 class ProcHandle:
-    """One proc, as its client sees it.
-
-    Guarded by the watcher's lock: `outbox`, `pending`, `end`, `exitcode`. The watcher thread's own: the rest, once it watches.
-    """
+    """The client's view of one proc."""
 
     def __init__(self, identity: ProcIdentity) -> None:
+        # The supervisor's lock guards `outbox`, `pending`, `end` and `exitcode`. After `Supervisor.add`, all other attributes
+        # belong to the supervisor thread.
         self.identity = identity
         self.rank = identity.rank
         self.child: Process | None = None
@@ -32,18 +31,18 @@ class ProcHandle:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, once it has one."""
+        """The process id; None before the process has started."""
         return self.child.pid if self.child is not None else None
 
     def send(self) -> bool:
-        """With the lock held: send of the outbox what the socket takes; tell whether something is left."""
+        """Send as much of the outbox as the socket accepts; return whether data is left. The caller holds the lock."""
         while self.outbox and self.sock is not None:
             try:
                 count = self.sock.send(self.outbox[0])
             except BlockingIOError:
                 return True
             except OSError:
-                self.outbox.clear()  # it reads no more: its end, or its silence, is noticed elsewhere
+                self.outbox.clear()  # the supervisor reports the closed connection or the exit
                 return False
             if count < len(self.outbox[0]):
                 self.outbox[0] = self.outbox[0][count:]

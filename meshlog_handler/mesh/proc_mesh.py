@@ -1,6 +1,6 @@
 """HostMesh and ProcMesh: a mesh of processes on this host, with its logging.
 
-The names, and what they do, are Monarch's; the engine is `multiprocess`.
+The names and their behavior are Monarch's; `multiprocess` starts the processes.
 """
 
 from __future__ import annotations
@@ -72,37 +72,38 @@ class HostMesh:
         bootstrap: Callable[[], object] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> ProcMesh:
-        """Start procs. Returns at once (with fork, after the forks); they start in the background, and what is first done with
-        them waits for that.
+        """Start procs in the background, and return immediately (with fork, after the forks).
+
+        The first operation on the mesh waits until they have started.
 
         Parameters
         ----------
         per_host : Mapping
-            How many, as sizes by dimension, such as ``{"gpus": 4}``. With several dimensions the last counts fastest.
+            Number of procs, as sizes by dimension, such as ``{"gpus": 4}``. The last dimension varies fastest.
         name : str or None
-            Of the mesh, for people; None makes one up.
+            Name of the mesh, for display; None generates one.
         start_method : str or None
             fork, spawn or forkserver; None is forkserver. fork is the fastest, but copies a process that has threads, with
-            their locks as they stand: Python 3.12 and later warn of that.
+            their locks in their current state: Python 3.12 and later warn about that.
         stream_log_to_client : bool
-            Whether what the procs log and print is shown here; `ProcMesh.logging_option` changes it.
+            Whether to show here what the procs log and print; `ProcMesh.logging_option` changes it.
         handlers : iterable of logging.Handler or None
-            What shows the records in this process; None is the console.
+            The handlers that show the records in this process; None is the console.
         bootstrap : Callable or None
-            Runs in each proc before anything else does. If it raises, there is no mesh.
+            A function that each proc runs before anything else. If it raises, the mesh does not start.
         log_dir : str or None
             Directory for a complete file per rank and stream.
 
         Raises
         ------
         SettingError
-            If `per_host` or `start_method` cannot be used. What else can go wrong, `ProcMesh.initialized` raises, and
-            whatever is first done with the mesh.
+            If `per_host` or `start_method` is invalid. `ProcMesh.initialized` and the first operation on the mesh raise all
+            other errors.
 
         Notes
         -----
-        The script is not run again by its procs, whether or not it has an ``if __name__ == "__main__"``; what it defines
-        travels with the calls.
+        The procs do not run the script again, even without an ``if __name__ == "__main__"`` guard. Calls pickle its
+        definitions by value.
         """
         unpatched.use()
         shape = Shape.of(check_per_host(per_host))
@@ -124,18 +125,18 @@ class HostMesh:
 
 
 class ProcMesh:
-    """Procs, or a part of them, to be called and to be heard. Made by `HostMesh.spawn_procs`, and `slice`.
+    """Procs, or a slice of them: call them and control their logging. Created by `HostMesh.spawn_procs` and `slice`.
 
-    Any thread and any event loop may use it; no method blocks. What is a caller's mistake is raised at the call, all else
-    by the `MeshFuture` that a method returns. A mesh that nobody refers to any longer is stopped, as is one that is left
-    when the interpreter exits. It stays in its process: it does not travel to a proc, and a forked child cannot use it.
+    Any thread and any event loop may use it; except where noted, no method blocks. Invalid arguments raise at the call. All
+    other errors are raised by the returned `MeshFuture`. A mesh is stopped when it is no longer referenced, and when the
+    interpreter exits. It belongs to its process: it cannot be sent to a proc, and a forked child cannot use it.
     """
 
     def __init__(self, life: MeshLifecycle, shape: Shape, name: str, whole: ProcMesh | None) -> None:
         self.name = name
         self._life = life
         self._shape = shape
-        self._whole = whole  # a part keeps the whole from being collected
+        self._whole = whole  # a slice keeps the whole mesh from being collected
         if whole is None:
             weakref.finalize(self, life.abandon).atexit = False
 
@@ -148,28 +149,28 @@ class ProcMesh:
 
     @property
     def extent(self) -> dict[str, int]:
-        """Sizes by dimension, such as ``{"gpus": 4}``; ``{"ranks": 2}`` of a part chosen by ranks."""
+        """Sizes by dimension, such as ``{"gpus": 4}``; ``{"ranks": 2}`` for a slice by ranks."""
         return dict(self._shape.extent)
 
     @property
     def coords(self) -> dict[int, dict[str, int]]:
-        """By rank, its position in the whole mesh."""
+        """The position of each rank in the whole mesh."""
         return {rank: dict(position) for rank, position in self._shape.coords.items()}
 
     @property
     def initialized(self) -> MeshFuture[None]:
-        """Done when the mesh can be used. Raises what prevents that: `RankError` names the ranks that did not start."""
+        """A future that is done when the mesh is ready. It raises what prevents that: `RankError` names the failed ranks."""
         return self._life.initialized
 
     @property
     def pids(self) -> dict[int, int]:
-        """Process ids by rank. Waits until the procs were started: in an event loop, await `initialized` first."""
+        """Process ids by rank. Blocks until the procs have started: in an event loop, await `initialized` first."""
         pids = self._life.pids()
         return {rank: pids[rank] for rank in self.ranks}
 
     @property
     def logging(self) -> LoggingMeshClient:
-        """The control surface of the logging. Waits for the start of the mesh, as `pids` does."""
+        """The `LoggingMeshClient` of the mesh. Blocks until the mesh has started, as `pids` does."""
         self._life.initialized.get()
         return self._life.manager.client
 
@@ -178,19 +179,19 @@ class ProcMesh:
         return f"<ProcMesh {self.name}: {self.extent}{part}{', stopped' if self._life.stopped else ''}>"
 
     def slice(self, *, ranks: Iterable[int] | None = None, **dimensions: Choice) -> ProcMesh:
-        """Return a part, with the same methods, for the same procs. Ranks and coordinates stay those of the whole mesh.
+        """Return a part of the mesh with the same methods. Ranks and coordinates remain those of the whole mesh.
 
         Parameters
         ----------
         ranks : iterable of int or None
-            These ranks, such as ``[1, 3]``.
+            The ranks to select, such as ``[1, 3]``.
         **dimensions : int, slice or iterable of int
             Positions along a dimension, such as ``gpus=0`` or ``gpus=slice(0, 2)``.
 
         Raises
         ------
         SettingError
-            If there is no such rank, dimension or position; it names those that there are.
+            If a rank, dimension or position does not exist. The message lists the valid ones.
         """
         return ProcMesh(self._life, self._shape.slice(ranks, dimensions), self.name, self._whole or self)
 
@@ -201,20 +202,20 @@ class ProcMesh:
     @overload
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> MeshFuture[list[R]]: ...
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> MeshFuture[list[Any]]:
-        """Run ``fn(*args, **kwargs)`` on every rank; results in rank order.
+        """Run ``fn(*args, **kwargs)`` on every rank; return the results in rank order.
 
-        Calls run one after the other on the main thread of each proc, in the order they were made. A coroutine function is
-        run to its end. A lambda, a closure and what ``__main__`` defines travel by value, with the globals they use: those
-        have, at each call, the values they have here; those that only the procs know stay there from call to call.
+        Each proc runs its calls on the main thread, one at a time, in the order they were made. A coroutine function runs to
+        completion. A lambda, a closure and definitions of ``__main__`` are pickled by value, with the globals they use. These
+        globals have, at each call, their values in this process; globals that exist only in the procs remain from call to call.
 
         Raises
         ------
         RankError
-            By the future, if a rank raises: its cause is what was raised there, with the traceback as that one's cause.
+            From the future, if a rank raises: its cause is the exception of the rank, caused by the remote traceback.
         RankDied
-            By the future, if a rank ends, or has ended before; then nothing is run on any.
+            From the future, if a rank ends, or had ended before; in the second case no rank runs the call.
         TypeError
-            If the function or an argument cannot travel.
+            If the function or an argument cannot be pickled.
         ClosedError
             After `stop`.
         """
@@ -226,28 +227,28 @@ class ProcMesh:
         aggregate_window_sec: float | _Unset | None = _UNSET,
         level: int | str = INFO,
     ) -> MeshFuture[None]:
-        """Set what is shown of what these ranks log and print. Done when every one of them has applied it.
+        """Set what is shown of the logs and the output of these ranks. Done when every rank has applied it.
 
         Parameters
         ----------
         stream_to_client : bool
-            Whether it is shown here. Files in a ``log_dir`` have it all the same.
+            Whether to show it here. Files in a ``log_dir`` contain it in any case.
         aggregate_window_sec : float or None
-            Seconds in which similar lines become one; None shows each at once. The default is 3 when streaming, and None
-            when not. Before it ends, or becomes shorter, what is pending is shown. It is one for the whole mesh.
+            Seconds in which similar lines become one; None shows each line immediately. The default is 3 when streaming, else
+            None. When a window is removed or shortened, pending lines are shown first. It applies to the whole mesh.
         level : int or str
-            Of the root logger in the procs: 0 to 255, or a name.
+            Level of the root logger in the procs: 0 to 255, or a name.
 
         Raises
         ------
         SettingError
-            If a value is none (a ``ValueError``): also a window together with ``stream_to_client=False``.
+            If a value is invalid (a ``ValueError``), or a window is combined with ``stream_to_client=False``.
         RankError
-            By the future, if a rank could not apply it.
+            From the future, if a rank failed to apply it.
 
         Notes
         -----
-        In IPython it sees to it that, at the end of each cell, what that cell logged is shown under it.
+        In IPython, it also makes the end of each cell show the logs of that cell below it.
         """
         default = DEFAULT_WINDOW_SEC if stream_to_client else None
         asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
@@ -262,17 +263,17 @@ class ProcMesh:
         return MeshFuture.run(apply, "logging_option")
 
     def flush(self, timeout: float | None = 10.0) -> MeshFuture[FlushReceipt]:
-        """Wait until all that these ranks have logged and printed before this call is shown.
+        """Wait until everything these ranks logged and printed before this call has been shown.
 
         Parameters
         ----------
         timeout : float or None
-            Seconds; None waits for as long as it takes.
+            Seconds; None waits without a limit.
 
         Raises
         ------
         FlushTimeout
-            By the future, if ranks did not answer; it carries the receipt and names them.
+            From the future, if ranks did not respond; it contains the receipt and names them.
         """
         life, ranks = self._life, self._chosen
         life.check_open("flush()")
@@ -284,19 +285,19 @@ class ProcMesh:
         return MeshFuture.run(flush, "flush")
 
     def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
-        """Flush, then end the procs and their logging. Stopping twice is the same as once.
+        """Flush, then stop the procs and their logging. A second call does nothing.
 
-        The procs finish what was called before. Who takes longer than `timeout` seconds is terminated, then killed; what it
-        logged until then is shown.
+        The procs finish earlier calls. A proc that takes longer than `timeout` seconds is terminated, then killed; its records
+        until then are shown.
 
         Raises
         ------
         SettingError
-            If this is a part of a mesh: its procs are not its own.
+            If this is a slice: its procs belong to the whole mesh.
         """
         if self._whole is not None:
             raise SettingError(
-                f"this is a part ({format_ranks(self.ranks)}) of a mesh: its procs serve other parts, too. Stop the whole mesh."
+                f"a slice ({format_ranks(self.ranks)}) cannot be stopped: its procs belong to the mesh. Stop the whole mesh."
             )
         life = self._life
         return MeshFuture.run(lambda: life.stop(timeout), "stop")
@@ -326,10 +327,10 @@ class ProcMesh:
 
     def _check_whole(self) -> None:
         if self._whole is not None:
-            raise SettingError("a part of a mesh is not stopped by itself: put the whole mesh in the with statement.")
+            raise SettingError("a slice cannot be stopped. Put the whole mesh in the with statement.")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"{self!r} stays in the process that made it. If a function that you call uses it as a global variable, pass "
-            f"what it needs, such as the ranks, instead."
+            f"{self!r} cannot be pickled. If a function that you call uses it as a global variable, pass the values that it "
+            f"needs, such as the ranks."
         )

@@ -1,4 +1,4 @@
-"""Child: one process of ours, from its start to its end, whatever the start method."""
+"""InheritedFd and Process: start one process with any start method, and wait for it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from . import start_methods
 
 
 class InheritedFd:
-    """A file descriptor to take along to a process that is being started; only arguments of `Process` hold them.
+    """A file descriptor that a new process inherits. Valid only in the arguments of `Process`.
 
-    Pickled, it is a duplicate in the new process (multiprocess keeps book of which); forked, it is the number.
+    After pickling, `fd` is a duplicate in the new process; `multiprocess` tracks the duplicates. After a fork, the number is
+    unchanged.
     """
 
     def __init__(self, fd: int) -> None:
@@ -31,46 +32,37 @@ def _arrived(duplicate: Any) -> InheritedFd:
 
 
 class Process:
-    """A process that this one started. One thread at a time; after `close` there is nothing left to call.
+    """A process that this process started. Not thread-safe. Do not use it after `close`.
 
-    Parameters
-    ----------
-    start_method : str
-        fork, spawn or forkserver.
-    target : Callable
-        A function of a module that can be imported.
-    args : tuple
-        What it is called with: plain data, `InheritedFd`, sockets.
-    name : str
-        Of the process, for people.
+    `target` must be importable; `args` may contain plain data, `InheritedFd` and sockets.
 
     Attributes
     ----------
     pid : int
-        Its process id.
+        The process id.
     sentinel : int
         A file descriptor that becomes readable when the process ends.
     prompt : bool
-        Whether it does so at once. False where the kernel has no descriptors of processes, and the sentinel a pipe that
-        grandchildren can hold open: then `poll` has to be called now and then.
+        Whether `sentinel` becomes readable at once. False where the kernel has no process descriptors: `sentinel` is then a
+        pipe that grandchildren can keep open, so `poll` must be called from time to time.
 
     Raises
     ------
     OSError
-        If there is no room for another process, or no file descriptor left.
+        If the process limit or the file descriptor limit is reached.
     """
 
     def __init__(self, start_method: str, target: Callable[..., object], args: tuple[Any, ...], name: str) -> None:
         self._process = start_methods.get_context(start_method).Process(target=target, args=args, name=name, daemon=False)
         with start_methods.starting(start_method):
-            # Ctrl-C must not end a child, with a traceback, that has not come so far as to ignore it: it unblocks it then.
+            # Ctrl-C must not end a child with a traceback before it ignores SIGINT. The child unblocks SIGINT after that.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._process.start()
-            except (EOFError, ConnectionError) as failure:  # of the fork server, which has ended or has hung up
+            except (EOFError, ConnectionError) as failure:  # the fork server has exited or closed the connection
                 raise OSError(
                     errno.EAGAIN,
-                    "the fork server could not start it: no room for another process or thread (ulimit -u, memory)",
+                    "the fork server could not start the process: out of processes, threads or memory. Check ulimit -u",
                 ) from failure
             finally:
                 if os.getpid() == self._process._parent_pid:
@@ -80,21 +72,21 @@ class Process:
         try:
             self._pidfd = exit_status.watch(self.pid)
         except ProcessLookupError:
-            self._pidfd = -1  # the fork server's child has come and gone
-        # The fork server reports the exit code through a pipe of its own, which no grandchild inherits.
+            self._pidfd = -1  # the child of the fork server has already exited
+        # The fork server reports the exit code through a separate pipe, which no grandchild inherits.
         by_server = start_method == "forkserver"
         self.prompt = by_server or self._pidfd >= 0
         self.sentinel: int = self._process.sentinel if by_server or self._pidfd < 0 else self._pidfd
 
     def poll(self) -> int | None:
-        """Return the exit code (negative: the signal), or None if it goes on, or nobody can tell."""
+        """Return the exit code (negative: the signal); None while the process runs, or if the code is unknown."""
         code: int | None = self._process.exitcode
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it has not ended and may get one. It never reaches another that got the same pid."""
-        # It ended by itself: what the signal is for. Or it is another user's now, or a sandbox forbids it: who sends the
-        # signal waits for the end, and says that it does not come.
+        """Send a signal to the process if it still runs. A process that reuses the pid never receives the signal."""
+        # ProcessLookupError: the process has already exited. PermissionError: it now runs as another user, or a sandbox
+        # forbids the signal; the caller waits for the exit and reports a timeout.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._pidfd >= 0 and hasattr(signal, "pidfd_send_signal"):
                 signal.pidfd_send_signal(self._pidfd, number)
@@ -102,10 +94,10 @@ class Process:
                 os.kill(self.pid, number)
 
     def close(self) -> None:
-        """Give up what is left of an ended process here: two or three file descriptors."""
+        """Close the two or three file descriptors of an ended process."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         if self._process.exitcode is None:
-            self._process._popen.returncode = 255  # somebody else took the exit code, or it does not end at all
+            self._process._popen.returncode = 255  # other code consumed the exit code, or the process does not exit
         self._process.close()

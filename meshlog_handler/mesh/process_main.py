@@ -1,4 +1,4 @@
-"""What runs in a proc: it joins its client, then carries out calls on its main thread, one at a time, in their order."""
+"""The main program of a proc: join the client, then run calls on the main thread, one at a time, in order."""
 
 from __future__ import annotations
 
@@ -30,72 +30,57 @@ _MAX_DESCRIPTORS: Final = 4096
 
 @dataclass(frozen=True)
 class Boot:
-    """What a proc is told when it starts. Plain data: it is pickled where the start method asks for that.
-
-    Attributes
-    ----------
-    name : str
-        Of the process, for people and log records.
-    identity : Identity
-        Who it is.
-    address : str or None
-        Of the client to join; None: it has no logging of the mesh.
-    fresh : bool
-        Whether the process is a new interpreter's, and not a copy of the client.
-    environ : dict or None
-        The client's environment, where the start method has it from another time: the fork server's is as old as the server.
-    stdout, stderr : InheritedFd or None
-        The client's, where the start method would give others.
-    """
+    """The start parameters of a proc. Plain data: pickled by start methods that need it."""
 
     name: str
     identity: ProcIdentity
-    address: str | None = field(repr=False)
-    fresh: bool
+    address: str | None = field(repr=False)  # of the client to join; None: the proc does not forward logs
+    fresh: bool  # a new interpreter, not a fork of the client
+    # The client's environment and streams, for the fork server: those of the server are as old as the server.
     environ: dict[str, str] | None = field(default=None, repr=False)
     stdout: InheritedFd | None = None
     stderr: InheritedFd | None = None
 
 
 def run(connection: InheritedFd, boot: Boot) -> None:
-    """Be a proc until the client says stop, or is gone."""
+    """Run a proc until the client sends STOP or exits."""
     owner = os.getpid()
     unpatched.use()
     sock = socket.socket(fileno=connection.fd)
-    sock.setblocking(True)  # whatever the program's socket.setdefaulttimeout says
-    _own_signals()
+    sock.setblocking(True)  # the program may have called socket.setdefaulttimeout
+    _reset_signals()
     started = False
     try:
         try:
-            _settle(boot)
+            _set_up(boot)
             _start(boot)
-            answer = dumps_result(None)
+            response = dumps_result(None)
         except Exception as error:
-            _answer(sock, FAILED, START, _failure(error).encode())
+            _respond(sock, FAILED, START, _failure(error).encode())
             sys.exit(1)
         started = True
-        _answer(sock, DONE, START, answer)
+        _respond(sock, DONE, START, response)
         _serve(sock, owner)
     except (OSError, EOFError):
-        return  # the client is gone, or died in the middle of a frame: nobody is left to serve
+        return  # the client has exited, perhaps in the middle of a frame
     finally:
-        # Children of multiprocessing leave by os._exit, without atexit: what leaves in order, leaves here.
+        # Children of multiprocessing end with os._exit, without atexit: close the connection here.
         if started and boot.address is not None and os.getpid() == owner:
             installation.leave()
         sock.close()
 
 
-def _own_signals() -> None:
-    """Handle signals as a proc does, not as the client does that it may be forked from."""
-    signal.set_wakeup_fd(-1)  # of an event loop in the client, which would hear of the proc's signals
+def _reset_signals() -> None:
+    """Replace the signal handling that a forked proc inherits from the client."""
+    signal.set_wakeup_fd(-1)  # an event loop in the client would receive the proc's signals
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # The client owns Ctrl-C: it stops its procs, and no traceback of theirs is in the way of its own.
+    # The client handles Ctrl-C and stops its procs. A proc would only print a second traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _settle(boot: Boot) -> None:
-    """Make this process what it would be, had it been started by hand: environment, standard streams, identity."""
+def _set_up(boot: Boot) -> None:
+    """Set the environment, the standard streams and the identity, as if the process had been started by hand."""
     if boot.environ is not None:
         os.environ.clear()
         os.environ.update(boot.environ)
@@ -104,7 +89,7 @@ def _settle(boot: Boot) -> None:
             os.dup2(inherited.fd, fd, inheritable=True)
             os.close(inherited.fd)
     if boot.fresh:
-        _keep_descriptors()
+        _disinherit_descriptors()
     null = os.open(os.devnull, os.O_RDONLY)
     if null != 0:
         os.dup2(null, 0, inheritable=True)
@@ -112,23 +97,22 @@ def _settle(boot: Boot) -> None:
     stand_on_descriptors()
     set_identity(boot.identity)
     os.environ.update(size_told(boot.identity.rank))
-    # Log records have the names of these two. A forked proc goes on with the thread that started it as its main one, and
-    # the standard library's multiprocessing does not know it.
+    # Log records contain both names. In a forked proc, the main thread is the one that forked, and the standard library's
+    # multiprocessing does not know the process.
     threading.main_thread().name = "MainThread"
     multiprocessing.current_process().name = boot.name
 
 
-def _keep_descriptors() -> None:
-    """Let programs that are started from here inherit none of the pipes that came along with the start of this process.
-
-    Who holds one of them, to the resource tracker for one, can keep the client from exiting.
-    """
+def _disinherit_descriptors() -> None:
+    """Make all file descriptors above 2 non-inheritable."""
+    # A program started from here must not inherit the pipes of this process's start: a descriptor held open, such as the
+    # pipe to the resource tracker, can keep the client from exiting.
     try:
         known = [int(name) for name in os.listdir("/dev/fd")]
-    except OSError:  # a place without /proc
+    except OSError:  # no /proc or /dev/fd
         known = list(range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MAX_DESCRIPTORS)))
     for fd in known:
-        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
             if fd > 2:
                 os.set_inheritable(fd, False)
 
@@ -137,7 +121,7 @@ def _start(boot: Boot) -> None:
     share_globals()
     if boot.address is not None:
         installation.join_mesh(boot.address, boot.identity)
-    # The last words of a proc that crashes: captured, like all that goes there. A forked one has the client's file for it.
+    # The crash traceback goes to the captured stderr. A forked proc has inherited the client's faulthandler file.
     faulthandler.enable(2)
 
 
@@ -147,14 +131,14 @@ def _serve(sock: socket.socket, owner: int) -> None:
         if kind == STOP:
             return
         assert kind == CALL
-        answer = _carry_out(_read(sock, size))
+        response = _execute(_read(sock, size))
         if os.getpid() != owner:
-            _end_forked()
-        _answer(sock, answer[0], number, answer[1])
+            _exit_fork()
+        _respond(sock, response[0], number, response[1])
 
 
-def _carry_out(payload: bytearray) -> tuple[int, bytes]:
-    """Run a call; return what to answer. Only SystemExit leaves it: a program that exits, exits."""
+def _execute(payload: bytearray) -> tuple[int, bytes]:
+    """Run a call; return the kind and the payload of the response. Only `SystemExit` propagates: it ends the proc."""
     try:
         fn, args, kwargs = loads(payload)
     except Exception as error:
@@ -187,17 +171,17 @@ def _failure(error: BaseException, note: str = "") -> CallFailure:
     try:
         pickled = dumps(error)
     except Exception:
-        pickled = None  # it arrives as text
+        pickled = None  # the client receives the text instead
     return CallFailure.of(error, __file__, pickled, note)
 
 
-def _answer(sock: socket.socket, kind: int, number: int, payload: bytes) -> None:
+def _respond(sock: socket.socket, kind: int, number: int, payload: bytes) -> None:
     sock.sendall(head(kind, number, len(payload)))
     sock.sendall(payload)
 
 
 def _read(sock: socket.socket, size: int) -> bytearray:
-    """Read `size` bytes; `EOFError` when the client is gone."""
+    """Read `size` bytes; raise `EOFError` if the client has exited."""
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -208,8 +192,8 @@ def _read(sock: socket.socket, size: int) -> bytearray:
     return data
 
 
-def _end_forked() -> NoReturn:
-    """End a process that a call forked, and that came back from it as if it were the proc."""
+def _exit_fork() -> NoReturn:
+    """Exit from a process that a call forked and that returned from the call as if it were the proc."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()

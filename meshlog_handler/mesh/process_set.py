@@ -1,9 +1,9 @@
-"""ProcSet: the processes of a mesh, and calls on them.
+"""ProcessSet: the processes of a mesh, and calls on them.
 
 ::
 
-    call(...)  --> outboxes -->  watcher thread  -- one socket a proc -->  proc_main
-    MeshFuture <-- settler  <--  watcher thread  <-- answers, ends of processes
+    call(...)  --> outboxes      -->  supervisor thread  -- one socket a proc -->  process_main
+    MeshFuture <-- result loader <--  supervisor thread  <-- responses, exits of processes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..errors import ClosedError, MeshlogError, RankError
 from ..protocol.ranks import format_ranks
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import capped, deadline_after, monotonic, wait_in_parts
 from .future import MeshFuture
 from .pending_call import PendingCall, refusal
@@ -31,7 +31,7 @@ from .start_methods import ProcIdentity, check_start_method
 from .supervisor import Supervisor
 
 BOOT_SEC: Final = 120.0
-"""Seconds a proc has from its start until it can be called. Its bootstrap has all the time it wants."""
+"""Seconds in which a proc must start. The time for its bootstrap is unlimited."""
 
 _LARGE: Final = 64 * 1024
 _TERMINATE_SEC: Final = 1.0
@@ -41,24 +41,8 @@ _KILL_SEC: Final = 5.0
 class ProcessSet:
     """The processes of one mesh.
 
-    Any thread may call any method; `start` once. Nothing of it can be used in a forked child.
-
-    Parameters
-    ----------
-    identities : sequence of Identity
-        One for each proc.
-    name : str
-        Of the mesh, for the names of processes and threads.
-    start_method : str or None
-        fork, spawn or forkserver; None: forkserver.
-    on_exit : Callable[[int, int, int or None], None] or None
-        Called with rank, pid and exit code (negative: the signal; None: nobody knows) when a proc has ended, however it
-        did. On a thread that must not wait.
-
-    Raises
-    ------
-    SettingError
-        If there is no such start method.
+    Any thread may call any method; call `start` once. Not usable in a forked child. `on_exit` is called with rank, pid and exit
+    code (negative: the signal; None: unknown) when a proc has ended for any reason, on a thread that must not block.
     """
 
     def __init__(
@@ -78,7 +62,7 @@ class ProcessSet:
         self._numbers = itertools.count(START + 1)
         self._launching = threading.Lock()
         self._starting = PendingCall(START, self.ranks, "its start")
-        self._held: list[tuple[PendingCall, bytes]] | None = []
+        self._queued: list[tuple[PendingCall, bytes]] | None = []
         self._started = False
         self._stopping = False
         self._because: BaseException | None = None
@@ -87,45 +71,42 @@ class ProcessSet:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """All ranks, also of procs that ended."""
+        """All ranks, including those of ended procs."""
         return tuple(self._procs)
 
     @property
     def alive(self) -> tuple[int, ...]:
-        """The ranks whose procs were started and have not ended."""
+        """The ranks whose procs have started and have not ended."""
         return tuple(rank for rank, proc in self._procs.items() if proc.pid is not None and proc.end is None)
 
     @property
     def pids(self) -> dict[int, int]:
-        """Process ids by rank, also of procs that ended."""
+        """Process ids by rank, including those of ended procs."""
         return {rank: proc.pid for rank, proc in self._procs.items() if proc.pid is not None}
 
     def post(self, action: Callable[[], object]) -> None:
-        """Run `action`, which must not wait, on the watcher's thread. Takes no lock: a finalizer may call it."""
+        """Run `action`, which must not block, on the supervisor thread. Takes no lock: a finalizer may call it."""
         self._supervisor.post(action)
 
     def exitcode(self, rank: int) -> int | None:
-        """Return the exit code of a proc that ended (negative: the signal); None if it goes on, or nobody knows."""
+        """Return the exit code of an ended proc (negative: the signal); None while it runs, or if it is unknown."""
         return self._procs[rank].exitcode
 
     @property
     def forks(self) -> bool:
-        """Whether procs are copies of this process: a thread that starts them should know what the others are at."""
+        """Whether procs are forks of this process. The state of its other threads then matters."""
         return self._start_method == "fork"
 
     # -- start -----------------------------------------------------------------------------------------------------
 
     def launch(self, address: str | None) -> None:
-        """Begin to start all procs, as the first part of `start`: on another thread, where that is to be the one that forks.
+        """Launch all procs: the first part of `start`, for a caller that must fork on another thread. Raises as `start` does.
 
-        Raises
-        ------
-        RankError, ClosedError
-            As `start`; what was started is then to be stopped.
+        After an error, call `stop` to end the procs that were launched.
         """
         with self._launching:
             if self._stopping or self._started:
-                raise ClosedError("a mesh is started once, before it is stopped.")
+                raise ClosedError("the mesh cannot start: it has already been started or stopped.")
             self._started = True
             self._supervisor.start()
             for proc in self._procs.values():
@@ -135,36 +116,30 @@ class ProcessSet:
                 self._launch(proc, address)
 
     def start(self, address: str | None = None, bootstrap: Callable[[], object] | None = None, *, hold: bool = False) -> None:
-        """Start all procs, in parallel, and wait until they can be called.
+        """Start all procs in parallel, and wait until they can be called.
 
-        Parameters
-        ----------
-        address : str or None
-            Of the client they join; None: they join none.
-        bootstrap : Callable or None
-            Runs in each proc before anything else does.
-        hold : bool
-            Keep calls back until `release`.
+        They join the client at `address` (None: no client) and run `bootstrap` before anything else. With `hold`, calls are
+        queued until `release`.
 
         Raises
         ------
         RankError
-            If procs do not come up, or `bootstrap` raises there; it names them. All are stopped then.
+            If procs do not start, or `bootstrap` raises; it names them. All procs are then stopped.
         ClosedError
-            If `stop` was called meanwhile.
+            If `stop` is called meanwhile.
         """
         payload = None if bootstrap is None else dumps_call(bootstrap, (), {})
         booting = PendingCall(next(self._numbers), self.ranks, "its bootstrap")
         try:
             if not self._started:
                 self.launch(address)
-            self._check_wanted()
+            self._check_not_stopped()
             self._wait(self._starting, BOOT_SEC)
             if payload is not None:
                 self._send(booting, payload, at_once=True)
                 self._wait(booting, None)
         except MeshlogError as error:
-            self._check_wanted()
+            self._check_not_stopped()
             self.stop(_TERMINATE_SEC, because=error)
             raise
         except BaseException as error:
@@ -179,18 +154,18 @@ class ProcessSet:
         name = f"{self._name}-{proc.rank}"
         boot = Boot(name, proc.identity, address, self._start_method != "fork")
         if self._start_method == "forkserver":
-            # The server has environment and standard streams of the time when it was started.
+            # The environment and the standard streams of the server are those of its start.
             streams = {name: InheritedFd(fd) for name, fd in (("stdout", 1), ("stderr", 2)) if _is_open(fd)}
             boot = Boot(name, proc.identity, address, True, dict(os.environ), **streams)
         try:
             proc.child = Process(self._start_method, run, (InheritedFd(theirs.fileno()), boot), name)
         except OSError as error:
-            reason = f"it cannot be started: {type(error).__name__}: {error}"
+            reason = f"its process cannot be started: {type(error).__name__}: {error}"
             raise RankError(f"rank {proc.rank}: {reason}", {proc.rank: reason}) from error
         finally:
             theirs.close()
         self._supervisor.add(proc)
-        if self._supervisor.idle.is_set():  # the stop could not wait for this start
+        if self._supervisor.idle.is_set():  # `stop` did not wait for this start
             proc.child.send_signal(signal.SIGKILL)
 
     def _wait(self, call: PendingCall, timeout: float | None) -> None:
@@ -198,23 +173,23 @@ class ProcessSet:
             call.future().get(timeout)
         except TimeoutError:
             late = [rank for rank, proc in self._procs.items() if call.number in proc.pending]
-            reasons = {rank: f"its process (pid {self._procs[rank].pid}) is not up after {timeout:g} s" for rank in late}
+            reasons = {rank: f"its process (pid {self._procs[rank].pid}) has not started after {timeout:g} s" for rank in late}
             raise RankError(
-                f"{format_ranks(late)} did not come up within {timeout:g} s. Is this machine overloaded, or does something "
-                f"wait that Python imports when it starts?",
+                f"{format_ranks(late)} did not start within {timeout:g} s. Is the machine overloaded, or does a module block "
+                f"that Python imports at startup?",
                 reasons,
             ) from None
 
-    def _check_wanted(self) -> None:
-        """Whatever the procs said when they were ended: that they were is why the start has failed."""
+    def _check_not_stopped(self) -> None:
+        """Raise `ClosedError` if `stop` was called: it is the reason for all errors of the start."""
         if self._stopping:
             raise ClosedError("the mesh was stopped while it was starting.") from None
 
     def release(self) -> None:
-        """Send the calls that were held back, and from now on every call at once."""
+        """Send the queued calls, and from now on each call immediately."""
         with self._lock:
-            held, self._held = self._held, None
-            refused = [(call, self._place(call, payload)) for call, payload in held or ()]
+            queued, self._queued = self._queued, None
+            refused = [(call, self._place(call, payload)) for call, payload in queued or ()]
         for call, error in refused:
             if error is not None:
                 call.refuse(error)
@@ -225,24 +200,24 @@ class ProcessSet:
     def call(
         self, ranks: Iterable[int], fn: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> MeshFuture[list[Any]]:
-        """Run ``fn(*args, **kwargs)`` on ranks, after what was called there before. Never waits.
+        """Run ``fn(*args, **kwargs)`` on ranks, after the earlier calls there. Never blocks.
 
         Returns
         -------
         MeshFuture
-            Of the results, in the order of `ranks`. A rank that raises makes it a `RankError` whose cause is what was
-            raised there; one that ends, or has ended, a `RankDied`. It fails when all ranks have answered, or half a
-            second after the first that failed: the others go on, but their results are lost.
+            The results, in the order of `ranks`. If a rank raises, the error is a `RankError` with that exception as its
+            cause; if a rank ends or has ended, a `RankDied`. The future is done when all ranks have responded, or half a second
+            after the first failure: the other ranks continue, but their results are lost.
 
         Raises
         ------
         TypeError
             If the function or an argument cannot be pickled.
         ClosedError
-            If the procs were stopped.
+            If the procs have been stopped.
         """
         if self._pid != os.getpid():
-            raise ClosedError("this mesh belongs to the process that this one was forked from, and is called from there.")
+            raise ClosedError("this mesh belongs to the parent of this forked process. Call it there.")
         call = PendingCall(next(self._numbers), tuple(ranks), f"the call of {name_of(fn)}")
         self._send(call, dumps_call(fn, args, kwargs or {}))
         return call.future()
@@ -251,17 +226,17 @@ class ProcessSet:
         error = None
         with self._lock:
             if self._stopping and self._because is None:
-                raise ClosedError(f"the mesh was stopped: {call.what} is not possible any more. Spawn another.")
-            if self._held is None or at_once:
+                raise ClosedError(f"the mesh was stopped: {call.what} is no longer possible. Spawn another.")
+            if self._queued is None or at_once:
                 error = self._place(call, payload)
             else:
-                self._held.append((call, payload))
+                self._queued.append((call, payload))
         if error is not None:
             call.refuse(error)
         self._supervisor.wake()
 
     def _place(self, call: PendingCall, payload: bytes) -> BaseException | None:
-        """With the lock held: let the call go to its ranks; or return why it cannot."""
+        """Put the call into the outboxes of its ranks, or return the error that prevents it. The caller holds the lock."""
         if self._because is not None:
             return self._because
         ends = [end for rank in call.ranks if (end := self._procs[rank].end) is not None]
@@ -278,17 +253,10 @@ class ProcessSet:
     # -- stop ------------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float = 10.0, *, because: BaseException | None = None) -> None:
-        """End all procs. They finish what was called before; who takes too long is terminated, and then killed.
+        """Stop all procs: they finish earlier calls within `timeout` seconds, then are terminated, then killed.
 
-        Never hangs: it takes `timeout` seconds and 6 more at most. Stopping twice is the same as once, and in a forked
-        child it does nothing.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds for the procs to finish and leave by themselves.
-        because : BaseException or None
-            What calls fail with that have not been sent yet, or come later.
+        Takes at most `timeout` seconds and 6 more. A second call does nothing, nor does one in a forked child. `because` is the
+        error of calls that have not been sent, or that come later.
         """
         if self._pid != os.getpid():
             return
@@ -296,11 +264,11 @@ class ProcessSet:
             first, self._stopping = not self._stopping, True
             if first:
                 self._because = because
-            held, self._held = self._held, None
-        for call, _ in held or ():
-            call.refuse(because or ClosedError(f"the mesh was stopped before {call.what} could begin."))
+            queued, self._queued = self._queued, None
+        for call, _ in queued or ():
+            call.refuse(because or ClosedError(f"the mesh was stopped before {call.what} began."))
         deadline = deadline_after(timeout)
-        launched = self._launching.acquire(timeout=capped(timeout))  # it sees that it is to stop
+        launched = self._launching.acquire(timeout=capped(timeout))  # `launch` stops early when it sees `_stopping`
         try:
             if not self._started:
                 self._started = True
@@ -319,7 +287,7 @@ class ProcessSet:
         self._supervisor.join(1.0)
 
     def _end(self, deadline: float) -> None:
-        """Wait for the procs to end; with growing insistence after the deadline."""
+        """Wait for the procs to end; after the deadline, send SIGTERM, then SIGKILL."""
         idle = self._supervisor.idle
         if wait_in_parts(idle.wait, deadline - monotonic()):
             return
@@ -329,11 +297,11 @@ class ProcessSet:
                 return
         left = self.alive
         for rank in left:
-            # The watcher did so, unless the program closed the descriptors by which it hears.
+            # The supervisor has done so, unless the program closed the descriptors that wake it up.
             child = self._procs[rank].child
             if child is not None:
                 child.send_signal(signal.SIGKILL)
-        diagnose(f"{format_ranks(left)} could not be ended, even by SIGKILL, in {_KILL_SEC:g} s; they are left alone now")
+        diagnose(f"still alive {_KILL_SEC:g} s after SIGKILL, and no longer waited for: {format_ranks(left)}")
         self._supervisor.give_up()
         idle.wait(_TERMINATE_SEC)
 

@@ -1,4 +1,4 @@
-"""Settler: the thread on which the results of calls are unpickled, apart from the one that everybody depends on."""
+"""ResultLoader: the thread that unpickles the results of calls."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .pending_call import PendingCall
 
 @dataclass(frozen=True)
 class _Load:
-    """Asks the settler for one call to be settled; None to end."""
+    """A request to settle one call; None stops the thread."""
 
     call: PendingCall | None
 
 
 class ResultLoader:
-    """A thread that gives callers their results: to unpickle them may run any code, for any time."""
+    """A thread that settles calls. Unpickling a result may run any code for any time, so the supervisor does not do it."""
 
     def __init__(self, name: str) -> None:
         self._queue: queue.SimpleQueue[_Load] = queue.SimpleQueue()
@@ -31,23 +31,23 @@ class ResultLoader:
         self._thread.start()
 
     def settle(self, call: PendingCall) -> None:
-        """Let the thread settle `call`. Any thread."""
+        """Queue `call` to be settled. Any thread may call it."""
         self._queue.put(_Load(call))
 
     def stop(self) -> None:
-        """End when all is settled."""
+        """End the thread after all queued calls are settled."""
         self._queue.put(_Load(None))
 
     def join(self, timeout: float) -> None:
-        """Wait for the end, up to `timeout` seconds. What it is still held up from then on, nobody gets."""
+        """Wait up to `timeout` seconds for the thread to end; then fail all calls that are still queued."""
         if self._thread.ident is None or threading.current_thread() is self._thread:
             return
         self._thread.join(capped(timeout))
-        with contextlib.suppress(queue.Empty):  # until it is
+        with contextlib.suppress(queue.Empty):  # the queue is empty: no call is left to fail
             while self._thread.is_alive():
                 call = self._queue.get_nowait().call
                 if call is not None:
-                    call.refuse(ClosedError(f"the mesh was stopped before the result of {call.what} could be read."))
+                    call.refuse(ClosedError(f"the mesh was stopped before the result of {call.what} was loaded."))
 
     def _run(self) -> None:
         while (call := self._queue.get().call) is not None:

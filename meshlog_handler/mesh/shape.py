@@ -1,4 +1,4 @@
-"""The shape of a mesh: its dimensions, the coordinates of its ranks, and parts of it. Pure."""
+"""The shape of a mesh: dimensions, coordinates of ranks, and slices. Pure functions and immutable data."""
 
 from __future__ import annotations
 
@@ -13,41 +13,39 @@ from ..protocol.ranks import format_ranks
 MAX_PROCS: Final = 4096
 
 Choice = int | slice | Iterable[int]
-"""Which positions along a dimension: one, a slice such as ``slice(0, 2)``, or several."""
+"""Positions along a dimension: one, a slice such as ``slice(0, 2)``, or several."""
 
 _FORM: Final = 'Valid: the size of each dimension by its name, such as {"gpus": 4} or {"hosts": 2, "gpus": 4}.'
 
 
 def check_per_host(per_host: object) -> dict[str, int]:
-    """Return the sizes by dimension.
-
-    Raises
-    ------
-    SettingError
-        If they are none.
-    """
+    """Return `per_host` as a dictionary of sizes by dimension; raise `SettingError` if it is invalid."""
     if not isinstance(per_host, Mapping) or not per_host:
-        raise SettingError(f"per_host={per_host!r} does not say how many procs there are. {_FORM}")
+        raise SettingError(f"per_host={per_host!r} is not a mapping of sizes. {_FORM}")
     for name, size in per_host.items():
         if not isinstance(name, str) or not name.isidentifier() or name == "ranks":
-            raise SettingError(f'per_host={per_host!r}: {name!r} cannot name a dimension: a word can, but for "ranks". {_FORM}')
+            raise SettingError(
+                f"per_host={per_host!r}: {name!r} is not a dimension name. Expected an identifier other than 'ranks'. {_FORM}"
+            )
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise SettingError(f"per_host={per_host!r}: {name!r} has the size {size!r}; it is a whole number from 1. {_FORM}")
+            raise SettingError(
+                f"per_host={per_host!r}: invalid size of {name!r}. Expected an integer of at least 1, got {size!r}. {_FORM}"
+            )
     count = math.prod(per_host.values())
     if count > MAX_PROCS:
-        raise SettingError(f"per_host={per_host!r} asks for {count} procs; {MAX_PROCS} are allowed on one host.")
+        raise SettingError(f"per_host={per_host!r} asks for {count} procs. At most {MAX_PROCS} are allowed on one host.")
     return dict(per_host)
 
 
 class Shape:
-    """The ranks of a mesh, or of a part of it, with their coordinates. Immutable.
+    """The ranks of a mesh or of a slice, with their coordinates. Immutable.
 
     Attributes
     ----------
     extent : dict
-        Sizes by dimension. A part that was chosen by ranks has one dimension, ``ranks``.
+        Sizes by dimension. A slice by ranks has one dimension, ``ranks``.
     coords : dict
-        For each rank, in order, its position by dimension; in a part, too, that in the whole mesh.
+        The position of each rank by dimension, in rank order. A slice keeps the positions in the whole mesh.
     """
 
     def __init__(self, extent: Mapping[str, int], coords: Mapping[int, Mapping[str, int]]) -> None:
@@ -56,7 +54,7 @@ class Shape:
 
     @classmethod
     def of(cls, sizes: Mapping[str, int]) -> Shape:
-        """Return a whole mesh of these sizes; the last dimension counts fastest."""
+        """Return the shape of a whole mesh with these sizes; the last dimension varies fastest."""
         positions = itertools.product(*(range(size) for size in sizes.values()))
         return cls(sizes, {rank: dict(zip(sizes, position, strict=True)) for rank, position in enumerate(positions)})
 
@@ -66,19 +64,14 @@ class Shape:
         return tuple(self.coords)
 
     def slice(self, ranks: Iterable[int] | None, chosen: Mapping[str, Choice]) -> Shape:
-        """Return a part.
+        """Return the part with these ranks (None: all) and these positions by dimension.
 
-        Parameters
-        ----------
-        ranks : iterable of int or None
-            Only these.
-        chosen : Mapping
-            Only these positions, by dimension. One that is chosen by a single number is no dimension of the part.
+        The result drops a dimension for which a single number is chosen.
 
         Raises
         ------
         SettingError
-            If there is no such rank, dimension or position; it names those that there are.
+            If a rank, dimension or position does not exist. The message lists the valid ones.
         """
         kept, extent = self.coords, self.extent
         for name, choice in chosen.items():
@@ -89,16 +82,19 @@ class Shape:
                 if isinstance(choice, int):
                     del extent[name]
         if ranks is not None:
-            asked = _whole_numbers(ranks, "ranks", ranks)
+            asked = _integers(ranks, "ranks", ranks)
             unknown = asked - set(self.coords)
             if unknown or not asked:
                 raise SettingError(
-                    f"slice(ranks={ranks!r}): there is no such rank here. Valid: any of {format_ranks(self.coords)}, such as "
+                    f"slice(ranks={ranks!r}): no such rank. Valid: any of {format_ranks(self.coords)}, such as "
                     f"slice(ranks=[{self.ranks[0]}])."
                 )
             kept = {rank: position for rank, position in kept.items() if rank in asked}
         if not kept:
-            raise SettingError(f"no rank is in both: slice({_spell(ranks, chosen)}) of {format_ranks(self.coords)} is empty.")
+            raise SettingError(
+                f"slice({_format_arguments(ranks, chosen)}) of {format_ranks(self.coords)} is empty: "
+                f"no rank matches all arguments."
+            )
         if ranks is not None or math.prod(extent.values()) != len(kept):
             extent = {"ranks": len(kept)}
         return Shape(extent, kept)
@@ -111,20 +107,20 @@ class Shape:
         if isinstance(choice, slice):
             found = frozenset(range(*choice.indices(there[-1] + 1))) & frozenset(there)
         else:
-            found = _whole_numbers([choice] if isinstance(choice, int) else choice, name, choice)
+            found = _integers([choice] if isinstance(choice, int) else choice, name, choice)
         if not found or not found <= set(there):
             raise SettingError(f"slice({name}={choice!r}): no such position. Valid: {', '.join(map(str, there))}, or several.")
         return found
 
 
-def _whole_numbers(values: object, name: str, given: object) -> frozenset[int]:
+def _integers(values: object, name: str, given: object) -> frozenset[int]:
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
         numbers = tuple(values)
         if all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             return frozenset(numbers)
-    raise SettingError(f"slice({name}={given!r}): these are no whole numbers. Valid: one, a slice, or a list such as [1, 3].")
+    raise SettingError(f"slice({name}={given!r}): expected integers. Valid: one integer, a slice, or a list such as [1, 3].")
 
 
-def _spell(ranks: object, chosen: Mapping[str, Choice]) -> str:
+def _format_arguments(ranks: object, chosen: Mapping[str, Choice]) -> str:
     parts = [f"{name}={choice!r}" for name, choice in chosen.items()]
     return ", ".join(parts if ranks is None else [*parts, f"ranks={ranks!r}"])

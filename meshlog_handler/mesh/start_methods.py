@@ -1,7 +1,7 @@
-"""How processes are started, and who this process is. The one importer of `multiprocess`.
+"""Start methods of processes, and the identity of this process. The only module that imports `multiprocess`.
 
-`multiprocess` is the standard library's `multiprocessing` with dill as its pickle. It costs 55 ms to import, so it is
-imported where a mesh is (see `load`): a worker that only logs never pays for it.
+`multiprocess` is the standard library's `multiprocessing` with dill as its pickle. Its import takes 55 ms, so only `load`
+imports it: a worker that only logs never does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..errors import SettingError
 
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
-# fork copies a client that has threads, with every lock as it happens to stand: fast (2 ms) and a deadlock now and then;
-# Python 3.12 and later warn of it. spawn is clean, and pays for a new interpreter with all its imports each time (0.2 s).
-# forkserver is as clean, for its server never has a thread, and pays for the interpreter once: 10 ms a proc.
+# fork copies a client that has threads, with every lock in its current state: fast (2 ms), with an occasional deadlock.
+# Python 3.12 and later warn about it. spawn is safe, but starts a new interpreter with all its imports each time (0.2 s).
+# forkserver is equally safe, because its server never has threads, and starts the interpreter once: 10 ms a proc.
 DEFAULT_START_METHOD: Final = "forkserver"
 
-# Loaded once, by the fork server, instead of by each proc. Where they cannot be found (the server does not know a path
-# that the program added to sys.path) each proc loads them itself.
+# Imported once, by the fork server, instead of by each proc. A proc imports them itself if the server cannot find them,
+# because the program added a path to sys.path.
 _PRELOAD: Final = ("meshlog_handler.mesh.process_main", "meshlog_handler.mesh.pickling", "meshlog_handler.installation")
 
 
@@ -36,40 +36,31 @@ _PRELOAD: Final = ("meshlog_handler.mesh.process_main", "meshlog_handler.mesh.pi
 
 
 def check_start_method(start_method: str | None) -> str:
-    """Return the start method to use; None asks for the default, forkserver.
-
-    Raises
-    ------
-    SettingError
-        If there is none of this name.
-    """
+    """Return the start method to use (None: the default, forkserver); raise `SettingError` if it is unknown."""
     if start_method is None:
-        # Without sockets that carry descriptors, as those of eventlet, there is no fork server.
+        # The fork server needs sockets that pass descriptors; those of eventlet do not.
         return DEFAULT_START_METHOD if reduction().HAVE_SEND_HANDLE else "spawn"
     if start_method not in START_METHODS:
         raise SettingError(
-            f"start_method={start_method!r} is not a way to start processes. Valid: {', '.join(START_METHODS)}, or None "
+            f"start_method={start_method!r} is not a start method. Valid: {', '.join(START_METHODS)}, or None "
             f"for {DEFAULT_START_METHOD}."
         )
     return start_method
 
 
 def load() -> Any:
-    """Import `multiprocess`, with all that it would import to start a process, and return it.
-
-    Threads that begin with different modules of a package whose modules import each other meet half-imported ones, or a
-    deadlock. dill begins with ``multiprocessing.reduction``, a program perhaps with ``multiprocessing.connection``. A thread
-    that imports the whole package first, and then the module that another thread may still be importing, waits for the other
-    thread where it has to, and is never waited for in a circle.
-    """
+    """Import `multiprocess`, with everything that it imports later to start a process, and return it."""
+    # Modules of multiprocessing import each other. Two threads that start with different modules can see half-imported ones,
+    # or deadlock. dill starts with ``multiprocessing.reduction``, a program perhaps with ``multiprocessing.connection``.
+    # A thread that imports the whole package first, then the module, may wait for another thread, but never in a cycle.
     # isort: off
-    import multiprocessing  # whole, before dill imports a part
-    import multiprocessing.reduction  # noqa: F401  # the part; by now nothing that it needs is half-imported
+    import multiprocessing  # the whole package, before dill imports a part
+    import multiprocessing.reduction  # noqa: F401  # the part: by now, nothing that it needs is half-imported
     import multiprocess
     import multiprocess.reduction
 
-    # What `Process.start` imports by and by. A process that is forked while a thread of this one imports a module inherits
-    # the module's lock, and can never import it: when threads run, all is imported.
+    # Modules that `Process.start` imports later. A process forked while another thread imports a module inherits the locked
+    # import lock of the module and can never import it, so import everything before threads run.
     import multiprocess.forkserver
     import multiprocess.popen_fork
     import multiprocess.popen_spawn_posix
@@ -91,12 +82,12 @@ def get_context(start_method: str | None = None) -> Any:
 
 
 def reduction() -> Any:
-    """Return `multiprocess.reduction`: picklers that also know connections, sockets and file descriptors."""
+    """Return `multiprocess.reduction`: picklers that also support connections, sockets and file descriptors."""
     return load().reduction
 
 
 _MAX_PATH: Final = 103
-"""Bytes that a socket's path has on macOS; 107 on Linux."""
+"""Maximum length of a socket path in bytes on macOS; 107 on Linux."""
 
 _start_lock = threading.Lock()
 _local = threading.local()
@@ -104,14 +95,14 @@ _local = threading.local()
 
 @contextmanager
 def starting(start_method: str) -> Iterator[None]:
-    """Prepare this thread to start one process: while it lasts, `Process.start` here does not take ``__main__`` along.
+    """Prepare this thread to start one process: within the context, `Process.start` does not transfer ``__main__``.
 
-    A script without an ``if __name__ == "__main__"`` guard is then not run again by every process it starts, and what it
-    defines travels by value instead. Other threads, and what else uses `multiprocess`, are not affected. One at a time: a
-    fork in between would copy descriptors that are half handed over.
+    A script without an ``if __name__ == "__main__"`` guard is then not run again by each process, and its definitions are
+    pickled by value. Other threads and other users of `multiprocess` are unaffected. One start at a time: a concurrent fork
+    would copy descriptors that are being passed.
     """
     with _start_lock:
-        _leave_main_out_when_told()
+        _patch_preparation_data()
         _local.without_main = True
         try:
             if start_method == "forkserver":
@@ -124,16 +115,14 @@ def starting(start_method: str) -> Iterator[None]:
 
 
 def disown(process: Any) -> None:
-    """Take a started process out of the list of children that `multiprocess` polls at any start, and joins at exit.
-
-    The caller is the only one to wait for it from now on: two who poll a process at once can lose its exit code. And
-    an interpreter that exits does not wait for it without first telling it to end.
-    """
+    """Remove a started process from the children that `multiprocess` polls at each start and joins at exit."""
+    # Only the caller waits for the process from now on: two pollers can lose its exit code. And an exiting interpreter would
+    # join the process without asking it to end.
     load().process._children.discard(process)
 
 
 def ensure_resource_tracker() -> None:
-    """Start the process that `multiprocess` starts before the first spawn. It unblocks SIGINT in the calling thread."""
+    """Start the process that `multiprocess` needs before the first spawn. It unblocks SIGINT in the calling thread."""
     load().resource_tracker.ensure_running()
 
 
@@ -145,7 +134,7 @@ def _ensure_fork_server() -> None:
         try:
             server.ensure_running()
         except ChildProcessError:
-            # This process was forked from the one whose child the server is; it needs one of its own.
+            # The server is a child of the process that this one was forked from. This one needs its own server.
             os.close(server._forkserver_alive_fd)
             server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
             server.ensure_running()
@@ -154,7 +143,7 @@ def _ensure_fork_server() -> None:
 
 
 def _shorten_temporary_directory() -> None:
-    """Let `multiprocess` put its sockets elsewhere, where TMPDIR is too long for the path of one."""
+    """Move the sockets of `multiprocess` to a shorter directory if TMPDIR is too long for a socket path."""
     config = load().process.current_process()._config
     present = config.get("tempdir") or os.path.join(tempfile.gettempdir(), "pymp-12345678")
     if len(os.fsencode(present)) + len("/listener-12345678") <= _MAX_PATH:
@@ -165,13 +154,17 @@ def _shorten_temporary_directory() -> None:
         except OSError:
             continue
         config["tempdir"] = short
-        # As `multiprocess` does with its own: after what lies in it.
+        # As `multiprocess` does with its default directory: removed after its contents are closed.
         load().util.Finalize(None, shutil.rmtree, args=(short,), kwargs={"ignore_errors": True}, exitpriority=-100)
         return
-    raise OSError(errno.ENAMETOOLONG, "a socket's path is short: set TMPDIR to a place of 70 bytes", present)
+    raise OSError(
+        errno.ENAMETOOLONG,
+        "the temporary directory is too long for a socket path. Set TMPDIR to a path of at most 70 bytes",
+        present,
+    )
 
 
-def _leave_main_out_when_told() -> None:
+def _patch_preparation_data() -> None:
     context, spawn = load().context, load().spawn
     original = spawn.get_preparation_data
     if hasattr(original, "_meshlog"):
@@ -186,13 +179,13 @@ def _leave_main_out_when_told() -> None:
         undecided = default.get_start_method(allow_none=True) is None
         data = original(*args, **kwargs)
         if undecided:
-            # To ask for the program's start method is to fix it; a later set_start_method must still be allowed.
+            # Reading the program's start method fixes it. A later set_start_method must still be possible.
             default.set_start_method(None, force=True)
         for name in ("init_main_from_name", "init_main_from_path"):
             data.pop(name, None)
         return data
 
-    get_preparation_data._meshlog = True  # type: ignore[attr-defined]  # the mark that it is done
+    get_preparation_data._meshlog = True  # type: ignore[attr-defined]  # marks it as patched
     spawn.get_preparation_data = get_preparation_data
 
 
@@ -210,31 +203,17 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 @dataclass(frozen=True)
 class ProcIdentity:
-    """Who a proc is.
-
-    Attributes
-    ----------
-    rank : int
-        From 0, in the whole mesh.
-    local_rank, local_world_size : int
-        The rank among the mesh's procs on this host, and how many these are.
-    world_size : int
-        Number of procs of the mesh.
-    coords : dict
-        Position by dimension, such as ``{"gpus": 1}``.
-    mesh : str
-        Token of the mesh; no two meshes have the same.
-    """
+    """The identity of a proc. `local_rank` and `local_world_size` count the procs of the mesh on this host."""
 
     rank: int
     local_rank: int
     world_size: int
     local_world_size: int
     coords: dict[str, int]
-    mesh: str
+    mesh: str  # token of the mesh, unique to it
 
     def environ(self) -> dict[str, str]:
-        """Return the variables by which launchers, and torch.distributed, spell it."""
+        """Return the environment variables that launchers and torch.distributed use for it."""
         return {
             "RANK": str(self.rank),
             "LOCAL_RANK": str(self.local_rank),
@@ -247,48 +226,48 @@ _identity: ProcIdentity | None = None
 
 
 def set_identity(identity: ProcIdentity) -> None:
-    """Say who this process is. Once, before anything else runs in it."""
+    """Set the identity of this process. Call it once, before any other code runs in the process."""
     global _identity
     _identity = identity
     os.environ.update(identity.environ())
 
 
 def current_identity() -> ProcIdentity | None:
-    """Return who this process is, or None if no mesh made it."""
+    """Return the identity of this process, or None if no mesh started it."""
     return _identity
 
 
 def current_rank() -> int:
-    """Return the rank of this process: in its mesh, or the one a launcher gave it (``RANK`` and its like).
+    """Return the rank of this process in its mesh, or the rank that a launcher assigned (``RANK`` and similar variables).
 
     Raises
     ------
     SettingError
-        If it has none.
+        If the process has no rank.
     """
     if _identity is not None:
         return _identity.rank
     rank = settings.rank()
     if rank is None:
         raise SettingError(
-            f"this process (pid {os.getpid()}) has no rank: no mesh made it, and none of "
+            f"this process (pid {os.getpid()}) has no rank: no mesh started it, and none of "
             f"{', '.join(settings.RANK_VARIABLES)} is set. Call current_rank() in a function that runs on the procs, as in "
-            f"proc_mesh.call(function), or start this process by a launcher such as torchrun."
+            f"proc_mesh.call(function), or start this process with a launcher such as torchrun."
         )
     return rank
 
 
 def current_coords() -> dict[str, int]:
-    """Return this process's position in its mesh by dimension, such as ``{"hosts": 0, "gpus": 1}``.
+    """Return the position of this process in its mesh by dimension, such as ``{"hosts": 0, "gpus": 1}``.
 
     Raises
     ------
     SettingError
-        If no mesh made this process.
+        If no mesh started this process.
     """
     if _identity is None:
         raise SettingError(
-            f"this process (pid {os.getpid()}) has no coordinates: no mesh made it. Call current_coords() in a function that "
-            f"runs on the procs, as in proc_mesh.call(function)."
+            f"this process (pid {os.getpid()}) has no coordinates: no mesh started it. Call current_coords() in a function "
+            f"that runs on the procs, as in proc_mesh.call(function)."
         )
     return dict(_identity.coords)

@@ -1,8 +1,7 @@
-"""The thread that watches the procs of a mesh: it writes what is to be sent, reads answers, and learns of ends.
+"""The supervisor of the procs of a mesh: a thread that sends calls, receives responses and detects exits.
 
-It waits for everything at once, never for one thing, and runs no code of the program: what an answer holds is unpickled
-by another thread, the `ResultLoader`. That a proc has ended it is told by the kernel. It never waits for the end of a stream,
-which a grandchild can hold open.
+It waits for all events at once and runs no user code: `ResultLoader` unpickles the results on another thread. The kernel
+reports the exit of a proc. The supervisor never relies on end of file, because a grandchild can keep a stream open.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .result_loader import ResultLoader
 from .rpc import DONE, FAILED, CallFailure
 
 GRACE_SEC: Final = 0.5
-"""Seconds that the other ranks have to answer, or fail as well, once one has failed."""
+"""Seconds in which the other ranks may still respond after one has failed."""
 
 _SILENT_SEC: Final = 10.0
 _POLL_SEC: Final = 0.2
@@ -40,18 +39,10 @@ _PIECE: Final = 256 * 1024
 
 
 class Supervisor:
-    """Watches procs.
+    """Supervises procs, each after `add`.
 
-    Any thread may call the public methods; `post` and `wake` take no lock, so that a finalizer may call them, too.
-
-    Parameters
-    ----------
-    procs : sequence of Proc
-        All that there will be; each is watched from `add` on.
-    name : str
-        Of the mesh, for the thread's name.
-    on_exit : Callable[[int, int, int or None], None] or None
-        Called on this thread with rank, pid and exit code (None: nobody knows) when a proc has ended.
+    Any thread may call the public methods. A finalizer may call `post` and `wake`, which take no lock. `on_exit` is called on
+    this thread with rank, pid and exit code (None: unknown) when a proc has ended.
     """
 
     def __init__(self, procs: Sequence[ProcHandle], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
@@ -71,9 +62,9 @@ class Supervisor:
         self._finishing = False
         self._given_up = False
         self._error_reports = ErrorReports()
-        _watchers.add(self)
+        _supervisors.add(self)
 
-    # -- for any thread --------------------------------------------------------------------------------------------
+    # -- any thread -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start both threads."""
@@ -81,66 +72,66 @@ class Supervisor:
         try:
             self._result_loader.start()
             self._thread.start()
-        except RuntimeError:  # no room for another thread
+        except RuntimeError:  # thread limit reached
             self._close()
             raise
 
     def dispose(self) -> None:
-        """Give up everything, without ever having started."""
+        """Release the resources of a supervisor that was never started."""
         self._close()
 
     def add(self, proc: ProcHandle) -> None:
-        """Watch a proc, whose child and socket are there."""
-        self.post(lambda: self._begin(proc))
+        """Supervise a proc that has a child process and a socket."""
+        self.post(lambda: self._register(proc))
 
     def post(self, action: Callable[[], object]) -> None:
-        """Run `action` on the watcher's thread; never, if that has ended."""
+        """Run `action` on the supervisor thread, unless the thread has ended."""
         self._posted.append(action)
         self.wake()
 
     def wake(self) -> None:
-        """Let the watcher look at the outboxes."""
-        with contextlib.suppress(OSError):  # it is full of reasons to wake up; or closed, and there is nobody to wake
+        """Make the supervisor send the outboxes."""
+        with contextlib.suppress(OSError):  # full: the thread wakes up anyway; closed: the thread has ended
             self._wake_write.send(b"\0")
 
     def finish(self) -> None:
-        """End as soon as no proc is left; `idle` is set then."""
+        """End when no proc is left; this sets `idle`."""
         self._finishing = True
         self.wake()
 
     def give_up(self) -> None:
-        """End, whatever is left."""
+        """End even if procs are left."""
         self._given_up = True
         self.wake()
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every proc that is left."""
+        """Send a signal to every remaining proc."""
         self.post(lambda: self._signal(number))
 
     def join(self, timeout: float) -> None:
-        """Wait for both threads, up to `timeout` seconds."""
+        """Wait up to `timeout` seconds for both threads."""
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(capped(timeout))
         self._result_loader.join(timeout)
 
-    # -- on the watcher's thread -----------------------------------------------------------------------------------
+    # -- supervisor thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not (self._given_up or (self._finishing and self._all_gone())):
                 for key, events in self._selector.select(self._patience()):
-                    self._do(key.data, events)
-                self._do(self._expire)
+                    self._run_step(key.data, events)
+                self._run_step(self._expire)
         finally:
             self._close()
 
-    def _do(self, step: Callable[..., object], *args: Any) -> None:
-        """Do something; say it if it fails. An error with one proc must not end all others."""
+    def _run_step(self, step: Callable[..., object], *args: Any) -> None:
+        """Run a step; report an exception, because an error with one proc must not end the others."""
         try:
             step(*args)
         except Exception as failure:
-            self._error_reports.log("the thread that watches the procs goes on after a failure", failure)
-            time.sleep(_PAUSE_SEC)  # one that fails again and again leaves the processor to others
+            self._error_reports.log("the supervisor of the procs continues after an error", failure)
+            time.sleep(_PAUSE_SEC)  # a step that fails repeatedly must not use all processor time
 
     def _all_gone(self) -> bool:
         return all(proc.gone or proc.child is None for proc in self.procs)
@@ -167,23 +158,23 @@ class Supervisor:
                 self._ended(proc)
 
     def _woken(self, events: int) -> None:
-        with contextlib.suppress(BlockingIOError):  # read to the end
+        with contextlib.suppress(BlockingIOError):  # all wake-up bytes are read
             while self._wake_read.recv(4096):
                 continue
         while self._posted:
-            self._do(self._posted.popleft())
+            self._run_step(self._posted.popleft())
         for proc in self.procs:
             self._write(proc)
 
-    def _begin(self, proc: ProcHandle) -> None:
+    def _register(self, proc: ProcHandle) -> None:
         assert proc.child is not None
         assert proc.sock is not None
         proc.sock.setblocking(False)
         self._selector.register(proc.child.sentinel, selectors.EVENT_READ, lambda events: self._ended(proc))
-        self._listen(proc, selectors.EVENT_READ)
+        self._set_events(proc, selectors.EVENT_READ)
 
-    def _listen(self, proc: ProcHandle, events: int) -> None:
-        """Wait for these events of the proc's socket, and no others."""
+    def _set_events(self, proc: ProcHandle, events: int) -> None:
+        """Wait for exactly these events of the proc's socket."""
         if proc.sock is None or events == proc.events:
             return
         if proc.events == 0:
@@ -204,10 +195,10 @@ class Supervisor:
         if proc.events:
             with self.lock:
                 left = proc.send()
-            self._listen(proc, selectors.EVENT_READ | (selectors.EVENT_WRITE if left else 0))
+            self._set_events(proc, selectors.EVENT_READ | (selectors.EVENT_WRITE if left else 0))
 
     def _read(self, proc: ProcHandle, to_the_end: bool = False) -> None:
-        """Read what there is; unless it is the last time, let others have their turn after some megabytes."""
+        """Read available data; unless `to_the_end`, stop after 4 MiB so that other procs are served."""
         pieces = 0
         while proc.sock is not None and (to_the_end or pieces < 16):
             try:
@@ -215,28 +206,28 @@ class Supervisor:
             except BlockingIOError:
                 return
             except OSError:
-                data = b""  # reset: it died with something of ours unread
+                data = b""  # connection reset: the proc exited before it read all sent data
             if not data:
-                self._hang_up(proc)
+                self._disconnect(proc)
                 return
             pieces += 1
             try:
                 for frame in proc.reader.feed(data):
-                    self._answer(proc, *frame)
+                    self._handle_frame(proc, *frame)
             except ProtocolError as error:
                 self._reject(proc, error)
 
-    def _answer(self, proc: ProcHandle, kind: int, number: int, payload: bytes) -> None:
+    def _handle_frame(self, proc: ProcHandle, kind: int, number: int, payload: bytes) -> None:
         with self.lock:
             call = proc.pending.pop(number, None)
         if call is None:
-            return  # its caller was told of another rank's failure before
+            return  # the call has already failed because of another rank
         if kind == DONE:
             call.returned(proc.rank, payload)
         elif kind == FAILED:
             call.failed(proc.rank, decode(payload, CallFailure))
         else:
-            raise ProtocolError(f"rank {proc.rank} sent a frame of kind {kind}")
+            raise ProtocolError(f"rank {proc.rank} sent an unexpected frame of kind {kind}")
         self._progress(call)
 
     def _progress(self, call: PendingCall) -> None:
@@ -244,10 +235,10 @@ class Supervisor:
             self._result_loader.settle(call)
         elif call.failing and not call.in_grace:
             call.in_grace = True
-            self._after(GRACE_SEC, lambda: self._cut_off(call))
+            self._after(GRACE_SEC, lambda: self._end_grace(call))
 
-    def _cut_off(self, call: PendingCall) -> None:
-        """The call has failed; who has not answered by now is not waited for."""
+    def _end_grace(self, call: PendingCall) -> None:
+        """Settle a failed call without the ranks that have not responded."""
         if call.complete:
             return
         with self.lock:
@@ -256,40 +247,42 @@ class Supervisor:
         self._result_loader.settle(call)
 
     def _reject(self, proc: ProcHandle, error: ProtocolError) -> None:
-        """Its program wrote into a descriptor that is not its own. Nothing that it says can be believed any more."""
+        """Kill a proc that wrote to a descriptor it does not own: nothing it sends can be trusted."""
         self._close_socket(proc)
         if proc.child is not None:
             proc.child.send_signal(signal.SIGKILL)
-            self._lose(proc, End(proc.rank, proc.child.pid, f"was ended: its connection to the client brought {error}"))
+            self._fail_calls(
+                proc, End(proc.rank, proc.child.pid, f"was killed: protocol error on its connection to the client: {error}")
+            )
 
-    def _hang_up(self, proc: ProcHandle) -> None:
-        """It will not answer any more. How it ended is known in a moment, if that is why."""
+    def _disconnect(self, proc: ProcHandle) -> None:
+        """Close the connection of a proc that closed its end. If the proc has exited, the kernel reports it shortly."""
         self._close_socket(proc)
-        self._after(_SILENT_SEC, lambda: self._silent(proc))
+        self._after(_SILENT_SEC, lambda: self._fail_silent(proc))
 
-    def _silent(self, proc: ProcHandle) -> None:
+    def _fail_silent(self, proc: ProcHandle) -> None:
         if not proc.gone and proc.child is not None:
-            self._lose(proc, End(proc.rank, proc.child.pid, "closed its connection to the client, though it goes on"))
+            self._fail_calls(proc, End(proc.rank, proc.child.pid, "closed its connection to the client without exiting"))
 
     def _ended(self, proc: ProcHandle) -> None:
         child = proc.child
         if proc.gone or child is None:
             return
-        proc.gone = True  # before anything that can fail: it is not looked at again
+        proc.gone = True  # set before anything that can fail: the proc is not handled again
         self._selector.unregister(child.sentinel)
-        self._do(lambda: self._read(proc, to_the_end=True))
+        self._run_step(lambda: self._read(proc, to_the_end=True))
         code = child.poll()
-        # A fork server that is killed reports its children as ended while they go on.
+        # A killed fork server reports its children as ended while they still run.
         child.send_signal(signal.SIGKILL)
         self._close_socket(proc)
         if self._on_exit is not None:
-            self._do(self._on_exit, proc.rank, child.pid, code)
+            self._run_step(self._on_exit, proc.rank, child.pid, code)
         proc.exitcode = code
-        self._lose(proc, End.by(proc.rank, child.pid, code))
+        self._fail_calls(proc, End.by(proc.rank, child.pid, code))
         child.close()
 
-    def _lose(self, proc: ProcHandle, end: End) -> None:
-        """Whatever was asked of it fails for this reason, and so will what is asked from now on."""
+    def _fail_calls(self, proc: ProcHandle, end: End) -> None:
+        """Fail the pending calls of a proc, and all later ones, with `end`."""
         with self.lock:
             proc.end = end
             calls = list(proc.pending.values())
@@ -300,20 +293,20 @@ class Supervisor:
             self._progress(call)
 
     def _close_socket(self, proc: ProcHandle) -> None:
-        self._listen(proc, 0)
+        self._set_events(proc, 0)
         if proc.sock is not None:
             proc.sock.close()
             proc.sock = None
 
     def _close(self) -> None:
-        """Leave nothing and nobody behind, also where an error brought the thread here."""
+        """Fail the remaining calls, kill the remaining procs and release all resources. Also runs after an error."""
         with self.lock:
             calls = {call.number: call for proc in self.procs for call in proc.pending.values()}
             for proc in self.procs:
                 proc.pending.clear()
                 proc.outbox.clear()
                 if proc.end is None:
-                    proc.end = End(proc.rank, proc.pid or 0, "is no longer looked after")
+                    proc.end = End(proc.rank, proc.pid or 0, "is no longer supervised")
         for call in calls.values():
             if call.failing:
                 self._result_loader.settle(call)
@@ -325,13 +318,13 @@ class Supervisor:
                 if proc.child is not None and not proc.gone:
                     proc.child.send_signal(signal.SIGKILL)
                     proc.child.close()
-            self._forget()
+            self._close_sockets()
         finally:
-            _watchers.discard(self)
+            _supervisors.discard(self)
             self.idle.set()
 
-    def _forget(self) -> None:
-        """Close the sockets; in a forked child, these are copies. Takes no lock: there, another thread may have held it."""
+    def _close_sockets(self) -> None:
+        """Close the sockets, or their copies in a forked child. No lock: another thread may have held it at the fork."""
         for proc in self.procs:
             if proc.sock is not None:
                 proc.sock.close()
@@ -341,14 +334,14 @@ class Supervisor:
         self._wake_write.close()
 
 
-_watchers: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+_supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # A proc that holds the client's end of another's socket would hide the client's death from it.
-    for supervisor in tuple(_watchers):
-        supervisor._forget()
-    _watchers.clear()
+    # A proc that holds the client's end of another proc's socket keeps that connection open after the client exits.
+    for supervisor in tuple(_supervisors):
+        supervisor._close_sockets()
+    _supervisors.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

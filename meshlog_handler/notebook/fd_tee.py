@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..system.descriptors import duplicate, pending, read_pipe
-from ..system.fd_capture import FdCapture, diagnose
+from ..system.diagnostics import diagnose
+from ..system.fd_capture import FdCapture
 
 _CHUNK: Final = 64 * 1024
 _LINE_MS: Final = 50

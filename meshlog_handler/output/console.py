@@ -13,7 +13,7 @@ from .. import settings
 from ..lines.framer import keep_colours
 from ..protocol.ranks import parse_ranks
 from ..protocol.record import MeshInfo, info_of
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
 from .terminal import Output
 

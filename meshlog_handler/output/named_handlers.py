@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import SettingError
 from ..system import live_clients
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 
 _CONFIG_SEC: Final = 10.0
 

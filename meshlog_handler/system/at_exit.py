@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .fd_capture import diagnose
+from .diagnostics import diagnose
 
 _LIBRARIES: Final = ("multiprocessing", "multiprocess")
 _LAST: Final = -(1 << 31)  # negative: after the children are joined; the lowest: after all other finalizers

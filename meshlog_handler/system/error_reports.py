@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final
 
-from .fd_capture import diagnose
+from .diagnostics import diagnose
 from .waits import monotonic
 
 _FIRST_SEC: Final = 1.0

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from .descriptors import FileIdentity, Held, duplicate, identity, make_pipe, takes_more, write_all
+from .descriptors import FileIdentity, Held, duplicate, identity, make_pipe, takes_more
 from .pump import Pump
 
 try:
@@ -237,23 +237,6 @@ def original_fd(fd: int) -> int | None:
             held = capture._originals[fd]
             return held.fd if held is not None and held.intact else None
     return fd
-
-
-_MAX_DIAGNOSIS: Final = 16 * 1024
-
-
-def diagnose(text: str) -> None:
-    """Write a message about the package itself to the original stderr, outside all captures. Never raises.
-
-    Any thread may call it. A message that cannot be written is lost; a long one, which may quote what a peer sent, is cut.
-    """
-    if len(text) > _MAX_DIAGNOSIS:
-        text = f"{text[:_MAX_DIAGNOSIS]}... [{len(text) - _MAX_DIAGNOSIS:,} more characters]"
-    with contextlib.suppress(Exception):  # there is no other place to report it
-        fd = original_fd(2)
-        if fd is not None:
-            line = "meshlog: " + text.rstrip("\n").replace("\n", "\n    ") + "\n"
-            write_all(fd, line.encode("utf-8", "backslashreplace"))
 
 
 def _standard_streams(fds: Sequence[int]) -> Iterator[io.TextIOWrapper]:

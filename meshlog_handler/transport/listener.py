@@ -25,7 +25,7 @@ from ..protocol.frames import CONTROL, MAX_FRAME
 from ..protocol.messages import Hello, Welcome, decode
 from ..system.descriptors import is_read_end
 from ..system.descriptors_in_flight import DescriptorsInFlight
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
 from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
 

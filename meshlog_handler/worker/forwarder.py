@@ -21,7 +21,7 @@ from ..protocol.codec import pack
 from ..protocol.frames import DROPPED
 from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import capped
 from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads

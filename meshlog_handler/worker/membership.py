@@ -25,8 +25,9 @@ from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel
 from ..protocol.record import MeshInfo
 from ..system import unpatched
 from ..system.descriptors import FileIdentity, identity, place_of
+from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
-from ..system.fd_capture import FdCapture, diagnose
+from ..system.fd_capture import FdCapture
 from ..transport.channel import Address, connect
 from .forwarder import LogForwarder, report_loss
 from .record_stream import OnFull, RecordStream, internal_threads

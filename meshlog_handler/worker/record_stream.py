@@ -22,7 +22,7 @@ from ..journal.side_files import SideFiles
 from ..journal.writer import Appender, Journal
 from ..protocol.encode import EncodedRecord, RecordEncoder, SchemaTable, encode_record
 from ..protocol.entries import FLUSH, LARGE, number_entry
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
 
 OnFull = Literal["block", "drop"]

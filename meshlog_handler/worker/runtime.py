@@ -31,7 +31,7 @@ from ..protocol.messages import (
     SetLevel,
     decode,
 )
-from ..system.fd_capture import diagnose
+from ..system.diagnostics import diagnose
 from ..system.waits import ended, monotonic, seconds_until
 from ..transport.channel import Link
 from .config_transaction import ConfigTransaction

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PRELUDE = """
 import ctypes, io, json, os, select, signal, subprocess, sys, threading
-from meshlog_handler.system.fd_capture import FdCapture, changes, diagnose, original_fd
+from meshlog_handler.system.diagnostics import diagnose
+from meshlog_handler.system.fd_capture import FdCapture, changes, original_fd
 from meshlog_handler.system.descriptors import identity, pending, read_pipe
 
 def held(fd):

@@ -385,7 +385,7 @@ def test_a_failed_start_that_nobody_asks_about_is_a_warning() -> None:
         del mesh
         gc.collect()
 
-    with pytest.warns(RuntimeWarning, match=r"the start of the mesh failed, and nobody asked.*Trouble"):
+    with pytest.warns(RuntimeWarning, match=r"the start of the mesh failed, and its result was never retrieved: Trouble"):
         spawn_and_forget()
 
 
@@ -445,14 +445,14 @@ def test_other_bad_settings_are_refused_at_once() -> None:
 
 
 def test_a_mesh_does_not_travel(mesh_of_one: ProcMesh) -> None:
-    with pytest.raises(TypeError, match="stays in the process that made it"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(mesh_of_one)
-    with pytest.raises(TypeError, match="stays in the process that made it"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         mesh_of_one.call(lambda: mesh_of_one.ranks).get(DEADLINE)
 
 
 def test_outside_of_a_mesh_there_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingError, match="no rank: no mesh made it, and none of RANK, "):
+    with pytest.raises(SettingError, match="no rank: no mesh started it, and none of RANK, "):
         current_rank()
     with pytest.raises(SettingError, match="no coordinates"):
         current_coords()

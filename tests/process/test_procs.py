@@ -325,7 +325,7 @@ def test_a_function_or_argument_that_cannot_be_pickled_is_the_callers_mistake() 
     with started(1) as procs:
         with pytest.raises(TypeError, match=r"len cannot be sent.*not for the road"):
             procs.call((0,), len, (Unreadable(),)).get(DEADLINE)
-        with pytest.raises(TypeError, match="is no function"):
+        with pytest.raises(TypeError, match="is not callable"):
             procs.call((0,), "train").get(DEADLINE)  # type: ignore[arg-type]  # the mistake
         assert ask(procs, current_rank) == [0]
 
@@ -334,7 +334,7 @@ def test_a_function_or_argument_that_cannot_be_pickled_is_the_callers_mistake() 
     ("fn", "args", "words"),
     [
         (id, (Poison("proc"),), "cannot be loaded in the proc: poisoned in the proc"),
-        (Poison, ("client",), "its result cannot be read here: RuntimeError: poisoned in the client"),
+        (Poison, ("client",), "its result cannot be loaded in the client: RuntimeError: poisoned in the client"),
         (Unreadable, (), "the result, of type Unreadable, cannot be sent to the client: not for the road"),
     ],
 )
@@ -480,7 +480,7 @@ def write_nonsense() -> None:
 
 def test_a_proc_whose_program_writes_into_our_socket_is_ended_and_the_others_go_on() -> None:
     with started(2) as procs:
-        with pytest.raises(RankDied, match=r"rank 0 .* was ended: its connection to the client brought a frame of kind 255"):
+        with pytest.raises(RankDied, match=r"rank 0 .* was killed: .* unexpected frame of kind 255"):
             procs.call((0,), write_nonsense).get(DEADLINE)
         assert procs.call((1,), current_rank).get(DEADLINE) == [1]
         until(lambda: procs.exitcode(0) == -signal.SIGKILL, DEADLINE)

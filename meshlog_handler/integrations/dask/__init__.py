@@ -29,7 +29,7 @@ from ...installation import enlist, uninstall
 from ...mesh.control import LoggingMeshClient
 from ...mesh.future import MeshFuture
 from ...output.named_handlers import ShownBy
-from ...system.fd_capture import diagnose
+from ...system.diagnostics import diagnose
 from ...worker import membership
 from ..console_handover import ConsoleHandover
 from ..tunnel import reachable

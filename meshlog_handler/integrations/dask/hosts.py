@@ -17,7 +17,7 @@ from distributed.protocol.pickle import dumps
 
 from ...errors import ClosedError, ConnectError
 from ...mesh.future import MeshFuture
-from ...system.fd_capture import diagnose
+from ...system.diagnostics import diagnose
 from ...system.waits import monotonic
 from ..tunnel import HostRelay, Tunnel
 

@@ -28,7 +28,7 @@ from ...errors import SettingError
 from ...mesh.control import LoggingMeshClient
 from ...output.formatter import MeshFormatter
 from ...output.named_handlers import ShownBy
-from ...system.fd_capture import diagnose
+from ...system.diagnostics import diagnose
 from .. import attach as attach_engine
 from .hook import hook_in, hook_off, is_hooked
 from .nodes import MARKS, NodeRelays

@@ -16,7 +16,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import ClosedError
-from ...system.fd_capture import diagnose
+from ...system.diagnostics import diagnose
 from ...system.waits import capped
 from ..tunnel import HostRelay, Tunnel, reachable
 from .hook import UNHOOKED

@@ -20,7 +20,7 @@ from ray.experimental import internal_kv
 
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
-from ...system.fd_capture import diagnose
+from ...system.diagnostics import diagnose
 from ...system.waits import monotonic
 from ...worker import membership
 from ..console_handover import ConsoleHandover

@@ -29,7 +29,7 @@ def test_half_a_frame_is_none() -> None:
 
 
 def test_what_is_no_frame_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="a frame of kind 255"):
+    with pytest.raises(ProtocolError, match="unexpected frame of kind 255"):
         CallFrameReader().feed(b"\xff" * 100)
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 
 import pytest
 
+from meshlog_handler.system.diagnostics import diagnose
 from meshlog_handler.system.error_reports import ErrorReports, describe, give, name_of, refuse
-from meshlog_handler.system.fd_capture import diagnose
 
 
 class WithoutText(Exception):
