@@ -1,7 +1,7 @@
-"""Adapters to the engines that run many processes: one file each, imported only where it is used.
+"""Adapters to the engines that run many processes: one file or folder each, imported only when used.
 
-An engine's mesh offers what `Engine` asks for, and gets its logging by `attach`. Procs on the client's machine join it
-directly; elsewhere they join a relay on their host, whose bytes the engine carries (see `hosts`).
+The mesh of an engine implements `Engine` and gets its logging from `attach`. Procs on the client's machine join the client
+directly. Other procs join a relay on their host, and the engine transfers the relay's bytes (see `tunnel`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ def attach(
     log_dir: str | os.PathLike[str] | None = None,
     hide: Sequence[str] = (),
 ) -> LoggingMeshClient:
-    """Give a mesh its logging; `drain_and_stop` of what is returned detaches. Blocks.
+    """Start the logging of a mesh. Blocks.
 
     Parameters
     ----------
     engine : Engine
         The mesh.
     leave : Callable[[float], object]
-        Lets every proc leave, within so many seconds, and ends relays and tunnels.
+        Called with a timeout in seconds: detaches every proc, and stops relays and tunnels.
     handlers, log_dir, hide
-        As of `LoggingManager`.
+        See `LoggingManager`.
+
+    Returns
+    -------
+    LoggingMeshClient
+        Its `drain_and_stop` detaches.
     """
     client = LoggingManager(handlers, log_dir, hide).attach(engine)
     client.on_stop(leave)

@@ -1,7 +1,7 @@
-"""Loggers that write to the console by themselves step aside while their process forwards, and step back after it.
+"""ConsoleHandover: removes the console handlers of loggers while their process forwards, and restores them afterwards.
 
-A library that configures a logger of its own (``distributed``, ``ray``) gives it a console handler and cuts it off from the
-root logger. Captured, what that writes would arrive as bare lines; handed over, it arrives as records, with name and level.
+A library that configures its own logger (``distributed``, ``ray``) gives it a console handler and disables propagation. The
+client would receive its output as captured lines. After the handover it receives records, with name and level.
 """
 
 from __future__ import annotations
@@ -13,16 +13,10 @@ from ..console_handlers import writes_to_console
 
 
 class ConsoleHandover:
-    """Takes handlers off the loggers of this process, and gives them back. One thread at a time.
+    """Removes handlers from the loggers of this process, and restores them. Not thread-safe.
 
-    Parameters
-    ----------
-    unwanted : Callable[[logging.Handler], bool]
-        Which handlers are taken, besides those that write to stdout or stderr.
-
-    Notes
-    -----
-    Made before the process joins a client: the root logger's level is given back as it is then.
+    Handlers that write to stdout or stderr are removed, and those that `unwanted` selects. Create it before the process joins a
+    client, because `give_back` restores the root logger's level of that time.
     """
 
     def __init__(self, unwanted: Callable[[logging.Handler], bool]) -> None:
@@ -32,7 +26,7 @@ class ConsoleHandover:
         self._before: dict[logging.Logger, tuple[int, bool]] = {}
 
     def take(self) -> None:
-        """Take the handlers off. A logger that had some hands its records on to the root logger."""
+        """Remove the handlers. The records of their loggers then propagate to the root logger."""
         for logger in _loggers():
             taken = [handler for handler in logger.handlers if writes_to_console(handler) or self._unwanted(handler)]
             for handler in taken:
@@ -40,12 +34,12 @@ class ConsoleHandover:
                 logger.removeHandler(handler)
             if taken and logger.parent is not None:
                 self._before[logger] = logger.level, logger.propagate
-                # Who silences a library by its handler's level, and not by its logger's, is heeded, too.
+                # A program may silence a library by the level of its handler; the logger's level now does it.
                 logger.setLevel(max(logger.level, min(handler.level for handler in taken)))
                 logger.propagate = True
 
     def give_back(self) -> None:
-        """Put back the handlers, and the levels of their loggers and of the root logger. The second time does nothing."""
+        """Restore the handlers, and the levels of their loggers and of the root logger. A second call does nothing."""
         if self._root_level is not None:
             logging.getLogger().setLevel(self._root_level)
             self._root_level = None

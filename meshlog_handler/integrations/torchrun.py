@@ -1,9 +1,9 @@
-"""``torchrun --logs-specs meshlog``: the launcher's process shows what its workers write, and all that they log.
+"""``torchrun --logs-specs meshlog``: the launcher process shows the output and the logs of its workers.
 
 ::
 
     torchrun's agent: LogClient <- a pipe for stdout, one for stderr <- worker, started by the agent
-                                <- records, where the worker calls install() or has a MeshHandler
+                                <- records, if the worker calls install() or has a MeshHandler
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ..output.console import ConsoleHandler, RanksFilter
 from ..system.descriptors import make_pipe
 
 
-class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not there when types are checked
-    """Says where the workers of a node write: into pipes of a client in this process.
+class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not installed where types are checked
+    """Redirects the output of the workers of a node to pipes of a client in this process.
 
     Parameters
     ----------
     log_dir : str or None
-        ``--log-dir``: also a complete file per rank and stream in this directory.
+        ``--log-dir``: also write a complete file per rank and stream to this directory.
     redirects, tee : Std or dict
-        ``-r``, ``-t``: a complete file as well, in a temporary directory where there is no `log_dir`.
+        ``-r``, ``-t``: also write complete files, to a temporary directory if there is no `log_dir`.
     local_ranks_filter : set of int or None
-        ``--local-ranks-filter``: show these alone, and WARNING and above of the others.
+        ``--local-ranks-filter``: show only these ranks, and WARNING and above of the others.
 
     Notes
     -----
-    Used by torchrun's main thread. The window for grouping is ``MESHLOG_AGGREGATE_WINDOW_SEC``. Workers that are
-    functions, as with ``--run-path``, are captured where they call `install`: torch opens no pipes for them.
+    Used on torchrun's main thread. ``MESHLOG_AGGREGATE_WINDOW_SEC`` sets the window for grouping. Workers that are
+    functions, as with ``--run-path``, are captured only if they call `install`, because torch opens no pipes for them.
     """
 
     def __init__(
@@ -47,24 +47,24 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
         tee: Std | dict[int, Std] = Std.NONE,
         local_ranks_filter: set[int] | None = None,
     ) -> None:
-        super().__init__(log_dir)  # where the files with errors of workers go
+        super().__init__(log_dir)  # the directory for the error files of workers
         files = log_dir is not None or any(std != Std.NONE for chosen in (redirects, tee) for std in _each(chosen))
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
         self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None)
-        self._client.registry.launched = ""  # the rank that another launcher gave this one says nothing of its workers
+        self._client.registry.launched = ""  # this process's own rank from another launcher does not apply to workers
         self._mesh = secrets.token_hex(8)
         self._writers: list[int] = []
         self._ranks: list[int] = []
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """Lead the output of the workers that are about to be started, and tell them where to join."""
+        """Redirect the output of the workers that torchrun is about to start, and set the address that they join."""
         places = super().reify(envs)
         if not self._client.running:
             self._client.start()
             atexit.register(self._stop)
         self._end_attempt()
-        # Nobody tells us, but who asks knows it.
+        # `reify` gets no argument for this; the local variables of its caller have it.
         functions = callable(sys._getframe(1).f_locals.get("entrypoint"))
         self._ranks = [int(env.get("RANK", local_rank)) for local_rank, env in envs.items()]
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._ranks})
@@ -79,17 +79,17 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not the
             for name, paths in (("stdout", places.stdouts), ("stderr", places.stderrs)):
                 readers[name], writer = make_pipe()
                 writers.append(writer)
-                paths[local_rank] = f"/dev/fd/{writer}"  # which the agent opens, as it would a file
-            # Whoever starts workers here tells nobody their pids.
+                paths[local_rank] = f"/dev/fd/{writer}"  # opened by the agent as a file
+            # torchrun does not report the pids of its workers: 0 means unknown.
             self._client.adopt(0, rank, local_rank, readers, self._mesh)
             env.update({**settings.captured({**os.environ, **env}), **settings.pipes(rank, writers)})
             self._writers += writers
         return places
 
     def _end_attempt(self) -> None:
-        """Take leave of the workers that were started last: torchrun starts all anew when one has failed."""
+        """Clean up after the last workers. torchrun restarts all workers when one fails."""
         for rank in self._ranks:
-            self._client.report_exit(self._mesh, rank, 0)  # torchrun says how it was
+            self._client.report_exit(self._mesh, rank, 0)  # torchrun itself reports failures
         for writer in self._writers:
             os.close(writer)
         self._writers, self._ranks = [], []

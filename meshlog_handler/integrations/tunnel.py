@@ -1,11 +1,11 @@
-"""Hosts from which the client's socket cannot be reached: a relay there, and a tunnel of the engine's own messages.
+"""Relays on hosts that cannot reach the client's socket, and tunnels through an engine's own messages.
 
 ::
 
     workers -> HostRelay, in a process of the engine there -- take, give --> Tunnel, in the client's process -> LogClient
 
-An engine carries bytes both ways, and need not know what they are: they are those of a Unix socket's connection, with
-its challenge, its frames and its end.
+An engine transfers bytes in both directions without interpreting them. They are the bytes of a Unix socket connection,
+from the challenge to the end of file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _END_SEC: Final = 3.0
 
 
 def reachable(address: str) -> bool:
-    """Tell whether this process can join the client at `address` directly: it is on the same machine, and may."""
+    """Return whether this process can connect to the client at `address`: same machine, and permitted."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             dial(Address.parse(address), sock)
@@ -43,16 +43,16 @@ def reachable(address: str) -> bool:
 
 
 class HostRelay:
-    """A relay on a host that the client's socket does not reach. Any thread may call its methods.
+    """A relay on a host that cannot reach the client's socket. Any thread may call its methods.
 
     Parameters
     ----------
     client_address : str
-        Of the client, as `LogClient.address` returns it. Its key does not cross the tunnel.
+        `LogClient.address` of the client. The key in it does not cross the tunnel.
     log_dir : str or None
         Directory, on this host, for a complete file per rank and stream.
     hide : sequence of str
-        Regular expressions: lines that are not passed on.
+        Regular expressions. Matching lines are not forwarded.
     """
 
     def __init__(self, client_address: str, *, log_dir: str | None = None, hide: Sequence[str] = ()) -> None:
@@ -72,18 +72,18 @@ class HostRelay:
 
     @property
     def address(self) -> str:
-        """What workers of this host `install`. Waits until the tunnel carries.
+        """The address that workers of this host `install`. Waits until the tunnel works.
 
         Raises
         ------
         ConnectError
-            If it does not within 20 seconds: nobody calls `take` and `give`, or the client is gone.
+            If it does not work within 20 seconds: nothing calls `take` and `give`, or the client has ended.
         """
         try:
             self._started.result(2 * HANDSHAKE_SEC)
         except NotInTime:
             raise ConnectError(
-                "the relay's tunnel carries nothing. Is there a Tunnel in the client's process that takes and gives?"
+                "the relay cannot reach the client: its tunnel transfers no data. Start a Tunnel in the client's process."
             ) from None
         return self._relay.address
 
@@ -93,7 +93,7 @@ class HostRelay:
         Raises
         ------
         ClosedError
-            When the relay has ended, and everything was taken.
+            If the relay has ended and all bytes were returned.
         """
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
@@ -108,7 +108,7 @@ class HostRelay:
         return data
 
     def give(self, data: bytes) -> None:
-        """Take in bytes from the client; `ClosedError` when the relay has ended."""
+        """Accept bytes from the client; raise `ClosedError` if the relay has ended."""
         try:
             with self._giving:
                 self._end.sendall(data)
@@ -116,29 +116,29 @@ class HostRelay:
             raise ClosedError("the relay has ended") from None
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
-        """Tell how a proc of this host ended (see `LogClient.report_exit`)."""
+        """Report the exit of a proc of this host (see `LogClient.report_exit`)."""
         self._relay.report_exit(mesh, rank, exitcode)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Pass on what is pending, and end: `take` gives the rest, and then raises `ClosedError`."""
+        """Forward pending data, and stop. `take` returns the rest, then raises `ClosedError`."""
         self._relay.stop(timeout)
 
 
 class Tunnel:
-    """The client's end of a `HostRelay`'s tunnel.
+    """The client's end of the tunnel to a `HostRelay`.
 
     Parameters
     ----------
     client_address : str
-        Of the client, which runs in this process.
+        Address of the client, which runs in this process.
     take : Callable[[float], bytes]
-        Calls `HostRelay.take` over there. Called over and over, on a thread of the tunnel's.
+        Calls `HostRelay.take` remotely. Called repeatedly on a thread of the tunnel.
     give : Callable[[bytes], object]
-        Calls `HostRelay.give` over there. Called on another thread of the tunnel's.
+        Calls `HostRelay.give` remotely. Called on another thread of the tunnel.
 
     Notes
     -----
-    Whatever `take` or `give` raises ends the tunnel: to the client, the relay and all below it are gone.
+    Any exception from `take` or `give` ends the tunnel. The client then treats the relay and its workers as disconnected.
     """
 
     def __init__(self, client_address: str, take: Callable[[float], bytes], give: Callable[[bytes], object]) -> None:
@@ -150,7 +150,7 @@ class Tunnel:
         self._ended = False
 
     def start(self) -> Tunnel:
-        """Connect with the client, and begin to carry; `OSError` if the client is gone."""
+        """Connect to the client and start to transfer bytes; raise `OSError` if the client has ended."""
         dial(self._address, self._sock)
         set_kernel_timeout(self._sock, 0)
         for carry, name in ((self._carry_up, "up"), (self._carry_down, "down")):
@@ -160,12 +160,12 @@ class Tunnel:
         return self
 
     def wait(self, timeout: float) -> None:
-        """Wait up to so many seconds for the relay's own end, with all that it had to say. Before `close`."""
+        """Wait up to `timeout` seconds for the end of the relay, with all its data. Call it before `close`."""
         self._threads[0].join(capped(timeout))
 
     def close(self) -> None:
-        """End; waits some seconds for what is being carried."""
-        self._hang_up()
+        """End the tunnel; wait a few seconds for transfers in progress."""
+        self._disconnect()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(_END_SEC)
@@ -178,15 +178,15 @@ class Tunnel:
         self.close()
 
     def _until_it_ends(self, carry: Callable[[], None]) -> None:
-        internal_threads.add(threading.get_ident())  # what an engine logs when it is called must not be carried by it
+        internal_threads.add(threading.get_ident())  # the tunnel must not transfer what the engine logs during a transfer
         try:
             carry()
         except (ClosedError, OSError):
-            return  # in order, from one side or the other: the client sees the end of the connection
-        except Exception as failure:  # whatever engines raise
+            return  # normal end of either side: the client sees end of file
+        except Exception as failure:  # engines may raise anything
             diagnose(f"the tunnel to a relay has ended: {type(failure).__name__}: {failure}")
         finally:
-            self._hang_up()
+            self._disconnect()
             internal_threads.discard(threading.get_ident())
 
     def _carry_up(self) -> None:
@@ -197,7 +197,7 @@ class Tunnel:
         while data := self._sock.recv(_PIECE):
             self._give(data)
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         self._ended = True
-        with contextlib.suppress(OSError):  # the client was faster
+        with contextlib.suppress(OSError):  # the client has already closed the connection
             self._sock.shutdown(socket.SHUT_RDWR)

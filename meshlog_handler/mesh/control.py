@@ -259,7 +259,7 @@ class LoggingMeshClient:
     ) -> None:
         """Apply `command` in all ranks or in none, then make `defaults` the default for late joiners.
 
-        Any exception before the commit, even an interrupt, rolls `command` back. `between` is called when all ranks have prepared.
+        Any exception before the commit, even an interrupt, rolls `command` back. `between` runs when all ranks have prepared.
         """
         chosen = self._chosen(ranks)
         default = (self.mesh, defaults) if ranks is None else None
@@ -269,7 +269,7 @@ class LoggingMeshClient:
                 committed = None
                 while committed is None:
                     # Repeated for procs that have joined meanwhile.
-                    responses = self._ask(command, lambda peer: chosen(peer) and peer not in prepared)
+                    responses = self._ask(command, lambda target: chosen(target) and target not in prepared)
                     prepared.update(responses)
                     _check(responses, fault, what, "every rank is as it was before")
                     between(chosen)
@@ -300,7 +300,7 @@ class LoggingMeshClient:
 
 def _check(responses: Answers, fault: type[RankError], what: str, state: str = "") -> None:
     """Raise `fault` if a rank failed to apply a command."""
-    refused = {peer.rank: error for peer, error in responses.items()}  # type: ignore[attr-defined]  # see `Member`
+    refused = {target.rank: error for target, error in responses.items()}  # type: ignore[attr-defined]  # see `Target`
     reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
     if reasons:
         details = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))

@@ -70,7 +70,7 @@ class MeshLifecycle:
         self._called = False
         self._stopping = threading.Lock()
 
-    # -- beginning -------------------------------------------------------------------------------------------------
+    # -- start -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Start everything on a new thread, except that the calling thread forks."""
@@ -141,7 +141,7 @@ class MeshLifecycle:
         if self.stopped:
             raise ClosedError(f"{what}: the mesh was stopped. Spawn another.")
 
-    # -- end -------------------------------------------------------------------------------------------------------
+    # -- stop ------------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> None:
         """Flush, stop the procs, show their last records, and stop the client. A second call does nothing.

@@ -140,7 +140,7 @@ class ProcMesh:
         if whole is None:
             weakref.finalize(self, life.abandon).atexit = False
 
-    # -- what it is ------------------------------------------------------------------------------------------------
+    # -- properties ------------------------------------------------------------------------------------------------
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -159,7 +159,7 @@ class ProcMesh:
 
     @property
     def initialized(self) -> MeshFuture[None]:
-        """A future that is done when the mesh is ready. It raises what prevents that: `RankError` names the failed ranks."""
+        """A future that is done when the mesh is ready. If the start fails, it raises; `RankError` names the failed ranks."""
         return self._life.initialized
 
     @property
@@ -195,7 +195,7 @@ class ProcMesh:
         """
         return ProcMesh(self._life, self._shape.slice(ranks, dimensions), self.name, self._whole or self)
 
-    # -- what it does ----------------------------------------------------------------------------------------------
+    # -- operations ------------------------------------------------------------------------------------------------
 
     @overload
     def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> MeshFuture[list[R]]: ...
@@ -232,10 +232,10 @@ class ProcMesh:
         Parameters
         ----------
         stream_to_client : bool
-            Whether to show it here. Files in a ``log_dir`` contain it in any case.
+            Whether to show the logs and the output here. Files in a ``log_dir`` contain them in any case.
         aggregate_window_sec : float or None
             Seconds in which similar lines become one; None shows each line immediately. The default is 3 when streaming, else
-            None. When a window is removed or shortened, pending lines are shown first. It applies to the whole mesh.
+            None. When a window is removed or shortened, pending lines are shown first. The window applies to the whole mesh.
         level : int or str
             Level of the root logger in the procs: 0 to 255, or a name.
 
@@ -244,11 +244,11 @@ class ProcMesh:
         SettingError
             If a value is invalid (a ``ValueError``), or a window is combined with ``stream_to_client=False``.
         RankError
-            From the future, if a rank failed to apply it.
+            From the future, if a rank failed to apply the mode.
 
         Notes
         -----
-        In IPython, it also makes the end of each cell show the logs of that cell below it.
+        In IPython, the call also enables a flush at the end of each cell, so that the logs of a cell appear below it.
         """
         default = DEFAULT_WINDOW_SEC if stream_to_client else None
         asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
@@ -306,7 +306,7 @@ class ProcMesh:
     def _chosen(self) -> tuple[int, ...] | None:
         return None if self._whole is None else self.ranks
 
-    # -- as a context ----------------------------------------------------------------------------------------------
+    # -- context manager -------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._check_whole()

@@ -67,7 +67,7 @@ class ProcessSet:
         self._stopping = False
         self._because: BaseException | None = None
 
-    # -- what it is ------------------------------------------------------------------------------------------------
+    # -- properties ------------------------------------------------------------------------------------------------
 
     @property
     def ranks(self) -> tuple[int, ...]:

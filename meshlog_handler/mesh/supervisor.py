@@ -64,7 +64,7 @@ class Supervisor:
         self._error_reports = ErrorReports()
         _supervisors.add(self)
 
-    # -- any thread -----------------------------------------------------------------------------------------------
+    # -- any thread ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start both threads."""

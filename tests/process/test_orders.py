@@ -209,7 +209,7 @@ def test_an_interrupt_leaves_no_transaction_open(at: str, monkeypatch: pytest.Mo
     kind = Prepare if at == "prepare" else Commit
     with mesh() as made:
         member = made.member(0)
-        original = LoggingMeshClient._answers
+        original = LoggingMeshClient._responses
 
         def interrupted(self: LoggingMeshClient, order: Command, asked: Any) -> Any:
             answers = original(self, order, asked)
@@ -218,7 +218,7 @@ def test_an_interrupt_leaves_no_transaction_open(at: str, monkeypatch: pytest.Mo
             return answers
 
         with monkeypatch.context() as patched:
-            patched.setattr(LoggingMeshClient, "_answers", interrupted)
+            patched.setattr(LoggingMeshClient, "_responses", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 made.logs.configure({"version": 1, "root": {"level": 33}})
         expected = logging.WARNING if at == "prepare" else 33

@@ -415,7 +415,7 @@ def test_an_error_on_the_thread_that_watches_ends_no_proc(capfd: pytest.CaptureF
     with started(2) as procs:
         procs.post(wrong)
         assert ask(procs, current_rank) == [0, 1]
-    assert "goes on after a failure: ValueError: what went wrong" in capfd.readouterr().err
+    assert "continues after an error: ValueError: what went wrong" in capfd.readouterr().err
 
 
 def leave_grandchild(how: str) -> int:

@@ -1,13 +1,13 @@
-"""Dask: what the workers of a cluster log and print is shown by the process that has the `distributed.Client`.
+"""Dask: the process with the `distributed.Client` shows what the workers of the cluster log and print.
 
 ::
 
     logs = attach(client)            # every worker, and those that join later
     logs.set_level("DEBUG", "app")   # as on any mesh
-    logs.drain_and_stop()            # or never: it ends with the process
+    logs.drain_and_stop()            # optional: it ends with the process
 
-A plug-in runs in every worker and joins it to the client. Workers that are threads of the client's own process need none of
-this: they log there as everything else does.
+A plug-in in every worker joins it to the client. Workers that are threads of the client's process do not need this: their
+records are handled there like all others.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from ..tunnel import reachable
 from .hosts import TunnelClient, relay_address
 
 _TOPICS: Final = ("print", "warn")
-_TURN_SEC: Final = 0.1
+_STAGGER_SEC: Final = 0.1
 _FAILED_SEC: Final = 5.0
 _START_SEC: Final = 2.0
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
-_turn = threading.Lock()  # one plug-in of this process at a time joins, or leaves
-_wanting: list[tuple[WorkerLogging, membership.JoinOptions]] = []
-"""The plug-ins that have joined this process, a worker's, to their clients. It forwards to that of the last one."""
+_join_lock = threading.Lock()  # only one plug-in of this process joins or leaves at a time
+_joined: list[tuple[WorkerLogging, membership.JoinOptions]] = []
+"""The plug-ins that have joined this worker process to their clients. It forwards to the client of the last one."""
 _handover: ConsoleHandover | None = None
 
 
@@ -54,36 +54,36 @@ def attach(
     log_dir: str | os.PathLike[str] | None = None,
     relay: bool = False,
 ) -> Any:
-    """Show here what the workers of a cluster log and print; those that join later, too.
+    """Show here what the workers of a cluster log and print, including workers that join later.
 
     Parameters
     ----------
     client : distributed.Client
-        Of the cluster.
+        Client of the cluster.
     handlers : iterable of logging.Handler or None
-        What shows the records in this process; None is the console.
+        The handlers that show the records in this process; None is the console.
     log_dir : str or path or None
         Directory for a complete file per rank and stream.
     relay : bool
-        Let the workers of this machine join relays, as those of other machines do.
+        Make workers of this machine join relays, as workers of other machines do.
 
     Returns
     -------
     LoggingMeshClient
-        Its `drain_and_stop` detaches. With an asynchronous client, a `MeshFuture` of it, to be awaited. To attach once
-        more is to get the same again; `handlers`, if given, take the place of those there are.
+        Its `drain_and_stop` detaches. With an asynchronous client, a `MeshFuture` of it, to be awaited. A second call returns
+        the same object; `handlers`, if given, replace the current ones.
 
     Raises
     ------
     ConnectError
-        If a worker cannot join. Nothing is attached then.
+        If a worker cannot join. No worker is then attached.
 
     Notes
     -----
-    Ranks are given in the order in which workers join; a worker's name is its coordinate "worker". What
-    `distributed.print` and `distributed.warn` say comes once, from the worker; Dask's own ways of bringing it here,
-    `Client.forward_logging` included, pause meanwhile. So do, in the workers, the console handlers of ``distributed`` and
-    other loggers: their records come as records.
+    Workers get ranks in the order in which they join; the name of a worker is its coordinate "worker". The output of
+    `distributed.print` and `distributed.warn` is shown once, from the worker: Dask's own forwarding, including
+    `Client.forward_logging`, is paused meanwhile. In the workers, so are the console handlers of ``distributed`` and other
+    loggers, because their records are forwarded as records.
     """
     if client.asynchronous:
         return MeshFuture.run(lambda: _attach(client, handlers, log_dir, relay), "attach")
@@ -104,14 +104,9 @@ def _attach(
 
 
 class Cluster:
-    """What a cluster offers to get its logging (see `Engine`). Any thread may call it, but not the client's event loop.
+    """The `Engine` of a Dask cluster. Any thread may call it, except the client's event loop.
 
-    Parameters
-    ----------
-    client : distributed.Client
-        Kept by a weak reference: whose client is collected wants no logs of its workers.
-    relay : bool
-        See `attach`.
+    It refers weakly to the Dask client, so that collecting the client ends the forwarding.
     """
 
     coords = None  # workers come and go
@@ -120,16 +115,16 @@ class Cluster:
         self.token = f"meshlog_{os.urandom(6).hex()}"
         self._client = weakref.ref(client)
         self._relay = relay
-        self._ways: dict[str, TunnelClient] = {}
+        self._tunnels: dict[str, TunnelClient] = {}
 
     def join(self, address: str) -> None:
-        """Let every worker join the client at `address`: those there are, and those that come."""
+        """Make every worker join the client at `address`, including workers that start later."""
         client = self._client()
         assert client is not None
 
         def announced(event: tuple[float, str]) -> None:
-            if event[1] not in self._ways:
-                self._ways[event[1]] = TunnelClient(client, self.token, address, event[1])
+            if event[1] not in self._tunnels:
+                self._tunnels[event[1]] = TunnelClient(client, self.token, address, event[1])
 
         client.subscribe_topic(self.token, announced)
         try:
@@ -141,19 +136,19 @@ class Cluster:
             client.unsubscribe_topic(topic)
 
     def leave(self, timeout: float) -> None:
-        """Let every worker log as it did before. Waits until they do, unless called by the client's event loop."""
+        """Make every worker log as before. Waits for that, except on the client's event loop."""
         client = self._client()
         if client is None or client.status != "running":
-            for way in self._ways.values():
-                way.cut()
-            return  # the workers learn from their connections that nobody is here any more
+            for tunnel in self._tunnels.values():
+                tunnel.cut()
+            return  # the workers detach when their connections close
         left = MeshFuture.run(lambda: self._leave(client, timeout), "detach")
         if client.asynchronous:
-            return  # to wait here would be to wait for oneself
+            return  # waiting on the event loop would be a deadlock
         try:
             left.get(timeout)
         except TimeoutError:
-            diagnose(f"the workers were told to log as before; some have not done so within {timeout:g} s.")
+            diagnose(f"some workers did not detach within {timeout:g} s.")
 
     def _leave(self, client: Any, timeout: float) -> None:
         try:
@@ -161,24 +156,14 @@ class Cluster:
             client.unsubscribe_topic(self.token)
             for topic in _TOPICS:
                 client.subscribe_topic(topic, client._event_handlers[topic])
-        except Exception as failure:  # the scheduler has gone, or a worker: that detaches them as well
-            diagnose(f"the workers could not all be told to log as before: {type(failure).__name__}: {failure}")
-        for way in self._ways.values():
-            way.close(timeout)
+        except Exception as failure:  # the scheduler or a worker has ended: that also detaches workers
+            diagnose(f"not all workers could be detached: {type(failure).__name__}: {failure}")
+        for tunnel in self._tunnels.values():
+            tunnel.close(timeout)
 
 
-class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker, distributed is Any
-    """Joins a worker to the client, and lets it leave. Travels by pickle; each worker has its own.
-
-    Parameters
-    ----------
-    name : str
-        Under which it is registered, and the mesh's token.
-    address : str
-        The client's.
-    relay : bool
-        See `attach`.
-    """
+class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any to the type checker
+    """Joins a worker to the client, and detaches it. Pickled: each worker has a copy."""
 
     def __init__(self, name: str, address: str, relay: bool) -> None:
         self._name = name
@@ -189,7 +174,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         self._ended = False
 
     async def setup(self, worker: Any) -> None:
-        """Join. The worker's event loop goes on meanwhile."""
+        """Join without blocking the worker's event loop."""
         near = reachable(self._address)
         if near and os.getpid() == self._client_pid:
             return  # a thread of the client's own process
@@ -198,7 +183,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
             await MeshFuture.run(lambda: self._join(self._address, worker), "join")
             return
         self._joining = asyncio.ensure_future(self._join_relay(worker))
-        # A worker without a nanny holds its relay itself, and one that is starting answers no messages before this returns.
+        # A worker without a nanny runs its relay itself. While it starts, it handles no messages until this method returns.
         await asyncio.wait({self._joining}, timeout=None if worker.nanny else _START_SEC)
         if self._joining.done():
             self._joining.result()
@@ -208,21 +193,21 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         await MeshFuture.run(lambda: self._join(address, worker), "join")
 
     async def teardown(self, worker: Any) -> None:
-        """Leave: the worker logs as it did before."""
+        """Detach: the worker logs as before."""
         await MeshFuture.run(lambda: self._leave(worker), "leave")
 
     def _join(self, address: str, worker: Any) -> None:
-        with _turn:
+        with _join_lock:
             if self._ended:
                 return
             options = membership.JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
-            _wanting.append((self, options))
+            _joined.append((self, options))
             if not self._forward(options, worker):
-                self._step_down(worker)
-                raise ConnectError(f"worker {worker.name} could not join the client")
+                self._stop_forwarding(worker)
+                raise ConnectError(f"worker {worker.name} cannot join the client")
 
     def _forward(self, options: membership.JoinOptions, worker: Any) -> bool:
-        """Let this process forward on these terms, whatever it did before; False if it cannot."""
+        """Make this process forward with these options, whatever it did before; return False if it cannot."""
         global _handover
         if _handover is None:
             _handover = ConsoleHandover(_is_dasks_forwarding)
@@ -230,43 +215,43 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # to the type checker,
         member = membership.current()
         if member is None or member.options.address != options.address:
             return False
-        member.when_lost(lambda: worker.loop.add_callback(self._step_back, worker))
+        member.when_lost(lambda: worker.loop.add_callback(self._handle_lost_client, worker))
         _handover.take()
         return True
 
     def _leave(self, worker: Any) -> None:
-        with _turn:
+        with _join_lock:
             self._ended = True
-            if any(plugin is self for plugin, _ in _wanting):
-                self._step_down(worker)
+            if any(plugin is self for plugin, _ in _joined):
+                self._stop_forwarding(worker)
 
-    def _step_down(self, worker: Any) -> None:
-        """Stop forwarding to this client. The process forwards to the client before it, if that can be reached."""
+    def _stop_forwarding(self, worker: Any) -> None:
+        """Stop forwarding to this client. Forward to the previous client instead, if it is reachable."""
         global _handover
-        forwarded = _wanting[-1][0] is self
-        _wanting[:] = [(plugin, options) for plugin, options in _wanting if plugin is not self]
+        forwarded = _joined[-1][0] is self
+        _joined[:] = [(plugin, options) for plugin, options in _joined if plugin is not self]
         if not forwarded:
-            return  # it is another's by now
+            return  # the process forwards to another client by now
         member = membership.current()
         if member is not None:
-            member.restore_levels()  # those of loggers that are given back their own, first
+            member.restore_levels()  # before the handover restores the levels of its loggers
         if _handover is not None:
             _handover.give_back()
             _handover = None
         uninstall()
-        for plugin, options in reversed(_wanting):
+        for plugin, options in reversed(_joined):
             if plugin._forward(options, worker):
                 return
 
-    async def _step_back(self, worker: Any) -> None:
-        """The client has gone without a word. Whichever worker's turn comes first tells the scheduler, and so all others."""
+    async def _handle_lost_client(self, worker: Any) -> None:
+        """Detach after a lost client. The first worker to do so unregisters the plug-in, and so detaches all others."""
         member = membership.current()
-        turn = 1 + (member.rank or 0) if member is not None else 0
+        order = 1 + (member.rank or 0) if member is not None else 0
         await MeshFuture.run(lambda: self._leave(worker), "leave")
-        await asyncio.sleep(_TURN_SEC * turn)
-        with contextlib.suppress(Exception):  # the nanny or the scheduler has gone, or another was faster
+        await asyncio.sleep(_STAGGER_SEC * order)
+        with contextlib.suppress(Exception):  # the nanny or the scheduler has ended, or another worker was faster
             if self._relay and worker.nanny:
-                await worker.rpc(worker.nanny).identity()  # it lives: it was not with the nanny that the relay has gone
+                await worker.rpc(worker.nanny).identity()  # raises if the nanny, and not the client, has ended
             if self._name in worker.plugins and not reachable(self._address):
                 await worker.scheduler.unregister_worker_plugin(name=self._name)
 

@@ -1,10 +1,10 @@
-"""Hosts of a Dask cluster that the client's socket does not reach: a relay in each nanny there, or worker without one.
+"""Hosts of a Dask cluster that cannot reach the client's socket: a relay in each nanny there, or in a worker without a nanny.
 
 ::
 
-    worker -> HostRelay in its nanny -- take, give: messages through the scheduler -- Way, in the client's process
+    worker -> HostRelay in its nanny -- take, give: messages through the scheduler -- TunnelClient, in the client's process
 
-A nanny outlives the worker that is killed, and so the relay keeps what that one said last.
+A nanny outlives a killed worker, so the relay still has the worker's last records.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...system.waits import monotonic
 from ..tunnel import HostRelay, Tunnel
 
 TAKE_SEC: Final = 20.0
-"""How long a `take` waits for bytes: an idle relay costs the scheduler one message in this time."""
+"""Seconds that `take` waits for bytes. An idle relay costs the scheduler one message in this time."""
 
 SILENT_SEC: Final = 60.0
-"""When nobody has come for bytes this long, the client is gone."""
+"""Seconds without a `take` after which the client counts as ended."""
 
 _ANNOUNCE_SEC: Final = 0.5
 
@@ -33,24 +33,18 @@ _hosts: dict[tuple[str, str], NannyRelay] = {}
 
 
 async def relay_address(worker: Any, name: str, client_address: str) -> str:
-    """Return the address of the relay that a worker joins; it begins with the first that asks for it.
-
-    Raises
-    ------
-    ConnectError
-        If it cannot join the client.
-    """
+    """Return the address of the relay that a worker joins; start the relay if needed. Raise `ConnectError` on failure."""
     if not worker.nanny:
         return await host_relay(name, client_address, worker)
     fields = dumps({"name": name, "client_address": client_address})
-    answer = await worker.rpc(worker.nanny).run(function=dumps(host_relay), kwargs=fields, wait=True)
-    if answer["status"] != "OK":
-        raise ConnectError(f"the nanny at {worker.nanny} has no relay for this worker: {answer['exception_text']}")
-    return str(answer["result"])
+    response = await worker.rpc(worker.nanny).run(function=dumps(host_relay), kwargs=fields, wait=True)
+    if response["status"] != "OK":
+        raise ConnectError(f"the nanny at {worker.nanny} cannot run a relay for this worker: {response['exception_text']}")
+    return str(response["result"])
 
 
 async def host_relay(name: str, client_address: str, dask_worker: Any) -> str:
-    """Run a relay in this nanny, or worker, if there is none yet; return its address. `dask_worker` is Dask's name for it."""
+    """Return the address of the relay in this nanny or worker; start the relay if needed. Dask passes `dask_worker` by name."""
     key = name, dask_worker.address
     if key not in _hosts:
         _hosts[key] = NannyRelay(name, client_address, dask_worker)
@@ -58,32 +52,25 @@ async def host_relay(name: str, client_address: str, dask_worker: Any) -> str:
 
 
 class NannyRelay:
-    """A relay, and what it needs of the nanny, or the worker, that it lives in. On the event loop of that.
+    """A relay, with message handlers in the nanny or worker (`server`) whose process and event loop it uses.
 
-    Each call that blocks has a thread of its own. The loop's executor has few threads: with several nannies in a process,
-    and several clients, all of them would wait in `take`, and none would be left for `give`.
-
-    Parameters
-    ----------
-    name : str
-        Of all that belongs to one client's logging: the topic under which the relay is announced, the messages it answers.
-    client_address : str
-        The client's.
-    server : distributed.Nanny or distributed.Worker
-        Which answers the messages.
+    `name` is unique to one client's logging: the topic that announces the relay, and the prefix of its messages.
     """
+
+    # Each blocking call uses a new thread. The loop's executor has few threads: with several nannies and several clients in a
+    # process, all of them could wait in `take`, with none left for `give`.
 
     def __init__(self, name: str, client_address: str, server: Any) -> None:
         self._name = name
         self._server = server
         self._relay = HostRelay(client_address)
-        self._heard = monotonic()
-        for answer in (self.take, self.give, self.close):
-            server.handlers[f"{name}_{answer.__name__}"] = answer
+        self._last_take_end = monotonic()
+        for handler in (self.take, self.give, self.close):
+            server.handlers[f"{name}_{handler.__name__}"] = handler
         self._watching = asyncio.ensure_future(self._watch())
 
     async def address(self) -> str:
-        """Return the relay's address, when the client has it."""
+        """Return the relay's address when the relay has connected to the client."""
         announcing = asyncio.ensure_future(self._announce())
         try:
             return await MeshFuture.run(lambda: self._relay.address, "relay-address")
@@ -91,16 +78,16 @@ class NannyRelay:
             announcing.cancel()
 
     async def take(self, timeout: float) -> bytes | None:
-        """Return bytes for the client; None when all was taken, and the relay has ended."""
-        self._heard = monotonic() + timeout
+        """Return bytes for the client; None if the relay has ended and all bytes were returned."""
+        self._last_take_end = monotonic() + timeout
         try:
             return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
         except ClosedError:
-            self._forget()
+            self._unregister()
             return None
 
     async def give(self, data: bytes) -> bool:
-        """Take in bytes from the client; return whether there still is a relay for them."""
+        """Accept bytes from the client; return False if the relay has ended."""
         try:
             await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
         except ClosedError:
@@ -108,22 +95,22 @@ class NannyRelay:
         return True
 
     async def close(self, timeout: float) -> None:
-        """Pass on what is pending, and end. `take` brings the rest."""
+        """Forward pending data, and stop. `take` returns the rest."""
         await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
 
     async def _announce(self) -> None:
-        # Over and over: the client may not have subscribed by the first time.
+        # Repeated, because the client may not have subscribed yet.
         while True:
             await self._server.scheduler.log_event(topic=self._name, msg=self._server.address)
             await asyncio.sleep(_ANNOUNCE_SEC)
 
     async def _watch(self) -> None:
-        while monotonic() - self._heard < SILENT_SEC:
+        while monotonic() - self._last_take_end < SILENT_SEC:
             await asyncio.sleep(SILENT_SEC / 10)
         await self.close(0.0)
-        self._forget()
+        self._unregister()
 
-    def _forget(self) -> None:
+    def _unregister(self) -> None:
         self._watching.cancel()
         _hosts.pop((self._name, self._server.address), None)
         for name in ("take", "give", "close"):
@@ -131,17 +118,7 @@ class NannyRelay:
 
 
 class TunnelClient:
-    """The client's end of the way to a relay. Made and closed by any thread; the rest is the tunnel's.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        By which messages are sent.
-    name, client_address : str
-        As of `NannyRelay`.
-    server : str
-        The address of the nanny, or worker, that the relay lives in.
-    """
+    """The client's end of the tunnel to a relay in the nanny or worker at `server`. Any thread may create and close it."""
 
     def __init__(self, client: Any, name: str, client_address: str, server: str) -> None:
         self._client = client
@@ -151,17 +128,17 @@ class TunnelClient:
         self._tunnel = Tunnel(client_address, self._take, self._give).start()
 
     def close(self, timeout: float) -> None:
-        """Let the relay end, and bring what it had. Never raises."""
+        """Stop the relay, and receive its remaining data. Never raises."""
         try:
             self._ask("close", timeout=timeout)
             self._ended.wait(timeout)
-        except Exception as failure:  # whatever Dask raises where the client, the scheduler or the host has gone
-            diagnose(f"the relay at {self._server} could not be ended in order: {type(failure).__name__}: {failure}")
+        except Exception as failure:  # Dask may raise anything if the client, the scheduler or the host has ended
+            diagnose(f"the relay at {self._server} did not stop cleanly: {type(failure).__name__}: {failure}")
         finally:
             self._tunnel.close()
 
     def cut(self) -> None:
-        """Carry no more: the Dask client has gone."""
+        """Close the tunnel: the Dask client has ended."""
         self._tunnel.close()
 
     def _take(self, timeout: float) -> bytes:
@@ -177,6 +154,6 @@ class TunnelClient:
 
     def _ask(self, what: str, **fields: Any) -> Any:
         message = {"op": f"{self._name}_{what}", **fields}
-        # To the scheduler a server is a worker wherever it only passes messages on.
-        answers = self._client.sync(self._client.scheduler.broadcast, msg=message, workers=[self._server])
-        return answers[self._server]
+        # To forward a message, the scheduler accepts the address of any server as a worker.
+        responses = self._client.sync(self._client.scheduler.broadcast, msg=message, workers=[self._server])
+        return responses[self._server]

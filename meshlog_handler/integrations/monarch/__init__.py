@@ -1,11 +1,12 @@
-"""Monarch: what the procs of its `ProcMesh` log and print is shown here, as records, with their ranks and coordinates.
+"""Monarch: this process shows what the procs of a Monarch `ProcMesh` log and print, as records with ranks and coordinates.
 
 ::
 
-    attach -> Watch, in this process -> Member in every proc: joins the client, or on a far host the Relay there
-                                     -> Relay on far hosts:   its bytes travel by `take` and `give`, which are endpoints
+    attach -> SupervisorActor, in this process
+           -> WorkerActor, in every proc: joins the client, or on another host the relay there
+           -> RelayActor, on other hosts: transfers bytes with the endpoints `take` and `give`
 
-On the client's machine, frames go past Monarch: its endpoints and ports carry who joins, who leaves and who died.
+On the client's machine, frames bypass Monarch: its endpoints only report which procs join, leave and exit.
 """
 
 from __future__ import annotations
@@ -54,33 +55,33 @@ def attach(
     Parameters
     ----------
     proc_mesh : monarch.actor.ProcMesh
-        Its ranks and coordinates are those of the records.
+        Records have its ranks and coordinates.
     handlers : iterable of logging.Handler or None
-        What shows the records in this process; None is the console.
+        The handlers that show the records in this process; None is the console.
     log_dir : str or None
         Directory for a complete file per rank and stream.
     stream_log_to_client : bool
-        Whether what the procs log and print is shown; `LoggingMeshClient.set_mode` changes it.
+        Whether to show what the procs log and print; `LoggingMeshClient.set_mode` changes it.
     relay : bool
-        Whether every host has a relay, and not only those that need one.
+        Whether every host has a relay, not only those that need one.
 
     Returns
     -------
     MeshFuture of LoggingMeshClient
-        Its `drain_and_stop` detaches: the procs go on as they were before. Keep it: once it is collected, it does so, too.
+        Its `drain_and_stop` detaches: the procs log as before. Keep a reference: collecting it also detaches.
 
     Notes
     -----
-    While attached, what the procs print does not reach Monarch's own forwarding, which therefore shows nothing twice.
+    While attached, the output of the procs does not reach Monarch's own forwarding, so nothing is shown twice.
     """
-    manager = LoggingManager(handlers, log_dir)  # here: in a notebook it is the running cell's
+    manager = LoggingManager(handlers, log_dir)  # created here, to belong to the running cell of a notebook
     mesh = AttachedMesh(proc_mesh, relay)
 
     def work() -> LoggingMeshClient:
         try:
             client = manager.attach(mesh, stream_log_to_client)
         except BaseException:
-            with contextlib.suppress(Exception):  # what went wrong before is what counts
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 mesh.leave(_FAILED_SEC)
             raise
         client.on_stop(mesh.leave)
@@ -91,59 +92,51 @@ def attach(
 
 
 class AttachedMesh:
-    """A `ProcMesh` as the `Engine` of its logging.
-
-    Parameters
-    ----------
-    proc_mesh : monarch.actor.ProcMesh
-        The procs.
-    relay : bool
-        See `attach`.
-    """
+    """The `Engine` of a Monarch `ProcMesh`."""
 
     def __init__(self, proc_mesh: Any, relay: bool) -> None:
         self.token = f"monarch-{os.urandom(6).hex()}"
         self.coords = Shape.of(dict(proc_mesh.sizes)).coords
         self._proc_mesh = proc_mesh
         self._relay = relay
-        self._context = contextvars.copy_context()  # it says on behalf of which actor Monarch is called
+        self._context = contextvars.copy_context()  # it identifies the calling actor to Monarch
         self._client: LogClient | None = None
-        self._watch: Any = None
-        self._members: Any = None
+        self._supervisor: Any = None
+        self._workers: Any = None
         self._relays: list[tuple[Any, Tunnel]] = []
 
     def join(self, address: str) -> None:
-        """Let every proc join: the client, or a relay on its host where that is needed."""
+        """Make every proc join the client, or a relay on its host where needed."""
         self._run(self._join, address)
 
     def watch_for(self, client: LogClient) -> None:
-        """Tell `client` how procs end."""
+        """Report exits of procs to `client`."""
         self._client = clients[self.token] = client
 
     def leave(self, timeout: float) -> None:
-        """Let every proc leave, then end relays and actors. Takes `timeout` seconds at most."""
-        # On a thread of its own: whoever detaches may be in an event loop, and Monarch complains of those who wait there.
+        """Detach every proc, then stop relays and actors. Takes at most `timeout` seconds."""
+        # On a new thread: the caller may be in an event loop, and Monarch warns about blocking waits there.
         MeshFuture.run(partial(self._run, self._leave, monotonic() + timeout), "detach").get(timeout + 1.0)
 
     def _run(self, fn: Callable[..., T], *args: Any) -> T:
         return self._context.copy().run(fn, *args)
 
     def _join(self, address: str) -> None:
-        self._watch = this_proc().spawn("meshlog_watch", SupervisorActor, self.token)
-        self._members = self._watch.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
-        places = [place for _, place in self._members.where.call(address).get(_JOIN_SEC)]
+        self._supervisor = this_proc().spawn("meshlog_watch", SupervisorActor, self.token)
+        self._workers = self._supervisor.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
+        places = [place for _, place in self._workers.where.call(address).get(_JOIN_SEC)]
         hosts = [host for host, _ in places]
         addresses = dict.fromkeys(hosts, address)
         for rank, (host, near) in enumerate(places):
             if addresses[host] == address and (self._relay or not near):
                 addresses[host] = self._start_relay(rank, address)
         of_ranks = [addresses[host] for host in hosts]
-        self._members.join.call(of_ranks, self.token, local_ranks(hosts)).get(_JOIN_SEC)
+        self._workers.join.call(of_ranks, self.token, local_ranks(hosts)).get(_JOIN_SEC)
 
     def _start_relay(self, rank: int, address: str) -> str:
         """Start a relay on the host of a rank, and a tunnel to it; return the relay's address."""
         proc = self._proc_mesh.slice(**self.coords[rank])
-        relay = self._watch.begin_relay.call_one(proc, address).get(_JOIN_SEC)
+        relay = self._supervisor.begin_relay.call_one(proc, address).get(_JOIN_SEC)
 
         def take(timeout: float) -> bytes:
             data: bytes | None = self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC))
@@ -166,16 +159,16 @@ class AttachedMesh:
         def close(relay: Any) -> None:
             relay.close.call_one(left()).get(left())
 
-        with contextlib.ExitStack() as last_first:  # each is done whatever becomes of the others
-            if self._watch is not None:
-                last_first.callback(lambda: self._watch.stop().get(left()))
-                last_first.callback(lambda: self._watch.end_relays.call_one(left()).get(left()))
+        with contextlib.ExitStack() as last_first:  # each runs even if others fail
+            if self._supervisor is not None:
+                last_first.callback(lambda: self._supervisor.stop().get(left()))
+                last_first.callback(lambda: self._supervisor.end_relays.call_one(left()).get(left()))
             for relay, tunnel in self._relays:
                 last_first.callback(tunnel.close)
                 last_first.callback(close, relay)
-            if self._members is not None:
-                # A call would wait until Monarch knows who is dead; the client knows it now.
-                self._members.leave.broadcast()
+            if self._workers is not None:
+                # A call would wait until Monarch detects exited procs; the client has already detected them.
+                self._workers.leave.broadcast()
                 while self._alive() and monotonic() < deadline:
                     time.sleep(0.01)
 
@@ -184,7 +177,7 @@ class AttachedMesh:
 
 
 def local_ranks(hosts: Iterable[str]) -> list[int]:
-    """Return, for the host of each rank, the rank's number among those of that host."""
+    """Return, for the host of each rank, the index of the rank among the ranks of that host."""
     seen = Counter[str]()
     numbers = []
     for host in hosts:

@@ -1,6 +1,6 @@
-"""Monarch's actors, for `monarch`: one in every proc, a relay on hosts far from the client, and who watches over both.
+"""Actors of `monarch`: one in every proc, a relay on hosts far from the client, and a supervisor of both.
 
-Actors travel by reference to this module: it is imported in every proc.
+Actors are pickled by reference to this module: every proc imports it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,17 @@ from ..console_handover import ConsoleHandover
 from ..tunnel import HostRelay, reachable
 
 MEMBERS: Final = "meshlog_members"
-"""What the mesh of the actors in all procs is called."""
+"""Name of the mesh of actors in all procs."""
 
 _CRASHED: Final = re.compile(r"crashed_ranks=\[([\d, ]+)\]")
 _END: Final = re.compile(r"Killed\(sig=(?P<signal>\d+)|exited with non-zero code (?P<code>\d+)")
 
 clients: weakref.WeakValueDictionary[str, LogClient] = weakref.WeakValueDictionary()
-"""Of this process, by the token of the mesh they are attached to."""
+"""Clients of this process, by the token of their mesh."""
 
 
 class SupervisorActor(Actor):
-    """In the process that attaches: owns the others, so that the death of one of them is not the end of the program.
-
-    Parameters
-    ----------
-    token : str
-        Of the mesh.
-    """
+    """Owns the other actors, in the attaching process, so that the exit of one does not end the program."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -48,12 +42,12 @@ class SupervisorActor(Actor):
 
     @endpoint
     def begin(self, proc_mesh: Any) -> Any:
-        """Start a member in every proc."""
+        """Start a `WorkerActor` in every proc."""
         return proc_mesh.spawn(MEMBERS, WorkerActor)
 
     @endpoint
     def begin_relay(self, proc: Any, address: str) -> Any:
-        """Start a relay on the host of one proc, in a process of its own: it outlives that proc."""
+        """Start a relay on the host of a proc, in a new process that outlives the proc."""
         procs = proc.host_mesh.spawn_procs(name="meshlog")
         relay = procs.spawn("meshlog_relay", RelayActor, address)
         self._relays.append((procs, relay))
@@ -61,12 +55,12 @@ class SupervisorActor(Actor):
 
     @endpoint
     def end_relays(self, timeout: float) -> None:
-        """End the processes of the relays. Only who has started them can."""
+        """Stop the processes of the relays, which only their creator can do."""
         for stopped in [procs.stop() for procs, _ in self._relays]:
             stopped.get(timeout)
 
     def __supervise__(self, failure: Any) -> bool:
-        """Tell the client how procs ended. Monarch looks every ten seconds, and says it in words only."""
+        """Report exits of procs to the client. Monarch checks every ten seconds, and gives the cause only as text."""
         text, client = repr(failure), clients.get(self._token)
         crashed, end = _CRASHED.search(text), _END.search(text)
         if client is not None and failure.mesh_name.startswith(f"{MEMBERS}-") and crashed is not None and end is not None:
@@ -79,19 +73,19 @@ class SupervisorActor(Actor):
 
 
 class WorkerActor(Actor):
-    """In every proc: joins the client, and leaves it."""
+    """In every proc: joins the client, and detaches."""
 
     def __init__(self) -> None:
         self._token = ""
 
     @endpoint
     def where(self, address: str) -> tuple[str, bool]:
-        """Say on which host this is, and whether the client at `address` can be joined from here."""
+        """Return the host name, and whether this proc can connect to the client at `address`."""
         return socket.gethostname(), reachable(address)
 
     @endpoint
     def join(self, addresses: list[str], token: str, local_ranks: list[int]) -> None:
-        """Forward what this proc logs and prints. The arguments are by rank."""
+        """Forward what this proc logs and prints. `addresses` and `local_ranks` are indexed by rank."""
         point = current_rank()
         self._token = token
         _hand_over()
@@ -105,7 +99,7 @@ class WorkerActor(Actor):
 
     @endpoint
     def leave(self) -> None:
-        """Be as before, unless somebody else has attached meanwhile."""
+        """Log as before, unless another client has attached meanwhile."""
         if self._is_member():
             installation.uninstall()
             _give_back()
@@ -116,12 +110,12 @@ class WorkerActor(Actor):
 
 
 _handover: ConsoleHandover | None = None
-"""One for this process, whoever attaches: what the first one took, the last one gives back."""
+"""Shared by all clients that attach: the first one creates it, the last one restores the handlers."""
 
 
 def _hand_over() -> None:
     global _handover
-    if _handover is None and not live_clients.any_running():  # else this process shows for itself, as before
+    if _handover is None and not live_clients.any_running():  # a process with a running client keeps its console handlers
         _handover = ConsoleHandover(lambda handler: False)
         _handover.take()
 
@@ -134,25 +128,19 @@ def _give_back() -> None:
 
 
 class RelayActor(Actor):
-    """On a host that the client's socket does not reach: what the procs there join. The client takes and gives its bytes.
-
-    Parameters
-    ----------
-    client_address : str
-        See `HostRelay`.
-    """
+    """A relay on a host that cannot reach the client's socket. The procs there join it."""
 
     def __init__(self, client_address: str) -> None:
         self._relay = HostRelay(client_address)
 
     @concurrent_endpoint
     async def address(self) -> str:
-        """Return what the procs of this host join."""
+        """Return the address that the procs of this host join."""
         return await MeshFuture.run(lambda: self._relay.address, "relay-address")
 
     @concurrent_endpoint
     async def take(self, timeout: float) -> bytes | None:
-        """Return bytes for the client, b"" if there are none in time, None when the relay has ended."""
+        """Return bytes for the client: b"" if there are none in time, None if the relay has ended."""
         try:
             return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
         except ClosedError:
@@ -160,7 +148,7 @@ class RelayActor(Actor):
 
     @concurrent_endpoint
     async def give(self, data: bytes) -> bool:
-        """Take in bytes from the client; False when the relay has ended."""
+        """Accept bytes from the client; return False if the relay has ended."""
         try:
             await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
         except ClosedError:
@@ -169,23 +157,23 @@ class RelayActor(Actor):
 
     @concurrent_endpoint
     async def report_exit(self, token: str, rank: int, exitcode: int) -> None:
-        """Tell how a proc ended."""
+        """Report the exit of a proc."""
         self._relay.report_exit(token, rank, exitcode)
 
     @concurrent_endpoint
     async def close(self, timeout: float) -> None:
-        """Pass on what is pending, and end."""
+        """Forward pending data, and stop."""
         await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
 
 
 class PlainHandler(MeshHandler):
-    """Gets the message as it was logged: Monarch adds to every handler a filter that writes the actor in front of it.
+    """Keeps messages as they were logged: Monarch adds a filter to every handler, which prepends the actor to the message.
 
-    With the actor in it, no two ranks would log the same. It is an attribute, ``actor_prefix``, that Monarch sets as well.
+    With the prefix, messages of different ranks would never be equal. Monarch also sets it as the attribute ``actor_prefix``.
     """
 
     def addFilter(self, filter: Any) -> None:
-        """Add a filter; what it makes of the message, if it is Monarch's, is undone."""
+        """Add a filter; undo the changes of Monarch's filter to the message."""
         if type(filter).__module__.partition(".")[0] != "monarch":
             super().addFilter(filter)
         elif not any(isinstance(each, _Unprefixed) for each in self.filters):
@@ -200,7 +188,7 @@ class _Unprefixed(logging.Filter):
     def filter(self, record: logging.LogRecord) -> Any:
         msg, prefix = record.msg, getattr(record, "actor_prefix", None)
         if prefix and isinstance(msg, str):
-            msg = msg.removeprefix(prefix)  # another handler has had it before
+            msg = msg.removeprefix(prefix)  # the filter of another handler has added the prefix
         passed = self._inner.filter(record)
         record.msg = msg
         return passed

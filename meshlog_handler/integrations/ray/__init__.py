@@ -1,14 +1,14 @@
-"""Ray: what tasks and actors log and print, on all nodes of a cluster, is shown by the driver.
+"""Ray: the driver shows what tasks and actors log and print, on all nodes of a cluster.
 
 ::
 
     ray.init()
-    logs = attach()                  # for tasks submitted, and actors made, from here on
+    logs = attach()                  # for tasks submitted, and actors created, from here on
     logs.set_level("DEBUG", "app")   # as on any mesh
-    logs.drain_and_stop()            # or never: it ends with the driver
+    logs.drain_and_stop()            # optional: it ends with the driver
 
-Their worker processes join as they start, each as a rank of its own. What they print is no longer in the files that Ray
-follows, so that ``log_to_driver`` shows nothing a second time.
+Worker processes join as they start, each with a separate rank. Their output is not written to the files that Ray monitors,
+so ``log_to_driver`` shows nothing twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .worker import NAMESPACE, join_actor, key_of, this_process
 from .worker import join as join
 
 PREFIX: Final = "[{rank} {coords[node]}/{coords[actor]}] "
-"""What stands before a line on the console: rank, node and actor; a task's worker has a dash in place of an actor."""
+"""Prefix of a line on the console: rank, node and actor. The worker of a task has a dash in place of the actor."""
 
 _FAILED_SEC: Final = 1.0
 _ACTORS_SEC: Final = 5.0
@@ -57,48 +57,48 @@ def attach(
     Parameters
     ----------
     handlers : iterable of logging.Handler or None
-        What shows the records in this process; None is the console, with rank, node and actor before each line.
+        The handlers that show the records in this process; None is the console, with rank, node and actor before each line.
     log_dir : str or path or None
         Directory for a complete file per rank and stream.
     actors : iterable of actor handles
-        Actors that were made before, by this job or another: they join now. Those that are busy join after their call; they
-        are waited for up to 5 seconds, and a message on stderr says which have not joined, and why.
+        Existing actors, of this job or another, that join now. A busy actor joins after its current call. `attach` waits up
+        to 5 seconds, and a message on stderr names each actor that has not joined, with the reason.
     hooked : bool
-        The job's own ``worker_process_setup_hook`` calls `join`.
+        Whether the job's own ``worker_process_setup_hook`` calls `join`.
     relay : bool
-        Let all workers join a relay on their node, those that could reach this process as well.
+        Whether all workers join a relay on their node, even those that can reach this process.
 
     Returns
     -------
     LoggingMeshClient
-        Its `drain_and_stop` detaches. To attach once more is to get the same again; `handlers`, if given, take the place
-        of those there are, and `actors` join.
+        Its `drain_and_stop` detaches. A second call returns the same object; `handlers`, if given, replace the current ones,
+        and `actors` join.
 
     Raises
     ------
     SettingError
-        If Ray is not initialised here, or cannot be given a hook any more; the message says what to do.
+        If Ray is not initialised here, or no longer accepts a hook; the message gives the remedy.
 
     Notes
     -----
-    Ranks are given in the order in which worker processes join. Processes that Ray had started before are left to
-    themselves: tasks from here on run in new ones.
+    Worker processes get ranks in the order in which they join. Processes that Ray started earlier do not join: later tasks
+    run in new processes.
     """
     if not ray.is_initialized():
-        raise SettingError("Ray does not run in this process. Call ray.init() before attach().")
+        raise SettingError("Ray is not initialised in this process. Call ray.init() before attach().")
     if ray_client.is_connected():
-        raise SettingError("this process is a Ray Client's (ray://), its driver runs elsewhere. Attach where that runs.")
+        raise SettingError("this process uses Ray Client (ray://), and its driver is another process. Call attach() there.")
     driver = this_process()
     for other in set(_attached) - {driver}:
-        _attached.pop(other)[1].drain_and_stop()  # of a cluster that this process has left
+        _attached.pop(other)[1].drain_and_stop()  # of a cluster that this process has left before
     if driver in _attached and _attached[driver][1].client.running:
         job, logs = _attached[driver]
         if handlers is not None:
             logs.client.set_handlers(tuple(handlers))
         job.join_actors(actors)
         return logs
-    atexit.unregister(_end)
-    atexit.register(_end)  # after Ray's own, so that it runs before that: relays must still be reached
+    atexit.unregister(_detach_all)
+    atexit.register(_detach_all)  # registered after Ray's handler, to run before it: relays must still be reachable
     job = _Job(actors, hooked, relay)
     logs = attach_engine(job, job.leave, handlers, log_dir, MARKS)
     _attached[driver] = job, logs
@@ -107,13 +107,13 @@ def attach(
     return logs
 
 
-def _end() -> None:
+def _detach_all() -> None:
     while _attached:
         _attached.popitem()[1][1].drain_and_stop()
 
 
 class _Job:
-    """The job of this driver, as an engine."""
+    """The `Engine` of the job of this driver."""
 
     coords = None
 
@@ -128,7 +128,7 @@ class _Job:
         self._relays: NodeRelays | None = None
 
     def join(self, address: str) -> None:
-        """Let workers know the client, and start to join."""
+        """Publish the address of the client, and make new workers join."""
         entry = json.dumps({"address": address, "token": self.token, "relay": self._relay})
         internal_kv._internal_kv_put(key_of(self._job), entry.encode(), namespace=NAMESPACE)
         self._relays = NodeRelays(self._job, address, self._relay)
@@ -142,17 +142,17 @@ class _Job:
             raise
 
     def join_actors(self, actors: Iterable[Any]) -> None:
-        """Let existing actors join; report those that have not joined after a few seconds."""
+        """Make existing actors join; report those that have not joined within a few seconds."""
         asked = {actor.__ray_call__.remote(join_actor, self._job, self.token): actor for actor in actors}
         done, busy = ray.wait(list(asked), num_returns=len(asked), timeout=_ACTORS_SEC) if asked else ([], [])
         for each in busy:
-            diagnose(f"{asked[each]} is busy. What it logs is shown once its call has ended and it has joined.")
+            diagnose(f"{asked[each]} is busy. It joins, and its logs are shown, after its current call.")
         for each in done:
             if not ray.get(each):
-                diagnose(f"{asked[each]} has not joined: it forwards to another client, or cannot reach this one.")
+                diagnose(f"{asked[each]} did not join: it forwards to another client, or cannot reach this one.")
 
     def leave(self, timeout: float) -> None:
-        """Let no more workers join, and end the relays. Those that joined leave when they see the client go."""
+        """Stop workers from joining, and stop the relays. Joined workers detach when they lose the client."""
         _attached.pop(self._driver, None)
         hook_off(self._driver)
         if self._connected:

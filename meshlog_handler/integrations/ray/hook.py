@@ -1,7 +1,7 @@
-"""Ray takes a ``worker_process_setup_hook`` in `ray.init` only. Here is how a driver gets one later, for what it submits.
+"""Adds a ``worker_process_setup_hook`` after `ray.init`, which is the only place where Ray accepts one.
 
-The hook stands in the environment of the worker processes, and so in the runtime environment of a task or an actor: what
-these submit themselves inherits it from them, as all of a runtime environment.
+Ray passes the hook in the environment of worker processes, so it can be part of the runtime environment of a task or an
+actor. Tasks and actors that those submit inherit it with the runtime environment.
 """
 
 from __future__ import annotations
@@ -16,42 +16,30 @@ import ray
 from ...errors import SettingError
 from .worker import JOIN, this_process
 
-# Private, as of Ray 2.60: the variable in which Ray hands on a hook, and the methods that all submissions go through.
+# Private, as of Ray 2.60: the variable in which Ray passes a hook, and the methods that make all submissions.
 HOOK: Final = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 UNHOOKED: Final = {"env_vars": {HOOK: ""}}
-"""The runtime environment of tasks and actors whose processes are not to join."""
+"""The runtime environment of tasks and actors whose processes must not join."""
 
-_TIME: Final = "MESHLOG_RAY_ATTACHED"  # tells the processes of one time from those of another, which have left already
+_TOKEN: Final = "MESHLOG_RAY_ATTACHED"  # separates new processes from those that have detached
 
 _drivers: dict[str, str] = {}
 _undo: list[Any] = []
 
 
 def is_hooked() -> bool:
-    """Tell whether this job's own hook is `join`.
-
-    Raises
-    ------
-    SettingError
-        If it is another.
-    """
+    """Return whether the hook of this job is `join`; raise `SettingError` if it is another hook."""
     hook = _env_vars(ray.get_runtime_context().runtime_env).get(HOOK)
     if hook is not None and not hook.startswith(f"{__package__}."):
         raise SettingError(
-            "this job has a worker_process_setup_hook of its own. Call meshlog_handler.integrations.ray.join() in it, and "
-            "attach(hooked=True)."
+            "this job already has a worker_process_setup_hook. Call meshlog_handler.integrations.ray.join() in that hook, and "
+            "use attach(hooked=True)."
         )
     return hook is not None
 
 
 def hook_in(driver: str) -> None:
-    """Let the tasks and actors that `driver`, this process, submits from here on run where `join` was called first.
-
-    Raises
-    ------
-    SettingError
-        If this version of Ray cannot be told so.
-    """
+    """Make later tasks and actors of `driver`, this process, run in processes that call `join` first."""
     try:
         from ray._private.utils import get_runtime_env_info
         from ray.actor import ActorClass
@@ -60,7 +48,7 @@ def hook_in(driver: str) -> None:
         submit, create = RemoteFunction._remote, ActorClass._remote
     except (ImportError, AttributeError) as cause:
         raise SettingError(
-            f"Ray {ray.__version__} takes no hook after ray.init(), as far as is known ({cause}). Instead, call "
+            f"Ray {ray.__version__} does not support a hook after ray.init() ({cause}). Call "
             f'ray.init(runtime_env={{"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"}}) before attach().'
         ) from cause
     _drivers[driver] = os.urandom(8).hex()
@@ -71,14 +59,14 @@ def hook_in(driver: str) -> None:
     def submit_hooked(
         self: Any, args: Any = None, kwargs: Any = None, serialized_runtime_env_info: str | None = None, **options: Any
     ) -> Any:
-        if (time := _attached()) is not None:
-            serialized_runtime_env_info = get_runtime_env_info(_hooked(options.get("runtime_env"), time), serialize=True)
+        if (token := _attached()) is not None:
+            serialized_runtime_env_info = get_runtime_env_info(_hooked(options.get("runtime_env"), token), serialize=True)
         return submit(self, args, kwargs, serialized_runtime_env_info, **options)
 
     @functools.wraps(create)
     def create_hooked(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        if (time := _attached()) is not None:
-            options["runtime_env"] = _hooked(options.get("runtime_env"), time)
+        if (token := _attached()) is not None:
+            options["runtime_env"] = _hooked(options.get("runtime_env"), token)
         return create(self, args, kwargs, **options)
 
     RemoteFunction._remote, ActorClass._remote = submit_hooked, create_hooked
@@ -98,15 +86,15 @@ def hook_off(driver: str) -> None:
 
 
 def _attached() -> str | None:
-    """Return when this driver has attached; None if it has not, or has left the cluster where it did."""
+    """Return the token of the attachment of this driver; None if it has not attached, or has left that cluster."""
     return _drivers.get(this_process()) if ray.is_initialized() else None
 
 
-def _hooked(environment: Mapping[str, Any] | None, time: str) -> Any:
-    """Return a runtime environment with the hook, unless it has one."""
+def _hooked(environment: Mapping[str, Any] | None, token: str) -> Any:
+    """Return `environment` with the hook, unless it already has one."""
     from ray.runtime_env import RuntimeEnv
 
-    return RuntimeEnv(**{**(environment or {}), "env_vars": {HOOK: JOIN, _TIME: time, **_env_vars(environment)}})
+    return RuntimeEnv(**{**(environment or {}), "env_vars": {HOOK: JOIN, _TOKEN: token, **_env_vars(environment)}})
 
 
 def _env_vars(environment: Mapping[str, Any] | None) -> dict[str, str]:

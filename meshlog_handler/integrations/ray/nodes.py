@@ -1,4 +1,4 @@
-"""Ray, nodes from which the client's socket cannot be reached: an actor on each holds a relay, and carries its bytes.
+"""Relays on Ray nodes that cannot reach the client's socket: an actor on each node runs a relay and transfers its bytes.
 
 ::
 
@@ -23,79 +23,69 @@ from .hook import UNHOOKED
 from .worker import NAMESPACE, key_of
 
 MARKS: Final = (r"^:(job_id|task_name|actor_name):",)
-"""Lines by which Ray tells its own log monitor whose the next ones are: nobody else need see them."""
+"""Lines that tell Ray's log monitor the source of the next lines. They are not shown."""
 
-_LOOK_SEC: Final = 1.0
+_POLL_SEC: Final = 1.0
 _START_SEC: Final = 60.0
 
 
 class _NodeRelay:
-    """The actor."""
+    """The actor on a node."""
 
     def __init__(self) -> None:
         self._relay: HostRelay | None = None
 
     def start(self, client_address: str, forced: bool) -> bool:
-        """Begin; False if there is no need: the client can be reached from here."""
+        """Start the relay; return False if the client is reachable from here and `forced` is not set."""
         if not forced and reachable(client_address):
             return False
         self._relay = HostRelay(client_address, hide=MARKS)
         return True
 
     def address(self) -> str:
-        return self._its_relay.address
+        return self._running_relay.address
 
     def take(self, timeout: float) -> bytes:
-        return self._its_relay.take(timeout)
+        return self._running_relay.take(timeout)
 
     def give(self, data: bytes) -> None:
-        self._its_relay.give(data)
+        self._running_relay.give(data)
 
     def close(self, timeout: float) -> None:
-        self._its_relay.close(timeout)
+        self._running_relay.close(timeout)
 
     @property
-    def _its_relay(self) -> HostRelay:
+    def _running_relay(self) -> HostRelay:
         assert self._relay is not None
         return self._relay
 
 
 class NodeRelays:
-    """The relays of a job. A thread finds the nodes that join later.
-
-    Parameters
-    ----------
-    job : str
-        Its id, under which the workers of a node find their relay.
-    address : str
-        The client's.
-    forced : bool
-        A relay on every node, whether it is needed or not.
-    """
+    """The relays of a job. A thread starts relays on nodes that join later. With `forced`, every node gets one."""
 
     def __init__(self, job: str, address: str, forced: bool) -> None:
         self._job = job
         self._address = address
         self._options = {"num_cpus": 0, "max_concurrency": 8, "runtime_env": UNHOOKED}
         self._forced = forced
-        # The driver's own node reaches the client, whatever its socket's directory is called elsewhere.
+        # The driver's node can reach the client, even if the path of the socket differs on other nodes.
         self._known: set[str] = set() if forced else {ray.get_runtime_context().get_node_id()}
         self._relays: list[tuple[str, Any, Tunnel]] = []
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="meshlog-ray-nodes", daemon=True)
 
     def start(self) -> None:
-        """Begin on the nodes that there are; returns when their relays can be joined."""
-        self._look()
+        """Start relays on the existing nodes; return when workers can join them."""
+        self._start_on_new_nodes()
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Let the relays pass on what is pending, and end them."""
+        """Make the relays forward pending data, and stop them."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(capped(timeout))
         for node, actor, tunnel in self._relays:
-            # The node, or all of Ray, may have ended before, or end meanwhile: the tunnel is closed all the same.
+            # The node or Ray may have ended before, or may end meanwhile. The tunnel is closed in any case.
             with contextlib.suppress(Exception):
                 internal_kv._internal_kv_del(key_of(self._job, node), namespace=NAMESPACE)
                 _ask(actor.close, timeout, within=timeout + 1.0)
@@ -104,14 +94,14 @@ class NodeRelays:
             tunnel.close()
 
     def _watch(self) -> None:
-        while not self._ending.wait(_LOOK_SEC) and ray.is_initialized():
+        while not self._ending.wait(_POLL_SEC) and ray.is_initialized():
             try:
-                self._look()
-            except Exception as failure:  # the cluster's, which may be about to end
-                diagnose(f"nodes that joined lately may have no relay: {type(failure).__name__}: {failure}")
+                self._start_on_new_nodes()
+            except Exception as failure:  # an error of the cluster, which may be ending
+                diagnose(f"recently added nodes may have no relay: {type(failure).__name__}: {failure}")
 
-    def _look(self) -> None:
-        """Start relays on new nodes, on all of them at once."""
+    def _start_on_new_nodes(self) -> None:
+        """Start relays on new nodes, on all of them in parallel."""
         new = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._known]
         if not new:
             return
@@ -121,16 +111,16 @@ class NodeRelays:
             node: make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **self._options).remote()
             for node in new
         }
-        begun = {node: actor.start.remote(self._address, self._forced) for node, actor in actors.items()}
+        started = {node: actor.start.remote(self._address, self._forced) for node, actor in actors.items()}
         for node, actor in actors.items():
             try:
-                self._finish(node, actor, begun[node])
-            except Exception as failure:  # the node's, which may have gone already
+                self._finish(node, actor, started[node])
+            except Exception as failure:  # an error of the node, which may have ended
                 diagnose(f"node {node} has no relay: {type(failure).__name__}: {failure}")
 
-    def _finish(self, node: str, actor: Any, begun: Any) -> None:
-        """Let the workers of a node know its relay, if it needs one."""
-        if not ray.get(begun, timeout=_START_SEC):
+    def _finish(self, node: str, actor: Any, started: Any) -> None:
+        """Publish the address of the relay of a node, if the node needs one."""
+        if not ray.get(started, timeout=_START_SEC):
             ray.kill(actor)
             return
         self._relays.append((node, actor, self._tunnel(actor)))
@@ -146,7 +136,7 @@ class NodeRelays:
 
 
 def _ask(method: Any, *args: Any, within: float | None = None) -> Any:
-    """Call a method of an actor. Without a limit, Ray says when its node has died."""
-    if not ray.is_initialized():  # else the call would start a Ray of its own
+    """Call a method of an actor. Without a time limit, Ray raises when the node of the actor has ended."""
+    if not ray.is_initialized():  # otherwise the call would start a new Ray
         raise ClosedError("Ray has ended")
     return ray.get(method.remote(*args), timeout=within)

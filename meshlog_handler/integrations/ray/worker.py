@@ -1,4 +1,4 @@
-"""Ray, in a worker process: it joins the client of its job as it starts, and says which actor it becomes.
+"""The Ray worker process: it joins the client of its job when it starts, and gets the name of the actor that it becomes.
 
 ::
 
@@ -27,34 +27,34 @@ from ..console_handover import ConsoleHandover
 from ..tunnel import reachable
 
 JOIN: Final = f"{__name__}.join"
-"""What Ray runs in a worker process before its first task, as the name it is imported by."""
+"""The import path of the function that Ray runs in a worker process before its first task."""
 
 NAMESPACE: Final = b"meshlog"
 _RELAY_SEC: Final = 30.0
-_LOOK_SEC: Final = 0.1
+_POLL_SEC: Final = 0.1
 
 _handover: ConsoleHandover | None = None
 _wraps: list[tuple[Any, str]] = []
-_turn = threading.Lock()
+_leave_lock = threading.Lock()
 
 
 def key_of(job: str, node: str = "") -> bytes:
-    """Return where a job's client, or its relay on a node, stands in Ray's key-value store."""
+    """Return the key of a job's client, or of its relay on a node, in Ray's key-value store."""
     return f"{job}/{node}".encode()
 
 
 def this_process() -> str:
-    """Return a name of this process that is unique across clusters: ids of jobs and workers repeat, those of nodes do not."""
+    """Return a name of this process that is unique across clusters. Job and worker ids repeat; node ids do not."""
     context = ray.get_runtime_context()
     return f"{context.get_node_id()}/{context.get_worker_id()}"
 
 
 def join() -> None:
-    """Let this worker process forward what it logs and prints to the driver that has attached. Idempotent.
+    """Make this worker process forward its logs and output to the attached driver. Idempotent.
 
-    For ``ray.init(runtime_env={"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"})``, with `attach` before
-    the first task; or to be called in a hook of the job's own. Where no driver of the job has attached, or its client cannot
-    be reached, the process goes on as it was.
+    Use it as ``ray.init(runtime_env={"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"})``, with `attach`
+    before the first task, or call it in a hook of the job. If no driver of the job has attached, or its client cannot be
+    reached, the process logs as before.
     """
     _join_job(ray.get_runtime_context().get_job_id())
 
@@ -63,11 +63,11 @@ def _join_job(job: str) -> None:
     try:
         _join(job)
     except Exception as failure:  # Ray ends a worker whose hook fails
-        diagnose(f"this worker keeps its logs to itself: {type(failure).__name__}: {failure}")
+        diagnose(f"this worker does not forward its logs: {type(failure).__name__}: {failure}")
 
 
 def join_actor(actor: object, job: str, token: str) -> bool:
-    """Let the process of an actor, of whatever job, join the client of this one. For ``__ray_call__``; tell whether it has."""
+    """Make the process of an actor of any job join this client; return whether it has. For ``__ray_call__``."""
     _join_job(job)
     member = membership.current()
     if member is None or member.options.mesh != token:
@@ -84,46 +84,46 @@ def _join(job: str) -> None:
     entry = internal_kv._internal_kv_get(key_of(job), namespace=NAMESPACE)
     if entry is None or membership.current() is not None:
         return
-    told = json.loads(entry)
-    address = told["address"]
-    if told["relay"] or not reachable(address):
-        address = _relay_on(job, node)
+    values = json.loads(entry)
+    address = values["address"]
+    if values["relay"] or not reachable(address):
+        address = _wait_for_relay(job, node)
     coords = {"node": next((each["NodeName"] for each in ray.nodes() if each["NodeID"] == node), node)}
     _handover = ConsoleHandover(lambda handler: False)
-    enlist(membership.JoinOptions(address, mesh=told["token"], coords=coords, capture=True))
+    enlist(membership.JoinOptions(address, mesh=values["token"], coords=coords, capture=True))
     member = membership.current()
     if member is not None:
-        _say_who_it_becomes(member)
+        _label_with_actor(member)
         _handover.take()
-        _stay_off_the_console(_handover)
-        member.when_lost(_leave)
+        _remove_console_handlers(_handover)
+        member.when_lost(_handle_lost_client)
 
 
-def _relay_on(job: str, node: str) -> str:
-    """Return the address of the relay on this node; the driver starts it when it learns of the node."""
+def _wait_for_relay(job: str, node: str) -> str:
+    """Return the address of the relay on this node; wait for it, because the driver starts it after it detects the node."""
     deadline = monotonic() + _RELAY_SEC
     while (address := internal_kv._internal_kv_get(key_of(job, node), namespace=NAMESPACE)) is None:
         if _has_ended(job):
-            raise ConnectError("the driver of its job has ended")
+            raise ConnectError("the driver of the job has ended")
         if monotonic() >= deadline:
-            raise ConnectError(f"the client is out of reach of this node, and no relay stands here after {_RELAY_SEC:g} s")
-        time.sleep(_LOOK_SEC)
+            raise ConnectError(f"this node cannot reach the client, and has no relay after {_RELAY_SEC:g} s")
+        time.sleep(_POLL_SEC)
     return str(address.decode())
 
 
 def _has_ended(job: str) -> bool:
-    """Tell whether Ray knows that a job's driver has ended, in order or not."""
+    """Return whether Ray knows that the driver of a job has ended for any reason."""
     jobs = getattr(ray._private.state, "jobs", list)  # private, as of Ray 2.60; the public one needs the dashboard
     return any(each["JobID"] == job and each["IsDead"] for each in jobs())
 
 
-def _say_who_it_becomes(member: membership.Membership) -> None:
-    """Let the process be known by its actor's name as soon as Ray makes it one."""
+def _label_with_actor(member: membership.Membership) -> None:
+    """Label the records of the process with the name of its actor, as soon as Ray creates the actor."""
     context = ray.get_runtime_context()
 
     def loading(load: Callable[..., object]) -> Callable[..., object]:
-        # Ray loads an actor's class in the process that becomes one, before it makes the actor; and in those that get a
-        # handle of one, which are told apart by having no actor's name.
+        # Ray loads the class of an actor in the process that becomes the actor, before it creates the actor. It also loads
+        # the class in processes that receive a handle; those have no actor name.
         def load_actor_class(job_id: object, descriptor: Any) -> object:
             name = context.get_actor_name()
             if name is not None and "actor" not in member.options.coords:
@@ -135,8 +135,8 @@ def _say_who_it_becomes(member: membership.Membership) -> None:
     _wrap(ray._private.worker.global_worker.function_actor_manager, "load_actor_class", loading)
 
 
-def _stay_off_the_console(handover: ConsoleHandover) -> None:
-    """Take off the console handlers, too, that Ray makes with the first task, for a job's `ray.LoggingConfig`."""
+def _remove_console_handlers(handover: ConsoleHandover) -> None:
+    """Also remove the console handlers that Ray adds with the first task, for the `ray.LoggingConfig` of a job."""
 
     def configuring(configure: Callable[..., object]) -> Callable[..., object]:
         def configure_and_take(config: object) -> None:
@@ -150,17 +150,17 @@ def _stay_off_the_console(handover: ConsoleHandover) -> None:
 
 
 def _wrap(owner: Any, name: str, wrapped: Callable[[Callable[..., object]], Callable[..., object]]) -> None:
-    """Let a method of one object do more. Ray 2.60 has no hooks for it; where these are not in their places, it is left out."""
+    """Wrap a method of one object. Ray 2.60 has no hooks for this; if the method does not exist, do nothing."""
     method = getattr(owner, name, None)
     if method is not None:
         setattr(owner, name, wrapped(method))
         _wraps.append((owner, name))
 
 
-def _leave() -> None:
-    """The client has gone: log and print as before."""
+def _handle_lost_client() -> None:
+    """Detach after a lost client: log and print as before."""
     global _handover
-    with _turn:
+    with _leave_lock:
         member = membership.current()
         uninstall()
         while _wraps:
@@ -170,4 +170,6 @@ def _leave() -> None:
             _handover = None
         if member is not None and "actor" in member.options.coords:
             for stream in (sys.stdout, sys.stderr):
-                print(f":actor_name:{member.options.coords['actor']}", file=stream)  # Ray's log monitor missed its own mark
+                print(
+                    f":actor_name:{member.options.coords['actor']}", file=stream
+                )  # Ray's log monitor has not seen this marker
