@@ -238,6 +238,16 @@ def test_files_of_a_folder_import_each_other_without_a_cycle(folder: str) -> Non
     tuple(TopologicalSorter(imports_within(folder)).static_order())
 
 
+@pytest.mark.parametrize("folder", [name_of(path) for path in SOURCES if path.name == "__init__.py"])
+def test_importing_a_folder_imports_none_of_its_files(folder: str) -> None:
+    """Threads that import two files of it at once would wait for each other."""
+    path = next(path for path in SOURCES if name_of(path) == folder and path.name == "__init__.py")
+    inner = "" if folder == "__init__" else f"{folder}."
+    found = {each.name for each in imports(folder, SOURCES[path], MODULES, True) if each.inside and not each.types_only}
+    allowed = MODULES if folder == "cli" else {"_version", "system.lazy_imports"}  # the command line is imported by one thread
+    assert {name for name in found if name.startswith(inner)} <= allowed
+
+
 def test_a_stranger_sees_few_entries() -> None:
     entries = [path.name for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
     assert len(entries) <= MAX_ENTRIES

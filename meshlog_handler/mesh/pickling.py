@@ -48,7 +48,7 @@ def dumps(value: Any) -> bytes:
 
 
 def dumps_call(fn: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Pickle a call for any number of procs. Raise `TypeError`, with its cause, if `fn` or an argument cannot be pickled."""
+    """Pickle a call for any number of procs. Raise `TypeError` if `fn` is not callable or anything cannot be pickled."""
     if not callable(fn):
         raise TypeError(f"{fn!r} is not callable. Pass a function and then its arguments, as in call(print, 'hello').")
     try:

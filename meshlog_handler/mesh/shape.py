@@ -21,7 +21,7 @@ _FORM: Final = 'Valid: the size of each dimension by its name, such as {"gpus": 
 def check_per_host(per_host: object) -> dict[str, int]:
     """Return `per_host` as a dictionary of sizes by dimension; raise `SettingError` if it is invalid."""
     if not isinstance(per_host, Mapping) or not per_host:
-        raise SettingError(f"per_host={per_host!r} is not a mapping of sizes. {_FORM}")
+        raise SettingError(f"per_host={per_host!r} is not a non-empty mapping of sizes. {_FORM}")
     for name, size in per_host.items():
         if not isinstance(name, str) or not name.isidentifier() or name == "ranks":
             raise SettingError(

@@ -205,7 +205,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 class ProcIdentity:
     """The identity of a proc. `local_rank` and `local_world_size` count the procs of the mesh on this host."""
 
-    rank: int
+    rank: int  # from 0, in the whole mesh
     local_rank: int
     world_size: int
     local_world_size: int

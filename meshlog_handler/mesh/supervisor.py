@@ -1,7 +1,7 @@
 """The supervisor of the procs of a mesh: a thread that sends calls, receives responses and detects exits.
 
 It waits for all events at once and runs no user code: `ResultLoader` unpickles the results on another thread. The kernel
-reports the exit of a proc. The supervisor never relies on end of file, because a grandchild can keep a stream open.
+reports the exit of a proc. The supervisor never waits for end of file, because a grandchild can keep a stream open.
 """
 
 from __future__ import annotations

@@ -1,186 +1,25 @@
-"""Monarch: this process shows what the procs of a Monarch `ProcMesh` log and print, as records with ranks and coordinates.
+"""Monarch: this process shows what the procs of a Monarch `ProcMesh` log and print. See `attach`.
 
-::
-
-    attach -> SupervisorActor, in this process
-           -> WorkerActor, in every proc: joins the client, or on another host the relay there
-           -> RelayActor, on other hosts: transfers bytes with the endpoints `take` and `give`
-
-On the client's machine, frames bypass Monarch: its endpoints only report which procs join, leave and exit.
+Workers import the files of this folder in several threads at once. So importing the folder imports none of them: each public
+name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from monarch.actor import this_proc
-
-from ...errors import ClosedError
-from ...mesh.future import MeshFuture
-from ...mesh.manager import LoggingManager
-from ...mesh.shape import Shape
-from ...system.waits import monotonic
-from ..tunnel import Tunnel
-from .actors import SupervisorActor, clients
+from ...system.lazy_imports import load
 
 if TYPE_CHECKING:
-    from ...client.log_client import LogClient
-    from ...mesh.control import LoggingMeshClient
-    from ...output.named_handlers import ShownBy
+    from .mesh import attach as attach
 
-T = TypeVar("T")
+_HOMES = {"attach": "mesh"}
 
-_JOIN_SEC: Final = 60.0
-_ANSWER_SEC: Final = 30.0
-_FAILED_SEC: Final = 2.0
+__all__ = [*_HOMES]
 
 
-def attach(
-    proc_mesh: Any,
-    handlers: Iterable[ShownBy] | None = None,
-    *,
-    log_dir: str | os.PathLike[str] | None = None,
-    stream_log_to_client: bool = True,
-    relay: bool = False,
-) -> MeshFuture[LoggingMeshClient]:
-    """Show here what the procs of a Monarch `ProcMesh`, or of a slice of one, log and print.
-
-    Parameters
-    ----------
-    proc_mesh : monarch.actor.ProcMesh
-        Records have its ranks and coordinates.
-    handlers : iterable of logging.Handler or None
-        The handlers that show the records in this process; None is the console.
-    log_dir : str or None
-        Directory for a complete file per rank and stream.
-    stream_log_to_client : bool
-        Whether to show what the procs log and print; `LoggingMeshClient.set_mode` changes it.
-    relay : bool
-        Whether every host has a relay, not only those that need one.
-
-    Returns
-    -------
-    MeshFuture of LoggingMeshClient
-        Its `drain_and_stop` detaches: the procs log as before. Keep a reference: collecting it also detaches.
-
-    Notes
-    -----
-    While attached, the output of the procs does not reach Monarch's own forwarding, so nothing is shown twice.
-    """
-    manager = LoggingManager(handlers, log_dir)  # created here, to belong to the running cell of a notebook
-    mesh = AttachedMesh(proc_mesh, relay)
-
-    def work() -> LoggingMeshClient:
-        try:
-            client = manager.attach(mesh, stream_log_to_client)
-        except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to report
-                mesh.leave(_FAILED_SEC)
-            raise
-        client.on_stop(mesh.leave)
-        mesh.watch_for(client.client)
-        return client
-
-    return MeshFuture.run(work, "attach")
-
-
-class AttachedMesh:
-    """The `Engine` of a Monarch `ProcMesh`."""
-
-    def __init__(self, proc_mesh: Any, relay: bool) -> None:
-        self.token = f"monarch-{os.urandom(6).hex()}"
-        self.coords = Shape.of(dict(proc_mesh.sizes)).coords
-        self._proc_mesh = proc_mesh
-        self._relay = relay
-        self._context = contextvars.copy_context()  # it identifies the calling actor to Monarch
-        self._client: LogClient | None = None
-        self._supervisor: Any = None
-        self._workers: Any = None
-        self._relays: list[tuple[Any, Tunnel]] = []
-
-    def join(self, address: str) -> None:
-        """Make every proc join the client, or a relay on its host where needed."""
-        self._run(self._join, address)
-
-    def watch_for(self, client: LogClient) -> None:
-        """Report exits of procs to `client`."""
-        self._client = clients[self.token] = client
-
-    def leave(self, timeout: float) -> None:
-        """Detach every proc, then stop relays and actors. Takes at most `timeout` seconds."""
-        # On a new thread: the caller may be in an event loop, and Monarch warns about blocking waits there.
-        MeshFuture.run(partial(self._run, self._leave, monotonic() + timeout), "detach").get(timeout + 1.0)
-
-    def _run(self, fn: Callable[..., T], *args: Any) -> T:
-        return self._context.copy().run(fn, *args)
-
-    def _join(self, address: str) -> None:
-        self._supervisor = this_proc().spawn("meshlog_watch", SupervisorActor, self.token)
-        self._workers = self._supervisor.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
-        places = [place for _, place in self._workers.where.call(address).get(_JOIN_SEC)]
-        hosts = [host for host, _ in places]
-        addresses = dict.fromkeys(hosts, address)
-        for rank, (host, near) in enumerate(places):
-            if addresses[host] == address and (self._relay or not near):
-                addresses[host] = self._start_relay(rank, address)
-        of_ranks = [addresses[host] for host in hosts]
-        self._workers.join.call(of_ranks, self.token, local_ranks(hosts)).get(_JOIN_SEC)
-
-    def _start_relay(self, rank: int, address: str) -> str:
-        """Start a relay on the host of a rank, and a tunnel to it; return the relay's address."""
-        proc = self._proc_mesh.slice(**self.coords[rank])
-        relay = self._supervisor.begin_relay.call_one(proc, address).get(_JOIN_SEC)
-
-        def take(timeout: float) -> bytes:
-            data: bytes | None = self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC))
-            if data is None:
-                raise ClosedError("the relay has ended")
-            return data
-
-        def give(data: bytes) -> None:
-            if not self._run(lambda: relay.give.call_one(data).get(_ANSWER_SEC)):
-                raise ClosedError("the relay has ended")
-
-        self._relays.append((relay, Tunnel(address, take, give).start()))
-        relay_address: str = relay.address.call_one().get(_JOIN_SEC)
-        return relay_address
-
-    def _leave(self, deadline: float) -> None:
-        def left() -> float:
-            return max(0.1, deadline - monotonic())
-
-        def close(relay: Any) -> None:
-            relay.close.call_one(left()).get(left())
-
-        with contextlib.ExitStack() as last_first:  # each runs even if others fail
-            if self._supervisor is not None:
-                last_first.callback(lambda: self._supervisor.stop().get(left()))
-                last_first.callback(lambda: self._supervisor.end_relays.call_one(left()).get(left()))
-            for relay, tunnel in self._relays:
-                last_first.callback(tunnel.close)
-                last_first.callback(close, relay)
-            if self._workers is not None:
-                # A call would wait until Monarch detects exited procs; the client has already detected them.
-                self._workers.leave.broadcast()
-                while self._alive() and monotonic() < deadline:
-                    time.sleep(0.01)
-
-    def _alive(self) -> bool:
-        return self._client is not None and any(rank.alive for rank in self._client.stats().values())
-
-
-def local_ranks(hosts: Iterable[str]) -> list[int]:
-    """Return, for the host of each rank, the index of the rank among the ranks of that host."""
-    seen = Counter[str]()
-    numbers = []
-    for host in hosts:
-        numbers.append(seen[host])
-        seen[host] += 1
-    return numbers
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load(f"integrations.monarch.{_HOMES[name]}", name)

@@ -169,7 +169,5 @@ def _handle_lost_client() -> None:
             _handover.give_back()
             _handover = None
         if member is not None and "actor" in member.options.coords:
-            for stream in (sys.stdout, sys.stderr):
-                print(
-                    f":actor_name:{member.options.coords['actor']}", file=stream
-                )  # Ray's log monitor has not seen this marker
+            for stream in (sys.stdout, sys.stderr):  # Ray's own marker was not in the files that its log monitor reads
+                print(f":actor_name:{member.options.coords['actor']}", file=stream)

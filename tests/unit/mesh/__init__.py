@@ -1,1 +1,1 @@
-"""Logic of `mesh`."""
+"""Unit tests of `mesh`."""

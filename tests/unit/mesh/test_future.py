@@ -1,4 +1,4 @@
-"""MeshFuture: awaited in any loop, waited for in any thread, and never silent about an error."""
+"""MeshFuture: awaited in any event loop, waited for in any thread; lost errors become warnings."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ async def wait_for(made: MeshFuture[int]) -> int:
     return await made
 
 
-# -- in a thread -------------------------------------------------------------------------------------------------------
+# -- threads -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_result_is_there_again_and_again() -> None:
+def test_a_result_can_be_retrieved_repeatedly() -> None:
     made = MeshFuture.completed(3)
     assert made.done()
     assert [made.get(), made.get(0), made.exception()] == [3, 3, None]
 
 
-def test_run_runs_on_a_daemon_thread_of_its_own() -> None:
+def test_run_uses_a_new_daemon_thread() -> None:
     def about() -> tuple[str, bool]:
         return threading.current_thread().name, threading.current_thread().daemon
 
     assert MeshFuture.run(about, "search").get(5) == ("meshlog-search", True)
 
 
-def test_run_passes_errors_on() -> None:
+def test_run_propagates_errors() -> None:
     made = MeshFuture.run(lambda: 1 // 0, "division")
     with pytest.raises(ZeroDivisionError):
         made.get(5)
     assert isinstance(made.exception(), ZeroDivisionError)
 
 
-def test_a_timeout_says_what_was_waited_for_and_can_be_waited_for_again() -> None:
+def test_a_timeout_names_the_operation_and_get_can_be_repeated() -> None:
     future, made = pending("flush")
     with pytest.raises(TimeoutError, match=r"flush is not done after 0\.01 s"):
         made.get(0.01)
@@ -70,7 +70,7 @@ def test_a_timeout_says_what_was_waited_for_and_can_be_waited_for_again() -> Non
     assert made.get(0) == 5
 
 
-def test_an_error_that_is_a_timeout_is_not_taken_for_one_of_the_wait() -> None:
+def test_a_timeout_error_of_the_operation_is_raised_unchanged() -> None:
     with pytest.raises(TimeoutError, match="rank 3 is silent"):
         failed(TimeoutError("rank 3 is silent")).get(1)
 
@@ -82,23 +82,23 @@ def test_several_threads_get_the_same_result() -> None:
     assert [other.get(5) for other in others] == [7] * 4
 
 
-def test_it_does_not_travel() -> None:
+def test_it_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(MeshFuture.completed(1))
 
 
-def test_it_tells_what_it_is() -> None:
+def test_repr_names_operation_and_state() -> None:
     future, made = pending("flush")
     assert repr(made) == "<MeshFuture: flush, pending>"
     future.set_result(1)
     assert repr(made) == "<MeshFuture: flush, done>"
 
 
-# -- in a loop ---------------------------------------------------------------------------------------------------------
+# -- event loops -------------------------------------------------------------------------------------------------------
 
 
 @each_loop
-def test_one_that_is_done_is_awaited_as_often_as_one_likes(run: Run) -> None:
+def test_a_completed_future_can_be_awaited_repeatedly(run: Run) -> None:
     made = MeshFuture.completed(3)
 
     async def main() -> tuple[int, int]:
@@ -108,7 +108,7 @@ def test_one_that_is_done_is_awaited_as_often_as_one_likes(run: Run) -> None:
 
 
 @each_loop
-def test_a_result_that_another_thread_sets_wakes_the_loop(run: Run) -> None:
+def test_a_result_set_by_another_thread_wakes_the_loop(run: Run) -> None:
     gate = threading.Event()
     made = MeshFuture.run(lambda: gate.wait(5), "gate")
 
@@ -129,25 +129,25 @@ def test_an_error_is_raised_at_the_await(run: Run) -> None:
     run(main)
 
 
-def test_two_tasks_await_the_same_and_the_loop_goes_on_meanwhile() -> None:
+def test_two_tasks_await_one_future_without_blocking_the_loop() -> None:
     async def main() -> list[int]:
         future, made = pending()
         tasks = [asyncio.create_task(wait_for(made)) for _ in range(2)]
-        await asyncio.sleep(0)  # both wait now, and the loop runs
+        await asyncio.sleep(0)  # both tasks wait now, and the loop still runs
         future.set_result(9)
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(main()) == [9, 9]
 
 
-def test_gather_and_wait_for_take_it() -> None:
+def test_gather_and_wait_for_accept_it() -> None:
     async def main() -> tuple[int, int]:
         return await asyncio.wait_for(asyncio.gather(MeshFuture.completed(1), MeshFuture.completed(2)), 5)
 
-    assert asyncio.run(main()) == [1, 2]  # type: ignore[comparison-overlap]  # asyncio says tuple, and means list
+    assert asyncio.run(main()) == [1, 2]  # type: ignore[comparison-overlap]  # annotated as a tuple
 
 
-def test_to_cancel_who_waits_does_not_cancel_what_is_waited_for() -> None:
+def test_cancelling_a_waiting_task_does_not_cancel_the_operation() -> None:
     future, made = pending()
 
     async def main() -> None:
@@ -155,11 +155,11 @@ def test_to_cancel_who_waits_does_not_cancel_what_is_waited_for() -> None:
             await asyncio.wait_for(wait_for(made), 0.01)
 
     asyncio.run(main())
-    future.set_result(4)  # the loop is closed by now: nobody is woken, nothing is raised
+    future.set_result(4)  # the loop is closed by now: no task wakes up, and nothing is raised
     assert made.get(0) == 4
 
 
-def test_to_cancel_who_waits_in_trio_does_not_cancel_it_either() -> None:
+def test_cancelling_a_waiting_trio_task_does_not_cancel_the_operation() -> None:
     future, made = pending()
 
     async def main() -> None:
@@ -172,7 +172,7 @@ def test_to_cancel_who_waits_in_trio_does_not_cancel_it_either() -> None:
     assert made.get(0) == 4
 
 
-def test_without_a_loop_it_is_simply_waited_for() -> None:
+def test_await_without_a_loop_blocks() -> None:
     gate = threading.Event()
     made = MeshFuture.run(lambda: gate.wait(5), "gate")
     gate.set()
@@ -182,16 +182,16 @@ def test_without_a_loop_it_is_simply_waited_for() -> None:
     assert stopped.value.value is True
 
 
-# -- errors that nobody asks for ---------------------------------------------------------------------------------------
+# -- errors that are never retrieved -----------------------------------------------------------------------------------
 
 
-def test_an_error_nobody_asked_for_is_a_warning_when_the_future_goes() -> None:
+def test_an_error_never_retrieved_warns_when_the_future_is_collected() -> None:
     held = [failed(ValueError("lost"), "call of train")]
     with pytest.warns(RuntimeWarning, match=r"call of train failed, and its result was never retrieved: ValueError: lost"):
         held.clear()
 
 
-def test_an_error_that_comes_when_the_future_has_gone_is_a_warning_too() -> None:
+def test_an_error_after_the_future_is_collected_warns() -> None:
     future, made = pending("call of train")
     del made
     with pytest.warns(RuntimeWarning, match="call of train failed"):
@@ -199,7 +199,7 @@ def test_an_error_that_comes_when_the_future_has_gone_is_a_warning_too() -> None
 
 
 @pytest.mark.parametrize("by", ["exception", "get"])
-def test_an_error_that_was_asked_for_is_none(by: str) -> None:
+def test_a_retrieved_error_does_not_warn(by: str) -> None:
     made = failed(ValueError("known"))
     if by == "get":
         with pytest.raises(ValueError, match="known"):
@@ -212,7 +212,7 @@ def test_an_error_that_was_asked_for_is_none(by: str) -> None:
         gc.collect()
 
 
-def test_a_result_nobody_asked_for_is_none() -> None:
+def test_a_result_never_retrieved_does_not_warn() -> None:
     future, made = pending()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -222,7 +222,7 @@ def test_a_result_nobody_asked_for_is_none() -> None:
     assert future.done()
 
 
-def test_of_two_that_find_an_error_lost_one_warns() -> None:
+def test_concurrent_collection_and_error_warn_once() -> None:
     for _ in range(50):
         future, made = pending()
         held = [made]

@@ -1,4 +1,4 @@
-"""Calls and results as pickles: what dill does in another way than a mesh needs."""
+"""Pickling of calls and results, where it differs from dill."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def scale(n):
 
 @pytest.fixture
 def script() -> types.SimpleNamespace:
-    """What a script defines, of which no process can import anything."""
+    """Definitions of a script, which no process can import."""
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(SCRIPT, "script.py", "exec"), names)
     return types.SimpleNamespace(**names)
@@ -78,41 +78,41 @@ def script() -> types.SimpleNamespace:
 
 @pytest.fixture
 def in_a_proc(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], Any]:
-    """Return a function that returns what arrives in a proc that has not seen anything yet."""
+    """Return a function that returns its argument as loaded in a new proc."""
     monkeypatch.setattr(pickling, "_shared", {})
 
-    def arrive(value: object) -> Any:
+    def load(value: object) -> Any:
         data = dumps(value)
         monkeypatch.setattr(pickling, "_classes", {})
         return loads(data)
 
-    return arrive
+    return load
 
 
-def test_functions_that_call_each_other_travel(script: types.SimpleNamespace) -> None:
+def test_mutually_recursive_functions_are_pickled(script: types.SimpleNamespace) -> None:
     assert loads(dumps(script.even))(7) is False
 
 
-def test_globals_are_found_without_a_stand_in_for_stdout(
-    script: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_globals_are_found_without_replacing_stdout(script: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     import dill.temp
 
     def capture(stream: str) -> NoReturn:
-        raise AssertionError(f"{stream} was led elsewhere, for all threads")
+        raise AssertionError(f"{stream} was replaced, for all threads")
 
     monkeypatch.setattr(dill.temp, "capture", capture)
     assert loads(dumps(script.scale))(2) == 20
 
 
-def test_a_class_is_made_once_and_stays_itself(script: types.SimpleNamespace) -> None:
+def test_a_class_is_created_once_and_keeps_its_identity(script: types.SimpleNamespace) -> None:
     assert loads(dumps(script.Point)) is script.Point
     assert loads(dumps(script.Point(3))) == script.Point(3)
     assert loads(dumps(script.Colour.RED)) is script.Colour.RED
     assert isinstance(loads(dumps(script.Pair(1))), script.Pair)
 
 
-def test_a_class_works_where_it_was_not_defined(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
+def test_a_class_works_in_a_proc_that_did_not_define_it(
+    script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]
+) -> None:
     point_class, colour_class, pair_class = in_a_proc((script.Point, script.Colour, script.Pair))
     assert point_class is not script.Point
     assert point_class.origin() == point_class(0)
@@ -123,18 +123,18 @@ def test_a_class_works_where_it_was_not_defined(script: types.SimpleNamespace, i
     assert point_class[int](1) == point_class(1)
 
 
-def test_what_came_goes_back_by_its_name(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
+def test_a_received_class_is_returned_by_its_key(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
     made = in_a_proc(script.Point)
     assert len(dumps(made)) < 200
     assert loads(dumps(made)) is made
     assert loads(dumps(script.Point)) is made
 
 
-def test_in_a_proc_a_global_that_only_it_knows_stays(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
+def test_a_global_created_in_a_proc_persists_there(script: types.SimpleNamespace, in_a_proc: Callable[[object], Any]) -> None:
     assert [in_a_proc(script.count)() for _ in range(3)] == [1, 2, 3]
 
 
-def test_elsewhere_every_function_has_globals_of_its_own(script: types.SimpleNamespace) -> None:
+def test_outside_a_proc_functions_do_not_share_globals(script: types.SimpleNamespace) -> None:
     data = dumps(script.count)
     assert [loads(data)() for _ in range(2)] == [1, 1]
     assert not hasattr(script, "counted")
@@ -146,7 +146,7 @@ class Record(NamedTuple):
     number: int
 
 
-def test_a_lock_arrives_free() -> None:
+def test_a_lock_is_unlocked_after_loading() -> None:
     lock = loads(dumps(threading.RLock()))
     taken: list[bool] = []
     thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
@@ -155,12 +155,12 @@ def test_a_lock_arrives_free() -> None:
     assert taken == [True]
 
 
-def test_a_module_travels_by_its_name() -> None:
+def test_a_module_is_pickled_by_name() -> None:
     assert loads(dumps(sys.modules[__name__])) is sys.modules[__name__]
     assert len(dumps(sys.modules[__name__])) < 200
 
 
-def test_a_file_that_has_only_a_number_does_not_travel() -> None:
+def test_a_file_without_a_path_cannot_be_pickled() -> None:
     read_end, write_end = os.pipe()
     with open(read_end) as reader, open(write_end, "w") as writer:
         for file in (reader, writer, reader.buffer):
@@ -168,14 +168,14 @@ def test_a_file_that_has_only_a_number_does_not_travel() -> None:
                 dumps([file])
 
 
-def test_results_that_can_be_imported_take_the_short_way() -> None:
+def test_importable_results_use_the_c_pickler() -> None:
     value = {"record": Record(1), "numbers": list(range(10))}
     assert dumps_result(value) == pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     assert loads(dumps_result(value)) == value
     assert loads(dumps_result(lambda: 5))() == 5
 
 
-def test_a_partial_and_a_closure_travel() -> None:
+def test_a_partial_and_a_closure_are_pickled() -> None:
     offset = 5
 
     def add(a: int, b: int) -> int:
@@ -184,7 +184,7 @@ def test_a_partial_and_a_closure_travel() -> None:
     assert loads(dumps(functools.partial(add, 1)))(2) == 8
 
 
-def test_a_closure_that_refers_to_itself_travels() -> None:
+def test_a_recursive_closure_is_pickled() -> None:
     def factorial(n: int) -> int:
         return n * factorial(n - 1) if n else 1
 
@@ -206,7 +206,7 @@ class Box(Generic[V]):
 
 
 @pytest.mark.parametrize("value", [Flavour.SWEET | Flavour.SOUR, Record, Box[int], V, len, types.FunctionType])
-def test_what_can_be_imported_travels_by_its_name(value: object) -> None:
+def test_importable_objects_are_pickled_by_name(value: object) -> None:
     assert loads(dumps(value)) == value
     assert len(dumps(value)) < 300
 
@@ -215,8 +215,8 @@ def iter_nothing() -> Iterator[int]:
     yield from ()
 
 
-def test_a_call_that_cannot_travel_says_what_to_do() -> None:
+def test_the_error_for_an_unpicklable_call_gives_the_remedy() -> None:
     with pytest.raises(TypeError, match=r"getpid cannot be sent to the procs.*generator.*create them in the function"):
         dumps_call(os.getpid, [iter_nothing()], {})
     with pytest.raises(TypeError, match="3 is not callable"):
-        dumps_call(3, (), {})  # type: ignore[arg-type]  # the mistake
+        dumps_call(3, (), {})  # type: ignore[arg-type]  # the mistake under test

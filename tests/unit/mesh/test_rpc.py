@@ -1,4 +1,4 @@
-"""Frames of calls, and what a failure carries."""
+"""Frames of calls, and the contents of a failure."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ frames = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2**64 - 1), st.bin
 
 
 @given(frames, st.integers(1, 64))
-def test_frames_arrive_whole_however_they_are_cut(sent: list[tuple[int, int, bytes]], piece: int) -> None:
+def test_frames_are_complete_however_the_bytes_are_split(sent: list[tuple[int, int, bytes]], piece: int) -> None:
     data = b"".join(head(kind, number, len(payload)) + payload for kind, number, payload in sent)
     reader = CallFrameReader()
     received = [frame for at in range(0, len(data), piece) for frame in reader.feed(data[at : at + piece])]
     assert received == sent
 
 
-def test_half_a_frame_is_none() -> None:
+def test_an_incomplete_frame_is_not_returned() -> None:
     reader = CallFrameReader()
     assert reader.feed(head(CALL, 1, 100) + b"x" * 99) == []
     assert reader.feed(b"x") == [(CALL, 1, b"x" * 100)]
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_an_invalid_frame_is_rejected() -> None:
     with pytest.raises(ProtocolError, match="unexpected frame of kind 255"):
         CallFrameReader().feed(b"\xff" * 100)
 
 
-class Mute(Exception):
+class Unprintable(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("no words")
+        raise RuntimeError("no text")
 
 
 def caught(error: BaseException) -> BaseException:
@@ -45,7 +45,7 @@ def caught(error: BaseException) -> BaseException:
         return found
 
 
-def test_a_failure_travels_as_plain_data() -> None:
+def test_a_failure_is_encoded_as_plain_data() -> None:
     failure = CallFailure.of(caught(ValueError("first\nsecond")), "elsewhere.py", b"pickle", "note: ")
     assert decode(failure.encode(), CallFailure) == failure
     assert failure.reason == "ValueError: note: first"
@@ -53,16 +53,16 @@ def test_a_failure_travels_as_plain_data() -> None:
     assert "in caught" in failure.trace
 
 
-def test_the_frames_of_whoever_ran_it_are_left_out() -> None:
+def test_the_frames_of_the_caller_are_omitted() -> None:
     failure = CallFailure.of(caught(ValueError("x")), __file__, None)
-    assert "in caught" in failure.trace  # all of them would be left out: then they stay
+    assert "in caught" in failure.trace  # all frames would be omitted, so all are kept
     with pytest.raises(ProtocolError) as raised:
         decode(b"", CallFailure)
     assert "test_the_frames" not in CallFailure.of(raised.value, __file__, None).trace
 
 
-@pytest.mark.parametrize("error", [Mute(), ValueError("\udc80"), ValueError(), KeyError("k")])
-def test_an_odd_exception_arrives_all_the_same(error: Exception) -> None:
+@pytest.mark.parametrize("error", [Unprintable(), ValueError("\udc80"), ValueError(), KeyError("k")])
+def test_an_unusual_exception_is_encoded(error: Exception) -> None:
     failure = CallFailure.of(caught(error), "elsewhere.py", None)
     assert decode(failure.encode(), CallFailure).kind == type(error).__name__
     assert failure.reason.startswith(type(error).__name__)
@@ -79,5 +79,5 @@ def test_an_odd_exception_arrives_all_the_same(error: Exception) -> None:
         (None, "ended by an unknown cause"),
     ],
 )
-def test_every_end_has_a_name(exitcode: int | None, words: str) -> None:
+def test_every_exit_code_has_a_description(exitcode: int | None, words: str) -> None:
     assert str(End.by(3, 811, exitcode)) == f"rank 3 (pid 811) {words}"

@@ -1,4 +1,4 @@
-"""Shapes: ranks in row-major order, coordinates, and parts."""
+"""Shapes: ranks in row-major order, coordinates and slices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHOLE = Shape.of({"hosts": 2, "gpus": 4})
 
 
 @given(sizes)
-def test_the_last_dimension_counts_fastest(extent: dict[str, int]) -> None:
+def test_the_last_dimension_varies_fastest(extent: dict[str, int]) -> None:
     shape = Shape.of(extent)
     assert shape.ranks == tuple(range(math.prod(extent.values())))
     positions = [tuple(position.values()) for position in shape.coords.values()]
@@ -27,7 +27,7 @@ def test_the_last_dimension_counts_fastest(extent: dict[str, int]) -> None:
 
 
 @given(sizes, st.data())
-def test_a_part_has_the_ranks_at_its_positions_and_keeps_their_coordinates(extent: dict[str, int], data: Any) -> None:
+def test_a_slice_has_the_ranks_at_its_positions_with_their_coordinates(extent: dict[str, int], data: Any) -> None:
     shape = Shape.of(extent)
     name = data.draw(st.sampled_from(sorted(extent)))
     at = data.draw(st.integers(0, extent[name] - 1))
@@ -49,12 +49,12 @@ def test_a_part_has_the_ranks_at_its_positions_and_keeps_their_coordinates(exten
         ((rank for rank in (1, 5)), {"hosts": 0}, (1,), {"ranks": 1}),
     ],
 )
-def test_parts(ranks: Any, chosen: dict[str, Any], expected: tuple[int, ...], extent: dict[str, int]) -> None:
+def test_slices(ranks: Any, chosen: dict[str, Any], expected: tuple[int, ...], extent: dict[str, int]) -> None:
     part = WHOLE.slice(ranks, chosen)
     assert (part.ranks, part.extent) == (expected, extent)
 
 
-def test_a_part_of_a_part_is_asked_for_by_the_coordinates_of_the_whole() -> None:
+def test_a_slice_of_a_slice_uses_the_coordinates_of_the_whole() -> None:
     part = WHOLE.slice(None, {"hosts": 1}).slice(None, {"gpus": slice(2, 4)})
     assert part.ranks == (6, 7)
     chosen = WHOLE.slice([1, 5, 6], {})
@@ -77,7 +77,7 @@ def test_a_part_of_a_part_is_asked_for_by_the_coordinates_of_the_whole() -> None
         ([7], {"hosts": 0}, "is empty"),
     ],
 )
-def test_what_is_not_there_cannot_be_chosen(ranks: Any, chosen: dict[str, Any], message: str) -> None:
+def test_a_nonexistent_rank_or_position_is_rejected(ranks: Any, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         WHOLE.slice(ranks, chosen)
 
@@ -86,11 +86,11 @@ def test_what_is_not_there_cannot_be_chosen(ranks: Any, chosen: dict[str, Any], 
     "per_host",
     [4, None, {}, [("gpus", 4)], {"gpus": 0}, {"gpus": -1}, {"gpus": 1.5}, {"g": True}, {4: "gpu"}, {"a b": 1}, {"ranks": 2}],
 )
-def test_what_is_no_shape_is_refused_with_a_valid_one(per_host: object) -> None:
+def test_the_error_for_an_invalid_shape_shows_a_valid_one(per_host: object) -> None:
     with pytest.raises(SettingError, match=r'Valid: .*{"gpus": 4}'):
         check_per_host(per_host)
 
 
-def test_a_shape_beyond_all_measure_is_refused() -> None:
+def test_an_excessive_shape_is_rejected() -> None:
     with pytest.raises(SettingError, match="asks for 10000 procs"):
         check_per_host({"hosts": 100, "gpus": 100})
