@@ -45,14 +45,7 @@ def reachable(address: str) -> bool:
 class HostRelay:
     """A relay on a host that cannot reach the client's socket. Any thread may call its methods.
 
-    Parameters
-    ----------
-    client_address : str
-        `LogClient.address` of the client. The key in it does not cross the tunnel.
-    log_dir : str or None
-        Directory, on this host, for a complete file per rank and stream.
-    hide : sequence of str
-        Regular expressions. Matching lines are not forwarded.
+    The key in `client_address` does not cross the tunnel. For `log_dir`, a directory on this host, and `hide`, see `LogRelay`.
     """
 
     def __init__(self, client_address: str, *, log_dir: str | None = None, hide: Sequence[str] = ()) -> None:
@@ -74,10 +67,7 @@ class HostRelay:
     def address(self) -> str:
         """The address that workers of this host `install`. Waits until the tunnel works.
 
-        Raises
-        ------
-        ConnectError
-            If it does not work within 20 seconds: nothing calls `take` and `give`, or the client has ended.
+        Raises `ConnectError` after 20 seconds: nothing calls `take` and `give`, or the client has ended.
         """
         try:
             self._started.result(2 * HANDSHAKE_SEC)
@@ -90,10 +80,7 @@ class HostRelay:
     def take(self, timeout: float) -> bytes:
         """Return bytes for the client; b"" if there are none within `timeout` seconds.
 
-        Raises
-        ------
-        ClosedError
-            If the relay has ended and all bytes were returned.
+        Raises `ClosedError` if the relay has ended and all bytes were returned.
         """
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
@@ -125,20 +112,10 @@ class HostRelay:
 
 
 class Tunnel:
-    """The client's end of the tunnel to a `HostRelay`.
+    """The client's end of the tunnel to a `HostRelay`. The client runs in this process.
 
-    Parameters
-    ----------
-    client_address : str
-        Address of the client, which runs in this process.
-    take : Callable[[float], bytes]
-        Calls `HostRelay.take` remotely. Called repeatedly on a thread of the tunnel.
-    give : Callable[[bytes], object]
-        Calls `HostRelay.give` remotely. Called on another thread of the tunnel.
-
-    Notes
-    -----
-    Any exception from `take` or `give` ends the tunnel. The client then treats the relay and its workers as disconnected.
+    `take` and `give` call the methods of the `HostRelay` remotely, each on a separate thread of the tunnel; `take` is called
+    repeatedly. Any exception from them ends the tunnel: the client treats the relay and its workers as disconnected.
     """
 
     def __init__(self, client_address: str, take: Callable[[float], bytes], give: Callable[[bytes], object]) -> None:

@@ -34,22 +34,16 @@ def _arrived(duplicate: Any) -> InheritedFd:
 class Process:
     """A process that this process started. Not thread-safe. Do not use it after `close`.
 
-    `target` must be importable; `args` may contain plain data, `InheritedFd` and sockets.
+    `target` must be importable; `args` may contain plain data, `InheritedFd` and sockets. Raises `OSError` if the limit of
+    processes or of file descriptors is reached.
 
     Attributes
     ----------
-    pid : int
-        The process id.
     sentinel : int
         A file descriptor that becomes readable when the process ends.
     prompt : bool
         Whether `sentinel` becomes readable at once. False where the kernel has no process descriptors: `sentinel` is then a
         pipe that grandchildren can keep open, so `poll` must be called from time to time.
-
-    Raises
-    ------
-    OSError
-        If the process limit or the file descriptor limit is reached.
     """
 
     def __init__(self, start_method: str, target: Callable[..., object], args: tuple[Any, ...], name: str) -> None:

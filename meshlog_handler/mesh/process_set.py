@@ -119,14 +119,8 @@ class ProcessSet:
         """Start all procs in parallel, and wait until they can be called.
 
         They join the client at `address` (None: no client) and run `bootstrap` before anything else. With `hold`, calls are
-        queued until `release`.
-
-        Raises
-        ------
-        RankError
-            If procs do not start, or `bootstrap` raises; it names them. All procs are then stopped.
-        ClosedError
-            If `stop` is called meanwhile.
+        queued until `release`. Raises `RankError` with the failed ranks if procs do not start or `bootstrap` raises; all procs
+        are then stopped. Raises `ClosedError` if `stop` is called meanwhile.
         """
         payload = None if bootstrap is None else dumps_call(bootstrap, (), {})
         booting = PendingCall(next(self._numbers), self.ranks, "its bootstrap")
@@ -202,19 +196,10 @@ class ProcessSet:
     ) -> MeshFuture[list[Any]]:
         """Run ``fn(*args, **kwargs)`` on ranks, after the earlier calls there. Never blocks.
 
-        Returns
-        -------
-        MeshFuture
-            The results, in the order of `ranks`. If a rank raises, the error is a `RankError` with that exception as its
-            cause; if a rank ends or has ended, a `RankDied`. The future is done when all ranks have responded, or half a second
-            after the first failure: the other ranks continue, but their results are lost.
-
-        Raises
-        ------
-        TypeError
-            If the function or an argument cannot be pickled.
-        ClosedError
-            If the procs have been stopped.
+        The results are in the order of `ranks`. If a rank raises, the error is a `RankError` with that exception as its cause;
+        if a rank ends or has ended, a `RankDied`. The future is done when all ranks have responded, or half a second after the
+        first failure: the other ranks continue, but their results are lost. Raises `TypeError` if the function or an argument
+        cannot be pickled, and `ClosedError` if the procs have been stopped.
         """
         if self._pid != os.getpid():
             raise ClosedError("this mesh belongs to the parent of this forked process. Call it there.")

@@ -40,12 +40,8 @@ def check_per_host(per_host: object) -> dict[str, int]:
 class Shape:
     """The ranks of a mesh or of a slice, with their coordinates. Immutable.
 
-    Attributes
-    ----------
-    extent : dict
-        Sizes by dimension. A slice by ranks has one dimension, ``ranks``.
-    coords : dict
-        The position of each rank by dimension, in rank order. A slice keeps the positions in the whole mesh.
+    `extent` has the sizes by dimension; a slice by ranks has one dimension, ``ranks``. `coords` has the position of each rank
+    by dimension, in rank order; a slice keeps the positions in the whole mesh.
     """
 
     def __init__(self, extent: Mapping[str, int], coords: Mapping[int, Mapping[str, int]]) -> None:
@@ -66,12 +62,8 @@ class Shape:
     def slice(self, ranks: Iterable[int] | None, chosen: Mapping[str, Choice]) -> Shape:
         """Return the part with these ranks (None: all) and these positions by dimension.
 
-        The result drops a dimension for which a single number is chosen.
-
-        Raises
-        ------
-        SettingError
-            If a rank, dimension or position does not exist. The message lists the valid ones.
+        The result drops a dimension for which a single number is chosen. Raises `SettingError`, with the valid values, if a
+        rank, dimension or position does not exist.
         """
         kept, extent = self.coords, self.extent
         for name, choice in chosen.items():

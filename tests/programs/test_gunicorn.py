@@ -53,7 +53,8 @@ def same_but_for_late(
 
 def until_ready(server: Program, workers: int = 2) -> None:
     """Wait until all workers that were started so far have booted, and the server listens."""
-    server.place.until_shown("Booting worker", workers, "error.log")
+    uvicorn = "uvicorn" in server.place.variables.get("WORKER_CLASS", "")
+    server.place.until_shown("Application startup complete" if uvicorn else "Booting worker", workers, "error.log")
     server.until_listens()
 
 
