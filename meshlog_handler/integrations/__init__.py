@@ -39,6 +39,6 @@ def attach(
     LoggingMeshClient
         Its `drain_and_stop` detaches.
     """
-    client = LoggingManager(handlers, log_dir, hide).attach(engine)
+    client = LoggingManager(handlers, log_dir, hide).init(engine)
     client.on_stop(leave)
     return client

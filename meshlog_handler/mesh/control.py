@@ -27,7 +27,7 @@ from ..system import at_exit
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
 from ..system.waits import deadline_after, finished, monotonic
-from .engine import Coords
+from .engine import Coords, Engine
 
 Detach = Callable[[float], object]
 
@@ -74,13 +74,24 @@ class LoggingMeshClient:
         """The ranks of the mesh. If the number of procs varies: the ranks that have joined and are still connected."""
         return tuple(sorted(self._coords)) if self._coords is not None else self.client.ranks(self.mesh)
 
-    @staticmethod
-    def spawn(proc_mesh: HasLogging) -> LoggingMeshClient:
-        """Return the logging of `proc_mesh`. Waits until the procs have joined.
+    @classmethod
+    def spawn(cls, proc_mesh: HasLogging | Engine, prepared: LoggingMeshClient | None = None) -> LoggingMeshClient:
+        """Create the logging of a mesh, and return when every proc has joined.
 
         It consists of a `LogClient` here, a `LoggerRuntime` in every proc, and a `LogForwarder` in every proc if
         ``MESHLOG_ENABLE_LOG_FORWARDING`` allows.
+
+        Parameters
+        ----------
+        proc_mesh : ProcMesh or Engine
+            A `ProcMesh` calls this itself when it starts: its logging is returned.
+        prepared : LoggingMeshClient or None
+            The result of `start`, if the procs have to know the address before they start.
         """
+        if isinstance(proc_mesh, Engine):
+            client = prepared or cls.start(proc_mesh.token, proc_mesh.coords)
+            proc_mesh.join(client.client.address)
+            return client
         return proc_mesh.logging
 
     @classmethod

@@ -2,20 +2,22 @@
 
 ::
 
-    LoggingManager.attach(engine):  start the client -> engine.join(address) -> set the initial mode
+    LoggingManager.init(engine) -> LoggingMeshClient.spawn -> LogClient, engine.join(address)
+                                -> set_mode
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Coords = Mapping[int, Mapping[str, int | str]]
 """For each rank, its position (or a name) by dimension, such as ``{"gpus": 1}``."""
 
 
+@runtime_checkable
 class Engine(Protocol):
-    """A mesh of processes that `LoggingManager.attach` can attach to."""
+    """A mesh of processes to which `LoggingManager.init` can give its logging."""
 
     @property
     def token(self) -> str:

@@ -96,7 +96,7 @@ class MeshLifecycle:
         try:
             if failure is not None:
                 raise failure
-            self.manager.attach(self, self._stream_to_client)
+            self.manager.init(self, self._stream_to_client)
         except BaseException as error:
             self.procs.stop(_LEAST_SEC, because=error)
             self._end_logging(_LEAST_SEC)

@@ -3,9 +3,8 @@
 ::
 
     manager = LoggingManager(handlers, log_dir)
-    client = manager.attach(engine)            # see `Engine`; or, step by step:
-    address = manager.prepare(token, coords)   # procs started after this join at the address
-    manager.init(stream_log_to_client)         # after they have started
+    address = manager.prepare(token, coords)   # only if procs need the address before they start
+    client = manager.init(engine)              # see `Engine`
     manager.stop(timeout)                      # before they are stopped
 """
 
@@ -69,17 +68,21 @@ class LoggingManager:
             raise ClosedError("the logging of the mesh is not prepared. Call prepare() before the procs start.")
         return self._client
 
-    def attach(self, engine: Engine, stream_to_client: bool = True) -> LoggingMeshClient:
-        """Start the logging of a mesh: `prepare` (unless done), `Engine.join` and `init`. A failure stops the client."""
-        prepared = self._client is not None
-        address = self.client.client.address if prepared else self.prepare(engine.token, engine.coords)
+    def init(self, engine: Engine, stream_to_client: bool = True) -> LoggingMeshClient:
+        """Spawn the logging of a mesh, and set its first mode: INFO, and a window of 3 seconds when streaming.
+
+        Calls `prepare` unless that is done. A failure stops the client.
+        """
+        if self._client is None:
+            self.prepare(engine.token, engine.coords)
         try:
-            engine.join(address)
-            self.init(stream_to_client)
+            client = LoggingMeshClient.spawn(engine, self.client)
+            client.set_mode(stream_to_client, DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
+            attach_if_notebook(client)
         except BaseException:
             self.stop(_FAILED_SEC)
             raise
-        return self.client
+        return client
 
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address at which the procs of `mesh` join."""
@@ -89,11 +92,6 @@ class LoggingManager:
         self._client.set_level(logging.INFO)
         attach_if_notebook(self._client, self._cell)
         return self._client.client.address
-
-    def init(self, stream_to_client: bool) -> None:
-        """Set the initial mode: INFO, and a window of 3 seconds when streaming."""
-        self.client.set_mode(stream_to_client, DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
-        attach_if_notebook(self.client)
 
     def logging_option(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None

@@ -79,7 +79,7 @@ def attach(
 
     def work() -> LoggingMeshClient:
         try:
-            client = manager.attach(mesh, stream_log_to_client)
+            client = manager.init(mesh, stream_log_to_client)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 mesh.leave(_FAILED_SEC)
