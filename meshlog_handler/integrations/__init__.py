@@ -1,7 +1,9 @@
 """Adapters to the engines that run many processes: one file or folder each, imported only when used.
 
-The mesh of an engine implements `Engine` and gets its logging from `attach`. Procs on the client's machine join the client
-directly. Other procs join a relay on their host, and the engine transfers the relay's bytes (see `tunnel`).
+The mesh of an engine implements `Engine` and gets its logging from `attach`. Workers on the client's machine join the client
+directly. Other workers join a relay on their host, and the engine transfers the relay's bytes (see `tunnel`).
+
+May import: everything but the command line.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def attach(
     engine : Engine
         The mesh.
     leave : Callable[[float], object]
-        Called with a timeout in seconds: detaches every proc, and stops relays and tunnels.
+        Called with a timeout in seconds: detaches every worker, and stops relays and tunnels.
     handlers, log_dir, hide
         See `LoggingManager`.
 

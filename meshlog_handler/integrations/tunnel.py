@@ -103,7 +103,7 @@ class HostRelay:
             raise ClosedError("the relay has ended") from None
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
-        """Report the exit of a proc of this host (see `LogClient.report_exit`)."""
+        """Report the exit of a worker of this host (see `LogClient.report_exit`)."""
         self._relay.report_exit(mesh, rank, exitcode)
 
     def close(self, timeout: float = 10.0) -> None:

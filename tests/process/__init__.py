@@ -1,1 +1,1 @@
-"""With real processes."""
+"""Tests with real processes."""

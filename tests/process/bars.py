@@ -1,4 +1,4 @@
-"""Programs that draw progress bars, run as ``python -m tests.process.bars NAME``. A line of input lets each go on."""
+"""Programs that draw progress bars, run as ``python -m tests.process.bars NAME``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = 24
 
 
 def with_position(number: int) -> None:
-    """Draw a bar at a position of its own, and log."""
+    """Draw a bar at its own position, and log."""
     for step in tqdm(range(STEPS), desc=f"worker {number}", position=number, mininterval=0, miniters=1):
         if step % 8 == 4:
             logging.info("worker %d logs %d", number, step)
@@ -59,13 +59,13 @@ def pool(work: Callable[[int], None], count: int = 3) -> None:
 
 
 def say_size() -> tuple[int, int]:
-    """Return how wide and high a rank takes the terminal to be."""
+    """Return the width and height of the terminal, as a rank sees them."""
     size = shutil.get_terminal_size((0, 0))
     return size.columns, size.lines
 
 
 def mesh() -> None:
-    """Print what ranks of a mesh are told, with each start method."""
+    """Print the size that ranks of a mesh see, for each start method."""
     for method in ("fork", "spawn", "forkserver"):
         with this_host().spawn_procs({"gpus": 1}, start_method=method) as procs:
             print(method, *procs.call(say_size).get())

@@ -1,4 +1,4 @@
-"""Running ``meshlog`` as a person does: in a process of its own, with output to files that can be read meanwhile."""
+"""Run ``meshlog`` as a user does: in another process, with output to files that can be read while it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wait_for(path):
         time.sleep(0.002)
 rank = int(os.environ.get("RANK", -1))
 """
-"""What most ranks of these tests begin with."""
+"""The code with which most ranks of these tests begin."""
 
 
 class Meshlog:
@@ -39,20 +39,20 @@ class Meshlog:
 
     @property
     def out(self) -> str:
-        """What it wrote to stdout so far."""
+        """The text written to stdout so far."""
         return (self._directory / "out").read_text(errors="surrogateescape")
 
     @property
     def err(self) -> str:
-        """What it wrote to stderr so far."""
+        """The text written to stderr so far."""
         return (self._directory / "err").read_text(errors="surrogateescape")
 
     def wait(self) -> int:
-        """Wait for its end; return its exit code. Fails at the deadline."""
+        """Wait for the process to end; return its exit code. Fails at the deadline."""
         return self.process.wait(DEADLINE)
 
     def until(self, text: str, count: int = 1) -> None:
-        """Wait until it has shown a text so many times."""
+        """Wait until the output contains a text `count` times. Fails if the process ends before."""
         until(
             lambda: (self.out + self.err).count(text) >= count or self.process.poll() is not None,
             DEADLINE,
@@ -63,7 +63,10 @@ class Meshlog:
 
 @contextmanager
 def running(directory: Path, *words: str, env: Mapping[str, str] | None = None) -> Iterator[Meshlog]:
-    """Start ``meshlog`` with these words; kill it at the end if it still runs. Its ranks see its pipes break, then."""
+    """Start ``meshlog`` with these words; stop it at the end if it still runs, if need be by SIGKILL.
+
+    The ranks of a killed ``meshlog`` then see their pipes break.
+    """
     with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
         process = subprocess.Popen(
             [*MESHLOG, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**importing(), **(env or {})}, cwd=ROOT
@@ -81,7 +84,7 @@ def running(directory: Path, *words: str, env: Mapping[str, str] | None = None) 
 
 
 def meshlog(directory: Path, *words: str, code: int = 0, env: Mapping[str, str] | None = None) -> Meshlog:
-    """Run ``meshlog`` with these words to its end; fail on another exit code."""
+    """Run ``meshlog`` with these words to its end; fail if the exit code is not `code`."""
     with running(directory, *words, env=env) as ran:
         found = ran.wait()
     assert found == code, f"exit code {found}\n{ran.out}\n{ran.err}"
@@ -90,7 +93,7 @@ def meshlog(directory: Path, *words: str, code: int = 0, env: Mapping[str, str] 
 
 @contextmanager
 def kept(run_dir: str) -> Iterator[None]:
-    """Hold the lock of a killed client's directory, as if it lived: no other client removes it. Remove it at the end."""
+    """Hold the lock of a killed client's run directory, so that no other client removes it. Remove the directory at the end."""
     lock = os.open(os.path.join(run_dir, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

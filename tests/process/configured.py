@@ -1,6 +1,6 @@
 """Programs whose logging is configured by `logging.config`, run as ``python -m tests.process.configured NAME``.
 
-What the handlers show stands on stdout, one record a line: level, rank, message.
+The handlers write to stdout, one record a line: level, rank, message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHOWN_BY = "aconsole"
 
 
 def config(shown_by: str = SHOWN_BY, **options: Any) -> dict[str, Any]:
-    """Return a configuration whose root logger forwards, and whose handler `shown_by` writes to stdout."""
+    """Return a configuration whose root logger forwards records, and whose handler `shown_by` writes to stdout."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -35,7 +35,7 @@ def config(shown_by: str = SHOWN_BY, **options: Any) -> dict[str, Any]:
 
 
 def child(how: str, number: int, shown_by: str = SHOWN_BY) -> None:
-    """Log one record as a child process that was set up one way or another."""
+    """Log one record, as a child process that is set up as `how` says."""
     if how == "config":
         logging.config.dictConfig(config(shown_by))
     elif how == "install":
@@ -44,7 +44,7 @@ def child(how: str, number: int, shown_by: str = SHOWN_BY) -> None:
 
 
 def run_children(shown_by: str = SHOWN_BY) -> None:
-    """Run, one after the other, children of every start method that are set up in every way."""
+    """Run children one after the other, with every start method and every way to set them up."""
     ways = [("fork", "plain")]
     ways += [(method, how) for method in ("fork", "spawn", "forkserver") for how in ("config", "install")]
     for number, (method, how) in enumerate(ways):
@@ -56,14 +56,14 @@ def run_children(shown_by: str = SHOWN_BY) -> None:
 
 
 def family(shown_by: str) -> None:
-    """One configuration for a parent and all its children."""
+    """Use one configuration for a parent and all its children."""
     logging.config.dictConfig(config(shown_by))
     logging.info("parent")
     run_children(shown_by)
 
 
 def twice() -> None:
-    """The second configuration takes the place of the first, in the same client."""
+    """Replace the first configuration by a second one, in the same client."""
     logging.config.dictConfig(config("first"))
     address = os.environ["MESHLOG_ADDRESS"]
     logging.info("one")
@@ -84,7 +84,7 @@ clients: list[meshlog_handler.LogClient] = []
 
 
 def by_factory() -> None:
-    """A client is started by who holds logging's lock."""
+    """Start a client in a factory, while `dictConfig` holds the lock of logging."""
     logging.config.dictConfig({"version": 1, "handlers": {"own": {"()": _started}}, "root": {"handlers": ["own"]}})
     logging.warning("by a factory")
 
@@ -93,7 +93,7 @@ COUNT = 500
 
 
 def count() -> None:
-    """Log as many records, as a child that applies the first configuration."""
+    """Log `COUNT` records, as a child that applies the first configuration."""
     logging.config.dictConfig(_to_file("first"))
     for number in range(COUNT):
         logging.info("%d", number)
@@ -113,7 +113,7 @@ def _count_in_child(method: str) -> None:
 
 
 def reconfigured_after_child(method: str, directory: str) -> None:
-    """What a child logged that has ended is shown by the configuration of its time, though another follows at once."""
+    """Apply a second configuration at once after a child has ended: the first one must show the records of the child."""
     os.chdir(directory)
     logging.config.dictConfig(_to_file("first"))
     _count_in_child(method)
@@ -122,7 +122,7 @@ def reconfigured_after_child(method: str, directory: str) -> None:
 
 
 def shut_down_at_once(method: str, directory: str) -> None:
-    """`logging.shutdown` shows what an ended child has logged: the process may end at once after it."""
+    """End at once after `logging.shutdown`, which must show the records of a child that has ended."""
     os.chdir(directory)
     logging.config.dictConfig(_to_file("first"))
     _count_in_child(method)
@@ -153,7 +153,7 @@ format=%(levelname)s %(rank)s %(message)s
 
 
 def from_file() -> None:
-    """The same from a file."""
+    """Use the same configuration from a file."""
     with tempfile.NamedTemporaryFile("w", suffix=".ini") as file:
         file.write(FILE)
         file.flush()
@@ -163,7 +163,7 @@ def from_file() -> None:
 
 
 def by_hand() -> None:
-    """Without logging.config."""
+    """Set up the handlers without logging.config."""
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(logging.Formatter("%(levelname)s %(rank)s %(message)s"))
     root = logging.getLogger()
@@ -174,7 +174,7 @@ def by_hand() -> None:
 
 
 def unknown_name() -> None:
-    """A handler is named that is not there."""
+    """Name a handler that does not exist."""
     wrong = config()
     wrong["handlers"]["mesh"]["handlers"] = ["konsole"]
     logging.config.dictConfig(wrong)
@@ -182,7 +182,7 @@ def unknown_name() -> None:
 
 
 def no_room() -> None:
-    """No file takes a byte: no temporary directory, no journal."""
+    """Let no file take a byte: no temporary directory and no journal can be made."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     logging.config.dictConfig(config())
     logging.info("parent")
@@ -193,7 +193,7 @@ def no_room() -> None:
 
 
 def reconfigured_worker() -> None:
-    """A worker that joined by `install` configures its logging fully, by itself."""
+    """Join by `install`, then apply a complete configuration without a MeshHandler."""
     logger = logging.getLogger("early")
     meshlog_handler.install(capture=False)
     logger.info("before")
@@ -206,14 +206,14 @@ def reconfigured_worker() -> None:
 
 
 def dead_address() -> None:
-    """The address in the environment is that of a client that is gone."""
+    """Apply a configuration while the environment has the address of a stopped client."""
     logging.config.dictConfig(config())
     logging.info("parent")
     run_children()
 
 
 def worker_of_dead_client() -> None:
-    """A worker whose client is gone goes on as it was."""
+    """Install with the address of a stopped client: the logging of the process must stay as it was."""
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     meshlog_handler.install()
     logging.warning("kept")
@@ -221,7 +221,7 @@ def worker_of_dead_client() -> None:
 
 
 def stopped_twice() -> None:
-    """A client that is started and stopped twice, then used again."""
+    """Stop a client before its start, then start and use it twice; each start and stop is called twice."""
     shown = logging.StreamHandler(sys.stdout)
     shown.setFormatter(logging.Formatter("%(levelname)s %(rank)s %(message)s"))
     client = meshlog_handler.LogClient(shown)

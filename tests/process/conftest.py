@@ -9,15 +9,15 @@ import pytest
 
 @pytest.fixture
 def real_stdout() -> None:
-    """Let ``sys.stdout`` lead to file descriptor 1 during the test, as in any program.
+    """Let ``sys.stdout`` write to file descriptor 1 during the test, as in any program.
 
-    pytest's own does not, and a child forked from it has that one.
+    The ``sys.stdout`` of pytest does not, and a forked child inherits it.
     """
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Suspend pytest's capture for a test that uses `real_stdout`. A fixture cannot: each phase begins its own."""
+    """Suspend pytest's capture for a test that uses `real_stdout`. A fixture cannot: each phase starts a new capture."""
     if "real_stdout" not in pyfuncitem.fixturenames:
         return (yield)
     manager = pyfuncitem.config.pluginmanager.getplugin("capturemanager")

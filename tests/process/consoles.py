@@ -1,4 +1,4 @@
-"""Ways in which programs write records to the console: each is set up here and logs "once", in a worker of its own."""
+"""Ways in which programs write records to the console. A worker sets up one of them and logs "once"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meshlog_handler.worker import membership
 from tests.waiting import until
 
 Setup = Callable[[], Any]
-"""Sets a program up; what it returns, if anything, is called after the record was logged."""
+"""Sets up a program. The test calls the return value, if there is one, after the record was logged."""
 
 app = logging.getLogger("app")
 
@@ -28,66 +28,66 @@ def _say(text: str, level: int = logging.INFO) -> None:
 
 
 class Printing(logging.Handler):
-    """A handler as in many answers: it prints."""
+    """A handler that prints, as in many answers on the web."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print, after a look at whether that takes text or bytes, as click's `echo` has."""
+        """Print, after a test whether stdout takes text or bytes, as in click's `echo`."""
         try:
-            sys.stdout.write(b"")  # type: ignore[arg-type]  # that is the question
+            sys.stdout.write(b"")  # type: ignore[arg-type]  # the test needs the wrong type
         except TypeError:
             print(self.format(record))
 
 
 class Secretly(Printing):
-    """The same, and nothing tells so."""
+    """The same, without a sign that it writes to the console: `stream` is None."""
 
     stream = None
 
 
 class Shouting(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no argument there
-    """A console with an `emit` of its own, as those with colours have."""
+    """A console with its own `emit`, as console handlers with colours have."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write."""
+        """Write the record twice: here, and in the base class."""
         self.stream.write(f"! {self.format(record)}\n")
         super().emit(record)
 
 
 class Wrapping(logging.Handler):
-    """A handler around a console, as absl's."""
+    """A handler that wraps a console handler, as in absl."""
 
     def __init__(self) -> None:
         super().__init__()
         self._inner = logging.StreamHandler()
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Let the other handle it."""
+        """Pass the record to the inner handler."""
         return bool(self._inner.handle(record))
 
 
 class Fatal(Printing):
-    """A handler that ends the process, as absl's does."""
+    """A handler that ends the process, as in absl."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print and end."""
+        """Print, and end the process."""
         super().emit(record)
         os._exit(3)
 
 
 class Tee(io.TextIOBase):
-    """A stream that writes to another, and keeps what it was given."""
+    """A stream that writes to another stream and keeps the text."""
 
     def __init__(self, to: Any) -> None:
         self._to, self.kept = to, ""
 
     def write(self, text: str) -> int:
-        """Write to both."""
+        """Keep the text and write it to the other stream."""
         self.kept += text
         return int(self._to.write(text))
 
 
 class Unbuffered:
-    """A wrapper of a stream, as Ray and colorama put in its place."""
+    """A wrapper of a stream, like the ones that Ray and colorama install."""
 
     def __init__(self, to: Any) -> None:
         self._to = to
@@ -255,7 +255,7 @@ KINDS: dict[str, Setup] = {
 
 
 def work(kind: str, before: bool, address: str | None) -> None:
-    """Set up before or after joining, and log once."""
+    """Set up the console before or after joining, and log once."""
     logging.getLogger().setLevel(logging.INFO)
     after = KINDS[kind]() if before else None
     if address is not None:
@@ -268,7 +268,7 @@ def work(kind: str, before: bool, address: str | None) -> None:
 
 
 def uncaptured(stderr: str | None, address: str) -> None:
-    """Log and print where nothing is captured."""
+    """Log to the console in a worker that is not captured."""
     if stderr is not None:
         os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     logging.getLogger().setLevel(logging.INFO)
@@ -278,7 +278,7 @@ def uncaptured(stderr: str | None, address: str) -> None:
 
 
 def leave_and_log(address: str) -> None:
-    """Join and leave; the console is as it was."""
+    """Install and uninstall; the console must be as it was before."""
     logging.getLogger().setLevel(logging.INFO)
     _on_root(logging.StreamHandler(sys.stdout))
     _on_root(Printing())
@@ -292,7 +292,7 @@ def leave_and_log(address: str) -> None:
 
 
 def outlive(stderr: str, joined: Any, address: str) -> None:
-    """Go on when the client has gone."""
+    """Continue to log after the client is gone."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     logging.getLogger().setLevel(logging.INFO)
     _on_root(logging.StreamHandler())
@@ -309,10 +309,10 @@ def outlive(stderr: str, joined: Any, address: str) -> None:
 
 
 class Redacting(logging.Filter):
-    """Changes a record in its place."""
+    """Changes a record in place."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change it."""
+        """Change the record."""
         record.msg = record.msg.replace("secret", "***")
         return True
 
@@ -333,22 +333,22 @@ class Silent(logging.Handler):
     stream = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Do nothing that could be seen."""
+        """Show nothing."""
 
 
 class Dropping(logging.Filter):
-    """Lets nothing pass that is noisy, and counts what it is asked."""
+    """Drops records with "noise", and counts its calls."""
 
     asked = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell."""
+        """Tell whether the record passes."""
         self.asked += 1
         return "noise" not in record.msg
 
 
 def be_filtered(handlers: list[str], later: bool, address: str) -> None:
-    """Log through handlers, each given as its class, "" for a console, and its filter."""
+    """Log through handlers. Each is given as "class filter"; an empty class means a StreamHandler."""
     logging.getLogger().setLevel(logging.INFO)
     if later:
         install(address)
@@ -370,7 +370,7 @@ def be_filtered(handlers: list[str], later: bool, address: str) -> None:
 
 
 def break_down(address: str) -> None:
-    """What logging says of a broken handler is seen, also where what the handler prints is not."""
+    """Log through a broken handler. The error message of logging must be shown, even where the handler's own output is not."""
 
     class Broken(Printing):
         def emit(self, record: logging.LogRecord) -> None:
@@ -387,7 +387,7 @@ def break_down(address: str) -> None:
 
 
 def log_within(address: str) -> None:
-    """A handler logs to a logger that is not forwarded, and calls what prints later."""
+    """Log through a handler that logs to a logger that is not forwarded, and keeps a context in which to print later."""
     audit = logging.getLogger("audit")
     audit.addHandler(logging.StreamHandler())
     audit.propagate = False
@@ -409,7 +409,7 @@ def log_within(address: str) -> None:
 
 
 def fork_and_log(address: str) -> None:
-    """A forked child joins with its first record."""
+    """Fork a child, which joins with its first record."""
     logging.getLogger().setLevel(logging.INFO)
     _named()
     install(address)
@@ -423,7 +423,7 @@ def fork_and_log(address: str) -> None:
 
 
 def hand_on(address: str) -> None:
-    """What comes from other processes through a queue is not this process's; what its loggers get is."""
+    """Handle two records of another process: one in a handler, as a queue listener does, one in a logger of this process."""
     logging.getLogger().setLevel(logging.INFO)
     console = logging.StreamHandler()
     _on_root(console)

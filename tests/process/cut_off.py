@@ -1,4 +1,4 @@
-"""Workers that lose their connection to the client, and live."""
+"""Workers that lose their connection to the client and continue to run."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ MINE = b"mine " * 20_000
 
 
 def become_another(address: str, unshipped: int) -> None:
-    """Log, some of it so that only the journal has it; then become a program that does not log, until it can read no more."""
+    """Log, with the last records only in the journal; then exec a program that does not log and runs until its stdin closes."""
     meshlog_handler.install(address, capture=False)
     LOGGER.info("shipped")
     member = membership.current()
     assert member is not None
-    with member._link._sending:  # what keeps the forwarder from shipping: a process has only its journal then
+    with member._link._sending:  # keeps the forwarder from shipping: the records are only in the journal then
         for number in range(unshipped):
             LOGGER.info("unshipped %d", number)
         os.execv(sys.executable, [sys.executable, "-c", "import os; os.read(0, 1)"])
 
 
 def close_all(address: str, directory: str, count: int, closed: Any, go: Any) -> None:
-    """Log; close all descriptors (semaphores need none); open own files; log on."""
-    logging.getLogger().handlers.clear()  # a test runner's write to descriptors that are closed here
+    """Log; close all descriptors (semaphores need none); open files; log more."""
+    logging.getLogger().handlers.clear()  # the handlers of a test runner write to descriptors that are closed here
     redirect(directory, "worker")
     meshlog_handler.install(address, capture=False)
     LOGGER.info("number %d", 0)
     os.closerange(3, 200)
     files = []
     for _ in range(40):
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed below, all together
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # all files are closed below
         file.write(MINE)
         file.flush()
         files.append(file)

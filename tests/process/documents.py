@@ -1,4 +1,4 @@
-"""The code in our documentation: found, run, and compared with what the page says it shows."""
+"""Find the code in our documentation, run it, and compare its output with the output on the page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NAMED = re.compile(r"# ([\w.]+\.py)\n")
 
 MAIN = 'if __name__ == "__main__":\n'
 STARTS = {"multiprocessing", "multiprocess", "concurrent"}
-"""Packages whose default start method a test chooses."""
+"""Packages whose default start method a test sets."""
 
 ENGINES = {"torch", "monarch", "ray", "dask", "distributed"}
-"""Packages that `tests.engines` have, each in an environment of its own, and other tests have not."""
+"""Packages that only `tests.engines` have, each in a separate environment."""
 
 
 class Page:
@@ -27,47 +27,47 @@ class Page:
     Parameters
     ----------
     path : str
-        From the root of the repository.
+        Path of the page from the root of the repository.
     """
 
     def __init__(self, path: str) -> None:
         self.text = (ROOT / path).read_text()
 
     def blocks(self, language: str) -> list[str]:
-        """Return the fenced blocks of a language."""
+        """Return the fenced blocks in a language."""
         return [body for name, body in BLOCK.findall(self.text) if name == language]
 
     def scripts(self, engine: str | None = None) -> list[str]:
-        """Return the blocks of Python that import `engine`, or none, but not those that are files of something else."""
+        """Return the Python blocks that import `engine`, or no engine if it is None; skip blocks that are named files."""
         scripts = [body for body in self.blocks("python") if not NAMED.match(body)]
         return [body for body in scripts if (engine in imported(body) if engine else not imported(body) & ENGINES)]
 
     def file(self, name: str) -> str:
-        """Return the block of Python whose first line is the comment ``# name``."""
+        """Return the Python block whose first line is the comment ``# name``."""
         (body,) = [body for body in self.blocks("python") if body.startswith(f"# {name}\n")]
         return body
 
     def command(self, program: str) -> list[str]:
-        """Return the words of the one command line on the page that begins with `program`."""
+        """Return the words of the only command line on the page that begins with `program`."""
         lines = [line for body in self.blocks("sh") for line in body.splitlines()]
         (line,) = [line for line in lines if line.startswith(f"{program} ")]
         return line.split()
 
     def promised(self, body: str) -> list[str]:
-        """Return the lines that the page says a block shows."""
+        """Return the output lines that the page gives for a block."""
         follows = r"```\n+(?:[^\n`]+\n+)?```text\n(.*?)```"
         found = re.search(re.escape(body) + follows, self.text, re.DOTALL)
         return found[1].splitlines() if found is not None else []
 
     def run(self, body: str, directory: Path, method: str | None = None) -> None:
-        """Run a block as a script in `directory`; check that it ends well, and shows what the page says.
+        """Run a block as a script in `directory`; check that it succeeds and shows the output on the page.
 
-        It finds commands where this Python has its own, as in an active environment.
+        The script finds the commands of this Python first, as in an active environment.
 
         Parameters
         ----------
         method : str or None
-            The default start method of multiprocessing; None leaves it.
+            The default start method of multiprocessing; None leaves the default unchanged.
         """
         script = directory / "block.py"
         lines = f"    for name in ('multiprocessing', 'multiprocess'):\n        __import__(name).set_start_method({method!r})\n"
@@ -89,7 +89,7 @@ class Page:
 
 
 def active() -> dict[str, str]:
-    """Return the environment with this Python's commands before all others."""
+    """Return the environment, with the commands of this Python first in PATH."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -105,5 +105,5 @@ def imported(body: str) -> set[str]:
 
 
 def shape(text: str) -> str:
-    """Return text without what differs from run to run: times, pids, order of ranks."""
+    """Replace the numbers that differ between runs: times, pids, order of ranks."""
     return re.sub(r"\d+(\.\d+)?", "0", text.rstrip())

@@ -1,4 +1,4 @@
-"""Programs that stop no client, run as ``python -m tests.process.endings NAME [argument ...]``. They print what is logged."""
+"""Programs that print records and never stop their client, run as ``python -m tests.process.endings NAME [argument ...]``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def begin(kind: str) -> str | None:
-    """Become the client, by a configuration or by hand; return the address that children need."""
+    """Start the client, by a configuration or by hand; return the address that children need, if they do."""
     if kind == "config":
         logging.config.dictConfig(CONFIG)
         return None
@@ -34,7 +34,7 @@ def begin(kind: str) -> str | None:
 
 
 def join(address: str | None) -> None:
-    """Join, unless the parent had joined before the fork."""
+    """Join the client, unless the parent had joined before the fork."""
     if logging.getLogger().handlers:
         return
     if address is None:
@@ -44,7 +44,7 @@ def join(address: str | None) -> None:
 
 
 def work(address: str | None, number: int) -> None:
-    """Log when the parent's main module has ended, as a rule."""
+    """Log. As a rule, the main module of the parent has ended before the last records."""
     join(address)
     LOGGER.info("child %d begins", number)
     time.sleep(0.3)
@@ -53,7 +53,7 @@ def work(address: str | None, number: int) -> None:
 
 
 def leave(how: str) -> None:
-    """End the main module."""
+    """End the main module in the given way."""
     if how == "exit":
         sys.exit(3)
     if how == "exception":
@@ -61,7 +61,7 @@ def leave(how: str) -> None:
 
 
 def unjoined(kind: str, library: str, method: str, imported: str, how: str = "return") -> None:
-    """Processes that nobody joins but their library."""
+    """Start processes that only their library joins."""
     if imported == "early":
         importlib.import_module(f"{library}.util")
     address = begin(kind)
@@ -72,7 +72,7 @@ def unjoined(kind: str, library: str, method: str, imported: str, how: str = "re
 
 
 def both(first: str, second: str) -> None:
-    """Children of either library, one of them imported before the client was started."""
+    """Start a child of each library. Only the first library is imported before the client starts."""
     importlib.import_module(f"{first}.util")
     address = begin("by hand")
     for number, library in enumerate((first, second)):
@@ -81,7 +81,7 @@ def both(first: str, second: str) -> None:
 
 
 def run_nested(kind: str, library: str, method: str) -> None:
-    """The client is a child that ends without stopping it; it has threads and a child that are at work until then."""
+    """Run the client in a child that ends without stopping the client, while its threads and its children still log."""
     context: Any = importlib.import_module(library).get_context(method)
     proc = context.Process(target=be_nested, args=(kind, library, method))
     proc.start()
@@ -90,9 +90,9 @@ def run_nested(kind: str, library: str, method: str) -> None:
 
 
 def be_nested(kind: str, library: str, method: str) -> None:
-    """Be the client in a child."""
+    """Run the client, as the child."""
     address = begin(kind)
-    join(address)  # and not in a thread: a fork meanwhile would copy the locks of imports
+    join(address)  # not in a thread, because a fork at that moment would copy the import locks
     threading.Thread(target=work, args=(address, 2)).start()
     concurrent.futures.ThreadPoolExecutor(1).submit(work, address, 3)
     context: Any = importlib.import_module(library).get_context(method)
@@ -101,7 +101,7 @@ def be_nested(kind: str, library: str, method: str) -> None:
 
 
 def executors(kind: str, method: str) -> None:
-    """Executors that nobody shuts down, with work to do."""
+    """Leave executors with pending work, without shutting them down."""
     multiprocessing = importlib.import_module("multiprocessing")
     address = begin(kind)
     join(address)

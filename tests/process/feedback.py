@@ -1,4 +1,4 @@
-"""Programs that could feed themselves, run as ``python -m tests.process.feedback NAME``."""
+"""Programs whose handling of a record could cause more records, run as ``python -m tests.process.feedback NAME``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOUD = ("", "multiprocess", "multiprocessing", "meshlog", "meshlog_handler", "as
 
 
 def be_loud() -> None:
-    """Let every logger that could have to do with the way of a record log all it has, to the root's handlers."""
+    """Set every logger that a record could involve on its way to DEBUG, and propagate its records to the root."""
     multiprocess.get_logger()
     multiprocessing.get_logger()
     for name in LOUD:
@@ -26,7 +26,7 @@ def be_loud() -> None:
 
 
 def work(address: str | None = None) -> None:
-    """Log one line and print one, with all that is loud."""
+    """Log one line and print one, while every logger is loud."""
     meshlog_handler.install(address)
     be_loud()
     for package in (multiprocessing, multiprocess):
@@ -40,7 +40,7 @@ def work(address: str | None = None) -> None:
 
 
 class Plain(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no argument there
-    """A console."""
+    """A console handler."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -48,21 +48,21 @@ class Plain(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has
 
 
 class Chatty(Plain):
-    """A console that logs, and prints, each time it shows something."""
+    """A console handler that logs each time it shows a record."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show, and say so."""
+        """Show the record, and log that."""
         super().emit(record)
         logging.getLogger("chatty").warning("showed a record")
 
 
 def loud() -> None:
-    """A client whose own process forwards, too, and a loud worker of every start method."""
+    """Run a client in a process that forwards, too, with loud workers of two start methods."""
     with meshlog_handler.LogClient(Plain()) as client:
         meshlog_handler.install(client.address)
         be_loud()
         logging.debug("client logs")
-        sys.stdout.write("client prints\n")  # where nothing is buffered, print writes the end of the line apart
+        sys.stdout.write("client prints\n")  # without buffering, print would write the end of the line separately
         sys.stdout.flush()
         for method in ("fork", "spawn"):
             context: Any = multiprocessing.get_context(method)
@@ -77,7 +77,7 @@ def loud() -> None:
 
 
 def chatty() -> None:
-    """A handler of the client logs, in a process whose root logger forwards to this client."""
+    """Run a client whose handler logs, in a process whose root logger forwards to this client."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG)
     root.addHandler(meshlog_handler.MeshHandler(handlers=[Chatty()]))
@@ -86,15 +86,15 @@ def chatty() -> None:
 
 
 def optimised() -> None:
-    """The same, with what the standard library's HOWTO advises to be faster: no record names its thread or process."""
+    """Run `chatty` with the optimisations of the standard library's HOWTO: no record names its thread or process."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False  # there since Python 3.12
-    logging.getLogger("chatty").warning("showed a record")  # the shape is known before a handler logs it
+    logging.getLogger("chatty").warning("showed a record")  # the schema is known before a handler logs
     chatty()
 
 
 def relaying() -> None:
-    """What a worker logs is handed to the loggers of the client's process, of which the root forwards to this client."""
+    """Pass the records of a worker to the loggers of the client's process, whose root logger forwards to this client."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG)
     root.addHandler(meshlog_handler.MeshHandler(handlers=[PropagateHandler()]))
@@ -107,7 +107,7 @@ def relaying() -> None:
 
 
 class Relayed(logging.StreamHandler):  # type: ignore[type-arg]  # as above
-    """A console of the client's process."""
+    """A console handler of the client's process."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)

@@ -14,7 +14,7 @@ LEVELS = (logging.INFO, logging.WARNING)
 
 
 def forward(address: str, on_full: str) -> None:
-    """Let the root logger forward, and nothing else."""
+    """Let the root logger only forward its records."""
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(logging.DEBUG)
@@ -22,7 +22,7 @@ def forward(address: str, on_full: str) -> None:
 
 
 def flood(address: str, on_full: str, count: int, size: int, answer: Any) -> None:
-    """Log so many records, of two levels in turn, as fast as can be; answer with the seconds that each call took."""
+    """Log `count` records of two alternating levels, as fast as possible; send the seconds that each call took."""
     forward(address, on_full)
     text = "x" * size
     took = []
@@ -35,7 +35,7 @@ def flood(address: str, on_full: str, count: int, size: int, answer: Any) -> Non
 
 
 def flood_until(address: str, on_full: str, size: int, ready: Any, end: Any) -> None:
-    """Log as fast as can be until told to end."""
+    """Log as fast as possible until `end` is set."""
     forward(address, on_full)
     number, text = 0, "x" * size
     while not end.is_set():
@@ -46,7 +46,7 @@ def flood_until(address: str, on_full: str, size: int, ready: Any, end: Any) -> 
 
 
 def log_now_and_then(address: str, ready: Any, go: Any, count: int) -> None:
-    """Log one record each time it is told to."""
+    """Log one record each time `go` is released."""
     forward(address, "block")
     ready.release()
     for number in range(count):

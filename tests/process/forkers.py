@@ -1,4 +1,4 @@
-"""What processes that fork do in these tests. Each forked child ends by `os._exit`, as those of `multiprocessing` do."""
+"""The code of test processes that fork. Each forked child ends by `os._exit`, like the children of `multiprocessing`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("forker")
 
 
 def fork(child: Callable[[], object]) -> int:
-    """Run `child` in a forked process, which then exits with 0, or 1 if it raised; return its pid."""
+    """Run `child` in a forked process, which then exits with 0, or with 1 if `child` raised; return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -29,7 +29,7 @@ def fork(child: Callable[[], object]) -> int:
 
 
 def wait(pid: int) -> int:
-    """Return the exit code of a child."""
+    """Wait for a child, and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -57,13 +57,13 @@ def storm(address: str, count: int) -> None:
 
 
 def generations(address: str, depth: int) -> None:
-    """Log, fork a child that does the same, log again."""
+    """Log, fork a child that does the same, and log again."""
     meshlog_handler.install(address)
     descend(depth)
 
 
 def descend(depth: int) -> None:
-    """Do as `generations` says, in a process that has joined or inherits."""
+    """Run `generations` in a process that has joined, or that inherits the membership."""
     LOGGER.info("before %d", depth)
     os.write(1, b"printed %d\n" % depth)
     if depth:
@@ -72,7 +72,7 @@ def descend(depth: int) -> None:
 
 
 def silent_children(address: str, count: int) -> None:
-    """Leave a full journal to children that never log, and end before they do."""
+    """Let children inherit a journal with records, and end without logging; log more without waiting for them."""
     meshlog_handler.install(address)
     for number in range(1000):
         LOGGER.info("number %d", number)

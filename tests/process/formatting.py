@@ -1,4 +1,4 @@
-"""Formatters as programs have them, and a worker that logs in every way they care about."""
+"""Formatters as programs use them, and a worker that logs in every way that matters to them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Level(IntEnum):
 
 
 class OneLine(logging.Formatter):
-    """As in the logging cookbook."""
+    """Formats an exception as one line, as in the logging cookbook."""
 
     def formatException(self, ei: Any) -> str:
         return repr(super().formatException(ei))
 
 
 class Everything(logging.Formatter):
-    """Writes every attribute that is not the standard library's nor the client's, as JSON formatters do."""
+    """Writes every attribute that neither the standard library nor the client has set, as JSON formatters do."""
 
     known = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
     ours = ("rank", "local_rank", "hostname", "coords", "stream")
@@ -77,15 +77,16 @@ def outer() -> None:
 
 
 def log_everything(address: str, formatter: str, answer: Any) -> None:
-    """Log to a client and to a handler here; answer with what the handler here has written."""
+    """Log to a client and to a local handler; send the text that the local handler has written."""
     import structlog
 
-    logging.getLogger().handlers.clear()  # pytest's are here where this process was forked
+    logging.getLogger().handlers.clear()  # a forked process has inherited the handlers of pytest
     meshlog_handler.install(address, level=logging.INFO, capture=False)
     out = io.StringIO()
     here = logging.StreamHandler(out)
     here.setFormatter(FORMATTERS[formatter]())
-    logging.getLogger().addHandler(here)  # behind the one that forwards: it forwards what nobody has formatted
+    # After the handler that forwards, which thus forwards records that are not formatted yet.
+    logging.getLogger().addHandler(here)
     log = logging.getLogger("app")
     user = {
         "id": 5,
@@ -114,7 +115,7 @@ def log_everything(address: str, formatter: str, answer: Any) -> None:
         )
         events = structlog.get_logger("events").bind(user="ann")
         events.info("trained", step=5, when=datetime.date(2024, 5, 5))
-        if formatter == "structlog":  # others cannot tell what is meant
+        if formatter == "structlog":  # other formatters do not understand these events
             events.exception("failed", step=5)
             events.error("failed", exc_info=failure)
     log.error("not in an exception", exc_info=True)

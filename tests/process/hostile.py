@@ -1,4 +1,4 @@
-"""Peers that speak the protocol by hand, as no proc does; and the honest workers beside them."""
+"""Test peers that send hand-made frames, which no real worker sends, and honest workers that run beside them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from . import workers
 from .procs import DEADLINE, started
 
 RANK: Final = 7
-"""What these peers call themselves, where they do not call themselves something else."""
+"""The default rank of these peers."""
 
 
 def knock(address: str) -> socket.socket:
-    """Connect, and say nothing."""
+    """Connect, and send nothing."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     set_kernel_timeout(sock, DEADLINE)
     sock.connect(Address.parse(address).path)
@@ -36,7 +36,7 @@ def knock(address: str) -> socket.socket:
 
 
 class Peer:
-    """A stranger who knows the key."""
+    """A test peer that has the key, joins, and then sends any bytes."""
 
     def __init__(self, address: str, rank: int | None = RANK, captured: tuple[str, ...] = (), fds: Sequence[int] = ()) -> None:
         self.sock = authenticate(knock(address), Address.parse(address).key)
@@ -44,46 +44,46 @@ class Peer:
         self.journal = ""
         self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
         if fds:
-            with contextlib.suppress(ConnectionError):  # who it says it is was reason enough to hang up
+            with contextlib.suppress(ConnectionError):  # the client may have closed the connection because of the Hello message
                 self.sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
     def join(self) -> Peer:
-        """Read the welcome, which says where to keep the journal."""
+        """Read the Welcome message, which has the path of the journal."""
         self.journal = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome).journal
         return self
 
     def send(self, data: bytes) -> None:
-        """Send bytes, as long as somebody takes them."""
-        with contextlib.suppress(ConnectionError):  # the client has hung up: that is its answer
+        """Send bytes, unless the client has closed the connection."""
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection, as it should
             self.sock.sendall(data)
 
     def log(self, data: bytes, generation: int = 1) -> None:
-        """Send bytes as the next stretch of the stream."""
+        """Send bytes as the next part of the stream."""
         self.send(data_head(generation, self.at, len(data)) + data)
         self.at += len(data)
 
     def is_hung_up_on(self) -> bool:
-        """Wait until the client hangs up; False if it only says things."""
-        with contextlib.suppress(ConnectionError):  # it did so with bytes of ours unread
+        """Wait until the client closes the connection, and return True; messages of the client are ignored."""
+        with contextlib.suppress(ConnectionError):  # it closed with unread bytes of this end
             while self.sock.recv(65536):
                 continue
         return True
 
     def close(self) -> None:
-        """Go."""
+        """Close the connection."""
         self.sock.close()
 
 
 @contextmanager
 def joined(address: str, rank: int | None = RANK) -> Iterator[Peer]:
-    """Yield a peer that is in."""
+    """Yield a peer that has joined."""
     peer = Peer(address, rank)
     with contextlib.closing(peer):
         yield peer.join()
 
 
 def entries(*texts: str) -> bytes:
-    """Return the entries of some records, with the definition of their shape."""
+    """Return the entries of some records, with the definition of their schema."""
     shapes, data = SchemaTable(), b""
     for text in texts:
         record = logging.LogRecord("hostile", logging.INFO, __file__, 1, "%s", (text,), None)
@@ -101,7 +101,7 @@ def stretch(generation: int, start: int, data: bytes) -> bytes:
 
 
 class Honest:
-    """Two workers that log when they are told to, and the client that shows them."""
+    """Two workers that log on demand, and the client that shows their records."""
 
     def __init__(self, logs: CollectedLogs, pids: Sequence[int | None], go: Sequence[Any], done: Any) -> None:
         self.logs = logs
@@ -112,11 +112,11 @@ class Honest:
 
     @property
     def address(self) -> str:
-        """Where to join them."""
+        """The address of the client."""
         return self.logs.address
 
     def are_heard(self) -> None:
-        """Let each log once more: a flush with them completes, and all they ever logged was shown, once and in order."""
+        """Let each worker log once more; check that a flush completes, and that all records were shown once and in order."""
         for go in self._go:
             go.release()
         for _ in self._go:
@@ -136,7 +136,7 @@ class Honest:
         self.logs.wait_for(lambda records: any(record.getMessage() == text for record in records), DEADLINE)
 
     def are_counted(self) -> None:
-        """See that the counters of their ranks tell of them alone."""
+        """Check that the counters of both ranks count only the records of these workers."""
         stats = self.logs.client.stats()
         for rank in (0, 1):
             counted = stats[rank]
@@ -145,7 +145,7 @@ class Honest:
 
 @contextmanager
 def honest() -> Iterator[Honest]:
-    """Yield two honest workers at work; at the end they are heard once more, and counted right."""
+    """Yield two honest workers that run; check at the start and at the end that their records arrive."""
     context: Any = multiprocessing.get_context("fork")
     ready, done, go = context.Semaphore(0), context.Semaphore(0), [context.Semaphore(0) for _ in range(2)]
     with (
@@ -163,7 +163,7 @@ def honest() -> Iterator[Honest]:
 def bombs(path: str) -> dict[str, bytes]:
     """Return pickles that make the directory `path` when they are loaded: one for each opcode that names a global.
 
-    Those of extensions need ``copyreg.add_extension("os", "mkdir", 240)``.
+    The pickles with extensions need ``copyreg.add_extension("os", "mkdir", 240)``.
     """
     made, made_with = pickle.dumps(_Made(path), 2), pickle.dumps(_MadeWith(path), 4)
     os.rmdir(path)
@@ -183,7 +183,7 @@ def bombs(path: str) -> dict[str, bytes]:
 
 
 class _Made:
-    """Makes a directory when an instance is made."""
+    """Makes a directory when an instance is created."""
 
     def __new__(cls, path: str) -> _Made:
         if not os.path.isdir(path):
@@ -198,7 +198,7 @@ class _Made:
 
 
 class _MadeWith(_Made):
-    """The same, with named arguments."""
+    """The same as `_Made`, with keyword arguments."""
 
     def __new__(cls, path: str) -> _MadeWith:
         super().__new__(cls, path)

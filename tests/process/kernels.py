@@ -1,4 +1,4 @@
-"""Real IPython kernels: cells are run, and what is shown is filed under the cell that it refers to."""
+"""Run cells in real IPython kernels, and collect the output under the cell to which it belongs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class Cell:
-    """A cell that was run, with what stands under it."""
+    """A cell that was run, with the output under it."""
 
     source: str
     stdout: str = ""
@@ -44,12 +44,12 @@ class Cell:
 
 
 class Kernel:
-    """A kernel, and the front end that shows what it says.
+    """A kernel, and a front end that collects its output.
 
     Parameters
     ----------
     watches : bool
-        Whether ipykernel captures file descriptors 1 and 2. It does not if it is told that pytest runs.
+        Whether ipykernel captures file descriptors 1 and 2. It does not if the environment says that pytest runs.
     """
 
     def __init__(self, *, watches: bool = True) -> None:
@@ -77,23 +77,23 @@ class Kernel:
 
     @property
     def pid(self) -> int:
-        """The kernel's process."""
+        """The pid of the kernel."""
         pid = self.manager.provisioner.pid  # type: ignore[union-attr]  # it was started
         assert isinstance(pid, int)
         return pid
 
     def start(self, source: str) -> Cell:
-        """Let a cell run; come back at once."""
+        """Start a cell, and return at once."""
         cell = Cell(source)
         self.cells.append(cell)
         self._by_request[self.client.execute(source)] = cell
         return cell
 
     def run(self, source: str, watch: Callable[[Cell], None] | None = None, *, error: str = "") -> Cell:
-        """Run a cell to its end; call `watch` after all that is shown under any. Fails if it raises anything but `error`.
+        """Run a cell to its end; call `watch` after each output under any cell. Fails if the cell raises anything but `error`.
 
-        As front ends do, it waits for the reply, too. A kernel of ipykernel 7.3 that gets the next request before it has
-        sent the reply may never look at that request, with or without this package (once in 26 to 378 cells).
+        Like a front end, this method also waits for the reply. If a kernel of ipykernel 7.3 gets the next request before it
+        has sent the reply, it may never handle that request, with or without this package (once in 26 to 378 cells).
         """
         cell = self.start(source)
         self.until(lambda: cell.ended, f"the cell to end: {source}", watch)
@@ -114,11 +114,11 @@ class Kernel:
         watch: Callable[[Cell], None] | None = None,
         seconds: float = DEADLINE,
     ) -> None:
-        """Show what the kernel says until something is true."""
+        """Collect the output of the kernel until `predicate` returns true."""
         deadline = time.monotonic() + seconds
         while not predicate():
             assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; so far: {self.cells}"
-            with contextlib.suppress(Empty):  # the predicate may look elsewhere
+            with contextlib.suppress(Empty):  # the predicate may depend on something else
                 cell = self._file(self.client.get_iopub_msg(timeout=0.1))
                 if watch is not None and cell is not None:
                     watch(cell)
@@ -140,12 +140,12 @@ class Kernel:
         return cell
 
     def where(self, text: str) -> list[Cell]:
-        """Return the cells under which a text stands."""
+        """Return the cells whose output contains a text."""
         return [cell for cell in self.cells if text in cell.stdout + cell.stderr]
 
 
 def kernel_env(home: str, *, watches: bool = True) -> dict[str, str]:
-    """Return the environment for a kernel: nothing of the developer's own settings, nor of this test run."""
+    """Return the environment for a kernel, without the developer's own settings and those of this test run."""
     env = {name: value for name, value in importing().items() if not name.startswith(("JUPYTER", "IPYTHON"))}
     env |= {"IPYTHONDIR": home, "JUPYTER_CONFIG_DIR": home, "JUPYTER_DATA_DIR": home, "NO_COLOR": "1"}
     for name in ("PYTEST_CURRENT_TEST", "PYTHONUNBUFFERED"):
@@ -157,7 +157,7 @@ def kernel_env(home: str, *, watches: bool = True) -> dict[str, str]:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Stop a process meanwhile."""
+    """Keep a process stopped during the block."""
     try:
         stop_process(pid)
         yield
@@ -166,11 +166,11 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def family(pid: int) -> set[int]:
-    """Return a process with all that descend from it."""
+    """Return the pids of a process and of all its descendants."""
     found = {pid}
     parents: dict[int, int] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the process has just ended
             parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
@@ -178,7 +178,7 @@ def family(pid: int) -> set[int]:
 
 
 def gone(pid: int) -> bool:
-    """Tell whether a process has ended, waited for or not."""
+    """Tell whether a process has ended; it may be a zombie."""
     try:
         return state_of(pid) in "ZX"
     except FileNotFoundError:

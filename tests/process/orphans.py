@@ -1,4 +1,4 @@
-"""A client that is going to be killed, and the workers that survive it."""
+"""A client that will be killed, and the workers that survive it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ LATE = 1000
 
 
 def run_client(connection: Any) -> None:
-    """Run a client, tell its address, and wait for an answer."""
+    """Run a client, send its address, and wait for an answer."""
     with meshlog_handler.LogClient(logging.NullHandler()) as client:
         connection.send(client.address)
         connection.poll(2 * DEADLINE)
 
 
 def redirect(directory: str, name: str) -> None:
-    """Let this process's stdout and stderr lead to files."""
+    """Redirect stdout and stderr of this process to files."""
     for fd, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(directory) / f"{name}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, fd)
         os.close(file)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # open until the process ends
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # as above
 
 
 def work(address: str, directory: str, name: str, gone: Any, tally: memoryview[float]) -> None:
-    """Log as fast as can be until the client is gone; log and print some more, and end.
+    """Log as fast as possible until the client is gone; then log and print some more, and end.
 
-    `tally` is shared: how many were logged, the longest call in seconds, and when all was done.
+    `tally` is shared: the number of records, the longest call in seconds, and the time at which the work was done.
     """
     logging.getLogger().handlers.clear()
     redirect(directory, name)
@@ -60,6 +60,6 @@ def work(address: str, directory: str, name: str, gone: Any, tally: memoryview[f
 
 
 def tallies(count: int) -> list[memoryview[float]]:
-    """Return memory for the tallies of so many workers, which processes forked from this one share."""
+    """Return memory for the tallies of `count` workers, shared with processes that are forked from this one."""
     memory = memoryview(mmap.mmap(-1, count * 24)).cast("d")
     return [memory[begin : begin + 3] for begin in range(0, count * 3, 3)]

@@ -1,4 +1,4 @@
-"""Records that are hard to send, by name; and processes that log them, each followed by a good one."""
+"""Records that are hard to send, by name, and processes that log them, each with a good record before and after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = (
 
 
 class CannotBeRebuilt(Exception):
-    """An exception that no pickle can carry, nor rebuild."""
+    """An exception that cannot be pickled or rebuilt."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
@@ -25,7 +25,7 @@ class CannotBeRebuilt(Exception):
 
 
 class Broken:
-    """An object without a text."""
+    """An object whose `__str__` and `__repr__` raise."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text today")
@@ -34,7 +34,7 @@ class Broken:
 
 
 class Chatty:
-    """An object that logs when it is rendered."""
+    """An object that logs when it is formatted."""
 
     def __str__(self) -> str:
         LOGGER.info("from inside")
@@ -42,13 +42,13 @@ class Chatty:
 
 
 class Liar(str):
-    """A string that is not what it seems."""
+    """A string whose `__str__` and `encode` do not match its text."""
 
     def __str__(self) -> str:
         return "a lie"
 
     def encode(self, *args: Any, **kwargs: Any) -> bytes:
-        """Return other bytes than the text's."""
+        """Raise, instead of encoding the text."""
         raise RuntimeError("not today")
 
 
@@ -61,7 +61,7 @@ def unpicklable_exception() -> None:
 
 
 def endless() -> list[Any]:
-    """Return a list that holds itself."""
+    """Return a list that contains itself."""
     items: list[Any] = [1]
     items.append(items)
     return items
@@ -92,8 +92,8 @@ POISON: dict[str, Callable[[], object]] = {
 
 
 def log_poison(address: str, name: str) -> None:
-    """Log one of the poisons, and good records around it."""
-    logging.getLogger().handlers.clear()  # pytest's raise
+    """Log one of the bad records, and good records around it."""
+    logging.getLogger().handlers.clear()  # the handlers of pytest raise
     meshlog_handler.install(address, capture=False)
     LOGGER.info("before")
     POISON[name]()
@@ -101,7 +101,7 @@ def log_poison(address: str, name: str) -> None:
 
 
 class Same(logging.Handler):
-    """Keeps what a formatter makes of each record in the process that logs it."""
+    """Keeps the formatted text of each record, in the process that logs it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def nested() -> None:
 
 
 def log_everything(address: str, first: bool, answer: Any) -> None:
-    """Log one record of each kind; answer with their texts, made before or after they are forwarded."""
+    """Log one record of each kind; send their texts, which are formatted before or after the records are forwarded."""
     root = logging.getLogger()
     root.handlers.clear()
     same = Same()

@@ -1,4 +1,4 @@
-"""What the printing worker processes of these tests do."""
+"""The code of the worker processes that print."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = b"\xc3\xa9" * 5000
 
 
 def print_in_every_way(address: str) -> None:
-    """Write one line each: by the bare descriptor, by C, by a child, by Python; one to stderr."""
+    """Write one line each with the descriptor, C, a child and Python, and two lines to stderr."""
     meshlog_handler.install(address)
     os.write(1, b"written\n")
     assert ctypes.CDLL(None).printf(b"by C\n") == 5
@@ -29,14 +29,14 @@ def print_in_every_way(address: str) -> None:
 
 
 def write(address: str, pieces: list[bytes]) -> None:
-    """Write to fd 1, piece by piece."""
+    """Write to file descriptor 1, piece by piece."""
     meshlog_handler.install(address)
     for piece in pieces:
         os.write(1, piece)
 
 
 def write_progress(address: str, go: Any) -> None:
-    """Draw a progress bar to its half; go on when told, and write a line."""
+    """Draw half of a progress bar; when `go` is released, draw the rest and write a line."""
     meshlog_handler.install(address)
     for percent in range(51):
         os.write(1, b"\r%d%% of it" % percent)
@@ -47,7 +47,7 @@ def write_progress(address: str, go: Any) -> None:
 
 
 def write_partly(address: str, go: Any) -> None:
-    """Write the time and no newline; write the rest when told."""
+    """Write the time without a newline; write the rest when `go` is released."""
     meshlog_handler.install(address)
     os.write(1, f"{time.time()!r} ...".encode())
     assert go.acquire(timeout=DEADLINE)
@@ -55,7 +55,7 @@ def write_partly(address: str, go: Any) -> None:
 
 
 def print_and_die(address: str) -> None:
-    """Print in three ways, then be killed at once."""
+    """Print with Python, C and the descriptor; then be killed at once."""
     meshlog_handler.install(address)
     print("printed last")
     ctypes.CDLL(None).printf(b"by C last\n")
@@ -65,7 +65,7 @@ def print_and_die(address: str) -> None:
 
 
 def leave_a_child(address: str, until_closed: int) -> None:
-    """Write a line and part of one, and end while a child still holds the pipe."""
+    """Write a line and part of another, and end while a child still holds the pipe."""
     meshlog_handler.install(address)
     subprocess.Popen(["cat"], stdin=until_closed)
     os.write(1, b"line\npart")
@@ -73,7 +73,7 @@ def leave_a_child(address: str, until_closed: int) -> None:
 
 
 def restored(address: str) -> None:
-    """Install and uninstall, twice; what is written afterwards goes where it went before."""
+    """Install and uninstall, twice; afterwards, the output goes to the original streams."""
     before = [os.fstat(fd) for fd in (1, 2)]
     streams = sys.stdout, sys.stderr
     for _ in range(2):

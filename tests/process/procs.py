@@ -1,4 +1,4 @@
-"""Starting, gating and ending real processes, each with a deadline; how they are told apart afterwards."""
+"""Start, hold up, stop and end real processes, each with a deadline; read their states."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
-"""Seconds after which a process that does not end is a failure: far beyond what any of them takes."""
+"""Seconds after which a process that has not ended is a failure: far longer than any process takes."""
 
 METHODS = ("fork", "spawn", "forkserver")
 
 
 @contextmanager
 def started(method: str, target: Callable[..., object], calls: Iterable[Sequence[Any]]) -> Iterator[list[BaseProcess]]:
-    """Start a process for each tuple of arguments; at the end kill those that still run, and reap all."""
+    """Start a process for each tuple of arguments; at the end, kill the processes that still run, and reap all."""
     context: Any = multiprocessing.get_context(method)
     procs: list[BaseProcess] = [context.Process(target=target, args=tuple(args)) for args in calls]
     running: list[BaseProcess] = []
@@ -45,7 +45,7 @@ def started(method: str, target: Callable[..., object], calls: Iterable[Sequence
 
 
 def join_all(procs: Iterable[BaseProcess], timeout: float = DEADLINE) -> list[int | None]:
-    """Wait for all to end; return their exit codes. Fails at the deadline."""
+    """Wait for all processes to end; return their exit codes. Fails at the deadline."""
     procs = list(procs)
     deadline = time.monotonic() + timeout
     for proc in procs:
@@ -58,7 +58,7 @@ def join_all(procs: Iterable[BaseProcess], timeout: float = DEADLINE) -> list[in
 def run_python(
     *words: str, env: dict[str, str] | None = None, timeout: float = DEADLINE, code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter with these words, able to import the package and the tests; fail on another exit code."""
+    """Run the interpreter with these words, able to import the package and the tests; fail if the exit code is not `code`."""
     done = subprocess.run(
         [sys.executable, *words], env=importing(env), capture_output=True, text=True, timeout=timeout, cwd=ROOT
     )
@@ -73,7 +73,7 @@ def importing(env: dict[str, str] | None = None) -> dict[str, str]:
 
 @contextmanager
 def held_up(client: LogClient) -> Iterator[None]:
-    """Hold up the client's thread: it receives nothing and shows nothing meanwhile."""
+    """Hold up the client's thread during the block: it receives nothing and shows nothing."""
     stopped, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -96,18 +96,18 @@ def state_of(pid: int) -> str:
 
 
 def stop_process(pid: int) -> None:
-    """Send SIGSTOP, and wait until every thread of the process has stopped: until then it may still answer."""
+    """Send SIGSTOP, and wait until every thread of the process has stopped. Before that, the process may still answer."""
     os.kill(pid, signal.SIGSTOP)
     wait_stopped(pid)
 
 
 def wait_stopped(pid: int) -> None:
-    """Wait until a process has been stopped by a signal, with all its threads."""
+    """Wait until a signal has stopped every thread of a process."""
 
     def stopped() -> bool:
         try:
             states = {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
-        except (FileNotFoundError, ProcessLookupError):  # a thread has just ended: look again
+        except (FileNotFoundError, ProcessLookupError):  # a thread has just ended: try again
             return False
         return states == {"T"}
 

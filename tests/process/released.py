@@ -1,4 +1,4 @@
-"""Workers whose client ends in order while they are at work. What they show by themselves stands in files."""
+"""Workers whose client stops normally while they work. Their own output goes to files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEVER = 1_000_000
 
 
 def set_up(address: str, how: str) -> None:
-    """Join, by `install` beside a console handler, or by a configuration whose handler writes to stdout."""
+    """Join: by `install` next to a console handler, or by a configuration whose handler writes to stdout."""
     logging.getLogger().handlers.clear()
     if how == "install":
         logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
@@ -43,7 +43,7 @@ def set_up(address: str, how: str) -> None:
 
 
 def log_all_the_time(address: str, directory: str, name: str, how: str, threads: int, counts: Any, place: int) -> None:
-    """Log numbers by several threads, across the end of the client, until ``counts[0]``; ``counts[place]`` says how far."""
+    """Log numbers on several threads, beyond the client's stop, until ``counts[0]``; ``counts[place]`` counts the calls."""
     redirect(directory, name)
     set_up(address, how)
     done = [0] * threads
@@ -56,7 +56,7 @@ def log_all_the_time(address: str, directory: str, name: str, how: str, threads:
             if counts[0]:
                 return
             if number % 10 == 9:
-                time.sleep(0.0005)  # the client and the test must have a turn as well
+                time.sleep(0.0005)  # the client and the test need time to run, too
 
     running = [threading.Thread(target=log, args=(thread,)) for thread in range(threads)]
     for each in running:
@@ -67,7 +67,7 @@ def log_all_the_time(address: str, directory: str, name: str, how: str, threads:
 
 
 def log_in_steps(address: str, directory: str, how: str, ready: Any, go: Any) -> None:
-    """Log, print, and let a child of its own and a fork do so, before and after the client has ended."""
+    """Log and print before and after the client stops; let a subprocess print, and a fork log, too."""
     redirect(directory, "worker")
     set_up(address, how)
     shell = subprocess.Popen(["sh", "-c", "echo early shell; read line; echo late shell"], stdin=subprocess.PIPE, text=True)
@@ -89,7 +89,7 @@ def log_in_steps(address: str, directory: str, how: str, ready: Any, go: Any) ->
 
 
 def log_to_two(first: str, directory: str, ready: Any, second: Any) -> None:
-    """Join a client and, once that has ended, another one."""
+    """Join a client, and another one after the first has stopped."""
     redirect(directory, "worker")
     set_up(first, "install")
     LOGGER.info("to the first")

@@ -1,7 +1,7 @@
 """Programs whose records go to several places, run as ``python -m tests.process.routes KIND HOW DIRECTORY``.
 
-KIND is "plain" for the standard library's handlers alone, "mesh" for the same ones behind a MeshHandler each. Each handler
-writes to a file of its own in DIRECTORY; the two kinds must write the same.
+KIND is "plain" for the handlers of the standard library alone, or "mesh" for the same handlers, each behind a MeshHandler.
+Each handler writes to its own file in DIRECTORY. The two kinds must write the same text.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ request = ContextVar("request", default="-")
 
 
 class AddRequest(logging.Filter):
-    """Adds what only the thread that logs knows."""
+    """Adds an attribute that only the logging thread knows."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add it."""
+        """Add the attribute."""
         record.request = request.get()
         return True
 
 
 class RequestFormatter(logging.Formatter):
-    """Formats with what only the thread that logs knows, as Flask's and Celery's do."""
+    """Formats with a value that only the logging thread knows, like the formatters of Flask and Celery."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Add it."""
+        """Add the value."""
         return f"{request.get()} {super().format(record)}"
 
 
@@ -43,12 +43,12 @@ class NotHealth(logging.Filter):
     """Leaves out the requests of a health check."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is another's."""
+        """Tell whether the record is about another request."""
         return "health" not in record.getMessage()
 
 
 def config(run: str = "") -> dict[str, Any]:
-    """Return the application's log and the access log, as most servers have them."""
+    """Return a configuration with an application log and an access log, as most servers have."""
     handlers: dict[str, Any] = {}
     for name in ("app", "access"):
         file: dict[str, Any] = {"class": "logging.FileHandler", "filename": str(PLACE / f"{name}{run}.log"), "formatter": name}
@@ -72,7 +72,7 @@ def config(run: str = "") -> dict[str, Any]:
 
 
 def log(who: str) -> None:
-    """Log to both, as the parent or a child."""
+    """Log to both logs, as the parent or a child."""
     request.set(f"request-{who}")
     logging.getLogger("shop").info("order by %s", who)
     logging.getLogger("access").info("GET /%s", who)
@@ -80,7 +80,7 @@ def log(who: str) -> None:
 
 
 def child(who: str, configures: bool, run: str = "") -> None:
-    """Log as a process of its own."""
+    """Log in a child process."""
     if configures:
         logging.config.dictConfig(config(run))
     log(who)
@@ -95,7 +95,7 @@ def start(method: str, who: str, configures: bool, run: str = "") -> None:
 
 
 def family() -> None:
-    """A parent, and children that were forked from it or that apply its configuration."""
+    """Run a parent, and children that are forked from it or that apply its configuration."""
     logging.config.dictConfig(config())
     log("parent")
     start("fork", "forked", False)
@@ -104,7 +104,7 @@ def family() -> None:
 
 
 def reloaded() -> None:
-    """The configuration is applied again, for other files, while a child of the first one lives."""
+    """Apply the configuration again, for other files, while a child of the first one still runs."""
     logging.config.dictConfig(config("1"))
     log("first")
     told, tells = os.pipe()
@@ -123,7 +123,7 @@ def reloaded() -> None:
 
 
 def installed() -> None:
-    """Workers that only call `install`: the parent's loggers decide. Plain: the same configuration in each."""
+    """Run workers that only call `install`: the parent's loggers decide. If plain, each applies the same configuration."""
     logging.config.dictConfig(config())
     log("parent")
     for method in ("spawn", "forkserver"):
@@ -136,13 +136,13 @@ def installed() -> None:
 
 
 def install(who: str) -> None:
-    """Log as a worker that has no configuration."""
+    """Log in a worker that has no configuration."""
     meshlog_handler.install(capture=False)
     log(who)
 
 
 def by_hand() -> None:
-    """Handlers made by hand, one after the other on the root logger."""
+    """Put handlers made by hand on the root logger, one after the other."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     for number in range(3):
@@ -154,7 +154,7 @@ def by_hand() -> None:
 
 
 def formatted() -> None:
-    """A formatter and filters on the handler that the root logger has."""
+    """Set a formatter and a filter on the handler of the root logger."""
     file = logging.FileHandler(PLACE / "formatted.log")
     handler = meshlog_handler.MeshHandler(handlers=[file]) if KIND == "mesh" else file
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
@@ -171,7 +171,7 @@ def formatted() -> None:
 
 
 class Intercept(logging.Handler):
-    """Hands the message on to something else, as loguru's recipe does: a formatter does not matter to it."""
+    """Passes the message to another logging system, as in loguru's recipe, and ignores its formatter."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message."""
@@ -180,7 +180,7 @@ class Intercept(logging.Handler):
 
 
 def basic() -> None:
-    """`basicConfig` gives each handler a formatter that has none."""
+    """Use `basicConfig`, which sets a formatter on each handler that has none."""
     handlers: list[logging.Handler] = [logging.FileHandler(PLACE / "basic.log"), Intercept()]
     if KIND == "mesh":
         handlers = [meshlog_handler.MeshHandler(handlers=[handler]) for handler in handlers]
@@ -190,7 +190,7 @@ def basic() -> None:
 
 
 def last_words() -> None:
-    """The process ends without a chance to do anything, right after a call."""
+    """End right after a call, without a chance to clean up."""
     how = HOW
     logging.config.dictConfig(config())
     log("parent")
@@ -202,7 +202,7 @@ def last_words() -> None:
 
 
 def same_text() -> None:
-    """Records that a program may make, to a handler that says what it got."""
+    """Log odd records to a handler that writes their attributes."""
     shown = logging.FileHandler(PLACE / "shown.log")
     shown.setFormatter(logging.Formatter("%(levelname)s %(name)s %(processName)s %(threadName)s %(message)s"))
     root = logging.getLogger()
@@ -224,6 +224,6 @@ if __name__ == "__main__":
     os.environ["PYTHONHASHSEED"] = "0"
     globals()[program]()
 elif len(sys.argv) > 4 or multiprocessing.parent_process() is not None:
-    # A child that multiprocessing spawns has its parent's arguments.
+    # A child that multiprocessing spawns has the arguments of its parent.
     KIND, _, HOW = sys.argv[1:4]
     PLACE = Path(sys.argv[4])

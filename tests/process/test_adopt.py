@@ -1,4 +1,4 @@
-"""A process that a client adopted: it knows of no client, and its output is read, flushed and ended all the same."""
+"""An adopted process: it knows no client, yet the client reads and flushes its output and reports its exit."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Adopted:
         self.source = client.adopt(self.process.pid, rank, rank, {"stdout": out[0], "stderr": err[0]}, MESH)
 
     def go(self) -> None:
-        """Let its `input` return."""
+        """Let the `input` call of the process return."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
     def end(self) -> None:
-        """Wait for its end, and tell the client."""
+        """Wait for the process to end, and report the exit to the client."""
         self.client.report_exit(MESH, self.rank, self.process.wait(60))
 
     def close(self) -> None:
-        """Kill it, if it still runs."""
+        """Kill the process if it still runs."""
         self.process.kill()
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -61,7 +61,7 @@ class Adopted:
 
 @pytest.fixture
 def shown() -> RecordCollector:
-    """What the client shows."""
+    """The records that the client shows."""
     return RecordCollector()
 
 
@@ -74,7 +74,7 @@ def client(shown: RecordCollector) -> Iterator[LogClient]:
 
 @pytest.fixture
 def adopted(client: LogClient) -> Iterator[list[Adopted]]:
-    """Two processes: one is a member by itself, too."""
+    """Two adopted processes; the second also joins the client by itself."""
     plain = "print('begin'); input(); print('half', end=''); input()"
     member = "import logging, meshlog_handler; meshlog_handler.install(); logging.info('joined'); print('printed'); input()"
     procs = [Adopted(client, rank, code) for rank, code in enumerate((plain, member))]
@@ -83,7 +83,9 @@ def adopted(client: LogClient) -> Iterator[list[Adopted]]:
         proc.close()
 
 
-def test_a_flush_shows_what_lies_in_the_pipes(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
+def test_a_flush_shows_the_output_that_is_still_in_the_pipes(
+    client: LogClient, shown: RecordCollector, adopted: list[Adopted]
+) -> None:
     until(lambda: {"begin", "joined", "printed"} <= set(shown.messages))
     receipt = client.flush(10)
     assert (receipt.acked, receipt.missing, receipt.dead) == ((0, 1), (), ())
@@ -99,9 +101,7 @@ def test_a_flush_shows_what_lies_in_the_pipes(client: LogClient, shown: RecordCo
     assert client.stats()[1]["received"] == 1
 
 
-def test_a_stopped_rank_is_missing_and_has_not_answered(
-    client: LogClient, shown: RecordCollector, adopted: list[Adopted]
-) -> None:
+def test_a_receipt_lists_a_stopped_rank_as_missing(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
     until(lambda: "printed" in shown.messages and "begin" in shown.messages)
     stop_process(adopted[1].process.pid)
     with pytest.raises(FlushTimeout) as silent:
@@ -112,7 +112,9 @@ def test_a_stopped_rank_is_missing_and_has_not_answered(
     assert client.flush(10).acked == (0, 1)
 
 
-def test_an_end_is_said_once_and_after_the_last_record(client: LogClient, shown: RecordCollector, tmp_path: Path) -> None:
+def test_an_exit_report_is_shown_once_and_after_the_last_record(
+    client: LogClient, shown: RecordCollector, tmp_path: Path
+) -> None:
     code = (
         WAIT_FOR
         + """
@@ -141,13 +143,13 @@ os.kill(os.getpid(), signal.SIGSEGV)
         proc.close()
 
 
-def test_orders_go_to_those_who_can_hear(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
+def test_a_command_goes_only_to_joined_workers(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
     until(lambda: "printed" in shown.messages and "begin" in shown.messages)
     answers = client.send_command_soon(SetLevel(client.next_request(), 10, "", None), None).result(10)
     assert {member.rank: error for member, error in answers.items()} == {1: None}  # type: ignore[attr-defined]  # a source
 
 
-def test_a_success_is_not_worth_a_word(client: LogClient, shown: RecordCollector) -> None:
+def test_a_successful_exit_has_no_exit_report(client: LogClient, shown: RecordCollector) -> None:
     proc = Adopted(client, 0, "print('done')")
     try:
         proc.end()

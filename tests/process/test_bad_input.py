@@ -1,4 +1,4 @@
-"""No record breaks the program, is lost, or keeps the next one from coming; its text is that of the process it came from."""
+"""A bad record breaks no program, is not lost and does not block the next one. Its text is the one made in its process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshlog_handler.testing import collected
 from . import poison
 from .procs import DEADLINE, join_all, started
 
-# What is shown of each, as a pattern for the whole of it.
+# A pattern for the whole text that is shown for each record.
 SHOWN = {
     "a lambda": r"got <function .*<lambda> at 0x[0-9a-f]+>",
     "a lock in extra": "locked",
@@ -41,7 +41,7 @@ SHOWN = {
 
 # README, "What is guaranteed": Logging never breaks the program.
 @pytest.mark.parametrize("name", poison.POISON)
-def test_a_record_that_is_hard_to_send_arrives_as_text_and_so_does_the_next(
+def test_a_record_that_is_hard_to_send_arrives_as_text_and_the_next_record_arrives(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with collected() as logs:
@@ -58,7 +58,7 @@ def test_a_record_that_is_hard_to_send_arrives_as_text_and_so_does_the_next(
         records = [record for record in records if record.getMessage() != "from inside"]
     assert len(texts) == 3
     assert (texts[0], texts[2]) == ("before", "after 1")
-    # Not re.fullmatch's own message: it would repeat 10 MB.
+    # Without a message, a failed assertion would print all 10 MB.
     assert re.fullmatch(SHOWN[name], texts[1], re.DOTALL) is not None, texts[1][:1000]
     assert receipt.dropped == 0
     assert {info_of(record).rank for record in records} == {0} == set(stats)
@@ -69,7 +69,7 @@ def test_a_record_that_is_hard_to_send_arrives_as_text_and_so_does_the_next(
 
 
 def check_details(name: str, record: logging.LogRecord) -> None:
-    """Check what else the record should carry."""
+    """Check the other attributes that the record should have."""
     fields = vars(record)
     if name == "a lock in extra":
         assert fields["lock"].startswith("<unlocked _thread.lock object")
@@ -90,7 +90,7 @@ def check_details(name: str, record: logging.LogRecord) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["formatted before it is forwarded", "after"])
-def test_a_formatter_at_the_client_makes_the_same_text(first: bool) -> None:
+def test_a_formatter_in_the_client_makes_the_same_text_as_in_the_worker(first: bool) -> None:
     mine, theirs = multiprocessing.Pipe(duplex=False)
     with mine, theirs, collected() as logs:
         with started("fork", poison.log_everything, [(logs.address, first, theirs)]) as procs:

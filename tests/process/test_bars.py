@@ -1,4 +1,4 @@
-"""What a person sees on a terminal while ranks draw progress bars and log."""
+"""What a terminal shows while ranks draw progress bars and log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def on(screen: Screen, *command: str) -> list[list[str]]:
 
 
 def bars_in(rows: list[str]) -> list[str]:
-    """The bars that are drawn, by their names, without those that have ended."""
+    """Return the names of the bars that are drawn and have not ended."""
     return [match[1] for row in rows if (match := re.match(r"\[\d+\] (\w+ \d)\W.* (?!100)\d+%", row))]
 
 
@@ -40,7 +40,7 @@ def bars_in(rows: list[str]) -> list[str]:
         ("by_rich", ["first {}", "second {}"], [f"rich {{}} logs {step}" for step in (4, 12, 20)]),
     ],
 )
-def test_every_bar_is_seen_no_record_is_drawn_over_and_one_line_is_left(
+def test_bars_overwrite_no_record_and_each_bar_leaves_one_line(
     screen: Screen, program: str, names: list[str], records: list[str]
 ) -> None:
     if program == "by_rich":
@@ -61,7 +61,7 @@ def test_every_bar_is_seen_no_record_is_drawn_over_and_one_line_is_left(
         assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
 
 
-def test_elsewhere_there_are_no_control_sequences() -> None:
+def test_output_that_is_not_a_terminal_has_no_control_sequences() -> None:
     for program in ("with_position", "nested"):
         done = run_python("-m", "tests.process.bars", program)
         text = done.stdout + done.stderr
@@ -72,7 +72,7 @@ def test_elsewhere_there_are_no_control_sequences() -> None:
         assert len([line for line in lines if "100%" in line and "inner" not in line]) == 3
 
 
-def test_ranks_are_told_the_size_of_the_terminal(screen: Screen) -> None:
+def test_ranks_get_the_size_of_the_terminal(screen: Screen) -> None:
     assert on(screen, "-m", "tests.process.bars", "mesh")[-1] == ["fork (96, 24)", "spawn (96, 24)", "forkserver (96, 24)"]
     (row,) = [
         row

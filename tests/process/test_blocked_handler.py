@@ -1,4 +1,4 @@
-"""A handler that blocks for ever: every wait ends by its own timeout, and says which handler it is."""
+"""A handler that blocks for ever: every wait ends at its own timeout, and the error names the handler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE = 0.5
 
 
 class Blocks(RecordCollector):
-    """Blocks in a method from the first record on, until it is let go."""
+    """Blocks in one method from the first record on, until `go` is set."""
 
     def __init__(self, place: str = "emit") -> None:
         super().__init__()
@@ -51,14 +51,14 @@ class Blocks(RecordCollector):
 
 
 def greet_and_wait(address: str, done: threading.Event) -> None:
-    """Log, and stay."""
+    """Log, and run until `done` is set."""
     workers.greet_from(address, 0)
     done.wait(DEADLINE)
 
 
 @contextmanager
 def blocked(place: str = "emit") -> Iterator[tuple[LogClient, Blocks]]:
-    """Yield a client with one worker whose record blocks the handler; let both go."""
+    """Yield a client with one worker whose record blocks the handler; release both at the end."""
     import multiprocessing
 
     context = multiprocessing.get_context("fork")
@@ -81,7 +81,7 @@ def blocked(place: str = "emit") -> Iterator[tuple[LogClient, Blocks]]:
 
 
 @pytest.mark.parametrize("place", ["emit", "flush"])
-def test_a_flush_ends_by_its_own_timeout_and_its_receipt_names_the_handler(place: str) -> None:
+def test_a_flush_ends_at_its_own_timeout_and_its_receipt_names_the_handler(place: str) -> None:
     with blocked(place) as (shows, _):
         for timeout in (0.0, 0.3, 1.0):
             began = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_flush_ends_by_its_own_timeout_and_its_receipt_names_the_handler(place
             assert f"<Blocks in {place}>" in caught.value.receipt.busy
 
 
-def test_a_flush_goes_through_once_the_handler_goes_on() -> None:
+def test_a_flush_completes_once_the_handler_continues() -> None:
     with blocked() as (shows, handler):
         with pytest.raises(FlushTimeout):
             shows.flush(0.1)
@@ -113,7 +113,9 @@ ASKED: dict[str, Callable[[LogClient], object]] = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_what_is_asked_of_the_thread_has_an_end_and_a_reason(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_on_the_client_thread_times_out_and_its_error_names_the_handler(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LogClient.ask, "__defaults__", (0.3,))
     with blocked() as (shows, _):
         began = time.monotonic()
@@ -122,7 +124,7 @@ def test_what_is_asked_of_the_thread_has_an_end_and_a_reason(what: str, monkeypa
         assert time.monotonic() - began < 0.3 + GRACE
 
 
-def test_what_was_given_up_is_not_done_later() -> None:
+def test_a_call_that_timed_out_does_not_run_later() -> None:
     done: list[int] = []
     with blocked() as (shows, handler):
         with pytest.raises(BusyError):
@@ -132,7 +134,7 @@ def test_what_was_given_up_is_not_done_later() -> None:
         assert done == []
 
 
-def test_a_stop_gives_up_says_why_and_leaves_no_directory(
+def test_a_stop_gives_up_reports_the_reason_and_removes_the_run_directory(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(log_client, "_BLOCKED_SEC", 0.3)
@@ -150,7 +152,7 @@ def test_a_stop_gives_up_says_why_and_leaves_no_directory(
     assert "stopped without an orderly end, and 1 records were not shown: handler <Blocks in emit>" in capfd.readouterr().err
 
 
-def test_many_flushes_at_once_each_keep_their_own_time() -> None:
+def test_concurrent_flushes_each_end_at_their_own_timeout() -> None:
     with blocked() as (shows, _), ThreadPoolExecutor(8) as pool:
 
         def flush(timeout: float) -> float:
@@ -170,7 +172,7 @@ def warn() -> int:
     return os.getpid()
 
 
-def test_a_mesh_whose_handler_blocks_ends_its_procs_in_time() -> None:
+def test_a_mesh_with_a_blocked_handler_ends_its_procs_in_time() -> None:
     handler = Blocks()
     with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[handler], start_method="fork") as procs:
         thread = procs.logging.client._thread
@@ -187,7 +189,7 @@ def test_a_mesh_whose_handler_blocks_ends_its_procs_in_time() -> None:
     thread.join(DEADLINE)
 
 
-def test_orders_to_ranks_have_an_end_and_name_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_to_ranks_time_out_and_their_error_names_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "COMMAND_SEC", 0.3)
     handler = Blocks()
     with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[handler], start_method="fork") as procs:

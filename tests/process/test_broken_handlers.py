@@ -1,4 +1,4 @@
-"""What handlers raise stays theirs: the client's thread goes on, no record is shown twice, and none of the others is lost."""
+"""Exceptions from handlers: the client's thread continues, no record is shown twice, and no other record is lost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Breaks(RecordCollector):
 # README, "What is guaranteed": Logging never breaks the program.
 @each_error
 @pytest.mark.parametrize("place", ["emit", "filter", "flush", "flush_per_tick"])
-def test_nothing_that_a_handler_raises_ends_the_thread_or_loses_a_record(error: type[BaseException], place: str) -> None:
+def test_an_exception_from_a_handler_ends_no_thread_and_loses_no_record(error: type[BaseException], place: str) -> None:
     broken, after = Breaks(error, place), RecordCollector()
     with LogClient(broken, after) as client:
         with started("fork", workers.log_numbered, [(client.address, 50, "return")] * 2) as procs:
@@ -83,7 +83,7 @@ def test_nothing_that_a_handler_raises_ends_the_thread_or_loses_a_record(error: 
 
 @each_error
 @pytest.mark.parametrize("window", [None, 60.0])
-def test_an_item_that_cannot_be_dispatched_is_left_out_counted_and_not_tried_again(
+def test_an_item_that_cannot_be_dispatched_is_dropped_counted_and_not_retried(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException], window: float | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name = "_give" if window is None else "_dispatch_one"
@@ -111,7 +111,7 @@ def test_an_item_that_cannot_be_dispatched_is_left_out_counted_and_not_tried_aga
         assert [text for text in logs.messages if "number" in text] == [f"number {number}" for number in range(1, 50)]
 
 
-def test_a_step_that_always_fails_keeps_no_other_from_being_done_and_fills_no_disk(
+def test_a_step_that_always_fails_blocks_no_other_step_and_does_not_flood_stderr(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fails(self: dispatcher.Dispatcher, now: float) -> None:
@@ -132,7 +132,7 @@ def test_a_step_that_always_fails_keeps_no_other_from_being_done_and_fills_no_di
 
 
 @each_error
-def test_what_a_command_raises_is_its_callers(error: type[BaseException]) -> None:
+def test_an_exception_from_a_call_on_the_client_thread_goes_to_the_caller(error: type[BaseException]) -> None:
     def fails() -> None:
         raise error("on purpose")
 
@@ -142,19 +142,19 @@ def test_what_a_command_raises_is_its_callers(error: type[BaseException]) -> Non
 
 
 @each_error
-def test_what_a_callback_of_a_flush_raises_passes_no_further(error: type[BaseException]) -> None:
+def test_an_exception_from_a_callback_of_a_flush_does_not_stop_the_client(error: type[BaseException]) -> None:
     def fails(_: Future[Any]) -> None:
         raise error("on purpose")
 
     with LogClient(RecordCollector()) as client:
-        with held_up(client):  # a callback of a future that is done runs here
+        with held_up(client):  # else the future may be done already, and its callback would run here
             for _ in range(3):
                 client.flush_soon(DEADLINE).add_done_callback(fails)
         assert client.flush(DEADLINE).missing == ()
         assert client.running
 
 
-def test_a_flush_that_nobody_waits_for_any_more_takes_no_answer_from_another() -> None:
+def test_a_cancelled_flush_takes_no_acknowledgement_from_another_flush() -> None:
     with LogClient(RecordCollector()) as client:
         with started("fork", workers.log_numbered, [(client.address, 50, "return")]) as procs:
             join_all(procs)
@@ -173,14 +173,14 @@ def test_a_flush_that_nobody_waits_for_any_more_takes_no_answer_from_another() -
         assert client.flush(DEADLINE).missing == ()
 
 
-def test_running_tells_whether_the_thread_lives() -> None:
+def test_running_is_true_while_the_client_thread_is_alive() -> None:
     client = LogClient(RecordCollector())
     assert not client.running
     client.start()
     assert client.running
     thread = client._thread
     assert isinstance(thread, threading.Thread)
-    client.on_thread(client._end)  # it ends by itself
+    client.on_thread(client._end)  # the thread ends by itself
     thread.join(DEADLINE)
     assert not client.running
     client.stop()

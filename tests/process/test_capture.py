@@ -1,4 +1,4 @@
-"""stdout and stderr captured at the descriptor: in processes of their own, whose stdout and stderr are ours to give."""
+"""Capture of stdout and stderr at the file descriptor. Each script runs in its own process, with streams set by the test."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ capture = FdCapture()
 
 
 def run(script: str, tmp_path: Path, *, stdout: int = subprocess.PIPE, options: Sequence[str] = ()) -> tuple[Any, str, str]:
-    """Run a script; return what it put into `result`, and what came through its own stdout and stderr."""
+    """Run a script; return its `result`, and what it wrote to its original stdout and stderr."""
     wrapped = PRELUDE + textwrap.dedent(script) + "\nwith open(sys.argv[1], 'w') as file:\n    json.dump(result, file)\n"
     with_result = tmp_path / "result.json"
-    # The developer's own settings, such as for buffering, are not what is tested here.
+    # Leave out the developer's own settings, such as for buffering.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     ended = subprocess.run(
         [sys.executable, *options, "-c", wrapped, str(with_result)],
@@ -75,7 +75,7 @@ def run(script: str, tmp_path: Path, *, stdout: int = subprocess.PIPE, options: 
     return json.loads(with_result.read_text()), out, err
 
 
-def test_everything_that_writes_is_captured(tmp_path: Path) -> None:
+def test_output_from_every_kind_of_writer_is_captured(tmp_path: Path) -> None:
     result, out, err = run(
         """
         libc = ctypes.CDLL(None)
@@ -99,7 +99,7 @@ def test_everything_that_writes_is_captured(tmp_path: Path) -> None:
     assert err == "written after\n"
 
 
-def test_what_was_buffered_before_goes_where_it_was_meant_to(tmp_path: Path) -> None:
+def test_output_buffered_before_the_capture_goes_to_the_original_stdout(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         ctypes.CDLL(None).printf(b"C before\\n")
@@ -149,7 +149,7 @@ def test_stdout_stays_a_real_file(tmp_path: Path, options: list[str]) -> None:
     }
 
 
-def test_descriptors_are_restored_and_none_is_left(tmp_path: Path) -> None:
+def test_a_stop_restores_descriptors_and_leaks_none(tmp_path: Path) -> None:
     result, _, _ = run(
         """
         capture.start()
@@ -172,7 +172,7 @@ def test_descriptors_are_restored_and_none_is_left(tmp_path: Path) -> None:
     assert result["same"]
 
 
-def test_what_the_client_did_not_read_comes_out_of_the_original(tmp_path: Path) -> None:
+def test_output_that_the_client_did_not_read_goes_to_the_original_streams(tmp_path: Path) -> None:
     _, out, err = run(
         """
         capture.start()
@@ -186,7 +186,7 @@ def test_what_the_client_did_not_read_comes_out_of_the_original(tmp_path: Path) 
     assert (out, err) == ("never read\nafter\n", "nor this")
 
 
-def test_without_draining_it_is_left_to_the_client(tmp_path: Path) -> None:
+def test_a_stop_without_draining_leaves_the_output_to_the_client(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         theirs = os.dup(capture.start()[1])
@@ -199,7 +199,7 @@ def test_without_draining_it_is_left_to_the_client(tmp_path: Path) -> None:
     assert (result["theirs"], out) == ("last words\n", "")
 
 
-def test_a_writer_that_waits_for_a_dead_client_is_freed(tmp_path: Path) -> None:
+def test_a_stop_unblocks_a_writer_that_waits_for_a_dead_client(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         pipe = capture.start()[1]
@@ -238,7 +238,7 @@ def test_a_subprocess_that_outlives_the_capture_is_neither_killed_nor_blocked(tm
     assert out == "late\n" + "\0" * 3_000_000
 
 
-def test_draining_can_begin_before_the_end(tmp_path: Path) -> None:
+def test_draining_can_begin_before_the_capture_stops(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         capture.start()
@@ -257,7 +257,7 @@ def test_draining_can_begin_before_the_end(tmp_path: Path) -> None:
     assert out.split() == ["one", "two", "three", "four"]
 
 
-def test_where_no_thread_can_be_started_the_end_is_in_order_all_the_same(tmp_path: Path) -> None:
+def test_a_stop_keeps_the_order_even_if_no_thread_can_be_started(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         def refuse(thread):
@@ -279,7 +279,7 @@ def test_where_no_thread_can_be_started_the_end_is_in_order_all_the_same(tmp_pat
     assert out.split() == ["one", "two", "three"]
 
 
-def test_a_forked_child_writes_on_and_owns_nothing(tmp_path: Path) -> None:
+def test_a_forked_child_still_writes_to_the_pipe_and_does_not_own_the_capture(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         pipe = capture.start()[1]
@@ -301,7 +301,7 @@ def test_a_forked_child_writes_on_and_owns_nothing(tmp_path: Path) -> None:
     assert (result["out"], out) == ("from the child\nfrom the parent\n", "")
 
 
-def test_a_forked_child_that_nobody_told_owns_nothing_either(tmp_path: Path) -> None:
+def test_a_forked_child_without_the_fork_hook_does_not_own_the_capture(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         pipe = capture.start()[1]
@@ -318,7 +318,7 @@ def test_a_forked_child_that_nobody_told_owns_nothing_either(tmp_path: Path) -> 
     assert (result["out"], out) == ("from the child\n", "")
 
 
-def test_a_forked_child_can_be_captured_itself(tmp_path: Path) -> None:
+def test_a_forked_child_can_have_its_own_capture(tmp_path: Path) -> None:
     result, out, err = run(
         """
         pipe = capture.start()[1]
@@ -342,7 +342,7 @@ def test_a_forked_child_can_be_captured_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["inner", "outer"])
-def test_captures_nest_and_end_in_any_order(tmp_path: Path, first: str) -> None:
+def test_nested_captures_can_stop_in_any_order(tmp_path: Path, first: str) -> None:
     result, out, _ = run(
         f"""
         before = identity(1)
@@ -364,7 +364,7 @@ def test_captures_nest_and_end_in_any_order(tmp_path: Path, first: str) -> None:
     assert out == "between\nafter\n"
 
 
-def test_a_redirection_made_meanwhile_stays(tmp_path: Path) -> None:
+def test_a_redirection_made_during_the_capture_stays(tmp_path: Path) -> None:
     _, out, _ = run(
         f"""
         capture.start()
@@ -399,7 +399,7 @@ def test_closed_descriptors_are_captured_and_closed_again(tmp_path: Path, closed
     assert result == {"held": ["out", "err"], "open": [fd for fd in (1, 2) if fd not in closed]}
 
 
-def test_descriptors_that_somebody_else_closed_are_left_alone(tmp_path: Path) -> None:
+def test_a_stop_does_not_touch_reused_descriptor_numbers(tmp_path: Path) -> None:
     result, _, _ = run(
         """
         pipes = capture.start()
@@ -415,7 +415,7 @@ def test_descriptors_that_somebody_else_closed_are_left_alone(tmp_path: Path) ->
     assert result == {"mine": True, "open": []}
 
 
-def test_without_descriptors_left_nothing_is_captured(tmp_path: Path) -> None:
+def test_a_capture_without_free_descriptors_fails_and_changes_nothing(tmp_path: Path) -> None:
     result, out, _ = run(
         """
         import resource
@@ -435,7 +435,7 @@ def test_without_descriptors_left_nothing_is_captured(tmp_path: Path) -> None:
     assert out == "goes on\n"
 
 
-def test_diagnoses_go_past_the_capture(tmp_path: Path) -> None:
+def test_diagnostics_bypass_the_capture(tmp_path: Path) -> None:
     result, _, err = run(
         """
         diagnose("before")
@@ -452,7 +452,7 @@ def test_diagnoses_go_past_the_capture(tmp_path: Path) -> None:
     assert err == "meshlog: before\nmeshlog: two\n    lines \\udc80\n"
 
 
-def test_the_original_place_and_that_it_changes_can_be_asked_for(tmp_path: Path) -> None:
+def test_original_fd_and_changes_follow_the_capture(tmp_path: Path) -> None:
     result, _, _ = run(
         """
         numbers = [changes()]
@@ -472,7 +472,7 @@ def test_the_original_place_and_that_it_changes_can_be_asked_for(tmp_path: Path)
     assert result["numbers"] == 3
 
 
-def test_a_console_in_a_captured_process_does_not_feed_itself(tmp_path: Path) -> None:
+def test_a_console_in_a_captured_process_does_not_capture_its_own_output(tmp_path: Path) -> None:
     result, out, err = run(
         """
         import logging
@@ -495,7 +495,7 @@ def test_a_console_in_a_captured_process_does_not_feed_itself(tmp_path: Path) ->
     assert (out, err) == ("[3] shown é\n" * 2, "[3] logged\n")
 
 
-def test_lines_are_out_at_once_even_if_the_process_is_killed(tmp_path: Path) -> None:
+def test_lines_are_in_the_pipe_at_once_even_if_the_process_is_killed(tmp_path: Path) -> None:
     result, _, _ = run(
         """
         pipe = capture.start()[1]
@@ -512,7 +512,7 @@ def test_lines_are_out_at_once_even_if_the_process_is_killed(tmp_path: Path) -> 
     assert result["out"].splitlines() == ["python's last words", "C's last words"]
 
 
-def test_it_works_on_a_terminal(tmp_path: Path) -> None:
+def test_a_capture_works_on_a_terminal(tmp_path: Path) -> None:
     screen, line = os.openpty()
     try:
         result, _, _ = run(

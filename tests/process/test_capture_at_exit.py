@@ -1,4 +1,4 @@
-"""What is printed just before a process ends, when the client has gone and nobody has noticed yet."""
+"""Output printed just before a process ends, when the client has exited and the process has not noticed yet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .procs import DEADLINE, join_all, run_python, started
 
 
 def work(address: str, directory: str, joined: Any, gone: Any) -> None:
-    """Join; print when the client is gone, which the thread that would notice it does not come to."""
+    """Join, and print when the client is gone. The thread that would notice this is kept from doing so."""
     logging.getLogger().handlers.clear()
     orphans.redirect(directory, "worker")
-    Membership._lose_client = lambda self: None  # type: ignore[method-assign]  # forces the race: it is always too late
+    Membership._lose_client = lambda self: None  # type: ignore[method-assign]  # forces the race: the thread is always too late
     install(address)
     joined.set()
     gone.wait(DEADLINE)
@@ -29,7 +29,7 @@ def work(address: str, directory: str, joined: Any, gone: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_brings_its_last_words_to_where_they_were_meant_to_go(method: str, tmp_path: Path) -> None:
+def test_the_last_output_of_a_child_goes_to_its_original_stdout(method: str, tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context(method)
     joined, gone = context.Event(), context.Event()
     client = LogClient(logging.NullHandler()).start()
@@ -67,7 +67,7 @@ print()
 
 
 @pytest.mark.parametrize("way", ["stop", "lead back"])
-def test_nobody_waits_to_flush_into_a_pipe_that_is_full(way: str) -> None:
+def test_the_end_of_a_capture_does_not_block_on_a_full_pipe(way: str) -> None:
     assert run_python("-c", _FULL, way, timeout=30).stdout == "last words\n"
 
 
@@ -97,6 +97,6 @@ else:
 """
 
 
-def test_a_program_of_its_own_does_so_too() -> None:
+def test_the_last_output_of_a_subprocess_goes_to_its_original_stdout() -> None:
     done = run_python("-c", _PROGRAM)
     assert done.stdout == "last words\n"

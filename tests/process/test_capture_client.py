@@ -1,4 +1,4 @@
-"""What workers print, by whatever code, is shown with rank and stream; odd bytes, unfinished lines, last words."""
+"""Captured lines of workers, written by any code, are shown with rank and stream: odd bytes, unfinished and last lines too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .procs import join_all, run_python, started
 
 
 def lines_of(records: Sequence[logging.LogRecord], stream: str = "stdout") -> list[str]:
-    """Return the texts of the captured lines of a stream, in order."""
+    """Return the text of each captured line of a stream, in order."""
     return [record.getMessage() for record in records if vars(record)["stream"] == stream]
 
 
@@ -33,7 +33,7 @@ def run_worker(logs: Any, target: Any, *args: Any) -> None:
     logs.flush()
 
 
-def test_lines_by_descriptor_by_c_and_by_a_child_arrive_with_rank_and_stream() -> None:
+def test_lines_from_python_c_descriptors_and_children_arrive_with_rank_and_stream() -> None:
     with collected() as logs:
         run_worker(logs, printers.print_in_every_way)
         records = logs.records
@@ -47,7 +47,7 @@ def test_lines_by_descriptor_by_c_and_by_a_child_arrive_with_rank_and_stream() -
     assert (counts.lines, counts.received) == (6, 0)
 
 
-def test_descriptors_are_restored_by_uninstall() -> None:
+def test_uninstall_restores_descriptors() -> None:
     with collected() as logs:
         done = run_python("-m", "tests.process.printers", "restored", logs.address)
         logs.flush()
@@ -56,7 +56,7 @@ def test_descriptors_are_restored_by_uninstall() -> None:
     assert done.stderr == ""
 
 
-def test_bytes_that_are_no_text_are_shown_and_kept() -> None:
+def test_bytes_that_are_not_text_are_shown_escaped_and_kept_raw() -> None:
     with collected() as logs:
         run_worker(logs, printers.write, [printers.NOT_TEXT + b"\n", b"next\n"])
         odd, following = logs.records
@@ -65,7 +65,7 @@ def test_bytes_that_are_no_text_are_shown_and_kept() -> None:
     assert following.getMessage() == "next"
 
 
-def test_a_line_without_an_end_is_shown_within_a_second_and_completed_later() -> None:
+def test_an_unfinished_line_is_shown_within_a_second_and_completed_later() -> None:
     go = multiprocessing.get_context("spawn").Semaphore(0)
     with collected() as logs:
         with started("spawn", printers.write_partly, [(logs.address, go)]) as procs:
@@ -81,7 +81,7 @@ def test_a_line_without_an_end_is_shown_within_a_second_and_completed_later() ->
         assert logs.client.stats()[0].lines == 1
 
 
-def test_of_a_progress_bar_the_newest_state_is_shown_and_no_carriage_return() -> None:
+def test_a_progress_bar_shows_its_newest_state_without_carriage_returns() -> None:
     go = multiprocessing.get_context("spawn").Semaphore(0)
     begun = time.monotonic()
     with collected() as logs:
@@ -99,7 +99,7 @@ def test_of_a_progress_bar_the_newest_state_is_shown_and_no_carriage_return() ->
     assert 1 <= len(progress) <= seconds + 2, "the first at once, one a second, and what a flush asks for"
 
 
-def test_a_long_line_is_cut_on_the_console_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_line_is_truncated_on_the_console_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_MAX_LINE_SIZE", "100")
     collector = RecordCollector()
     with LogClient(collector, log_dir=tmp_path) as client:
@@ -112,7 +112,7 @@ def test_a_long_line_is_cut_on_the_console_only(tmp_path: Path, monkeypatch: pyt
     assert files == [printers.LONG + b"\nnext\n"]
 
 
-def test_an_unfinished_line_is_in_the_file_though_a_grandchild_holds_the_pipe(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_in_the_file_even_if_a_grandchild_holds_the_pipe(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with LogClient(RecordCollector(), log_dir=tmp_path) as client:
         with started("fork", printers.leave_a_child, [(client.address, reader)]) as procs:
@@ -123,10 +123,10 @@ def test_an_unfinished_line_is_in_the_file_though_a_grandchild_holds_the_pipe(tm
     assert (tmp_path / "rank-0.stdout").read_bytes() == b"line\npart\n"
 
 
-def test_the_last_words_of_a_killed_worker_arrive() -> None:
+def test_the_last_output_of_a_killed_worker_arrives() -> None:
     with collected() as logs:
         with started("spawn", printers.print_and_die, [(logs.address,)]) as procs:
-            # Of a process that was waited for, the kernel tells nobody any more how it ended.
+            # Once a process was reaped, the kernel no longer tells how it ended.
             logs.wait_for(lambda records: any(record.name == "meshlog" for record in records))
             assert join_all(procs) == [-signal.SIGKILL]
         logs.flush()

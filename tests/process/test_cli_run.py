@@ -1,4 +1,4 @@
-"""``meshlog run``: what ranks find, what is shown of them, how they end and what is said of that."""
+"""``meshlog run``: the environment of the ranks, their output, how they end, and the exit reports and the summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAUSE = "\nimport signal, sys\nprint('ready')\nwhile True: signal.pause()\n"
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; it may wait to be reaped."""
+    """Tell whether a process has ended; it may be a zombie."""
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()[0] in "ZX"
@@ -30,10 +30,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-# What a rank finds
+# The environment of a rank
 
 
-def test_ranks_find_out_who_they_are(tmp_path: Path) -> None:
+def test_ranks_find_their_numbers_in_the_environment(tmp_path: Path) -> None:
     command = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MESHLOG_CAPTURED $MASTER_ADDR; cat"
     ran = meshlog(tmp_path, "run", "-n", "3", "--", "sh", "-c", command, env={"RANK": "77", "MASTER_ADDR": "here"})
     assert sorted(ran.out.splitlines()) == [f"[{rank}] {rank} {rank} 3 3 1 here" for rank in range(3)]
@@ -50,14 +50,14 @@ def test_the_key_is_in_the_environment_and_in_no_command_line(tmp_path: Path) ->
     assert key not in shown
 
 
-def test_what_a_rank_prints_before_it_is_killed_arrives(tmp_path: Path) -> None:
+def test_output_printed_before_a_rank_is_killed_arrives(tmp_path: Path) -> None:
     code = "import os, sys; print('out'); sys.stderr.write('err'); sys.stdout.write('half'); os.kill(os.getpid(), 9)"
     ran = meshlog(tmp_path, "run", "-n", "2", "--", *PYTHON, code, code=137)
     assert sorted(ran.out.splitlines()) == ["[0] half", "[0] out", "[1] half", "[1] out"]
     assert {"[0] err", "[1] err"} <= set(ran.err.splitlines())
 
 
-def test_records_come_whole_and_prints_once(tmp_path: Path) -> None:
+def test_records_keep_all_fields_and_printed_lines_appear_once(tmp_path: Path) -> None:
     code = (
         "import logging, meshlog_handler; meshlog_handler.install(); log = logging.getLogger('train')\n"
         "log.debug('values %d', 3, extra={'loss': 0.5}); print('printed')"
@@ -77,10 +77,10 @@ def test_records_come_whole_and_prints_once(tmp_path: Path) -> None:
     assert ran.err == ""
 
 
-# What is shown
+# The output
 
 
-def test_bytes_are_left_alone_when_asked_for(tmp_path: Path) -> None:
+def test_prefix_none_passes_bytes_through_unchanged(tmp_path: Path) -> None:
     data = b'\x1b[31mred\x1b[0m \xff\xfe \xc3\xa9\n  {"a": 1}\n'
     code = f"import os; os.write(1, {data!r}); os.write(2, {data!r})"
     meshlog(tmp_path, "run", "--prefix", "none", "--", *PYTHON, code)
@@ -105,7 +105,7 @@ def test_the_console_is_filtered_and_the_files_are_complete(tmp_path: Path) -> N
         assert (logs / f"rank-{rank}.stdout").read_text() == f"step {rank}\nWARNING: hot {rank}\nsecret {rank}\n"
 
 
-def test_similar_lines_become_one(tmp_path: Path) -> None:
+def test_aggregate_merges_similar_lines(tmp_path: Path) -> None:
     command = "echo step $RANK; echo exact $RANK"
     ran = meshlog(tmp_path, "run", "-n", "4", "--aggregate", "60", "--never", "exact", "--", "sh", "-c", command)
     assert sorted(ran.out.splitlines()) == [
@@ -114,8 +114,8 @@ def test_similar_lines_become_one(tmp_path: Path) -> None:
     ]
 
 
-def test_the_last_output_of_what_a_rank_leaves_behind_is_shown(tmp_path: Path) -> None:
-    # It writes when it has seen that the rank is gone.
+def test_the_last_output_of_a_child_that_outlives_its_rank_is_shown(tmp_path: Path) -> None:
+    # The child writes after it has seen that the rank is gone.
     code = (
         WAIT_FOR
         + """
@@ -128,14 +128,14 @@ subprocess.Popen([sys.executable, "-c", child])
     assert ran.out == "[0] late\n"
 
 
-def test_a_daemon_that_a_rank_leaves_behind_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_run_does_not_wait_for_a_daemon_that_outlives_its_rank(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 50 & echo $!")
     pid = int(ran.out.removeprefix("[0] "))
     assert not gone(pid)
     os.kill(pid, signal.SIGKILL)
 
 
-# How it ends
+# How a run ends
 
 
 def test_the_first_failure_heads_the_summary_and_gives_the_exit_code(tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ raise RuntimeError("lost a peer")
         r" +ranks 0-1,3: exit code 1: RuntimeError: lost a peer", summary[4]
     )
     assert len(summary) == 5
-    # Said when it happened, before it was said in the summary.
+    # The exit report appears when the rank ends, before the summary.
     assert ran.err.index("[2] rank 2 (pid") < ran.err.index("meshlog: 4 of 4")
 
 
-def test_a_segmentation_fault_is_named_with_the_last_words(tmp_path: Path) -> None:
+def test_a_segmentation_fault_is_reported_with_the_last_lines(tmp_path: Path) -> None:
     code = """
 import logging, os, signal, meshlog_handler
 meshlog_handler.install()
@@ -186,7 +186,7 @@ if os.environ["RANK"] == "1":
     assert "INFO root: about to crash" in summary
 
 
-def test_the_others_are_stopped_when_one_fails(tmp_path: Path) -> None:
+def test_the_other_ranks_are_stopped_when_one_fails(tmp_path: Path) -> None:
     code = (
         WAIT_FOR
         + f"""
@@ -208,7 +208,7 @@ while True: signal.pause()
     assert "stopped rank 1: ended by SIGKILL" in summary
 
 
-def test_what_a_failed_rank_leaves_running_is_stopped(tmp_path: Path) -> None:
+def test_a_child_of_a_failed_rank_is_stopped(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 50 & echo $!; exit 4", code=4)
     pid = int(ran.out.removeprefix("[0] "))
     until(lambda: gone(pid), what="the end of what the rank left behind")
@@ -219,20 +219,20 @@ def test_what_a_failed_rank_leaves_running_is_stopped(tmp_path: Path) -> None:
 def test_an_interrupt_shows_one_traceback(tmp_path: Path, install: str, window: tuple[str, ...]) -> None:
     code = f"{install}{PAUSE}"
     with running(tmp_path, "run", "-n", "4", "--log-dir", str(tmp_path / "logs"), *window, "--", *PYTHON, code) as ran:
-        # Grouped lines come at the end of their window.
+        # Grouped lines are shown at the end of their window.
         ran.until("ready", 1 if window else 4)
         ran.process.send_signal(signal.SIGINT)
         assert ran.wait() == 130
     assert ran.err.count("Traceback") == 1
-    assert ran.err.count("KeyboardInterrupt") == 2  # once, and once to say that the others are left out
+    assert ran.err.count("KeyboardInterrupt") == 2  # one traceback, and one line that says that the others are left out
     assert re.search(r"left out the same KeyboardInterrupt of ranks [0-3,-]+$", ran.err, re.MULTILINE)
     assert "meshlog: stopped by SIGINT\n    stopped ranks 0-3: ended by SIGINT\n" in ran.err
     for rank in range(4):
         assert "KeyboardInterrupt" in (tmp_path / "logs" / f"rank-{rank}.stderr").read_text()
 
 
-def test_an_interrupt_reaches_the_terminals_group_once(tmp_path: Path) -> None:
-    """A terminal signals meshlog's whole process group: the ranks are not in it, and get what is passed on."""
+def test_an_interrupt_from_a_terminal_reaches_each_rank_once(tmp_path: Path) -> None:
+    """A terminal signals the whole process group of meshlog. The ranks are not in it: meshlog passes the signal on."""
     code = """
 import signal, sys
 count = 0
@@ -265,7 +265,7 @@ while True: signal.pause()
 
 
 @pytest.mark.parametrize(("ignored", "last"), [("SIGINT", "SIGTERM"), ("SIGINT, signal.SIGTERM", "SIGKILL")])
-def test_who_does_not_hear_is_asked_more_firmly(tmp_path: Path, ignored: str, last: str) -> None:
+def test_ranks_that_ignore_a_stop_signal_get_the_next_stronger_one(tmp_path: Path, ignored: str, last: str) -> None:
     code = f"import signal\nfor each in (signal.{ignored},): signal.signal(each, signal.SIG_IGN){PAUSE}"
     with running(tmp_path, "run", "-n", "2", "--grace", "0.2", "--", *PYTHON, code) as ran:
         ran.until("ready", 2)
@@ -274,7 +274,7 @@ def test_who_does_not_hear_is_asked_more_firmly(tmp_path: Path, ignored: str, la
     assert f"stopped ranks 0-1: ended by {last}" in ran.err
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+def test_a_repeated_interrupt_does_not_wait_for_the_grace_period(tmp_path: Path) -> None:
     code = (
         "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('no'))\n"
         f"signal.signal(signal.SIGTERM, lambda *_: print('never'))\n{PAUSE}"
@@ -288,7 +288,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_meshlog_stops_all(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_to_meshlog_stops_all_ranks(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "run", "-n", "2", "--", *PYTHON, PAUSE) as ran:
         ran.until("ready", 2)
         ran.process.send_signal(number)
@@ -311,7 +311,7 @@ def test_ranks_that_print_end_when_meshlog_is_killed(tmp_path: Path) -> None:
             until(lambda: all(gone(int(pid)) for pid, _ in found), what="the end of the ranks")
 
 
-# Written at once: the children of a rank share its pipe.
+# One write call a line, because the children of a rank share its pipe.
 LIVES = "import os, signal\nos.write(1, b'pid %d\\n' % os.getpid())\nwhile True: signal.pause()"
 
 
@@ -319,7 +319,7 @@ LIVES = "import os, signal\nos.write(1, b'pid %d\\n' % os.getpid())\nwhile True:
     ("grace", "command", "count"),
     [
         ("5", [*PYTHON, LIVES], 2),
-        # Not the shell alone, but also what it has started.
+        # The shell and also its children must end.
         ("5", ["sh", "-c", f'{sys.executable} -c "$0" & {sys.executable} -c "$0"; wait', LIVES], 4),
         ("0.2", [*PYTHON, f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{LIVES}"], 2),
     ],
@@ -336,7 +336,7 @@ def test_ranks_end_when_meshlog_is_killed(grace: str, command: list[str], count:
     clean(base())
 
 
-def test_a_daemon_of_a_rank_lives_when_meshlog_is_killed(tmp_path: Path) -> None:
+def test_a_daemon_of_a_rank_survives_when_meshlog_is_killed(tmp_path: Path) -> None:
     daemon = f"import os\nos.setsid()\n{LIVES}"
     command = f'{sys.executable} -c "$0" & echo rank $$; sleep 1000'
     with running(tmp_path, "run", "--", "sh", "-c", command, daemon) as ran:
@@ -350,14 +350,14 @@ def test_a_daemon_of_a_rank_lives_when_meshlog_is_killed(tmp_path: Path) -> None
     clean(base())
 
 
-def test_what_a_good_rank_leaves_running_lives(tmp_path: Path) -> None:
+def test_a_child_of_a_successful_rank_keeps_running(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!")
     pid = int(ran.out.removeprefix("[0] "))
     assert not gone(pid)
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_reader_that_reads_nothing_holds_up_no_stop(tmp_path: Path) -> None:
+def test_a_reader_that_reads_nothing_does_not_delay_a_stop(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     code = f"""
 import os
@@ -369,7 +369,7 @@ for count in range(10 ** 9):
     with subprocess.Popen(
         [*MESHLOG, "run", "--", *PYTHON, code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=importing(), cwd=ROOT
     ) as process:
-        # More than its pipe to us holds: some of it cannot be shown.
+        # The rank wrote more than the pipe to this test holds: some of it cannot be shown.
         until(lambda: pid_file.exists() and pid_file.read_text(), DEADLINE)
         process.send_signal(signal.SIGINT)
         until(lambda: gone(int(pid_file.read_text())), DEADLINE)
@@ -378,7 +378,7 @@ for count in range(10 ** 9):
     clean(base())
 
 
-def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
+def test_a_run_succeeds_if_the_reader_closes_the_pipe_early(tmp_path: Path) -> None:
     done = tmp_path / "done"
     code = f"for number in range(20000): print(number)\nopen({str(done)!r}, 'w').close()"
     with subprocess.Popen(
@@ -393,7 +393,7 @@ def test_a_reader_that_has_seen_enough_harms_nobody(tmp_path: Path) -> None:
     assert done.exists()
 
 
-def test_ranks_that_write_without_end_end_when_the_reader_has_seen_enough(tmp_path: Path) -> None:
+def test_ranks_that_write_forever_end_when_the_reader_closes_the_pipe(tmp_path: Path) -> None:
     command = " ".join([*MESHLOG, "run -n 2 -- yes | head -1; echo ${PIPESTATUS[0]}"])
     done = subprocess.run(["bash", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
     line, code = done.stdout.splitlines()
@@ -401,8 +401,8 @@ def test_ranks_that_write_without_end_end_when_the_reader_has_seen_enough(tmp_pa
     assert "stopped by SIGPIPE" in done.stderr
 
 
-def test_ranks_stop_and_go_on_with_meshlog(tmp_path: Path) -> None:
-    """A terminal sends SIGTSTP at Ctrl-Z to meshlog alone: its ranks are in sessions of their own."""
+def test_ranks_stop_and_continue_together_with_meshlog(tmp_path: Path) -> None:
+    """At Ctrl-Z a terminal sends SIGTSTP to meshlog alone: each rank is in another session."""
     with running(tmp_path, "run", "-n", "2", "--", *PYTHON, LIVES) as ran:
         ran.until("pid", 2)
         pids = [int(pid) for pid in re.findall(r"pid (\d+)", ran.out)]
@@ -416,13 +416,13 @@ def test_ranks_stop_and_go_on_with_meshlog(tmp_path: Path) -> None:
         assert ran.wait() == 128 + signal.SIGTERM
 
 
-def test_a_filter_for_ranks_that_are_not_there_is_said(tmp_path: Path) -> None:
+def test_a_filter_that_names_missing_ranks_is_reported(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "-n", "2", "--ranks-filter", "1,9", "--", "sh", "-c", "echo $RANK")
     assert ran.out == "[1] 1\n"
     assert ran.err == "meshlog: --ranks-filter names rank 9, but this run has only ranks 0-1\n"
 
 
-# What cannot be run
+# Commands that cannot run
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_a_filter_for_ranks_that_are_not_there_is_said(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_mistake_is_one_line_and_starts_nothing(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+def test_a_usage_error_is_one_line_and_starts_nothing(tmp_path: Path, words: list[str], code: int, said: str) -> None:
     ran = meshlog(tmp_path, *words, code=code)
     assert ran.err.startswith("meshlog: error: ")
     assert ran.err.count("\n") == 1
@@ -457,14 +457,14 @@ def test_a_mistake_is_one_line_and_starts_nothing(tmp_path: Path, words: list[st
     assert ran.out == ""
 
 
-def test_a_run_directory_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_run_directory_names_its_variable(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "true", code=2, env={"MESHLOG_RUN_DIR": "/proc/none"})
     assert "/proc/none: MESHLOG_RUN_DIR is not a writable directory" in ran.err
     assert ran.err.count("\n") == 1
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may enter any directory")
-def test_a_program_that_cannot_be_reached_is_not_called_missing(tmp_path: Path) -> None:
+def test_a_program_in_a_forbidden_directory_is_not_reported_as_missing(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     for words in (["run", "--", str(closed / "python")], ["run", "--", "pyth0n"]):
@@ -475,7 +475,7 @@ def test_a_program_that_cannot_be_reached_is_not_called_missing(tmp_path: Path) 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("full", ["1", "2", "1 2"])
-def test_the_exit_code_is_that_of_the_rank_where_the_output_goes_nowhere(full: str, unbuffered: str) -> None:
+def test_the_exit_code_is_that_of_the_rank_even_if_the_output_cannot_be_written(full: str, unbuffered: str) -> None:
     streams = " ".join(f"{fd}>/dev/full" for fd in full.split())
     command = " ".join([*MESHLOG, "run -n 2 -- sh -c 'echo out; echo err >&2; exit 77'", streams])
     done = subprocess.run(
@@ -487,7 +487,7 @@ def test_the_exit_code_is_that_of_the_rank_where_the_output_goes_nowhere(full: s
     assert closed.returncode == 77
 
 
-def test_a_disk_without_room_for_what_tail_prints_is_named(tmp_path: Path) -> None:
+def test_tail_reports_that_stdout_is_full(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     code = "import logging, meshlog_handler; meshlog_handler.install(); logging.info('logged')"
     meshlog(tmp_path, "run", "--log-dir", str(logs), "--", *PYTHON, code)
@@ -496,14 +496,14 @@ def test_a_disk_without_room_for_what_tail_prints_is_named(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (1, "meshlog: error: stdout cannot be written: No space left on device\n")
 
 
-def test_the_help_teaches(tmp_path: Path) -> None:
+def test_the_help_shows_examples(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--help")
     assert "examples:" in ran.out
     assert "-- python train.py" in ran.out
     assert meshlog(tmp_path, "--version").out.startswith("meshlog ")
 
 
-def test_a_script_without_an_interpreter_is_an_error_of_its_rank(tmp_path: Path) -> None:
+def test_the_error_for_a_script_without_an_interpreter_names_the_rank(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o700)
@@ -512,6 +512,6 @@ def test_a_script_without_an_interpreter_is_an_error_of_its_rank(tmp_path: Path)
     assert ran.err.count("\n") == 1
 
 
-def test_options_of_the_command_are_its_own(tmp_path: Path) -> None:
+def test_options_after_the_command_belong_to_the_command(tmp_path: Path) -> None:
     assert meshlog(tmp_path, "run", "--", "echo", "--json", "--", "-n").out == "[0] --json -- -n\n"
     assert meshlog(tmp_path, "run", "-n", "1", "echo", "--json", "--", "-n").out == "[0] --json -- -n\n"

@@ -1,4 +1,4 @@
-"""``meshlog tail``: the last records of every rank, of runs that live or died, from files that nobody vouches for."""
+"""``meshlog tail``: the last records of every rank, of running and of dead runs, from files that may be corrupt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ except ZeroDivisionError: log.exception("bad %s", "x" * 300_000 if rank == 1 els
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The log directory of a run of three ranks that has ended; one of them was killed."""
+    """The log directory of a run of three ranks that has ended; one rank was killed."""
     directory = tmp_path_factory.mktemp("run")
     code = LOG + "log.info('over')\nif rank == 2: os.kill(os.getpid(), 9)"
     options = ("--log-dir", str(directory / "logs"), "--grace", "60")
@@ -44,15 +44,15 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def ignore(complaint: str) -> None:
-    """Do nothing about what cannot be read: the journal is being written."""
+    """Ignore a complaint about unreadable entries: the journal is being written."""
 
 
 def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
-    """Return what lies in a directory."""
+    """Return the content and modification time of each file of a directory."""
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
 
 
-def test_the_last_records_of_every_rank_in_order_of_time(logs: Path, tmp_path: Path) -> None:
+def test_tail_shows_the_last_records_of_every_rank_in_order_of_time(logs: Path, tmp_path: Path) -> None:
     before = contents(logs)
     ran = meshlog(tmp_path, "tail", str(logs), "-n", "3")
     assert ran.err == ""
@@ -69,7 +69,7 @@ def test_the_last_records_of_every_rank_in_order_of_time(logs: Path, tmp_path: P
     assert contents(logs) == before
 
 
-def test_a_few_ranks_as_json(logs: Path, tmp_path: Path) -> None:
+def test_tail_shows_selected_ranks_as_json(logs: Path, tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "tail", "--json", "-n", "2", "--rank", "0,2-5", str(logs))
     shown = [json.loads(line) for line in ran.out.splitlines()]
     assert sorted((each["rank"], each["level"], each["message"]) for each in shown) == [
@@ -81,14 +81,14 @@ def test_a_few_ranks_as_json(logs: Path, tmp_path: Path) -> None:
     assert all("ZeroDivisionError" in each["exc_text"] for each in shown if each["level"] == "ERROR")
 
 
-def test_all_records_are_there(logs: Path) -> None:
+def test_tail_reads_all_records_of_a_rank(logs: Path) -> None:
     tails = read_tails(str(logs), 1000, frozenset((1,)), pytest.fail)
     assert [tail.rank for tail in tails] == [1]
     texts = [template.text(values) for _, template, values in merged(tails)]
     assert texts == [*(f"number {number}" for number in range(100)), f"bad {'x' * 300_000}", "over"]
 
 
-def test_a_run_that_goes_on_can_be_read(tmp_path: Path) -> None:
+def test_tail_reads_a_run_that_is_still_running(tmp_path: Path) -> None:
     code = LOG + f"print('ready')\nopen('{tmp_path}/' + str(rank), 'w').close()\nwait_for('{tmp_path}/go')\nlog.info('over')"
     with running(tmp_path, "run", "-n", "2", "--log-dir", str(tmp_path / "logs"), "--", *PYTHON, code) as ran:
         until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), 60)
@@ -102,7 +102,7 @@ def test_a_run_that_goes_on_can_be_read(tmp_path: Path) -> None:
     assert "over" not in shown
 
 
-def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+def test_tail_reads_a_journal_while_it_is_written(tmp_path: Path) -> None:
     code = LOG + f"print('ready')\nwhile not os.path.exists('{tmp_path}/go'): log.info('more %d of %s', 1, 'them')"
     options = ("--log-dir", str(tmp_path / "logs"), "--ranks-filter", "9")
     with running(tmp_path, "run", "-n", "1", *options, "--", *PYTHON, code, env={"MESHLOG_JOURNAL_SIZE": "65536"}) as ran:
@@ -116,8 +116,8 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
         assert ran.wait() == 0
 
 
-def test_the_journals_of_a_run_whose_client_was_killed_are_there(tmp_path: Path) -> None:
-    """Its ranks get SIGTERM then, and have a grace to say more."""
+def test_tail_reads_the_journals_of_a_run_whose_client_was_killed(tmp_path: Path) -> None:
+    """The ranks get SIGTERM then, and may log more during the grace period."""
     code = (
         LOG
         + f"""
@@ -148,28 +148,29 @@ wait_for("{tmp_path}/end")
 
 @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(data=st.data())
-def test_no_bytes_do_harm(
+def test_corrupt_journals_do_not_break_tail(
     data: st.DataObject, logs: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = next(logs.glob("*rank0.journal")).read_bytes()
     torn = bytearray(whole[: data.draw(st.integers(0, len(whole)) | st.just(len(whole)))])
     for _ in range(data.draw(st.integers(0, 20))):
-        # Where the entries are: what lies behind them is zeros.
+        # The entries are at the beginning of the file; zeros follow them.
         at = data.draw(st.integers(0, 20_000) | st.integers(0, len(whole)))
         torn[at : at + 1] = data.draw(st.binary(min_size=1, max_size=8))
     directory = tmp_path_factory.mktemp("torn")
     (directory / "1-0-rank0.journal").write_bytes(torn)
-    (directory / "2-1-rank.journal").write_bytes(data.draw(st.binary(max_size=64).filter(any)))  # zeros: it was being made
+    # Not only zeros: such a journal counts as just being created.
+    (directory / "2-1-rank.journal").write_bytes(data.draw(st.binary(max_size=64).filter(any)))
     complaints: list[str] = []
     for as_json in (False, True):
         print_tails(str(directory), 50, None, as_json, complaints.append)
-    assert complaints  # of the second one, at least
+    assert complaints  # at least one, about the second file
     for line in capsys.readouterr().out.splitlines():
         assert line
     shutil.rmtree(directory)
 
 
-def test_odd_neighbours_are_left_alone(logs: Path, tmp_path: Path) -> None:
+def test_tail_skips_and_reports_journals_that_cannot_be_read(logs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "copy"
     shutil.copytree(logs, directory)
     os.mkfifo(directory / "7-7-rank7.journal")
@@ -196,7 +197,7 @@ def test_odd_neighbours_are_left_alone(logs: Path, tmp_path: Path) -> None:
         (["tail", "{logs}", "--", "x"], "unexpected argument 'x'"),
     ],
 )
-def test_a_mistake_is_one_line(logs: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_usage_error_is_one_line(logs: Path, tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "empty").mkdir()
     ran = meshlog(tmp_path, *(word.format(logs=logs, empty=tmp_path / "empty") for word in words), code=2)
     assert ran.err.startswith("meshlog: error: ")

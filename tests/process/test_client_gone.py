@@ -1,4 +1,4 @@
-"""The client is killed: its workers go on, say the worst on their own stderr, and end; the next client clears up."""
+"""The client is killed: its workers continue, write warnings to their own stderr, and end. The next client cleans up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKERS = 8
 
 
 class Victim(NamedTuple):
-    """A client in a process of its own."""
+    """A client in another process."""
 
     address: str
     pid: int
@@ -31,18 +31,18 @@ class Victim(NamedTuple):
 
     @property
     def directory(self) -> Path:
-        """Its run directory."""
+        """The run directory of the client."""
         return Path(self.address.removeprefix("meshlog://").partition("#")[0]).parent
 
     def kill(self) -> None:
-        """Kill it with SIGKILL; returns when it is gone."""
+        """Kill the client with SIGKILL, and wait until it has ended."""
         self.proc.kill()
         join_all([self.proc])
 
 
 @contextmanager
 def victim() -> Iterator[Victim]:
-    """Yield a client that runs in a process of its own; end it if it still lives."""
+    """Yield a client that runs in another process; end it if it still runs."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     with mine, theirs, started("spawn", orphans.run_client, [(theirs,)]) as procs:
@@ -55,13 +55,13 @@ def victim() -> Iterator[Victim]:
 
 
 def clear_up() -> None:
-    """Start and stop a client: it removes the run directories of those that are dead."""
+    """Start and stop a client: it removes the run directories of dead clients."""
     with LogClient():
         pass
 
 
 def stands_still(tallies: list[memoryview[float]]) -> bool:
-    """Tell whether nobody logs for a while."""
+    """Tell whether no worker logs for a while."""
     before = [tally[0] for tally in tallies]
     time.sleep(0.3)
     return before == [tally[0] for tally in tallies]
@@ -69,7 +69,7 @@ def stands_still(tallies: list[memoryview[float]]) -> bool:
 
 # README, "What is guaranteed": Nothing hangs.
 @pytest.mark.parametrize("stopped_first", [False, True], ids=["while it reads", "while every journal is full"])
-def test_workers_outlive_a_client_that_is_killed_under_load(stopped_first: bool, tmp_path: Path) -> None:
+def test_workers_survive_a_client_that_is_killed_under_load(stopped_first: bool, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     gone = context.Event()
     tallies = orphans.tallies(WORKERS)
@@ -108,7 +108,7 @@ def test_workers_outlive_a_client_that_is_killed_under_load(stopped_first: bool,
         assert (tmp_path / f"worker {number}.stdout").read_text() == f"printed worker {number}\n"
 
 
-def test_workers_outlive_a_client_that_was_stopped_and_show_their_own_logs(tmp_path: Path) -> None:
+def test_workers_survive_a_client_that_was_stopped_and_show_their_own_logs(tmp_path: Path) -> None:
     gone = multiprocessing.get_context("fork").Event()
     (tally,) = orphans.tallies(1)
     client = LogClient(logging.NullHandler()).start()
@@ -117,12 +117,12 @@ def test_workers_outlive_a_client_that_was_stopped_and_show_their_own_logs(tmp_p
         client.stop()
         gone.set()
         assert join_all(procs) == [0]
-    # It has no handler of its own; logging's last resort is for WARNING and above.
+    # The worker has no handler; the last resort of logging shows WARNING and above.
     assert (tmp_path / "worker.stderr").read_text() == "late worker\n"
     assert (tmp_path / "worker.stdout").read_text() == "printed worker\n"
 
 
-def test_the_run_directory_of_a_dead_client_is_removed_when_nobody_needs_it_any_more(tmp_path: Path) -> None:
+def test_the_run_directory_of_a_dead_client_is_removed_after_its_last_worker_has_ended(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     gone = context.Event()
     (tally,) = orphans.tallies(1)

@@ -1,4 +1,4 @@
-"""The door: who does not know the key does not come in, waits at nobody's cost, and finds the key nowhere."""
+"""Authentication: a connection without the key is refused, delays no other connection, and finds the key nowhere."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHORT = 0.4
 
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Honest]:
-    """Two honest workers who are in already; strangers have little time from now on."""
+    """Two honest workers that have joined already; from now on, the time for a handshake is short."""
     with honest() as both:
         monkeypatch.setattr(listener, "HANDSHAKE_SEC", SHORT)
         before = len(open_fds())
@@ -50,21 +50,19 @@ def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Honest]:
 
 
 def is_hung_up_on(sock: socket.socket) -> bool:
-    """Wait until the other end has hung up."""
-    with contextlib.closing(sock), contextlib.suppress(ConnectionError):  # with bytes of ours unread
+    """Wait until the other end has closed the connection."""
+    with contextlib.closing(sock), contextlib.suppress(ConnectionError):  # it closed with unread bytes of this end
         while sock.recv(65536):
             continue
     return True
 
 
 def at_the_door() -> int:
-    """Return how many strangers have a thread of the client's."""
+    """Return the number of unauthenticated connections that have a thread of the client."""
     return sum(thread.name == "meshlog-door" for thread in threading.enumerate())
 
 
-def test_where_no_thread_can_be_started_processes_are_let_in_one_by_one(
-    others: Honest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_join_one_at_a_time_if_no_thread_can_be_started(others: Honest, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
@@ -80,10 +78,10 @@ def test_where_no_thread_can_be_started_processes_are_let_in_one_by_one(
             assert join_all(procs) == [0, 0, 0]
 
 
-def test_who_has_a_wrong_key_is_turned_away(
+def test_a_connection_with_a_wrong_key_is_refused(
     others: Honest, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "HANDSHAKE_SEC", DEADLINE)  # else it may be for being slow
+    monkeypatch.setattr(listener, "HANDSHAKE_SEC", DEADLINE)  # else the connection may be refused for being slow
     address = Address.parse(others.address)
     for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):
         with contextlib.closing(knock(others.address)) as sock, pytest.raises((EOFError, ConnectionError)):
@@ -92,7 +90,7 @@ def test_who_has_a_wrong_key_is_turned_away(
             membership.join(JoinOptions(str(address._replace(key=key))))
     said: list[str] = []
 
-    def is_said() -> bool:  # by the threads of the door, after the stranger has its answer
+    def is_said() -> bool:  # the threads of the listener write this after the connection has its answer
         said.append(capfd.readouterr().err)
         return "".join(said).count("a connection was refused: ProtocolError: the other end does not know the key") == 6
 
@@ -112,7 +110,7 @@ def test_who_has_a_wrong_key_is_turned_away(
     ],
     ids=["silence", "a byte", "a length", "a huge length", "a length of 64 bits", "another protocol"],
 )
-def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> None:
+def test_a_connection_that_does_not_prove_the_key_is_closed(others: Honest, first: bytes) -> None:
     sock = knock(others.address)
     sock.sendall(first)
     others.are_heard()
@@ -131,22 +129,22 @@ def test_who_does_not_prove_the_key_is_cut_off(others: Honest, first: bytes) -> 
     ],
     ids=["silence", "a huge length", "no kind", "other things first", "what is no message", "half a message"],
 )
-def test_who_proves_the_key_and_does_not_say_who_it_is_is_cut_off(others: Honest, first: bytes) -> None:
+def test_an_authenticated_connection_without_a_valid_hello_is_closed(others: Honest, first: bytes) -> None:
     sock = authenticate(knock(others.address), Address.parse(others.address).key)
     sock.sendall(first)
     others.are_heard()
     assert is_hung_up_on(sock)
 
 
-def test_who_says_it_is_captured_and_hands_over_nothing_is_cut_off(others: Honest) -> None:
+def test_a_peer_that_claims_a_capture_and_sends_no_descriptors_is_closed(others: Honest) -> None:
     peer = Peer(others.address, captured=("stdout",))
     others.are_heard()
     assert peer.is_hung_up_on()
     peer.close()
 
 
-def test_who_speaks_slowly_is_cut_off_in_the_middle_of_it(others: Honest) -> None:
-    """Each byte comes in time; all of them do not."""
+def test_a_slow_connection_is_closed_before_its_handshake_completes(others: Honest) -> None:
+    """Each byte arrives in time, but the whole message does not."""
     with contextlib.closing(knock(others.address)) as sock:
         words = iter(b"\x00\x00\x00\x40" + b"x" * 10_000)
 
@@ -160,7 +158,7 @@ def test_who_speaks_slowly_is_cut_off_in_the_middle_of_it(others: Honest) -> Non
         until(refused, DEADLINE, "the client to hang up", interval=SHORT / 20)
 
 
-def test_a_crowd_at_the_door_keeps_nobody_out_for_long(others: Honest) -> None:
+def test_many_unauthenticated_connections_do_not_keep_a_worker_from_joining(others: Honest) -> None:
     crowd = [knock(others.address) for _ in range(3 * MAX_PENDING)]
     until(lambda: at_the_door() == MAX_PENDING, DEADLINE, "the door to be full")
     others.are_heard()
@@ -197,12 +195,12 @@ while os.getppid() == int(sys.argv[2]):
             sock.close()
             sockets.remove(sock)
 """
-"""Connects as fast as it can, says nothing, and comes back when it is turned away."""
+"""Connects as fast as it can, sends nothing, and reconnects when its connection is closed."""
 
 
 @contextlib.contextmanager
 def crowd(address: str) -> Iterator[None]:
-    """Let a process without the key come again and again."""
+    """Run a process that connects again and again without the key."""
     words = [sys.executable, "-c", CROWD, Address.parse(address).path, str(os.getpid())]
     with subprocess.Popen(words) as process:
         try:
@@ -213,7 +211,7 @@ def crowd(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Yield what the client's thread finds each time that it looks who is at the door: whether it may stay open."""
+    """Yield the results of `Listener.accept` on the client's thread: whether the listener may stay open."""
     accept, found = listener.Listener.accept, list[bool]()
 
     def look(self: listener.Listener) -> bool:
@@ -225,7 +223,7 @@ def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
         yield found
 
 
-def test_a_crowd_that_comes_again_and_again_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_keeps_reconnecting_does_not_keep_workers_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     with looks_at_the_door(monkeypatch) as looks, honest() as others, crowd(others.address):
         until(lambda: at_the_door() == MAX_OF_ONE, DEADLINE, "the crowd")
         until(lambda: False in looks, DEADLINE, "the door to be shut for a while")
@@ -239,13 +237,13 @@ def test_a_crowd_that_comes_again_and_again_keeps_nobody_out(monkeypatch: pytest
         assert at_the_door() <= MAX_OF_ONE
 
 
-def test_without_a_descriptor_the_client_does_not_look_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_free_descriptors_does_not_poll_its_listener_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with looks_at_the_door(monkeypatch) as looks, honest() as others, contextlib.ExitStack() as stack:
         waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(fd for fd, _ in open_fds()) + 1, limits[1]))
-        with contextlib.suppress(OSError):  # that was the last
+        with contextlib.suppress(OSError):  # no descriptor is left
             while True:
                 stack.callback(os.close, os.dup(0))
         waiting.connect(Address.parse(others.address).path)
@@ -258,7 +256,7 @@ def test_without_a_descriptor_the_client_does_not_look_again_and_again(monkeypat
         waiting.close()
 
 
-def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unauthenticated_connections_do_not_keep_a_client_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "HANDSHAKE_SEC", 300.0)
     with collected() as logs:
         crowd = [knock(logs.address) for _ in range(10)]
@@ -268,7 +266,7 @@ def test_strangers_do_not_keep_a_client_from_ending(monkeypatch: pytest.MonkeyPa
 
 
 # README, "What is guaranteed": Access is restricted.
-def test_directory_socket_and_journals_are_the_users_alone() -> None:
+def test_only_the_user_can_access_the_run_directory_socket_and_journals() -> None:
     umask = os.umask(0)
     try:
         with honest() as others:
@@ -295,14 +293,14 @@ def command_lines() -> str:
     """Return the command lines of all processes."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has ended
             found.append(path.read_bytes().decode(errors="replace"))
     assert any("pytest" in words for words in found)
     return "\n".join(found)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="command lines are read from /proc")
-def test_the_key_stands_in_no_command_line() -> None:
+def test_the_key_is_in_no_command_line() -> None:
     with LogClient(logging.NullHandler()) as client:
         key = Address.parse(client.address).key.hex()
         program = "import meshlog_handler, sys; meshlog_handler.install(capture=False); print('in', flush=True); input()"
@@ -320,7 +318,7 @@ def test_the_key_stands_in_no_command_line() -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_key_of_a_mesh_stands_in_no_command_line_repr_or_file(
+def test_the_key_of_a_mesh_is_in_no_command_line_repr_or_file(
     method: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mesh: ProcMesh = this_host().spawn_procs({"gpus": 2}, start_method=method, log_dir=str(tmp_path))
@@ -342,7 +340,7 @@ def test_the_key_of_a_mesh_stands_in_no_command_line_repr_or_file(
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_the_key_stands_in_no_complaint(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_key_is_in_no_error_message(capfd: pytest.CaptureFixture[str]) -> None:
     with collected() as logs:
         address = Address.parse(logs.address)
     with pytest.raises(ConnectError) as gone:
@@ -355,12 +353,12 @@ def test_the_key_stands_in_no_complaint(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def hide(key: bytes, data: bytes) -> None:
-    """Fail if the key can be read in `data`."""
+    """Fail if `data` contains the key."""
     for spelled in (key, key.hex().encode(), repr(key).encode()):
         assert spelled not in data
 
 
-def test_a_client_without_room_for_descriptors_does_not_blame_the_worker() -> None:
+def test_a_client_without_free_descriptors_does_not_blame_the_worker() -> None:
     before = open_fds()
     with contextlib.ExitStack() as closing:
         ours, theirs = (closing.enter_context(sock) for sock in socket.socketpair())
@@ -371,7 +369,8 @@ def test_a_client_without_room_for_descriptors_does_not_blame_the_worker() -> No
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         with open(os.devnull) as lowest:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))  # room for one of two
+            # The limit leaves room for one of the two descriptors.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))
         with pytest.raises(OSError, match="this process has no file descriptor left"):
             listener._receive_fds(ours, 2)
     assert open_fds() == before

@@ -1,4 +1,4 @@
-"""`logging.config`: one configuration for all processes; configured twice; where there is no room, no client, no such name."""
+"""`logging.config`: one configuration for all processes, applied twice, without disk space, with no client or a bad name."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ def run(*words: str, address: str | None = None) -> tuple[list[str], str]:
 
 
 def family(parent: str = "INFO None parent") -> list[str]:
-    """What is shown of a parent and its seven children; the ranks are in the order in which they joined."""
+    """Return the lines shown for a parent and its seven children, with ranks in the order in which the children joined."""
     return [parent, *(f"INFO {rank} child {rank} {how}" for rank, how in enumerate(WAYS))]
 
 
 @pytest.mark.parametrize("shown_by", ["aconsole", "zconsole"])
-def test_one_dict_for_parent_and_children_with_handlers_in_any_order(shown_by: str) -> None:
+def test_parent_and_children_share_one_dict_with_handlers_in_any_order(shown_by: str) -> None:
     lines, complaints = run("family", shown_by)
     assert lines == family()
     assert complaints == ""
 
 
-def test_a_file() -> None:
+def test_file_config_gives_parent_and_children_the_same_logging() -> None:
     lines, complaints = run("from_file")
     assert lines == family()
     assert complaints == ""
 
 
-def test_a_handler_made_by_hand() -> None:
-    """Children that apply the same configuration are the dict's; the others are the same here."""
+def test_a_handler_made_by_hand_shows_parent_and_children() -> None:
+    """The children that apply a configuration apply the dict; the others behave as with the dict."""
     lines, complaints = run("by_hand")
     assert lines == family()
     assert complaints == ""
 
 
-def test_configured_twice_shows_once_by_the_second() -> None:
+def test_a_second_configuration_replaces_the_first_and_shows_each_record_once() -> None:
     lines, complaints = run("twice")
     assert lines[0] in ("INFO None one", "second one"), "who configures waits for nobody"
     assert lines[1:] == ["second two", *(f"second child {number} {how}" for number, how in enumerate(WAYS))]
     assert complaints == ""
 
 
-def test_a_client_that_a_factory_of_the_configuration_starts() -> None:
+def test_a_factory_of_a_configuration_can_start_a_client() -> None:
     lines, complaints = run("by_factory")
     assert [line.rpartition(" ")[2] for line in (*lines, *complaints.splitlines())] == ["factory"]
 
@@ -71,10 +71,10 @@ def test_a_client_that_a_factory_of_the_configuration_starts() -> None:
 @pytest.mark.parametrize(
     ("program", "second"), [("reconfigured_after_child", "after\n"), ("shut_down_at_once", None)], ids=["again", "shutdown"]
 )
-def test_what_an_ended_child_logged_is_shown_by_the_configuration_of_its_time(
+def test_records_of_an_ended_child_are_shown_by_the_configuration_that_was_active(
     program: str, second: str | None, method: str, tmp_path: Path
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="mlt-") as runs:  # `os._exit` leaves the client's directory to the next one
+    with tempfile.TemporaryDirectory(prefix="mlt-") as runs:  # after `os._exit`, only the next client removes the directory
         env = {**os.environ, "MESHLOG_RUN_DIR": runs}
         done = run_python("-m", "tests.process.configured", program, method, str(tmp_path), env=env)
     assert (tmp_path / "first").read_text().splitlines() == [str(number) for number in range(COUNT)]
@@ -82,7 +82,7 @@ def test_what_an_ended_child_logged_is_shown_by_the_configuration_of_its_time(
     assert done.stderr == ""
 
 
-def test_a_name_that_no_handler_has_is_said_and_nothing_is_lost() -> None:
+def test_an_unknown_handler_name_is_reported_and_no_record_is_lost() -> None:
     lines, complaints = run("unknown_name")
     assert lines == []
     assert "meshlog: MeshHandler: no handler is named 'konsole'. Valid: 'mesh', 'aconsole'.\n" in complaints
@@ -90,13 +90,13 @@ def test_a_name_that_no_handler_has_is_said_and_nothing_is_lost() -> None:
     assert "shown nevertheless\n" in complaints
 
 
-def test_names_without_a_configuration_are_refused() -> None:
+def test_handler_names_outside_a_configuration_are_rejected() -> None:
     done = run_python("-c", "import meshlog_handler; meshlog_handler.MeshHandler(handlers='console')", code=1)
     assert "SettingError" in done.stderr
     assert "no configuration is being read" in done.stderr
 
 
-def test_without_room_for_a_journal_records_arrive_and_it_is_said() -> None:
+def test_records_arrive_without_space_for_a_journal_and_a_warning_is_shown() -> None:
     lines, complaints = run("no_room")
     assert lines == ["INFO None parent", "INFO 0 child 0 plain"]
     assert complaints.count("no journal can be made at") == 2
@@ -108,7 +108,7 @@ READ_ONLY = 'mount -o remount,bind,ro / && {shm} exec "$0" "$@"'
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="mounts for one process alone are Linux's")
 @pytest.mark.parametrize("memory", [True, False], ids=["with shared memory", "without"])
-def test_on_a_read_only_system(memory: bool) -> None:
+def test_logging_works_on_a_read_only_system(memory: bool) -> None:
     script = READ_ONLY.format(shm="" if memory else "mount -t tmpfs -o ro none /dev/shm &&")
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*unshare, script, "true"], capture_output=True).returncode:
@@ -142,12 +142,12 @@ def test_a_worker_that_configures_logging_itself_keeps_forwarding() -> None:
 
 @pytest.fixture
 def gone() -> str:
-    """The address of a client that was stopped."""
+    """Return the address of a client that was stopped."""
     with LogClient() as client:
         return client.address
 
 
-def test_a_configuration_with_the_address_of_a_client_that_is_gone_makes_a_new_one(gone: str) -> None:
+def test_a_configuration_with_the_address_of_a_stopped_client_starts_a_new_client(gone: str) -> None:
     lines, complaints = run("dead_address", address=gone)
     assert lines == family()
     assert complaints.count("\n") == 1
@@ -155,7 +155,7 @@ def test_a_configuration_with_the_address_of_a_client_that_is_gone_makes_a_new_o
     assert gone.partition("#")[2] not in complaints, "the key"
 
 
-def test_a_worker_whose_client_is_gone_goes_on_as_it_was(gone: str) -> None:
+def test_a_worker_whose_client_is_gone_keeps_its_own_logging(gone: str) -> None:
     lines, complaints = run("worker_of_dead_client", address=gone)
     assert lines == ["kept", "printed"]
     assert complaints.count("\n") == 1
@@ -163,7 +163,7 @@ def test_a_worker_whose_client_is_gone_goes_on_as_it_was(gone: str) -> None:
     assert gone.partition("#")[2] not in complaints, "the key"
 
 
-def test_a_client_that_is_started_and_stopped_twice() -> None:
+def test_a_client_can_be_started_and_stopped_twice() -> None:
     lines, complaints = run("stopped_twice")
     assert lines == ["INFO 0 child 0 install", "INFO 1 child 1 install"]
     assert complaints == ""

@@ -1,4 +1,4 @@
-"""A process may lose its connection and live: it became another program, or closed all descriptors. Nothing is lost."""
+"""A process loses its connection and lives on, because it called exec or closed all descriptors. No record is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import cut_off
 from .procs import DEADLINE, ROOT, importing, join_all, started
 
 
-def test_what_was_logged_before_an_exec_is_shown_by_a_flush_which_does_not_wait_for_the_other_program() -> None:
+def test_a_flush_shows_records_logged_before_an_exec_and_does_not_wait_for_the_new_program() -> None:
     program = "from tests.process import cut_off; import os; cut_off.become_another(os.environ['MESHLOG_ADDRESS'], 5)"
     with collected() as logs:
         words, env = [sys.executable, "-c", program], importing(logs.environ())
@@ -39,13 +39,13 @@ def test_what_was_logged_before_an_exec_is_shown_by_a_flush_which_does_not_wait_
 
 
 def has_become_another(pid: int) -> bool:
-    """Tell whether the process runs the program it is to become."""
+    """Tell whether the process runs the new program."""
     with open(f"/proc/{pid}/cmdline") as words:
         return "os.read(0, 1)" in words.read()
 
 
 @pytest.mark.parametrize("size", [64 * 1024, 4 << 20], ids=["more than the journal holds", "all of it fits"])
-def test_a_process_that_closes_all_descriptors_loses_nothing_without_a_word(
+def test_a_process_that_closes_all_descriptors_loses_no_record_silently(
     size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(size))

@@ -1,4 +1,4 @@
-"""What was logged arrives: all of it, once, in order, however the process ends."""
+"""Every record arrives, once and in order, no matter how the process ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .procs import DEADLINE, held_up, join_all, started
 
 
 def numbers_by_process(records: Iterable[logging.LogRecord]) -> dict[int | None, list[object]]:
-    """Return the numbers that each process logged, as they came."""
+    """Return the numbers that each process logged, in order of arrival."""
     found: dict[int | None, list[object]] = defaultdict(list)
     for record in records:
         if record.name == workers.NAME:
@@ -35,7 +35,7 @@ def numbers_by_process(records: Iterable[logging.LogRecord]) -> dict[int | None,
 # README, "What is guaranteed": Order, Nothing is lost.
 @pytest.mark.parametrize("ending", workers.ENDINGS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_all_records_of_16_processes_arrive_in_order_though_they_end_at_once(method: str, ending: str) -> None:
+def test_all_records_of_16_processes_arrive_in_order_even_if_the_processes_end_at_once(method: str, ending: str) -> None:
     with collected() as logs:
         with started(method, workers.log_numbered, [(logs.address, 1000, ending)] * 16) as procs:
             pids = {proc.pid for proc in procs}
@@ -56,8 +56,8 @@ def test_all_records_of_16_processes_arrive_in_order_though_they_end_at_once(met
     assert (stats.received, stats.dropped) == (16_000, 0)
 
 
-def test_what_a_killed_process_could_not_ship_is_read_from_its_journal_once() -> None:
-    """The client's thread is held up until the worker is dead: most of what it logged stays in its journal."""
+def test_records_that_a_killed_process_did_not_ship_are_read_once_from_its_journal() -> None:
+    """The client's thread is held up until the worker is dead, so most records are only in the journal."""
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Semaphore(0)
     with collected() as logs:
@@ -75,7 +75,7 @@ def test_what_a_killed_process_could_not_ship_is_read_from_its_journal_once() ->
 
 
 class Numbers(logging.Handler):
-    """Looks whether each process logs 0, 1, 2, ... and keeps how far it got."""
+    """Checks that each process logs 0, 1, 2, ... and keeps the next expected number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Numbers(logging.Handler):
         self.wrong: list[tuple[int | None, object, int]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one."""
+        """Check one record."""
         if record.name == workers.NAME:
             assert isinstance(record.args, tuple)
             if record.args[0] != self.next[record.process]:
@@ -93,7 +93,7 @@ class Numbers(logging.Handler):
 
 # README, "What is guaranteed": Nothing is lost.
 def test_busy_workers_lose_nothing_while_100_others_are_killed_and_replaced() -> None:
-    """Of eight busy workers four are killed, wherever they are in their work, and others take their places."""
+    """Four of eight busy workers are killed at random points of their work, and new workers replace them, 25 times."""
     chance = random.Random(1)
     numbers, counts = Numbers(), memoryview(mmap.mmap(-1, 8 * 128)).cast("q")
     places: dict[int | None, int] = {}
@@ -124,13 +124,13 @@ def test_busy_workers_lose_nothing_while_100_others_are_killed_and_replaced() ->
     assert numbers.wrong == []
     assert len(places) == 108
     for pid, place in places.items():
-        # The last record of a worker may be there though its call has not returned.
+        # The last record of a worker may have arrived even if its call has not returned.
         more = numbers.next[pid] - counts[place]
         assert more == 0 if pid in survivors else more in (0, 1)
     assert (stats.received, stats.dropped) == (sum(numbers.next.values()), 0)
 
 
-def test_without_room_for_a_journal_nothing_is_lost_either() -> None:
+def test_no_record_is_lost_without_space_for_a_journal() -> None:
     with collected() as logs:
         with started("fork", workers.log_without_a_journal, [(logs.address, 200)]) as procs:
             assert join_all(procs) == [workers.ENDINGS["SIGKILL"]]
@@ -142,8 +142,8 @@ def test_without_room_for_a_journal_nothing_is_lost_either() -> None:
 
 
 # README, "What is guaranteed": Order.
-def test_records_of_several_processes_that_arrive_in_one_tick_are_shown_in_order_of_time() -> None:
-    """Three workers log in turn while the client's thread is held up; all of it then comes in one tick."""
+def test_records_of_several_processes_that_arrive_in_one_tick_are_shown_in_time_order() -> None:
+    """Three workers log in turn while the client's thread is held up; then all records arrive in one tick."""
     context = multiprocessing.get_context("fork")
     turns = [context.Semaphore(0) for _ in range(3)]
     ready, shipped = context.Semaphore(0), context.Semaphore(0)

@@ -1,4 +1,4 @@
-"""A configuration whose file handler empties its file in every process that applies it."""
+"""A configuration whose file handler truncates its file in every process that applies it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("options", [{"mode": "w"}, {"mode": "w", "delay": True}, {"mode": "a"}], ids=str)
-def test_who_empties_the_file_is_told_and_no_hole_is_left(options: dict[str, object], tmp_path: Path) -> None:
+def test_a_handler_that_truncates_its_file_causes_a_warning_and_leaves_no_hole(
+    options: dict[str, object], tmp_path: Path
+) -> None:
     program, log = tmp_path / "empties.py", tmp_path / "app.log"
     program.write_text(PROGRAM.format(options=options))
     done = run_python(str(program), str(log))

@@ -1,4 +1,4 @@
-"""Every way in: pools and executors of all kinds, over every start method; subprocesses; workers that are replaced."""
+"""All ways to join: pools and executors of all kinds with every start method, subprocesses, and replaced workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stdlib_pool(method: str, address: str, **options: Any) -> Iterator[Callable[
 
 @contextmanager
 def multiprocess_pool(method: str, address: str) -> Iterator[Callable[..., Any]]:
-    """Yield the `map` of a pool of two workers of multiprocess."""
+    """Yield the `map` of a `multiprocess` pool of two workers."""
     with multiprocess.get_context(method).Pool(2, install, (address,)) as pool:
         yield pool.map
         pool.close()
@@ -57,7 +57,7 @@ def multiprocess_pool(method: str, address: str) -> Iterator[Callable[..., Any]]
 
 @contextmanager
 def loky_executor(method: str, address: str) -> Iterator[Callable[..., Any]]:
-    """Yield the `map` of an executor of two workers of loky."""
+    """Yield the `map` of a `loky` executor of two workers."""
     context = loky.backend.get_context(method)
     with loky.ProcessPoolExecutor(2, context=context, initializer=install, initargs=(address,)) as pool:
         yield pool.map
@@ -72,7 +72,7 @@ WAYS = [
 
 
 def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
-    """Check that each greeting and each line arrived once, and says where it is from: each process has a rank of its own."""
+    """Check that each greeting and each line arrived once, with its process and rank, and that the ranks differ."""
     logs.flush()
     greetings = [record for record in logs.records if record.name == workers.NAME]
     printed = [record for record in logs.records if record.getMessage().startswith("printed ")]
@@ -89,7 +89,7 @@ def check_greetings(logs: CollectedLogs, pids: set[int], count: int) -> None:
 
 
 @pytest.mark.parametrize(("make", "method"), WAYS, ids=[f"{make.__name__}-{method}" for make, method in WAYS])
-def test_install_as_initializer(make: Callable[..., Any], method: str) -> None:
+def test_install_works_as_an_initializer(make: Callable[..., Any], method: str) -> None:
     with collected() as logs:
         with make(method, logs.address) as map_:
             pids = set(map_(workers.greet, range(TASKS)))
@@ -97,8 +97,8 @@ def test_install_as_initializer(make: Callable[..., Any], method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_workers_at_once_bear_two_ranks(method: str) -> None:
-    """The workers of a pool are told apart: each runs one task, for it cannot end before the other has begun."""
+def test_two_workers_at_the_same_time_have_two_ranks(method: str) -> None:
+    """Each worker runs exactly one task, because no task can end before the other has begun."""
     with collected() as logs, multiprocessing.get_context(method).Manager() as manager:
         arrived, go = manager.Semaphore(0), manager.Semaphore(0)
         with executor(method, logs.address) as map_:
@@ -112,7 +112,7 @@ def test_two_workers_at_once_bear_two_ranks(method: str) -> None:
         check_greetings(logs, pids, 2)
 
 
-def test_a_subprocess_joins_by_its_environment() -> None:
+def test_a_subprocess_joins_through_its_environment() -> None:
     with collected() as logs:
         environ = {**logs.environ(), "RANK": "5", "LOCAL_RANK": "1"}
         code = "import meshlog_handler; meshlog_handler.install(); from tests.process.workers import greet; greet(0)"
@@ -127,7 +127,7 @@ def test_a_subprocess_joins_by_its_environment() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_installing_twice_adds_nothing(method: str) -> None:
+def test_a_second_install_adds_nothing(method: str) -> None:
     with collected() as logs:
         with started(method, workers.install_twice, [(logs.address,)]) as procs:
             pids = {proc.pid for proc in procs if proc.pid is not None}
@@ -136,7 +136,7 @@ def test_installing_twice_adds_nothing(method: str) -> None:
         assert len(logs.client.stats()) == 1
 
 
-def test_installing_without_an_address_says_what_to_do() -> None:
+def test_an_install_without_an_address_raises_an_error_with_a_remedy() -> None:
     with pytest.raises(SettingError, match=r"MESHLOG_ADDRESS is not set.*LogClient\.address.*LogClient\.environ\(\)"):
         install()
     done = run_python("-c", "import meshlog_handler; meshlog_handler.install('tcp://nowhere')", code=1)
@@ -176,13 +176,13 @@ def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any]
         assert len(pids) == REPLACED
         check_greetings(logs, pids, REPLACED)
         until(lambda: sorted(os.listdir(directory)) == lasting, what=lambda: f"{os.listdir(directory)} to be {lasting}")
-        del map_  # the last reference to the pool, which has pipes of its own
+        del map_  # the last reference to the pool, which has its own pipes
         assert held.left() == []
         assert not any(counts.alive for counts in logs.client.stats().values())
 
 
 @pytest.mark.parametrize("rank", [None, 0])
-def test_a_log_dir_has_the_journals_of_the_latest_workers_only(
+def test_a_log_dir_keeps_only_the_journals_of_the_latest_workers(
     rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meshlog_handler.client.registry.KEPT_GUESTS", KEPT_JOURNALS)
@@ -198,7 +198,7 @@ def test_a_log_dir_has_the_journals_of_the_latest_workers_only(
     assert "".join(printed) == "".join(f"printed {number}\n" for number in range(count))
 
 
-def test_one_worker_after_the_other_bears_a_new_rank() -> None:
+def test_each_of_several_successive_workers_gets_a_new_rank() -> None:
     with collected() as logs:
         for number in range(3):
             with started("fork", workers.greet_from, [(logs.address, number)]) as procs:

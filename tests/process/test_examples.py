@@ -1,4 +1,4 @@
-"""Each example runs, in a process of its own, and shows what it promises."""
+"""Each example runs in its own process and shows what it promises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*command: str) -> str:
-    """Run an example; return what it showed on both streams."""
+    """Run an example; return its output on both streams."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", *command],
         cwd=EXAMPLES,
@@ -25,7 +25,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_scan_of_the_standard_library(tmp_path: Path) -> None:
+def test_scan_stdlib_merges_similar_lines_and_writes_a_log_for_each_rank(tmp_path: Path) -> None:
     shown = run("scan_stdlib.py", "--ranks", "4", "--limit", "200", "--log-dir", str(tmp_path))
     assert re.search(r"\[\d+ similar log lines\] \[ranks 0-3\] parsed \d+\.\.\d+ lines, \d+\.\.\d+ functions", shown)
     assert "the largest of" in shown
@@ -37,20 +37,20 @@ def test_scan_of_the_standard_library(tmp_path: Path) -> None:
         assert "\r" not in (tmp_path / f"rank-{rank}.stdout").read_text()
 
 
-def test_existing_app_with_a_dictconfig() -> None:
+def test_existing_app_with_a_dictconfig_shows_records_of_every_worker() -> None:
     shown = run("existing_app.py")
     assert re.search(r"INFO \[rank None, pid \d+\] orders: the shop is open", shown)
     assert sorted(re.findall(r"INFO \[rank \d+, pid \d+\] orders: order (\d) handled", shown)) == list("012345")
     assert "handled 6" in shown
 
 
-def test_process_pool() -> None:
+def test_process_pool_merges_similar_records() -> None:
     shown = run("process_pool.py")
     assert re.search(r"\[9 similar log lines\] \[ranks? [0-9,-]+\] squaring 0\.\.8", shown)
     assert "total 204, dropped 0" in shown
 
 
-def test_mesh() -> None:
+def test_mesh_merges_records_and_reports_the_failed_rank() -> None:
     shown = run("mesh.py")
     for step in range(3):
         assert re.search(rf"\[4 similar log lines\] \[ranks 0-3\] step {step} loss=\d\.\d+\.\.\d\.\d+", shown)

@@ -1,7 +1,7 @@
-"""``meshlog exec``: one word more in the command of mpirun or srun, and each line says which rank it is from.
+"""``meshlog exec``: added to the command of mpirun or srun, it marks each line with its rank.
 
-mpirun is the real one, where it is installed. Of Slurm there are only the variables it sets: its commands cannot be had
-without a cluster, so this test is the launcher.
+The tests run the real mpirun where it is installed. The commands of Slurm need a cluster, so these tests act as the
+launcher and set the variables that Slurm sets.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ GATED = f"{WAIT_FOR}print('begins'); wait_for(sys.argv[1]); print('goes on'); sy
 
 
 def variables(rank: int) -> dict[str, str]:
-    """Return what srun sets for a task."""
+    """Return the variables that srun sets for a task."""
     return {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": str(len(RANKS))}
 
 
 @contextlib.contextmanager
 def task(tmp_path: Path, rank: int, *words: str) -> Iterator[Meshlog]:
-    """Start a task of a job as srun does; words begin the command."""
+    """Start a task of a job as srun does; it runs ``python -c`` with these words."""
     directory = tmp_path / f"task-{rank}"
     directory.mkdir()
     with running(directory, "exec", "--", *PYTHON, *words, env=variables(rank)) as started:
         yield started
 
 
-def test_ranks_of_a_job_are_shown_once_and_named(tmp_path: Path) -> None:
+def test_each_line_of_a_job_is_shown_once_with_its_rank(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         tasks = [stack.enter_context(task(tmp_path, rank, f"{HELLO}; {RECORD}")) for rank in RANKS]
         assert [each.wait() for each in tasks] == [0] * len(tasks)
@@ -59,7 +59,7 @@ def test_ranks_of_a_job_are_shown_once_and_named(tmp_path: Path) -> None:
     assert len(out.splitlines()) + len(err.splitlines()) == 3 * len(RANKS), "and nothing else is said"
 
 
-def test_the_first_shows_the_others_and_stays_as_long_as_they_do(tmp_path: Path) -> None:
+def test_the_first_rank_shows_the_other_ranks_until_they_have_ended(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with task(tmp_path, 2, GATED, str(tmp_path / "first"), "0") as first:
         first.until("[2] begins")
@@ -75,7 +75,7 @@ def test_the_first_shows_the_others_and_stays_as_long_as_they_do(tmp_path: Path)
         assert (second.out, second.err) == ("", "")
 
 
-def test_the_first_does_not_keep_its_failure_to_itself(tmp_path: Path) -> None:
+def test_the_first_rank_ends_at_once_when_it_fails(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with task(tmp_path, 0, GATED, str(tmp_path / "first"), "7") as first:
         first.until("[0] begins")
@@ -88,7 +88,7 @@ def test_the_first_does_not_keep_its_failure_to_itself(tmp_path: Path) -> None:
             assert second.wait() in (1, -signal.SIGPIPE), "as when any reader of its output goes"
 
 
-def test_who_comes_when_the_first_has_ended_is_the_first(tmp_path: Path) -> None:
+def test_a_rank_that_starts_after_the_first_has_ended_becomes_the_first(tmp_path: Path) -> None:
     for rank in range(2):
         with task(tmp_path, rank, HELLO) as only:
             assert only.wait() == 0
@@ -96,7 +96,7 @@ def test_who_comes_when_the_first_has_ended_is_the_first(tmp_path: Path) -> None
     assert os.listdir(run_directory.base()) == []
 
 
-def test_when_the_first_is_killed_the_next_one_takes_its_place(tmp_path: Path) -> None:
+def test_the_next_rank_becomes_the_first_after_the_first_is_killed(tmp_path: Path) -> None:
     with task(tmp_path, 0, GATED, str(tmp_path / "never"), "0") as first:
         first.until("[0] begins")
         first.process.kill()
@@ -104,17 +104,17 @@ def test_when_the_first_is_killed_the_next_one_takes_its_place(tmp_path: Path) -
         with task(tmp_path, 1, HELLO) as second:
             assert second.wait() == 0
             assert second.out.startswith("[1] out ")
-        (tmp_path / "never").touch()  # its child ends, too
+        (tmp_path / "never").touch()  # the command of the killed rank ends, too
 
 
-def test_a_stop_signal_is_passed_on(tmp_path: Path) -> None:
+def test_a_stop_signal_is_passed_on_to_the_command(tmp_path: Path) -> None:
     with task(tmp_path, 0, GATED, str(tmp_path / "never"), "0") as first:
         first.until("[0] begins")
         first.process.terminate()
         assert first.wait() == 128 + signal.SIGTERM
 
 
-def test_what_it_reads_is_what_the_launcher_gives_it() -> None:
+def test_the_command_reads_the_stdin_of_the_launcher() -> None:
     done = subprocess.run(
         [*MESHLOG, "exec", "--", "cat"],
         env=importing({**os.environ, **variables(0)}),
@@ -131,7 +131,7 @@ def test_what_it_reads_is_what_the_launcher_gives_it() -> None:
 # With a client: MESHLOG_ADDRESS is set.
 
 
-def test_a_program_that_knows_nothing_of_it_joins_a_client(tmp_path: Path) -> None:
+def test_the_output_of_a_program_without_meshlog_reaches_a_client(tmp_path: Path) -> None:
     with collected() as logs:
         env = {**logs.environ(), **variables(3)}
         script = "echo said; echo wrong >&2; printf 'no end'; kill -9 $$"
@@ -149,7 +149,7 @@ def test_a_program_that_knows_nothing_of_it_joins_a_client(tmp_path: Path) -> No
     assert (stats.lines, stats.alive) == (3, False)
 
 
-def test_a_flush_shows_what_it_has_written_so_far(tmp_path: Path) -> None:
+def test_a_flush_shows_the_output_written_so_far(tmp_path: Path) -> None:
     with collected() as logs:
         program = GATED.replace("print('begins'", f"{RECORD}; open(sys.argv[1] + '1', 'w'); print('begins'")
         with running(tmp_path, "exec", "--", *PYTHON, program, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
@@ -166,7 +166,7 @@ def test_a_flush_shows_what_it_has_written_so_far(tmp_path: Path) -> None:
         assert logs.messages[-1] == "goes on"
 
 
-def test_who_comes_when_the_door_is_closed_is_refused_and_who_is_in_stays(tmp_path: Path) -> None:
+def test_a_client_that_refuses_new_workers_keeps_the_joined_ones(tmp_path: Path) -> None:
     (late := tmp_path / "late").mkdir()
     with collected() as logs:
         with running(tmp_path, "exec", "--", *PYTHON, GATED, str(tmp_path / "gate"), "0", env=logs.environ()) as ran:
@@ -179,7 +179,7 @@ def test_who_comes_when_the_door_is_closed_is_refused_and_who_is_in_stays(tmp_pa
         until(lambda: logs.messages == ["begins", "goes on"], DEADLINE, lambda: str(logs.messages))
 
 
-def test_what_is_in_may_log_though_the_door_is_closed(tmp_path: Path) -> None:
+def test_a_joined_program_can_log_after_the_client_refuses_new_workers(tmp_path: Path) -> None:
     program = f"{WAIT_FOR}print('begins'); wait_for(sys.argv[1]); {RECORD}"
     with (
         collected() as logs,
@@ -192,7 +192,7 @@ def test_what_is_in_may_log_though_the_door_is_closed(tmp_path: Path) -> None:
         until(lambda: logs.messages == ["begins", f"record of {ran.process.pid}"], DEADLINE, lambda: str(logs.messages))
 
 
-def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None:
+def test_the_program_runs_normally_if_the_client_is_gone(tmp_path: Path) -> None:
     with collected() as logs:
         env = logs.environ()
     ran = meshlog(tmp_path, "exec", "--", *PYTHON, "print('hello'); raise SystemExit(5)", code=5, env=env)
@@ -202,7 +202,7 @@ def test_without_the_client_the_program_runs_as_it_would(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")
-def test_signals_that_python_ignores_are_not_ignored_by_the_program(tmp_path: Path) -> None:
+def test_the_program_does_not_ignore_signals_that_python_ignores(tmp_path: Path) -> None:
     with collected() as logs:
         meshlog(tmp_path, "exec", "--", "cat", "/proc/self/status", env=logs.environ())
         logs.flush()
@@ -210,7 +210,7 @@ def test_signals_that_python_ignores_are_not_ignored_by_the_program(tmp_path: Pa
     assert int(ignored.split()[1], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
 
 
-def test_it_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_error_names_the_missing_rank_command_or_program(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "exec", "--", "true", code=2)
     assert re.search(r"no rank and no client .*SLURM_PROCID.*MESHLOG_ADDRESS.*mpirun -n 4 meshlog exec", ran.err)
     ran = meshlog(tmp_path, "exec", code=2, env=variables(0))
@@ -219,13 +219,13 @@ def test_it_says_what_is_missing(tmp_path: Path) -> None:
     assert "command not found" in ran.err
 
 
-def test_a_rank_of_meshlog_run_that_executes_a_program(tmp_path: Path) -> None:
+def test_exec_works_inside_a_rank_of_meshlog_run(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "-n", "2", "--", *MESHLOG, "exec", "--", *PYTHON, f"{HELLO}; sys.exit(4)", code=4)
     assert sorted(re.findall(r"^\[(\d)\] out \d+$", ran.out, re.MULTILINE)) == ["0", "1"]
     assert "2 of 2 ranks failed" in ran.err
 
 
-# The real one.
+# With the real mpirun.
 
 MPIRUN = shutil.which("mpirun")
 needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="mpirun is not installed")
@@ -247,7 +247,7 @@ def mpirun(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_mpirun
-def test_ranks_of_mpirun() -> None:
+def test_each_line_of_an_mpirun_job_is_shown_once_with_its_rank() -> None:
     words = Page("docs/integrations.md").command("mpirun")
     assert words[3:6] == ["meshlog", "exec", "--"]
     done = mpirun(*MESHLOG, "exec", "--", *PYTHON, f"{HELLO}; {RECORD}")
@@ -260,18 +260,17 @@ def test_ranks_of_mpirun() -> None:
 
 @needs_mpirun
 @pytest.mark.parametrize("failing", [0, 2])
-def test_a_rank_of_mpirun_that_fails_ends_the_job(failing: int) -> None:
+def test_a_failed_rank_of_mpirun_ends_the_job(failing: int) -> None:
     program = f"import os, time; print('here', flush=True)\nif os.environ['OMPI_COMM_WORLD_RANK'] == '{failing}': 1 / 0\n"
     done = mpirun(*MESHLOG, "exec", "--", *PYTHON, f"{program}time.sleep(60)")
-    run_directory.clean(
-        run_directory.base()
-    )  # mpirun may have killed the rank that shows; what that leaves, the next client removes
+    # mpirun may have killed the rank that shows the lines. Remove its run directory, as the next client would.
+    run_directory.clean(run_directory.base())
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"[{failing}] ZeroDivisionError: division by zero" in _plain(done.stderr)
 
 
 @needs_mpirun
-def test_ranks_of_mpirun_join_a_client_by_the_environment_alone() -> None:
+def test_ranks_of_mpirun_join_a_client_through_the_environment() -> None:
     with collected() as logs:
         os.environ["MESHLOG_ADDRESS"] = logs.address
         try:

@@ -1,4 +1,4 @@
-"""What is told of the end of a process: of a crash an error, every time; of an end that was chosen, nothing or a line."""
+"""Exit reports: a crash is always reported as an error; a deliberate end is reported by at most one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHOSEN = ["SIGTERM", "SIGINT", "return", "sys.exit", "sys.exit with a text", "Ke
 
 
 def end(how: str) -> None:
-    """Log, and end this process."""
+    """Log, and end this process in the given way."""
     logging.getLogger("worker").info("the last word")
     if how == "sys.exit":
         sys.exit(3)
@@ -45,7 +45,7 @@ def end(how: str) -> None:
 
 
 def join_and_end(address: str, how: str) -> None:
-    """Join a client, and end."""
+    """Join a client, and end in the given way."""
     install(address)
     end(how)
 
@@ -62,7 +62,7 @@ def by_executor(address: str, how: str, method: str) -> None:
 
 
 def by_pool(address: str, how: str, method: str) -> None:
-    """The pool replaces the worker, and nobody hears of its task again."""
+    """The pool replaces the worker, and the lost task never completes."""
     with multiprocessing.get_context(method).Pool(1, install, (address,)) as pool:
         before = pool.apply(os.getpid)
         lost = pool.apply_async(end, (how,))
@@ -75,7 +75,7 @@ def by_pool(address: str, how: str, method: str) -> None:
 def by_fork(address: str, how: str, method: str) -> None:
     pid = os.fork()
     if not pid:
-        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # what forks by hand ends by hand
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # as in a program that calls os.fork and ends the child itself
             join_and_end(address, how)
         os._exit(0)
     os.waitpid(pid, 0)
@@ -102,7 +102,7 @@ families = pytest.mark.parametrize(
 
 
 def told(family: Callable[[str, str, str], None], method: str, how: str) -> list[tuple[int, str]]:
-    """Return what was told when a worker had ended so, by level and text."""
+    """Return the level and text of each exit report for a worker that ended in this way."""
     collector = RecordCollector()
     with LogClient(collector) as client:
         family(client.address, how, method)
@@ -112,7 +112,9 @@ def told(family: Callable[[str, str, str], None], method: str, how: str) -> list
 
 @families
 @pytest.mark.parametrize("how", CRASHES)
-def test_a_crash_is_told(family: Callable[[str, str, str], None], method: str, how: str) -> None:
+def test_a_crash_is_reported_as_an_error_with_the_last_lines(
+    family: Callable[[str, str, str], None], method: str, how: str
+) -> None:
     ((level, text),) = told(family, method, how)
     assert level == logging.ERROR
     assert f"ended by {how}; its last lines:\n    INFO worker: the last word" in text
@@ -120,19 +122,19 @@ def test_a_crash_is_told(family: Callable[[str, str, str], None], method: str, h
 
 @families
 @pytest.mark.parametrize("how", CHOSEN)
-def test_an_end_that_was_chosen_is_not(family: Callable[[str, str, str], None], method: str, how: str) -> None:
+def test_a_deliberate_end_is_not_reported(family: Callable[[str, str, str], None], method: str, how: str) -> None:
     assert told(family, method, how) == []
 
 
 @families
-def test_an_exit_without_ceremony_is_a_line(family: Callable[[str, str, str], None], method: str) -> None:
+def test_os_exit_is_reported_by_one_line(family: Callable[[str, str, str], None], method: str) -> None:
     ((level, text),) = told(family, method, "os._exit")
     assert level == logging.INFO
     assert text.endswith("ended by exit code 155")
 
 
 @families
-def test_an_uncaught_exception_is_told(family: Callable[[str, str, str], None], method: str) -> None:
+def test_an_uncaught_exception_is_reported(family: Callable[[str, str, str], None], method: str) -> None:
     if family in (by_executor, by_pool):
         assert told(family, method, "raise") == [], "the worker lives, and hands it to who waits for the result"
         return
@@ -146,7 +148,7 @@ def test_an_uncaught_exception_is_told(family: Callable[[str, str, str], None], 
 
 
 @pytest.mark.parametrize("family", [by_process, by_executor])
-def test_a_crash_is_told_100_times_of_100(family: Callable[[str, str, str], None]) -> None:
+def test_each_of_100_crashes_is_reported(family: Callable[[str, str, str], None]) -> None:
     collector = RecordCollector()
     with LogClient(collector) as client:
         for _ in range(100):
@@ -155,7 +157,7 @@ def test_a_crash_is_told_100_times_of_100(family: Callable[[str, str, str], None
 
 
 def reaped_first(how: str, method: str = "spawn") -> list[str]:
-    """Return what is told of a worker that its parent has reaped before the client looks."""
+    """Return the exit reports for a worker that its parent reaps before the client sees the end."""
     with collected() as logs:
         context: Any = multiprocessing.get_context(method)
         go = context.Semaphore(0)
@@ -169,7 +171,7 @@ def reaped_first(how: str, method: str = "spawn") -> list[str]:
 
 
 def join_and_wait(address: str, go: Any, how: str) -> None:
-    """Join, say so, and end when told."""
+    """Join, log once, and end when `go` is released."""
     install(address)
     logging.getLogger("worker").info("ready")
     assert go.acquire(timeout=DEADLINE)
@@ -192,7 +194,7 @@ watching = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system
 
 @watching
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "raise"])
-def test_a_parent_that_reaps_first_hides_nothing(how: str) -> None:
+def test_a_parent_that_reaps_first_hides_no_exit_report(how: str) -> None:
     if how != "raise" and forgets():
         pytest.skip("this kernel forgets the exit codes of processes that were reaped")
     texts = reaped_first(how)
@@ -200,7 +202,7 @@ def test_a_parent_that_reaps_first_hides_nothing(how: str) -> None:
 
 
 @watching
-def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_report_says_that_the_cause_is_unknown_if_the_kernel_forgot_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exit_status, "_reaped", lambda pidfd, pid: None)
     monkeypatch.setattr("meshlog_handler.client.reactor.started_here", lambda pid: None)
     (text,) = reaped_first("SIGKILL")
@@ -211,7 +213,9 @@ def test_where_the_kernel_forgets_it_is_said_that_nobody_knows(monkeypatch: pyte
 
 @watching
 @pytest.mark.parametrize("method", METHODS)
-def test_where_the_kernel_forgets_the_object_of_the_child_is_asked(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_code_comes_from_the_process_object_if_the_kernel_forgot_it(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exit_status, "_reaped", lambda pidfd, pid: None)
     monkeypatch.setattr(exit_status, "remembers", False)
     assert "ended by SIGKILL;" in reaped_first("SIGKILL", method)[0]
@@ -220,8 +224,8 @@ def test_where_the_kernel_forgets_the_object_of_the_child_is_asked(method: str, 
 
 @watching
 @pytest.mark.parametrize(("how", "code"), [("sys.exit", 3), ("SIGKILL", -signal.SIGKILL), ("SIGABRT", -signal.SIGABRT)])
-def test_the_exit_code_of_a_process_that_is_no_child(how: str, code: int) -> None:
-    """Asked while it waits to be reaped, and after; a kernel that has forgotten it says nothing else."""
+def test_the_exit_code_of_a_process_that_is_not_a_child_is_found(how: str, code: int) -> None:
+    """The code is read while the process is a zombie, and after it was reaped, when a kernel that forgets it returns None."""
     program = (
         "import os, sys; from tests.process.test_exits import end\n"
         "pid = os.fork()\n"
@@ -252,7 +256,7 @@ def test_the_exit_code_of_a_process_that_is_no_child(how: str, code: int) -> Non
 
 
 def leashed(address: str, ready: Any) -> None:
-    """Ask the kernel for SIGKILL at the end of the thread that has started this process, as Celery does; join, and wait."""
+    """Join, and wait. The kernel sends SIGKILL when the thread that started this process ends: Celery sets this, too."""
     import ctypes
 
     assert not ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -264,7 +268,7 @@ def leashed(address: str, ready: Any) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel does that")
 @pytest.mark.parametrize("killed", [False, True], ids=["its thread ends", "it is killed"])
-def test_a_worker_that_ends_with_the_thread_that_started_it_has_not_crashed(killed: bool) -> None:
+def test_a_worker_that_is_killed_because_its_starting_thread_ended_is_no_crash(killed: bool) -> None:
     context: Any = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), threading.Event()
     collector = RecordCollector()
@@ -291,8 +295,8 @@ def test_a_worker_that_ends_with_the_thread_that_started_it_has_not_crashed(kill
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds")
-def test_a_process_that_lives_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has closed its connection, and joins anew."""
+def test_reading_the_exit_code_of_a_live_process_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a process has closed its connection and joins again."""
     waits: list[float] = []
     monkeypatch.setattr("meshlog_handler.system.exit_status.time.sleep", waits.append)
     pidfd = os.pidfd_open(os.getpid())

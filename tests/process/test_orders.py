@@ -1,4 +1,4 @@
-"""Orders: a proc that joins meanwhile gets them, an interrupt leaves nothing half done, and a finalizer waits for nobody."""
+"""Commands: a worker that joins meanwhile gets them, an interrupt leaves nothing half done, and a finalizer does not wait."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAME = "app"
 
 
 def answer(pipe: Connection, address: str, rank: int) -> None:
-    """Join, and tell levels when asked."""
+    """Join, then send the level of each logger whose name is received."""
     membership.join(membership.JoinOptions(address, rank, rank, "mesh"))
     pipe.send("joined")
     while (name := pipe.recv()) is not None:
@@ -41,18 +41,18 @@ def answer(pipe: Connection, address: str, rank: int) -> None:
 
 
 class Member:
-    """A proc of the mesh."""
+    """A worker of the mesh."""
 
     def __init__(self, pipe: Connection, pid: int) -> None:
         self.pipe, self.pid = pipe, pid
 
     def joined(self) -> None:
-        """Wait until it has."""
+        """Wait until the worker has joined."""
         assert self.pipe.poll(DEADLINE)
         assert self.pipe.recv() == "joined"
 
     def level(self, name: str = "") -> int:
-        """Return the level of a logger there."""
+        """Return the level of a logger in the worker."""
         self.pipe.send(name)
         assert self.pipe.poll(DEADLINE)
         level: int = self.pipe.recv()
@@ -60,14 +60,14 @@ class Member:
 
 
 class Mesh:
-    """A client, and procs that join it one by one."""
+    """A client, and workers that join it one by one."""
 
     def __init__(self, client: LogClient, logs: LoggingMeshClient) -> None:
         self.client, self.logs = client, logs
         self._ends: list[Any] = []
 
     def start(self, rank: int) -> Member:
-        """Start a proc."""
+        """Start a worker."""
         here, there = multiprocessing.Pipe()
         running = started("fork", answer, [(there, self.client.address, rank)])
         (proc,) = running.__enter__()
@@ -77,13 +77,13 @@ class Mesh:
         return Member(here, proc.pid)
 
     def member(self, rank: int) -> Member:
-        """Start a proc that has joined."""
+        """Start a worker and wait until it has joined."""
         made = self.start(rank)
         made.joined()
         return made
 
     def end(self) -> None:
-        """End all."""
+        """End all workers."""
         for here, running in self._ends:
             here.close()
             running.__exit__(None, None, None)
@@ -91,7 +91,7 @@ class Mesh:
 
 @contextmanager
 def mesh() -> Iterator[Mesh]:
-    """Yield a mesh without procs."""
+    """Yield a mesh without workers."""
     with LogClient(RecordCollector()) as client:
         made = Mesh(client, LoggingMeshClient(client, "mesh", None))
         try:
@@ -101,7 +101,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Hold a newcomer where it was told at the door what holds, and is not known yet to the client's thread."""
+    """Hold a new connection after the listener has told it the settings, and before the client thread knows it."""
     at_door, let_in = threading.Event(), threading.Event()
     joined = client._listener._joined
 
@@ -115,7 +115,7 @@ def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tupl
 
 
 @pytest.mark.parametrize("how", ["set_level", "configure", "set_mode"])
-def test_a_proc_that_joins_while_an_order_is_under_way_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_joins_while_a_command_is_pending_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made:
         at_door, let_in = hold_at_the_door(made.client, monkeypatch)
         late = made.start(0)
@@ -132,7 +132,7 @@ def test_a_proc_that_joins_while_an_order_is_under_way_obeys_it(how: str, monkey
 
 
 @pytest.mark.parametrize("how", ["configure", "set_mode"])
-def test_a_proc_that_joins_between_the_rounds_is_asked_too(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_joins_between_prepare_and_commit_obeys_the_command(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made:
         first = made.member(0)
         late: list[Member] = []
@@ -151,7 +151,7 @@ def test_a_proc_that_joins_between_the_rounds_is_asked_too(how: str, monkeypatch
         assert [first.level(), late[0].level(), made.member(2).level()] == [33] * 3
 
 
-def test_a_configuration_that_is_refused_holds_for_nobody_who_joins() -> None:
+def test_a_refused_configuration_is_not_applied_to_a_worker_that_joins_later() -> None:
     with mesh() as made:
         first = made.member(0)
         with pytest.raises(RankError):
@@ -159,7 +159,7 @@ def test_a_configuration_that_is_refused_holds_for_nobody_who_joins() -> None:
         assert [first.level(), made.member(1).level()] == [logging.WARNING] * 2
 
 
-def test_a_level_that_one_rank_cannot_set_holds_for_those_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_one_rank_cannot_set_applies_to_workers_that_join_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "COMMAND_SEC", 0.3)
     with mesh() as made:
         first, second = made.member(0), made.member(1)
@@ -191,7 +191,7 @@ def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.Mon
         assert made.member(2).level() == 25
 
 
-def test_what_is_no_mode_is_refused_by_both_doors_in_the_same_words() -> None:
+def test_logging_option_and_set_mode_refuse_an_invalid_mode_with_the_same_message() -> None:
     with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()], start_method="fork") as procs:
         texts = []
         for refuse in (
@@ -229,7 +229,7 @@ def test_an_interrupt_leaves_no_transaction_open(at: str, monkeypatch: pytest.Mo
         assert member.level(NAME) == 11
 
 
-def test_a_level_is_undone_with_the_end_it_had() -> None:
+def test_a_rollback_restores_a_level_and_the_time_at_which_it_expires() -> None:
     with mesh() as made:
         member = made.member(0)
         made.logs.set_level(15, for_sec=0.5)
@@ -242,7 +242,7 @@ def test_a_level_is_undone_with_the_end_it_had() -> None:
         until(lambda: member.level() == logging.WARNING)
 
 
-def test_garbage_is_collected_without_waiting_and_the_client_is_stopped() -> None:
+def test_garbage_collection_stops_the_client_without_waiting() -> None:
     with mesh() as made:
         other = LogClient(RecordCollector()).start()
         logs: LoggingMeshClient | None = LoggingMeshClient(other, "mesh", None)
@@ -259,7 +259,7 @@ def test_garbage_is_collected_without_waiting_and_the_client_is_stopped() -> Non
         until(lambda: not any(thread.name == "meshlog-stop" for thread in threading.enumerate()), DEADLINE)
 
 
-def test_a_client_that_is_collected_on_its_own_thread_is_stopped() -> None:
+def test_a_client_that_is_garbage_collected_on_its_own_thread_is_stopped() -> None:
     client = LogClient(RecordCollector()).start()
     cycle: list[Any] = [LoggingMeshClient(client, "mesh", None)]
     cycle.append(cycle)
@@ -274,7 +274,7 @@ def test_a_client_that_is_collected_on_its_own_thread_is_stopped() -> None:
 
 
 class Leaves:
-    """Stands for a handler, or for sys.stdout, of a program; raises SystemExit."""
+    """A handler, or a sys.stdout, that raises SystemExit."""
 
     closed = False
 
@@ -287,11 +287,11 @@ class Leaves:
 
 
 def replace_stdout() -> None:
-    """Let sys.stdout raise at a flush."""
+    """Replace sys.stdout by an object that raises when it is flushed."""
     sys.stdout = Leaves(quiet=True)
 
 
-def test_what_a_rank_raises_while_it_obeys_is_its_answer() -> None:
+def test_an_exception_that_a_rank_raises_in_a_command_is_its_answer() -> None:
     factory = {"version": 1, "handlers": {"bad": {"()": f"{__name__}.Leaves"}}, "root": {"handlers": ["bad"]}}
     with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()], start_method="fork") as procs:
         with pytest.raises(RankError, match="SystemExit"):
@@ -303,7 +303,7 @@ def test_what_a_rank_raises_while_it_obeys_is_its_answer() -> None:
 
 
 @pytest.mark.parametrize("how", ["set_level", "configure"])
-def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_joins_a_relay_while_a_command_is_pending_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made, LogRelay(made.client.address) as relay:
         joining, go_on = threading.Event(), threading.Event()
         joined = relay.joined
@@ -316,7 +316,7 @@ def test_a_proc_that_joins_below_a_relay_meanwhile_obeys(how: str, monkeypatch: 
         monkeypatch.setattr(relay, "joined", later)
         above, made.client = made.client, relay._running_client
         late = made.start(0)
-        assert joining.wait(10)  # it was let in, and the client above does not know it
+        assert joining.wait(10)  # the relay has accepted the worker; the client upstream does not know it yet
         if how == "set_level":
             made.logs.set_level(33)
         else:

@@ -1,4 +1,4 @@
-"""More is logged than can be shown: what is dropped is counted exactly and said, calls return, quiet ranks are heard."""
+"""Workers log more than the client can show: drops are counted exactly and reported, calls return, quiet ranks are shown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPORT = re.compile(r"dropped ([\d,]+) records \(rank (\d+), (\w+), (\w+)\)")
 
 
 class Slow(RecordCollector):
-    """A handler that takes its time until it is told to hurry, and notes how late it shows a single record."""
+    """A handler that is slow until `hurry` is set. It keeps the latency of each single record."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Slow(RecordCollector):
         self.latencies: list[float] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the time it takes; keep the record."""
+        """Wait if a flooder logged the record; keep it, except a record of `flood_until`."""
         if record.name == "flooder" and self._seconds:
             self.hurry.wait(self._seconds)
         elif record.msg == "single %d":
@@ -47,7 +47,7 @@ class Slow(RecordCollector):
 
 
 def flooded(on_full: str, count: int, size: int, seconds: float) -> tuple[Slow, RankStats, list[float]]:
-    """Let one worker flood a slow client; return what was shown, what was counted, and how long each call took."""
+    """Let one worker flood a slow client; return the handler, the stats of the rank, and the seconds that each call took."""
     mine, theirs = multiprocessing.Pipe()
     slow = Slow(seconds)
     with mine, theirs, LogClient(slow) as client:
@@ -72,7 +72,7 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # README, "What is guaranteed": Nothing is lost.
-def test_what_is_dropped_is_counted_exactly_and_said() -> None:
+def test_dropped_records_are_counted_exactly_and_reported() -> None:
     count = 3000
     slow, stats, took = flooded("drop", count, size=4000, seconds=0.01)
     shown = [record for record in slow.records if record.name == "flooder"]
@@ -98,7 +98,7 @@ def test_what_is_dropped_is_counted_exactly_and_said() -> None:
     print(f"\na call in drop mode: median {took[count // 2] * 1e6:.0f} us, p99 {took[count * 99 // 100] * 1e3:.3f} ms")
 
 
-def test_with_block_nothing_is_dropped_while_a_slow_handler_gets_on() -> None:
+def test_with_block_nothing_is_dropped_while_a_slow_handler_makes_progress() -> None:
     count = 1500
     slow, stats, took = flooded("block", count, size=4000, seconds=0.002)
     numbers = [record.args[0] for record in slow.records]  # type: ignore[index]  # as above
@@ -107,8 +107,8 @@ def test_with_block_nothing_is_dropped_while_a_slow_handler_gets_on() -> None:
     assert max(took) > 0.05, "the worker had to wait"
 
 
-def test_with_block_a_call_waits_for_as_long_as_the_client_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so now and then; without a word from it, the call would not wait so long."""
+def test_with_block_a_call_waits_as_long_as_the_client_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client reports its progress at intervals. Without these reports, the call would not wait so long."""
     monkeypatch.setattr(record_stream, "BLOCK_SEC", 0.8)
     monkeypatch.setattr(loop, "_REPORT_SEC", 0.1)
     _, stats, took = flooded("block", 75, size=4000, seconds=0.2)
@@ -116,8 +116,8 @@ def test_with_block_a_call_waits_for_as_long_as_the_client_gets_on(monkeypatch: 
     assert max(took) > 0.8
 
 
-def test_a_flush_ends_in_time_and_newcomers_are_let_in_though_the_handler_became_slow() -> None:
-    """It is fast for so long that the client takes thousands of records at a time; from then on all of that takes long."""
+def test_a_flush_times_out_promptly_and_new_workers_join_after_the_handler_has_become_slow() -> None:
+    """The handler is fast until the client takes thousands of records at a time. From then on, all of them are slow."""
     context = multiprocessing.get_context("fork")
     ready, end = context.Semaphore(0), context.Event()
     handler = BecomesSlow(20_000, 0.005)
@@ -142,7 +142,7 @@ def test_a_flush_ends_in_time_and_newcomers_are_let_in_though_the_handler_became
 
 
 class BecomesSlow(logging.Handler):
-    """A handler that is fast for `count` records and then takes some seconds for each, until it is told to hurry."""
+    """A handler that is fast for `count` records, then takes `seconds` for each, until `hurry` is set."""
 
     def __init__(self, count: int, seconds: float) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class BecomesSlow(logging.Handler):
         self.slow, self.hurry = threading.Event(), threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the time it takes."""
+        """Return at once for the first `count` records; then wait."""
         self._count -= 1
         if self._count < 0:
             self.slow.set()
@@ -158,11 +158,11 @@ class BecomesSlow(logging.Handler):
 
 
 def longer_than(count: int, records: list[logging.LogRecord]) -> bool:
-    """Tell whether there are more records than `count`."""
+    """Tell whether there are more than `count` records."""
     return len(records) > count
 
 
-def test_a_quiet_rank_is_heard_while_seven_others_flood() -> None:
+def test_the_records_of_a_quiet_rank_are_shown_soon_while_seven_others_flood() -> None:
     context = multiprocessing.get_context("fork")
     ready, go, end = context.Semaphore(0), context.Semaphore(0), context.Event()
     handler, singles = Slow(0), 5

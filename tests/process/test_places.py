@@ -1,4 +1,4 @@
-"""Where things lie: relative directories, long paths, a run directory that is removed, rights that are given up."""
+"""Directories: relative ones, long paths, a run directory that is removed, and privileges that a process gives up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ os.kill(os.getpid(), 9)
 
 
 def run(program: str, where: Path, *words: str, **variables: str) -> str:
-    """Run a program in a directory; return what it said, or fail."""
+    """Run a program in a directory; return its stdout and stderr, or fail."""
     env = {**importing(), **variables}
     ran = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=where, env=env, capture_output=True, text=True, timeout=60
@@ -68,7 +68,7 @@ with LogClient() as client:
 
 
 @pytest.mark.parametrize("program", [CLIENT, MESH, RELAY], ids=["client", "mesh", "relay"])
-def test_a_relative_log_dir_is_where_it_was_when_it_was_named(program: str, tmp_path: Path) -> None:
+def test_a_relative_log_dir_stays_where_it_was_when_the_program_named_it(program: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     said = run(program, tmp_path, WORKER)
     assert "meshlog:" not in said
@@ -95,7 +95,7 @@ with LogClient() as client:
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="a long path has no short name here")
 @pytest.mark.parametrize("program", [LONG_MESH, LONG_CLIENT], ids=["mesh", "client"])
 @pytest.mark.parametrize("variable", ["TMPDIR", "MESHLOG_RUN_DIR"])
-def test_a_place_may_have_a_long_path(program: str, variable: str, tmp_path: Path) -> None:
+def test_a_run_directory_can_have_a_long_path(program: str, variable: str, tmp_path: Path) -> None:
     place = tmp_path / ("x" * 100) / ("y" * 100)
     place.mkdir(parents=True)
     said = run(program, tmp_path, **{variable: str(place)})
@@ -106,7 +106,7 @@ def test_a_place_may_have_a_long_path(program: str, variable: str, tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no sockets without a place in the file system")
 @pytest.mark.usefixtures("real_stdout")
-def test_a_run_directory_that_is_removed_keeps_nobody_out() -> None:
+def test_a_worker_can_join_after_the_run_directory_was_removed() -> None:
     with collected() as logs:
         place = Path(Address.parse(logs.address).path).parent
         shutil.rmtree(place)
@@ -122,7 +122,7 @@ def test_a_run_directory_that_is_removed_keeps_nobody_out() -> None:
     assert not place.exists()
 
 
-def test_what_is_lost_with_a_removed_journal_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_of_records_with_a_removed_journal_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     said = ""
     with collected() as logs:
         env = importing(logs.client.environ())
@@ -149,7 +149,7 @@ print("printed", flush=True)
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give up its rights")
 @pytest.mark.usefixtures("real_stdout")
-def test_a_worker_that_has_given_up_its_rights_is_heard() -> None:
+def test_the_records_of_a_worker_that_gave_up_its_privileges_are_shown() -> None:
     with collected() as logs:
         env = importing(logs.client.environ())
         program = GIVE_UP.format(before="meshlog_handler.install()", after="")
@@ -160,7 +160,7 @@ def test_a_worker_that_has_given_up_its_rights_is_heard() -> None:
         program = GIVE_UP.format(before="meshlog_handler.install", after="meshlog_handler.install()")
         ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
         assert ran.returncode == 0
-        assert ran.stdout == "printed\n"  # another user's process is not let in: it shows what it logs by itself
+        assert ran.stdout == "printed\n"  # the client refuses another user's process, which then shows its own records
         assert "the logs of this process are not forwarded" in ran.stderr
         assert "record 1" in ran.stderr
 
@@ -181,5 +181,5 @@ with LogClient() as client:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="only root can give up its rights")
-def test_a_client_that_has_given_up_its_rights_is_joined(tmp_path: Path) -> None:
+def test_a_worker_can_join_a_client_that_gave_up_its_privileges(tmp_path: Path) -> None:
     assert "[0] record\n" in run(GIVEN_UP_CLIENT, tmp_path, MESHLOG_RUN_DIR=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The processes of a mesh, without its logging: calls, failures, deaths, starts and stops, by every start method."""
+"""The processes of a mesh, without its logging: calls, failures, deaths, starts and stops, with every start method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .procs import METHODS, importing, state_of, stop_process
 
 DEADLINE = 30.0
 PROMPT = 5.0
-"""Seconds that something may take on a busy machine which must not wait for anything."""
+"""The most seconds that an operation may take on a busy machine if it must not wait for anything."""
 
 each_method = pytest.mark.parametrize("method", METHODS)
 
@@ -53,7 +53,7 @@ def make(count: int, method: str = "fork", **options: Any) -> ProcessSet:
 def started(
     count: int, method: str = "fork", bootstrap: Callable[[], object] | None = None, **options: Any
 ) -> Iterator[ProcessSet]:
-    """Start procs; stop them at the end."""
+    """Start procs, and stop them at the end."""
     procs = make(count, method, **options)
     try:
         procs.start(bootstrap=bootstrap)
@@ -93,7 +93,7 @@ def about() -> dict[str, Any]:
 
 
 @each_method
-def test_a_call_runs_on_every_rank_and_answers_in_the_order_asked_for(method: str) -> None:
+def test_a_call_runs_on_every_rank_and_returns_results_in_the_requested_order(method: str) -> None:
     with started(3, method) as procs:
         answers = procs.call((2, 0, 1), about).get(DEADLINE)
         pids = procs.pids
@@ -128,7 +128,7 @@ async def asleep(seconds: float) -> int:
 
 
 @each_method
-def test_whatever_can_be_called_travels(method: str) -> None:
+def test_every_kind_of_callable_can_be_sent_to_a_proc(method: str) -> None:
     factor = 3
 
     class Local:
@@ -159,7 +159,7 @@ def test_whatever_can_be_called_travels(method: str) -> None:
         assert ask(procs, lambda each: isinstance(each, Local), twin) == [True]
 
 
-def test_calls_run_one_at_a_time_in_their_order() -> None:
+def test_calls_run_one_at_a_time_in_order() -> None:
     log: list[int] = []
 
     def note(number: int) -> int:
@@ -175,14 +175,14 @@ def test_calls_run_one_at_a_time_in_their_order() -> None:
     assert log == [number for number in range(1, 51) for _ in range(2)]
 
 
-def test_large_arguments_and_results_pass_while_others_do() -> None:
-    big = bytes(range(256)) * 40_000  # 10 MB: far beyond what a socket holds
+def test_several_large_arguments_and_results_can_be_in_transit_at_once() -> None:
+    big = bytes(range(256)) * 40_000  # 10 MB: far more than a socket buffers
     with started(2) as procs:
         futures = [procs.call((rank,), lambda data: data[::-1], (big,)) for rank in (0, 1, 0, 1)]
         assert [future.get(DEADLINE) for future in futures] == [[big[::-1]]] * 4
 
 
-def test_a_proc_that_does_not_read_holds_up_nobody() -> None:
+def test_a_proc_that_does_not_read_does_not_delay_other_procs() -> None:
     big = bytes(4_000_000)
     with started(2) as procs:
         stop_process(procs.pids[0])
@@ -193,17 +193,17 @@ def test_a_proc_that_does_not_read_holds_up_nobody() -> None:
         assert [future.get(DEADLINE) for future in stuck] == [[4_000_000]] * 3
 
 
-def test_a_call_on_some_ranks_leaves_the_others_alone() -> None:
+def test_a_call_on_some_ranks_does_not_run_on_the_others() -> None:
     with started(3) as procs:
         assert procs.call((0, 2), os.getpid).get(DEADLINE) == [procs.pids[0], procs.pids[2]]
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_procs_see_todays_environment_directory_and_stdout(
+def test_procs_get_the_current_environment_directory_and_stdout(
     method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with started(1, method):
-        pass  # the fork server runs from now on, at the latest
+        pass  # the fork server runs after this, if it did not before
     monkeypatch.setenv("TODAY", "yes")
     monkeypatch.chdir(tmp_path)
     with started(1, method) as procs:
@@ -220,7 +220,7 @@ class Trouble(Exception):
 
 
 class Stubborn(Exception):
-    """An exception that cannot be made again from its arguments."""
+    """An exception that cannot be rebuilt from its arguments."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
@@ -233,7 +233,7 @@ def fail_on(*ranks: int) -> int:
 
 
 @each_method
-def test_a_rank_that_fails_is_named_and_its_exception_is_the_cause(method: str) -> None:
+def test_a_call_that_fails_names_the_rank_and_has_its_exception_as_the_cause(method: str) -> None:
     with started(2, method) as procs:
         with pytest.raises(RankError, match=r"rank 1 failed in the call of fail_on: Trouble: on 1") as caught:
             ask(procs, fail_on, 1)
@@ -247,14 +247,14 @@ def test_a_rank_that_fails_is_named_and_its_exception_is_the_cause(method: str) 
     assert "proc_main" not in cause.__cause__.text
 
 
-def test_of_several_that_fail_all_are_named_and_the_first_one_first() -> None:
+def test_a_call_that_fails_on_several_ranks_names_all_and_has_the_first_error_as_its_cause() -> None:
     with started(4) as procs, pytest.raises(RankError, match=r"ranks 0,2-3 failed, this one first") as caught:
         ask(procs, fail_on, 0, 2, 3)
     assert caught.value.ranks == (0, 2, 3)
     assert str(caught.value.__cause__) == f"on {str(caught.value).split()[1]}"
 
 
-def test_who_has_not_answered_soon_after_a_failure_is_not_waited_for() -> None:
+def test_a_call_that_fails_on_one_rank_does_not_wait_long_for_the_others() -> None:
     def fail_or_sleep() -> None:
         fail_on(0)
         time.sleep(3)
@@ -290,7 +290,7 @@ def interrupt() -> NoReturn:
         (interrupt, "KeyboardInterrupt: by hand"),
     ],
 )
-def test_an_exception_that_cannot_travel_arrives_as_text(fn: Callable[[], object], reason: str) -> None:
+def test_an_exception_that_cannot_be_pickled_arrives_as_text(fn: Callable[[], object], reason: str) -> None:
     with started(1) as procs:
         with pytest.raises(RankError, match=reason) as caught:
             ask(procs, fn)
@@ -301,7 +301,7 @@ def test_an_exception_that_cannot_travel_arrives_as_text(fn: Callable[[], object
 
 
 class Poison:
-    """Pickles, and cannot be made again where it arrives."""
+    """An object that can be pickled, but cannot be unpickled."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -315,13 +315,13 @@ def _swallow(where: str, sender: int) -> Poison:
 
 
 class Unreadable:
-    """Cannot even be pickled."""
+    """An object that cannot be pickled."""
 
     def __reduce__(self) -> NoReturn:
         raise RuntimeError("not for the road")
 
 
-def test_a_function_or_argument_that_cannot_be_pickled_is_the_callers_mistake() -> None:
+def test_a_function_or_argument_that_cannot_be_pickled_raises_a_type_error() -> None:
     with started(1) as procs:
         with pytest.raises(TypeError, match=r"len cannot be sent.*not for the road"):
             procs.call((0,), len, (Unreadable(),)).get(DEADLINE)
@@ -338,7 +338,9 @@ def test_a_function_or_argument_that_cannot_be_pickled_is_the_callers_mistake() 
         (Unreadable, (), "the result, of type Unreadable, cannot be sent to the client: not for the road"),
     ],
 )
-def test_what_cannot_arrive_is_said_and_the_next_call_works(fn: Callable[..., Any], args: tuple[Any, ...], words: str) -> None:
+def test_an_argument_or_result_that_cannot_arrive_fails_its_call_and_the_next_call_works(
+    fn: Callable[..., Any], args: tuple[Any, ...], words: str
+) -> None:
     with started(1) as procs:
         with pytest.raises(RankError, match=words):
             ask(procs, fn, *args)
@@ -364,7 +366,7 @@ DEATHS = {"SIGSEGV": -11, "SIGKILL": -9, "os._exit": 3, "sys.exit": 3}
 
 @each_method
 @pytest.mark.parametrize("how", DEATHS)
-def test_a_rank_that_dies_is_named_and_the_others_go_on(method: str, how: str) -> None:
+def test_the_death_of_a_rank_fails_its_calls_and_the_other_ranks_continue(method: str, how: str) -> None:
     exits: list[tuple[int, int, int | None]] = []
     with started(3, method, on_exit=lambda *end: exits.append(end)) as procs:
         pid = procs.pids[1]
@@ -384,7 +386,7 @@ def test_a_rank_that_dies_is_named_and_the_others_go_on(method: str, how: str) -
     assert len(exits) == 3
 
 
-def test_a_death_in_idleness_is_noticed_too() -> None:
+def test_the_death_of_an_idle_proc_is_noticed() -> None:
     with started(2) as procs:
         os.kill(procs.pids[0], signal.SIGKILL)
         until(lambda: procs.exitcode(0) == -signal.SIGKILL, DEADLINE)
@@ -392,8 +394,8 @@ def test_a_death_in_idleness_is_noticed_too() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pidfd_send_signal"), reason="this system has no such call")
-def test_a_proc_that_may_get_no_signals_costs_no_other_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox forbids the call, or the proc has become another user's."""
+def test_a_proc_that_cannot_be_signalled_does_not_end_the_other_procs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox can forbid the call, or the proc can now belong to another user."""
 
     def forbidden(pidfd: int, number: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -408,7 +410,7 @@ def test_a_proc_that_may_get_no_signals_costs_no_other_its_life(monkeypatch: pyt
         assert procs.call((0, 2), current_rank).get(DEADLINE) == [0, 2]
 
 
-def test_an_error_on_the_thread_that_watches_ends_no_proc(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_on_the_supervisor_thread_ends_no_proc(capfd: pytest.CaptureFixture[str]) -> None:
     def wrong() -> None:
         raise ValueError("what went wrong")
 
@@ -425,13 +427,13 @@ def leave_grandchild(how: str) -> int:
             time.sleep(60)
             os._exit(0)
         return pid
-    # close_fds=False: it inherits whatever can be inherited.
+    # With close_fds=False, the child inherits every inheritable descriptor.
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False).pid
 
 
 @each_method
 @pytest.mark.parametrize("how", ["fork", "exec"])
-def test_a_grandchild_does_not_hide_a_death(method: str, how: str) -> None:
+def test_a_grandchild_does_not_hide_the_death_of_a_proc(method: str, how: str) -> None:
     with started(2, method) as procs:
         [grandchild] = procs.call((0,), leave_grandchild, (how,)).get(DEADLINE)
         try:
@@ -448,13 +450,13 @@ def come_back_twice() -> int:
     return os.getpid()
 
 
-def test_a_process_that_a_call_forks_does_not_answer_in_the_procs_name() -> None:
+def test_a_process_that_a_call_forks_does_not_answer_the_call() -> None:
     with started(1) as procs:
         for _ in range(3):
             assert ask(procs, come_back_twice) == [procs.pids[0]]
 
 
-def test_a_proc_that_closes_its_descriptors_fails_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_fail_if_a_proc_closes_its_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_SILENT_SEC", 0.1)
 
     def close_and_sleep() -> None:
@@ -472,13 +474,13 @@ def test_a_proc_that_closes_its_descriptors_fails_its_calls(monkeypatch: pytest.
 
 def write_nonsense() -> None:
     for fd in range(3, 100):
-        with contextlib.suppress(OSError):  # closed, or not to be written to
+        with contextlib.suppress(OSError):  # closed, or not writable
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 os.write(fd, b"\xff" * 100)
     time.sleep(30)
 
 
-def test_a_proc_whose_program_writes_into_our_socket_is_ended_and_the_others_go_on() -> None:
+def test_a_proc_that_writes_into_its_connection_is_killed_and_the_others_continue() -> None:
     with started(2) as procs:
         with pytest.raises(RankDied, match=r"rank 0 .* was killed: .* unexpected frame of kind 255"):
             procs.call((0,), write_nonsense).get(DEADLINE)
@@ -490,7 +492,7 @@ def test_a_proc_whose_program_writes_into_our_socket_is_ended_and_the_others_go_
 
 
 @each_method
-def test_bootstrap_runs_first(method: str) -> None:
+def test_the_bootstrap_runs_before_the_calls(method: str) -> None:
     def bootstrap() -> None:
         os.environ["PREPARED"] = str(current_rank())
 
@@ -499,7 +501,7 @@ def test_bootstrap_runs_first(method: str) -> None:
 
 
 @each_method
-def test_a_bootstrap_that_raises_is_named_and_nobody_is_left(method: str) -> None:
+def test_a_bootstrap_that_raises_fails_the_start_and_leaves_no_proc_alive(method: str) -> None:
     procs = make(2, method)
     with pytest.raises(RankError, match="rank 1 failed in its bootstrap: Trouble: on 1") as caught:
         procs.start(bootstrap=lambda: fail_on(1))
@@ -509,7 +511,7 @@ def test_a_bootstrap_that_raises_is_named_and_nobody_is_left(method: str) -> Non
         procs.call((0,), current_rank).get(PROMPT)
 
 
-def test_calls_made_before_a_start_that_fails_fail_with_it() -> None:
+def test_calls_made_before_a_start_fail_if_the_start_fails() -> None:
     procs = make(1)
     future = procs.call((0,), current_rank)
     with pytest.raises(RankError):
@@ -519,21 +521,21 @@ def test_calls_made_before_a_start_that_fails_fail_with_it() -> None:
 
 
 @each_method
-def test_a_proc_that_dies_while_starting_is_named(method: str) -> None:
+def test_a_start_in_which_a_proc_dies_names_its_rank(method: str) -> None:
     procs = make(2, method)
     with pytest.raises(RankDied, match=r"rank 1 \(pid \d+\) ended by SIGKILL during its bootstrap"):
         procs.start(bootstrap=lambda: die(1, "SIGKILL"))
     assert procs.exitcode(1) == -signal.SIGKILL
 
 
-def test_a_proc_that_cannot_join_its_client_is_named() -> None:
+def test_a_start_fails_if_the_procs_cannot_join_the_client() -> None:
     procs = make(2)
     with pytest.raises(RankError, match=r"failed in its start.*ConnectError: joining the client at /nowhere failed"):
         procs.start("meshlog:///nowhere#" + "00" * 32)
     assert [procs.exitcode(rank) for rank in procs.ranks] == [1, 1]
 
 
-def test_calls_that_are_held_back_go_first() -> None:
+def test_calls_that_are_held_back_run_after_the_release() -> None:
     procs = make(2)
     early = procs.call(procs.ranks, current_rank)
     procs.start(hold=True)
@@ -554,7 +556,7 @@ def test_an_unknown_start_method_is_refused() -> None:
 
 
 @each_method
-def test_a_stop_is_prompt_final_and_the_same_twice(method: str) -> None:
+def test_a_stop_is_prompt_and_final_and_a_second_stop_does_nothing(method: str) -> None:
     procs = make(3, method)
     procs.start()
     begun = time.monotonic()
@@ -567,7 +569,7 @@ def test_a_stop_is_prompt_final_and_the_same_twice(method: str) -> None:
         procs.call((0,), current_rank).get(PROMPT)
 
 
-def test_a_stop_without_a_start_is_one() -> None:
+def test_a_stop_before_a_start_closes_the_procs() -> None:
     procs = make(2)
     future = procs.call((0,), current_rank)
     procs.stop()
@@ -577,7 +579,7 @@ def test_a_stop_without_a_start_is_one() -> None:
         procs.start()
 
 
-def test_what_was_called_before_a_stop_is_finished() -> None:
+def test_calls_made_before_a_stop_are_finished() -> None:
     procs = make(2)
     procs.start()
     futures = [procs.call(procs.ranks, asleep, (0.02,)) for _ in range(5)]
@@ -589,7 +591,7 @@ ENDS = [("busy", -signal.SIGTERM), ("deaf", -signal.SIGKILL), ("stopped", -signa
 
 
 @pytest.mark.parametrize(("how", "exitcode"), ENDS, ids=[how for how, _ in ENDS])
-def test_a_proc_that_does_not_end_is_ended(how: str, exitcode: int) -> None:
+def test_a_stop_kills_a_proc_that_does_not_end(how: str, exitcode: int) -> None:
     procs = make(2)
     procs.start()
     if how == "deaf":
@@ -605,7 +607,7 @@ def test_a_proc_that_does_not_end_is_ended(how: str, exitcode: int) -> None:
         future.get(0)
 
 
-def test_a_stop_while_it_starts_ends_the_start() -> None:
+def test_a_stop_during_a_start_ends_the_start() -> None:
     procs = make(2)
     started_up = MeshFuture.run(lambda: procs.start(bootstrap=lambda: time.sleep(60)), "start")
     until(lambda: len(procs.pids) == 2, DEADLINE, "both procs")
@@ -617,7 +619,7 @@ def test_a_stop_while_it_starts_ends_the_start() -> None:
     assert procs.alive == ()
 
 
-def test_several_may_stop_it_at_once() -> None:
+def test_several_threads_can_stop_the_procs_at_once() -> None:
     procs = make(2)
     procs.start()
     stops = [MeshFuture.run(procs.stop, f"stop-{number}") for number in range(4)]
@@ -626,7 +628,7 @@ def test_several_may_stop_it_at_once() -> None:
     assert procs.alive == ()
 
 
-def test_a_forked_child_cannot_use_or_stop_its_parents_procs() -> None:
+def test_a_forked_child_cannot_call_or_stop_the_procs_of_its_parent() -> None:
     with started(1) as procs:
         pid = os.fork()
         if pid == 0:

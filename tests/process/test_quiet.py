@@ -1,4 +1,4 @@
-"""A record that is forwarded is shown once, whatever else the program's handlers would do with it."""
+"""A forwarded record is shown once, whatever the handlers of the program do with it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from . import consoles
 from .procs import DEADLINE, join_all, run_python, started
 
 COPIED = "a ***" if sys.version_info >= (3, 12) else "a secret"
-"""What a filter that returns another record makes of it; before Python 3.12 that is nothing."""
+"""The text after a filter has returned another record. Before Python 3.12, logging ignores the returned record."""
 
 pytestmark = pytest.mark.usefixtures("real_stdout")
 
 
 def shown(target: Callable[..., None], *args: Any, method: str = "spawn", code: int = 0) -> list[tuple[str, str]]:
-    """Run a worker, and return what is shown of it: logger or stream, and text."""
+    """Run a worker, and return the records that are shown: logger or stream, and text."""
     with collected() as logs, started(method, target, [(*args, logs.address)]) as procs:
         assert join_all(procs) == [code]
         logs.flush()
@@ -45,18 +45,18 @@ def test_each_kind_of_console_shows_a_record_once(kind: str, before: bool) -> No
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize("kind", ["named", "prints"])
-def test_with_every_start_method(kind: str, method: str) -> None:
+def test_a_record_is_shown_once_with_the_other_start_methods(kind: str, method: str) -> None:
     assert shown(consoles.work, kind, True, method=method) == [("app", "once")]
 
 
 @pytest.mark.parametrize("kind", ["root", "named", "prints", "MemoryHandler"])
-def test_without_us_it_is_shown_once_as_well(kind: str) -> None:
+def test_a_record_is_shown_once_without_this_package(kind: str) -> None:
     done = run_python("-m", "tests.process.consoles", kind)
     assert (done.stdout + done.stderr).split() == ["once"]
 
 
-def test_after_leaving_everything_is_as_it_was() -> None:
-    assert shown(consoles.leave_and_log) == [("app", "joined")]  # "left" is on the terminal, twice, as before
+def test_uninstall_restores_the_console_of_the_program() -> None:
+    assert shown(consoles.leave_and_log) == [("app", "joined")]  # "left" is shown on the terminal twice, as before
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["before", "after"])
@@ -85,19 +85,21 @@ def test_after_leaving_everything_is_as_it_was() -> None:
         ([" Copying", "Printing"], ["a secret", "noise", "a word"]),
     ],
 )
-def test_what_a_consoles_filters_hold_back_or_change_stays_so(handlers: list[str], texts: list[str], later: bool) -> None:
-    # One that is printed and not forwarded comes through a pipe: its place among the others is open.
+def test_the_filters_of_a_console_handler_apply_to_forwarded_records(
+    handlers: list[str], texts: list[str], later: bool
+) -> None:
+    # A record that is printed and not forwarded comes through a pipe, so its place among the others is not fixed.
     assert sorted(text for _, text in shown(consoles.be_filtered, handlers, later)) == sorted(texts)
 
 
-def test_what_logging_says_of_a_broken_handler_is_seen() -> None:
+def test_the_error_message_of_logging_about_a_broken_handler_is_shown() -> None:
     found = shown(consoles.break_down)
     assert ("app", "once") in found
     assert ("stderr", "RuntimeError: broken") in found
     assert "half a record" not in [text for _, text in found]
 
 
-def test_what_is_logged_or_printed_by_itself_is_seen() -> None:
+def test_what_a_handler_itself_logs_or_prints_is_shown() -> None:
     assert sorted(shown(consoles.log_within)) == [("app", "once"), ("stderr", "audited"), ("stdout", "printed later")]
 
 
@@ -105,11 +107,11 @@ def test_the_first_record_of_a_forked_child_is_shown_once() -> None:
     assert shown(consoles.fork_and_log) == [("app", "parent"), ("app", "child")]
 
 
-def test_records_of_other_processes() -> None:
+def test_records_of_other_processes_are_shown_once() -> None:
     assert shown(consoles.hand_on) == [("stderr", "to a handler"), ("app", "to a logger")]
 
 
-def test_when_the_client_has_gone_the_console_shows_all_by_itself(tmp_path: Path) -> None:
+def test_the_console_handler_shows_all_records_after_the_client_is_gone(tmp_path: Path) -> None:
     own = tmp_path / "stderr"
     context: Any = multiprocessing.get_context("spawn")
     joined = context.Event()
@@ -123,7 +125,7 @@ def test_when_the_client_has_gone_the_console_shows_all_by_itself(tmp_path: Path
     assert lines == ["alone", "and warned"]
 
 
-def test_without_capture_it_is_shown_once_in_each_place(tmp_path: Path) -> None:
+def test_without_capture_a_record_is_shown_once_on_each_console(tmp_path: Path) -> None:
     own = tmp_path / "stderr"
     assert shown(consoles.uncaptured, str(own)) == [("app", "once")]
     assert own.read_text() == "once\n"  # the client does not show it there

@@ -1,4 +1,4 @@
-"""The code of the README and of its pages in docs runs, and shows the lines that follow it."""
+"""The code in the README and in the pages of docs runs, and shows the lines that follow it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ README = Page("README.md")
 PAGES = {path: Page(path) for path in ("README.md", "docs/operations.md", "docs/recipes.md", "docs/tutorial.md")}
 BLOCKS = [(path, number) for path, page in PAGES.items() for number in range(len(page.scripts()))]
 
-# Other tests run these: test_recipes, test_neighbours, test_notebook, and those of the engines.
+# Other tests run the code of these: test_recipes, test_neighbours, test_notebook, and the tests of the engines.
 RUN_ELSEWHERE = {f"docs/{name}.md" for name in ("dask", "integrations", "monarch", "neighbours", "notebooks", "ray")}
 
 
 @pytest.mark.parametrize(("path", "number"), BLOCKS)
-def test_python_block(path: str, number: int, tmp_path: Path) -> None:
+def test_a_python_block_runs_and_shows_the_lines_that_follow_it(path: str, number: int, tmp_path: Path) -> None:
     page = PAGES[path]
     page.run(page.scripts()[number], tmp_path)
 
 
-def test_every_page_with_code_is_run() -> None:
+def test_the_code_of_every_page_is_run_by_a_test() -> None:
     pages = [Path(ROOT, "README.md"), *Path(ROOT, "docs").rglob("*.md")]
     assert {str(page.relative_to(ROOT)) for page in pages if "```python" in page.read_text()} == {*PAGES, *RUN_ELSEWHERE}
 
@@ -34,7 +34,7 @@ def test_every_page_with_code_is_run() -> None:
 @pytest.mark.parametrize(
     "path", sorted(Path(ROOT).glob("*.md")) + sorted(Path(ROOT, "docs").rglob("*.md")), ids=lambda path: path.name
 )
-def test_links_lead_to_what_exists(path: Path) -> None:
+def test_the_target_of_every_link_exists(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text())
     targets = [(path.parent / file if file else path, anchor) for file, anchor in links]
     assert [
@@ -43,7 +43,7 @@ def test_links_lead_to_what_exists(path: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes for the headings of a page."""
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
@@ -56,8 +56,8 @@ def test_the_first_two_shell_blocks_are_one_command_each() -> None:
         assert len(lines) == 1
 
 
-def test_each_guarantee_is_tested_and_each_test_names_one_that_is_there() -> None:
-    """The tests name the guarantees, by a comment; the README names no tests."""
+def test_each_guarantee_has_a_test_and_each_test_names_an_existing_guarantee() -> None:
+    """Tests name the guarantees in comments. The README names no tests."""
     section = Path(ROOT, "README.md").read_text().partition("## What is guaranteed")[2].partition("\n## ")[0]
     given = set(re.findall(r"^- \*\*(.+?)\.\*\*", section, re.MULTILINE))
     tests = "\n".join(path.read_text() for path in Path(ROOT, "tests").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Every recipe for processes, pools and servers works as it stands on its page, with every start method."""
+"""Every recipe for processes, pools and servers works exactly as its page shows it, with every start method."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def app(environ, start_response):
 
 
 @pytest.mark.parametrize(("body", "method"), RECIPES)
-def test_recipe(body: str, method: str | None, tmp_path: Path) -> None:
+def test_a_recipe_works_as_its_page_shows_it(body: str, method: str | None, tmp_path: Path) -> None:
     PAGE.run(body, tmp_path, method)
 
 
 @contextmanager
 def gunicorn(directory: Path) -> Iterator[Path]:
-    """Run gunicorn with the recipe's configuration; yield the file with what it shows."""
+    """Run gunicorn with the recipe's configuration; yield the file that contains its output."""
     (directory / "gunicorn.conf.py").write_text(PAGE.file("gunicorn.conf.py"))
     (directory / "app.py").write_text(APP)
     output = directory / "output"
@@ -66,7 +66,7 @@ def gunicorn(directory: Path) -> Iterator[Path]:
 
 
 def ask(directory: Path, path: str) -> int:
-    """Ask the server for something; return the pid of the worker that answered."""
+    """Send a request to the server; return the pid of the worker that answered."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -78,26 +78,26 @@ def ask(directory: Path, path: str) -> int:
 
 
 def answer(directory: Path, pids: set[int], count: int) -> bool:
-    """Ask once more; tell whether `count` workers have answered, of which `pids` are known."""
+    """Send a request, add the pid of the worker to `pids`, and tell whether `count` workers have answered so far."""
     pids.add(ask(directory, "/1"))
     return len(pids) == count
 
 
 def ranks(shown: str) -> dict[int, set[int]]:
-    """Return the ranks under which workers logged and printed, by pid."""
+    """Return the ranks with which each worker logged and printed, by pid."""
     found: dict[int, set[int]] = {}
     for rank, pid in re.findall(r"^\[(\d+)\] (?:asked for /\d by|printed in) (\d+)$", shown, re.MULTILINE):
         found.setdefault(int(pid), set()).add(int(rank))
     return found
 
 
-def test_workers_of_gunicorn_that_are_killed_and_replaced(tmp_path: Path) -> None:
+def test_gunicorn_workers_keep_one_rank_each_when_one_is_killed_and_replaced(tmp_path: Path) -> None:
     with gunicorn(tmp_path) as output:
         until(lambda: "Listening at" in output.read_text(), DEADLINE, output.read_text)
         pids: set[int] = set()
         until(lambda: answer(tmp_path, pids, 2), DEADLINE, output.read_text)
         os.kill(min(pids), signal.SIGKILL)
-        # Only a worker that has answered is sure to obey gunicorn's order to end.
+        # Only a worker that has answered is sure to obey when gunicorn tells it to end.
         until(lambda: answer(tmp_path, pids, 3), DEADLINE, output.read_text)
     shown = output.read_text()
     assert set(ranks(shown)) == pids, shown

@@ -1,4 +1,4 @@
-"""Relays: clients that forward to another, in real processes, two and three levels high, and through a tunnel."""
+"""Relays, which are clients that forward to another client: in real processes, on two and three levels, through a tunnel."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from .procs import DEADLINE, started, stop_process
 LOGGER = "below"
 
 
-# -- what runs in the processes --------------------------------------------------------------------------------------
+# -- functions that run in the processes -----------------------------------------------------------------------------
 
 
 def work(pipe: Any) -> None:
-    """Join where told; then do what is asked, until told to end."""
+    """Join the client at the received address; then do each received task, until None is received."""
     address = pipe.recv()
     meshlog_handler.install(address)
     member = membership.current()
@@ -67,7 +67,7 @@ def work(pipe: Any) -> None:
 
 
 def relay(pipe: Any, above: str) -> None:
-    """Be a relay until told to end."""
+    """Run a relay until told to end."""
     with LogRelay(above) as made:
         pipe.send(made.address)
         pipe.recv()
@@ -75,7 +75,7 @@ def relay(pipe: Any, above: str) -> None:
 
 
 def tunnelled(pipe: Any, above: str, carried: Any) -> None:
-    """Be a relay whose bytes go through a pipe, as through an engine's messages, until told to end."""
+    """Run a relay until told to end. Its bytes go through a pipe, as they would go through an engine's messages."""
     host = HostRelay(above)
 
     def carry() -> None:
@@ -96,7 +96,7 @@ def tunnelled(pipe: Any, above: str, carried: Any) -> None:
     carrier.join()
 
 
-# -- the tests' side ---------------------------------------------------------------------------------------------------
+# -- in the process of the tests ---------------------------------------------------------------------------------------
 
 
 class Worker(NamedTuple):
@@ -105,7 +105,7 @@ class Worker(NamedTuple):
     rank: int
 
     def ask(self, what: str, words: object) -> None:
-        """Let the worker do something; returns when it is done."""
+        """Let the worker do something; return when it is done."""
         self.pipe.send((what, words))
         if what != "die":
             assert self.pipe.poll(DEADLINE)
@@ -113,7 +113,7 @@ class Worker(NamedTuple):
 
 
 class Tree:
-    """A client, and what is below it."""
+    """A client, and the relays and workers downstream of it."""
 
     def __init__(self, stack: ExitStack, window: float | None) -> None:
         self._stack = stack
@@ -139,14 +139,14 @@ class Tree:
         return address
 
     def worker(self, address: str) -> Worker:
-        """Start a worker that joins there."""
+        """Start a worker that joins the client or relay at `address`."""
         pipe, pid = self.start(work)
         pipe.send(address)
         assert pipe.poll(DEADLINE)
         return Worker(pipe, pid, pipe.recv())
 
     def end(self, *workers: Worker) -> None:
-        """Let workers and relays end in order."""
+        """Let workers and relays end normally."""
         for worker in workers:
             worker.pipe.send(None)
         for pipe, _ in reversed(self.relays):
@@ -165,7 +165,7 @@ def tree(window: float | None = None) -> Iterator[Tree]:
         yield Tree(stack, window)
 
 
-def test_records_and_lines_arrive_whole_with_the_ranks_the_client_gave() -> None:
+def test_records_and_lines_arrive_complete_with_the_ranks_that_the_client_gave() -> None:
     with tree() as job:
         direct = job.worker(job.client.address)
         workers = [job.worker(job.relay()) for _ in range(2)]
@@ -189,7 +189,7 @@ def test_records_and_lines_arrive_whole_with_the_ranks_the_client_gave() -> None
     assert len(job.messages) == 6
 
 
-def test_what_ranks_of_all_hosts_have_in_common_is_one_line() -> None:
+def test_similar_records_of_ranks_below_several_relays_become_one_line() -> None:
     with tree(window=60.0) as job:
         top = job.relay()
         workers = [job.worker(address) for address in (job.relay(top), job.relay(top), top, job.client.address)]
@@ -203,7 +203,7 @@ def test_what_ranks_of_all_hosts_have_in_common_is_one_line() -> None:
         job.end(*workers)
 
 
-def test_a_warning_with_attributes_of_each_rank_is_shown_at_once_and_counted() -> None:
+def test_a_warning_whose_extras_differ_by_rank_is_shown_at_once_and_then_counted() -> None:
     with tree() as job:
         workers = [job.worker(address) for address in [job.relay()] * 4]
         job.logging.set_mode(True, 60.0, logging.INFO)
@@ -216,7 +216,7 @@ def test_a_warning_with_attributes_of_each_rank_is_shown_at_once_and_counted() -
         job.end(*workers)
 
 
-def test_a_flush_goes_down_and_up_three_levels_and_names_who_is_silent() -> None:
+def test_a_flush_passes_three_levels_and_names_the_rank_that_does_not_answer() -> None:
     with tree() as job:
         middle = job.relay()
         workers = [job.worker(job.relay(middle)) for _ in range(2)]
@@ -234,7 +234,7 @@ def test_a_flush_goes_down_and_up_three_levels_and_names_who_is_silent() -> None
         job.end(*workers)
 
 
-def test_a_stopped_relay_is_named_by_its_ranks() -> None:
+def test_a_flush_names_the_ranks_of_a_stopped_relay() -> None:
     with tree() as job:
         near, far = job.worker(job.client.address), job.worker(job.relay())
         _, pid = job.relays[0]
@@ -249,7 +249,7 @@ def test_a_stopped_relay_is_named_by_its_ranks() -> None:
         job.end(near, far)
 
 
-def test_a_killed_worker_loses_nothing_and_its_end_is_told() -> None:
+def test_a_killed_worker_loses_no_record_and_the_client_learns_of_its_end() -> None:
     with tree() as job:
         worker, other = (job.worker(address) for address in [job.relay()] * 2)
         worker.ask("die", 500)
@@ -261,7 +261,7 @@ def test_a_killed_worker_loses_nothing_and_its_end_is_told() -> None:
         job.end(other)
 
 
-def test_levels_reach_one_rank_below_and_who_joins_later() -> None:
+def test_levels_reach_one_rank_below_relays_and_workers_that_join_later() -> None:
     with tree() as job:
         address = job.relay(job.relay())
         workers = [job.worker(address) for _ in range(2)]
@@ -283,7 +283,7 @@ def test_levels_reach_one_rank_below_and_who_joins_later() -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_streaming_off_shows_nothing_of_those_below_and_counts_it(levels: int) -> None:
+def test_records_from_below_a_relay_are_hidden_and_counted_while_streaming_is_off(levels: int) -> None:
     with tree() as job:
         relay = job.relay()
         worker = job.worker(relay if levels == 1 else job.relay(relay))
@@ -301,10 +301,10 @@ def test_streaming_off_shows_nothing_of_those_below_and_counts_it(levels: int) -
         worker.ask("log", (logging.WARNING, "unseen"))
         job.end(worker)
         until(lambda: not job.client.stats()[worker.rank].alive, what="the worker's end")
-        assert job.client.stats().hidden == 2  # the relays have ended, too
+        assert job.client.stats().hidden == 2  # the relays have ended too
 
 
-def test_a_killed_relay_is_told_with_its_ranks_and_holds_up_nobody() -> None:
+def test_a_killed_relay_is_reported_with_its_ranks_and_delays_no_flush() -> None:
     with tree() as job:
         near, far = job.worker(job.client.address), job.worker(job.relay())
         far.ask("log", (logging.WARNING, "before"))
@@ -312,13 +312,13 @@ def test_a_killed_relay_is_told_with_its_ranks_and_holds_up_nobody() -> None:
         os.kill(job.relays[0][1], signal.SIGKILL)
         job.collector.wait_for(lambda records: any("is gone, and with it rank" in record.getMessage() for record in records))
         assert job.client.flush().acked == (near.rank,)
-        far.ask("log", (logging.WARNING, "goes on"))  # into its journal, and to its stderr
+        far.ask("log", (logging.WARNING, "goes on"))  # into its journal and to its stderr
         job.relays.clear()
         job.end(near, far)
     run_directory.clean(run_directory.base())  # as the next client would
 
 
-def test_when_the_client_is_gone_relays_end_and_workers_go_on() -> None:
+def test_relays_end_and_workers_continue_when_the_client_is_gone() -> None:
     with tree() as job:
         worker = job.worker(job.relay())
         (pipe, _) = job.relays[0]
@@ -331,7 +331,7 @@ def test_when_the_client_is_gone_relays_end_and_workers_go_on() -> None:
 
 
 class Carrier:
-    """The client's side of what carries a tunnel's bytes: one question at a time, and its answer."""
+    """Carries the bytes of a tunnel, on the client's side: one request at a time, then its answer."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -348,7 +348,7 @@ class Carrier:
         return answer
 
 
-def test_through_a_tunnel_of_somebody_elses_messages() -> None:
+def test_records_arrive_through_a_tunnel_over_the_messages_of_another_system() -> None:
     with tree() as job:
         here, there = multiprocessing.Pipe()
         pipe, pid = job.start(tunnelled, job.client.address, there)
@@ -370,7 +370,7 @@ def test_through_a_tunnel_of_somebody_elses_messages() -> None:
         here.close()
 
 
-def test_a_mode_is_in_force_when_it_is_set_however_slow_the_tunnel() -> None:
+def test_a_mode_is_in_effect_when_set_mode_returns_even_through_a_slow_tunnel() -> None:
     with tree() as job:
         here, there = multiprocessing.Pipe()
         pipe, pid = job.start(tunnelled, job.client.address, there)
@@ -378,7 +378,7 @@ def test_a_mode_is_in_force_when_it_is_set_however_slow_the_tunnel() -> None:
         ask = Carrier(here)
 
         def give(data: bytes) -> None:
-            time.sleep(0.1)  # what goes down is on its way for longer than a worker takes to log
+            time.sleep(0.1)  # longer than a worker takes to log
             ask("give", data)
 
         with Tunnel(job.client.address, lambda _: ask("take", 0.01), give):
@@ -396,7 +396,7 @@ def test_a_mode_is_in_force_when_it_is_set_however_slow_the_tunnel() -> None:
         here.close()
 
 
-def test_a_tunnel_that_breaks_is_the_end_of_what_is_below() -> None:
+def test_a_broken_tunnel_is_reported_as_the_end_of_the_ranks_behind_it() -> None:
     with tree() as job:
         here, there = multiprocessing.Pipe()
         pipe, pid = job.start(tunnelled, job.client.address, there)
@@ -424,7 +424,7 @@ BAD: dict[str, Message] = {
 
 
 @pytest.mark.parametrize("message", BAD.values(), ids=BAD)
-def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) -> None:
+def test_a_relay_that_sends_an_invalid_message_harms_only_itself(message: Message) -> None:
     with tree() as job:
         honest = job.worker(job.client.address)
         link, welcome = connect(Address.parse(job.client.address), HELLO, ())
@@ -443,7 +443,7 @@ def test_a_relay_that_says_what_cannot_be_harms_only_itself(message: Message) ->
 
 
 @pytest.mark.parametrize(("window", "below"), [(None, None), (1.0, 0.25), (60.0, 0.5)])
-def test_a_relay_is_told_in_which_window_to_group(window: float | None, below: float | None) -> None:
+def test_the_client_tells_a_relay_the_window_in_which_to_group(window: float | None, below: float | None) -> None:
     with tree(window) as job:
         link, _ = connect(Address.parse(job.client.address), HELLO, ())
         told = link.receive(DEADLINE)
@@ -454,7 +454,7 @@ def test_a_relay_is_told_in_which_window_to_group(window: float | None, below: f
         until(lambda: not job.client._core.reactor.peers, what="the client to see the end")
 
 
-def test_a_client_can_be_reached_or_not() -> None:
+def test_reachable_is_true_only_while_the_client_runs() -> None:
     with tree() as job:
         address = job.client.address
         assert reachable(address)

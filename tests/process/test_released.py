@@ -1,4 +1,4 @@
-"""A client ends in order: what was logged before is shown by it, what is logged later by its procs, each record once."""
+"""A client stops normally: it shows earlier records, its workers show later ones, and each record is shown once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 
 def texts(collector: RecordCollector) -> list[str]:
-    """Return what was collected of the workers, in order."""
+    """Return the messages that were collected from the workers, in order."""
     return [record.getMessage() for record in collector.records if record.name != "meshlog"]
 
 
 class Slow(RecordCollector):
-    """Takes its time, so that workers wait for room."""
+    """A slow handler: workers have to wait for room in their journals."""
 
     def emit(self, record: logging.LogRecord) -> None:
         time.sleep(0.0005)
@@ -42,7 +42,7 @@ class Slow(RecordCollector):
 
 @pytest.mark.parametrize("how", ["install", "config"])
 @pytest.mark.parametrize("method", METHODS)
-def test_procs_go_on_by_themselves_in_silence(method: str, how: str, tmp_path: Path) -> None:
+def test_workers_show_their_own_records_and_no_message_after_the_client_stops(method: str, how: str, tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context(method)
     ready, go = context.Semaphore(0), context.Semaphore(0)
     shown = RecordCollector()
@@ -67,10 +67,10 @@ def test_procs_go_on_by_themselves_in_silence(method: str, how: str, tmp_path: P
 
 @pytest.mark.parametrize("handler", [RecordCollector, Slow])
 @pytest.mark.parametrize("how", ["install", "config"])
-def test_each_record_is_shown_once_by_one_of_the_two(
+def test_each_record_is_shown_once_by_the_client_or_by_its_worker(
     how: str, handler: type[RecordCollector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four workers with three threads each log all the while; with the slow handler, their calls wait for room."""
+    """Four workers with three threads each log without a pause. With the slow handler, their calls wait for room."""
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(256 * 1024))
     counts = memoryview(mmap.mmap(-1, 8 * 8)).cast("q")
     shown = handler()
@@ -100,7 +100,7 @@ def test_each_record_is_shown_once_by_one_of_the_two(
     assert sum(last.values()) == sum(counts[1:5])
 
 
-def test_of_a_worker_that_does_not_answer_the_journal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_reads_the_journal_of_a_worker_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(reactor, "diagnose", said.append)
     context = multiprocessing.get_context("fork")
@@ -125,7 +125,7 @@ def test_of_a_worker_that_does_not_answer_the_journal_is_read(tmp_path: Path, mo
     assert said == [f"rank 0 (pid {pid}) does not answer; what it has logged is read from its journal"]
 
 
-def test_a_worker_joins_another_client_later(tmp_path: Path) -> None:
+def test_a_worker_can_join_another_client_after_the_first_has_stopped(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Semaphore(0)
     mine, theirs = context.Pipe()
@@ -143,7 +143,7 @@ def test_a_worker_joins_another_client_later(tmp_path: Path) -> None:
     assert (tmp_path / "worker.stderr").read_text() == ""
 
 
-def test_a_relay_and_its_procs_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relay_ends_and_its_workers_continue_when_the_client_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(relay_module, "diagnose", said.append)
     context = multiprocessing.get_context("fork")

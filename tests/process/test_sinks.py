@@ -1,4 +1,4 @@
-"""A fork between two flushes: what the parent has not yet written is the parent's."""
+"""A fork between two flushes: only the parent writes what it had not written before the fork."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshlog_handler.output.rank_files import RankFiles
 from ..unit.output.test_formatter import make
 
 
-def test_a_forked_child_forgets_what_its_parent_has_not_written() -> None:
+def test_a_forked_child_does_not_write_the_unwritten_records_of_its_parent() -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out)
     handler.handle(make("parent"))
@@ -30,7 +30,7 @@ def test_a_forked_child_forgets_what_its_parent_has_not_written() -> None:
     assert out.getvalue() == "[3] parent\n"
 
 
-def test_a_forked_child_writes_nothing_twice(tmp_path: Path) -> None:
+def test_a_forked_child_writes_no_line_of_its_parent_to_the_rank_files(tmp_path: Path) -> None:
     files = RankFiles(tmp_path, report=print)
     files.line(0, "stdout", b"once")
     pid = os.fork()

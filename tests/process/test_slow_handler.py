@@ -1,4 +1,4 @@
-"""A handler that takes its time is waited for; of one that blocks, the number of records that it has not shown is said."""
+"""A stop waits for a slow handler. If a handler blocks, the number of records that it has not shown is reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("real_stdout")
 
 
 class Slow(logging.Handler):
-    """Takes its time for each record; blocks, or raises, at the last of `count`."""
+    """A handler that takes `seconds` for each record, and blocks after it has shown `count` records."""
 
     def __init__(self, seconds: float, count: int = -1, error: BaseException | None = None) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Slow(logging.Handler):
         self.reached, self.go = threading.Event(), threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one."""
+        """Show a record."""
         time.sleep(self.seconds)
         if len(self.shown) == self.count:
             self.reached.set()
@@ -45,7 +45,7 @@ class Slow(logging.Handler):
 
 
 def numbers(count: int) -> list[str]:
-    """Return what a worker logs."""
+    """Return the messages that a worker logs."""
     return [f"number {number}" for number in range(count)]
 
 
@@ -140,7 +140,7 @@ def test_the_exit_of_a_program_waits_for_a_slow_handler(window: str) -> None:
     assert sum(int(match[1] or 1) for match in found if match) == 100
 
 
-def test_ctrl_c_ends_the_wait_and_what_was_not_shown_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_wait_and_the_number_of_records_not_shown_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
     handler = Slow(0.02)
@@ -166,8 +166,8 @@ def test_ctrl_c_ends_the_wait_and_what_was_not_shown_is_said(monkeypatch: pytest
     assert abs(2000 - len(handler.shown) - int(match[1].replace(",", ""))) <= 2
 
 
-def test_what_is_not_shown_is_counted_before_the_thread_throws_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread is let out of its handler between the decision to stop and the count."""
+def test_records_that_are_not_shown_are_counted_before_the_client_thread_discards_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler returns to the client thread between the decision to stop and the count."""
     said: list[str] = []
     monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
     handler = Slow(0.0, 1)

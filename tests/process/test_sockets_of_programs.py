@@ -1,4 +1,4 @@
-"""What a program does to all sockets of its process changes nothing for its logs."""
+"""A setting of a program for all sockets of its process does not affect its logs."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ SHORT = "socket.setdefaulttimeout(0.01)"
 @pytest.mark.parametrize(
     ("before", "later", "worker"), [(SHORT, "", "pass"), ("", SHORT, "pass"), ("", "", SHORT), (SHORT, "", SHORT)]
 )
-def test_a_default_timeout_of_sockets_is_not_ours(program: str, before: str, later: str, worker: str) -> None:
+def test_a_default_socket_timeout_does_not_affect_clients_and_relays(
+    program: str, before: str, later: str, worker: str
+) -> None:
     said = run_python("-c", program, before, later, WORKER.format(worker))
     assert (said.stdout, said.stderr) == ("[0] printed\n", "[0] record\n")
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.parametrize(("before", "later"), [(SHORT, ""), ("", SHORT)])
-def test_a_default_timeout_of_sockets_is_not_a_mesh_s(method: str, before: str, later: str) -> None:
+def test_a_default_socket_timeout_does_not_affect_a_mesh(method: str, before: str, later: str) -> None:
     said = run_python("-c", MESH, before, later, method)
     assert (said.stdout, said.stderr) == ("[0] printed\n" * 2, "[0] record\n" * 2)

@@ -1,4 +1,4 @@
-"""A switch has its place in the stream of each rank: old settings before the call, new ones after it has returned."""
+"""A switch has an exact place in the stream of each rank: old settings before the call, new ones after it has returned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RANKS = 2
 
 
 def log_phases(address: str, capture: bool, lock: Any, numbers: Any, place: int, ready: Any) -> None:
-    """Log the number of the phase, ``numbers[0]``, without a pause, until it is negative; then tell how many were logged."""
+    """Log the number of the phase, ``numbers[0]``, without a pause until it is negative; then store the count of records."""
     install(address, rank=place - 1, capture=capture)
     logger, count = logging.getLogger(NAME), 0
     ready.release()
@@ -48,7 +48,7 @@ def log_phases(address: str, capture: bool, lock: Any, numbers: Any, place: int,
 
 
 class Load:
-    """Ranks that log the number of the phase: an even one stands still, an odd one has a switch in it."""
+    """Ranks that log the number of the phase. Settings change only in phases with an odd number."""
 
     def __init__(self, shows: LogClient, collector: RecordCollector, numbers: Any, locks: list[Any]) -> None:
         self.client, self.collector = shows, collector
@@ -56,7 +56,7 @@ class Load:
         self.sent = 0
 
     def enter(self, phase: int) -> None:
-        """Begin a phase: no rank is within a call that belongs to the one before."""
+        """Begin a phase at a moment when no rank is in a logging call of the previous phase."""
         for lock in self._locks:
             lock.acquire()
         self._numbers[0] = phase
@@ -64,8 +64,8 @@ class Load:
             lock.release()
 
     def log_some(self, what: str, rank: int | None = None) -> None:
-        """Wait until ranks, or this one alone, have logged in this phase."""
-        # What was logged in an earlier phase has been received.
+        """Wait until the ranks, or only `rank`, have logged in this phase."""
+        # After this, all records of earlier phases have been received.
         self.client.flush(DEADLINE, None if rank is None else lambda member: member.rank == rank)
         at = self.client.stats().received
         until(lambda: self.client.stats().received > at + 50, DEADLINE, what)
@@ -73,7 +73,7 @@ class Load:
 
 @contextmanager
 def load(capture: bool, window: float | None = None) -> Iterator[Load]:
-    """Yield ranks that log all the time; at the end all of them have ended and everything has been shown."""
+    """Yield ranks that log without a pause. At the end, all of them have ended and every record has been shown."""
     context = multiprocessing.get_context("fork")
     ready = context.Semaphore(0)
     shared = mmap.mmap(-1, mmap.PAGESIZE)
@@ -96,7 +96,7 @@ def load(capture: bool, window: float | None = None) -> Iterator[Load]:
 
 
 @pytest.mark.parametrize("capture", [False, True], ids=["records", "records and lines"])
-def test_streaming_is_switched_exactly_and_every_record_is_shown_or_counted_as_hidden(capture: bool) -> None:
+def test_streaming_switches_exactly_and_every_record_is_shown_or_counted_as_hidden(capture: bool) -> None:
     with load(capture) as made:
         streaming = True
         for phase in range(0, 20, 2):
@@ -115,7 +115,7 @@ def test_streaming_is_switched_exactly_and_every_record_is_shown_or_counted_as_h
         assert not shown[phase + 2], f"phase {phase + 2} was not"
 
 
-def test_the_window_is_switched_exactly() -> None:
+def test_the_window_switches_exactly_at_the_call() -> None:
     with load(False) as made:
         windows = [60.0, None] * 5
         for number, window in enumerate(windows):
@@ -136,14 +136,14 @@ def test_the_window_is_switched_exactly() -> None:
     assert counted == made.sent
     assert stats.dropped == 0
     for number in range(10):
-        if number % 2:  # the window holds
+        if number % 2:  # a window is in effect
             assert not singly[2 * number], f"phase {2 * number} was grouped"
         else:
             assert singly[2 * number] >= 50
 
 
-def test_what_was_logged_before_is_shown_and_what_is_logged_after_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The volume of the first report: thousands of records wait to be shown when streaming is switched off."""
+def test_records_from_before_streaming_is_off_are_shown_and_later_ones_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of records wait to be shown when streaming is switched off, as in the first report of this fault."""
     with load(False) as made:
         until(lambda: made.client.stats().received > 6000, DEADLINE)
         made.enter(1)
@@ -155,14 +155,14 @@ def test_what_was_logged_before_is_shown_and_what_is_logged_after_is_counted(mon
     assert shown + made.client.stats().hidden == made.sent
 
 
-def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_rank_switches_at_the_same_place_in_its_stream_when_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_client, "SWITCH_SEC", 2.0)
     with load(False) as made:
         made.log_some("both")
         stopped = made.client.stats()[1].pid
         made.enter(1)
         stop_process(stopped)
-        # Rank 1 may have been stopped with its lock held; the phases to come are rank 0's.
+        # Rank 1 may hold its lock while it is stopped, so only rank 0 takes part in the next phases.
         locks, made._locks = made._locks, made._locks[:1]
         made.client.set_streaming(False)
         made.enter(2)
@@ -178,7 +178,7 @@ def test_a_rank_that_is_stopped_switches_when_it_comes_to_it(monkeypatch: pytest
     assert sum(of_phase.values()) + made.client.stats().hidden == made.sent
 
 
-def test_handlers_are_switched_exactly() -> None:
+def test_handlers_switch_exactly_at_the_call() -> None:
     with load(False) as made:
         collectors = [made.collector]
         for phase in range(0, 12, 2):
@@ -194,7 +194,7 @@ def test_handlers_are_switched_exactly() -> None:
         assert set(counts) <= {2 * at - 1, 2 * at, 2 * at + 1}
 
 
-def test_a_group_that_is_pending_is_shown_by_the_call_that_ends_its_window() -> None:
+def test_the_call_that_ends_a_window_shows_its_pending_group() -> None:
     with load(False, window=60.0) as made:
         made.log_some("a group")
         made.enter(1)
@@ -203,7 +203,7 @@ def test_a_group_that_is_pending_is_shown_by_the_call_that_ends_its_window() -> 
         assert made.collector.records[-1].meshlog.count > 50  # type: ignore[attr-defined]  # as above
 
 
-def test_eras_end() -> None:
+def test_every_era_ends_after_its_switch() -> None:
     with load(False) as made:
         for number in range(30):
             made.client.set_window(1.0 + number)
@@ -212,7 +212,7 @@ def test_eras_end() -> None:
         assert made.client.ask(lambda: [len(source.turns) for source in core.reactor.peers]) == [0] * RANKS
 
 
-def test_procs_that_join_a_mesh_later_are_streamed_as_the_mesh_is() -> None:
+def test_a_worker_that_joins_a_mesh_later_has_the_streaming_mode_of_the_mesh() -> None:
     with mesh() as made:
         collector = RecordCollector()
         made.client.set_handlers([collector])
@@ -227,7 +227,7 @@ def test_procs_that_join_a_mesh_later_are_streamed_as_the_mesh_is() -> None:
         assert made.client.registry.streams("mesh")
 
 
-def test_what_has_arrived_and_waits_to_be_shown_is_shown_as_before() -> None:
+def test_records_that_wait_during_a_switch_of_handlers_go_to_the_old_handler() -> None:
     first, second = Blocks(), RecordCollector()
     with LogClient(first) as shows, ThreadPoolExecutor(1) as pool:
         with started("fork", workers.log_numbered, [(shows.address, 200, "return")]) as procs:

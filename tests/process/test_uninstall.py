@@ -1,4 +1,4 @@
-"""What a process is like when it has left its client, and goes on."""
+"""The state of a process that has left its client and continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .procs import DEADLINE, join_all, started
 
 
 def be_turned_up(address: str, ready: Any, go: Any) -> None:
-    """Join; when the client has set levels, leave: they are as they were."""
+    """Join, and leave after the client has set levels. Leaving restores the old levels."""
     logger = logging.getLogger("app")
     logger.setLevel(logging.ERROR)
     root = logging.getLogger().level
@@ -33,7 +33,7 @@ def be_turned_up(address: str, ready: Any, go: Any) -> None:
 
 
 @pytest.mark.usefixtures("real_stdout")
-def test_levels_that_the_client_has_set_go_with_it() -> None:
+def test_uninstall_restores_the_levels_that_the_client_has_set() -> None:
     context = multiprocessing.get_context("spawn")
     ready, go = context.Semaphore(0), context.Semaphore(0)
     with collected() as logs, started("spawn", be_turned_up, [(logs.address, ready, go)]) as procs:
@@ -50,7 +50,7 @@ def test_levels_that_the_client_has_set_go_with_it() -> None:
 
 
 def be_as_before(address: str) -> None:
-    """Join and leave, twice: what a program can set is as it was."""
+    """Join and leave, twice. Leaving restores what a program can set."""
 
     def state() -> tuple[object, ...]:
         root = logging.getLogger()
@@ -73,6 +73,6 @@ def be_as_before(address: str) -> None:
 
 
 @pytest.mark.usefixtures("real_stdout")
-def test_what_a_program_can_set_is_as_it_was() -> None:
+def test_uninstall_restores_what_a_program_can_set() -> None:
     with collected() as logs, started("spawn", be_as_before, [(logs.address,)]) as procs:
         assert join_all(procs) == [0]

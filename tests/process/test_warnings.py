@@ -1,4 +1,4 @@
-"""Warnings of procs: the client's filters hold there, and what they let pass comes back as records."""
+"""Warnings of workers: the client's filters apply to them, and the warnings that pass come back as records."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ WAIT = 60.0
 
 
 class HiddenWarning(UserWarning):
-    """One that the client's process does not want to hear of."""
+    """A warning that the client's process ignores."""
 
 
 class RefusedWarning(UserWarning):
-    """One that is an error in the client's process."""
+    """A warning that is an error in the client's process."""
 
 
 @pytest.fixture(autouse=True)
 def filters() -> None:
-    """Set the filters of the client's process; they are put back after each test."""
+    """Set the warning filters of the client's process; they are restored after each test."""
     warnings.resetwarnings()
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # of Python 3.12 and later
     warnings.simplefilter("default", UserWarning, append=True)
@@ -52,12 +52,12 @@ def spell(text: str) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_filters_reach_the_procs_of_a_mesh_and_its_warnings_come_back(method: str) -> None:
+def test_filters_reach_the_workers_of_a_mesh_and_its_warnings_come_back_as_records(method: str) -> None:
     collector = RecordCollector()
     with this_host().spawn_procs({"gpus": 2}, handlers=[collector], start_method=method) as procs:
         procs.logging_option(aggregate_window_sec=None).get(WAIT)
         procs.call(warn, 7).get(WAIT)
-        procs.call(warn, 7).get(WAIT)  # once a place, says the filter
+        procs.call(warn, 7).get(WAIT)  # the filter lets each place warn once only
         with pytest.raises(RankError) as caught:
             procs.call(warn_of_error).get(WAIT)
         assert isinstance(caught.value.__cause__, RefusedWarning)
@@ -67,7 +67,7 @@ def test_filters_reach_the_procs_of_a_mesh_and_its_warnings_come_back(method: st
     ]
 
 
-def test_the_filters_are_those_of_the_call_that_spawns() -> None:
+def test_a_mesh_has_the_filters_of_the_call_that_spawns_it() -> None:
     collector = RecordCollector()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,12 +77,12 @@ def test_the_filters_are_those_of_the_call_that_spawns() -> None:
     assert collector.messages == []
 
 
-def test_the_same_warning_of_many_ranks_is_one_and_others_stay_apart() -> None:
+def test_the_same_warning_of_four_ranks_is_shown_once_and_the_other_three_are_grouped() -> None:
     collector = RecordCollector()
     with this_host().spawn_procs({"gpus": 4}, handlers=[collector]) as procs:
         procs.logging_option(aggregate_window_sec=60).get(WAIT)
         procs.call(warn, 7).get(WAIT)
-        # A warning is shown at once the first time, and counted from the second.
+        # The first warning is shown at once; the others are counted.
         procs.flush().get(WAIT)
     first, others = collector.records
     assert first.getMessage() == spell("file 7 is old")
@@ -91,7 +91,7 @@ def test_the_same_warning_of_many_ranks_is_one_and_others_stay_apart() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_workers_of_a_pool_take_the_filters_when_asked(method: str) -> None:
+def test_the_workers_of_a_pool_take_the_filters_if_warnings_is_true(method: str) -> None:
     with collected() as logs:
         initializer = functools.partial(install, logs.address, warnings=True)
         with multiprocessing.get_context(method).Pool(2, initializer) as pool:
@@ -102,7 +102,7 @@ def test_the_workers_of_a_pool_take_the_filters_when_asked(method: str) -> None:
     assert logs.messages == [spell("file 7 is old")]
 
 
-def test_the_workers_of_a_pool_keep_their_own_otherwise() -> None:
+def test_the_workers_of_a_pool_keep_their_own_filters_by_default() -> None:
     with collected() as logs, multiprocessing.get_context("spawn").Pool(1, install, (logs.address,)) as pool:
         pool.map(warn, [7], 1)
         logs.flush()

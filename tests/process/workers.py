@@ -1,4 +1,4 @@
-"""What the worker processes of these tests do. Importable, so that every start method finds it."""
+"""The code of the worker processes of these tests, in a module that every start method can import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import until
 NAME = "worker"
 
 ENDINGS = {"return": 0, "os._exit": 0, "SIGKILL": -signal.SIGKILL}
-"""How a worker ends, and with which exit code."""
+"""The ways in which a worker ends, with their exit codes."""
 
 
 def end(how: str) -> None:
@@ -29,7 +29,7 @@ def end(how: str) -> None:
 
 
 def log_numbered(address: str, count: int, ending: str, ready: Any = None, go: Any = None) -> None:
-    """Log numbers from 0, then end. With `ready` and `go`, semaphores: join, say so, and wait to be let go."""
+    """Log numbers from 0, then end. With the semaphores `ready` and `go`: join, release `ready`, and wait for `go` first."""
     meshlog_handler.install(address)
     if ready is not None:
         ready.release()
@@ -41,7 +41,7 @@ def log_numbered(address: str, count: int, ending: str, ready: Any = None, go: A
 
 
 def log_until(address: str, counts: Any, place: int) -> None:
-    """Log numbers from 0, in bursts, until ``counts[0]``; ``counts[place]``, shared, says how many calls have returned."""
+    """Log numbers from 0, in bursts, until ``counts[0]``; the shared ``counts[place]`` counts the calls that have returned."""
     meshlog_handler.install(address, capture=False)
     logger = logging.getLogger(NAME)
     while not counts[0]:
@@ -52,13 +52,13 @@ def log_until(address: str, counts: Any, place: int) -> None:
 
 
 def log_without_a_journal(address: str, count: int) -> None:
-    """Log numbers where no file takes a byte, then die."""
+    """Log numbers while no file takes a byte, then kill this process."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     log_numbered(address, count, "SIGKILL")
 
 
 def log_at_each_go(address: str, ready: Any, go: Any, done: Any, count: int = 1) -> None:
-    """Join and log once; then log once more each time `go` lets it; tell after each."""
+    """Join and log once; then log once more each time `go` is released, and release `done` after each record."""
     meshlog_handler.install(address, capture=False)
     logger = logging.getLogger(NAME)
     logger.info("early")
@@ -70,7 +70,7 @@ def log_at_each_go(address: str, ready: Any, go: Any, done: Any, count: int = 1)
 
 
 def log_in_turn(address: str, index: int, turns: list[Any], count: int, ready: Any, shipped: Any) -> None:
-    """Log `count` records, each after a record of the worker before; tell when all were shipped."""
+    """Log `count` records, each after a record of the previous worker; release `shipped` when all were shipped."""
     meshlog_handler.install(address, capture=False)
     logger = logging.getLogger(NAME)
     ready.release()
@@ -83,7 +83,7 @@ def log_in_turn(address: str, index: int, turns: list[Any], count: int, ready: A
 
 
 def wait_shipped() -> None:
-    """Wait until nothing in this process's journal waits to be shipped."""
+    """Wait until all records in the journal of this process have been shipped."""
     member = membership.current()
     assert member is not None
     stream = member.stream
@@ -92,27 +92,27 @@ def wait_shipped() -> None:
 
 
 def greet(number: int) -> int:
-    """Log and print once; return this process's id."""
+    """Log and print once; return the pid of this process."""
     logging.getLogger(NAME).warning("greeting %d", number)
     print(f"printed {number}")
     return os.getpid()
 
 
 def greet_from(address: str, number: int, rank: int | None = None) -> None:
-    """Install under a rank, and greet."""
+    """Install with a rank, and greet."""
     meshlog_handler.install(address, rank=rank)
     greet(number)
 
 
 def print_when_told(address: str, go: Any) -> None:
-    """Join once `go` lets it, captured, and print."""
+    """Wait for `go`, join with capture, and print."""
     assert go.acquire(timeout=DEADLINE)
     meshlog_handler.install(address)
     print("printed", flush=True)
 
 
 def be_turned_away(address: str, go: Any) -> None:
-    """Try to join once `go` lets it: the client hangs up, and does not leave it to a timeout."""
+    """Wait for `go`, and try to join: the client must close the connection, before a timeout ends the attempt."""
     assert go.acquire(timeout=DEADLINE)
     try:
         membership.join(membership.JoinOptions(address))
@@ -124,7 +124,7 @@ def be_turned_away(address: str, go: Any) -> None:
 
 
 def greet_slowly(number: int, arrived: Any, go: Any) -> int:
-    """Greet, then wait with the other workers: no one of them takes two."""
+    """Greet, then wait for `go`, so that no worker takes two tasks."""
     pid = greet(number)
     arrived.release()
     assert go.acquire(timeout=DEADLINE)
@@ -132,7 +132,7 @@ def greet_slowly(number: int, arrived: Any, go: Any) -> int:
 
 
 def install_twice(address: str) -> None:
-    """Install, greet, install again, greet."""
+    """Install, greet, install again, and greet again."""
     meshlog_handler.install(address)
     greet(0)
     before = [os.fstat(fd).st_ino for fd in (1, 2)]

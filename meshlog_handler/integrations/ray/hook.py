@@ -39,7 +39,10 @@ def is_hooked() -> bool:
 
 
 def hook_in(driver: str) -> None:
-    """Make later tasks and actors of `driver`, this process, run in processes that call `join` first."""
+    """Run `join` first in the processes of later tasks and actors of `driver`, this process.
+
+    Raise `SettingError` if this version of Ray does not support it.
+    """
     try:
         from ray._private.utils import get_runtime_env_info
         from ray.actor import ActorClass

@@ -89,7 +89,7 @@ def attach(
         raise SettingError("this process uses Ray Client (ray://), and its driver is another process. Call attach() there.")
     driver = this_process()
     for other in set(_attached) - {driver}:
-        _attached.pop(other)[1].drain_and_stop()  # of a cluster that this process has left before
+        _attached.pop(other)[1].drain_and_stop()  # attached to a cluster that this process has left
     if driver in _attached and _attached[driver][1].client.running:
         job, logs = _attached[driver]
         if handlers is not None:
