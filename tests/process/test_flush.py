@@ -1,4 +1,4 @@
-"""A flush: all that was logged before it has been shown, or the silent ranks are named; always in time."""
+"""After a flush, all earlier records are shown, or the ranks that did not reply are named; a flush always ends in time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORKERS = 8
 
 
 class Mesh(NamedTuple):
-    """Workers that have joined and logged once, by rank; each waits for `go`."""
+    """Workers by rank. Each has joined and logged once, and waits for `go`."""
 
     logs: CollectedLogs
     by_rank: dict[int, BaseProcess]
@@ -37,7 +37,7 @@ class Mesh(NamedTuple):
     done: Semaphore
 
     def stop(self, rank: int) -> None:
-        """Stop a worker with SIGSTOP; returns when it has stopped."""
+        """Stop a worker with SIGSTOP, and return when it has stopped."""
         pid = self.by_rank[rank].pid
         assert pid is not None
         stop_process(pid)
@@ -51,7 +51,7 @@ class Mesh(NamedTuple):
 
 @contextmanager
 def mesh(count: int = WORKERS, goes: int = 1) -> Iterator[Mesh]:
-    """Yield workers that wait; let them end."""
+    """Yield workers that wait. At the end, let them end."""
     context = multiprocessing.get_context("fork")
     ready, go, done = context.Semaphore(0), context.Semaphore(0), context.Semaphore(0)
     with collected() as logs, started("fork", workers.log_at_each_go, [(logs.address, ready, go, done, goes)] * count) as procs:
@@ -65,7 +65,7 @@ def mesh(count: int = WORKERS, goes: int = 1) -> Iterator[Mesh]:
         join_all(procs)
 
 
-def test_a_flush_that_all_answer_says_so() -> None:
+def test_a_receipt_lists_all_ranks_if_all_acknowledge_the_flush() -> None:
     with mesh() as m:
         receipts = [m.logs.flush(timeout=DEADLINE) for _ in range(2)]
         assert m.logs.messages == ["early"] * WORKERS
@@ -75,7 +75,7 @@ def test_a_flush_that_all_answer_says_so() -> None:
 
 
 # README, "What is guaranteed": Nothing hangs, A flush has a receipt.
-def test_a_stopped_worker_is_named_in_time_and_answers_the_next_flush_when_it_goes_on() -> None:
+def test_a_flush_names_a_stopped_rank_in_time_and_the_resumed_rank_acknowledges_the_next_flush() -> None:
     with mesh() as m:
         m.stop(3)
         begun = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_stopped_worker_is_named_in_time_and_answers_the_next_flush_when_it_go
         receipt = caught.value.receipt
         assert (receipt.missing, receipt.acked) == ((3,), (0, 1, 2, 4, 5, 6, 7))
         m.signal(3, signal.SIGCONT)
-        # What it answers to the first flush, late, must not be taken for the answer to the next one.
+        # The late acknowledgement of the first flush must not count for the next flush.
         for _ in range(WORKERS):
             m.go.release()
             assert m.done.acquire(timeout=DEADLINE)
@@ -95,7 +95,7 @@ def test_a_stopped_worker_is_named_in_time_and_answers_the_next_flush_when_it_go
 
 
 @pytest.mark.parametrize("stopped", [(), (5,)], ids=["all answer", "one is silent"])
-def test_ten_flushes_at_once_each_end(stopped: tuple[int, ...]) -> None:
+def test_ten_concurrent_flushes_all_end(stopped: tuple[int, ...]) -> None:
     with mesh() as m, ThreadPoolExecutor(10) as pool:
         for rank in stopped:
             m.stop(rank)
@@ -119,7 +119,7 @@ def test_ten_flushes_at_once_each_end(stopped: tuple[int, ...]) -> None:
 
 
 # README, "What is guaranteed": A flush has a receipt.
-def test_a_worker_that_dies_during_a_flush_is_excused_at_once() -> None:
+def test_a_flush_stops_waiting_for_a_worker_as_soon_as_it_dies() -> None:
     with mesh() as m, ThreadPoolExecutor(1) as pool:
         m.stop(3)
         pending = pool.submit(m.logs.flush, timeout=DEADLINE)
@@ -131,7 +131,7 @@ def test_a_worker_that_dies_during_a_flush_is_excused_at_once() -> None:
         assert (after.missing, after.acked) == ((), (0, 1, 2, 4, 5, 6, 7))
 
 
-def test_a_flush_waits_for_what_a_dead_worker_left_in_its_journal() -> None:
+def test_a_flush_waits_for_the_records_in_the_journal_of_a_dead_worker() -> None:
     with mesh(1) as m:
         m.go.release()
         assert m.done.acquire(timeout=DEADLINE)
@@ -140,14 +140,14 @@ def test_a_flush_waits_for_what_a_dead_worker_left_in_its_journal() -> None:
         assert m.logs.messages[:2] == ["early", "late 0"]
 
 
-def test_a_flush_with_nobody_to_ask_is_complete() -> None:
+def test_a_flush_without_workers_is_complete() -> None:
     with collected() as logs:
         receipt = logs.flush()
     assert (receipt.acked, receipt.missing, receipt.dead) == ((), (), ())
 
 
 class Flushing(logging.Handler):
-    """A handler that flushes the client which calls it."""
+    """A handler that flushes the client that calls it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Flushing(logging.Handler):
             self.errors.append(error)
 
 
-def test_a_flush_from_a_handler_of_the_client_is_refused_instead_of_hanging() -> None:
+def test_a_flush_from_a_handler_of_the_client_raises_an_error_instead_of_hanging() -> None:
     flushing, collector = Flushing(), RecordCollector()
     with LogClient(flushing, collector) as client:
         flushing.client = client

@@ -1,4 +1,4 @@
-"""A process forked from one that forwards is one of its own: no lock, no buffer, no identity is inherited."""
+"""A process that is forked from a worker logs by itself: it inherits no lock, no buffer and no identity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHILDREN = 200
 
 
 # README, "What is guaranteed": Nothing hangs.
-def test_200_children_forked_while_a_thread_logs_all_end_and_log_once() -> None:
+def test_200_children_that_are_forked_while_a_thread_logs_all_end_and_log_once() -> None:
     with collected() as logs:
         with started("spawn", forkers.storm, [(logs.address, CHILDREN)]) as procs:
             parent = procs[0].pid
@@ -40,8 +40,8 @@ def test_200_children_forked_while_a_thread_logs_all_end_and_log_once() -> None:
     assert (stats[0].received, stats[0].duplicates, stats[0].dropped) == (len(records), 0, {})
 
 
-def test_a_thread_of_a_forked_process_is_not_taken_for_one_of_the_clients() -> None:
-    """It may get the identifier that a thread of the client's process had; such threads are not forwarded."""
+def test_a_forked_process_does_not_treat_its_threads_as_threads_of_the_client() -> None:
+    """A thread of the child may get the identifier that a client thread had. Records of client threads are not forwarded."""
     run_python(
         "-c",
         "import os; from meshlog_handler import LogClient; from meshlog_handler.worker.record_stream import internal_threads\n"
@@ -54,7 +54,7 @@ def test_a_thread_of_a_forked_process_is_not_taken_for_one_of_the_clients() -> N
     )
 
 
-def test_children_of_children_log_as_themselves() -> None:
+def test_children_of_children_log_with_their_own_process_ids() -> None:
     depth = 3
     with collected() as logs:
         with started("spawn", forkers.generations, [(logs.address, depth)]) as procs:
@@ -75,7 +75,7 @@ def test_children_of_children_log_as_themselves() -> None:
     assert {vars(record)["rank"] for record in printed} == {0}, "children share their parent's pipes"
 
 
-def test_nothing_inherited_is_sent_twice() -> None:
+def test_inherited_records_are_not_sent_twice() -> None:
     with collected() as logs:
         with started("fork", forkers.silent_children, [(logs.address, 8)]) as procs:
             assert join_all(procs) == [0]
@@ -87,7 +87,7 @@ def test_nothing_inherited_is_sent_twice() -> None:
     assert (stats[0].received, stats[0].duplicates) == (2000, 0)
 
 
-def test_a_fork_of_the_clients_own_process_leaves_the_client_unharmed() -> None:
+def test_a_fork_of_the_client_process_does_not_harm_the_client() -> None:
     collector = RecordCollector()
     with LogClient(collector) as client:
         address = client.address
@@ -117,8 +117,8 @@ def test_a_fork_of_the_clients_own_process_leaves_the_client_unharmed() -> None:
         assert os.path.exists(address.removeprefix("meshlog://").partition("#")[0])
 
 
-def test_a_fork_while_the_clients_thread_works_leaves_the_child_free() -> None:
-    """Children forked at any instant of the client's work exit, and the client receives all of it."""
+def test_a_child_that_is_forked_while_the_client_thread_works_is_not_blocked() -> None:
+    """Children that are forked at any moment of the client's work exit, and the client receives all records."""
     collector = RecordCollector()
     with LogClient(collector) as client:
         address = client.address
@@ -170,7 +170,7 @@ sys.exit(status)
 """
 
 
-def test_a_child_forked_while_a_thread_shows_its_record_inherits_no_lock_of_a_stream() -> None:
+def test_a_child_that_is_forked_while_a_thread_shows_a_record_inherits_no_stream_lock() -> None:
     run_python("-c", FORKS_IN_A_WRITE)
 
 
@@ -202,8 +202,8 @@ with LogClient(logging.StreamHandler(sys.stdout)) as client:
 """
 
 
-def test_a_child_may_print_though_the_clients_thread_was_about_to_when_it_was_forked() -> None:
-    """Python does not make the lock of a buffered file anew in a child."""
+def test_a_child_can_print_even_if_the_client_thread_was_about_to_print_at_the_fork() -> None:
+    """Python does not replace the lock of a buffered file in a child."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     lines = Counter(run_python("-c", SHOWS_AND_FORKS, env=env).stdout.splitlines())
     assert {f"child {number}" for number in range(50)} <= lines.keys()

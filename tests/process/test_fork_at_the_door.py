@@ -1,4 +1,7 @@
-"""A child that is forked while a proc joins holds nothing of the connection: else the proc would not see the client's end."""
+"""A child that the client process forks while a worker joins keeps no descriptor of the connection.
+
+If it did, the worker would not notice the end of the client.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ pytestmark = [
 
 
 class Halt:
-    """A place where a thread of the client waits until it is let go."""
+    """A point where a thread of the client waits until the test releases it."""
 
     def __init__(self) -> None:
         self.reached, self.let_go = threading.Event(), threading.Event()
@@ -53,18 +56,18 @@ def begin(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def open_files() -> dict[int, str]:
-    """Return what this process has open, by descriptor."""
+    """Return the open files of this process by descriptor."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one by which the names were read
+        except FileNotFoundError:  # the descriptor that lists the directory
             continue
     return found
 
 
 def more_in_a_child(before: set[str], path: Path) -> list[str]:
-    """Fork; return what the child has open that was not `before`."""
+    """Fork, and return the open files of the child that are not in `before`."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -77,7 +80,9 @@ def more_in_a_child(before: set[str], path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("step", [prove, admit, begin])
-def test_a_child_holds_nothing_of_who_is_joining(step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_child_keeps_no_descriptor_of_a_worker_that_is_joining(
+    step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     halt = Halt()
     go = multiprocessing.get_context("fork").Semaphore(0)
     with LogClient() as client, started("fork", workers.print_when_told, [(client.address, go)]) as procs:
@@ -99,14 +104,14 @@ def test_a_child_holds_nothing_of_who_is_joining(step: Any, monkeypatch: pytest.
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """It would hang up, too, once it comes to a connection that nobody has any more."""
+    """Switch off the garbage collector, which also closes connections that nothing refers to."""
     gc.disable()
     yield
     gc.enable()
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
-def test_who_joins_while_the_client_stops_is_turned_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_stops_refuses_a_joining_worker_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     halt = Halt()
     go = multiprocessing.get_context("fork").Semaphore(0)
     client = LogClient().start()
@@ -116,7 +121,7 @@ def test_who_joins_while_the_client_stops_is_turned_away_at_once(monkeypatch: py
         assert halt.reached.wait(DEADLINE)
         stopping = threading.Thread(target=client.stop)
         stopping.start()
-        # The client's thread waits for the door's, and hears of nobody any more.
+        # The client thread waits for the listener thread, and learns of no further connection.
         until(lambda: client._listener.sockets[0].fileno() < 0)
         halt.let_go.set()
         stopping.join(DEADLINE)

@@ -1,4 +1,4 @@
-"""A program's own hooks of ``os.register_at_fork`` may log, also those that run in the child before ours."""
+"""Hooks that a program registers with ``os.register_at_fork`` can log, also if they run in the child before our hooks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_hook_that_logs_in_the_child_logs_as_the_child(method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_hook_that_runs_in_the_child_logs_as_the_child(method: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("program") / "hooks_that_log.py"
     path.write_text(PROGRAM)
     shown = run_python(str(path), method).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""A formatter writes at the client, of every record, what it writes in the process that logged it."""
+"""A formatter gives the same text in the client as in the process that logged the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .procs import DEADLINE, join_all, started
 
 @pytest.mark.parametrize("formatter", formatting.FORMATTERS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_formatter_writes_the_same_at_the_client(method: str, formatter: str) -> None:
+def test_a_formatter_writes_the_same_text_in_the_client(method: str, formatter: str) -> None:
     pytest.importorskip("structlog")
     out = io.StringIO()
     handler = logging.StreamHandler(out)

@@ -1,4 +1,4 @@
-"""Programs that gevent or eventlet have patched, before this package was imported or after: their logs are as any other's."""
+"""Programs that gevent or eventlet patches log like other programs, whether the patch comes before our import or after it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ with this_host().spawn_procs(per_host={{"gpus": 1}}) as procs:
 
 
 def patched(program: str, library: str, when: str) -> str:
-    if find_spec(library) is None:  # not imported here: eventlet would change how this process forks
+    if find_spec(library) is None:  # importing eventlet here would change how this process forks
         pytest.skip(f"{library} is not installed")
     patch = {when: PATCHES[library]}
     return RUN + program.format(before=patch.get("before", ""), after=patch.get("after", ""))
@@ -100,7 +100,7 @@ each_way = pytest.mark.parametrize(
 
 @each_way
 @pytest.mark.usefixtures("real_stdout")
-def test_a_worker_with_greenlets(library: str, when: str) -> None:
+def test_a_worker_with_greenlets_forwards_all_records(library: str, when: str) -> None:
     with collected() as logs:
         command = [sys.executable, "-c", "import logging\n" + patched(WORKER, library, when)]
         subprocess.run(command, env=importing(logs.client.environ()), check=True, timeout=DEADLINE)
@@ -115,7 +115,7 @@ def test_a_worker_with_greenlets(library: str, when: str) -> None:
     [(CLIENT, "from a worker"), (CONFIGURED, "from a child"), (MESH, "from a proc")],
     ids=["client", "configured", "mesh"],
 )
-def test_a_client_with_greenlets(program: str, shown: str, library: str, when: str) -> None:
+def test_a_client_with_greenlets_shows_records_without_errors(program: str, shown: str, library: str, when: str) -> None:
     if program == MESH and when == "before" and sys.version_info >= (3, 12):
         pytest.skip("at exit, the resource tracker of multiprocess waits in the patched os.waitpid; see docs/neighbours.md")
     done = run_python(

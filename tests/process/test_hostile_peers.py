@@ -1,6 +1,7 @@
-"""Peers that know the key, and send what no proc does: each ends its own connection, and nothing else.
+"""A peer that knows the key and sends invalid data loses its own connection, and nothing else ends.
 
-The client goes on, runs no code of theirs, and keeps neither memory nor descriptors for them; the honest lose nothing.
+The client keeps running. It runs no code from such a peer, and keeps no memory and no descriptors for it.
+Other workers lose nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .procs import DEADLINE
 
 NEST = b"[\x01\x00\x00\x00"
 
-# What ends the connection of who sends it.
+# Data that makes the client close the connection.
 INVALID = {
     "a frame without a kind": HEAD.pack(0, DATA),
     "a huge length": HEAD.pack(0xFFFFFFFF, DATA),
@@ -67,7 +68,7 @@ INVALID = {
     "more drops than there are levels": frame(DROPPED, pack(tuple(("full", level, 1) for level in range(2000)))),
 }
 
-# What can be read as frames, and not as entries: it is left out.
+# Data with valid frames and invalid entries. The client skips it.
 UNREADABLE = {
     "entries of no kind": b"\x63" * 100,
     "a record of a shape that was not defined": HEADER.pack(RECORD, 999, 16) + bytes(16),
@@ -82,7 +83,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
-def test_what_no_proc_sends_ends_the_connection_of_who_sent_it(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_data_closes_the_connection_of_its_sender(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with honest() as others:
         with joined(others.address) as peer:
             peer.log(entries("before"))
@@ -98,7 +99,7 @@ def test_what_no_proc_sends_ends_the_connection_of_who_sent_it(data: bytes, capf
 
 
 @pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_is_left_out(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_client_skips_entries_that_it_cannot_read(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with honest() as others:
         with joined(others.address) as peer:
             peer.log(entries("before"))
@@ -119,7 +120,7 @@ def _extension() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_extension")
-def test_no_pickle_runs_wherever_it_stands(tmp_path: Path) -> None:
+def test_no_pickle_runs_anywhere_in_the_data(tmp_path: Path) -> None:
     made = tmp_path / "made"
     with honest() as others:
         for name, data in bombs(str(made)).items():
@@ -156,7 +157,7 @@ stretches = st.builds(stretch, st.integers(0, 3), st.sampled_from((START, START 
 shaped = noise.map(lambda data: stretch(1, START, HEADER.pack(1 + len(data) % 4, len(data), len(data)) + data))
 
 
-def test_random_bytes_do_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_bytes_have_no_effect(capfd: pytest.CaptureFixture[str]) -> None:
     with honest() as others:
 
         @settings(max_examples=100, suppress_health_check=list(HealthCheck))
@@ -175,7 +176,7 @@ def test_random_bytes_do_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert "goes on after" not in capfd.readouterr().err
 
 
-def test_replayed_frames_are_counted_and_not_shown_again() -> None:
+def test_replayed_records_are_counted_and_not_shown_again() -> None:
     first, second = entries("one", "two"), entries("three")
     with honest() as others:
         with joined(others.address) as peer:
@@ -194,8 +195,8 @@ def test_replayed_frames_are_counted_and_not_shown_again() -> None:
         others.are_counted()
 
 
-def test_who_claims_the_rank_of_another_takes_nothing_from_it() -> None:
-    """A rank may have several processes, such as a proc and what it forks. Each is shown; a flush waits for all of them."""
+def test_a_peer_that_claims_the_rank_of_a_worker_takes_nothing_from_it() -> None:
+    """A rank can have several processes, such as a worker and its children. All are shown; a flush waits for all of them."""
     with honest() as others:
         with joined(others.address, rank=0) as peer:
             peer.log(entries("I am rank 0"))
@@ -214,7 +215,7 @@ def test_who_claims_the_rank_of_another_takes_nothing_from_it() -> None:
         assert os.getpid() in bearers, "who it was is to be seen: a record has the id of its process"
 
 
-def test_answers_for_others_count_for_nothing() -> None:
+def test_acknowledgements_for_other_ranks_have_no_effect() -> None:
     with honest() as others, joined(others.address) as peer:
         for number in range(1, 50):
             peer.send(frame(CONTROL, Answer(number, None).encode()))
@@ -227,7 +228,7 @@ def test_answers_for_others_count_for_nothing() -> None:
         assert silent.value.receipt.acked == (0, 1)
 
 
-def test_more_than_can_be_read_at_once_is_read_in_turn_and_not_kept() -> None:
+def test_the_client_reads_large_amounts_of_data_in_turns_and_does_not_keep_them() -> None:
     answers = frame(CONTROL, Answer(1, "x" * 1000).encode()) * 250
     shapes = b"".join(HEADER.pack(DEFINE, number, len(body)) + body for number, body in _definitions())
     with honest() as others:
@@ -243,7 +244,7 @@ def test_more_than_can_be_read_at_once_is_read_in_turn_and_not_kept() -> None:
                 peer.at = START
                 peer.log(shapes, generation)  # 50 MB
                 generation += 1
-            peer.send(HEAD.pack(MAX_FRAME, DATA) + bytes(1000))  # and the rest never comes
+            peer.send(HEAD.pack(MAX_FRAME, DATA) + bytes(1000))  # the rest is never sent
             others.are_heard()
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             assert grown < 64 * 1024, f"{grown} KiB"
@@ -257,7 +258,7 @@ def _definitions() -> Iterator[tuple[int, bytes]]:
         yield number, pack(("q", 0.0, {**common, "msg": f"{number} {'y' * 900}"}))
 
 
-def test_who_joins_again_and_again_is_known_once() -> None:
+def test_a_peer_that_joins_many_times_counts_as_one_rank() -> None:
     with honest() as others:
         before = len(open_fds())
         for _ in range(100):
@@ -276,7 +277,7 @@ def test_who_joins_again_and_again_is_known_once() -> None:
     ("captured", "count"),
     [(("stdout",), 1), (("stdout", "stderr"), 1), (("stdout", "stdout"), 2), (("stdin",), 1), (("stdout",), 20)],
 )
-def test_descriptors_that_are_not_the_pipes_they_should_be_are_refused_and_closed(
+def test_the_client_refuses_and_closes_descriptors_that_are_not_the_expected_pipes(
     captured: tuple[str, ...], count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
@@ -294,7 +295,7 @@ def test_descriptors_that_are_not_the_pipes_they_should_be_are_refused_and_close
     assert "a connection was refused: ProtocolError" in capfd.readouterr().err
 
 
-def test_a_journal_that_is_no_file_holds_up_nobody() -> None:
+def test_a_journal_that_is_not_a_regular_file_does_not_block_the_client() -> None:
     with honest() as others:
         peer = Peer(others.address)
         with contextlib.closing(peer):
@@ -311,7 +312,7 @@ def test_a_journal_that_is_no_file_holds_up_nobody() -> None:
         os.unlink(journal) if os.path.exists(journal) else None
 
 
-def test_a_sparse_journal_costs_no_memory(tmp_path: Path) -> None:
+def test_a_sparse_journal_uses_little_memory(tmp_path: Path) -> None:
     path, size = tmp_path / "journal", 1 << 30
     Journal(str(path), 1 << 20).close()
     head = bytearray(path.read_bytes()[: JOURNAL_HEADER.size])
@@ -331,14 +332,14 @@ def test_a_sparse_journal_costs_no_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_a_pipe_that_is_made_to_block_holds_up_nobody() -> None:
+def test_a_pipe_that_is_set_to_blocking_mode_does_not_block_the_client() -> None:
     read_end, write_end = os.pipe()
     try:
         with honest() as others:
             peer = Peer(others.address, captured=("stdout",), fds=(read_end,))
             with contextlib.closing(peer):
                 peer.join()
-                os.set_blocking(read_end, True)  # the flag is one for all that have the pipe
+                os.set_blocking(read_end, True)  # all processes that have the pipe share this flag
                 for number in range(20):
                     os.write(write_end, b"x" * 10)
                     os.set_blocking(read_end, True)
@@ -352,7 +353,7 @@ def test_a_pipe_that_is_made_to_block_holds_up_nobody() -> None:
         os.close(write_end)
 
 
-def test_the_write_end_of_a_pipe_is_not_read() -> None:
+def test_the_client_refuses_the_write_end_of_a_pipe() -> None:
     ends = os.pipe()
     try:
         with honest() as others:

@@ -1,4 +1,4 @@
-"""The rank that a launcher gives belongs to the process that it started; what that one starts only inherits the variables."""
+"""The rank from a launcher belongs to the process that it started; child processes of that one inherit only the variables."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def program(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("variables", LAUNCHERS, ids=lambda variables: next(iter(variables)))
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_a_client_that_has_a_launchers_rank_have_their_own(
+def test_workers_get_their_own_ranks_if_their_client_has_a_rank_from_a_launcher(
     variables: dict[str, str], method: str, program: str
 ) -> None:
     done = run_python(program, method, "client", env={**importing(), **variables})
@@ -71,7 +71,7 @@ def test_workers_of_a_client_that_has_a_launchers_rank_have_their_own(
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_a_rank_have_numbers_beyond_the_launchers(method: str, program: str) -> None:
+def test_children_of_a_rank_get_higher_ranks_than_those_of_the_launcher(method: str, program: str) -> None:
     words = ["-m", "meshlog_handler", "run", "-n", "2", "--", sys.executable, program, method, "joined"]
     done = run_python(*words)
     said = done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_workers_of_a_rank_have_numbers_beyond_the_launchers(method: str, progra
     assert ranks_of(said, "printed") == list(range(2, 8))
 
 
-def test_a_launchers_processes_keep_their_ranks_also_behind_a_shell() -> None:
+def test_processes_of_a_launcher_keep_their_ranks_if_a_shell_starts_them() -> None:
     worker = "import logging, meshlog_handler as m; m.install(); logging.info('record'); print('printed')"
     command = ["sh", "-c", f'{sys.executable} -c "{worker}"; {sys.executable} -c "{worker}"']
     done = run_python("-m", "meshlog_handler", "run", "-n", "2", "--", *command)
@@ -87,7 +87,7 @@ def test_a_launchers_processes_keep_their_ranks_also_behind_a_shell() -> None:
     assert ranks_of(said, "record") == ranks_of(said, "printed") == [0, 0, 1, 1]
 
 
-def test_a_launcher_below_a_rank_numbers_its_own_and_they_are_captured() -> None:
+def test_a_launcher_inside_a_rank_sets_its_own_ranks_and_their_output_is_captured() -> None:
     worker = "import logging, meshlog_handler as m; m.install(); logging.info('record'); print('printed', flush=True)"
     command = ["sh", "-c", f'for r in 0 1 2; do RANK=$r {sys.executable} -c "{worker}" & done; wait']
     done = run_python("-m", "meshlog_handler", "run", "-n", "1", "--", *command)
@@ -95,7 +95,7 @@ def test_a_launcher_below_a_rank_numbers_its_own_and_they_are_captured() -> None
     assert ranks_of(said, "record") == ranks_of(said, "printed") == [0, 1, 2]
 
 
-def test_a_process_with_other_pipes_than_its_launchers_is_captured() -> None:
+def test_a_process_with_other_pipes_than_its_launcher_is_captured() -> None:
     worker = "import meshlog_handler as m; m.install(); print('printed', flush=True)"
     outer = f"import subprocess, sys; print(subprocess.run([sys.executable, '-c', {worker!r}], capture_output=True))"
     done = run_python("-m", "meshlog_handler", "run", "-n", "1", "--", sys.executable, "-c", outer)
@@ -104,7 +104,7 @@ def test_a_process_with_other_pipes_than_its_launchers_is_captured() -> None:
 
 
 @pytest.mark.usefixtures("real_stdout")
-def test_a_rank_that_is_started_anew_has_its_number_again() -> None:
+def test_a_restarted_process_gets_the_same_rank_again() -> None:
     worker = "import logging, meshlog_handler as m; m.install(); logging.info('record')"
     with collected() as logs:
         env = {**importing(logs.client.environ()), "RANK": "7"}

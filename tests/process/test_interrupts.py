@@ -1,4 +1,4 @@
-"""Ctrl-C at every instant of a public call: it reaches the caller, and nothing is left that the next `stop` does not end."""
+"""Ctrl-C during a public call reaches the caller at any moment, and the next `stop` cleans up everything."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FILES = (str(Path(meshlog_handler.__file__).parent), threading.__file__)
 
 
 def interrupt_at(place: int, call: Callable[[], object]) -> bool:
-    """Make a call, and raise KeyboardInterrupt where it enters the function of this number; return whether it came that far.
+    """Make a call, and raise KeyboardInterrupt where it enters the function of this number. Return whether it came that far.
 
-    There, among other places, Python looks for signals; between any two lines, as in the middle of a ``with``, it does not.
+    Python checks for signals at such places, among others, but not between two lines, for example in the middle of a ``with``.
     """
     left = place
 
@@ -67,12 +67,14 @@ def flushed(client: LogClient) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("prepare", [started, stopped, flushed])
-def test_an_interrupt_leaves_nothing(prepare: Callable[[LogClient], Callable[[], object]]) -> None:
+def test_an_interrupt_of_a_client_leaves_no_threads_or_descriptors(
+    prepare: Callable[[LogClient], Callable[[], object]],
+) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(LogClient(RecordCollector()))  # what is loaded at first, and stays
+        stack.enter_context(LogClient(RecordCollector()))  # some things are loaded once, and stay
     threads, fds = threading.active_count(), descriptors()
     place = 0
     interrupted = True
@@ -88,7 +90,7 @@ def test_an_interrupt_leaves_nothing(prepare: Callable[[LogClient], Callable[[],
 
 
 def serve(pipe: Any) -> None:
-    """Be a client until told to end."""
+    """Run a client until the pipe sends a message."""
     with LogClient(RecordCollector()) as client:
         pipe.send(client.address)
         pipe.recv()
@@ -96,7 +98,7 @@ def serve(pipe: Any) -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The address of a client in another process."""
+    """Yield the address of a client in another process."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there,))
@@ -123,7 +125,9 @@ def uninstalled(address: str) -> Callable[[], object]:
 
 @pytest.mark.usefixtures("real_stdout")
 @pytest.mark.parametrize("prepare", [installed, installed_with_output, uninstalled])
-def test_an_interrupt_of_a_worker_leaves_nothing(prepare: Callable[[str], Callable[[], object]], address: str) -> None:
+def test_an_interrupt_of_a_worker_leaves_no_threads_descriptors_or_handlers(
+    prepare: Callable[[str], Callable[[], object]], address: str
+) -> None:
     def state() -> tuple[object, ...]:
         streams = [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)]
         return threading.active_count(), len(os.listdir("/proc/self/fd")), streams, [*logging.root.handlers], logging.root.level

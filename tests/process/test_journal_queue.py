@@ -1,4 +1,4 @@
-"""The queue of a client: programs that follow the logging cookbook change one line."""
+"""With the queue of a client, programs that follow the logging cookbook change only one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .procs import METHODS, join_all, started
 
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
-    """A logger that hands nothing on."""
+    """Yield a logger that does not propagate records."""
     logger = logging.getLogger("cookbook")
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -33,7 +33,7 @@ def log() -> Iterator[logging.Logger]:
 
 
 def worker_configurer(records: Any) -> logging.Logger:
-    """Do what the cookbook's workers do."""
+    """Configure logging like the workers in the cookbook."""
     logger = logging.getLogger("worker")
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -54,7 +54,7 @@ def work_and_die(records: Any, number: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("target", [work, work_and_die])
-def test_the_cookbooks_workers(method: str, target: Any) -> None:
+def test_workers_from_the_cookbook_send_all_records_in_order(method: str, target: Any) -> None:
     with collected() as logs:
         with started(method, target, [(logs.client.queue, number) for number in range(3)]) as procs:
             join_all(procs)
@@ -65,7 +65,7 @@ def test_the_cookbooks_workers(method: str, target: Any) -> None:
         assert [each for each in of_workers if each.endswith(f"of {number}")] == [f"{line} of {number}" for line in range(100)]
 
 
-def test_a_handler_of_the_clients_own_process(log: logging.Logger) -> None:
+def test_a_queue_handler_in_the_client_process_sends_records_without_a_rank(log: logging.Logger) -> None:
     with collected() as logs:
         log.addHandler(logging.handlers.QueueHandler(logs.client.queue))
         log.info("one")
@@ -75,7 +75,7 @@ def test_a_handler_of_the_clients_own_process(log: logging.Logger) -> None:
         assert logs.of_rank(None) == logs.records
 
 
-def test_before_the_start_and_after_the_end_records_are_shown_at_once(log: logging.Logger) -> None:
+def test_records_before_the_start_and_after_the_stop_are_shown_at_once(log: logging.Logger) -> None:
     collector = RecordCollector()
     client = LogClient(collector)
     log.addHandler(logging.handlers.QueueHandler(client.queue))
@@ -93,7 +93,7 @@ def child_of_fork(log: logging.Logger) -> None:
     log.info("child")
 
 
-def test_a_forked_child_is_a_process_of_its_own(log: logging.Logger) -> None:
+def test_a_forked_child_gets_its_own_rank(log: logging.Logger) -> None:
     with collected() as logs:
         log.addHandler(logging.handlers.QueueHandler(logs.client.queue))
         log.info("parent")
@@ -112,7 +112,7 @@ def installed(address: str, records: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_worker_of_another_client_as_well(method: str) -> None:
+def test_a_worker_of_one_client_can_use_the_queue_of_another(method: str) -> None:
     with collected() as one, collected() as other:
         with started(method, installed, [(one.address, other.client.queue), (one.address, one.client.queue)]) as procs:
             join_all(procs)
@@ -124,7 +124,7 @@ def test_a_worker_of_another_client_as_well(method: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="logging.config knows queues since 3.12")
-def test_in_a_configuration(restored_logging: logging.Logger) -> None:
+def test_a_logging_configuration_can_name_the_queue(restored_logging: logging.Logger) -> None:
     with collected() as logs:
         logging.config.dictConfig(
             {
@@ -146,7 +146,7 @@ def test_in_a_configuration(restored_logging: logging.Logger) -> None:
         logging.getLogger("configured").handlers.clear()
 
 
-def test_the_client_reads_it() -> None:
+def test_only_the_client_can_read_the_queue() -> None:
     client = LogClient(RecordCollector())
     assert isinstance(client.queue, queue.Queue)
     with pytest.raises(ClosedError):
@@ -159,7 +159,7 @@ def test_the_client_reads_it() -> None:
         pickle.dumps(client.queue)
 
 
-def test_it_can_be_sent_to_another_process() -> None:
+def test_the_queue_can_be_pickled_and_sent_through_a_pipe() -> None:
     with collected() as logs:
         ours, theirs = multiprocessing.Pipe()
         ours.send(logs.client.queue)

@@ -1,4 +1,4 @@
-"""Records larger than a segment of the journal: they arrive, and their side files never fill the disk."""
+"""Records larger than a segment of the journal arrive, and their side files never fill the disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 200_000
 
 
 class Looking(RecordCollector):
-    """Keeps numbers instead of texts, and looks how much lies in a directory at each record."""
+    """Keeps numbers instead of texts, and measures the side files in a directory at each record."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Looking(RecordCollector):
         self.most = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record."""
+        """Keep the number of a record, and measure the side files."""
         if record.name != "worker":
             return
         number, _, text = record.getMessage().partition(" ")
@@ -44,16 +44,16 @@ class Looking(RecordCollector):
 
 
 def used(directory: Path) -> int:
-    """Return how many bytes side files of the run directories below `directory` have."""
+    """Return the total size of the side files in the run directories below `directory`."""
     size = 0
     for path in directory.rglob("*.journal.*"):
-        with contextlib.suppress(FileNotFoundError):  # read and removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the client has read and removed the file
             size += path.stat().st_size
     return size
 
 
 def log_large(address: str, count: int, ready: Any = None, go: Any = None, die: bool = False) -> None:
-    """Join; with `ready` and `go`, semaphores, say so and wait to be let go. Log large records; then `die`."""
+    """Join; with the semaphores `ready` and `go`, release one and wait for the other. Log large records; then `die`."""
     meshlog_handler.install(address, capture=False)
     if ready is not None:
         ready.release()
@@ -65,7 +65,7 @@ def log_large(address: str, count: int, ready: Any = None, go: Any = None, die: 
 
 
 def log_sizes(address: str, sizes: list[int]) -> None:
-    """Log messages of these sizes, of a shape that is known and one that is not."""
+    """Log messages of these sizes, each with a known schema and with a new one."""
     meshlog_handler.install(address, capture=False)
     logger = logging.getLogger("worker")
     logger.info("%s", "x")
@@ -76,7 +76,7 @@ def log_sizes(address: str, sizes: list[int]) -> None:
 
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where run directories lie. Journals are small, also those of relays, which are larger than others."""
+    """Return the parent of the run directories. Make all journals small, also those of relays, which are larger by default."""
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(128 * 1024))
     monkeypatch.setenv("MESHLOG_RUN_DIR", str(tmp_path))
     return tmp_path
@@ -84,7 +84,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def showing(relayed: bool, looking: Looking) -> Iterator[tuple[LogClient, str]]:
-    """Run a client, and with `relayed` a relay of it; say where workers join."""
+    """Run a client, and a relay of it if `relayed`. Yield the client and the address for workers."""
     with LogClient(looking) as client:
         if relayed:
             with LogRelay(client.address) as relay:
@@ -110,7 +110,7 @@ def test_the_run_directory_holds_few_large_records_at_a_time(relayed: bool, run_
 @pytest.mark.parametrize("relayed", [False, True])
 @pytest.mark.parametrize("count", [2, 50])
 def test_the_large_records_of_a_killed_worker_are_read_from_their_files(count: int, relayed: bool, run_dir: Path) -> None:
-    """A client that is held up reads none of them. The worker dies after a few, or waits: there are too many."""
+    """While the client is blocked, it reads no record. The worker logs a few and dies, or logs too many and waits."""
     looking = Looking(run_dir)
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Semaphore(0)
@@ -145,8 +145,8 @@ def test_a_log_dir_keeps_the_newest_large_records_for_tail(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("journal", [64 << 10, 1 << 20, 9 << 20, 64 << 20])
-def test_records_of_sizes_around_every_limit_arrive_whole(journal: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits are those of a batch, a segment, a side file and a frame, whatever the size of the journal."""
+def test_records_with_sizes_around_every_limit_arrive_complete(journal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are those of a batch, a segment, a side file and a frame, for each size of the journal."""
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(journal))
     limits = (journal // 8, 256 << 10, 1 << 20, 4 << 20, 7 << 20)
     sizes = [size + more for size in limits for more in (-4096, -100, -50, -1, 0, 1, 100)]

@@ -1,4 +1,4 @@
-"""Several clients keep their files in one directory; a client that cannot start leaves nothing behind."""
+"""Several clients can keep their files in one directory. A client that cannot start leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from . import workers
 from .procs import DEADLINE, held_up, join_all, started
 
 
-def test_a_second_client_leaves_the_journals_and_files_of_the_first_alone(tmp_path: Path) -> None:
-    """As two hosts do that share a directory."""
+def test_a_second_client_does_not_touch_the_journals_and_files_of_the_first(tmp_path: Path) -> None:
+    """Two hosts that share a directory do this."""
     collected = RecordCollector()
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Semaphore(0)
@@ -47,14 +47,14 @@ def test_a_second_client_leaves_the_journals_and_files_of_the_first_alone(tmp_pa
         numbers = [record.getMessage() for record in collected.records if record.name == workers.NAME]
     assert numbers == [f"number {number}" for number in (*range(5), *range(2000))]
     lines = {path.name: path.read_text().splitlines() for path in tmp_path.glob("rank-*.log")}
-    # An exit report repeats the last ones, indented.
+    # An exit report repeats the last lines, indented.
     files = {name: sum(f"{workers.NAME}: number" in line and line[0] != " " for line in found) for name, found in lines.items()}
     assert files == {"rank-0.log": 5, "rank-0.2.log": 10, "rank-1.log": 2000}
     assert not list(tmp_path.glob(".meshlog-*"))
 
 
-def test_who_leaves_gives_its_descriptors_back_at_once() -> None:
-    """Without the garbage collector: training loops switch it off."""
+def test_the_descriptors_of_a_relay_that_stops_are_closed_at_once() -> None:
+    """This works without the garbage collector, because training loops switch it off."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -73,10 +73,10 @@ def test_who_leaves_gives_its_descriptors_back_at_once() -> None:
 
 
 def names_of_descriptors() -> list[str]:
-    """Return what this process's descriptors lead to."""
+    """Return the targets of the descriptors of this process."""
     names = []
     for fd in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):  # that of the listing itself
+        with contextlib.suppress(OSError):  # the descriptor that lists the directory
             names.append(os.readlink(f"/dev/fd/{fd}"))
     return names
 

@@ -1,4 +1,4 @@
-"""Waits without end, waits of months, and clocks that a program's tests replace: nothing spins, nothing is held up."""
+"""Infinite waits, waits of months, and clocks that a test replaces cause no busy loop and no delay."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ INF = float("inf")
 
 
 @pytest.mark.parametrize("timeout", [None, INF, MONTH], ids=str)
-def test_a_flush_without_end_gets_its_receipt(timeout: float | None) -> None:
+def test_a_flush_with_a_very_long_timeout_returns_its_receipt(timeout: float | None) -> None:
     with mesh(2) as m:
         assert m.logs.flush(timeout).acked == (0, 1)
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), "3"])
-def test_what_is_no_timeout_is_refused_at_the_call(timeout: float) -> None:
+def test_an_invalid_timeout_raises_an_error_at_the_call(timeout: float) -> None:
     with collected() as logs, pytest.raises(SettingError):
         logs.flush(timeout)
 
 
-def test_a_window_of_a_month_holds_back_and_does_not_spin() -> None:
+def test_a_window_of_a_month_delays_lines_without_a_busy_loop() -> None:
     with (
         collected(aggregate_window_sec=MONTH) as logs,
         started("fork", workers.log_numbered, [(logs.address, 10, "return")]) as procs,
@@ -38,14 +38,14 @@ def test_a_window_of_a_month_holds_back_and_does_not_spin() -> None:
         join_all(procs)
         spent = time.process_time()
         logs.client.stats()
-        time.sleep(0.3)  # no event is hoped for: this is the time in which a client that spins would use the processor
+        time.sleep(0.3)  # waits for no event; a client in a busy loop would use the processor in this time
         assert time.process_time() - spent < 0.15
         logs.flush()
         assert [record.levelname for record in logs.records] == ["INFO"]
 
 
 @pytest.mark.parametrize("for_sec", [MONTH, 1e300])
-def test_a_level_for_a_month_leaves_the_ranks_able_to_obey(for_sec: float) -> None:
+def test_ranks_still_follow_commands_after_a_level_is_set_for_a_month(for_sec: float) -> None:
     collector = RecordCollector()
     with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector], start_method="fork") as procs:
         logs = procs.logging
@@ -55,7 +55,7 @@ def test_a_level_for_a_month_leaves_the_ranks_able_to_obey(for_sec: float) -> No
 
 
 def replace(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], now: float) -> None:
-    """Let clocks stand still at `now`."""
+    """Replace these clocks with ones that always return `now`."""
     for name in names:
         monkeypatch.setattr(time, name, lambda: now)
 
@@ -68,14 +68,14 @@ REPLACED = {
 
 
 @pytest.mark.parametrize("how", REPLACED)
-def test_replaced_clocks_hold_up_nothing(how: str) -> None:
+def test_replaced_clocks_delay_nothing(how: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         replace(monkeypatch, *REPLACED[how])
         collector = RecordCollector()
         with LogClient(collector, aggregate_window_sec=0.05) as client:
             with started("fork", workers.log_numbered, [(client.address, 3, "return")]) as procs:
                 join_all(procs)
-            collector.wait_for(lambda records: len(records) == 1)  # the window ends although time stands still
+            collector.wait_for(lambda records: len(records) == 1)  # the window ends even if the replaced clock does not advance
             monkeypatch.undo()
             spent = time.process_time()
             time.sleep(0.3)  # as above

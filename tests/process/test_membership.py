@@ -1,4 +1,4 @@
-"""What a member says of itself later, a new name, and what it is told: that its client has gone."""
+"""A member of a client can change its coordinates, and learns when the client has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTER = {"node": "here", "actor": "Counter"}
 
 
 def log_under_two_names(address: str, ready: Any, go: Any) -> None:
-    """Log and print, and again under another name; so does a child that is forked after that."""
+    """Log without coordinates, then with new ones; a child that is forked later logs too."""
     install(address)
     member = membership.current()
     assert member is not None
@@ -39,7 +39,7 @@ def log_under_two_names(address: str, ready: Any, go: Any) -> None:
 
 
 @pytest.mark.usefixtures("real_stdout")
-def test_a_member_is_known_by_its_new_coordinates_from_the_next_record_on() -> None:
+def test_records_have_the_new_coordinates_right_after_a_relabel() -> None:
     context = multiprocessing.get_context("spawn")
     ready, go = context.Semaphore(0), context.Semaphore(0)
     with collected() as logs, started("spawn", log_under_two_names, [(logs.address, ready, go)]) as procs:
@@ -55,7 +55,7 @@ def test_a_member_is_known_by_its_new_coordinates_from_the_next_record_on() -> N
 
 
 def log_until_lost(address: str, ready: Any, lost: Any) -> None:
-    """Join; tell when the client has gone, by a call that comes before, and one that comes after."""
+    """Join, and report the end of the client with a callback from before the end and one from after it."""
     install(address)
     member = membership.current()
     assert member is not None
@@ -67,7 +67,7 @@ def log_until_lost(address: str, ready: Any, lost: Any) -> None:
 
 
 @pytest.mark.usefixtures("real_stdout")
-def test_a_member_is_told_that_its_client_has_gone_also_when_it_asks_late() -> None:
+def test_a_member_learns_that_its_client_has_ended_even_if_it_asks_later() -> None:
     context = multiprocessing.get_context("spawn")
     ready, lost = context.Semaphore(0), context.Semaphore(0)
     with collected() as logs, started("spawn", log_until_lost, [(logs.address, ready, lost)]) as procs:
@@ -83,8 +83,8 @@ def thread_number() -> int:
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_threads_of_ours_use_up_no_number_of_the_programs() -> None:
-    """A program shows the same thread names with us as without."""
+def test_our_threads_do_not_change_the_numbers_in_thread_names_of_the_program() -> None:
+    """The threads of a program have the same names with this package and without it."""
     before = thread_number()
     with LogClient(logging.NullHandler()) as client:
         install(client.address, capture=False)

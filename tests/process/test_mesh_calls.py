@@ -1,4 +1,4 @@
-"""A ProcMesh as a user has it: from a script without a guard, in an event loop, in parts, and to its end."""
+"""A ProcMesh works in scripts without a main guard, in event loops, and in slices, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Kept(logging.Handler):
         self.records.append(record)
 
     def texts(self) -> list[tuple[int, str]]:
-        """Return rank and text of each, in the order of ranks."""
+        """Return the rank and text of each record, sorted by rank."""
         return sorted((getattr(record, "rank", -1), record.getMessage()) for record in self.records)
 
 
 @contextmanager
 def spawned(per_host: dict[str, int] | None = None, method: str = "fork", **options: Any) -> Iterator[tuple[ProcMesh, Kept]]:
-    """Spawn a mesh whose records are kept, each as it comes; stop it at the end."""
+    """Spawn a mesh that keeps each record without grouping, and stop it at the end."""
     kept = Kept()
     with this_host().spawn_procs(per_host or {"gpus": 2}, start_method=method, handlers=[kept], **options) as mesh:
         mesh.logging_option(aggregate_window_sec=None).get(DEADLINE)
@@ -130,24 +130,26 @@ def run_script(words: list[str], text: str | None = None) -> None:
     pids = found.pop("pids")
     assert found == EXPECTED
     assert "Traceback" not in done.stderr
-    # It was left to the end of the interpreter: that stopped it, and showed what was still to be shown.
+    # The script does not stop the mesh. The exit of the interpreter stopped it, and showed the remaining lines.
     assert all(gone(pid) for pid in pids.values())
     assert "at 1" in done.stderr
 
 
 @each_method
-def test_what_a_script_without_a_guard_defines_travels_and_it_is_not_run_again(method: str, tmp_path: Path) -> None:
+def test_definitions_of_a_script_without_a_main_guard_reach_the_procs_and_it_runs_only_once(
+    method: str, tmp_path: Path
+) -> None:
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
     run_script([str(path), method])
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_so_it_does_from_stdin(method: str) -> None:
+def test_definitions_of_a_script_from_stdin_reach_the_procs(method: str) -> None:
     run_script(["-", method], SCRIPT)
 
 
-def test_so_it_does_from_the_command_line() -> None:
+def test_definitions_of_a_script_from_the_command_line_reach_the_procs() -> None:
     run_script(["-c", SCRIPT, "spawn"])
 
 
@@ -160,7 +162,7 @@ def log_rank(text: str = "here") -> int:
 
 
 @each_method
-def test_a_mesh_is_called_and_heard(method: str) -> None:
+def test_a_mesh_runs_calls_and_shows_their_records(method: str) -> None:
     with spawned(method=method) as (mesh, kept):
         assert mesh.call(log_rank).get(DEADLINE) == [0, 1]
         receipt = mesh.flush().get(DEADLINE)
@@ -176,7 +178,7 @@ def test_a_mesh_is_called_and_heard(method: str) -> None:
     assert all(map(gone, pids.values()))
 
 
-def test_spawn_returns_at_once_and_what_is_called_then_waits() -> None:
+def test_spawn_returns_at_once_and_calls_wait_until_the_mesh_is_ready() -> None:
     begun = time.monotonic()
     mesh = this_host().spawn_procs({"gpus": 2}, start_method="fork", bootstrap=lambda: time.sleep(0.5), handlers=[Kept()])
     assert time.monotonic() - begun < 0.4
@@ -189,7 +191,7 @@ def test_spawn_returns_at_once_and_what_is_called_then_waits() -> None:
     mesh.stop().get(DEADLINE)
 
 
-def test_ranks_count_in_row_major_order_and_parts_keep_them() -> None:
+def test_ranks_are_in_row_major_order_and_slices_keep_them() -> None:
     with spawned({"hosts": 2, "gpus": 2}) as (mesh, kept):
         assert (mesh.ranks, mesh.extent) == ((0, 1, 2, 3), {"hosts": 2, "gpus": 2})
         assert mesh.call(current_coords).get(DEADLINE) == list(mesh.coords.values())
@@ -206,7 +208,7 @@ def test_ranks_count_in_row_major_order_and_parts_keep_them() -> None:
             mesh.slice(gpu=0)
 
 
-def test_a_part_is_not_stopped_and_keeps_the_whole_alive() -> None:
+def test_a_slice_cannot_be_stopped_and_keeps_the_whole_mesh_alive() -> None:
     with spawned() as (mesh, _):
         part = mesh.slice(gpus=0)
         with pytest.raises(SettingError, match="Stop the whole mesh"):
@@ -229,7 +231,7 @@ async def rank_later() -> int:
     return current_rank()
 
 
-def test_in_asyncio_nothing_blocks_the_loop() -> None:
+def test_a_mesh_does_not_block_an_asyncio_loop() -> None:
     kept = Kept()
     longest = 0.0
 
@@ -258,7 +260,7 @@ def test_in_asyncio_nothing_blocks_the_loop() -> None:
     assert 0 < longest < 0.9
 
 
-def test_in_trio_it_is_awaited_too() -> None:
+def test_a_mesh_can_be_awaited_in_trio() -> None:
     async def main() -> list[int]:
         async with this_host().spawn_procs({"gpus": 2}, start_method="fork", handlers=[Kept()]) as mesh:
             return await mesh.call(current_rank)
@@ -266,7 +268,7 @@ def test_in_trio_it_is_awaited_too() -> None:
     assert trio.run(main) == [0, 1]
 
 
-def test_failures_and_deaths_name_the_rank() -> None:
+def test_errors_of_failed_calls_and_ended_procs_name_the_rank() -> None:
     with spawned({"gpus": 3}) as (mesh, _):
         with pytest.raises(RankError, match="rank 2 failed in the call of fail_on: Trouble") as caught:
             mesh.call(fail_on, 2).get(DEADLINE)
@@ -291,7 +293,7 @@ def test_failures_and_deaths_name_the_rank() -> None:
         ({"aggregate_window_sec": float("nan")}, "positive"),
     ],
 )
-def test_a_bad_option_is_refused_at_the_call(options: dict[str, Any], words: str, mesh_of_one: ProcMesh) -> None:
+def test_an_invalid_option_raises_an_error_at_the_call(options: dict[str, Any], words: str, mesh_of_one: ProcMesh) -> None:
     with pytest.raises(ValueError, match=words):
         mesh_of_one.logging_option(**options).get(DEADLINE)
 
@@ -299,7 +301,7 @@ def test_a_bad_option_is_refused_at_the_call(options: dict[str, Any], words: str
 @pytest.mark.parametrize(
     "options", [{}, {"stream_to_client": False}, {"stream_to_client": False, "aggregate_window_sec": None}]
 )
-def test_a_good_option_is_applied(options: dict[str, Any], mesh_of_one: ProcMesh) -> None:
+def test_a_valid_option_is_applied(options: dict[str, Any], mesh_of_one: ProcMesh) -> None:
     assert mesh_of_one.logging_option(level=logging.DEBUG, **options).get(DEADLINE) is None
     assert mesh_of_one.call(lambda: logging.getLogger().level).get(DEADLINE) == [logging.DEBUG]
 
@@ -311,10 +313,10 @@ def mesh_of_one() -> Iterator[ProcMesh]:
         yield mesh
 
 
-# -- its end -----------------------------------------------------------------------------------------------------------
+# -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_shows_what_was_logged_last_and_is_the_same_twice() -> None:
+def test_a_stop_shows_the_last_records_and_can_be_repeated() -> None:
     kept = Kept()
     mesh = this_host().spawn_procs({"gpus": 2}, start_method="fork", handlers=[kept])
     mesh.logging_option(aggregate_window_sec=None).get(DEADLINE)
@@ -331,7 +333,7 @@ def test_a_stop_shows_what_was_logged_last_and_is_the_same_twice() -> None:
     assert "stopped" in repr(mesh)
 
 
-def test_a_stop_of_a_mesh_with_a_busy_rank_keeps_what_it_logged() -> None:
+def test_a_stop_of_a_mesh_keeps_the_records_of_a_busy_rank() -> None:
     def work() -> None:
         log_rank("busy")
         time.sleep(60)
@@ -347,7 +349,7 @@ def test_a_stop_of_a_mesh_with_a_busy_rank_keeps_what_it_logged() -> None:
     assert (0, "busy 0") in kept.texts()
 
 
-def test_a_mesh_that_nobody_refers_to_is_stopped() -> None:
+def test_a_mesh_without_references_is_stopped() -> None:
     mesh = this_host().spawn_procs({"gpus": 2}, start_method="fork", handlers=[Kept()])
     pids = mesh.pids
     mesh.initialized.get(DEADLINE)
@@ -357,7 +359,7 @@ def test_a_mesh_that_nobody_refers_to_is_stopped() -> None:
     assert len(pids) == 2
 
 
-def test_a_stop_ends_a_start_that_takes_for_ever() -> None:
+def test_a_stop_ends_a_start_that_takes_too_long() -> None:
     mesh = this_host().spawn_procs({"gpus": 1}, start_method="fork", handlers=[Kept()], bootstrap=lambda: time.sleep(60))
     future = mesh.call(current_rank)
     begun = time.monotonic()
@@ -367,7 +369,7 @@ def test_a_stop_ends_a_start_that_takes_for_ever() -> None:
         future.get(DEADLINE)
 
 
-def test_a_mesh_whose_bootstrap_fails_says_so_at_its_first_use() -> None:
+def test_a_failed_bootstrap_raises_an_error_at_each_use_of_the_mesh() -> None:
     host = this_host()
     mesh = host.spawn_procs({"gpus": 2}, start_method="fork", handlers=[Kept()], bootstrap=lambda: fail_on(1))
     for future in (mesh.call(current_rank), mesh.flush(), mesh.logging_option(), mesh.initialized):
@@ -378,7 +380,7 @@ def test_a_mesh_whose_bootstrap_fails_says_so_at_its_first_use() -> None:
     mesh.stop().get(DEADLINE)
 
 
-def test_a_failed_start_that_nobody_asks_about_is_a_warning() -> None:
+def test_a_failed_start_gives_a_warning_if_no_caller_received_the_error() -> None:
     def spawn_and_forget() -> None:
         with this_host().spawn_procs({"gpus": 1}, start_method="fork", handlers=[Kept()], bootstrap=lambda: fail_on(0)) as mesh:
             assert mesh.ranks == (0,)
@@ -405,7 +407,7 @@ with mesh if "with" in sys.argv else contextlib.nullcontext():
 
 @pytest.mark.parametrize("way", ["with", "without"])
 @each_method
-def test_ctrl_c_gives_the_traceback_of_the_client_and_ends_the_procs(method: str, way: str, tmp_path: Path) -> None:
+def test_ctrl_c_shows_only_the_traceback_of_the_client_and_ends_the_procs(method: str, way: str, tmp_path: Path) -> None:
     errors = tmp_path / "errors"
     command = [sys.executable, "-c", CLIENT, method, way]
     with (
@@ -441,26 +443,26 @@ def test_ctrl_c_gives_the_traceback_of_the_client_and_ends_the_procs(method: str
 
 
 @pytest.mark.parametrize("per_host", [4, {}, {"gpus": 0}, {"gpus": "4"}])
-def test_a_bad_size_is_refused_at_once(per_host: Any) -> None:
+def test_an_invalid_size_raises_an_error_at_once(per_host: Any) -> None:
     with pytest.raises(SettingError, match=r'Valid: .*{"gpus": 4}'):
         this_host().spawn_procs(per_host)
 
 
-def test_other_bad_settings_are_refused_at_once() -> None:
+def test_other_invalid_settings_raise_an_error_at_once() -> None:
     with pytest.raises(SettingError, match="Valid: fork, spawn, forkserver"):
         this_host().spawn_procs({"gpus": 1}, start_method="clone")
     with pytest.raises(SettingError, match="cannot be called"):
         this_host().spawn_procs({"gpus": 1}, bootstrap="torch")  # type: ignore[arg-type]  # the mistake
 
 
-def test_a_mesh_does_not_travel(mesh_of_one: ProcMesh) -> None:
+def test_a_mesh_cannot_be_pickled(mesh_of_one: ProcMesh) -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(mesh_of_one)
     with pytest.raises(TypeError, match="cannot be pickled"):
         mesh_of_one.call(lambda: mesh_of_one.ranks).get(DEADLINE)
 
 
-def test_outside_of_a_mesh_there_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_rank_outside_of_a_mesh_needs_a_variable_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="no rank: no mesh started it, and none of RANK, "):
         current_rank()
     with pytest.raises(SettingError, match="no coordinates"):

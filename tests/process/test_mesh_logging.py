@@ -1,4 +1,4 @@
-"""The logging of a mesh: streaming, levels, windows, flushes, configuration, deaths."""
+"""The logging of a mesh: streaming, levels, windows, flushes, configuration and exit reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WAIT = 30.0
 
 
 def spawn(collector: logging.Handler, count: int, **options: Any) -> ProcMesh:
-    """Spawn a mesh whose records are collected, each at once."""
+    """Spawn a mesh whose records are collected without grouping."""
     mesh = this_host().spawn_procs(per_host={"gpus": count}, handlers=[collector], **options)
     mesh.logging_option(aggregate_window_sec=None).get(WAIT)
     return mesh
@@ -61,7 +61,7 @@ def collector() -> RecordCollector:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_records_and_prints_arrive_with_rank_and_stream(collector: RecordCollector, method: str) -> None:
+def test_records_and_printed_lines_arrive_with_rank_and_stream(collector: RecordCollector, method: str) -> None:
     with spawn(collector, 2, start_method=method) as mesh:
         mesh.call(say, "printed").get(WAIT)
         mesh.call(log, logging.INFO, "logged").get(WAIT)
@@ -70,7 +70,7 @@ def test_records_and_prints_arrive_with_rank_and_stream(collector: RecordCollect
     assert got == [(0, "", "logged", 0), (0, "stdout", "printed", 0), (1, "", "logged", 1), (1, "stdout", "printed", 1)]
 
 
-def test_streaming_and_levels(collector: RecordCollector) -> None:
+def test_streaming_and_levels_decide_which_records_and_lines_are_shown(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         mesh.logging_option(stream_to_client=False).get(WAIT)
         mesh.call(say, "unheard").get(WAIT)
@@ -90,11 +90,11 @@ def test_streaming_and_levels(collector: RecordCollector) -> None:
         assert sorted(collector.messages) == ["error at ERROR"] * 2 + ["print at ERROR"] * 2
 
 
-def test_switching_aggregation_off_shows_what_is_pending(collector: RecordCollector) -> None:
+def test_switching_grouping_off_shows_pending_groups(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         mesh.logging_option(aggregate_window_sec=60.0).get(WAIT)
         mesh.call(say, "again", 5).get(WAIT)
-        # All has arrived when ten lines were counted; a flush would show them.
+        # All lines have arrived when ten are counted. A flush would show them.
         client = mesh.logging.client
         deadline = time.monotonic() + WAIT
         while sum(each.lines for each in client.stats().values()) < 10:
@@ -108,7 +108,7 @@ def test_switching_aggregation_off_shows_what_is_pending(collector: RecordCollec
         assert collector.messages == ["again"] * 10
 
 
-def test_a_shorter_window_shows_what_is_pending_and_then_keeps_its_time(collector: RecordCollector) -> None:
+def test_setting_a_shorter_window_shows_pending_groups_and_applies_from_then_on(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         mesh.logging_option(aggregate_window_sec=100.0).get(WAIT)
         mesh.call(say, "slow", 3).get(WAIT)
@@ -125,7 +125,7 @@ def test_a_shorter_window_shows_what_is_pending_and_then_keeps_its_time(collecto
         assert collector.messages[1] == "[2 similar log lines] [ranks 0-1] faster"
 
 
-def test_a_mesh_that_is_left_at_once_shows_everything_exactly_once() -> None:
+def test_a_mesh_that_ends_right_after_a_call_shows_every_line_exactly_once() -> None:
     async def job(collector: RecordCollector) -> None:
         async with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector]) as mesh:
             await mesh.logging_option(aggregate_window_sec=3.0)
@@ -137,7 +137,7 @@ def test_a_mesh_that_is_left_at_once_shows_everything_exactly_once() -> None:
         assert collector.messages == ["[20 similar log lines] [ranks 0-1] hello"]
 
 
-def test_ten_flushes_at_once_with_a_stopped_rank(collector: RecordCollector) -> None:
+def test_ten_concurrent_flushes_with_a_stopped_rank_all_time_out_and_name_it(collector: RecordCollector) -> None:
     with spawn(collector, 8) as mesh:
         client = mesh.logging
         pid = mesh.pids[5]
@@ -165,7 +165,7 @@ def test_ten_flushes_at_once_with_a_stopped_rank(collector: RecordCollector) -> 
         assert client.flush(timeout=10.0).acked == tuple(range(8))
 
 
-def test_a_dead_rank_is_excused_named_and_said(collector: RecordCollector) -> None:
+def test_a_flush_lists_a_dead_rank_and_an_exit_report_names_it(collector: RecordCollector) -> None:
     with spawn(collector, 3) as mesh:
         pid = mesh.pids[1]
         mesh.slice(ranks=[1]).call(log, logging.INFO, "last words").get(WAIT)
@@ -182,7 +182,7 @@ def test_a_dead_rank_is_excused_named_and_said(collector: RecordCollector) -> No
     assert death.levelno == logging.ERROR
 
 
-def test_levels_are_targeted_and_set_back_by_themselves(collector: RecordCollector) -> None:
+def test_levels_apply_to_selected_ranks_and_reset_automatically(collector: RecordCollector) -> None:
     with spawn(collector, 4) as mesh:
         mesh.logging.set_level("DEBUG", "pkg", ranks=[3])
         mesh.call(log, logging.DEBUG, "details", "pkg").get(WAIT)
@@ -204,7 +204,7 @@ def root_state() -> tuple[int, list[str]]:
 
 
 # README, "What is guaranteed": Changes are transactions.
-def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordCollector) -> None:
+def test_a_configuration_is_applied_on_all_ranks_or_on_none(collector: RecordCollector) -> None:
     with spawn(collector, 3) as mesh:
         before = mesh.call(root_state).get(WAIT)
         bad = {"version": 1, "root": {"level": "LOUD", "handlers": []}}
@@ -242,8 +242,8 @@ def test_a_configuration_is_applied_everywhere_or_nowhere(collector: RecordColle
         assert collector.messages == ["still forwarded"] * 3
 
 
-def test_a_change_that_is_undone_does_not_undo_another(collector: RecordCollector, tmp_path: Path) -> None:
-    """Rank 0 agrees at once and rank 1 refuses late: what rank 0 has to put back must not be what came in between."""
+def test_undoing_one_configuration_does_not_undo_another(collector: RecordCollector, tmp_path: Path) -> None:
+    """Rank 0 agrees at once and rank 1 refuses late. Undoing the change on rank 0 must not undo the later configuration."""
     began = tmp_path / "began"
     with spawn(collector, 2, start_method="fork") as mesh:
         refused = {"()": f"{__name__}.refuse_late", "on": 1, "began": str(began)}
@@ -265,20 +265,20 @@ def test_a_change_that_is_undone_does_not_undo_another(collector: RecordCollecto
 
 
 def refuse_late(on: int, began: str) -> logging.Handler:
-    """Make a handler; on one rank, refuse to, after a while."""
+    """Return a handler. On one rank, raise an error after a delay instead."""
     if current_rank() == on:
         Path(began).touch()
-        time.sleep(0.3)  # no hope in it: if the other change were not to wait, it would come in this time
+        time.sleep(0.3)  # the other change would be applied in this time if it did not wait
         raise RuntimeError("not here")
     return logging.NullHandler()
 
 
-def test_a_config_with_objects_is_refused_before_it_is_sent(collector: RecordCollector) -> None:
+def test_a_configuration_with_objects_raises_an_error_before_it_is_sent(collector: RecordCollector) -> None:
     with spawn(collector, 1) as mesh, pytest.raises(TypeError, match="plain data only"):
         mesh.logging.configure({"version": 1, "handlers": {"x": {"()": lambda: None}}})
 
 
-def test_bad_options_are_value_errors(collector: RecordCollector) -> None:
+def test_invalid_options_raise_value_errors(collector: RecordCollector) -> None:
     with spawn(collector, 1) as mesh:
         for options in (
             {"stream_to_client": False, "aggregate_window_sec": 3},
@@ -293,7 +293,7 @@ def test_bad_options_are_value_errors(collector: RecordCollector) -> None:
             mesh.logging.set_level("INFO", ranks=[7])
 
 
-def test_without_forwarders_streaming_warns_and_the_runtime_still_obeys(
+def test_without_forwarding_streaming_gives_a_warning_and_commands_still_work(
     collector: RecordCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MESHLOG_ENABLE_LOG_FORWARDING", "0")
@@ -307,7 +307,7 @@ def test_without_forwarders_streaming_warns_and_the_runtime_still_obeys(
         assert collector.messages == []
 
 
-def test_spawn_returns_the_logging_of_the_mesh_and_drains_on_request(collector: RecordCollector) -> None:
+def test_spawn_returns_the_logging_of_the_mesh_and_drain_and_stop_can_be_repeated(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         client = LoggingMeshClient.spawn(mesh)
         mesh.call(log, logging.WARNING, "hot").get(WAIT)
@@ -325,7 +325,7 @@ def run_in_trio(job: Callable[[], Any]) -> Any:
     return trio.run(job)
 
 
-def test_from_trio(collector: RecordCollector) -> None:
+def test_a_mesh_shows_lines_when_it_is_used_from_trio(collector: RecordCollector) -> None:
     async def job() -> FlushReceipt:
         async with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[collector]) as mesh:
             await mesh.logging_option(aggregate_window_sec=None)
@@ -336,7 +336,7 @@ def test_from_trio(collector: RecordCollector) -> None:
     assert collector.messages == ["from trio"] * 2
 
 
-def test_no_call_blocks_a_running_loop(collector: RecordCollector) -> None:
+def test_a_flush_of_a_mesh_does_not_block_a_running_event_loop(collector: RecordCollector) -> None:
     async def job() -> int:
         ticks = 0
         async with this_host().spawn_procs(per_host={"gpus": 1}, handlers=[collector]) as mesh:
@@ -366,7 +366,7 @@ def explode(number: int) -> None:
         logging.getLogger("app").exception("cannot go on")
 
 
-def test_a_traceback_stays_in_one_piece_and_every_line_is_prefixed(collector: RecordCollector) -> None:
+def test_a_traceback_stays_together_and_every_line_has_the_rank_prefix(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         mesh.call(explode, 3).get(WAIT)
         mesh.flush().get(WAIT)
@@ -380,7 +380,7 @@ def test_a_traceback_stays_in_one_piece_and_every_line_is_prefixed(collector: Re
 
 
 def fail_alike() -> None:
-    """Log one and the same failure, in each rank's words."""
+    """Log the same exception on each rank, with the rank in its texts."""
     try:
         raise KeyError(f"shard {current_rank()}")
     except KeyError:
@@ -388,15 +388,15 @@ def fail_alike() -> None:
 
 
 def fail_otherwise() -> None:
-    """Log another failure by the same line."""
+    """Log exceptions from one call site; rank 2 logs another exception."""
     try:
         raise OSError("no disk") if current_rank() == 2 else KeyError("shard")
     except Exception:
         logging.getLogger("train").exception("step failed")
 
 
-def test_exceptions_group_by_their_signature(collector: RecordCollector) -> None:
-    """The first is shown at once, with its traceback; those like it are counted, whatever their words; others are not."""
+def test_similar_exceptions_are_grouped_by_their_signature(collector: RecordCollector) -> None:
+    """The first is shown at once, with its traceback. Similar ones are counted, even if their texts differ; others are not."""
     with spawn(collector, 4) as mesh:
         mesh.logging_option(aggregate_window_sec=60).get(WAIT)
         mesh.call(fail_alike).get(WAIT)
@@ -416,13 +416,13 @@ def test_exceptions_group_by_their_signature(collector: RecordCollector) -> None
 
 
 def crash_after_logging(count: int) -> None:
-    """Log some lines, then die as C code does."""
+    """Log some lines, then end with a segmentation fault, like faulty C code."""
     for number in range(count):
         logging.getLogger("train").info("line %d", number)
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def test_a_death_is_told_with_the_last_twenty_lines_and_the_dump_of_faulthandler(collector: RecordCollector) -> None:
+def test_an_exit_report_has_the_last_twenty_lines_and_the_faulthandler_dump_is_shown(collector: RecordCollector) -> None:
     with spawn(collector, 2) as mesh:
         pid = mesh.pids[1]
         died = mesh.slice(ranks=[1]).call(crash_after_logging, 30)

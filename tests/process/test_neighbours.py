@@ -1,4 +1,4 @@
-"""Every recipe for what people use beside us works as it stands on its page."""
+"""Every recipe in docs/neighbours.md works as written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PAGE = Page("docs/neighbours.md")
 
 
 @pytest.mark.parametrize("number", range(len(PAGE.scripts())))
-def test_recipe(number: int, tmp_path: Path) -> None:
+def test_each_recipe_script_works_as_written(number: int, tmp_path: Path) -> None:
     PAGE.run(PAGE.scripts()[number], tmp_path)
 
 
-def test_recipe_for_pytest(tmp_path: Path) -> None:
+def test_the_recipe_for_pytest_works_as_written(tmp_path: Path) -> None:
     name = "test_training.py"
     (tmp_path / name).write_text(PAGE.file(name))
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", name]

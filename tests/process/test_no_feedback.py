@@ -1,11 +1,11 @@
-"""One line in, one line out: nothing that the mesh does or shows comes back to it."""
+"""Each line is shown once: the work and the output of a mesh are not forwarded to it again."""
 
 from __future__ import annotations
 
 from .procs import run_python
 
 
-def test_with_every_logger_loud_each_line_is_shown_once() -> None:
+def test_each_line_is_shown_once_if_every_logger_is_enabled() -> None:
     done = run_python("-m", "tests.process.feedback", "loud")
     lines = done.stdout.splitlines()
     assert lines.count("None root client logs") == 1
@@ -28,16 +28,16 @@ def test_a_handler_of_the_client_that_logs_does_not_feed_itself() -> None:
     assert done.stderr == ""
 
 
-def test_nor_where_records_do_not_name_their_thread() -> None:
+def test_a_handler_that_logs_does_not_feed_itself_if_records_have_no_thread() -> None:
     done = run_python("-m", "tests.process.feedback", "optimised")
     assert done.stdout.splitlines()[-10:] == [f"None root number {number}" for number in range(10)]
     assert done.stdout.count("showed a record") <= 1
 
 
-def test_what_is_handed_to_the_loggers_of_a_process_that_forwards_is_not_forwarded_again() -> None:
+def test_records_that_the_client_passes_to_loggers_of_its_own_process_are_not_forwarded_again() -> None:
     done = run_python("-m", "tests.process.feedback", "relaying")
     lines = done.stdout.splitlines()
-    # Those of the process itself were not handed to its loggers once more.
+    # The records of the process itself are not passed to its loggers again.
     assert [lines.count(line) for line in ("root client logs", "root worker logs", "root client logs again")] == [1, 1, 1]
     assert lines.count("stdout worker prints") == 1
     assert len(lines) < 200

@@ -1,4 +1,7 @@
-"""Threads of ours, and forked children, import nothing: a process forked during an import would wait for its lock for ever."""
+"""Our threads and forked children import nothing.
+
+A process that is forked during an import would wait for the import lock forever.
+"""
 
 from __future__ import annotations
 
@@ -81,16 +84,16 @@ def late_imports(program: str, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("program", [CLIENT, CONFIGURED], ids=["client", "configured"])
-def test_a_client_and_its_forked_workers_import_nothing_more(program: str) -> None:
+def test_a_running_client_and_its_forked_workers_import_nothing(program: str) -> None:
     assert late_imports(program) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_mesh_imports_nothing_after_its_program_did(method: str) -> None:
+def test_a_mesh_imports_nothing_after_the_imports_of_its_program(method: str) -> None:
     assert late_imports(MESH, method) == []
 
 
-# Stops a thread at a line of a module that it imports. (In a finder it would hold a lock that all imports need.)
+# Stops a thread at a line of a module that it imports. (In a finder, the thread would hold a lock that all imports need.)
 GATE = """
 import sys
 
@@ -106,8 +109,8 @@ def at_line_of(file, stop):
     sys.settrace(trace)
 """
 
-# multiprocessing.context and multiprocessing.reduction import each other. Here the main thread stands in the one and another
-# thread in the other; the order in which they go on is the one in which `multiprocessing.connection` met half a `reduction`.
+# multiprocessing.context and multiprocessing.reduction import each other. Here the main thread is in one of them, and another
+# thread is in the other. They continue in the order in which `multiprocessing.connection` finds an incomplete `reduction`.
 RACE = """
 import threading, time
 
@@ -163,16 +166,16 @@ print("ERRORS", errors)
     ["from meshlog_handler import this_host", "from meshlog_handler import LogClient; LogClient().start().stop()"],
     ids=["mesh", "client"],
 )
-def test_a_start_stands_another_thread_that_imports_multiprocessing(begins: str) -> None:
+def test_a_start_succeeds_while_another_thread_imports_multiprocessing(begins: str) -> None:
     assert "ERRORS []" in run_python("-c", GATE + RACE, begins).stdout
 
 
-def test_the_race_is_one() -> None:
+def test_the_race_program_reproduces_the_import_error() -> None:
     assert "ERRORS []" not in run_python("-c", GATE + RACE, "import multiprocessing.connection").stdout
 
 
-# A thread is in the middle of an import, or of joining, and waits for a fork of the main thread (or for a second: a fork that
-# waits for it, in turn).
+# A thread is in the middle of an import, or of joining, and waits for a fork of the main thread. It waits one second at most,
+# because a fork may wait for the thread.
 FORKED = """
 import logging, os, signal, sys, threading
 import meshlog_handler
@@ -253,6 +256,6 @@ with this_host().spawn_procs(per_host={"gpus": 2}, start_method="fork") as procs
 """
 
 
-def test_procs_are_not_forked_in_the_middle_of_an_import(tmp_path: Path) -> None:
+def test_procs_are_not_forked_during_an_import(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(0.5); answer = 42")
     assert run_python("-c", BUSY, str(tmp_path)).stdout == "[42, 42]\n"

@@ -1,4 +1,4 @@
-"""A mesh in a real IPython kernel: what is shown, under which cell, and when."""
+"""Tests of a mesh in a real IPython kernel: which lines are shown, under which cell, and when."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def kernel() -> Iterator[Kernel]:
 
 @pytest.fixture(scope="module")
 def unwatched() -> Iterator[Kernel]:
-    """A kernel of which nobody else captures the descriptors."""
+    """Yield a kernel that does not capture its own descriptors."""
     with Kernel(watches=False) as it:
         yield it
 
@@ -71,7 +71,7 @@ def pids(kernel: Kernel) -> dict[int, int]:
     return found
 
 
-def test_what_four_procs_say_stands_under_the_cell_before_it_ends(kernel: Kernel, tmp_path: Path) -> None:
+def test_output_of_four_procs_is_shown_under_the_cell_before_it_ends(kernel: Kernel, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
     def watch(cell: Cell) -> None:
@@ -103,7 +103,7 @@ await pm.slice(gpus=2).call(steps, {[str(gate) for gate in gates]})
     assert cell.lines == ["[2] step 0", "[2] step 1", "[2] step 2"]
 
 
-def test_at_the_end_of_a_cell_what_is_held_back_for_grouping_is_shown_under_it(kernel: Kernel) -> None:
+def test_pending_groups_are_shown_under_a_cell_when_it_ends(kernel: Kernel) -> None:
     kernel.run("await pm.logging_option(aggregate_window_sec=50)")
     try:
         cell = kernel.run("await pm.call(greet, 2)")
@@ -113,7 +113,7 @@ def test_at_the_end_of_a_cell_what_is_held_back_for_grouping_is_shown_under_it(k
         kernel.run("await pm.logging_option(aggregate_window_sec=None)")
 
 
-def test_what_is_said_while_a_later_cell_runs_stands_under_that_one(kernel: Kernel, tmp_path: Path) -> None:
+def test_output_during_a_later_cell_is_shown_under_that_cell(kernel: Kernel, tmp_path: Path) -> None:
     late, shown = tmp_path / "late", tmp_path / "shown"
 
     def watch(cell: Cell) -> None:
@@ -128,11 +128,11 @@ def test_what_is_said_while_a_later_cell_runs_stands_under_that_one(kernel: Kern
     assert running.lines == ["[1] printed 3"]
 
 
-def test_what_is_said_between_cells_stands_under_the_last_one(kernel: Kernel, tmp_path: Path) -> None:
+def test_output_between_cells_is_shown_under_the_last_cell(kernel: Kernel, tmp_path: Path) -> None:
     late = tmp_path / "late"
     kernel.run(f"await pm.slice(gpus=1).call(greet_later, {str(late)!r}, 4)")
     last = kernel.run("1")
-    # What front ends ask by themselves, for variables and completions, is no cell.
+    # Requests that front ends send by themselves, for variables and completions, are not cells.
     kernel.client.execute("silent = 1", silent=True, store_history=False)
     kernel.client.complete("pri", reply=True, timeout=DEADLINE)
     late.touch()
@@ -140,7 +140,7 @@ def test_what_is_said_between_cells_stands_under_the_last_one(kernel: Kernel, tm
     assert kernel.where("printed 4") == [last]
 
 
-def test_on_request_all_stands_under_the_cell_that_started_the_mesh(kernel: Kernel, tmp_path: Path) -> None:
+def test_all_output_can_be_shown_under_the_cell_that_started_the_mesh(kernel: Kernel, tmp_path: Path) -> None:
     shown = tmp_path / "shown"
 
     def watch(cell: Cell) -> None:
@@ -157,7 +157,7 @@ def test_on_request_all_stands_under_the_cell_that_started_the_mesh(kernel: Kern
     assert kernel.run("await pm.call(greet, 6)").lines == greetings(6)
 
 
-def test_a_silent_rank_is_named_at_the_end_of_the_cell_which_does_not_fail(kernel: Kernel) -> None:
+def test_a_cell_names_a_silent_rank_at_its_end_and_does_not_fail(kernel: Kernel) -> None:
     pid = pids(kernel)[2]
     with stopped(pid):
         first = kernel.run("asked = pm.call(greet, 7)")
@@ -165,7 +165,7 @@ def test_a_silent_rank_is_named_at_the_end_of_the_cell_which_does_not_fail(kerne
         assert told.startswith("meshlog: rank 2 of 4 silent for 3.")
         assert 3 <= first.seconds < 6
         assert sorted(first.lines) == sorted([told, *(line for line in greetings(7) if "[2]" not in line)])
-        # It is known to be silent: the next cells do not wait for it as long.
+        # The rank is known to be silent, so the next cells wait a shorter time for it.
         second = kernel.run("1")
         assert second.stderr.startswith("meshlog: rank 2 of 4 silent for 0.")
         assert second.seconds < 3
@@ -182,7 +182,7 @@ def test_an_interrupt_ends_a_flush(kernel: Kernel) -> None:
         kernel.manager.interrupt_kernel()
         kernel.until(lambda: cell.ended, "the cell to end")
         assert cell.error.startswith("KeyboardInterrupt")
-        assert "silent" in cell.stderr  # at the end of the cell
+        assert "silent" in cell.stderr  # shown at the end of the cell
         awaited = kernel.start("print('flushing')\nawait pm.flush(timeout=50)")
         kernel.until(lambda: awaited.stdout, "the flush to begin")
         kernel.manager.interrupt_kernel()
@@ -196,7 +196,7 @@ def test_an_interrupt_ends_the_flush_at_the_end_of_a_cell(kernel: Kernel) -> Non
     pid = pids(kernel)[3]
     kernel.run("1")
     with stopped(pid):
-        # The interrupt comes when the kernel's main thread waits for the flush, which the client's thread was asked for.
+        # The interrupt comes while the main thread of the kernel waits for the flush of the client thread.
         cell = kernel.run(
             """
 flush_soon = pm.logging.client.flush_soon
@@ -226,22 +226,22 @@ print("printed")
 """
 
 
-def test_what_c_code_and_children_of_the_kernel_write_is_shown_once(kernel: Kernel) -> None:
-    """Where the kernel sees to that by itself, nothing is captured a second time."""
+def test_output_of_c_code_and_children_of_the_kernel_is_shown_once(kernel: Kernel) -> None:
+    """If the kernel captures this output itself, it is not captured a second time."""
     cell = kernel.run(OWN_OUTPUT)
     kernel.until(lambda: len(cell.lines) >= 5, "the last line")
     assert cell.lines == ["by a child", "by printf", "gr\u00fc\u00df", "printed", "written"]
     assert kernel.run("print(meshlog_handler.notebook.cells._session._fd_tee)").lines == ["None"]
 
 
-def test_where_the_kernel_does_not_capture_its_descriptors_they_are_until_the_last_mesh_stops(unwatched: Kernel) -> None:
+def test_descriptors_that_the_kernel_does_not_capture_are_captured_until_the_last_mesh_stops(unwatched: Kernel) -> None:
     look = "print([(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in (1, 2)])"
     before = unwatched.run("import os\n" + look).stdout
     cell = unwatched.run(OWN_OUTPUT.replace("import ctypes", "import ctypes, subprocess"))
     assert cell.lines == ["printed"]
     unwatched.run(SET_UP)
     cell = unwatched.run(OWN_OUTPUT)
-    # All of it before the cell ends: it is not waited for.
+    # All lines are shown before the cell ends, so this does not wait for them.
     assert cell.lines == ["by a child", "by printf", "gr\u00fc\u00df", "printed", "written"]
     other = "other = meshlog_handler.this_host().spawn_procs({'gpus': 1}); other.initialized.get()\n"
     captured = unwatched.run(other + look).stdout
@@ -267,7 +267,7 @@ _ = os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("watches", ["kernel", "unwatched"])
-def test_a_forked_child_has_no_notebook_and_what_it_writes_is_shown(watches: str, request: pytest.FixtureRequest) -> None:
+def test_a_forked_child_has_no_notebook_session_and_its_output_is_shown(watches: str, request: pytest.FixtureRequest) -> None:
     kernel: Kernel = request.getfixturevalue(watches)
     if watches == "unwatched":
         kernel.run(SET_UP)
@@ -278,7 +278,7 @@ def test_a_forked_child_has_no_notebook_and_what_it_writes_is_shown(watches: str
 
 
 @pytest.mark.parametrize("end", ["restart", "SIGKILL"])
-def test_a_kernel_leaves_no_processes(end: str) -> None:
+def test_a_kernel_that_ends_leaves_no_processes(end: str) -> None:
     with Kernel() as kernel:
         kernel.run(SET_UP)
         kernel.run("await pm.call(greet, 1)")
@@ -291,11 +291,11 @@ def test_a_kernel_leaves_no_processes(end: str) -> None:
             kernel.manager.restart_kernel(env=kernel.env)
         until(lambda: all(map(gone, processes)), 20, lambda: f"the end of {[pid for pid in processes if not gone(pid)]}")
     with LogClient():
-        pass  # it removes the run directories of those that were killed
+        pass  # it removes the run directories of killed processes
 
 
-def test_a_notebook_shows_each_line_once_though_its_set_up_is_run_three_times(tmp_path: Path) -> None:
-    """As a whole, by what also runs notebooks for documentation."""
+def test_a_notebook_shows_each_line_once_even_if_its_set_up_runs_three_times(tmp_path: Path) -> None:
+    """The whole notebook runs with nbclient, which also runs notebooks for documentation."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -304,7 +304,7 @@ def test_a_notebook_shows_each_line_once_though_its_set_up_is_run_three_times(tm
     count = "\nprint([len(get_ipython().events.callbacks[each]) for each in ('pre_run_cell', 'post_run_cell')])"
     sources = [count, SET_UP, SET_UP, SET_UP, "await pm.logging_option(aggregate_window_sec=None)"]
     sources += ["await pm.call(greet, 1)", "pm.call(greet, 2).get()"]
-    # The two meshes before have no name any more.
+    # No name refers to the first two meshes any more.
     sources += [
         "import gc; gc.collect(); until(lambda: len(meshlog_handler.notebook.cells._session.clients()) == 1, 50)" + count
     ]
@@ -322,7 +322,7 @@ def test_a_notebook_shows_each_line_once_though_its_set_up_is_run_three_times(tm
     assert shown[8] == [at_first]
 
 
-def test_in_a_terminal_a_cell_ends_when_all_is_shown_and_nothing_is_captured(tmp_path: Path) -> None:
+def test_in_a_terminal_a_cell_ends_after_all_lines_are_shown_and_nothing_is_captured(tmp_path: Path) -> None:
     cells = [
         "import os, meshlog_handler",
         "before = os.fstat(1).st_ino, os.fstat(2).st_ino",
@@ -347,7 +347,7 @@ def test_in_a_terminal_a_cell_ends_when_all_is_shown_and_nothing_is_captured(tmp
     assert "Traceback" not in ran.stdout + ran.stderr
 
 
-def test_without_ipython_nothing_happens_and_it_is_not_imported() -> None:
+def test_without_ipython_attaching_does_nothing_and_does_not_import_ipython() -> None:
     code = """
 import sys
 from meshlog_handler import LogClient, notebook
@@ -359,7 +359,7 @@ print(any(name in sys.modules for name in ("IPython", "ipykernel", "zmq", "torna
     assert run_python("-c", code).stdout == "False None None\nFalse None\n"
 
 
-def test_the_cells_of_the_documentation() -> None:
+def test_the_cells_of_the_documentation_show_the_documented_output() -> None:
     page = Page("docs/notebooks.md")
     with Kernel() as kernel:
         for source in page.blocks("python"):
@@ -367,7 +367,7 @@ def test_the_cells_of_the_documentation() -> None:
         shown = [cell.lines for cell in kernel.cells]
     promised = [sorted(page.promised(cell.source)) for cell in kernel.cells]
     assert promised[0] == promised[2] == []
-    # The third cell lets what it says stand under the first.
+    # The third cell shows its output under the first cell.
     promised[0] = [line.replace("step 1", "step 2") for line in promised[1]]
     assert "starting" in kernel.cells[2].source
     assert shown == promised

@@ -378,7 +378,7 @@ def test_a_mode_is_in_effect_when_set_mode_returns_even_through_a_slow_tunnel() 
         ask = Carrier(here)
 
         def give(data: bytes) -> None:
-            time.sleep(0.1)  # longer than a worker takes to log
+            time.sleep(0.1)  # a message downstream takes longer than a worker takes to log
             ask("give", data)
 
         with Tunnel(job.client.address, lambda _: ask("take", 0.01), give):

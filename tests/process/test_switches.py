@@ -155,14 +155,14 @@ def test_records_from_before_streaming_is_off_are_shown_and_later_ones_are_count
     assert shown + made.client.stats().hidden == made.sent
 
 
-def test_a_stopped_rank_switches_at_the_same_place_in_its_stream_when_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_rank_switches_when_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_client, "SWITCH_SEC", 2.0)
     with load(False) as made:
         made.log_some("both")
         stopped = made.client.stats()[1].pid
         made.enter(1)
         stop_process(stopped)
-        # Rank 1 may hold its lock while it is stopped, so only rank 0 takes part in the next phases.
+        # Rank 1 may hold its lock while it is stopped, so the next phase takes only the lock of rank 0.
         locks, made._locks = made._locks, made._locks[:1]
         made.client.set_streaming(False)
         made.enter(2)
