@@ -255,8 +255,10 @@ def test_a_stranger_sees_few_entries() -> None:
 
 @pytest.mark.parametrize("folder", [folder for folder in MAY_IMPORT if (ROOT / PACKAGE / folder).is_dir()])
 def test_a_folder_says_what_lives_there(folder: str) -> None:
-    said = ast.get_docstring(ast.parse((ROOT / PACKAGE / folder / "__init__.py").read_text()))
-    assert said
+    said = ast.get_docstring(ast.parse((ROOT / PACKAGE / folder / "__init__.py").read_text())) or ""
+    listed = re.search(r"^May import: ([^.]*)\.", said, re.MULTILINE)
+    assert listed
+    assert set(re.split(r",\s+", listed[1])) == MAY_IMPORT[folder] - {folder}
 
 
 @each_file

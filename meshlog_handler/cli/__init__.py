@@ -1,6 +1,6 @@
 """The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them.
 
-May import: everything but mesh, notebook and the integrations.
+May import: errors, settings, _version, system, protocol, journal, transport, grouping, lines, output, worker, dispatch, client.
 """
 
 from __future__ import annotations

@@ -166,10 +166,10 @@ class LogClient(QueueListener):
             undo.callback(self._listener.close)
             self._mailbox = Mailbox(queue.SimpleQueue())
             undo.callback(self._mailbox.close)
-            show = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
+            dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
             self._core = ClientLoop(
                 self._mailbox,
-                show=show,
+                dispatcher=dispatcher,
                 registry=self.registry,
                 listener=self._listener,
                 own_token=self.own_token,
@@ -242,7 +242,7 @@ class LogClient(QueueListener):
                 since = now
             elif now - since < timeout:
                 continue
-            elif asked or self._core.show.busy is not None:
+            elif asked or self._core.dispatcher.busy is not None:
                 self._end_at_once(thread)
                 return
             else:
@@ -254,13 +254,13 @@ class LogClient(QueueListener):
         """Show nothing more, and report it. If a handler blocks the thread, close what other processes wait for or can see."""
         core = self._core
         why = why or core.busy() or "the client's thread does not end"
-        core.show.abandoned = True
+        core.dispatcher.abandoned = True
         try:
             waiting = f"{self._count_waiting():,} records were not shown"
         except Exception as failure:  # the thread has continued since, or a journal cannot be read
             waiting = f"the records that it has not shown are lost and cannot be counted ({type(failure).__name__}: {failure})"
         finally:
-            core.show.counted.set()
+            core.dispatcher.counted.set()
         diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
         with contextlib.suppress(ClosedError):  # the thread has already ended
             self._post(self._end)

@@ -54,7 +54,7 @@ class ClientLoop:
         self,
         mailbox: Mailbox,
         *,
-        show: Dispatcher,
+        dispatcher: Dispatcher,
         registry: Registry,
         listener: Listener,
         own_token: str,
@@ -62,7 +62,7 @@ class ClientLoop:
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
     ) -> None:
-        self.show = show
+        self.dispatcher = dispatcher
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
         self.commands = PendingCommands()
@@ -84,15 +84,15 @@ class ClientLoop:
             remember=self.past.remember,
             post=post,
             upstream=upstream,
-            window=show.window,
-            hidden_here=lambda: show.hidden,
+            window=dispatcher.window,
+            hidden_here=lambda: dispatcher.hidden,
         )
         self._exit_reports = ExitReports()
         self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
-        self._pacer = Pacer(show, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self._pacer = Pacer(dispatcher, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
         self.switches = Switches(
-            show, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, commands=self.commands
+            dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, commands=self.commands
         )
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
@@ -107,10 +107,10 @@ class ClientLoop:
             self._report,
             self._report_exits,
             self._catch_up,
-            show.expire,
+            dispatcher.expire,
             self._flushes.expire,
             self._keep_listening,
-            lambda now: show.end_tick(),
+            lambda now: dispatcher.end_tick(),
             self._end_in_order,
         )
         self._open_listener()
@@ -135,14 +135,14 @@ class ClientLoop:
         began = self._began
         if began is None:
             return ""
-        handler = self.show.busy
+        handler = self.dispatcher.busy
         what = f"handler {name_of(handler)}" if handler is not None else "the client's thread"
         return f"{what} has been busy for {monotonic() - began:.1f} s"
 
     @property
     def progress(self) -> int:
         """A number that grows as records are received and shown, and as peers are removed. Any thread."""
-        return self.show.shown + self._moves
+        return self.dispatcher.shown + self._moves
 
     def unanswered(self, future: Flushed, chosen: Chosen | None, elapsed: float) -> FlushReceipt:
         """Return the receipt of a flush as far as it has come. Any thread: used if the client's thread is blocked."""
@@ -153,7 +153,7 @@ class ClientLoop:
         """The number of records that were logged and are not shown. Any thread, while a handler blocks the client's thread."""
         peers = [peer for peer in tuple(self.reactor.peers) if peer.streaming]
         lines = [item for _, items in tuple(self.reactor.pipes.read) for item in items]
-        return self.show.waiting + self._pacer.waiting + count_records(lines) + sum(peer.waiting() for peer in peers)
+        return self.dispatcher.waiting + self._pacer.waiting + count_records(lines) + sum(peer.waiting() for peer in peers)
 
     def _chosen(self, chosen: Chosen | None) -> list[Peer]:
         return [peer for peer in tuple(self.reactor.peers) if chosen is None or peer.chosen(chosen)]
@@ -274,7 +274,7 @@ class ClientLoop:
             for rank, stats in peer.counters().items():
                 before = ranks.get(rank) or RankStats(rank, stats.pid, alive=False)
                 ranks[rank] = before.merged(stats)
-        return Stats(ranks, self.relays.hidden, self.show.shown)
+        return Stats(ranks, self.relays.hidden, self.dispatcher.shown)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class ClientLoop:
             for era, former in earlier.items():
                 self._pacer.put(former, now, era)
             self._pacer.put(items, now)
-            self.show.took(taken)
+            self.dispatcher.took(taken)
         self._sentinels += self._pacer.show_some(now, len(reactor.peers))
         reactor.pipes.holding, reactor.pipes.read_size = bool(self._pacer), self._pacer.read_size
         reactor.inbox_size = self._pacer.inbox_size
@@ -405,7 +405,7 @@ class ClientLoop:
         if self._pacer or self.reactor.busy or self.reactor.finished:
             return 0.0
         deadlines = (
-            self.show.deadline,
+            self.dispatcher.deadline,
             self._flushes.deadline,
             self.reactor.pipes.deadline,
             self._listener.deadline,
@@ -464,7 +464,7 @@ class ClientLoop:
 
     def _show_all(self) -> None:
         self._report_drops(monotonic())
-        self.show.flush()
+        self.dispatcher.flush()
 
     def _finish(self, peer: Peer) -> None:
         """Remove a peer after all of its records are shown."""
@@ -495,7 +495,7 @@ class ClientLoop:
         elif peer.relays:
             if peer.ranks and not peer.left:
                 text = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
-                self.show.log(logging.ERROR, text, None, peer.pid)
+                self.dispatcher.log(logging.ERROR, text, None, peer.pid)
         elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
             self._log_exit(peer, self._exit_reports.drained(peer, monotonic()))
         self._flushes.mark_ended(peer)
@@ -506,11 +506,11 @@ class ClientLoop:
 
     def _log_exit(self, ended: ExitedPeer, report: ExitReport | None) -> None:
         if report is not None:
-            self.show.log(report.level, report.text, ended.rank, ended.pid)
+            self.dispatcher.log(report.level, report.text, ended.rank, ended.pid)
 
     def _log_drops(self, peer: Peer) -> None:
         if peer.unreported:
-            self.show.log(logging.WARNING, peer.drop_report(), peer.rank, peer.pid)
+            self.dispatcher.log(logging.WARNING, peer.drop_report(), peer.rank, peer.pid)
 
     def _report_drops(self, now: float) -> None:
         self._next_report = now + _REPORT_SEC
@@ -525,10 +525,10 @@ class ClientLoop:
             self.switches.close,
             self.reactor.pipes.end_lines,
             self._show_rest,
-            self.show.flush,
+            self.dispatcher.flush,
             self._keep_counters,
             self._listener.close,
-            self.show.close,
+            self.dispatcher.close,
             self.error_reports.close,
         ):
             self._do(step)
@@ -561,5 +561,5 @@ class ClientLoop:
         """In a forked child: close the copies of the parent's descriptors."""
         self._listener.forget()
         self.reactor.forget()
-        if self.show.files is not None:
-            self.show.files.forget()
+        if self.dispatcher.files is not None:
+            self.dispatcher.files.forget()

@@ -1,6 +1,6 @@
 """Notebook support: a notebook shows the lines of its workers under the right cell.
 
-May import: errors, protocol, system, output, client.
+May import: errors, settings, system, protocol, output, client.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The worker's side: the stream of records, the thread that ships it, the thread that carries out commands.
 
-May import: errors, settings, protocol, system, journal, transport.
+May import: errors, settings, system, protocol, journal, transport.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.Mon
         with pytest.raises(RankError, match="rank 0"):
             made.logs.set_mode(False, None, 33)
         core = made.client._core
-        assert made.client.ask(lambda: (core.show.window, [each.streaming for each in core.reactor.peers])) == (
+        assert made.client.ask(lambda: (core.dispatcher.window, [each.streaming for each in core.reactor.peers])) == (
             60.0,
             [True] * 2,
         )

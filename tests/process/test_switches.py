@@ -208,7 +208,7 @@ def test_every_era_ends_after_its_switch() -> None:
         for number in range(30):
             made.client.set_window(1.0 + number)
         core = made.client._core
-        assert made.client.ask(lambda: core.show.eras) == []
+        assert made.client.ask(lambda: core.dispatcher.eras) == []
         assert made.client.ask(lambda: [len(source.turns) for source in core.reactor.peers]) == [0] * RANKS
 
 
