@@ -1,16 +1,16 @@
-"""What meshlog_handler costs, beside its peers: ``python -m benchmarks``.
+"""The cost of meshlog_handler, compared with its peers: ``python -m benchmarks``.
 
-Each file measures one kind of work, and says in its docstring what that is and how far the number can be trusted.
-Subjects that are compared do the same work in the same run, in turn (see `rounds`), so that a busy machine is busy for
-all of them: believe the ratios, not the absolute numbers.
+Each file measures one kind of work. Its docstring says what that is and how far the number can be trusted.
+Compared subjects do the same work in the same run, in turn (see `rounds`), so a busy machine is busy for all
+of them: trust the ratios, not the absolute numbers.
 
 ::
 
-    rounds, crew, handlers, peers, pace, server     what they share: turns and rows, processes, both ends, subjects
+    rounds, crew, handlers, peers, pace, server     shared code: turns and rows, processes, both ends, subjects
     call rate captured aggregation flush latency footprint startup growth hierarchy
-    targets, table, plot, __main__  what is aimed at; the results as Markdown, JSON and SVG; the command
-    engines, engine_programs        stand alone: what Ray, Dask and Monarch do with the work of `rate`
-    soak                            stands alone: load and killed workers for minutes, then an exact account
+    targets, table, plot, __main__  the targets; the results as Markdown, JSON and SVG; the command
+    engines, engine_programs        separate: what Ray, Dask and Monarch do with the work of `rate`
+    soak                            separate: load and killed workers for minutes, then an exact account
 """
 
 from __future__ import annotations

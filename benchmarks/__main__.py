@@ -16,7 +16,7 @@ NAMES = ("call", "rate", "captured", "aggregation", "flush", "latency", "footpri
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure what was asked for and write the results; 1 if something could not be measured."""
+    """Run the chosen benchmarks and write the results; return 1 if a benchmark failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What meshlog_handler costs, beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure, of {', '.join(NAMES)}; all unless given")
     parser.add_argument("--rounds", type=int, default=None, metavar="N", help="turns for each subject (5; with --quick 3)")
@@ -41,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
         try:
             section.rows = module.measure(scale)
         except (RuntimeError, TimeoutError, OSError) as failure:
-            # The others are still worth having; this one is named, and the command fails.
+            # The other results are still useful. This failure is named, and the command fails.
             tell(f"{name} FAILED: {type(failure).__name__}: {failure}")
             failed.append(name)
             continue

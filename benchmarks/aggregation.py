@@ -1,10 +1,10 @@
 """Grouping: lines a second into a window of 1 s, of 1, 50, 200 and 2,000 kinds in turn, from four processes.
 
-A kind is eight words of its own, drawn at random with a fixed seed, and a number that changes from line to line. "As
-records" each kind is a logging call with a template of its own, in a source line of its own, as in a program; "as
-printed lines" the same texts are printed, and the client must find out by itself which are similar. Both run until a
-flush says that all were shown, and the counts on what was shown add up. "Aggregator alone" is the printed lines' texts
-given to the class without processes or pipes: what grouping itself costs. The limit is the same without a window.
+A kind is eight words, drawn at random with a fixed seed, and a number that changes from line to line. "As
+records": each kind is a logging call with its own template in its own source line, as in a program. "As printed
+lines": the same texts are printed, and the client must find out which are similar. Both run until a flush reports
+that all lines were shown, and the counts on the shown lines add up. "Aggregator alone": the texts of the printed lines are
+given to the class without processes or pipes, which is the cost of grouping itself. The limit is the same without a window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MANY: Final = 4000
 
 
 def measure(scale: Scale) -> list[Row]:
-    """Measure each way with each number of kinds; the numbers of kinds take turns."""
+    """Measure both ways with each number of kinds; the numbers of kinds take turns."""
     kinds = [1, 50, 200, 2000]
     lines = scale.pick(20_000, 8_000)
     rows: list[Row] = []
@@ -45,7 +45,7 @@ def measure(scale: Scale) -> list[Row]:
 
 
 def name(kinds: int) -> str:
-    """Return what so many kinds of lines are called in the table."""
+    """Return the table's name for this number of kinds."""
     return f"window, {kinds:,} kind{'s' * (kinds > 1)}"
 
 
@@ -73,7 +73,7 @@ def _run(how: str, kinds: int, lines: int, window: float | None) -> float:
 
 
 def emit(gate: Gate, address: str, how: str, kinds: int, lines: int) -> None:
-    """In a process: log or print `lines` lines, of each kind in turn."""
+    """In a process: log or print `lines` lines, with the kinds in turn."""
     from meshlog_handler import install
 
     if how == RECORDS:
@@ -92,14 +92,14 @@ def emit(gate: Gate, address: str, how: str, kinds: int, lines: int) -> None:
 
 
 def templates(kinds: int) -> list[str]:
-    """Return the texts of so many kinds, each with a place for a number."""
+    """Return texts for this number of kinds, each with a placeholder for a number."""
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(_MANY)]
     return [" ".join(draw.choices(words, k=8)) + " step %d" for _ in range(kinds)]
 
 
 def _calls(kinds: int) -> Callable[[Any, int, int], None]:
-    """Return a function with a logging call in a line of its own for each kind."""
+    """Return a function with a logging call for each kind, in a separate source line."""
     calls = "".join(f"        info({template!r}, number)\n" for template in templates(kinds))
     return _compiled(calls)
 
@@ -117,7 +117,7 @@ def _compiled(calls: str) -> Callable[[Any, int, int], None]:
 
 
 class _Line:
-    """A template of one rank, as the client makes them of captured lines."""
+    """A template of one rank, as the client makes it from captured lines."""
 
     group = None
     scope = ("stdout", logging.INFO)

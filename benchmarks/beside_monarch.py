@@ -1,11 +1,11 @@
 """Beside Monarch's own logging: ``python -m benchmarks.beside_monarch [--rounds N]``, in an environment with ``.[monarch]``.
 
 One run on one real Monarch mesh of 4, in turns. Both show on file descriptor 1 of this process, which leads into a pipe that
-is read and counted; Monarch's own lines are those that its client prints, not those that its host passes through besides.
+is read and counted. Monarch's own lines are those its client prints, not those its host also passes through.
 
-- A flush while nobody prints: from the call to its return.
-- 4 x 10,000 printed lines, streaming: until all have come, or none has come for 10 seconds. "Busy" is this process.
-- 4 x 500 printed lines of 50 kinds, in a window of 1 s: until as many are told of, by lines and by counts.
+- A flush while nothing is printed: from the call to its return.
+- 4 x 10,000 printed lines, streaming: until all have arrived, or none has arrived for 10 seconds. "Busy" is this process.
+- 4 x 500 printed lines of 50 kinds, in a window of 1 s: until as many are reported, as lines and as counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ while data := os.read(0, 1 << 20):
 
 
 class Shown:
-    """What this process shows on its descriptor 1, counted by a process of its own: lines that are told of."""
+    """The lines shown on descriptor 1 of this process, counted by a separate process; a line with a count adds that count."""
 
     def __init__(self) -> None:
         self._told = self._before = 0
@@ -69,8 +69,9 @@ class Shown:
                 self._reached.set()
 
     def until(self, count: int, work: Callable[[], object]) -> tuple[float, float, int]:
-        """Do `work`; return the seconds until `count` lines were told of, or nothing came any more, those of this process's
-        own time, and how many were told of.
+        """Do `work`, then wait until `count` lines were reported, or no more arrive.
+
+        Return the seconds that took, the processor seconds of this process, and the number of lines reported.
         """
         self._before, self._expected = self._told, count
         self._reached.clear()
@@ -82,7 +83,7 @@ class Shown:
         return self._last - began, time.process_time() - busy, self._told - self._before
 
     def restore(self) -> None:
-        """Lead the descriptor back."""
+        """Restore the descriptor."""
         sys.stdout.flush()
         os.dup2(self._saved, 1)
         self._counter.terminate()
@@ -91,7 +92,7 @@ class Shown:
 
 @contextmanager
 def attached(procs: Any, window: float | None) -> Iterator[Any]:
-    """Show by us meanwhile."""
+    """Show logs through our client in this context."""
     from meshlog_handler.integrations.monarch import attach
 
     logs = attach(procs).get(60.0)

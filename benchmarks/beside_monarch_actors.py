@@ -10,12 +10,12 @@ class Printer(Actor):
 
     @endpoint
     def repeat(self, count: int) -> None:
-        """Print a line with a number, so many times."""
+        """Print a numbered line, `count` times."""
         for number in range(count):
             print("mark", number)
 
     @endpoint
     def vary(self, kinds: list[str], count: int) -> None:
-        """Print lines of each kind in turn."""
+        """Print lines of all kinds in turn."""
         for number in range(count):
             print("mark", kinds[number % len(kinds)] % number)

@@ -1,10 +1,10 @@
-"""What a logging call costs the process that makes it: ``log.info("step %d loss=%.3f", i, 0.5)``.
+"""The cost of a logging call for the process that makes it: ``log.info("step %d loss=%.3f", i, 0.5)``.
 
 One process, and as many at once as there are cores, swap the handler of one logger between short slices of calls. A
-value is the mean of one slice, in microseconds of wall time. Between slices all that was left to do in the background
-gets done, so that it is not charged to the next one; what MeshHandler's forwarder and the queue's feeder do during
-their own slice is. The client, and the listener of the queue, run in another process. With as many processes as cores
-these compete with them for the cores, as they will with yours. The least is what the code costs on a quiet core.
+value is the mean of one slice, in microseconds of wall time. Between slices, all remaining background work is finished,
+so that it is not charged to the next slice. The work that MeshHandler's forwarder and the queue's feeder do during
+their own slice is charged. The client, and the listener of the queue, run in another process. With as many processes as
+cores, these compete for the cores, as they will in your program. The least is the cost of the code on a quiet core.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _work(gate: Gate, address: str, shared: Any, slices: int, path: str) -> dict
     handlers: dict[str, logging.Handler] = {
         NOTHING: Nop(),
         MESH.name: logging.getLogger(LOGGER).handlers[0],
-        NULL: logging.StreamHandler(Path(os.devnull).open("w")),  # noqa: SIM115 - until the end
+        NULL: logging.StreamHandler(Path(os.devnull).open("w")),  # noqa: SIM115 - open until the end
         "FileHandler": logging.FileHandler(path),
         "QueueHandler, SimpleQueue, nobody reads": logging.handlers.QueueHandler(simple),
         RECIPE.name: logging.handlers.QueueHandler(shared),
@@ -98,6 +98,6 @@ def _slice(logger: logging.Logger, simple: queue.SimpleQueue[Any]) -> float:
     seconds = time.perf_counter() - began
     while not simple.empty():
         simple.get()
-    # What was put off is done in about the time that putting it off took; forwarder and feeder are then asleep.
+    # Finishing deferred work takes about as long as deferring it did; then forwarder and feeder are asleep.
     time.sleep(0.01 + seconds)
     return seconds

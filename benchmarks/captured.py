@@ -1,10 +1,10 @@
-"""Captured lines a second: what processes print, brought to a handler that counts lines.
+"""Captured lines a second: lines printed by processes, passed to a handler that counts them.
 
-"print" is one ``print()`` of 42 characters a line, written out at its end, as a terminal would have it: a system call a
-line, which is what limits it. "bulk" are the same lines in writes of 64 KiB, as of a C program or ``cat``: that is what
-the client can take. The standard library's way is a pipe for each process and, in the process that shows, a thread for
+"print" is one ``print()`` of 42 characters a line, flushed at its end, as on a terminal: a system call a line, which
+limits the rate. "bulk" is the same lines in writes of 64 KiB, as from a C program or ``cat``: this is the most the
+client can take. The standard library's way is a pipe for each process and, in the process that shows, a thread for
 each pipe that logs line by line; it captures the descriptor, too. The limit is the same printing to the null device.
-Ours frames, decodes, finds the level, and knows progress bars; the recipe splits at newlines.
+Ours frames, decodes, finds the level, and recognizes progress bars; the recipe splits at newlines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BULK: Final = 64 * 1024
 
 
 def measure(scale: Scale) -> list[Row]:
-    """Measure on one process and on four, printing, and four writing in bulk."""
+    """Measure printing on one process and on four, and bulk writing on four."""
     rows: list[Row] = []
     for how, procs, lines in (
         ("print", 1, scale.pick(60_000, 15_000)),
@@ -87,7 +87,7 @@ def _piped(counter: Counter, procs: int) -> Iterator[list[Any]]:
         yield [writer for _, writer in pipes]
     finally:
         for _, writer in pipes:
-            # The threads see the end when the last writer is gone.
+            # The threads reach end of file when the last writer has closed its end.
             writer.close()
         for thread in threads:
             thread.join()
@@ -102,7 +102,7 @@ def _read_lines(logger: logging.Logger, rank: int, reader: Any) -> None:
 
 
 def write(gate: Gate, name: str, ticket: Any, how: str, lines: int) -> None:
-    """In a process: capture or lead away what is printed, and print."""
+    """In a process: capture or redirect the output, and print."""
     use_plain_stdout()
     if name == MESH:
         from meshlog_handler import install
@@ -127,8 +127,8 @@ def write(gate: Gate, name: str, ticket: Any, how: str, lines: int) -> None:
 
 
 def use_plain_stdout() -> None:
-    """In a process: have a stdout as it is without PYTHONUNBUFFERED, which would make two writes of each line."""
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it is the process's stdout from here on
+    """In a process: use a stdout as without PYTHONUNBUFFERED, which would make two writes of each line."""
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - from here on it is the process's stdout
 
 
 def _write_all(data: bytes) -> None:

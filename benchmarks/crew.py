@@ -1,6 +1,6 @@
-"""Processes that get ready, begin together, and say how it went. Any start method; every wait has a deadline.
+"""Processes that prepare, begin together, and report their results. Any start method; every wait has a deadline.
 
-They come from a fork server, clean and within milliseconds, unless the subject can only live in a forked process.
+A fork server starts them, clean and within milliseconds, unless the subject works only in a forked process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 DEADLINE: Final = 180.0
-"""Seconds after which a process that does not answer is a failure."""
+"""Seconds after which a process that does not answer has failed."""
 
 FORKSERVER: Final = "forkserver"
 _PRELOAD: Final = ["benchmarks.rate", "multiprocessing.queues", "meshlog_handler.installation"]
@@ -29,13 +29,13 @@ def context(method: str) -> Any:
 
 
 class Gate:
-    """A process's side: where it waits for the others."""
+    """The barrier, in a process: it waits there for the others."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
 
     def wait(self, told: Any = None) -> Any:
-        """Say that this process is ready, and `told`; return what the other side sends when it is time to go on."""
+        """Report that this process is ready, with `told`; wait for the signal to continue, and return what it carries."""
         self._pipe.send(("ready", told))
         return self._pipe.recv()
 
@@ -46,11 +46,11 @@ class Crew:
     Parameters
     ----------
     target : callable
-        Called as ``target(gate, *args)`` in each; what it returns is its result. Importable.
+        Called as ``target(gate, *args)`` in each process; its return value is the result. It must be importable.
     calls : sequence of tuple
         The arguments for each process.
     method : str
-        How they are started.
+        The start method.
     """
 
     def __init__(self, target: Callable[..., Any], calls: Sequence[tuple[Any, ...]], method: str = FORKSERVER) -> None:
@@ -71,22 +71,22 @@ class Crew:
         return [proc.pid for proc in self._procs]
 
     def ready(self) -> list[Any]:
-        """Wait until all are at the gate; return what they say there."""
+        """Wait until all processes are at the gate; return what they report there."""
         return self._gather("ready")
 
     def go(self, order: Any = True) -> float:
-        """Let all go on; return when that was (`time.perf_counter`)."""
+        """Let all processes continue; return the time of the signal (`time.perf_counter`)."""
         began = time.perf_counter()
         for pipe in self._pipes:
             pipe.send(order)
         return began
 
     def results(self) -> list[Any]:
-        """Wait until all are done; return their results. They stay alive until the crew is left."""
+        """Wait until all processes are done; return their results. They stay alive until the context ends."""
         return self._gather("done")
 
     def ask(self, order: Any = True) -> list[Any]:
-        """Let all go on, and wait until they are at the gate again."""
+        """Let all processes continue, and wait until they are at the gate again."""
         self.go(order)
         return self.ready()
 
@@ -110,7 +110,7 @@ class Crew:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for pipe in self._pipes:
-            with contextlib.suppress(OSError):  # it has gone by itself
+            with contextlib.suppress(OSError):  # it has already ended
                 pipe.send(None)
         deadline = time.monotonic() + 10.0
         for proc in self._procs:
@@ -128,6 +128,6 @@ def _work(pipe: Any, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
         pipe.send(("done", target(Gate(pipe), *args)))
         pipe.recv()
     except (EOFError, ConnectionError):
-        return  # the benchmark itself has gone
+        return  # the benchmark itself has ended
     except Exception:
         pipe.send(("failed", traceback.format_exc()))

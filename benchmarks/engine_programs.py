@@ -1,7 +1,7 @@
-"""What `benchmarks.engines` runs in each engine's own environment: 4 procs that log, the engine that brings it together.
+"""The programs of `benchmarks.engines`, for each engine's own environment: 4 procs log, and the engine collects the logs.
 
-Standalone: only the standard library and the engine, or our package, are there. Prints ``go`` when the procs begin, the
-lines as the engine shows them meanwhile, and at the end ``call`` with the microseconds a logging call took in the procs.
+Standalone: only the standard library and the engine, or our package, are available. Prints ``go`` when the procs begin, the
+lines as the engine shows them, and at the end ``call`` with the microseconds of a logging call in the procs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PROCS = 4
 
 
 def log(calls: int) -> float:
-    """In a proc: log so often; return the microseconds of a call. The first time, with no calls, set up the logger."""
+    """In a proc: log `calls` times; return the microseconds of a call. With no calls, the first time, set up the logger."""
     logger = logging.getLogger("benchmark")
     logger.setLevel(logging.INFO)
     began = time.perf_counter()
@@ -36,12 +36,12 @@ def log_to_stream(calls: int) -> float:
 
 
 def say(text: str) -> None:
-    """Tell who measures."""
+    """Print a line for the process that measures."""
     print(text, flush=True)
 
 
 def with_ray(calls: int) -> None:
-    """Actors; `log_to_driver` without grouping (RAY_DEDUP_LOGS=0, set by who runs this)."""
+    """Actors; `log_to_driver` without grouping (`benchmarks.engines` sets RAY_DEDUP_LOGS=0)."""
     ray: Any = importlib.import_module("ray")
     ray.init(num_cpus=PROCS, log_to_driver=True, include_dashboard=False)
     actor = ray.remote(num_cpus=1)(type("Worker", (), {"log": lambda self, calls: log_to_stream(calls)}))
@@ -53,7 +53,7 @@ def with_ray(calls: int) -> None:
 
 
 def with_dask(calls: int) -> None:
-    """A local cluster; `Client.forward_logging` brings records, which a handler here prints."""
+    """A local cluster; `Client.forward_logging` forwards records, and a handler here prints them."""
     distributed: Any = importlib.import_module("distributed")
     logger = logging.getLogger("benchmark")
     logger.addHandler(logging.StreamHandler(sys.stdout))
@@ -71,7 +71,7 @@ def with_dask(calls: int) -> None:
 
 
 def with_monarch(calls: int) -> None:
-    """A proc mesh; `logging_option` streams what procs print, without a window."""
+    """A proc mesh; `logging_option` streams the procs' output, without a window."""
     actor: Any = importlib.import_module("monarch.actor")
     importlib.import_module("monarch.config").configure(enable_log_forwarding=True)
     worker = type("Worker", (actor.Actor,), {"log": actor.endpoint(_log_on_endpoint)})
@@ -90,7 +90,7 @@ def with_monarch(calls: int) -> None:
 
 
 def with_ours(calls: int) -> None:
-    """A proc mesh of our own; records, which a handler here prints."""
+    """Our own proc mesh; a handler here prints the records."""
     package: Any = importlib.import_module("meshlog_handler")
     with package.this_host().spawn_procs(per_host={"gpus": PROCS}, handlers=[logging.StreamHandler(sys.stdout)]) as procs:
         procs.logging_option(aggregate_window_sec=None, level=logging.INFO).get()

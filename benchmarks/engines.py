@@ -1,6 +1,6 @@
-"""What the engines' own log forwarding does with the work of `rate`: ``python -m benchmarks.engines --ray-python PATH ...``
+"""The engines' own log forwarding with the work of `rate`: ``python -m benchmarks.engines --ray-python PATH ...``
 
-Each engine lives in an environment of its own, made by one of
+Each engine has its own environment, created by one of
 
 ::
 
@@ -8,9 +8,9 @@ Each engine lives in an environment of its own, made by one of
     python -m venv /tmp/dask    && /tmp/dask/bin/pip install "dask[distributed]"
     python -m venv /tmp/monarch && /tmp/monarch/bin/pip install torchmonarch
 
-and runs `engine_programs` there: 4 procs that log. Ours does the same work in turn with them, with a handler that writes
-lines to a pipe, too: the clock runs from "go" until the last line has been read from it. Ray and Monarch bring text,
-Dask and ours bring records.
+`engine_programs` runs there: 4 procs that log. Ours does the same work in turn with the engines. Its handler also writes
+lines to a pipe: the clock runs from "go" until the last line has been read from the pipe. Ray and Monarch forward text,
+Dask and ours forward records.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .rounds import Spread, in_turn, tell
 ENGINES: Final = ("ray", "dask", "monarch")
 OURS: Final = "meshlog_handler"
 _PROCS: Final = 4
-# Procs of Monarch write to the terminal, too: only what was forwarded is counted.
+# Monarch's procs also write to the terminal: only forwarded lines are counted.
 _MARKS: Final = {"monarch": "] [actor="}
 _CALL: Final = re.compile(r"call (\d+\.\d)")
 _PROGRAM: Final = Path(__file__).with_name("engine_programs.py")
@@ -52,7 +52,7 @@ def run(command: list[str], calls: int) -> tuple[float, float]:
         too_late = threading.Timer(DEADLINE, program.kill)
         too_late.start()
         for line in program.stdout:
-            # Several threads of an engine may write into each other's lines.
+            # Several threads of an engine may write into the middle of each other's lines.
             if line == "go\n":
                 began = time.perf_counter()
             elif found := _CALL.search(line):
@@ -71,7 +71,7 @@ def run(command: list[str], calls: int) -> tuple[float, float]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure the engines whose interpreters are given, and ours; print a table."""
+    """Measure the engines whose interpreters are given, and our package; print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description="The engines' own, beside ours.")
     for name in ENGINES:
         parser.add_argument(f"--{name}-python", metavar="PATH", help=f"an interpreter that has {name}")

@@ -1,11 +1,11 @@
 """A flush: milliseconds from the call to its receipt, on meshes of 4, 16, 64 and 256 processes.
 
-Idle, nobody logs: the time is a round trip to every process. Loaded, all processes together log 2,000 records a
-second meanwhile: what was logged before the sentinel must be shown first, and the processes compete for the cores. The
-floor is a round trip to processes over plain `multiprocessing` pipes, a small message there and back; "LogClient.flush"
-is of the same processes, which were started by multiprocessing and installed our handler. "ProcMesh.flush" is of a mesh
-of our own, through its futures. A value is one flush; the processes were warmed up by one before. No peer has a flush to
-compare with: a queue's ``join`` says that records were taken, not shown.
+Idle: no process logs, and the time is a round trip to every process. Loaded: all processes together log 2,000 records a
+second meanwhile. Records logged before the sentinel must be shown first, and the processes compete for the cores. The
+floor is a round trip of a small message to processes over plain `multiprocessing` pipes. "LogClient.flush" uses the
+same processes, which were started by multiprocessing and installed our handler. "ProcMesh.flush" uses our own mesh,
+through its futures. A value is one flush, after one flush that warmed up the processes. No peer has a flush to compare
+with: a queue's ``join`` means that records were taken, not that they were shown.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def measure(scale: Scale) -> list[Row]:
         turns = scale.rounds * scale.pick(8, 4)
         ours = _of_client(procs, turns)
         meshes = [] if procs > scale.pick(64, 16) else _of_mesh(procs, turns)
-        # By load, then by subject: what is compared stands together.
+        # By load, then by subject: compared rows are next to each other.
         rows += sorted([*ours, *meshes], key=lambda row: "idle" not in row.work)
     return rows
 
 
 def work_of(procs: int, *, loaded: bool = False) -> str:
-    """Return what a flush on a mesh of this size is called in the table."""
+    """Return the table's name for a flush on a mesh of this size."""
     return f"{procs} procs, {f'{RATE:,.0f} records/s' if loaded else 'idle'}"
 
 
@@ -92,7 +92,7 @@ def _alternate(ping: Callable[[], object], flush: Callable[[], object], turns: i
 
 
 def work(gate: Gate, address: str) -> None:
-    """In a process: log so many records a second as asked, and answer."""
+    """In a process: log at the requested rate, and answer."""
     info = MESH.join(address)
     while (order := gate.wait()) != "end":
         if order is not None:
@@ -101,7 +101,7 @@ def work(gate: Gate, address: str) -> None:
 
 
 def pace(per_second: float) -> None:
-    """In a proc of a mesh: log so many records a second from now on."""
+    """In a proc of a mesh: log at this rate from now on."""
     _pace(logging.getLogger("benchmark").info, per_second)
 
 

@@ -1,10 +1,11 @@
-"""What it costs to have it and say nothing: 16 processes that logged once, and have been silent since.
+"""The cost of an idle installation: 16 processes that logged once, and have been silent since.
 
-Processor time and wake-ups (voluntary context switches) are those of all threads of the 16 and of the process that
-shows, over some seconds, from /proc; "without logging" are the same processes waiting at the same gate. Memory is what
-each of the 16 occupies, shared pages in parts (PSS), so that what all have is hardly counted. Of ours, the journal is
-memory, too, from its first byte on: MESHLOG_JOURNAL_SIZE sets how much. The client's memory is what its process grew by
-when 64 ranks had joined and logged, a first few having made it load what it needs. Linux only.
+Processor time and wake-ups (voluntary context switches) are those of all threads of the 16 processes and of the process that
+shows, over some seconds, from /proc. "Without logging" is the same processes waiting at the same gate. Memory is the
+proportional share of each of the 16 (PSS), which divides shared pages among their users, so that what all have in common
+hardly counts. Our journal is memory, too, from its first byte on: MESHLOG_JOURNAL_SIZE sets how much. The client's
+memory is the growth of its process after 64 ranks had joined and logged; a few earlier ranks made it load what it needs.
+Linux only.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _run(peer: Peer | None, seconds: float) -> Cost:
         crew.ready()
         crew.ask()
         there.settle()
-        time.sleep(0.5)  # what still runs now is not the end of something
+        time.sleep(0.5)  # work of the start is over by now
         pids = [os.getpid(), *crew.pids]
         before = _spent(pids)
         time.sleep(seconds)
@@ -78,7 +79,7 @@ def _run(peer: Peer | None, seconds: float) -> Cost:
 
 
 def _client_memory() -> float:
-    """Return the kilobytes that a client grows by with each rank."""
+    """Return the kilobytes by which a client grows with each rank."""
     with server() as client, Crew(log_once, [(MESH, client.address)] * 4) as first:
         first.ready()
         first.ask()
@@ -97,7 +98,7 @@ def _client_memory() -> float:
 
 
 def log_once(gate: Gate, peer: Peer | None, ticket: Any) -> None:
-    """In a process: join, log once, and be silent."""
+    """In a process: join, log once, then stay silent."""
     info = peer.join(ticket) if peer is not None else logging.getLogger("nobody").info
     gate.wait()
     info(peer.template if peer is not None else TEMPLATE, 0, 0.5)
@@ -109,7 +110,7 @@ def _spent(pids: Iterable[int]) -> tuple[float, int]:
     seconds, wakeups = 0.0, 0
     for pid in pids:
         for task in os.listdir(f"/proc/{pid}/task"):
-            # A thread may end in between: what it did is then not counted.
+            # A thread may end between the two reads: it is then not counted.
             with contextlib.suppress(FileNotFoundError):
                 with open(f"/proc/{pid}/task/{task}/schedstat") as stat:
                     seconds += int(stat.read().split()[0]) / 1e9

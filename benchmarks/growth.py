@@ -1,11 +1,11 @@
-"""How the client grows with the number of ranks: its processor time for a record, its memory, a flush.
+"""How the client's costs grow with the number of ranks: its processor time for a record, its memory, a flush.
 
-Real processes, 1 to 256, share the same number of records, but log some hundreds each at least. Simulated ranks, 100 to
+Real processes, 1 to 256, share the same number of records, but log at least some hundreds each. Simulated ranks, 100 to
 10,000 (or as many as the limit on open files allows, two for each rank), are connections made by two feeder processes
-that speak the real protocol: handshake, hello, stretches of a stream, answers to flush sentinels. All of the client is
-real; what is not is that all ranks of a feeder have one process id and send the same bytes. Processor time is that of
-the client's thread, which runs in a process of its own with a handler that counts. Memory is by how much that process
-grew, with what the burst of records left behind. Joining is counted from the first rank to the last one's welcome.
+that speak the real protocol: handshake, hello, stretches of a stream, answers to flush sentinels. The whole client is
+real. The simulation differs in one way: all ranks of a feeder have one process id and send the same bytes. Processor
+time is that of the client's thread, which runs in a separate process with a handler that counts. Memory is the growth of
+that process, including what the burst of records left behind. Joining is timed from the first rank to the last one's welcome.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(scale: Scale) -> list[Row]:
 
 
 def real_work(procs: int, each: int) -> str:
-    """Return what so many real processes are called in the table."""
+    """Return the table's name for this number of real processes."""
     return f"{procs} procs x {each:,} records"
 
 
@@ -112,7 +112,7 @@ def _simulated(ranks: int) -> dict[str, float]:
 
 
 def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
-    """In a feeder: be so many ranks."""
+    """In a feeder: simulate this many ranks."""
     from meshlog_handler.journal.layout import START, Range
     from meshlog_handler.protocol.entries import FLUSH, number_entry
     from meshlog_handler.protocol.messages import Flush, Hello, decode
@@ -146,7 +146,7 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
 
 
 def _stream(records: int) -> bytes:
-    """Return so many records as a journal holds them."""
+    """Return this many records in the form in which a journal holds them."""
     from meshlog_handler.protocol.encode import SchemaTable, encode_record
     from meshlog_handler.protocol.entries import MARK
 

@@ -1,4 +1,4 @@
-"""What stands at both ends of a benchmark: the logger, and handlers that do nothing or count."""
+"""Both ends of a benchmark: the logger, and handlers that do nothing or count."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LOGGER: Final = "benchmark"
 
 
 class Nop(logging.Handler):
-    """A handler that does nothing: what is left is the cost of a logging call itself."""
+    """A handler that does nothing: the remaining cost is that of a logging call itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Do nothing."""
 
 
 class Counter(logging.Handler):
-    """Counts records; one that stands for many counts as many.
+    """Counts records; a record that stands for many counts as many.
 
     Parameters
     ----------
     total : int
-        How many will come.
+        How many will arrive.
     """
 
     def __init__(self, total: int) -> None:
@@ -42,27 +42,27 @@ class Counter(logging.Handler):
             self._all.set()
 
     def take_text(self, text: str) -> None:
-        """Count what is text already."""
+        """Count lines that arrive as text."""
         self.shown += 1
         self.count += 1
         if self.count >= self.total:
             self._all.set()
 
     def expect(self, total: int) -> None:
-        """Say anew how many will come."""
+        """Set anew how many will arrive."""
         self._all.clear()
         self.total = total
         if self.count >= total:
             self._all.set()
 
     def wait(self) -> None:
-        """Wait until all are there; `TimeoutError` tells how many are not."""
+        """Wait until all have arrived; `TimeoutError` says how many are missing."""
         if not self._all.wait(DEADLINE):
             raise TimeoutError(f"{self.total - self.count:,} of {self.total:,} records did not arrive")
 
 
 def bare_logger(handler: logging.Handler) -> logging.Logger:
-    """Return the benchmark's logger, at INFO, with this handler and no other."""
+    """Return the benchmark's logger, at INFO, with only this handler."""
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -1,11 +1,11 @@
 """A job of many hosts, as the client above their relays sees it: lines and records a second, a flush, memory.
 
-Simulated are the procs: 100 of them below each of 100 hosts. All above them is real: each host's connection (`Uplink`),
-its journal and forwarder, its grouping, the digests it passes on, its answer to a flush, and the client, in a process of
-its own with a handler that counts. "Grouped below" is 10 lines of each rank in one window, as they come from a training
-loop; "each by itself" is the same passed on without a window. Rates are from the first line on to the last one shown, the
-hosts sharing the machine with the client; processor time is that of the client's thread alone. Memory is by how much the
-client's process grew.
+The procs are simulated: 100 of them below each of 100 hosts. Everything above them is real: each host's connection
+(`Uplink`), its journal and forwarder, its grouping, the digests it passes on, its answer to a flush, and the client, in a
+separate process with a handler that counts. "Grouped below" is 10 lines of each rank in one window, as from a training
+loop; "each by itself" is the same passed on without a window. Rates are from the first line to the last one shown, with
+the hosts and the client on the same machine. Processor time is that of the client's thread alone. Memory is the growth
+of the client's process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEMPLATE: Final = "step %d loss=%.3f"
 
 
 def measure(scale: Scale) -> list[Row]:
-    """Measure so many hosts, grouped below and not."""
+    """Measure a job of many hosts, with grouping below and without."""
     hosts = scale.pick(100, 10)
     work = f"{hosts} hosts x {RANKS_EACH} ranks"
     runs = [(_run(hosts, 1.0), _run(hosts, None)) for _ in range(scale.few)]
@@ -100,7 +100,7 @@ class Host:
                 self._uplink.append_flush(order.request)
 
     def feed(self) -> None:
-        """Say what the ranks say in one window."""
+        """Forward the lines of all ranks in one window."""
         with self._lock:
             now = time.monotonic()
             for items in self._items:
@@ -108,12 +108,12 @@ class Host:
             self._show.flush()
 
     def leave(self) -> None:
-        """End."""
+        """Close everything."""
         self._uplink.leave()
 
 
 def _lines(ranks: range) -> Iterator[list[Any]]:
-    """Yield what a relay has read of each of its ranks."""
+    """Yield what a relay has read from each of its ranks."""
     from meshlog_handler.protocol.decode import RecordDecoder
     from meshlog_handler.protocol.encode import SchemaTable, encode_record
     from meshlog_handler.protocol.entries import MARK
@@ -134,7 +134,7 @@ def _lines(ranks: range) -> Iterator[list[Any]]:
 
 
 def feed(gate: Gate, address: str, numbers: range, window: float | None) -> None:
-    """In a feeder: be so many hosts."""
+    """In a feeder: simulate these hosts."""
     more_descriptors()
     os.environ["MESHLOG_JOURNAL_SIZE"] = str(256 * 1024)
     gate.wait()

@@ -1,8 +1,8 @@
-"""What a kill -9 loses: ``python -m benchmarks.kills [--kills N] [--out FILE]``.
+"""The records lost by a kill -9: ``python -m benchmarks.kills [--kills N] [--out FILE]``.
 
-A worker logs and prints numbers in a loop, and notes each once the call has returned, where its killer can read it. It
-is killed at a moment of chance. What was noted and is not shown is lost. The worker is started in each of the ways of
-docs/integrations.md; those whose launcher is not installed are named.
+A worker logs and prints numbers in a loop. Once a call has returned, it notes the number in memory that the killer can read.
+It is killed at a random moment. A number that was noted and is not shown is lost. The worker is started in each of the ways
+of docs/integrations.md; those whose launcher is not installed are named.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ WAYS = {
 
 
 def work(path: str) -> None:
-    """Log and print until killed. Where there are several ranks, the last one does, for the first shows it."""
+    """Log and print until killed. With several ranks, only the last one does, because the first one shows the logs."""
     if os.environ.get("OMPI_COMM_WORLD_RANK") == "0":
         return
     install()
@@ -67,7 +67,7 @@ def work(path: str) -> None:
 
 
 def start(method: str, path: str) -> None:
-    """Show what one worker says, until it is dead."""
+    """Show the logs of one worker until it is dead."""
     with LogClient() as client:
         os.environ.update(client.environ())
         if method == "subprocess":
@@ -83,7 +83,7 @@ def kill_one(command: tuple[str, ...], directory: Path) -> list[int]:
     """Kill one worker; return how many records and lines were noted, and how many of each were lost."""
     notes, shown = directory / "notes", (directory / "stdout", directory / "stderr")
     notes.write_bytes(bytes(NOTES.size))
-    with shown[0].open("wb") as out, shown[1].open("wb") as err:  # a launcher tears lines where it mixes the two
+    with shown[0].open("wb") as out, shown[1].open("wb") as err:  # a launcher tears lines when it mixes the two
         process = subprocess.Popen([*command, str(notes)], stdout=out, stderr=err)
     deadline = time.monotonic() + 300
     while NOTES.unpack(notes.read_bytes())[2] < 100:

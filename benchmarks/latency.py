@@ -1,10 +1,10 @@
-"""How long a record takes from the logging call to the handler in the other process, in milliseconds.
+"""The time of a record from the logging call to the handler in the other process, in milliseconds.
 
 Each record carries the time of its call, on the clock that all processes of a machine share (`time.perf_counter`).
-Idle, one process logs every 20 ms: the first record after a silence. Loaded, four processes log 2,500 records a second
-each, evenly. A value is a percentile of all records of one round, the first tenth left out. Ours batches under load, by
-design: a record waits up to 4 ms for its batch. At full speed there is no latency to speak of: it is the backlog, which
-is bounded by the journal for us, and by nothing for a queue.
+Idle: one process logs every 20 ms, so each record is the first after a silence. Loaded: four processes log 2,500 records
+a second each, evenly. A value is a percentile of all records of one round, without the first tenth. Ours batches under
+load, by design: a record waits up to 4 ms for its batch. At full speed, latency is meaningless: it equals the backlog,
+which the journal limits for us, and nothing limits for a queue.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Arrivals(Counter):
         self.took: list[float] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note the time before anything else is done."""
+        """Note the time before doing anything else."""
         self._note(time.perf_counter_ns(), record.getMessage())
         super().emit(record)
 
     def take_text(self, text: str) -> None:
-        """Note the time before anything else is done."""
+        """Note the time before doing anything else."""
         self._note(time.perf_counter_ns(), text)
         super().take_text(text)
 
@@ -80,7 +80,7 @@ def _run(peer: Peer, procs: int, per_second: float, count: int) -> list[float]:
 
 
 def work(gate: Gate, peer: Peer, ticket: Any, per_second: float, count: int) -> None:
-    """In a process: log evenly."""
+    """In a process: log at an even pace."""
     info = peer.join(ticket)
     gate.wait()
     text = "sent %d" if "%" in peer.template else "sent {}"

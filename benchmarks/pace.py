@@ -9,9 +9,9 @@ from typing import Any
 
 
 def log_evenly(log: Callable[[int], object], per_second: float, count: int, stop: threading.Event | None = None) -> int:
-    """Call ``log(number)`` `count` times at an even pace, or until `stop` is set; return how often it was called.
+    """Call ``log(number)`` `count` times at an even pace, or until `stop` is set; return the number of calls.
 
-    After a sleep that was too long it catches up.
+    After a sleep that was too long, it catches up.
     """
     began = time.perf_counter()
     for number in range(count):
@@ -25,7 +25,7 @@ def log_evenly(log: Callable[[int], object], per_second: float, count: int, stop
 
 
 class Pacer:
-    """A thread that calls `log` so often a second until `stop`."""
+    """A thread that calls `log` at a fixed rate until `stop`."""
 
     def __init__(self, log: Callable[[int], Any], per_second: float) -> None:
         self._stop = threading.Event()
@@ -33,6 +33,6 @@ class Pacer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it."""
+        """End the thread."""
         self._stop.set()
         self._thread.join()

@@ -1,6 +1,6 @@
-"""The subjects: how records of many processes come to one handler, by us and by others.
+"""The subjects: ways to bring the records of many processes to one handler, ours and others.
 
-Each peer is used as its own documentation shows. Those that are not installed are named in the table, not left out.
+Each peer is used as its own documentation shows. Peers that are not installed are named in the table, not left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Info = Callable[..., Any]
 
 
 class Listening(NamedTuple):
-    """What `Peer.listen` yields: what a process needs to join, and what waits until all has arrived."""
+    """The value of `Peer.listen`: what a process needs to join, and a function that waits until all records have arrived."""
 
     ticket: Any
     settle: Callable[[], object]
@@ -31,12 +31,12 @@ class Listening(NamedTuple):
 
 @dataclass(frozen=True)
 class Peer:
-    """Processes that log into a handler which does nothing: the limit of what any peer could do.
+    """Processes that log into a handler that does nothing: the upper limit for every peer.
 
     Attributes
     ----------
     name, method, template : str
-        What it is called, how its processes are started, how it spells a message.
+        The name, the start method of the processes, and the message in the peer's own format.
     settles_late : bool
         All calls must have been made before `Listening.settle` is called.
     """
@@ -48,17 +48,17 @@ class Peer:
 
     @contextmanager
     def listen(self, counter: Counter) -> Iterator[Listening]:
-        """In the process that shows: bring to `counter` what is logged elsewhere."""
+        """In the process that shows: pass to `counter` what other processes log."""
         yield Listening(None, lambda: None)
 
     def join(self, ticket: Any) -> Info:
-        """In a process that logs: return what to call."""
+        """In a process that logs: return the function to call."""
         return bare_logger(Nop()).info
 
 
 @dataclass(frozen=True)
 class Mesh(Peer):
-    """Ours. With a window, similar records become one, and all have arrived when a flush says so."""
+    """Ours. With a window, similar records become one, and all have arrived when a flush reports it."""
 
     name: str = "MeshHandler"
     window: float | None = None
@@ -77,7 +77,7 @@ class Mesh(Peer):
             yield Listening(client.address, counter.wait if self.window is None else flush)
 
     def join(self, ticket: Any) -> Info:
-        """Install it."""
+        """Install the handler."""
         from meshlog_handler import MeshHandler, install
 
         logging.getLogger().setLevel(logging.INFO)
@@ -110,7 +110,7 @@ class Recipe(Peer):
 
 @dataclass(frozen=True)
 class Loguru(Peer):
-    """loguru: a logger of its own, which renders in the process that logs and sends text, here the bare message."""
+    """loguru: a separate logger that renders in the process that logs and sends text, here the bare message."""
 
     name: str = "loguru, enqueue=True"
     template: str = "step {} loss={:.3f}"
@@ -127,21 +127,21 @@ class Loguru(Peer):
             logger.remove()
 
     def join(self, ticket: Any) -> Info:
-        """Use the logger that came along."""
+        """Use the logger that was passed along."""
         info: Info = ticket.info
         return info
 
 
 @dataclass(frozen=True)
 class MultiprocessingLogging(Peer):
-    """multiprocessing-logging: renders in the process that logs; the queue is inherited by fork, and only so."""
+    """multiprocessing-logging: renders in the process that logs; only forked processes can use the queue, by inheriting it."""
 
     name: str = "multiprocessing-logging"
     method: str = "fork"
 
     @contextmanager
     def listen(self, counter: Counter) -> Iterator[Listening]:
-        """Wrap the handler, as processes forked from here will find it."""
+        """Wrap the handler, so that processes forked from here inherit it."""
         package: Any = importlib.import_module("multiprocessing_logging")
         logger = bare_logger(counter)
         package.install_mp_handler(logger)
@@ -164,7 +164,7 @@ _OPTIONAL: Final[dict[Peer, str]] = {Loguru(): "loguru", MultiprocessingLogging(
 
 
 def others() -> tuple[list[Peer], dict[str, str]]:
-    """Return the peers beyond the standard library that can run here, and for the rest, by name, why not."""
+    """Return the peers beyond the standard library that can run here, and the reasons, by name, why the others cannot."""
     there: list[Peer] = []
     absent: dict[str, str] = {}
     for peer, package in _OPTIONAL.items():

@@ -1,4 +1,4 @@
-"""Draws the results for the README: an SVG with a panel for the call, the rate and grouping, of what was measured."""
+"""Draws the results for the README: an SVG with a panel each for the call, the rate and grouping, where measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INK: Final = "#24292f"
 
 
 def draw(path: Path, sections: Sequence[Section]) -> str | None:
-    """Draw to `path`; return why not, if there is nothing to draw with or nothing to draw."""
+    """Draw to `path`; return the reason if drawing is not possible or there is nothing to draw."""
     try:
         matplotlib: Any = importlib.import_module("matplotlib")
         matplotlib.use("svg")
@@ -99,7 +99,7 @@ def _aggregation(axis: Any, section: Section) -> None:
     axis.set_xscale("log")
     axis.set_xticks(kinds, [f"{count:,}" for count in kinds])
     axis.minorticks_off()
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.3)  # the legend stands above the lines
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.3)  # the legend is above the lines
     axis.yaxis.set_major_formatter(lambda value, _: f"{value / 1e3:,.0f}k")
     axis.set_xlabel("kinds of lines in a window of 1 s")
     axis.set_title("Grouped, lines a second")

@@ -1,11 +1,11 @@
-"""Records a second from several processes to a handler in another one that counts them.
+"""Records a second from several processes to a handler in another process that counts them.
 
-The clock runs from the word "go" to the last record in the handler; with a window of 1 s (all records alike) until a
-flush says that all have been received and shown. Every record is accounted for, or the run fails. "The limit" is the
+The clock runs from the word "go" to the last record in the handler. With a window of 1 s (all records similar), it runs until
+a flush reports that all have been received and shown. Every record is accounted for, or the run fails. "The limit" is the
 same processes logging into a handler that does nothing, until the last is done: no peer can be faster than the calls
-themselves. Where processes and client share few cores, as here, a peer's rate is the work of all of them added up:
-"processor time" is that work, of the processes and of the one that shows, all their threads. It says the same as the
-rate on a quiet machine, and says it on a busy one, too.
+themselves. Where processes and client share few cores, as here, a peer's rate reflects the work of all of them together:
+"processor time" is that work, of the processes and of the one that shows, all their threads. On a quiet machine it
+says the same as the rate; on a busy machine it stays meaningful.
 
 Records of about 20 characters are the template of `call`; of 100 and 1,000, most of the text is an argument, which
 travels with each record. Records with `extra` carry three values, those with an exception a traceback of two frames.
@@ -32,7 +32,7 @@ WINDOW = Mesh("MeshHandler, window of 1 s", settles_late=True, window=1.0)
 
 @dataclass(frozen=True)
 class Work:
-    """So many processes log so many records each."""
+    """A number of processes that log a number of records each."""
 
     procs: int
     records: int
@@ -46,7 +46,7 @@ class Work:
 
 
 def measure(scale: Scale) -> list[Row]:
-    """Measure all peers at the base work; at the others, ours and the standard library's."""
+    """Measure all peers at the base work, and ours and the standard library's at the other kinds."""
     there, absent = others()
     base = Work(4, scale.pick(30_000, 10_000))
     rows = _compare(base, [LIMIT, MESH, WINDOW, RECIPE, *there], scale.rounds)
@@ -63,12 +63,12 @@ def measure(scale: Scale) -> list[Row]:
 
 
 def cpu_of(work: str) -> str:
-    """Return what the processor time of a work is called in the table."""
+    """Return the table's name for the processor time of a kind of work."""
     return f"{work}: processor time"
 
 
 class Cost(NamedTuple):
-    """Records per second, microseconds of wall time per call meanwhile, and of processor time per record in all."""
+    """Records per second, wall-time microseconds per call meanwhile, and total processor-time microseconds per record."""
 
     rate: float
     call: float
@@ -86,7 +86,7 @@ def _compare(work: Work, peers: list[Peer], rounds: int) -> list[Row]:
 
 
 def run(peer: Peer, work: Work) -> Cost:
-    """Return what it costs."""
+    """Return the cost of one run."""
     total = work.procs * work.records
     counter = Counter(total)
     with (
@@ -111,7 +111,7 @@ def run(peer: Peer, work: Work) -> Cost:
 
 
 def log(gate: Gate, peer: Peer, ticket: Any, work: Work) -> float:
-    """In a process: log, tell the seconds that took, and return those of processor time, with what went on behind."""
+    """In a process: log, report the seconds it took, and return the seconds of processor time, including background work."""
     info = peer.join(ticket)
     emit = {"plain": _plain, "extra": _extra, "exception": _exception}[work.kind]
     text = "x" * (work.size - 12)

@@ -1,7 +1,7 @@
 """Turns, rounds and rows: subjects are measured one after the other, round after round, and compared within a round.
 
-A ratio is the median of the ratios of each round, for the machine changes more between rounds than within one. The
-spread is always the least and the greatest, never a deviation: a few rounds of a skewed thing have no other honest one.
+A ratio is the median of the ratios of all rounds, because the machine changes more between rounds than within one. The
+spread is always the least and the greatest, never a deviation: a few rounds of a skewed value allow no other honest spread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Spread(NamedTuple):
-    """The middle and the ends of some values."""
+    """The median and the extremes of some values."""
 
     median: float
     low: float
@@ -36,9 +36,9 @@ class Scale:
     Attributes
     ----------
     rounds : int
-        Turns that each subject has.
+        Turns of each subject.
     quick : bool
-        Less work in each turn, and fewer kinds of work: all in two minutes.
+        Less work in each turn, and fewer kinds of work: two minutes in all.
     """
 
     rounds: int
@@ -46,11 +46,11 @@ class Scale:
 
     @property
     def few(self) -> int:
-        """Return the turns of what takes long, or is steady: one, where it must be quick."""
+        """Return the number of rounds for slow or steady work: one in a quick run."""
         return 1 if self.quick else max(1, self.rounds - 2)
 
     def pick(self, full: T, quick: T) -> T:
-        """Return the one of the two that is asked for."""
+        """Return one of the two values, depending on `quick`."""
         return quick if self.quick else full
 
 
@@ -61,10 +61,10 @@ class Row:
     Attributes
     ----------
     work, subject : str
-        What was done, and what did it.
+        The work that was done, and the subject that did it.
     unit : str
     values : list of float
-        One for each round, in their order; empty where the subject is not there, and `remark` says why.
+        One for each round, in order; empty if the subject is not available, and `remark` says why.
     bases : tuple of str
         Subjects of the same work that this one is compared with.
     remark : str
@@ -78,7 +78,7 @@ class Row:
     remark: str = ""
 
     def over(self, base: Row) -> Spread | None:
-        """Return how many times the other row's value this one's is, round by round; None where one has no values."""
+        """Return this row's values divided by the other row's, round by round; None if one of the rows has no values."""
         ratios = [mine / theirs for mine, theirs in zip(self.values, base.values, strict=False) if theirs]
         return Spread.of(ratios) if ratios else None
 
@@ -97,15 +97,15 @@ class Section:
         return next((row for row in self.rows if (row.work, row.subject) == (work, subject) and row.values), None)
 
     def ratio(self, work: str, subject: str, base: str) -> Spread | None:
-        """Return how many times the base's value the subject's is; None where either is missing."""
+        """Return the ratio of the subject's value to the base's; None if either is missing."""
         row, other = self.find(work, subject), self.find(work, base)
         return row.over(other) if row is not None and other is not None else None
 
 
 def in_turn(subjects: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call each subject once a round; return what each returned, by name, in the order of the rounds.
+    """Call each subject once a round; return each subject's results, by name, in the order of the rounds.
 
-    Each round begins with another subject: what the one before leaves behind (heat, memory, a backlog) meets all alike.
+    Each round begins with another subject: what a subject leaves behind (heat, memory, a backlog) affects all subjects equally.
     """
     names = list(subjects)
     results: dict[str, list[T]] = {name: [] for name in names}
@@ -118,7 +118,7 @@ def in_turn(subjects: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, l
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 120.0, pause: float = 0.002) -> None:
-    """Wait until `condition` holds; `TimeoutError` if it does not in time."""
+    """Wait until `condition` holds; raise `TimeoutError` if it does not in time."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -127,10 +127,10 @@ def wait_until(condition: Callable[[], object], timeout: float = 120.0, pause: f
 
 
 def tell(text: str) -> None:
-    """Say what is going on, where it does not mix with results."""
+    """Report progress, where it does not mix with results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def missing_rows(work: str, unit: str, absent: Mapping[str, str]) -> Iterable[Row]:
-    """Return a row without values for each subject that is not there, with the reason."""
+    """Return a row without values for each subject that is not available, with the reason."""
     return [Row(work, subject, unit, [], (), reason) for subject, reason in absent.items()]

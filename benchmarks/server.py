@@ -1,4 +1,4 @@
-"""A client in a process of its own, which tells what it costs: its memory and processor time are nobody else's."""
+"""A client in a separate process, so that its memory and processor time can be measured alone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .handlers import Counter
 
 @dataclass(frozen=True)
 class State:
-    """What a client's process is like at one moment.
+    """The state of a client's process at one moment.
 
     Attributes
     ----------
     count : int
-        Lines the handler was told of.
+        Lines reported to the handler.
     shown : int
-        Records it got.
+        Records the handler received.
     cpu : float
         Seconds of processor time of the client's thread.
     memory : int
-        Bytes that are resident.
+        Resident bytes.
     """
 
     count: int
@@ -45,16 +45,16 @@ class Server:
         self.pid = crew.pids[0]
 
     def state(self) -> State:
-        """Ask for its state."""
+        """Ask for the client's state."""
         state: State = self._crew.ask("state")[0]
         return state
 
     def wait(self, total: int) -> None:
-        """Wait until the handler has got so many records since the start."""
+        """Wait until the handler has received this many records since the start."""
         self._crew.ask(total)
 
     def flush(self) -> float:
-        """Let it flush; return the seconds until the receipt was there."""
+        """Have the client flush; return the seconds until the receipt arrived."""
         elapsed: float = self._crew.ask("flush")[0]
         return elapsed
 
@@ -89,7 +89,7 @@ def _serve(gate: Gate, window: float | None) -> None:
 
 
 def resident(pid: int) -> int:
-    """Return the resident bytes of a process (0 where there is no /proc)."""
+    """Return the resident bytes of a process (0 if there is no /proc)."""
     try:
         with open(f"/proc/{pid}/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()
@@ -98,7 +98,7 @@ def resident(pid: int) -> int:
 
 
 def own_memory(pid: int) -> int:
-    """Return the bytes that would be free without this process: what it shares with nobody, and its part of the rest."""
+    """Return the bytes that would be free without this process: its private memory, and its share of the rest."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as rollup:
             return next(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
@@ -107,7 +107,7 @@ def own_memory(pid: int) -> int:
 
 
 def rise(samples: list[tuple[float, int]]) -> float:
-    """Return by how many bytes a minute the second half of the samples rises, by least squares."""
+    """Return the growth of the samples' second half in bytes a minute, by least squares."""
     half = samples[len(samples) // 2 :]
     if len(half) < 2:
         return 0.0
@@ -118,7 +118,7 @@ def rise(samples: list[tuple[float, int]]) -> float:
 
 
 def more_descriptors() -> int:
-    """Allow this process as many open files as the system lets it; return how many."""
+    """Raise this process's limit on open files as far as the system allows; return the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

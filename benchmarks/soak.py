@@ -1,15 +1,16 @@
-"""Load and violence for minutes, then an exact account: ``python -m benchmarks.soak --minutes 10``.
+"""Load and killed workers for minutes, then an exact account: ``python -m benchmarks.soak --minutes 10``.
 
-Workers log and print as fast as the dice say, from two threads each: short and long records, extras, exceptions,
-records larger than a segment of the journal. Meanwhile they are killed (SIGKILL), stopped and continued, and leave by
+Workers log and print at random as fast as they can, from two threads each: short and long records, extras, exceptions,
+records larger than a segment of the journal. Meanwhile they are killed (SIGKILL), stopped and continued, or end by
 themselves, and others take their ranks. Each has a number in shared memory that rises only after a logging call has
 returned. At the end, for every life of every worker:
 
     numbers sent = numbers received + drops that were counted
 
-with none twice and none out of order, and a record more only where the kill hit a call that had not returned. Then no
-thread, descriptor, child, file or run directory may be left, and the memory of this process must not have grown. Exit
-code 1, and the reasons, if any of this does not hold. Linux only: it asks /proc. The dice are seeded; the races are not.
+No number may arrive twice or out of order. One more record is allowed only if the kill hit a call that had not returned. Then
+no thread, descriptor, child, file or run directory may be left, and the memory of this process must not have grown. Exits
+with code 1, and the reasons, if any of this does not hold. Linux only: it reads /proc. The random choices are seeded; the
+races are not.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Soak:
         self.worst_flush = 0.0
 
     def run(self, seconds: float) -> list[tuple[float, int]]:
-        """Go on for so long; return the resident memory at each flush: (seconds, bytes)."""
+        """Run for this long; return the resident memory at each flush: (seconds, bytes)."""
         began = time.monotonic()
         next_flush, next_report = began + _FLUSH_SEC, began + _REPORT_SEC
         memory: list[tuple[float, int]] = []
@@ -120,7 +121,7 @@ class Soak:
             return False
         try:
             os.kill(worker.pid, number)
-        except ProcessLookupError:  # it has ended just now, and the fork server has waited for it
+        except ProcessLookupError:  # it has just ended, and the fork server has waited for it
             return False
         return True
 
@@ -137,7 +138,7 @@ class Soak:
                 self._spawn(rank)
 
     def _note(self, rank: int) -> None:
-        """Note what a worker that ended has sent."""
+        """Note what a worker that has ended sent."""
         worker = self._workers[rank]
         if worker.exitcode not in (0, -signal.SIGKILL):
             self._arrivals.faults.append(f"rank {rank} (pid {worker.pid}) ended with {worker.exitcode}")
@@ -157,7 +158,7 @@ class Soak:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the soak; 0 if all holds."""
+    """Run the soak; return 0 if everything holds."""
     from meshlog_handler import LogClient
     from tests.leaks import Held
 

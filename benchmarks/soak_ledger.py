@@ -1,4 +1,4 @@
-"""The account of the soak: what each life of each worker has sent, and what the client's handler got of it."""
+"""The account of the soak: what each life of each worker has sent, and what the client's handler received of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .soak_worker import LOGGER, PRINTED
 
 
 class Lane(NamedTuple):
-    """One sequence of numbers: of a rank, a life, and a lane."""
+    """One sequence of numbers: of one rank, life, and source."""
 
     rank: int
     life: int
@@ -20,14 +20,14 @@ class Lane(NamedTuple):
 
 @dataclass
 class Arrived:
-    """The last number that came, and how many came."""
+    """The last number that arrived, and how many arrived."""
 
     last: int = 0
     count: int = 0
 
 
 class Arrivals(logging.Handler):
-    """Follows the numbers of each lane. A number that came before, or out of order, is a fault; one left out is counted."""
+    """Follows the numbers of each lane. A repeated number, or one out of order, is a fault; a missing number is counted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Arrivals(logging.Handler):
         self.count = self.others = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record, or one captured line. Client's thread."""
+        """Count one record, or one captured line. Runs on the client's thread."""
         if record.__dict__.get("stream") == "stdout":
             _, life, number = map(str, record.getMessage().split())
             self._take(Lane(record.__dict__["rank"], int(life), PRINTED), int(number))
@@ -64,9 +64,9 @@ class Account:
     sent : int
         Calls that returned.
     begun : int
-        Calls that did not, for their process was killed, and whose record came all the same.
+        Calls that did not return because their process was killed, and whose record arrived nevertheless.
     lost : int
-        Calls that returned, and whose record did not come.
+        Calls that returned, and whose record did not arrive.
     """
 
     sent: int = 0
@@ -74,7 +74,7 @@ class Account:
     lost: int = 0
 
     def settle(self, arrivals: Arrivals, ended: Iterable[tuple[Lane, int, bool]]) -> None:
-        """Compare, lane by lane, what was sent with what came; forget the lanes. After a flush that none was missing in.
+        """Compare, lane by lane, what was sent with what arrived; forget the lanes. Call after a flush without missing ranks.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""A worker of the soak: logs and prints all sorts of things, and notes in shared memory each call that has returned."""
+"""A worker of the soak: logs and prints many kinds of things, and notes in shared memory each call that has returned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 LOGGER: Final = "soak"
 LANES: Final = 3
-"""Two threads that log, and what the first of them prints: each with its own numbers."""
+"""Two threads that log, and what the first of them prints: each with separate numbers."""
 
 PRINTED: Final = 2
 _WORD: Final = 8
@@ -22,23 +22,23 @@ _LARGE: Final = 200_000
 
 
 def open_counts(path: str) -> memoryview:
-    """Return the shared numbers: first whether to stop, then one for each lane of each rank. Each is written by one thread."""
+    """Return the shared numbers: first whether to stop, then one for each lane of each rank. One thread writes each number."""
     with open(path, "r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
 
 
 def size(procs: int) -> int:
-    """Return the bytes that the shared numbers of so many ranks take."""
+    """Return the size in bytes of the shared numbers for this many ranks."""
     return _WORD * (1 + procs * LANES)
 
 
 def place(rank: int, lane: int) -> int:
-    """Return where the number of a lane stands."""
+    """Return the position of a lane's number."""
     return 1 + rank * LANES + lane
 
 
 def work(address: str, path: str, rank: int, life: int, seed: int) -> None:
-    """Be one worker until told to stop, or until it has had enough: then it ends in one of three ways."""
+    """Run one worker until told to stop, or until its random end: then it ends in one of three ways."""
     from meshlog_handler import install
 
     os.environ["RANK"] = str(rank)

@@ -1,11 +1,11 @@
-"""What it costs to begin: imports, and starting 16 processes.
+"""The cost of starting: imports, and starting 16 processes.
 
-Imports are timed inside fresh interpreters that have `logging.config` already, with byte code cached: the milliseconds
-that the statement takes, and in the remark how many modules it loads. "Worker" is what a process needs that only logs; "client"
-what the process needs that shows. Starting is from the first process to the last one's word that it is ready, with the
-processes doing nothing else, by the standard library's multiprocessing; ours have then joined and have their standard
+Imports are timed inside new interpreters that have `logging.config` already, with byte code cached: the milliseconds of
+the statement, and in the remark how many modules it loads. "Worker" is the imports of a process that only logs; "client" those
+of the process that shows. Starting is timed from the first process until the last one reports ready. The processes do
+nothing else, and the standard library's multiprocessing starts them; ours have then joined and have their standard
 output captured. The fork server has our package loaded already, as that of `spawn_procs` has; "spawn" pays for the
-imports in each process. `spawn_procs` is our own mesh, up to the moment when a call has come back from every rank.
+imports in each process. `spawn_procs` is our own mesh, until a call has returned from every rank.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def measure(scale: Scale) -> list[Row]:
 
 @contextmanager
 def _byte_code() -> Iterator[None]:
-    """Let the interpreters started meanwhile find byte code, in a place of their own, whatever the environment says."""
+    """Let the interpreters started in this context find byte code, in a separate place, whatever the environment says."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as directory:
         os.environ["PYTHONPYCACHEPREFIX"] = directory
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
-            # What spawned processes load; what is imported for its time is imported once more than it is timed.
+            # The modules that spawned processes load. Each module is imported once more than it is timed.
             subprocess.run([sys.executable, "-c", "import benchmarks.startup, multiprocessing.spawn"], check=True)
             _start("spawn", True, 1)
             yield
@@ -132,7 +132,7 @@ def _start(method: str, installed: bool, procs: int = PROCS) -> float:
 
 
 def begin(gate: Gate, address: str | None) -> None:
-    """In a process: be there."""
+    """In a process: report ready."""
     if address is not None:
         from meshlog_handler import install
 

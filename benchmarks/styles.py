@@ -1,8 +1,8 @@
-"""What each style of logging call costs, as a ratio to a handler that does nothing: ``python -m benchmarks.styles``.
+"""The cost of each style of logging call, as a ratio to a handler that does nothing: ``python -m benchmarks.styles``.
 
 With ``--beside TREE``, another checkout of the project, the same calls are measured there in turn, slice by slice. One
-process makes the calls, its client is another one. A slice is measured in processor time of the calling thread; a ratio
-is that of a slice of ours to the slice of the other handler next to it, and what is printed is the median of these.
+process makes the calls, and its client is another process. A slice is measured in processor time of the calling thread. A
+ratio compares a slice of ours with the adjacent slice of the other handler; the median of these ratios is printed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Nothing(logging.Handler):
 
 
 def _call(address: str, orders: Any) -> None:
-    """Make calls as told, in a process of its own."""
+    """Make calls on request, in a separate process."""
     from meshlog_handler import MeshHandler, install
 
     install(address, capture=False)
@@ -79,7 +79,7 @@ def _call(address: str, orders: Any) -> None:
 
 
 def _serve() -> None:
-    """Run the client and the calling process of one tree; orders come on stdin, costs go to stdout."""
+    """Run the client and the calling process of one tree; requests arrive on stdin, costs go to stdout."""
     from meshlog_handler import LogClient
 
     ours, theirs = multiprocessing.Pipe()
@@ -103,7 +103,7 @@ class _Tree:
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def cost(self, style: str, handler: str) -> float:
-        """Return what a call costs now, in microseconds."""
+        """Return the present cost of a call, in microseconds."""
         assert self._process.stdin is not None  # it is a pipe
         assert self._process.stdout is not None  # as above
         self._process.stdin.write(f"{style}\t{handler}\n")
@@ -111,7 +111,7 @@ class _Tree:
         return float(self._process.stdout.readline())
 
     def close(self) -> None:
-        """End its processes."""
+        """End the tree's processes."""
         self._process.communicate()
 
 

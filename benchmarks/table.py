@@ -1,4 +1,4 @@
-"""Writes the results: a table for people, the raw values for programs, and what can be said in a sentence."""
+"""Writes the results: a table to read, the raw values for programs, and headline sentences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("loguru", "multiprocessing-logging")
 
 
 def environment(scale: Scale) -> dict[str, str]:
-    """Return what the numbers depend on."""
+    """Return the facts about the machine and the software that the numbers depend on."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -77,14 +77,14 @@ def _line(section: Section, row: Row, work: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as it is read best: three digits that mean something."""
+    """Return a number in readable form, with three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def headlines(sections: Sequence[Section]) -> Iterator[str]:
-    """Yield what can be said in a sentence each, from the sections that were measured."""
+    """Yield one sentence for each headline result of the measured sections."""
     found = {section.name: section for section in sections}
     if "call" in found:
         for work in dict.fromkeys(row.work for row in found["call"].rows):
@@ -127,5 +127,5 @@ def _of_aggregation(section: Section) -> Iterator[str]:
 
 
 def show(sections: Sequence[Section]) -> None:
-    """Print the sentences, and the table of what is aimed at."""
+    """Print the sentences, and the table of targets."""
     sys.stdout.write("".join(f"{line}\n" for line in (*headlines(sections), *targets.rows(sections))))

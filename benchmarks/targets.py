@@ -1,4 +1,4 @@
-"""What is aimed at, beside what was measured: the first table of the results."""
+"""The targets beside the measured figures: the first table of the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Found = Mapping[str, Section]
 
 
 class Target(NamedTuple):
-    """A figure, where it should be, and where it could be. `unit` follows each number."""
+    """A figure, its target, and its stretch target. `unit` follows each number."""
 
     figure: str
     unit: str
@@ -23,12 +23,12 @@ class Target(NamedTuple):
     at_least: bool = False
 
     def reached(self, value: float, aim: float) -> bool:
-        """Tell whether a value is as good as that."""
+        """Tell whether a value is at least as good as `aim`."""
         return value >= aim if self.at_least else value <= aim
 
 
 def rows(sections: Sequence[Section]) -> Iterator[str]:
-    """Yield the table's lines, for the figures that were measured."""
+    """Yield the table's lines for the figures that were measured."""
     found = {section.name: section for section in sections}
     measured = [(target, value) for target in TARGETS if (value := target.measure(found)) is not None]
     if measured:
@@ -102,7 +102,7 @@ TARGETS: Final = (
     Target("the same against loguru", "x", 6, 8, _ratio("rate", _first, _MESH, Loguru().name), True),
     Target("share of the limit", "x", 0.40, 0.55, _ratio("rate", _first, _MESH, LIMIT.name), True),
     Target("the same by processor time", "x", 0.40, 0.55, _ratio("rate", _cpu, LIMIT.name, _MESH), True),
-    Target("window of 1 s, all alike, against the recipe", "x", 5, 7, _ratio("rate", _first, _WINDOW, _RECIPE), True),
+    Target("window of 1 s, all similar, against the recipe", "x", 5, 7, _ratio("rate", _first, _WINDOW, _RECIPE), True),
     Target("the same by processor time", "x", 5, 7, _ratio("rate", _cpu, _RECIPE, _WINDOW), True),
     Target("window of 1 s, captured text, 50 different lines", " a second", 100_000, 200_000, _printed(50), True),
     Target("the same, 2,000 different lines", " a second", 50_000, 100_000, _printed(2000), True),

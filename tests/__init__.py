@@ -1,4 +1,4 @@
 """The tests.
 
-`unit` starts no processes, `process` starts real ones; `stress` is a command of its own, which takes minutes.
+`unit` starts no processes, `process` starts real ones; `stress` is a separate command, which takes minutes.
 """

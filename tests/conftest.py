@@ -1,4 +1,4 @@
-"""Fixtures for all tests. One runs around every test and fails those that leave something behind."""
+"""Fixtures for all tests. One runs around every test and fails the tests that leave something behind."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from .leaks import Held
 from .programs.needed import PROGRAMS
 from .setup_state import Loggers, Setup
 
-# No deadline for a single example: on a busy machine it says more about the machine than about the code.
+# No deadline for a single example: on a busy machine it depends more on the machine than on the code.
 hypothesis.settings.register_profile("meshlog", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("meshlog")
 
-# What a launcher sets. A test run inside of one (a Slurm job, torchrun) is not a rank of it.
+# Variables of a launcher. A test run inside a Slurm job or torchrun is not one of its ranks.
 _VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_RANK"}
 _PREFIXES = ("MESHLOG_", "SLURM_", "OMPI_COMM_WORLD_", "MPI_LOCAL")
 
 
 def pytest_configure() -> None:
-    """Take the developer's settings and launcher out of the environment of this run and its children."""
-    # Run in the background by a shell, a CI or nohup. Children would inherit it, and the tests that send them these fail.
+    """Remove the developer's settings and the launcher's variables from the environment of this run and its children."""
+    # A shell, CI or nohup starts background jobs with signals ignored. Children inherit that, and tests that send them fail.
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     for name in list(os.environ):
         if name in _VARIABLES or (name.startswith(_PREFIXES) and name not in (ENGINES, PROGRAMS)):
             del os.environ[name]
-    # Every spawned child would import the main module anew: pytest's, of which it needs nothing. A prompt has no file either.
+    # Every spawned child would import pytest's main module again, needing nothing from it. A prompt has no file either.
     main = sys.modules["__main__"]
     main.__spec__ = None
     vars(main).pop("__file__", None)
-    # What a service that runs checks may set decides on colours: tests that are about that set it themselves.
+    # A CI service may set variables that control colours: tests of colours set them themselves.
     for name in ("CI", "NO_COLOR", "FORCE_COLOR"):
         os.environ.pop(name, None)
-    # A place of its own: another run of these tests, at the same time, leaves nothing behind here.
+    # Use a separate place, so that a concurrent run of these tests leaves nothing behind here.
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["MESHLOG_RUN_DIR"] = tempfile.mkdtemp(prefix="mlt-", dir=shared_memory)
 
 
 def pytest_unconfigure() -> None:
-    """Remove the place where this run's clients had their directories."""
+    """Remove the directory that held the run directories of this run's clients."""
     shutil.rmtree(os.environ.pop("MESHLOG_RUN_DIR", ""), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves something behind, and put back what can be.
+    """Fail a test that leaves something behind, and restore what can be restored.
 
-    After it there are no new threads, child processes, file descriptors or run directories; the root logger,
+    After the test there are no new threads, child processes, file descriptors or run directories; the root logger,
     the standard streams, ``warnings.showwarning`` and ``MESHLOG_*`` are as before. Warning filters are
-    put back without a word, for many a library adds some when it is first imported.
+    restored silently, because many libraries add some when they are first imported.
 
-    It is set up before a test's other fixtures and ends after them: what they undo is undone by then. What
-    fixtures of a wider scope hold is not the test's.
+    It is set up before a test's other fixtures and ends after them, so their clean-up is finished by then. Resources
+    of fixtures with a wider scope do not count as the test's.
     """
     with warnings.catch_warnings():
         setup, held = Setup.take(), Held.take()
@@ -77,7 +77,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def restored_logging() -> Iterator[logging.Logger]:
-    """Give the root logger to a test that configures logging as it likes; put all loggers back afterwards."""
+    """Let a test configure logging freely; restore all loggers afterwards."""
     loggers = Loggers.take()
     yield logging.getLogger()
     loggers.restore()

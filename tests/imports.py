@@ -1,4 +1,4 @@
-"""Reads which modules a module imports, wherever in it, without running it."""
+"""Finds the modules that a module imports, anywhere in its code, without running it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PACKAGE = "meshlog_handler"
 
 
 class Import(NamedTuple):
-    """One imported module; `inside` the package by its name there, and ``__init__`` is the package itself."""
+    """One imported module. If it is `inside` the package, `name` is relative to it; ``__init__`` is the package itself."""
 
     line: int
     name: str
@@ -19,7 +19,7 @@ class Import(NamedTuple):
 
 
 def imports(module: str, source: str, modules: set[str], is_package: bool = False) -> Iterator[Import]:
-    """Yield the imports of `module`, wherever in it, and those by ``import_module`` of a literal name.
+    """Yield the imports of `module`, anywhere in its code, and those by ``import_module`` with a literal name.
 
     `modules` are the names of all modules of the package.
     """
@@ -47,7 +47,7 @@ def _walk(node: ast.AST, types_only: bool) -> Iterator[tuple[ast.stmt | ast.expr
 
 
 def _names(node: ast.AST, package: list[str], modules: set[str]) -> Iterator[str]:
-    """Yield the full names of what a statement imports, as if every imported attribute were a module."""
+    """Yield the full names that a statement imports, as if every imported attribute were a module."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -64,7 +64,7 @@ def _names(node: ast.AST, package: list[str], modules: set[str]) -> Iterator[str
 
 
 def _known(name: str, modules: set[str]) -> str:
-    """Return the module that `name` is, or is an attribute of; `name` if there is none."""
+    """Return the module that `name` is, or is an attribute of; return `name` if there is no such module."""
     origin = name
     while "." in origin and origin not in modules:
         origin = origin.rpartition(".")[0]

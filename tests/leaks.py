@@ -1,6 +1,6 @@
-"""What a test may leave behind: nothing. Snapshots of what this process holds.
+"""Snapshots of the resources of this process. A test may leave nothing behind.
 
-One takes about a tenth of a millisecond where nothing was left, so that every test can afford it.
+A snapshot takes about a tenth of a millisecond when nothing was left, so every test can afford one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _TASKS = "/proc/self/task"
 _FDS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 # Threads that stay by design: trio keeps idle workers for 10 s; tqdm's monitor watches for slow bars; Python
-# makes up an object for each thread that was not its own and ran Python code; Dask keeps a pool for heavy work.
+# creates an object for each foreign thread that ran Python code; Dask keeps a pool for heavy work.
 _IDLE_THREADS = ("Trio thread ", "tqdm_monitor", "Dummy-", "Dask-Offload")
 
-# Helper processes that stay by design. Each of these packages starts one tracker and one fork server, at the
-# first need, and keeps the process and one end of a pipe to it until the interpreter exits.
+# Helper processes that stay by design. Each of these packages starts one tracker and one fork server when first
+# needed, and keeps the process and one end of a pipe to it until the interpreter exits.
 _HELPERS = (
     ("resource_tracker", "_resource_tracker", "_pid", "_fd"),
     ("forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
@@ -34,13 +34,13 @@ _HELPERS = (
 _HELPER_PACKAGES = ("multiprocessing", "multiprocess", "loky.backend")
 
 
-# Threads and descriptors of engines that cannot be shut down as long as this process lives.
+# Threads and descriptors of engines that cannot be shut down before this process ends.
 _of_engines: set[object] = set()
 
 
 @dataclass(frozen=True)
 class Held:
-    """The threads, child processes, file descriptors and run directories of this process, at one time."""
+    """The threads, child processes, file descriptors and run directories of this process at one time."""
 
     threads: frozenset[threading.Thread]
     children: frozenset[int]
@@ -49,7 +49,7 @@ class Held:
 
     @classmethod
     def take(cls) -> Held:
-        """Take a snapshot, without what stays by design."""
+        """Take a snapshot, without resources that stay by design."""
         pids, pipes = _helpers()
         return cls(
             threads=frozenset(t for t in threading.enumerate() if not t.name.startswith(_IDLE_THREADS)) - _of_engines,
@@ -60,16 +60,16 @@ class Held:
         )
 
     def left(self, timeout: float = 5.0) -> list[str]:
-        """Name what was not there when this snapshot was taken and does not go within `timeout` seconds."""
+        """Name the resources that are newer than this snapshot and are not gone within `timeout` seconds."""
         if not self._new():
             return []
-        gc.collect()  # what only a cycle of references keeps is nobody's any more
-        with contextlib.suppress(AssertionError):  # at the deadline, what is still there is named below
+        gc.collect()  # release what only a reference cycle keeps alive
+        with contextlib.suppress(AssertionError):  # after the deadline, the code below names what is left
             until(lambda: not self._new(), timeout)
         return self._new()
 
     def leave_to_engine(self) -> None:
-        """Let the threads and descriptors that are new since this snapshot be an engine's, which keeps them to the end."""
+        """Assign the threads and descriptors that are newer than this snapshot to an engine, which keeps them until the end."""
         now = Held.take()
         _of_engines.update(now.threads - self.threads, now.fds - self.fds)
 
@@ -84,7 +84,7 @@ class Held:
 
 
 def children() -> set[int]:
-    """Return the pids of this process's children, those included that ended and were not waited for."""
+    """Return the pids of this process's children, including those that ended and were not waited for."""
     if os.path.exists(f"{_TASKS}/{threading.get_native_id()}/children"):
         return _children_of_tasks()
     if os.path.exists("/proc/self/stat"):
@@ -96,7 +96,7 @@ def children() -> set[int]:
 def _children_of_tasks() -> set[int]:
     pids: set[int] = set()
     for task in os.listdir(_TASKS):
-        # A thread that ended since has handed its children to another.
+        # A thread that has ended since then has passed its children to another thread.
         with contextlib.suppress(OSError), open(f"{_TASKS}/{task}/children") as listing:
             pids.update(map(int, listing.read().split()))
     return pids
@@ -106,7 +106,7 @@ def _children_by_scan() -> set[int]:
     """The same for kernels built without lists of children; takes milliseconds."""
     me, pids = os.getpid(), set()
     for name in filter(str.isdecimal, os.listdir("/proc")):
-        # A process that ended since is nobody's child.
+        # A process that has ended since then has no parent.
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:
             # pid (name, with any characters) state ppid ...
             if int(stat.read().rpartition(")")[2].split()[1]) == me:
@@ -115,10 +115,10 @@ def _children_by_scan() -> set[int]:
 
 
 def open_fds() -> set[tuple[int, str]]:
-    """Return the open file descriptors with what they lead to."""
+    """Return the open file descriptors and their targets."""
     found = set()
     for name in os.listdir(_FDS):
-        # The descriptor of the listing itself is closed by now.
+        # The descriptor of the directory listing itself is closed by now.
         with contextlib.suppress(OSError):
             if _FDS.startswith("/proc"):
                 found.add((int(name), os.readlink(f"{_FDS}/{name}")))
@@ -129,17 +129,17 @@ def open_fds() -> set[tuple[int, str]]:
 
 
 def run_dirs() -> set[str]:
-    """Return the run directories of this user, of whichever process."""
-    with contextlib.suppress(ModuleNotFoundError):  # the package is not there yet: nothing to look after
+    """Return the run directories of this user, from any process."""
+    with contextlib.suppress(ModuleNotFoundError):  # the package is not installed yet: there is nothing to check
         base = importlib.import_module("meshlog_handler.transport.run_directory").base()
         return {entry.path for entry in os.scandir(base)}
     return set()
 
 
 def _in_use(path: str) -> bool:
-    """Tell whether a client lives in a run directory: it holds a lock there. The file of a job is the lock itself.
+    """Tell whether a client uses a run directory: it holds a lock there. A job's file is itself the lock.
 
-    One of another process is not our leak, and one of this process shows as a file descriptor.
+    A lock of another process is not our leak, and a lock of this process appears as a file descriptor.
     """
     with contextlib.suppress(FileNotFoundError):
         lock = os.open(path if os.path.isfile(path) else os.path.join(path, "client.lock"), os.O_RDWR | os.O_CLOEXEC)
@@ -150,23 +150,23 @@ def _in_use(path: str) -> bool:
         finally:
             os.close(lock)
         return False
-    # Without a lock file it is just being made, or it has gone since; or else it is left behind.
+    # Without a lock file, the directory is being created, or has just been removed; otherwise it was left behind.
     return not os.path.exists(path)
 
 
 def _helpers() -> tuple[set[int], set[int]]:
-    """Return the pids of the helper processes and the descriptors that lead to them."""
+    """Return the pids of the helper processes and the descriptors of their pipes."""
     pids, pipes = set(), set()
     for package in _HELPER_PACKAGES:
         for module, name, pid, pipe in _HELPERS:
             helper = getattr(sys.modules.get(f"{package}.{module}"), name, None)
             pids.add(getattr(helper, pid, None))
             pipes.add(getattr(helper, pipe, None))
-    return pids - {None}, pipes - {None}  # type: ignore[return-value]  # None is taken out
+    return pids - {None}, pipes - {None}  # type: ignore[return-value]  # None is removed
 
 
 def _jupyters_loop() -> set[int]:
-    """Return the descriptors of the event loop that Jupyter's synchronous calls make once and keep."""
+    """Return the descriptors of the event loop that Jupyter's synchronous calls create once and keep."""
     variable = getattr(sys.modules.get("jupyter_core.utils"), "_loop", None)
     loop = variable.get(None) if variable is not None else None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
@@ -174,10 +174,10 @@ def _jupyters_loop() -> set[int]:
 
 
 def _is_rays(fd: int) -> bool:
-    """Tell whether a descriptor is a network connection of Ray's, which keeps those to its workers. We have none."""
+    """Tell whether a descriptor is a network connection from Ray, which keeps connections to its workers. We have none."""
     if "ray" not in sys.modules:
         return False
-    # What was closed since is none.
+    # A descriptor closed since then is not one.
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(os.fstat(fd).st_mode):
             with socket.socket(fileno=os.dup(fd)) as sock:

@@ -1,4 +1,4 @@
-"""A terminal whose screen can be read: what a person would see."""
+"""A terminal with a readable screen: what a user would see."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyte
 
 
 class Screen:
-    """What a person sees: a terminal emulator reads what is written, and keeps what has scrolled away."""
+    """The visible output: a terminal emulator reads what is written, and keeps what has scrolled away."""
 
     def __init__(self, columns: int = 40, lines: int = 10) -> None:
         leader, follower = os.openpty()
@@ -27,7 +27,7 @@ class Screen:
         self.raw = b""
 
     def resize(self, lines: int, columns: int) -> None:
-        """Say another size to programs. The emulator keeps its own."""
+        """Report another size to programs. The emulator keeps its size."""
         fcntl.ioctl(self.file.fileno(), termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
 
     @property
@@ -44,7 +44,7 @@ class Screen:
             self._stream.feed(data)
 
     def run(self, command: Sequence[str], env: dict[str, str], timeout: float = 60.0) -> list[list[str]]:
-        """Run a program on this terminal; return what was seen, each time that it changed."""
+        """Run a program on this terminal; return the screen after each change."""
         seen: list[list[str]] = []
         deadline = time.monotonic() + timeout
         fd = self.file.fileno()

@@ -1,4 +1,4 @@
-"""How the process is set up, where tests and the package change it."""
+"""The state of the process that tests and the package change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class Setup:
-    """The root logger, the standard streams and the environment of the package, at one time.
+    """The root logger, the standard streams and the package's environment variables, at one time.
 
-    The handlers that pytest puts on the root logger are left out: it does so anew in each phase of a test.
+    The handlers that pytest puts on the root logger are left out: pytest adds them again in each phase of a test.
     """
 
     root_level: int
@@ -42,17 +42,17 @@ class Setup:
         )
 
     def changed(self) -> list[str]:
-        """Say what is not as it was when this snapshot was taken."""
+        """Name everything that has changed since this snapshot."""
         now = Setup.take()
         pairs = ((field.name, getattr(self, field.name), getattr(now, field.name)) for field in fields(self))
         return [f"{name}: was {was!r}, is {is_!r}" for name, was, is_ in pairs if was != is_]
 
     def restore(self) -> None:
-        """Set everything as it was; what is no longer on the root logger is not closed."""
+        """Restore everything. Handlers that are removed from the root logger are not closed."""
         root = logging.getLogger()
         root.setLevel(self.root_level)
         root.handlers[:] = [*self.root_handlers, *filter(_is_pytests, root.handlers)]
-        root.filters[:] = self.root_filters  # type: ignore[assignment]  # what was in it
+        root.filters[:] = self.root_filters  # type: ignore[assignment]  # the saved value
         logging.disable(self.disabled_up_to)
         sys.stdout, sys.stderr = self.stdout, self.stderr
         for name in _own_environment().keys() - self.environment.keys():
@@ -73,7 +73,7 @@ class Loggers:
         return cls({logger: _state(logger) for logger in _loggers()}, logging.root.manager.disable)
 
     def restore(self) -> None:
-        """Set every logger as it was, one made since as a new one; close the handlers added since."""
+        """Restore every logger; a logger created since then becomes as if new. Close the handlers added since then."""
         kept = {handler for state in self.states.values() for handler in state["handlers"]}
         added: set[logging.Handler] = set()
         for logger in _loggers():
@@ -81,7 +81,7 @@ class Loggers:
             vars(logger).update(self.states.get(logger) or _state(logging.Logger(logger.name)))
         for handler in added - kept:
             handler.close()
-        logging.disable(self.disabled_up_to)  # also makes loggers forget which levels they are enabled for
+        logging.disable(self.disabled_up_to)  # also clears the loggers' caches of enabled levels
 
 
 def _state(logger: logging.Logger) -> dict[str, Any]:

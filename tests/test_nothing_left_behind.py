@@ -1,4 +1,4 @@
-"""The checks around every test find what they are there to find, and cost next to nothing."""
+"""The checks around every test detect each kind of leak, and cost almost nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .waiting import until
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
 
-def test_a_thread_is_found_until_it_ends() -> None:
+def test_a_thread_is_detected_until_it_ends() -> None:
     before, gate = Held.take(), threading.Event()
     thread = threading.Thread(target=gate.wait, name="straggler")
     thread.start()
@@ -33,7 +33,7 @@ def test_a_thread_is_found_until_it_ends() -> None:
     thread.join()
 
 
-def test_a_child_is_found_until_it_was_waited_for() -> None:
+def test_a_child_is_detected_until_it_was_waited_for() -> None:
     before = Held.take()
     child = subprocess.Popen(SLEEPER, stdin=subprocess.PIPE)
     found = [line for line in before.left(timeout=0) if line.startswith("a child process")]
@@ -56,7 +56,7 @@ def test_both_ways_to_find_children_agree(find: Callable[[], set[int]]) -> None:
     assert child.pid not in find()
 
 
-def test_a_file_descriptor_is_found_also_under_an_old_number() -> None:
+def test_a_new_file_descriptor_is_detected_even_if_it_reuses_a_number() -> None:
     old = os.open(os.devnull, os.O_RDONLY)
     before = Held.take()
     os.close(old)
@@ -68,7 +68,7 @@ def test_a_file_descriptor_is_found_also_under_an_old_number() -> None:
     assert before.left(timeout=0) == []
 
 
-def test_a_run_directory_is_found_unless_a_client_lives_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_directory_is_detected_unless_a_client_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaks, "run_dirs", lambda: set(map(str, tmp_path.iterdir())))
     before = Held.take()
     (tmp_path / "run-1").mkdir()
@@ -88,7 +88,7 @@ def test_helper_processes_stay_by_design(package: str) -> None:
     assert before.left(timeout=0) == []
 
 
-def test_every_change_of_the_setup_is_named_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_change_of_the_setup_is_named_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_KEPT", "as it was")
     before, root, handler = Setup.take(), logging.getLogger(), logging.NullHandler()
     shown = warnings.showwarning
@@ -109,7 +109,7 @@ def test_every_change_of_the_setup_is_named_and_put_back(monkeypatch: pytest.Mon
     assert warnings.showwarning is shown
 
 
-def test_loggers_are_put_back_and_their_new_handlers_closed() -> None:
+def test_loggers_are_restored_and_their_new_handlers_closed() -> None:
     class Closing(logging.NullHandler):
         closed = False
 
@@ -132,14 +132,14 @@ def test_loggers_are_put_back_and_their_new_handlers_closed() -> None:
         assert not restored.isEnabledFor(logging.DEBUG)
 
 
-def test_until_says_what_it_waited_for() -> None:
+def test_until_names_the_condition_it_waited_for() -> None:
     answers = iter([0, 0, 3])
     assert until(lambda: next(answers), interval=0) == 3
     with pytest.raises(AssertionError, match=r"waited 0\.01 s for the moon; it returned False"):
         until(lambda: False, timeout=0.01, what=lambda: "the moon")
 
 
-def test_a_snapshot_costs_less_than_a_millisecond() -> None:
+def test_a_snapshot_takes_less_than_a_millisecond() -> None:
     def cost() -> float:
         start = time.perf_counter()
         Held.take()

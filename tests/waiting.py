@@ -1,4 +1,4 @@
-"""Waiting for something to become true, with a deadline: never a sleep that hopes."""
+"""Waits for a condition with a deadline, instead of sleeping for a guessed time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def until(
     what: str | Callable[[], str] = "",
     interval: float = 0.005,
 ) -> T:
-    """Call `predicate` until it returns something true, and return that.
+    """Call `predicate` until it returns something true; return that value.
 
     Parameters
     ----------
     predicate : Callable[[], T]
-        Asked at once, then every `interval` seconds, and a last time after the deadline.
+        Called at once, then every `interval` seconds, and once more after the deadline.
     timeout : float
         Seconds.
     what : str or Callable[[], str]
-        What was waited for, in words; a callable is asked at the deadline and can tell how things stand.
+        Describes what was waited for. A callable is called at the deadline and can describe the current state.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Tests with real engines; each needs its own environment, and .ci/run makes that."""
+"""Tests with real engines; each engine needs its own environment, and .ci/run creates it."""

@@ -1,4 +1,4 @@
-"""The same program for every engine: a rank that does what the test tells it, and the test's end of the line."""
+"""The same program for every engine: a rank that carries out the test's orders, and the test's end of the connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEY = b"between a test and its ranks"
 
 
 def obey(place: str) -> None:
-    """In a rank: do what is asked, until told to end."""
+    """In a rank: carry out orders until told to end."""
     member = membership.current()
     assert member is not None, "this process has not joined a client"
     with Client(place, "AF_UNIX", _KEY) as line:
@@ -48,13 +48,13 @@ def obey(place: str) -> None:
 
 
 class Rank(NamedTuple):
-    """A rank, as the test sees it."""
+    """A rank, as seen by the test."""
 
     line: Connection
     pid: int
 
     def ask(self, what: str, words: object = None) -> None:
-        """Let the rank do something; returns when it has, or at once if it is to die or end."""
+        """Order the rank to do something. Return when it has finished, or at once if it is to die or end."""
         self.line.send((what, words))
         if what not in ("die", "end"):
             assert self.line.poll(DEADLINE), f"process {self.pid} does not answer"
@@ -62,7 +62,7 @@ class Rank(NamedTuple):
 
 
 class Commander:
-    """Where ranks report. Used by one thread."""
+    """Accepts the connections of ranks. Used by one thread."""
 
     def __init__(self, listener: Listener, place: str, stack: ExitStack) -> None:
         self._listener = listener
@@ -71,8 +71,8 @@ class Commander:
         self.ranks: dict[int, Rank] = {}
 
     def await_ranks(self, count: int) -> dict[int, Rank]:
-        """Wait until so many ranks have reported; return them by rank."""
-        sock: Any = self._listener._listener._socket  # type: ignore[attr-defined]  # it has no timeout of its own
+        """Wait until `count` ranks have connected; return them by rank."""
+        sock: Any = self._listener._listener._socket  # type: ignore[attr-defined]  # the listener has no timeout itself
         deadline = time.monotonic() + DEADLINE
         while len(self.ranks) < count:
             sock.settimeout(max(0.01, deadline - time.monotonic()))
@@ -83,17 +83,17 @@ class Commander:
         return self.ranks
 
     def end(self) -> None:
-        """Let those that live end."""
+        """End the ranks that are still alive."""
         for rank in self.ranks.values():
             try:
                 rank.ask("end")
             except OSError:
-                continue  # it was killed
+                continue  # the rank was killed
 
 
 @contextmanager
 def commander(directory: Path) -> Iterator[Commander]:
-    """Listen for ranks."""
+    """Listen for connections of ranks."""
     place = str(directory / "line")
     with ExitStack() as stack, Listener(place, "AF_UNIX", authkey=_KEY) as listener:
         yield Commander(listener, place, stack)

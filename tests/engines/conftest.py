@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def ray_keeps_to_itself() -> Iterator[None]:
-    """Let Ray tell nobody of its use, and put no key into the home directory."""
+    """Stop Ray from reporting its use, and from putting a key into the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")

@@ -1,4 +1,4 @@
-"""A Dask cluster for tests, whose parts are started by command lines: no worker is a child of the client."""
+"""A Dask cluster for tests. Command lines start its parts: no worker is a child of the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 60.0
 
 
 class ByCommands:
-    """A scheduler and workers that were started by command lines, each a process of its own."""
+    """A scheduler and workers, each a separate process started by a command line."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "scheduler.json"
@@ -28,17 +28,17 @@ class ByCommands:
 
     @property
     def file(self) -> str:
-        """Which names the scheduler to clients."""
+        """The file that names the scheduler to clients."""
         return str(self._file)
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start one more command for workers; return its process, which is that of the nannies, if there are any."""
+        """Start one more worker command; return its process, which runs the nannies if there are any."""
         where = ("--local-directory", str(self._directory), "--no-dashboard", "--nthreads", "1", "--host", "127.0.0.1")
         return self._start("worker", *where, *options)
 
     @contextlib.contextmanager
     def one_more(self, *options: str) -> Iterator[None]:
-        """Have one more command for workers for a while."""
+        """Run one more worker command for the length of the context."""
         part = self.start_worker(*options)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the workers of the Dask tests do. Importable, so that workers of any cluster find it."""
+"""The tasks of the Dask tests. They are importable, so that workers of any cluster find them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOGGERS = (None, "app", "distributed", "distributed.worker", "tornado")
 
 
 def say(text: str) -> int:
-    """Log, print, and let a subprocess print; return this process's id."""
+    """Log, print, and have a subprocess print; return this process's pid."""
     logging.getLogger("app").info("logged %s", text)
     print(f"printed {text}")
     os.system(f"echo echoed {text}")
@@ -43,14 +43,14 @@ def print_by_dask(text: str) -> None:
 
 
 def say_by_dask(text: str) -> None:
-    """Say things by Dask's own means."""
+    """Print and warn through Dask's own functions."""
     print_by_dask(text)
     distributed.warn(f"dask warned {text}")
 
 
 def log_and_die(marker: str, count: int) -> None:
-    """Log and print numbers, then be killed at once. Where that has happened before, do nothing."""
-    with contextlib.suppress(FileExistsError):  # Dask runs a task again whose worker has died
+    """Log and print numbers, then kill this process at once. Do nothing if that has happened before."""
+    with contextlib.suppress(FileExistsError):  # Dask runs a task again if its worker has died
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         for number in range(count):
             logging.getLogger("app").info("number %d", number)
@@ -59,7 +59,7 @@ def log_and_die(marker: str, count: int) -> None:
 
 
 def state() -> dict[str, Any]:
-    """Return how a worker's process logs: loggers, descriptors, threads of ours."""
+    """Return the logging state of a worker's process: loggers, descriptors, threads of ours."""
     return {
         **{str(name): _logger(logging.getLogger(name)) for name in LOGGERS},
         "streams": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
@@ -69,7 +69,7 @@ def state() -> dict[str, Any]:
 
 
 def plugins(dask_scheduler: Any) -> list[str]:
-    """On the scheduler: return the names of our plug-ins that it knows."""
+    """On the scheduler: return the names of our plug-ins that are registered there."""
     return [name for name in dask_scheduler.worker_plugins if name.startswith("meshlog")]
 
 
@@ -78,5 +78,5 @@ def _logger(logger: logging.Logger) -> tuple[Any, ...]:
 
 
 async def use_executor_threads(count: int | None) -> None:
-    """Give this process's event loop an executor of so many threads; None is as many as Python gives it."""
+    """Give this process's event loop an executor with `count` threads; None means Python's default."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))

@@ -1,7 +1,7 @@
 """Programs on a real Monarch mesh: ``python -m tests.engines.monarch_programs NAME [relay]``.
 
-Each has a process of its own: a Monarch client keeps its host, threads and sockets until that ends. With ``relay`` all
-procs join through one, as on another machine.
+Each runs in a separate process: a Monarch client keeps its host, threads and sockets until the process ends. With ``relay``,
+all procs join through one relay, as on another machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROCS = 4
 
 
 def our_threads() -> list[str]:
-    """Return the names of the threads of ours that run in this process."""
+    """Return the names of our threads that run in this process."""
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("meshlog"))
 
 
@@ -46,17 +46,17 @@ class Seen(logging.Handler):
         self.records: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Keep one record."""
         self.records.append(record)
 
     def texts(self, rank: int | None = None, stream: str | None = None) -> list[str]:
-        """Return what was logged, or written to `stream`, by one rank or all."""
+        """Return what one rank or all ranks logged, or wrote to `stream`."""
         return [
             record.getMessage() for record in self.records if record.name == (stream or "work") and rank in (None, record.rank)
         ]
 
     def notes(self) -> list[str]:
-        """Return what the client itself had to say."""
+        """Return the records of the client itself."""
         return [record.getMessage() for record in self.records if record.name == "meshlog"]
 
 
@@ -70,7 +70,7 @@ class Worker(Actor):
 
     @endpoint
     def work(self, step: int) -> None:
-        """Log and print in every way."""
+        """Log and print in every supported way."""
         log = logging.getLogger("work")
         log.info("step %d of rank %d", step, current_rank().rank, extra={"loss": 0.5})
         log.debug("details of step %d", step)
@@ -78,7 +78,7 @@ class Worker(Actor):
         os.write(2, b"written\n")
         subprocess.run(["echo", "echoed"], check=True)
         try:
-            1 / 0  # noqa: B018  # it is to raise
+            1 / 0  # noqa: B018  # this must raise
         except ZeroDivisionError:
             log.exception("failed")
 
@@ -90,7 +90,7 @@ class Worker(Actor):
 
     @endpoint
     def end(self) -> None:
-        """Log many records, and be killed at once."""
+        """Log many records, then kill this process at once."""
         log = logging.getLogger("work")
         for number in range(COUNT):
             log.info("number %d", number)
@@ -98,7 +98,7 @@ class Worker(Actor):
 
     @endpoint
     def state(self) -> dict[str, Any]:
-        """Say what of this process an attached client changes."""
+        """Return the state of this process that an attached client changes."""
         root = logging.getLogger()
         return {
             "descriptors": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
@@ -121,17 +121,17 @@ class Worker(Actor):
 
 
 class Obeying(Actor):
-    """Does what a test tells it (see `commanded`)."""
+    """Carries out the orders of a test (see `commanded`)."""
 
     @endpoint
     def obey(self, place: str) -> None:
-        """Do so until told to end."""
+        """Carry out orders until told to end."""
         obey(place)
 
 
 @contextmanager
 def spawned(count: int) -> Iterator[Any]:
-    """Spawn procs; at the end, stop them and whatever else of Monarch's can be stopped. Once in a process."""
+    """Spawn procs; at the end, stop them and everything else of Monarch's that can be stopped. Once per process."""
     monarch.actor.unhandled_fault_hook = lambda failure: None
     procs = this_host().spawn_procs(per_host={"gpus": count})
     try:
@@ -151,7 +151,7 @@ RELAY = sys.argv[2:] == ["relay"]
 
 
 async def attached(procs: Any, window: float | None = None) -> tuple[LoggingMeshClient, Seen]:
-    """Attach; return the control surface, and what it shows."""
+    """Attach; return the client, and the records it shows."""
     seen = Seen()
     logs = await attach(procs, [seen], relay=RELAY)
     logs.set_mode(True, window, logging.INFO)
@@ -164,7 +164,7 @@ async def values(answers: Awaitable[Any]) -> list[Any]:
 
 
 async def records() -> None:
-    """Records come as such, with the mesh's own ranks and coordinates; captured lines, too."""
+    """Records arrive as records, with the mesh's own ranks and coordinates; so do captured lines."""
     procs, workers = mesh(hosts_of_ours=2, gpus=2)
     logs, seen = await attached(procs)
     await workers.work.call(7)
@@ -188,21 +188,21 @@ async def records() -> None:
 
 
 async def grouping() -> None:
-    """What all ranks log and print becomes one line, though Monarch writes another actor in front of each."""
+    """What all ranks log and print becomes one line, although Monarch puts a different actor's name in front of each."""
     procs, workers = mesh()
     logs, seen = await attached(procs, window=60.0)
     await workers.say.call("the same")
     logs.flush()
     logs.drain_and_stop()
     counted = sorted((record.count, record.getMessage()) for record in seen.records if hasattr(record, "count"))
-    # A warning is shown at once the first time, and counted after.
+    # A warning is shown at once the first time, and counted afterwards.
     said = [(record.getMessage(), record.rank, getattr(record, "ranks", None)) for record in seen.records]
     assert [count for count, _ in counted] == [3, 4], said
     await procs.stop()
 
 
 async def control() -> None:
-    """Levels by rank, configurations by transaction."""
+    """Levels change by rank, configurations by transaction."""
     procs, workers = mesh()
     logs, seen = await attached(procs)
     logs.set_level("DEBUG", "work", ranks=[3])
@@ -224,7 +224,7 @@ async def control() -> None:
 
 
 async def killed() -> None:
-    """A proc that is killed loses nothing that it has logged, and holds nobody up; Monarch's word of it comes later."""
+    """A killed proc loses nothing that it has logged, and delays nothing; Monarch reports its death later."""
     failures: list[str] = []
     monarch.actor.unhandled_fault_hook = lambda failure: failures.append(failure.mesh_name)
     procs, workers = mesh()
@@ -232,7 +232,7 @@ async def killed() -> None:
     pid = (await values(workers.pid.call()))[2]
     workers.slice(gpus=2).end.broadcast()
     until(lambda: not logs.stats()[2].alive, 60, "the client to take leave of rank 2")
-    receipt = logs.flush(5.0)  # below a relay, the word of an end may overtake what was said last
+    receipt = logs.flush(5.0)  # below a relay, the report of an end may arrive before the last records
     assert seen.texts(2) == [f"number {number}" for number in range(COUNT)]
     assert (receipt.acked, receipt.dead, receipt.missing) == ((0, 1, 3), (2,), ()), receipt
     assert receipt.elapsed < 2.0
@@ -250,7 +250,7 @@ async def killed() -> None:
 
 
 async def killed_in_a_part() -> None:
-    """The word on a death names the rank in the part of the mesh that is attached."""
+    """An exit report names the rank within the attached part of the mesh."""
     monarch.actor.unhandled_fault_hook = lambda failure: None
     procs, _ = mesh()
     logs, seen = await attached(procs.slice(gpus=slice(2, 4)))
@@ -262,7 +262,7 @@ async def killed_in_a_part() -> None:
 
 
 async def killed_at_the_end() -> None:
-    """A proc that was killed a moment ago, of which Monarch does not know yet, does not hold up who detaches."""
+    """A proc killed a moment ago, whose death Monarch has not noticed yet, does not delay detaching."""
     monarch.actor.unhandled_fault_hook = lambda failure: None
     procs, workers = mesh()
     logs, _ = await attached(procs)
@@ -276,7 +276,7 @@ async def killed_at_the_end() -> None:
 
 
 async def broken() -> None:
-    """To attach to a mesh of which a proc has died fails, and leaves the others as they were."""
+    """Attaching to a mesh in which a proc has died fails, and leaves the other procs as they were."""
     monarch.actor.unhandled_fault_hook = lambda failure: None
     procs, workers = mesh()
     others = workers.slice(gpus=slice(1, PROCS))
@@ -289,7 +289,7 @@ async def broken() -> None:
 
 
 async def detaching() -> None:
-    """After it, procs are as they were; handlers of their own have gone on all the time; one can attach again."""
+    """After detaching, procs are as they were, their own handlers have worked all the time, and a client can attach again."""
     with tempfile.NamedTemporaryFile("r") as file:
         path = file.name
 
@@ -324,7 +324,7 @@ async def detaching() -> None:
 
 
 async def another() -> None:
-    """Who attaches later takes over the ranks it names; that the first one detaches does not disturb it."""
+    """A client that attaches later takes over the ranks it names. The first client's detaching does not disturb it."""
     procs = this_host().spawn_procs(per_host={"gpus": PROCS}, bootstrap=logging.basicConfig)
     workers = procs.spawn("workers", Worker)
     before = await values(workers.state.call())
@@ -343,14 +343,14 @@ async def another() -> None:
     await workers.say.call("once more")
     second.flush()
     assert seen_second.texts(1) == ["logged to whom", "logged once more"]
-    assert seen_second.texts(stream="stderr") == []  # no console handler has come back
+    assert seen_second.texts(stream="stderr") == []  # no console handler was added again
     second.drain_and_stop()
     assert await values(workers.state.call()) == before
     await procs.stop()
 
 
 async def stopping() -> None:
-    """A mesh that is stopped while it is attached: its last words come."""
+    """When an attached mesh is stopped, its last lines arrive."""
     procs, workers = mesh()
     logs, seen = await attached(procs)
     await workers.work.call(3)
@@ -367,7 +367,7 @@ async def stopping() -> None:
 
 
 async def leaving() -> None:
-    """A program that ends without a word to anybody shows everything on its console."""
+    """A program that ends without detaching shows everything on its console."""
     procs, workers = mesh()
     globals()["kept"] = await attach(procs, relay=RELAY)
     await workers.say.call("last")
@@ -382,7 +382,7 @@ async def from_an_actor() -> None:
 
 
 async def forwarding() -> None:
-    """Monarch forwards what procs print: before, and afterwards; we show it meanwhile. It is this console that tells."""
+    """Monarch forwards prints before attaching and after detaching; meanwhile we show them. This console is the evidence."""
     configure(enable_log_forwarding=True)
     procs, workers = mesh()
     await procs.logging_option(stream_to_client=True, aggregate_window_sec=None)

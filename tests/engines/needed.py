@@ -1,4 +1,4 @@
-"""What a module of these tests needs: it is skipped where that is missing, and fails where it was promised."""
+"""The engines that these test modules need. A module is skipped if its engine is missing, and fails if it was promised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 ENGINES = "MESHLOG_ENGINES"
-"""Names the engines that an environment was made for, separated by commas: their tests are not skipped there."""
+"""Names the engines that an environment was built for, separated by commas: their tests are never skipped there."""
 
 
 def need(name: str, promises: str = ENGINES) -> ModuleType:
@@ -18,9 +18,9 @@ def need(name: str, promises: str = ENGINES) -> ModuleType:
     Parameters
     ----------
     name : str
-        Of the module, such as ``torch``.
+        Name of the module, such as ``torch``.
     promises : str
-        The variable that may name it.
+        The environment variable that may name it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Drivers of Ray as programs of their own, for what they show on their own stdout and stderr. Run as ``-m``, with a name."""
+"""Ray drivers that run as separate programs, to check their own stdout and stderr. Run with ``-m`` and a name."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from . import ray_programs as programs
 
 
 def start(**options: Any) -> None:
-    """Start Ray here, small."""
+    """Start a small Ray here."""
     ray.init("local", num_cpus=1, include_dashboard=False, **options)
 
 
 def say(text: str) -> None:
-    """Let a task say something."""
+    """Run a task that says something."""
     ray.get(ray.remote(programs.say).remote(text))
 
 
 def attach_and_detach(log_to_driver: str) -> None:
-    """Say it before, while and after Ray is attached; then attach again, and end without a word."""
+    """Run the task before, while and after Ray is attached; then attach again, and end without detaching."""
     try:
         attach()
     except SettingError as refused:
@@ -43,7 +43,7 @@ def attach_and_detach(log_to_driver: str) -> None:
 
 
 def own_hook() -> None:
-    """Have a hook of the job's own that joins; and end Ray before the logging."""
+    """Set a hook of the job itself that joins; at the end, shut down Ray before the client."""
     start(runtime_env={"worker_process_setup_hook": programs.hook})
     try:
         attach()
@@ -58,7 +58,7 @@ def own_hook() -> None:
 
 
 def ours_as_hook() -> None:
-    """Give our hook to Ray in the documented way; and have Ray configure logging in the workers."""
+    """Give our hook to Ray in the documented way, and have Ray configure logging in the workers."""
     hook = {"worker_process_setup_hook": "meshlog_handler.integrations.ray.join"}
     start(runtime_env=hook, logging_config=ray.LoggingConfig(encoding="TEXT"))
     attach()
@@ -66,7 +66,7 @@ def ours_as_hook() -> None:
 
 
 def init_again() -> None:
-    """Start Ray and attach, three times, and never detach: ids of jobs and workers repeat."""
+    """Start Ray and attach, three times, and never detach: the ids of jobs and workers repeat."""
     for time in ("first", "second", "third"):
         start()
         logs = attach()
@@ -76,7 +76,7 @@ def init_again() -> None:
 
 
 def killed(address: str) -> None:
-    """Attach to a cluster, make an actor that outlives this driver, and be killed."""
+    """Attach to a cluster, create an actor that outlives this driver, then get killed."""
     ray.init(address=address, log_to_driver=False, namespace="killed")
     attach()
     options = {"name": "left", "lifetime": "detached", "max_restarts": 1, "num_cpus": 0}

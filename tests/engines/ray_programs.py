@@ -1,4 +1,4 @@
-"""What the tasks and actors of the Ray tests do. Importable, so that the workers of any node find it."""
+"""The tasks and actors of the Ray tests. They are importable, so that the workers of any node find them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "app"
 
 
 def say(text: str) -> int:
-    """Log, print on both streams, and let a subprocess print; return this process's id."""
+    """Log, print on both streams, and have a subprocess print; return this process's pid."""
     logging.getLogger(NAME).info("logged %s", text)
     logging.getLogger("ray").warning("told %s", text)
     print(f"printed {text}")
@@ -27,18 +27,18 @@ def say(text: str) -> int:
 
 
 def say_and_let_say(text: str) -> list[int]:
-    """Say, and let a task of one's own say."""
+    """Call `say`, here and in a task that this task starts."""
     return [say(text), ray.get(ray.remote(say).options(num_cpus=0).remote(f"below {text}"))]
 
 
 def log(level: int, text: str) -> int:
-    """Log once; return this process's id."""
+    """Log once; return this process's pid."""
     logging.getLogger(NAME).log(level, text)
     return os.getpid()
 
 
 def log_and_die(count: int) -> None:
-    """Log and print numbers, then be killed at once."""
+    """Log and print numbers, then kill this process at once."""
     for number in range(count):
         logging.getLogger(NAME).info("number %d", number)
         print(f"line {number}")
@@ -46,7 +46,7 @@ def log_and_die(count: int) -> None:
 
 
 def fail(text: str) -> None:
-    """Log an exception on its way."""
+    """Log an exception and raise it again."""
     try:
         raise ValueError(text)
     except ValueError:
@@ -55,7 +55,7 @@ def fail(text: str) -> None:
 
 
 def state() -> dict[str, Any]:
-    """Return how logging is set up in this process, and where its stdout leads."""
+    """Return how logging is set up in this process, and whether its stdout is captured."""
     root = logging.getLogger()
     return {
         "level": root.level,
@@ -65,13 +65,13 @@ def state() -> dict[str, Any]:
 
 
 def hook() -> None:
-    """Join, and do something else: what a job's own hook does."""
+    """Join, and do something else, as a job's own hook does."""
     os.environ["HOOKED"] = "1"
     join()
 
 
 class Counter:
-    """An actor."""
+    """A simple actor."""
 
     def say(self, text: str) -> int:
         """See `say`."""

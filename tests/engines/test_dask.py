@@ -1,4 +1,4 @@
-"""Dask: workers of a real cluster, started by the client or by commands, attached to it and detached again."""
+"""Dask: workers of a real cluster, started by the client or by commands, attached and detached again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Client = distributed.Client
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByCommands]:
-    """Two workers that are no children of this process. Every test leaves them as they were: that is half of what it tests."""
+    """Two workers that are not children of this process. Every test leaves them unchanged: that is half of what it tests."""
     with by_commands(tmp_path_factory.mktemp("dask"), workers=2) as started:
         yield started
 
@@ -55,7 +55,7 @@ each_way = pytest.mark.parametrize("relay", [False, True], ids=["directly", "rel
 
 @contextlib.contextmanager
 def attached(client: Any, relay: bool = False) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
-    """Attach with a collector, each record at once; detach at the end."""
+    """Attach with a collector that gets each record at once; detach at the end."""
     collector = RecordCollector()
     logs = attach(client, [collector], relay=relay)
     try:
@@ -66,17 +66,17 @@ def attached(client: Any, relay: bool = False) -> Iterator[tuple[LoggingMeshClie
 
 
 def on_each(client: Any, fn: Any, *args: Any) -> list[Any]:
-    """Run a task on each worker at a time; return the results."""
+    """Run a task on each worker; return the results."""
     workers = list(client.scheduler_info(n_workers=-1)["workers"])
     return list(client.gather([client.submit(fn, *args, workers=[each], pure=False) for each in workers]))
 
 
 def mine(collector: RecordCollector) -> list[tuple[Any, ...]]:
-    """Return rank, stream and text of what tasks said."""
+    """Return the rank, stream and text of everything that tasks logged and printed."""
     return sorted(
         (r.rank, r.stream or "", r.getMessage())  # type: ignore[attr-defined]  # a record of the mesh
         for r in collector.records
-        if "distributed." not in r.name + r.getMessage()  # on a busy machine Dask complains of that
+        if "distributed." not in r.name + r.getMessage()  # on a busy machine Dask warns about that
     )
 
 
@@ -123,7 +123,7 @@ def test_relays_use_no_thread_of_the_event_loops_executor(client: Any) -> None:
 
 
 @each_way
-def test_a_failing_task_is_told_of_by_dasks_own_record(client: Any, relay: bool) -> None:
+def test_dasks_own_record_reports_a_failing_task(client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):
         assert isinstance(client.submit(tasks.fail, "boom").exception(), ValueError)
         logs.flush()
@@ -135,7 +135,7 @@ def test_a_failing_task_is_told_of_by_dasks_own_record(client: Any, relay: bool)
 
 
 @each_way
-def test_the_level_of_one_rank(client: Any, relay: bool) -> None:
+def test_the_level_of_one_rank_can_be_changed(client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):
         logs.set_level("DEBUG", "app", ranks=[1])
         on_each(client, tasks.log, logging.DEBUG, "details")
@@ -143,7 +143,7 @@ def test_the_level_of_one_rank(client: Any, relay: bool) -> None:
         assert mine(collector) == [(1, "", "details")]
 
 
-def test_what_dask_brings_here_itself_comes_once(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_records_that_dask_itself_forwards_arrive_once(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
     client.forward_logging("app")
     with attached(client) as (logs, collector), forwarded() as twice:
         on_each(client, tasks.say_by_dask, "x")
@@ -163,7 +163,7 @@ def test_what_dask_brings_here_itself_comes_once(client: Any, capfd: pytest.Capt
 
 @contextlib.contextmanager
 def forwarded() -> Iterator[RecordCollector]:
-    """Collect what comes to the logger of this process that Dask forwards to."""
+    """Collect the records of the logger in this process to which Dask forwards."""
     collector = RecordCollector()
     logger = logging.getLogger("app")
     logger.addHandler(collector)
@@ -174,7 +174,7 @@ def forwarded() -> Iterator[RecordCollector]:
 
 
 @each_way
-def test_a_worker_that_is_killed_loses_nothing_and_the_next_one_joins(client: Any, relay: bool, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing_and_its_replacement_joins(client: Any, relay: bool, tmp_path: Path) -> None:
     with attached(client, relay) as (logs, collector):
         logs.set_level("DEBUG", "app")
         before = pids(client)
@@ -196,7 +196,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_the_next_one_joins(client: An
 
 
 @each_way
-def test_workers_that_join_later_are_covered_also_those_without_a_nanny(cluster: ByCommands, client: Any, relay: bool) -> None:
+def test_workers_that_start_later_join_also_without_a_nanny(cluster: ByCommands, client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):
         logs.set_level("DEBUG", "app")
         with cluster.one_more("--no-nanny", "--name", "late"):
@@ -218,7 +218,7 @@ def test_workers_that_join_later_are_covered_also_those_without_a_nanny(cluster:
 
 
 @each_way
-def test_workers_are_as_before_when_detached_and_can_be_attached_again(client: Any, relay: bool) -> None:
+def test_detached_workers_are_unchanged_and_can_be_attached_again(client: Any, relay: bool) -> None:
     before = client.run(tasks.state)
     for text in ("once", "twice"):
         with attached(client, relay) as (logs, collector):
@@ -231,13 +231,13 @@ def test_workers_are_as_before_when_detached_and_can_be_attached_again(client: A
 
 
 @each_way
-def test_what_was_said_before_it_detaches_is_shown(client: Any, relay: bool) -> None:
+def test_detaching_shows_what_was_logged_before(client: Any, relay: bool) -> None:
     with attached(client, relay) as (_, collector):
         on_each(client, tasks.log_many, 5000)
     assert len(mine(collector)) == 2 * 5000
 
 
-def test_attaching_again_is_the_same(client: Any) -> None:
+def test_attaching_again_returns_the_same_client(client: Any) -> None:
     with attached(client) as (logs, first):
         second = RecordCollector()
         assert attach(client) is logs
@@ -249,7 +249,7 @@ def test_attaching_again_is_the_same(client: Any) -> None:
         assert ([t for _, _, t in mine(first)], [t for _, _, t in mine(second)]) == (["one"] * 2, ["two"] * 2)
 
 
-def test_workers_that_are_threads_of_this_process_are_left_alone() -> None:
+def test_workers_that_are_threads_of_this_process_are_not_changed() -> None:
     with (
         distributed.LocalCluster(2, processes=False, dashboard_address=":0") as threads,
         Client(threads) as client,
@@ -262,7 +262,7 @@ def test_workers_that_are_threads_of_this_process_are_left_alone() -> None:
 
 
 @each_way
-def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any, relay: bool) -> None:
+def test_a_flush_names_a_silent_worker_and_detaching_does_not_wait_for_it(client: Any, relay: bool) -> None:
     logs = attach(client, [RecordCollector()], relay=relay)
     pid = logs.stats()[1].pid
     stop_process(pid)
@@ -277,7 +277,7 @@ def test_a_silent_worker_is_named_by_a_flush_and_holds_up_no_end(client: Any, re
         os.kill(pid, signal.SIGCONT)
 
 
-def test_an_asynchronous_client_is_not_held_up(cluster: ByCommands) -> None:
+def test_attaching_does_not_block_an_asynchronous_client(cluster: ByCommands) -> None:
     async def main() -> None:
         async with Client(scheduler_file=cluster.file, asynchronous=True) as client:
             collector = RecordCollector()
@@ -285,7 +285,7 @@ def test_an_asynchronous_client_is_not_held_up(cluster: ByCommands) -> None:
             pid = min((await client.run(os.getpid)).values())
             stop_process(pid)
             attaching = attach(client, [collector])
-            for _ in range(20):  # the loop turns although a worker keeps everybody waiting
+            for _ in range(20):  # the event loop keeps running although one worker does not respond
                 await asyncio.sleep(0.01)
             assert not attaching.done()
             os.kill(pid, signal.SIGCONT)
@@ -316,14 +316,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["killed", "ended"])
-def test_a_client_that_ends_without_a_word_leaves_the_workers_as_they_were(cluster: ByCommands, client: Any, end: str) -> None:
+def test_a_client_that_ends_without_detaching_leaves_the_workers_unchanged(cluster: ByCommands, client: Any, end: str) -> None:
     before, pipe = client.run(tasks.state), subprocess.PIPE
     with tempfile.TemporaryDirectory(prefix="mlt-") as runs:
         command, environ = [sys.executable, "-c", FORGETFUL, cluster.file, end], {**os.environ, "MESHLOG_RUN_DIR": runs}
         with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=pipe, stderr=pipe, text=True) as other:
             assert other.stdout is not None
             if end == "killed":
-                until(lambda: other.stdout.readline() == "ready\n", SECONDS)  # type: ignore[union-attr]  # seen above
+                until(lambda: other.stdout.readline() == "ready\n", SECONDS)  # type: ignore[union-attr]  # checked above
                 other.kill()
             shown, _ = other.communicate(timeout=SECONDS)
     if end == "ended":

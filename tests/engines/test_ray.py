@@ -30,7 +30,7 @@ from meshlog_handler.integrations.ray import attach  # noqa: E402  # needs ray
 
 from . import ray_programs as programs  # noqa: E402  # needs ray
 
-pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start where the machine is busy
+pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start on a busy machine
 
 NODES = ("alpha", "beta")
 PAGE = Page("docs/ray.md")
@@ -38,7 +38,7 @@ PAGE = Page("docs/ray.md")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A cluster of two nodes on this machine, and this process its driver."""
+    """A cluster of two nodes on this machine, with this process as its driver."""
     from ray.cluster_utils import Cluster
 
     started = Cluster()
@@ -61,7 +61,7 @@ def relay(request: pytest.FixtureRequest) -> bool:
 
 @contextlib.contextmanager
 def attached(**options: Any) -> Iterator[tuple[LoggingMeshClient, RecordCollector]]:
-    """Attach with a collector, each record at once; detach at the end."""
+    """Attach with a collector that gets each record at once; detach at the end."""
     collector = RecordCollector()
     logs = attach([collector], **options)
     try:
@@ -72,23 +72,23 @@ def attached(**options: Any) -> Iterator[tuple[LoggingMeshClient, RecordCollecto
 
 
 def on(node: str, **options: Any) -> dict[str, Any]:
-    """Return the options of a task or an actor on a node."""
+    """Return the options that place a task or an actor on a node."""
     return {"num_cpus": 0, "resources": {node: 1}, **options}
 
 
 def run(fn: Any, *args: Any, **options: Any) -> Any:
-    """Run a task, and return its result."""
+    """Run a task; return its result."""
     return ray.get(ray.remote(fn).options(**options).remote(*args), timeout=DEADLINE)
 
 
 def said(text: str, *place: Any) -> list[tuple[Any, ...]]:
-    """Return what is to be shown of `programs.say`."""
+    """Return what should be shown of `programs.say`."""
     streams = {"logged": None, "told": None, "printed": "stdout", "echoed": "stdout", "warned": "stderr"}
     return [(f"{verb} {text}", stream, *place) for verb, stream in streams.items()]
 
 
 def shown(collector: RecordCollector) -> set[tuple[Any, ...]]:
-    """Return text, stream, process, node and actor of all that was shown; each is there once."""
+    """Return the text, stream, process, node and actor of everything shown; each appears once."""
     records = [vars(record) | {"text": record.getMessage()} for record in collector.records]
     found = [(r["text"], r["stream"], r["process"], r["coords"].get("node"), r["coords"].get("actor")) for r in records]
     assert len(set(found)) == len(found)
@@ -112,12 +112,12 @@ def test_tasks_and_actors_on_all_nodes_are_shown_with_node_and_name(relay: bool)
             *said("named", actors[1], "alpha", "bob"),
         }
     assert len(set(ranks.values())) == len(ranks)
-    assert set(receipt.acked) <= set(ranks.values())  # Ray ends workers that have nothing to do
+    assert set(receipt.acked) <= set(ranks.values())  # Ray ends idle workers
     assert receipt.missing == ()
 
 
 @pytest.mark.usefixtures("cluster")
-def test_below_a_relay_one_rank_is_turned_up_and_an_exception_comes_in_one_piece() -> None:
+def test_below_a_relay_one_rank_logs_details_and_an_exception_arrives_in_one_piece() -> None:
     with attached(relay=True) as (logs, collector):
         actors = [ray.remote(programs.Counter).options(**on(node)).remote() for node in NODES]
         pids = ray.get([actor.say.remote("x") for actor in actors], timeout=DEADLINE)
@@ -129,7 +129,7 @@ def test_below_a_relay_one_rank_is_turned_up_and_an_exception_comes_in_one_piece
         with pytest.raises(ValueError, match="boom"):
             ray.get(actors[0].fail.remote("boom"), timeout=DEADLINE)
         logs.flush()
-        details, failed = sorted(collector.records, key=lambda record: record.levelno)  # ranks have no order among them
+        details, failed = sorted(collector.records, key=lambda record: record.levelno)  # ranks have no fixed order
     assert (details.getMessage(), vars(details)["rank"]) == ("details", rank)
     assert (failed.getMessage(), failed.levelno, failed.process) == ("failed", logging.ERROR, pids[0])
     assert str(failed.exc_text).startswith("Traceback")
@@ -151,7 +151,7 @@ def test_a_killed_worker_loses_nothing(relay: bool) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_detached_all_is_as_before(relay: bool) -> None:
+def test_detached_workers_are_unchanged(relay: bool) -> None:
     early = ray.remote(programs.Counter).options(**on("beta")).remote()
     before = ray.get(early.state.remote(), timeout=DEADLINE)
     with attached(relay=relay, actors=[early]) as (logs, collector):
@@ -161,7 +161,7 @@ def test_detached_all_is_as_before(relay: bool) -> None:
         assert shown(collector) == {*said("early", pids[0], "beta", "Counter"), *said("late", pids[1], "alpha", "Counter")}
         joined = ray.get([each.state.remote() for each in (early, late)], timeout=DEADLINE)
         assert joined == [{"level": logging.INFO, "handlers": ["MeshHandler"], "captured": True}] * 2
-    for actor in (early, late):  # they learn of the end by themselves
+    for actor in (early, late):  # the actors notice the end without a message
         until(lambda actor=actor: ray.get(actor.state.remote(), timeout=DEADLINE) == before, DEADLINE)  # type: ignore[misc]
     assert run(programs.state, **on("beta")) == before
 
@@ -174,12 +174,12 @@ def test_actors_of_another_job_join_and_busy_ones_are_named(cluster: Any, capfd:
     begun = time.monotonic()
 
     def restarted() -> bool:
-        with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it starts
+        with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is still starting
             return bool(ray.get(left.log.remote(logging.INFO, "restarted"), timeout=DEADLINE))
         return False
 
     until(restarted, DEADLINE)
-    assert time.monotonic() - begun < 20  # a worker whose job has ended waits for no relay
+    assert time.monotonic() - begun < 20  # a worker whose job has ended does not wait for a relay
     busy = ray.remote(programs.Counter).options(**on("alpha")).remote()
     calling = busy.sleep.remote(8.0)
     try:
@@ -197,10 +197,10 @@ def test_actors_of_another_job_join_and_busy_ones_are_named(cluster: Any, capfd:
         ray.kill(left)
 
 
-def test_ray_that_is_started_again_is_attached_again() -> None:
+def test_ray_can_be_attached_again_after_a_restart() -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", "init_again", timeout=4 * DEADLINE)
     for word in ("first", "second", "third"):
-        # Ray kills its workers: how the last one ended is told with its last lines.
+        # Ray kills its workers: the exit report of the last one includes its last lines.
         assert len(re.findall(rf"^\[0 [^-].*logged {word}$", done.stderr, re.MULTILINE)) == 1, done
 
 
@@ -214,14 +214,14 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         finally:
             cluster.remove_node(node)
         until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
-        run_directory.clean(run_directory.base())  # as the next client of that node would
+        run_directory.clean(run_directory.base())  # as the next client of that node would do
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
 
 
 @pytest.mark.usefixtures("cluster")
-def test_to_attach_again_is_to_get_the_same() -> None:
+def test_attaching_again_returns_the_same_client() -> None:
     with attached() as (logs, first):
         second = RecordCollector()
         assert attach() is logs
@@ -235,7 +235,7 @@ def test_to_attach_again_is_to_get_the_same() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attaching_names_the_hook_setting_when_ray_cannot_be_given_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.actor import ActorClass
 
     monkeypatch.delattr(ActorClass, "_remote")
@@ -244,8 +244,8 @@ def test_a_ray_that_cannot_be_given_a_hook_says_what_to_do(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("log_to_driver", [True, False])
-def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver: bool, tmp_path: Path) -> None:
-    # -u: what Ray prints there is looked for while the driver waits
+def test_a_driver_shows_each_line_once_whether_or_not_ray_shows_lines_too(log_to_driver: bool, tmp_path: Path) -> None:
+    # -u: the test looks for Ray's output while the driver waits
     words = [sys.executable, "-u", "-m", f"{__package__}.ray_drivers", "attach_and_detach", str(log_to_driver)]
     path = tmp_path / "shown.txt"
     with (
@@ -271,14 +271,14 @@ def test_a_driver_shows_each_line_once_whether_ray_shows_lines_too(log_to_driver
 
 
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
-def test_a_hook_given_to_ray_in_the_documented_way_is_heeded(driver: str) -> None:
+def test_a_hook_given_to_ray_in_the_documented_way_is_used(driver: str) -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
-    run_directory.clean(run_directory.base())  # of the relay, which ended with Ray, as the next client would
+    run_directory.clean(run_directory.base())  # the run directory of the relay that ended with Ray, as the next client would do
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 
 
 @pytest.mark.parametrize("script", PAGE.scripts("ray"))
-def test_the_page_shows_what_happens(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scripts_of_the_page_run(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")  # not the cluster of the other tests
     PAGE.run(script, tmp_path)

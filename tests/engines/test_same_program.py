@@ -1,4 +1,4 @@
-"""One program, one set of assertions, on every engine: log, print, fail, turn one rank up, flush, kill a rank."""
+"""One program and one set of assertions for every engine: log, print, fail, change one rank's level, flush, kill a rank."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def on_a_pool(collector: RecordCollector, place: str) -> Iterator[LoggingMeshCli
 
 
 class _NoSignals:
-    """Stands for the launcher's signals, which only a main thread can have: nothing comes, it looks ten times a second."""
+    """Replaces the launcher's signals, which only a main thread can handle: no signal arrives; it checks ten times a second."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
@@ -75,7 +75,7 @@ def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[Loggin
     program = f"import meshlog_handler, tests.engines.commanded as c; meshlog_handler.install(); c.obey({place!r})"
     command = (sys.executable, "-c", program)
     with LogClient(collector) as client:
-        console: Any = SimpleNamespace(folding=False, folded=())  # of what is shown on a terminal there is nothing here
+        console: Any = SimpleNamespace(folding=False, folded=())  # nothing is shown on a terminal here
         signals: Any = _NoSignals()
         run = Run(Options(command, RANKS, grace=DEADLINE), client, console=console, signals=signals)
         thread = threading.Thread(target=run.run)
@@ -84,7 +84,7 @@ def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[Loggin
         thread.join(DEADLINE)
         assert not thread.is_alive()
         assert ": SIGKILL at " in run.finish()
-        assert run.exitcode == 128 + 9  # that of the rank that was killed
+        assert run.exitcode == 128 + 9  # the code of the killed rank
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def on_ray(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient
 
     held = Held.take()
     ray.init("local", num_cpus=RANKS, include_dashboard=False, log_to_driver=False)
-    held.leave_to_engine()  # its event loops and log files stay open after its end
+    held.leave_to_engine()  # its event loops and log files stay open after it ends
     try:
         logs = attach(handlers=[collector])
         remote = ray.remote(max_retries=0)(obey)
@@ -165,7 +165,7 @@ def test_the_same_program(engine: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def shown(collector: RecordCollector, name: str) -> list[tuple[int, str]]:
-    """Return what was shown of a logger, or of a stream: rank and text, in order."""
+    """Return what was shown of a logger or a stream: rank and text, in order."""
     return sorted((record.__dict__["rank"], record.getMessage()) for record in list(collector.records) if record.name == name)
 
 
@@ -214,5 +214,5 @@ def _is_over(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the one at the opening, the other at the reading
+    except (FileNotFoundError, ProcessLookupError):  # one at opening, the other at reading
         return True

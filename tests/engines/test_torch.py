@@ -1,4 +1,4 @@
-"""torchrun and torch.multiprocessing, the real ones, on CPUs."""
+"""The real torchrun and torch.multiprocessing, on CPUs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = {f"step {step} loss" for step in (0, 50, 100, 150)}
 
 
 def torchrun(*words: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
-    """Run torchrun on two ranks; return what it showed on stdout and stderr, without what torch itself logs."""
+    """Run torchrun with two ranks; return its stdout and stderr, without torch's own log lines."""
     done = subprocess.run(
         ["torchrun", "--standalone", "--nproc-per-node", "2", *words],
         env={**active(), "OMP_NUM_THREADS": "1", **(env or {})},
@@ -47,11 +47,11 @@ def torchrun(*words: str, code: int = 0, env: dict[str, str] | None = None) -> t
 
 
 @pytest.mark.parametrize("body", PAGE.scripts("torch"))
-def test_recipe(body: str, tmp_path: Path) -> None:
+def test_the_recipe_runs(body: str, tmp_path: Path) -> None:
     PAGE.run(body, tmp_path)
 
 
-def test_a_training_under_torchrun(tmp_path: Path) -> None:
+def test_a_training_under_torchrun_is_shown(tmp_path: Path) -> None:
     words = PAGE.command("torchrun")
     assert words[1:] == ["--nproc-per-node", "2", "--logs-specs", "meshlog", "examples/ddp.py"]
     out, err = torchrun(*words[3:-1], "--log-dir", str(tmp_path), words[-1])
@@ -66,13 +66,13 @@ def test_a_training_under_torchrun(tmp_path: Path) -> None:
     assert "meshlog:" not in err, "it has nothing to complain about"
 
 
-def test_similar_lines_become_one() -> None:
+def test_torchrun_shows_similar_lines_as_one() -> None:
     out, err = torchrun("--logs-specs", "meshlog", "examples/ddp.py", env={"MESHLOG_AGGREGATE_WINDOW_SEC": "60"})
     assert out == "[2 similar log lines] [ranks 0-1] y = 3.0 x -1.0\n"
     assert re.search(r"^\[8 similar log lines\] \[ranks 0-1\] step 0\.\.150 loss=", err, re.MULTILINE)
 
 
-def test_a_rank_that_is_killed_and_all_started_anew(tmp_path: Path) -> None:
+def test_the_last_lines_of_a_killed_rank_are_shown_and_all_ranks_restart(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(RESTARTED)
     out, err = torchrun("--max-restarts", "1", "--logs-specs", "meshlog", str(script))
@@ -82,7 +82,7 @@ def test_a_rank_that_is_killed_and_all_started_anew(tmp_path: Path) -> None:
     assert err.count("[1] without an end") == 2, "the last words of the killed one"
 
 
-def test_torchrun_by_the_environment_alone() -> None:
+def test_torchrun_forwards_with_the_environment_variable_alone() -> None:
     with collected() as logs:
         out, _ = torchrun("examples/ddp.py", env={"MESHLOG_ADDRESS": logs.address})
         logs.flush()
@@ -95,14 +95,14 @@ def test_torchrun_by_the_environment_alone() -> None:
     assert out == ""
 
 
-def test_any_program_and_the_ranks_that_are_shown() -> None:
+def test_any_program_is_captured_and_the_filter_chooses_the_shown_ranks() -> None:
     command = ("sh", "-c", "echo rank $RANK; echo ERROR: $RANK >&2")
     out, err = torchrun("--logs-specs", "meshlog", "--local-ranks-filter", "1", "--no-python", *command)
     assert out == "[1] rank 1\n"
     assert sorted(err.splitlines()) == ["[0] ERROR: 0", "[1] ERROR: 1"], "what warns is shown of all"
 
 
-def test_a_script_that_runs_as_a_function(tmp_path: Path) -> None:
+def test_a_script_run_as_a_function_is_captured(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import meshlog_handler\nmeshlog_handler.install()\nprint('here')\n")
     out, err = torchrun("--logs-specs", "meshlog", "--run-path", str(script))

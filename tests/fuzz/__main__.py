@@ -1,9 +1,9 @@
-"""Run peers that have the key and send malformed data, and measure their effect on an honest worker::
+"""Run peers that have the key and send malformed data, and measure their effect on a correct worker::
 
     python -m tests.fuzz --seconds 20 --seed 1
 
-It prints a table, and ends with 1 if the worker was not heard within a second, a flush with it did not end, or the client's
-memory grew beyond the bound.
+It prints a table. It exits with 1 if a record of the worker did not arrive within a second, a flush with the worker did not
+end, or the client's memory grew beyond the bound.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ for line in sys.stdin:
 
 
 class Heard(logging.Handler):
-    """Notes what the honest worker said."""
+    """Notes the records of the correct worker."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,21 +38,21 @@ class Heard(logging.Handler):
         self.said = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it; a peer's records are formatted as any handler would."""
+        """Note it; format a peer's records, as any handler would."""
         text = record.getMessage()
         if text == self.last:
             self.said.set()
 
 
 class Formatted(logging.Handler):
-    """Formats all there is, as a console would."""
+    """Formats every record, as a console would."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(MeshFormatter("%(asctime)s %(levelname)s %(processName)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format it, and tell of an error as `StreamHandler` does."""
+        """Format it, and report an error as `StreamHandler` does."""
         try:
             self.format(record)
         except Exception:
@@ -60,13 +60,13 @@ class Formatted(logging.Handler):
 
 
 def resident() -> float:
-    """Return this process's greatest memory so far, in MiB."""
+    """Return this process's peak memory so far, in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def run(seconds: float, seed: str, window: float | None) -> int:
-    """Run the fuzzer with a client that groups lines in a window, or shows each; return the number of problems."""
+    """Run the fuzzer with a client that groups lines in a window, or shows each line; return the number of problems."""
     heard, problems, longest, waited, said = Heard(), 0, 0.0, 0.0, 0
     with LogClient(heard, Formatted(), aggregate_window_sec=window) as client, tempfile.TemporaryFile() as dots:
         environ = client.environ() | {"RANK": "1"}
@@ -81,7 +81,7 @@ def run(seconds: float, seed: str, window: float | None) -> int:
                 heard.last = f"honest {said}"
                 begun = time.monotonic()
                 worker.stdin.write(f"{said}\n")
-                limit = HEARD_SEC if said else 30.0  # the first time it starts
+                limit = HEARD_SEC if said else 30.0  # the first start
                 on_time = heard.said.wait(limit)
                 if peer is None:
                     peer = subprocess.Popen([sys.executable, "-m", f"{__package__}.peer", client.address, seed], stdout=dots)

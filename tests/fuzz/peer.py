@@ -1,4 +1,4 @@
-"""Peers, one after another: each joins as a proc does, sends real frames in which fields are changed, and goes."""
+"""Peers, one after another. Each joins as a proc does, sends real frames with changed fields, and disconnects."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FIELDS = ("request", "error", "level", "logger", "coords", "uncaught", "rank", "
 
 
 class Chance:
-    """Draws values and changes bytes, always the same ones for one seed."""
+    """Draws values and changes bytes; one seed always gives the same ones."""
 
     def __init__(self, seed: str) -> None:
         self.draw = random.Random(seed)
 
     def value(self, depth: int = 0) -> Any:
-        """Return plain data, as no proc would send it."""
+        """Return plain data that no proc would send."""
         makers: tuple[Callable[[], Any], ...] = (
             lambda: self.draw.choice(NUMBERS),
             lambda: self.draw.choice(("", "x" * 100_000, "%1500000000d", "\x1b[2J\0\n", "%s" * 1000, "\ud800")),
@@ -45,19 +45,19 @@ class Chance:
         return self.draw.choice(makers)()
 
     def number(self, bits: int) -> int:
-        """Return a number of so many bits, often one at an end of what they hold."""
+        """Return an unsigned number of this many bits, often the smallest or largest one."""
         return self.draw.choice(NUMBERS) % (1 << bits)
 
     def packed(self, value: Any) -> bytes:
-        """Return plain data as bytes, now and then with some changed."""
+        """Return plain data as bytes, sometimes with some bytes changed."""
         try:
             data = pack(value)
-        except (ValueError, TypeError, OverflowError, ProtocolError):  # no proc could send it, and this one cannot
+        except (ValueError, TypeError, OverflowError, ProtocolError):  # no proc could send it, and this peer cannot either
             data = pack(None)
         return self.spoil(data) if self.draw.random() < 0.2 else data
 
     def spoil(self, data: bytes) -> bytes:
-        """Return bytes with a field of 1, 4 or 8 of them changed, or cut, repeated or in another order."""
+        """Return bytes with one field of 1, 4 or 8 bytes changed, or with parts cut, repeated or reordered."""
         at, size = self.draw.randrange(len(data) + 1), self.draw.choice((1, 4, 8))
         changes = (
             data[:at] + self.number(8 * size).to_bytes(size, "little") + data[at + size :],
@@ -68,7 +68,7 @@ class Chance:
         return self.draw.choice(changes)
 
     def entry(self) -> bytes:
-        """Return an entry of a journal."""
+        """Return a journal entry."""
         body = struct.pack("<dd", time.time(), 0.0) + self.packed((self.value(), self.value(), self.value()))
         kind = self.draw.choice((DEFINE, RECORD, FLUSH, LARGE, self.number(8)))
         if kind in (FLUSH, LARGE):
@@ -77,7 +77,7 @@ class Chance:
         return HEADER.pack(kind, self.number(16), size) + body + bytes([MARK])
 
     def record(self, index: int) -> bytes:
-        """Return a shape and a record of it in which some fields are anything."""
+        """Return a schema and a record of it in which some fields are arbitrary."""
         plain = logging.LogRecord("fuzz", logging.WARNING, __file__, index, "%s", ("x",), None)
         fields = {**vars(plain), self.draw.choice(("msg", "levelno", "levelname", "name", "lineno", "thread")): self.value()}
         common = {name: fields[name] for name in fields if name not in ("created", "msecs", "args")}
@@ -95,7 +95,7 @@ class Chance:
         return frame(CONTROL, self.packed((self.draw.choice((*MESSAGES, self.value())), fields)))
 
     def descriptors(self) -> list[int]:
-        """Return two descriptors: the read ends of pipes, blocking ones among them, or anything else."""
+        """Return two descriptors: the read ends of pipes, some of them blocking, or descriptors of any kind."""
         if self.draw.random() < 0.5:
             ends = [os.pipe() for _ in range(2)]
             for _, write in ends:
@@ -114,8 +114,8 @@ class Chance:
         return chosen
 
     def put_in_place(self, path: str) -> None:
-        """Make something of a journal's or a side file's name."""
-        with contextlib.suppress(FileExistsError):  # it did so before
+        """Create something under the name of a journal or a side file."""
+        with contextlib.suppress(FileExistsError):  # an earlier step did so
             kind = self.draw.randrange(5)
             if kind == 0:
                 os.mkfifo(path)
@@ -132,10 +132,10 @@ class Chance:
 
 
 def steps(chance: Chance, peer: Peer) -> Iterator[bytes]:
-    """Yield what one peer sends. What stands in its journal's folder changes meanwhile."""
+    """Yield what one peer sends. Files in its journal's folder change meanwhile."""
     real = entries("one", "two", "three")
     for _ in range(chance.draw.randrange(1, 30)):
-        kind = chance.draw.choices(range(8), (6, 6, 1, 1, 1, 1, 3, 6))[0]  # few of those that end a connection at once
+        kind = chance.draw.choices(range(8), (6, 6, 1, 1, 1, 1, 3, 6))[0]  # few of the steps that close a connection at once
         if kind == 0:
             peer.log(chance.spoil(real))
         elif kind == 1:
@@ -157,7 +157,7 @@ def steps(chance: Chance, peer: Peer) -> Iterator[bytes]:
 
 
 def attack(address: str, seed: str) -> None:
-    """Be one peer."""
+    """Run one peer."""
     chance = Chance(seed)
     fds = chance.descriptors() if chance.draw.random() < 0.5 else []
     peer = Peer(address, chance.draw.choice((7, None, 8)), ("stdout", "stderr") if fds else (), fds)
@@ -165,18 +165,18 @@ def attack(address: str, seed: str) -> None:
         os.close(fd)
     with contextlib.closing(peer):
         set_kernel_timeout(peer.sock, 2.0)
-        if chance.draw.random() < 0.8:  # else it speaks before its turn
+        if chance.draw.random() < 0.8:  # otherwise it would send before its turn
             peer.join()
         for data in steps(chance, peer):
             peer.send(data)
 
 
 def main(address: str, seed: str) -> None:
-    """Be peers, one after another, until this process is ended; write a dot for each."""
+    """Run peers, one after another, until this process is ended; write a dot for each."""
     os.chdir(tempfile.gettempdir())
     number = 0
     while True:
-        # Whatever the client's answer is, hanging up or silence, the next one tries.
+        # The next peer tries, whether the client disconnected or did not answer.
         with contextlib.suppress(OSError, EOFError, ProtocolError, ValueError):
             attack(address, f"{seed}.{number}")
         number += 1

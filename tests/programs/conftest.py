@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 collect_ignore = ["apps"]
-"""Programs, one of which is a test suite."""
+"""The test programs; one of them is itself a test suite."""

@@ -1,8 +1,8 @@
-"""Runs a program twice, with its own handlers and with ours, and compares what the two show.
+"""Runs a program twice, with its own handlers and with ours, and compares the output of both runs.
 
-A test gives a *scenario* to `same`: a function that starts a program in a `Place` and uses it as a person would. It runs in two
-places at once. What is shown is the program's stdout, its stderr and the files it logs to. They are compared line by line,
-without their order: processes that run at once have none.
+A test gives a *scenario* to `same`: a function that starts a program in a `Place` and uses it as a user would. It runs in two
+places at once. The output is the program's stdout, its stderr and its log files. They are compared line by line, ignoring
+order, because concurrent processes have no fixed order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.waiting import until
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
-"""Seconds for one step of a scenario: far beyond what any of them takes."""
+"""Seconds for one step of a scenario: far more than any step takes."""
 
 Pattern = tuple[str, str]
 
@@ -42,18 +42,18 @@ USUAL: tuple[Pattern, ...] = (
     (r"\d\d/\w{3}/\d{4}[: ]\d\d:\d\d:\d\d( [+-]\d{4})?", "TIME"),
     (r"0x[0-9a-f]{6,}", "0xN"),
 )
-"""What differs between two runs of any program, and what it is replaced by."""
+"""Patterns for text that differs between two runs of any program, with their replacements."""
 
 _STACKS_SEC = 5.0
 _STACKS_SIZE = 60_000
 
 EXIT_REPORT = (r"^ERROR meshlog\b", r"^    \S")
-"""Lines in which the client says that a process failed, and what it logged last."""
+"""Lines in which the client reports that a process failed, and what it logged last."""
 
 NORMAL_END = r"^INFO meshlog\b.* ended by "
-"""One line may be shown where a process ends as its program wants it to."""
+"""One such line may be shown when a process ends in the way its program intends."""
 
-# Python 3.12 and later say so where a program with threads forks. Our client is such a thread.
+# Python 3.12 and later give this warning when a program with threads forks. Our client runs such a thread.
 _QUIET = "ignore:This process:DeprecationWarning"
 
 
@@ -63,10 +63,10 @@ class Place:
 
     directory: Path
     handlers: str
-    """``plain``, ``mesh`` or ``each``; the programs find it in their environment (`apps/swap.py`)."""
+    """``plain``, ``mesh`` or ``each``; the programs read it from their environment (`apps/swap.py`)."""
     variables: dict[str, str]
     run_directory: Path
-    """Where the clients of this place have their directories."""
+    """The directory in which the clients of this place create their run directories."""
 
     @property
     def swapped(self) -> bool:
@@ -75,14 +75,14 @@ class Place:
 
     @cached_property
     def port(self) -> int:
-        """A port that nobody listens at."""
+        """A free port."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port: int = free.getsockname()[1]
             return port
 
     def environment(self) -> dict[str, str]:
-        """Return what a person's shell would have, with this Python's commands first."""
+        """Return the environment a user's shell would have, with this Python's commands first."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MESHLOG_", "PYTEST_", "COV_"))}
         return {
             **inherited,
@@ -103,7 +103,7 @@ class Place:
 
     @contextmanager
     def start(self, *command: str) -> Iterator[Program]:
-        """Start a program; at the end, whatever is left of it is killed."""
+        """Start a program; at the end, kill what is left of it."""
         words = [sys.executable, str(APPS / command[0]), *command[1:]] if command[0].endswith(".py") else list(command)
         out, err = self.directory / "stdout", self.directory / "stderr"
         with out.open("ab") as stdout, err.open("ab") as stderr:
@@ -119,7 +119,7 @@ class Place:
         try:
             yield Program(self, process)
         finally:
-            # All that is left of the session. It has ended by itself where the scenario went well.
+            # Kill all processes left in the session. In a successful scenario there are none.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -130,16 +130,16 @@ class Place:
         return {name: self.read(name) for name in names}
 
     def read(self, name: str) -> str:
-        """Return the present text of a file, with ``PLACE`` for the directory; of one that is not there yet, nothing."""
+        """Return the current text of a file, with ``PLACE`` for the directory. Empty if the file does not exist yet."""
         path = self.directory / name
         return path.read_text(errors="replace").replace(str(self.directory), "PLACE") if path.exists() else ""
 
     def says(self, size: int = 6000) -> str:
-        """Return the last part of all that was shown, for a message."""
+        """Return the last part of the whole output, for an error message."""
         return "\n".join(f"--- {self.handlers}, {name}\n{text[-size:]}" for name, text in self.shown().items())
 
     def until_shown(self, pattern: str, count: int = 1, name: str | None = None, timeout: float = DEADLINE) -> None:
-        """Wait until `count` lines that match stand in one file, or in all."""
+        """Wait until `count` matching lines are in one file, or in all files together."""
 
         def found() -> bool:
             texts = [self.read(name)] if name else self.shown().values()
@@ -157,11 +157,11 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """The id of its first process."""
+        """The pid of its first process."""
         return self.process.pid
 
     def ask(self, path: str = "/", timeout: float = DEADLINE) -> str:
-        """Send one request to the server, on a connection for it alone; return the answer."""
+        """Send one request to the server on its own connection; return the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.place.port, timeout=timeout)
         try:
             connection.request("GET", path, headers={"Connection": "close"})
@@ -170,12 +170,12 @@ class Program:
             connection.close()
 
     def until_answers(self, path: str = "/") -> str:
-        """Wait until the server answers, and return the answer. Only the request that is answered reaches the program."""
+        """Wait until the server answers; return the answer. Only the answered request reaches the program."""
         self.until_listens()
         return self.ask(path)
 
     def until_listens(self) -> None:
-        """Wait until a connection is accepted at the port. It is closed without a request."""
+        """Wait until the port accepts a connection. The connection is closed without a request."""
 
         def listens() -> bool:
             assert self.process.poll() is None, f"ended with {self.process.returncode}\n{self.place.says()}"
@@ -193,31 +193,31 @@ class Program:
         os.kill(pid or self.pid, number)
 
     def interrupt(self) -> None:
-        """Send SIGINT to all its processes, as Ctrl-C in a terminal does."""
+        """Send SIGINT to all its processes, as Ctrl-C on a terminal does."""
         os.killpg(self.pid, signal.SIGINT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, code: int = 0) -> None:
-        """Send a signal and wait for the end."""
+        """Send a signal and wait until the program ends."""
         self.send(number)
         self.ends(code)
 
     def ends(self, code: int = 0, timeout: float = DEADLINE) -> None:
-        """Wait for the end, and check the exit code."""
+        """Wait until the program ends, and check its exit code."""
         try:
             got = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(self.pid, signal.SIGRTMIN + 10)  # see `swap`
-            with contextlib.suppress(AssertionError):  # not every program has a thread that can say it
+            with contextlib.suppress(AssertionError):  # not every program has a thread that can report it
                 self.place.until_shown("most recent call first", len(self.workers()) + 1, "stderr", _STACKS_SEC)
             raise AssertionError(f"still runs after {timeout:g} s\n{self.place.says(_STACKS_SIZE)}") from None
         assert got == code, f"exit code {got}, expected {code}\n{self.place.says()}"
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of the children of a process that have not ended."""
+    """Return the pids of a process's children that have not ended."""
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
-        # A process that ended since is nobody's child.
+        # A process that ended since then has no parent.
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as stat:
             state, parent = stat.read().rpartition(")")[2].split()[:2]
             if int(parent) == pid and state != "Z":
@@ -238,7 +238,7 @@ def until_gone(pid: int) -> None:
     until(gone, DEADLINE, f"process {pid} to end")
 
 
-# README, "What is guaranteed": A drop-in. Every test of this folder calls it.
+# README, "What is guaranteed": a drop-in replacement. Every test of this folder calls it.
 def same(
     scenario: Callable[[Place], None],
     directory: Path,
@@ -257,22 +257,22 @@ def same(
     scenario : Callable[[Place], None]
         Runs the program.
     handlers : {"mesh", "each"}
-        How ours take the place of the program's: one for all that a logger has, or one for each.
+        How ours replace the program's: one for all handlers of a logger, or one for each.
     normal : sequence of (pattern, replacement)
-        What else may differ from run to run, beside `USUAL`; applied first.
+        What else may differ from run to run, in addition to `USUAL`; applied first.
     extra : sequence of str
-        Regular expressions; lines that match may be shown in addition where our handlers are used.
+        Regular expressions; matching lines may be shown in addition when our handlers are used.
     missing : sequence of str
-        Lines that match need not be shown: they are as often there as not, also with the program's own handlers.
+        Matching lines need not be shown: they appear in some runs only, also with the program's own handlers.
     variables : mapping
         For the environment of both.
     killed : bool
-        Whether the process that shows ends at once: its run directory then stays until the next client starts.
+        Whether the process that shows the logs ends at once: its run directory then stays until the next client starts.
 
     Returns
     -------
     Place
-        The one with our handlers, for what a test wants to look at beyond this.
+        The place with our handlers, for further checks by the test.
     """
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -294,7 +294,7 @@ def same(
 
 
 def temporary_directory() -> tempfile.TemporaryDirectory[str]:
-    """Return a short name for a run directory: a socket's path has little room."""
+    """Return a temporary directory with a short path for run directories: the path of a socket has a length limit."""
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="mlp-", dir=shared_memory, ignore_cleanup_errors=True)
 
@@ -302,7 +302,7 @@ def temporary_directory() -> tempfile.TemporaryDirectory[str]:
 def differences(
     plain: Mapping[str, str], mesh: Mapping[str, str], normal: Sequence[Pattern], extra: Sequence[str], missing: Sequence[str]
 ) -> list[str]:
-    """Name each line that is shown more or less often by the second, by file."""
+    """Name each line that the second place shows more or less often, by file."""
     problems = []
     for name in sorted({*plain, *mesh}):
         before, after = (Counter(lines(texts.get(name, ""), normal)) for texts in (plain, mesh))
@@ -314,7 +314,7 @@ def differences(
 
 
 def lines(text: str, normal: Sequence[Pattern]) -> list[str]:
-    """Return the lines of a text in which what differs from run to run is replaced."""
+    """Return the lines of a text, with everything that differs from run to run replaced."""
     for pattern, replacement in normal:
         text = re.sub(pattern, replacement, text)
     return text.splitlines()

@@ -1,4 +1,4 @@
-"""A Celery worker with its pool of processes: recycled after some tasks, killed in one, stopped warm and cold."""
+"""A Celery worker with its process pool: recycled after some tasks, killed in one, stopped warm and cold."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CHANCE = (
     (r"ForkPoolWorker-\d+", "ForkPoolWorker-N"),
     (r"celery@\S+", "celery@HOST"),
     (r"(exitcode|signal) ?\d+", r"\1 N"),
-    (r"Job: \d+", "Job: N"),  # in which order the tasks were taken
+    (r"Job: \d+", "Job: N"),  # the order in which tasks are taken
 )
-"""What differs from run to run."""
+"""Patterns for text that differs from run to run."""
 
 WORKER = (
     "celery",
@@ -38,8 +38,8 @@ WORKER = (
 @pytest.mark.parametrize(
     ("number", "code", "handlers"), [(signal.SIGTERM, 0, "mesh"), (signal.SIGTERM, 0, "each"), (signal.SIGINT, 1, "mesh")]
 )
-def test_tasks(number: signal.Signals, code: int, handlers: str, tmp_path: Path) -> None:
-    """Each process is recycled after two tasks."""
+def test_celery_shows_the_same_with_our_handlers(number: signal.Signals, code: int, handlers: str, tmp_path: Path) -> None:
+    """Each process is replaced after two tasks."""
 
     def scenario(place: Place) -> None:
         place.run("celery_app.py")
@@ -48,11 +48,11 @@ def test_tasks(number: signal.Signals, code: int, handlers: str, tmp_path: Path)
             place.until_shown(r"raised unexpected", 1, "stdout")
             worker.stop(number, code)
 
-    # Celery lets the system kill a process that idles when its thread of the parent ends (PR_SET_PDEATHSIG).
+    # Celery has the kernel kill an idle process when the parent's thread that started it ends (PR_SET_PDEATHSIG).
     same(scenario, tmp_path, handlers, normal=CHANCE, extra=[NORMAL_END, *EXIT_REPORT])
 
 
-def test_a_task_kills_its_process(tmp_path: Path) -> None:
+def test_celery_shows_the_same_when_a_task_kills_its_process(tmp_path: Path) -> None:
     def scenario(place: Place) -> None:
         place.run("celery_app.py")
         with place.start(*WORKER) as worker:

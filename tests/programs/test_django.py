@@ -1,4 +1,4 @@
-"""Django: its own server, with and without its reloader, under gunicorn, and a command with a pool of processes."""
+"""Django: its own server with and without its reloader, under gunicorn, and a command with a process pool."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CHANCE = (
     (r"\('127\.0\.0\.1', \d+\)", "HERE"),
     (r"(?m) 500 \d+$", " 500 SIZE"),
 )
-"""What differs from run to run. The page of an error shows the configuration."""
+"""Patterns for text that differs from run to run. An error page shows the configuration."""
 
 
 def use(server: Program) -> None:
-    """Send some requests, one that fails and one that is not logged among them."""
+    """Send some requests: one fails, and one is not logged."""
     for path in ("/", "/1", "/boom", "/health", "/2"):
         server.ask(path)
 
 
 @pytest.mark.parametrize("debug", ["yes", "no"])
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
-def test_its_own_server(handlers: str, debug: str, tmp_path: Path) -> None:
+def test_djangos_server_shows_the_same_with_our_handlers(handlers: str, debug: str, tmp_path: Path) -> None:
     def scenario(place: Place) -> None:
         with place.start("django-admin", "runserver", "--noreload", f"127.0.0.1:{place.port}") as server:
             server.until_listens()
@@ -40,8 +40,8 @@ def test_its_own_server(handlers: str, debug: str, tmp_path: Path) -> None:
     same(scenario, tmp_path, handlers, normal=CHANCE, variables={**VARIABLES, "DEBUG": debug})
 
 
-def test_its_reloader(tmp_path: Path) -> None:
-    """The process that watches applies the configuration, too; a changed file ends the one that serves."""
+def test_djangos_reloader_shows_the_same_with_our_handlers(tmp_path: Path) -> None:
+    """The watching process applies the configuration too; a changed file ends the serving process."""
 
     def scenario(place: Place) -> None:
         watched = place.directory / "watched.py"
@@ -62,13 +62,13 @@ def test_its_reloader(tmp_path: Path) -> None:
             server.interrupt()
             server.ends()
 
-    # The watching process waits a quarter second for the other after Ctrl-C (`subprocess.call` does), and kills it then.
+    # After Ctrl-C, the watching process waits a quarter second for the other (`subprocess.call` does), then kills it.
     same(scenario, tmp_path, normal=CHANCE, extra=EXIT_REPORT, variables={**VARIABLES, "DEBUG": "yes"})
 
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-sendfile"])
-def test_under_gunicorn(preload: str, tmp_path: Path) -> None:
-    """Without preloading, each worker applies the configuration for itself."""
+def test_django_under_gunicorn_shows_the_same_with_our_handlers(preload: str, tmp_path: Path) -> None:
+    """Without preloading, each worker applies the configuration itself."""
     need("gunicorn")
 
     def scenario(place: Place) -> None:
@@ -84,5 +84,5 @@ def test_under_gunicorn(preload: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_command_with_a_pool(method: str, tmp_path: Path) -> None:
+def test_a_django_command_with_a_pool_shows_the_same(method: str, tmp_path: Path) -> None:
     same(lambda place: place.run("django-admin", "restock", method), tmp_path, variables=VARIABLES)

@@ -13,8 +13,8 @@ from .running import APPS, Place, same
 
 
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
-def test_flask(handlers: str, tmp_path: Path) -> None:
-    """A filter and a formatter know the request; on threads, each its own."""
+def test_flask_shows_the_same_with_our_handlers(handlers: str, tmp_path: Path) -> None:
+    """A filter and a formatter read the current request; each thread has its own request."""
     need("flask")
 
     def scenario(place: Place) -> None:
@@ -28,8 +28,8 @@ def test_flask(handlers: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", ["0", "2"])
-def test_suite(count: str, tmp_path: Path) -> None:
-    """With ``-n 2`` a process of its own runs the tests, and captures what they write."""
+def test_a_pytest_suite_shows_the_same_with_our_handlers(count: str, tmp_path: Path) -> None:
+    """With ``-n 2``, separate processes run the tests and capture their output."""
     need("xdist")
     words = (
         sys.executable,

@@ -1,4 +1,4 @@
-"""gunicorn: its workers of every kind, reloads, upgrades, killed workers; its logs in three places."""
+"""gunicorn: every kind of worker, reloads, upgrades, killed workers; its logs go to three places."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ KINDS: dict[str, tuple[str, ...]] = {
     "gevent": ("gevent",),
     "uvicorn_worker.UvicornWorker": ("uvicorn_worker",),
 }
-"""The kinds of workers, and the packages each needs."""
+"""The kinds of workers, and the packages each kind needs."""
 
 CHANCE = (
     (r"pid: ?\d+", "pid:N"),
     (r"pid \d+", "pid N"),
 )
-"""What differs from run to run."""
+"""Patterns for text that differs from run to run."""
 
 LATE = ("Worker exiting", "was sent SIG(KILL|TERM)")
-"""gunicorn often kills a worker of gevent that had nothing to do: it does not end in time, whichever handlers it has. A second
-SIGTERM may also meet it in the interpreter's end, where Python no longer handles signals."""
+"""gunicorn often kills an idle gevent worker because it does not end in time, whichever handlers it has. A second SIGTERM
+may also arrive while the interpreter exits, when Python no longer handles signals.
+"""
 
 
 def command(worker_class: str = "sync") -> tuple[str, ...]:
-    """Return the command that starts the server with one kind of worker; skip where it is not installed."""
+    """Return the command that starts the server with one kind of worker; skip if that kind is not installed."""
     for package in KINDS[worker_class]:
         need(package)
     return "gunicorn", "-c", "python:gunicorn_conf", "gunicorn_app:" + ("asgi" if "uvicorn" in worker_class else "app")
@@ -45,21 +46,21 @@ def command(worker_class: str = "sync") -> tuple[str, ...]:
 def same_but_for_late(
     scenario: Callable[[Place], None], worker_class: str, directory: Path, handlers: str = "mesh", **variables: str
 ) -> None:
-    """Compare; workers of gevent may be killed as they end, and our client says so."""
+    """Compare both runs; gevent workers may be killed as they end, and our client reports that."""
     late = worker_class == "gevent"
     extra, missing = (EXIT_REPORT, LATE) if late else ((), ())
     same(scenario, directory, handlers, normal=CHANCE, extra=extra, missing=missing, variables=variables)
 
 
 def until_ready(server: Program, workers: int = 2) -> None:
-    """Wait until all workers that were started so far have booted, and the server listens."""
+    """Wait until all workers started so far have booted and the server listens."""
     uvicorn = "uvicorn" in server.place.variables.get("WORKER_CLASS", "")
     server.place.until_shown("Application startup complete" if uvicorn else "Booting worker", workers, "error.log")
     server.until_listens()
 
 
 def use(server: Program, count: int = 4) -> None:
-    """Send some requests, one that fails among them."""
+    """Send some requests, one of which fails."""
     for number in range(count):
         server.ask(f"/{number}")
     server.ask("/boom")
@@ -67,7 +68,7 @@ def use(server: Program, count: int = 4) -> None:
 
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
 @pytest.mark.parametrize("worker_class", KINDS)
-def test_requests(worker_class: str, handlers: str, tmp_path: Path) -> None:
+def test_gunicorn_shows_the_same_with_our_handlers(worker_class: str, handlers: str, tmp_path: Path) -> None:
     def scenario(place: Place) -> None:
         with place.start(*command(worker_class)) as server:
             until_ready(server)
@@ -79,7 +80,7 @@ def test_requests(worker_class: str, handlers: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("worker_class", KINDS)
 @pytest.mark.parametrize("preload", ["yes", "no"])
-def test_reload(preload: str, worker_class: str, tmp_path: Path) -> None:
+def test_gunicorn_shows_the_same_when_it_reloads(preload: str, worker_class: str, tmp_path: Path) -> None:
     """HUP applies the configuration again and replaces the workers."""
 
     def scenario(place: Place) -> None:
@@ -99,7 +100,7 @@ def test_reload(preload: str, worker_class: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("worker_class", KINDS)
-def test_a_worker_is_killed(worker_class: str, tmp_path: Path) -> None:
+def test_gunicorn_shows_the_same_when_a_worker_is_killed(worker_class: str, tmp_path: Path) -> None:
     def scenario(place: Place) -> None:
         with place.start(*command(worker_class)) as server:
             until_ready(server)
@@ -113,8 +114,8 @@ def test_a_worker_is_killed(worker_class: str, tmp_path: Path) -> None:
     same(scenario, tmp_path, normal=CHANCE, extra=EXIT_REPORT, missing=missing, variables={"WORKER_CLASS": worker_class})
 
 
-def test_workers_come_and_go(tmp_path: Path) -> None:
-    """TTIN and TTOU change their number."""
+def test_gunicorn_shows_the_same_when_workers_are_added_and_removed(tmp_path: Path) -> None:
+    """TTIN and TTOU change the number of workers."""
 
     def scenario(place: Place) -> None:
         with place.start(*command()) as server:
@@ -125,14 +126,14 @@ def test_workers_come_and_go(tmp_path: Path) -> None:
             server.send(signal.SIGTTOU)
             until(lambda: len(server.workers()) == 2, what="a worker to end")
             use(server)
-            # A client has its answer before the worker is done with the request, and SIGINT interrupts that.
+            # The HTTP client gets its answer before the worker has finished the request, and SIGINT interrupts the rest.
             place.until_shown("by gunicorn.access", 8, "access.log")
             server.stop(signal.SIGINT)
 
     same(scenario, tmp_path, normal=CHANCE, missing=["was sent SIGTERM"])
 
 
-def test_upgrade(tmp_path: Path) -> None:
+def test_gunicorn_shows_the_same_when_it_is_upgraded(tmp_path: Path) -> None:
     """USR2 starts a second server beside the first, which then ends."""
 
     def scenario(place: Place) -> None:
@@ -151,8 +152,8 @@ def test_upgrade(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to be root")
-def test_workers_of_another_user(tmp_path: Path) -> None:
-    """They can import and open nothing of root's, and have all they need: the application is loaded before."""
+def test_gunicorn_shows_the_same_with_workers_of_another_user(tmp_path: Path) -> None:
+    """Those workers cannot import or open root's files, and do not need to: the application is loaded before they start."""
 
     def scenario(place: Place) -> None:
         with place.start(*command()) as server:
@@ -164,8 +165,8 @@ def test_workers_of_another_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preload", ["yes", "no"])
-def test_one_console(preload: str, tmp_path: Path) -> None:
-    """All its logs propagate to one handler."""
+def test_gunicorn_shows_the_same_with_one_console_handler(preload: str, tmp_path: Path) -> None:
+    """All its loggers propagate to one handler."""
 
     def scenario(place: Place) -> None:
         with place.start(*command()) as server:

@@ -1,4 +1,4 @@
-"""Programs that log by another library, or show by one."""
+"""Programs that log through another library, or show their output through one."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ OURS = (
     (r"\{, ", "{"),
     (r" (coords=\{\}|hostname=\S+|(local_)?rank=\d|stream=None)", ""),
 )
-"""What a record has in addition at the client, and formatters that show every attribute show."""
+"""Attributes that a record has only at the client; formatters that show every attribute show them."""
 
 
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
 @pytest.mark.parametrize("method", METHODS)
-def test_structlog(method: str, handlers: str, tmp_path: Path) -> None:
+def test_structlog_shows_the_same_with_our_handlers(method: str, handlers: str, tmp_path: Path) -> None:
     need("structlog")
     same(lambda place: place.run("structlog_app.py", method), tmp_path, handlers, normal=OURS)
 
 
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
 @pytest.mark.parametrize("method", METHODS)
-def test_python_json_logger(method: str, handlers: str, tmp_path: Path) -> None:
+def test_python_json_logger_shows_the_same_with_our_handlers(method: str, handlers: str, tmp_path: Path) -> None:
     need("pythonjsonlogger")
     same(lambda place: place.run("json_app.py", method), tmp_path, handlers, normal=OURS)
 
 
 @pytest.mark.parametrize("way", ["into", "from"])
 @pytest.mark.parametrize("method", METHODS)
-def test_loguru(method: str, way: str, tmp_path: Path) -> None:
+def test_loguru_shows_the_same_with_our_handlers(method: str, way: str, tmp_path: Path) -> None:
     need("loguru")
     same(lambda place: place.run("loguru_app.py", way, method), tmp_path)
 
 
-def test_absl(tmp_path: Path) -> None:
+def test_absl_shows_the_same_with_our_handlers(tmp_path: Path) -> None:
     need("absl")
     stamp = (r"(?m)^([IWE])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", r"\1 ")
     same(lambda place: place.run("absl_app.py"), tmp_path, normal=[stamp])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rich(method: str, tmp_path: Path) -> None:
+def test_rich_shows_the_same_with_our_handlers(method: str, tmp_path: Path) -> None:
     need("rich")
     same(lambda place: place.run("rich_app.py", method), tmp_path)

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: bars and log lines beside each other, none drawn over another."""
+"""What a user sees on a terminal: progress bars and log lines beside each other, none drawn over another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINES, COLUMNS = 60, 120
 
 
 def seen(place: Place, *words: str) -> list[str]:
-    """Run a program on a terminal; return the lines that a person sees at the end, those scrolled away included."""
+    """Run a program on a terminal; return the lines that a user sees at the end, including those scrolled away."""
     pyte = need("pyte")
     screen = pyte.HistoryScreen(COLUMNS, LINES, history=10_000, ratio=0.5)
     stream = pyte.ByteStream(screen)
@@ -43,7 +43,7 @@ def seen(place: Place, *words: str) -> list[str]:
             while select.select([outer], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 try:
                     data = os.read(outer, 65536)
-                except OSError:  # nobody holds the other end any more
+                except OSError:  # no process holds the other end any more
                     break
                 stream.feed(data)
             assert process.wait(max(0.1, deadline - time.monotonic())) == 0
@@ -56,8 +56,8 @@ def seen(place: Place, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["tqdm", "rich"])
-def test_bars_and_lines(kind: str, tmp_path: Path) -> None:
-    """Each line is there once, each bar is there at its end, once, and nothing stands in between that nobody wrote."""
+def test_bars_and_lines_do_not_overwrite_each_other(kind: str, tmp_path: Path) -> None:
+    """Each line appears once, each finished bar appears once, and no other text appears between them."""
     need("rich" if kind == "rich" else "tqdm")
     with temporary_directory() as run_directory:
         place = Place(tmp_path, "mesh", {}, Path(run_directory))

@@ -19,7 +19,7 @@ SERVER = "uvicorn_main.py"
 
 
 def use(server: Program, count: int = 4) -> None:
-    """Send some requests, one that fails among them."""
+    """Send some requests, one of which fails."""
     for number in range(count):
         server.ask(f"/{number}")
     server.ask("/boom")
@@ -27,7 +27,9 @@ def use(server: Program, count: int = 4) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
-def test_alone(handlers: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_uvicorn_alone_shows_the_same_with_our_handlers(
+    handlers: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     def scenario(place: Place) -> None:
         with place.start(SERVER) as server:
             server.until_listens()
@@ -38,8 +40,8 @@ def test_alone(handlers: str, number: signal.Signals, code: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("handlers", ["mesh", "each"])
-def test_workers(handlers: str, tmp_path: Path) -> None:
-    """Ctrl-C reaches all of them at once."""
+def test_uvicorn_with_workers_shows_the_same_with_our_handlers(handlers: str, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes at once."""
 
     def scenario(place: Place) -> None:
         with place.start(SERVER, "workers=2") as server:
@@ -52,8 +54,8 @@ def test_workers(handlers: str, tmp_path: Path) -> None:
     same(scenario, tmp_path, handlers, missing=["Terminated child process"])
 
 
-def test_a_worker_is_killed(tmp_path: Path) -> None:
-    """It is replaced."""
+def test_uvicorn_shows_the_same_when_a_worker_is_killed(tmp_path: Path) -> None:
+    """uvicorn replaces the worker."""
 
     def scenario(place: Place) -> None:
         with place.start(SERVER, "workers=2") as server:
@@ -69,7 +71,7 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
 
 
 def change(watched: Path, place: Place, times: int) -> None:
-    """Change a file until the reloader notices: it looks every quarter second, and at first only notes the time."""
+    """Change a file until the reloader notices: it looks every quarter second, and its first look only notes the time."""
 
     def noticed() -> bool:
         if len(re.findall("detected changes", place.read("stderr"))) >= times:
@@ -80,7 +82,7 @@ def change(watched: Path, place: Place, times: int) -> None:
     until(noticed, DEADLINE, place.says, interval=0.05)
 
 
-def test_reload(tmp_path: Path) -> None:
+def test_uvicorn_shows_the_same_when_it_reloads(tmp_path: Path) -> None:
     """Each new process applies the configuration again."""
 
     def scenario(place: Place) -> None:

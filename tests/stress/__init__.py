@@ -1,8 +1,8 @@
-"""Faults, tried many times. Not collected by pytest: it takes minutes, and ends with a table. See `__main__`.
+"""Faults, each tried many times. Not collected by pytest: a run takes minutes and ends with a table. See `__main__`.
 
 ::
 
-    fault -> Scene: a client that counts, workers that log -> Counts: sent, received, lost, twice, the longest call
+    fault -> Scene: a client that counts, workers that log -> Counts: sent, received, lost, duplicated, the longest call
 """
 
 from __future__ import annotations

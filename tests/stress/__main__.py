@@ -1,10 +1,10 @@
 """Try every fault many times::
 
-    python -m tests.stress --tries 20      the long form: above a thousand kills, some forty minutes
-    python -m tests.stress --short         each once, without those that take long: a minute or two
+    python -m tests.stress --tries 20      the long form: more than a thousand kills, about forty minutes
+    python -m tests.stress --short         each fault once, without the slow ones: a minute or two
 
-It prints a table, and ends with 1 if anything was lost, shown twice or held up. ``--only WORD`` (again and again) chooses
-those with the word in their names; ``--list`` names them all.
+It prints a table. It exits with 1 if anything was lost, shown twice or delayed too long. ``--only WORD`` (repeatable) chooses
+the faults with the word in their names; ``--list`` prints all names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs of their own that take part in a trial: workers with an interpreter of their own, and clients that can be killed."""
+"""Separate programs that take part in a trial: workers with their own interpreter, and clients that can be killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tally import Lane, Tally
 
 
 class Program:
-    """A fresh interpreter that runs one of the functions below, with the manners of a `multiprocessing.Process`."""
+    """A new interpreter that runs one of the functions below. It has the interface of a `multiprocessing.Process`."""
 
     def __init__(self, address: str, tally: Tally, lanes: list[Lane], how: str) -> None:
         words = [sys.executable, "-c", f"from tests.stress import apart; apart.{how}", tally.path, str(lanes[0].number)]
@@ -32,15 +32,15 @@ class Program:
 
     @property
     def exitcode(self) -> int | None:
-        """As that of a process."""
+        """The exit code, as of a process."""
         return self._popen.poll()
 
     def is_alive(self) -> bool:
-        """Tell whether it still runs."""
+        """Tell whether it is still running."""
         return self._popen.poll() is None
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
+        """Wait until it ends."""
         try:
             self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -51,7 +51,7 @@ class Program:
         self._popen.kill()
 
     def close(self) -> None:
-        """Forget it."""
+        """Release its resources."""
 
 
 def log_on_lane(path: str, number: str) -> None:
@@ -84,31 +84,31 @@ def by_return() -> None:
 
 
 def by_sys_exit() -> NoReturn:
-    """The same, by `sys.exit`."""
+    """The same, ending with `sys.exit`."""
     _log(_ready()[1][0])
     sys.exit(3)
 
 
 def by_error() -> NoReturn:
-    """The same, by an exception."""
+    """The same, ending with an exception."""
     _log(_ready()[1][0])
     raise SystemExit("told as an error")
 
 
 def by_os_exit() -> NoReturn:
-    """The same, by `os._exit`."""
+    """The same, ending with `os._exit`."""
     _log(_ready()[1][0])
     os._exit(5)
 
 
 def by_abort() -> NoReturn:
-    """The same, by SIGABRT."""
+    """The same, ending with SIGABRT."""
     _log(_ready()[1][0])
     os.abort()
 
 
 def in_a_thread() -> None:
-    """`sys.exit` in a thread, while others log."""
+    """Call `sys.exit` in a thread while other threads log."""
     _, lanes = _ready()
 
     def leave() -> NoReturn:
@@ -122,7 +122,7 @@ def in_a_thread() -> None:
 
 
 def with_threads() -> None:
-    """The main thread ends; others, which the interpreter waits for, still log."""
+    """End the main thread while other threads, which the interpreter waits for, still log."""
     _, lanes = _ready()
     for lane in lanes[1:4]:
         threading.Thread(target=_log, args=(lane, 10_000)).start()
@@ -130,7 +130,7 @@ def with_threads() -> None:
 
 
 def with_daemon_threads() -> None:
-    """The main thread ends; others, which nobody waits for, still log."""
+    """End the main thread while daemon threads, which the interpreter does not wait for, still log."""
     _, lanes = _ready()
     for lane in lanes[1:4]:
         threading.Thread(target=_log, args=(lane, 10_000_000), daemon=True).start()
@@ -138,7 +138,7 @@ def with_daemon_threads() -> None:
 
 
 def with_atexit() -> None:
-    """More is logged at exit, and by what is collected last."""
+    """Log more at exit, and in the finalizers that run last."""
     _, lanes = _ready()
 
     class Last:
@@ -154,7 +154,7 @@ def with_atexit() -> None:
 
 
 def with_a_full_journal() -> None:
-    """Much is logged by what is collected when no thread runs any more."""
+    """Log a lot in finalizers when no thread runs any more."""
     _, lanes = _ready()
 
     class Last:
@@ -172,7 +172,7 @@ def with_a_full_journal() -> None:
 
 
 def run_client(connection: Connection, path: str) -> None:
-    """Run a client; tell its address; answer each question with what was received, until there are no more."""
+    """Run a client. Send its address, then answer each question with what was received, until the questions end."""
     logging.getLogger().handlers.clear()
     counting = Counting()
     counting.tally = Tally(path)

@@ -1,4 +1,4 @@
-"""Faults of the client: it is killed or stopped, and its handlers raise, hang and dawdle."""
+"""Faults of the client: it is killed or stopped, and its handlers raise, hang and are slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .scene import DEADLINE, Scene
 
 
 def _apart(scene: Scene) -> tuple[Any, Any]:
-    """Start a client in a process of its own; return it and the connection to it."""
+    """Start a client in a separate process; return the process and the connection to it."""
     context: Any = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     proc = context.Process(target=apart.run_client, args=(theirs, scene.tally.path))
@@ -83,7 +83,7 @@ def stop_in_order(scene: Scene) -> None:
     client.stop()
     scene.at_work(500)
     scene.lose_client()
-    # Workers without handlers of their own say WARNING and above on stderr, as plain logging does, with its traceback.
+    # Workers without handlers log WARNING and above to stderr, as plain logging does, with the traceback.
     scene.allowed = r"^Traceback|^ValueError: in a worker$|^ +raise ValueError\(\"in a worker\"\)$"
 
 
@@ -125,7 +125,7 @@ def dawdles(scene: Scene) -> None:
     with scene.small_journals():
         scene.start(count=2)
     time.sleep(1)
-    scene.stall = 10 + 1  # what the policy to wait allows
+    scene.stall = 10 + 1  # the time that the "block" policy allows
     scene.tally.stop()
     scene.counting.before = None
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from .tally import NAME, Lane, Tally
 
 Numbers = Mapping[int, "array[int]"]
-"""The numbers of the records that arrived, by lane, as they came."""
+"""The numbers of the records that arrived, by lane, in order of arrival."""
 
 
 class Counting(logging.Handler):
     """A client's handler that notes the lane and number of each record.
 
-    `before` is called with each of them first: it may raise, hang or take its time. `others` are records that no lane
-    logged: captured lines, and what the mesh itself has to say.
+    `before` is called with each record first: it may raise, hang or be slow. `others` are records that belong to no lane:
+    captured lines, and records of the mesh itself.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Counting(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """Note a record."""
         if record.name == NAME:
-            lane, number, *_ = record.args  # type: ignore[misc]  # a tuple of two at least
-            self.numbers[lane].append(number)  # type: ignore[index, arg-type]  # numbers, by the template
+            lane, number, *_ = record.args  # type: ignore[misc]  # a tuple of at least two
+            self.numbers[lane].append(number)  # type: ignore[index, arg-type]  # numbers, according to the template
             if self.tally is not None:
                 Lane(self.tally, lane).see(number)  # type: ignore[arg-type]  # as above
             if self.before is not None:
@@ -44,9 +44,9 @@ class Counting(logging.Handler):
 
 @dataclass
 class Counts:
-    """What was sent and what arrived, of one try or of many.
+    """What was sent and what arrived, in one try or many.
 
-    The longest call of a survivor, in seconds; and that where it was to wait, for a client that is slow or stands still.
+    `longest` is a survivor's longest call in seconds; `waited` is the same where calls must wait, for a slow or stopped client.
     """
 
     kills: int = 0
@@ -60,7 +60,7 @@ class Counts:
     problems: list[str] = field(default_factory=list)
 
     def add(self, other: Counts) -> None:
-        """Add those of another try."""
+        """Add the counts of another try."""
         self.kills += other.kills
         self.sent += other.sent
         self.received += other.received
@@ -73,9 +73,9 @@ class Counts:
 
 
 def judge(lanes: Sequence[Lane], numbers: Numbers, dropped: int) -> Counts:
-    """Compare what arrived with what was logged; `dropped` is what the client says was dropped.
+    """Compare what arrived with what was logged; `dropped` is the client's own count of dropped records.
 
-    Lost is what a call that returned has logged, and neither arrived nor was counted as dropped.
+    A record is lost if its logging call returned, and it neither arrived nor was counted as dropped.
     """
     counts = Counts(dropped=dropped)
     all_missing = unexcused = 0
@@ -95,7 +95,7 @@ def judge(lanes: Sequence[Lane], numbers: Numbers, dropped: int) -> Counts:
         missing = [number for number in range(lane.begun) if number not in once]
         all_missing += len(missing)
         if missing and missing[-1] == lane.begun - 1 and lane.begun > lane.returned + lane.broken:
-            missing.pop()  # the call that was under way: it may have logged, or been counted as dropped, or neither
+            missing.pop()  # the unfinished call: its record may have been logged, counted as dropped, or neither
         if len(missing) > lane.broken:
             unexcused += len(missing) - lane.broken
             told.append(

@@ -1,4 +1,4 @@
-"""Faults of the disk: it is full, or cannot be written."""
+"""Faults of the disk: it is full, or cannot be written to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .workers import Worker, at_work
 
 @contextlib.contextmanager
 def small_disk(scene: Scene, size: str) -> Iterator[Path]:
-    """Mount a small file system in memory; where that is not allowed, files of this process can only be small."""
+    """Mount a small file system in memory; if mounting is not allowed, limit the size of this process's files."""
     place = scene.directory / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
@@ -38,11 +38,11 @@ def fills_up(scene: Scene) -> None:
         scene.show(log_dir=str(place))
         scene.start(count=3)
         scene.at_work(500)
-        with contextlib.suppress(OSError), open(place / "other", "wb", buffering=0) as other:  # as much as there is room for
+        with contextlib.suppress(OSError), open(place / "other", "wb", buffering=0) as other:  # fill all the space there is
             while True:
                 other.write(bytes(4096))
         scene.at_work(500)
-        scene.start(count=1)  # for whom there is no journal
+        scene.start(count=1)  # there is no journal for this worker
         scene.at_work(50)
 
 
@@ -62,11 +62,11 @@ def read_only(scene: Scene) -> None:
         scene.show(log_dir=str(place))
         scene.start(count=3)
         scene.at_work(500)
-        # Whoever has a file open may go on writing it.
+        # A process that has a file open may continue to write to it.
         for words in (["--bind", str(place), str(place)], ["-o", "remount,bind,ro", str(place)]):
             if not subprocess.run(["mount", *words], capture_output=True).returncode and words[0] == "--bind":
                 scene.undo.append(lambda: subprocess.run(["umount", "-l", str(place)], check=True))
-        if os.access(place, os.W_OK):  # nobody lets us mount
+        if os.access(place, os.W_OK):  # mounting is not allowed
             os.chmod(place, 0o500)
         scene.at_work(500)
         scene.start(count=1)

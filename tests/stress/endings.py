@@ -1,4 +1,4 @@
-"""How a whole interpreter ends, with records that were not shipped yet."""
+"""The ways in which an interpreter can end, with records that were not shipped yet."""
 
 from __future__ import annotations
 

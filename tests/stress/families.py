@@ -1,4 +1,4 @@
-"""Faults of families: workers that fork, become daemons, or become another program."""
+"""Faults with forks: workers that fork, become daemons, or replace themselves with another program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .workers import Worker, at_work
 
 
 def fork(child: Callable[[], object]) -> int:
-    """Run `child` in a forked process, which then leaves by `os._exit`; return its pid."""
+    """Run `child` in a forked process, which then exits with `os._exit`; return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -35,7 +35,7 @@ def fork(child: Callable[[], object]) -> int:
 
 
 def reap(pids: Sequence[int]) -> None:
-    """Wait for children; all must have ended in order."""
+    """Wait for children; all must have exited normally."""
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert not any(codes), f"children ended with {codes}"
 
@@ -69,7 +69,7 @@ def storm(scene: Scene) -> None:
 
 @fault("forks while the journal is full")
 def storm_while_full(scene: Scene) -> None:
-    """What is inherited is the state of somebody who waits for room. The children join while the client is busy."""
+    """Children inherit the state of a thread that waits for room. They join while the client is busy."""
 
     def work(worker: Worker) -> None:
         worker.join()
@@ -79,13 +79,13 @@ def storm_while_full(scene: Scene) -> None:
             pids = [fork(lambda: None) for _ in range(20)]
             if worker.spares:
                 lane = worker.spare()
-                pids.append(fork(lambda lane=lane: log_some(lane, 1)))  # type: ignore[misc]  # a default binds it
+                pids.append(fork(lambda lane=lane: log_some(lane, 1)))  # type: ignore[misc]  # bound by a default argument
             reap(pids)
         for thread in threads:
             thread.join()
 
     scene.counting.before = lambda _: time.sleep(0.0002)
-    scene.stall = 10 + 1  # what the policy to wait allows: the client has a mebibyte of each worker to show, and is slow
+    scene.stall = 10 + 1  # the "block" policy allows this: the client has a mebibyte of each worker to show, and is slow
     with scene.small_journals():
         scene.start(work, 2)
     scene.at_work(3)
@@ -157,7 +157,7 @@ def daemons(scene: Scene) -> None:
     def work(worker: Worker) -> None:
         joined = worker.rng.random() < 0.5
         if joined:
-            worker.join()  # and so the daemon inherits a membership, with or without a thread that logs
+            worker.join()  # so the daemon inherits a membership, with or without a thread that logs
             log_some(worker.lanes[1], 1000)
             if worker.rng.random() < 0.5:
                 worker.in_thread(worker.log_on, 2)

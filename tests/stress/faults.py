@@ -1,4 +1,4 @@
-"""The faults, by name; and how each is tried."""
+"""The faults by name, and how each is tried."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Fault:
     name : str
         For the table.
     strike : Callable[[Scene], object]
-        Starts workers, and lets it happen to them.
+        Starts workers and causes the fault.
     short : bool
-        Whether it is also tried where there is a minute for all of them.
+        Whether the short form, which tries all faults in a minute or two, includes it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Fault:
     short: bool
 
     def attempt(self, seed: object) -> Counts:
-        """Try it once. The same seed makes the same choices; what the machine makes of them is another matter."""
+        """Try the fault once. The same seed makes the same choices, but timing on the machine still varies."""
         rng = random.Random(f"{self.name} {seed}")
         directory = Path(tempfile.mkdtemp(prefix="meshlog-fault-"))
         said = directory / "stderr"

@@ -1,14 +1,14 @@
-"""A coverage-guided fuzzer looks for bytes that do what no bytes may do::
+"""A coverage-guided fuzzer looks for bytes that break the decoders::
 
     pip install atheris
     python -m tests.stress.fuzz decoders -max_total_time=600
     python -m tests.stress.fuzz source -max_total_time=600 /some/directory/for/its/finds
 
-What follows the target goes to libFuzzer. It ends with an error, and leaves the bytes in a file, if a decoder raises
-anything but `ProtocolError`, or takes long, or much memory. `decoders`: frames, data, messages, entries. `source`: all of
-them at once, as what one proc sends, with what it does to counters and inbox.
+Arguments after the target go to libFuzzer. It exits with an error, and leaves the bytes in a file, if a decoder raises
+anything except `ProtocolError`, takes a long time or uses much memory. `decoders`: frames, data, messages, entries. `source`:
+all of them together, as one proc's input, including its effect on counters and inbox.
 
-atheris is no dependency of the tests: it exists for few platforms, and a run of it never ends by itself.
+atheris is not a dependency of the tests: it exists for few platforms, and it runs until it is stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_ITEMS: Final = 1000
 
 
 def _import_watched() -> Any:
-    """Return the package's modules, made such that the fuzzer sees which branches they take."""
+    """Return the package's modules, instrumented so that the fuzzer sees which branches they take."""
     import atheris
 
     with atheris.instrument_imports(include=["meshlog_handler"]):
@@ -40,7 +40,7 @@ def _import_watched() -> Any:
 
 
 def decoders(watched: Any) -> Callable[[bytes], None]:
-    """Return what gives bytes to each decoder; the first byte says which."""
+    """Return a function that passes bytes to one of the decoders; the first byte chooses the decoder."""
     messages, refused = watched.messages, watched.errors.ProtocolError
 
     def records(data: bytes) -> None:
@@ -71,14 +71,14 @@ def decoders(watched: Any) -> Callable[[bytes], None]:
 
     def test(data: bytes) -> None:
         if data:
-            with contextlib.suppress(refused):  # the one answer to bytes that are wrong
+            with contextlib.suppress(refused):  # the only allowed answer to malformed bytes
                 chosen[data[0] % len(chosen)](data[1:])
 
     return test
 
 
 def source(watched: Any) -> Callable[[bytes], None]:
-    """Return what lets a proc send bytes: whole frames whose kinds and payloads are drawn from the bytes, or bare ones."""
+    """Return a function that acts as a proc: it sends whole frames with kinds and payloads from the bytes, or raw bytes."""
     frames, start, refused = watched.frames, watched.layout.START, watched.errors.ProtocolError
     hello = watched.messages.Hello(1, "here", 0, None, "", (), True, 0.0)
 
@@ -86,7 +86,7 @@ def source(watched: Any) -> Callable[[bytes], None]:
         given = watched.fuzzer.FuzzedDataProvider(data)
         proc = watched.peer.Source(None, hello, 0, "", {}, {}, 1000, 1)
         at, received = start, 0
-        with contextlib.suppress(refused):  # its connection would be closed now
+        with contextlib.suppress(refused):  # a client would now close its connection
             while given.remaining_bytes():
                 kind = given.ConsumeIntInRange(0, 4)
                 payload = given.ConsumeBytes(given.ConsumeIntInRange(0, 400))

@@ -1,4 +1,4 @@
-"""Faults inside of a worker: what other code in the same process does to it."""
+"""Faults inside a worker: effects of other code in the same process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .workers import Worker, at_work
 
 
 def _run(scene: Scene, work: Callable[[Worker], object], seconds: float = 0.4, **options: Any) -> None:
-    """Let some workers do this beside others, and all of them come to their end in order."""
+    """Let some workers do this while others log; all of them must end normally."""
     scene.start(at_work, 1)
     if scene.rng.random() < 0.5:
         with scene.small_journals():
@@ -40,7 +40,7 @@ def _run(scene: Scene, work: Callable[[Worker], object], seconds: float = 0.4, *
 
 @contextlib.contextmanager
 def own_files(count: int) -> Iterator[None]:
-    """Open some files, which get the lowest free numbers, and see that nobody touches them."""
+    """Open some files, which get the lowest free numbers, and check that nothing else uses them."""
     content = b"mine " * 100_000
     files = []
     for _ in range(count):
@@ -76,7 +76,7 @@ def no_descriptor(scene: Scene) -> None:
         worker.log_on(until=lambda: worker.lanes[0].returned >= count)
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         held = []
-        with contextlib.suppress(OSError):  # that was the last one
+        with contextlib.suppress(OSError):  # no descriptor is free any more
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))
         worker.log_on()
@@ -90,10 +90,10 @@ def no_descriptor(scene: Scene) -> None:
 
 
 class Interrupt(BaseException):
-    """What comes out of nowhere."""
+    """An exception that may arrive anywhere."""
 
 
-# Where it comes in a callback of a weak reference, Python can only print it. Of an error, the last line tells as well.
+# If it is raised in the callback of a weak reference, Python can only print it. The last line of a traceback is enough.
 _INTERRUPTED = "Interrupt|^(stderr: )?Traceback"
 
 
@@ -103,7 +103,7 @@ def throw(ident: int, error: type[BaseException]) -> None:
 
 
 def _silently(_: object) -> None:
-    """Say nothing of a thread that was killed on purpose."""
+    """Report nothing about a thread that was killed on purpose."""
 
 
 @fault("an exception in the forwarder's thread")
@@ -162,7 +162,7 @@ def raising_handler(scene: Scene) -> None:
 
         def handle(_: int, frame: Any) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.0005 + rng.random() * 0.004)
-            # In the middle of a call, and not of the counting of it.
+            # During the call, but not while it is being counted.
             if worker.lanes[0].inside and frame is not None and not frame.f_code.co_filename.endswith("tally.py"):
                 raise Interrupt
 
@@ -170,7 +170,7 @@ def raising_handler(scene: Scene) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
         worker.in_thread(worker.log_on, 1)
         while not worker.tally.stopped:
-            with contextlib.suppress(Interrupt):  # what the fault is about
+            with contextlib.suppress(Interrupt):  # what this fault is about
                 worker.log_on()
         signal.setitimer(signal.ITIMER_REAL, 0)
 

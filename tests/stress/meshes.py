@@ -1,4 +1,4 @@
-"""Faults of a mesh: a rank dies, stops or refuses in the middle of a change of configuration."""
+"""Faults of a mesh: a rank dies, stops or refuses during a change of configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PROBE: Final = "probe"
 
 
 def log_in_background(path: str, first: int) -> None:
-    """Log on a thread until told to end."""
+    """Log in a thread until told to end."""
     rank = current_rank()
     assert rank is not None
     tally = Tally(path)
@@ -45,12 +45,12 @@ def log_in_background(path: str, first: int) -> None:
 
 
 def configuration() -> tuple[int, list[str]]:
-    """Return what a configuration has changed."""
+    """Return the settings that a configuration has changed."""
     return logging.getLogger(_PROBE).level, sorted(type(each).__name__ for each in logging.getLogger(_PROBE).handlers)
 
 
 def handler(refuses: int | None, seconds: float) -> logging.Handler:
-    """Make a handler; refuse to on one rank."""
+    """Create a handler; fail on one rank."""
     time.sleep(seconds)
     if current_rank() == refuses:
         raise RuntimeError("not here")
@@ -58,7 +58,7 @@ def handler(refuses: int | None, seconds: float) -> logging.Handler:
 
 
 def config(level: int, refuses: int | None = None, seconds: float = 0.0) -> dict[str, Any]:
-    """Return a configuration that can be told from others."""
+    """Return a configuration that differs from all others."""
     made = {"()": f"{__name__}.handler", "refuses": refuses, "seconds": seconds}
     return {"version": 1, "handlers": {"made": made}, "loggers": {_PROBE: {"level": level, "handlers": ["made"]}}}
 
@@ -74,7 +74,7 @@ def mesh(scene: Scene) -> Iterator[ProcMesh]:
     procs = this_host().spawn_procs({"gpus": _RANKS}, start_method="fork", handlers=[scene.counting])
     try:
         procs.initialized.get(DEADLINE)
-        procs.logging_option(aggregate_window_sec=None).get(DEADLINE)  # each record is counted, and none is grouped
+        procs.logging_option(aggregate_window_sec=None).get(DEADLINE)  # each record is counted; none are grouped
         procs.call(log_in_background, scene.tally.path, lanes[0].number).get(DEADLINE)
         until(lambda: all(lane.returned > 10 for lane in lanes), DEADLINE, "all ranks to log")
         yield procs
@@ -97,7 +97,7 @@ def configure(procs: ProcMesh, wanted: dict[str, Any]) -> int:
 
 
 def check(scene: Scene, procs: ProcMesh, ranks: list[int], expected: int) -> None:
-    """See that all of these ranks have this configuration."""
+    """Check that all these ranks have this configuration."""
     found = procs.slice(ranks=ranks).call(configuration).get(DEADLINE)
     wanted = (expected, ["NullHandler"] if expected == _NEW else [])
     if set(map(repr, found)) != {repr(wanted)}:
@@ -105,7 +105,7 @@ def check(scene: Scene, procs: ProcMesh, ranks: list[int], expected: int) -> Non
 
 
 def in_the_middle(scene: Scene, procs: ProcMesh, act: Callable[[int], object], wanted: dict[str, Any]) -> tuple[int, int]:
-    """Change the configuration while something happens to a rank; return the level said, and the rank."""
+    """Change the configuration while something happens to a rank; return the requested level, and the rank."""
     victim = scene.rng.randrange(_RANKS)
     said: list[int] = []
     thread = threading.Thread(target=lambda: said.append(configure(procs, wanted)))

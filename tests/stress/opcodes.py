@@ -1,4 +1,4 @@
-"""Something happens between two steps of a function: between any two, for Python can be asked to stop at each."""
+"""Acts between two steps of a function. Any two will do: Python can be asked to stop at each step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _PACKAGE = os.path.dirname(meshlog_handler.__file__)
 
 
 def at_a_step_of(names: Collection[str], now: Callable[[], bool], act: Callable[[], object]) -> None:
-    """Call `act` before a step (a bytecode) of these functions, in this thread and those it starts, if `now` says so.
+    """Call `act` before a step (a bytecode) of these functions, in this thread and those it starts, if `now` returns True.
 
     Parameters
     ----------
     names : collection of str
-        Of functions of the package: ``module.function``, or ``module.*``.
+        Names of functions of the package: ``module.function``, or ``module.*``.
     now : Callable[[], bool]
-        Asked before each step, until it says True.
+        Called before each step, until it returns True.
     act : Callable[[], object]
-        What it raises, the function raises there.
+        If it raises, the function raises the same at that step.
     """
     told = False
 
@@ -48,12 +48,12 @@ def at_a_step_of(names: Collection[str], now: Callable[[], bool], act: Callable[
         frame.f_trace_lines = False
         return step
 
-    # Python 3.12 tells of bytecodes only if somebody has asked for them before the tracing begins.
+    # Python 3.12 reports bytecodes only if they were requested before the tracing begins.
     sys._getframe().f_trace_opcodes = True
     threading.settrace(call)
     sys.settrace(call)
 
 
 def kill_myself() -> None:
-    """Die at once, as by ``kill -9``."""
+    """Die at once, as with ``kill -9``."""
     os.kill(os.getpid(), signal.SIGKILL)

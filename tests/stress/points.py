@@ -1,4 +1,4 @@
-"""Workers are killed between two steps, or in the middle of one, of what they were doing."""
+"""Workers are killed between two steps of their work, or in the middle of a step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .opcodes import at_a_step_of, kill_myself
 from .scene import Scene
 from .workers import Worker, at_work
 
-# What is stepped through; and one in how many steps is the last.
+# The functions that are traced, and the average number of steps before the last one.
 POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "a logging call": (
         {"handler.handle", "handler.emit", "record_stream.append", "record_stream._append", "record_stream._put", "encode.*"},
@@ -87,7 +87,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
 
 
 def one_in(odds: int, rng: random.Random) -> Callable[[], bool]:
-    """Return what says yes once in so many times, on average."""
+    """Return a function that returns True once in `odds` calls, on average."""
     left = int(rng.expovariate(1 / odds))
 
     def now() -> bool:
@@ -99,7 +99,7 @@ def one_in(odds: int, rng: random.Random) -> Callable[[], bool]:
 
 
 def doomed(worker: Worker, names: Collection[str], odds: int) -> None:
-    """Work, with a step of these functions as the last; leave in order if it never comes."""
+    """Work, and die at a step of these functions; end normally if that step never comes."""
     at_a_step_of(names, one_in(odds, worker.rng), kill_myself)
     at_work(worker)
     meshlog_handler.uninstall()
@@ -121,7 +121,7 @@ def _log_large(msg: str, *args: object) -> None:
 
 
 def _strike(scene: Scene, work: Callable[..., object], names: Collection[str], odds: int, **options: Any) -> None:
-    if options:  # records are dropped where the client is slow
+    if options:  # a slow client makes workers drop records
         scene.counting.before = lambda _: time.sleep(0.0002)
     scene.start(at_work, 2, **options)
     scene.at_work()
@@ -160,7 +160,7 @@ def torn_record(worker: Worker) -> None:
         def torn(data: bytes) -> int:
             if now():
                 part = data[: worker.rng.randrange(len(data) + 1)]
-                # In one go of C: a thread that came in between could write on, or ship it, as none of a dead process can.
+                # One C call: a thread running in between could continue to write or ship it. No thread of a dead process can.
                 list(map(methodcaller("__call__"), (partial(write, part), partial(os.kill, os.getpid(), signal.SIGKILL))))
             return write(data)
 
@@ -191,7 +191,7 @@ def torn_side_file(worker: Worker) -> None:
     now, worker_join = one_in(20, worker.rng), worker.join
 
     def opening(path: str, mode: str) -> Any:
-        file = open(path, mode)  # noqa: SIM115 -- it is what open is replaced by that returns it
+        file = open(path, mode)  # noqa: SIM115 -- the replacement for open must return it
         write = file.write
 
         class Torn:

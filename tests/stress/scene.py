@@ -1,4 +1,4 @@
-"""The scene of a trial: a client that counts, workers that log, and what is asked of them when the fault has struck."""
+"""The scene of a trial: a client that counts, workers that log, and the checks after the fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .workers import Worker
 
 DEADLINE: Final = 60.0
 STALL: Final = 1.0
-"""Seconds that no call of a survivor may take."""
+"""The most seconds that a call of a survivor may take."""
 _MAX_TRACEBACK: Final = 60
 
 _ALARMING: Final = re.compile(r"Traceback|goes on after|cannot be read|sent what|sends what|connection was refused|Error", re.I)
@@ -40,7 +40,7 @@ class Scene:
     Parameters
     ----------
     rng : random.Random
-        Decides all that is left to chance.
+        Makes every random choice.
     directory : Path
         Empty, for this trial alone.
     """
@@ -53,16 +53,16 @@ class Scene:
         self.client: LogClient | None = None
         self.procs: list[BaseProcess | Program] = []
         self.lanes: list[list[Lane]] = []
-        self.struck: set[int] = set()  # whose calls the fault itself holds up
-        self.done: set[int] = set()  # who has ended by itself
+        self.struck: set[int] = set()  # workers whose calls the fault itself delays
+        self.done: set[int] = set()  # workers that have ended by themselves
         self.stall = STALL
-        self.allowed = ""  # a pattern of what may be complained of
+        self.allowed = ""  # a pattern of error output that is allowed
         self.problems: list[str] = []
         self.undo: list[Callable[[], object]] = []
-        self.apart: tuple[Any, Any] | None = None  # a client in a process of its own, and the connection to it
-        self.stats: Callable[[], Stats] | None = None  # of a client of somebody else's
+        self.apart: tuple[Any, Any] | None = None  # a client in a separate process, and the connection to it
+        self.stats: Callable[[], Stats] | None = None  # of a client that another component owns
         self.client_gone = False
-        self.kills = 0  # besides those of the workers
+        self.kills = 0  # in addition to those of the workers
         self._address = ""
 
     # -- before --------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Scene:
 
     @property
     def address(self) -> str:
-        """What workers join by."""
+        """The address that workers join."""
         return self._address or (self.client or self.show()).address
 
     @address.setter
@@ -99,11 +99,11 @@ class Scene:
     # -- during --------------------------------------------------------------------------------------------------
 
     def pause(self, longest: float = 0.03) -> None:
-        """Let a random time pass: the fault strikes at any instant."""
+        """Wait for a random time, so that the fault can strike at any moment."""
         time.sleep(self.rng.random() * longest)
 
     def at_work(self, more: int = 20, which: Sequence[int] | None = None) -> None:
-        """Wait until each of the workers, or of those that were not struck, has logged some records more."""
+        """Wait until each of these workers, or each worker that was not struck, has logged some more records."""
         chosen = [index for index in range(len(self.procs)) if index not in self.struck | self.done] if which is None else which
         goals = {index: self.lanes[index][0].returned + more for index in chosen}
 
@@ -129,14 +129,14 @@ class Scene:
 
     @contextmanager
     def held_up(self) -> Iterator[None]:
-        """Hold up the client's thread."""
+        """Block the client's thread."""
         assert self.client is not None
         with procs.held_up(self.client):
             yield
 
     @contextmanager
     def small_journals(self, size: int = 64 * 1024) -> Iterator[None]:
-        """Let the workers that are started here have small journals."""
+        """Give small journals to the workers that are started in this context."""
         os.environ[settings.JOURNAL_SIZE] = str(size)
         try:
             yield
@@ -144,17 +144,17 @@ class Scene:
             del os.environ[settings.JOURNAL_SIZE]
 
     def until_all_wait(self) -> None:
-        """Wait until no worker gets on any more."""
+        """Wait until no worker makes progress."""
         until(self.quiet, DEADLINE, "all workers to wait for room")
 
     def quiet(self) -> bool:
-        """Tell whether nothing of this scene has logged for a while."""
+        """Tell whether nothing in this scene has logged for a short while."""
         before = [lane.begun for lane in self.tally.lanes()]
         time.sleep(0.1)
         return before == [lane.begun for lane in self.tally.lanes()]
 
     def flush(self, timeout: float = DEADLINE) -> FlushReceipt:
-        """Flush; return the receipt in any case."""
+        """Flush; return the receipt even after a timeout."""
         assert self.client is not None
         try:
             return self.client.flush(timeout)
@@ -173,7 +173,7 @@ class Scene:
                 self.problems.append(f"worker {index} ended with {proc.exitcode}, not {codes}")
 
     def lose_client(self) -> None:
-        """Note that there is nobody any more to show what is logged: what is bad of it, workers say on their stderr."""
+        """Note that no client shows logs any more: workers then write their errors to stderr."""
         self.client_gone = True
         self.allowed = f"^meshlog: ERROR {NAME}: "
 
@@ -204,11 +204,11 @@ class Scene:
         return self.judge(dropped)
 
     def given_up(self) -> Counts:
-        """Return what can be said of a try that came to no end."""
+        """Return the counts of a try that did not finish."""
         return Counts(problems=self.problems)
 
     def judge(self, dropped: int | None) -> Counts:
-        """Compare what arrived with what was logged; None: there was nobody to show it."""
+        """Compare what arrived with what was logged. `dropped` is None if no client was left to show it."""
         exempt = {lane.number for index in self.struck for lane in self.lanes[index]}
         lanes, survivors = self.tally.lanes(), [lane for lane in self.tally.lanes() if lane.number not in exempt]
         if dropped is None:
@@ -230,7 +230,7 @@ class Scene:
         return counts
 
     def close(self) -> None:
-        """End what still runs, and close everything."""
+        """End everything that is still running, and close everything."""
         self.tally.stop()
         for proc in self.procs:
             if proc.is_alive():
@@ -241,7 +241,7 @@ class Scene:
             proc, connection = self.apart
             connection.close()
             proc.join(0 if self.problems else DEADLINE)
-            proc.kill()  # what has not ended was not to end: it may be stopped
+            proc.kill()  # a process that has not ended may be stopped
             proc.join()
             proc.close()
         if self.client is not None:
@@ -252,7 +252,7 @@ class Scene:
 
 @contextmanager
 def heard(path: Path) -> Iterator[None]:
-    """Lead this process's descriptor 2, and that of its children, to a file."""
+    """Redirect descriptor 2 of this process and its children to a file."""
     before = os.dup(2)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -265,7 +265,7 @@ def heard(path: Path) -> Iterator[None]:
 
 
 def alarming(text: str, allowed: str) -> list[str]:
-    """Return the lines that tell of an error of ours; of a traceback, all of it."""
+    """Return the lines that report an error of ours; for a traceback, all its lines."""
     lines = text.splitlines()
     found: list[str] = []
     for at, line in enumerate(lines):
@@ -276,5 +276,5 @@ def alarming(text: str, allowed: str) -> list[str]:
 
 
 def _is_inside(line: str) -> bool:
-    """Tell whether a line is one of the middle of a traceback, as it stands there, or as it was captured."""
+    """Tell whether a line is inside a traceback, in its plain or its captured form."""
     return line.removeprefix("stderr: ").startswith(" ")

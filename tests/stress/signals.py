@@ -106,7 +106,7 @@ def kill_while_full(scene: Scene) -> None:
         for index in scene.choose():
             scene.signal(index, signal.SIGKILL)
         scene.join([*scene.struck], (-signal.SIGKILL,))
-        scene.stall = 60  # the survivors had to wait, too
+        scene.stall = 60  # the survivors also had to wait
     scene.at_work()
 
 

@@ -1,4 +1,4 @@
-"""Tries faults, and tells what came of it in a table."""
+"""Tries faults, and reports the results in a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = tuple[str, int, Counts]
 
 
 def try_all(faults: Iterable[Fault], tries: int, seed: int, tell: Callable[[str], object] = print) -> list[Row]:
-    """Try each fault so many times; tell of each problem as it comes up, and of each fault that is done."""
+    """Try each fault so many times; report each problem when it appears, and each fault when it is done."""
     rows: list[Row] = []
     for each in faults:
         total, begun = Counts(), time.monotonic()

@@ -1,12 +1,12 @@
-"""What the processes of a trial have in common: a small mapped file in which each counts what it has logged.
+"""Shared by the processes of a trial: a small mapped file in which each process counts what it has logged.
 
 ::
 
     header  stop:i64, lanes taken:i64
     lane    begun:i64  returned:i64  broken:i64  longest:i64 (ns)  since:i64 (ns)  seen:i64  astray:i64
 
-A lane is one sequence of numbered records: of one thread, signal handler or finalizer of one process. Whoever is killed
-leaves its counts behind.
+A lane is one sequence of numbered records: from one thread, signal handler or finalizer of one process. When a process is
+killed, its counts stay in the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SIZE: Final = 8 * (_HEADER + LANES * _WORDS)
 
 
 class Tally:
-    """The file, mapped. Made by one process, opened by any; processes forked from one that has it share it."""
+    """The mapped file. One process creates it and any process can open it; forked processes share the mapping."""
 
     def __init__(self, path: str, *, make: bool = False) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class Tally:
 
     @property
     def stopped(self) -> bool:
-        """Whether the workers are to end."""
+        """Whether the workers should end."""
         return bool(self.words[0])
 
     def stop(self) -> None:
@@ -52,14 +52,14 @@ class Tally:
         self.words[0] = 1
 
     def lane(self) -> Lane:
-        """Take a new lane. Not to be called by two at a time: who starts processes takes the lanes for them."""
+        """Take a new lane. Not safe for concurrent calls: the process that starts others takes the lanes for them."""
         number = self.words[1]
         assert number < LANES
         self.words[1] = number + 1
         return Lane(self, number)
 
     def lanes(self) -> list[Lane]:
-        """Return all lanes that were taken."""
+        """Return all lanes taken so far."""
         return [Lane(self, number) for number in range(self.words[1])]
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Tally:
 
 
 class Lane:
-    """One sequence of records, numbered from 0. Used by one thread, and never by two calls at a time."""
+    """One sequence of records, numbered from 0. Used by one thread, with one call at a time."""
 
     def __init__(self, tally: Tally, number: int) -> None:
         self.number = number
@@ -77,7 +77,7 @@ class Lane:
         self._at = _HEADER + number * _WORDS
 
     def log(self, call: Callable[..., object] = LOGGER.info, msg: str = "%d %d", *args: Any, **more: Any) -> None:
-        """Log the next record; count it when the call has returned, and when it was broken off by an exception."""
+        """Log the next record. Count the call when it has returned, or when an exception has broken it off."""
         words, at = self._words, self._at
         number = words[at + _BEGUN]
         returned = False
@@ -97,11 +97,11 @@ class Lane:
 
     @property
     def inside(self) -> bool:
-        """Whether a call is under way."""
+        """Whether a call is in progress."""
         return bool(self._words[self._at + _SINCE])
 
     def see(self, number: int) -> None:
-        """Note that a record was shown: for a client that will be killed. Apart from `astray`, it is in its place."""
+        """Note that a record was shown, for a client that will be killed. Count it as `astray` if it is not the next one."""
         self._words[self._at + _ASTRAY] += number != self.seen
         self._words[self._at + _SEEN] = number + 1
 
@@ -112,12 +112,12 @@ class Lane:
 
     @property
     def astray(self) -> int:
-        """Those of them that were not the next ones."""
+        """The shown records that were not the next ones."""
         return int(self._words[self._at + _ASTRAY])
 
     @property
     def begun(self) -> int:
-        """Calls that were begun."""
+        """Calls that have begun."""
         return int(self._words[self._at + _BEGUN])
 
     @property
@@ -127,12 +127,12 @@ class Lane:
 
     @property
     def broken(self) -> int:
-        """Calls that an exception broke off: what they logged may have arrived, or not."""
+        """Calls that an exception broke off: their records may or may not have arrived."""
         return int(self._words[self._at + _BROKEN])
 
     @property
     def longest(self) -> float:
-        """Seconds that the longest call took, one that has not ended included."""
+        """Seconds of the longest call, including one that is still in progress."""
         since = self._words[self._at + _SINCE]
         pending = time.monotonic_ns() - since if since else 0
         return float(max(self._words[self._at + _LONGEST], pending)) / 1e9

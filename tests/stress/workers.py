@@ -1,4 +1,4 @@
-"""What the worker processes of a trial do: they log numbered records, until they are told to end, or are ended."""
+"""The worker processes of a trial: they log numbered records until they are told to end, or are ended."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Worker:
     Attributes
     ----------
     lanes : list of Lane
-        Its own; the first one is its main thread's.
+        Its own lanes; the first one belongs to its main thread.
     spares : list of Lane
-        For what is started later: threads, children.
+        Lanes for threads and children that are started later.
     rng : random.Random
-        Of its own, too.
+        Its own source of random choices.
     capture : bool
         Whether its file descriptors are captured.
     on_full : str
-        Of its handler.
+        The policy of its handler.
     """
 
     address: str
@@ -63,7 +63,7 @@ class Worker:
         return self.spares.pop()
 
     def log_on(self, lane: int = 0, until: Callable[[], bool] = lambda: False) -> None:
-        """Log in bursts, all kinds of records, until told to end."""
+        """Log in bursts, with all kinds of records, until told to end."""
         mine, rng = self.lanes[lane], random.Random(self.rng.random())
         burst, pause = rng.choice((1, 10, 100, 400)), rng.choice((0.0, 0.001, 0.004))
         odd = rng.choice((0, 7, 50, 400))
@@ -78,14 +78,14 @@ class Worker:
             time.sleep(pause)
 
     def in_thread(self, work: Callable[..., object], *args: Any, daemon: bool = True) -> threading.Thread:
-        """Do something in a thread of its own."""
+        """Run a function in a new thread."""
         thread = threading.Thread(target=work, args=args, daemon=daemon)
         thread.start()
         return thread
 
 
 def log_oddly(lane: Lane, rng: random.Random) -> None:
-    """Log a record that takes another way than the shortest."""
+    """Log a record that takes a path other than the shortest one."""
     kind = rng.randrange(7)
     if kind == 0:
         lane.log(LOGGER.warning, "%d %d %s", _PAD)
@@ -107,7 +107,7 @@ def log_oddly(lane: Lane, rng: random.Random) -> None:
 
 
 def at_work(worker: Worker) -> None:
-    """Join, and log until told to end: with some threads, or without."""
+    """Join, and log until told to end, with or without extra threads."""
     worker.join()
     threads = [worker.in_thread(worker.log_on, lane) for lane in range(1, worker.rng.choice((1, 1, 2, 4)))]
     worker.log_on()
@@ -116,9 +116,9 @@ def at_work(worker: Worker) -> None:
 
 
 def begin(worker: Worker, work: Callable[[Worker], object]) -> None:
-    """Be a worker, in a process forked for it."""
-    # A test runner's substitutes lead past the descriptors.
-    sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115  # as long as the process
+    """Run a worker in a process forked for it."""
+    # Replacements of the streams by a test runner do not write to the descriptors.
+    sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115  # open as long as the process
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115  # as above
     os.environ["MESHLOG_ADDRESS"] = worker.address
     work(worker)
