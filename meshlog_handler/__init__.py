@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
-from .system.lazy_imports import importing, load
+from .system.lazy_imports import exporter, importing
 
 if TYPE_CHECKING:
     from .client.log_client import LogClient as LogClient
@@ -92,17 +92,15 @@ _SUBPACKAGES = ("integrations", "notebook", "testing")
 
 __all__ = [*_HOMES]
 
+_import_at_first_use = exporter(__name__, _HOMES)
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a worker that only logs pays for nothing else."""
     if name in _SUBPACKAGES:
         with importing():
             return import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = load(home, name)
-    return value
+    return _import_at_first_use(name)
 
 
 def __dir__() -> list[str]:

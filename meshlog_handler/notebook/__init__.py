@@ -5,9 +5,9 @@ May import: errors, settings, system, protocol, output, client.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..system.lazy_imports import load
+from ..system.lazy_imports import exporter
 
 if TYPE_CHECKING:
     from .cells import attach_if_notebook as attach_if_notebook
@@ -17,10 +17,5 @@ if TYPE_CHECKING:
 
 __all__ = ["attach_if_notebook", "current_cell", "detach", "show_under"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, since `install` looks for a notebook's kernel in every process."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = load("notebook.cells", name)
-    return value
+# `install` looks for a notebook's kernel in every process, and needs no cells.
+__getattr__ = exporter(__name__, dict.fromkeys(__all__, "notebook.cells"))

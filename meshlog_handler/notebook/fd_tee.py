@@ -30,7 +30,7 @@ class FdTee:
     A route must not write to a descriptor that is captured here, or it would receive its own text for ever. One owner calls the
     methods. A forked child continues to write to its parent's pipes, and calls `forget`.
 
-    Code that writes more than the pipe holds (1 MiB on Linux) without releasing the GIL blocks for ever, as with every reader
+    Code that writes more than the pipe holds (256 KiB on Linux) without releasing the GIL blocks for ever, as with every reader
     that is a thread of the same process.
     """
 

@@ -7,8 +7,9 @@ import of the module in the child would never end.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
@@ -32,6 +33,18 @@ def load(module: str, name: str) -> Any:
     """Import a module of this package, and return its attribute `name`."""
     with importing():
         return getattr(import_module(f"{_ROOT}.{module}"), name)
+
+
+def exporter(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `package` that imports a name at its first use; `homes` has the module of each name."""
+
+    def import_at_first_use(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = vars(sys.modules[package])[name] = load(homes[name], name)
+        return value
+
+    return import_at_first_use
 
 
 def _before_fork() -> None:

@@ -5,13 +5,7 @@ May import: errors, settings, system, protocol, journal, transport.
 
 from __future__ import annotations
 
-from typing import Any
+from ..system.lazy_imports import exporter
 
-from ..system.lazy_imports import load
-
-
-def __getattr__(name: str) -> Any:
-    """Import `install`, `uninstall` or `enlist`, which engines call in a worker."""
-    if name not in ("enlist", "install", "uninstall"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load("installation", name)
+# What engines call in a worker.
+__getattr__ = exporter(__name__, dict.fromkeys(("enlist", "install", "uninstall"), "installation"))

@@ -6,20 +6,13 @@ name is imported when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...system.lazy_imports import load
+from ...system.lazy_imports import exporter
 
 if TYPE_CHECKING:
     from .mesh import attach as attach
 
-_HOMES = {"attach": "mesh"}
+__all__ = ["attach"]
 
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load(f"integrations.monarch.{_HOMES[name]}", name)
+__getattr__ = exporter(__name__, {"attach": "integrations.monarch.mesh"})
