@@ -238,7 +238,7 @@ def until_gone(pid: int) -> None:
     until(gone, DEADLINE, f"process {pid} to end")
 
 
-# README, "What is guaranteed": a drop-in replacement. Every test of this folder calls it.
+# README, "What is guaranteed": A drop-in. Every test of this folder calls it.
 def same(
     scenario: Callable[[Place], None],
     directory: Path,
