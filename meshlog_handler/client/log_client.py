@@ -41,11 +41,11 @@ from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.journal_queue import JournalQueue
 from ..worker.record_stream import internal_threads
+from .acknowledgements import UNANSWERED, Answers
+from .flushes import explain_missing
 from .loop import ClientLoop
 from .mailbox import Mailbox
 from .peer import Chosen, Peer
-from .pending_commands import Answers
-from .pending_flushes import explain_missing
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import peer_of
@@ -381,7 +381,7 @@ class LogClient(QueueListener):
 
     def give_up(self, request: int) -> None:
         """Stop waiting for the missing answers to a command."""
-        self._post(lambda: self._core.commands.give_up(request))
+        self._post(lambda: self._core.commands.give_up(request, UNANSWERED))
 
     def set_window(self, window: float | None) -> None:
         """Group records logged from now on within `window` seconds; return when all earlier records are shown."""
