@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import socket
 import threading
 import time
@@ -35,6 +34,7 @@ from ..output.rank_files import RankFiles
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
+from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
 from ..transport.listener import Listener, NewConnection
@@ -44,7 +44,6 @@ from ..worker.record_stream import internal_threads
 from .acknowledgements import UNANSWERED, Answers
 from .flushes import explain_missing
 from .loop import ClientLoop
-from .mailbox import Mailbox
 from .peer import Chosen, Peer
 from .receipt import FlushReceipt
 from .registry import Registry
@@ -164,7 +163,7 @@ class LogClient(QueueListener):
             self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
             self._listener = Listener(self._rundir.path, self._admit, self._joined)
             undo.callback(self._listener.close)
-            self._mailbox = Mailbox(queue.SimpleQueue())
+            self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
             dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
             self._core = ClientLoop(

@@ -25,13 +25,13 @@ from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
+from ..system.mailbox import Mailbox
 from ..system.signals import STOPPING
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
 from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
-from .mailbox import Mailbox
 from .peer import Chosen, Peer, Target
 from .reactor import Reactor
 from .receipt import FlushReceipt
