@@ -20,7 +20,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError
 from .output.named_handlers import resolve
-from .protocol.encode import PLAIN_SIZE, schema_key
+from .protocol.encode import PLAIN_SIZE, message_key, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
@@ -171,8 +171,11 @@ class MeshHandler(logging.Handler):
                 args = record.args
                 if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
                     schemas, write, mark = stream.appender
-                    pack = schemas[(schema_key(fields), (record.__class__, *map(type, args)), self._route)]
-                    write(pack(record.created, record.msecs, record.relativeCreated, *args))
+                    pack = schemas.get((schema_key(fields), (record.__class__, *map(type, args)), self._route))
+                    if pack is None and not args:  # an f-string makes a new message at each call
+                        args = (record.msg,)
+                        pack = schemas.get((message_key(fields), record.__class__, args[0].__class__, self._route))
+                    write(pack(record.created, record.msecs, record.relativeCreated, *args))  # type: ignore[misc]  # None: below
                     written = True
                     mark(MARK)
                     if stream.idle:

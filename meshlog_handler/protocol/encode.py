@@ -18,7 +18,7 @@ from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
 from .codec import MAX_INT, pack
-from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
+from .entries import DEFINE, HEADER, MAX_ENTRY, MESSAGE, RECORD, TIMED
 from .exceptions import NO_FAILURE, describe
 from .plain import SCALARS, Copier, exact_text, plain, text_of
 from .record import is_bounded
@@ -37,8 +37,7 @@ _START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra` that no formatter has changed."""
 
-schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    "msg",
+_SHARED: Final = (
     "lineno",
     "levelno",
     "levelname",
@@ -56,7 +55,11 @@ schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgette
     "stack_info",
     *(("taskName",) if _HAS_TASK_NAME else ()),
 )
+schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter("msg", *_SHARED)
 """What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
+
+message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
+"""What the records of one schema share if each has a message of its own, and no arguments."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -191,6 +194,8 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
     try:
         count = table.schema_count.get(place, 0)
         full = count >= _SITE_LIMIT[bool(args)]
+        if full and not args:
+            return _encode_message(record, place, table, route)
         if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
             return None
         key = (schema_key(fields), (record.__class__, *map(type, args)), route)
@@ -210,6 +215,24 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can encode it
         return None
     return EncodedRecord(define + data, table, key, packer)
+
+
+def _encode_message(
+    record: logging.LogRecord, place: tuple[object, ...], table: SchemaTable, route: object
+) -> EncodedRecord | None:
+    """Encode a record without arguments by a schema whose message is data. The caller catches every `Exception`."""
+    key = (message_key(record.__dict__), record.__class__, str, route)
+    packer, define, committed = table.get(key), b"", None
+    if packer is None:
+        count = table.threads.get(place, 0)
+        schema = next(table.ids) if count < _MAX_THREADS else MAX_SCHEMAS + 1
+        if schema > MAX_SCHEMAS:
+            return None
+        table.threads[place] = count + 1
+        committed = packer = _packer(schema, "s")
+        define = _define(schema, TIMED + MESSAGE, record, "", route)
+    data = packer(record.created, record.msecs, record.relativeCreated, record.msg)
+    return EncodedRecord(define + data, table, key, committed)
 
 
 def _packer(schema: int, codes: str) -> Packer:

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_record, schema_key
+from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_record, message_key, schema_key
 from meshlog_handler.protocol.entries import MARK, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -34,7 +34,10 @@ def encode(records: Iterable[logging.LogRecord], table: SchemaTable | None = Non
             args = record.args
             if len(record.__dict__) != PLAIN_SIZE or type(args) is not tuple:
                 raise TypeError
-            pack = table[schema_key(record.__dict__), (record.__class__, *map(type, args)), None]
+            pack = table.get((schema_key(record.__dict__), (record.__class__, *map(type, args)), None))
+            if pack is None and not args:
+                args = (record.msg,)
+                pack = table[message_key(record.__dict__), record.__class__, type(record.msg), None]
             parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
         except Exception:
             frozen = encode_record
