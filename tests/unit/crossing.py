@@ -38,6 +38,7 @@ def encode(records: Iterable[logging.LogRecord], table: SchemaTable | None = Non
             if pack is None and not args:
                 args = (record.msg,)
                 pack = table[message_key(record.__dict__), record.__class__, type(record.msg), None]
+            assert pack is not None
             parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
         except Exception:
             frozen = encode_record
