@@ -59,7 +59,7 @@ schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgette
 """What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
 
 message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
-"""What the records of one schema share if each has a message of its own, and no arguments."""
+"""What the records of one schema share if each has another message, and no arguments."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -88,6 +88,9 @@ class SchemaTable(dict[object, Packer]):
         self.schema_count: dict[object, int] = {}
         self.threads: dict[object, int] = {}
         self.origins: dict[object, bytes] = {}
+        # See `worker.fast_logger`: how to pack the calls from one place in the program, and the code objects of these places.
+        self.sites: dict[object, dict[object, Packer]] = {}
+        self.codes: list[object] = []
 
 
 class EncodedRecord:

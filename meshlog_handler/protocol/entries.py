@@ -32,7 +32,7 @@ TIMED: Final = "r"
 """A prefix of a schema's codes: its records have ``relativeCreated:f64`` before their arguments."""
 
 MESSAGE: Final = "m"
-"""The codes of a schema whose records have no arguments, but each a message of its own: an f-string, for example."""
+"""The codes of a schema whose records have no arguments, and each another message: an f-string, for example."""
 
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")
