@@ -20,7 +20,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError
 from .output.named_handlers import resolve
-from .protocol.encode import PLAIN_SIZE, message_key, schema_key
+from .protocol.encode import PLAIN_SIZE, encode_known, message_key, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
@@ -163,14 +163,20 @@ class MeshHandler(logging.Handler):
             written = False
             try:
                 fields = record.__dict__
-                args = record.args
+                args: Any = record.args
+                schemas, write, mark = stream.appender
+                data = pack = None
                 if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
-                    schemas, write, mark = stream.appender
                     pack = schemas.get((schema_key(fields), (record.__class__, *map(type, args)), self.route))
                     if pack is None and not args:  # an f-string makes a new message at each call
                         args = (record.msg,)
                         pack = schemas.get((message_key(fields), record.__class__, args[0].__class__, self.route))
-                    write(pack(record.created, record.msecs, record.relativeCreated, *args))  # type: ignore[misc]  # None: below
+                    if pack is not None:
+                        data = pack(record.created, record.msecs, record.relativeCreated, *args)
+                if pack is None:
+                    data = encode_known(record, schemas, self.route)
+                if data is not None:
+                    write(data)
                     written = True
                     mark(MARK)
                     if stream.idle:

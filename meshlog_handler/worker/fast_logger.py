@@ -29,7 +29,7 @@ from _thread import get_ident
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from ..protocol.encode import PLAIN_SIZE, Packer, message_key, schema_key
+from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, Packer, message_key, schema_key
 from ..protocol.entries import MARK
 
 _LOGGER: Final = logging.Logger
@@ -167,7 +167,7 @@ def _fast_log(
                     if pack is None:
                         pack, values = kinds.get(None), (msg,)
             if pack is None:
-                new = True
+                new = kinds is None or STRUCT_TYPES.issuperset(map(type, args))
             else:
                 if _IN_NANOSECONDS:
                     now = time.time_ns()
@@ -246,7 +246,10 @@ def _learn(
     if pack is None and not args:
         key, pack = None, schemas.get((message_key(fields), _RECORD, str, handler.route))
     kinds = schemas.sites.get(site)
-    if pack is None or (kinds is None and len(schemas.sites) >= _MAX_SITES) or (kinds is not None and len(kinds) >= _MAX_KINDS):
-        return
-    schemas.codes.append(code)
-    schemas.sites.setdefault(site, {})[key] = pack
+    if kinds is None:
+        if len(schemas.sites) >= _MAX_SITES:
+            return
+        schemas.codes.append(code)
+        kinds = schemas.sites[site] = {}
+    if pack is not None and len(kinds) < _MAX_KINDS:
+        kinds[key] = pack

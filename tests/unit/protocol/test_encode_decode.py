@@ -238,6 +238,13 @@ def test_messages_without_arguments_are_the_data_of_few_schemas(msgs: list[str])
     assert [template.args(values) for _, template, values in items] == [()] * len(msgs)
 
 
+def test_names_of_extras_that_are_no_texts_become_texts() -> None:
+    sent = [make("step %d", 1, **{"user": 1}) for _ in range(3)]
+    for record in sent:
+        record.__dict__[5] = 1  # type: ignore[index]  # as `extra` does
+    assert [vars(record)["5"] for record in cross(*sent)] == [1, 1, 1]
+
+
 def test_each_of_many_threads_sends_its_messages_as_data_up_to_a_limit() -> None:
     sent = [make(f"step {number}", thread=number % 300, threadName=f"T{number % 300}") for number in range(1000)]
     stream = encode(sent)
