@@ -20,7 +20,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError
 from .output.named_handlers import resolve
-from .protocol.encode import PLAIN_SIZE, schema_key
+from .protocol.encode import PLAIN_SIZE, encode_known, message_key, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
@@ -92,13 +92,13 @@ class MeshHandler(logging.Handler):
     ) -> None:
         super().__init__(level)
         self._on_full = check_on_full(on_full)
-        self._stream: RecordStream | None = None
-        self._route: Route = None
+        self.stream: RecordStream | None = None
+        self.route: Route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
-        self._sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
-        self._ordinal = f"#{next(_ordinals)}" if self._sink is not None else None
+        self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
+        self._ordinal = f"#{next(_ordinals)}" if self.sink is not None else None
         member = membership.current()
         address = settings.check_address(address) or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
@@ -110,42 +110,37 @@ class MeshHandler(logging.Handler):
                     return
                 except ConnectError as failure:
                     diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
-        if self._sink is None:
-            self._sink = Sink((), respect_handler_level, window)
+        if self.sink is None:
+            self.sink = Sink((), respect_handler_level, window)
         try:
-            client = _become_client(self._sink, log_dir)
+            client = _become_client(self.sink, log_dir)
         except OSError as failure:
             diagnose(f"no other process can join this one, so it shows only its own logs, each line at once: {failure}")
-            self._sink.direct = True
+            self.sink.direct = True
             return
         if self._ordinal is not None:
-            client.sinks.name(self._sink, self._ordinal)
+            client.sinks.name(self.sink, self._ordinal)
         membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _join(self, address: str) -> None:
         membership.join(membership.launched_options(address, on_full=self._on_full))
 
-    @property
-    def sink(self) -> Sink | None:
-        """The sink that shows records if this process is the client or cannot reach it, or None."""
-        return self._sink
-
     def set_name(self, name: str | None) -> None:
         """Set the name by which other processes that apply the same configuration refer to this handler."""
         super().set_name(name)  # type: ignore[arg-type]  # typeshed: logging accepts None
-        self._route = self._stream = None
+        self.route = self.stream = None
         client = _own_client
-        if name and self._sink is not None and self._sink.number and client is not None:
-            client.sinks.name(self._sink, name)
+        if name and self.sink is not None and self.sink.number and client is not None:
+            client.sinks.name(self.sink, name)
 
     name = property(logging.Handler.get_name, set_name)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
         """Use a formatter for those handlers that have none."""
         super().setFormatter(fmt)
-        self._stream = None  # leave the fast path: formatters of the program are called in this process
-        if self._sink is not None:
-            self._sink.set_formatter(fmt)
+        self.stream = None  # leave the fast path: formatters of the program are called in this process
+        if self.sink is not None:
+            self.sink.set_formatter(fmt)
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Forward the record if it passes the filters.
@@ -158,7 +153,7 @@ class MeshHandler(logging.Handler):
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
-        sink, stream = self._sink, self._stream
+        sink, stream = self.sink, self.stream
         if sink is not None and sink.direct and record.__class__ is not MeshRecord:
             sink.show_here(record)
             if sink.keeps_files:
@@ -168,11 +163,20 @@ class MeshHandler(logging.Handler):
             written = False
             try:
                 fields = record.__dict__
-                args = record.args
+                args: Any = record.args
+                schemas, write, mark = stream.appender
+                data = pack = None
                 if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
-                    schemas, write, mark = stream.appender
-                    pack = schemas[(schema_key(fields), (record.__class__, *map(type, args)), self._route)]
-                    write(pack(record.created, record.msecs, record.relativeCreated, *args))
+                    pack = schemas.get((schema_key(fields), (record.__class__, *map(type, args)), self.route))
+                    if pack is None and not args:  # an f-string makes a new message at each call
+                        args = (record.msg,)
+                        pack = schemas.get((message_key(fields), record.__class__, args[0].__class__, self.route))
+                    if pack is not None:
+                        data = pack(record.created, record.msecs, record.relativeCreated, *args)
+                if pack is None:
+                    data = encode_known(record, schemas, self.route)
+                if data is not None:
+                    write(data)
                     written = True
                     mark(MARK)
                     if stream.idle:
@@ -193,14 +197,14 @@ class MeshHandler(logging.Handler):
                 return  # even without a stream: records that the client's own handlers log are not forwarded
             if isinstance(record, MeshRecord):
                 return  # it was forwarded already, and a handler of the client passed it to a logger here
-            sink = self._sink
+            sink = self.sink
             if sink is None and self.formatter is not None:
                 record = self._formatted(record)
             if sink is not None and sink.direct:
                 sink.show_here(record)
                 if sink.keeps_files:
                     self._forward(record, (sink.number, ()))
-            elif not self._forward(record, self._route):
+            elif not self._forward(record, self.route):
                 if sink is not None:
                     sink.show_here(record)
                 elif not streams.show_late(record) and record.levelno >= logging.WARNING and settings.forwarding_enabled():
@@ -210,9 +214,9 @@ class MeshHandler(logging.Handler):
 
     def _forward(self, record: logging.LogRecord, route: Route) -> bool:
         """Append the record to this process's stream; return False if no stream accepts it."""
-        stream, sink = self._stream, self._sink
+        stream, sink = self.stream, self.sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
-            self._stream = None
+            self.stream = None
             if stream is not None and membership.postpone(lambda: self.emit(record)):
                 return True
             member = membership.current() or membership.rejoin(quiet=sink is not None)
@@ -221,12 +225,12 @@ class MeshHandler(logging.Handler):
                 return False
         if sink is not None and route is None:
             # The client's process and its forked children know the sink's number; other processes only know its name.
-            route = self._route = sink.number or self.name or self._ordinal
+            route = self.route = sink.number or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
             accepted, texts = sink.prepared(record, membership.info())
             return not accepted or stream.append(record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
-            self._stream = stream  # take the fast path from now on
+            self.stream = stream  # take the fast path from now on
         return stream.append(record, route)
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -247,10 +251,10 @@ class MeshHandler(logging.Handler):
         """
         super().close()
         client = _own_client
-        if self._sink is not None and self._sink.number and client is not None:
-            self._sink.stay_open()
+        if self.sink is not None and self.sink.number and client is not None:
+            self.sink.stay_open()
             client.show_ended(_CLOSE_SEC)
-            client.sinks.retire(self._sink)
+            client.sinks.retire(self.sink)
 
 
 _CLOSE_SEC: Final = 1.0

@@ -17,7 +17,7 @@ from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
-from .worker import membership
+from .worker import fast_logger, membership
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def install(
     capture: bool = True,
     warnings: bool = False,
     rank: int | None = None,
+    fast: bool | None = None,
 ) -> None:
     """Forward the records and the output of this process to a client. Idempotent.
 
@@ -50,6 +51,10 @@ def install(
         warning that passes them to the logger ``py.warnings``. Processes of a mesh always do so.
     rank : int or None
         The rank of this process. None takes the rank that its launcher set in the environment, or else the next free rank.
+    fast : bool or None
+        Whether logging calls that need no `logging.LogRecord` make none: plain loggers whose records reach only the
+        `MeshHandler`, with texts and numbers as arguments. What the client shows is the same. None: ``MESHLOG_FAST_LOGGER``,
+        which is on by default.
 
     Raises
     ------
@@ -70,11 +75,15 @@ def install(
         )
     rank = settings.check_rank(rank)
     options = membership.launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
-    run_shielded(lambda: enlist(options, level))
+    run_shielded(lambda: enlist(options, level, fast=fast))
 
 
 def enlist(
-    options: membership.JoinOptions, level: int | str | None = None, handler: Callable[..., MeshHandler] = MeshHandler
+    options: membership.JoinOptions,
+    level: int | str | None = None,
+    handler: Callable[..., MeshHandler] = MeshHandler,
+    *,
+    fast: bool | None = None,
 ) -> None:
     """Do what `install` does, with options from an engine, which knows rank, mesh and coordinates.
 
@@ -110,6 +119,8 @@ def enlist(
     global _make_handler
     _make_handler = handler
     _forward_root()
+    if settings.fast_logger() if fast is None else fast:
+        fast_logger.enable(MeshHandler)
 
 
 def join_mesh(address: str, identity: ProcIdentity) -> None:
@@ -123,6 +134,8 @@ def join_mesh(address: str, identity: ProcIdentity) -> None:
     )
     console_handlers.start()
     _forward_root()
+    if settings.fast_logger():
+        fast_logger.enable(MeshHandler)
 
 
 def uninstall() -> None:
@@ -158,6 +171,7 @@ def _stop_at_release(member: membership.Membership) -> None:
 
 
 def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
+    fast_logger.disable()
     vars(logging.getLogger()).pop("addHandler", None)
     _remove_from_root(unwanted)
     if member is not None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..errors import ProtocolError
 from .codec import unpack
-from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, TIMED, UINT64, walk
 from .exceptions import is_failure, signature
 from .interning import layouts, shared
 from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
@@ -142,6 +142,27 @@ class TimedTemplate(RecordTemplate):
         return record
 
 
+class MessageTemplate(TimedTemplate):
+    """A schema whose message is data. Values: ``(header, created, msecs, relativeCreated, msg, commit byte)``."""
+
+    __slots__ = ()
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message: none."""
+        return ()
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        text: str = values[4]
+        return text
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        record = super().build(values)
+        record.__dict__.update(msg=values[4], args=())
+        return record
+
+
 class TaggedTemplate(RecordTemplate):
     """A schema whose records have tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
 
@@ -231,7 +252,7 @@ class _Schema:
 
     def __init__(self, schema: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
-        codes = "dd" + codes.replace(TIMED, "d")
+        codes = "dd" + codes.replace(TIMED, "d").replace(MESSAGE, "s")
         self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
         self.fixed, self.committed = layouts(codes.replace("s", "I"))
         packed = HEADER.pack(RECORD, schema, self.fixed.size - HEADER.size)
@@ -416,7 +437,8 @@ class RecordDecoder:
         if not isinstance(common, dict) or not isinstance(codes, str) or not isinstance(start, float):
             raise ProtocolError("malformed schema definition")
         of_args = codes.removeprefix(TIMED)
-        if set(of_args) - set("qd?s") and of_args not in self._tagged:
+        of_message = codes == TIMED + MESSAGE
+        if set(of_args) - set("qd?s") and of_args not in self._tagged and not of_message:
             raise ProtocolError(f"malformed schema definition: invalid codes {codes!r}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
@@ -431,6 +453,8 @@ class RecordDecoder:
             template = tagged(self.identity, common, True, start)
             template.timed = timed
             return codes, template
+        if of_message:
+            return codes, MessageTemplate(self.identity, common, False, start)
         kind = TimedTemplate if timed else RecordTemplate
         return codes, kind(self.identity, common, bool(of_args), start)
 

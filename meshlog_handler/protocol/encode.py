@@ -17,8 +17,8 @@ from struct import Struct
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
-from .codec import MAX_INT, pack
-from .entries import DEFINE, HEADER, MAX_ENTRY, RECORD, TIMED
+from .codec import MAX_INT, NotPlain, pack
+from .entries import DEFINE, HEADER, MAX_ENTRY, MESSAGE, RECORD, TIMED
 from .exceptions import NO_FAILURE, describe
 from .plain import SCALARS, Copier, exact_text, plain, text_of
 from .record import is_bounded
@@ -37,8 +37,7 @@ _START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
 PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
 """The number of attributes of a record without `extra` that no formatter has changed."""
 
-schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    "msg",
+_SHARED: Final = (
     "lineno",
     "levelno",
     "levelname",
@@ -56,7 +55,11 @@ schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgette
     "stack_info",
     *(("taskName",) if _HAS_TASK_NAME else ()),
 )
+schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter("msg", *_SHARED)
 """What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
+
+message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
+"""What the records of one schema share if each has another message, and no arguments."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -65,13 +68,15 @@ _thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgett
     "thread", "threadName", "process", "processName"
 )
 
+_TEXTS: Final = frozenset((str,))
 _STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
-_STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
+STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
 # Schemas of one call site, without and with arguments. Further records are sent whole: an f-string makes a new message at
 # each call, while a template varies only with the threads that use it.
 _SITE_LIMIT: Final = {False: 4, True: 64}
 _MAX_THREADS: Final = 64
 TIMES: Final = Struct("<ddd")
+_TIMED_HEADER: Final = Struct("<BxHIddd")
 MAX_SCHEMAS: Final = 0xFFFF
 
 
@@ -82,19 +87,30 @@ class SchemaTable(dict[object, Packer]):
         super().__init__()
         self.ids = itertools.count(1)  # `next` is one C call: safe in any thread and signal handler
         self.tagged: dict[object, int] = {}
+        self.known: dict[object, int] = {}  # see `encode_known`
         self.schema_count: dict[object, int] = {}
         self.threads: dict[object, int] = {}
         self.origins: dict[object, bytes] = {}
+        # See `worker.fast_logger`: how to pack the calls from one place in the program, and the code objects of these places.
+        self.sites: dict[object, dict[object, Packer]] = {}
+        self.codes: list[object] = []
 
 
 class EncodedRecord:
     """An encoded record, and the schema that it defines, if any."""
 
-    __slots__ = ("_key", "_table", "_value", "data")
+    __slots__ = ("_key", "_known", "_table", "_value", "data")
 
-    def __init__(self, data: bytes, table: SchemaTable, key: object = None, value: Packer | int | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        table: SchemaTable,
+        key: object = None,
+        value: Packer | int | None = None,
+        known: tuple[object, int] | None = None,
+    ) -> None:
         self.data = data
-        self._table, self._key, self._value = table, key, value
+        self._table, self._key, self._value, self._known = table, key, value, known
 
     def commit_schema(self) -> None:
         """Let later records use the schema. Call it after the append, never before."""
@@ -102,6 +118,9 @@ class EncodedRecord:
             self._table.tagged[self._key] = self._value
         elif self._value is not None:
             self._table[self._key] = self._value
+        if self._known is not None:
+            key, schema = self._known
+            self._table.known[key] = schema
 
 
 class Rendered(NamedTuple):
@@ -171,7 +190,7 @@ def _struct_codes(record: logging.LogRecord) -> str | None:
     kinds = tuple(map(type, args or ()))
     if (
         type(record.msg) is not str
-        or not _STRUCT_TYPES.issuperset(kinds)
+        or not STRUCT_TYPES.issuperset(kinds)
         or (type(args) is not tuple and args)
         or record.exc_info
         or record.exc_text
@@ -191,6 +210,8 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
     try:
         count = table.schema_count.get(place, 0)
         full = count >= _SITE_LIMIT[bool(args)]
+        if full and not args:
+            return _encode_message(record, place, table, route)
         if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
             return None
         key = (schema_key(fields), (record.__class__, *map(type, args)), route)
@@ -210,6 +231,24 @@ def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, ro
     except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can encode it
         return None
     return EncodedRecord(define + data, table, key, packer)
+
+
+def _encode_message(
+    record: logging.LogRecord, place: tuple[object, ...], table: SchemaTable, route: object
+) -> EncodedRecord | None:
+    """Encode a record without arguments by a schema whose message is data. The caller catches every `Exception`."""
+    key = (message_key(record.__dict__), record.__class__, str, route)
+    packer, define, committed = table.get(key), b"", None
+    if packer is None:
+        count = table.threads.get(place, 0)
+        schema = next(table.ids) if count < _MAX_THREADS else MAX_SCHEMAS + 1
+        if schema > MAX_SCHEMAS:
+            return None
+        table.threads[place] = count + 1
+        committed = packer = _packer(schema, "s")
+        define = _define(schema, TIMED + MESSAGE, record, "", route)
+    data = packer(record.created, record.msecs, record.relativeCreated, record.msg)
+    return EncodedRecord(define + data, table, key, committed)
 
 
 def _packer(schema: int, codes: str) -> Packer:
@@ -295,7 +334,60 @@ def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
     tail = pack(rendered.tail(named))
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
     data = HEADER.pack(RECORD, schema, TIMES.size + len(tail)) + times + tail
-    return EncodedRecord(define + data, table, fixed if committed and schema else None, committed if schema else None)
+    known = None
+    plain_record = rendered.text is None and not (rendered.ours or record.exc_text or record.stack_info)
+    if schema and plain_record and type(record.msg) is str:
+        if len(fixed) == 3:
+            known = (schema_key(fields), record.__class__, str, route), schema
+        elif not record.args and "thread" not in named:
+            known = (message_key(fields), record.__class__, str, route), schema
+    return EncodedRecord(define + data, table, fixed if committed and schema else None, committed if schema else None, known)
+
+
+def encode_known(record: logging.LogRecord, table: SchemaTable, route: object) -> bytes | None:
+    """Return the entry of a record of plain data whose schema is known, or None.
+
+    Unlike in `RecordEncoder`, no code of the program runs here.
+    """
+    fields, args = record.__dict__, record.args
+    if not (args.__class__ is tuple or args.__class__ is dict) or not _is_plain(args):
+        return None
+    # Records with arguments share their message. Without arguments, it is in the data of each.
+    shared = schema_key(fields) if args else message_key(fields)
+    schema = table.known.get((shared, record.__class__, record.msg.__class__, route))
+    if schema is None:
+        return None
+    named: dict[str, object] = {}
+    if len(fields) != PLAIN_SIZE:
+        named = {name: value for name, value in fields.items() if name not in STANDARD}
+        if "getMessage" in named or not _TEXTS.issuperset(map(type, named)) or not _is_plain(named):
+            return None
+    if not args:
+        named["msg"] = record.msg
+    try:
+        tail = pack((args, named, None))
+    except NotPlain:  # a huge int, or a list that has grown a list meanwhile
+        return None
+    if len(tail) > MAX_ENTRY:  # it needs a side file
+        return None
+    size = TIMES.size + len(tail)
+    return _TIMED_HEADER.pack(RECORD, schema, size, record.created, record.msecs, record.relativeCreated) + tail
+
+
+def _is_plain(values: Any) -> bool:
+    """Return whether the items of a tuple or dict are scalars, or containers of scalars."""
+    if values.__class__ is dict:
+        if not SCALARS.issuperset(map(type, values)):
+            return False
+        values = values.values()
+    return SCALARS.issuperset(map(type, values)) or all(map(_is_flat, values))
+
+
+def _is_flat(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return SCALARS.issuperset(map(type, value)) and SCALARS.issuperset(map(type, value.values()))
+    return kind in SCALARS or ((kind is tuple or kind is list) and SCALARS.issuperset(map(type, value)))
 
 
 def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:

@@ -31,6 +31,9 @@ MAX_ENTRY: Final = 1 << 20
 TIMED: Final = "r"
 """A prefix of a schema's codes: its records have ``relativeCreated:f64`` before their arguments."""
 
+MESSAGE: Final = "m"
+"""The codes of a schema whose records have no arguments, and each another message: an f-string, for example."""
+
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")
 UINT64: Final = Struct("<Q")

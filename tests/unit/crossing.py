@@ -8,7 +8,7 @@ from typing import Any
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_record, schema_key
+from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_known, encode_record, message_key, schema_key
 from meshlog_handler.protocol.entries import MARK, number_entry, walk
 from meshlog_handler.protocol.record import MeshRecord
 
@@ -31,11 +31,20 @@ def encode(records: Iterable[logging.LogRecord], table: SchemaTable | None = Non
     for record in records:
         frozen = None
         try:
-            args = record.args
-            if len(record.__dict__) != PLAIN_SIZE or type(args) is not tuple:
-                raise TypeError
-            pack = table[schema_key(record.__dict__), (record.__class__, *map(type, args)), None]
-            parts.append(pack(record.created, record.msecs, record.relativeCreated, *args))
+            args: Any = record.args
+            data = pack = None
+            if len(record.__dict__) == PLAIN_SIZE and type(args) is tuple:
+                pack = table.get((schema_key(record.__dict__), (record.__class__, *map(type, args)), None))
+                if pack is None and not args:
+                    args = (record.msg,)
+                    pack = table.get((message_key(record.__dict__), record.__class__, type(record.msg), None))
+                if pack is not None:
+                    data = pack(record.created, record.msecs, record.relativeCreated, *args)
+            if pack is None:
+                data = encode_known(record, table, None)
+            if data is None:
+                raise LookupError
+            parts.append(data)
         except Exception:
             frozen = encode_record
         if frozen is not None:  # not where an exception is handled: the record may ask for it

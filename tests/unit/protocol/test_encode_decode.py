@@ -225,6 +225,34 @@ def test_unique_messages_define_few_schemas() -> None:
     assert kinds.count(DEFINE) < 10
 
 
+messages = st.lists(words | st.text(max_size=8), max_size=3).map(" ".join)
+
+
+@given(st.lists(messages, min_size=6, max_size=12, unique=True))
+def test_messages_without_arguments_are_the_data_of_few_schemas(msgs: list[str]) -> None:
+    sent = [make(msg, created=float(at)) for at, msg in enumerate(msgs)]
+    for found, record in zip(cross(*sent, *sent), [*sent, *sent], strict=True):
+        assert_same(found, record)
+    items = decode(encode(sent))
+    assert [template.text(values) for _, template, values in items] == msgs
+    assert [template.args(values) for _, template, values in items] == [()] * len(msgs)
+
+
+def test_names_of_extras_that_are_no_texts_become_texts() -> None:
+    sent = [make("step %d", 1, **{"user": 1}) for _ in range(3)]
+    for record in sent:
+        record.__dict__[5] = 1  # type: ignore[index]  # as `extra` does
+    assert [vars(record)["5"] for record in cross(*sent)] == [1, 1, 1]
+
+
+def test_each_of_many_threads_sends_its_messages_as_data_up_to_a_limit() -> None:
+    sent = [make(f"step {number}", thread=number % 300, threadName=f"T{number % 300}") for number in range(1000)]
+    stream = encode(sent)
+    assert [kind for kind, *_ in walk(stream)].count(DEFINE) < 150
+    for (_, template, values), record in zip(decode(stream), sent, strict=True):
+        assert_same(template.build(values), record)
+
+
 def test_more_schemas_than_there_are_numbers() -> None:
     table = SchemaTable()
     table.ids = iter(range(0xFFFE, 1 << 20))  # type: ignore[assignment]  # an iterator is enough
@@ -267,7 +295,9 @@ def entry(kind: int, schema: int, body: bytes) -> bytes:
     return HEADER.pack(kind, schema, len(body)) + body
 
 
-bodies = st.binary(max_size=40) | st.tuples(st.sampled_from(["qs", "", "-", "x"]), st.floats(), plain).map(pack)
+bodies = st.binary(max_size=40) | st.tuples(
+    st.sampled_from(["qs", "", "-", "x", "rm", "m", "rmm", "rmq"]), st.floats(), plain
+).map(pack)
 entries = st.builds(entry, st.integers(0, 5), st.integers(0, 2), bodies)
 good = (
     encode(
@@ -275,6 +305,7 @@ good = (
             *[make("step %d of %s", 4, "ten")] * 3,
             *[make("loss %f", 0.5)] * 3,
             *[make("done")] * 2,
+            *[make(f"f-string {number}") for number in range(6)],
             *[make("%(a)s", {"a": [1, None]}, epoch=3)] * 2,
             make("bad", exc_text="Traceback", stack_info="Stack"),
         ]

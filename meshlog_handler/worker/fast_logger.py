@@ -1,0 +1,255 @@
+"""A shorter way from a logging call to the journal, for calls whose record would be the same on the standard way.
+
+::
+
+    logger.info(...) -> Logger._log -> [known call: pack its times and arguments] -> journal
+                                       [any other call: the standard library]     -> LogRecord -> handlers -> journal
+
+`enable` replaces the private method `logging.Logger._log`. The first call of each kind takes the standard way, and its record
+shows what the later calls have in common. A later call of the same kind needs no `LogRecord`. These take the standard way:
+
+- calls with ``exc_info``, ``extra``, ``stack_info`` or ``stacklevel``, with arguments that are not numbers or texts, or with a
+  mapping as arguments;
+- loggers of another class, that are disabled, or that have filters or replaced methods;
+- loggers whose records reach anything but one `MeshHandler` without filters that forwards them;
+- all calls while the record factory, or one of the methods of `logging.Logger` that a record passes, is not the standard one,
+  or while `logging.logThreads`, `logProcesses`, `logMultiprocessing` or `logAsyncioTasks` is off.
+
+Each call checks this again, so that the next call sees a change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from _thread import get_ident
+from types import FrameType, FunctionType
+from typing import Any, Final
+
+from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, Packer, message_key, schema_key
+from ..protocol.entries import MARK
+
+_LOGGER: Final = logging.Logger
+_RECORD: Final = logging.LogRecord
+_logging: Final[Any] = logging
+"""The module, with its private names: the state that each record depends on."""
+_LOG: Final = _LOGGER._log
+_HANDLE: Final = _LOGGER.handle
+_CALL_HANDLERS: Final = _LOGGER.callHandlers
+_MAKE_RECORD: Final = _LOGGER.makeRecord
+_FIND_CALLER: Final = _LOGGER.findCaller
+_PASSED: Final = {"handle", "callHandlers", "makeRecord", "findCaller", "filter", "emit"}
+_MAX_SITES: Final = 16_384
+_MAX_KINDS: Final = 256
+_IN_NANOSECONDS: Final = sys.version_info >= (3, 13)
+_HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
+_MORE_LEVELS: Final = 1 if sys.version_info < (3, 11) else 0
+"""Up to Python 3.10, a `stacklevel` above 1 counts the frames of `logging`, and there is one more."""
+
+# The standard library's own methods, and none that another package put in their place before this module was imported. From
+# Python 3.14 on, a record that is logged while another one is handled may be left out: not known here.
+_IS_STANDARD: Final = not hasattr(_LOGGER, "_is_disabled") and all(
+    isinstance(method, FunctionType) and method.__code__.co_filename == _logging._srcfile
+    for method in (_LOG, _HANDLE, _CALL_HANDLERS, _MAKE_RECORD, _FIND_CALLER)
+)
+
+
+_handler_kind: Any = None
+
+
+def enable(kind: type[logging.Handler]) -> bool:
+    """Use the short way for records that reach one handler of exactly this class; return whether it is used.
+
+    The handler has `stream`, `route` and `sink`, as `MeshHandler` does. Idempotent.
+    """
+    global _handler_kind
+    if _IS_STANDARD and _LOGGER._log is _LOG:
+        _LOGGER._log = _fast_log  # type: ignore[method-assign]  # there is no public place for it
+    if _LOGGER._log is not _fast_log:
+        return False
+    _handler_kind = kind
+    return True
+
+
+def disable() -> None:
+    """Let all calls take the standard way."""
+    global _handler_kind
+    _handler_kind = None
+    if _LOGGER._log is _fast_log:
+        _LOGGER._log = _LOG  # type: ignore[method-assign]  # as above
+
+
+def _as_standard(function: Any) -> Any:
+    """Return the function as if the module `logging` had defined it: `Logger.findCaller` skips the frames of that module."""
+    code = function.__code__.replace(co_filename=_logging._srcfile or "")
+    return FunctionType(code, globals(), function.__name__, function.__defaults__, function.__closure__)
+
+
+@_as_standard
+def _fast_log(
+    self: Any,
+    level: int,
+    msg: object,
+    args: tuple[object, ...],
+    exc_info: Any = None,
+    extra: Any = None,
+    stack_info: bool = False,
+    stacklevel: int = 1,
+) -> None:
+    frame: Any
+    handlers: list[Any]
+    new = written = False
+    try:
+        node = self
+        while not (handlers := node.handlers) and node.propagate and node.parent is not None:
+            node = node.parent
+        if (
+            len(handlers) == 1
+            and (handler := handlers[0]).__class__ is _handler_kind
+            and (stream := handler.stream) is not None
+            and ((sink := handler.sink) is None or not sink.direct)
+            and exc_info is None
+            and extra is None
+            and not stack_info
+            and stacklevel == 1
+            and msg.__class__ is str
+            and not (self.filters or self.disabled or handler.filters)
+            and handler.level <= level
+            and _LOGGER.handle is _HANDLE
+            and _LOGGER.callHandlers is _CALL_HANDLERS
+            and _LOGGER.makeRecord is _MAKE_RECORD
+            and _LOGGER.findCaller is _FIND_CALLER
+            and _logging._logRecordFactory is _RECORD
+            and logging.logThreads
+            and logging.logProcesses
+            and logging.logMultiprocessing
+            and (not _HAS_TASK_NAME or _logging.logAsyncioTasks)
+            and (node.parent is None or not node.propagate or _is_last(node.parent))
+        ):
+            frame = sys._getframe(1)
+            while (code := frame.f_code).co_filename == _logging._srcfile:
+                frame = frame.f_back
+            modules = sys.modules
+            processes = modules.get("multiprocessing")
+            task = None
+            if _HAS_TASK_NAME and (asyncio := modules.get("asyncio")) is not None:
+                loop = asyncio._get_running_loop()
+                if loop is not None and (current := asyncio.current_task(loop)) is not None:
+                    task = current.get_name()
+            # All that the record takes from its surroundings. The first number stands for the code object: the table refers to
+            # the object, so that no other one has this number.
+            site = (
+                id(code),
+                frame.f_lasti,
+                self.name,
+                self.__class__,
+                len(self.__dict__),
+                len(handler.__dict__),
+                level,
+                _logging._levelToName.get(level),
+                get_ident(),
+                threading.current_thread().name,
+                None if processes is None else processes.current_process().name,
+                task,
+                handler.route,
+            )
+            schemas, write, mark = stream.appender
+            kinds = schemas.sites.get(site)
+            pack, values = None, args
+            if kinds is not None:
+                if args:
+                    pack = kinds.get((msg, *map(type, args)))
+                else:
+                    pack = kinds.get(msg)
+                    if pack is None:
+                        pack, values = kinds.get(None), (msg,)
+            if pack is None:
+                new = kinds is None or STRUCT_TYPES.issuperset(map(type, args))
+            else:
+                if _IN_NANOSECONDS:
+                    now = time.time_ns()
+                    created = now / 1e9
+                    msecs = (now % 1_000_000_000) // 1_000_000 + 0.0
+                    if msecs == 999.0 and int(created) != now // 1_000_000_000:
+                        msecs = 0.0
+                    relative = (now - _logging._startTime) / 1e6
+                else:
+                    created = time.time()
+                    msecs = int((created - int(created)) * 1000) + 0.0
+                    relative = (created - _logging._startTime) * 1000
+                write(pack(created, msecs, relative, *values))
+                written = True
+                mark(MARK)
+                if stream.idle:
+                    stream.wake()
+                return
+    except Exception:
+        # A full segment, or a value that the schema does not have. After the write, only the commit byte can fail: a full
+        # segment has no room for it, and needs none.
+        if written:
+            return
+    if new:
+        _log_and_learn(self, level, msg, args, frame, handler, site)
+    else:
+        if stacklevel > 1:
+            stacklevel += _MORE_LEVELS
+        _LOG(self, level, msg, args, exc_info, extra, stack_info, stacklevel)
+
+
+def _is_last(node: Any) -> bool:
+    """Return whether no logger from `node` on has a handler."""
+    while node is not None and not node.handlers:
+        node = node.parent if node.propagate else None
+    return node is None
+
+
+@_as_standard
+def _log_and_learn(
+    self: Any, level: int, msg: str, args: tuple[object, ...], frame: FrameType, handler: Any, site: tuple[object, ...]
+) -> None:
+    try:
+        path, line, function, stack = self.findCaller(False, 1)
+    except ValueError:
+        path, line, function, stack = "(unknown file)", 0, "(unknown function)", None
+    record = self.makeRecord(self.name, level, path, line, msg, args, None, function, None, stack)
+    self.handle(record)
+    with contextlib.suppress(Exception):  # the record is handled, and the next call takes the standard way again
+        _learn(self, record, args, frame, handler, site)
+
+
+def _learn(
+    logger: logging.Logger,
+    record: logging.LogRecord,
+    args: tuple[object, ...],
+    frame: FrameType,
+    handler: Any,
+    site: tuple[object, ...],
+) -> None:
+    """Note how to pack the calls from this site, if the record has a schema and is from there."""
+    code, fields, stream = frame.f_code, record.__dict__, handler.stream
+    if (
+        (record.pathname, record.lineno, record.funcName) != (code.co_filename, frame.f_lineno, code.co_name)
+        or record.__class__ is not _RECORD
+        or len(fields) != PLAIN_SIZE
+        or record.args is not args
+        or logger.__class__ not in (_LOGGER, logging.RootLogger)
+        or not _PASSED.isdisjoint((*logger.__dict__, *handler.__dict__))
+        or stream is None
+    ):
+        return
+    schemas = stream.appender[0]
+    key: object = (record.msg, *map(type, args)) if args else record.msg
+    pack: Packer | None = schemas.get((schema_key(fields), (_RECORD, *map(type, args)), handler.route))
+    if pack is None and not args:
+        key, pack = None, schemas.get((message_key(fields), _RECORD, str, handler.route))
+    kinds = schemas.sites.get(site)
+    if kinds is None:
+        if len(schemas.sites) >= _MAX_SITES:
+            return
+        schemas.codes.append(code)
+        kinds = schemas.sites[site] = {}
+    if pack is not None and len(kinds) < _MAX_KINDS:
+        kinds[key] = pack

@@ -1,0 +1,269 @@
+"""Calls that need no `LogRecord`: the client shows the same record, and each change is seen by the next call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshlog_handler import MeshHandler
+from meshlog_handler.worker import fast_logger
+from meshlog_handler.worker.record_stream import RecordStream
+
+from ..one_proc import Proc
+
+pytestmark = pytest.mark.skipif(hasattr(logging.Logger, "_is_disabled"), reason="not used with this Python")
+
+values = st.integers(-(1 << 70), 1 << 70) | st.floats() | st.booleans() | st.text(max_size=5) | st.none() | st.just([1])
+msgs = st.sampled_from(["step %d", "loss %.3f", "%s", "plain", "100%", "", "\ud800", "a %s b %s", {"a": 1}, 5]) | st.text(
+    max_size=5
+)
+calls = st.tuples(st.sampled_from([10, 20, 30, 35, 50]), msgs, st.lists(values, max_size=2).map(tuple) | st.just(({"a": 1},)))
+
+
+class Counts(MeshHandler):
+    """A handler of one stream that counts the records that reach it."""
+
+    def __init__(self, stream: RecordStream) -> None:
+        logging.Handler.__init__(self)
+        self.stream, self.sink, self.route = stream, None, None
+        self.count = 0
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        self.count += 1
+        return super().handle(record)
+
+
+class Fast:
+    """A logger below another one, which has the handler."""
+
+    def __init__(self, proc: Proc) -> None:
+        self.proc = proc
+        self.handler = Counts(proc.stream)
+        self.parent = logging.Logger("fast", 1)
+        self.log = logging.Logger("fast.part")
+        self.log.parent = self.parent
+        self.log.manager = self.parent.manager = logging.Manager(self.parent)  # type: ignore[arg-type]  # as a root
+        self.parent.addHandler(self.handler)
+
+    def records(self) -> list[logging.LogRecord]:
+        """Return what the client shows of the calls since the last look."""
+        self.proc.ship()
+        items, self.proc.items = self.proc.items, []
+        return [template.build(values) for _, template, values in items if template is not None]
+
+    def handled(self, call: Callable[[], object]) -> bool:
+        """Make a call; return whether a record reached the handler."""
+        before = self.handler.count
+        call()
+        return self.handler.count > before
+
+
+@pytest.fixture
+def fast(proc: Proc) -> Iterator[Fast]:
+    assert fast_logger.enable(Counts)
+    yield Fast(proc)
+    fast_logger.disable()
+    assert "fast" not in logging.Logger._log.__name__
+
+
+def shown(record: logging.LogRecord) -> dict[str, object]:
+    return {**record.__dict__, "text": record.getMessage(), "exc_info": bool(record.exc_info)}
+
+
+def call_each(log: logging.Logger, made: list[tuple[int, Any, Any]]) -> None:
+    for level, msg, args in made:
+        log.log(level, msg, *args)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=st.lists(calls, min_size=1, max_size=6))
+def test_both_ways_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fast) -> None:
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(IndexError):
+        patch.setattr(time, "time", lambda: 1_700_000_000.999_999_9)
+        patch.setattr(time, "time_ns", lambda: 1_700_000_000_999_999_999)
+        found = []
+        for enabled in (True, False):
+            if not enabled:
+                fast_logger.disable()
+            for _ in range(3):
+                call_each(fast.log, made)
+            found.append([repr(sorted(shown(record).items())) for record in fast.records()])
+        assert len(found[0]) == 3 * len(made)
+        assert found[0] == found[1]
+    fast_logger.enable(Counts)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda log: log.info("step %d loss=%.3f of %s", 3, 0.5, "é"),
+        lambda log: log.info("constant"),
+        lambda log: log.warning(f"f-string {time.perf_counter()}"),
+        lambda log: log.log(35, "own level %d", 3),
+    ],
+)
+def test_after_the_first_calls_no_record_is_made(fast: Fast, call: Callable[[logging.Logger], None]) -> None:
+    handled = [fast.handled(lambda: call(fast.log)) for _ in range(20)]
+    assert handled[0]
+    assert not any(handled[6:])
+    assert len(fast.records()) == 20
+
+
+def test_the_same_text_at_another_place_is_another_record(fast: Fast) -> None:
+    for _ in range(3):
+        fast.log.info("step %d", 1)
+        fast.log.info("step %d", 1)
+    lines = [record.lineno for record in fast.records()]
+    assert lines == [lines[0], lines[0] + 1] * 3
+
+
+def test_code_that_is_compiled_again_at_the_same_address_is_another_place(fast: Fast) -> None:
+    lines = []
+    for number in range(30):
+        code: CodeType = compile("\n" * number + "log.info('step %d', 1)", "made", "exec")
+        for _ in range(3):
+            exec(code, {"log": fast.log})
+        lines += [number + 1] * 3
+        del code
+    assert [record.lineno for record in fast.records()] == lines
+
+
+def test_names_at_the_time_of_the_call(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = threading.current_thread()
+    monkeypatch.setattr(current, "name", "first")
+
+    def call() -> None:
+        fast.log.info("step %d", 1)
+
+    for _ in range(3):
+        call()
+    monkeypatch.setattr(current, "name", "second")
+    call()
+    fast.log.name = "renamed"
+    call()
+    monkeypatch.setitem(logging._levelToName, logging.INFO, "FYI")
+    call()
+    names = [(record.threadName, record.name, record.levelname) for record in fast.records()]
+    assert names[2:] == [
+        ("first", "fast.part", "INFO"),
+        ("second", "fast.part", "INFO"),
+        ("second", "renamed", "INFO"),
+        ("second", "renamed", "FYI"),
+    ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="records have the task's name since Python 3.12")
+def test_the_name_of_the_task(fast: Fast) -> None:
+    async def work(name: str) -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.set_name(name)
+        for _ in range(3):
+            fast.log.info("step %d", 1)
+
+    for name in ("one", "two"):
+        asyncio.run(work(name))
+    fast.log.info("step %d", 1)
+    assert [vars(record)["taskName"] for record in fast.records()] == ["one"] * 3 + ["two"] * 3 + [None]
+
+
+class _Drops(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return False
+
+
+def _own_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    return logging.LogRecord(*args, **kwargs)
+
+
+CHANGES: dict[str, Callable[[Fast, pytest.MonkeyPatch], object]] = {
+    "a filter of the logger": lambda fast, patch: fast.log.addFilter(_Drops()),
+    "a filter of the handler": lambda fast, patch: fast.handler.addFilter(_Drops()),
+    "a disabled logger": lambda fast, patch: setattr(fast.log, "disabled", True),
+    "a level of the handler": lambda fast, patch: fast.handler.setLevel(60),
+    "another handler of the logger": lambda fast, patch: fast.log.addHandler(logging.NullHandler()),
+    "another handler of the parent": lambda fast, patch: fast.parent.addHandler(logging.NullHandler()),
+    "no propagation": lambda fast, patch: setattr(fast.log, "propagate", False),
+    "a factory": lambda fast, patch: patch.setattr(logging, "_logRecordFactory", _own_factory),
+    "a method of the class": lambda fast, patch: patch.setattr(logging.Logger, "handle", lambda *_: None),
+    "callHandlers": lambda fast, patch: patch.setattr(logging.Logger, "callHandlers", lambda *_: None),
+    "a method of the logger": lambda fast, patch: setattr(fast.log, "handle", lambda record: None),
+    "a method of the handler": lambda fast, patch: setattr(fast.handler, "handle", lambda record: None),
+    "logThreads": lambda fast, patch: patch.setattr(logging, "logThreads", False),
+    "logProcesses": lambda fast, patch: patch.setattr(logging, "logProcesses", False),
+    "logMultiprocessing": lambda fast, patch: patch.setattr(logging, "logMultiprocessing", False),
+    "a formatter": lambda fast, patch: fast.handler.setFormatter(logging.Formatter("%(message)s!")),
+    "a subclass": lambda fast, patch: setattr(fast.log, "__class__", type("Own", (logging.Logger,), {})),
+    "no stream": lambda fast, patch: setattr(fast.handler, "stream", None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_seen_by_the_next_call(fast: Fast, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    standard = logging.LogRecord.__init__
+
+    def counted(self: logging.LogRecord, *args: Any, **kwargs: Any) -> None:
+        made.append(1)
+        standard(self, *args, **kwargs)
+
+    monkeypatch.setattr(logging.LogRecord, "__init__", counted)
+
+    def call() -> None:
+        fast.log._log(logging.INFO, "step %d", (1,))
+
+    for _ in range(4):
+        call()
+    assert len(made) == 1
+    CHANGES[change](fast, monkeypatch)
+    call()
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda log: log.info("step %d", 1, extra={"a": 1}),
+        lambda log: log.info("step %d", 1, exc_info=ValueError()),
+        lambda log: log.info("step %d", 1, stack_info=True),
+        lambda log: log.info("step %d", 1, stacklevel=2),
+        lambda log: log.info("step %(a)d", {"a": 1}),
+        lambda log: log.info("step %s", [1]),
+        lambda log: log.info({"a": 1}),
+        lambda log: log.info("step %d", 1 << 70),
+    ],
+)
+def test_other_calls_take_the_standard_way(fast: Fast, call: Callable[[logging.Logger], None]) -> None:
+    for enabled in (True, True, True, False):
+        if not enabled:
+            fast_logger.disable()
+        assert fast.handled(lambda: call(fast.log))
+    *before, after = [{**shown(record), "created": 0, "msecs": 0, "relativeCreated": 0} for record in fast.records()]
+    assert [repr(each) for each in before] == [repr(after)] * 3
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_stacklevel_names_the_same_caller(fast: Fast, levels: int) -> None:
+    def helper() -> None:
+        fast.log.info("step", stacklevel=levels)
+
+    def caller() -> None:
+        helper()
+
+    for enabled in (True, False):
+        if not enabled:
+            fast_logger.disable()
+        caller()
+    first, second = fast.records()
+    assert (first.funcName, first.lineno) == (second.funcName, second.lineno)
