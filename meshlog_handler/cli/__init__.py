@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 from .. import settings
 from .._version import __version__
 from ..errors import SettingError
+from ..protocol.ranks import format_ranks
 from . import argument_types
 
 _USAGE: Final = 2
@@ -49,7 +50,7 @@ environment of each rank:
   MESHLOG_CAPTURED   1: stdout and stderr are captured already
   PYTHONUNBUFFERED, PYTHONFAULTHANDLER   1 unless you set them: output appears at once, and a crash prints a
                      traceback
-  stdin              empty
+  stdin              empty; of the rank that --stdin names, meshlog's own
 
 end of the run:
   The exit code is that of the first rank that failed, or 128 and the number of the signal, such as 139 for SIGSEGV.
@@ -154,6 +155,9 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     parser = options.parser
     if not command:
         parser.error(f"there is no command. Write it last: {parser.prog} -- python train.py")
+    if options.stdin is not None and options.stdin >= options.count:
+        there = format_ranks(range(options.count))
+        parser.error(f"--stdin names rank {options.stdin}, but this run has only {there}")
     code = _check_program(command[0])
     if code:
         return code
@@ -176,6 +180,7 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
                 never=tuple(options.never),
                 hide=tuple(options.hide),
                 grace=options.grace,
+                stdin=options.stdin,
             )
         )
     except LaunchError as failure:
@@ -277,11 +282,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
     named: Any = {"dest": "count", "type": argument_types.count, "default": 1, "metavar": "N"}
     parser.add_argument("-n", "--nproc", "--nproc-per-node", help="ranks (1)", **named)
+    read: Any = {
+        "type": argument_types.reader,
+        "metavar": "RANK",
+        "help": "the rank that reads meshlog's stdin, or none (none)",
+    }
+    parser.add_argument("--stdin", **read)
     _add_options(parser)
 
 
 def _add_exec(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(on_one=True, count=1)
+    parser.set_defaults(on_one=True, count=1, stdin=None)
     parser.usage = "meshlog exec [options] -- COMMAND [ARGUMENT ...]"
     _add_options(parser)
 

@@ -74,7 +74,8 @@ class LaunchObserver(Protocol):
 class Ranks:
     """All ranks of a run, with one environment each. One owner, on the main thread.
 
-    `grace` is in seconds: from the first failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
+    `reader` is the rank that reads this process's standard input; the others have none. `grace` is in seconds: from the first
+    failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
     signal that stopped all ranks, and `asked_again` whether such a signal arrived more than once.
     """
 
@@ -85,13 +86,13 @@ class Ranks:
         *,
         grace: float,
         watcher: LaunchObserver,
-        stdin: int | None = subprocess.DEVNULL,
+        reader: int | None = None,
     ) -> None:
         self._command = command
         self._environments = environments
         self._grace = grace
         self._watcher = watcher
-        self._stdin = stdin
+        self._reader = reader
         self._plan: list[signal.Signals] = []
         self._due = float("inf")
         self._stopped_at = float("inf")
@@ -145,8 +146,9 @@ class Ranks:
             for _ in range(2):
                 ends += make_pipe()
             environment = {**environment, **settings.pipes(number, ends[1::2])}
+            stdin = None if number == self._reader else subprocess.DEVNULL
             process = subprocess.Popen(
-                self._command, stdin=self._stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
+                self._command, stdin=stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
             )
         except OSError as failure:
             for end in ends:

@@ -51,6 +51,22 @@ def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
     return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
 
 
+def stdin_hint(failures: Iterable[RankFailure], reader: int | None) -> str:
+    """Return how to give a standard input to ranks that failed without one; "" if there are none. `reader` has one."""
+    ranks = [each.rank for each in failures if each.rank != reader and any(map(_is_end_of_input, _lines(each)))]
+    if not ranks:
+        return ""
+    verb = "has" if len(ranks) == 1 else "have"
+    return (
+        f"{format_ranks(ranks)} {verb} no standard input, which input() and breakpoint() need. "
+        f"--stdin RANK gives meshlog's to one rank"
+    )
+
+
+def _is_end_of_input(line: str) -> bool:
+    return line == "EOFError: EOF when reading a line" or line.startswith("bdb.BdbQuit")
+
+
 def _with_groups(head: str, failures: Sequence[RankFailure], start: float) -> str:
     groups: dict[tuple[str, str], list[RankFailure]] = {}
     for failure in failures:
