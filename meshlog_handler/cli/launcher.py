@@ -38,12 +38,17 @@ class LaunchError(MeshlogError):
 
 @dataclass
 class Rank:
-    """One started process. `exitcode` is negative for a signal. `when` is the end, in seconds since the epoch."""
+    """One started process. `exitcode` is negative for a signal. `when` is the end, in seconds since the epoch.
+
+    `began` is the start on the clock of `monotonic`, `seconds` the time that the process ran.
+    """
 
     rank: int
     process: subprocess.Popen[bytes]
     exitcode: int | None = None
     when: float = 0.0
+    began: float = field(default_factory=monotonic)
+    seconds: float = 0.0
     sent: set[int] = field(default_factory=set)
 
     @property
@@ -185,6 +190,7 @@ class Ranks:
         now = time.time()
         for index, rank in enumerate(ended):
             rank.when = now + index * 1e-6
+            rank.seconds = monotonic() - rank.began
             self._watcher.ended(rank)
             if rank.exitcode and self._due == float("inf"):
                 self._plan = [signal.SIGTERM, signal.SIGKILL]

@@ -27,7 +27,7 @@ from ..system.signals import Signals, wait_for_foreground
 from ..system.waits import LONGEST_SEC, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole
 from .launcher import Rank, Ranks
-from .summary import RankFailure, failure_summary, stdin_hint
+from .summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
 
 LINGER_SEC: Final = 1.0
 """Seconds to wait, after all ranks have ended, for output of processes that ranks left running."""
@@ -43,7 +43,7 @@ HURRY_SEC: Final = 1.0
 class Options:
     """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written.
 
-    `stdin` is the rank that reads this process's standard input, None for no rank.
+    `stdin` is the rank that reads this process's standard input, None for no rank. `summary` adds a table of all ranks.
     """
 
     command: tuple[str, ...]
@@ -58,6 +58,7 @@ class Options:
     hide: tuple[str, ...] = ()
     grace: float = 5.0
     stdin: int | None = None
+    summary: bool = False
 
 
 def run(options: Options, start: Callable[..., Run] | None = None) -> int:
@@ -70,11 +71,11 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     client = LogClient(
         console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
     )
-    if start is None and options.ranks_filter is not None:
-        missing = options.ranks_filter - set(range(options.count))
-        if missing:
-            there = format_ranks(range(options.count))
-            diagnose(f"--ranks-filter names {format_ranks(missing)}, but this run has only {there}")
+    size = options.count if start is None else settings.launched_size(settings.launched())
+    missing = [rank for rank in options.ranks_filter or () if rank >= size]
+    if missing and size:
+        there = f"ranks 0-{size - 1}" if size > 1 else "rank 0"
+        diagnose(f"--ranks-filter names {format_ranks(missing)}, but this {'run' if start is None else 'job'} has only {there}")
     client.registry.launched = ""  # a rank from another launcher is that of the command, not of the client
     with Signals() as signals:
         client.start()
@@ -222,6 +223,9 @@ class Run:
             parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")
         if ranks.stopped_by is not None and ranks.first_failure is None:
             parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+        if self._options.summary:
+            rows = (RankEnd(rank.rank, rank.process.pid, rank.exitcode, rank.seconds, rank.was_stopped) for rank in ranks.ranks)
+            parts.append(end_table(list(rows)))
         return "\n".join(parts)
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..lines.framer import strip_ansi
 from ..protocol.ranks import format_ranks
@@ -49,6 +49,29 @@ def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
     if not others:
         return "\n".join(text)
     return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
+
+
+class RankEnd(NamedTuple):
+    """How a rank ended, and after how many seconds. `was_stopped`: a signal of the launcher ended it."""
+
+    rank: int
+    pid: int
+    exitcode: int | None
+    seconds: float
+    was_stopped: bool
+
+
+def end_table(ends: Sequence[RankEnd]) -> str:
+    """Return a table with one row per rank, headed by how many of them succeeded."""
+    rows = [("rank", "pid", "seconds", "end")]
+    for each in ends:
+        how = signal_name(each.exitcode) if each.exitcode is not None else "still alive"
+        seconds = f"{each.seconds:.2f}" if each.exitcode is not None else "-"
+        rows.append((str(each.rank), str(each.pid), seconds, how + (", stopped" if each.was_stopped else "")))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    head = f"{sum(each.exitcode == 0 for each in ends)} of {len(ends)} ranks succeeded:"
+    table = ["  ".join([*map(str.rjust, row[:3], widths), row[3]]) for row in rows]
+    return "\n".join([head, *(f"    {row}" for row in table)])
 
 
 def stdin_hint(failures: Iterable[RankFailure], reader: int | None) -> str:
