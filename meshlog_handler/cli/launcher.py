@@ -26,6 +26,7 @@ from ..system.waits import monotonic, seconds_until
 from .guard import Guard
 
 _KILLED_SEC: Final = 5.0
+_STOPPED_SEC: Final = 1.0
 
 
 class LaunchError(MeshlogError):
@@ -127,10 +128,16 @@ class Ranks:
         self._watch(signals)
 
     def suspend(self, number: signal.Signals) -> None:
-        """Suspend or continue running ranks. They have no terminal, so SIGTSTP would do nothing in their sessions."""
-        for rank in self.ranks:
-            if rank.exitcode is None:
-                _signal_group(rank, number)
+        """Suspend or continue running ranks. They have no terminal, so SIGTSTP would do nothing in their sessions.
+
+        Return when suspended ranks have stopped. Until then, one could read what is typed for the shell.
+        """
+        running = [rank for rank in self.ranks if rank.exitcode is None]
+        for rank in running:
+            _signal_group(rank, number)
+        deadline = monotonic() + _STOPPED_SEC
+        while number == signal.SIGSTOP and monotonic() < deadline and not all(_has_stopped(rank.process) for rank in running):
+            time.sleep(0.001)
 
     def reap(self) -> None:
         """Reap all processes. Send SIGTERM to processes that failed or stopped ranks left in their sessions.
@@ -221,6 +228,16 @@ def _signal_group(rank: Rank, number: signal.Signals) -> None:
     # The whole group has ended. macOS raises PermissionError if the process is not reaped yet.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(rank.process.pid, number)
+
+
+def _has_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether all threads of a child have stopped, or have ended; True if the system cannot tell."""
+    if not hasattr(os, "waitid"):
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:  # reaped
+        return True
 
 
 def _exitcode(process: subprocess.Popen[bytes]) -> int | None:

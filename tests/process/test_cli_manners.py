@@ -75,6 +75,13 @@ def test_there_is_no_table_unless_it_is_requested(tmp_path: Path) -> None:
     assert meshlog(tmp_path, "run", "-n", "2", "--", "true").err == ""
 
 
+def test_runs_with_the_same_directory_append_to_its_files(tmp_path: Path) -> None:
+    for number in range(2):
+        meshlog(tmp_path, "run", "-n", "2", "--log-dir", str(tmp_path / "logs"), "--", "sh", "-c", f"echo {number} of $RANK")
+    for rank in range(2):
+        assert (tmp_path / "logs" / f"rank-{rank}.stdout").read_text() == f"0 of {rank}\n1 of {rank}\n"
+
+
 # Words that are not known
 
 
