@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Final, NoReturn
 
@@ -128,8 +127,7 @@ class HostRun(Run):
         self._rank = rank
         environ = settings.captured(client.environ())
         environments = {rank: {**environ, **size_told(rank, environ)}}
-        options = replace(options, stdin=rank)  # the launcher decides what the standard input of each rank is
-        super().__init__(options, client, console=console, signals=signals, environments=environments)
+        super().__init__(options, client, console=console, signals=signals, environments=environments, reader=rank)
 
     def run(self) -> None:
         """Publish the address for the other ranks, and run the own process to its end."""

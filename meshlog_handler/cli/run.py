@@ -94,7 +94,8 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
 class Run:
     """One run: connects the processes of the ranks with a client. Main thread only.
 
-    `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0.
+    `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0. `reader` is a rank
+    that keeps the standard input which another launcher gave to this process. None: the rank that the options name.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Run:
         console: CollapsingConsole,
         signals: Signals,
         environments: Mapping[int, Mapping[str, str]] | None = None,
+        reader: int | None = None,
     ) -> None:
         self._options = options
         self._client = client
@@ -115,7 +117,13 @@ class Run:
         self._unread_until = float("inf")
         self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
-        self._ranks = Ranks(options.command, self._environments, grace=options.grace, watcher=self, reader=options.stdin)
+        self._ranks = Ranks(
+            options.command,
+            self._environments,
+            grace=options.grace,
+            watcher=self,
+            reader=options.stdin if reader is None else reader,
+        )
 
     def run(self) -> None:
         """Start all ranks, and wait until they have ended."""

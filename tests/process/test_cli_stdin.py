@@ -183,6 +183,13 @@ def test_ctrl_c_and_ctrl_d_reach_the_rank(shell: Shell) -> None:
     shell.until("code 130")
 
 
+def test_a_run_that_does_not_read_continues_in_the_background(shell: Shell) -> None:
+    for words in ("run", "exec"):
+        shell.type(f"RANK=0 $M {words} -- sh -c 'echo {words} \"\"continues' & wait $!; echo code $?\n")
+        shell.until(rf"\[0\] {words} continues")
+        shell.until("code 0")
+
+
 def test_a_run_started_in_the_background_waits_for_the_foreground(shell: Shell) -> None:
     shell.type("$M run --stdin 0 -- cat &\n")
     shell.type(STOPPED)
