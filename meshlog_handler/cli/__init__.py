@@ -1,4 +1,4 @@
-"""The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them.
+"""The command line: parses the arguments of ``meshlog run``, ``exec``, ``tail`` and ``completion``, and starts them.
 
 May import: errors, settings, _version, system, protocol, journal, transport, grouping, lines, output, worker, dispatch, client.
 """
@@ -12,12 +12,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 from .. import settings
 from .._version import __version__
 from ..errors import SettingError
+from ..protocol.ranks import format_ranks
 from . import argument_types
 
 _USAGE: Final = 2
@@ -28,6 +29,7 @@ Shows the logs of many processes in one.
     meshlog run -n 4 -- python train.py     run a command on 4 ranks
     meshlog exec -- python train.py         run a command as one rank of mpirun, srun or another launcher
     meshlog tail DIR                        print the last records of every rank, after a crash or during a run
+    meshlog completion bash                 print a script with which a shell completes arguments
 
 Each command has its own --help."""
 
@@ -49,7 +51,7 @@ environment of each rank:
   MESHLOG_CAPTURED   1: stdout and stderr are captured already
   PYTHONUNBUFFERED, PYTHONFAULTHANDLER   1 unless you set them: output appears at once, and a crash prints a
                      traceback
-  stdin              empty
+  stdin              empty; of the rank that --stdin names, meshlog's own
 
 end of the run:
   The exit code is that of the first rank that failed, or 128 and the number of the signal, such as 139 for SIGSEGV.
@@ -91,12 +93,31 @@ examples:
 Journals hold what ranks log through meshlog_handler. What they print is in the files beside the journals: logs/*."""
 
 
+_ABOUT_COMPLETION: Final = """\
+Print a script with which bash, zsh or fish completes the commands and options of meshlog."""
+
+_MORE_ON_COMPLETION: Final = """\
+examples:
+  eval "$(meshlog completion bash)"        in ~/.bashrc
+  eval "$(meshlog completion zsh)"         in ~/.zshrc, after compinit
+  meshlog completion fish | source         in ~/.config/fish/config.fish"""
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that prints its errors in one line."""
+    """An argument parser that prints its errors in one line. `arguments` are all that were added, ``--help`` included."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.arguments: list[argparse.Action] = []
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Add an argument, and note it."""
+        self.arguments.append(super().add_argument(*args, **kwargs))
+        return self.arguments[-1]
 
     def error(self, message: str) -> NoReturn:
-        """Print the error, and exit with code 2."""
-        self.exit(_USAGE, f"meshlog: error: {message} (see {self.prog} --help)\n")
+        """Print the error, and exit with code 2, also if stderr is closed or full."""
+        raise SystemExit(_fail(f"{message} (see {self.prog} --help)", _USAGE))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,15 +128,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # All words after the first -- belong to the command.
     at = words.index("--") if "--" in words else len(words)
-    parser = _parser()
+    parser, commands = _parser()
     try:
+        if at and not words[0].startswith("-") and words[0] not in commands:
+            parser.error(f"unknown command {words[0]!r}. Expected {_listed(commands)}{_meant(words[0], commands)}")
         options, unknown = parser.parse_known_args(words[:at])
-        if options.action is None:
-            parser.error("no command given. Expected run, exec or tail")
         if unknown:
             # The value of an unknown option may have been parsed as another argument.
             named = [word for word in unknown if word.startswith("-")] or unknown
-            options.parser.error(f"unknown arguments: {' '.join(named)}{_meant(options.parser, named)}")
+            known = [name for each in options.parser.arguments for name in each.option_strings if name.startswith("--")]
+            options.parser.error(f"unknown arguments: {' '.join(named)}{_meant(named[0].partition('=')[0], known)}")
+        if options.action is None:
+            parser.error("no command given. Expected run, exec or tail")
         code: int = options.action(options, words[at + 1 :], at < len(words))
     except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0
@@ -143,10 +167,14 @@ def _let_go() -> None:
             os.close(null)
 
 
-def _meant(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
-    known = [word for word in parser._option_string_actions if word.startswith("--")]
-    close = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+def _meant(unknown: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(unknown, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
 
 
 def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
@@ -154,6 +182,9 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     parser = options.parser
     if not command:
         parser.error(f"there is no command. Write it last: {parser.prog} -- python train.py")
+    if options.stdin is not None and options.stdin >= options.count:
+        there = format_ranks(range(options.count))
+        parser.error(f"--stdin names rank {options.stdin}, but this run has only {there}")
     code = _check_program(command[0])
     if code:
         return code
@@ -176,6 +207,8 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
                 never=tuple(options.never),
                 hide=tuple(options.hide),
                 grace=options.grace,
+                stdin=options.stdin,
+                summary=options.summary,
             )
         )
     except LaunchError as failure:
@@ -243,7 +276,9 @@ def _fail(text: str, code: int) -> int:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # stderr is closed or its disk is full; the exit code remains
+    if sys.stderr is None:  # it is closed; print() would write to stdout
+        return
+    with contextlib.suppress(OSError):  # its disk is full; the exit code remains
         print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
 
 
@@ -259,17 +294,29 @@ def _writable() -> str:
     return f"Give a writable --log-dir, or set {variable} to a writable directory."
 
 
-def _parser() -> Parser:
+def _complete(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+    from .completion import Command, completion_script
+
+    parser, commands = _parser()
+    described = [Command(name, (each.description or "").partition(".")[0], each.arguments) for name, each in commands.items()]
+    print(completion_script(options.shell, parser.arguments, described), end="")
+    return 0
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser, and the parser of each command."""
     form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser("meshlog", description=_ABOUT, **form)
     parser.add_argument("--version", action="version", version=f"meshlog {__version__}")
-    parser.set_defaults(action=None)
+    parser.set_defaults(action=None, parser=parser)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     _add_run(actions.add_parser("run", help="run a command on N ranks", description=_ABOUT_RUN, epilog=_MORE_ON_RUN, **form))
     about: Any = {"description": _ABOUT_EXEC, "epilog": _MORE_ON_EXEC, **form}
     _add_exec(actions.add_parser("exec", help="run a command as a rank of another launcher's job", **about))
     _add_tail(actions.add_parser("tail", help="read journals", description=_ABOUT_TAIL, epilog=_MORE_ON_TAIL, **form))
-    return parser
+    about = {"description": _ABOUT_COMPLETION, "epilog": _MORE_ON_COMPLETION, **form}
+    _add_completion(actions.add_parser("completion", help="print a script that completes arguments in a shell", **about))
+    return parser, dict(actions.choices)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -277,11 +324,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
     named: Any = {"dest": "count", "type": argument_types.count, "default": 1, "metavar": "N"}
     parser.add_argument("-n", "--nproc", "--nproc-per-node", help="ranks (1)", **named)
+    read: Any = {
+        "type": argument_types.reader,
+        "metavar": "RANK",
+        "help": "the rank that reads meshlog's stdin, or none (none)",
+    }
+    parser.add_argument("--stdin", **read)
+    parser.add_argument("--summary", action="store_true", help="end with a table: rank, pid, seconds, exit code or signal")
     _add_options(parser)
 
 
 def _add_exec(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(on_one=True, count=1)
+    parser.set_defaults(on_one=True, count=1, stdin=None, summary=False)
     parser.usage = "meshlog exec [options] -- COMMAND [ARGUMENT ...]"
     _add_options(parser)
 
@@ -316,3 +370,8 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     add("-n", "--lines", type=argument_types.count, default=20, metavar="LINES", help="records to print per rank (20)")
     add("--rank", type=argument_types.ranks, metavar="RANKS", help="print only these ranks, such as 3 or 0,4-7")
     add("--json", action="store_true", help="print one JSON object per line")
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(action=_complete, parser=parser)
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")

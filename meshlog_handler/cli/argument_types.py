@@ -35,6 +35,16 @@ def count(text: str) -> int:
 
 
 @_for_argparse
+def reader(text: str) -> int | None:
+    """Return the rank that reads stdin, None for ``none``."""
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise SettingError(f"{text!r} is not a rank. Expected 0, 1, ... or none")
+    return int(text)
+
+
+@_for_argparse
 def seconds(text: str) -> float:
     """Return a number of seconds, 0 or more."""
     try:

@@ -127,7 +127,7 @@ class HostRun(Run):
         self._rank = rank
         environ = settings.captured(client.environ())
         environments = {rank: {**environ, **size_told(rank, environ)}}
-        super().__init__(options, client, console=console, signals=signals, environments=environments, stdin=None)
+        super().__init__(options, client, console=console, signals=signals, environments=environments, reader=rank)
 
     def run(self) -> None:
         """Publish the address for the other ranks, and run the own process to its end."""

@@ -26,6 +26,7 @@ from ..system.waits import monotonic, seconds_until
 from .guard import Guard
 
 _KILLED_SEC: Final = 5.0
+_STOPPED_SEC: Final = 1.0
 
 
 class LaunchError(MeshlogError):
@@ -38,12 +39,17 @@ class LaunchError(MeshlogError):
 
 @dataclass
 class Rank:
-    """One started process. `exitcode` is negative for a signal. `when` is the end, in seconds since the epoch."""
+    """One started process. `exitcode` is negative for a signal. `when` is the end, in seconds since the epoch.
+
+    `began` is the start on the clock of `monotonic`, `seconds` the time that the process ran.
+    """
 
     rank: int
     process: subprocess.Popen[bytes]
     exitcode: int | None = None
     when: float = 0.0
+    began: float = field(default_factory=monotonic)
+    seconds: float = 0.0
     sent: set[int] = field(default_factory=set)
 
     @property
@@ -74,7 +80,8 @@ class LaunchObserver(Protocol):
 class Ranks:
     """All ranks of a run, with one environment each. One owner, on the main thread.
 
-    `grace` is in seconds: from the first failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
+    `reader` is the rank that reads this process's standard input; the others have none. `grace` is in seconds: from the first
+    failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
     signal that stopped all ranks, and `asked_again` whether such a signal arrived more than once.
     """
 
@@ -85,13 +92,13 @@ class Ranks:
         *,
         grace: float,
         watcher: LaunchObserver,
-        stdin: int | None = subprocess.DEVNULL,
+        reader: int | None = None,
     ) -> None:
         self._command = command
         self._environments = environments
         self._grace = grace
         self._watcher = watcher
-        self._stdin = stdin
+        self._reader = reader
         self._plan: list[signal.Signals] = []
         self._due = float("inf")
         self._stopped_at = float("inf")
@@ -121,10 +128,16 @@ class Ranks:
         self._watch(signals)
 
     def suspend(self, number: signal.Signals) -> None:
-        """Suspend or continue running ranks. They have no terminal, so SIGTSTP would do nothing in their sessions."""
-        for rank in self.ranks:
-            if rank.exitcode is None:
-                _signal_group(rank, number)
+        """Suspend or continue running ranks. They have no terminal, so SIGTSTP would do nothing in their sessions.
+
+        Return when suspended ranks have stopped. Until then, one could read what is typed for the shell.
+        """
+        running = [rank for rank in self.ranks if rank.exitcode is None]
+        for rank in running:
+            _signal_group(rank, number)
+        deadline = monotonic() + _STOPPED_SEC
+        while number == signal.SIGSTOP and monotonic() < deadline and not all(_has_stopped(rank.process) for rank in running):
+            time.sleep(0.001)
 
     def reap(self) -> None:
         """Reap all processes. Send SIGTERM to processes that failed or stopped ranks left in their sessions.
@@ -145,8 +158,9 @@ class Ranks:
             for _ in range(2):
                 ends += make_pipe()
             environment = {**environment, **settings.pipes(number, ends[1::2])}
+            stdin = None if number == self._reader else subprocess.DEVNULL
             process = subprocess.Popen(
-                self._command, stdin=self._stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
+                self._command, stdin=stdin, stdout=ends[1], stderr=ends[3], env=environment, start_new_session=True
             )
         except OSError as failure:
             for end in ends:
@@ -183,6 +197,7 @@ class Ranks:
         now = time.time()
         for index, rank in enumerate(ended):
             rank.when = now + index * 1e-6
+            rank.seconds = monotonic() - rank.began
             self._watcher.ended(rank)
             if rank.exitcode and self._due == float("inf"):
                 self._plan = [signal.SIGTERM, signal.SIGKILL]
@@ -213,6 +228,16 @@ def _signal_group(rank: Rank, number: signal.Signals) -> None:
     # The whole group has ended. macOS raises PermissionError if the process is not reaped yet.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(rank.process.pid, number)
+
+
+def _has_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether all threads of a child have stopped, or have ended; True if the system cannot tell."""
+    if not hasattr(os, "waitid"):
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:  # reaped
+        return True
 
 
 def _exitcode(process: subprocess.Popen[bytes]) -> int | None:

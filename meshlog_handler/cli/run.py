@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from ..protocol.messages import SetLevel
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
 from ..system.exit_status import signal_name
-from ..system.signals import Signals
+from ..system.signals import Signals, wait_for_foreground
 from ..system.waits import LONGEST_SEC, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole
 from .launcher import Rank, Ranks
-from .summary import RankFailure, failure_summary
+from .summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
 
 LINGER_SEC: Final = 1.0
 """Seconds to wait, after all ranks have ended, for output of processes that ranks left running."""
@@ -42,7 +41,10 @@ HURRY_SEC: Final = 1.0
 
 @dataclass(frozen=True)
 class Options:
-    """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written."""
+    """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written.
+
+    `stdin` is the rank that reads this process's standard input, None for no rank. `summary` adds a table of all ranks.
+    """
 
     command: tuple[str, ...]
     count: int = 1
@@ -55,6 +57,8 @@ class Options:
     never: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     grace: float = 5.0
+    stdin: int | None = None
+    summary: bool = False
 
 
 def run(options: Options, start: Callable[..., Run] | None = None) -> int:
@@ -67,11 +71,11 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     client = LogClient(
         console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
     )
-    if start is None and options.ranks_filter is not None:
-        missing = options.ranks_filter - set(range(options.count))
-        if missing:
-            there = format_ranks(range(options.count))
-            diagnose(f"--ranks-filter names {format_ranks(missing)}, but this run has only {there}")
+    size = options.count if start is None else settings.launched_size(settings.launched())
+    missing = [rank for rank in options.ranks_filter or () if rank >= size]
+    if missing and size:
+        there = f"ranks 0-{size - 1}" if size > 1 else "rank 0"
+        diagnose(f"--ranks-filter names {format_ranks(missing)}, but this {'run' if start is None else 'job'} has only {there}")
     client.registry.launched = ""  # a rank from another launcher is that of the command, not of the client
     with Signals() as signals:
         client.start()
@@ -90,7 +94,8 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
 class Run:
     """One run: connects the processes of the ranks with a client. Main thread only.
 
-    `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0.
+    `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0. `reader` is a rank
+    that keeps the standard input which another launcher gave to this process. None: the rank that the options name.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class Run:
         console: CollapsingConsole,
         signals: Signals,
         environments: Mapping[int, Mapping[str, str]] | None = None,
-        stdin: int | None = subprocess.DEVNULL,
+        reader: int | None = None,
     ) -> None:
         self._options = options
         self._client = client
@@ -112,16 +117,30 @@ class Run:
         self._unread_until = float("inf")
         self._lost = 0
         self._environments = environments or rank_environments(client.environ(), options.count)
-        self._ranks = Ranks(options.command, self._environments, grace=options.grace, watcher=self, stdin=stdin)
+        self._ranks = Ranks(
+            options.command,
+            self._environments,
+            grace=options.grace,
+            watcher=self,
+            reader=options.stdin if reader is None else reader,
+        )
 
     def run(self) -> None:
         """Start all ranks, and wait until they have ended."""
-        self._signals.suspended = self._ranks.suspend
+        if self._options.stdin is not None:
+            wait_for_foreground()
+        self._signals.suspended = self._suspended
         self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
             self._client.set_default("", SetLevel(0, self._options.level, "", None))
         self._ranks.run(self._signals)
+
+    def _suspended(self, number: signal.Signals) -> None:
+        """Suspend the ranks, or continue them when one of them may read from the terminal."""
+        if number == signal.SIGCONT and self._options.stdin is not None:
+            wait_for_foreground()
+        self._ranks.suspend(number)
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
         """Pass the output of a rank to the client."""
@@ -207,10 +226,14 @@ class Run:
         for exitcode, stopped in ends.items():
             how = f"ended by {signal_name(exitcode)}" if exitcode is not None else "still alive after SIGKILL"
             parts.append(f"stopped {format_ranks(stopped)}: {how}")
+        parts += filter(None, [stdin_hint(failures, self._options.stdin)])
         if self._console.folded:
             parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")
         if ranks.stopped_by is not None and ranks.first_failure is None:
             parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+        if self._options.summary:
+            rows = (RankEnd(rank.rank, rank.process.pid, rank.exitcode, rank.seconds, rank.was_stopped) for rank in ranks.ranks)
+            parts.append(end_table(list(rows)))
         return "\n".join(parts)
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..lines.framer import strip_ansi
 from ..protocol.ranks import format_ranks
@@ -49,6 +49,45 @@ def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
     if not others:
         return "\n".join(text)
     return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
+
+
+class RankEnd(NamedTuple):
+    """How a rank ended, and after how many seconds. `was_stopped`: a signal of the launcher ended it."""
+
+    rank: int
+    pid: int
+    exitcode: int | None
+    seconds: float
+    was_stopped: bool
+
+
+def end_table(ends: Sequence[RankEnd]) -> str:
+    """Return a table with one row per rank, headed by how many of them succeeded."""
+    rows = [("rank", "pid", "seconds", "end")]
+    for each in ends:
+        how = signal_name(each.exitcode) if each.exitcode is not None else "still alive"
+        seconds = f"{each.seconds:.2f}" if each.exitcode is not None else "-"
+        rows.append((str(each.rank), str(each.pid), seconds, how + (", stopped" if each.was_stopped else "")))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    head = f"{sum(each.exitcode == 0 for each in ends)} of {len(ends)} ranks succeeded:"
+    table = ["  ".join([*map(str.rjust, row[:3], widths), row[3]]) for row in rows]
+    return "\n".join([head, *(f"    {row}" for row in table)])
+
+
+def stdin_hint(failures: Iterable[RankFailure], reader: int | None) -> str:
+    """Return how to give a standard input to ranks that failed without one; "" if there are none. `reader` has one."""
+    ranks = [each.rank for each in failures if each.rank != reader and any(map(_is_end_of_input, _lines(each)))]
+    if not ranks:
+        return ""
+    verb = "has" if len(ranks) == 1 else "have"
+    return (
+        f"{format_ranks(ranks)} {verb} no standard input, which input() and breakpoint() need. "
+        f"--stdin RANK gives meshlog's to one rank"
+    )
+
+
+def _is_end_of_input(line: str) -> bool:
+    return line == "EOFError: EOF when reading a line" or line.startswith("bdb.BdbQuit")
 
 
 def _with_groups(head: str, failures: Sequence[RankFailure], start: float) -> str:

@@ -10,6 +10,8 @@ import errno
 import functools
 import os
 import shutil
+import site
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -36,14 +38,25 @@ _PRELOAD: Final = ("meshlog_handler.mesh.process_main", "meshlog_handler.mesh.pi
 
 
 def check_start_method(start_method: str | None) -> str:
-    """Return the start method to use (None: the default, forkserver); raise `SettingError` if it is unknown."""
+    """Return the start method to use (None: the default, forkserver); raise `SettingError` if it is unknown, or cannot work.
+
+    A frozen program (PyInstaller and similar tools set ``sys.frozen``) can only be forked: its executable is no interpreter.
+    """
+    frozen = hasattr(sys, "frozen")
     if start_method is None:
+        if frozen:
+            return "fork"
         # The fork server needs sockets that pass descriptors; those of eventlet do not.
         return DEFAULT_START_METHOD if reduction().HAVE_SEND_HANDLE else "spawn"
     if start_method not in START_METHODS:
         raise SettingError(
             f"start_method={start_method!r} is not a start method. Valid: {', '.join(START_METHODS)}, or None "
             f"for {DEFAULT_START_METHOD}."
+        )
+    if frozen and start_method != "fork":
+        raise SettingError(
+            f"start_method={start_method!r} starts a Python interpreter, and a frozen program (sys.frozen) has none: its "
+            f"executable would run this program again. Use start_method='fork', which is its default."
         )
     return start_method
 
@@ -103,6 +116,7 @@ def starting(start_method: str) -> Iterator[None]:
     """
     with _start_lock:
         _patch_preparation_data()
+        _patch_command_lines()
         _local.without_main = True
         try:
             if start_method == "forkserver":
@@ -187,6 +201,27 @@ def _patch_preparation_data() -> None:
 
     get_preparation_data._meshlog = True  # type: ignore[attr-defined]  # marks it as patched
     spawn.get_preparation_data = get_preparation_data
+
+
+def _patch_command_lines() -> None:
+    """Let new interpreters import `multiprocess` from where this one did: from a zipapp, or a directory added to sys.path."""
+    multiprocess = load()
+    original = multiprocess.util.spawnv_passfds
+    root = os.path.dirname(os.path.dirname(multiprocess.__file__))
+    if hasattr(original, "_meshlog") or root in site.getsitepackages() or root == site.getusersitepackages():
+        return
+
+    @functools.wraps(original)
+    def spawnv_passfds(path: Any, args: Any, passfds: Any) -> int:
+        args = list(args)
+        if "-c" in args:
+            # At the end of the path, nothing that the interpreter finds by itself changes. Its first imports are dill, too.
+            args[args.index("-c") + 1] = f"import sys; sys.path += {sys.path!r}; {args[args.index('-c') + 1]}"
+        pid: int = original(path, args, passfds)
+        return pid
+
+    spawnv_passfds._meshlog = True  # type: ignore[attr-defined]  # marks it as patched
+    multiprocess.util.spawnv_passfds = spawnv_passfds
 
 
 def _after_fork_in_child() -> None:

@@ -16,6 +16,16 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals to the launcher that stop all ranks."""
 
 
+def wait_for_foreground() -> None:
+    """If stdin is the terminal of this process, wait until the shell lets this process read from it.
+
+    The kernel stops a process that reads from its terminal in the background. Processes in other sessions are not stopped, so a
+    process that starts such readers must wait for them.
+    """
+    with contextlib.suppress(OSError):  # stdin is closed, or no shell could continue this process
+        os.read(0, 0)  # reads nothing: in the background, the kernel stops this process here
+
+
 class Signals:
     """A context manager, for the main thread, in which signals only wake up `wait`.
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from meshlog_handler.cli.summary import RankFailure, failure_summary
+from meshlog_handler.cli.summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
 from meshlog_handler.system.exit_status import signal_name
 
 TRACEBACK = (
@@ -90,3 +90,27 @@ def test_a_prefixed_and_coloured_traceback_is_found() -> None:
     text = failure_summary([RankFailure(0, 1, 1, 1.0), RankFailure(1, 1, 1, 1.0, tuple(f"E {line}" for line in lines))], 2)
     assert text.endswith("    rank 1: exit code 1: ValueError: a")
     assert "\x1b" not in text
+
+
+def test_ranks_that_failed_without_a_standard_input_are_named() -> None:
+    failures = [
+        RankFailure(0, 1, 1, 1.0, (*TRACEBACK, "EOFError: EOF when reading a line")),
+        RankFailure(1, 1, 1, 1.0, ("> train.py(3)main()", "(Pdb) ", *TRACEBACK, "\x1b[31mbdb.BdbQuit\x1b[0m")),
+        RankFailure(2, 1, 1, 1.0, (*TRACEBACK, "EOFError: Ran out of input")),
+        RankFailure(3, 1, 1, 1.0),
+    ]
+    assert stdin_hint(failures, None).startswith("ranks 0-1 have no standard input")
+    assert stdin_hint(failures, 0).startswith("rank 1 has no standard input")
+    assert stdin_hint(failures[2:], None) == ""
+
+
+def test_the_table_has_a_row_per_rank() -> None:
+    ends = [RankEnd(9, 123, 0, 1.0, False), RankEnd(10, 4567, -11, 12.5, False), RankEnd(11, 8, None, 0.0, False)]
+    assert end_table([*ends, RankEnd(12, 9, -15, 2.0, True)]).splitlines() == [
+        "1 of 4 ranks succeeded:",
+        "    rank   pid  seconds  end",
+        "       9   123     1.00  exit code 0",
+        "      10  4567    12.50  SIGSEGV",
+        "      11     8        -  still alive",
+        "      12     9     2.00  SIGTERM, stopped",
+    ]
