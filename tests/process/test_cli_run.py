@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler.system.descriptors import takes_more
 from meshlog_handler.transport.channel import Address
 from meshlog_handler.transport.run_directory import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
@@ -391,6 +392,23 @@ def test_a_run_succeeds_if_the_reader_closes_the_pipe_early(tmp_path: Path) -> N
         assert process.wait(DEADLINE) == 0
         assert process.stderr.read() == b""
     assert done.exists()
+
+
+def test_a_pipe_that_another_process_made_non_blocking_gets_every_line(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    command = [*MESHLOG, "run", "-n", "2", "--", "seq", "6000"]
+    with (
+        os.fdopen(read_end, "rb") as reader,
+        subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE, env=importing(), cwd=ROOT) as process,
+    ):
+        until(lambda: not takes_more(write_end, 0), DEADLINE, "the pipe to be full")
+        os.close(write_end)
+        lines = reader.read().split()
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert len(lines) == 2 * 2 * 6000
 
 
 def test_ranks_that_write_forever_end_when_the_reader_closes_the_pipe(tmp_path: Path) -> None:
