@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 from tqdm import tqdm
 
-from meshlog_handler import LogClient, install, this_host
+from meshlog_handler import LogClient, current_rank, install, this_host
 
 STEPS = 24
 
@@ -33,6 +34,21 @@ def nested(number: int) -> None:
         for _ in tqdm(range(8), desc=f"inner {number}", leave=False, mininterval=0):
             time.sleep(0.1)
         logging.info("outer %d logs %d", number, step)
+
+
+def two_positions() -> None:
+    """Draw two bars below each other in a rank of ``meshlog run``, and log."""
+    install()
+    number = current_rank()
+    names = [f"{name} {number}" for name in ("upper", "lower")]
+    with ExitStack() as stack:
+        bars = [stack.enter_context(tqdm(total=STEPS, desc=name, position=at, mininterval=0)) for at, name in enumerate(names)]
+        for step in range(STEPS):
+            for bar in bars:
+                bar.update()
+            if step % 8 == 4:
+                logging.info("rank %d logs %d", number, step)
+            time.sleep(0.1)
 
 
 def by_rich(number: int) -> None:
@@ -77,5 +93,7 @@ if __name__ == "__main__":
         mesh()
     elif name == "size":
         print("size", *say_size())
+    elif name == "two_positions":
+        two_positions()
     else:
         pool(globals()[name])

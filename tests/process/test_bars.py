@@ -32,6 +32,13 @@ def bars_in(rows: list[str]) -> list[str]:
     return [match[1] for row in rows if (match := re.match(r"\[\d+\] (\w+ \d)\W.* (?!100)\d+%", row))]
 
 
+def assert_bars_stay_together_below_the_records(seen: list[list[str]], bars: set[str]) -> None:
+    assert any(bars <= set(bars_in(state)) for state in seen), "all of them at once"
+    for state in seen:
+        drawn = [row for row in state if re.search(r" \d+%", row) and "100%" not in row]
+        assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
+
+
 @pytest.mark.parametrize(
     ("program", "names", "records"),
     [
@@ -54,11 +61,21 @@ def test_bars_overwrite_no_record_and_each_bar_leaves_one_line(
         for name in names:
             assert sum(name.format(number) in row and "100%" in row for row in rows) == 1
     assert len(rows) == 3 * (len(records) + len(names)), "nothing else: no states that a bar has left behind"
-    wanted = {name.format(number) for name in names for number in range(3)}
-    assert any(wanted <= set(bars_in(state)) for state in seen), "all of them at once"
-    for state in seen:
-        drawn = [row for row in state if re.search(r" \d+%", row) and "100%" not in row]
-        assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
+    assert_bars_stay_together_below_the_records(seen, {name.format(number) for name in names for number in range(3)})
+
+
+def test_ranks_with_two_bars_each_show_all_bars_at_once(screen: Screen) -> None:
+    program = (sys.executable, "-m", "tests.process.bars", "two_positions")
+    seen = on(screen, "-m", "meshlog_handler", "run", "-n", "4", "--", *program)
+    rows = seen[-1]
+    bars = {f"{name} {number}" for name in ("upper", "lower") for number in range(4)}
+    records = [f"rank {number} logs {step}" for number in range(4) for step in (4, 12, 20)]
+    text = "\n".join(rows)
+    assert sorted(row.partition("] ")[2] for row in rows if " logs " in row) == sorted(records), text
+    ends = [(row[:3], row.partition("] ")[2].partition(":")[0]) for row in rows if "100%" in row]
+    assert sorted(ends) == sorted((f"[{bar[-1]}]", bar) for bar in bars), text
+    assert len(rows) == len(records) + len(bars), text
+    assert_bars_stay_together_below_the_records(seen, bars)
 
 
 def test_output_that_is_not_a_terminal_has_no_control_sequences() -> None:
