@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from meshlog_handler import LogClient, current_rank, install, this_host
+from tests.waiting import until
 
 STEPS = 24
 
@@ -36,19 +38,21 @@ def nested(number: int) -> None:
         logging.info("outer %d logs %d", number, step)
 
 
-def two_positions() -> None:
-    """Draw two bars below each other in a rank of ``meshlog run``, and log."""
+def two_positions(go: str) -> None:
+    """In a rank of ``meshlog run``: draw two bars below each other, wait for the file `go`, then log and finish the bars."""
     install()
     number = current_rank()
     names = [f"{name} {number}" for name in ("upper", "lower")]
     with ExitStack() as stack:
-        bars = [stack.enter_context(tqdm(total=STEPS, desc=name, position=at, mininterval=0)) for at, name in enumerate(names)]
-        for step in range(STEPS):
+        bars = [stack.enter_context(tqdm(total=9, desc=name, position=at, mininterval=0)) for at, name in enumerate(names)]
+        for step in range(9):
             for bar in bars:
                 bar.update()
-            if step % 8 == 4:
+            if step == 3:
+                until(lambda: os.path.exists(go), 60.0, "the bars of all ranks to be visible")
+            if step % 3 == 1:
                 logging.info("rank %d logs %d", number, step)
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 def by_rich(number: int) -> None:
@@ -94,6 +98,6 @@ if __name__ == "__main__":
     elif name == "size":
         print("size", *say_size())
     elif name == "two_positions":
-        two_positions()
+        two_positions(sys.argv[2])
     else:
         pool(globals()[name])

@@ -129,6 +129,32 @@ subprocess.Popen([sys.executable, "-c", child])
     assert ran.out == "[0] late\n"
 
 
+def test_a_run_ends_without_a_busy_loop_if_a_worker_outlives_its_rank(tmp_path: Path) -> None:
+    worker = (
+        "import os, signal, sys, meshlog_handler; meshlog_handler.install(); "
+        "open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
+    )
+    start = f"import subprocess\nsubprocess.Popen([sys.executable, '-c', {worker!r}, sys.argv[1]])"
+    code = f"{WAIT_FOR}\n{start}\nwait_for(sys.argv[1])"
+    joined = tmp_path / "joined"
+    ran = meshlog(tmp_path, "run", "--", *PYTHON, code, str(joined))
+    assert (ran.out, ran.err) == ("", "")
+    pid = int(joined.read_text())
+    assert not gone(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_end_of_a_killed_rank_is_reported_with_little_address_space(tmp_path: Path) -> None:
+    code = "import logging, os, meshlog_handler; meshlog_handler.install(); logging.warning('logged'); os.kill(os.getpid(), 9)"
+    command = " ".join(["ulimit -v 600000; exec", *MESHLOG, 'run -- "$0" -c "$1"'])
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, code], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE
+    )
+    assert done.returncode == 137
+    assert "[0] logged\n" in done.stderr
+    assert "ended by SIGKILL" in done.stderr
+
+
 def test_a_run_does_not_wait_for_a_daemon_that_outlives_its_rank(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "sh", "-c", "sleep 50 & echo $!")
     pid = int(ran.out.removeprefix("[0] "))
