@@ -255,6 +255,16 @@ def test_on_a_terminal_progress_is_drawn_in_place(terminal: Terminal, monkeypatc
     assert terminal.shows("")
 
 
+def test_extras_of_a_record_do_not_make_it_a_progress_bar(terminal: Terminal) -> None:
+    handler = ConsoleHandler(terminal.file, terminal.file, formatter=MeshFormatter(colour=False))
+    records = [make(f"step {number}") for number in range(3)]
+    for record in records:
+        vars(record).update(progress=True, partial=True, bar=1, bar_ends="erased", stream="stdout", raw_text=b"raw")
+    show(handler, *records)
+    assert terminal.shows("".join(f"[3] step {number}\n" for number in range(3)))
+    handler.close()
+
+
 def test_a_line_for_another_output_does_not_redraw_the_progress_bar(
     terminal: Terminal, open_file: Callable[..., TextIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
