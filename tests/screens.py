@@ -9,7 +9,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyte
 
@@ -43,8 +43,14 @@ class Screen:
             self.raw += data
             self._stream.feed(data)
 
-    def run(self, command: Sequence[str], env: dict[str, str], timeout: float = 60.0) -> list[list[str]]:
-        """Run a program on this terminal; return the screen after each change."""
+    def run(
+        self,
+        command: Sequence[str],
+        env: dict[str, str],
+        timeout: float = 60.0,
+        changed: Callable[[list[str]], object] = lambda rows: None,
+    ) -> list[list[str]]:
+        """Run a program on this terminal; return the screen after each change, and call `changed` with it."""
         seen: list[list[str]] = []
         deadline = time.monotonic() + timeout
         fd = self.file.fileno()
@@ -55,6 +61,7 @@ class Screen:
                     rows = self.rows
                     if not seen or rows != seen[-1]:
                         seen.append(rows)
+                        changed(rows)
             finally:
                 program.kill()
             assert program.returncode == 0, self.rows

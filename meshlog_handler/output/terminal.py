@@ -103,30 +103,44 @@ class Output:
         return self.stream is stream and self._known_at == changes()
 
     def write(self, parts: Sequence[str | bytes]) -> None:
-        """Write `parts`, and flush. Characters that the encoding lacks are escaped. Errors of the file propagate."""
+        """Write `parts`, and flush. Characters that the encoding lacks are escaped. Errors of the file propagate.
+
+        Waits for the reader of the file, even if another process that shares the file has made it non-blocking.
+        """
+        fd = self._fd if self._fd is not None else self._non_blocking()
         for kind, group in groupby(parts, type):
             if kind is bytes:
-                self._write_bytes(b"".join(group))  # type: ignore[arg-type]  # all of one kind
+                self._write_bytes(b"".join(group), fd)  # type: ignore[arg-type]  # all of one kind
             else:
-                self._write_text("".join(group))  # type: ignore[arg-type]  # all of one kind
-        if self._fd is None and self.stream is not None:
+                self._write_text("".join(group), fd)  # type: ignore[arg-type]  # all of one kind
+        if fd is None and self.stream is not None:
             self.stream.flush()
 
-    def _write_text(self, text: str) -> None:
-        if self._fd is not None:
-            write_all(self._fd, text.encode(self._encoding, "backslashreplace"))
+    def _non_blocking(self) -> int | None:
+        """Return the descriptor of the stream if it is non-blocking: the stream would raise and lose what does not fit."""
+        if isinstance(self.stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):  # not a file, or closed: writing to the stream reports it
+                fd = self.stream.fileno()
+                if not os.get_blocking(fd):
+                    self.stream.flush()
+                    return fd
+        return None
+
+    def _write_text(self, text: str, fd: int | None) -> None:
+        if fd is not None:
+            write_all(fd, text.encode(self._encoding, "backslashreplace"), patient=True)
         elif self.stream is not None:
             try:
                 self.stream.write(text)
             except UnicodeEncodeError:
                 self.stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
 
-    def _write_bytes(self, data: bytes) -> None:
+    def _write_bytes(self, data: bytes, fd: int | None) -> None:
         binary = getattr(self.stream, "buffer", None)
-        if self._fd is not None:
-            write_all(self._fd, data)
+        if fd is not None:
+            write_all(fd, data, patient=True)
         elif binary is not None and self.stream is not None:
             self.stream.flush()
             binary.write(data)
         else:
-            self._write_text(data.decode("utf-8", "backslashreplace"))
+            self._write_text(data.decode("utf-8", "backslashreplace"), None)

@@ -17,7 +17,7 @@ PIPE_SIZE: Final = 256 * 1024  # a user has 64 MiB for all pipes; beyond that, p
 """Capacity of a pipe in bytes, if the system grants it."""
 
 _SMALL: Final = 64 * 1024
-_WRITE_WAIT_MS: Final = 1000
+_WRITE_WAIT_SEC: Final = 1.0
 
 FileIdentity = tuple[int, int, int]
 """Device, inode and type of an open file."""
@@ -136,14 +136,12 @@ def takes_more(fd: int, seconds: float) -> bool:
     return bool(poller.poll(capped(seconds) * 1000))
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`. If `fd` is non-blocking and not writable for a second, the rest of `data` is lost."""
+def write_all(fd: int, data: bytes, *, patient: bool = False) -> None:
+    """Write all of `data`. If `fd` is non-blocking and not writable for a second, the rest is lost, unless `patient`."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # another process that shares the terminal may have made it non-blocking
-            poller = select.poll()
-            poller.register(fd, select.POLLOUT)
-            if not any(event & select.POLLOUT for _, event in poller.poll(_WRITE_WAIT_MS)):
+        except BlockingIOError:  # another process that shares the file may have made it non-blocking
+            if not takes_more(fd, _WRITE_WAIT_SEC) and not patient:
                 return

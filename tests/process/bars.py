@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 from tqdm import tqdm
 
-from meshlog_handler import LogClient, install, this_host
+from meshlog_handler import LogClient, current_rank, install, this_host
+from tests.waiting import until
 
 STEPS = 24
 
@@ -33,6 +36,23 @@ def nested(number: int) -> None:
         for _ in tqdm(range(8), desc=f"inner {number}", leave=False, mininterval=0):
             time.sleep(0.1)
         logging.info("outer %d logs %d", number, step)
+
+
+def two_positions(go: str) -> None:
+    """In a rank of ``meshlog run``: draw two bars below each other, wait for the file `go`, then log and finish the bars."""
+    install()
+    number = current_rank()
+    names = [f"{name} {number}" for name in ("upper", "lower")]
+    with ExitStack() as stack:
+        bars = [stack.enter_context(tqdm(total=9, desc=name, position=at, mininterval=0)) for at, name in enumerate(names)]
+        for step in range(9):
+            for bar in bars:
+                bar.update()
+            if step == 3:
+                until(lambda: os.path.exists(go), 60.0, "the bars of all ranks to be visible")
+            if step % 3 == 1:
+                logging.info("rank %d logs %d", number, step)
+            time.sleep(0.02)
 
 
 def by_rich(number: int) -> None:
@@ -77,5 +97,7 @@ if __name__ == "__main__":
         mesh()
     elif name == "size":
         print("size", *say_size())
+    elif name == "two_positions":
+        two_positions(sys.argv[2])
     else:
         pool(globals()[name])

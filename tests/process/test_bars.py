@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,15 +22,22 @@ def screen() -> Iterator[Screen]:
     it.close()
 
 
-def on(screen: Screen, *command: str) -> list[list[str]]:
+def on(screen: Screen, *command: str, changed: Callable[[list[str]], object] = lambda rows: None) -> list[list[str]]:
     left_out = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CI")
     env = {name: value for name, value in os.environ.items() if name not in left_out}
-    return screen.run([sys.executable, *command], importing({**env, "TERM": "xterm-256color"}))
+    return screen.run([sys.executable, *command], importing({**env, "TERM": "xterm-256color"}), changed=changed)
 
 
 def bars_in(rows: list[str]) -> list[str]:
     """Return the names of the bars that are drawn and have not ended."""
     return [match[1] for row in rows if (match := re.match(r"\[\d+\] (\w+ \d)\W.* (?!100)\d+%", row))]
+
+
+def assert_bars_stay_together_below_the_records(seen: list[list[str]], bars: set[str]) -> None:
+    assert any(bars <= set(bars_in(state)) for state in seen), "all of them at once"
+    for state in seen:
+        drawn = [row for row in state if re.search(r" \d+%", row) and "100%" not in row]
+        assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
 
 
 @pytest.mark.parametrize(
@@ -54,11 +62,27 @@ def test_bars_overwrite_no_record_and_each_bar_leaves_one_line(
         for name in names:
             assert sum(name.format(number) in row and "100%" in row for row in rows) == 1
     assert len(rows) == 3 * (len(records) + len(names)), "nothing else: no states that a bar has left behind"
-    wanted = {name.format(number) for name in names for number in range(3)}
-    assert any(wanted <= set(bars_in(state)) for state in seen), "all of them at once"
-    for state in seen:
-        drawn = [row for row in state if re.search(r" \d+%", row) and "100%" not in row]
-        assert drawn == state[len(state) - len(drawn) :] or "100%" in "".join(state[-len(drawn) :]), "below all records"
+    assert_bars_stay_together_below_the_records(seen, {name.format(number) for name in names for number in range(3)})
+
+
+def test_ranks_with_two_bars_each_show_all_bars_at_once(screen: Screen, tmp_path: Path) -> None:
+    bars = {f"{name} {number}" for name in ("upper", "lower") for number in range(4)}
+    go = tmp_path / "go"
+
+    def changed(rows: list[str]) -> None:
+        if bars <= set(bars_in(rows)):
+            go.touch()
+
+    program = (sys.executable, "-m", "tests.process.bars", "two_positions", str(go))
+    seen = on(screen, "-m", "meshlog_handler", "run", "-n", "4", "--", *program, changed=changed)
+    rows = seen[-1]
+    records = [f"rank {number} logs {step}" for number in range(4) for step in (1, 4, 7)]
+    text = "\n".join(rows)
+    assert sorted(row.partition("] ")[2] for row in rows if " logs " in row) == sorted(records), text
+    ends = [(row[:3], row.partition("] ")[2].partition(":")[0]) for row in rows if "100%" in row]
+    assert sorted(ends) == sorted((f"[{bar[-1]}]", bar) for bar in bars), text
+    assert len(rows) == len(records) + len(bars), text
+    assert_bars_stay_together_below_the_records(seen, bars)
 
 
 def test_output_that_is_not_a_terminal_has_no_control_sequences() -> None:

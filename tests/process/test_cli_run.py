@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler.system.descriptors import takes_more
 from meshlog_handler.transport.channel import Address
 from meshlog_handler.transport.run_directory import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
@@ -126,6 +127,32 @@ subprocess.Popen([sys.executable, "-c", child])
     )
     ran = meshlog(tmp_path, "run", "--", *PYTHON, code)
     assert ran.out == "[0] late\n"
+
+
+def test_a_run_ends_without_a_busy_loop_if_a_worker_outlives_its_rank(tmp_path: Path) -> None:
+    worker = (
+        "import os, signal, sys, meshlog_handler; meshlog_handler.install(); "
+        "open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
+    )
+    start = f"import subprocess\nsubprocess.Popen([sys.executable, '-c', {worker!r}, sys.argv[1]])"
+    code = f"{WAIT_FOR}\n{start}\nwait_for(sys.argv[1])"
+    joined = tmp_path / "joined"
+    ran = meshlog(tmp_path, "run", "--", *PYTHON, code, str(joined))
+    assert (ran.out, ran.err) == ("", "")
+    pid = int(joined.read_text())
+    assert not gone(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_end_of_a_killed_rank_is_reported_with_little_address_space(tmp_path: Path) -> None:
+    code = "import logging, os, meshlog_handler; meshlog_handler.install(); logging.warning('logged'); os.kill(os.getpid(), 9)"
+    command = " ".join(["ulimit -v 600000; exec", *MESHLOG, 'run -- "$0" -c "$1"'])
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, code], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE
+    )
+    assert done.returncode == 137
+    assert "[0] logged\n" in done.stderr
+    assert "ended by SIGKILL" in done.stderr
 
 
 def test_a_run_does_not_wait_for_a_daemon_that_outlives_its_rank(tmp_path: Path) -> None:
@@ -391,6 +418,23 @@ def test_a_run_succeeds_if_the_reader_closes_the_pipe_early(tmp_path: Path) -> N
         assert process.wait(DEADLINE) == 0
         assert process.stderr.read() == b""
     assert done.exists()
+
+
+def test_a_pipe_that_another_process_made_non_blocking_gets_every_line(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    command = [*MESHLOG, "run", "-n", "2", "--", "seq", "6000"]
+    with (
+        os.fdopen(read_end, "rb") as reader,
+        subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE, env=importing(), cwd=ROOT) as process,
+    ):
+        until(lambda: not takes_more(write_end, 0), DEADLINE, "the pipe to be full")
+        os.close(write_end)
+        lines = reader.read().split()
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert len(lines) == 2 * 2 * 6000
 
 
 def test_ranks_that_write_forever_end_when_the_reader_closes_the_pipe(tmp_path: Path) -> None:

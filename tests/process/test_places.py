@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,39 @@ with LogClient() as client:
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="only root can give up its rights")
 def test_a_worker_can_join_a_client_that_gave_up_its_privileges(tmp_path: Path) -> None:
     assert "[0] record\n" in run(GIVEN_UP_CLIENT, tmp_path, MESHLOG_RUN_DIR=str(tmp_path))
+
+
+STARTS = """
+import logging, sys
+from meshlog_handler import this_host
+def work():
+    logging.getLogger().warning("record")
+if __name__ == "__main__":
+    with this_host().spawn_procs(per_host={"gpus": 1}, start_method=sys.argv[1]) as procs:
+        procs.call(work).get(60)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="mounts for one process alone are Linux's")
+@pytest.mark.parametrize("mount", ["none /proc", "-o nr_inodes=1 none /dev/shm"], ids=["no proc", "no inodes"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_mesh_starts_without_proc_and_without_room_in_shared_memory(method: str, mount: str, tmp_path: Path) -> None:
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    script = f'mount -t tmpfs {mount} && exec "$0" "$@"'
+    if subprocess.run([*unshare, script, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount")
+    (tmp_path / "mesh.py").write_text(STARTS)
+    command = [*unshare, script, sys.executable, str(tmp_path / "mesh.py"), method]
+    env = {name: value for name, value in importing().items() if name != "MESHLOG_RUN_DIR"}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE)
+    assert (ran.returncode, ran.stderr) == (0, "[0] record\n")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_mesh_starts_from_a_zip_file(method: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mesh.pyz", "w") as file:
+        file.writestr("__main__.py", STARTS)
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "mesh.pyz"), method], env=importing(), capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (ran.returncode, ran.stderr) == (0, "[0] record\n")

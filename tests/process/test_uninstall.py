@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import logging.config
 import multiprocessing
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -75,4 +78,30 @@ def be_as_before(address: str) -> None:
 @pytest.mark.usefixtures("real_stdout")
 def test_uninstall_restores_what_a_program_can_set() -> None:
     with collected() as logs, started("spawn", be_as_before, [(logs.address,)]) as procs:
+        assert join_all(procs) == [0]
+
+
+def join_and_leave_many_times(address: str) -> None:
+    """Join and leave without the garbage collector, which training loops switch off. Nothing may accumulate."""
+
+    def held() -> tuple[int, int]:
+        with open("/proc/self/maps") as maps:
+            return len(os.listdir("/proc/self/fd")), sum("journal" in line for line in maps)
+
+    install(address)
+    uninstall()
+    gc.collect()
+    gc.disable()
+    before = held()
+    for _ in range(3):
+        install(address)
+        logging.getLogger("app").warning("joined")
+        uninstall()
+        until(lambda: held() == before, what="descriptors and maps to be given back")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system lists the maps of a process")
+@pytest.mark.usefixtures("real_stdout")
+def test_uninstall_gives_back_descriptors_and_maps_without_the_garbage_collector() -> None:
+    with collected() as logs, started("spawn", join_and_leave_many_times, [(logs.address,)]) as procs:
         assert join_all(procs) == [0]

@@ -126,6 +126,19 @@ def test_the_size_of_one_collection_is_bounded(tmp_path: Path) -> None:
     assert [template.text(values) for _, template, values in items] == [text(number, 100_000) for number in range(1, 51)]
 
 
+def test_references_to_files_that_do_not_exist_take_little_memory(tmp_path: Path, traced: Callable[[], int]) -> None:
+    peer = peer_at(tmp_path / "journal")
+    data = b"".join(number_entry(LARGE, number) for number in range(1, 3001))
+    peer.inbox.append(Piece(1, data, replayed=False))
+    most = count = 0
+    while peer.inbox:
+        items: list[Item] = []
+        peer.take(100, items)
+        most, count = max(most, len(items)), count + len(items)
+    assert (most, count) == (100, 3000), "one item for each lost record"
+    assert traced() < 4 << 20
+
+
 def test_the_last_records_of_a_worker_take_little_memory(tmp_path: Path) -> None:
     peer = peer_at(tmp_path / "journal")
     captured = CapturedTemplate(logging.makeLogRecord({}).__dict__, info_of(make()).but(stream="stdout"), 20)

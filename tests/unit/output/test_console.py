@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import sys
+import threading
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from meshlog_handler.output.console import ConsoleHandler, RanksFilter
 from meshlog_handler.output.formatter import MeshFormatter
 from meshlog_handler.output.json_formatter import JsonFormatter
 from meshlog_handler.output.terminal import is_watched
+from meshlog_handler.system.descriptors import takes_more
 
 from ...screens import Screen
+from ...waiting import until
 from .test_formatter import captured, make
 
 
@@ -178,6 +181,26 @@ def test_records_for_a_closed_output_are_counted_and_raise_nothing(how: str, cap
             file.close()
 
 
+@pytest.mark.parametrize("prefix", ["[{rank}] ", None], ids=["text", "bytes"])
+def test_a_non_blocking_output_gets_every_line(prefix: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlog_handler.system.descriptors._WRITE_WAIT_SEC", 0.001)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "w") as file:
+        handler = ConsoleHandler(file, file, formatter=MeshFormatter(prefix=prefix))
+        print("printed before", file=file)
+        thread = threading.Thread(target=show, args=(handler, *[captured(b"x" * 999)] * 200))
+        thread.start()
+        until(lambda: not takes_more(writer, 0), what="the pipe to be full")
+        lines = [pipe.readline()]
+        while len(lines) < 201:
+            lines.append(pipe.readline())
+        thread.join()
+        assert lines[0] == b"printed before\n"
+        assert {line[-1000:] for line in lines[1:]} == {b"x" * 999 + b"\n"}
+        assert handler.failed == 0
+
+
 def test_an_error_of_the_formatter_is_passed_to_handle_error() -> None:
     out = io.StringIO()
     seen: list[logging.LogRecord] = []
@@ -230,6 +253,16 @@ def test_on_a_terminal_progress_is_drawn_in_place(terminal: Terminal, monkeypatc
     assert terminal.shows("\n")
     handler.close()
     assert terminal.shows("")
+
+
+def test_extras_of_a_record_do_not_make_it_a_progress_bar(terminal: Terminal) -> None:
+    handler = ConsoleHandler(terminal.file, terminal.file, formatter=MeshFormatter(colour=False))
+    records = [make(f"step {number}") for number in range(3)]
+    for record in records:
+        vars(record).update(progress=True, partial=True, bar=1, bar_ends="erased", stream="stdout", raw_text=b"raw")
+    show(handler, *records)
+    assert terminal.shows("".join(f"[3] step {number}\n" for number in range(3)))
+    handler.close()
 
 
 def test_a_line_for_another_output_does_not_redraw_the_progress_bar(
