@@ -26,6 +26,9 @@ KEPT_JOURNALS: Final = 4
 KEPT_GUESTS: Final = 64
 """Journals kept there for all workers with ranks assigned here, such as pool workers, together."""
 
+MAX_RESERVED: Final = 1 << 18
+"""Ranks that workers have chosen themselves, and that are therefore not assigned to others."""
+
 _MAX_LAUNCHED: Final = 65536
 
 _JOURNAL = re.compile(  # the names that `Registry.admit` makes; side files end in a number
@@ -201,12 +204,18 @@ class Registry:
             return None
         if hello.rank is None:
             return self._new_rank()
-        self._reserved.add(hello.rank)
+        self._reserve(hello.rank)
         return hello.rank
+
+    def _reserve(self, rank: int) -> None:
+        """Do not assign `rank` here. Beyond `MAX_RESERVED`, which no job needs, a rank may be assigned again."""
+        if rank >= self._next_rank and len(self._reserved) < MAX_RESERVED:
+            self._reserved.add(rank)
 
     def _new_rank(self) -> int:
         """Return an unused rank: a replacement worker gets a new rank."""
         while self._next_rank in self._reserved:
+            self._reserved.discard(self._next_rank)
             self._next_rank += 1
         self._next_rank += 1
         return self._next_rank - 1
@@ -243,8 +252,7 @@ class Registry:
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a worker joined downstream of a relay."""
         with self._lock:
-            if rank >= self._next_rank:
-                self._reserved.add(rank)
+            self._reserve(rank)
             self._dead.pop(MeshMember(mesh, rank), None)
 
     def defaults(self) -> list[tuple[str, Command]]:

@@ -245,3 +245,13 @@ def test_a_mesh_has_one_default_for_warnings_beside_any_others(registry: Registr
     registry.set_default("mesh", WHOLE)
     assert admission.defaults(mesh) == [other, WHOLE]
     assert admission.defaults() == [own]
+
+
+def test_the_ranks_that_workers_choose_are_remembered_up_to_a_bound(
+    registry: Registry, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_RESERVED", 2)
+    for rank in (0, 2, 4, 6):
+        registry.joined("", rank)
+    assert admission.admit(GUEST.replaced(rank=8)).rank == 8, "it is not refused"
+    assert [admission.admit().rank for _ in range(4)] == [1, 3, 4, 5], "0 and 2 are taken, the others are not remembered"
