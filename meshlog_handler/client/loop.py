@@ -113,6 +113,7 @@ class ClientLoop:
             lambda now: dispatcher.end_tick(),
             self._end_in_order,
         )
+        listener.attend(self.reactor.register, self.reactor.unregister)
         self._open_listener()
         self.reactor.register(mailbox.fd, mailbox.run)
 
@@ -192,8 +193,7 @@ class ClientLoop:
             peer.tail = external.tail
         if peer.sock is not None:
             self._listener.arrived(peer.sock)
-        # The defaults as of now, not as of the handshake: commands in between went only to the peers known then.
-        self.reactor.add(peer, welcome.replaced(defaults=self._registry.commands_for(peer.hello)))
+        self.reactor.add(peer, welcome)
         self.relays.peer_joined(peer)
         if self._releasing:
             self.reactor.release(peer)

@@ -42,14 +42,16 @@ class Peer:
         self.sock = authenticate(knock(address), Address.parse(address).key)
         self.at = START
         self.journal = ""
+        self.rank = rank
         self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
         if fds:
             with contextlib.suppress(ConnectionError):  # the client may have closed the connection because of the Hello message
                 self.sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
     def join(self) -> Peer:
-        """Read the Welcome message, which has the path of the journal."""
-        self.journal = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome).journal
+        """Read the Welcome message, which has the path of the journal and the rank."""
+        welcome = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome)
+        self.journal, self.rank = welcome.journal, welcome.rank
         return self
 
     def send(self, data: bytes) -> None:

@@ -41,7 +41,9 @@ class Admission:
         self._registry, self._sock = registry, sock
 
     def admit(self, hello: Hello = GUEST, pid: int = 4711) -> Welcome:
-        return self._registry.admit(NewConnection(self._sock, hello, pid))
+        connection = NewConnection(self._sock, hello, pid)
+        assert not self._registry.identify(connection)
+        return self._registry.admit(connection)
 
     def other_defaults(self, hello: Hello = GUEST) -> list[Command]:
         return [command for command in self.defaults(hello) if not isinstance(command, LogWarnings)]
@@ -76,6 +78,7 @@ def test_a_rank_is_not_assigned_twice(registry: Registry, admission: Admission) 
 def test_only_the_pid_from_the_kernel_marks_the_client_itself(registry: Registry, sock: socket.socket, here: bool) -> None:
     """A process of another PID namespace may send this process's number."""
     connection = NewConnection(sock, GUEST, os.getpid(), here=here)
+    registry.identify(connection)
     assert registry.admit(connection).rank == (None if here else 0)
     assert connection.hello.mesh == (OWN if here else "")
 
