@@ -36,7 +36,7 @@ from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relays import Relays, Upstream
-from .stats import PastStats, RankStats, Stats
+from .stats import UNREADABLE, PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
@@ -397,7 +397,7 @@ class ClientLoop:
             return
         for peer in self.reactor.peers:
             if peer.rank == template.rank:
-                peer.count_drop("unreadable", template.levelno, 1)
+                peer.count_drop(UNREADABLE, template.levelno, 1)
                 return
 
     def _patience(self) -> float:

@@ -8,9 +8,11 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from typing import Final
 
+from ..errors import printable
 from ..protocol.messages import Answer
 
 _FIRST: Final = 1 << 32
+_MAX_REASON: Final = 2000
 UNANSWERED: Final = "did not answer in time; it may be stopped, or hold the GIL in native code"
 
 Answers = dict[Hashable, "str | None"]
@@ -69,7 +71,7 @@ class PendingCommands:
         waiting, answers, future = self._open[request]
         if member in waiting:
             waiting.discard(member)
-            answers[member] = error
+            answers[member] = error and printable(error, _MAX_REASON)
             if not waiting:
                 del self._open[request]
                 _set(future, answers)

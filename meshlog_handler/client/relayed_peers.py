@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import ProtocolError
+from ..errors import MAX_QUOTE, ProtocolError, printable
 from ..protocol.frames import MAX_CONTROL, FrameReader
 from ..protocol.messages import Command, Goodbye, Hello, Message, Welcome
 from ..protocol.relay_messages import (
@@ -59,7 +59,7 @@ class RelayPeer(Peer):
         )
         self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
         self.watched = watched
-        self.name = f"the relay on {hello.hostname}"
+        self.name = f"the relay on {printable(hello.hostname, MAX_QUOTE)}"
         self.downstream: dict[int, RelayedPeer] = {}
         self.hidden = 0  # records, by its latest message
         self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged

@@ -20,7 +20,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Final
 
-from ..errors import ClosedError, ProtocolError
+from ..errors import ClosedError, ProtocolError, quoted
 from ..protocol.frames import CONTROL
 from ..protocol.messages import Hello, Welcome, decode
 from ..system.descriptors import is_read_end
@@ -266,7 +266,9 @@ class Listener:
         connection = NewConnection(sock, hello, kernel_pid or hello.pid, here=kernel_pid != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
-            raise ProtocolError(f"invalid captured streams: expected stdout and stderr, and none of a relay, got {names!r}")
+            raise ProtocolError(
+                f"invalid captured streams: expected stdout and stderr, and none of a relay, got {quoted(names)}"
+            )
         if names:
             while not pipes:
                 try:

@@ -38,12 +38,20 @@ def knock(address: str) -> socket.socket:
 class Peer:
     """A test peer that has the key, joins, and then sends any bytes."""
 
-    def __init__(self, address: str, rank: int | None = RANK, captured: tuple[str, ...] = (), fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        rank: int | None = RANK,
+        captured: tuple[str, ...] = (),
+        fds: Sequence[int] = (),
+        **more: Any,
+    ) -> None:
         self.sock = authenticate(knock(address), Address.parse(address).key)
         self.at = START
         self.journal = ""
         self.rank = rank
-        self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
+        hello = Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0)
+        self.send(frame(CONTROL, hello.replaced(**more).encode()))
         if fds:
             with contextlib.suppress(ConnectionError):  # the client may have closed the connection because of the Hello message
                 self.sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
