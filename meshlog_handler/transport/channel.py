@@ -202,12 +202,18 @@ def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
 
 
 def challenge(sock: socket.socket, key: bytes) -> Steps[None]:
-    """Authenticate a new connection on the client's side, in steps; see `authenticate`."""
+    """Authenticate a new connection on the client's side, in steps; see `authenticate`.
+
+    Each answer is read in a later step. So when the worker has joined, the client has read the end of a connection that the
+    same process had closed before.
+    """
     ours = os.urandom(_CHALLENGE)
     sock.sendall(_GREETING + ours)  # no bytes wait in a new socket, so these few fit
+    yield
     theirs = yield from take_exactly(sock, _CHALLENGE)
     _check((yield from take_exactly(sock, _DIGEST)), key, b"worker", ours + theirs)
     sock.sendall(_digest(key, b"client", ours + theirs))
+    yield
 
 
 def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
