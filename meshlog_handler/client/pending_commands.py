@@ -12,7 +12,7 @@ from ..errors import printable
 from ..protocol.messages import Answer
 
 _FIRST: Final = 1 << 32
-_MAX_REASON: Final = 2000
+_MAX_REASON: Final = 4000
 UNANSWERED: Final = "did not answer in time; it may be stopped, or hold the GIL in native code"
 
 Answers = dict[Hashable, "str | None"]

@@ -465,3 +465,39 @@ def test_two_hundred_processes_that_keep_reconnecting_do_not_keep_a_worker_from_
             assert join_all(procs) == [0]
         others.until_shown("number 2")
         others.are_heard()
+
+
+INTRUDER = """
+import os, socket, sys
+os.setgroups([])
+os.setuid(65534)
+for name in (sys.argv[1], "\\0" + sys.argv[2]):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        try:
+            sock.connect(name)
+            print(sock.recv(100))
+        except OSError as failure:
+            print(type(failure).__name__)
+try:
+    print(os.listdir(os.path.dirname(sys.argv[1])))
+except OSError as failure:
+    print(type(failure).__name__)
+"""
+"""Becomes another user, and tries to connect to both sockets, and to look into the directory."""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can become another user")
+def test_another_user_can_neither_find_the_socket_nor_connect(others: Honest) -> None:
+    address = Address.parse(others.address)
+    words = [sys.executable, "-S", "-c", INTRUDER, address.path, abstract(address).removeprefix("\0")]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=DEADLINE, check=True).stdout.split()
+    assert said[0] == said[2] == "PermissionError"
+    assert said[1] in ("b''", "ConnectionResetError"), "the name can be seen in /proc, but nothing is sent"
+
+
+def test_a_connection_of_another_user_gets_nothing(others: Honest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "peer_uid", lambda sock: os.getuid() + 1)
+    with contextlib.closing(knock(others.address)) as sock, contextlib.suppress(ConnectionError):  # as above
+        assert sock.recv(100) == b""
+    monkeypatch.undo()

@@ -29,7 +29,7 @@ from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.codec import Text, pack, unpack
 from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
-from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
+from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_CONTROL, MAX_FRAME, frame
 from meshlog_handler.protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Prepare, Welcome, decode
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.transport.channel import Address, authenticate
@@ -460,3 +460,13 @@ def test_a_prefix_shows_the_host_and_the_coordinates_of_a_peer_escaped(capfd: py
     assert "shown" in said
     assert not CONTROLS & set(said)
     assert said.count("\n") == 1
+
+
+def test_a_frame_of_a_relay_has_a_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+        with contextlib.closing(Peer(others.address, rank=None, relay=True)) as relay:
+            relay.join()
+            relay.send(HEAD.pack(MAX_CONTROL + 1, CONTROL))
+            assert relay.is_hung_up_on()
+        others.are_heard()
+    assert f"a frame of {MAX_CONTROL + 1} bytes" in capfd.readouterr().err

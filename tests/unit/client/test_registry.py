@@ -258,3 +258,11 @@ def test_the_ranks_that_workers_choose_are_remembered_up_to_a_bound(
         registry.joined("", rank)
     assert admission.admit(GUEST.replaced(rank=8)).rank == 8, "it is not refused"
     assert [admission.admit().rank for _ in range(4)] == [1, 3, 4, 5], "0 and 2 are taken, the others are not remembered"
+
+
+def test_the_newest_journals_of_a_rank_are_kept(registry: Registry, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.journal" for number in range(2 * registry_module.KEPT_JOURNALS)]
+    for path in files:
+        path.touch()
+        registry.keep(3, [str(path)])
+    assert sorted(path for path in files if path.exists()) == files[registry_module.KEPT_JOURNALS :]
