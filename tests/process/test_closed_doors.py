@@ -501,3 +501,31 @@ def test_a_connection_of_another_user_gets_nothing(others: Honest, monkeypatch: 
     with contextlib.closing(knock(others.address)) as sock, contextlib.suppress(ConnectionError):  # as above
         assert sock.recv(100) == b""
     monkeypatch.undo()
+
+
+class Blocked(logging.Handler):
+    """Waits at the first record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Wait until the test goes on."""
+        self.reached.set()
+        assert self.go.wait(DEADLINE)
+
+
+def test_workers_can_join_a_relay_whose_upstream_client_reads_nothing() -> None:
+    handler, count = Blocked(), 2000
+    records = entries(*("x" * 1000 for _ in range(count)))
+    with LogClient(handler) as client, LogRelay(client.address) as relay, contextlib.ExitStack() as stack:
+        first = stack.enter_context(joined(relay.address, rank=1))
+        first.log(entries("first"))
+        assert handler.reached.wait(DEADLINE)
+        first.log(records)
+        until(lambda: relay._running_client.stats()[1].received == 1 + count, DEADLINE)
+        for rank in range(2, 6):
+            stack.enter_context(joined(relay.address, rank=rank))
+        handler.go.set()
+        until(lambda: {1, 2, 3, 4, 5} <= {*client.ranks("")}, DEADLINE)
