@@ -94,13 +94,13 @@ def joined(address: str, rank: int | None = RANK) -> Iterator[Peer]:
 
 def entries(*texts: str) -> bytes:
     """Return the entries of some records, with the definition of their schema."""
-    shapes, data = SchemaTable(), b""
+    shapes, data = SchemaTable(), bytearray()
     for text in texts:
         record = logging.LogRecord("hostile", logging.INFO, __file__, 1, "%s", (text,), None)
         frozen = encode_record(record, shapes)
         frozen.commit_schema()
         data += frozen.data
-    return data
+    return bytes(data)
 
 
 def stretch(generation: int, start: int, data: bytes) -> bytes:
