@@ -14,10 +14,9 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from typing import Final
 
 from ..errors import ClosedError, ProtocolError, quoted
@@ -114,6 +113,7 @@ class Listener:
         self._register: Callable[[int, Callable[[], None]], None]
         self._unregister: Callable[[int], None]
         self._handshakes: dict[socket.socket, _Handshake] = {}
+        self._counts: Counter[int | None] = Counter()  # of pending connections, by process
         self._settling: list[tuple[set[_Handshake], Callable[[], object]]] = []
         self.opens: float | None = None
 
@@ -124,10 +124,7 @@ class Listener:
     @property
     def pending(self) -> int:
         """The number of connections that have not sent everything yet. Any thread."""
-        return len(self._incomplete())
-
-    def _incomplete(self) -> list[_Handshake]:
-        return [each for each in tuple(self._handshakes.values()) if not each.complete]
+        return sum(tuple(self._counts.values()))
 
     def accept(self) -> bool:
         """Accept the waiting connections.
@@ -163,25 +160,45 @@ class Listener:
 
     def _may_have_room(self, now: float) -> bool:
         """Return whether a new connection could be accepted."""
-        pending = self._incomplete()
-        return len(pending) < MAX_PENDING or _silent(pending, now) is not None or _greediest(pending)[1] > 1
+        return self.pending < MAX_PENDING or self._most() > 1 or self._silent(now) is not None
 
     def _make_room(self, pid: int | None, now: float) -> bool:
         """Return whether a process may have one more pending connection. At the limit, drop one if that is fair."""
-        pending = self._incomplete()
         there = sum(each.pid == pid for each in self._handshakes.values())
         # This process may have many: it forwards those of other hosts.
-        if not _is_exempt(pid) and there >= (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE):
+        exempt = _is_exempt(pid)
+        if not exempt and there >= (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE):
             return False
-        if len(pending) < MAX_PENDING:
+        if self.pending < MAX_PENDING:
             return True
-        greediest, most = _greediest(pending)
-        dropped = _silent(pending, now)
-        if most > there + 1 or (_is_exempt(pid) and most > 1):
-            dropped = min((each for each in pending if each.pid == greediest), key=attrgetter("started"))
+        dropped, most = self._silent(now), self._most()
+        if most > there + 1 or (exempt and most > 1):
+            dropped = next(each for each in self._incomplete() if not _is_exempt(each.pid) and self._counts[each.pid] == most)
         if dropped is not None:
             self._reject(dropped)
         return dropped is not None
+
+    def _incomplete(self) -> Iterator[_Handshake]:
+        """Yield the pending connections, the oldest first."""
+        return (each for each in self._handshakes.values() if not each.complete)
+
+    def _most(self) -> int:
+        """Return the number of pending connections of the process with the most."""
+        return max((count for pid, count in self._counts.items() if not _is_exempt(pid)), default=0)
+
+    def _silent(self, now: float) -> _Handshake | None:
+        """Return the oldest pending connection if it has been pending for too long."""
+        oldest = next(self._incomplete(), None)
+        return oldest if oldest is not None and now - oldest.started >= _SILENT_SEC else None
+
+    def _complete(self, handshake: _Handshake) -> None:
+        """Note that a connection has sent everything, or is closed: it is not pending any more."""
+        if not handshake.complete:
+            handshake.complete = True
+            self._unregister(handshake.sock.fileno())
+            self._counts[handshake.pid] -= 1
+            if not self._counts[handshake.pid]:
+                del self._counts[handshake.pid]
 
     def expire(self, now: float) -> None:
         """Close the connections whose deadline has passed. Those that wait for their rank join without one."""
@@ -203,6 +220,7 @@ class Listener:
     def _begin(self, sock: socket.socket, pid: int | None, now: float) -> None:
         sock.setblocking(False)
         self._handshakes[sock] = begun = _Handshake(sock, pid, now, now + HANDSHAKE_SEC)
+        self._counts[pid] += 1
         begun.steps = self._steps(begun)
         self._register(sock.fileno(), partial(self._continue, begun))
         self._continue(begun)
@@ -227,9 +245,7 @@ class Listener:
     def _steps(self, handshake: _Handshake) -> Steps[None]:
         yield from challenge(handshake.sock, self.address.key)
         connection = yield from self._receive_hello(handshake)
-        self._unregister(handshake.sock.fileno())
-        handshake.complete = True
-        self._check_settled()
+        self._complete(handshake)
         if self._identify(connection):
             rank = yield from self._claimed(handshake)
             connection.hello = connection.hello.replaced(rank=rank)
@@ -286,6 +302,7 @@ class Listener:
     def arrived(self, sock: socket.socket) -> None:
         """Record that a new connection has an owner now, who also owns its pipes."""
         self._handshakes.pop(sock, None)
+        self._check_settled()
 
     def when_settled(self, then: Callable[[], object]) -> None:
         """Call `then` when the connections that are pending now are accepted or rejected."""
@@ -301,8 +318,7 @@ class Listener:
 
     def _reject(self, handshake: _Handshake) -> None:
         del self._handshakes[handshake.sock]
-        if not handshake.complete:
-            self._unregister(handshake.sock.fileno())
+        self._complete(handshake)
         _close(handshake)
         self._check_settled()
 
@@ -312,7 +328,7 @@ class Listener:
         """Stop listening, and close the pending connections."""
         for listening in self.sockets:
             listening.close()
-        for each in self._incomplete():
+        for each in tuple(self._incomplete()):
             self._reject(each)
 
     def hang_up(self) -> None:
@@ -331,18 +347,6 @@ class Listener:
 def _is_exempt(pid: int | None) -> bool:
     """Return whether the connections of a process are not counted: it is this process, or the system does not report it."""
     return pid is None or pid == os.getpid()
-
-
-def _greediest(pending: list[_Handshake]) -> tuple[int | None, int]:
-    """Return the process with the most pending connections, and their number; 0 if no process is counted."""
-    counts = Counter(each.pid for each in pending if not _is_exempt(each.pid))
-    return counts.most_common(1)[0] if counts else (None, 0)
-
-
-def _silent(pending: list[_Handshake], now: float) -> _Handshake | None:
-    """Return the oldest connection if it has been pending for too long."""
-    oldest = min(pending, key=attrgetter("started"), default=None)
-    return oldest if oldest is not None and now - oldest.started >= _SILENT_SEC else None
 
 
 def _close(handshake: _Handshake) -> None:
