@@ -39,9 +39,9 @@ from ..protocol.relay_messages import (
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
 from ..transport.channel import Address
+from .acknowledgements import Answers
 from .log_client import LogClient
 from .peer import Chosen
-from .pending_commands import Answers
 from .receipt import FlushReceipt
 from .relays import plain_counters
 from .uplink import Uplink, UpstreamHandler

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, Commit, Message, Prepare
+from ..protocol.messages import Command, Commit, Message, Prepare, reason_of
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -24,8 +24,8 @@ from ..protocol.relay_messages import (
     StreamDownstream,
     WindowDownstream,
 )
+from .acknowledgements import Acknowledgements
 from .peer import Chosen, Peer
-from .pending_commands import PendingCommands
 from .reactor import Reactor
 from .registry import Registry
 from .relayed_peers import RelayPeer, counters_of
@@ -68,7 +68,7 @@ class Relays:
         reactor: Reactor,
         *,
         registry: Registry,
-        commands: PendingCommands,
+        commands: Acknowledgements[str | None],
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
@@ -174,7 +174,7 @@ class Relays:
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
-                self._commands.mark_ended(ended, "ended before it answered")
+                self._commands.note_all(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
@@ -185,7 +185,7 @@ class Relays:
                     del relay.unacknowledged[mesh]
             for rank, error in message.answers:
                 if rank in relay.downstream:
-                    self._commands.answer(relay.downstream[rank], Answer(message.request, error))
+                    self._commands.note(message.request, relay.downstream[rank], reason_of(error))
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a new worker, here or upstream."""

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
 from .. import settings
+from ..client.acknowledgements import Answers
 from ..client.log_client import LogClient
 from ..client.peer import Chosen
-from ..client.pending_commands import Answers
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError

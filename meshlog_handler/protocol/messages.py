@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import ProtocolError, quoted
+from ..errors import ProtocolError, printable, quoted
 from .codec import MAX_DEPTH, NotPlain, pack, unpack
 from .immutable import Immutable, field
 
@@ -183,6 +183,14 @@ class Rollback(Command):
 
     prepared: int
     types: ClassVar = {"request": (int,), "prepared": (int,)}
+
+
+_MAX_REASON = 4000
+
+
+def reason_of(error: str | None) -> str | None:
+    """Return the reason that a worker gave as one line for an error message."""
+    return error and printable(error, _MAX_REASON)
 
 
 class Answer(Message):

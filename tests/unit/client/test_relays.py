@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler.client import relayed_peers
-from meshlog_handler.client.pending_commands import PendingCommands
+from meshlog_handler.client.acknowledgements import FIRST_REQUEST, Acknowledgements
 from meshlog_handler.client.reactor import Reactor
 from meshlog_handler.client.registry import Registry
 from meshlog_handler.client.relayed_peers import RelayPeer
@@ -50,12 +51,14 @@ class Scene:
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
         self.relay = RelayPeer(ours, HELLO, "", watched=False)
-        self.reactor, self.registry, self.commands = Reactor(), Registry("own"), PendingCommands()
+        self.reactor, self.registry = Reactor(), Registry("own")
+        numbers = itertools.count(FIRST_REQUEST)
+        commands: Acknowledgements[str | None] = Acknowledgements(lambda pending: None, numbers)
         self.registry.add_mesh("mesh", None)
         self.relays = Relays(
             self.reactor,
             registry=self.registry,
-            commands=self.commands,
+            commands=commands,
             remember=lambda counters: None,
             post=lambda call: call(),
             upstream=upstream,
