@@ -25,7 +25,7 @@ from ..protocol.messages import Hello, Welcome, decode
 from ..system.descriptors import is_read_end
 from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
-from .channel import HANDSHAKE_SEC, Address, Steps, challenge, listen, peer_pid, peer_uid, set_kernel_timeout, take_frame
+from .channel import HANDSHAKE_SEC, Address, Steps, challenge, listen, peer_pid, peer_uid, take_frame
 
 MAX_PENDING: Final = 256
 """Connections that have not joined yet."""
@@ -251,7 +251,6 @@ class Listener:
             connection.hello = connection.hello.replaced(rank=rank)
         handshake.deadline = float("inf")
         welcome = self._admit(connection)
-        set_kernel_timeout(handshake.sock, 0)
         self._joined(connection, welcome)
 
     def _claimed(self, handshake: _Handshake) -> Steps[int | None]:
@@ -310,6 +309,8 @@ class Listener:
         self._check_settled()
 
     def _check_settled(self) -> None:
+        if not self._settling:
+            return
         left = set(self._handshakes.values())
         done = [then for pending, then in self._settling if pending.isdisjoint(left)]
         self._settling = [(pending, then) for pending, then in self._settling if not pending.isdisjoint(left)]
@@ -350,6 +351,7 @@ def _is_exempt(pid: int | None) -> bool:
 
 
 def _close(handshake: _Handshake) -> None:
+    handshake.steps = None  # they refer to the handshake, and would keep it until the garbage collector runs
     handshake.sock.close()
     while handshake.pipes:
         os.close(handshake.pipes.pop())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -529,3 +530,14 @@ def test_workers_can_join_a_relay_whose_upstream_client_reads_nothing() -> None:
             stack.enter_context(joined(relay.address, rank=rank))
         handler.go.set()
         until(lambda: {1, 2, 3, 4, 5} <= {*client.ranks("")}, DEADLINE)
+
+
+def test_a_rejected_connection_leaves_nothing_for_the_garbage_collector(others: Honest) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert all(map(is_hung_up_on, [knock(others.address) for _ in range(5)]))
+        others.are_heard()
+        assert [each for each in gc.get_objects() if type(each) is listener._Handshake] == []
+    finally:
+        gc.enable()
