@@ -5,11 +5,48 @@ This module imports nothing of the package.
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .client.receipt import FlushReceipt
+
+
+MAX_QUOTE: Final = 200
+"""Characters of a value that `quoted` returns."""
+
+_MAX_REASON: Final = 1000
+
+# Control characters but the tab, surrogates, and what changes the direction of text, ends a line or is invisible.
+_UNSAFE: Final = re.compile(
+    "[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, limit: int) -> str:
+    """Return a text of another process as one line for a terminal or an error: unsafe characters are escaped, and it is cut."""
+    shown = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text[:limit])
+    return shown if len(text) <= limit else f"{shown}... [{len(text) - limit:,} more characters]"
+
+
+class _Quotes(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = MAX_QUOTE // 2
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        """Return the `repr` of the beginning, so that nothing large is made."""
+        return self.repr1(value[: MAX_QUOTE // 4], level) if len(value) > MAX_QUOTE // 4 else repr(value)
+
+
+_quotes: Final = _Quotes()
+
+
+def quoted(value: Any) -> str:
+    """Return the `repr` of plain data of another process, abridged and without unsafe characters."""
+    return printable(_quotes.repr(value), MAX_QUOTE)
 
 
 class MeshlogError(Exception):
@@ -33,7 +70,10 @@ class ConnectError(MeshlogError, ConnectionError):
 
 
 class ProtocolError(MeshlogError):
-    """External error: bytes from a peer do not follow the wire format."""
+    """External error: bytes from a peer do not follow the wire format. The text may quote them: it is cut and escaped."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text, _MAX_REASON))
 
 
 class FlushTimeout(MeshlogError, TimeoutError):

@@ -37,6 +37,7 @@ from ..system.diagnostics import diagnose
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
+from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.journal_queue import JournalQueue
@@ -161,7 +162,9 @@ class LogClient(QueueListener):
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
             self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
-            self._listener = Listener(self._rundir.path, self._admit, self._joined)
+            self._listener = Listener(
+                self._rundir.path, identify=self.registry.identify, claim=self._claim, admit=self._admit, joined=self._joined
+            )
             undo.callback(self._listener.close)
             self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
@@ -497,8 +500,9 @@ class LogClient(QueueListener):
         Returns when pending connections have joined or were refused.
         """
         self.registry.refuses_commands = True
-        self._listener.settle()
-        self.ask(lambda: None)
+        settled: Future[None] = Awaited()
+        self._post(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
+        finished(settled, HANDSHAKE_SEC)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
         """Report the exit code of a worker, where the client cannot get it from the kernel. Any thread may call it."""
@@ -560,8 +564,13 @@ class LogClient(QueueListener):
                 if self.console is not None:
                     end.callback(self.console.close)
 
+    def _claim(self, granted: Callable[[int], None]) -> Callable[[], object]:
+        """Ask the upstream client for a rank; `granted` is called with it on the client's thread."""
+        assert self.registry.claim is not None  # else `identify` returns False
+        return self.registry.claim(lambda rank: self._post(lambda: granted(rank)))
+
     def _admit(self, connection: NewConnection) -> Welcome:
-        """Return the reply to a new connection. Runs on a thread of the listener."""
+        """Return the reply to a new connection. Client thread only."""
         try:
             self._rundir.restore()
             if self._log_dir is not None:
@@ -571,9 +580,9 @@ class LogClient(QueueListener):
         return self.registry.admit(connection)
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
-        """Add a peer. Runs on a thread of the listener; the client's thread sends the reply after it has added the peer."""
+        """Add a peer, which sends it the reply. Client thread only."""
         peer = peer_of(connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line)
-        self._post(lambda: self._core.add(peer, welcome))
+        self._core.add(peer, welcome)
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""

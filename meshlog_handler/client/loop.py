@@ -20,7 +20,7 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
-from ..protocol.messages import Answer, Command, Welcome
+from ..protocol.messages import Answer, Command, Welcome, reason_of
 from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.exit_status import signal_name
@@ -37,7 +37,7 @@ from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relays import Relays, Upstream
-from .stats import PastStats, RankStats, Stats
+from .stats import UNREADABLE, PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
@@ -117,6 +117,7 @@ class ClientLoop:
             lambda now: dispatcher.end_tick(),
             self._end_in_order,
         )
+        listener.attend(self.reactor.register, self.reactor.unregister)
         self._open_listener()
         self.reactor.register(mailbox.fd, mailbox.run)
 
@@ -196,8 +197,7 @@ class ClientLoop:
             peer.tail = external.tail
         if peer.sock is not None:
             self._listener.arrived(peer.sock)
-        # The defaults as of now, not as of the handshake: commands in between went only to the peers known then.
-        self.reactor.add(peer, welcome.replaced(defaults=self._registry.commands_for(peer.hello)))
+        self.reactor.add(peer, welcome)
         self.relays.peer_joined(peer)
         if self._releasing:
             self.reactor.release(peer)
@@ -401,7 +401,7 @@ class ClientLoop:
             return
         for peer in self.reactor.peers:
             if peer.rank == template.rank:
-                peer.count_drop("unreadable", template.levelno, 1)
+                peer.count_drop(UNREADABLE, template.levelno, 1)
                 return
 
     def _patience(self) -> float:
@@ -453,7 +453,7 @@ class ClientLoop:
         if answer.request in peer.turns:  # it has no stream for a sentinel
             self.reactor.turn_now(peer, answer.request)
         elif is_request(answer.request):
-            self.commands.note(answer.request, peer, answer.error)
+            self.commands.note(answer.request, peer, reason_of(answer.error))
         elif peer.external and self._pacer:
             self.reactor.messages.append((peer, answer))  # after the collected items are shown
         else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, printable, quoted
 from ..journal.layout import DROP_REASONS, START
 from ..journal.reader import JournalReader
 from ..journal.side_files import ReadSideFiles
@@ -265,7 +265,7 @@ class Peer:
             self.leash = message
             return True
         if isinstance(message, Ending):
-            self.uncaught = message.uncaught[:_MAX_UNCAUGHT]
+            self.uncaught = printable(message.uncaught, _MAX_UNCAUGHT)
             return True
         return False
 
@@ -417,7 +417,7 @@ class Peer:
                 raise ProtocolError("malformed drop count: expected (reason, level, count)")
             reason, level, count = drop
             if reason not in DROP_REASONS or not isinstance(level, int) or not isinstance(count, int):
-                raise ProtocolError(f"malformed drop count: {drop!r}")
+                raise ProtocolError(f"malformed drop count: {quoted(drop)}")
             more = count - self._losses.get((reason, level), 0)
             if more > 0 and len(self._losses) < _MAX_LOSSES:
                 self._losses[reason, level] = count

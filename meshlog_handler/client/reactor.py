@@ -36,6 +36,9 @@ Ready = Sequence[tuple[selectors.SelectorKey, int]]
 _READ: Final = 256 * 1024
 _EXIT_SEC: Final = 0.1
 _NO_FLUSH: Final = 0
+MAX_OUTBOX: Final = 16 << 20
+"""Bytes that may wait for a peer that does not read them. If more messages follow, its connection is closed."""
+
 # Entries to collect at a time, from all peers: 2,048 fit into the processor's cache and cost a sixth less than 16,000. And
 # the least number from each peer, so that peers are visited rarely: with 1,000 peers, none is in the cache.
 _MAX_COLLECTED: Final = 2048
@@ -187,8 +190,11 @@ class Reactor:
                 self._watch(peer)
 
     def send(self, peer: Peer, message: Message) -> bool:
-        """Send a message when the socket accepts it; False if the connection is closed."""
+        """Send a message when the socket accepts it; False if the connection is closed, as it is if too many bytes wait."""
         if peer.sock is None:
+            return False
+        if len(peer.outbox) > MAX_OUTBOX:
+            self.refuse(peer, ProtocolError(f"it does not read: more than {MAX_OUTBOX >> 20} MiB wait for it"))
             return False
         peer.outbox += frame(CONTROL, message.encode())
         self._write(peer)

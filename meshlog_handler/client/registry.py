@@ -26,12 +26,18 @@ KEPT_JOURNALS: Final = 4
 KEPT_GUESTS: Final = 64
 """Journals kept there for all workers with ranks assigned here, such as pool workers, together."""
 
+MAX_RESERVED: Final = 1 << 18
+"""Ranks that workers have chosen themselves, and that are therefore not assigned to others."""
+
 _MAX_LAUNCHED: Final = 65536
 
 _JOURNAL = re.compile(  # the names that `Registry.admit` makes; side files end in a number
     r"(\d+-\d+-(?:([0-9a-f]{16})-)?rank\d*\.journal)(?:\.\d+(?:\.kept)?)?"
 )
 
+
+Claim = Callable[[Callable[[int], None]], Callable[[], object]]
+"""Asks the upstream client for a rank, and returns at once. Its argument is called with the rank; its result withdraws it."""
 
 _LOCK = re.compile(r"\.meshlog-([0-9a-f]{16})\.lock")
 _TRIES = 10
@@ -70,7 +76,7 @@ class Mesh:
 class Registry:
     """Assigns ranks and journals to new connections, and keeps the default commands.
 
-    The listener's threads call `admit`, and any thread may call the rest: a lock guards the state.
+    The client's thread calls `identify` and `admit`, and any thread may call the rest: a lock guards the state.
     """
 
     def __init__(self, own_token: str) -> None:
@@ -78,7 +84,7 @@ class Registry:
         self.launched = settings.launched()  # this process's own rank of a launcher; "" in a launcher
         self._launched: dict[str, int] = {}  # a launcher's setting, and the pid of the first process that joined with it
         self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all other meshes
-        self.claim: Callable[[], int | None] = lambda: None  # a relay replaces it, to ask its upstream client
+        self.claim: Claim | None = None  # a relay sets it: ranks come from its upstream client
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -142,10 +148,8 @@ class Registry:
             self._meshes[token] = Mesh(coords, [self._warnings])
             self._reserved.update(coords or ())
 
-    def admit(self, connection: NewConnection) -> Welcome:
-        """Return the reply to a new connection: its rank, its journal, the defaults. Raises `ClosedError` if it is too late."""
-        if self.refuses_commands and connection.hello.output_only:
-            raise ClosedError("this job is ending.")
+    def identify(self, connection: NewConnection) -> bool:
+        """Correct what a new connection says of itself; return whether its rank has to come from an upstream client."""
         own = connection.here and connection.pid == os.getpid()
         if own and connection.hello.rank is None and not (connection.hello.mesh or connection.hello.relay):
             # The client's own process, by any way of joining.
@@ -153,9 +157,17 @@ class Registry:
         pid = connection.pid if connection.here else None
         if connection.hello.launched and not connection.hello.mesh and self._inherited(connection.hello.launched, pid):
             connection.hello = connection.hello.replaced(rank=None, local_rank=None)
-        if connection.hello.rank is None and not connection.hello.relay and connection.hello.mesh != self._own_token:
-            connection.hello = connection.hello.replaced(rank=self.claim())
         hello = connection.hello
+        return self.claim is not None and hello.rank is None and not hello.relay and hello.mesh != self._own_token
+
+    def admit(self, connection: NewConnection) -> Welcome:
+        """Return the reply to an identified connection: its rank, its journal, the defaults.
+
+        Raises `ClosedError` if it is too late.
+        """
+        hello = connection.hello
+        if self.refuses_commands and hello.output_only:
+            raise ClosedError("this job is ending.")
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(MeshMember(hello.mesh, rank), None)
@@ -164,11 +176,6 @@ class Registry:
             name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
             return Welcome(rank, journal, self._commands_for(hello))
-
-    def commands_for(self, hello: Hello) -> tuple[bytes, ...]:
-        """Return the defaults for a new connection, encoded."""
-        with self._lock:
-            return self._commands_for(hello)
 
     def _commands_for(self, hello: Hello) -> tuple[bytes, ...]:
         # Only other processes get commands; a relay gets them after it is added.
@@ -201,12 +208,18 @@ class Registry:
             return None
         if hello.rank is None:
             return self._new_rank()
-        self._reserved.add(hello.rank)
+        self._reserve(hello.rank)
         return hello.rank
+
+    def _reserve(self, rank: int) -> None:
+        """Do not assign `rank` here. Beyond `MAX_RESERVED`, which no job needs, a rank may be assigned again."""
+        if rank >= self._next_rank and len(self._reserved) < MAX_RESERVED:
+            self._reserved.add(rank)
 
     def _new_rank(self) -> int:
         """Return an unused rank: a replacement worker gets a new rank."""
         while self._next_rank in self._reserved:
+            self._reserved.discard(self._next_rank)
             self._next_rank += 1
         self._next_rank += 1
         return self._next_rank - 1
@@ -243,8 +256,7 @@ class Registry:
     def joined(self, mesh: str, rank: int) -> None:
         """Note that a worker joined downstream of a relay."""
         with self._lock:
-            if rank >= self._next_rank:
-                self._reserved.add(rank)
+            self._reserve(rank)
             self._dead.pop(MeshMember(mesh, rank), None)
 
     def defaults(self) -> list[tuple[str, Command]]:

@@ -17,10 +17,8 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
 from functools import partial
 from types import TracebackType
-from typing import Final
 
 from .. import settings
 from ..errors import ClosedError
@@ -40,7 +38,6 @@ from ..protocol.relay_messages import (
 )
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
-from ..system.waits import Awaited
 from ..transport.channel import Address
 from .acknowledgements import Answers
 from .log_client import LogClient
@@ -48,8 +45,6 @@ from .peer import Chosen
 from .receipt import FlushReceipt
 from .relays import plain_counters
 from .uplink import Uplink, UpstreamHandler
-
-_CLAIM_SEC: Final = 5.0
 
 
 class LogRelay:
@@ -110,7 +105,7 @@ class LogRelay:
         uplink = Uplink(self._upstream_address, self._tunnel)
         log_dir, never, hide = self._options
         client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, upstream=self)
-        client.registry.claim = self._claim_and_wait
+        client.registry.claim = self._claim_for_worker
         try:
             client.start()
         except BaseException:
@@ -201,16 +196,9 @@ class LogRelay:
             self._uplink.send(RankRequest(request))
         return request
 
-    def _claim_and_wait(self) -> int | None:
-        """Ask for a rank for a new connection; None if no answer comes in time. The worker then gets a rank of this relay."""
-        answer: Future[int] = Awaited()
-        request = self._ask_for_rank(answer.set_result)
-        try:
-            return answer.result(_CLAIM_SEC)
-        except NotInTime:
-            self._claims.pop(request, None)
-            diagnose("the upstream client gave no rank for a new process: it gets one that another process may also have")
-            return None
+    def _claim_for_worker(self, granted: Callable[[int], None]) -> Callable[[], object]:
+        """Ask for a rank for a new connection; return a function that withdraws the request."""
+        return partial(self._claims.pop, self._ask_for_rank(granted), None)
 
     # -- commands from the upstream client ---------------------------------------------------------------------------
 
@@ -221,7 +209,8 @@ class LogRelay:
         if isinstance(command, RankGranted):
             granted = self._claims.pop(command.request, None)
             if granted is not None:
-                granted(command.rank)
+                with contextlib.suppress(ClosedError):  # as below
+                    granted(command.rank)
             return
         with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
             if isinstance(command, FlushDownstream):

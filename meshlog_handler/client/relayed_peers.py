@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import ProtocolError
+from ..errors import MAX_QUOTE, ProtocolError, printable
 from ..protocol.frames import MAX_CONTROL, FrameReader
 from ..protocol.messages import Command, Goodbye, Hello, Message, Welcome
 from ..protocol.relay_messages import (
@@ -59,10 +59,11 @@ class RelayPeer(Peer):
         )
         self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
         self.watched = watched
-        self.name = f"the relay on {hello.hostname}"
+        self.name = f"the relay on {printable(hello.hostname, MAX_QUOTE)}"
         self.downstream: dict[int, RelayedPeer] = {}
         self.hidden = 0  # records, by its latest message
-        self.unacknowledged: list[tuple[int, str, Command]] = []  # defaults that it has not acknowledged
+        self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
+        self.ranks_requested = 0
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -80,6 +81,12 @@ class RelayPeer(Peer):
                     self.downstream[rank].stats = RankStats.of(rank, counters)
             return True
         return False
+
+    def request_rank(self) -> None:
+        """Count a request for a rank that has no answer yet; `ProtocolError` if there are too many."""
+        if self.ranks_requested >= MAX_DOWNSTREAM:
+            raise ProtocolError(f"more than {MAX_DOWNSTREAM} requests for a rank at once")
+        self.ranks_requested += 1
 
     def join(self, message: DownstreamJoined) -> RelayedPeer:
         """Add a worker that joined downstream; `ProtocolError` if there are too many."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ProtocolError
-from ..protocol.messages import Command, Commit, Message, Prepare
+from ..protocol.messages import Command, Commit, Message, Prepare, reason_of
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -116,12 +116,17 @@ class Relays:
 
     def _send_default(self, relay: RelayPeer, mesh: str, command: Command) -> None:
         request = self._commands.number()
-        relay.unacknowledged.append((request, mesh, command))
+        relay.unacknowledged[mesh] = request
         self._send(relay, DefaultDownstream(request, mesh, command.encode()))
 
     def _send_defaults_to(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
-        """Send a worker the defaults that changed while it joined: the relay may have admitted it without them."""
-        for _, mesh, command in relay.unacknowledged:
+        """Send a worker all defaults of its mesh if one changed while it joined: the relay may have admitted it without it.
+
+        The registry has them. A relay that acknowledges nothing therefore costs a number for each mesh.
+        """
+        if joined.mesh not in relay.unacknowledged:
+            return
+        for mesh, command in self._registry.defaults():
             if mesh == joined.mesh:
                 number = self._commands.number()
                 given = command.replaced(request=number)
@@ -150,9 +155,14 @@ class Relays:
     def _note(self, relay: RelayPeer, message: Message) -> None:
         if isinstance(message, RankRequest):
             request = message.request
+            relay.request_rank()
+
+            def send(rank: int) -> None:
+                relay.ranks_requested -= 1
+                self._send(relay, RankGranted(request, rank))
 
             def grant(rank: int) -> None:
-                self._post(lambda: self._send(relay, RankGranted(request, rank)))
+                self._post(lambda: send(rank))
 
             self.claim(grant)
         elif isinstance(message, DownstreamJoined):
@@ -170,10 +180,12 @@ class Relays:
                 if self.upstream is not None:
                     self.upstream.ended(message.replaced(hidden=self.hidden))
         elif isinstance(message, DownstreamReplies):
-            relay.unacknowledged = [each for each in relay.unacknowledged if each[0] != message.request]
+            for mesh, request in tuple(relay.unacknowledged.items()):
+                if request == message.request:
+                    del relay.unacknowledged[mesh]
             for rank, error in message.answers:
                 if rank in relay.downstream:
-                    self._commands.note(message.request, relay.downstream[rank], error)
+                    self._commands.note(message.request, relay.downstream[rank], reason_of(error))
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a new worker, here or upstream."""

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, quoted
+from ..journal.layout import DROP_REASONS
+
+UNREADABLE: Final = "unreadable"
+REASONS: Final = frozenset((*DROP_REASONS, UNREADABLE))
+"""Why records may be dropped: for a reason of the worker, or because the client cannot show them."""
 
 
 @dataclass(slots=True)  # there may be ten thousand
@@ -66,8 +71,8 @@ class RankStats:
         stats = cls(rank, 0)
         for name in cls.counted:
             value = counters.get(name)
-            if type(value) is not type(getattr(stats, name)):
-                raise ProtocolError(f"malformed counter {name}: {value!r}")
+            if type(value) is not type(getattr(stats, name)) or not _is_count(value):
+                raise ProtocolError(f"malformed counter {name}: {quoted(value)}")
             setattr(stats, name, value)
         return stats
 
@@ -123,6 +128,13 @@ class Stats(dict[Any, RankStats]):
     def dropped(self) -> int:
         """Records dropped by all ranks."""
         return sum(each.total_dropped for each in self.values())
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a counter of a relay is possible, of the right type as it is."""
+    if isinstance(value, dict):
+        return value.keys() <= REASONS and all(type(count) is int and count >= 0 for count in value.values())
+    return bool(value >= 0)
 
 
 EARLIER: Final = "earlier"

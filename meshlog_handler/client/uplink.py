@@ -95,11 +95,9 @@ class Uplink:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Send a message. An error means that the upstream client has ended and does not need the message."""
-        try:
-            self._link.send_message(message)
-        except OSError:
-            self.stream.lose_client()
+        """Send a message soon. Never blocks. An upstream client that reads no messages counts as gone."""
+        if not self._forwarder.post(message):
+            self._link.close()
 
     def append_flush(self, version: int) -> None:
         """Acknowledge a flush, after all records that were passed on before."""

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from ..errors import SettingError
+from ..errors import SettingError, printable
 from ..protocol.record import ORIGIN, MeshInfo
 
 _RESET: Final = "\x1b[0m"
 # Levels use other colours.
 _RANK_COLOURS: Final = tuple(f"\x1b[{code}m" for code in (36, 32, 35, 34, 96, 92, 95, 94))
 _MAX_CACHED: Final = 65536
+_MAX_NAME: Final = 255
 
 # For each field: the attribute of the record, and a sample value to check a template with.
 _FIELDS: Final[dict[str, tuple[str, Any]]] = {
@@ -75,6 +76,8 @@ class Prefix:
             values["stream"] = "log"
         if isinstance(values.get("coords"), Mapping):
             values["coords"] = _Coords(values["coords"])
+        if isinstance(values.get("hostname"), str):
+            values["hostname"] = printable(values["hostname"], _MAX_NAME)
         try:
             text = self._template.format_map({name: _UNKNOWN if value is None else value for name, value in values.items()})
         except Exception:  # a value of an unexpected type
@@ -116,11 +119,15 @@ _UNKNOWN: Final = _Unknown()
 class _Coords(dict[str, Any]):
     """Coordinates, formatted as ``gpus=1,hosts=0``. A missing coordinate is a dash."""
 
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return printable(value, _MAX_NAME) if isinstance(value, str) else value
+
     def __missing__(self, name: str) -> _Unknown:
         return _UNKNOWN
 
     def __format__(self, spec: str) -> str:
-        return format(",".join(f"{name}={value}" for name, value in self.items()) or "-", spec)
+        return format(printable(",".join(f"{name}={value}" for name, value in self.items()), _MAX_NAME) or "-", spec)
 
 
 class _SampleCoords(_Coords):

@@ -12,7 +12,7 @@ from struct import error as StructError
 from types import NoneType
 from typing import Any, Final
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, quoted
 from .codec import unpack
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, TIMED, UINT64, walk
 from .exceptions import is_failure, signature
@@ -439,7 +439,7 @@ class RecordDecoder:
         of_args = codes.removeprefix(TIMED)
         of_message = codes == TIMED + MESSAGE
         if set(of_args) - set("qd?s") and of_args not in self._tagged and not of_message:
-            raise ProtocolError(f"malformed schema definition: invalid codes {codes!r}")
+            raise ProtocolError(f"malformed schema definition: invalid codes {quoted(codes)}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
             raise ProtocolError("malformed schema definition: no level, or a text is missing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, printable, quoted
 from .codec import MAX_DEPTH, NotPlain, pack, unpack
 from .immutable import Immutable, field
 
@@ -37,7 +37,9 @@ def decode(data: bytes, *expected: type[M]) -> M:
         raise ProtocolError("malformed message: expected a name and its fields")
     kind = _KINDS.get(value[0]) if isinstance(value[0], str) else None
     if kind is None or not issubclass(kind, expected):
-        raise ProtocolError(f"unexpected message {value[0]!r}; expected {' or '.join(each.__name__ for each in expected)}")
+        raise ProtocolError(
+            f"unexpected message {quoted(value[0])}; expected {' or '.join(each.__name__ for each in expected)}"
+        )
     for name, types in kind.types.items():
         if name not in value[1] or not isinstance(value[1][name], types):
             raise ProtocolError(f"message {value[0]} without a valid {name}")
@@ -65,6 +67,13 @@ def check_coords(coords: Mapping[str, object]) -> None:
 
 
 _MAX_LAUNCHED = 4096
+_MAX_NAME = 255
+
+
+def check_names(hostname: str, mesh: str) -> None:
+    """Raise `ProtocolError` unless the name of a host and the token of a mesh are short."""
+    if max(len(hostname), len(mesh)) > _MAX_NAME:
+        raise ProtocolError(f"the name of a host or the token of a mesh is longer than {_MAX_NAME} characters")
 
 
 class Hello(Message):
@@ -111,6 +120,7 @@ class Hello(Message):
         if not all(isinstance(name, str) for name in self.captured):
             raise ProtocolError("malformed Hello: the name of a captured stream is not a text")
         check_coords(self.coords)
+        check_names(self.hostname, self.mesh)
 
 
 class Welcome(Message):
@@ -173,6 +183,14 @@ class Rollback(Command):
 
     prepared: int
     types: ClassVar = {"request": (int,), "prepared": (int,)}
+
+
+_MAX_REASON = 4000
+
+
+def reason_of(error: str | None) -> str | None:
+    """Return the reason that a worker gave as one line for an error message."""
+    return error and printable(error, _MAX_REASON)
 
 
 class Answer(Message):

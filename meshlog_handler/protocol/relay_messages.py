@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..errors import ProtocolError
-from .messages import Command, Message, check_coords
+from .messages import Command, Message, check_coords, check_names
 
 _MAX_RANKS = 1 << 20
 _MAYBE_INT = (int, type(None))
@@ -105,7 +105,8 @@ class DownstreamJoined(Message):
     types: ClassVar = {"rank": (int,), "mesh": (str,), "pid": (int,), "hostname": (str,), "coords": (dict,)}
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the coordinates are valid."""
+        """Raise `ProtocolError` unless the names and coordinates are valid."""
+        check_names(self.hostname, self.mesh)
         check_coords(self.coords)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Final
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, quoted
 from .codec import NotPlain, pack, unpack
 from .decode import TaggedTemplate, Values, are_texts
 from .encode import MAX_SCHEMAS, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
 from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
+from .messages import check_coords
 from .plain import exact_text, plain
 from .record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 
@@ -142,7 +143,7 @@ class RelayedTemplate(TaggedTemplate):
         """Return the template for a record's rank and kind; raise `ProtocolError` if its values are invalid."""
         by = ours.pop("by", None)
         if not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
-            raise ProtocolError(f"a relayed record has invalid attributes: {ours!r:.200}")
+            raise ProtocolError(f"a relayed record has invalid attributes: {quoted(ours)}")
         samples = ours.get("digest")
         # As in the relay: a record with extras is grouped by its text.
         by_template = named.keys() <= _PLAIN and type(args) is tuple and bool(args) and _GROUPED.issuperset(map(type, args))
@@ -160,6 +161,7 @@ class RelayedTemplate(TaggedTemplate):
         origin, thread = found[: len(ORIGIN)], found[len(ORIGIN) :]
         if not all(isinstance(value, kinds) for value, kinds in zip(origin, _KINDS, strict=True)):
             raise ProtocolError("a relayed record has an invalid rank, host, coordinates or stream")
+        check_coords(origin[ORIGIN.index("coords")] or {})
         variant = copy.copy(self)
         variant._variants = {}
         variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0])

@@ -18,9 +18,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from .. import settings
 from ..errors import ConnectError, MeshlogError, ProtocolError, SettingError
@@ -42,6 +42,11 @@ _GREETING: Final = b"meshlog 1\n"
 _CHALLENGE: Final = 32  # bytes
 _DIGEST: Final = 32
 _MAX_KEY: Final = 64
+_MAX_READ: Final = 64 * 1024
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""A function in steps: it yields when it has to wait for more bytes of its socket, and then returns a value."""
 
 
 class Address(NamedTuple):
@@ -107,7 +112,7 @@ def listen(address: Address) -> list[socket.socket]:
         os.chmod(address.path, 0o600)  # until now, the mode of the directory keeps other users out
         if sys.platform == "linux":
             sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            sockets[1].bind(_abstract(address))
+            sockets[1].bind(abstract(address))
         for sock in sockets:
             sock.listen(1024)
             sock.setblocking(False)
@@ -124,47 +129,52 @@ def dial(address: Address, sock: socket.socket) -> None:
     If the backlog is full (hundreds of workers start at once), the connection is tried again. Afterwards the socket has a
     timeout in the kernel.
     """
-    sock.setblocking(True)  # overrides socket.setdefaulttimeout of the program
+    sock.setblocking(False)  # overrides socket.setdefaulttimeout of the program
+    deadline, pause = monotonic() + HANDSHAKE_SEC, 0.001
+    with fitting(address.path) as path:
+        while not _connected(sock, address, path):
+            if monotonic() > deadline:
+                raise BlockingIOError(errno.EAGAIN, "the client does not accept connections: too many wait")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+    sock.setblocking(True)
     set_kernel_timeout(sock, HANDSHAKE_SEC)
+
+
+def _connected(sock: socket.socket, address: Address, path: str) -> bool:
+    """Try both sockets of the client; return whether one had room.
+
+    Without waiting in the kernel: there, processes that try again and again overtake the one that waits.
+    """
     try:
-        with fitting(address.path) as path:
-            _connect(sock, path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as failure:
+        sock.connect(path)
+        return True
+    except BlockingIOError:
+        failure: OSError | None = None
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as missing:
         # The directory was removed, or this process has given up the right to enter it.
-        if sys.platform != "linux":
-            raise
+        failure = missing
+    if sys.platform == "linux":
         try:
-            _connect(sock, _abstract(address))
+            sock.connect(abstract(address))
+            return True
+        except BlockingIOError:
+            return False
         except ConnectionRefusedError:
-            raise failure from None
+            if failure is None:
+                raise
+    if failure is not None:
+        raise failure
+    return False
 
 
-def _abstract(address: Address) -> str:
+def abstract(address: Address) -> str:
+    """Return the name of the second socket on Linux."""
     return "\0meshlog-" + _digest(address.key, b"name", os.fsencode(address.path)).hex()
 
 
-def _connect(sock: socket.socket, path: str) -> None:
-    deadline = monotonic() + HANDSHAKE_SEC
-    pause = 0.001
-    while True:
-        try:
-            sock.connect(path)
-            return
-        except BlockingIOError:
-            if monotonic() > deadline:
-                raise
-            time.sleep(pause)
-            pause = min(pause * 2, 0.1)
-
-
 def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
-    """Authenticate a worker's socket and its client to each other, as `prove` does; return the socket, ready for frames."""
-    prove(sock, key, server=False)
-    return sock
-
-
-def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
-    """Prove to the other end that this end has the key, and vice versa: each answers a random challenge with a keyed digest.
+    """Prove to the client that this worker has the key, and vice versa: each answers a random challenge with a keyed digest.
 
     ::
 
@@ -173,7 +183,7 @@ def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
                                      <-------    challenge, digest of both challenges
         digest of both challenges    ------->
 
-    The socket must have a timeout in the kernel (see `set_kernel_timeout`).
+    The socket must have a timeout in the kernel (see `set_kernel_timeout`). Returns the socket, ready for frames.
 
     Raises
     ------
@@ -183,17 +193,27 @@ def prove(sock: socket.socket, key: bytes, *, server: bool) -> None:
         If the other end does not have the key, or uses another protocol.
     """
     ours = os.urandom(_CHALLENGE)
-    if server:
-        sock.sendall(_GREETING + ours)
-        theirs = read_exactly(sock, _CHALLENGE)
-        _check(read_exactly(sock, _DIGEST), key, b"worker", ours + theirs)
-        sock.sendall(_digest(key, b"client", ours + theirs))
-    else:
-        if read_exactly(sock, len(_GREETING)) != _GREETING:
-            raise ProtocolError("the other end uses another protocol. Use the same version of meshlog_handler in both.")
-        theirs = read_exactly(sock, _CHALLENGE)
-        sock.sendall(ours + _digest(key, b"worker", theirs + ours))
-        _check(read_exactly(sock, _DIGEST), key, b"client", theirs + ours)
+    if read_exactly(sock, len(_GREETING)) != _GREETING:
+        raise ProtocolError("the other end uses another protocol. Use the same version of meshlog_handler in both.")
+    theirs = read_exactly(sock, _CHALLENGE)
+    sock.sendall(ours + _digest(key, b"worker", theirs + ours))
+    _check(read_exactly(sock, _DIGEST), key, b"client", theirs + ours)
+    return sock
+
+
+def challenge(sock: socket.socket, key: bytes) -> Steps[None]:
+    """Authenticate a new connection on the client's side, in steps; see `authenticate`.
+
+    Each answer is read in a later step. So when the worker has joined, the client has read the end of a connection that the
+    same process had closed before.
+    """
+    ours = os.urandom(_CHALLENGE)
+    sock.sendall(_GREETING + ours)  # no bytes wait in a new socket, so these few fit
+    yield
+    theirs = yield from take_exactly(sock, _CHALLENGE)
+    _check((yield from take_exactly(sock, _DIGEST)), key, b"worker", ours + theirs)
+    sock.sendall(_digest(key, b"client", ours + theirs))
+    yield
 
 
 def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
@@ -235,10 +255,36 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
 
 def read_frame(sock: socket.socket, limit: int) -> tuple[int, bytes]:
     """Read one frame from a blocking socket."""
-    size, kind = HEAD.unpack(read_exactly(sock, HEAD.size))
+    size, kind = _frame_head(read_exactly(sock, HEAD.size), limit)
+    return kind, read_exactly(sock, size - 1)
+
+
+def _frame_head(head: bytes, limit: int) -> tuple[int, int]:
+    size, kind = HEAD.unpack(head)
     if not 1 <= size <= limit:
         raise ProtocolError(f"a frame of {size} bytes; 1 to {limit} are allowed")
-    return kind, read_exactly(sock, size - 1)
+    return size, kind
+
+
+def take_exactly(sock: socket.socket, size: int) -> Steps[bytes]:
+    """Do as `read_exactly` in steps, with a non-blocking socket."""
+    parts = bytearray()
+    while len(parts) < size:
+        try:
+            data = sock.recv(min(size - len(parts), _MAX_READ))
+        except BlockingIOError:
+            yield
+            continue
+        if not data:
+            raise EOFError("the other end closed the connection")
+        parts += data
+    return bytes(parts)
+
+
+def take_frame(sock: socket.socket, limit: int) -> Steps[tuple[int, bytes]]:
+    """Do as `read_frame` in steps, with a non-blocking socket."""
+    size, kind = _frame_head((yield from take_exactly(sock, HEAD.size)), limit)
+    return kind, (yield from take_exactly(sock, size - 1))
 
 
 def peer_pid(sock: socket.socket) -> int | None:

@@ -1,44 +1,50 @@
-"""Authenticates each new connection on a short-lived thread, and accepts or rejects it.
+"""Authenticates new connections, and accepts or rejects them. Client thread only.
 
-The client thread accepts connections, and never waits for a pending one. The number of pending connections is limited, in all
-and per process, and each has a deadline. After a rejection, the listener pauses briefly. So a flood of connections without the
-key takes neither the places of others nor the processor.
+A connection goes through its handshake in steps, each when bytes have arrived: it costs a descriptor, no thread, and nothing
+waits for it. The number of pending connections is limited, in all and per process, and each has a deadline. At the limit, the
+process with the most gives one up for a process with fewer. After a rejection, the listener pauses briefly. So a flood of
+connections without the key takes neither the places of others nor the processor.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import os
-import queue
 import secrets
 import socket
-import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
+from functools import partial
 from typing import Final
 
-from ..errors import ClosedError, ProtocolError
-from ..protocol.frames import CONTROL, MAX_FRAME
+from ..errors import ClosedError, ProtocolError, quoted
+from ..protocol.frames import CONTROL
 from ..protocol.messages import Hello, Welcome, decode
 from ..system.descriptors import is_read_end
-from ..system.descriptors_in_flight import DescriptorsInFlight
 from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
-from .channel import HANDSHAKE_SEC, Address, listen, peer_pid, peer_uid, prove, read_frame, set_kernel_timeout
+from .channel import HANDSHAKE_SEC, Address, Steps, challenge, listen, peer_pid, peer_uid, take_frame
 
-MAX_PENDING: Final = 64
+MAX_PENDING: Final = 256
+"""Connections that have not joined yet."""
+
 MAX_OF_ONE: Final = 16
 """Pending connections of one process, which needs only one."""
 
-_MAX_OF_OTHER_NAMESPACE: Final = 32  # its processes cannot be distinguished
+MAX_HELLO: Final = 64 * 1024
+"""Bytes of a Hello message."""
+
+RANK_SEC = 5.0
+"""Seconds that a new worker waits for a rank from the upstream client."""
+
+_MAX_OF_OTHER_NAMESPACE: Final = 128  # its processes cannot be distinguished
 _MAX_PIPES: Final = 2
 _BATCH: Final = 64
 _PAUSE_SEC: Final = 0.05  # after a batch with rejected connections
 _SILENT_SEC: Final = 2.0
-"""At the limit, a connection that has not authenticated for this long gives its place to a new one."""
+"""At the limit, a connection that has not joined for this long gives its place to a new one."""
 
 
 @dataclass
@@ -56,43 +62,72 @@ class NewConnection:
     pipes: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class _PendingConnection:
-    """A connection in its handshake: the process, the times of its start and its deadline, whether it authenticated."""
+@dataclass(eq=False)
+class _Handshake:
+    """A connection that has no owner yet: its process, the time of its start, its deadline, what it sent, what is left to do.
 
+    `complete`: it has sent everything, and waits for its rank or its owner.
+    """
+
+    sock: socket.socket
     pid: int | None
     started: float
     deadline: float
-    proved: bool = False
+    pipes: list[int] = field(default_factory=list)
+    complete: bool = False
+    steps: Steps[None] | None = None
 
 
 class Listener:
     """A Unix socket that listens in a private directory (mode 0700; the socket gets 0600).
 
-    `admit` returns the reply to a new connection. `joined` registers the worker and then sends the reply, so that no worker
-    takes itself for joined before. Both are called on the thread of the new connection.
+    Parameters
+    ----------
+    directory : str
+        The private directory.
+    identify : Callable[[NewConnection], bool]
+        Corrects what a connection says of itself; returns whether its rank has to be claimed.
+    claim : Callable
+        Asks for a rank. Its argument is called with the rank, later and on the client's thread; its result withdraws the claim.
+    admit : Callable[[NewConnection], Welcome]
+        Returns the reply to a new connection.
+    joined : Callable[[NewConnection, Welcome], None]
+        Registers the worker, calls `arrived`, and then sends the reply, so that no worker takes itself for joined before.
     """
 
     def __init__(
-        self, directory: str, admit: Callable[[NewConnection], Welcome], joined: Callable[[NewConnection, Welcome], None]
+        self,
+        directory: str,
+        *,
+        identify: Callable[[NewConnection], bool],
+        claim: Callable[[Callable[[int], None]], Callable[[], object]],
+        admit: Callable[[NewConnection], Welcome],
+        joined: Callable[[NewConnection, Welcome], None],
     ) -> None:
         self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
+        self._identify = identify
+        self._claim = claim
         self._admit = admit
         self._joined = joined
         self.sockets = listen(self.address)
-        self._lock = threading.Lock()
-        self._pending: dict[socket.socket, _PendingConnection] = {}
+        self._register: Callable[[int, Callable[[], None]], None]
+        self._unregister: Callable[[int], None]
+        self._handshakes: dict[socket.socket, _Handshake] = {}
+        self._counts: Counter[int | None] = Counter()  # of pending connections, by process
+        self._settling: list[tuple[set[_Handshake], Callable[[], object]]] = []
         self.opens: float | None = None
-        self._admitted: dict[socket.socket, list[int]] = {}
-        self._in_flight = DescriptorsInFlight()
-        self._threads: set[threading.Thread] = set()
-        # Python 3.12 and later start no threads after the main module has ended, but children may still join the client then.
-        self._waiting: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
-        self._spare = threading.Thread(target=self._receive_waiting, name="meshlog-spare-door", daemon=True)
-        self._spare.start()
+
+    def attend(self, register: Callable[[int, Callable[[], None]], None], unregister: Callable[[int], None]) -> None:
+        """Set how to be called when a descriptor is readable, and how to undo it. Call it before `accept`."""
+        self._register, self._unregister = register, unregister
+
+    @property
+    def pending(self) -> int:
+        """The number of connections that have not sent everything yet. Any thread."""
+        return sum(tuple(self._counts.values()))
 
     def accept(self) -> bool:
-        """Accept the waiting connections. Client thread only.
+        """Accept the waiting connections.
 
         Returns False if none are to be accepted until `opens`: the limit is reached, some were rejected, or no descriptor is
         left. Meanwhile connections wait in the backlog of the kernel.
@@ -107,108 +142,138 @@ class Listener:
         all_accepted = True
         for _ in range(_BATCH):
             now = monotonic()
-            if not self._has_room(now):
+            if not self._may_have_room(now):
                 return False
             try:
                 sock, _ = listening.accept()
             except (BlockingIOError, ConnectionAbortedError):  # no connection waits, or it is closed already
-                return all_accepted
+                break
             except OSError:  # no descriptor is left
                 return False
             pid = peer_pid(sock)
-            if peer_uid(sock) not in (None, os.getuid()) or not self._may_connect(pid):
+            if peer_uid(sock) in (None, os.getuid()) and self._make_room(pid, now):
+                self._begin(sock, pid, now)
+            else:
                 sock.close()
                 all_accepted = False
-                continue
-            with self._lock:
-                self._pending[sock] = _PendingConnection(pid, now, now + HANDSHAKE_SEC)
-            thread = threading.Thread(target=self._receive, args=(sock,), name="meshlog-door", daemon=True)
-            self._threads.add(thread)
-            try:
-                thread.start()
-            except RuntimeError:
-                self._threads.discard(thread)
-                self._waiting.put(sock)
-        return all_accepted
+        return all_accepted and self.pending < MAX_PENDING
 
-    def _has_room(self, now: float) -> bool:
-        """Return whether a connection may be accepted. At the limit, drop the one that has been silent longest, if possible."""
-        with self._lock:
-            if len(self._pending) < MAX_PENDING:
-                return True
-            silent = ((each.started, sock) for sock, each in self._pending.items() if not each.proved)
-            started, sock = min(silent, default=(now, None), key=itemgetter(0))
-            if sock is None or now - started < _SILENT_SEC:
-                return False
-            del self._pending[sock]
-            _shut_down(sock)
-            return True
+    def _may_have_room(self, now: float) -> bool:
+        """Return whether a new connection could be accepted."""
+        return self.pending < MAX_PENDING or self._most() > 1 or self._silent(now) is not None
 
-    def _may_connect(self, pid: int | None) -> bool:
-        """Return whether a process may have one more pending connection. This one may: it forwards those of other hosts."""
-        if pid is None or pid == os.getpid():
+    def _make_room(self, pid: int | None, now: float) -> bool:
+        """Return whether a process may have one more pending connection. At the limit, drop one if that is fair."""
+        there = sum(each.pid == pid for each in self._handshakes.values())
+        # This process may have many: it forwards those of other hosts.
+        exempt = _is_exempt(pid)
+        if not exempt and there >= (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE):
+            return False
+        if self.pending < MAX_PENDING:
             return True
-        with self._lock:
-            there = sum(each.pid == pid and not each.proved for each in self._pending.values())
-        return there < (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE)
+        dropped, most = self._silent(now), self._most()
+        if most > there + 1 or (exempt and most > 1):
+            dropped = next(each for each in self._incomplete() if not _is_exempt(each.pid) and self._counts[each.pid] == most)
+        if dropped is not None:
+            self._reject(dropped)
+        return dropped is not None
+
+    def _incomplete(self) -> Iterator[_Handshake]:
+        """Yield the pending connections, the oldest first."""
+        return (each for each in self._handshakes.values() if not each.complete)
+
+    def _most(self) -> int:
+        """Return the number of pending connections of the process with the most."""
+        return max((count for pid, count in self._counts.items() if not _is_exempt(pid)), default=0)
+
+    def _silent(self, now: float) -> _Handshake | None:
+        """Return the oldest pending connection if it has been pending for too long."""
+        oldest = next(self._incomplete(), None)
+        return oldest if oldest is not None and now - oldest.started >= _SILENT_SEC else None
+
+    def _complete(self, handshake: _Handshake) -> None:
+        """Note that a connection has sent everything, or is closed: it is not pending any more."""
+        if not handshake.complete:
+            handshake.complete = True
+            self._unregister(handshake.sock.fileno())
+            self._counts[handshake.pid] -= 1
+            if not self._counts[handshake.pid]:
+                del self._counts[handshake.pid]
 
     def expire(self, now: float) -> None:
-        """Shut down the pending connections whose deadline has passed. Client thread only."""
-        with self._lock:
-            for sock, pending in self._pending.items():
-                if now >= pending.deadline:
-                    pending.deadline = float("inf")  # its thread removes it
-                    _shut_down(sock)
+        """Close the connections whose deadline has passed. Those that wait for their rank join without one."""
+        for each in tuple(self._handshakes.values()):
+            if now >= each.deadline:
+                if each.complete:
+                    self._continue(each)
+                else:
+                    self._reject(each)
 
     @property
     def deadline(self) -> float | None:
         """The time at which `expire` or `accept` is to be called next, or None."""
-        with self._lock:
-            deadlines = [pending.deadline for pending in self._pending.values()]
+        deadlines = [each.deadline for each in self._handshakes.values()]
         return min(deadlines if self.opens is None else [*deadlines, self.opens], default=None)
 
-    def _receive_waiting(self) -> None:
-        while (sock := self._waiting.get()) is not None:
-            self._receive(sock)
+    # -- the handshake ---------------------------------------------------------------------------------------------
 
-    def _receive(self, sock: socket.socket) -> None:
-        pipes: list[int] = []
+    def _begin(self, sock: socket.socket, pid: int | None, now: float) -> None:
+        sock.setblocking(False)
+        self._handshakes[sock] = begun = _Handshake(sock, pid, now, now + HANDSHAKE_SEC)
+        self._counts[pid] += 1
+        begun.steps = self._steps(begun)
+        self._register(sock.fileno(), partial(self._continue, begun))
+        self._continue(begun)
+
+    def _continue(self, handshake: _Handshake) -> None:
+        """Do the next steps. A failure rejects the connection; it is reported unless the worker ended, or it is too late."""
+        if self._handshakes.get(handshake.sock) is not handshake or handshake.steps is None:
+            return
         try:
-            sock.setblocking(True)
-            set_kernel_timeout(sock, HANDSHAKE_SEC)
-            prove(sock, self.address.key, server=True)
-            with self._lock:
-                if (pending := self._pending.get(sock)) is None:
-                    raise EOFError  # its place was given away meanwhile
-                pending.proved = True
-            connection = self._receive_hello(sock, pipes)
-            welcome = self._admit(connection)
-            with self._lock:
-                self._admitted[sock] = pipes
-                self._pending.pop(sock, None)
-            set_kernel_timeout(sock, 0)
-            self._joined(connection, welcome)
+            next(handshake.steps)
+        except StopIteration:
+            return
         except BaseException as failure:
-            with self._in_flight.gate:
-                self._reject(sock, pipes)
+            if handshake.sock in self._handshakes:
+                self._reject(handshake)
             if not isinstance(failure, (OSError, EOFError, ProtocolError, ClosedError)):
                 raise
             # No report for workers that exited during the handshake, or that join after the client was stopped.
             if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
                 diagnose(f"a connection was refused: {type(failure).__name__}: {failure}")
-        finally:
-            with self._lock:
-                self._pending.pop(sock, None)
-            self._threads.discard(threading.current_thread())
 
-    def _reject(self, sock: socket.socket, pipes: list[int]) -> None:
-        self._in_flight.close(pipes)
-        sock.close()
-        self._admitted.pop(sock, None)
+    def _steps(self, handshake: _Handshake) -> Steps[None]:
+        yield from challenge(handshake.sock, self.address.key)
+        connection = yield from self._receive_hello(handshake)
+        self._complete(handshake)
+        if self._identify(connection):
+            rank = yield from self._claimed(handshake)
+            connection.hello = connection.hello.replaced(rank=rank)
+        handshake.deadline = float("inf")
+        welcome = self._admit(connection)
+        self._joined(connection, welcome)
 
-    def _receive_hello(self, sock: socket.socket, pipes: list[int]) -> NewConnection:
-        """Return the new connection; add the descriptors that were sent with the Hello message to `pipes`."""
-        kind, payload = read_frame(sock, MAX_FRAME)
+    def _claimed(self, handshake: _Handshake) -> Steps[int | None]:
+        """Return a rank of the upstream client, or None if it has not answered in time."""
+        granted: list[int] = []
+
+        def grant(rank: int) -> None:
+            granted.append(rank)
+            self._continue(handshake)
+
+        handshake.deadline = monotonic() + RANK_SEC
+        withdraw = self._claim(grant)
+        while not granted and monotonic() < handshake.deadline:
+            yield
+        if not granted:
+            withdraw()
+            diagnose("the upstream client gave no rank for a new process: it gets one that another process may also have")
+        return granted[0] if granted else None
+
+    def _receive_hello(self, handshake: _Handshake) -> Steps[NewConnection]:
+        """Return the new connection; add the descriptors that were sent with the Hello message to those of the handshake."""
+        sock, pipes = handshake.sock, handshake.pipes
+        kind, payload = yield from take_frame(sock, MAX_HELLO)
         if kind != CONTROL:
             raise ProtocolError(f"unexpected first frame: expected a Hello message (kind {CONTROL}), got kind {kind}")
         hello = decode(payload, Hello)
@@ -216,58 +281,89 @@ class Listener:
         connection = NewConnection(sock, hello, kernel_pid or hello.pid, here=kernel_pid != 0)
         names = hello.captured
         if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
-            raise ProtocolError(f"invalid captured streams: expected stdout and stderr, and none of a relay, got {names!r}")
+            raise ProtocolError(
+                f"invalid captured streams: expected stdout and stderr, and none of a relay, got {quoted(names)}"
+            )
         if names:
-            if not sock.recv(1, socket.MSG_PEEK):
-                raise EOFError
-            pipes += self._in_flight.take(lambda: _receive_fds(sock, _MAX_PIPES))
-            if len(pipes) != len(names) or not all(map(is_read_end, pipes)):
-                raise ProtocolError("invalid captured streams: expected the read end of a pipe for each")
+            while not pipes:
+                try:
+                    pipes += _receive_fds(sock, _MAX_PIPES)
+                except BlockingIOError:
+                    yield
+                    continue
+                if len(pipes) != len(names) or not all(map(is_read_end, pipes)):
+                    raise ProtocolError("invalid captured streams: expected the read end of a pipe for each")
             for fd in pipes:
                 os.set_blocking(fd, False)
             connection.pipes = dict(zip(names, pipes, strict=True))
         return connection
 
     def arrived(self, sock: socket.socket) -> None:
-        """Record that a new connection has an owner now. Client thread only."""
-        self._in_flight.arrive(self._admitted.pop(sock, ()))
+        """Record that a new connection has an owner now, who also owns its pipes."""
+        self._handshakes.pop(sock, None)
+        self._check_settled()
 
-    def settle(self) -> None:
-        """Wait until the connections that are pending now are accepted or rejected."""
-        for thread in tuple(self._threads):
-            thread.join(HANDSHAKE_SEC)
+    def when_settled(self, then: Callable[[], object]) -> None:
+        """Call `then` when the connections that are pending now are accepted or rejected."""
+        self._settling.append((set(self._handshakes.values()), then))
+        self._check_settled()
+
+    def _check_settled(self) -> None:
+        if not self._settling:
+            return
+        left = set(self._handshakes.values())
+        done = [then for pending, then in self._settling if pending.isdisjoint(left)]
+        self._settling = [(pending, then) for pending, then in self._settling if not pending.isdisjoint(left)]
+        for then in done:
+            then()
+
+    def _reject(self, handshake: _Handshake) -> None:
+        del self._handshakes[handshake.sock]
+        self._complete(handshake)
+        _close(handshake)
+        self._check_settled()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop listening, shut down the pending connections, and wait for each of their threads up to `HANDSHAKE_SEC`."""
+        """Stop listening, and close the pending connections."""
         for listening in self.sockets:
             listening.close()
-        self.expire(float("inf"))
-        self._waiting.put(None)
-        self.settle()
-        self._spare.join(HANDSHAKE_SEC)
+        for each in tuple(self._incomplete()):
+            self._reject(each)
 
     def hang_up(self) -> None:
-        """Close the accepted connections that got no owner, when the client thread takes no more. Client thread only."""
-        for sock, pipes in tuple(self._admitted.items()):
-            self._reject(sock, pipes)
+        """Close the accepted connections that got no owner, when the client takes no more."""
+        for each in tuple(self._handshakes.values()):
+            self._reject(each)
 
     def forget(self) -> None:
         """In a forked child: close the copies of the sockets and of the connections without an owner."""
-        for sock in (*self.sockets, *self._pending, *self._admitted):
+        for sock in self.sockets:
             sock.close()
-        self._in_flight.forget()
+        for each in self._handshakes.values():
+            _close(each)
 
 
-def _shut_down(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the other end has closed it
-        sock.shutdown(socket.SHUT_RDWR)
+def _is_exempt(pid: int | None) -> bool:
+    """Return whether the connections of a process are not counted: it is this process, or the system does not report it."""
+    return pid is None or pid == os.getpid()
+
+
+def _close(handshake: _Handshake) -> None:
+    handshake.steps = None  # they refer to the handshake, and would keep it until the garbage collector runs
+    handshake.sock.close()
+    while handshake.pipes:
+        os.close(handshake.pipes.pop())
 
 
 def _receive_fds(sock: socket.socket, count: int) -> list[int]:
     fds = array.array("i")
     # A program started by another thread inherits none of the descriptors; without the flag, it may for a moment.
     room = socket.CMSG_SPACE(count * fds.itemsize)
-    _, ancillary, flags, _ = sock.recvmsg(1, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    data, ancillary, flags, _ = sock.recvmsg(1, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    if not data:
+        raise EOFError("the other end closed the connection")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])

@@ -14,6 +14,7 @@ import contextlib
 import os
 import queue
 import threading
+from collections import deque
 from logging.handlers import QueueListener
 from typing import Final
 
@@ -28,6 +29,8 @@ from .record_stream import RecordStream, internal_threads, transport_threads
 
 BATCH_SEC: Final = 0.004
 _PIECE: Final = 256 * 1024
+MAX_MESSAGES: Final = 1 << 18
+"""Messages of a relay that may wait for its upstream client."""
 
 
 class Wake(Immutable):
@@ -63,6 +66,7 @@ class LogForwarder(QueueListener):
         self._generation = 0
         self._stopping = False
         self._last: Message | None = None
+        self._messages: deque[Message] = deque()
         self._restarting = threading.Lock()
         self.stream: RecordStream
 
@@ -105,6 +109,17 @@ class LogForwarder(QueueListener):
         if thread is not None:
             thread.join(capped(timeout))
         return thread is None or not thread.is_alive()
+
+    def post(self, message: Message) -> bool:
+        """Let the thread send a message, before whatever is appended to the stream from now on. Any thread; never blocks.
+
+        Returns False if too many messages wait, because the client reads nothing.
+        """
+        if len(self._messages) >= MAX_MESSAGES:
+            return False
+        self._messages.append(message)
+        self.wake()
+        return True
 
     def finish(self, last: Message) -> None:
         """Let the thread ship everything, send `last` and end; do not wait for it. Any thread may call it."""
@@ -175,7 +190,9 @@ class LogForwarder(QueueListener):
         return any_shipped
 
     def _send_drops(self) -> None:
-        """Send the counts of dropped records, if they have changed."""
+        """Send the messages that wait, and the counts of dropped records, if they have changed."""
+        while self._messages:
+            self._link.send_message(self._messages.popleft())
         drops = self.stream.journal.drops()
         total = sum(count for _, _, count in drops)
         if total != self._reported_drops:

@@ -38,18 +38,28 @@ def knock(address: str) -> socket.socket:
 class Peer:
     """A test peer that has the key, joins, and then sends any bytes."""
 
-    def __init__(self, address: str, rank: int | None = RANK, captured: tuple[str, ...] = (), fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        rank: int | None = RANK,
+        captured: tuple[str, ...] = (),
+        fds: Sequence[int] = (),
+        **more: Any,
+    ) -> None:
         self.sock = authenticate(knock(address), Address.parse(address).key)
         self.at = START
         self.journal = ""
-        self.send(frame(CONTROL, Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0).encode()))
+        self.rank = rank
+        hello = Hello(os.getpid(), "here", rank, None, "", captured, True, 0.0)
+        self.send(frame(CONTROL, hello.replaced(**more).encode()))
         if fds:
             with contextlib.suppress(ConnectionError):  # the client may have closed the connection because of the Hello message
                 self.sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
     def join(self) -> Peer:
-        """Read the Welcome message, which has the path of the journal."""
-        self.journal = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome).journal
+        """Read the Welcome message, which has the path of the journal and the rank."""
+        welcome = decode(read_frame(self.sock, MAX_CONTROL)[1], Welcome)
+        self.journal, self.rank = welcome.journal, welcome.rank
         return self
 
     def send(self, data: bytes) -> None:
@@ -84,13 +94,13 @@ def joined(address: str, rank: int | None = RANK) -> Iterator[Peer]:
 
 def entries(*texts: str) -> bytes:
     """Return the entries of some records, with the definition of their schema."""
-    shapes, data = SchemaTable(), b""
+    shapes, data = SchemaTable(), bytearray()
     for text in texts:
         record = logging.LogRecord("hostile", logging.INFO, __file__, 1, "%s", (text,), None)
         frozen = encode_record(record, shapes)
         frozen.commit_schema()
         data += frozen.data
-    return data
+    return bytes(data)
 
 
 def stretch(generation: int, start: int, data: bytes) -> bytes:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import logging
 import os
 import resource
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import meshlog_handler
-from meshlog_handler import ConnectError, LogClient, ProcMesh, SettingError, this_host
+from meshlog_handler import ConnectError, LogClient, LogRelay, ProcMesh, SettingError, this_host
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
-from meshlog_handler.testing import collected
+from meshlog_handler.testing import CollectedLogs, collected
 from meshlog_handler.transport import listener
-from meshlog_handler.transport.channel import Address, authenticate
+from meshlog_handler.transport.channel import Address, abstract, authenticate
 from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_PENDING
 from meshlog_handler.worker import membership
 from meshlog_handler.worker.membership import JoinOptions
@@ -31,7 +35,7 @@ from tests.leaks import open_fds
 from tests.waiting import until
 
 from . import workers
-from .hostile import Honest, Peer, honest, knock
+from .hostile import Honest, Peer, entries, honest, joined, knock
 from .procs import DEADLINE, importing, join_all, started
 
 SHORT = 0.4
@@ -57,25 +61,22 @@ def is_hung_up_on(sock: socket.socket) -> bool:
     return True
 
 
-def at_the_door() -> int:
-    """Return the number of unauthenticated connections that have a thread of the client."""
-    return sum(thread.name == "meshlog-door" for thread in threading.enumerate())
+def at_the_door(logs: CollectedLogs) -> int:
+    """Return the number of connections that have not joined."""
+    return logs.client._listener.pending
 
 
-def test_workers_join_one_at_a_time_if_no_thread_can_be_started(others: Honest, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = threading.Thread.start
-
+def test_a_worker_can_join_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
-        if thread.name == "meshlog-door":
-            raise RuntimeError("can't start new thread")
-        start(thread)
+        raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch:
+    with honest() as others, monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        for _ in range(MAX_PENDING + 1):
+        for _ in range(MAX_OF_ONE + 1):
             knock(others.address).close()
-        with started("fork", workers.log_numbered, [(others.address, 3, "return")] * 3) as procs:
-            assert join_all(procs) == [0, 0, 0]
+        with joined(others.address) as peer:
+            peer.log(entries("without a thread"))
+            others.until_shown("without a thread")
 
 
 def test_a_connection_with_a_wrong_key_is_refused(
@@ -159,29 +160,77 @@ def test_a_slow_connection_is_closed_before_its_handshake_completes(others: Hone
 
 
 def test_many_unauthenticated_connections_do_not_keep_a_worker_from_joining(others: Honest) -> None:
-    crowd = [knock(others.address) for _ in range(3 * MAX_PENDING)]
-    until(lambda: at_the_door() == MAX_PENDING, DEADLINE, "the door to be full")
+    threads = set(threading.enumerate())
+    crowd = [knock(others.address) for _ in range(3 * MAX_PENDING)]  # this process may have any number
+    until(lambda: at_the_door(others.logs) == MAX_PENDING, DEADLINE, "the door to be full")
     others.are_heard()
     with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
         most = 0
         while procs[0].is_alive():
-            most = max(most, at_the_door())
+            most = max(most, at_the_door(others.logs))
             procs[0].join(0.01)
         assert join_all(procs) == [0]
     assert most <= MAX_PENDING
+    assert set(threading.enumerate()) <= threads, "a connection costs no thread"
     others.until_shown("number 2")
     assert all(map(is_hung_up_on, crowd))
 
 
+def there_are(logs: CollectedLogs, count: int) -> bool:
+    """Return whether so many connections have not joined."""
+    return at_the_door(logs) == count
+
+
+@contextlib.contextmanager
+def pids_told(monkeypatch: pytest.MonkeyPatch, pids: Iterator[int]) -> Iterator[None]:
+    """Let the kernel seem to report these processes, one for each connection of this process."""
+    told: dict[int, int] = {}
+
+    def pid_of(sock: socket.socket) -> int:
+        if sock.fileno() not in told:
+            told[sock.fileno()] = next(pids)
+        return told[sock.fileno()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listener, "peer_pid", pid_of)
+        yield
+
+
+@pytest.mark.parametrize("proved", [False, True], ids=["without the key", "with the key"])
+def test_at_the_limit_the_process_with_the_most_connections_gives_one_up(proved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can keep another from joining: a process with a connection to spare has to give it up."""
+    monkeypatch.setattr(listener, "MAX_PENDING", 40)
+    monkeypatch.setattr(listener, "_SILENT_SEC", DEADLINE)
+    with honest() as others, contextlib.ExitStack() as stack:
+        key = Address.parse(others.address).key
+        crowd = [5_000_000 + number % 20 for number in range(40)]  # no process has such an id
+        with pids_told(monkeypatch, iter([*crowd, os.getppid()])):
+            for number in range(40):
+                sock = stack.enter_context(knock(others.address))
+                if proved:
+                    authenticate(sock, key)
+                until(partial(there_are, others.logs, number + 1), DEADLINE)
+            with contextlib.closing(Peer(others.address)) as newcomer:
+                newcomer.join()
+            assert at_the_door(others.logs) == 39
+        others.are_heard()
+
+
 CROWD = """
-import os, socket, sys
-sockets = []
-while os.getppid() == int(sys.argv[2]):
-    for _ in range(200):
+import os, socket, sys, time
+sockets, parent, count = [], int(sys.argv[2]), int(sys.argv[3])
+own = os.getpid()
+for _ in range(count - 1):
+    if os.fork() == 0:
+        parent = own
+        break
+while os.getppid() == parent:
+    time.sleep(0.25 if count > 1 else 0)
+    for number in range(200 // count + 10):
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         try:
-            sock.connect(sys.argv[1])
+            sock.connect((sys.argv[1], "\\0" + sys.argv[4])[number % 2])
         except OSError:
             sock.close()
             break
@@ -195,18 +244,20 @@ while os.getppid() == int(sys.argv[2]):
             sock.close()
             sockets.remove(sock)
 """
-"""Connects as fast as it can, sends nothing, and reconnects when its connection is closed."""
+"""Connects as fast as it can to both sockets, sends nothing, and reconnects when its connection is closed."""
 
 
 @contextlib.contextmanager
-def crowd(address: str) -> Iterator[None]:
-    """Run a process that connects again and again without the key."""
-    words = [sys.executable, "-c", CROWD, Address.parse(address).path, str(os.getpid())]
-    with subprocess.Popen(words) as process:
+def crowd(address: str, count: int = 1) -> Iterator[None]:
+    """Run processes that connect again and again without the key."""
+    path, name = Address.parse(address).path, abstract(Address.parse(address)).removeprefix("\0")
+    words = [sys.executable, "-c", CROWD, path, str(os.getpid()), str(count), name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             yield
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # all have ended
 
 
 @contextlib.contextmanager
@@ -225,7 +276,7 @@ def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 
 def test_a_process_that_keeps_reconnecting_does_not_keep_workers_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     with looks_at_the_door(monkeypatch) as looks, honest() as others, crowd(others.address):
-        until(lambda: at_the_door() == MAX_OF_ONE, DEADLINE, "the crowd")
+        until(lambda: at_the_door(others.logs) == MAX_OF_ONE, DEADLINE, "the crowd")
         until(lambda: False in looks, DEADLINE, "the door to be shut for a while")
         before, began = len(looks), time.monotonic()
         with started("fork", workers.log_numbered, [(others.address, 3, "return")] * 3) as procs:
@@ -234,7 +285,7 @@ def test_a_process_that_keeps_reconnecting_does_not_keep_workers_from_joining(mo
         others.are_heard()
         passed = time.monotonic() - began
         assert len(looks) - before <= passed / 0.05 + 2, "it does not look more often than it opens the door"
-        assert at_the_door() <= MAX_OF_ONE
+        assert at_the_door(others.logs) <= MAX_OF_ONE
 
 
 def test_a_client_without_free_descriptors_does_not_poll_its_listener_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +311,8 @@ def test_unauthenticated_connections_do_not_keep_a_client_from_stopping(monkeypa
     monkeypatch.setattr(listener, "HANDSHAKE_SEC", 300.0)
     with collected() as logs:
         crowd = [knock(logs.address) for _ in range(10)]
-        until(lambda: at_the_door() == 10, DEADLINE, "all to be at the door")
-    assert at_the_door() == 0
+        until(lambda: at_the_door(logs) == 10, DEADLINE, "all to be at the door")
+    assert at_the_door(logs) == 0
     assert all(map(is_hung_up_on, crowd))
 
 
@@ -374,3 +425,119 @@ def test_a_client_without_free_descriptors_does_not_blame_the_worker() -> None:
         with pytest.raises(OSError, match="this process has no file descriptor left"):
             listener._receive_fds(ours, 2)
     assert open_fds() == before
+
+
+def test_a_worker_that_waits_for_its_rank_keeps_no_other_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay asks its upstream client for ranks, which here answers to no request."""
+    waiting: list[Callable[[int], None]] = []
+    monkeypatch.setattr(listener, "RANK_SEC", DEADLINE)
+    monkeypatch.setattr(listener, "MAX_PENDING", MAX_OF_ONE)
+    with collected() as logs, LogRelay(logs.address) as relay, contextlib.ExitStack() as stack:
+        monkeypatch.setattr(logs.client._core.relays, "claim", waiting.append)
+        with pids_told(monkeypatch, itertools.repeat(os.getppid())):  # this process itself needs no rank
+            guests = [stack.enter_context(contextlib.closing(Peer(relay.address, rank=None))) for _ in range(MAX_OF_ONE)]
+            until(lambda: len(waiting) == MAX_OF_ONE, DEADLINE)
+            with contextlib.closing(knock(relay.address)) as more, pytest.raises((EOFError, ConnectionError)):
+                authenticate(more, Address.parse(relay.address).key)
+        with joined(relay.address, rank=5) as peer:
+            peer.log(entries("not kept waiting"))
+            logs.wait_for(lambda records: any(record.getMessage() == "not kept waiting" for record in records), DEADLINE)
+        for number, grant in enumerate(waiting):
+            grant(100 + number)
+        assert {each.join().rank for each in guests} == set(range(100, 100 + MAX_OF_ONE))
+
+
+def test_a_worker_gets_a_rank_of_the_relay_if_the_upstream_client_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listener, "RANK_SEC", 0.05)
+    with collected() as logs, LogRelay(logs.address) as relay:
+        monkeypatch.setattr(logs.client._core.relays, "claim", lambda granted: None)
+        with pids_told(monkeypatch, itertools.repeat(os.getppid())), joined(relay.address, rank=None) as peer:
+            assert peer.rank == 0
+        assert relay._claims == {}
+    assert "the upstream client gave no rank for a new process" in capfd.readouterr().err
+
+
+def test_two_hundred_processes_that_keep_reconnecting_do_not_keep_a_worker_from_joining() -> None:
+    with honest() as others, crowd(others.address, 200):
+        until(lambda: at_the_door(others.logs) == MAX_PENDING, DEADLINE, "the door to be full")
+        with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
+            assert join_all(procs) == [0]
+        others.until_shown("number 2")
+        others.are_heard()
+
+
+INTRUDER = """
+import os, socket, sys
+os.setgroups([])
+os.setuid(65534)
+for name in (sys.argv[1], "\\0" + sys.argv[2]):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        try:
+            sock.connect(name)
+            print(sock.recv(100))
+        except OSError as failure:
+            print(type(failure).__name__)
+try:
+    print(os.listdir(os.path.dirname(sys.argv[1])))
+except OSError as failure:
+    print(type(failure).__name__)
+"""
+"""Becomes another user, and tries to connect to both sockets, and to look into the directory."""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can become another user")
+def test_another_user_can_neither_find_the_socket_nor_connect(others: Honest) -> None:
+    address = Address.parse(others.address)
+    words = [sys.executable, "-S", "-c", INTRUDER, address.path, abstract(address).removeprefix("\0")]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=DEADLINE, check=True).stdout.split()
+    assert said[0] == said[2] == "PermissionError"
+    assert said[1] in ("b''", "ConnectionResetError"), "the name can be seen in /proc, but nothing is sent"
+
+
+def test_a_connection_of_another_user_gets_nothing(others: Honest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "peer_uid", lambda sock: os.getuid() + 1)
+    with contextlib.closing(knock(others.address)) as sock, contextlib.suppress(ConnectionError):  # as above
+        assert sock.recv(100) == b""
+    monkeypatch.undo()
+
+
+class Blocked(logging.Handler):
+    """Waits at the first record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Wait until the test goes on."""
+        self.reached.set()
+        assert self.go.wait(DEADLINE)
+
+
+def test_workers_can_join_a_relay_whose_upstream_client_reads_nothing() -> None:
+    handler, count = Blocked(), 2000
+    records = entries(*("x" * 1000 for _ in range(count)))
+    with LogClient(handler) as client, LogRelay(client.address) as relay, contextlib.ExitStack() as stack:
+        first = stack.enter_context(joined(relay.address, rank=1))
+        first.log(entries("first"))
+        assert handler.reached.wait(DEADLINE)
+        first.log(records)
+        until(lambda: relay._running_client.stats()[1].received == 1 + count, DEADLINE)
+        for rank in range(2, 6):
+            stack.enter_context(joined(relay.address, rank=rank))
+        handler.go.set()
+        until(lambda: {1, 2, 3, 4, 5} <= {*client.ranks("")}, DEADLINE)
+
+
+def test_a_rejected_connection_leaves_nothing_for_the_garbage_collector(others: Honest) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert all(map(is_hung_up_on, [knock(others.address) for _ in range(5)]))
+        others.are_heard()
+        assert [each for each in gc.get_objects() if type(each) is listener._Handshake] == []
+    finally:
+        gc.enable()

@@ -5,11 +5,11 @@ If it did, the worker would not notice the end of the client.
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import pytest
 
 from meshlog_handler import LogClient
 from meshlog_handler.transport import channel
+from meshlog_handler.transport.channel import Address, authenticate
 from tests.waiting import until
 
 from . import workers
+from .hostile import knock
 from .procs import DEADLINE, join_all, started
 
 pytestmark = [
@@ -29,7 +31,7 @@ pytestmark = [
 
 
 class Halt:
-    """A point where a thread of the client waits until the test releases it."""
+    """A point where the client's thread waits until the test releases it."""
 
     def __init__(self) -> None:
         self.reached, self.let_go = threading.Event(), threading.Event()
@@ -43,8 +45,8 @@ class Halt:
         return halted
 
 
-def prove(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshlog_handler.transport.listener.prove", halt.before(channel.prove))
+def challenge(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshlog_handler.transport.listener.challenge", halt.before(channel.challenge))
 
 
 def admit(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def more_in_a_child(before: set[str], path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-@pytest.mark.parametrize("step", [prove, admit, begin])
+@pytest.mark.parametrize("step", [challenge, admit, begin])
 def test_a_child_keeps_no_descriptor_of_a_worker_that_is_joining(
     step: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -102,28 +104,10 @@ def test_a_child_keeps_no_descriptor_of_a_worker_that_is_joining(
         assert [(stats.rank, stats.lines) for stats in client.stats().values()] == [(0, 1)]
 
 
-@pytest.fixture
-def no_garbage_collection() -> Iterator[None]:
-    """Switch off the garbage collector, which also closes connections that nothing refers to."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_garbage_collection")
-def test_a_client_that_stops_refuses_a_joining_worker_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    halt = Halt()
-    go = multiprocessing.get_context("fork").Semaphore(0)
+def test_a_client_that_stops_refuses_a_joining_worker_at_once() -> None:
     client = LogClient().start()
-    with started("fork", workers.be_turned_away, [(client.address, go)]) as procs:
-        monkeypatch.setattr(client._listener, "_joined", halt.before(client._listener._joined))
-        go.release()
-        assert halt.reached.wait(DEADLINE)
-        stopping = threading.Thread(target=client.stop)
-        stopping.start()
-        # The client thread waits for the listener thread, and learns of no further connection.
-        until(lambda: client._listener.sockets[0].fileno() < 0)
-        halt.let_go.set()
-        stopping.join(DEADLINE)
-        assert not stopping.is_alive()
-        assert join_all(procs) == [0]
+    with authenticate(knock(client.address), Address.parse(client.address).key) as sock:
+        until(lambda: client._listener.pending == 1)
+        client.stop()
+        with contextlib.suppress(ConnectionError):  # it closed with unread bytes of this end
+            assert sock.recv(1) == b""

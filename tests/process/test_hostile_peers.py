@@ -12,28 +12,31 @@ import os
 import pickle
 import resource
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshlog_handler import FlushTimeout
+from meshlog_handler import ConsoleHandler, FlushTimeout, LogClient, MeshFormatter, RankStats
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.layout import HEADER as JOURNAL_HEADER
 from meshlog_handler.journal.layout import START
 from meshlog_handler.journal.reader import JournalReader
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.protocol.codec import pack, unpack
+from meshlog_handler.protocol.codec import Text, pack, unpack
 from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
-from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_FRAME, frame
-from meshlog_handler.protocol.messages import Answer, Flush, Goodbye, Hello, Prepare, Welcome, decode
+from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_CONTROL, MAX_FRAME, frame
+from meshlog_handler.protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.protocol.relay_messages import DownstreamJoined
+from meshlog_handler.transport.channel import Address, authenticate, read_frame
 from tests.leaks import open_fds
 from tests.waiting import until
 
-from .hostile import RANK, Peer, bombs, entries, honest, joined, stretch
+from .hostile import RANK, Peer, bombs, entries, honest, joined, knock, stretch
 from .procs import DEADLINE
 
 NEST = b"[\x01\x00\x00\x00"
@@ -364,3 +367,117 @@ def test_the_client_refuses_the_write_end_of_a_pipe() -> None:
     finally:
         for end in ends:
             os.close(end)
+
+
+UNSAFE = "\x1b]0;owned\x07\x9b31m\u202e\u2066\u2028\r\n\udc80"
+"""Sets the title of the terminal, a colour, the direction of the text; ends the line."""
+
+CONTROLS = set(UNSAFE) - set("]0;owned31m\n")
+LOUD = UNSAFE + "x" * 1_000_000
+
+# What a peer may say of itself, or in data that is refused.
+SPOKEN = {
+    "the name of a message": lambda peer: peer.send(frame(CONTROL, pack((LOUD, {})))),
+    "a drop count": lambda peer: peer.send(frame(DROPPED, pack(((LOUD, 20, 1),)))),
+    "a drop count that nests": lambda peer: peer.send(frame(DROPPED, pack(([LOUD.encode("utf-8", "surrogatepass")] * 3,)))),
+    "the text of a value": lambda peer: peer.send(frame(DROPPED, pack((Text("", UNSAFE), 1)))),
+    "codes of a schema": lambda peer: peer.log(define((LOUD, 0.0, {}))),
+    "a key of a schema": lambda peer: peer.log(define(("", 0.0, {LOUD: 1}))),
+    "an uncaught exception": lambda peer: peer.send(frame(CONTROL, Ending(LOUD).encode())),
+}
+
+
+def define(body: object) -> bytes:
+    """Return a DEFINE entry."""
+    data = pack(body)
+    return HEADER.pack(DEFINE, 1, len(data)) + data
+
+
+def check_safe(said: str) -> None:
+    """Check that a text is short, and has no control or bidirectional character but line ends."""
+    assert len(said) < 8 * 1024
+    assert not CONTROLS & set(said)
+    for line in said.splitlines():
+        assert line.startswith(("meshlog: ", "    ")), "a peer cannot begin a line"
+
+
+@pytest.mark.parametrize("say", SPOKEN.values(), ids=SPOKEN)
+def test_what_a_peer_says_is_cut_and_escaped_before_it_is_printed(
+    say: Callable[[Peer], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with honest() as others:
+        with joined(others.address) as peer:
+            say(peer)
+            others.are_heard()
+        others.are_heard()
+        shown = [record.getMessage() for record in others.logs.records if record.process not in others.pids]
+    check_safe(capfd.readouterr().err)
+    for text in shown:
+        assert len(text) < 8 * 1024
+        assert not CONTROLS & set(text)
+
+
+@pytest.mark.parametrize("words", [{"hostname": LOUD}, {"mesh": LOUD}, {"captured": (LOUD,)}, {"launched": LOUD}])
+def test_a_hello_with_long_names_is_refused(words: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    short = {name: value[:1000] if isinstance(value, str) else (value[0][:1000],) for name, value in words.items()}
+    hello = Hello(os.getpid(), "here", RANK, None, "", (), True, 0.0)
+    with honest() as others:
+        for sent in (words, short) if "launched" not in words else (words,):
+            sock = authenticate(knock(others.address), Address.parse(others.address).key)
+            with contextlib.closing(sock), contextlib.suppress(ConnectionError):  # it closed with unread bytes of this end
+                sock.sendall(frame(CONTROL, hello.replaced(**sent).encode()))
+                assert sock.recv(1) == b""
+        others.are_heard()
+        others.are_counted()
+    said = capfd.readouterr().err
+    assert "a connection was refused: ProtocolError: " in said
+    check_safe(said)
+
+
+def test_the_name_of_a_relay_is_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+        with contextlib.closing(Peer(others.address, rank=None, relay=True, hostname=UNSAFE)) as relay:
+            relay.join()
+            relay.send(frame(CONTROL, DownstreamJoined(40, "", 1, UNSAFE, {}).encode()))
+            others.are_heard()
+            relay.send(HEAD.pack(0, 0))
+            assert relay.is_hung_up_on()
+        others.are_heard()
+    said = capfd.readouterr().err
+    assert "protocol error from the relay on \\x1b]0;owned\\x07" in said
+    check_safe(said)
+
+
+def test_a_prefix_shows_the_host_and_the_coordinates_of_a_peer_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    console = ConsoleHandler()
+    console.setFormatter(MeshFormatter("{message}", style="{", prefix="[{hostname} {coords} {coords[a]}] "))
+    with LogClient(console) as client:
+        with contextlib.closing(Peer(client.address, hostname=UNSAFE, coords={"a": UNSAFE, UNSAFE: 1})) as peer:
+            peer.join().log(entries("shown"))
+            until(lambda: client.stats().get(RANK, RankStats(RANK, 0)).received == 1, DEADLINE)
+        client.flush_soon(1.0, lambda member: False).result(DEADLINE)
+    said = "".join(capfd.readouterr())
+    assert "shown" in said
+    assert not CONTROLS & set(said)
+    assert said.count("\n") == 1
+
+
+def test_a_frame_of_a_relay_has_a_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others:
+        with contextlib.closing(Peer(others.address, rank=None, relay=True)) as relay:
+            relay.join()
+            relay.send(HEAD.pack(MAX_CONTROL + 1, CONTROL))
+            assert relay.is_hung_up_on()
+        others.are_heard()
+    assert f"a frame of {MAX_CONTROL + 1} bytes" in capfd.readouterr().err
+
+
+def test_the_reason_why_a_command_failed_is_cut_and_escaped() -> None:
+    with honest() as others, joined(others.address) as peer:
+        command = SetLevel(others.logs.client.next_request(), 20, "app", None)
+        future = others.logs.client.send_command_soon(command, lambda member: member.rank == RANK)
+        assert decode(read_frame(peer.sock, MAX_CONTROL)[1], SetLevel) == command
+        peer.send(frame(CONTROL, Answer(command.request, LOUD).encode()))
+        (reason,) = future.result(DEADLINE).values()
+    assert reason is not None
+    check_safe(f"meshlog: {reason}")

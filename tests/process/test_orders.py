@@ -20,9 +20,10 @@ import pytest
 from meshlog_handler import LogClient, LogRelay, RankError, SettingError, this_host
 from meshlog_handler.mesh import control
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.protocol.messages import Command, Commit, Prepare, SetLevel, Welcome
+from meshlog_handler.protocol.messages import Command, Commit, Prepare, SetLevel
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.testing import RecordCollector
+from meshlog_handler.transport.channel import Steps
 from meshlog_handler.transport.listener import NewConnection
 from meshlog_handler.worker import membership
 from tests.waiting import until
@@ -101,16 +102,17 @@ def mesh() -> Iterator[Mesh]:
 
 
 def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Hold a new connection after the listener has told it the settings, and before the client thread knows it."""
+    """Hold a new connection after it has proved the key, and before the client reads who it is."""
     at_door, let_in = threading.Event(), threading.Event()
-    joined = client._listener._joined
+    receive = client._listener._receive_hello
 
-    def later(newcomer: NewConnection, welcome: Welcome) -> None:
+    def later(handshake: Any) -> Steps[NewConnection]:
         at_door.set()
-        assert let_in.wait(DEADLINE)
-        joined(newcomer, welcome)
+        while not let_in.is_set():
+            yield
+        return (yield from receive(handshake))
 
-    monkeypatch.setattr(client._listener, "_joined", later)
+    monkeypatch.setattr(client._listener, "_receive_hello", later)
     return at_door, let_in
 
 

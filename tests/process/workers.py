@@ -111,18 +111,6 @@ def print_when_told(address: str, go: Any) -> None:
     print("printed", flush=True)
 
 
-def be_turned_away(address: str, go: Any) -> None:
-    """Wait for `go`, and try to join: the client must close the connection, before a timeout ends the attempt."""
-    assert go.acquire(timeout=DEADLINE)
-    try:
-        membership.join(membership.JoinOptions(address))
-    except meshlog_handler.ConnectError as refused:
-        if isinstance(refused.__cause__, (EOFError, ConnectionError)):
-            return
-        raise
-    raise AssertionError("it was let in")
-
-
 def greet_slowly(number: int, arrived: Any, go: Any) -> int:
     """Greet, then wait for `go`, so that no worker takes two tasks."""
     pid = greet(number)

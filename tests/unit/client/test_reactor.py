@@ -11,7 +11,7 @@ import pytest
 
 from meshlog_handler.client.peer import Peer
 from meshlog_handler.client.reactor import Reactor
-from meshlog_handler.protocol.messages import Hello, Welcome
+from meshlog_handler.protocol.messages import Hello, SetLevel, Welcome
 
 from ...waiting import until
 
@@ -49,3 +49,21 @@ def test_a_child_forked_while_an_exit_is_noted_does_not_close_the_pidfd_again(mo
     reactor.forget()
     theirs.close()
     child.wait()
+
+
+def test_a_worker_that_does_not_read_is_disconnected_when_too_much_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("meshlog_handler.client.reactor.MAX_OUTBOX", 1 << 20)
+    peer, theirs = a_peer(os.getpid())
+    reactor = Reactor()
+    reactor.add(peer, Welcome(0, "", ()))
+    message, sent = SetLevel(1, 20, "x" * 100_000, None), 0
+    while reactor.send(peer, message):
+        sent += 1
+        assert len(peer.outbox) < 2 << 20
+    assert sent > 10, "what fits is kept for it"
+    assert peer.sock is None
+    assert "does not read: more than 1 MiB wait for it" in capfd.readouterr().err
+    reactor.close()
+    theirs.close()

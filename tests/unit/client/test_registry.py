@@ -41,7 +41,9 @@ class Admission:
         self._registry, self._sock = registry, sock
 
     def admit(self, hello: Hello = GUEST, pid: int = 4711) -> Welcome:
-        return self._registry.admit(NewConnection(self._sock, hello, pid))
+        connection = NewConnection(self._sock, hello, pid)
+        assert not self._registry.identify(connection)
+        return self._registry.admit(connection)
 
     def other_defaults(self, hello: Hello = GUEST) -> list[Command]:
         return [command for command in self.defaults(hello) if not isinstance(command, LogWarnings)]
@@ -76,6 +78,7 @@ def test_a_rank_is_not_assigned_twice(registry: Registry, admission: Admission) 
 def test_only_the_pid_from_the_kernel_marks_the_client_itself(registry: Registry, sock: socket.socket, here: bool) -> None:
     """A process of another PID namespace may send this process's number."""
     connection = NewConnection(sock, GUEST, os.getpid(), here=here)
+    registry.identify(connection)
     assert registry.admit(connection).rank == (None if here else 0)
     assert connection.hello.mesh == (OWN if here else "")
 
@@ -245,3 +248,21 @@ def test_a_mesh_has_one_default_for_warnings_beside_any_others(registry: Registr
     registry.set_default("mesh", WHOLE)
     assert admission.defaults(mesh) == [other, WHOLE]
     assert admission.defaults() == [own]
+
+
+def test_the_ranks_that_workers_choose_are_remembered_up_to_a_bound(
+    registry: Registry, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_RESERVED", 2)
+    for rank in (0, 2, 4, 6):
+        registry.joined("", rank)
+    assert admission.admit(GUEST.replaced(rank=8)).rank == 8, "it is not refused"
+    assert [admission.admit().rank for _ in range(4)] == [1, 3, 4, 5], "0 and 2 are taken, the others are not remembered"
+
+
+def test_the_newest_journals_of_a_rank_are_kept(registry: Registry, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.journal" for number in range(2 * registry_module.KEPT_JOURNALS)]
+    for path in files:
+        path.touch()
+        registry.keep(3, [str(path)])
+    assert sorted(path for path in files if path.exists()) == files[registry_module.KEPT_JOURNALS :]

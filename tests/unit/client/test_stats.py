@@ -36,3 +36,24 @@ def test_counters_are_restored_from_those_of_a_relay() -> None:
     for name in counters:
         with pytest.raises(ProtocolError, match=name):
             RankStats.of(3, {**counters, name: "many"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("received", -1),
+        ("received", True),
+        ("received", "1"),
+        ("last_seen", float("nan")),
+        ("dropped", {"full": "many"}),
+        ("dropped", {"full": -1}),
+        ("dropped", {"full": True}),
+        ("dropped", {"boredom": 1}),
+        ("dropped", {7: 1}),
+    ],
+)
+def test_the_counters_of_a_relay_are_checked(name: str, value: object) -> None:
+    counters = {each: getattr(RankStats(3, 1), each) for each in RankStats.counted}
+    assert RankStats.of(3, {**counters, "dropped": {"full": 2, "unreadable": 1}}).total_dropped == 3
+    with pytest.raises(ProtocolError, match=f"malformed counter {name}"):
+        RankStats.of(3, {**counters, name: value})
