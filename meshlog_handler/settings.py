@@ -14,6 +14,7 @@ AGGREGATE_WINDOW_SEC = "MESHLOG_AGGREGATE_WINDOW_SEC"
 MAX_LINE_SIZE = "MESHLOG_MAX_LINE_SIZE"
 JOURNAL_SIZE = "MESHLOG_JOURNAL_SIZE"
 PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
+STACK_SIGNAL = "MESHLOG_STACK_SIGNAL"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
 
@@ -74,6 +75,11 @@ def forwarding_enabled(env: Mapping[str, str] | None = None) -> bool:
 def prefix_with_rank(env: Mapping[str, str] | None = None) -> bool:
     """Return whether the console prefixes lines with their rank (``MESHLOG_PREFIX_WITH_RANK``, default on)."""
     return _flag(PREFIX_WITH_RANK, True, os.environ if env is None else env)
+
+
+def stack_signal(env: Mapping[str, str] | None = None) -> bool:
+    """Return whether workers register the signal that dumps their stacks (``MESHLOG_STACK_SIGNAL``, default on)."""
+    return _flag(STACK_SIGNAL, True, os.environ if env is None else env)
 
 
 def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
-from ..protocol.messages import Answer, Command, Welcome
+from ..protocol.messages import Answer, Command, TakeStacks, Welcome
 from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, name_of
 from ..system.exit_status import signal_name
@@ -217,6 +217,8 @@ class ClientLoop:
     def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send a command to workers; `future` gets the answers."""
         asked = self._asked(chosen)
+        if isinstance(command, TakeStacks):
+            self.commands.keep_stacks(command.request)
         self.commands.start(command.request, [member for members in asked.values() for member in members], future)
         for peer, members in asked.items():
             if members and not self.reactor.send(peer, peer.command_for(command, members)):

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from typing import Final
 
-from ..protocol.messages import Answer
+from ..protocol.messages import Answer, StacksAnswer
 
 _FIRST: Final = 1 << 32
 UNANSWERED: Final = "did not answer in time; it may be stopped, or hold the GIL in native code"
@@ -23,6 +23,7 @@ class PendingCommands:
     def __init__(self) -> None:
         self._numbers = itertools.count(_FIRST)
         self._open: dict[int, tuple[set[Hashable], Answers, Future[Answers]]] = {}
+        self._stacks: dict[int, dict[Hashable, bytes]] = {}
 
     def number(self) -> int:
         """Return the number of the next request."""
@@ -42,8 +43,23 @@ class PendingCommands:
         else:
             _set(future, answers)
 
+    def waiting_for(self, request: int) -> frozenset[Hashable]:
+        """Return the members that have not answered a request."""
+        return frozenset(self._open[request][0]) if request in self._open else frozenset()
+
+    def keep_stacks(self, request: int) -> None:
+        """Keep the stacks in the answers to a request until `take_stacks`, or until another request keeps its own."""
+        self._stacks = {request: {}}
+
+    def take_stacks(self, request: int) -> dict[Hashable, bytes]:
+        """Complete a request, and return the stacks in its answers by member."""
+        self.give_up(request)
+        return self._stacks.pop(request, {})
+
     def answer(self, member: Hashable, answer: Answer) -> None:
         """Note an answer. An answer that no request waits for has no effect."""
+        if isinstance(answer, StacksAnswer) and answer.request in self._stacks and member in self.waiting_for(answer.request):
+            self._stacks[answer.request][member] = answer.stacks
         self._note(answer.request, member, answer.error)
 
     def mark_ended(self, member: Hashable, reason: str) -> None:

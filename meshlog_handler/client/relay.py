@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Final
 
 from .. import settings
-from ..errors import ClosedError
-from ..protocol.messages import Command, decode
+from ..errors import BusyError, ClosedError
+from ..protocol.messages import Command, TakeStacks, decode
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -47,6 +47,7 @@ from .peer import Chosen
 from .pending_commands import Answers
 from .receipt import FlushReceipt
 from .relays import plain_counters
+from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
 
 _CLAIM_SEC: Final = 5.0
@@ -254,7 +255,17 @@ class LogRelay:
             replies = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Target`
             uplink.send(DownstreamReplies(command.request, replies))
 
-        client.send_command_soon(decode(command.command, Command), _of_ranks(command.ranks)).add_done_callback(answered)
+        inner, chosen = decode(command.command, Command), _of_ranks(command.ranks)
+        if not isinstance(inner, TakeStacks):
+            client.send_command_soon(inner, chosen).add_done_callback(answered)
+            return
+
+        def take() -> None:
+            with contextlib.suppress(ClosedError, BusyError):  # the upstream client names the ranks without an answer
+                found = client.stack_collector.collect(chosen, inner.timeout)
+                uplink.send(downstream_stacks(command.request, found))
+
+        threading.Thread(target=take, name="meshlog-stacks", daemon=True).start()
 
     def _lost(self) -> None:
         diagnose("the upstream client of this relay is gone: the relay stops")

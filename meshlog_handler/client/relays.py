@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, Commit, Message, Prepare
+from ..protocol.messages import Answer, Command, Commit, Message, Prepare, StacksAnswer
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
     DownstreamEnded,
     DownstreamJoined,
     DownstreamReplies,
+    DownstreamStacks,
     RankGranted,
     RankRequest,
     StreamDownstream,
@@ -174,6 +175,18 @@ class Relays:
             for rank, error in message.answers:
                 if rank in relay.downstream:
                     self._commands.answer(relay.downstream[rank], Answer(message.request, error))
+
+        elif isinstance(message, DownstreamStacks):
+            for rank, index in message.answers:
+                if rank not in relay.downstream:
+                    continue
+                found = index < len(message.found)
+                answer = (
+                    StacksAnswer(message.request, None, message.found[index])
+                    if found
+                    else Answer(message.request, "its relay had no room for its stacks")
+                )
+                self._commands.answer(relay.downstream[rank], answer)
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a new worker, here or upstream."""

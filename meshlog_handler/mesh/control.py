@@ -20,6 +20,7 @@ from ..client.pending_commands import Answers
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
+from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
 from ..protocol.ranks import format_ranks
@@ -231,6 +232,25 @@ class LoggingMeshClient:
             If ranks did not respond; it contains the receipt and names them.
         """
         return self.client.flush(timeout, self._chosen(ranks))
+
+    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+        """Return the Python stacks of all threads of the ranks, merged.
+
+        Parameters
+        ----------
+        ranks : iterable of int or None
+            The ranks to ask; None: all.
+        timeout : float or None
+            Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`.
+
+        Raises
+        ------
+        SettingError
+            If there is no such rank.
+        BusyError
+            If a handler blocks the client's thread, or another call takes stacks.
+        """
+        return self.client.stack_collector.merged(self._chosen(ranks), timeout)
 
     def stats(self) -> Stats:
         """Return exact counters per rank."""
