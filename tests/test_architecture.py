@@ -62,7 +62,7 @@ PURE += [
     "mesh.rpc",
     "mesh.shape",
 ]
-MAX_ENTRIES = 24
+MAX_ENTRIES = 25
 MAX_POSITIONAL = 5  # self included
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}

@@ -98,7 +98,7 @@ class DumpedProcess:
             return
         text = os.pread(self._file, _MAX_DUMP, 0).decode(errors="replace")
         os.ftruncate(self._file, 0)
-        stacks = parse_dump(text, self._how.main, {})
+        stacks = parse_dump(text, self._how.main)
         sources = source_lines({(frame.file, frame.line) for stack in stacks for frame in stack.frames})
         self.stacks = tuple(
             stack._replace(sources=tuple(sources.get((frame.file, frame.line), "") for frame in stack.frames))

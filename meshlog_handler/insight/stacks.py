@@ -166,9 +166,9 @@ def decode_found(found: bytes) -> tuple[ThreadStack, ...] | Unanswered:
     """Return what a worker or relay sent for one rank. Malformed data is an `Unanswered` that says so."""
     try:
         value = unpack(found)
-        if not isinstance(value, tuple) or not value:
+        if not isinstance(value, tuple):
             raise ProtocolError("expected a tuple")
-        if value[0] == "unanswered":
+        if value[:1] == ("unanswered",):
             pid, *texts = value[1:]
             if not isinstance(pid, (int, type(None))) or list(map(type, texts)) != [str] * 3:
                 raise ProtocolError("expected a pid and three texts")
@@ -180,18 +180,18 @@ def decode_found(found: bytes) -> tuple[ThreadStack, ...] | Unanswered:
 
 def _thread(value: Any) -> ThreadStack:
     name, calls = value
-    frames = tuple(Frame(*call[:3]) for call in calls)
-    sources = tuple(call[3] for call in calls)
+    frames = tuple(Frame(file, line, function) for file, line, function, _ in calls)
+    sources = tuple(source for _, _, _, source in calls)
     kinds = [(str, int, str)] * len(frames)
     if type(name) is not str or [tuple(map(type, frame)) for frame in frames] != kinds or {*map(type, sources)} - {str}:
         raise ProtocolError("expected a name, and file, line, function and source of each frame")
     return ThreadStack(name, frames, sources)
 
 
-def parse_dump(text: str, main: int, names: Mapping[int, str]) -> tuple[ThreadStack, ...]:
+def parse_dump(text: str, main: int) -> tuple[ThreadStack, ...]:
     """Return the threads in a dump of `faulthandler`, without those of this package.
 
-    `main` is the identifier of the main thread, and `names` has the names of other threads that are known.
+    `main` is the identifier of the main thread. Only Python 3.14 and later tell the names of the others.
     """
     stacks: list[ThreadStack] = []
     name, frames = "", list[Frame]()
@@ -204,7 +204,7 @@ def parse_dump(text: str, main: int, names: Mapping[int, str]) -> tuple[ThreadSt
         if begun := _DUMPED_THREAD.match(line):
             end()
             ident = int(begun[1], 16)
-            name, frames = MAIN_THREAD if ident == main else names.get(ident, begun[2] or ""), []
+            name, frames = MAIN_THREAD if ident == main else begun[2] or "", []
         elif found := _DUMPED_FRAME.match(line):
             frames.append(Frame(found[1], int(found[2]) if found[2].isdecimal() else 0, found[3]))
         elif line == "  ...":
@@ -333,7 +333,7 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
 
 
 def _ways(groups: list[StackGroup], depth: int) -> list[list[StackGroup]]:
-    """Divide groups by their frame at this depth, in their order; a group that ends here is a way of its own."""
+    """Divide groups by their frame at this depth, in their order; a group that ends here is a separate way."""
     ways: dict[Frame | None, list[StackGroup]] = {}
     for group in groups:
         ways.setdefault(group.frames[depth] if depth < len(group.frames) else None, []).append(group)

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 
 from meshlog_handler.client.pending_commands import UNANSWERED, Answers, PendingCommands
-from meshlog_handler.protocol.messages import Answer
+from meshlog_handler.protocol.messages import Answer, StacksAnswer
 
 
 def started(commands: PendingCommands, *members: str) -> tuple[int, Future[Answers]]:
@@ -91,3 +91,19 @@ def test_a_cancelled_future_does_not_affect_other_commands(members: str) -> None
     commands.close("stopped")
     assert future.cancelled()
     assert next_one.result(0) == {"a": "stopped"}
+
+
+def test_stacks_in_answers_are_kept_for_the_request_that_asked_for_them() -> None:
+    commands = PendingCommands()
+    other, _ = started(commands, "a")
+    request, future = started(commands, "a", "b", "c")
+    commands.keep_stacks(request)
+    commands.answer("a", StacksAnswer(other, None, b"not asked for"))
+    commands.answer("a", StacksAnswer(request, None, b"of a"))
+    commands.answer("a", StacksAnswer(request, None, b"a second time"))
+    commands.answer("b", Answer(request, "refused"))
+    commands.answer("d", StacksAnswer(request, None, b"not a member"))
+    assert commands.waiting_for(request) == {"c"}
+    assert commands.take_stacks(request) == {"a": b"of a"}
+    assert future.result(0) == {"a": None, "b": "refused", "c": UNANSWERED}
+    assert commands.take_stacks(request) == {}
