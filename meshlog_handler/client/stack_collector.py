@@ -66,6 +66,11 @@ class StackCollector:
         self._collecting = threading.Lock()  # a forked child may have inherited a held one
         self._reactor, self._commands = reactor, commands
 
+    @property
+    def peers(self) -> frozenset[Peer]:
+        """The connections of the client. Client thread only."""
+        return frozenset(self._reactor.peers)
+
     def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of all ranks, merged: equal stacks are one group.
 
@@ -156,7 +161,7 @@ class StackCollector:
 
     def _external(self, chosen: Chosen | None) -> Found:
         """Return the ranks whose output is captured and that have not joined. Client thread only."""
-        peers = [peer for peer in self._reactor.peers if not peer.ended and peer.rank is not None]
+        peers = [peer for peer in self.peers if not peer.ended and peer.rank is not None]
         joined = {peer.rank for peer in peers if not peer.external}
         return [
             (peer.rank, encode_unanswered(_unanswered(peer, _NO_INSTALL)))

@@ -14,12 +14,12 @@ from typing import Final
 
 from ..insight.stacks import ThreadStack, parse_dump
 from ..protocol.messages import StackSignal
-from ..system.process_state import STOPPED, handles_signal, is_handling, thread_state
+from ..system.process_state import SLEEPING, handles_signal, is_handling, thread_state
 from ..worker.stacks import MEMORY_FILE, source_lines
 
 _MAX_DUMP: Final = 1 << 20
 _SLEEPS: Final = 3
-"""How often in a row the thread must be asleep: it waits for the GIL, rather than for a processor."""
+"""How often in a row the thread must wait for a lock before the signal is sent."""
 
 _PIDFD_THREAD: Final = getattr(os, "O_EXCL", 0)  # Linux 6.9
 
@@ -55,12 +55,11 @@ class DumpedProcess:
 
     def _send(self) -> None:
         pid, thread, number = self.pid, self._how.thread, self._how.number
-        # A thread that is running gets too little processor time, or answers soon. A dump of a process that runs Python
-        # code at the same time would read frames that change.
-        state = thread_state(pid, thread).state
-        if state in STOPPED:
-            return
-        self._slept = self._slept + 1 if state == "sleeping" else 0
+        # A thread that is running, or waits for anything but a lock such as the GIL, will answer. A dump of a process that
+        # runs Python code at the same time would read frames that change.
+        state = thread_state(pid, thread)
+        waits = state.state == SLEEPING and (not state.wait_channel or "futex" in state.wait_channel)
+        self._slept = self._slept + 1 if waits else 0
         if self._slept < _SLEEPS:
             return
         file = self._open()

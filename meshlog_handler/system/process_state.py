@@ -18,6 +18,7 @@ _STATES: Final = {
     "X": "ended",
     "I": "idle",
 }
+SLEEPING: Final = _STATES["S"]
 STOPPED: Final = (_STATES["T"], _STATES["t"])
 _UNINTERRUPTIBLE: Final = _STATES["D"]
 _MAX_THREADS: Final = 256

@@ -129,12 +129,13 @@ def group_with(stacks: Stacks, function: str, thread: str = "MainThread") -> Sta
 def settled(take: Callable[[], Stacks], *groups: tuple[int, ...]) -> Stacks:
     """Take stacks until there are groups of main threads with exactly these ranks: each rank waits where it will stay."""
 
-    def found() -> Stacks | None:
-        stacks = take()
-        mains = [group.ranks for group in stacks.groups if "MainThread" in group.threads]
-        return stacks if sorted(mains) == sorted(groups) else None
+    def mains(stacks: Stacks) -> list[tuple[int, ...]]:
+        return sorted(group.ranks for group in stacks.groups if "MainThread" in group.threads)
 
-    return until(found, DEADLINE, lambda: f"groups of the ranks {groups}; got\n{take()}")
+    def found() -> list[Stacks]:
+        return [stacks for stacks in [take()] if mains(stacks) == sorted(groups)]
+
+    return until(found, DEADLINE, lambda: f"groups of the ranks {groups}; got\n{take()}")[0]
 
 
 # -- ranks that answer -------------------------------------------------------------------------------------------------
@@ -160,11 +161,9 @@ def test_the_rank_in_another_function_stands_out(method: str) -> None:
 
 def test_two_threads_that_wait_for_each_others_locks_are_both_seen() -> None:
     with job("fork", deadlock, together) as two:
-        stacks = until(
-            lambda: next(
-                (taken for taken in [two.client.stacks()] if "one.acquire()" in str(taken) and "two.acquire()" in str(taken)),
-                None,
-            )
+        waiting = ("one.acquire()", "two.acquire()")
+        (stacks,) = until(
+            lambda: [each for each in [two.client.stacks()] if all(line in str(each) for line in waiting)], DEADLINE
         )
         main, other = group_with(stacks, "deadlock"), group_with(stacks, "other", "other")
         assert (main.ranks, main.sources[-1]) == ((0,), "two.acquire()")
@@ -404,7 +403,8 @@ def test_a_process_without_the_handler_or_the_file_gets_no_signal(file: str) -> 
     fd = os.memfd_create(file) if file else 1 << 20
     if file:
         os.write(fd, b"data of the program")
-    with subprocess.Popen(["/bin/sleep", "60"], pass_fds=[fd] if file else []) as process:
+    code = "import _thread; lock = _thread.allocate_lock(); lock.acquire(); lock.acquire()"
+    with subprocess.Popen([sys.executable, "-S", "-c", code], pass_fds=[fd] if file else []) as process:
         target = dumped(process, fd)
         assert target.stacks is None
         assert target.failure
@@ -413,6 +413,17 @@ def test_a_process_without_the_handler_or_the_file_gets_no_signal(file: str) -> 
     if file:
         assert os.pread(fd, 100, 0) == b"data of the program"
         os.close(fd)
+
+
+@LINUX
+def test_a_worker_that_waits_for_commands_gets_no_signal() -> None:
+    with job("fork", together) as one:
+        (peer,) = one.client.ask(lambda: [each for each in one.client.stack_collector.peers if each.rank == 0])
+        target = DumpedProcess(peer.pid, os.dup(peer.pidfd), until(lambda: peer.stack_signal, DEADLINE))
+        for _ in range(20):
+            target.step()
+        assert (target.stacks, target.failure) == (None, "")
+        target.close()
 
 
 def test_deep_stacks_and_many_threads_stay_small() -> None:
