@@ -466,7 +466,11 @@ class LogClient(QueueListener):
         return self.ask(self.stats_now)
 
     def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
-        """Return the Python stacks of all threads of these ranks (None: all), merged; see `StackCollector.stacks`."""
+        """Return the Python stacks of all threads of these ranks (None: all), merged. Any thread may call it.
+
+        Ranks that do not answer within `timeout` seconds (None: no limit) are in `unanswered`, with what the kernel reports.
+        Raises `SettingError`, `ClosedError`, and `BusyError` if a handler blocks the client's thread.
+        """
         return self.stack_collector.stacks(ranks, timeout)
 
     def stats_now(self) -> Stats:

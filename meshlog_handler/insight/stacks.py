@@ -25,6 +25,9 @@ _DUMPED_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$')
 _DUMPED_THREAD: Final = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$")
 _OWN_THREAD: Final = re.compile(r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$")
 _BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
+_STARTING: Final = re.compile(
+    r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$|/meshlog_handler/mesh/process_main\.py$"
+)
 
 
 class Frame(NamedTuple):
@@ -323,6 +326,10 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
     several = f", {count} threads" if count > len(ranks) else ""
     odd = "  <-- differs from most ranks" if all(group.odd for group in groups) else ""
     yield f"{indent}{format_ranks(ranks)}{several}: {_names(names)}{odd}"
+    if before is None and (start := _start_of(groups)):
+        yield f"{indent}{_INDENT}... {_counted(start, 'frame')} of the start"
+        depth = start
+        ways = _ways(groups, depth)
     while len(ways) == 1 and depth < len(groups[0].frames):
         yield f"{indent}{_INDENT}{_call(groups[0], depth)}"
         depth += 1
@@ -330,6 +337,19 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
     if len(ways) > 1:
         for way in ways:
             yield from _tree(way, depth, indent + _INDENT, ranks)
+
+
+def _start_of(groups: list[StackGroup]) -> int:
+    """Return how many shared outer frames start a process or thread; the text does not list them."""
+    shared = 0
+    while len(_ways(groups, shared)) == 1 and shared < len(groups[0].frames) - 1:
+        shared += 1
+    places = enumerate(groups[0].frames[:shared], 1)
+    return max((depth for depth, frame in places if _is_starting(frame)), default=0)
+
+
+def _is_starting(frame: Frame) -> bool:
+    return bool(_STARTING.search(frame.file)) or (frame.file.endswith("/threading.py") and frame.function in _BOOTSTRAP)
 
 
 def _ways(groups: list[StackGroup], depth: int) -> list[list[StackGroup]]:

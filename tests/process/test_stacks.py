@@ -419,7 +419,9 @@ def test_a_process_without_the_handler_or_the_file_gets_no_signal(file: str) -> 
 def test_a_worker_that_waits_for_commands_gets_no_signal() -> None:
     with job("fork", together) as one:
         (peer,) = one.client.ask(lambda: [each for each in one.client.stack_collector.peers if each.rank == 0])
-        target = DumpedProcess(peer.pid, os.dup(peer.pidfd), until(lambda: peer.stack_signal, DEADLINE))
+        target = DumpedProcess(
+            peer.pid, os.dup(peer.pidfd), until(lambda: peer.stack_signal, DEADLINE) or StackSignal(0, 0, 0, 0)
+        )
         for _ in range(20):
             target.step()
         assert (target.stacks, target.failure) == (None, "")

@@ -164,6 +164,23 @@ def test_the_text_is_a_tree_of_calls_with_ranks() -> None:
     ]
 
 
+def test_the_text_leaves_out_how_processes_and_threads_are_started() -> None:
+    start = [Frame(f"/usr/lib/python3.11/{file}.py", 5, "run") for file in ("runpy", "multiprocessing/process", "threading")]
+    begun = [ThreadStack("MainThread", (*start, each), ("",) * 4) for each in (STEP, STEP, READ)]
+    merged = merge([(rank, (each,)) for rank, each in enumerate(begun)])
+    assert str(merged).splitlines()[2:] == [
+        "ranks 0-2: MainThread",
+        "  ... 3 frames of the start",
+        "  ranks 0-1: MainThread",
+        "    step (/job/train.py:20)",
+        "  rank 2: MainThread  <-- differs from most ranks",
+        "    read (/job/data.py:7)",
+    ]
+    assert len(merged.to_dict()["groups"][0]["frames"]) == 4
+    only = merge([(0, (ThreadStack("MainThread", tuple(start), ("",) * 3),))])
+    assert str(only).splitlines()[3:] == ["  ... 2 frames of the start", "  run (threading.py:5)"]
+
+
 def test_text_of_a_rank_cannot_control_the_terminal() -> None:
     evil = "\x1b[2J\n\u202e"
     merged = merge([(0, (ThreadStack(evil, (Frame(evil, 1, evil),), (evil,)),)), (1, Unanswered(1, evil, evil, evil))])
