@@ -14,14 +14,14 @@ from typing import Final
 
 from ..insight.stacks import ThreadStack, parse_dump
 from ..protocol.messages import StackSignal
-from ..system.process_state import SLEEPING, handles_signal, is_handling, thread_state
+from ..system.process_state import SLEEPING, handles_signal, is_handling, thread_state, threads
 from ..worker.stacks import MEMORY_FILE, source_lines
 
 _MAX_DUMP: Final = 1 << 20
 _SLEEPS: Final = 3
 """How often in a row the thread must wait for a lock before the signal is sent."""
 
-_PIDFD_THREAD: Final = getattr(os, "O_EXCL", 0)  # Linux 6.9
+PIDFD_THREAD: Final = getattr(os, "O_EXCL", 0)  # Linux 6.9
 
 
 class DumpedProcess:
@@ -33,6 +33,7 @@ class DumpedProcess:
         self._how = how
         self._file = -1
         self._slept = 0
+        self._handling: list[int] = []  # the threads on which the handler may run
         self.failure = ""
         self.stacks: tuple[ThreadStack, ...] | None = None
 
@@ -66,17 +67,19 @@ class DumpedProcess:
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, file)
             target, own = self._pidfd, -1
+            handling = [each for each in threads(pid) if handles_signal(pid, each, number)]
             with contextlib.suppress(OSError):  # an older kernel: the signal goes to any thread of the process
-                target = own = os.pidfd_open(thread, _PIDFD_THREAD)
+                target = own = os.pidfd_open(thread, PIDFD_THREAD)
             if own >= 0:
                 closing.callback(os.close, own)
-            if not handles_signal(pid, thread, number):
+                handling = [each for each in handling if each == thread]
+            if not handling:
                 self.failure = "its process has no handler for the signal that dumps stacks"
                 return
             os.ftruncate(file, 0)
             signal.pidfd_send_signal(self._pidfd, 0)  # raises if the process has ended: then `pid` may be another one
             signal.pidfd_send_signal(target, number)
-            self._file = file
+            self._file, self._handling = file, handling
             closing.pop_all()
             if own >= 0:
                 os.close(own)
@@ -93,7 +96,7 @@ class DumpedProcess:
         return file
 
     def _read(self) -> None:
-        if is_handling(self.pid, self._how.thread, self._how.number) or not os.fstat(self._file).st_size:
+        if not os.fstat(self._file).st_size or any(is_handling(self.pid, each, self._how.number) for each in self._handling):
             return
         text = os.pread(self._file, _MAX_DUMP, 0).decode(errors="replace")
         os.ftruncate(self._file, 0)

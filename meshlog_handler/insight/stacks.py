@@ -20,14 +20,13 @@ MAIN_THREAD: Final = "MainThread"
 _MAX_NAMES: Final = 3
 _MAX_FUNCTION: Final = 60
 _INDENT: Final = "  "
-_LIBRARY: Final = re.compile(r"^.*/(?:site-packages|dist-packages|lib/python[\d.]+t?)/")
-_DUMPED_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$')
-_DUMPED_THREAD: Final = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$")
-_OWN_THREAD: Final = re.compile(r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$")
+# Patterns are compiled at their first use: most clients never ask for stacks.
+_LIBRARY: Final = r"^.*/(?:site-packages|dist-packages|lib/python[\d.]+t?)/"
+_DUMPED_FRAME: Final = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
+_DUMPED_THREAD: Final = r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$"
+_OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$"
 _BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
-_STARTING: Final = re.compile(
-    r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$|/meshlog_handler/mesh/process_main\.py$"
-)
+_STARTING: Final = r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$|/meshlog_handler/mesh/process_main\.py$"
 
 
 class Frame(NamedTuple):
@@ -204,11 +203,11 @@ def parse_dump(text: str, main: int) -> tuple[ThreadStack, ...]:
             stacks.append(ThreadStack(name, tuple(reversed(frames)), ("",) * len(frames)))
 
     for line in text.splitlines():
-        if begun := _DUMPED_THREAD.match(line):
+        if begun := re.match(_DUMPED_THREAD, line):
             end()
             ident = int(begun[1], 16)
             name, frames = MAIN_THREAD if ident == main else begun[2] or "", []
-        elif found := _DUMPED_FRAME.match(line):
+        elif found := re.match(_DUMPED_FRAME, line):
             frames.append(Frame(found[1], int(found[2]) if found[2].isdecimal() else 0, found[3]))
         elif line == "  ...":
             frames.append(Frame("", 0, "outer frames are left out"))
@@ -219,7 +218,7 @@ def parse_dump(text: str, main: int) -> tuple[ThreadStack, ...]:
 def _is_own(frames: list[Frame]) -> bool:
     """Whether a dumped stack, innermost call first, is of a thread of this package."""
     calls = [frame for frame in frames[-4:] if frame.function not in _BOOTSTRAP]
-    return frames[-1].function == "_bootstrap" and bool(calls) and _OWN_THREAD.search(calls[-1].file) is not None
+    return frames[-1].function == "_bootstrap" and bool(calls) and re.search(_OWN_THREAD, calls[-1].file) is not None
 
 
 # -- merging -----------------------------------------------------------------------------------------------------------
@@ -349,7 +348,7 @@ def _start_of(groups: list[StackGroup]) -> int:
 
 
 def _is_starting(frame: Frame) -> bool:
-    return bool(_STARTING.search(frame.file)) or (frame.file.endswith("/threading.py") and frame.function in _BOOTSTRAP)
+    return bool(re.search(_STARTING, frame.file)) or (frame.file.endswith("/threading.py") and frame.function in _BOOTSTRAP)
 
 
 def _ways(groups: list[StackGroup], depth: int) -> list[list[StackGroup]]:
@@ -364,7 +363,7 @@ def _call(group: StackGroup, depth: int) -> str:
     frame, source = group.frames[depth], group.sources[depth]
     if not frame.file:
         return f"... {_clean(frame.function)}"
-    place = f"{_LIBRARY.sub('', frame.file)}:{frame.line}"
+    place = f"{re.sub(_LIBRARY, '', frame.file)}:{frame.line}"
     return _clean(f"{frame.function[:_MAX_FUNCTION]} ({place}){f'  {source}' if source else ''}")
 
 

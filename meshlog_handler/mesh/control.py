@@ -250,7 +250,8 @@ class LoggingMeshClient:
         BusyError
             If a handler blocks the client's thread, or another call takes stacks.
         """
-        return self.client.stack_collector.merged(self._chosen(ranks), timeout)
+        wanted = self.ranks if ranks is None else tuple(ranks)
+        return self.client.stack_collector.merged(self._chosen(None if ranks is None else wanted), timeout, wanted)
 
     def stats(self) -> Stats:
         """Return exact counters per rank."""
