@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import settings
@@ -153,7 +153,8 @@ class StackCollector:
             if isinstance(member, Peer) and member.rank is not None:
                 pidfd, here = -1, member.watched and not member.ended
                 if here and member.pidfd >= 0:
-                    pidfd = os.dup(member.pidfd)
+                    with suppress(OSError):  # no descriptor is left: then there is no dump
+                        pidfd = os.dup(member.pidfd)
                 found.append(_Silent(member, member.rank, member.pid if here else 0, pidfd, member.stack_signal))
             else:  # below a relay, which does the same there
                 found.append(_Silent(member, -1, 0, -1, None))
@@ -197,7 +198,7 @@ def _unanswered(member: Hashable, reason: str) -> Unanswered:
         return Unanswered(None, "", "", reason if reason != UNANSWERED else "its relay did not answer in time")
     here = member.watched and not member.ended
     state = process_state(member.pid) if here else ProcessState("", "")
-    return Unanswered(member.pid, *state, reason)
+    return Unanswered(member.pid, *state, reason.replace(UNANSWERED, "it did not answer in time"))
 
 
 def downstream_stacks(request: int, found: Found) -> DownstreamStacks:

@@ -26,7 +26,10 @@ _DUMPED_FRAME: Final = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
 _DUMPED_THREAD: Final = r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$"
 _OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$"
 _BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
-_STARTING: Final = r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$|/meshlog_handler/mesh/process_main\.py$"
+_STARTING: Final = (
+    r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$"
+    r"|/meshlog_handler/mesh/process_main\.py$"
+)
 
 
 class Frame(NamedTuple):

@@ -1,6 +1,6 @@
 """What the kernel reports of another process: its state, and where it waits. Linux; elsewhere, nothing is known.
 
-Every function reads ``/proc`` by number: the caller checks afterwards, with a pidfd, that the number is still that process.
+Every function reads ``/proc`` by number. A caller that acts on it first checks, with a pidfd, that the process still runs.
 """
 
 from __future__ import annotations

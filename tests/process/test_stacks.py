@@ -284,7 +284,7 @@ def test_no_signal_is_sent_if_it_is_switched_off_or_the_program_uses_it(
         stacks = one.client.stacks(timeout=0.3)
         assert stacks.ranks == ()
         assert (stacks.unanswered[0].pid, stacks.unanswered[0].state) == (one.pids[0], "sleeping")
-        assert "did not answer" in str(stacks)
+        assert "did not answer in time" in str(stacks)
         one.held(0)  # it is still there
 
 
