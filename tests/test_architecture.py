@@ -55,8 +55,7 @@ PURE = ["protocol.*", "grouping.*", "lines.*", "journal.layout", "journal.reader
 PURE += [
     "insight.stacks",
     "output.prefix",
-    "client.pending_flushes",
-    "client.pending_commands",
+    "client.acknowledgements",
     "client.receipt",
     "client.stats",
     "mesh.rpc",
@@ -363,7 +362,7 @@ FAULTS = {
     "upward by name": ("errors", "import importlib\nimportlib.import_module('.client.log_client', __package__)"),
     "upward, two dots": ("integrations.ray", "from ..cli import main"),
     "multiprocess": ("client.log_client", "def start():\n    import multiprocess.connection"),
-    "a clock": ("client.pending_flushes", "from time import monotonic"),
+    "a clock": ("client.acknowledgements", "from time import monotonic"),
     "a queue": ("protocol.codec", "def lazily():\n    import queue"),
     "in no known folder": ("attic.trunk", ""),
 }
@@ -376,7 +375,7 @@ FREE = {
     "two dots": ("integrations.ray", "from ..client.log_client import LogClient\nfrom .. import errors"),
     "the package's own": ("__init__", "from ._version import __version__"),
 }
-HOUSE = {"_version", "errors", "settings", "protocol.codec", "journal.writer", "client.pending_flushes", "protocol.messages"}
+HOUSE = {"_version", "errors", "settings", "protocol.codec", "journal.writer", "client.acknowledgements", "protocol.messages"}
 HOUSE |= {"mesh.start_methods", "transport.channel", "client.log_client", "client", "protocol", "integrations"}
 HOUSE |= {"integrations.ray", "integrations.dask", "cli", "__init__"}
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
+from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give
 from ..system.waits import monotonic
+from .acknowledgements import Acknowledgements, Pending
 from .peer import Peer
-from .pending_flushes import PendingFlush, PendingFlushes
 from .receipt import FlushReceipt
 from .registry import MeshMember
 
 Flushed = Future[FlushReceipt]
 
 _MARGIN_SEC: Final = 0.5
+
+
+class Fate(enum.Enum):
+    """What became of a member of a flush."""
+
+    ACKED = enum.auto()
+    DEAD = enum.auto()
+    MISSING = enum.auto()
 
 
 class Flushes:
@@ -29,32 +40,30 @@ class Flushes:
         self._show_all = show_all
         self._behind = behind
         self._error_reports = error_reports
-        self._pending = PendingFlushes()
-        self._open: dict[int, tuple[Flushed, Sequence[Peer]]] = {}
+        self._pending: Acknowledgements[Fate] = Acknowledgements(self._complete, itertools.count(1))
 
     def start(self, members: Sequence[Peer], dead: Iterable[MeshMember], timeout: float, future: Flushed) -> int:
         """Start a flush of `members`; return the version for their sentinels."""
-        flush = self._pending.start([*members, *dead], monotonic(), timeout, dead)
-        self._open[flush.version] = (future, members)
-        if not flush.waiting:
-            self._complete([flush])
-        return flush.version
+        version, now = self._pending.number(), monotonic()
+        known = dict.fromkeys(dead, Fate.DEAD)
+        self._pending.start(version, future, members, answers=known, started=now, deadline=now + timeout)
+        return version
 
     def ack(self, version: int, peer: Peer) -> None:
         """Note that all records that `peer` logged before the sentinel are shown."""
-        self._complete(self._pending.ack(version, peer))
+        self._pending.note(version, peer, Fate.ACKED)
 
     def mark_ended(self, peer: Peer) -> None:
         """Note that `peer` ended and that all of its records are shown."""
-        self._complete(self._pending.mark_ended(peer))
+        self._pending.note_all(peer, Fate.DEAD)
 
     def expire(self, now: float) -> None:
         """Complete the flushes that are past their deadline."""
-        self._complete(self._pending.expire(now))
+        self._pending.expire(now, Fate.MISSING)
 
     def close(self) -> None:
         """Complete all flushes, because the client stops."""
-        self._complete(self._pending.close())
+        self._pending.close(Fate.MISSING)
 
     def waiting_for(self, peer: Peer) -> list[int]:
         """Return the versions of the flushes that wait for `peer`."""
@@ -65,34 +74,53 @@ class Flushes:
         """When `expire` next has flushes to complete, or None."""
         return self._pending.deadline
 
-    def _complete(self, flushes: list[PendingFlush]) -> None:
-        for flush in flushes:
-            future, members = self._open.pop(flush.version)
-            busy = self._behind() if flush.missing else ""
-            try:
-                self._show_all()
-            except BaseException as failure:  # the caller waits for the receipt in any case
-                self._error_reports.log("pending records cannot be shown", failure)
-            acked, missing, dead = (_ranks(each) for each in (flush.acked, flush.missing, flush.dead))
-            dropped = sum(peer.stats.total_dropped for peer in members)
-            for peer in members:
-                reached = peer.reached.pop(flush.version, None)
-                if reached is not None and peer in flush.acked:
-                    acked = acked - set(peer.ranks) | set(reached.acked)
-                    missing |= set(reached.missing)
-                    dead |= set(reached.dead)
-                    dropped += reached.dropped
-            elapsed = monotonic() - flush.started
-            ranks = _sorted(acked - missing), _sorted(missing), _sorted(dead)
-            give(future, FlushReceipt(flush.version, *ranks, dropped, elapsed, busy))
+    def _complete(self, flush: Pending[Fate]) -> None:
+        acked, missing, dead = (_ranks(flush.members(fate)) for fate in (Fate.ACKED, Fate.MISSING, Fate.DEAD))
+        busy = self._behind() if Fate.MISSING in flush.answers.values() else ""
+        try:
+            self._show_all()
+        except BaseException as failure:  # the caller waits for the receipt in any case
+            self._error_reports.log("pending records cannot be shown", failure)
+        dropped = 0
+        for peer, fate in flush.answers.items():
+            if not isinstance(peer, Peer):  # a member that was dead before
+                continue
+            dropped += peer.stats.total_dropped
+            reached = peer.reached.pop(flush.number, None)
+            if reached is not None and fate is Fate.ACKED:
+                acked = acked - set(peer.ranks) | set(reached.acked)
+                missing |= set(reached.missing)
+                dead |= set(reached.dead)
+                dropped += reached.dropped
+        elapsed = monotonic() - flush.started
+        ranks = _sorted(acked - missing), _sorted(missing), _sorted(dead)
+        give(flush.future, FlushReceipt(flush.number, *ranks, dropped, elapsed, busy))
 
     def unanswered(self, future: Flushed, members: Sequence[Peer], elapsed: float, busy: str) -> FlushReceipt:
         """Return the receipt of a flush of `members` as far as it has come. Any thread may call it."""
-        flush = next((self._pending.get(version) for version, (each, _) in tuple(self._open.items()) if each is future), None)
-        version, acked, dead = (flush.version, flush.acked, flush.dead) if flush is not None else (0, set(), set())
-        known = acked | dead
-        ranks = _sorted(_ranks(acked)), _sorted(_ranks(each for each in members if each not in known)), _sorted(_ranks(dead))
+        flush = self._pending.of(future)
+        answers = dict(flush.answers) if flush is not None else {}
+        acked, dead = ([member for member, each in answers.items() if each is fate] for fate in (Fate.ACKED, Fate.DEAD))
+        ranks = _sorted(_ranks(acked)), _sorted(_ranks(each for each in members if each not in answers)), _sorted(_ranks(dead))
+        version = flush.number if flush is not None else 0
         return FlushReceipt(version, *ranks, sum(peer.stats.total_dropped for peer in members), elapsed, busy)
+
+
+def explain_missing(receipt: FlushReceipt) -> str:
+    """Return the message of a flush with missing ranks: the cause, and what to do."""
+    total = len(receipt.acked) + len(receipt.missing) + len(receipt.dead)
+    if receipt.busy:
+        return (
+            f"flush ended after {receipt.elapsed:.1f} s because of this process, not because of its ranks: {receipt.busy}. "
+            f"{len(receipt.acked)} of {total} ranks were shown up to the flush. "
+            f"Give a longer timeout, or a handler that does not block (`logging.handlers.QueueHandler`)."
+        )
+    return (
+        f"flush {receipt.version} ended after {receipt.elapsed:.1f} s: {len(receipt.acked)} of {total} answered, "
+        f"missing {format_ranks(receipt.missing)}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "
+        f"GIL in native code cannot answer; its records are kept, and shown when it continues. "
+        f"Give a longer timeout, or look at the rank with a debugger."
+    )
 
 
 def time_downstream(timeout: float) -> float | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import socket
 import threading
 import time
@@ -36,17 +35,17 @@ from ..output.rank_files import RankFiles
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
+from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.journal_queue import JournalQueue
 from ..worker.record_stream import internal_threads
+from .acknowledgements import UNANSWERED, Answers
+from .flushes import explain_missing
 from .loop import ClientLoop
-from .mailbox import Mailbox
 from .peer import Chosen, Peer
-from .pending_commands import Answers
-from .pending_flushes import explain_missing
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import peer_of
@@ -167,7 +166,7 @@ class LogClient(QueueListener):
             self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
             self._listener = Listener(self._rundir.path, self._admit, self._joined)
             undo.callback(self._listener.close)
-            self._mailbox = Mailbox(queue.SimpleQueue())
+            self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
             dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
             self._core = ClientLoop(
@@ -385,7 +384,7 @@ class LogClient(QueueListener):
 
     def give_up(self, request: int) -> None:
         """Stop waiting for the missing answers to a command."""
-        self._post(lambda: self._core.commands.give_up(request))
+        self._post(lambda: self._core.commands.give_up(request, UNANSWERED))
 
     def set_window(self, window: float | None) -> None:
         """Group records logged from now on within `window` seconds; return when all earlier records are shown."""

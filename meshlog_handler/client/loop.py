@@ -9,6 +9,7 @@ Client thread only, except where a docstring says "any thread".
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -19,19 +20,19 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
-from ..protocol.messages import Answer, Command, TakeStacks, Welcome
+from ..protocol.messages import Answer, Command, StacksAnswer, Welcome
 from ..protocol.ranks import format_ranks
-from ..system.error_reports import ErrorReports, name_of
+from ..system.error_reports import ErrorReports, give, name_of
 from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
+from ..system.mailbox import Mailbox
 from ..system.signals import STOPPING
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
+from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
-from .mailbox import Mailbox
 from .peer import Chosen, Peer, Target
-from .pending_commands import Answers, PendingCommands
 from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
@@ -65,7 +66,10 @@ class ClientLoop:
         self.dispatcher = dispatcher
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
-        self.commands = PendingCommands()
+        requests = itertools.count(FIRST_REQUEST)
+        self.commands: Acknowledgements[str | bytes | None] = Acknowledgements(
+            lambda command: give(command.future, command.answers), requests
+        )
         self.ending = False
         self._releasing = False
         self._moves = 0
@@ -92,7 +96,7 @@ class ClientLoop:
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
         self._pacer = Pacer(dispatcher, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
         self.switches = Switches(
-            dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, commands=self.commands
+            dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, numbers=requests
         )
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
@@ -217,13 +221,11 @@ class ClientLoop:
     def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send a command to workers; `future` gets the answers."""
         asked = self._asked(chosen)
-        if isinstance(command, TakeStacks):
-            self.commands.keep_stacks(command.request)
-        self.commands.start(command.request, [member for members in asked.values() for member in members], future)
+        self.commands.start(command.request, future, [member for members in asked.values() for member in members])
         for peer, members in asked.items():
             if members and not self.reactor.send(peer, peer.command_for(command, members)):
                 for member in members:
-                    self.commands.answer(member, Answer(command.request, "its connection is closed"))
+                    self.commands.note(command.request, member, "its connection is closed")
 
     def commit(
         self,
@@ -317,7 +319,7 @@ class ClientLoop:
         """Acknowledge the flushes whose sentinels have arrived."""
         while self._sentinels and not self._pacer:  # the barrier reads lines that are newer than the items in the pacer
             peer, version = self._sentinels.popleft()
-            if self.commands.is_request(version):
+            if is_request(version):
                 peer.reached.pop(version, None)
                 self.switches.passed(version, peer)
                 continue
@@ -345,7 +347,7 @@ class ClientLoop:
             except BaseException:
                 self._flushes.mark_ended(peer)
                 self.switches.mark_ended(peer)
-                self.commands.mark_ended(peer, "ended before it answered")
+                self.commands.note_all(peer, "ended before it answered")
                 raise
 
     def _report(self, now: float) -> None:
@@ -359,7 +361,7 @@ class ClientLoop:
 
     def _catch_up(self, now: float) -> None:
         for peer, version, due in self._unanswerable():
-            if now >= due and self.commands.is_request(version):
+            if now >= due and is_request(version):
                 self.reactor.add_sentinel(peer, version)
             elif now >= due:
                 self.reactor.catch_up(peer, version)
@@ -450,8 +452,8 @@ class ClientLoop:
     def _answered(self, peer: Peer, answer: Answer) -> None:
         if answer.request in peer.turns:  # it has no stream for a sentinel
             self.reactor.turn_now(peer, answer.request)
-        elif self.commands.is_request(answer.request):
-            self.commands.answer(peer, answer)
+        elif is_request(answer.request):
+            self.commands.note(answer.request, peer, answer.stacks if isinstance(answer, StacksAnswer) else answer.error)
         elif peer.external and self._pacer:
             self.reactor.messages.append((peer, answer))  # after the collected items are shown
         else:
@@ -483,7 +485,7 @@ class ClientLoop:
             self._registry.keep(peer.hello.rank, peer.journal_files())
         if not peer.relays:
             self.past.remember(peer.counters())
-        self.commands.mark_ended(peer, "ended before it answered")
+        self.commands.note_all(peer, "ended before it answered")
         external = self._external_for(peer)
         if peer.external:
             if self._external.get(peer.rank) is peer:

@@ -42,9 +42,9 @@ from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
 from ..system.waits import Awaited
 from ..transport.channel import Address
+from .acknowledgements import Answers
 from .log_client import LogClient
 from .peer import Chosen
-from .pending_commands import Answers
 from .receipt import FlushReceipt
 from .relays import plain_counters
 from .stack_collector import downstream_stacks
@@ -251,8 +251,8 @@ class LogRelay:
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
-            answers = future.result().items()
-            replies = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Target`
+            errors = {member: each if isinstance(each, str) else None for member, each in future.result().items()}
+            replies = tuple((member.rank, error) for member, error in errors.items())  # type: ignore[attr-defined]  # see `Target`
             uplink.send(DownstreamReplies(command.request, replies))
 
         inner, chosen = decode(command.command, Command), _of_ranks(command.ranks)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, Commit, Message, Prepare, StacksAnswer
+from ..protocol.messages import Command, Commit, Message, Prepare
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -25,8 +25,8 @@ from ..protocol.relay_messages import (
     StreamDownstream,
     WindowDownstream,
 )
+from .acknowledgements import Acknowledgements
 from .peer import Chosen, Peer
-from .pending_commands import PendingCommands
 from .reactor import Reactor
 from .registry import Registry
 from .relayed_peers import RelayPeer, counters_of
@@ -69,7 +69,7 @@ class Relays:
         reactor: Reactor,
         *,
         registry: Registry,
-        commands: PendingCommands,
+        commands: Acknowledgements[str | bytes | None],
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
@@ -165,7 +165,7 @@ class Relays:
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
-                self._commands.mark_ended(ended, "ended before it answered")
+                self._commands.note_all(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
@@ -174,19 +174,13 @@ class Relays:
             relay.unacknowledged = [each for each in relay.unacknowledged if each[0] != message.request]
             for rank, error in message.answers:
                 if rank in relay.downstream:
-                    self._commands.answer(relay.downstream[rank], Answer(message.request, error))
-
+                    self._commands.note(message.request, relay.downstream[rank], error)
         elif isinstance(message, DownstreamStacks):
             for rank, index in message.answers:
-                if rank not in relay.downstream:
-                    continue
-                found = index < len(message.found)
-                answer = (
-                    StacksAnswer(message.request, None, message.found[index])
-                    if found
-                    else Answer(message.request, "its relay had no room for its stacks")
-                )
-                self._commands.answer(relay.downstream[rank], answer)
+                if rank in relay.downstream:
+                    fits = index < len(message.found)
+                    answer = message.found[index] if fits else "its relay had no room for its stacks"
+                    self._commands.note(message.request, relay.downstream[rank], answer)
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a new worker, here or upstream."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,9 +23,9 @@ from ..protocol.messages import StackSignal, TakeStacks
 from ..protocol.relay_messages import DownstreamStacks
 from ..system.process_state import STOPPED, ProcessState, process_state
 from ..system.waits import capped, check_timeout, deadline_after, finished, monotonic, seconds_until
+from .acknowledgements import UNANSWERED, Acknowledgements, Answers
 from .flushes import time_downstream
 from .peer import Chosen, Peer
-from .pending_commands import UNANSWERED, PendingCommands
 from .reactor import Reactor
 from .stack_dump import DumpedProcess
 
@@ -59,9 +60,9 @@ class StackCollector:
         self._client = client
         self._collecting = threading.Lock()
         self._reactor: Reactor
-        self._commands: PendingCommands
+        self._commands: Acknowledgements[str | bytes | None]
 
-    def attach(self, reactor: Reactor, commands: PendingCommands) -> None:
+    def attach(self, reactor: Reactor, commands: Acknowledgements[str | bytes | None]) -> None:
         """Use the connections of a client that starts."""
         self._collecting = threading.Lock()  # a forked child may have inherited a held one
         self._reactor, self._commands = reactor, commands
@@ -128,7 +129,7 @@ class StackCollector:
         with ExitStack() as closing:
             try:
                 if not finished(future, patience):
-                    silent = self._client.ask(lambda: self._silent(command.request))
+                    silent = self._client.ask(lambda: self._silent(future))
                     for each in silent:
                         if each.how is not None and each.pidfd >= 0:
                             dumps[each.member] = DumpedProcess(each.pid, each.pidfd, each.how)
@@ -141,15 +142,15 @@ class StackCollector:
                         if silent and all(_is_settled(each, dumps.get(each.member)) for each in silent):
                             break
             finally:
-                stacks = self._client.ask(lambda: self._commands.take_stacks(command.request))
-            external = self._client.ask(lambda: self._external(chosen))
-            found = [_found(member, error, stacks.get(member), dumps.get(member)) for member, error in future.result().items()]
+                self._client.give_up(command.request)
+            external = self._client.ask(lambda: self._external(chosen))  # raises if a handler blocks; then `future` is not done
+            found = [_found(member, answer, dumps.get(member)) for member, answer in future.result().items()]
         return [each for each in found if each is not None] + external
 
-    def _silent(self, request: int) -> list[_Silent]:
+    def _silent(self, future: Future[Answers]) -> list[_Silent]:
         """Return the processes without an answer. Client thread only."""
-        found = []
-        for member in self._commands.waiting_for(request):
+        found, pending = [], self._commands.of(future)
+        for member in pending.waiting if pending is not None else ():
             if isinstance(member, Peer) and member.rank is not None:
                 pidfd, here = -1, member.watched and not member.ended
                 if here and member.pidfd >= 0:
@@ -178,16 +179,16 @@ def _is_settled(silent: _Silent, dump: DumpedProcess | None) -> bool:
     return silent.pid > 0 and process_state(silent.pid).state in STOPPED
 
 
-def _found(member: Hashable, error: str | None, stacks: bytes | None, dump: DumpedProcess | None) -> tuple[int, bytes] | None:
+def _found(member: Hashable, answer: str | bytes | None, dump: DumpedProcess | None) -> tuple[int, bytes] | None:
     """Return what is known of one member: its answer, its dump, or what the kernel reports."""
     rank = member.rank  # type: ignore[attr-defined]  # see `Target`
     if rank is None:
         return None
-    if stacks is not None:
-        return rank, stacks
+    if isinstance(answer, bytes):
+        return rank, answer
     if dump is not None and dump.stacks is not None:
         return rank, encode_threads(dump.stacks)
-    reason = error or "it does not know the command"
+    reason = answer or "it does not know the command"
     if dump is not None and dump.failure:
         reason = f"{reason}; {dump.failure}"
     return rank, encode_unanswered(_unanswered(member, reason))

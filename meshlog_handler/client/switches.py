@@ -10,8 +10,8 @@ stopped worker switches when its sentinel arrives. Both settings are kept until 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
 
 from ..dispatch.dispatcher import KEEP, Dispatcher
@@ -19,8 +19,8 @@ from ..dispatch.era import Era
 from ..dispatch.pacer import Pacer
 from ..dispatch.sink import Sink
 from ..system.error_reports import give
+from .acknowledgements import Acknowledgements
 from .peer import Chosen, Peer, Turn
-from .pending_commands import PendingCommands
 from .reactor import Reactor
 from .registry import Registry
 from .relays import Relays
@@ -31,27 +31,18 @@ SWITCH_SEC: Final = 5.0
 """Seconds that a switch waits for workers that do not answer. They switch later."""
 
 
-@dataclass(eq=False)
-class _OpenSwitch:
-    """A switch that some peers have not passed yet."""
-
-    future: Switched
-    waiting: set[Peer]
-
-
 class Switches:
     """Starts switches, and keeps which peers have not passed them yet."""
 
     def __init__(
-        self, show: Dispatcher, *, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, commands: PendingCommands
+        self, show: Dispatcher, *, pacer: Pacer, reactor: Reactor, relays: Relays, registry: Registry, numbers: Iterator[int]
     ) -> None:
         self._show = show
         self._pacer = pacer
         self._reactor = reactor
         self._relays = relays
         self._registry = registry
-        self._commands = commands
-        self._open: dict[int, _OpenSwitch] = {}
+        self._pending: Acknowledgements[None] = Acknowledgements(lambda switch: give(switch.future, None), numbers)
 
     def begin(
         self,
@@ -84,13 +75,12 @@ class Switches:
             return streaming if meant and (peer.turns or peer.streaming != streaming) else None
 
         changed = {peer for peer in peers if era is not None or peer.relays or streams(peer) is not None}
-        number = self._commands.number()
-        self._open[number] = _OpenSwitch(future, changed)
-        for peer in tuple(changed):
+        number = self._pending.number()
+        for peer in changed:
             peer.turns[number] = Turn(streams(peer))
             if not peer.ended:  # else all remaining records were logged before
                 self._send_sentinel(peer, number)
-        self._complete(number)
+        self._pending.start(number, future, changed)
 
     def _send_sentinel(self, peer: Peer, number: int) -> None:
         if not peer.external and self._reactor.send(peer, peer.flush_command(number, SWITCH_SEC, None)):
@@ -113,27 +103,16 @@ class Switches:
     def passed(self, number: int, peer: Peer) -> None:
         """Note that all records of `peer` before its sentinel are shown."""
         self._release(peer, left=False)
-        switch = self._open.get(number)
-        if switch is not None:
-            switch.waiting.discard(peer)
-            self._complete(number)
+        self._pending.note(number, peer, None)
 
     def mark_ended(self, peer: Peer) -> None:
         """Note that `peer` ended and that all of its records are shown."""
         self._release(peer, left=True)
-        for number, switch in tuple(self._open.items()):
-            switch.waiting.discard(peer)
-            self._complete(number)
+        self._pending.note_all(peer, None)
 
     def close(self) -> None:
         """Complete all switches, because the client stops."""
-        for number, switch in tuple(self._open.items()):
-            switch.waiting.clear()
-            self._complete(number)
-
-    def _complete(self, number: int) -> None:
-        if not self._open[number].waiting:
-            give(self._open.pop(number).future, None)
+        self._pending.close(None)
 
     def _release(self, peer: Peer, *, left: bool) -> None:
         for era in tuple(self._show.eras):

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
 from .. import settings
+from ..client.acknowledgements import Answers
 from ..client.log_client import LogClient
 from ..client.peer import Chosen
-from ..client.pending_commands import Answers
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
@@ -333,7 +333,7 @@ class LoggingMeshClient:
 def _check(responses: Answers, fault: type[RankError], what: str, state: str = "") -> None:
     """Raise `fault` if a rank failed to apply a command."""
     refused = {target.rank: error for target, error in responses.items()}  # type: ignore[attr-defined]  # see `Target`
-    reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
+    reasons = {rank: error for rank, error in refused.items() if isinstance(error, str) and rank is not None}
     if reasons:
         details = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
         raise fault(f"{what} failed on {format_ranks(reasons)}{': ' if not state else f' ({state}): '}{details}", reasons)

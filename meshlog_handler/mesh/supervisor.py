@@ -12,17 +12,16 @@ import itertools
 import os
 import selectors
 import signal
-import socket
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..errors import ClosedError, ProtocolError
 from ..protocol.messages import decode
 from ..system.error_reports import ErrorReports
+from ..system.mailbox import Mailbox
 from ..system.waits import capped, monotonic, seconds_until
 from .pending_call import End, PendingCall
 from .proc import ProcHandle
@@ -41,8 +40,8 @@ _PIECE: Final = 256 * 1024
 class Supervisor:
     """Supervises procs, each after `add`.
 
-    Any thread may call the public methods. A finalizer may call `post` and `wake`, which take no lock. `on_exit` is called on
-    this thread with rank, pid and exit code (None: unknown) when a proc has ended.
+    Any thread may call the public methods, and a finalizer `post` and `wake`. `on_exit` is called on this thread with rank, pid
+    and exit code (None: unknown) when a proc has ended.
     """
 
     def __init__(self, procs: Sequence[ProcHandle], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
@@ -53,10 +52,7 @@ class Supervisor:
         self._result_loader = ResultLoader(f"meshlog-results-{name}")
         self._thread = threading.Thread(target=self._run, name=f"meshlog-procs-{name}", daemon=True)
         self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._posted: deque[Callable[[], object]] = deque()
+        self._mailbox = Mailbox("the thread that supervises the procs", "mesh")
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._finishing = False
@@ -68,7 +64,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start both threads."""
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
+        self._selector.register(self._mailbox.fd, selectors.EVENT_READ, self._woken)
         try:
             self._result_loader.start()
             self._thread.start()
@@ -86,13 +82,12 @@ class Supervisor:
 
     def post(self, action: Callable[[], object]) -> None:
         """Run `action` on the supervisor thread, unless the thread has ended."""
-        self._posted.append(action)
-        self.wake()
+        with contextlib.suppress(ClosedError):  # the thread has ended
+            self._mailbox.put(action)
 
     def wake(self) -> None:
         """Make the supervisor send the outboxes."""
-        with contextlib.suppress(OSError):  # full: the thread wakes up anyway; closed: the thread has ended
-            self._wake_write.send(b"\0")
+        self._mailbox.wake()
 
     def finish(self) -> None:
         """End when no proc is left; this sets `idle`."""
@@ -158,11 +153,7 @@ class Supervisor:
                 self._ended(proc)
 
     def _woken(self, events: int) -> None:
-        with contextlib.suppress(BlockingIOError):  # all wake-up bytes are read
-            while self._wake_read.recv(4096):
-                continue
-        while self._posted:
-            self._run_step(self._posted.popleft())
+        self._mailbox.run()
         for proc in self.procs:
             self._write(proc)
 
@@ -319,28 +310,34 @@ class Supervisor:
                     proc.child.send_signal(signal.SIGKILL)
                     proc.child.close()
             self._close_sockets()
+            self._mailbox.close()
         finally:
             _supervisors.discard(self)
             self.idle.set()
 
     def _close_sockets(self) -> None:
-        """Close the sockets, or their copies in a forked child. No lock: another thread may have held it at the fork."""
+        """Close the sockets. No lock: in a forked child, a thread of the parent may have held it."""
         for proc in self.procs:
             if proc.sock is not None:
                 proc.sock.close()
                 proc.sock = None
         self._selector.close()
-        self._wake_read.close()
-        self._wake_write.close()
+
+    def forget(self) -> None:
+        """In a forked child: close the copies of the parent's descriptors.
+
+        A proc that holds the client's end of another proc's socket keeps that connection open after the client exits.
+        """
+        self._close_sockets()
+        self._mailbox.forget()
 
 
 _supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # A proc that holds the client's end of another proc's socket keeps that connection open after the client exits.
     for supervisor in tuple(_supervisors):
-        supervisor._close_sockets()
+        supervisor.forget()
     _supervisors.clear()
 
 

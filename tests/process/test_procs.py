@@ -417,7 +417,7 @@ def test_an_error_on_the_supervisor_thread_ends_no_proc(capfd: pytest.CaptureFix
     with started(2) as procs:
         procs.post(wrong)
         assert ask(procs, current_rank) == [0, 1]
-    assert "continues after an error: ValueError: what went wrong" in capfd.readouterr().err
+    assert "supervises the procs failed: ValueError: what went wrong" in capfd.readouterr().err
 
 
 def leave_grandchild(how: str) -> int:

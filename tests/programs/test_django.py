@@ -35,6 +35,8 @@ def test_djangos_server_shows_the_same_with_our_handlers(handlers: str, debug: s
         with place.start("django-admin", "runserver", "--noreload", f"127.0.0.1:{place.port}") as server:
             server.until_listens()
             use(server)
+            # The HTTP client gets its answer before the server has logged the request, and SIGINT interrupts the rest.
+            place.until_shown(r"GET /\w* HTTP", 4)
             server.stop(signal.SIGINT)
 
     same(scenario, tmp_path, handlers, normal=CHANCE, variables={**VARIABLES, "DEBUG": debug})

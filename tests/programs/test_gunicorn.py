@@ -173,6 +173,7 @@ def test_gunicorn_shows_the_same_with_one_console_handler(preload: str, tmp_path
             place.until_shown("Booting worker", 2, "stderr")
             server.until_listens()
             use(server)
+            place.until_shown("gunicorn.access", 5, "stderr")  # as above: the requests are finished
             server.stop(signal.SIGINT)
 
     same(scenario, tmp_path, normal=CHANCE, variables={"TARGETS": "one", "PRELOAD": preload})

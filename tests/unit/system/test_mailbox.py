@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import queue
 from concurrent.futures import Future
 
 import pytest
 
-from meshlog_handler.client.mailbox import Mailbox
 from meshlog_handler.errors import ClosedError
+from meshlog_handler.system.mailbox import Mailbox
 
 
 def test_calls_run_in_order_and_pass_on_results_and_exceptions() -> None:
-    mailbox = Mailbox(queue.SimpleQueue())
+    mailbox = Mailbox("the thread", "owner")
     ran: list[int] = []
     futures = [Future[None]() for _ in range(3)]
     for number, future in enumerate(futures):
@@ -26,7 +25,7 @@ def test_calls_run_in_order_and_pass_on_results_and_exceptions() -> None:
 
 
 def test_calls_run_when_the_wake_up_pipe_is_full() -> None:
-    mailbox = Mailbox(queue.SimpleQueue())
+    mailbox = Mailbox("the thread", "owner")
     count = 70_000
     futures = [Future[int]() for _ in range(count)]
     for future in futures:
@@ -37,7 +36,7 @@ def test_calls_run_when_the_wake_up_pipe_is_full() -> None:
 
 
 def test_after_the_end_a_call_is_refused_and_nothing_is_written() -> None:
-    mailbox = Mailbox(queue.SimpleQueue())
+    mailbox = Mailbox("the thread", "owner")
     late, later = Future[None](), Future[None]()
     mailbox.put(lambda: None, late)
     old = mailbox.fd, mailbox._write_fd

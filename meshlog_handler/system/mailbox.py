@@ -1,4 +1,4 @@
-"""The mailbox of the client's thread: a queue of calls from other threads, and a pipe that wakes the thread."""
+"""A mailbox: a queue of calls for the one thread that reads it, and a pipe that wakes this thread."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ClosedError
-from ..system.diagnostics import diagnose
-from ..system.error_reports import describe, give, refuse
+from .diagnostics import diagnose
+from .error_reports import describe, give, refuse
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of `fn` on the client's thread. Its result goes to `future`; without a future, a failure is reported.
+    """A call of `fn` on the thread of a mailbox. Its result goes to `future`; without a future, a failure is reported.
 
     With `gives` False, `fn` completes the future itself later, and only an exception is passed to the future from here.
     """
 
     fn: Callable[[], Any]
     future: Future[Any] | None
-    gives: bool = True
+    gives: bool
+    where: str
 
     def run(self) -> None:
         """Call `fn`, unless the caller has cancelled the future. Never raises."""
@@ -43,30 +44,45 @@ class Call:
     def fail(self, failure: BaseException) -> None:
         """Pass the exception to the future, or report it. Never raises."""
         if self.future is None:
-            diagnose(f"a call on the client's thread failed: {describe(failure)}")
+            diagnose(f"a call on {self.where} failed: {describe(failure)}")
         else:
             refuse(self.future, failure)
 
 
 class Mailbox:
-    """A queue of calls, and a pipe that holds a byte while there are calls. Any thread may `put`; the rest is the client's."""
+    """A queue of calls, and a pipe that holds a byte while there are calls.
 
-    def __init__(self, calls: queue.SimpleQueue[Call]) -> None:
-        self._calls = calls
+    Any thread and any finalizer may call `put` and `wake`; only the thread that reads the mailbox calls the other methods.
+    `where` names that thread in reports of failures; `owner` is what a call after the end was stopped with.
+    """
+
+    def __init__(self, where: str, owner: str) -> None:
+        self._where = where
+        self._owner = owner
+        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.fd, self._write_fd = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write_fd, False)
         self._closing = threading.RLock()  # a finalizer may call `put` while its thread is in `put`
         self._closed = False
 
-    def put(self, fn: Callable[[], Any], future: Future[Any] | None, *, gives: bool = True) -> None:
+    def __len__(self) -> int:
+        return self._calls.qsize()
+
+    def put(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         """Add a `Call`. Raises `ClosedError` after `close`."""
         with self._closing:
             if self._closed:
-                raise ClosedError("this LogClient was stopped.")
-            self._calls.put(Call(fn, future, gives))
-            with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
-                os.write(self._write_fd, b"w")
+                raise self._stopped()
+            self._calls.put(Call(fn, future, gives, self._where))
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the thread, if the mailbox is not closed."""
+        with self._closing:
+            if not self._closed:
+                with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
+                    os.write(self._write_fd, b"w")
 
     def run(self) -> None:
         """Run all pending calls. Never raises."""
@@ -82,17 +98,24 @@ class Mailbox:
         except queue.Empty:
             return None
 
+    def _stopped(self) -> ClosedError:
+        return ClosedError(f"this {self._owner} was stopped.")
+
     def close(self) -> None:
         """Refuse further calls and fail the pending ones. Nothing is written to a descriptor number that was reused since."""
         with self._closing:
-            self._closed = True
-            self.forget()
+            self._close_pipe()
         while (call := self._next()) is not None:
             if call.future is not None:
-                call.fail(ClosedError("this LogClient was stopped."))
+                call.fail(self._stopped())
 
     def forget(self) -> None:
-        """Close the pipe once; in a forked child, close its copy of the parent's pipe."""
+        """In a forked child: close its copy of the pipe. Another thread of the parent may have held the lock."""
+        self._closing = threading.RLock()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        self._closed = True
         fds, self.fd, self._write_fd = (self.fd, self._write_fd), -1, -1
         for fd in fds:
             if fd >= 0:
