@@ -141,6 +141,8 @@ class StackCollector:
                             dump.step()
                         if silent and all(_is_settled(each, dumps.get(each.member)) for each in silent):
                             break
+                    for dump in dumps.values():
+                        dump.finish()
             finally:
                 self._client.give_up(command.request)
             external = self._client.ask(lambda: self._external(chosen))  # raises if a handler blocks; then `future` is not done

@@ -42,6 +42,11 @@ class DumpedProcess:
         """Whether there is nothing more to wait for: the dump is complete or impossible."""
         return self.stacks is not None or bool(self.failure)
 
+    def finish(self) -> None:
+        """Read what there is of a dump, if the signal was sent: the process may have ended since."""
+        if self._file >= 0:
+            self.step()
+
     def step(self) -> None:
         """Send the signal when that is safe and useful; after that, read the dump once it is complete."""
         if self.over:
