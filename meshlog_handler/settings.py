@@ -15,6 +15,7 @@ MAX_LINE_SIZE = "MESHLOG_MAX_LINE_SIZE"
 JOURNAL_SIZE = "MESHLOG_JOURNAL_SIZE"
 PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
 FAST_LOGGER = "MESHLOG_FAST_LOGGER"
+STACK_SIGNAL = "MESHLOG_STACK_SIGNAL"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
 
@@ -80,6 +81,11 @@ def prefix_with_rank(env: Mapping[str, str] | None = None) -> bool:
 def fast_logger(env: Mapping[str, str] | None = None) -> bool:
     """Return whether calls that need no `LogRecord` make none (``MESHLOG_FAST_LOGGER``, default on)."""
     return _flag(FAST_LOGGER, True, os.environ if env is None else env)
+
+
+def stack_signal(env: Mapping[str, str] | None = None) -> bool:
+    """Return whether workers register the signal that dumps their stacks (``MESHLOG_STACK_SIGNAL``, default on)."""
+    return _flag(STACK_SIGNAL, True, os.environ if env is None else env)
 
 
 def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:

@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, TypeVar
 A = TypeVar("A")
 """What is noted of a member that is no longer waited for."""
 
-Answers = dict[Hashable, "str | None"]
-"""For each member that got a command: None if it applied the command, else the reason why not."""
+Answers = dict[Hashable, "str | bytes | None"]
+"""For each member that got a command: None if it applied the command, a text that says why not, or bytes that it returned."""
 
 UNANSWERED: Final = "did not answer in time; it may be stopped, or hold the GIL in native code"
 

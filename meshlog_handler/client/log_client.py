@@ -16,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import partial
 from logging.handlers import QueueListener
@@ -28,6 +28,7 @@ from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.sink import Sink
 from ..dispatch.sinks import Sinks
 from ..errors import BusyError, ClosedError, FlushTimeout
+from ..insight.stacks import Stacks
 from ..output.console import ConsoleHandler
 from ..output.named_handlers import ShownBy, check_handlers
 from ..output.rank_files import RankFiles
@@ -50,6 +51,7 @@ from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import peer_of
 from .relays import Upstream
+from .stack_collector import StackCollector
 from .stats import Stats
 from .switches import SWITCH_SEC, Switched
 
@@ -116,6 +118,7 @@ class LogClient(QueueListener):
         self.own_token = os.urandom(8).hex()
         self._upstream = upstream
         self.registry = Registry(self.own_token)
+        self.stack_collector = StackCollector(self)
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
@@ -180,6 +183,7 @@ class LogClient(QueueListener):
                 upstream=self._upstream,
             )
             undo.callback(self._core.reactor.close)
+            self.stack_collector.attach(self._core.reactor, self._core.commands)
             self.queue.open(str(self._listener.address), self.own_token)
             undo.callback(self.queue.close)
             undo.callback(self._disown)
@@ -462,6 +466,14 @@ class LogClient(QueueListener):
         if not self.running:
             return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
         return self.ask(self.stats_now)
+
+    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+        """Return the Python stacks of all threads of these ranks (None: all), merged. Any thread may call it.
+
+        Ranks that do not answer within `timeout` seconds (None: no limit) are in `unanswered`, with what the kernel reports.
+        Raises `SettingError`, `ClosedError`, and `BusyError` if a handler blocks the client's thread.
+        """
+        return self.stack_collector.stacks(ranks, timeout)
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""

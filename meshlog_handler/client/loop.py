@@ -20,7 +20,7 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..protocol.decode import Item
-from ..protocol.messages import Answer, Command, Welcome, reason_of
+from ..protocol.messages import Answer, Command, StacksAnswer, Welcome, reason_of
 from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.exit_status import signal_name
@@ -67,7 +67,7 @@ class ClientLoop:
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
         requests = itertools.count(FIRST_REQUEST)
-        self.commands: Acknowledgements[str | None] = Acknowledgements(
+        self.commands: Acknowledgements[str | bytes | None] = Acknowledgements(
             lambda command: give(command.future, command.answers), requests
         )
         self.ending = False
@@ -453,7 +453,8 @@ class ClientLoop:
         if answer.request in peer.turns:  # it has no stream for a sentinel
             self.reactor.turn_now(peer, answer.request)
         elif is_request(answer.request):
-            self.commands.note(answer.request, peer, reason_of(answer.error))
+            stacks = answer.stacks if isinstance(answer, StacksAnswer) else None
+            self.commands.note(answer.request, peer, reason_of(answer.error) if stacks is None else stacks)
         elif peer.external and self._pacer:
             self.reactor.messages.append((peer, answer))  # after the collected items are shown
         else:

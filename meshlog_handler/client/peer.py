@@ -21,7 +21,7 @@ from ..protocol.codec import unpack
 from ..protocol.decode import ASIDE_COST, Item, RecordDecoder, TaggedTemplate
 from ..protocol.entries import FLUSH, LARGE, RECORD, number_entry, walk
 from ..protocol.frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
-from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, Leash, Message, Relabel, decode
+from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, Leash, Message, Relabel, StackSignal, decode
 from ..protocol.relay_messages import DownstreamReached
 from ..system.diagnostics import diagnose
 from .exit_reports import abridged
@@ -131,6 +131,7 @@ class Peer:
         "released",
         "sides",
         "sock",
+        "stack_signal",
         "stats",
         "streaming",
         "tail",
@@ -141,7 +142,7 @@ class Peer:
         "writing",
     )
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Leash, Relabel)
+    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Leash, Relabel, StackSignal)
 
     def __init__(
         self,
@@ -180,6 +181,7 @@ class Peer:
         self.popen: Any = None
         self.streaming = True
         self.leash: Leash | None = None
+        self.stack_signal: StackSignal | None = None
         self.era: Era | None = None  # None: the current settings apply
         self.turns: dict[int, Turn] = {}  # switches that it has not passed yet, in order
         self.left = False
@@ -263,6 +265,9 @@ class Peer:
             return True
         if isinstance(message, Leash):
             self.leash = message
+            return True
+        if isinstance(message, StackSignal):
+            self.stack_signal = message
             return True
         if isinstance(message, Ending):
             self.uncaught = printable(message.uncaught, _MAX_UNCAUGHT)

@@ -21,8 +21,8 @@ from functools import partial
 from types import TracebackType
 
 from .. import settings
-from ..errors import ClosedError
-from ..protocol.messages import Command, decode
+from ..errors import BusyError, ClosedError
+from ..protocol.messages import Command, TakeStacks, decode
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -44,6 +44,7 @@ from .log_client import LogClient
 from .peer import Chosen
 from .receipt import FlushReceipt
 from .relays import plain_counters
+from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
 
 
@@ -239,11 +240,21 @@ class LogRelay:
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
-            answers = future.result().items()
-            replies = tuple((member.rank, error) for member, error in answers)  # type: ignore[attr-defined]  # see `Target`
+            errors = {member: each if isinstance(each, str) else None for member, each in future.result().items()}
+            replies = tuple((member.rank, error) for member, error in errors.items())  # type: ignore[attr-defined]  # see `Target`
             uplink.send(DownstreamReplies(command.request, replies))
 
-        client.send_command_soon(decode(command.command, Command), _of_ranks(command.ranks)).add_done_callback(answered)
+        inner, chosen = decode(command.command, Command), _of_ranks(command.ranks)
+        if not isinstance(inner, TakeStacks):
+            client.send_command_soon(inner, chosen).add_done_callback(answered)
+            return
+
+        def take() -> None:
+            with contextlib.suppress(ClosedError, BusyError):  # the upstream client names the ranks without an answer
+                found = client.stack_collector.collect(chosen, inner.timeout)
+                uplink.send(downstream_stacks(command.request, found))
+
+        threading.Thread(target=take, name="meshlog-stacks", daemon=True).start()
 
     def _lost(self) -> None:
         diagnose("the upstream client of this relay is gone: the relay stops")

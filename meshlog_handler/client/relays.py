@@ -19,6 +19,7 @@ from ..protocol.relay_messages import (
     DownstreamEnded,
     DownstreamJoined,
     DownstreamReplies,
+    DownstreamStacks,
     RankGranted,
     RankRequest,
     StreamDownstream,
@@ -68,7 +69,7 @@ class Relays:
         reactor: Reactor,
         *,
         registry: Registry,
-        commands: Acknowledgements[str | None],
+        commands: Acknowledgements[str | bytes | None],
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
@@ -186,6 +187,12 @@ class Relays:
             for rank, error in message.answers:
                 if rank in relay.downstream:
                     self._commands.note(message.request, relay.downstream[rank], reason_of(error))
+        elif isinstance(message, DownstreamStacks):
+            for rank, index in message.answers:
+                if rank in relay.downstream:
+                    fits = index < len(message.found)
+                    answer = message.found[index] if fits else "its relay had no room for its stacks"
+                    self._commands.note(message.request, relay.downstream[rank], answer)
 
     def claim(self, granted: Callable[[int], None]) -> None:
         """Find a rank for a new worker, here or upstream."""

@@ -20,6 +20,7 @@ from ..client.peer import Chosen
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
+from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
 from ..protocol.ranks import format_ranks
@@ -232,6 +233,26 @@ class LoggingMeshClient:
         """
         return self.client.flush(timeout, self._chosen(ranks))
 
+    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+        """Return the Python stacks of all threads of the ranks, merged.
+
+        Parameters
+        ----------
+        ranks : iterable of int or None
+            The ranks to ask; None: all.
+        timeout : float or None
+            Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`.
+
+        Raises
+        ------
+        SettingError
+            If there is no such rank.
+        BusyError
+            If a handler blocks the client's thread, or another call takes stacks.
+        """
+        wanted = self.ranks if ranks is None else tuple(ranks)
+        return self.client.stack_collector.merged(self._chosen(None if ranks is None else wanted), timeout, wanted)
+
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         return self.client.stats()
@@ -312,7 +333,7 @@ class LoggingMeshClient:
 def _check(responses: Answers, fault: type[RankError], what: str, state: str = "") -> None:
     """Raise `fault` if a rank failed to apply a command."""
     refused = {target.rank: error for target, error in responses.items()}  # type: ignore[attr-defined]  # see `Target`
-    reasons = {rank: error for rank, error in refused.items() if error is not None and rank is not None}
+    reasons = {rank: error for rank, error in refused.items() if isinstance(error, str) and rank is not None}
     if reasons:
         details = "; ".join(f"rank {rank}: {reason}" for rank, reason in sorted(reasons.items()))
         raise fault(f"{what} failed on {format_ranks(reasons)}{': ' if not state else f' ({state}): '}{details}", reasons)

@@ -29,6 +29,7 @@ from .start_methods import check_start_method
 
 if TYPE_CHECKING:
     from ..client.receipt import FlushReceipt
+    from ..insight.stacks import Stacks
     from ..output.named_handlers import ShownBy
     from .control import LoggingMeshClient
 
@@ -283,6 +284,30 @@ class ProcMesh:
             return life.manager.flush(timeout, ranks)
 
         return MeshFuture.run(flush, "flush")
+
+    def stacks(self, timeout: float | None = 5.0) -> MeshFuture[Stacks]:
+        """Return the Python stacks of all threads of these ranks, merged: see where each rank is.
+
+        A rank that runs a call can be asked, too: the call continues.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`, with their state.
+
+        Raises
+        ------
+        BusyError
+            From the future, if a handler blocks the client's thread, or another call takes stacks.
+        """
+        life, ranks = self._life, self._chosen
+        life.check_open("stacks()")
+
+        def stacks() -> Stacks:
+            life.initialized.get()
+            return life.manager.client.stacks(ranks, timeout)
+
+        return MeshFuture.run(stacks, "stacks")
 
     def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
         """Flush, then stop the procs and their logging. A second call does nothing.

@@ -51,6 +51,8 @@ def decode(data: bytes, *expected: type[M]) -> M:
 
 
 _MAX_NUMBER = 1 << 62
+MAX_STACKS = 256 * 1024
+"""The size limit of the stacks of one process, in bytes."""
 _MAX_COORDS = 16
 _MAX_COORD = 256
 _MAYBE_INT = (int, type(None))
@@ -64,6 +66,12 @@ def check_coords(coords: Mapping[str, object]) -> None:
         for name, value in coords.items()
     ):
         raise ProtocolError("invalid coordinates: expected a few numbers or short names by dimension")
+
+
+def check_stacks(found: tuple[object, ...]) -> None:
+    """Raise `ProtocolError` unless these are the encoded stacks of processes, none of which is too large."""
+    if not all(isinstance(each, bytes) and len(each) <= MAX_STACKS for each in found):
+        raise ProtocolError(f"malformed stacks: expected at most {MAX_STACKS} encoded bytes for each process")
 
 
 _MAX_LAUNCHED = 4096
@@ -193,12 +201,30 @@ def reason_of(error: str | None) -> str | None:
     return error and printable(error, _MAX_REASON)
 
 
+class TakeStacks(Command):
+    """Reply with a `StacksAnswer`. A relay collects those of its workers within `timeout` seconds (None: no limit)."""
+
+    timeout: float | None
+    types: ClassVar = {"request": (int,), "timeout": (float, int, type(None))}
+
+
 class Answer(Message):
     """The acknowledgement of a command; `error` is None, or the reason why it failed."""
 
     request: int
     error: str | None
     types: ClassVar = {"request": (int,), "error": _MAYBE_STR}
+
+
+class StacksAnswer(Answer):
+    """The acknowledgement of `TakeStacks`, with the encoded stacks of all threads."""
+
+    stacks: bytes
+    types: ClassVar = {"request": (int,), "error": _MAYBE_STR, "stacks": (bytes,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` if the stacks are too large."""
+        check_stacks((self.stacks,))
 
 
 class KeepWaiting(Message):
@@ -243,6 +269,24 @@ class Leash(Message):
         """Raise `ProtocolError` unless the numbers are possible."""
         if not all(0 < number < 1 << 31 for number in (self.number, self.parent, self.thread)):
             raise ProtocolError("malformed Leash: number, parent or thread is not in 1 to 2147483647")
+
+
+class StackSignal(Message):
+    """Signal `number` to the worker's native `thread` writes the stacks of all threads to its descriptor `fd`.
+
+    `main` is the identifier of its main thread.
+    """
+
+    number: int
+    fd: int
+    thread: int
+    main: int
+    types: ClassVar = {"number": (int,), "fd": (int,), "thread": (int,), "main": (int,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless this is a real-time signal and the numbers are possible."""
+        if not 32 < self.number <= 64 or not all(0 <= number < 1 << 31 for number in (self.fd, self.thread)):
+            raise ProtocolError("malformed StackSignal: not a real-time signal, or impossible numbers")
 
 
 class Goodbye(Message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..errors import ProtocolError
-from .messages import Command, Message, check_coords, check_names
+from .messages import Command, Message, check_coords, check_names, check_stacks
 
 _MAX_RANKS = 1 << 20
 _MAYBE_INT = (int, type(None))
@@ -142,6 +142,31 @@ class DownstreamReplies(Message):
             raise ProtocolError("malformed reply: expected a rank, and an error or None")
 
 
+class DownstreamStacks(Message):
+    """The stacks of workers, in reply to a forwarded `TakeStacks`: ``(rank, index)``, where `index` is a place in `found`.
+
+    Equal stacks are there once. An `index` that is too large means that there was no room.
+    """
+
+    request: int
+    answers: tuple[tuple[int, int], ...]
+    found: tuple[bytes, ...]
+    types: ClassVar = {"request": (int,), "answers": (tuple,), "found": (tuple,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the answers and stacks are valid."""
+        check_stacks(self.found)
+        if not all(
+            isinstance(each, tuple)
+            and len(each) == 2
+            and isinstance(each[0], int)
+            and isinstance(each[1], int)
+            and each[1] >= 0
+            for each in self.answers
+        ):
+            raise ProtocolError("malformed stacks: expected a rank and an index")
+
+
 class DownstreamReached(Message):
     """The result of a flush downstream. The relay sends it before the sentinel.
 
@@ -174,4 +199,11 @@ class DownstreamReached(Message):
         _check_hidden(self.hidden)
 
 
-FROM_RELAY: tuple[type[Message], ...] = (RankRequest, DownstreamJoined, DownstreamEnded, DownstreamReplies, DownstreamReached)
+FROM_RELAY: tuple[type[Message], ...] = (
+    RankRequest,
+    DownstreamJoined,
+    DownstreamEnded,
+    DownstreamReplies,
+    DownstreamStacks,
+    DownstreamReached,
+)

@@ -32,6 +32,7 @@ from ..transport.channel import Address, connect
 from .forwarder import LogForwarder, report_loss
 from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
+from .stacks import StackDump
 
 _GOODBYE_SEC: Final = 0.5
 _ROOM_SEC: Final = 10.0
@@ -76,6 +77,7 @@ class Membership:
         self.rank: int | None = options.rank
         self.stream: RecordStream | None = None
         self._capture: FdCapture | None = None
+        self._dump: StackDump | None = None
         self._forwarder: LogForwarder | None = None
         self.over = False
         self._left = False
@@ -85,6 +87,7 @@ class Membership:
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
         journal_size = settings.journal_size()
+        dumps = settings.stack_signal()
         address = Address.parse(options.address)
         fds: dict[int, int] = {}
         if options.capture and forwarding:
@@ -124,7 +127,16 @@ class Membership:
                 self._link.send_message(Leash(*leash))
         if self._forwarder is not None:
             self._forwarder.start()
+        self._dump = StackDump.register() if dumps and self.rank is not None else None  # the client's own process has no rank
         self._runtime.start()
+        if self._dump is not None:
+            with contextlib.suppress(OSError):  # the client is gone
+                self._link.send_message(self._dump.message(self._runtime.native_id))
+
+    def _close_dump(self) -> None:
+        dump, self._dump = self._dump, None
+        if dump is not None:
+            dump.close()
 
     def _release(self) -> None:
         """Stop forwarding, because the client is about to stop. From now on this process shows its own logs."""
@@ -147,6 +159,7 @@ class Membership:
     def _lose_client(self) -> None:
         if self.pid != os.getpid():
             return
+        self._close_dump()
         if self._left:
             self._link.forget()
             return
@@ -236,6 +249,7 @@ class Membership:
         if self._capture is None or self._capture.has_room():  # else their content goes to the original descriptors
             _flush_standard_streams()
         self._uncapture(drain=self._link.hung_up)
+        self._close_dump()
         self._link.send_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
             self._forwarder.enqueue_sentinel()
@@ -253,6 +267,7 @@ class Membership:
             self.stream.journal.close()
         if self._capture is not None:
             self._capture.after_fork_in_child()
+        self._close_dump()
         self._link.forget()
 
 

@@ -29,6 +29,8 @@ from ..protocol.messages import (
     Release,
     Rollback,
     SetLevel,
+    StacksAnswer,
+    TakeStacks,
     decode,
 )
 from ..system.diagnostics import diagnose
@@ -36,6 +38,7 @@ from ..system.waits import ended, monotonic, seconds_until
 from ..transport.channel import Link
 from .config_transaction import ConfigTransaction
 from .record_stream import RecordStream, internal_threads, transport_threads
+from .stacks import thread_stacks
 from .warning_filters import log_warnings
 
 _MAX_REASON: Final = 4000
@@ -85,6 +88,11 @@ class LoggerRuntime:
         self._thread = threading.Thread(target=self._run, name="meshlog-runtime", daemon=True)
         self._thread.start()
 
+    @property
+    def native_id(self) -> int:
+        """The kernel's number of the thread; 0 before `start`."""
+        return 0 if self._thread is None else self._thread.native_id or 0
+
     def wait_ended(self, timeout: float) -> bool:
         """Wait until the thread has ended after the connection closed; return False if it runs or is the current thread."""
         if self._thread is threading.current_thread():
@@ -116,6 +124,8 @@ class LoggerRuntime:
         try:
             if isinstance(command, Flush):
                 return self._flush(command)
+            if isinstance(command, TakeStacks):
+                return StacksAnswer(command.request, None, thread_stacks(internal_threads))
             if isinstance(command, SetLevel):
                 self._set_level(command)
             elif isinstance(command, LogWarnings):

@@ -23,7 +23,21 @@ from meshlog_handler.transport.channel import set_kernel_timeout
 from ..process.hostile import Peer, entries
 
 NUMBERS = (0, 1, -1, 7, 255, 1 << 16, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 2000)
-MESSAGES = ("Hello", "Welcome", "Flush", "SetLevel", "Prepare", "Commit", "Answer", "Patience", "Release", "Relabel", "Ending")
+MESSAGES = (
+    "Hello",
+    "Welcome",
+    "Flush",
+    "SetLevel",
+    "Prepare",
+    "Commit",
+    "Answer",
+    "Patience",
+    "Release",
+    "Relabel",
+    "Ending",
+    "StackSignal",
+    "StacksAnswer",
+)
 FIELDS = ("request", "error", "level", "logger", "coords", "uncaught", "rank", "pid", "config", "number", "parent", "thread")
 
 

@@ -53,7 +53,7 @@ class Scene:
         self.relay = RelayPeer(ours, HELLO, "", watched=False)
         self.reactor, self.registry = Reactor(), Registry("own")
         numbers = itertools.count(FIRST_REQUEST)
-        commands: Acknowledgements[str | None] = Acknowledgements(lambda pending: None, numbers)
+        commands: Acknowledgements[str | bytes | None] = Acknowledgements(lambda pending: None, numbers)
         self.registry.add_mesh("mesh", None)
         self.relays = Relays(
             self.reactor,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import MAX_DEPTH, pack
 from meshlog_handler.protocol.messages import (
+    MAX_STACKS,
     Answer,
     Command,
     Commit,
@@ -21,10 +22,14 @@ from meshlog_handler.protocol.messages import (
     Relabel,
     Rollback,
     SetLevel,
+    StacksAnswer,
+    StackSignal,
+    TakeStacks,
     Welcome,
     check_plain_config,
     decode,
 )
+from meshlog_handler.protocol.relay_messages import DownstreamStacks
 
 from .test_codec import keys, nested, plain
 
@@ -41,6 +46,10 @@ ALL: list[Message] = [
     Answer(6, None),
     Answer(6, "no"),
     Relabel({"node": "a", "place": 3}),
+    TakeStacks(7, None),
+    TakeStacks(7, 2.5),
+    StacksAnswer(7, None, b"stacks"),
+    StackSignal(46, 5, 4711, 1 << 46),
     Goodbye(),
 ]
 ANSWERS = (Answer, Goodbye)
@@ -166,3 +175,21 @@ def test_a_configuration_has_a_maximum_depth() -> None:
     for config in (loop, {"a": nested(MAX_DEPTH - 2)}):
         with pytest.raises(TypeError, match="nested deeper"):
             check_plain_config(config)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        StackSignal(9, 5, 4711, 0),  # SIGKILL
+        StackSignal(65, 5, 4711, 0),
+        StackSignal(46, -1, 4711, 0),
+        StackSignal(46, 5, 1 << 31, 0),
+        StacksAnswer(7, None, bytes(MAX_STACKS + 1)),
+        DownstreamStacks(7, ((0, -1),), ()),
+        DownstreamStacks(7, ((0,),), ()),  # type: ignore[arg-type]  # malformed
+        DownstreamStacks(7, (), ("text",)),  # type: ignore[arg-type]  # malformed
+    ],
+)
+def test_impossible_stacks_and_signals_are_refused(message: Message) -> None:
+    with pytest.raises(ProtocolError, match="malformed"):
+        decode(message.encode(), type(message))

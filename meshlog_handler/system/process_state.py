@@ -1,0 +1,89 @@
+"""What the kernel reports of another process: its state, and where it waits. Linux; elsewhere, nothing is known.
+
+Every function reads ``/proc`` by number. A caller that acts on it first checks, with a pidfd, that the process still runs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+_STATES: Final = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "uninterruptible sleep",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+    "Z": "ended",
+    "X": "ended",
+    "I": "idle",
+}
+SLEEPING: Final = _STATES["S"]
+STOPPED: Final = (_STATES["T"], _STATES["t"])
+_UNINTERRUPTIBLE: Final = _STATES["D"]
+_MAX_THREADS: Final = 256
+_MAX_NAME: Final = 64
+
+
+class ProcessState(NamedTuple):
+    """The state of a process in words, and the function of the kernel in which it waits; "" if it is not known."""
+
+    state: str
+    wait_channel: str
+
+
+def process_state(pid: int) -> ProcessState:
+    """Return the state of a process: that of a thread in uninterruptible sleep, or else that of the main thread."""
+    main = thread_state(pid, pid)
+    if main.state not in STOPPED:
+        for thread in threads(pid):
+            found = thread_state(pid, thread)
+            if found.state == _UNINTERRUPTIBLE:
+                return found
+    return main
+
+
+def thread_state(pid: int, thread: int) -> ProcessState:
+    """Return the state of one thread of a process."""
+    stat = _read(f"/proc/{pid}/task/{thread}/stat").rpartition(")")[2].split()
+    channel = _read(f"/proc/{pid}/task/{thread}/wchan").strip()[:_MAX_NAME]
+    return ProcessState(_STATES.get(stat[0], stat[0]) if stat else "", "" if channel == "0" else channel)
+
+
+def threads(pid: int) -> list[int]:
+    """Return the native ids of the threads of a process, of very many only some."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")[:_MAX_THREADS]]
+    except OSError:  # it has ended, or there is no /proc
+        return []
+
+
+def handles_signal(pid: int, thread: int, number: int) -> bool:
+    """Return whether a handler of the process would run now if `thread` got this signal."""
+    masks = _masks(pid, thread)
+    return number in masks.get("SigCgt", ()) and number not in masks.get("SigBlk", ())
+
+
+def is_handling(pid: int, thread: int, number: int) -> bool:
+    """Return whether this signal waits for `thread` or for the whole process, or its handler runs on `thread`."""
+    masks = _masks(pid, thread)
+    return any(number in masks.get(name, ()) for name in ("SigPnd", "ShdPnd", "SigBlk"))
+
+
+def _masks(pid: int, thread: int) -> dict[str, frozenset[int]]:
+    """Return the sets of signals of a thread, by the names that the kernel uses."""
+    masks = {}
+    for line in _read(f"/proc/{pid}/task/{thread}/status").splitlines():
+        name, _, value = line.partition(":")
+        if name in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt"):
+            mask = int(value, 16)
+            masks[name] = frozenset(number for number in range(1, 65) if mask >> number - 1 & 1)
+    return masks
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:  # the thread has ended, or this user may not read it
+        return ""
