@@ -92,7 +92,7 @@ class MeshHandler(logging.Handler):
     ) -> None:
         super().__init__(level)
         self._on_full = check_on_full(on_full)
-        self.stream: RecordStream | None = None
+        self.record_stream: RecordStream | None = None
         self.route: Route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
@@ -128,7 +128,7 @@ class MeshHandler(logging.Handler):
     def set_name(self, name: str | None) -> None:
         """Set the name by which other processes that apply the same configuration refer to this handler."""
         super().set_name(name)  # type: ignore[arg-type]  # typeshed: logging accepts None
-        self.route = self.stream = None
+        self.route = self.record_stream = None
         client = _own_client
         if name and self.sink is not None and self.sink.number and client is not None:
             client.sinks.name(self.sink, name)
@@ -138,7 +138,7 @@ class MeshHandler(logging.Handler):
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
         """Use a formatter for those handlers that have none."""
         super().setFormatter(fmt)
-        self.stream = None  # leave the fast path: formatters of the program are called in this process
+        self.record_stream = None  # leave the fast path: formatters of the program are called in this process
         if self.sink is not None:
             self.sink.set_formatter(fmt)
 
@@ -153,7 +153,7 @@ class MeshHandler(logging.Handler):
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
-        sink, stream = self.sink, self.stream
+        sink, stream = self.sink, self.record_stream
         if sink is not None and sink.direct and record.__class__ is not MeshRecord:
             sink.show_here(record)
             if sink.keeps_files:
@@ -214,9 +214,9 @@ class MeshHandler(logging.Handler):
 
     def _forward(self, record: logging.LogRecord, route: Route) -> bool:
         """Append the record to this process's stream; return False if no stream accepts it."""
-        stream, sink = self.stream, self.sink
+        stream, sink = self.record_stream, self.sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
-            self.stream = None
+            self.record_stream = None
             if stream is not None and membership.postpone(lambda: self.emit(record)):
                 return True
             member = membership.current() or membership.rejoin(quiet=sink is not None)
@@ -230,7 +230,7 @@ class MeshHandler(logging.Handler):
             accepted, texts = sink.prepared(record, membership.info())
             return not accepted or stream.append(record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
-            self.stream = stream  # take the fast path from now on
+            self.record_stream = stream  # take the fast path from now on
         return stream.append(record, route)
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:

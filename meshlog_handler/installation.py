@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import console_handlers, settings
+from . import settings
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
 from .notebook.ipython import of_parents_kernel
@@ -17,7 +17,7 @@ from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
-from .worker import fast_logger, membership
+from .worker import console_handlers, fast_logger, membership
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:

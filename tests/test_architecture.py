@@ -40,11 +40,10 @@ MAY_IMPORT = {
     "dispatch": WORKER | {"grouping", "lines", "output"},
     "client": CLIENT - {"client"},
     "handler": CLIENT,
-    "console_handlers": WORKER | {"handler"},
     "notebook": BASE | {"output", "client"},
-    "installation": WORKER | {"handler", "console_handlers", "notebook"},
+    "installation": WORKER | {"handler", "notebook"},
     "mesh": CLIENT | {"handler", "installation", "notebook"},
-    "integrations": CLIENT | {"handler", "console_handlers", "installation", "notebook", "mesh"},
+    "integrations": CLIENT | {"handler", "installation", "notebook", "mesh"},
     "cli": CLIENT | {"_version"},
     "testing": CLIENT,
     "__init__": {"_version", "system"},  # the rest is imported when it is first used
@@ -61,7 +60,7 @@ PURE += [
     "mesh.rpc",
     "mesh.shape",
 ]
-MAX_ENTRIES = 25
+MAX_ENTRIES = 24
 MAX_POSITIONAL = 5  # self included
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}

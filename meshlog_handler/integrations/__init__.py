@@ -4,7 +4,7 @@ The mesh of an engine implements `Engine` and gets its logging from `attach`. Wo
 directly. Other workers join a relay on their host, and the engine transfers the relay's bytes (see `tunnel`).
 
 May import: errors, settings, system, protocol, journal, transport, grouping, lines, output, insight, worker, dispatch, client,
-handler, console_handlers, installation, notebook, mesh.
+handler, installation, notebook, mesh.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from ..console_handlers import writes_to_console
+from ..worker.console_handlers import writes_to_console
 
 
 class ConsoleHandover:

@@ -107,6 +107,7 @@ class EncodedRecord:
         table: SchemaTable,
         key: object = None,
         value: Packer | int | None = None,
+        *,
         known: tuple[object, int] | None = None,
     ) -> None:
         self.data = data
@@ -341,7 +342,8 @@ def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
             known = (schema_key(fields), record.__class__, str, route), schema
         elif not record.args and "thread" not in named:
             known = (message_key(fields), record.__class__, str, route), schema
-    return EncodedRecord(define + data, table, fixed if committed and schema else None, committed if schema else None, known)
+    committed = committed if schema else None
+    return EncodedRecord(define + data, table, fixed if committed else None, committed, known=known)
 
 
 def encode_known(record: logging.LogRecord, table: SchemaTable, route: object) -> bytes | None:

@@ -63,7 +63,7 @@ _handler_kind: Any = None
 def enable(kind: type[logging.Handler]) -> bool:
     """Use the short way for records that reach one handler of exactly this class; return whether it is used.
 
-    The handler has `stream`, `route` and `sink`, as `MeshHandler` does. Idempotent.
+    The handler has `record_stream`, `route` and `sink`, as `MeshHandler` does. Idempotent.
     """
     global _handler_kind
     if _IS_STANDARD and _LOGGER._log is _LOG:
@@ -109,7 +109,7 @@ def _fast_log(
         if (
             len(handlers) == 1
             and (handler := handlers[0]).__class__ is _handler_kind
-            and (stream := handler.stream) is not None
+            and (stream := handler.record_stream) is not None
             and ((sink := handler.sink) is None or not sink.direct)
             and exc_info is None
             and extra is None
@@ -229,7 +229,7 @@ def _learn(
     site: tuple[object, ...],
 ) -> None:
     """Note how to pack the calls from this site, if the record has a schema and is from there."""
-    code, fields, stream = frame.f_code, record.__dict__, handler.stream
+    code, fields, stream = frame.f_code, record.__dict__, handler.record_stream
     if (
         (record.pathname, record.lineno, record.funcName) != (code.co_filename, frame.f_lineno, code.co_name)
         or record.__class__ is not _RECORD

@@ -36,7 +36,7 @@ class Counts(MeshHandler):
 
     def __init__(self, stream: RecordStream) -> None:
         logging.Handler.__init__(self)
-        self.stream, self.sink, self.route = stream, None, None
+        self.record_stream, self.sink, self.route = stream, None, None
         self.count = 0
 
     def handle(self, record: logging.LogRecord) -> Any:
@@ -205,7 +205,7 @@ CHANGES: dict[str, Callable[[Fast, pytest.MonkeyPatch], object]] = {
     "logMultiprocessing": lambda fast, patch: patch.setattr(logging, "logMultiprocessing", False),
     "a formatter": lambda fast, patch: fast.handler.setFormatter(logging.Formatter("%(message)s!")),
     "a subclass": lambda fast, patch: setattr(fast.log, "__class__", type("Own", (logging.Logger,), {})),
-    "no stream": lambda fast, patch: setattr(fast.handler, "stream", None),
+    "no stream": lambda fast, patch: setattr(fast.handler, "record_stream", None),
 }
 
 

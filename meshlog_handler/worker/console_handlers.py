@@ -26,11 +26,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
-from .handler import MeshHandler
-from .protocol.record import MeshRecord
-from .system.descriptors import FileIdentity, identity
-from .system.fd_capture import changes, original_fd
-from .worker import membership, record_stream
+from ..protocol.record import MeshRecord
+from ..system.descriptors import FileIdentity, identity
+from ..system.fd_capture import changes, original_fd
+from . import membership, record_stream
 
 _handle: Final = logging.Handler.handle
 _handle_error: Final = logging.Handler.handleError
@@ -191,12 +190,17 @@ def _kind_of(cls: type) -> str:
     emit: Any = cls.emit  # type: ignore[attr-defined]  # a class of handlers
     if emit is logging.StreamHandler.emit:
         kind = "stream"
-    elif getattr(emit, "__module__", None) in ("logging", "logging.handlers") or issubclass(cls, MeshHandler):
+    elif getattr(emit, "__module__", None) in ("logging", "logging.handlers") or forwards(cls):
         kind = "elsewhere"
     else:
         kind = "anywhere"
     _kinds[cls] = kind
     return kind
+
+
+def forwards(handler: object) -> bool:
+    """Return whether a handler, or a class of handlers, is a `MeshHandler`."""
+    return getattr(handler, "forwards", False) is True
 
 
 def writes_to_console(handler: logging.Handler) -> bool:
@@ -245,11 +249,7 @@ def _upward(logger: logging.Logger) -> Iterator[logging.Logger]:
 
 def _forwards(handler: logging.Handler, record: logging.LogRecord) -> bool:
     # The result of the program's filters is unknown until they run, and they must run only once.
-    return (
-        isinstance(handler, MeshHandler)
-        and record.levelno >= handler.level
-        and all(each is _as_on_console for each in handler.filters)
-    )
+    return forwards(handler) and record.levelno >= handler.level and all(each is _as_on_console for each in handler.filters)
 
 
 # -- Filters of consoles -----------------------------------------------------------------------------------------------
