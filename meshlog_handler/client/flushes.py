@@ -68,7 +68,8 @@ class Flushes:
     def _complete(self, flushes: list[PendingFlush]) -> None:
         for flush in flushes:
             future, members = self._open.pop(flush.version)
-            busy = self._behind() if flush.missing else ""
+            unanswered = [member.unanswered for member in members if member in flush.missing and member.unanswered]
+            busy = self._behind() or "; ".join(unanswered) if flush.missing else ""
             try:
                 self._show_all()
             except BaseException as failure:  # the caller waits for the receipt in any case
