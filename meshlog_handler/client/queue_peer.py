@@ -30,7 +30,7 @@ _MAX_TEMPLATES: Final = 4096
 class QueuedTemplate:
     """What records of one call site have in common. The values are the `LogRecord` that came out of the queue."""
 
-    __slots__ = ("_attributes", "info", "levelno", "rank", "route", "scope")
+    __slots__ = ("_attributes", "_kind", "info", "levelno", "rank", "route", "scope")
     captured = False
     ordinary = True
     group = None  # `QueueHandler` sends the text, without the arguments
@@ -42,6 +42,8 @@ class QueuedTemplate:
         self.route: tuple[Any, str] = (None, record.name)
         self.scope: Hashable = (record.name, record.pathname, record.lineno)
         self._attributes = info.attributes()
+        kind = type(record)
+        self._kind: Any = kind if hasattr(kind, "meshlog") else shown_kind(kind)
 
     def args(self, record: LogRecord) -> tuple[object, ...]:
         """Return no arguments, because the text decides which records are similar."""
@@ -62,12 +64,15 @@ class QueuedTemplate:
 
     def build(self, record: LogRecord) -> LogRecord:
         """Return a copy with what a client adds. The program's extras take precedence."""
-        kind = record.__class__
-        if not hasattr(kind, "meshlog"):
-            kind = shown_kind(kind)
+        kind = self._kind
         shown: LogRecord = kind.__new__(kind)
-        shown.__dict__ = {**self._attributes, **record.__dict__}
-        shown.meshlog = self.info
+        fields = record.__dict__
+        more = fields.copy()
+        more.update(self._attributes)
+        if len(more) != len(fields) + len(self._attributes):
+            more.update(fields)
+        shown.__dict__ = more
+        shown.meshlog = self.info  # type: ignore[attr-defined]  # a slot of this class
         return shown
 
 

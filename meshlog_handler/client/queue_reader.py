@@ -63,13 +63,14 @@ class QueueReader:
     ) -> None:
         self.queue = source
         self.name = f"{type(source).__module__}.{type(source).__qualname__}"
-        self.counts_tasks = hasattr(source, "task_done")
+        self._counts_tasks = hasattr(source, "task_done")
         self.arrived: deque[object] = deque()  # the client's thread takes from it
         self.idle = True  # whether the client is to be woken by the next item
         self.behind: Callable[[], bool] = lambda: False  # whether the client has not shown all that was read
         self.over: Future[None] = Awaited()  # done when everything that was read is shown
         self._pid = os.getpid()
         self._get: Callable[[], object] = source.get if get is None else get
+        self._get_some = self._get_many if get is None and type(source) is queue.Queue else self._get_one
         self._put_end = put_end
         self._takes_marks = get is None and hasattr(source, "put")
         self._wake: Callable[[], object] = lambda: None
@@ -130,12 +131,12 @@ class QueueReader:
             internal_threads.discard(threading.get_ident())
 
     def _read_all(self) -> None:
-        get, arrived = self._get, self.arrived
+        get = self._get_some
         reports = ErrorReports()
         failures = 0
         while True:
             try:
-                item = get()
+                items = get()
             except BaseException as failure:  # unpickling runs code of the program
                 failures += 1
                 if self._is_closed(failure, reports):
@@ -144,24 +145,42 @@ class QueueReader:
                 continue
             failures = 0
             if self._abandoned:
-                if item is None:
-                    break
-                if isinstance(item, LogRecord):
-                    self._late(item)
-                continue
-            self._read += 1
-            arrived.append(item)
-            if item is None:
+                for record in items:
+                    if isinstance(record, LogRecord):
+                        self._late(record)
+            else:
+                self._read += len(items)
+                self.arrived.extend(items)
+            last = items[-1]
+            if last is None:
                 break
-            if self.idle or item.__class__ is tuple:
+            if self.idle or last.__class__ is tuple:
                 self.idle = False
                 self._wake_client()
-            msg = getattr(item, "msg", None)
-            if msg.__class__ is str and len(msg) > _LARGE:
-                self._size += len(msg) // _LARGE
-            if len(arrived) + self._size >= _LIMIT:
+            if len(self.arrived) + self._size >= _LIMIT:
                 self._wait_for_room()
         reports.close()
+
+    def _get_one(self) -> list[object]:
+        """Wait for an item."""
+        item = self._get()
+        msg = getattr(item, "msg", None)
+        if msg.__class__ is str and len(msg) > _LARGE:
+            self._size += len(msg) // _LARGE
+        return [item]
+
+    def _get_many(self) -> list[object]:
+        """Wait for an item; return it and what is behind it, up to None."""
+        # One by one, `queue.Queue.get` costs as much as all else that is done with a record. These names are not documented, but
+        # every version has them, and programs use them.
+        source = self.queue
+        items = [self._get()]
+        with source.mutex:
+            waiting = source.queue
+            while waiting and len(items) < _LIMIT and items[-1] is not None:
+                items.append(waiting.popleft())
+            source.not_full.notify_all()
+        return items
 
     def _is_closed(self, failure: BaseException, reports: ErrorReports) -> bool:
         """Report why an item cannot be read; return whether the queue can never be read again."""
@@ -207,10 +226,16 @@ class QueueReader:
 
     def mark_done(self, count: int) -> None:
         """Call the queue's `task_done` for items that are shown. Called on the client's thread."""
-        if self.counts_tasks:
+        source = self.queue
+        if type(source) is queue.Queue:  # see `_get_many`
+            with source.all_tasks_done:
+                source.unfinished_tasks = max(0, source.unfinished_tasks - count)
+                if not source.unfinished_tasks:
+                    source.all_tasks_done.notify_all()
+        elif self._counts_tasks:
             with contextlib.suppress(ValueError):  # the program calls it, too
                 for _ in range(count):
-                    self.queue.task_done()
+                    source.task_done()
 
     # -- marks, and the end ----------------------------------------------------------------------------------------
 

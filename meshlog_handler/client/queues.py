@@ -13,7 +13,7 @@ from .stats import RankStats
 from .switches import Switches
 
 _SIZE: Final = 512  # bytes of a record, approximately
-_LOOK_SEC: Final = 0.004
+_LOOK_SEC: Final = 0.01
 """The interval at which a busy queue is looked at. The first record after a silence is shown at once."""
 
 

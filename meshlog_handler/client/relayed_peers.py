@@ -45,7 +45,7 @@ class RelayPeer(Peer):
     relays = True
     accepts = (*FROM_RELAY, Goodbye)
 
-    def __init__(self, sock: socket.socket, hello: Hello, journal: str, watched: bool, client: str | None = None) -> None:
+    def __init__(self, sock: socket.socket, hello: Hello, journal: str, *, watched: bool, client: str | None = None) -> None:
         super().__init__(
             sock,
             hello,
