@@ -72,7 +72,7 @@ class QueuedTemplate:
         if len(more) != len(fields) + len(self._attributes):
             more.update(fields)
         shown.__dict__ = more
-        shown.meshlog = self.info  # type: ignore[attr-defined]  # a slot of this class
+        shown.meshlog = self.info
         return shown
 
 

@@ -171,8 +171,8 @@ class QueueReader:
 
     def _get_many(self) -> list[object]:
         """Wait for an item; return it and what is behind it, up to None."""
-        # One by one, `queue.Queue.get` costs as much as all else that is done with a record. These names are not documented, but
-        # every version has them, and programs use them.
+        # One by one, `queue.Queue.get` costs as much as everything else together. These names are not documented, but every
+        # version of Python has them.
         source = self.queue
         items = [self._get()]
         with source.mutex:
