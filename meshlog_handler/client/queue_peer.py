@@ -23,7 +23,6 @@ CLIENT_NAME: Final = "meshlog-client"
 ENDED: Final = 0
 """In place of the version of a flush, in the sentinel behind the last record of a queue. A negative number counts items."""
 
-_OWN_THREADS: Final = frozenset((CLIENT_NAME, READER_NAME, PUTTER_NAME))
 _MAX_TEMPLATES: Final = 4096
 
 
@@ -93,6 +92,8 @@ class QueuePeer(Peer):
         self._last = 0.0
         self._unshown = 0
         self._reported = False
+        # A `dequeue` of the program may make records on the reader's thread.
+        self._own_threads = {CLIENT_NAME, PUTTER_NAME, *(() if reader.overridden else (READER_NAME,))}
         reader.behind = lambda: self._unshown > 0
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
@@ -124,7 +125,7 @@ class QueuePeer(Peer):
         """Return what was read from the queue, in its order, and a sentinel that counts it."""
         items: list[Item] = []
         append = items.append
-        templates, pid = self._templates, self.pid
+        templates, pid, own_threads = self._templates, self.pid, self._own_threads
         count = 0
         for record in self.reader.take():
             count += 1
@@ -150,7 +151,7 @@ class QueuePeer(Peer):
             # A handler of the client has logged it, or has passed it on: it would trigger that handler again.
             if template.info.client == self._token and template.info is not self._info:
                 continue
-            if record.threadName in _OWN_THREADS and record.process == pid:
+            if record.threadName in own_threads and record.process == pid:
                 continue
             append((self._last, template, record))
         if count:
@@ -161,6 +162,8 @@ class QueuePeer(Peer):
         return items
 
     def _template_of(self, record: LogRecord) -> QueuedTemplate:
+        if not isinstance(record.levelno, int) or not isinstance(record.name, str):
+            raise TypeError("it has no level, or no name")
         if hasattr(record, "meshlog"):  # another client, or this one, has shown it
             return QueuedTemplate(record, info_of(record))
         if isinstance(vars(record).get("rank"), int):
@@ -185,13 +188,12 @@ class QueuePeer(Peer):
 
 
 def _repaired(record: LogRecord) -> LogRecord:
-    """Return a copy of a record in which every standard attribute has its usual type."""
-    fields = {name: value for name, value in vars(record).items() if name not in _TYPED or isinstance(value, _TYPED[name])}
-    return logging.makeLogRecord(fields)
+    """Return a copy of a record in which the attributes that the client reads have their usual types."""
+    repaired = LogRecord("", 0, "", 0, "", (), None)
+    usual = {name: _KINDS.get(type(value), object) for name, value in vars(repaired).items() if name != "msg"}
+    fields = vars(record).items()
+    vars(repaired).update({name: value for name, value in fields if isinstance(value, usual.get(name, object))})
+    return repaired
 
 
-_TYPED: Final[dict[str, type | tuple[type, ...]]] = {
-    name: (int, float) if type(value) is float else type(value)
-    for name, value in logging.makeLogRecord({"name": "", "pathname": ""}).__dict__.items()
-    if type(value) in (str, int, float)
-}
+_KINDS: Final[dict[type, type | tuple[type, ...]]] = {str: str, int: int, float: (int, float)}

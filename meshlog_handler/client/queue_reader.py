@@ -71,6 +71,7 @@ class QueueReader:
         self._pid = os.getpid()
         self._get: Callable[[], object] = source.get if get is None else get
         self._get_some = self._get_many if get is None and type(source) is queue.Queue else self._get_one
+        self.overridden = get is not None
         self._put_end = put_end
         self._takes_marks = get is None and hasattr(source, "put")
         self._wake: Callable[[], object] = lambda: None
@@ -145,9 +146,7 @@ class QueueReader:
                 continue
             failures = 0
             if self._abandoned:
-                for record in items:
-                    if isinstance(record, LogRecord):
-                        self._late(record)
+                self._show_late(items)
             else:
                 self._read += len(items)
                 self.arrived.extend(items)
@@ -160,6 +159,13 @@ class QueueReader:
             if len(self.arrived) + self._size >= _LIMIT:
                 self._wait_for_room()
         reports.close()
+
+    def _show_late(self, items: Sequence[object]) -> None:
+        """Show records that the queue returned after the client had stopped waiting, except what showing them logs."""
+        internal_threads.discard(threading.get_ident())  # handlers get no records on internal threads
+        for record in items:
+            if isinstance(record, LogRecord) and record.threadName != READER_NAME:
+                self._late(record)
 
     def _get_one(self) -> list[object]:
         """Wait for an item."""

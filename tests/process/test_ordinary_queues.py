@@ -102,7 +102,7 @@ def test_records_of_workers_arrive_by_every_kind_of_queue(library: Any, method: 
         assert all("Process-" in str(record.processName) for record in collector.records)
 
 
-@pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue, queue.LifoQueue, multiprocessing.Queue])
+@pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue, multiprocessing.Queue])
 def test_a_flush_waits_for_what_this_process_has_put(make: Any, log: logging.Logger) -> None:
     records = make()
     with collected() as logs, logs.client.listen(records):
@@ -290,18 +290,30 @@ if __name__ == "__main__":
     assert "was not read to its end" in run_python("-c", program).stderr
 
 
-@pytest.mark.parametrize("make", ["queue.Queue()", "multiprocessing.Queue()", "multiprocessing.SimpleQueue()"])
-def test_a_client_that_nobody_stops_shows_the_rest_at_exit(make: str) -> None:
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
+def test_a_client_that_nobody_stops_shows_what_its_children_put_at_exit(kind: str) -> None:
     program = f"""
-import logging, multiprocessing, queue, sys
+import logging, multiprocessing, sys
 from meshlog_handler import LogClient
-from tests.process.test_ordinary_queues import PutHandler
-records = {make}
+from tests.process.test_ordinary_queues import work
+context = multiprocessing.get_context("fork")
+records = context.{kind}()
 LogClient(logging.StreamHandler(sys.stdout), queue=records).start()
-for number in range(100):
-    PutHandler(records).handle(logging.makeLogRecord({{"msg": str(number)}}))
+context.Process(target=work, args=(records, 1)).start()
 """
-    assert run_python("-c", program).stdout.split() == [str(number) for number in range(100)]
+    assert run_python("-c", program).stdout.splitlines() == [f"{number} of 1" for number in range(20)]
+
+
+def test_a_client_that_nobody_stops_shows_what_is_in_a_queue_of_this_process_at_exit() -> None:
+    program = """
+import logging, queue, sys
+from meshlog_handler import LogClient
+from tests.process.test_ordinary_queues import work
+records = queue.Queue()
+LogClient(logging.StreamHandler(sys.stdout), queue=records).start()
+work(records, 1)
+"""
+    assert run_python("-c", program).stdout.splitlines() == [f"{number} of 1" for number in range(20)]
 
 
 def test_a_record_brings_its_rank_and_its_extras(log: logging.Logger) -> None:
@@ -370,7 +382,8 @@ def test_a_handler_that_logs_does_not_trigger_itself(kind: str, handler: Any, ro
             client.flush()
     proc.close()
     assert collector.messages.count("once") == 1
-    assert len([each for each in collector.records if each.name == "worker"]) == 20
+    # A forked process has a copy of an ordinary queue, which nothing reads.
+    assert len([each for each in collector.records if each.name == "worker"]) == (0 if kind == "ordinary" else 20)
     assert "talkative" not in {record.name for record in collector.records}
     if kind == "multiprocessing":
         records.close()
@@ -489,6 +502,7 @@ def test_a_subclass_may_override_dequeue() -> None:
     collector = RecordCollector()
     with Polling(records, collector) as client:
         records.put({"msg": "a dict"})
+        collector.wait_for(lambda records: bool(records))
         client.flush()
         records.put({"msg": "another"})
     assert collector.messages == ["a dict", "another"]
@@ -529,9 +543,14 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
+def make_client_factory() -> Any:
+    """Return a client with options that a configuration cannot state otherwise."""
+    return functools.partial(LogClient, hide=["nothing"])
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="logging.config knows queues since 3.12")
 @pytest.mark.parametrize("records", [None, "meshlog_handler.JournalQueue", JournalQueue, "queue.Queue"])
-@pytest.mark.parametrize("listener", ["meshlog_handler.LogClient", LogClient, functools.partial(LogClient, log_dir=None)])
+@pytest.mark.parametrize("listener", ["meshlog_handler.LogClient", LogClient, {"()": make_client_factory}])
 def test_a_configuration_names_a_client_as_listener(records: Any, listener: Any, restored_logging: logging.Logger) -> None:
     handler = {**CONFIGURATION["handlers"]["queue"], "listener": listener, "respect_handler_level": True}
     if records is not None:
