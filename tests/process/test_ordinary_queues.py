@@ -34,7 +34,8 @@ class PutHandler(logging.handlers.QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Put a record."""
-        self.queue.put(record)
+        put: Any = self.queue
+        put.put(record)
 
 
 def work(records: Any, number: int) -> None:
@@ -49,16 +50,16 @@ def work(records: Any, number: int) -> None:
 
 
 @contextlib.contextmanager
-def a_queue(library: Any, method: str, kind: str) -> Iterator[tuple[Any, Any]]:
-    """Yield a multiprocessing context and a queue; close the queue."""
+def a_queue(library: Any, method: str, kind: str) -> Iterator[Any]:
+    """Yield a queue, and close it at the end."""
     context = library.get_context(method)
     if kind == "managed":
         with context.Manager() as manager:
-            yield context, manager.Queue()
+            yield manager.Queue()
         return
     made = getattr(context, kind)()
     try:
-        yield context, made
+        yield made
     finally:
         made.close()
         if hasattr(made, "join_thread"):
@@ -80,26 +81,36 @@ def to(logger: logging.Logger, records: Any) -> logging.Logger:
     return logger
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def work_with_all(queues: list[Any], number: int) -> None:
+    for records in queues:
+        work(records, number)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("library", [multiprocessing, multiprocess], ids=lambda library: library.__name__)
-def test_records_of_workers_arrive_by_every_kind_of_queue(library: Any, method: str, kind: str) -> None:
-    collector = RecordCollector()
-    with a_queue(library, method, kind) as (context, records):
-        with LogClient(collector, queue=records):
-            procs = [context.Process(target=work, args=(records, number)) for number in range(2)]
+def test_records_of_workers_arrive_by_every_kind_of_queue(library: Any, method: str) -> None:
+    collectors = [RecordCollector() for _ in KINDS]
+    with contextlib.ExitStack() as stack:
+        queues = [stack.enter_context(a_queue(library, method, kind)) for kind in KINDS]
+        with contextlib.ExitStack() as clients:
+            for records, collector in zip(queues, collectors, strict=True):
+                clients.enter_context(LogClient(collector, queue=records))
+            context = library.get_context(method)
+            procs = [context.Process(target=work_with_all, args=(queues, number)) for number in range(2)]
             for proc in procs:
                 proc.start()
             assert join_all(procs) == [0, 0]
             pids = {proc.pid for proc in procs}
         for proc in procs:
             proc.close()
-    for number in range(2):
-        assert [each for each in collector.messages if each.endswith(f"of {number}")] == [f"{n} of {number}" for n in range(20)]
-    assert {record.process for record in collector.records} == pids
-    assert {vars(record)["rank"] for record in collector.records} == {None}
-    if library is multiprocessing:
-        assert all("Process-" in str(record.processName) for record in collector.records)
+    for collector in collectors:
+        for number in range(2):
+            of_one = [each for each in collector.messages if each.endswith(f"of {number}")]
+            assert of_one == [f"{line} of {number}" for line in range(20)]
+        assert {record.process for record in collector.records} == pids
+        assert {vars(record)["rank"] for record in collector.records} == {None}
+        if library is multiprocessing:
+            assert all("Process-" in str(record.processName) for record in collector.records)
 
 
 @pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue, multiprocessing.Queue])
@@ -169,7 +180,8 @@ def test_a_queue_can_be_given_before_the_start_and_is_read_after_each_start(log:
 
 
 def test_the_tasks_of_a_queue_are_done_when_their_records_are_shown(log: logging.Logger) -> None:
-    for records in (queue.Queue[Any](), multiprocessing.JoinableQueue()):
+    both: tuple[Any, Any] = (queue.Queue(), multiprocessing.JoinableQueue())
+    for records in both:
         with collected() as logs, logs.client.listen(records):
             to(log, records).info("one")
             log.info("two")
@@ -207,7 +219,7 @@ def explode() -> None:
 def test_items_that_are_no_records_and_broken_pickles_are_reported_once(
     log: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with a_queue(multiprocessing, "fork", "Queue") as (_, records), collected() as logs, logs.client.listen(records):
+    with a_queue(multiprocessing, "fork", "Queue") as records, collected() as logs, logs.client.listen(records):
         for number in range(3):
             records.put({"msg": "a dict"})
             records.put(number)
@@ -371,7 +383,7 @@ def root(restored_logging: logging.Logger) -> logging.Logger:
 @pytest.mark.parametrize("handler", [Talkative, PropagateHandler])
 def test_a_handler_that_logs_does_not_trigger_itself(kind: str, handler: Any, root: logging.Logger) -> None:
     collector = RecordCollector()
-    records: Any = {"own": lambda: None, "ordinary": queue.Queue, "multiprocessing": multiprocessing.Queue}[kind]()
+    records: Any = queue.Queue() if kind == "ordinary" else multiprocessing.Queue() if kind == "multiprocessing" else None
     with LogClient(collector, handler(), queue=records) as client:
         root.addHandler(logging.handlers.QueueHandler(client.queue))
         logging.getLogger("program").info("once")
@@ -426,7 +438,8 @@ def test_a_client_takes_the_arguments_of_a_queue_listener_and_keeps_its_attribut
     assert client.queue is records
     assert client.handlers == (collector, other)
     records.put("item")
-    assert client.dequeue(True) == "item"
+    got: object = client.dequeue(True)
+    assert got == "item"
     record = logging.makeLogRecord({"msg": "given", "levelno": logging.INFO})
     assert client.prepare(record) is record
     client.handle(record)
@@ -466,7 +479,8 @@ class Client(LogClient):
 def test_a_subclass_sees_every_record_that_is_shown(window: float | None, log: logging.Logger) -> None:
     records: queue.Queue[Any] = queue.Queue()
     collector = RecordCollector()
-    with Client(collector, aggregate_window_sec=window) as client:
+    client = Client(collector, aggregate_window_sec=window)
+    with client:
         with client.listen(records):
             to(log, records).warning("by a queue")
             client.flush()
