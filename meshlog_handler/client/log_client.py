@@ -89,8 +89,8 @@ class LogClient(Listening):
     -----
     A forked child inherits an inert copy: the copy owns neither thread nor sockets, and its `stop` does nothing.
     It is a `logging.handlers.QueueListener`: records that are put into its `queue` are shown, so a `QueueHandler` in any
-    process can use it, as in the logging cookbook. A subclass may override `handle`, `prepare`, and, with a queue of its own,
-    `dequeue` and `enqueue_sentinel`. The design follows Monarch's ``LogClientActor``.
+    process can use it, as in the logging cookbook. A subclass may override `handle`, `prepare`, and, if it is given a
+    queue, `dequeue` and `enqueue_sentinel`. The design follows Monarch's ``LogClientActor``.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from logging import LogRecord
 from types import TracebackType
 from typing import Any, Final
@@ -26,6 +27,7 @@ from ..system.diagnostics import diagnose
 from ..system.error_reports import ErrorReports, describe, give
 from ..system.waits import LONGEST_SEC, Awaited, ended, finished, monotonic
 from ..worker.record_stream import internal_threads
+from .pipe_queue import loader_of, reader_of
 
 READER_NAME: Final = "meshlog-queue"
 PUTTER_NAME: Final = "meshlog-queue-put"
@@ -39,6 +41,7 @@ END: Final = object()
 _LIMIT: Final = 2048
 _LARGE: Final = 1024  # as many characters of a message count as one item more
 _LOOK_SEC: Final = 0.02
+_COLLECT_SEC: Final = 0.001  # a pipe holds about 100 records
 _PAUSE_SEC: Final = 0.0001
 _LONGEST_PAUSE_SEC: Final = 0.01
 _JOIN_SEC: Final = 0.25
@@ -70,8 +73,16 @@ class QueueReader:
         self.over: Future[None] = Awaited()  # done when everything that was read is shown
         self._pid = os.getpid()
         self._get: Callable[[], object] = source.get if get is None else get
-        self._get_some = self._get_many if get is None and type(source) is queue.Queue else self._get_one
         self.overridden = get is not None
+        self._read_pipe = None if self.overridden else reader_of(source)
+        self._get_some = self._get_one
+        self._hurry = threading.Event()  # set while somebody waits for a mark or the end
+        if self._read_pipe is not None:
+            self._load = loader_of(source)
+            self._get_some = self._get_from_pipe
+        elif type(source) is queue.Queue and not self.overridden:
+            self._get_some = self._get_many
+        self._collects = self._get_some != self._get_one
         self._put_end = put_end
         self._takes_marks = get is None and hasattr(source, "put")
         self._wake: Callable[[], object] = lambda: None
@@ -81,6 +92,7 @@ class QueueReader:
         self._abandoned = False
         self._read = 0
         self._size = 0
+        self._reports = ErrorReports()
         self._room = threading.Event()
         self._lock = threading.Lock()
         self._to_put: deque[Callable[[], object]] = deque()
@@ -133,14 +145,13 @@ class QueueReader:
 
     def _read_all(self) -> None:
         get = self._get_some
-        reports = ErrorReports()
         failures = 0
         while True:
             try:
                 items = get()
             except BaseException as failure:  # unpickling runs code of the program
                 failures += 1
-                if self._is_closed(failure, reports):
+                if self._is_closed(failure):
                     break
                 self._room.wait(min(_PAUSE_SEC * failures, _LONGEST_PAUSE_SEC))
                 continue
@@ -150,15 +161,18 @@ class QueueReader:
             else:
                 self._read += len(items)
                 self.arrived.extend(items)
-            last = items[-1]
+            last = items[-1] if items else END
             if last is None:
                 break
             if self.idle or last.__class__ is tuple:
+                self._hurry.clear()
                 self.idle = False
                 self._wake_client()
             if len(self.arrived) + self._size >= _LIMIT:
                 self._wait_for_room()
-        reports.close()
+            elif self._collects and not self.idle:  # more may come soon, and many items at once cost less
+                self._hurry.wait(_COLLECT_SEC)
+        self._reports.close()
 
     def _show_late(self, items: Sequence[object]) -> None:
         """Show records that the queue returned after the client had stopped waiting, except what showing them logs."""
@@ -175,6 +189,24 @@ class QueueReader:
             self._size += len(msg) // _LARGE
         return [item]
 
+    def _get_from_pipe(self) -> list[object]:
+        """Wait for items; return them, up to None. What is behind None is put back."""
+        assert self._read_pipe is not None  # see `__init__`
+        items: list[object] = []
+        for pickle in self._read_pipe():
+            try:
+                items.append(self._load(pickle))
+            except BaseException as failure:
+                self._report(failure)
+            if len(pickle) > _LARGE:
+                self._size += len(pickle) // _LARGE
+        if None in items:
+            end = items.index(None) + 1
+            for item in items[end:]:
+                self._put_soon(partial(self.queue.put, item), lambda: None)
+            del items[end:]
+        return items
+
     def _get_many(self) -> list[object]:
         """Wait for an item; return it and what is behind it, up to None."""
         # One by one, `queue.Queue.get` costs as much as everything else together. These names are not documented, but every
@@ -188,7 +220,10 @@ class QueueReader:
             source.not_full.notify_all()
         return items
 
-    def _is_closed(self, failure: BaseException, reports: ErrorReports) -> bool:
+    def _report(self, failure: BaseException) -> None:
+        self._reports.log(f"an item of the queue {self.name} cannot be read, and is left out", failure)
+
+    def _is_closed(self, failure: BaseException) -> bool:
         """Report why an item cannot be read; return whether the queue can never be read again."""
         if isinstance(failure, queue.Empty):  # a `dequeue` with a timeout
             return self._abandoned
@@ -205,7 +240,7 @@ class QueueReader:
         if closed:
             diagnose(f"the queue {self.name} is not read any more, because it is closed: {describe(failure)}")
         else:
-            reports.log(f"an item of the queue {self.name} cannot be read, and is left out", failure)
+            self._report(failure)
         return closed or self._abandoned
 
     def _wait_for_room(self) -> None:
@@ -227,6 +262,7 @@ class QueueReader:
         arrived = self.arrived
         taken = [arrived.popleft() for _ in range(len(arrived))]
         self._size = 0
+        self._reports = ErrorReports()
         self._room.set()
         return taken
 
@@ -270,6 +306,7 @@ class QueueReader:
                 diagnose(f"nothing can be put into the queue {self.name}, so it is not read to its end: {describe(failure)}")
                 instead()
 
+        self._hurry.set()
         with self._lock:
             self._to_put.append(put_safely)
             if self._putter is not None:
