@@ -89,7 +89,7 @@ class QueueReader:
         self._progress: Callable[[], int] = lambda: 0
         self._late: Callable[[LogRecord], object] = lambda record: None
         self._thread: threading.Thread | None = None
-        self._abandoned = False
+        self._abandoned = self._ending = False
         self._read = 0
         self._size = 0
         self._reports = ErrorReports()
@@ -163,6 +163,7 @@ class QueueReader:
                 self.arrived.extend(items)
             last = items[-1] if items else END
             if last is None:
+                self._ending = True
                 break
             if self.idle or last.__class__ is tuple:
                 self._hurry.clear()
@@ -203,7 +204,8 @@ class QueueReader:
         if None in items:
             end = items.index(None) + 1
             for item in items[end:]:
-                self._put_soon(partial(self.queue.put, item), lambda: None)
+                if not _is_mark(item):
+                    self._put_soon(partial(self.queue.put, item), lambda: None)
             del items[end:]
         return items
 
@@ -284,6 +286,8 @@ class QueueReader:
     def put_mark(self, token: str, version: int) -> None:
         """Put the mark of a flush into the queue, behind what this process has put before. Never blocks. Any thread."""
         mark = (MARK, token, version)
+        if self._ending:
+            return  # the mark would stay in the queue; the end of this reader completes the flush
         if self._takes_marks:
             self._put_soon(lambda: self.queue.put(mark), lambda: self._arrive(mark))
         else:
@@ -294,6 +298,7 @@ class QueueReader:
         if self._thread is None:
             give(self.over, None)
             return
+        self._ending = True
         self._put_soon(self._put_end or (lambda: self.queue.put(None)), self._end_here)
 
     def _put_soon(self, put: Callable[[], object], instead: Callable[[], object]) -> None:
@@ -364,6 +369,10 @@ class QueueReader:
         for thread in (self._thread, self._putter):
             if thread is not None and not self._abandoned and not self._no_thread:
                 ended(thread, _JOIN_SEC)
+
+
+def _is_mark(item: object) -> bool:
+    return isinstance(item, tuple) and item[:1] == (MARK,)
 
 
 def end_readers(readers: Sequence[QueueReader], timeout: float, interrupts: Sequence[BaseException] = ()) -> None:

@@ -205,6 +205,19 @@ def test_none_ends_the_reader_as_in_the_cookbook(log: logging.Logger) -> None:
     assert records.get_nowait().msg == "not read"
 
 
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
+def test_what_is_behind_the_end_stays_in_the_queue(kind: str) -> None:
+    first, second, third = (logging.makeLogRecord({"msg": text}) for text in ("first", "second", "third"))
+    collector = RecordCollector()
+    with a_queue(multiprocessing, "fork", kind) as records:
+        for item in (first, None, second, third):
+            records.put(item)
+        with LogClient(records, collector):
+            collector.wait_for(lambda shown: bool(shown))
+        assert collector.messages == ["first"]
+        assert [records.get().msg, records.get().msg] == ["second", "third"]
+
+
 class Unreadable:
     """An object that cannot be unpickled."""
 
