@@ -11,6 +11,7 @@ only the threads in this file call these methods, and nothing waits for them wit
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -137,6 +138,9 @@ class QueueReader:
 
     def _run(self) -> None:
         internal_threads.add(threading.get_ident())
+        library = logging.getLogger(type(self.queue).__module__.partition(".")[0])
+        if library.name in _LIBRARIES:
+            library.addFilter(_is_program)
         try:
             self._read_all()
         finally:
@@ -369,6 +373,18 @@ class QueueReader:
         for thread in (self._thread, self._putter):
             if thread is not None and not self._abandoned and not self._no_thread:
                 ended(thread, _JOIN_SEC)
+
+
+_LIBRARIES: Final = ("multiprocessing", "multiprocess")
+
+
+def _is_program(record: LogRecord) -> bool:
+    """Return whether the program logs, and not a library that a thread of this package calls.
+
+    A filter that stays on the loggers of queues: what `put` logs on a thread of this package, a handler of the root logger might
+    put into the same queue, again and again.
+    """
+    return threading.get_ident() not in internal_threads
 
 
 def _is_mark(item: object) -> bool:
