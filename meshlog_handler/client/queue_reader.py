@@ -381,8 +381,8 @@ _LIBRARIES: Final = ("multiprocessing", "multiprocess")
 def _is_program(record: LogRecord) -> bool:
     """Return whether the program logs, and not a library that a thread of this package calls.
 
-    A filter that stays on the loggers of queues: what `put` logs on a thread of this package, a handler of the root logger might
-    put into the same queue, again and again.
+    A filter that stays on the loggers of queues. What `put` logs on a thread of this package, a handler of the root logger
+    might put into the same queue, again and again.
     """
     return threading.get_ident() not in internal_threads
 
