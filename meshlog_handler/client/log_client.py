@@ -316,6 +316,8 @@ class LogClient(Listening):
     def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
         """Wait until everything that was logged and printed before this call is shown.
 
+        Of a queue of the program, this is what this process has put, and what others have written: see `listen`.
+
         Parameters
         ----------
         timeout : float or None
