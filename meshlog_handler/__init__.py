@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .output.formatter import MeshFormatter as MeshFormatter
     from .output.json_formatter import JsonFormatter as JsonFormatter
     from .worker.forwarder import LogForwarder as LogForwarder
+    from .worker.journal_queue import JournalQueue as JournalQueue
     from .worker.runtime import LoggerRuntime as LoggerRuntime
 
 _HOMES = {
@@ -63,6 +64,7 @@ _HOMES = {
     "FlushTimeout": "errors",
     "ForwardingDisabledWarning": "errors",
     "HostMesh": "mesh.proc_mesh",
+    "JournalQueue": "worker.journal_queue",
     "JsonFormatter": "output.json_formatter",
     "LogClient": "client.log_client",
     "LogForwarder": "worker.forwarder",

@@ -83,6 +83,7 @@ PUBLIC = {
     "RankStats",
     # A client of its own, and the proc's side
     "LogClient",
+    "JournalQueue",
     "LogRelay",
     "install",
     "uninstall",

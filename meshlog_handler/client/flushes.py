@@ -6,7 +6,7 @@ import enum
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give
@@ -76,7 +76,8 @@ class Flushes:
 
     def _complete(self, flush: Pending[Fate]) -> None:
         acked, missing, dead = (_ranks(flush.members(fate)) for fate in (Fate.ACKED, Fate.MISSING, Fate.DEAD))
-        busy = self._behind() if Fate.MISSING in flush.answers.values() else ""
+        late: list[Any] = flush.members(Fate.MISSING)
+        busy = self._behind() or "; ".join(peer.unanswered for peer in late if peer.unanswered) if late else ""
         try:
             self._show_all()
         except BaseException as failure:  # the caller waits for the receipt in any case

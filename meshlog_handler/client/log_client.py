@@ -11,7 +11,6 @@ Any thread may call the public methods. Only the client's thread uses peers, pen
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
@@ -19,18 +18,15 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import partial
-from logging.handlers import QueueListener
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from .. import settings
 from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.sink import Sink
-from ..dispatch.sinks import Sinks
 from ..errors import BusyError, ClosedError, FlushTimeout
 from ..insight.stacks import Stacks
-from ..output.console import ConsoleHandler
-from ..output.named_handlers import ShownBy, check_handlers
+from ..output.named_handlers import ShownBy
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
@@ -41,12 +37,14 @@ from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
-from ..worker.journal_queue import JournalQueue
 from ..worker.record_stream import internal_threads
 from .acknowledgements import UNANSWERED, Answers
 from .flushes import explain_missing
+from .listening import Listening
 from .loop import ClientLoop
 from .peer import Chosen, Peer
+from .queue_peer import CLIENT_NAME, QueuePeer
+from .queue_reader import QueueReader, end_readers
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relayed_peers import peer_of
@@ -68,13 +66,14 @@ _COUNT_AGAIN_SEC: Final = 0.01
 _MAX_COUNTS: Final = 50
 
 
-class LogClient(QueueListener):
+class LogClient(Listening):
     """Shows the logs of many processes in this one.
 
     Parameters
     ----------
     *handlers : logging.Handler
-        The handlers that show the records, called on the client's thread. None: the console.
+        The handlers that show the records, called on the client's thread. None: the console. A queue may come before them,
+        as in ``QueueListener(queue, *handlers)``.
     aggregate_window_sec : float or None
         Seconds in which similar lines become one. None: ``MESHLOG_AGGREGATE_WINDOW_SEC``, else each line is shown at once.
     respect_handler_level : bool
@@ -83,21 +82,23 @@ class LogClient(QueueListener):
         Directory for a complete file per rank and stream, and for the journals.
     never, hide : sequence of str
         Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files).
+    queue : queue or None
+        A queue of the program to read (see `listen`). None: `client.queue` is a `JournalQueue`.
     upstream : Upstream or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
 
     Notes
     -----
     A forked child inherits an inert copy: the copy owns neither thread nor sockets, and its `stop` does nothing.
-    Records that are put into `queue` are shown: a `logging.handlers.QueueHandler` in any process can use it, as in the
-    logging cookbook. The design follows Monarch's ``LogClientActor``, and the thread follows `logging.handlers.QueueListener`.
+    It is a `logging.handlers.QueueListener`: records that are put into its `queue` are shown, so a `QueueHandler` in any
+    process can use it, as in the logging cookbook. A subclass may override `handle`, `prepare`, and, if it is given a
+    queue, `dequeue` and `enqueue_sentinel`. The design follows Monarch's ``LogClientActor``.
     """
-
-    queue: JournalQueue
 
     def __init__(
         self,
-        *handlers: ShownBy,
+        *handlers: Any,
+        queue: Any = None,
         aggregate_window_sec: float | None = None,
         respect_handler_level: bool = True,
         log_dir: str | os.PathLike[str] | None = None,
@@ -105,13 +106,11 @@ class LogClient(QueueListener):
         hide: Sequence[str] = (),
         upstream: Upstream | None = None,
     ) -> None:
-        super().__init__(JournalQueue(self._show_here), respect_handler_level=respect_handler_level)
-        self._window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
+        window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
+        super().__init__(handlers, queue, respect_handler_level, window)
         self._log_dir = settings.check_directory(log_dir)
         self._patterns = {"never": tuple(never), "hide": tuple(hide)}
         self._max_line = settings.max_line_size()
-        self.sinks = Sinks(Sink(check_handlers(handlers), respect_handler_level, self._window) if handlers else None)
-        self.console: ConsoleHandler | None = None  # made here if no handlers are given
         self._pid = os.getpid()
         self._running = False
         self._ended = False  # whether the thread has ended
@@ -146,7 +145,7 @@ class LogClient(QueueListener):
         unpatched.use()
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.
-            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
+            self._default_sink()
         try:
             run_shielded(self._start)
             return self
@@ -171,7 +170,8 @@ class LogClient(QueueListener):
             undo.callback(self._listener.close)
             self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
-            dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None)
+            handle = self._give if self._overridden else None
+            dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
             self._core = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,
@@ -184,17 +184,24 @@ class LogClient(QueueListener):
             )
             undo.callback(self._core.reactor.close)
             self.stack_collector.attach(self._core.reactor, self._core.commands)
-            self.queue.open(str(self._listener.address), self.own_token)
-            undo.callback(self.queue.close)
+            self.journal_queue.open(str(self._listener.address), self.own_token)
+            undo.callback(self.journal_queue.close)
             undo.callback(self._disown)
             self._running, self._ended = True, False
             live_clients.add(self)
             at_exit.stop_at_exit(self, self.stop)
             # Without a name, the thread would use up a number of the program's Thread-N names.
-            thread = threading.Thread(target=self._monitor, name="meshlog-client", daemon=True)
+            thread = threading.Thread(target=self._monitor, name=CLIENT_NAME, daemon=True)
             self._thread = thread
             thread.start()
             undo.pop_all()
+        self._start_readers()
+
+    def _read(self, reader: QueueReader) -> None:
+        peer = QueuePeer(reader, self.own_token)
+        self._post(partial(self._core.add_queue, peer))
+        wake = partial(self._core.queues.look_at, peer)
+        reader.start(lambda: self._post(wake), lambda: self._core.progress, self._show_here)
 
     def _disown(self) -> None:
         self._running = False
@@ -229,7 +236,9 @@ class LogClient(QueueListener):
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
 
     def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
-        self.queue.close()  # records that are put into it from now on are shown at once
+        end_readers(self._readers, timeout / 2, interrupts)  # then no time is left for workers only if both do not answer
+        self._readers.clear()
+        self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
             with contextlib.suppress(ClosedError):  # the thread has already ended
                 self._post(self._core.release)
@@ -285,15 +294,12 @@ class LogClient(QueueListener):
                 break
         return counts[-1]
 
-    def _show_here(self, record: logging.LogRecord) -> None:
-        """Show a record that is put into the queue while the client does not run."""
-        if self.sinks.default is None:
-            self.sinks.default = Sink((self._make_console(),), self.respect_handler_level, self._window)
-        self.sinks.default.show_here(record)
-
     def enqueue_sentinel(self) -> None:
-        """Ask the thread to end. `QueueListener.stop` calls it, but this class overrides that method."""
-        self._post(self._end)
+        """Put the sentinel into a queue that was given to this client; otherwise, ask the thread to end."""
+        if self._reads_queue:
+            self.queue.put(None)
+        else:
+            self._post(self._end)
 
     def __enter__(self) -> LogClient:
         return self.start()
@@ -315,6 +321,8 @@ class LogClient(QueueListener):
 
     def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
         """Wait until everything that was logged and printed before this call is shown.
+
+        Of a queue of the program, this is what this process has put, and what others have written: see `listen`.
 
         Parameters
         ----------
@@ -439,12 +447,6 @@ class LogClient(QueueListener):
         sink.keeps_files = self._log_dir is not None
         self.sinks.add(sink)
 
-    def _make_console(self) -> ConsoleHandler:
-        """Return the console handler. All sinks share one, so that progress bars know about each other's lines."""
-        if self.console is None:
-            self.console = ConsoleHandler()
-        return self.console
-
     def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
         """Show or suppress what workers log and print from now on; files have it in both cases.
 
@@ -502,6 +504,7 @@ class LogClient(QueueListener):
             coords=self.registry.coords(hello, rank),
             max_line=self._max_line,
             process=pid,
+            client=self.own_token,
         )
         self._post(lambda: self._core.add(peer, Welcome(rank, "", ())))
         return peer
@@ -593,7 +596,9 @@ class LogClient(QueueListener):
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
         """Add a peer, which sends it the reply. Client thread only."""
-        peer = peer_of(connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line)
+        peer = peer_of(
+            connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line, self.own_token
+        )
         self._core.add(peer, welcome)
 
     def forget(self) -> None:

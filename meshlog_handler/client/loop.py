@@ -33,6 +33,8 @@ from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_reque
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
 from .peer import Chosen, Peer, Target
+from .queue_peer import ENDED, QueuePeer
+from .queues import Queues
 from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
@@ -98,12 +100,14 @@ class ClientLoop:
         self.switches = Switches(
             dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, numbers=requests
         )
+        self.queues = Queues(self.reactor, self._flushes, self.switches, self.past.remember)
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._next_report = 0.0
         self._began: float | None = None  # when the last wait ended; None during a wait
         self._failures = 0
         self._steps = (
             self._expire_lines,
+            self._take_queued,
             self._show_some,
             self._acknowledge,
             self._handle_messages,
@@ -202,12 +206,18 @@ class ClientLoop:
         if self._releasing:
             self.reactor.release(peer)
 
+    def add_queue(self, peer: QueuePeer) -> None:
+        """Add a queue."""
+        self.queues.add(peer, streaming=self._registry.streams(peer.mesh))
+
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
         """Send a sentinel to all chosen workers; `future` gets the receipt."""
         members = self._chosen(chosen)
         version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
         for peer in members:
-            if peer.external and not peer.ended:
+            if isinstance(peer, QueuePeer):
+                peer.ask_flush(version)
+            elif peer.external and not peer.ended:
                 # It receives no messages. This answer is handled after the items that were read from its pipes before.
                 self.reactor.messages.append((peer, Answer(version, None)))
             elif not peer.ended:
@@ -298,6 +308,10 @@ class ClientLoop:
     def _expire_lines(self, now: float) -> None:
         self.reactor.pipes.expire(now)
 
+    def _take_queued(self, now: float) -> None:
+        if not self._pacer:  # else few records would wait in the queue, and many here
+            self.queues.take(now)
+
     def _show_some(self, now: float) -> None:
         reactor = self.reactor
         if not self._pacer:
@@ -319,6 +333,9 @@ class ClientLoop:
         """Acknowledge the flushes whose sentinels have arrived."""
         while self._sentinels and not self._pacer:  # the barrier reads lines that are newer than the items in the pacer
             peer, version = self._sentinels.popleft()
+            if isinstance(peer, QueuePeer) and version <= ENDED:
+                self.queues.shown(peer, version)
+                continue
             if is_request(version):
                 peer.reached.pop(version, None)
                 self.switches.passed(version, peer)
@@ -414,6 +431,7 @@ class ClientLoop:
             self.reactor.pipes.deadline,
             self._listener.deadline,
             self._exit_reports.deadline,
+            self.queues.deadline,
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)

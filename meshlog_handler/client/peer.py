@@ -94,6 +94,8 @@ class Peer:
         The path of its journal, as the client assigned it.
     pipes : dict[str, int]
         Read ends of its captured streams by name.
+    client : str or None
+        The token of the client, for `MeshInfo.client`.
     """
 
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
@@ -156,6 +158,7 @@ class Peer:
         max_line: int,
         process: int,
         relayed: type[TaggedTemplate] | None = None,
+        client: str | None = None,
     ) -> None:
         if sock is not None:
             sock.setblocking(False)
@@ -175,6 +178,7 @@ class Peer:
             "local_rank": hello.local_rank if hello.local_rank is not None else rank,
             "hostname": hello.hostname,
             "coords": dict(coords),
+            "client": client,
         }
         self.pipes = self._captured(pipes, max_line) if pipes else []
         self.pidfd = -1
@@ -240,6 +244,15 @@ class Peer:
     def ranks(self) -> tuple[int, ...]:
         """The ranks of this connection."""
         return () if self.rank is None else (self.rank,)
+
+    @property
+    def unanswered(self) -> str:
+        """Why a flush gets no answer, if the peer has no rank by which the receipt could name it."""
+        return ""
+
+    def take_read(self) -> list[Item]:
+        """Return what was read from an ordinary queue (see `QueuePeer`)."""
+        return []
 
     def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
         """Return the chosen targets of this connection: itself, or nothing."""

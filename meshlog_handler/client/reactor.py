@@ -172,7 +172,7 @@ class Reactor:
     def turn_now(self, peer: Peer, number: int) -> None:
         """Let a peer that receives no messages pass a switch here, after all data read so far and left in its pipes."""
         sentinel: Item = (time.time(), None, (peer, number))
-        self.pipes.read.append((peer, [*self.pipes.drain(peer, monotonic()), sentinel]))
+        self.pipes.read.append((peer, [*peer.take_read(), *self.pipes.drain(peer, monotonic()), sentinel]))
 
     def _take(self, peer: Peer, limit: int, items: list[Item]) -> int:
         del self._busy[peer]

@@ -45,7 +45,7 @@ class RelayPeer(Peer):
     relays = True
     accepts = (*FROM_RELAY, Goodbye)
 
-    def __init__(self, sock: socket.socket, hello: Hello, journal: str, watched: bool) -> None:
+    def __init__(self, sock: socket.socket, hello: Hello, journal: str, *, watched: bool, client: str | None = None) -> None:
         super().__init__(
             sock,
             hello,
@@ -56,6 +56,7 @@ class RelayPeer(Peer):
             max_line=0,
             process=hello.pid,
             relayed=RelayedTemplate,
+            client=client,
         )
         self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
         self.watched = watched
@@ -125,12 +126,12 @@ class RelayPeer(Peer):
         return {rank: each.stats for rank, each in self.downstream.items()}
 
 
-def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int) -> Peer:
+def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int, client: str) -> Peer:
     """Return the peer of a new connection."""
     hello, sock, pid = connection.hello, connection.sock, connection.pid
     if hello.relay:
         # Through a tunnel, the kernel only knows the process at the end of the tunnel.
-        return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid)
+        return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid, client=client)
     peer = Peer(
         sock,
         hello,
@@ -140,6 +141,7 @@ def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, in
         coords=coords,
         max_line=max_line,
         process=pid,
+        client=client,
     )
     peer.watched = connection.here
     return peer

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +35,8 @@ class Dispatcher:
     """Writes all items to `files`, and shows them by the sinks of their routes.
 
     `never` and `hide` are regular expressions for lines that are not grouped, and for lines that are not shown but written to
-    the files. `digests` is for relays: the upstream client merges the groups further (see `Aggregator`).
+    the files. `digests` is for relays: the upstream client merges the groups further (see `Aggregator`). `handle` gets the
+    sinks and each record that they are to show; None: the sinks get it at once.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Dispatcher:
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
         digests: bool = False,
+        handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None = None,
     ) -> None:
         self.files = files
+        self._handle = handle
         self.shown = 0  # records given to handlers; a record that several sinks show counts once
         self.abandoned = False  # handlers get no more records, because no caller waits for them. Any thread may set it.
         # Set when the unshown records of an abandoned client are counted. Until then, the client thread discards no record.
@@ -308,14 +311,17 @@ class Dispatcher:
             files.line(template.rank, template.info.stream, line.raw)
 
     def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
-        left = iter(records)
+        left, handle = iter(records), self._handle
         self._giving = records, left
         for record in left:
             if self.abandoned:
                 self._await_count(record)
                 return
             self.shown += 1
-            sink.deliver(record)
+            if handle is None:
+                sink.deliver(record)
+            else:
+                handle((sink,), record)
 
     def _await_count(self, record: logging.LogRecord) -> None:
         """Wait until the unshown records, including this one, are counted."""
@@ -329,6 +335,9 @@ class Dispatcher:
             self._await_count(record)
             return
         self.shown += 1
+        if self._handle is not None:
+            self._handle(sinks, record)
+            return
         for sink in sinks:
             sink.deliver(record)
 

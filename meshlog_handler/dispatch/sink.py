@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import os
 import socket
 import weakref
@@ -193,7 +194,7 @@ class Sink:
         for handler in self.handlers:
             self.busy = handler
             try:
-                if not per_tick or getattr(handler, "flush_per_tick", False):
+                if getattr(handler, "flush_per_tick", False) or not (per_tick or _discards(handler)):
                     handler.flush()
             except ValueError:
                 continue  # the stream is closed: nothing is left to flush, and showing a record would fail
@@ -247,6 +248,11 @@ def _is_indifferent(handler: Any) -> bool:
         return handler.format(plain) == handler.format(marked)
     except Exception:  # the format needs attributes that the client or the program adds
         return False
+
+
+def _discards(handler: ShownBy) -> bool:
+    """Return whether `flush` would throw away what a handler collects, instead of writing it."""
+    return getattr(type(behind(handler)), "flush", None) is logging.handlers.BufferingHandler.flush
 
 
 def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:

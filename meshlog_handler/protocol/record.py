@@ -47,11 +47,14 @@ class MeshInfo:
         The `MeshHandler` that accepted the record (see `dispatch.sinks`).
     texts : tuple or None
         The results of formatters in the process that logged: pairs of a handler's index and a text.
+    client : str or None
+        The token of the client that shows the record, by which it recognizes the record if a queue returns it.
     """
 
     __slots__ = (
         "bar",
         "bar_ends",
+        "client",
         "coords",
         "count",
         "digest",
@@ -83,6 +86,7 @@ class MeshInfo:
     digest: tuple[str | None, list[Any]] | None
     route: Any
     texts: tuple[tuple[int, str], ...] | None
+    client: str | None
 
     def __init__(
         self,

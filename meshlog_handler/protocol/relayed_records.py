@@ -164,7 +164,7 @@ class RelayedTemplate(TaggedTemplate):
         check_coords(origin[ORIGIN.index("coords")] or {})
         variant = copy.copy(self)
         variant._variants = {}
-        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0])
+        variant.info = info = MeshInfo(**dict(zip(ORIGIN, origin, strict=True)), route=self.route[0], client=self.info.client)
         variant.base = base = {**self.base, **info.attributes(), **dict(zip(_THREAD, thread, strict=True))}
         stream = info.stream
         variant.rank, variant.alone, variant.digest = info.rank, alone, digest

@@ -16,7 +16,7 @@ import queue
 import threading
 from collections import deque
 from logging.handlers import QueueListener
-from typing import Final
+from typing import Any, Final
 
 from ..protocol.codec import pack
 from ..protocol.frames import DROPPED
@@ -165,6 +165,10 @@ class LogForwarder(QueueListener):
                 self._link.send_message(self._last)
         return stop
 
+    def handle(self, record: Any) -> None:
+        """Send a batch, which is a range of the journal, to the client."""
+        self._link.send_data(record)
+
     def ship(self) -> bool:
         """Ship everything that is unshipped; return whether there was anything."""
         any_shipped = self._ship_pieces()
@@ -182,7 +186,7 @@ class LogForwarder(QueueListener):
                     stream.made_room()
                 # After the piece was taken: with the sentinel of a flush, the client knows all drops before it.
                 self._send_drops()
-                self._link.send_data(piece)
+                self.handle(piece)
                 any_shipped = True
                 if journal.shipped(piece):
                     stream.made_room()

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from ..errors import ClosedError
+from ..errors import ClosedError, SettingError
+from ..protocol.record import info_of
 from . import membership
 
 _CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
@@ -46,6 +47,18 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         self._joining = threading.Lock()
         self._pid = os.getpid()
 
+    def serve(self, show: Callable[[logging.LogRecord], object]) -> None:
+        """Show by `show` what is put while the client does not run. Called by the client.
+
+        Raises
+        ------
+        SettingError
+            If another client has the queue.
+        """
+        if self._show is not None or self._address:
+            raise SettingError("this JournalQueue is the queue of another LogClient. Create one for each client.")
+        self._show = show
+
     def open(self, address: str, token: str) -> None:
         """Set the address and token of the running client. Called by the client."""
         self._address, self._token = address, token
@@ -71,6 +84,8 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         if self._pid != os.getpid():  # a forked child joins as a separate process
             self._make_locks()
             self._show, self._token, self._member = None, "", None
+        if self._token and hasattr(item, "meshlog") and info_of(item).client == self._token:
+            return  # this client has shown it, and a handler of the client has put it here
         member = self._member
         if member is None or member.left:
             if not self._address:

@@ -1,0 +1,70 @@
+"""The ordinary queues that a client reads: when records are taken, and what follows when they are shown. Client thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ..system.error_reports import give
+from .flushes import Flushes
+from .queue_peer import ENDED, QueuePeer
+from .reactor import Reactor
+from .stats import RankStats
+from .switches import Switches
+
+_SIZE: Final = 512  # bytes of a record, approximately
+_LOOK_SEC: Final = 0.01
+"""The interval at which a busy queue is looked at. The first record after a silence is shown at once."""
+
+
+class Queues:
+    """The queues of a client. `remember` gets the counters of a queue that has ended."""
+
+    def __init__(self, reactor: Reactor, flushes: Flushes, switches: Switches, remember: Callable[..., object]) -> None:
+        self._reactor = reactor
+        self._flushes = flushes
+        self._switches = switches
+        self._remember: Callable[[Mapping[int | None, RankStats]], object] = remember
+        self._due: dict[QueuePeer, float] = {}  # those that may have records, and when to look
+
+    def add(self, peer: QueuePeer, *, streaming: bool) -> None:
+        """Add a queue."""
+        peer.streaming = streaming
+        self._reactor.peers.add(peer)
+        self._due[peer] = 0.0
+
+    def look_at(self, peer: QueuePeer) -> None:
+        """Take what was read from a queue in this turn."""
+        if peer in self._reactor.peers:
+            self._due[peer] = 0.0
+
+    @property
+    def deadline(self) -> float | None:
+        """When `take` has something to do, or None."""
+        return min(self._due.values(), default=None)
+
+    def take(self, now: float) -> None:
+        """Take what was read from the queues that are due."""
+        for peer, due in tuple(self._due.items()):
+            if now < due:
+                continue
+            peer.reader.idle = True  # before it is looked at: an item that arrives later wakes this thread
+            items = peer.take_read()
+            if items:
+                peer.reader.idle = False
+                self._due[peer] = now + _LOOK_SEC
+                self._reactor.pipes.read.append((peer, items))
+                self._reactor.taken += _SIZE * len(items)
+            else:
+                del self._due[peer]
+
+    def shown(self, peer: QueuePeer, number: int) -> None:
+        """Note that `-number` items of a queue are shown, or that the queue has ended and all of its records are shown."""
+        peer.shown(-number)
+        if number == ENDED and peer in self._reactor.peers:
+            self._reactor.drop(peer, keep_journal=False)
+            self._due.pop(peer, None)
+            self._remember(peer.counters())
+            self._flushes.mark_ended(peer)
+            self._switches.mark_ended(peer)
+            give(peer.reader.over, None)
