@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
+from ..system.shielded import run_whole
 from ..system.waits import Awaited, finished
 
 T = TypeVar("T")
@@ -37,6 +39,9 @@ class MeshFuture(Generic[T]):
     def __init__(self, future: Future[T], what: str = "the result") -> None:
         self._outcome = _Outcome(what)
         self._future = future
+        # Not `__del__`, which discards Ctrl-C: `exception` detaches the finalizer.
+        self._finalizer = weakref.finalize(self, self._outcome.abandon, future)
+        self._finalizer.atexit = False
         future.add_done_callback(self._outcome.completed)
 
     @classmethod
@@ -45,7 +50,8 @@ class MeshFuture(Generic[T]):
         future: Future[T] = Awaited()
         future.set_running_or_notify_cancel()
         made = cls(future, name)
-        threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start()
+        # An interrupted `Thread.start` can leave a lock that the new thread waits for.
+        run_whole(threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start)
         return made
 
     @classmethod
@@ -85,6 +91,7 @@ class MeshFuture(Generic[T]):
         if not finished(self._future, timeout):
             raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s and continues.")
         self._outcome.retrieved = True
+        self._finalizer.detach()
         return self._future.exception()
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -101,12 +108,6 @@ class MeshFuture(Generic[T]):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a MeshFuture ({self._outcome.what}) cannot be pickled. Send the value that .get() returns.")
 
-    def __del__(self) -> None:
-        outcome = getattr(self, "_outcome", None)  # None: __init__ failed before it was set
-        if outcome is not None:
-            outcome.abandoned = True
-            outcome.warn_if_lost(self._future)
-
 
 class _Outcome:
     """The state that decides about the warning for an error. It outlives its `MeshFuture`, so that a later error also warns."""
@@ -121,6 +122,10 @@ class _Outcome:
         self._warnings = [True]
 
     def completed(self, future: Future[Any]) -> None:
+        self.warn_if_lost(future)
+
+    def abandon(self, future: Future[Any]) -> None:
+        self.abandoned = True
         self.warn_if_lost(future)
 
     def warn_if_lost(self, future: Future[Any]) -> None:
