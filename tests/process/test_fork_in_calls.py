@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -106,7 +105,12 @@ def installed(address: str) -> Callable[[], object]:
 
 def logged(address: str) -> Callable[[], object]:
     meshlog_handler.install(address)
-    return lambda: [logging.getLogger("forker").warning("number %d", number) for number in range(3)]
+
+    def log() -> None:
+        for number in range(3):
+            logging.getLogger("forker").warning("number %d", number)
+
+    return log
 
 
 def left(address: str) -> Callable[[], object]:
