@@ -110,7 +110,7 @@ class _Guard(_thread.RLock):  # type: ignore[misc]  # it is final in typeshed on
     """The lock of an `Awaited`. An interpreter's own lock is released in a ``with`` statement whatever a handler raises."""
 
     def notify_all(self) -> None:
-        """Do nothing: `wait` has locks of its own."""
+        """Do nothing: `wait` uses other locks."""
 
 
 def _release(future: Future[Any]) -> None:
