@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -39,9 +38,6 @@ class MeshFuture(Generic[T]):
     def __init__(self, future: Future[T], what: str = "the result") -> None:
         self._outcome = _Outcome(what)
         self._future = future
-        # Not `__del__`, which discards Ctrl-C: `exception` detaches the finalizer.
-        self._finalizer = weakref.finalize(self, self._outcome.abandon, future)
-        self._finalizer.atexit = False
         future.add_done_callback(self._outcome.completed)
 
     @classmethod
@@ -91,7 +87,6 @@ class MeshFuture(Generic[T]):
         if not finished(self._future, timeout):
             raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s and continues.")
         self._outcome.retrieved = True
-        self._finalizer.detach()
         return self._future.exception()
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -108,6 +103,12 @@ class MeshFuture(Generic[T]):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a MeshFuture ({self._outcome.what}) cannot be pickled. Send the value that .get() returns.")
 
+    def __del__(self) -> None:
+        outcome = getattr(self, "_outcome", None)  # None: __init__ failed before it was set
+        if outcome is not None:
+            outcome.abandoned = True
+            outcome.warn_if_lost(self._future)
+
 
 class _Outcome:
     """The state that decides about the warning for an error. It outlives its `MeshFuture`, so that a later error also warns."""
@@ -122,10 +123,6 @@ class _Outcome:
         self._warnings = [True]
 
     def completed(self, future: Future[Any]) -> None:
-        self.warn_if_lost(future)
-
-    def abandon(self, future: Future[Any]) -> None:
-        self.abandoned = True
         self.warn_if_lost(future)
 
     def warn_if_lost(self, future: Future[Any]) -> None:

@@ -43,7 +43,7 @@ def interrupt_at(place: int, call: Callable[[], object]) -> bool:
         nonlocal left
         if not frame.f_code.co_filename.startswith(FILES):
             return None
-        if event == "call":
+        if event == "call" and not in_del(frame):
             left -= 1
             if left < 0:
                 sys.settrace(None)
@@ -60,6 +60,11 @@ def interrupt_at(place: int, call: Callable[[], object]) -> bool:
         sys.settrace(before)
     assert left >= 0, "the interrupt did not reach the caller"
     return False
+
+
+def in_del(frame: FrameType | None) -> bool:
+    """Return whether a frame belongs to a ``__del__``, whose exceptions Python discards, also those of signal handlers."""
+    return frame is not None and (frame.f_code.co_name == "__del__" or in_del(frame.f_back))
 
 
 def started(client: LogClient) -> Callable[[], object]:
