@@ -125,8 +125,9 @@ class _Hold:
 
     def begin(self) -> None:
         _holds.append(self)
-        for number in self._handlers:
-            signal.signal(number, self._handle)
+        with contextlib.suppress(ValueError):  # in a subinterpreter, where no signal handlers run
+            for number in self._handlers:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         try:
