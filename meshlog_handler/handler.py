@@ -256,7 +256,7 @@ class MeshHandler(logging.Handler):
         if self._sink is not None and self._sink.number and client is not None:
             self._sink.stay_open()
             client.show_ended(_CLOSE_SEC)
-            client.sinks.retire(self._sink)
+            run_whole(partial(client.sinks.retire, self._sink))
 
 
 _CLOSE_SEC: Final = 1.0
