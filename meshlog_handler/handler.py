@@ -11,7 +11,7 @@ import copy
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,7 @@ from .protocol.record import MeshRecord
 from .system import at_exit
 from .system.diagnostics import diagnose
 from .system.lazy_imports import importing
+from .system.shielded import run_whole
 from .worker import membership
 from .worker import record_stream as streams
 from .worker.record_stream import RecordStream, check_on_full, is_own
@@ -90,7 +91,7 @@ class MeshHandler(logging.Handler):
         on_full: str = "block",
         log_dir: str | None = None,
     ) -> None:
-        super().__init__(level)
+        run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
         self._on_full = check_on_full(on_full)
         self.record_stream: RecordStream | None = None
         self.route: Route = None
@@ -99,8 +100,13 @@ class MeshHandler(logging.Handler):
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self._ordinal = f"#{next(_ordinals)}" if self.sink is not None else None
+        make_sink = partial(Sink, (), respect_handler_level, window)
+        run_whole(partial(self._start, settings.check_address(address), log_dir, make_sink))
+
+    def _start(self, address: str | None, log_dir: str | None, make_sink: Callable[[], Sink]) -> None:
+        """Find the client and join it, or become it."""
         member = membership.current()
-        address = settings.check_address(address) or os.environ.get(settings.ADDRESS) or None
+        address = address or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
             if member is not None and address in (None, member.options.address):
                 return
@@ -111,7 +117,7 @@ class MeshHandler(logging.Handler):
                 except ConnectError as failure:
                     diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
         if self.sink is None:
-            self.sink = Sink((), respect_handler_level, window)
+            self.sink = make_sink()
         try:
             client = _become_client(self.sink, log_dir)
         except OSError as failure:
@@ -249,12 +255,12 @@ class MeshHandler(logging.Handler):
         In the client's process, it waits until the records of exited processes are shown, unless nothing is shown for one
         second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
-        super().close()
+        run_whole(super().close)
         client = _own_client
         if self.sink is not None and self.sink.number and client is not None:
             self.sink.stay_open()
             client.show_ended(_CLOSE_SEC)
-            client.sinks.retire(self.sink)
+            run_whole(partial(client.sinks.retire, self.sink))
 
 
 _CLOSE_SEC: Final = 1.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import settings
 from .errors import ConnectError, SettingError
@@ -22,6 +23,8 @@ from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
     from .mesh.start_methods import ProcIdentity
+
+_LOCK_SEC: Final = 0.05
 
 
 def install(
@@ -166,8 +169,24 @@ leave = uninstall
 
 def _stop_at_release(member: membership.Membership) -> None:
     """The client stops: MeshHandlers with a sink stay, and console handlers show records again."""
-    _stop_forwarding(member, lambda handler: isinstance(handler, MeshHandler) and handler.sink is None)
-    console_handlers.stop()
+
+    def stop() -> None:
+        with _logging_lock():
+            if membership.current() in (None, member):  # else this process has joined another client meanwhile
+                _stop_forwarding(member, lambda handler: isinstance(handler, MeshHandler) and handler.sink is None)
+                console_handlers.stop()
+
+    if _logging_lock().acquire(timeout=_LOCK_SEC):
+        try:
+            stop()
+        finally:
+            _logging_lock().release()
+    else:  # perhaps the thread that stops the client holds it (`logging.config` calls a factory), and waits for this process
+        threading.Thread(target=stop, name="meshlog-released", daemon=True).start()
+
+
+def _logging_lock() -> Any:
+    return logging._lock  # type: ignore[attr-defined]  # no public name
 
 
 def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
@@ -193,7 +212,7 @@ def _forward_root() -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
         logging.Logger.addHandler(root, _make_handler(address=member.options.address))
-    with logging._lock:  # type: ignore[attr-defined]  # no public name
+    with _logging_lock():
         forwarding = [handler for handler in root.handlers if isinstance(handler, MeshHandler)]
         others = [handler for handler in root.handlers if not isinstance(handler, MeshHandler)]
         root.handlers = [*others, *forwarding]  # a new list: another thread may iterate over the old one

@@ -32,7 +32,7 @@ from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
 from ..system.mailbox import Mailbox
-from ..system.shielded import run_shielded
+from ..system.shielded import run_shielded, run_whole
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener, NewConnection
@@ -493,6 +493,9 @@ class LogClient(Listening):
         mesh : str
             The mesh token for `report_exit`, which the caller must call when the process has ended.
         """
+        return run_whole(lambda: self._adopt(pid, rank, local_rank, pipes, mesh))  # Ctrl-C leaves the pipes with their owner
+
+    def _adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
         self.registry.joined(mesh, rank)
         peer = Peer(
@@ -577,7 +580,8 @@ class LogClient(Listening):
                 end.callback(self.registry.release_journals)
                 end.callback(self._mailbox.close)
                 if self.console is not None:
-                    end.callback(self.console.close)
+                    # Not `close`: the thread that stops the client may hold the lock of `logging`.
+                    end.callback(self.console.finish)
 
     def _claim(self, granted: Callable[[int], None]) -> Callable[[], object]:
         """Ask the upstream client for a rank; `granted` is called with it on the client's thread."""

@@ -27,6 +27,7 @@ from ..protocol.ranks import format_ranks
 from ..system import at_exit
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
+from ..system.shielded import run_whole
 from ..system.waits import deadline_after, finished, monotonic
 from .engine import Coords, Engine
 
@@ -119,7 +120,8 @@ class LoggingMeshClient:
         hide : sequence of str
             Regular expressions. Matching lines are not shown.
         """
-        return cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords)
+        # After Ctrl-C, nobody refers to the result, so it is stopped.
+        return run_whole(lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords))
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
@@ -267,8 +269,8 @@ class LoggingMeshClient:
 
         Also called when this object is collected, and at exit.
         """
-        if self._finalizer.detach() is not None:
-            self._end(timeout)
+        self._end(timeout)
+        self._finalizer.detach()
 
     def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
         mesh = self.mesh
@@ -346,24 +348,28 @@ class _End:
         self._client = client
         self._detach = detach
         self._pid = os.getpid()
+        self._ending = threading.RLock()
 
     def __call__(self, timeout: float = 10.0) -> None:
         """Flush, detach the procs, and stop the client. Does nothing in a forked child."""
         if self._pid != os.getpid():
             return
+        deadline = deadline_after(timeout)
+        with self._ending:
+            while self._detach:
+                leave = self._detach[0]
+                left = max(_LEAST_SEC, deadline - monotonic())
+                # `stop` names unresponsive ranks; the others must still leave.
+                with contextlib.suppress(FlushTimeout, ClosedError):
+                    self._client.flush(left)
+                try:
+                    leave(left)
+                except Exception as failure:  # an error of the engine, which may have ended before
+                    diagnose(f"procs did not detach cleanly: {describe(failure)}")
+                del self._detach[0]  # last: after Ctrl-C, a second call repeats it
+        self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
         at_exit.forget(self)
         atexit.unregister(self)
-        deadline = deadline_after(timeout)
-        while self._detach:
-            leave = self._detach.pop(0)
-            left = max(_LEAST_SEC, deadline - monotonic())
-            with contextlib.suppress(FlushTimeout, ClosedError):  # `stop` names unresponsive ranks; the others must still leave
-                self._client.flush(left)
-            try:
-                leave(left)
-            except Exception as failure:  # an error of the engine, which may have ended before
-                diagnose(f"procs did not detach cleanly: {describe(failure)}")
-        self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
 
     def in_background(self) -> None:
         """Stop on another thread, for a finalizer."""

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
+from ..system.shielded import run_whole
 from ..system.waits import Awaited, finished
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ class MeshFuture(Generic[T]):
         future: Future[T] = Awaited()
         future.set_running_or_notify_cancel()
         made = cls(future, name)
-        threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start()
+        # An interrupted `Thread.start` can leave a lock that the new thread waits for.
+        run_whole(threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start)
         return made
 
     @classmethod

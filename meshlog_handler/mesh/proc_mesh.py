@@ -21,6 +21,7 @@ from .. import settings
 from ..errors import SettingError
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
+from ..system.shielded import run_whole
 from .future import MeshFuture
 from .lifecycle import MeshLifecycle
 from .manager import DEFAULT_WINDOW_SEC
@@ -111,18 +112,23 @@ class HostMesh:
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
         called = name if name is not None else f"mesh-{next(_numbers)}"
-        life = MeshLifecycle(
-            shape,
-            called,
-            start_method=check_start_method(start_method),
-            stream_to_client=stream_log_to_client,
-            handlers=handlers,
-            bootstrap=bootstrap,
-            log_dir=log_dir,
-        )
-        mesh = ProcMesh(life, shape, called, None)
-        life.begin()
-        return mesh
+        method = check_start_method(start_method)
+
+        def spawn() -> ProcMesh:
+            life = MeshLifecycle(
+                shape,
+                called,
+                start_method=method,
+                stream_to_client=stream_log_to_client,
+                handlers=handlers,
+                bootstrap=bootstrap,
+                log_dir=log_dir,
+            )
+            mesh = ProcMesh(life, shape, called, None)
+            life.begin()
+            return mesh
+
+        return run_whole(spawn)  # after Ctrl-C, nobody refers to the mesh, so it is stopped
 
 
 class ProcMesh:

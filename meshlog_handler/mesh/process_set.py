@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import ClosedError, MeshlogError, RankError
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
-from ..system.waits import capped, deadline_after, monotonic, wait_in_parts
+from ..system.waits import capped, deadline_after, finished, monotonic
 from .future import MeshFuture
 from .pending_call import PendingCall, refusal
 from .pickling import dumps_call
@@ -159,7 +159,7 @@ class ProcessSet:
         finally:
             theirs.close()
         self._supervisor.add(proc)
-        if self._supervisor.idle.is_set():  # `stop` did not wait for this start
+        if self._supervisor.idle.done():  # `stop` did not wait for this start
             proc.child.send_signal(signal.SIGKILL)
 
     def _wait(self, call: PendingCall, timeout: float | None) -> None:
@@ -274,11 +274,11 @@ class ProcessSet:
     def _end(self, deadline: float) -> None:
         """Wait for the procs to end; after the deadline, send SIGTERM, then SIGKILL."""
         idle = self._supervisor.idle
-        if wait_in_parts(idle.wait, deadline - monotonic()):
+        if finished(idle, deadline - monotonic()):
             return
         for number, patience in ((signal.SIGTERM, _TERMINATE_SEC), (signal.SIGKILL, _KILL_SEC)):
             self._supervisor.signal_all(number)
-            if idle.wait(patience):
+            if finished(idle, patience):
                 return
         left = self.alive
         for rank in left:
@@ -288,7 +288,7 @@ class ProcessSet:
                 child.send_signal(signal.SIGKILL)
         diagnose(f"still alive {_KILL_SEC:g} s after SIGKILL, and no longer waited for: {format_ranks(left)}")
         self._supervisor.give_up()
-        idle.wait(_TERMINATE_SEC)
+        finished(idle, _TERMINATE_SEC)
 
 
 def _is_open(fd: int) -> bool:

@@ -16,13 +16,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from ..errors import ClosedError, ProtocolError
 from ..protocol.messages import decode
-from ..system.error_reports import ErrorReports
+from ..system.error_reports import ErrorReports, give
 from ..system.mailbox import Mailbox
-from ..system.waits import capped, monotonic, seconds_until
+from ..system.waits import Awaited, capped, monotonic, seconds_until
 from .pending_call import End, PendingCall
 from .proc import ProcHandle
 from .result_loader import ResultLoader
@@ -47,7 +48,7 @@ class Supervisor:
     def __init__(self, procs: Sequence[ProcHandle], name: str, on_exit: Callable[[int, int, int | None], None] | None) -> None:
         self.procs = procs
         self.lock = threading.Lock()
-        self.idle = threading.Event()
+        self.idle: Future[None] = Awaited()
         self._on_exit = on_exit
         self._result_loader = ResultLoader(f"meshlog-results-{name}")
         self._thread = threading.Thread(target=self._run, name=f"meshlog-procs-{name}", daemon=True)
@@ -90,7 +91,7 @@ class Supervisor:
         self._mailbox.wake()
 
     def finish(self) -> None:
-        """End when no proc is left; this sets `idle`."""
+        """End when no proc is left; `idle` is then done."""
         self._finishing = True
         self.wake()
 
@@ -313,7 +314,7 @@ class Supervisor:
             self._mailbox.close()
         finally:
             _supervisors.discard(self)
-            self.idle.set()
+            give(self.idle, None)
 
     def _close_sockets(self) -> None:
         """Close the sockets. No lock: in a forked child, a thread of the parent may have held it."""

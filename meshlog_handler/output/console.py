@@ -189,7 +189,12 @@ class ConsoleHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write all emitted records. Progress bars on the screen stay there."""
+        """Write all emitted records, and remove the handler from logging's registry."""
+        self.finish()
+        super().close()
+
+    def finish(self) -> None:
+        """Write all emitted records. Progress bars on the screen stay there. Does not wait for the lock of `logging`."""
         self.flush()
         self.acquire()
         try:
@@ -199,7 +204,6 @@ class ConsoleHandler(logging.Handler):
             self._drawn = 0
         finally:
             self.release()
-        super().close()
 
     def _runs(self, pending: list[tuple[Output, _Item | None, _Bar | None, bool]]) -> Iterable[_Run]:
         """Join the items of each output where their visible order allows it, and add the control sequences for bars."""

@@ -1,11 +1,14 @@
-"""Runs work on a separate thread, so that it completes even if a signal handler raises an exception."""
+"""Runs work to its end even if a signal handler raises an exception: on a separate thread, or on the calling thread."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 from .waits import LONGEST_SEC
@@ -18,11 +21,13 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
 
     Python runs signal handlers on the main thread, between any two instructions. An exception of a handler (Ctrl-C) interrupts
     only the wait in this function, and is raised after `fn` has completed. If `fn` has begun, `interrupted` is called with the
-    exception first, on the calling thread. `fn` runs on the calling thread if no thread can be started (at exit), if the
-    calling thread is not the main one, or if it holds the lock of `logging`, for which `fn` might wait.
+    exception first, on the calling thread. `fn` runs on the calling thread if no thread can be started (at exit), or if the
+    calling thread is not the main one. If that thread holds the lock of `logging`, for which `fn` might wait, see `run_whole`.
     """
-    if threading.current_thread() is not threading.main_thread() or vars(logging)["_lock"]._is_owned():
+    if threading.current_thread() is not threading.main_thread():
         return fn()
+    if vars(logging)["_lock"]._is_owned():
+        return run_whole(fn, interrupted)
     begins = [True]  # the work runs if its thread pops this item, and does not if an interrupted caller pops it first
     outcome: list[tuple[Any, BaseException | None]] = []
     threads: list[threading.Thread] = []
@@ -87,3 +92,76 @@ def _start(fn: Callable[[], object]) -> None:
         functions["_start_joinable_thread"](fn, daemon=True)
     else:
         functions["_start_new_thread"](fn, ())
+
+
+def run_whole(fn: Callable[[], T], interrupted: Callable[[BaseException], object] | None = None) -> T:
+    """Run `fn` on the calling thread, and raise what signal handlers raise meanwhile after it.
+
+    For work that belongs to the calling thread, such as a fork, and takes a short time. `interrupted` is called with the
+    exception first. Handlers that raise nothing run as usual. A forked child has the program's handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return fn()
+    hold = _Hold(interrupted)
+    try:
+        hold.begin()
+        return fn()
+    finally:
+        hold.end()
+        if hold.raised:
+            raise hold.raised.pop(0)
+
+
+class _Hold:
+    """Holds back the exceptions of the program's signal handlers. Main thread only."""
+
+    def __init__(self, interrupted: Callable[[BaseException], object] | None) -> None:
+        self.raised: list[BaseException] = []
+        self._interrupted = interrupted
+        self._handlers: dict[int, Any] = {
+            number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
+        }
+        self._holding = True
+
+    def begin(self) -> None:
+        _holds.append(self)
+        with contextlib.suppress(ValueError):  # in a subinterpreter, where no signal handlers run
+            for number in self._handlers:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._handlers[number](number, frame)
+        except BaseException as error:
+            if not self._holding:
+                raise
+            self.raised.append(error)
+            if self._interrupted is not None:
+                self._interrupted(error)
+
+    def end(self) -> None:
+        self._holding = False  # first: until its own handler is back, a signal is handled as if it were
+        try:
+            self._restore()
+        except BaseException:
+            self._restore()
+            raise
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._handle:  # else `fn` has set another
+                signal.signal(number, handler)
+        with contextlib.suppress(ValueError):  # it is not the first try
+            _holds.remove(self)
+
+
+_holds: list[_Hold] = []
+
+
+def _after_fork_in_child() -> None:
+    for hold in reversed(_holds[:]):
+        hold.end()
+        hold.raised.clear()  # the parent's
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,6 +6,7 @@ single wait lasts at most `LONGEST_SEC`, and a loop then checks its deadline aga
 
 from __future__ import annotations
 
+import _thread
 import functools
 import threading
 import time
@@ -71,14 +72,15 @@ def wait_in_parts(wait: Callable[[float], T], seconds: float | None) -> T:
 
 
 class Awaited(Future[T]):
-    """A future whose `wait` is safe from exceptions of signal handlers; used by `finished`.
+    """A future whose methods are safe from exceptions of signal handlers; used by `finished`.
 
-    Other futures wait on a `threading.Condition`. An exception in the middle of its methods leaves it locked, and the thread
-    that sets the result would block forever.
+    Other futures use a `threading.Condition`. An exception in the middle of its methods leaves it locked, and the next thread
+    that uses the future would block forever.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._condition: Any = _Guard()
         self._over = False
         self._locks: list[Any] = []
         self.add_done_callback(_release)
@@ -89,6 +91,26 @@ class Awaited(Future[T]):
         waiter.acquire()
         self._locks.append(waiter)
         return self._over or waiter.acquire(timeout=capped(seconds))
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result and return it, as for every future."""
+        return super().result(self._waited(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the exception and return it, as for every future."""
+        return super().exception(self._waited(timeout))
+
+    def _waited(self, timeout: float | None) -> float:
+        if not finished(self, timeout):
+            raise NotInTime
+        return 0.0
+
+
+class _Guard(_thread.RLock):  # type: ignore[misc]  # it is final in typeshed only
+    """The lock of an `Awaited`. An interpreter's own lock is released in a ``with`` statement whatever a handler raises."""
+
+    def notify_all(self) -> None:
+        """Do nothing: `wait` uses other locks."""
 
 
 def _release(future: Future[Any]) -> None:

@@ -15,6 +15,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from .. import settings
@@ -28,6 +29,7 @@ from ..system.descriptors import FileIdentity, identity, place_of
 from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
+from ..system.shielded import run_whole
 from ..transport.channel import Address, connect
 from .forwarder import LogForwarder, report_loss
 from .record_stream import OnFull, RecordStream, internal_threads
@@ -352,16 +354,25 @@ def join(options: JoinOptions) -> Membership:
 def beside(options: JoinOptions) -> Membership:
     """Return a membership for a queue: the current one if it is of the same client, or a new one. Raises `ConnectError`."""
     member = current()
-    if member is None or member.options.address != options.address:
-        member = Membership(options)
-        _beside.add(member)
+    if member is not None and member.options.address == options.address:
+        return member
+
+    def make() -> Membership:
+        made = Membership(options)
+        _beside.add(made)
         _report_at_exit()
-    return member
+        return made
+
+    return run_whole(make)
 
 
 def rejoin(*, quiet: bool = False) -> Membership | None:
     """In a forked child: join the parent's client; return None if the parent had no client, or it is gone."""
     # Unless `quiet`, a failure is reported; not so if the client was stopped, which removes its directory.
+    return current() if _inherited is None else run_whole(partial(_rejoin, quiet))
+
+
+def _rejoin(quiet: bool) -> Membership | None:
     global _inherited
     with _lock:
         member = current()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures._base
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,16 +21,19 @@ from typing import Any
 import pytest
 
 import meshlog_handler
-from meshlog_handler import LogClient
+from meshlog_handler import LogClient, MeshHandler, ProcMesh, this_host
+from meshlog_handler.mesh.control import LoggingMeshClient
+from meshlog_handler.system.shielded import run_whole
 from meshlog_handler.testing import RecordCollector
 
 from ..waiting import until
 
-FILES = (str(Path(meshlog_handler.__file__).parent), threading.__file__)
+FILES = (str(Path(meshlog_handler.__file__).parent), threading.__file__, concurrent.futures._base.__file__)
+DEADLINE = 30.0
 
 
 def interrupt_at(place: int, call: Callable[[], object]) -> bool:
-    """Make a call, and raise KeyboardInterrupt where it enters the function of this number. Return whether it came that far.
+    """Make a call, and send SIGINT where it enters the function of this number. Return whether it came that far.
 
     Python checks for signals at such places, among others, but not between two lines, for example in the middle of a ``with``.
     """
@@ -35,11 +43,11 @@ def interrupt_at(place: int, call: Callable[[], object]) -> bool:
         nonlocal left
         if not frame.f_code.co_filename.startswith(FILES):
             return None
-        if event == "call":
+        if event == "call" and not in_del(frame):
             left -= 1
             if left < 0:
                 sys.settrace(None)
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
         return trace
 
     before = sys.gettrace()
@@ -52,6 +60,11 @@ def interrupt_at(place: int, call: Callable[[], object]) -> bool:
         sys.settrace(before)
     assert left >= 0, "the interrupt did not reach the caller"
     return False
+
+
+def in_del(frame: FrameType | None) -> bool:
+    """Return whether a frame belongs to a ``__del__``, whose exceptions Python discards, also those of signal handlers."""
+    return frame is not None and (frame.f_code.co_name == "__del__" or in_del(frame.f_back))
 
 
 def started(client: LogClient) -> Callable[[], object]:
@@ -143,3 +156,150 @@ def test_an_interrupt_of_a_worker_leaves_no_threads_descriptors_or_handlers(
         until(lambda: state() == before, what=f"nothing left after place {place}")
         place += 1
     assert place > 5
+
+
+# -- meshes ------------------------------------------------------------------------------------------------------------
+
+
+def spawned() -> ProcMesh:
+    return this_host().spawn_procs({"gpus": 1}, start_method="fork", handlers=[RecordCollector()])
+
+
+def left() -> tuple[int, int]:
+    gc.collect()
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def test_an_interrupt_of_a_call_on_a_mesh_leaves_the_mesh_usable() -> None:
+    mesh = spawned()
+    mesh.initialized.get(DEADLINE)
+    client = mesh.logging
+    calls: list[Callable[[], object]] = [
+        lambda: mesh.initialized.get(),
+        lambda: mesh.call(os.getpid).get(),
+        lambda: mesh.flush().get(),
+        lambda: mesh.logging_option(level=logging.INFO).get(),
+        lambda: client.set_level(logging.DEBUG, "interrupted"),
+        lambda: client.configure({"version": 1, "loggers": {"interrupted": {"level": "ERROR"}}}),
+        client.stats,
+    ]
+    with mesh:
+        for call in calls:
+            place, step = 0, 3
+            while interrupt_at(place, call):
+                place += step
+            mesh.initialized.get(DEADLINE)
+            assert mesh.call(os.getpid).get(DEADLINE) == [*mesh.pids.values()]
+            client.configure({"version": 1, "loggers": {"interrupted": {"level": "INFO"}}})
+            assert mesh.call(lambda: logging.getLogger("interrupted").level).get(DEADLINE) == [logging.INFO]
+            assert mesh.flush().get(DEADLINE).missing == ()
+
+
+@pytest.mark.parametrize("place", [175, 500])
+def test_an_interrupt_of_a_spawn_stops_the_mesh(place: int) -> None:
+    spawned().stop().get(DEADLINE)
+    before = left()
+    assert interrupt_at(place, spawned)
+    until(lambda: left() == before, what="the mesh to end")
+
+
+def stops(mesh: ProcMesh) -> object:
+    return mesh.stop().get()
+
+
+def stops_by_with(mesh: ProcMesh) -> object:
+    with mesh:
+        return None
+
+
+@pytest.mark.parametrize("place", [2, 30])
+@pytest.mark.parametrize("stop", [stops, stops_by_with])
+def test_a_second_stop_of_a_mesh_ends_what_an_interrupt_has_left(stop: Callable[[ProcMesh], object], place: int) -> None:
+    before = left()
+    mesh = spawned()
+    mesh.initialized.get(DEADLINE)
+    interrupt_at(place, partial(stop, mesh))
+    mesh.stop().get(DEADLINE)
+    del mesh
+    until(lambda: left() == before, what="nothing left")
+
+
+def test_a_second_drain_and_stop_ends_what_an_interrupt_has_left() -> None:
+    before = left()
+    place = 0
+    interrupted = True
+    while interrupted:
+        client = LoggingMeshClient.start("token", {0: {}}, [RecordCollector()])
+        interrupted = interrupt_at(place, client.drain_and_stop)
+        client.drain_and_stop()
+        del client
+        until(lambda: left() == before, what=f"nothing left after place {place}")
+        place += 4
+    assert place > 8
+
+
+# -- configurations ----------------------------------------------------------------------------------------------------
+
+
+def end_own_client(handlers: list[MeshHandler]) -> None:
+    while handlers:
+        handlers.pop().close()
+    meshlog_handler.uninstall()
+    client = sys.modules["meshlog_handler.handler"]._own_client
+    if client is not None:
+        client.stop()
+    os.environ.pop("MESHLOG_ADDRESS", None)
+
+
+@pytest.mark.parametrize("place", [1, 100, 259, 266, 273])
+def test_an_interrupt_of_a_mesh_handler_leaves_what_an_uninstall_removes(place: int) -> None:
+    made: list[MeshHandler] = []
+
+    def make() -> None:
+        made.append(MeshHandler(handlers=[RecordCollector()]))
+
+    make()
+    end_own_client(made)
+    before = left()
+    assert interrupt_at(place, make)
+    end_own_client(made)
+    until(lambda: left() == before, what="nothing left")
+
+
+def test_an_exception_of_a_signal_handler_waits_for_work_that_is_to_be_whole() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        signal.raise_signal(signal.SIGINT)
+        done.append("all")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_whole(work)
+    assert done == ["all"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_fork_in_work_that_is_to_be_whole_has_the_handlers_of_the_program() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def work() -> int:
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if signal.getsignal(signal.SIGINT) is before else 1)
+        return pid
+
+    assert os.waitstatus_to_exitcode(os.waitpid(run_whole(work), 0)[1]) == 0
+
+
+def test_a_client_is_stopped_at_once_by_a_thread_that_holds_the_lock_of_logging(capfd: pytest.CaptureFixture[str]) -> None:
+    client = LogClient().start()
+    meshlog_handler.install(client.address)
+    logging.getLogger("locked").warning("before the stop")
+    began = time.monotonic()
+    with logging._lock:  # type: ignore[attr-defined]  # as `logging.config` does while it calls a factory
+        client.stop()
+    assert time.monotonic() - began < 3
+    assert capfd.readouterr().err.count("before the stop") == 1
+    until(lambda: not [each for each in logging.root.handlers if isinstance(each, MeshHandler)], what="the handlers to go")
+    meshlog_handler.uninstall()
