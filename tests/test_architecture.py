@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # What each folder, and each file beside them, may import of the package. A folder's own files may import each other.
 BASE = {"errors", "settings", "protocol", "system"}
 WORKER = BASE | {"journal", "transport", "worker"}
-CLIENT = WORKER | {"grouping", "lines", "output", "dispatch", "client"}
+CLIENT = WORKER | {"grouping", "insight", "lines", "output", "dispatch", "client"}
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "journal": BASE,
     "transport": BASE | {"journal"},
     "grouping": {"protocol"},
+    "insight": {"errors", "protocol", "grouping"},
     "lines": {"protocol", "grouping"},
     "output": BASE | {"lines"},
     "worker": BASE | {"journal", "transport"},
@@ -50,7 +51,16 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # No threads, no clocks, nothing that waits.
-PURE = ["protocol.*", "grouping.*", "lines.*", "journal.layout", "journal.reader", "journal.writer", "output.formatter"]
+PURE = [
+    "protocol.*",
+    "grouping.*",
+    "insight.*",
+    "lines.*",
+    "journal.layout",
+    "journal.reader",
+    "journal.writer",
+    "output.formatter",
+]
 PURE += [
     "output.prefix",
     "client.acknowledgements",
@@ -59,7 +69,7 @@ PURE += [
     "mesh.rpc",
     "mesh.shape",
 ]
-MAX_ENTRIES = 24
+MAX_ENTRIES = 25
 MAX_POSITIONAL = 5  # self included
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}
 WAITING |= {"multiprocessing", "subprocess"}
@@ -80,6 +90,7 @@ PUBLIC = {
     "LogForwarder",
     "FlushReceipt",
     "RankStats",
+    "Insight",
     # A client of its own, and the proc's side
     "LogClient",
     "LogRelay",

@@ -29,6 +29,7 @@ from .start_methods import check_start_method
 
 if TYPE_CHECKING:
     from ..client.receipt import FlushReceipt
+    from ..insight.report import Insight
     from ..output.named_handlers import ShownBy
     from .control import LoggingMeshClient
 
@@ -283,6 +284,20 @@ class ProcMesh:
             return life.manager.flush(timeout, ranks)
 
         return MeshFuture.run(flush, "flush")
+
+    def insight(self) -> MeshFuture[Insight]:
+        """Return which of these ranks are silent, behind, different or failed, from what they have logged and printed so far.
+
+        A slice compares its ranks only with each other.
+        """
+        life, ranks = self._life, self._chosen
+        life.check_open("insight()")
+
+        def insight() -> Insight:
+            life.initialized.get()
+            return life.manager.client.insight(ranks)
+
+        return MeshFuture.run(insight, "insight")
 
     def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
         """Flush, then stop the procs and their logging. A second call does nothing.

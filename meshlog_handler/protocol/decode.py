@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import ProtocolError
 from .codec import unpack
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, RECORD, TIMED, UINT64, walk
-from .exceptions import is_failure, signature
+from .exceptions import Failure, is_failure, signature
 from .interning import layouts, shared
 from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
 
@@ -42,6 +42,7 @@ _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 _EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
 _LATEST: Final = 253_000_000_000.0
 _LONGEST: Final = 1e15  # milliseconds
+_MAX_KEPT: Final = 8192  # bytes
 
 _STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
 """The attributes of every record, for a peer that does not send all of them."""
@@ -50,7 +51,8 @@ _STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() -
 class RecordTemplate:
     """What the records of one schema from one worker share. Values: ``(header, created, msecs, *args, commit byte)``."""
 
-    __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
+    # `count`: records so far. `newest`: the item of the latest one, or None (see `RecordDecoder.touched`).
+    __slots__ = ("base", "count", "group", "info", "levelno", "newest", "rank", "route", "scope", "start")
     first = 3  # the index of the first argument in the values
     captured = False
     ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
@@ -69,6 +71,8 @@ class RecordTemplate:
             "stack_info": None,
         }
         self.start = start
+        self.count = 0
+        self.newest: Item | None = None
         self.rank = self.info.rank
         self.levelno: int = common["levelno"]
         place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
@@ -94,6 +98,10 @@ class RecordTemplate:
             return str(self.build(values).getMessage())
 
     def signature(self, values: Values) -> Hashable | None:
+        """Return None: these records have no exception."""
+        return None
+
+    def failure(self, values: Values) -> Failure | None:
         """Return None: these records have no exception."""
         return None
 
@@ -171,9 +179,14 @@ class TaggedTemplate(RecordTemplate):
         text: str | None = values[5]
         return text if text is not None else self.build(values).getMessage()
 
+    def failure(self, values: Values) -> Failure | None:
+        """Return the description of the exception, or None."""
+        failure: Failure | None = values[6].get("failure")
+        return failure
+
     def signature(self, values: Values) -> Hashable | None:
         """Return the exception's type and frames, or None."""
-        failure = values[6].get("failure")
+        failure = self.failure(values)
         return None if failure is None else signature(failure)
 
     def build(self, values: Values) -> MeshRecord:
@@ -245,6 +258,15 @@ class RecordDecoder:
     Every record has the attributes in `identity`: rank, local_rank, hostname, coords. `read_large` returns the entries of a
     side file by its number. `owner` is a part of each flush sentinel. `relayed` is the template for relayed records, or None
     if the peer is not a relay.
+
+    Attributes
+    ----------
+    touched : list of Item
+        The first record of each template since the owner has emptied the list and set ``template.newest`` of these templates to
+        None. ``template.newest`` is the latest one; it stays None if the records are in `texts`.
+    texts : list of Item
+        Records whose template says little about their text, such as those of f-strings. The owner empties the list after each
+        `decode`. A relay's records are in neither list.
     """
 
     def __init__(
@@ -260,6 +282,9 @@ class RecordDecoder:
         self.last = 0.0
         self.sentinels = 0
         self.aside = 0  # bytes read from side files
+        self.touched: list[Item] = []
+        self.texts: list[Item] = []
+        self._keeps = relayed is None
         self._read_large = read_large
         self._schemas: dict[int, _Schema | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
@@ -320,7 +345,13 @@ class RecordDecoder:
             if args and text is None:
                 _check_template(named.get("msg", schema.base["msg"]))
             self.last = last = created if created > last else last
-            items.append((last, schema.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
+            item: Item = (last, schema.of(args, named, ours), (0, created, msecs, args, named, text, ours))
+            items.append(item)
+            if self._keeps:
+                if not schema.count:
+                    self.touched.append(item)
+                schema.count += 1
+                self.texts.append(item)
             return end
         if schema.texts:
             parts = list(schema.fixed.unpack_from(data, at))
@@ -331,7 +362,18 @@ class RecordDecoder:
             if end != at + HEADER.size + size or end > len(data):
                 raise ProtocolError("malformed record: its size does not match its texts")
             self.last = last = parts[1] if parts[1] > last else last
-            items.append((last, schema.template, (*parts, MARK)))
+            template = schema.template
+            item = (last, template, (*parts, MARK))
+            items.append(item)
+            if template.group is None or size > _MAX_KEPT:
+                if not template.count:
+                    self.touched.append(item)
+                self.texts.append(item)
+            else:
+                if template.newest is None:
+                    self.touched.append(item)
+                template.newest = item
+            template.count += 1
             return end
         header, template = schema.header, schema.template
         stride = schema.committed.size
@@ -348,12 +390,21 @@ class RecordDecoder:
                 append((last, template, values))
             self.last = last
             if len(items) > before:
+                template.count += len(items) - before
+                if template.newest is None:
+                    self.touched.append(items[before])
+                template.newest = items[-1]
                 return at + (len(items) - before) * stride
         values = schema.fixed.unpack_from(data, at)
         if values[0] != header:
             raise ProtocolError("malformed record: its size is not that of its schema")
         self.last = last = values[1] if values[1] > last else last
-        items.append((last, template, (*values, MARK)))
+        item = (last, template, (*values, MARK))
+        items.append(item)
+        template.count += 1
+        if template.newest is None:
+            self.touched.append(item)
+        template.newest = item
         return at + schema.fixed.size
 
     def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:

@@ -77,6 +77,12 @@ class StreamDownstream(Command):
         _check_ranks(self.ranks)
 
 
+class InsightDownstream(Command):
+    """Ask what the relay knows about its ranks. It replies with `DownstreamInsight`."""
+
+    types: ClassVar = {"request": (int,)}
+
+
 class RankGranted(Command):
     """The reply to the `RankRequest` with the same `request`: the new worker's rank."""
 
@@ -173,4 +179,19 @@ class DownstreamReached(Message):
         _check_hidden(self.hidden)
 
 
-FROM_RELAY: tuple[type[Message], ...] = (RankRequest, DownstreamJoined, DownstreamEnded, DownstreamReplies, DownstreamReached)
+class DownstreamInsight(Message):
+    """The reply to an `InsightDownstream`: encoded observations of ranks, see `insight.observation`."""
+
+    request: int
+    observations: bytes
+    types: ClassVar = {"request": (int,), "observations": (bytes,)}
+
+
+FROM_RELAY: tuple[type[Message], ...] = (
+    RankRequest,
+    DownstreamJoined,
+    DownstreamEnded,
+    DownstreamReplies,
+    DownstreamReached,
+    DownstreamInsight,
+)
