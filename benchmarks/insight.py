@@ -1,8 +1,8 @@
 """What `insight()` costs a client when nobody asks: processor time for each record, with and without.
 
-The client's side runs alone, in this process: the stream of four workers, as it would arrive from their sockets and pipes, goes
-through `Peer` and `Dispatcher` to a handler that counts. "Without" is the same with a watch that does nothing. In the decoder,
-which has counts and references of its own, only the whole can be compared with an older version of the package. Pairs run in turn.
+The client's side runs alone, in this process: the stream of four workers, as it would arrive from their sockets and pipes,
+goes through `Peer` and `Dispatcher` to a handler that counts. "Without" is the same with a watch that does nothing. The decoder
+counts in both cases: what that costs shows only in a comparison with an older version of the package.
 """
 
 from __future__ import annotations

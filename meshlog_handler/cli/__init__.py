@@ -1,7 +1,7 @@
 """The command line: parses the arguments of ``meshlog run``, ``meshlog exec`` and ``meshlog tail``, and starts them.
 
-May import: errors, settings, _version, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch,
-client.
+May import: errors, settings, _version, system, protocol, journal, transport, grouping, insight, lines, output, worker,
+dispatch, client.
 """
 
 from __future__ import annotations

@@ -169,11 +169,11 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
 
 
 def last_text(tail: Iterable[Item]) -> str:
-    """Return the text of the last line or record; "" if there is none. A long one is cut."""
-    last = max((item for item in tail if item[1] is not None), key=itemgetter(0), default=None)
-    if last is None:
+    """Return the text of the last line or record, or "". A long one is cut."""
+    items = [item for item in tail if item[1] is not None]
+    if not items:
         return ""
-    _, template, values = last
+    _, template, values = max(reversed(items), key=itemgetter(0))  # of equal times, the one that arrived last
     text: str = template.text if isinstance(template, _Abridged) else template.text(values)
     return text.rstrip("\n")[:_MAX_TEXT]
 

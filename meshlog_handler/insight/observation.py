@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any, Final
 
 from ..errors import ProtocolError
-from .series import MAX_SAMPLES, Sample, Series
+from .series import MAX_SAMPLES, Sample, Series, valid_time
 from .watch import Place, Seen
 
 STATES: Final = ("running", "silent", "stopped", "dead", "ended")
@@ -110,7 +110,10 @@ class Observation:
                     for level, shape, count, samples in series
                 },
                 failures={
-                    (_of(str, kind)[:_TEXT], _of(str, file), _of(int, line)): (_of(float, when), _of(str, text)[:_TEXT])
+                    (_of(str, kind)[:_TEXT], _of(str, file), _of(int, line)): (
+                        valid_time(_of(float, when)),
+                        _of(str, text)[:_TEXT],
+                    )
                     for kind, file, line, when, text in failures
                 },
             )
@@ -151,7 +154,9 @@ def _samples(samples: Any) -> tuple[Sample, ...]:
     if not 0 < len(samples) <= MAX_SAMPLES:
         raise ValueError("a series has no samples, or too many")
     return tuple(
-        Sample(_of(float, when), tuple(None if each is None else _of(float, each) for each in numbers), _of(str, text))
+        Sample(
+            valid_time(_of(float, when)), tuple(None if each is None else _of(float, each) for each in numbers), _of(str, text)
+        )
         for when, numbers, text in samples
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os.path
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from statistics import median, median_high
@@ -83,10 +83,10 @@ class Progress:
     minimum, median, maximum : float
         Of these values.
     rate : float
-        The median of the ranks' growth per second.
+        The median of the growth per second of the ranks that make progress.
     behind : tuple of int
-        Ranks below the median whose rate is less than 0.8 of the median rate, or that are more than 2 intervals behind the
-        median.
+        Ranks below the median of the ranks that make progress, if their rate is less than 0.8 of `rate`, or if they are more
+        than 2 intervals behind that median.
     """
 
     label: str
@@ -120,8 +120,8 @@ class Difference:
 class FailureGroup:
     """Exceptions with one signature: the same type, raised at the same place.
 
-    `first_time` is in seconds since the epoch, by the clock of `first_rank`. If a rank is dead and no exception explains it, the
-    signature is how it ended.
+    `first_time` is in seconds since the epoch, by the clock of `first_rank`. If a rank is dead and no exception explains it,
+    the signature is how it ended.
     """
 
     signature: str
@@ -238,7 +238,9 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
             kinds.setdefault(key, {})[rank] = series
     ordered = dict(sorted(kinds.items()))
     places = {key: place for key, of_ranks in ordered.items() if (place := _growing(of_ranks)) is not None}
-    progress = _all_progress(ordered, places, ranks)
+    # Ranks that stand still do not say how fast the others should be.
+    paced = {rank for rank, each in ranks.items() if rank not in quiet and each.state in ("running", "ended")}
+    progress = _all_progress(ordered, places, ranks, paced)
     return Insight(
         {
             rank: RankInsight(
@@ -311,22 +313,28 @@ def _values(series: Mapping[int, Series], place: int) -> dict[int, float]:
 
 
 def _all_progress(
-    kinds: Mapping[Key, Mapping[int, Series]], places: Mapping[Key, int], ranks: Mapping[int, Observation]
+    kinds: Mapping[Key, Mapping[int, Series]],
+    places: Mapping[Key, int],
+    ranks: Mapping[int, Observation],
+    paced: Set[int],
 ) -> tuple[Progress, ...]:
     labels = {key: label_of(key[1], place) for key, place in places.items()}
     shared = Counter(labels.values())
     found = []
     for key, place in places.items():
         label = labels[key] if shared[labels[key]] == 1 else key[1]
-        found.append(_progress(label, kinds[key], place, ranks))
+        found.append(_progress(label, kinds[key], place, ranks, paced))
     return tuple(sorted(found, key=lambda each: (-len(each.behind), -len(each.values), each.label)))
 
 
-def _progress(label: str, series: Mapping[int, Series], place: int, ranks: Mapping[int, Observation]) -> Progress:
+def _progress(
+    label: str, series: Mapping[int, Series], place: int, ranks: Mapping[int, Observation], paced: Set[int]
+) -> Progress:
     values = _values(series, place)
-    middle = float(median(values.values()))
+    compared = (values.keys() & paced) or values.keys()
+    middle = median(values[rank] for rank in compared)
     rates = {rank: _rate(series[rank], place, ranks[rank]) for rank in values}
-    known = [rate for rate in rates.values() if rate is not None]
+    known = [rate for rank in compared if (rate := rates[rank]) is not None]
     rate = float(median(known)) if known else 0.0
     steps = [step for rank in values if (step := _interval(series[rank], place))]
     # A rank whose latest number was sent moments before those of the others is not behind.
@@ -337,7 +345,8 @@ def _progress(label: str, series: Mapping[int, Series], place: int, ranks: Mappi
         slow = own is not None and own < _SLOW * rate and series[rank].total > _INTERVALS and ranks[rank].state != "ended"
         if value < middle and (slow or value < middle - margin):
             behind.append(rank)
-    return Progress(label, values, min(values.values()), middle, max(values.values()), rate, tuple(behind))
+    least, most = min(values.values()), max(values.values())
+    return Progress(label, values, least, float(median(values.values())), most, rate, tuple(behind))
 
 
 def _interval(series: Series, place: int) -> float | None:
@@ -355,7 +364,9 @@ def _rate(series: Series, place: int, rank: Observation) -> float | None:
     since = samples[max(0, len(samples) - 3)]
     growth = _at(series.newest, place) - _at(since, place)
     usual = (series.newest.time - samples[0].time) / max(1, series.total - 1)
-    seconds = max(series.newest.time - since.time, _now_of(rank) - usual - since.time)
+    seconds = series.newest.time - since.time
+    if rank.state != "ended":
+        seconds = max(seconds, _now_of(rank) - usual - since.time)
     return growth / seconds if seconds > 0 else None
 
 

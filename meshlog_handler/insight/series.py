@@ -20,7 +20,9 @@ _BAR: Final = re.compile(r"([^|]*?)\d+%\|[^|]*\|\s*([\d.]+)([kMGT]?)/([\d.]+)([k
 _SCALES: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _DRAWN: Final = re.compile("[\u2500-\u259f]+")
 _NAMED: Final = re.compile(r"[^\W\d]\w*")
+_EPOCH_SEC: Final = 1e9
 _CLOCK_SEC: Final = 1e6
+_LAST_SEC: Final = 1e11
 
 
 class Sample(NamedTuple):
@@ -53,6 +55,11 @@ def chosen(samples: Iterable[Sample]) -> tuple[Sample, ...]:
         {(sample.time, sample.text): sample for sample in samples}.values(), key=lambda each: (each.time, each.text)
     )
     return tuple(ordered if len(ordered) <= MAX_SAMPLES else [ordered[0], *ordered[1 - MAX_SAMPLES :]])
+
+
+def valid_time(when: float) -> float:
+    """Return a time in seconds since the epoch, or 0 if no calendar has it: a peer may send any number."""
+    return when if 0.0 <= when < _LAST_SEC else 0.0
 
 
 def short(text: str) -> str:
@@ -105,7 +112,8 @@ def _value(text: str, when: float) -> float | None:
         value = float(number_value(text))
     except (ValueError, OverflowError):
         return None
-    return None if not math.isfinite(value) or abs(value - when) < _CLOCK_SEC else value
+    is_clock = value > _EPOCH_SEC and abs(value - when) < _CLOCK_SEC
+    return None if is_clock or not math.isfinite(value) else value
 
 
 def label_of(shape: str, place: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..protocol.decode import Item
-from .series import Series, chosen, measure_call, measure_text, short
+from .series import Series, chosen, measure_call, measure_text, short, valid_time
 
 MAX_SERIES: Final = 256
 """Templates, and kinds of texts, that are kept of each process. With 4 samples each, this takes less than 2 MB."""
@@ -59,12 +59,12 @@ class Seen(NamedTuple):
             if not items:  # its texts are counted apart
                 continue
             measured = [
-                measure_call(template.base["msg"], template.args(values), template.text(values), when)
+                measure_call(template.base["msg"], template.args(values), template.text(values), valid_time(when))
                 for when, _, values in items
             ]
             _add(found, template.levelno, count, measured)
         for level, count, texts in self.texts:
-            _add(found, level, count, [measure_text(text, when) for when, text in texts])
+            _add(found, level, count, [measure_text(text, valid_time(when)) for when, text in texts])
         return found
 
     def count_levels(self) -> tuple[int, int]:
@@ -236,7 +236,7 @@ class Watch:
         if self._failures is None:
             self._failures = {}
         if place not in self._failures and len(self._failures) < MAX_FAILURES:
-            self._failures[place] = when, text
+            self._failures[place] = valid_time(when), text
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
