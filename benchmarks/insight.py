@@ -134,7 +134,8 @@ def _logged(kind: str, count: int) -> list[bytes]:
     frames, data, position = [], bytearray(), START
     for number in range(count):
         template, args = (f"step {number} loss=0.5", lambda number: ()) if kind == "f-strings" else _pick(kind, number)
-        record = logging.LogRecord("app", logging.INFO, "/srv/app.py", 7 + number % 8, template, args(number), None, "work")
+        line = 7 + number % len(_KINDS.get(kind, (None,)))
+        record = logging.LogRecord("app", logging.INFO, "/srv/app.py", line, template, args(number), None, "work")
         record.created = float(number) / 1000
         encoded = encode_record(record, table)
         encoded.commit_schema()

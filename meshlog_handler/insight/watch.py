@@ -14,7 +14,7 @@ from ..protocol.decode import Item
 from .series import Series, chosen, measure_call, measure_text, short, valid_time
 
 MAX_SERIES: Final = 256
-"""Templates, and kinds of texts, that are kept of each process. With 4 samples each, this takes less than 2 MB."""
+"""Templates, and kinds of texts, that are kept of each process: with 4 samples of at most 1 KiB each, less than 4 MB."""
 
 MAX_FAILURES: Final = 64
 _BURST: Final = 500

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from meshlog_handler.protocol.codec import pack, unpack
 Line = tuple[float, str]
 
 
-def observed(rank: int, *lines: Line, level: int = logging.INFO, **others: object) -> Observation:
+def observed(rank: int, *lines: Line, level: int = logging.INFO, **others: Any) -> Observation:
     """Return the observation of a rank that logged these lines: (time, text)."""
     series: dict[tuple[int, str], Series] = {}
     for when, text in lines:
@@ -25,10 +26,10 @@ def observed(rank: int, *lines: Line, level: int = logging.INFO, **others: objec
         one = Series(1, (sample,))
         known = series.get((level, shape))
         series[level, shape] = one if known is None else known.merged(one)
-    return replace(Observation(rank, series=series), **others)  # type: ignore[arg-type]  # fields
+    return replace(Observation(rank, series=series), **others)
 
 
-def steps(rank: int, count: int, each: float, **others: object) -> Observation:
+def steps(rank: int, count: int, each: float, **others: Any) -> Observation:
     """Return the observation of a rank that logged a step every `each` seconds."""
     return observed(rank, *((step * each, f"step {step} loss=0.5") for step in range(1, count + 1)), **others)
 
