@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..protocol.decode import Item
@@ -160,10 +162,20 @@ class Watch:
         self._note(now, total)
         for when, template, values in notable:
             self._examine(template.levelno, values[2], when)
-        for when, template, values in self._affordable(items):
-            line = values[1]
-            if template.levelno < logging.WARNING and (line is None or line.final or line.progress) and values[2]:
-                self._count(template.levelno, values[3][:_KEY].translate(None, b"0."), when, values[2])
+        # One entry for each digit mask: most lines of a batch share a few.
+        lines = [
+            (values[3], when, values[2])
+            for when, template, values in self._affordable(items)
+            if (values[1] is None or values[1].final or values[1].progress) and template.levelno < logging.WARNING
+        ]
+        newest = {mask: (when, text) for mask, when, text in lines}
+        first = {mask: (when, text) for mask, when, text in reversed(lines)}
+        for mask, count in Counter(map(itemgetter(0), lines)).items():
+            if mask:
+                key = mask[:_KEY].translate(None, b"0.")
+                self._count(logging.INFO, key, *first[mask])
+                if count > 1:
+                    self._count(logging.INFO, key, *newest[mask], count - 1)
 
     def _note(self, now: float, total: int) -> None:
         gap = now - self._last
@@ -186,20 +198,20 @@ class Watch:
             return items[-left:]
         return [item for item in items[:-left] if item[1].levelno >= logging.WARNING] + list(items[-left:])
 
-    def _count(self, level: int, key: bytes, when: float, text: str) -> None:
+    def _count(self, level: int, key: bytes, when: float, text: str, count: int = 1) -> None:
         if b"%|" in key:  # a bar, whose drawing varies
             key = key.partition(b"%|")[0]
         if self._texts is None:
             self._texts = {}
         known = self._texts.get((level, key))
         if known is not None:
-            known[0] += 1
+            known[0] += count
             _keep(known[1], (when, short(text)))
             return
         if len(self._texts) >= MAX_SERIES:
             self._sampled = True
             del self._texts[next(iter(self._texts))]
-        self._texts[level, key] = [1, [(when, short(text))]]
+        self._texts[level, key] = [count, [(when, short(text))]]
 
     def _count_level(self, level: int, count: int) -> None:
         if level >= logging.WARNING:
