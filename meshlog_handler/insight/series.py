@@ -121,7 +121,7 @@ def label_of(shape: str, place: int) -> str:
     pieces = shape.split("#")
     if shape.endswith(" #/#"):
         return shape.removesuffix(" #/#").rstrip(": ") or shape
-    for piece, at in ((pieces[place], -1), (pieces[place + 1] if place + 1 < len(pieces) else "", 0)):
+    for piece, at in (("".join(pieces[place : place + 1]), -1), ("".join(pieces[place + 1 : place + 2]), 0)):
         words = _NAMED.findall(piece)
         if words:
             return str(words[at])

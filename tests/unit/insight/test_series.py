@@ -60,6 +60,7 @@ def test_a_record_has_the_shape_of_its_template() -> None:
         ("Epoch #: #/#", 0, "Epoch #"),
         ("bar: #/#", 0, "bar"),
         ("# #", 0, "# #"),
+        ("no number, from a faulty relay", 3, "no number, from a faulty relay"),
     ],
 )
 def test_a_number_is_labelled_by_the_word_beside_it(shape: str, place: int, label: str) -> None:
