@@ -12,7 +12,19 @@ from pathlib import Path
 from . import plot, table
 from .rounds import Scale, Section, tell
 
-NAMES = ("call", "rate", "captured", "aggregation", "flush", "latency", "footprint", "startup", "growth", "hierarchy")
+NAMES = (
+    "call",
+    "rate",
+    "captured",
+    "aggregation",
+    "flush",
+    "latency",
+    "footprint",
+    "startup",
+    "growth",
+    "hierarchy",
+    "insight",
+)
 
 
 def main(words: list[str] | None = None) -> int:
