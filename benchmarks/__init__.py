@@ -7,7 +7,7 @@ of them: trust the ratios, not the absolute numbers.
 ::
 
     rounds, crew, handlers, peers, pace, server     shared code: turns and rows, processes, both ends, subjects
-    call rate queues captured aggregation flush latency footprint startup growth hierarchy
+    call rate queues captured aggregation flush latency footprint startup growth hierarchy insight
     targets, table, plot, __main__  the targets; the results as Markdown, JSON and SVG; the command
     engines, engine_programs        separate: what Ray, Dask and Monarch do with the work of `rate`
     soak                            separate: load and killed workers for minutes, then an exact account

@@ -12,7 +12,20 @@ from pathlib import Path
 from . import plot, table
 from .rounds import Scale, Section, tell
 
-NAMES = ("call", "rate", "queues", "captured", "aggregation", "flush", "latency", "footprint", "startup", "growth", "hierarchy")
+NAMES = (
+    "call",
+    "rate",
+    "queues",
+    "captured",
+    "aggregation",
+    "flush",
+    "latency",
+    "footprint",
+    "startup",
+    "growth",
+    "hierarchy",
+    "insight",
+)
 
 
 def main(words: list[str] | None = None) -> int:

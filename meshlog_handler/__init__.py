@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .errors import RemoteTraceback as RemoteTraceback
     from .errors import SettingError as SettingError
     from .handler import MeshHandler as MeshHandler
+    from .insight.report import Insight as Insight
     from .installation import install as install
     from .installation import uninstall as uninstall
     from .mesh.control import LoggingMeshClient as LoggingMeshClient
@@ -64,6 +65,7 @@ _HOMES = {
     "FlushTimeout": "errors",
     "ForwardingDisabledWarning": "errors",
     "HostMesh": "mesh.proc_mesh",
+    "Insight": "insight.report",
     "JournalQueue": "worker.journal_queue",
     "JsonFormatter": "output.json_formatter",
     "LogClient": "client.log_client",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # What each folder, and each file beside them, may import of the package. A folder's own files may import each other.
 BASE = {"errors", "settings", "protocol", "system"}
 WORKER = BASE | {"journal", "transport", "worker"}
-CLIENT = WORKER | {"grouping", "lines", "output", "insight", "dispatch", "client"}
+CLIENT = WORKER | {"grouping", "insight", "lines", "output", "dispatch", "client"}
 MAY_IMPORT = {
     "_version": set(),
     "errors": set(),
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "journal": BASE,
     "transport": BASE | {"journal"},
     "grouping": {"protocol"},
-    "insight": {"errors", "protocol"},
+    "insight": {"errors", "protocol", "grouping"},
     "lines": {"protocol", "grouping"},
     "output": BASE | {"lines"},
     "worker": BASE | {"journal", "transport"},
@@ -50,9 +50,17 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # No threads, no clocks, nothing that waits.
-PURE = ["protocol.*", "grouping.*", "lines.*", "journal.layout", "journal.reader", "journal.writer", "output.formatter"]
+PURE = [
+    "protocol.*",
+    "grouping.*",
+    "insight.*",
+    "lines.*",
+    "journal.layout",
+    "journal.reader",
+    "journal.writer",
+    "output.formatter",
+]
 PURE += [
-    "insight.stacks",
     "output.prefix",
     "client.acknowledgements",
     "client.receipt",
@@ -81,6 +89,7 @@ PUBLIC = {
     "LogForwarder",
     "FlushReceipt",
     "RankStats",
+    "Insight",
     # A client of its own, and the proc's side
     "LogClient",
     "JournalQueue",

@@ -1,6 +1,6 @@
 """The command line: parses the arguments of ``meshlog run``, ``exec``, ``tail`` and ``completion``, and starts them.
 
-May import: errors, settings, _version, system, protocol, journal, transport, grouping, lines, output, insight, worker,
+May import: errors, settings, _version, system, protocol, journal, transport, grouping, insight, lines, output, worker,
 dispatch, client.
 """
 

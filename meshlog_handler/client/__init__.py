@@ -1,6 +1,6 @@
 """The client: the thread that reads all peers, and its flushes, commands, exit reports and relays.
 
-May import: errors, settings, system, protocol, journal, transport, grouping, lines, output, insight, worker, dispatch.
+May import: errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch.
 """
 
 from __future__ import annotations

@@ -168,6 +168,16 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
     ]
 
 
+def last_text(tail: Iterable[Item]) -> str:
+    """Return the text of the last line or record, or "". A long one is cut."""
+    items = [item for item in tail if item[1] is not None]
+    if not items:
+        return ""
+    _, template, values = max(reversed(items), key=itemgetter(0))  # of equal times, the one that arrived last
+    text: str = template.text if isinstance(template, _Abridged) else template.text(values)
+    return text.rstrip("\n")[:_MAX_TEXT]
+
+
 def _format(record: Any) -> str:
     text = record.getMessage().rstrip("\n")
     if record.exc_text:

@@ -25,6 +25,7 @@ from .. import settings
 from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.sink import Sink
 from ..errors import BusyError, ClosedError, FlushTimeout
+from ..insight.report import Insight, insight_of
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..output.rank_files import RankFiles
@@ -40,6 +41,7 @@ from ..transport.run_directory import RunDir
 from ..worker.record_stream import internal_threads
 from .acknowledgements import UNANSWERED, Answers
 from .flushes import explain_missing
+from .insights import INSIGHT_SEC, Findings, observe
 from .listening import Listening
 from .loop import ClientLoop
 from .peer import Chosen, Peer
@@ -480,6 +482,18 @@ class LogClient(Listening):
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""
         return self._core.stats()
+
+    def insight(self, timeout: float = INSIGHT_SEC, ranks: Iterable[int] | None = None) -> Insight:
+        """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
+
+        `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
+        ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
+        """
+        return insight_of(observe(self._core.insights, self.ask, timeout) if hasattr(self, "_core") else (), ranks)
+
+    def observe_soon(self, future: Future[Findings]) -> None:
+        """Let `future` get what is known about the ranks."""
+        self._post(lambda: self._core.insights.ask(future))
 
     def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.

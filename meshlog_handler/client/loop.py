@@ -19,9 +19,11 @@ from typing import Any, Final
 
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
+from ..errors import ProtocolError
 from ..protocol.decode import Item
 from ..protocol.messages import Answer, Command, StacksAnswer, Welcome, reason_of
 from ..protocol.ranks import format_ranks
+from ..protocol.relay_messages import DownstreamInsight
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
@@ -32,6 +34,7 @@ from ..transport.listener import Listener
 from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
+from .insights import Insights
 from .peer import Chosen, Peer, Target
 from .queue_peer import ENDED, QueuePeer
 from .queues import Queues
@@ -93,6 +96,7 @@ class ClientLoop:
             window=dispatcher.window,
             hidden_here=lambda: dispatcher.hidden,
         )
+        self.insights = Insights(self.reactor, requests)
         self._exit_reports = ExitReports()
         self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
@@ -351,8 +355,16 @@ class ClientLoop:
             peer, message = messages.popleft()
             if isinstance(message, Answer):
                 self._answered(peer, message)
+            elif isinstance(message, DownstreamInsight):
+                self._answered_insight(peer, message)
             else:
                 self.relays.handle(peer, message)
+
+    def _answered_insight(self, relay: Peer, message: DownstreamInsight) -> None:
+        try:
+            self.insights.answered(relay, message)
+        except ProtocolError as failure:
+            self.reactor.refuse(relay, failure)
 
     def _remove_ended(self, now: float) -> None:
         finished = self.reactor.finished
@@ -497,6 +509,7 @@ class ClientLoop:
         if peer.external and any(other.pid == peer.pid for other in others):
             return  # removed later: its own connection is not read to the end yet
         self._log_drops(peer)
+        self.insights.ended(peer)
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
         self.reactor.drop(peer, keep_journal=keep_journal)
@@ -519,6 +532,8 @@ class ClientLoop:
             if peer.ranks and not peer.left:
                 text = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
                 self.dispatcher.log(logging.ERROR, text, None, peer.pid)
+                for rank in peer.ranks:
+                    self.insights.died(rank, text)
         elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
             self._log_exit(peer, self._exit_reports.drained(peer, monotonic()))
         self._flushes.mark_ended(peer)
@@ -529,6 +544,8 @@ class ClientLoop:
 
     def _log_exit(self, ended: ExitedPeer, report: ExitReport | None) -> None:
         if report is not None:
+            if report.level >= logging.ERROR:
+                self.insights.died(ended.rank, report.text)
             self.dispatcher.log(report.level, report.text, ended.rank, ended.pid)
 
     def _log_drops(self, peer: Peer) -> None:
@@ -546,6 +563,7 @@ class ClientLoop:
             self._flushes.close,
             lambda: self.commands.close("the client was stopped"),
             self.switches.close,
+            self.insights.close,
             self.reactor.pipes.end_lines,
             self._show_rest,
             self.dispatcher.flush,

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import ProtocolError, printable, quoted
+from ..insight.watch import Watch
 from ..journal.layout import DROP_REASONS, START
 from ..journal.reader import JournalReader
 from ..journal.side_files import ReadSideFiles
@@ -140,6 +141,7 @@ class Peer:
         "turns",
         "uncaught",
         "unreported",
+        "watch",
         "watched",
         "writing",
     )
@@ -204,6 +206,7 @@ class Peer:
         self._frames = FrameReader()
         self.sides = ReadSideFiles(journal)
         self._decoder = RecordDecoder(self.identity, self.sides.read, self, relayed)
+        self.watch = Watch()
         self._generation = 0
         self._kept = False  # whether its journal was a file when the first data arrived
         self._position = START
@@ -363,7 +366,14 @@ class Peer:
         finally:
             del self.inbox[:done]
             self.remember(items[max(before, len(items) - TAIL) :])
+            if len(items) > before and not self.relays:
+                self.watch.add_records(self._decoder, time.time(), self.stats.received + self.stats.lines)
         return limit - left
+
+    @property
+    def decoded(self) -> RecordDecoder:
+        """The decoder, with what it has put aside for `watch`."""
+        return self._decoder
 
     @property
     def taken(self) -> int:

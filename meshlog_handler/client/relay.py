@@ -27,10 +27,12 @@ from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
     DownstreamEnded,
+    DownstreamInsight,
     DownstreamJoined,
     DownstreamReached,
     DownstreamReplies,
     FlushDownstream,
+    InsightDownstream,
     RankGranted,
     RankRequest,
     StreamDownstream,
@@ -38,8 +40,10 @@ from ..protocol.relay_messages import (
 )
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
+from ..system.waits import Awaited
 from ..transport.channel import Address
 from .acknowledgements import Answers
+from .insights import Findings
 from .log_client import LogClient
 from .peer import Chosen
 from .receipt import FlushReceipt
@@ -222,6 +226,8 @@ class LogRelay:
                 client.set_default(command.mesh, decode(command.command, Command))
                 # New workers get it from here on. The reply follows the messages about workers that joined before.
                 client.on_thread(partial(uplink.send, DownstreamReplies(command.request, ())))
+            elif isinstance(command, InsightDownstream):
+                self._observe(client, uplink, command)
             elif isinstance(command, WindowDownstream):
                 client.switch(command.window, wait=False)
             elif isinstance(command, StreamDownstream):
@@ -237,6 +243,14 @@ class LogRelay:
             uplink.append_flush(command.request)
 
         client.flush_soon(command.timeout, _of_ranks(command.ranks)).add_done_callback(flushed)
+
+    def _observe(self, client: LogClient, uplink: Uplink, command: InsightDownstream) -> None:
+        def observed(future: Future[Findings]) -> None:
+            uplink.send(DownstreamInsight(command.request, future.result().encode()))
+
+        future: Future[Findings] = Awaited()
+        future.add_done_callback(observed)
+        client.observe_soon(future)
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:

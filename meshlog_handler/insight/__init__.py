@@ -1,6 +1,6 @@
-"""What all ranks do, seen together: their stacks, merged. Pure: no threads, no clocks.
+"""What the ranks do, seen together: progress, silence, milestones, differences, failures, merged stacks. Pure.
 
-May import: errors, protocol.
+May import: errors, protocol, grouping.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The mesh of an engine implements `Engine` and gets its logging from `attach`. Workers on the client's machine join the client
 directly. Other workers join a relay on their host, and the engine transfers the relay's bytes (see `tunnel`).
 
-May import: errors, settings, system, protocol, journal, transport, grouping, lines, output, insight, worker, dispatch, client,
+May import: errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch, client,
 handler, installation, notebook, mesh.
 """
 

@@ -92,6 +92,7 @@ class CapturedPipe:
     def __init__(self, fd: int, stream: str, *, base: Mapping[str, Any], identity: Mapping[str, Any], max_line: int) -> None:
         self.fd = fd
         self.stream = stream
+        self.notable: list[Item] = []  # complete lines of level WARNING and above, until the owner empties it
         self.framer = CursorFramer()
         self._in_traceback = False
         self._max_line = max_line
@@ -111,7 +112,11 @@ class CapturedPipe:
 
     def _item(self, line: Line, when: float) -> Item:
         text = display(line.raw[line.shown :] if line.shown else line.raw, self._max_line)
-        return when, self._template(self._level(text)), (when, line, text, mask_digits(text))
+        level = self._level(text)
+        item = when, self._template(level), (when, line, text, mask_digits(text))
+        if level >= logging.WARNING and line.final:
+            self.notable.append(item)
+        return item
 
     def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
         """Return many lines as items without a Python loop, or None if the lines must be examined one by one."""

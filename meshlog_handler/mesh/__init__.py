@@ -1,6 +1,6 @@
 """Meshes of processes on this host: start, call and supervise the processes, and manage their logging.
 
-May import: errors, settings, system, protocol, journal, transport, grouping, lines, output, insight, worker, dispatch, client,
+May import: errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch, client,
 handler, installation, notebook.
 """
 

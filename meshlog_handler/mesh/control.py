@@ -20,6 +20,7 @@ from ..client.peer import Chosen
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
+from ..insight.report import Insight
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
@@ -258,6 +259,16 @@ class LoggingMeshClient:
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         return self.client.stats()
+
+    def insight(self, ranks: Iterable[int] | None = None) -> Insight:
+        """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
+
+        Parameters
+        ----------
+        ranks : iterable of int or None
+            The ranks to compare with each other; None: all.
+        """
+        return self.client.insight(ranks=ranks)
 
     def on_stop(self, detach: Detach) -> None:
         """Call `detach` with a timeout in seconds before the client ends. It makes the procs leave."""

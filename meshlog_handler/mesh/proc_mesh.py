@@ -30,6 +30,7 @@ from .start_methods import check_start_method
 
 if TYPE_CHECKING:
     from ..client.receipt import FlushReceipt
+    from ..insight.report import Insight
     from ..insight.stacks import Stacks
     from ..output.named_handlers import ShownBy
     from .control import LoggingMeshClient
@@ -314,6 +315,20 @@ class ProcMesh:
             return life.manager.client.stacks(ranks, timeout)
 
         return MeshFuture.run(stacks, "stacks")
+
+    def insight(self) -> MeshFuture[Insight]:
+        """Return which of these ranks are silent, behind, different or failed, from what they have logged and printed so far.
+
+        A slice compares its ranks only with each other.
+        """
+        life, ranks = self._life, self._chosen
+        life.check_open("insight()")
+
+        def insight() -> Insight:
+            life.initialized.get()
+            return life.manager.client.insight(ranks)
+
+        return MeshFuture.run(insight, "insight")
 
     def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
         """Flush, then stop the procs and their logging. A second call does nothing.

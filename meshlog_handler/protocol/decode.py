@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import ProtocolError, quoted
 from .codec import unpack
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, TIMED, UINT64, walk
-from .exceptions import is_failure, signature
+from .exceptions import Failure, is_failure, signature
 from .interning import layouts, shared
 from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
 
@@ -35,6 +35,7 @@ _TIMES: Final = {False: Struct("<dd"), True: Struct("<ddd")}
 _NOTHING: Final[dict[str, Any]] = {}
 _NAMES: Final = frozenset((str,))
 _TEXTS: Final = frozenset((str, NoneType))
+_HEADER_SIZE: Final = HEADER.size
 _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 
@@ -42,6 +43,7 @@ _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
 _EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
 _LATEST: Final = 253_000_000_000.0
 _LONGEST: Final = 1e15  # milliseconds
+_MAX_KEPT: Final = 1024  # bytes
 
 _STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
 """The attributes of every record, for a peer that does not send all of them."""
@@ -50,7 +52,8 @@ _STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() -
 class RecordTemplate:
     """What the records of one schema from one worker share. Values: ``(header, created, msecs, *args, commit byte)``."""
 
-    __slots__ = ("base", "group", "info", "levelno", "rank", "route", "scope", "start")
+    # `count`: records so far. `newest`: the item of the latest one, or None (see `RecordDecoder.touched`).
+    __slots__ = ("base", "count", "group", "info", "levelno", "newest", "rank", "route", "scope", "start")
     first = 3  # the index of the first argument in the values
     captured = False
     ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
@@ -69,6 +72,8 @@ class RecordTemplate:
             "stack_info": None,
         }
         self.start = start
+        self.count = 0
+        self.newest: Item | None = None
         self.rank = self.info.rank
         self.levelno: int = common["levelno"]
         place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
@@ -94,6 +99,10 @@ class RecordTemplate:
             return str(self.build(values).getMessage())
 
     def signature(self, values: Values) -> Hashable | None:
+        """Return None: these records have no exception."""
+        return None
+
+    def failure(self, values: Values) -> Failure | None:
         """Return None: these records have no exception."""
         return None
 
@@ -192,9 +201,14 @@ class TaggedTemplate(RecordTemplate):
         text: str | None = values[5]
         return text if text is not None else self.build(values).getMessage()
 
+    def failure(self, values: Values) -> Failure | None:
+        """Return the description of the exception, or None."""
+        failure: Failure | None = values[6].get("failure")
+        return failure
+
     def signature(self, values: Values) -> Hashable | None:
         """Return the exception's type and frames, or None."""
-        failure = values[6].get("failure")
+        failure = self.failure(values)
         return None if failure is None else signature(failure)
 
     def build(self, values: Values) -> MeshRecord:
@@ -266,6 +280,15 @@ class RecordDecoder:
     Every record has the attributes in `identity`: rank, local_rank, hostname, coords. `read_large` returns the entries of a
     side file by its number. `owner` is a part of each flush sentinel. `relayed` is the template for relayed records, or None
     if the peer is not a relay.
+
+    Attributes
+    ----------
+    touched : list of Item
+        The first record of each template since the owner has emptied the list and set ``template.newest`` of these templates to
+        None. ``template.newest`` is the latest one; it stays None if the records are in `texts`.
+    texts : list of Item
+        Records whose template says little about their text, such as those of f-strings. The owner empties the list after each
+        `decode`. A relay's records are in neither list.
     """
 
     def __init__(
@@ -281,6 +304,9 @@ class RecordDecoder:
         self.last = 0.0
         self.sentinels = 0
         self.aside = 0  # bytes read from side files
+        self.touched: list[Item] = []
+        self.texts: list[Item] = []
+        self._keeps = relayed is None
         self._read_large = read_large
         self._schemas: dict[int, _Schema | TaggedTemplate] = {}
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
@@ -322,15 +348,19 @@ class RecordDecoder:
         schema = self._schemas[number]
         last = self.last
         if isinstance(schema, TaggedTemplate):
-            end = at + HEADER.size + size
+            end = at + _HEADER_SIZE + size
             if end > len(data):
                 raise ProtocolError("a record is incomplete")
             times = _TIMES[schema.timed]
-            created, msecs, *relative = times.unpack_from(data, at + HEADER.size)
-            tagged: Any = unpack(data[at + HEADER.size + times.size : end])
+            created, msecs, *relative = times.unpack_from(data, at + _HEADER_SIZE)
+            tagged: Any = unpack(data[at + _HEADER_SIZE + times.size : end])
             args, named, text, *rest = tagged  # a wrong count is a ValueError, caught by the caller
             ours = rest[0] if rest else _NOTHING
-            if type(named) is not dict or type(ours) is not dict or not _NAMES.issuperset(map(type, (*named, *ours))):
+            if (
+                type(named) is not dict
+                or type(ours) is not dict
+                or not _NAMES.issuperset(map(type, (*named, *ours) if ours else named))
+            ):
                 raise ProtocolError("malformed record: expected dicts of named values with texts as keys")
             if not _TEXTS.issuperset(map(type, (text, named.get("exc_text"), named.get("stack_info")))):
                 raise ProtocolError("malformed record: its message, traceback or stack is not a text")
@@ -341,7 +371,13 @@ class RecordDecoder:
             if args and text is None:
                 _check_template(named.get("msg", schema.base["msg"]))
             self.last = last = created if created > last else last
-            items.append((last, schema.of(args, named, ours), (0, created, msecs, args, named, text, ours)))
+            item: Item = (last, schema.of(args, named, ours), (0, created, msecs, args, named, text, ours))
+            items.append(item)
+            if self._keeps:
+                if not schema.count:
+                    self.touched.append(item)
+                schema.count += 1
+                self.texts.append(item)
             return end
         if schema.texts:
             parts = list(schema.fixed.unpack_from(data, at))
@@ -349,16 +385,28 @@ class RecordDecoder:
             for index in schema.texts:
                 begin, end = end, end + parts[index]
                 parts[index] = data[begin:end].decode()
-            if end != at + HEADER.size + size or end > len(data):
+            if end != at + _HEADER_SIZE + size or end > len(data):
                 raise ProtocolError("malformed record: its size does not match its texts")
             self.last = last = parts[1] if parts[1] > last else last
-            items.append((last, schema.template, (*parts, MARK)))
+            template = schema.template
+            item = (last, template, (*parts, MARK))
+            items.append(item)
+            if template.group is None or size > _MAX_KEPT:
+                if not template.count:
+                    self.touched.append(item)
+                self.texts.append(item)
+            else:
+                if template.newest is None:
+                    self.touched.append(item)
+                template.newest = item
+            template.count += 1
             return end
         header, template = schema.header, schema.template
         stride = schema.committed.size
         run = min(limit, (len(data) - at) // stride)
         # Most programs log a few schemas in turn, so a run pays off only if the next record has the same schema.
-        if run > 1 and data[at : at + 8] == data[at + stride : at + stride + 8]:
+        # One byte of the schema's number rules out most others, and costs less than two slices.
+        if run > 1 and data[at + 2] == data[at + stride + 2] and data[at : at + 8] == data[at + stride : at + stride + 8]:
             before = len(items)
             append = items.append
             for values in schema.committed.iter_unpack(view[at : at + run * stride]):
@@ -369,12 +417,21 @@ class RecordDecoder:
                 append((last, template, values))
             self.last = last
             if len(items) > before:
+                template.count += len(items) - before
+                if template.newest is None:
+                    self.touched.append(items[before])
+                template.newest = items[-1]
                 return at + (len(items) - before) * stride
         values = schema.fixed.unpack_from(data, at)
         if values[0] != header:
             raise ProtocolError("malformed record: its size is not that of its schema")
         self.last = last = values[1] if values[1] > last else last
-        items.append((last, template, (*values, MARK)))
+        item = (last, template, (*values, MARK))
+        items.append(item)
+        template.count += 1
+        if template.newest is None:
+            self.touched.append(item)
+        template.newest = item
         return at + schema.fixed.size
 
     def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:

@@ -350,6 +350,11 @@ def has_words(template: str) -> bool:
     return any(map(str.isalpha, _CONVERSION.sub("", template)))
 
 
+def mask_conversions(template: str) -> str:
+    """Return a template with each conversion, such as ``%d``, replaced by ``#``."""
+    return _CONVERSION.sub(lambda match: "%" if match[0] == "%%" else "#", template)
+
+
 def _repr_of(value: object) -> str:
     if type(value) is str:
         return value

@@ -77,6 +77,12 @@ class StreamDownstream(Command):
         _check_ranks(self.ranks)
 
 
+class InsightDownstream(Command):
+    """Ask what the relay knows about its ranks. It replies with `DownstreamInsight`."""
+
+    types: ClassVar = {"request": (int,)}
+
+
 class RankGranted(Command):
     """The reply to the `RankRequest` with the same `request`: the new worker's rank."""
 
@@ -199,6 +205,14 @@ class DownstreamReached(Message):
         _check_hidden(self.hidden)
 
 
+class DownstreamInsight(Message):
+    """The reply to an `InsightDownstream`: encoded observations of ranks, see `insight.observation`."""
+
+    request: int
+    observations: bytes
+    types: ClassVar = {"request": (int,), "observations": (bytes,)}
+
+
 FROM_RELAY: tuple[type[Message], ...] = (
     RankRequest,
     DownstreamJoined,
@@ -206,4 +220,5 @@ FROM_RELAY: tuple[type[Message], ...] = (
     DownstreamReplies,
     DownstreamStacks,
     DownstreamReached,
+    DownstreamInsight,
 )

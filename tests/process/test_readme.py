@@ -13,9 +13,8 @@ from .procs import ROOT
 pytestmark = pytest.mark.docs
 
 README = Page("README.md")
-PAGES = {
-    path: Page(path) for path in ("README.md", "docs/operations.md", "docs/recipes.md", "docs/stacks.md", "docs/tutorial.md")
-}
+NAMES = ("README.md", "docs/insight.md", "docs/operations.md", "docs/recipes.md", "docs/stacks.md", "docs/tutorial.md")
+PAGES = {path: Page(path) for path in NAMES}
 BLOCKS = [(path, number) for path, page in PAGES.items() for number in range(len(page.scripts()))]
 
 # Other tests run the code of these: test_recipes, test_neighbours, test_notebook, and the tests of the engines.

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlog_handler.errors import ProtocolError
+from meshlog_handler.insight.observation import STATES, Observation, by_rank
+from meshlog_handler.insight.report import Insight, insight_of
+from meshlog_handler.insight.series import Series, measure_text
+from meshlog_handler.protocol.codec import pack, unpack
+
+Line = tuple[float, str]
+
+
+def observed(rank: int, *lines: Line, level: int = logging.INFO, **others: Any) -> Observation:
+    """Return the observation of a rank that logged these lines: (time, text)."""
+    series: dict[tuple[int, str], Series] = {}
+    for when, text in lines:
+        shape, sample = measure_text(text, when)
+        one = Series(1, (sample,))
+        known = series.get((level, shape))
+        series[level, shape] = one if known is None else known.merged(one)
+    return replace(Observation(rank, series=series), **others)
+
+
+def steps(rank: int, count: int, each: float, **others: Any) -> Observation:
+    """Return the observation of a rank that logged a step every `each` seconds."""
+    return observed(rank, *((step * each, f"step {step} loss=0.5") for step in range(1, count + 1)), **others)
+
+
+def test_progress_has_the_values_of_all_ranks_and_names_the_slow_one() -> None:
+    found = insight_of([steps(0, 100, 0.1), steps(1, 100, 0.1), steps(2, 50, 0.2), steps(3, 101, 0.1)])
+    (progress,) = found.progress
+    assert progress.label == "step"
+    assert progress.values == {0: 100.0, 1: 100.0, 2: 50.0, 3: 101.0}
+    assert (progress.minimum, progress.median, progress.maximum) == (50.0, 100.0, 101.0)
+    assert progress.rate == pytest.approx(10.0)
+    assert progress.behind == (2,)
+    assert found.ranks[2].progress == {"step": 50.0}
+
+
+def test_a_rank_that_stands_still_is_behind() -> None:
+    found = insight_of([*(steps(rank, 100, 0.1) for rank in range(3)), steps(3, 90, 0.1, silence=1.0)])
+    assert found.progress[0].behind == (3,)
+
+
+def test_a_rank_whose_latest_step_is_on_its_way_is_not_behind() -> None:
+    found = insight_of([*(steps(rank, 100, 0.1) for rank in range(3)), steps(3, 98, 0.1)])
+    assert found.progress[0].behind == ()
+
+
+def test_a_number_that_does_not_grow_everywhere_is_no_progress() -> None:
+    falling = [observed(rank, (0.0, "loss 5"), (1.0, "loss 4"), (2.0, "loss 3")) for rank in range(2)]
+    assert insight_of(falling).progress == ()
+    mixed = [observed(0, (0.0, "loss 5"), (1.0, "loss 6")), observed(1, (0.0, "loss 5"), (1.0, "loss 4"))]
+    assert insight_of(mixed).progress == ()
+
+
+def test_equal_labels_are_told_apart() -> None:
+    found = insight_of([observed(0, (0.0, "step 1"), (1.0, "step 2"), (0.0, "eval step 1"), (1.0, "eval step 2"))])
+    assert [each.label for each in found.progress] == ["eval step #", "step #"]
+
+
+def test_a_silent_rank_is_named_with_its_last_line() -> None:
+    ranks = [steps(rank, 9, 0.1, silence=0.1, longest=0.3, last_line="step 9") for rank in range(3)]
+    found = insight_of([*ranks, steps(3, 5, 0.1, silence=60.0, longest=0.3, last_line="step 5")])
+    assert found.silent == ((3, 60.0, "step 5"),)
+    assert [each.state for each in found.ranks.values()] == ["running"] * 3 + ["silent"]
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [steps(rank, 9, 0.1, silence=60.0, longest=0.3) for rank in range(4)],  # all wait
+        [steps(rank, 9, 0.1, silence=0.1, longest=40.0) for rank in range(3)] + [steps(3, 9, 0.1, silence=60.0)],
+        [steps(rank, 9, 0.1, silence=0.1) for rank in range(3)] + [steps(3, 9, 0.1, silence=0.9)],
+        [steps(rank, 9, 0.1, silence=0.1) for rank in range(3)] + [steps(3, 9, 0.1, silence=60.0, state="ended")],
+        [steps(0, 9, 0.1, silence=60.0)],
+    ],
+)
+def test_no_rank_is_silent_without_a_reason(ranks: list[Observation]) -> None:
+    assert insight_of(ranks).silent == ()
+
+
+def test_a_stopped_rank_stays_stopped_in_the_table_and_is_silent_too() -> None:
+    ranks = [steps(rank, 9, 0.1, silence=0.1) for rank in range(3)]
+    found = insight_of([*ranks, steps(3, 9, 0.1, silence=60.0, state="stopped")])
+    assert found.ranks[3].state == "stopped"
+    assert [rank for rank, *_ in found.silent] == [3]
+
+
+def test_a_milestone_that_some_ranks_have_not_reached_is_missing() -> None:
+    ranks = [observed(rank, (1.0, "epoch 1 done"), (2.0, "epoch 2 done"), (3.0, "epoch 3 done")) for rank in range(7)]
+    found = insight_of([*ranks, observed(7, (1.0, "epoch 1 done"), (2.0, "epoch 2 done"))])
+    assert [(each.text, each.missing) for each in found.missing] == [("epoch 3 done", (7,))]
+    assert found.missing[0].reached == tuple(range(7))
+    assert "epoch 3 done: 7 of 8, missing 7" in str(found)
+
+
+def test_a_line_without_a_number_is_a_milestone_too() -> None:
+    found = insight_of([*(observed(rank, (1.0, "model loaded")) for rank in range(3)), observed(3, (1.0, "hello"))])
+    assert [(each.text, each.missing) for each in found.missing] == [("model loaded", (3,))]
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [observed(rank, (1.0, f"worker {rank} ready")) for rank in range(4)],
+        [steps(rank, 100 + rank, 0.1) for rank in range(4)],  # a step is no milestone
+        [observed(0, (1.0, "only I")), *(observed(rank) for rank in range(1, 4))],
+        [*(observed(rank, (1.0, "model loaded")) for rank in range(3)), observed(3, sampled=True)],
+    ],
+)
+def test_nothing_is_missing_without_a_reason(ranks: list[Observation]) -> None:
+    assert insight_of(ranks).missing == ()
+
+
+def test_lines_of_few_ranks_are_different_and_warnings_come_first() -> None:
+    common = [observed(rank, (1.0, "model loaded")) for rank in range(8)]
+    odd = observed(5, (2.0, "cuda is warm"), level=logging.WARNING)
+    chatty = observed(3, (1.0, "a cache was found"))
+    main = observed(0, (1.0, "saved the checkpoint"))
+    found = insight_of([*common, chatty, main, odd])
+    assert [(each.text, each.level, each.ranks) for each in found.different] == [
+        ("cuda is warm", logging.WARNING, (5,)),
+        ("a cache was found", logging.INFO, (3,)),
+        ("saved the checkpoint", logging.INFO, (0,)),
+    ]
+
+
+def test_lines_are_not_called_different_if_the_lines_of_others_were_not_all_examined() -> None:
+    ranks = [observed(0, (1.0, "a")), *(observed(rank, (1.0, "b"), sampled=True) for rank in range(1, 4))]
+    assert insight_of(ranks).different == ()
+
+
+def test_failures_are_grouped_and_the_first_in_time_comes_first() -> None:
+    place, other = ("ValueError", "/srv/train.py", 9), ("OSError", "", 0)
+    found = insight_of(
+        [
+            Observation(0, failures={place: (5.0, "ValueError: a"), other: (9.0, "OSError")}),
+            Observation(1, failures={place: (4.0, "ValueError: b")}),
+            Observation(2, state="dead", silence=1.0, end="rank 2 (pid 7) ended by SIGKILL"),
+            Observation(3, state="dead", end="rank 3 (pid 8) ended by exit code 1", failures={other: (8.0, "OSError")}),
+        ]
+    )
+    assert [(each.signature, each.text, each.ranks, each.first_rank) for each in found.failures][-2:] == [
+        ("ValueError at train.py:9", "ValueError: b", (0, 1), 1),
+        ("OSError", "OSError", (0, 3), 3),
+    ]
+    assert found.failures[0].signature == "ended by SIGKILL"
+
+
+def test_the_text_fits_a_screen_and_the_data_is_json() -> None:
+    ranks = [steps(rank, 9, 0.1, silence=0.1, last_line="step 9") for rank in range(100)]
+    found = insight_of([*ranks, steps(100, 5, 0.1, silence=60.0, last_line="x" * 1000)])
+    assert str(found).splitlines()[0] == "101 ranks: 100 running, rank 100 silent"
+    assert len(str(found).splitlines()) < 40
+    assert max(map(len, str(found).splitlines())) < 160
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data.keys() == {"ranks", "silent", "progress", "missing", "different", "failures"}
+    assert data["ranks"]["100"]["state"] == "silent"
+    assert str(insight_of([])) == "0 ranks: nothing was received yet"
+
+
+def test_only_the_wanted_ranks_are_compared() -> None:
+    assert insight_of([steps(rank, 9, 0.1) for rank in range(4)], [1, 3]).ranks.keys() == {1, 3}
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+times = st.integers(0, 20).map(float)
+texts = st.sampled_from(["step 1", "step 2", "step 3", "ready", "epoch 1 done", "epoch 2 done", "odd"])
+observations = st.builds(
+    lambda rank, lines, level, failures, others: observed(rank, *lines, level=level, failures=failures, **others),
+    st.integers(0, 3),
+    st.lists(st.tuples(times, texts), max_size=6),
+    st.sampled_from([logging.INFO, logging.WARNING]),
+    st.dictionaries(st.tuples(st.sampled_from("AB"), st.just("x"), st.integers(0, 1)), st.tuples(times, texts), max_size=3),
+    st.fixed_dictionaries(
+        {
+            "state": st.sampled_from(STATES),
+            "silence": times,
+            "longest": times,
+            "last_line": texts,
+            "records": st.integers(0, 9),
+            "rate": times,
+            "errors": st.integers(0, 9),
+            "sampled": st.booleans(),
+            "end": st.sampled_from(["", "rank 1 (pid 2) ended by SIGKILL"]),
+        }
+    ),
+)
+
+
+@given(observations, observations, observations)
+def test_merging_is_associative_and_commutative(a: Observation, b: Observation, c: Observation) -> None:
+    a, b, c = (replace(each, rank=1) for each in (a, b, c))
+    assert a.merged(b).merged(c) == a.merged(b.merged(c))
+    assert a.merged(b) == b.merged(a)
+
+
+@given(st.lists(observations, max_size=8), st.randoms())
+def test_the_insight_depends_neither_on_the_order_nor_on_how_relays_group_the_ranks(
+    ranks: list[Observation], random: object
+) -> None:
+    shuffled = list(ranks)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # a random.Random
+    merged = [*by_rank(shuffled[:3]).values(), *by_rank(shuffled[3:]).values()]
+    found: Insight = insight_of(ranks)
+    assert found == insight_of(shuffled) == insight_of(merged)
+    assert str(found) == str(insight_of(merged))
+
+
+@given(observations)
+def test_an_observation_survives_its_way_through_a_relay(each: Observation) -> None:
+    assert Observation.of(unpack(pack(each.plain()))) == each
+
+
+@given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda inner: st.lists(inner).map(tuple)))
+def test_malformed_observations_are_refused(plain: object) -> None:
+    with pytest.raises(ProtocolError):
+        Observation.of(plain)
+
+
+def test_an_observation_with_an_invalid_field_is_refused() -> None:
+    good = observed(1, (1.0, "step 1")).plain()
+    for at, bad in [(0, "1"), (1, "odd"), (2, float("nan")), (13, ((20, "step #", 1, ()),)), (14, (("A", "x", 1, 0, "t"),))]:
+        with pytest.raises(ProtocolError):
+            Observation.of((*good[:at], bad, *good[at + 1 :]))
