@@ -25,6 +25,7 @@ from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
 from .system.diagnostics import diagnose
+from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .worker import membership
 from .worker import record_stream as streams
@@ -90,6 +91,7 @@ class MeshHandler(logging.Handler):
         on_full: str = "block",
         log_dir: str | None = None,
     ) -> None:
+        check_interpreter("a MeshHandler")
         super().__init__(level)
         self._on_full = check_on_full(on_full)
         self._stream: RecordStream | None = None
