@@ -1,6 +1,6 @@
 """Functions, arguments and results as bytes, between a client and the procs that it started.
 
-This module uses dill, through the pickler of `multiprocess`, with three differences:
+This module uses dill, through the pickler of `multiprocess`, with four differences:
 
 - A function that cannot be imported (from ``__main__``, a lambda, a closure) is pickled with the globals that its code
   names. dill's own search replaces ``sys.stdout`` while it prints the disassembly, which captures output of other threads,
@@ -9,6 +9,7 @@ This module uses dill, through the pickler of `multiprocess`, with three differe
   A global that the client knows is sent with every call, with its value in the client.
 - A class that cannot be imported is created once in a process and has one identity on both sides, so that ``except`` and
   ``isinstance`` in the client work with returned objects.
+- Code is pickled by `marshal`, and annotations that cannot be evaluated as strings.
 """
 
 from __future__ import annotations
