@@ -25,6 +25,7 @@ from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
 from .system.diagnostics import diagnose
+from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_whole
 from .worker import membership
@@ -91,6 +92,7 @@ class MeshHandler(logging.Handler):
         on_full: str = "block",
         log_dir: str | None = None,
     ) -> None:
+        check_interpreter("a MeshHandler")
         run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
         self._on_full = check_on_full(on_full)
         self.record_stream: RecordStream | None = None

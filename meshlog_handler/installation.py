@@ -16,6 +16,7 @@ from .notebook.ipython import of_parents_kernel
 from .system import live_clients
 from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
+from .system.interpreters import check_interpreter
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
 from .worker import console_handlers, fast_logger, membership
@@ -62,7 +63,7 @@ def install(
     Raises
     ------
     SettingError
-        If no address is given, or an argument is invalid.
+        If no address is given, an argument is invalid, or this is an interpreter of `InterpreterPoolExecutor`.
 
     Notes
     -----
@@ -70,6 +71,7 @@ def install(
     filters of such a handler reject a record, it is not forwarded; if they change it, it is forwarded as changed. If the client
     cannot be reached, the process reports that on stderr and continues unchanged.
     """
+    check_interpreter("install()")
     address = settings.check_address(address) or os.environ.get(settings.ADDRESS)
     if not address:
         raise SettingError(

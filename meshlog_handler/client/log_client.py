@@ -32,6 +32,7 @@ from ..output.rank_files import RankFiles
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
+from ..system.interpreters import check_interpreter
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded, run_whole
 from ..system.waits import Awaited, check_timeout, ended, finished, monotonic
@@ -141,9 +142,12 @@ class LogClient(Listening):
         ------
         OSError
             If no private directory can be made, or `log_dir` cannot be written.
+        SettingError
+            If this is an interpreter of `InterpreterPoolExecutor`.
         """
         if self.running:
             return self
+        check_interpreter("a LogClient")
         unpatched.use()
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.

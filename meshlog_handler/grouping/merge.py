@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from os.path import commonprefix
 from typing import Final
 
 from .similarity import Token, TokenizedLine, number_value, tokenize_line
@@ -206,7 +205,9 @@ class Choice:
 
 
 def _common(pattern: re.Pattern[str], texts: list[str]) -> int:
-    match = pattern.match(commonprefix(texts))  # noqa: RUF071 - compares characters, not paths
+    first, last = min(texts), max(texts)  # what these two begin with, all texts begin with
+    size = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    match = pattern.match(first, 0, size)
     return 0 if match is None else match.end()
 
 

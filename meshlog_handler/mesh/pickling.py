@@ -1,6 +1,6 @@
 """Functions, arguments and results as bytes, between a client and the procs that it started.
 
-This module uses dill, through the pickler of `multiprocess`, with three differences:
+This module uses dill, through the pickler of `multiprocess`, with four differences:
 
 - A function that cannot be imported (from ``__main__``, a lambda, a closure) is pickled with the globals that its code
   names. dill's own search replaces ``sys.stdout`` while it prints the disassembly, which captures output of other threads,
@@ -9,6 +9,7 @@ This module uses dill, through the pickler of `multiprocess`, with three differe
   A global that the client knows is sent with every call, with its value in the client.
 - A class that cannot be imported is created once in a process and has one identity on both sides, so that ``except`` and
   ``isinstance`` in the client work with returned objects.
+- Code is pickled by `marshal`, and annotations that cannot be evaluated as strings.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import enum
 import importlib
 import io
 import itertools
+import marshal
 import os
 import pickle
 import sys
@@ -30,6 +32,9 @@ from typing import Any, Final
 
 from . import start_methods
 from .rpc import name_of
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 _ForkingPickler: Any = start_methods.reduction().ForkingPickler
 _dill: Any = importlib.import_module("dill._dill")  # the pickler of multiprocess, already imported by it
@@ -107,9 +112,17 @@ class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes wit
             if issubclass(kind, enum.EnumMeta) and not _dill._locate_function(obj, self):
                 self._save_enum(obj)
                 return
-        elif kind is typing.TypeVar and obj.__module__ == "__main__" and id(obj) not in self.memo:
+        elif kind is types.CodeType and id(obj) not in self.memo:
+            # The procs run the same Python. dill reads `co_lnotab`, which Python 3.15 does not have.
+            self.save_reduce(marshal.loads, (marshal.dumps(obj),), obj=obj)
+            return
+        elif kind is typing.TypeVar and id(obj) not in self.memo and not _is_importable(obj):
             form = obj.__bound__, obj.__covariant__, obj.__contravariant__
             self.save_reduce(_make_type_var, (obj.__name__, obj.__constraints__, *form), obj=obj)
+            return
+        elif sys.version_info >= (3, 14) and kind is annotationlib.ForwardRef and id(obj) not in self.memo:
+            # The annotation of a field that names its own class. Its state has all globals of the module.
+            self.save_reduce(annotationlib.ForwardRef, (obj.__forward_arg__,), obj=obj)
             return
         elif kind is _RLOCK and id(obj) not in self.memo:
             # dill recreates an RLock locked, for good. Each functools.cached_property of Python 3.10 and 3.11 has one.
@@ -144,17 +157,20 @@ class _Pickler(_ForkingPickler):  # type: ignore[misc]  # multiprocess comes wit
         if namespace is None:
             namespace = self._namespaces[id(function.__globals__)] = _Namespace(function.__module__ or "__main__")
         names = _globals_of(function.__code__) - namespace.sent
-        used = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
+        used = {name: _imported(function.__globals__[name]) for name in sorted(names) if name in function.__globals__}
         namespace.sent.update(used)
         state = {
             name: value
-            for name in ("__doc__", "__kwdefaults__", "__annotations__", "__module__", "__qualname__", "__type_params__")
+            for name in ("__doc__", "__kwdefaults__", "__module__", "__qualname__", "__type_params__")
             if (value := getattr(function, name, None))
         }
         later: list[Any] = []
-        # A method can name its class or an instance of it. Such globals are set after the outermost class is created.
+        # A method can name its class or an instance of it. Such globals are set after the outermost class is created, as are
+        # annotations: from Python 3.14 on, they can name the class, too.
         where = self._postproc[self._unfinished_classes[0]] if self._unfinished_classes else later
         where.append((_dill._setitems, (namespace, used)))
+        if annotations := _annotations_of(function):
+            where.append((setattr, (function, "__annotations__", annotations)))
         code, name, defaults = function.__code__, function.__name__, function.__defaults__
         _dill._save_with_postproc(
             self,
@@ -182,6 +198,29 @@ def _namespace(module: str) -> dict[str, Any]:
     if _shared is None:
         return {"__name__": module}
     return _shared.setdefault(module, {"__name__": module})
+
+
+def _imported(value: Any) -> Any:
+    """Return the value of a global, also if it is a lazy import, which Python 3.15 has."""
+    if sys.version_info >= (3, 15) and isinstance(value, types.LazyImportType):
+        return value.resolve()
+    return value
+
+
+def _annotations_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the annotations; as strings if they cannot be evaluated."""
+    if sys.version_info >= (3, 14):
+        try:
+            return function.__annotations__
+        except Exception:  # they are evaluated only now, and can name what only a type checker imports
+            return annotationlib.get_annotations(function, format=annotationlib.Format.STRING)
+    return function.__annotations__
+
+
+def _is_importable(variable: typing.TypeVar) -> bool:
+    """Return whether a type variable can be pickled by name. Those of ``def f[T]`` cannot."""
+    module = sys.modules.get(variable.__module__)
+    return variable.__module__ != "__main__" and getattr(module, variable.__name__, None) is variable
 
 
 _known_globals: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weakref.WeakKeyDictionary()

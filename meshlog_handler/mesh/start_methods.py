@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import os
 import shutil
 import site
@@ -63,6 +64,16 @@ def check_start_method(start_method: str | None) -> str:
 
 def load() -> Any:
     """Import `multiprocess`, with everything that it imports later to start a process, and return it."""
+    try:
+        return _load()
+    except RuntimeError:
+        # Python 3.14 raises it when it detects a deadlock with another thread, which imports the part first. Wait for that
+        # thread, this time without the lock of the package.
+        importlib.import_module("multiprocessing.reduction")
+        return _load()
+
+
+def _load() -> Any:
     # Modules of multiprocessing import each other. Two threads that start with different modules can see half-imported ones,
     # or deadlock. dill starts with ``multiprocessing.reduction``, a program perhaps with ``multiprocessing.connection``.
     # A thread that imports the whole package first, then the module, may wait for another thread, but never in a cycle.

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import linecache
-from traceback import FrameSummary, StackSummary, TracebackException
+import sys
+from traceback import FrameSummary, StackSummary, TracebackException, format_exception_only
 from typing import Any, Final
+
+if sys.version_info >= (3, 15):
+    # From Python 3.15 on, `traceback` imports a module when it first formats. A child that is forked while another thread does
+    # so could never import it.
+    format_exception_only(None)
 
 _MAX_KNOWN: Final = 256
 _MAX_FRAMES: Final = 40

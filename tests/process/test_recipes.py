@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def app(environ, start_response):
 
 @pytest.mark.parametrize(("body", "method"), RECIPES)
 def test_a_recipe_works_as_its_page_shows_it(body: str, method: str | None, tmp_path: Path) -> None:
+    if sys.version_info >= (3, 15) and "multiprocess.Pool" in body and "lambda" in body:
+        pytest.skip("dill 0.4.1 cannot pickle functions by value on Python 3.15")
     PAGE.run(body, tmp_path, method)
 
 

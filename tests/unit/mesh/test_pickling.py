@@ -89,6 +89,47 @@ def in_a_proc(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], Any]:
     return load
 
 
+def run_script(source: str) -> types.SimpleNamespace:
+    """Return the definitions of a script that has not imported anything from `__future__`."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, "script.py", "exec", dont_inherit=True), names)
+    return types.SimpleNamespace(**names)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they are written")
+def test_annotations_can_name_their_own_class_and_what_cannot_be_imported(in_a_proc: Callable[[object], Any]) -> None:
+    script = run_script(
+        "import dataclasses\n"
+        "@dataclasses.dataclass\n"
+        "class Node:\n"
+        "    parent: Node | None = None\n"
+        "    def child(self) -> Node: return Node(self)\n"
+        "def checked(value: OnlyForTypeCheckers) -> int: return value + 1\n"
+        "def rooted(node: Node) -> bool: return node.parent is None\n"
+    )
+    node_class, checked, rooted = in_a_proc((script.Node, script.checked, script.rooted))
+    assert node_class().child() == node_class(node_class())
+    assert node_class.child.__annotations__ == {"return": node_class}
+    assert checked(1) == 2
+    assert checked.__annotations__ == {"value": "OnlyForTypeCheckers", "return": "int"}
+    assert rooted(node_class())
+    assert rooted.__annotations__ == {"node": node_class, "return": bool}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no type parameters")
+def test_a_function_with_type_parameters_is_pickled(in_a_proc: Callable[[object], Any]) -> None:
+    script = run_script("def listed[T](value: T) -> list[T]: return [value]")
+    listed = in_a_proc(script.listed)
+    assert listed(5) == [5]
+    assert listed.__annotations__["value"] is listed.__type_params__[0]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="no lazy imports")
+def test_a_lazily_imported_module_is_pickled_by_name(in_a_proc: Callable[[object], Any]) -> None:
+    script = run_script("lazy import colorsys\ndef grey(): return colorsys.rgb_to_hls(0, 0, 0)")
+    assert in_a_proc(script.grey)() == (0, 0, 0)
+
+
 def test_mutually_recursive_functions_are_pickled(script: types.SimpleNamespace) -> None:
     assert loads(dumps(script.even))(7) is False
 
