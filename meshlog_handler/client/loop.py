@@ -20,7 +20,6 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
-from ..protocol.decode import Item
 from ..protocol.messages import Answer, Command, StacksAnswer, Welcome, reason_of
 from ..protocol.ranks import format_ranks
 from ..protocol.relay_messages import DownstreamInsight
@@ -32,6 +31,7 @@ from ..system.signals import STOPPING
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
 from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
+from .drop_reports import DropReports
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
 from .insights import Insights
@@ -42,11 +42,10 @@ from .reactor import Reactor
 from .receipt import FlushReceipt
 from .registry import Registry
 from .relays import Relays, Upstream
-from .stats import UNREADABLE, PastStats, RankStats, Stats
+from .stats import PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
-_REPORT_SEC: Final = 1.0
 
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
@@ -100,13 +99,13 @@ class ClientLoop:
         self._exit_reports = ExitReports()
         self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
-        self._pacer = Pacer(dispatcher, lambda: self.gate.wanted, lambda *what: self._do(self._left_out, *what))
+        self._drops = DropReports(dispatcher, self.reactor, self.error_reports)
+        self._pacer = Pacer(dispatcher, lambda: self.gate.wanted, lambda *what: self._do(self._drops.count, *what))
         self.switches = Switches(
             dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, numbers=requests
         )
         self.queues = Queues(self.reactor, self._flushes, self.switches, self.past.remember)
         self._sentinels: deque[tuple[Peer, int]] = deque()
-        self._next_report = 0.0
         self._began: float | None = None  # when the last wait ended; None during a wait
         self._failures = 0
         self._steps = (
@@ -380,8 +379,8 @@ class ClientLoop:
                 raise
 
     def _report(self, now: float) -> None:
-        if now >= self._next_report:
-            self._report_drops(now)
+        if self._drops.is_due(now):
+            self._drops.report(now)
             self.reactor.ask_to_keep_waiting()
 
     def _report_exits(self, now: float) -> None:
@@ -421,17 +420,6 @@ class ClientLoop:
             for peer in peers:
                 self._barrier(peer, now)
             self.end()
-
-    def _left_out(self, item: Item, failure: BaseException) -> None:
-        """Report a record that could not be shown, and count it as dropped."""
-        template = item[1]
-        self.error_reports.log("a record cannot be shown and is left out", failure)
-        if template is None:
-            return
-        for peer in self.reactor.peers:
-            if peer.rank == template.rank:
-                peer.count_drop(UNREADABLE, template.levelno, 1)
-                return
 
     def _patience(self) -> float:
         """Return the seconds until the next work."""
@@ -498,7 +486,7 @@ class ClientLoop:
         return f"its handlers are slow and have not shown {waiting:,} received records" if waiting else ""
 
     def _show_all(self) -> None:
-        self._report_drops(monotonic())
+        self._drops.report(monotonic())
         self.dispatcher.flush()
 
     def _finish(self, peer: Peer) -> None:
@@ -508,7 +496,7 @@ class ClientLoop:
         others = (other for other in self.reactor.peers if other.watched and not other.external)
         if peer.external and any(other.pid == peer.pid for other in others):
             return  # removed later: its own connection is not read to the end yet
-        self._log_drops(peer)
+        self._drops.report_peer(peer)
         self.insights.ended(peer)
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
@@ -547,15 +535,6 @@ class ClientLoop:
             if report.level >= logging.ERROR:
                 self.insights.died(ended.rank, report.text)
             self.dispatcher.log(report.level, report.text, ended.rank, ended.pid)
-
-    def _log_drops(self, peer: Peer) -> None:
-        if peer.unreported:
-            self.dispatcher.log(logging.WARNING, peer.drop_report(), peer.rank, peer.pid)
-
-    def _report_drops(self, now: float) -> None:
-        self._next_report = now + _REPORT_SEC
-        for peer in self.reactor.peers:
-            self._log_drops(peer)
 
     def _close(self) -> None:
         """Show what has arrived, complete all pending requests, and close everything except the connections."""

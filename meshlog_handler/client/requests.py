@@ -1,0 +1,323 @@
+"""Requests: what any thread may ask of the client's thread.
+
+::
+
+    any thread -> Mailbox -> the client's thread: commands, flushes, switches, counters -> futures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from .. import settings
+from ..dispatch.dispatcher import KEEP
+from ..dispatch.sink import Sink
+from ..errors import BusyError, ClosedError, FlushTimeout
+from ..insight.report import Insight, insight_of
+from ..insight.stacks import Stacks
+from ..output.named_handlers import ShownBy
+from ..protocol.messages import Command, Hello, Welcome
+from ..system.mailbox import Mailbox
+from ..system.shielded import run_whole
+from ..system.waits import Awaited, check_timeout, finished, monotonic
+from ..transport.channel import HANDSHAKE_SEC
+from ..transport.listener import Listener
+from .acknowledgements import UNANSWERED, Answers
+from .flushes import explain_missing
+from .insights import INSIGHT_SEC, Findings, observe
+from .listening import Listening
+from .loop import ClientLoop
+from .peer import Chosen, Peer
+from .receipt import FlushReceipt
+from .registry import Registry
+from .stack_collector import StackCollector
+from .stats import Stats
+from .switches import SWITCH_SEC, Switched
+
+T = TypeVar("T")
+
+ANSWER_SEC: Final = 10.0
+"""Seconds in which the client's thread answers; it does so in a tick, unless a handler blocks it."""
+
+_MARGIN_SEC: Final = 0.25
+_BLOCKED_SEC: Final = 1.0
+
+
+class Requests(Listening):
+    """The methods of a `LogClient` that ask its thread. They may be called from any thread, unless a docstring says otherwise.
+
+    The client sets these attributes: `_core` when it starts, `_thread` while it runs.
+    """
+
+    registry: Registry
+    own_token: str
+    stack_collector: StackCollector
+    _core: ClientLoop
+    _mailbox: Mailbox
+    _listener: Listener
+    _log_dir: str | None
+    _max_line: int
+    _pid: int
+
+    def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
+        """Wait until everything that was logged and printed before this call is shown.
+
+        Of a queue of the program, this is what this process has put, and what others have written: see `listen`.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds; None is unlimited.
+        chosen : callable or None
+            Which workers to flush; None: all.
+
+        Raises
+        ------
+        FlushTimeout
+            If ranks did not answer in time, or a handler of this client blocks. Its receipt has the details.
+        ClosedError
+            If the client does not run, or one of its handlers makes the call.
+        """
+        began = monotonic()
+        future = self.flush_soon(timeout, chosen)
+        # The client's thread applies the timeout. If a handler blocks that thread, this one does.
+        if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
+            receipt = future.result()
+        else:
+            receipt = self._core.unanswered(future, chosen, monotonic() - began)
+        if receipt.missing or receipt.busy:
+            raise FlushTimeout(explain_missing(receipt), receipt)
+        return receipt
+
+    def flush_soon(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> Future[FlushReceipt]:
+        """Start a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
+        if threading.current_thread() is self._thread:
+            raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
+        future: Future[FlushReceipt] = Awaited()
+        future.set_running_or_notify_cancel()  # a caller that stops waiting (asyncio cancels the future) does not end the flush
+        seconds = check_timeout(timeout)
+        begin = partial(self._core.flush, future, float("inf") if seconds is None else seconds, chosen)
+        self._post(begin, future, gives=False)
+        return future
+
+    def show_ended(self, seconds: float) -> None:
+        """Wait until all records of ended workers are shown, at most `seconds` without progress."""
+        if not self.running or threading.current_thread() is self._thread:
+            return
+        if all(peer.pid == self._pid for peer in tuple(self._core.reactor.peers)):
+            return
+        future: Future[FlushReceipt] = Awaited()
+        future.set_running_or_notify_cancel()
+        with contextlib.suppress(ClosedError):  # the thread has ended since
+            self._post(partial(self._core.flush_ended, future), future, gives=False)
+            progress = None
+            while not finished(future, seconds) and progress != self._core.progress:
+                progress = self._core.progress
+
+    def next_request(self) -> int:
+        """Return the request number for a command."""
+        return self._core.commands.number()
+
+    def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
+        """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
+        future: Future[Answers] = Awaited()
+        future.set_running_or_notify_cancel()  # as above
+        self._post(lambda: self._core.command(command, future, chosen), future, gives=False)
+        return future
+
+    def commit_soon(
+        self, command: Command, chosen: Chosen, prepared: Set[Hashable], defaults: tuple[str, Command] | None
+    ) -> Future[Answers] | None:
+        """End a transaction (see `ClientLoop.commit`); None if workers have joined that are not `prepared`."""
+        future: Future[Answers] = Awaited()
+        future.set_running_or_notify_cancel()  # as above
+        return future if self.ask(lambda: self._core.commit(command, future, chosen, prepared, defaults)) else None
+
+    def give_up(self, request: int) -> None:
+        """Stop waiting for the missing answers to a command."""
+        self._post(lambda: self._core.commands.give_up(request, UNANSWERED))
+
+    def set_window(self, window: float | None) -> None:
+        """Group records logged from now on within `window` seconds; return when all earlier records are shown."""
+        self.switch(settings.check_window(window))
+
+    def set_handlers(self, handlers: Sequence[ShownBy], respect_handler_level: bool = True) -> None:
+        """Replace the handlers for records logged from now on; return when all earlier records are shown."""
+        self.switch(default=Sink(handlers, respect_handler_level))
+
+    def switch(
+        self,
+        window: float | None = KEEP,
+        *,
+        streaming: bool | None = None,
+        chosen: Chosen | None = None,
+        mesh: str | None = None,
+        default: Sink | None = None,
+        wait: bool = True,
+        seconds: float | None = None,
+    ) -> None:
+        """Change what is shown of the records that workers log from now on (see `Switches.begin`).
+
+        Returns when all earlier records are shown under the old settings. Without `wait`, or on the client's own thread,
+        it returns at once. Waits `seconds` (None: 5) for workers that do not answer; they switch when they reach the sentinel.
+
+        Raises
+        ------
+        BusyError
+            If a handler blocks the client's thread.
+        """
+        if window != KEEP:
+            self._window = window
+        future: Switched = Awaited()
+        future.set_running_or_notify_cancel()
+        begin = partial(self._core.switches.begin, future, window, streaming, chosen, mesh, default)
+        if threading.current_thread() is self._thread:
+            begin()
+        elif not wait:
+            self._post(begin)
+        else:
+            self.ask(begin, *(() if seconds is None else (seconds,)))
+            if not finished(future, SWITCH_SEC if seconds is None else seconds):
+                self.ask(lambda: None, _BLOCKED_SEC)  # raises if the client's thread is blocked, and not the workers
+
+    def add_sink(self, sink: Sink) -> None:
+        """Show records by the handlers of a `MeshHandler` of this process as well (none: by the console). Never blocks."""
+        if not sink.handlers:
+            sink.handlers = (self._make_console(),)
+        sink.keeps_files = self._log_dir is not None
+        self.sinks.add(sink)
+
+    def set_streaming(self, streaming: bool, chosen: Chosen | None = None) -> None:
+        """Show or suppress what workers log and print from now on; files have it in both cases.
+
+        Without `chosen`, it also applies to workers that join later.
+        """
+        self.switch(streaming=streaming, chosen=chosen)
+
+    def set_default(self, mesh: str, command: Command) -> None:
+        """Add a command to the defaults for workers that join `mesh` later, here or downstream."""
+        self.registry.set_default(mesh, command)
+        self._post(lambda: self._core.relays.set_default(mesh, command))
+
+    def ranks(self, mesh: str) -> tuple[int, ...]:
+        """Return the live ranks that have joined with a mesh token ("": without one)."""
+        return self.ask(lambda: self._core.ranks(mesh))
+
+    def stats(self) -> Stats:
+        """Return exact counters per rank."""
+        if not self.running:
+            return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
+        return self.ask(self.stats_now)
+
+    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+        """Return the Python stacks of all threads of these ranks (None: all), merged. Any thread may call it.
+
+        Ranks that do not answer within `timeout` seconds (None: no limit) are in `unanswered`, with what the kernel reports.
+        Raises `SettingError`, `ClosedError`, and `BusyError` if a handler blocks the client's thread.
+        """
+        return self.stack_collector.stacks(ranks, timeout)
+
+    def stats_now(self) -> Stats:
+        """Return the counters. Client thread only."""
+        return self._core.stats()
+
+    def insight(self, timeout: float = INSIGHT_SEC, ranks: Iterable[int] | None = None) -> Insight:
+        """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
+
+        `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
+        ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
+        """
+        return insight_of(observe(self._core.insights, self.ask, timeout) if hasattr(self, "_core") else (), ranks)
+
+    def observe_soon(self, future: Future[Findings]) -> None:
+        """Let `future` get what is known about the ranks."""
+        self._post(lambda: self._core.insights.ask(future))
+
+    def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
+        """Register a process that was started with its output redirected into pipes; return its peer.
+
+        Parameters
+        ----------
+        pid, rank, local_rank : int
+            If the process also joins by itself under this rank, its records are shown as well.
+        pipes : mapping of str to int
+            Non-blocking read ends by "stdout" and "stderr". The client owns them from here on.
+        mesh : str
+            The mesh token for `report_exit`, which the caller must call when the process has ended.
+        """
+        return run_whole(lambda: self._adopt(pid, rank, local_rank, pipes, mesh))  # Ctrl-C leaves the pipes with their owner
+
+    def _adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
+        hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
+        self.registry.joined(mesh, rank)
+        peer = Peer(
+            None,
+            hello,
+            rank=rank,
+            journal="",
+            pipes=pipes,
+            coords=self.registry.coords(hello, rank),
+            max_line=self._max_line,
+            process=pid,
+            client=self.own_token,
+        )
+        self._post(lambda: self._core.add(peer, Welcome(rank, "", ())))
+        return peer
+
+    def refuse_commands(self) -> None:
+        """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
+
+        Returns when pending connections have joined or were refused.
+        """
+        self.registry.refuses_commands = True
+        settled: Future[None] = Awaited()
+        self._post(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
+        finished(settled, HANDSHAKE_SEC)
+
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Report the exit code of a worker, where the client cannot get it from the kernel. Any thread may call it."""
+        with contextlib.suppress(ClosedError):  # the client has ended
+            self._post(lambda: self._core.note_exit(mesh, rank, exitcode))
+
+    def ask(self, fn: Callable[[], T], timeout: float | None = ANSWER_SEC) -> T:
+        """Run `fn` on the client's thread, and return its result.
+
+        Raises
+        ------
+        BusyError
+            After `timeout` seconds, if a handler blocks the thread. If `fn` has not begun by then, it is not run.
+        """
+        future = self.on_thread(fn)
+        if not finished(future, timeout):
+            future.cancel()
+            if not future.done() or future.cancelled():
+                busy = self._core.busy() or "the client's thread is busy"
+                raise BusyError(f"the client gave no answer within {timeout:g} s: {busy}. Check whether a handler blocks.")
+        return future.result()
+
+    def on_thread(self, fn: Callable[[], T]) -> Future[T]:
+        """Run `fn` on the client's thread. Never blocks (compare `ask`)."""
+        future: Future[T] = Awaited()
+        if threading.current_thread() is self._thread:
+            future.set_result(fn())
+        else:
+            self._post(fn, future)
+        return future
+
+    def _check_running(self) -> None:
+        if not self.running:
+            raise ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+
+    def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
+        if self._pid != os.getpid() or self._thread is None:
+            self._check_running()
+            raise ClosedError("this LogClient was stopped.")
+        self._mailbox.put(fn, future, gives=gives)
