@@ -8,6 +8,7 @@ import logging
 import logging.config
 import logging.handlers
 import multiprocessing
+import multiprocessing.util
 import pickle
 import queue
 import signal
@@ -415,12 +416,13 @@ def test_a_handler_that_logs_does_not_trigger_itself(kind: str, handler: Any, ro
         records.join_thread()
 
 
-def test_what_multiprocessing_logs_about_its_queue_is_shown_once(root: logging.Logger) -> None:
+def test_what_multiprocessing_logs_about_its_queue_is_shown_once(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     collector = RecordCollector()
     records = multiprocessing.get_context("fork").Manager
+    monkeypatch.setattr(multiprocessing.util, "_logger", None)  # else later children log their ends
     logger = multiprocessing.get_logger()
+    monkeypatch.setattr(logger, "propagate", True)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = True
     with records() as manager:
         shared = manager.Queue()
         shared.put(logging.makeLogRecord({"msg": "the connection of this thread"}))

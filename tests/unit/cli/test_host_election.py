@@ -60,7 +60,7 @@ def test_a_partly_written_address_is_ignored(jobs: tuple[HostElection, HostElect
 
 def test_clean_removes_the_file_of_an_ended_job_only(jobs: tuple[HostElection, HostElection]) -> None:
     parent = os.path.dirname(jobs[0].path)
-    left = Path(parent, f"{run_directory.JOB}1")
+    left = Path(parent, f"{run_directory.JOB}0")  # of no process
     left.write_text("meshlog://nobody\n")
     assert jobs[0].claim()
     assert run_directory.clean(parent) == [str(left)]
