@@ -275,11 +275,11 @@ class Requests(Listening):
     def refuse_commands(self) -> None:
         """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
 
-        Returns when pending connections have joined or were refused.
+        Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client's thread.
         """
         self.registry.refuses_commands = True
         settled: Future[None] = Awaited()
-        self._post(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
+        self.ask(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
         finished(settled, HANDSHAKE_SEC)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
