@@ -204,7 +204,7 @@ def flush_and_interrupt(timeout):
     future = flush_soon(timeout)
     del pm.logging.client.flush_soon
     def interrupt():
-        until(lambda: future._condition._waiters)
+        until(lambda: future._locks)
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     return future

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import FlushTimeout, LogClient
-from meshlog_handler.client import loop
+from meshlog_handler.client import drop_reports
 from meshlog_handler.client.stats import RankStats
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.worker import record_stream
@@ -110,7 +110,7 @@ def test_with_block_nothing_is_dropped_while_a_slow_handler_makes_progress() -> 
 def test_with_block_a_call_waits_as_long_as_the_client_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client reports its progress at intervals. Without these reports, the call would not wait so long."""
     monkeypatch.setattr(record_stream, "BLOCK_SEC", 0.8)
-    monkeypatch.setattr(loop, "_REPORT_SEC", 0.1)
+    monkeypatch.setattr(drop_reports, "_REPORT_SEC", 0.1)
     _, stats, took = flooded("block", 75, size=4000, seconds=0.2)
     assert (stats.received, stats.dropped) == (75, {})
     assert max(took) > 0.8

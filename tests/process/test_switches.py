@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, install
-from meshlog_handler.client import log_client
+from meshlog_handler.client import requests
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -156,7 +156,7 @@ def test_records_from_before_streaming_is_off_are_shown_and_later_ones_are_count
 
 
 def test_a_stopped_rank_switches_when_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_client, "SWITCH_SEC", 2.0)
+    monkeypatch.setattr(requests, "SWITCH_SEC", 2.0)
     with load(False) as made:
         made.log_some("both")
         stopped = made.client.stats()[1].pid
