@@ -275,7 +275,7 @@ class Requests(Listening):
     def refuse_commands(self) -> None:
         """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
 
-        Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client's thread.
+        Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client.
         """
         self.registry.refuses_commands = True
         settled: Future[None] = Awaited()
