@@ -13,6 +13,7 @@ import errno
 import os
 import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ _MAX_OF_OTHER_NAMESPACE: Final = 128  # its processes cannot be distinguished
 _MAX_PIPES: Final = 2
 _BATCH: Final = 64
 _PAUSE_SEC: Final = 0.05  # after a batch with rejected connections
+_SHARE: Final = 0.03
+"""The part of a core that a crowd can use here. What it costs to read from its connections, and to close them, comes on top."""
+
 _SILENT_SEC: Final = 2.0
 """At the limit, a connection that has not joined for this long gives its place to a new one."""
 
@@ -133,9 +137,10 @@ class Listener:
         left. Meanwhile connections wait in the backlog of the kernel.
         """
         self.opens = None
-        for listening in self.sockets:
-            if not self._accept(listening):
-                self.opens = monotonic() + _PAUSE_SEC
+        before = time.thread_time()
+        if not all([self._accept(listening) for listening in self.sockets]):
+            spent = time.thread_time() - before
+            self.opens = monotonic() + max(_PAUSE_SEC, spent / _SHARE)
         return self.opens is None
 
     def _accept(self, listening: socket.socket) -> bool:

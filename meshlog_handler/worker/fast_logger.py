@@ -25,7 +25,6 @@ import logging
 import sys
 import threading
 import time
-from _thread import get_ident
 from types import FrameType, FunctionType
 from typing import Any, Final
 
@@ -150,7 +149,7 @@ def _fast_log(
                 len(handler.__dict__),
                 level,
                 _logging._levelToName.get(level),
-                get_ident(),
+                threading.get_ident(),
                 threading.current_thread().name,
                 None if processes is None else processes.current_process().name,
                 task,
