@@ -138,7 +138,8 @@ class Listener:
         """
         self.opens = None
         before = time.thread_time()
-        if not all([self._accept(listening) for listening in self.sockets]):
+        accepted = [self._accept(listening) for listening in self.sockets]
+        if not all(accepted):
             spent = time.thread_time() - before
             self.opens = monotonic() + max(_PAUSE_SEC, spent / _SHARE)
         return self.opens is None
