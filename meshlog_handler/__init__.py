@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from .errors import RemoteTraceback as RemoteTraceback
     from .errors import SettingError as SettingError
     from .handler import MeshHandler as MeshHandler
+    from .insight.hang import Hang as Hang
     from .insight.report import Insight as Insight
+    from .insight.stacks import Stacks as Stacks
     from .installation import install as install
     from .installation import uninstall as uninstall
     from .mesh.control import LoggingMeshClient as LoggingMeshClient
@@ -64,6 +66,7 @@ _HOMES = {
     "FlushReceipt": "client.receipt",
     "FlushTimeout": "errors",
     "ForwardingDisabledWarning": "errors",
+    "Hang": "insight.hang",
     "HostMesh": "mesh.proc_mesh",
     "Insight": "insight.report",
     "JournalQueue": "worker.journal_queue",
@@ -85,6 +88,7 @@ _HOMES = {
     "RankStats": "client.stats",
     "RemoteTraceback": "errors",
     "SettingError": "errors",
+    "Stacks": "insight.stacks",
     "current_coords": "mesh.start_methods",
     "current_rank": "mesh.start_methods",
     "install": "installation",

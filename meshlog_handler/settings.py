@@ -152,6 +152,14 @@ def check_window(window: float | None, name: str = "aggregate_window_sec") -> fl
     return window
 
 
+def check_hang_after(seconds: float | None) -> float | None:
+    """Return the seconds without progress after which a job counts as hung, if they are valid; else raise `SettingError`."""
+    try:
+        return check_window(seconds)
+    except SettingError:
+        raise SettingError(f"hang_after={seconds!r} is not valid. Valid: a positive number of seconds, or None.") from None
+
+
 def check_directory(path: str | os.PathLike[str] | None) -> str | None:
     """Return the absolute path of a directory, or None for None. Raises `SettingError` if `path` is not a path."""
     if path is None:

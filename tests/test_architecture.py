@@ -90,6 +90,8 @@ PUBLIC = {
     "FlushReceipt",
     "RankStats",
     "Insight",
+    "Stacks",
+    "Hang",
     # A client of its own, and the proc's side
     "LogClient",
     "JournalQueue",

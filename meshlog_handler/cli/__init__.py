@@ -58,8 +58,9 @@ end of the run:
   The exit code is that of the first rank that failed, or 128 and the number of the signal, such as 139 for SIGSEGV.
   If one rank fails, the others get --grace seconds, then SIGTERM, and after the same time again SIGKILL. Ctrl-C is
   sent to all ranks once, followed in the same way; a second Ctrl-C sends SIGTERM at once, a third SIGKILL.
-  A summary on stderr starts with the first failure. If meshlog itself is killed, the ranks and what they started get
-  SIGTERM, and --grace seconds later SIGKILL. Processes with their own session (setsid, a daemon) continue."""
+  A job that --on-hang kill ended exits with 124. A summary on stderr starts with the first failure. If meshlog itself
+  is killed, the ranks and what they started get SIGTERM, and --grace seconds later SIGKILL. Processes with their own
+  session (setsid, a daemon) continue."""
 
 _ABOUT_EXEC: Final = """\
 Run a command as one rank of a launcher's job, and show all records and output of the ranks of this host. Each line
@@ -210,6 +211,9 @@ def _run(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
                 grace=options.grace,
                 stdin=options.stdin,
                 summary=options.summary,
+                hang_after=options.hang_after,
+                kill_on_hang=options.on_hang == "kill",
+                progress_from=options.progress_from,
             )
         )
     except LaunchError as failure:
@@ -361,6 +365,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--never", **repeated, help="do not group lines that match (a regular expression; repeatable)")
     add("--hide", **repeated, help="do not show lines that match; files have them (repeatable)")
     add("--grace", type=argument_types.seconds, default=5.0, metavar="SEC", help="time for other ranks after a failure (5)")
+    stuck = "report ranks that do nothing for SEC seconds while the others wait: last lines, merged stacks"
+    add("--hang-after", type=argument_types.seconds, metavar="SEC", help=stuck)
+    add("--on-hang", choices=("report", "kill"), default="report", help="kill: then end the job, with exit code 124 (report)")
+    source: Any = {"choices": ("output", "cpu"), "default": "output"}
+    add(
+        "--progress-from",
+        **source,
+        help="cpu: a rank that uses the processor does not hang (output)",
+    )
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 

@@ -76,6 +76,9 @@ class LaunchObserver(Protocol):
     def unread(self) -> bool:
         """Return whether ranks still write output that has no reader."""
 
+    def hung(self) -> bool:
+        """Return whether the ranks hang and are to be ended."""
+
 
 class Ranks:
     """All ranks of a run, with one environment each. One owner, on the main thread.
@@ -185,6 +188,8 @@ class Ranks:
                 self._stop(number)
             if self.stopped_by is None and self._watcher.unread():
                 self._stop(signal.SIGPIPE)
+            if self.stopped_by is None and self._watcher.hung():
+                self._stop(signal.SIGTERM)
             if monotonic() >= self._due:
                 if not self._plan:
                     return

@@ -15,6 +15,7 @@ from ..client.exit_reports import last_lines
 from ..client.log_client import LogClient
 from ..client.peer import Peer
 from ..errors import BusyError
+from ..insight.hang import Hang
 from ..output.console import RanksFilter
 from ..output.formatter import MeshFormatter
 from ..output.json_formatter import JsonFormatter
@@ -35,6 +36,9 @@ LINGER_SEC: Final = 1.0
 UNREAD_SEC: Final = 3.0
 """Seconds that ranks have to end, or to stop writing, after the reader of the launcher's output has closed it."""
 
+HUNG: Final = 124
+"""The exit code of a job that was ended because it hung, as that of ``timeout``."""
+
 HURRY_SEC: Final = 1.0
 """Seconds that the reader of the launcher's output has for the rest of it, after a second request to stop."""
 
@@ -44,6 +48,7 @@ class Options:
     """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written.
 
     `stdin` is the rank that reads this process's standard input, None for no rank. `summary` adds a table of all ranks.
+    `hang_after` and `progress_from` are those of `LogClient`; `kill_on_hang` ends a job that hangs with exit code 124.
     """
 
     command: tuple[str, ...]
@@ -59,6 +64,9 @@ class Options:
     grace: float = 5.0
     stdin: int | None = None
     summary: bool = False
+    hang_after: float | None = None
+    kill_on_hang: bool = False
+    progress_from: str = "output"
 
 
 def run(options: Options, start: Callable[..., Run] | None = None) -> int:
@@ -68,8 +76,16 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     `OSError` if the log directory cannot be written.
     """
     console = _console(options)
+    meshes: list[Run] = []
     client = LogClient(
-        console, aggregate_window_sec=options.window, log_dir=options.log_dir, never=options.never, hide=options.hide
+        console,
+        aggregate_window_sec=options.window,
+        log_dir=options.log_dir,
+        never=options.never,
+        hide=options.hide,
+        hang_after=options.hang_after,
+        on_hang=lambda hang: meshes[0].note_hang(hang) if meshes else None,
+        progress_from=options.progress_from,
     )
     size = options.count if start is None else settings.launched_size(settings.launched())
     missing = [rank for rank in options.ranks_filter or () if rank >= size]
@@ -80,6 +96,7 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     with Signals() as signals:
         client.start()
         mesh = (start or Run)(options, client, console=console, signals=signals)
+        meshes.append(mesh)
         try:
             mesh.run()
         finally:
@@ -116,6 +133,7 @@ class Run:
         self._peers: list[Peer] = []
         self._unread_until = float("inf")
         self._lost = 0
+        self._hang: Hang | None = None
         self._environments = environments or rank_environments(client.environ(), options.count)
         self._ranks = Ranks(
             options.command,
@@ -179,6 +197,15 @@ class Run:
         before, self._lost = self._lost, self._console.failed
         return self._lost > before and monotonic() >= self._unread_until
 
+    def note_hang(self, hang: Hang) -> None:
+        """Note that the ranks hang. Any thread."""
+        self._hang = hang
+        self._signals.wake()
+
+    def hung(self) -> bool:
+        """Return whether the ranks hang and are to be ended."""
+        return self._hang is not None and self._options.kill_on_hang
+
     def finish(self) -> str:
         """Show all remaining output, and return the summary."""
         ranks = self._ranks
@@ -206,6 +233,8 @@ class Run:
     def exitcode(self) -> int:
         """The exit code of the first rank that failed, or 128 and the number of the signal that ended it or the run."""
         first = self._ranks.first_failure
+        if self.hung() and first is None:
+            return HUNG
         if first is not None and first.exitcode is not None:
             return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
         return 128 + self._ranks.stopped_by if self._ranks.stopped_by is not None else 0
@@ -231,6 +260,8 @@ class Run:
             parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")
         if ranks.stopped_by is not None and ranks.first_failure is None:
             parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+        if self._hang is not None:
+            parts.insert(0, self._hang.text)
         if self._options.summary:
             rows = (RankEnd(rank.rank, rank.process.pid, rank.exitcode, rank.seconds, rank.was_stopped) for rank in ranks.ranks)
             parts.append(end_table(list(rows)))

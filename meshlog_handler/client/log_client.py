@@ -11,6 +11,7 @@ Any thread may call the public methods. Only the client's thread uses peers, pen
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -33,6 +34,7 @@ from ..system.waits import ended, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.record_stream import internal_threads
+from .hang_watch import HangWatch, OnHang, check_progress_from
 from .loop import ClientLoop
 from .queue_peer import CLIENT_NAME, QueuePeer
 from .queue_reader import QueueReader, end_readers
@@ -67,6 +69,13 @@ class LogClient(Requests):
         Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files).
     queue : queue or None
         A queue of the program to read (see `listen`). None: `client.queue` is a `JournalQueue`.
+    hang_after : float or None
+        Seconds without progress after which a job counts as hung: then it is shown once which ranks do nothing, since when,
+        their last lines, and the merged stacks. None: nothing is watched.
+    on_hang : callable or None
+        Called with the `Hang` after it was shown, on a thread of this package.
+    progress_from : {"output", "cpu"}
+        What counts as progress: records and printed lines, or processor time of ranks on this host, too.
     upstream : Upstream or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
 
@@ -87,6 +96,9 @@ class LogClient(Requests):
         log_dir: str | os.PathLike[str] | None = None,
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
+        hang_after: float | None = None,
+        on_hang: OnHang | None = None,
+        progress_from: str = "output",
         upstream: Upstream | None = None,
     ) -> None:
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
@@ -98,6 +110,9 @@ class LogClient(Requests):
         self._running = False
         self._ended = False  # whether the thread has ended
         self.own_token = os.urandom(8).hex()
+        self._hang_after = settings.check_hang_after(hang_after)
+        self._on_hang, self._progress_from = on_hang, check_progress_from(progress_from)
+        self._hang_watch: HangWatch | None = None
         self._upstream = upstream
         self.registry = Registry(self.own_token)
         self.stack_collector = StackCollector(self)
@@ -182,6 +197,14 @@ class LogClient(Requests):
             thread.start()
             undo.pop_all()
         self._start_readers()
+        if self._hang_after is not None:
+            source, show = self._progress_from, self._show_hang
+            self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
+            self._hang_watch.start()
+
+    def _show_hang(self, text: str) -> None:
+        with contextlib.suppress(ClosedError):  # the client was stopped meanwhile
+            self._post(partial(self._core.dispatcher.log, logging.ERROR, text, None, os.getpid()))
 
     def _read(self, reader: QueueReader) -> None:
         peer = QueuePeer(reader, self.own_token)
@@ -190,6 +213,8 @@ class LogClient(Requests):
         reader.start(lambda: self._post(wake), lambda: self._core.progress, self._show_here)
 
     def _disown(self) -> None:
+        if self._hang_watch is not None:
+            self._hang_watch.stop()
         self._running = False
         self._thread = None
         live_clients.discard(self)
