@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -14,7 +13,7 @@ from ..insight.report import LIVE, Insight
 from ..insight.stacks import Stacks
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
-from ..system.waits import capped
+from ..system.waits import capped, monotonic
 from ..worker.record_stream import internal_threads
 from .stats import Stats
 
@@ -46,7 +45,7 @@ def check_progress_from(source: str) -> str:
 
 
 class HangWatch:
-    """Reports each hang once, and passes it to `on_hang`, on a thread of its own.
+    """Reports each hang once, and passes it to `on_hang`, on a separate thread.
 
     `after` is in seconds, see `HangDetector`. `show` shows the report. `progress_from`: "output", or "cpu" to count processor
     time of ranks on this host, too.
@@ -90,7 +89,7 @@ class HangWatch:
 
     def _look(self, pause: float) -> None:
         insight = self._client.insight(pause)
-        now = time.monotonic()
+        now = monotonic()
         active = {rank: now - each.last_seen for rank, each in insight.ranks.items() if each.state in LIVE}
         if self._cpu:
             self._count_work(active, now)

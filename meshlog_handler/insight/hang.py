@@ -59,7 +59,7 @@ class HangDetector:
 
 
 def describe_hang(ranks: Sequence[int], silent: Mapping[int, float], last_lines: Mapping[int, str], after: float) -> str:
-    """Return who has done nothing, since when, and the last line of each."""
+    """Return which ranks wait, since when, and the last line of each."""
     lines = [f"no progress for {after:g} s: {format_ranks(ranks)}"]
     for rank in ranks[:_SHOWN]:
         last = last_lines.get(rank, "")
