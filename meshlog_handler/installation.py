@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.config
 import os
@@ -184,7 +185,8 @@ def _stop_at_release(member: membership.Membership) -> None:
         finally:
             _logging_lock().release()
     else:  # perhaps the thread that stops the client holds it (`logging.config` calls a factory), and waits for this process
-        threading.Thread(target=stop, name="meshlog-released", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the handlers stay, and show nothing any more
+            threading.Thread(target=stop, name="meshlog-released", daemon=True).start()
 
 
 def _logging_lock() -> Any:

@@ -15,6 +15,7 @@ from ..insight.observation import Observation
 from ..insight.watch import Seen
 from ..protocol.codec import pack, unpack
 from ..protocol.relay_messages import DownstreamInsight, InsightDownstream
+from ..system.diagnostics import diagnose
 from ..system.error_reports import give
 from ..system.process_state import STOPPED, thread_state
 from ..system.waits import Awaited, finished
@@ -27,6 +28,9 @@ from .stats import RankStats
 
 INSIGHT_SEC: Final = 5.0
 """Seconds to wait for relays."""
+
+MAX_ENCODED: Final = 32 << 20
+"""Bytes that a relay sends of what it knows."""
 
 MAX_PAST: Final = 1024
 """Ranks that ended and are kept. Of earlier ones, only the counters are."""
@@ -62,19 +66,35 @@ class Known(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What the client and its relays know at one moment."""
+    """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell."""
 
     when: float
     known: list[Known]
-    downstream: list[Observation]
+    counted: list[Known]
+    downstream: list[bytes]
 
     def observations(self) -> list[Observation]:
-        """Return it as plain data. Any thread."""
-        return [*(each.observation(self.when) for each in self.known), *self.downstream]
+        """Return it as plain data. Any thread: this takes time."""
+        told = []
+        for encoded in self.downstream:
+            try:
+                told.append(Observation.of(unpack(encoded)))
+            except ProtocolError as failure:
+                diagnose(f"what a relay reports about a rank is left out: {failure}")
+        ranks = {each.rank for each in told}
+        known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
+        return [*(each.observation(self.when) for each in known), *told]
 
     def encode(self) -> bytes:
-        """Return it for an upstream client."""
-        return pack(tuple(each.plain() for each in self.observations()))
+        """Return it for an upstream client, which has the counters of ranks for which there is no room."""
+        pieces, size = [], 0
+        for each in self.observations():
+            piece = pack(each.plain())
+            size += len(piece)
+            if size > MAX_ENCODED:
+                break
+            pieces.append(piece)
+        return pack(tuple(pieces))
 
 
 class Insights:
@@ -82,9 +102,9 @@ class Insights:
 
     def __init__(self, reactor: Reactor, numbers: Iterator[int]) -> None:
         self._reactor = reactor
-        self.last = Findings(0.0, [], [])  # what was known at the end
+        self.last = Findings(0.0, [], [], [])  # what was known at the end
         self._past: dict[int, list[Known]] = {}
-        self._asked: Acknowledgements[tuple[Observation, ...]] = Acknowledgements(self._complete, numbers)
+        self._asked: Acknowledgements[tuple[bytes, ...]] = Acknowledgements(self._complete, numbers)
         self._local: dict[int, Findings] = {}
 
     def ended(self, peer: Peer) -> None:
@@ -123,14 +143,14 @@ class Insights:
     def here(self) -> Findings:
         """Return what is known without asking relays."""
         known = [_known(peer) for peer in self._reactor.peers if peer.rank is not None]
-        return Findings(time.time(), [*known, *chain.from_iterable(self._past.values())], [])
+        return Findings(time.time(), [*known, *chain.from_iterable(self._past.values())], [], [])
 
     def answered(self, relay: Peer, message: DownstreamInsight) -> None:
         """Note the answer of a relay. Raises `ProtocolError` if it is malformed."""
-        plain: Any = unpack(message.observations)
-        if not isinstance(plain, tuple):
-            raise ProtocolError("malformed observations: expected a tuple")
-        self._asked.note(message.request, relay, tuple(map(Observation.of, plain)))
+        pieces: Any = unpack(message.observations)
+        if not isinstance(pieces, tuple) or not all(isinstance(each, bytes) for each in pieces):
+            raise ProtocolError("malformed observations: expected encoded ones")
+        self._asked.note(message.request, relay, pieces)
 
     def give_up(self, number: int) -> None:
         """Do not wait any longer for relays that have not answered."""
@@ -143,14 +163,9 @@ class Insights:
 
     def _complete(self, asked: Any) -> None:
         here = self._local.pop(asked.number)
-        downstream = list(chain.from_iterable(asked.answers.values()))
-        told = {each.rank for each in downstream}
-        for relay in self._reactor.peers:  # of the others, the relay has sent the counters
-            if isinstance(relay, RelayPeer):
-                here.known.extend(
-                    _counted(rank, each.stats, "running") for rank, each in relay.downstream.items() if rank not in told
-                )
-        give(asked.future, here._replace(downstream=downstream))
+        relays = [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
+        counted = [_counted(rank, each.stats, "running") for relay in relays for rank, each in relay.downstream.items()]
+        give(asked.future, here._replace(counted=counted, downstream=list(chain.from_iterable(asked.answers.values()))))
 
 
 def _known(peer: Peer) -> Known:
@@ -167,7 +182,7 @@ def _counted(rank: int, stats: RankStats, state: str) -> Known:
     return Known(rank, None, state, "", "", None, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
 
 
-def observe(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float) -> list[Observation]:
+def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float) -> Findings:
     """Return what is known about the ranks, if possible within `timeout` seconds. Any thread.
 
     `ask` runs a function on the client's thread.
@@ -179,6 +194,6 @@ def observe(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout
             insights.give_up(number)
         elif not finished(future, timeout):
             ask(partial(insights.give_up, number))
-        return future.result().observations()
+        return future.result()
     except ClosedError:
-        return insights.last.observations()
+        return insights.last

@@ -102,8 +102,9 @@ class Listening(QueueListener):
         A writer that is killed at the wrong moment holds the lock of such a queue for ever: nothing comes out of it any more,
         `flush` raises `FlushTimeout`, and `stop` ends after its timeout. `client.queue` has no such lock.
         """
+        self._readers[:] = [reader for reader in self._readers if reader.running]
         for reader in self._readers:
-            if reader.queue is queue and reader.running:
+            if reader.queue is queue:
                 return reader
         self._check_queue(queue)
         reader = QueueReader(queue)

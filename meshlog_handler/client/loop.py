@@ -423,7 +423,7 @@ class ClientLoop:
 
     def _patience(self) -> float:
         """Return the seconds until the next work."""
-        if self._pacer or self.reactor.busy or self.reactor.finished:
+        if self._pacer or self.reactor.busy or self.reactor.finished or self.reactor.messages or self._sentinels:
             return 0.0
         deadlines = (
             self.dispatcher.deadline,

@@ -280,9 +280,12 @@ class QueueReader:
                 if not source.unfinished_tasks:
                     source.all_tasks_done.notify_all()
         elif self._counts_tasks:
-            with contextlib.suppress(ValueError):  # the program calls it, too
-                for _ in range(count):
-                    source.task_done()
+            self._put_soon(partial(self._mark_tasks, count), lambda: None)  # it takes a lock that a killed process may hold
+
+    def _mark_tasks(self, count: int) -> None:
+        with contextlib.suppress(Exception):  # the program calls it, too; or the process of the manager has ended
+            for _ in range(count):
+                self.queue.task_done()
 
     # -- marks, and the end ----------------------------------------------------------------------------------------
 

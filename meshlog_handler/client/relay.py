@@ -40,10 +40,9 @@ from ..protocol.relay_messages import (
 )
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
-from ..system.waits import Awaited
 from ..transport.channel import Address
 from .acknowledgements import Answers
-from .insights import Findings
+from .insights import INSIGHT_SEC
 from .log_client import LogClient
 from .peer import Chosen
 from .receipt import FlushReceipt
@@ -245,12 +244,12 @@ class LogRelay:
         client.flush_soon(command.timeout, _of_ranks(command.ranks)).add_done_callback(flushed)
 
     def _observe(self, client: LogClient, uplink: Uplink, command: InsightDownstream) -> None:
-        def observed(future: Future[Findings]) -> None:
-            uplink.send(DownstreamInsight(command.request, future.result().encode()))
+        def observe() -> None:
+            with contextlib.suppress(ClosedError, BusyError):  # the upstream client has the counters
+                # The upstream client waits twice as long for this answer as this client for those of its relays.
+                uplink.send(DownstreamInsight(command.request, client.find(INSIGHT_SEC / 2).encode()))
 
-        future: Future[Findings] = Awaited()
-        future.add_done_callback(observed)
-        client.observe_soon(future)
+        _start(observe, "meshlog-insight")
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
@@ -268,11 +267,16 @@ class LogRelay:
                 found = client.stack_collector.collect(chosen, inner.timeout)
                 uplink.send(downstream_stacks(command.request, found))
 
-        threading.Thread(target=take, name="meshlog-stacks", daemon=True).start()
+        _start(take, "meshlog-stacks")
 
     def _lost(self) -> None:
         diagnose("the upstream client of this relay is gone: the relay stops")
         self.stop(1.0)
+
+
+def _start(work: Callable[[], object], name: str) -> None:
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the upstream client gets no answer
+        threading.Thread(target=work, name=name, daemon=True).start()
 
 
 def _of_ranks(ranks: Sequence[int] | None) -> Chosen | None:

@@ -32,7 +32,7 @@ from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
 from .acknowledgements import UNANSWERED, Answers
 from .flushes import explain_missing
-from .insights import INSIGHT_SEC, Findings, observe
+from .insights import INSIGHT_SEC, Findings, find
 from .listening import Listening
 from .loop import ClientLoop
 from .peer import Chosen, Peer
@@ -235,11 +235,11 @@ class Requests(Listening):
         `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
         ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
         """
-        return insight_of(observe(self._core.insights, self.ask, timeout) if hasattr(self, "_core") else (), ranks)
+        return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), ranks)
 
-    def observe_soon(self, future: Future[Findings]) -> None:
-        """Let `future` get what is known about the ranks."""
-        self._post(lambda: self._core.insights.ask(future))
+    def find(self, timeout: float) -> Findings:
+        """Return what `insight` is made of."""
+        return find(self._core.insights, self.ask, timeout)
 
     def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.
@@ -296,7 +296,12 @@ class Requests(Listening):
             After `timeout` seconds, if a handler blocks the thread. If `fn` has not begun by then, it is not run.
         """
         future = self.on_thread(fn)
-        if not finished(future, timeout):
+        try:
+            over = finished(future, timeout)
+        except BaseException:  # Ctrl-C
+            future.cancel()
+            raise
+        if not over:
             future.cancel()
             if not future.done() or future.cancelled():
                 busy = self._core.busy() or "the client's thread is busy"

@@ -117,7 +117,7 @@ class Observation:
                     for kind, file, line, when, text in failures
                 },
             )
-        except (TypeError, ValueError, IndexError) as cause:
+        except (TypeError, ValueError, LookupError) as cause:
             raise ProtocolError(f"malformed observation of a rank: {cause}") from None
 
 

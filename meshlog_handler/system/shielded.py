@@ -109,7 +109,7 @@ def run_whole(fn: Callable[[], T], interrupted: Callable[[BaseException], object
     finally:
         hold.end()
         if hold.raised:
-            raise hold.raised.pop(0)
+            raise hold.raised.pop()
 
 
 class _Hold:

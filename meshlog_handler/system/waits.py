@@ -7,6 +7,7 @@ single wait lasts at most `LONGEST_SEC`, and a loop then checks its deadline aga
 from __future__ import annotations
 
 import _thread
+import contextlib
 import functools
 import threading
 import time
@@ -90,7 +91,11 @@ class Awaited(Future[T]):
         waiter = threading.Lock()
         waiter.acquire()
         self._locks.append(waiter)
-        return self._over or waiter.acquire(timeout=capped(seconds))
+        if self._over or waiter.acquire(timeout=capped(seconds)):
+            return True
+        with contextlib.suppress(ValueError):  # released meanwhile, and so removed
+            self._locks.remove(waiter)
+        return self._over
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result and return it, as for every future."""
@@ -116,7 +121,7 @@ class _Guard(_thread.RLock):  # type: ignore[misc]  # it is final in typeshed on
 def _release(future: Future[Any]) -> None:
     assert isinstance(future, Awaited)
     future._over = True
-    for waiter in future._locks:  # a later waiter sees `_over`
+    for waiter in tuple(future._locks):  # a later waiter sees `_over`
         waiter.release()
 
 

@@ -170,7 +170,7 @@ class Listener:
 
     def _make_room(self, pid: int | None, now: float) -> bool:
         """Return whether a process may have one more pending connection. At the limit, drop one if that is fair."""
-        there = sum(each.pid == pid for each in self._handshakes.values())
+        there = self._counts[pid]
         # This process may have many: it forwards those of other hosts.
         exempt = _is_exempt(pid)
         if not exempt and there >= (MAX_OF_ONE if pid else _MAX_OF_OTHER_NAMESPACE):
@@ -180,9 +180,13 @@ class Listener:
         dropped, most = self._silent(now), self._most()
         if most > there + 1 or (exempt and most > 1):
             dropped = next(each for each in self._incomplete() if not _is_exempt(each.pid) and self._counts[each.pid] == most)
-        if dropped is not None:
-            self._reject(dropped)
-        return dropped is not None
+        if dropped is None:
+            return False
+        if _has_bytes(dropped.sock):  # it is not silent: this thread has not read for a while
+            self._continue(dropped)
+            return self.pending < MAX_PENDING
+        self._reject(dropped)
+        return True
 
     def _incomplete(self) -> Iterator[_Handshake]:
         """Yield the pending connections, the oldest first."""
@@ -201,10 +205,10 @@ class Listener:
         """Note that a connection has sent everything, or is closed: it is not pending any more."""
         if not handshake.complete:
             handshake.complete = True
-            self._unregister(handshake.sock.fileno())
             self._counts[handshake.pid] -= 1
             if not self._counts[handshake.pid]:
                 del self._counts[handshake.pid]
+            self._unregister(handshake.sock.fileno())
 
     def expire(self, now: float) -> None:
         """Close the connections whose deadline has passed. Those that wait for their rank join without one."""
@@ -225,10 +229,15 @@ class Listener:
 
     def _begin(self, sock: socket.socket, pid: int | None, now: float) -> None:
         sock.setblocking(False)
-        self._handshakes[sock] = begun = _Handshake(sock, pid, now, now + HANDSHAKE_SEC)
-        self._counts[pid] += 1
+        begun = _Handshake(sock, pid, now, now + HANDSHAKE_SEC)
         begun.steps = self._steps(begun)
-        self._register(sock.fileno(), partial(self._continue, begun))
+        try:
+            self._register(sock.fileno(), partial(self._continue, begun))
+        except BaseException:
+            _close(begun)
+            raise
+        self._handshakes[sock] = begun
+        self._counts[pid] += 1
         self._continue(begun)
 
     def _continue(self, handshake: _Handshake) -> None:
@@ -325,8 +334,10 @@ class Listener:
 
     def _reject(self, handshake: _Handshake) -> None:
         del self._handshakes[handshake.sock]
-        self._complete(handshake)
-        _close(handshake)
+        try:
+            self._complete(handshake)
+        finally:
+            _close(handshake)
         self._check_settled()
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -354,6 +365,17 @@ class Listener:
 def _is_exempt(pid: int | None) -> bool:
     """Return whether the connections of a process are not counted: it is this process, or the system does not report it."""
     return pid is None or pid == os.getpid()
+
+
+def _has_bytes(sock: socket.socket) -> bool:
+    """Return whether the other end has sent something that was not read, or has closed the connection."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _close(handshake: _Handshake) -> None:

@@ -6,7 +6,7 @@ code holds the GIL. The client sends the signal, to the runtime's thread, only a
 
 from __future__ import annotations
 
-import faulthandler
+import contextlib
 import fcntl
 import linecache
 import os
@@ -22,6 +22,9 @@ from ..protocol.codec import pack
 from ..protocol.messages import MAX_STACKS, StackSignal
 from ..system.descriptors import Held, duplicate
 from ..system.diagnostics import diagnose
+
+with contextlib.suppress(ImportError):  # in a subinterpreter, which cannot join a client
+    import faulthandler
 
 NUMBER: Final = getattr(signal, "SIGRTMIN", 0) + 12
 MEMORY_FILE: Final = "meshlog-stacks"
