@@ -32,7 +32,7 @@ INSIGHT_SEC: Final = 5.0
 MAX_ENCODED: Final = 32 << 20
 """Bytes that a relay sends of what it knows."""
 
-MAX_PAST: Final = 1024
+MAX_PAST: Final = 256
 """Ranks that ended and are kept. Of earlier ones, only the counters are."""
 
 

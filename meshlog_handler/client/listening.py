@@ -37,6 +37,7 @@ class Listening(QueueListener):
             self.journal_queue if source is None else source, *handlers, respect_handler_level=respect_handler_level
         )
         self._readers: list[QueueReader] = []
+        self._listening = threading.Lock()
         self._reads_queue = self.queue is not self.journal_queue
         if self._reads_queue:
             self._check_queue(source)
@@ -102,16 +103,17 @@ class Listening(QueueListener):
         A writer that is killed at the wrong moment holds the lock of such a queue for ever: nothing comes out of it any more,
         `flush` raises `FlushTimeout`, and `stop` ends after its timeout. `client.queue` has no such lock.
         """
-        self._readers[:] = [reader for reader in self._readers if reader.running]
-        for reader in self._readers:
-            if reader.queue is queue:
-                return reader
         self._check_queue(queue)
-        reader = QueueReader(queue)
-        self._readers.append(reader)
-        if self.running:
-            self._read(reader)
-        return reader
+        with self._listening:
+            self._readers[:] = [reader for reader in self._readers if reader.running]
+            for reader in self._readers:
+                if reader.queue is queue:
+                    return reader
+            reader = QueueReader(queue)
+            self._readers.append(reader)
+            if self.running:
+                self._read(reader)
+            return reader
 
     @property
     def _overridden(self) -> bool:

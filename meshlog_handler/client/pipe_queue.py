@@ -28,6 +28,8 @@ def reader_of(source: Any) -> Callable[[], list[bytes]] | None:
     # The queue has no public names for these. `get` uses them in the same order in every version of Python.
     fields = getattr(source, "__dict__", {})
     pipe, lock, room = (fields.get(name) for name in ("_reader", "_rlock", "_sem"))
+    if "get" in fields:  # the program has replaced it
+        return None
     if library not in _LIBRARIES or module != "queues" or type(source).__name__ not in _KINDS or not pipe or not lock:
         return None
 

@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -81,7 +82,7 @@ class QueueReader:
         if self._read_pipe is not None:
             self._load = loader_of(source)
             self._get_some = self._get_from_pipe
-        elif type(source) is queue.Queue and not self.overridden:
+        elif type(source) is queue.Queue and not self.overridden and "get" not in vars(source):
             self._get_some = self._get_many
         self._collects = self._get_some != self._get_one
         self._put_end = put_end
@@ -157,7 +158,7 @@ class QueueReader:
                 failures += 1
                 if self._is_closed(failure):
                     break
-                self._room.wait(min(_PAUSE_SEC * failures, _LONGEST_PAUSE_SEC))
+                time.sleep(min(_PAUSE_SEC * failures, _LONGEST_PAUSE_SEC))
                 continue
             failures = 0
             if self._abandoned:
@@ -205,8 +206,8 @@ class QueueReader:
                 self._report(failure)
             if len(pickle) > _LARGE:
                 self._size += len(pickle) // _LARGE
-        if None in items:
-            end = items.index(None) + 1
+        end = next((at for at, item in enumerate(items, 1) if item is None), 0)  # not `in`: items may compare in any way
+        if end:
             for item in items[end:]:
                 if not _is_mark(item):
                     self._put_soon(partial(self.queue.put, item), lambda: None)
@@ -304,7 +305,10 @@ class QueueReader:
         if self._thread is None:
             give(self.over, None)
             return
-        self._ending = True
+        with self._lock:
+            if self._ending:  # its end is in the queue already
+                return
+            self._ending = True
         self._put_soon(self._put_end or (lambda: self.queue.put(None)), self._end_here)
 
     def _put_soon(self, put: Callable[[], object], instead: Callable[[], object]) -> None:

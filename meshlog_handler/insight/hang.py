@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..errors import printable
 from ..protocol.ranks import format_ranks
 
 _WAITING: Final = 0.5
@@ -63,7 +64,7 @@ def describe_hang(ranks: Sequence[int], silent: Mapping[int, float], last_lines:
     lines = [f"no progress for {after:g} s: {format_ranks(ranks)}"]
     for rank in ranks[:_SHOWN]:
         last = last_lines.get(rank, "")
-        shown = f"last line: {last[:_WIDTH]}" if last else "nothing was logged or printed"
+        shown = f"last line: {printable(last[:_WIDTH], _WIDTH)}" if last else "nothing was logged or printed"
         lines.append(f"    rank {rank}: silent for {silent[rank]:.0f} s; {shown}")
     if len(ranks) > _SHOWN:
         lines.append(f"    and {len(ranks) - _SHOWN} more")

@@ -101,7 +101,7 @@ class Observation:
             named: dict[str, Any] = dict(zip(_KINDS, values, strict=True))
             if not all(type(value) is _KINDS[name] for name, value in named.items()) or named["state"] not in STATES:
                 raise ValueError("a field has another type than it should have")
-            if not all(math.isfinite(named[name]) for name in ("silence", "longest", "rate")) or len(series) > MAX_SHAPES:
+            if not all(abs(named[name]) < _MOST for name in ("silence", "longest", "rate")) or len(series) > MAX_SHAPES:
                 raise ValueError("a number is not finite, or there are too many series")
             return cls(
                 **named,
@@ -121,6 +121,7 @@ class Observation:
             raise ProtocolError(f"malformed observation of a rank: {cause}") from None
 
 
+_MOST: Final = 1e15
 _KINDS: Final[dict[str, type]] = {
     "rank": int,
     "state": str,

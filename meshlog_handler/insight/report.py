@@ -11,6 +11,7 @@ from datetime import datetime
 from statistics import median, median_high
 from typing import Any, Final
 
+from ..errors import printable
 from ..protocol.ranks import format_ranks
 from .observation import Observation, by_rank
 from .series import Sample, Series, label_of
@@ -198,7 +199,7 @@ def _some(title: str, texts: list[str]) -> Iterator[str]:
 
 def _cut(text: str) -> str:
     line = text.partition("\n")[0]
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+    return printable(line, _WIDTH) if len(line) <= _WIDTH else f"{printable(line[: _WIDTH - 3], _WIDTH)}..."
 
 
 def _of_failure(each: FailureGroup) -> str:

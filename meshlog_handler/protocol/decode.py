@@ -394,7 +394,8 @@ class RecordDecoder:
             if template.group is None or size > _MAX_KEPT:
                 if not template.count:
                     self.touched.append(item)
-                self.texts.append(item)
+                if self._keeps:
+                    self.texts.append(item)
             else:
                 if template.newest is None:
                     self.touched.append(item)

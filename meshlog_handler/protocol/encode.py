@@ -91,9 +91,9 @@ class SchemaTable(dict[object, Packer]):
         self.schema_count: dict[object, int] = {}
         self.threads: dict[object, int] = {}
         self.origins: dict[object, bytes] = {}
-        # See `worker.fast_logger`: how to pack the calls from one place in the program, and the code objects of these places.
+        # See `worker.fast_logger`: how to pack the calls from one place, and the code objects of these places.
         self.sites: dict[object, dict[object, Packer]] = {}
-        self.codes: list[object] = []
+        self.codes: dict[int, list[Any]] = {}
 
 
 class EncodedRecord:
@@ -173,7 +173,7 @@ class RecordEncoder:
             self._rendered = _render(record)
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
-        return _encode_tagged(record, self._rendered, table, self._route)
+        return _encode_tagged(record, self._rendered, table, self._route, fast=self._fast)
 
 
 def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
@@ -302,7 +302,9 @@ def _render(record: logging.LogRecord) -> Rendered:
     return Rendered(msg, args, named, text, ours)
 
 
-def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
+def _encode_tagged(
+    record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object, *, fast: bool
+) -> EncodedRecord:
     """Encode the data of this one record in the tagged form: ``(args, named, text)``, and `ours` if it is not empty.
 
     A schema for each message of an f-string, or for each of a thousand threads, would cost more than it saves. If there are
@@ -336,8 +338,16 @@ def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaT
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
     data = HEADER.pack(RECORD, schema, TIMES.size + len(tail)) + times + tail
     known = None
-    plain_record = rendered.text is None and not (rendered.ours or record.exc_text or record.stack_info)
-    if schema and plain_record and type(record.msg) is str:
+    if (
+        fast
+        and schema
+        and rendered.text is None
+        and not rendered.ours
+        and not (record.exc_text or record.stack_info)
+        and fields["exc_info"] is None
+        and type(record.msg) is str
+        and type(record).getMessage is _GET_MESSAGE
+    ):
         if len(fixed) == 3:
             known = (schema_key(fields), record.__class__, str, route), schema
         elif not record.args and "thread" not in named:

@@ -327,7 +327,12 @@ def is_bounded(template: str) -> bool:
 
     A huge width or precision, or one that is an argument, makes a text of any length.
     """
-    return "%" not in template or (_is_bounded if len(template) <= _SHORT else _is_bounded.__wrapped__)(template)
+    if "%" not in template:
+        return True
+    if len(template) <= _SHORT:
+        return _is_bounded(template)
+    # For each opening parenthesis without a closing one, the rest of the template is searched.
+    return template.count("%(") * len(template) <= _MAX_SEARCHED and _is_bounded.__wrapped__(template)
 
 
 @lru_cache(maxsize=4096)
@@ -342,6 +347,7 @@ def _is_bounded(template: str) -> bool:
 
 
 _SHORT: Final = 512
+_MAX_SEARCHED: Final = 1 << 20
 _MAX_WIDTH: Final = 65536
 
 

@@ -32,6 +32,7 @@ from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, Packer, message_key, sch
 from ..protocol.entries import MARK
 
 _LOGGER: Final = logging.Logger
+_ROOT: Final = logging.RootLogger
 _RECORD: Final = logging.LogRecord
 _logging: Final[Any] = logging
 """The module, with its private names: the state that each record depends on."""
@@ -40,13 +41,19 @@ _HANDLE: Final = _LOGGER.handle
 _CALL_HANDLERS: Final = _LOGGER.callHandlers
 _MAKE_RECORD: Final = _LOGGER.makeRecord
 _FIND_CALLER: Final = _LOGGER.findCaller
+_FILTER: Final = _LOGGER.filter
+_INIT: Any = _RECORD.__init__
+_GET_LEVEL_NAME: Final = logging.getLevelName
+_BUILTIN: Any = type(time.time)
 _PASSED: Final = {"handle", "callHandlers", "makeRecord", "findCaller", "filter", "emit"}
 _MAX_SITES: Final = 16_384
 _MAX_KINDS: Final = 256
+_MAX_CODES: Final = 1024
+_MAX_SITES_OF_CODE: Final = 256
 _IN_NANOSECONDS: Final = sys.version_info >= (3, 13)
 _HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _MORE_LEVELS: Final = 1 if sys.version_info < (3, 11) else 0
-"""Up to Python 3.10, a `stacklevel` above 1 counts the frames of `logging`, and there is one more."""
+"""Up to Python 3.10, `Logger.findCaller` begins at the caller of the method that called `_log`, and there is one frame more."""
 
 # The standard library's own methods, and none that another package put in their place before this module was imported. From
 # Python 3.14 on, a record that is logged while another one is handled may be left out: not known here.
@@ -57,6 +64,7 @@ _IS_STANDARD: Final = not hasattr(_LOGGER, "_is_disabled") and all(
 
 
 _handler_kind: Any = None
+_handler_handle: Any = None
 
 
 def enable(kind: type[logging.Handler]) -> bool:
@@ -64,12 +72,12 @@ def enable(kind: type[logging.Handler]) -> bool:
 
     The handler has `record_stream`, `route` and `sink`, as `MeshHandler` does. Idempotent.
     """
-    global _handler_kind
+    global _handler_kind, _handler_handle
     if _IS_STANDARD and _LOGGER._log is _LOG:
         _LOGGER._log = _fast_log  # type: ignore[method-assign]  # there is no public place for it
     if _LOGGER._log is not _fast_log:
         return False
-    _handler_kind = kind
+    _handler_kind, _handler_handle = kind, kind.handle
     return True
 
 
@@ -102,7 +110,7 @@ def _fast_log(
     handlers: list[Any]
     new = written = False
     try:
-        node = self
+        node, cls = self, self.__class__
         while not (handlers := node.handlers) and node.propagate and node.parent is not None:
             node = node.parent
         if (
@@ -116,19 +124,27 @@ def _fast_log(
             and stacklevel == 1
             and msg.__class__ is str
             and not (self.filters or self.disabled or handler.filters)
+            and level.__class__ is int
             and handler.level <= level
-            and _LOGGER.handle is _HANDLE
-            and _LOGGER.callHandlers is _CALL_HANDLERS
-            and _LOGGER.makeRecord is _MAKE_RECORD
-            and _LOGGER.findCaller is _FIND_CALLER
+            and (cls is _LOGGER or cls is _ROOT)
+            and cls.handle is _HANDLE
+            and cls.filter is _FILTER
+            and cls.callHandlers is _CALL_HANDLERS
+            and cls.makeRecord is _MAKE_RECORD
+            and cls.findCaller is _FIND_CALLER
+            and _handler_kind.handle is _handler_handle
             and _logging._logRecordFactory is _RECORD
+            and _RECORD.__init__ is _INIT
+            and logging.getLevelName is _GET_LEVEL_NAME
+            and _logging._srcfile is not None
+            and time.time.__class__ is _BUILTIN  # a program's own clock may look at the frames of its callers
             and logging.logThreads
             and logging.logProcesses
             and logging.logMultiprocessing
             and (not _HAS_TASK_NAME or _logging.logAsyncioTasks)
             and (node.parent is None or not node.propagate or _is_last(node.parent))
         ):
-            frame = sys._getframe(1)
+            frame = sys._getframe(1 + _MORE_LEVELS)
             while (code := frame.f_code).co_filename == _logging._srcfile:
                 frame = frame.f_back
             modules = sys.modules
@@ -144,7 +160,7 @@ def _fast_log(
                 id(code),
                 frame.f_lasti,
                 self.name,
-                self.__class__,
+                cls,
                 len(self.__dict__),
                 len(handler.__dict__),
                 level,
@@ -193,8 +209,8 @@ def _fast_log(
     if new:
         _log_and_learn(self, level, msg, args, frame, handler, site)
     else:
-        if stacklevel > 1:
-            stacklevel += _MORE_LEVELS
+        if _MORE_LEVELS:
+            stacklevel = max(stacklevel, 1) + _MORE_LEVELS
         _LOG(self, level, msg, args, exc_info, extra, stack_info, stacklevel)
 
 
@@ -210,7 +226,7 @@ def _log_and_learn(
     self: Any, level: int, msg: str, args: tuple[object, ...], frame: FrameType, handler: Any, site: tuple[object, ...]
 ) -> None:
     try:
-        path, line, function, stack = self.findCaller(False, 1)
+        path, line, function, stack = self.findCaller(False, 1 + _MORE_LEVELS)
     except ValueError:
         path, line, function, stack = "(unknown file)", 0, "(unknown function)", None
     record = self.makeRecord(self.name, level, path, line, msg, args, None, function, None, stack)
@@ -234,7 +250,6 @@ def _learn(
         or record.__class__ is not _RECORD
         or len(fields) != PLAIN_SIZE
         or record.args is not args
-        or logger.__class__ not in (_LOGGER, logging.RootLogger)
         or not _PASSED.isdisjoint((*logger.__dict__, *handler.__dict__))
         or stream is None
     ):
@@ -246,9 +261,13 @@ def _learn(
         key, pack = None, schemas.get((message_key(fields), _RECORD, str, handler.route))
     kinds = schemas.sites.get(site)
     if kinds is None:
-        if len(schemas.sites) >= _MAX_SITES:
+        # Code that a program compiles again and again, or runs in ever new threads or tasks, is not learned any more.
+        known = schemas.codes.get(id(code))
+        if known is None and len(schemas.codes) < _MAX_CODES:
+            known = schemas.codes[id(code)] = [code, 0]
+        if known is None or known[1] >= _MAX_SITES_OF_CODE or len(schemas.sites) >= _MAX_SITES:
             return
-        schemas.codes.append(code)
+        known[1] += 1
         kinds = schemas.sites[site] = {}
     if pack is not None and len(kinds) < _MAX_KINDS:
         kinds[key] = pack

@@ -10,6 +10,7 @@ import pytest
 
 from meshlog_handler import install, uninstall
 from meshlog_handler.testing import collected
+from meshlog_handler.worker import fast_logger
 
 from .procs import METHODS, join_all, started
 
@@ -25,6 +26,7 @@ def work(address: str, fast: bool) -> None:
         standard(self, *args, **kwargs)
 
     logging.LogRecord.__init__ = counted  # type: ignore[method-assign]  # counts in this process only
+    fast_logger._INIT = counted
     logging.root.handlers[:] = []  # a forked process has those of pytest
     before = logging.Logger._log
     install(address, capture=False, fast=fast)

@@ -238,6 +238,28 @@ def test_messages_without_arguments_are_the_data_of_few_schemas(msgs: list[str])
     assert [template.args(values) for _, template, values in items] == [()] * len(msgs)
 
 
+class Redacted(logging.LogRecord):
+    def getMessage(self) -> str:
+        return super().getMessage().replace("secret", "***")
+
+
+def test_a_record_class_formats_each_of_its_messages() -> None:
+    sent = []
+    for msg in ("a secret", "starts", "a secret", "nothing", "b secret", "c secret", "d secret", "the secret") * 2:
+        record = Redacted("app", logging.INFO, "/srv/app.py", 7, msg, (), None, "work")
+        sent.append(record)
+        sent.append(Redacted("app", logging.INFO, "/srv/app.py", 9, "%s of %s", (msg, [1]), None, "work"))
+    assert [record.getMessage() for record in cross(*sent)] == [record.getMessage() for record in sent]
+
+
+@pytest.mark.parametrize("odd", [[], [None, None, None], True, "text"])
+def test_an_exc_info_that_is_none_of_an_exception_is_shown_each_time(odd: object) -> None:
+    sent = [make("step", exc_info=odd, created=float(number)) for number in range(8)]
+    shown = [(record.getMessage(), record.exc_text) for record in cross(*sent)]
+    assert len(set(map(repr, shown))) == 1
+    assert len(shown) == 8
+
+
 def test_names_of_extras_that_are_no_texts_become_texts() -> None:
     sent = [make("step %d", 1, **{"user": 1}) for _ in range(3)]
     for record in sent:

@@ -90,6 +90,7 @@ def call_each(log: logging.Logger, made: list[tuple[int, Any, Any]]) -> None:
 @given(made=st.lists(calls, min_size=1, max_size=6))
 def test_both_ways_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fast) -> None:
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(IndexError):
+        patch.setattr(fast_logger, "_BUILTIN", type(lambda: 0))
         patch.setattr(time, "time", lambda: 1_700_000_000.999_999_9)
         patch.setattr(time, "time_ns", lambda: 1_700_000_000_999_999_999)
         found = []
@@ -205,6 +206,12 @@ CHANGES: dict[str, Callable[[Fast, pytest.MonkeyPatch], object]] = {
     "logMultiprocessing": lambda fast, patch: patch.setattr(logging, "logMultiprocessing", False),
     "a formatter": lambda fast, patch: fast.handler.setFormatter(logging.Formatter("%(message)s!")),
     "a subclass": lambda fast, patch: setattr(fast.log, "__class__", type("Own", (logging.Logger,), {})),
+    "filter of the class": lambda fast, patch: patch.setattr(logging.Logger, "filter", lambda *_: True),
+    "handle of the handler's class": lambda fast, patch: patch.setattr(Counts, "handle", lambda *_: None),
+    "LogRecord's own method": lambda fast, patch: patch.setattr(fast_logger, "_INIT", None),
+    "getLevelName": lambda fast, patch: patch.setattr(logging, "getLevelName", lambda level: "level"),
+    "no callers": lambda fast, patch: patch.setattr(logging, "_srcfile", None),
+    "a clock": lambda fast, patch: patch.setattr(time, "time", lambda: 1.0),
     "no stream": lambda fast, patch: setattr(fast.handler, "record_stream", None),
 }
 
@@ -219,6 +226,7 @@ def test_a_change_is_seen_by_the_next_call(fast: Fast, change: str, monkeypatch:
         standard(self, *args, **kwargs)
 
     monkeypatch.setattr(logging.LogRecord, "__init__", counted)
+    monkeypatch.setattr(fast_logger, "_INIT", counted)
 
     def call() -> None:
         fast.log._log(logging.INFO, "step %d", (1,))
@@ -267,3 +275,36 @@ def test_stacklevel_names_the_same_caller(fast: Fast, levels: int) -> None:
         caller()
     first, second = fast.records()
     assert (first.funcName, first.lineno) == (second.funcName, second.lineno)
+
+
+def test_a_method_that_calls_log_itself_is_skipped_or_not_as_before(fast: Fast) -> None:
+    def trace(msg: str, *args: object) -> None:
+        fast.log._log(5, msg, args)
+
+    def caller(enabled: bool) -> None:
+        if not enabled:
+            fast_logger.disable()
+        trace("step %d", 1)
+
+    for enabled in (True, True, True, False):
+        caller(enabled)
+    assert len({(record.funcName, record.lineno) for record in fast.records()}) == 1
+
+
+def test_levels_that_are_no_plain_numbers_keep_their_names(fast: Fast) -> None:
+    class Own(int):
+        def __str__(self) -> str:
+            return "own"
+
+    for level in (25, Own(25), 25):
+        fast.log.log(level, "step")
+    names = [record.levelname for record in fast.records()]
+    assert names == [logging.getLevelName(25), logging.getLevelName(Own(25)), logging.getLevelName(25)]
+
+
+def test_code_that_is_compiled_again_and_again_is_not_kept(fast: Fast) -> None:
+    for number in range(1500):
+        exec(compile("log.info('step %d', 1)", f"made {number % 7}", "exec"), {"log": fast.log})
+        if number % 20 == 0:
+            fast.records()
+    assert all(len(segment.codes) <= 1024 for segment in [fast.proc.stream.appender[0]])
