@@ -70,7 +70,9 @@ def log_in_steps(address: str, directory: str, how: str, ready: Any, go: Any) ->
     """Log and print before and after the client stops; let a subprocess print, and a fork log, too."""
     redirect(directory, "worker")
     set_up(address, how)
-    shell = subprocess.Popen(["sh", "-c", "echo early shell; read line; echo late shell"], stdin=subprocess.PIPE, text=True)
+    said = os.path.join(directory, "said")
+    words = ["sh", "-c", 'echo early shell; : > "$0"; read line; echo late shell', said]
+    shell = subprocess.Popen(words, stdin=subprocess.PIPE, text=True)
     forked = os.fork()
     if not forked:
         assert go.acquire(timeout=DEADLINE)
@@ -78,6 +80,7 @@ def log_in_steps(address: str, directory: str, how: str, ready: Any, go: Any) ->
         os._exit(0)
     LOGGER.info("early")
     print("early print", flush=True)
+    until(lambda: os.path.exists(said), DEADLINE, "the shell to print")
     ready.release()
     assert go.acquire(timeout=DEADLINE)
     until(lambda: membership.current() is None, DEADLINE, "the end of the client to be heard of")
