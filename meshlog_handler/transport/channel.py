@@ -30,6 +30,9 @@ from ..protocol.messages import Hello, Message, Welcome, decode
 from ..system.descriptors import identity
 from ..system.waits import capped, deadline_after, monotonic, seconds_until
 
+DIAL_SEC: Final = 30.0
+"""Seconds in which a worker gets through to a client to which very many connect."""
+
 HANDSHAKE_SEC = 10.0
 """Seconds a new connection has to complete the handshake."""
 
@@ -130,7 +133,7 @@ def dial(address: Address, sock: socket.socket) -> None:
     timeout in the kernel.
     """
     sock.setblocking(False)  # overrides socket.setdefaulttimeout of the program
-    deadline, pause = monotonic() + HANDSHAKE_SEC, 0.001
+    deadline, pause = monotonic() + DIAL_SEC, 0.001
     with fitting(address.path) as path:
         while not _connected(sock, address, path):
             if monotonic() > deadline:

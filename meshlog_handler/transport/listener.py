@@ -44,7 +44,7 @@ _MAX_OF_OTHER_NAMESPACE: Final = 128  # its processes cannot be distinguished
 _MAX_PIPES: Final = 2
 _BATCH: Final = 64
 _PAUSE_SEC: Final = 0.05  # after a batch with rejected connections
-_SHARE: Final = 0.03
+_SHARE: Final = 0.04
 """The part of a core that a crowd can use here. What it costs to read from its connections, and to close them, comes on top."""
 
 _SILENT_SEC: Final = 2.0
