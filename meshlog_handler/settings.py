@@ -160,6 +160,15 @@ def check_hang_after(seconds: float | None) -> float | None:
         raise SettingError(f"hang_after={seconds!r} is not valid. Valid: a positive number of seconds, or None.") from None
 
 
+def check_progress_from(source: str) -> str:
+    """Return the source if it is valid; otherwise raise `SettingError`."""
+    if source not in ("output", "cpu"):
+        raise SettingError(
+            f"progress_from={source!r} is not valid. Valid: 'output' (records and printed lines), 'cpu' (processor time, too)."
+        )
+    return source
+
+
 def check_directory(path: str | os.PathLike[str] | None) -> str | None:
     """Return the absolute path of a directory, or None for None. Raises `SettingError` if `path` is not a path."""
     if path is None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from ..errors import BusyError, ClosedError, SettingError
+from ..errors import BusyError, ClosedError
 from ..insight.hang import Hang, HangDetector, describe_hang
 from ..insight.report import LIVE, Insight
 from ..insight.stacks import Stacks
@@ -33,15 +33,6 @@ class _Watched(Protocol):
     def stats(self) -> Stats: ...
 
     def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = ...) -> Stacks: ...
-
-
-def check_progress_from(source: str) -> str:
-    """Return the source if it is valid; otherwise raise `SettingError`."""
-    if source not in ("output", "cpu"):
-        raise SettingError(
-            f"progress_from={source!r} is not valid. Valid: 'output' (records and printed lines), 'cpu' (processor time, too)."
-        )
-    return source
 
 
 class HangWatch:

@@ -34,7 +34,7 @@ from ..system.waits import ended, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..worker.record_stream import internal_threads
-from .hang_watch import HangWatch, OnHang, check_progress_from
+from .hang_watch import HangWatch, OnHang
 from .loop import ClientLoop
 from .queue_peer import CLIENT_NAME, QueuePeer
 from .queue_reader import QueueReader, end_readers
@@ -111,7 +111,7 @@ class LogClient(Requests):
         self._ended = False  # whether the thread has ended
         self.own_token = os.urandom(8).hex()
         self._hang_after = settings.check_hang_after(hang_after)
-        self._on_hang, self._progress_from = on_hang, check_progress_from(progress_from)
+        self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
         self._hang_watch: HangWatch | None = None
         self._upstream = upstream
         self.registry = Registry(self.own_token)

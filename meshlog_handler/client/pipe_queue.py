@@ -12,7 +12,9 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
-_LIBRARIES: Final = ("multiprocessing", "multiprocess")
+LIBRARIES: Final = ("multiprocessing", "multiprocess")
+"""The packages whose queues are pipes."""
+
 _KINDS: Final = ("Queue", "JoinableQueue", "SimpleQueue")
 _SIZE: Final = Struct("!i")
 _LONG_SIZE: Final = Struct("!Q")
@@ -30,7 +32,7 @@ def reader_of(source: Any) -> Callable[[], list[bytes]] | None:
     pipe, lock, room = (fields.get(name) for name in ("_reader", "_rlock", "_sem"))
     if "get" in fields:  # the program has replaced it
         return None
-    if library not in _LIBRARIES or module != "queues" or type(source).__name__ not in _KINDS or not pipe or not lock:
+    if library not in LIBRARIES or module != "queues" or type(source).__name__ not in _KINDS or not pipe or not lock:
         return None
 
     def read() -> list[bytes]:

@@ -29,7 +29,7 @@ from ..system.diagnostics import diagnose
 from ..system.error_reports import ErrorReports, describe, give
 from ..system.waits import LONGEST_SEC, Awaited, ended, finished, monotonic
 from ..worker.record_stream import internal_threads
-from .pipe_queue import loader_of, reader_of
+from .pipe_queue import LIBRARIES, loader_of, reader_of
 
 READER_NAME: Final = "meshlog-queue"
 PUTTER_NAME: Final = "meshlog-queue-put"
@@ -140,7 +140,7 @@ class QueueReader:
     def _run(self) -> None:
         internal_threads.add(threading.get_ident())
         library = logging.getLogger(type(self.queue).__module__.partition(".")[0])
-        if library.name in _LIBRARIES:
+        if library.name in LIBRARIES:
             library.addFilter(_is_program)
         try:
             self._read_all()
@@ -379,9 +379,6 @@ class QueueReader:
         for thread in (self._thread, self._putter):
             if thread is not None and not self._abandoned and not self._no_thread:
                 ended(thread, _JOIN_SEC)
-
-
-_LIBRARIES: Final = ("multiprocessing", "multiprocess")
 
 
 def _is_program(record: LogRecord) -> bool:

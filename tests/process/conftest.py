@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import multiprocessing
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
+
+from meshlog_handler import LogClient
+from meshlog_handler.testing import RecordCollector
 
 
 @pytest.fixture
@@ -13,6 +18,27 @@ def real_stdout() -> None:
 
     The ``sys.stdout`` of pytest does not, and a forked child inherits it.
     """
+
+
+def serve(pipe: Any) -> None:
+    """Run a client until the pipe sends a message."""
+    with LogClient(RecordCollector()) as client:
+        pipe.send(client.address)
+        pipe.recv()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Yield the address of a client in another process."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there,))
+    process.start()
+    yield here.recv()
+    here.send(None)
+    process.join()
+    here.close()
+    there.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,27 +75,6 @@ def fork_at(place: int, call: Callable[[], object], by_caller: bool) -> bool:
     assert not thread.is_alive(), f"the call hangs after a fork at place {place}"
     assert statuses in ([0], []), f"a child that was forked at place {place} ended with {statuses}"
     return left < 0
-
-
-def serve(pipe: Any) -> None:
-    """Run a client until the pipe sends a message."""
-    with LogClient(RecordCollector()) as client:
-        pipe.send(client.address)
-        pipe.recv()
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Yield the address of a client in another process."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there,))
-    process.start()
-    yield here.recv()
-    here.send(None)
-    process.join()
-    here.close()
-    there.close()
 
 
 def installed(address: str) -> Callable[[], object]:

@@ -6,13 +6,12 @@ import concurrent.futures._base
 import contextlib
 import gc
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -100,27 +99,6 @@ def test_an_interrupt_of_a_client_leaves_no_threads_or_descriptors(
         until(lambda: (threading.active_count(), descriptors()) == (threads, fds), what=f"nothing left after place {place}")
         place += 1
     assert place > 5
-
-
-def serve(pipe: Any) -> None:
-    """Run a client until the pipe sends a message."""
-    with LogClient(RecordCollector()) as client:
-        pipe.send(client.address)
-        pipe.recv()
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Yield the address of a client in another process."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there,))
-    process.start()
-    yield here.recv()
-    here.send(None)
-    process.join()
-    here.close()
-    there.close()
 
 
 def installed(address: str) -> Callable[[], object]:
