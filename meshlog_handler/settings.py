@@ -16,6 +16,7 @@ JOURNAL_SIZE = "MESHLOG_JOURNAL_SIZE"
 PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
 FAST_LOGGER = "MESHLOG_FAST_LOGGER"
 STACK_SIGNAL = "MESHLOG_STACK_SIGNAL"
+OBSERVE = "MESHLOG_OBSERVE"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
 
@@ -86,6 +87,11 @@ def fast_logger(env: Mapping[str, str] | None = None) -> bool:
 def stack_signal(env: Mapping[str, str] | None = None) -> bool:
     """Return whether workers register the signal that dumps their stacks (``MESHLOG_STACK_SIGNAL``, default on)."""
     return _flag(STACK_SIGNAL, True, os.environ if env is None else env)
+
+
+def observe(env: Mapping[str, str] | None = None) -> bool:
+    """Return whether other terminals of this user find a client here, and join it (``MESHLOG_OBSERVE``, default on)."""
+    return _flag(OBSERVE, True, os.environ if env is None else env)
 
 
 def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "output": BASE | {"lines"},
     "worker": BASE | {"journal", "transport"},
     "dispatch": WORKER | {"grouping", "lines", "output"},
-    "client": CLIENT - {"client"},
+    "client": CLIENT - {"client"} | {"_version"},
     "handler": CLIENT,
     "notebook": BASE | {"output", "client"},
     "installation": WORKER | {"handler", "notebook"},

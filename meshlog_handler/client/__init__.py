@@ -1,6 +1,7 @@
-"""The client: the thread that reads all peers, and its flushes, commands, exit reports and relays.
+"""The client: the thread that reads all peers, its flushes, commands, exit reports, relays and observers, and an observer.
 
-May import: errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch.
+May import: _version, errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker,
+dispatch.
 """
 
 from __future__ import annotations

@@ -168,6 +168,15 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
     ]
 
 
+def last_records(tail: Iterable[Item]) -> list[logging.LogRecord]:
+    """Return the records and complete lines among the last ones, the oldest first. Long ones are left out."""
+    return [
+        template.build(values)
+        for _, template, values in sorted(tail, key=itemgetter(0))
+        if template is not None and not isinstance(template, _Abridged) and (template.ordinary or not template.is_shown(values))
+    ]
+
+
 def last_text(tail: Iterable[Item]) -> str:
     """Return the text of the last line or record, or "". A long one is cut."""
     items = [item for item in tail if item[1] is not None]

@@ -85,13 +85,16 @@ class Findings(NamedTuple):
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
         return [*(each.observation(self.when) for each in known), *told]
 
-    def encode(self) -> bytes:
-        """Return it for an upstream client, which has the counters of ranks for which there is no room."""
+    def encode(self, limit: int = MAX_ENCODED) -> bytes:
+        """Return it for an upstream client or an observer, as far as it fits into `limit` bytes.
+
+        An upstream client has the counters of the other ranks.
+        """
         pieces, size = [], 0
         for each in self.observations():
             piece = pack(each.plain())
             size += len(piece)
-            if size > MAX_ENCODED:
+            if size > limit:
                 break
             pieces.append(piece)
         return pack(tuple(pieces))

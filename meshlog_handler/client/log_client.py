@@ -33,9 +33,13 @@ from ..system.shielded import run_shielded
 from ..system.waits import ended, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
+from ..transport.runs import FILE, description
 from ..worker.record_stream import internal_threads
+from .answers import answer
+from .exit_reports import last_records
 from .hang_watch import HangWatch, OnHang
 from .loop import ClientLoop
+from .observers import Observers
 from .queue_peer import CLIENT_NAME, QueuePeer
 from .queue_reader import QueueReader, end_readers
 from .registry import Registry
@@ -172,6 +176,9 @@ class LogClient(Requests):
             self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
             handle = self._give if self._overridden else None
+            since = time.time()
+            if self.shows and settings.observe():
+                self._rundir.write(FILE, description(str(self._listener.address), since))
             dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
             self._core = ClientLoop(
                 self._mailbox,
@@ -182,6 +189,7 @@ class LogClient(Requests):
                 keep_journals=self._log_dir is not None,
                 post=self._post,
                 upstream=self._upstream,
+                observers=Observers(dispatcher, partial(answer, self, since), self._post, self._latest),
             )
             undo.callback(self._core.reactor.close)
             self.stack_collector.attach(self._core.reactor, self._core.commands)
@@ -292,6 +300,7 @@ class LogClient(Requests):
             self._post(self._end)
         if not ended(thread, _BLOCKED_SEC):
             core.reactor.disconnect()
+            core.observers.disconnect()
             self._rundir.remove()
             self.registry.release_journals()
 
@@ -365,11 +374,20 @@ class LogClient(Requests):
         return self.registry.admit(connection)
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
-        """Add a peer, which sends it the reply. Client thread only."""
+        """Add a peer or an observer, which gets the reply. Client thread only."""
+        if connection.hello.observer:
+            self._core.observers.add(connection, welcome)
+            self._listener.arrived(connection.sock)
+            return
         peer = peer_of(
             connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line, self.own_token
         )
         self._core.add(peer, welcome)
+
+    def _latest(self) -> list[logging.LogRecord]:
+        """Return the last records and lines of all ranks, the oldest first. Client thread only."""
+        tails = [peer.tail for peer in self._core.reactor.peers if peer.streaming]
+        return last_records(item for tail in tails for item in tail)
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""

@@ -35,6 +35,7 @@ from .drop_reports import DropReports
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
 from .insights import Insights
+from .observers import Observers
 from .peer import Chosen, Peer, Target
 from .queue_peer import ENDED, QueuePeer
 from .queues import Queues
@@ -66,8 +67,10 @@ class ClientLoop:
         keep_journals: bool,
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
+        observers: Observers,
     ) -> None:
         self.dispatcher = dispatcher
+        self.observers = observers
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
         requests = itertools.count(FIRST_REQUEST)
@@ -122,8 +125,10 @@ class ClientLoop:
             self._flushes.expire,
             self._keep_listening,
             lambda now: dispatcher.end_tick(),
+            lambda now: observers.end_tick(),
             self._end_in_order,
         )
+        observers.attach(self.reactor)
         listener.attend(self.reactor.register, self.reactor.unregister)
         self._open_listener()
         self.reactor.register(mailbox.fd, mailbox.run)
@@ -546,6 +551,7 @@ class ClientLoop:
             self.reactor.pipes.end_lines,
             self._show_rest,
             self.dispatcher.flush,
+            self.observers.close,
             self._keep_counters,
             self._listener.close,
             self.dispatcher.close,
@@ -580,6 +586,7 @@ class ClientLoop:
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""
         self._listener.forget()
+        self.observers.forget()
         self.reactor.forget()
         if self.dispatcher.files is not None:
             self.dispatcher.files.forget()

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -59,6 +59,14 @@ class Target(Hashable, Protocol):
 
 Chosen = Callable[[Target], bool]
 """Returns whether a target is chosen."""
+
+
+def of_ranks(ranks: Iterable[int] | None) -> Chosen | None:
+    """Return what chooses the targets with these ranks (None: all)."""
+    if ranks is None:
+        return None
+    wanted = frozenset(ranks)
+    return lambda target: target.rank in wanted
 
 
 @dataclass(eq=False)

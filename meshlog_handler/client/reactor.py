@@ -74,6 +74,16 @@ class Reactor:
         """Call `ready` from `read` whenever `fd` is readable."""
         self._selector.register(fd, selectors.EVENT_READ, lambda _: ready())
 
+    def attend(self, sock: socket.socket, mask: int, ready: Callable[[int], None] | Peer) -> None:
+        """Call `ready` from `read` with those events of `mask` that have occurred. 0: no more."""
+        registered = sock.fileno() in self._selector.get_map()
+        if registered and not mask:
+            self._selector.unregister(sock)
+        elif registered:
+            self._selector.modify(sock, mask, ready)
+        elif mask:
+            self._selector.register(sock, mask, ready)
+
     def unregister(self, fd: int) -> None:
         """Undo `register`."""
         self._selector.unregister(fd)
@@ -336,13 +346,7 @@ class Reactor:
         if peer.sock is None:
             return
         mask = (0 if peer in self._paused else selectors.EVENT_READ) | (selectors.EVENT_WRITE if peer.outbox else 0)
-        registered = peer.sock.fileno() in self._selector.get_map()
-        if registered and not mask:
-            self._selector.unregister(peer.sock)
-        elif registered:
-            self._selector.modify(peer.sock, mask, peer)
-        elif mask:
-            self._selector.register(peer.sock, mask, peer)
+        self.attend(peer.sock, mask, peer)
 
     def _write(self, peer: Peer) -> None:
         assert peer.sock is not None

@@ -150,6 +150,8 @@ class Registry:
 
     def identify(self, connection: NewConnection) -> bool:
         """Correct what a new connection says of itself; return whether its rank has to come from an upstream client."""
+        if connection.hello.observer:
+            return False
         own = connection.here and connection.pid == os.getpid()
         if own and connection.hello.rank is None and not (connection.hello.mesh or connection.hello.relay):
             # The client's own process, by any way of joining.
@@ -168,6 +170,10 @@ class Registry:
         hello = connection.hello
         if self.refuses_commands and hello.output_only:
             raise ClosedError("this job is ending.")
+        if hello.observer:
+            if not settings.observe():
+                raise ClosedError("this client has no observers.")
+            return Welcome(None, "", ())
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(MeshMember(hello.mesh, rank), None)
@@ -258,6 +264,11 @@ class Registry:
         with self._lock:
             self._reserve(rank)
             self._dead.pop(MeshMember(mesh, rank), None)
+
+    def meshes(self) -> list[str]:
+        """Return the tokens of all meshes; "" is outside of a mesh."""
+        with self._lock:
+            return list(self._meshes)
 
     def defaults(self) -> list[tuple[str, Command]]:
         """Return all default commands with their meshes."""

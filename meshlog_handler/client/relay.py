@@ -44,7 +44,7 @@ from ..transport.channel import Address
 from .acknowledgements import Answers
 from .insights import INSIGHT_SEC
 from .log_client import LogClient
-from .peer import Chosen
+from .peer import of_ranks
 from .receipt import FlushReceipt
 from .relays import plain_counters
 from .stack_collector import downstream_stacks
@@ -230,7 +230,7 @@ class LogRelay:
             elif isinstance(command, WindowDownstream):
                 client.switch(command.window, wait=False)
             elif isinstance(command, StreamDownstream):
-                client.switch(streaming=command.streaming, chosen=_of_ranks(command.ranks), mesh=command.mesh, wait=False)
+                client.switch(streaming=command.streaming, chosen=of_ranks(command.ranks), mesh=command.mesh, wait=False)
 
     def _flush(self, client: LogClient, uplink: Uplink, command: FlushDownstream) -> None:
         def flushed(future: Future[FlushReceipt]) -> None:
@@ -241,7 +241,7 @@ class LogRelay:
             uplink.send(DownstreamReached(command.request, *reached, plain_counters(stats), stats.hidden))
             uplink.append_flush(command.request)
 
-        client.flush_soon(command.timeout, _of_ranks(command.ranks)).add_done_callback(flushed)
+        client.flush_soon(command.timeout, of_ranks(command.ranks)).add_done_callback(flushed)
 
     def _observe(self, client: LogClient, uplink: Uplink, command: InsightDownstream) -> None:
         def observe() -> None:
@@ -257,7 +257,7 @@ class LogRelay:
             replies = tuple((member.rank, error) for member, error in errors.items())  # type: ignore[attr-defined]  # see `Target`
             uplink.send(DownstreamReplies(command.request, replies))
 
-        inner, chosen = decode(command.command, Command), _of_ranks(command.ranks)
+        inner, chosen = decode(command.command, Command), of_ranks(command.ranks)
         if not isinstance(inner, TakeStacks):
             client.send_command_soon(inner, chosen).add_done_callback(answered)
             return
@@ -277,10 +277,3 @@ class LogRelay:
 def _start(work: Callable[[], object], name: str) -> None:
     with contextlib.suppress(RuntimeError):  # no thread can be started: the upstream client gets no answer
         threading.Thread(target=work, name=name, daemon=True).start()
-
-
-def _of_ranks(ranks: Sequence[int] | None) -> Chosen | None:
-    if ranks is None:
-        return None
-    wanted = frozenset(ranks)
-    return lambda member: member.rank in wanted

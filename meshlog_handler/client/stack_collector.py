@@ -113,10 +113,7 @@ class StackCollector:
 
     def merged(self, chosen: Chosen | None, timeout: float | None, wanted: Iterable[int] = ()) -> Stacks:
         """Return the stacks of chosen workers, merged. Ranks in `wanted` that are not connected are unanswered."""
-        found = [(rank, decode_found(each)) for rank, each in self.collect(chosen, timeout)]
-        known = {rank for rank, _ in found}
-        absent = Unanswered(None, "", "", "no process with this rank is connected")
-        return merge([*found, *((rank, absent) for rank in wanted if rank not in known)])
+        return merged_found(self.collect(chosen, timeout), wanted)
 
     def collect(self, chosen: Chosen | None, timeout: float | None) -> Found:
         """Return the encoded stacks of chosen workers, or why there are none. Raises as `stacks` does."""
@@ -217,6 +214,14 @@ def _unanswered(member: Hashable, reason: str) -> Unanswered:
     here = member.watched and not member.ended
     state = process_state(member.pid) if here else ProcessState("", "")
     return Unanswered(member.pid, *state, reason.replace(UNANSWERED, "it did not answer in time"))
+
+
+def merged_found(found: Found, wanted: Iterable[int] = ()) -> Stacks:
+    """Return what `StackCollector.collect` has found, merged. Ranks in `wanted` that it has not found are unanswered."""
+    known = {rank for rank, _ in found}
+    absent = Unanswered(None, "", "", "no process with this rank is connected")
+    decoded = [(rank, decode_found(each)) for rank, each in found]
+    return merge([*decoded, *((rank, absent) for rank in wanted if rank not in known)])
 
 
 def downstream_stacks(request: int, found: Found) -> DownstreamStacks:

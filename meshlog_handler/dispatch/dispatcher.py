@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from ..grouping.aggregator import Aggregator
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .era import Era
-from .sink import Sink
+from .sink import Sink, Tap
 from .sinks import Sinks
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Dispatcher:
         handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None = None,
     ) -> None:
         self.files = files
-        self._handle = handle
+        self._handle = self._own_handle = handle
+        self._tap: Tap | None = None
         self.shown = 0  # records given to handlers; a record that several sinks show counts once
         self.abandoned = False  # handlers get no more records, because no caller waits for them. Any thread may set it.
         # Set when the unshown records of an abandoned client are counted. Until then, the client thread discards no record.
@@ -78,6 +80,7 @@ class Dispatcher:
         self._found.clear()
         grouping = []
         for sink in self._sinks.all():
+            sink.tap = self._tap
             if self._within:
                 grouping += [sink] if sink.aggregator is not None else []
                 continue
@@ -87,6 +90,17 @@ class Dispatcher:
                 grouping.append(sink)
             sink.direct = sink.number > 0 and sink.aggregator is None
         self._grouping = tuple(grouping)
+
+    @property
+    def tap(self) -> Tap | None:
+        """What gets each record that is shown, before the handlers do. Without one, it costs nothing."""
+        return self._tap
+
+    @tap.setter
+    def tap(self, tap: Tap | None) -> None:
+        self._tap = tap
+        self._handle = self._own_handle if tap is None else partial(_tapped, tap, self._own_handle)
+        self._refresh()
 
     def _sinks_of(self, template: Any) -> tuple[Sink, ...]:
         """Return the sinks that show the records of a template."""
@@ -248,6 +262,8 @@ class Dispatcher:
                 record.meshlog = record.meshlog.but(bar_ends="dropped")
             for sink in self._sinks_of(template):
                 sink.end_bar(record)
+            if self._tap is not None:
+                self._tap.end_bar(record)
             self._flushed_at = -1  # makes `end_tick` flush
 
     def count(self, items: list[Item], now: float) -> list[Item]:
@@ -411,6 +427,22 @@ class Dispatcher:
             self.files.close()
         for sink in self._sinks.all():
             sink.direct = sink.number > 0
+
+
+def _tapped(
+    tap: Tap,
+    handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None,
+    sinks: Sequence[Sink],
+    record: logging.LogRecord,
+) -> None:
+    """Pass a record to a tap and then, as without one, to the sinks."""
+    if sinks:
+        tap.handle(record)
+    if handle is not None:
+        handle(sinks, record)
+        return
+    for sink in sinks:
+        sink.deliver(record)
 
 
 def _count_of(record: logging.LogRecord) -> int:

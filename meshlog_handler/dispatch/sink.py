@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from logging import LogRecord
 from threading import get_ident
 from types import NoneType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..grouping.aggregator import Aggregator
 from ..output.named_handlers import NamedHandler, ShownBy
@@ -54,6 +54,7 @@ class Sink:
         self.direct = self.keeps_files = False
         self.number = 0  # the route; 0 until the sink is added to a client
         self.aggregator: Aggregator | None = None
+        self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: set[int] = set()
         self._reported: set[int] = set()
@@ -76,6 +77,16 @@ class Sink:
         plain = [handler.given_to if isinstance(handler, WithFormatter) else handler for handler in self.handlers]
         self.handlers = tuple(plain if formatter is None else [WithFormatter(each, formatter) for each in plain])
 
+    @property
+    def tap(self) -> Tap | None:
+        """What gets each record that `show_here` shows, too."""
+        return self._tap
+
+    @tap.setter
+    def tap(self, tap: Tap | None) -> None:
+        if tap is not self._tap:
+            self._tap, self._plan = tap, None
+
     def stay_open(self) -> None:
         """Let closed files reopen for records that are still to be shown: `logging` does not reopen files of mode "w"."""
         for handler in map(behind, self._handlers):
@@ -89,6 +100,8 @@ class Sink:
             self.handlers = (ConsoleHandler(),)
         found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
         plan = _plan(found)
+        if self._tap is not None:
+            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, (), None, False)])
         if not any(isinstance(handler, NamedHandler) for handler in found):
             self.handlers = tuple(found)
             self._plan = plan
@@ -207,6 +220,28 @@ class Sink:
         if id(handler) not in self._reported:
             self._reported.add(id(handler))
             diagnose(f"handler {name_of(handler)} failed: {describe(failure)}. Its further errors are not reported.")
+
+
+class Tap(Protocol):
+    """Gets what handlers get, for observers."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Take a record that handlers get. Client thread only."""
+
+    def end_bar(self, record: logging.LogRecord) -> None:
+        """Take the notice that a progress state has ended. Client thread only."""
+
+    def handle_elsewhere(self, record: logging.LogRecord) -> None:
+        """Take a record that another thread shows itself. Any thread."""
+
+
+class _Tapped:
+    """A tap in the place of a handler."""
+
+    level, formatter = logging.NOTSET, None
+
+    def __init__(self, tap: Tap) -> None:
+        self.handle = tap.handle_elsewhere
 
 
 class Prepared(NamedTuple):

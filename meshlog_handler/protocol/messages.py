@@ -89,6 +89,7 @@ class Hello(Message):
 
     `coords` is its position by dimension. A `relay` forwards for other workers, and has no rank itself.
     `output_only`: it is about to execute another program, whose output the client captures. It neither reads nor sends.
+    An `observer` has no logs and no rank: it asks the client, and follows what is shown.
     `launched`: the launcher's variables (see `settings.launched`) if `rank` comes from the environment; they may be inherited.
     """
 
@@ -104,6 +105,7 @@ class Hello(Message):
     relay: bool = False
     output_only: bool = False
     launched: str = ""
+    observer: bool = False
     types: ClassVar = {
         "pid": (int,),
         "hostname": (str,),
@@ -117,6 +119,7 @@ class Hello(Message):
         "relay": (bool,),
         "output_only": (bool,),
         "launched": (str,),
+        "observer": (bool,),
     }
 
     def check(self) -> None:

@@ -391,6 +391,11 @@ class Link:
             self._check_intact()
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def release(self) -> socket.socket:
+        """Return the socket. It belongs to the caller from here on."""
+        self.closed = True
+        return self._sock
+
     def outlive_exec(self) -> None:
         """Keep the socket open across `exec`, so that its closing shows the end of the process if the kernel does not."""
         self._sock.set_inheritable(True)

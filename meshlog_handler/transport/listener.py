@@ -295,9 +295,13 @@ class Listener:
         kernel_pid = peer_pid(sock)
         connection = NewConnection(sock, hello, kernel_pid or hello.pid, here=kernel_pid != 0)
         names = hello.captured
-        if len(set(names)) != len(names) or not set(names) <= {"stdout", "stderr"} or (names and hello.relay):
+        if (
+            len(set(names)) != len(names)
+            or not set(names) <= {"stdout", "stderr"}
+            or (names and (hello.relay or hello.observer))
+        ):
             raise ProtocolError(
-                f"invalid captured streams: expected stdout and stderr, and none of a relay, got {quoted(names)}"
+                f"invalid captured streams: expected stdout and stderr, and none of a relay or observer, got {quoted(names)}"
             )
         if names:
             while not pipes:

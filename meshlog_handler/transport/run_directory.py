@@ -11,7 +11,8 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from .. import settings
 from ..system.locks import is_held
@@ -19,6 +20,7 @@ from .channel import any_length
 
 _LOCK = "client.lock"
 _MAKING = ".making-"
+_RUN = "run-"
 _MAKING_SEC = 600.0
 
 JOB = "job-"
@@ -36,10 +38,9 @@ def base() -> str:
     failure: OSError = FileNotFoundError(errno.ENOENT, "no directory for temporary files is writable; set MESHLOG_RUN_DIR")
     # Evaluated one by one: on a read-only system `gettempdir` raises, although there may be shared memory.
     given = os.environ.get(settings.RUN_DIR)
-    anywhere: tuple[Callable[[], str], ...] = (lambda: "/dev/shm", tempfile.gettempdir)
-    for root in (lambda: os.path.abspath(given),) if given else anywhere:
+    for parent in _parents():
         try:
-            path = os.path.join(root(), f"meshlog-{os.getuid()}")
+            path = parent()
             if len(os.fsencode(path)) > _MAX_PATH and not any_length():
                 raise OSError(
                     errno.ENAMETOOLONG, f"too long for a socket: choose a directory of at most {_MAX_PATH - 15} bytes", path
@@ -56,6 +57,30 @@ def base() -> str:
             continue
         return path
     raise failure
+
+
+def _parents() -> Sequence[Callable[[], str]]:
+    """Return functions that return where the run directories of this user may be."""
+    given = os.environ.get(settings.RUN_DIR)
+    anywhere: tuple[Callable[[], str], ...] = (lambda: "/dev/shm", tempfile.gettempdir)
+    roots = (lambda: os.path.abspath(given),) if given else anywhere
+    return [partial(_below, root) for root in roots]
+
+
+def _below(root: Callable[[], str]) -> str:
+    return os.path.join(root(), f"meshlog-{os.getuid()}")
+
+
+def living() -> Iterator[str]:
+    """Yield the run directories of this user whose client runs."""
+    for parent in _parents():
+        with contextlib.suppress(OSError):  # it does not exist, or is not private: no client uses it
+            path = parent()
+            check_private(path)
+            for name in sorted(os.listdir(path)):
+                directory = os.path.join(path, name)
+                if name.startswith(_RUN) and is_held(os.path.join(directory, _LOCK)):
+                    yield directory
 
 
 def check_private(path: str) -> None:
@@ -77,10 +102,17 @@ class RunDir:
         parent = base()
         clean(parent)
         self._restoring = threading.Lock()
+        self._files: dict[str, bytes] = {}
         making, self._held = _make(parent)
         # The rename comes last, so that other clients never see the directory without its locks.
-        self.path = os.path.join(parent, "run-" + os.path.basename(making).removeprefix(_MAKING))
+        self.path = os.path.join(parent, _RUN + os.path.basename(making).removeprefix(_MAKING))
         os.rename(making, self.path)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that only this user can read, if there is room for it; `restore` writes it again."""
+        with self._restoring:
+            self._files[name] = content
+            _write(os.path.join(self.path, name), content)
 
     def restore(self) -> None:
         """Make the directory again if a cleaner of temporary files, for instance, has removed it. Any thread may call it.
@@ -95,6 +127,8 @@ class RunDir:
                 os.mkdir(parent, 0o700)
             check_private(parent)
             making, held = _make(parent)
+            for name, content in self._files.items():
+                _write(os.path.join(making, name), content)
             os.rename(making, self.path)
             self.forget()
             self._held = held
@@ -108,6 +142,15 @@ class RunDir:
         """Release the locks without removing anything."""
         while self._held:
             os.close(self._held.pop())
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write a whole file or none. The modes of the directory and of the file keep other users out."""
+    with contextlib.suppress(OSError):  # no room, or too many open files: the client works without it
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(content)
+        os.rename(f"{path}.new", path)
 
 
 def _is_gone(path: str) -> bool:
