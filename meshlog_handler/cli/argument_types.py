@@ -35,6 +35,14 @@ def count(text: str) -> int:
 
 
 @_for_argparse
+def whole(text: str) -> int:
+    """Return a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise SettingError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+@_for_argparse
 def reader(text: str) -> int | None:
     """Return the rank that reads stdin, None for ``none``."""
     if text == "none":

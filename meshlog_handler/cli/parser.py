@@ -28,6 +28,12 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "run a command as a rank of another launcher's job",
     ),
     "tail": Entry("DIR", "print the last records of every rank, after a crash or during a run", "read journals"),
+    "ls": Entry("", "list the running clients of this user", "list the running clients of this user"),
+    "top": Entry("", "show the ranks of a run in a live table, those with trouble first", "show the ranks of a run, live"),
+    "stacks": Entry("", "print the Python stacks of all ranks of a run, merged", "print the stacks of all ranks, merged"),
+    "follow": Entry("--ranks 3", "show what a run shows, in another terminal", "show what a run shows, in another terminal"),
+    "level": Entry("DEBUG --for 60", "set the level of the ranks of a run for a minute", "set the level in the ranks of a run"),
+    "flush": Entry("", "wait until everything logged so far is shown", "wait until everything logged so far is shown"),
     "completion": Entry(
         "bash", "print a script with which a shell completes arguments", "print a script that completes arguments in a shell"
     ),
@@ -80,5 +86,5 @@ def listed(words: Iterable[str]) -> str:
 
 
 def _about() -> str:
-    lines = [f"    {f'meshlog {name} {entry.example}':<40}{entry.does}" for name, entry in COMMANDS.items()]
+    lines = [f"    {f'meshlog {name} {entry.example}'.rstrip():<40}{entry.does}" for name, entry in COMMANDS.items()]
     return "\n".join(["Shows the logs of many processes in one.", "", *lines, "", "Each command has its own --help."])

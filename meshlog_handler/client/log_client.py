@@ -386,8 +386,9 @@ class LogClient(Requests):
 
     def _latest(self) -> list[logging.LogRecord]:
         """Return the last records and lines of all ranks, the oldest first. Client thread only."""
-        tails = [peer.tail for peer in self._core.reactor.peers if peer.streaming]
-        return last_records(item for tail in tails for item in tail)
+        # Two connections of one process share a list.
+        tails = {id(peer.tail): peer.tail for peer in self._core.reactor.peers if peer.streaming}
+        return last_records(item for tail in tails.values() for item in tail)
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""

@@ -22,7 +22,7 @@ from .. import errors, settings
 from ..errors import BusyError, ClosedError, ConnectError, FlushTimeout, MeshlogError, ProtocolError, RankError
 from ..insight.observation import Observation
 from ..insight.report import Insight, insight_of
-from ..insight.stacks import Stacks
+from ..insight.stacks import Stacks, Unanswered, encode_unanswered
 from ..protocol.codec import unpack
 from ..protocol.decode import Item, RecordDecoder
 from ..protocol.frames import CONTROL, DATA, MAX_CONTROL, FrameReader, frame
@@ -152,11 +152,8 @@ class Observer:
         wanted = None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
         seconds = _limited(timeout)
         answers, found = self._ask(AskStacks(self._number(), wanted, seconds), seconds)
-        none = "there was no room for its stacks"
-        told = [(rank, found[place]) for rank, place in answers if 0 <= place < len(found)]
-        lost = [rank for rank, place in answers if not 0 <= place < len(found)]
-        if lost:
-            raise ProtocolError(f"{format_ranks(lost)}: {none}")
+        absent = encode_unanswered(Unanswered(None, "", "", "there was no room for its stacks"))
+        told = [(rank, found[place] if 0 <= place < len(found) else absent) for rank, place in answers]
         return merged_found(told, wanted or ())
 
     def flush(self, timeout: float | None = 10.0) -> FlushReceipt:

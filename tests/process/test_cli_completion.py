@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler.cli.parser import COMMANDS
 from tests.process.command_line import meshlog
 from tests.process.procs import DEADLINE
 
@@ -37,7 +38,7 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     path = script("bash", tmp_path)
     (tmp_path / "my logs").mkdir()
     (tmp_path / "my file").touch()
-    assert completed(path, "meshlog", "") == ["run", "exec", "tail", "completion", "-h", "--help", "--version"]
+    assert completed(path, "meshlog", "") == [*COMMANDS, "-h", "--help", "--version"]
     assert completed(path, "meshlog", "r") == ["run"]
     assert set(completed(path, "meshlog", "run", "-")) >= OPTIONS_OF_RUN
     assert completed(path, "meshlog", "run", "-n", "2", "--ag") == ["--aggregate"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler.cli.parser import COMMANDS, listed
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, meshlog
 from tests.process.procs import DEADLINE, ROOT, importing
 
@@ -88,9 +89,9 @@ def test_runs_with_the_same_directory_append_to_its_files(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["rum", "-n", "2", "--", "true"], "unknown command 'rum'. Expected run, exec, tail or completion; did you mean run?"),
+        (["rum", "-n", "2", "--", "true"], f"unknown command 'rum'. Expected {listed(COMMANDS)}; did you mean run?"),
         (["tial", "logs"], "did you mean tail? (see meshlog --help)"),
-        (["frobnicate"], "unknown command 'frobnicate'. Expected run, exec, tail or completion (see meshlog --help)"),
+        (["frobnicate"], f"unknown command 'frobnicate'. Expected {listed(COMMANDS)} (see meshlog --help)"),
         (["--verison"], "unknown arguments: --verison; did you mean --version? (see meshlog --help)"),
         (["run", "--stdn", "0", "--", "true"], "unknown arguments: --stdn; did you mean --stdin? (see meshlog run --help)"),
         (["run", "--rank-filter=0", "--", "true"], "did you mean --ranks-filter? (see meshlog run --help)"),

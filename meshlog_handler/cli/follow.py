@@ -1,0 +1,102 @@
+"""``meshlog follow``: shows what a running client shows, with filters, grouping and another format."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..client.observer import Observer
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.sink import Sink
+from ..dispatch.sinks import Sinks
+from ..errors import printable
+from ..lines.framer import strip_ansi
+from ..output.console import ConsoleHandler
+from ..output.json_formatter import JsonFormatter
+from ..protocol.decode import Item
+from ..system.waits import deadline_after, monotonic, seconds_until
+from .messages import note
+
+_TOLD_SEC: Final = 5.0
+_TICK_SEC: Final = 0.25
+_MAX_LINE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to show: records of `level` and above and of `ranks` (None: all), whose text has a match of `pattern`."""
+
+    level: int = 0
+    ranks: frozenset[int] | None = None
+    pattern: re.Pattern[str] | None = None
+    window: float | None = None
+    backlog: int = 0
+
+
+class SafeOutput(io.TextIOBase):
+    """Writes to stdout; escapes all that a terminal could take for a command."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        plain = strip_ansi(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        safe = "\n".join(printable(line, _MAX_LINE) for line in plain.split("\n"))
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush stdout."""
+        sys.stdout.flush()
+
+
+def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
+    """Show what the client shows until it ends. `BrokenPipeError` if stdout is closed."""
+    output: Any = SafeOutput()
+    formatter = JsonFormatter() if as_json else None
+    console = _Console(output, output, formatter)
+    dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
+    observer.start_following(filters.level, filters.ranks, filters.backlog)
+    told, due = 0, 0.0
+    while True:
+        items = observer.items(_seconds(dispatcher.deadline))
+        if items is None:
+            break
+        now = monotonic()
+        dispatcher.dispatch([item for item in items if filters.pattern is None or _has(item, filters.pattern)], now)
+        dispatcher.expire(now)
+        dispatcher.end_tick()
+        if observer.dropped > told and now >= due:
+            note(f"{observer.dropped - told:,} records are left out: they are shown faster than this command reads them")
+            told, due = observer.dropped, deadline_after(_TOLD_SEC)
+    dispatcher.flush()
+    console.finish()
+    if observer.dropped > told:
+        note(f"{observer.dropped - told:,} records were left out: they were shown faster than this command read them")
+
+
+class _Console(ConsoleHandler):
+    """A console whose reader may go away: that ends the command."""
+
+    def flush(self) -> None:
+        """Write all emitted records."""
+        super().flush()
+        if self.failed:
+            raise BrokenPipeError
+
+
+def _seconds(deadline: float | None) -> float | None:
+    return None if deadline is None else min(_TICK_SEC, seconds_until(deadline))
+
+
+def _has(item: Item, pattern: re.Pattern[str]) -> bool:
+    _, template, values = item
+    if template is None or template.is_shown(values):
+        return True
+    record = template.build(values)
+    text = record.getMessage()
+    return pattern.search(f"{text}\n{record.exc_text}" if record.exc_text else text) is not None
