@@ -172,12 +172,6 @@ class Dispatcher:
             sink.aggregator = era.aggregators.get(sink)
         self._refresh()
 
-    def set_window(self, window: float | None) -> None:
-        """Group within `window` seconds from now on (None: show each line at once); show what is pending."""
-        era = self.switch(window)
-        if era is not None:
-            self.end_era(era)
-
     def _pending(self) -> list[tuple[Sink, Aggregator]]:
         """Return the sinks with aggregators, those of earlier eras first."""
         pending = [pair for era in self.eras for pair in era.aggregators.items()]

@@ -21,7 +21,7 @@ from ..protocol.record import MeshInfo, shown_kind
 from ..system import unpatched
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, name_of
-from ..system.waits import deadline_after, seconds_until
+from ..system.fork_locks import ForkLocks
 from ..worker.record_stream import internal_threads, transport_threads
 from .wrapped_handlers import (
     Accepted,
@@ -195,7 +195,7 @@ class Sink:
     def end_bar(self, record: logging.LogRecord) -> None:
         """Notify the handlers that draw progress states that a state has ended."""
         for handler in self._handlers:
-            end_bar = getattr(getattr(handler, "handler", None) or handler, "end_bar", None)
+            end_bar = getattr(behind(handler), "end_bar", None)
             if end_bar is not None:
                 try:
                     end_bar(record)
@@ -329,36 +329,14 @@ _own_fields: dict[str, Any] = {}
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 
 
-_FORK_SEC: Final = 0.25
-"""Maximum seconds that a fork waits for threads inside a handler."""
-
-_held: Final[dict[int, list[Any]]] = {}
-"""The locks that each forking thread has acquired."""
-
-
-def _before_fork() -> None:
-    """Wait until no other thread is inside a handler, and let none enter."""
+def _locks() -> Sequence[Any]:
+    """Return the locks of all handlers: a fork waits until no other thread is inside a handler, and lets none enter."""
     # A handler that writes to ``sys.stderr`` holds the lock of its buffer. A child inherits this lock, and none of its threads
     # can release it. (`logging` recreates only its own locks.)
-    deadline = deadline_after(_FORK_SEC)
-    held = _held.setdefault(get_ident(), [])
-    handlers = (getattr(handler, "handler", None) or handler for sink in tuple(_sinks) for handler in sink.handlers)
+    handlers = (behind(handler) for sink in tuple(_sinks) for handler in sink.handlers)
     locks = {id(lock): lock for handler in handlers if (lock := getattr(handler, "lock", None)) is not None}
     # The lock of the module comes first, in the same order as when `logging.config` replaces handlers.
-    for lock in (vars(logging)["_lock"], *locks.values()) if locks else ():
-        held.append(lock)  # before it is acquired: a signal handler may raise in between
-        try:
-            acquired = lock.acquire(timeout=seconds_until(deadline))
-        except TypeError:  # a lock of the program, which takes no timeout
-            acquired = False
-        if not acquired:
-            held.pop()
-
-
-def _release() -> None:
-    for lock in reversed(_held.pop(get_ident(), [])):
-        with contextlib.suppress(RuntimeError):  # it was not acquired, or `logging` has recreated it
-            lock.release()
+    return (vars(logging)["_lock"], *locks.values()) if locks else ()
 
 
 def _after_fork_in_child() -> None:
@@ -367,8 +345,7 @@ def _after_fork_in_child() -> None:
         sink.direct = False
         sink.busy = None
         sink._showing.clear()
-    _release()
-    _held.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_release, after_in_child=_after_fork_in_child)
+fork_locks: Final = ForkLocks(_locks, seconds=0.25)
+os.register_at_fork(after_in_child=_after_fork_in_child)

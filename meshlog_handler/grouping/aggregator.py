@@ -207,15 +207,6 @@ class Aggregator:
         """Return the records of all groups. The next similar line opens a new group."""
         return self._close(list(self._groups.values()))
 
-    def set_window(self, window: float | None) -> list[LogRecord]:
-        """Change the window (seconds, or None); return the records to show first: all of them, if the window gets shorter."""
-        shorter = self._window is not None and (window is None or window < self._window)
-        out = self.flush() if shorter else []
-        self._window = window
-        self._filters = window is None or bool(self._never or self._hide)
-        self._set_due()
-        return out
-
     def _filter(self, template: AnyTemplate, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
         if self._hide or self._never:
             text = template.text(values)

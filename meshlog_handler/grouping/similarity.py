@@ -88,16 +88,6 @@ def tokenize_unless_wordless(text: str) -> TokenizedLine:
     return tokens
 
 
-def shape(text: str) -> str:
-    """Return the text with numbers, ids and paths masked as ``#``, without colours and padding of numbers."""
-    return tokenize_line(text).shape
-
-
-def numbers(text: str) -> list[str]:
-    """Return the numbers, dates and times in a text, as written."""
-    return [token.text for token in tokenize_line(text).tokens if token.is_number]
-
-
 def mask_digits(text: str) -> bytes:
     """Return the digit mask, a cheap key: texts with equal masks have digits at the same places and differ only in digits."""
     return text.encode("utf-8", "surrogatepass").translate(_DIGITS)
@@ -179,12 +169,6 @@ def _trim(a: str, b: str) -> tuple[str, str]:
 def distance_limit(longer: int) -> int:
     """Return the largest distance at which texts are similar if the longer one has `longer` characters."""
     return max(0, (SIMILAR_PERCENT * longer - 1) // 100)
-
-
-def similar(a: str, b: str) -> bool:
-    """Return whether the distance of two texts is below 0.15 of the length of the longer one."""
-    limit = distance_limit(max(len(a), len(b)))
-    return distance(a, b, limit) <= limit
 
 
 def profile(text: str) -> int:

@@ -24,7 +24,7 @@ from ..system import unpatched
 from ..system.shielded import run_whole
 from .future import MeshFuture
 from .lifecycle import MeshLifecycle
-from .manager import DEFAULT_WINDOW_SEC
+from .manager import DEFAULT_WINDOW_SEC, LoggingManager
 from .shape import Choice, Shape, check_per_host
 from .start_methods import check_start_method
 
@@ -261,14 +261,10 @@ class ProcMesh:
         default = DEFAULT_WINDOW_SEC if stream_to_client else None
         asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
         window, number = settings.check_mode(stream_to_client, asked, level)
-        life, ranks = self._life, self._chosen
-        life.check_open("logging_option()")
-
-        def apply() -> None:
-            life.initialized.get()
-            life.manager.logging_option(stream_to_client, window, number, ranks)
-
-        return MeshFuture.run(apply, "logging_option")
+        ranks = self._chosen
+        return self._when_initialized(
+            "logging_option", lambda manager: manager.logging_option(stream_to_client, window, number, ranks)
+        )
 
     def flush(self, timeout: float | None = 10.0) -> MeshFuture[FlushReceipt]:
         """Wait until everything these ranks logged and printed before this call has been shown.
@@ -283,14 +279,8 @@ class ProcMesh:
         FlushTimeout
             From the future, if ranks did not respond; it contains the receipt and names them.
         """
-        life, ranks = self._life, self._chosen
-        life.check_open("flush()")
-
-        def flush() -> FlushReceipt:
-            life.initialized.get()
-            return life.manager.flush(timeout, ranks)
-
-        return MeshFuture.run(flush, "flush")
+        ranks = self._chosen
+        return self._when_initialized("flush", lambda manager: manager.flush(timeout, ranks))
 
     def stacks(self, timeout: float | None = 5.0) -> MeshFuture[Stacks]:
         """Return the Python stacks of all threads of these ranks, merged: see where each rank is.
@@ -307,28 +297,16 @@ class ProcMesh:
         BusyError
             From the future, if a handler blocks the client's thread, or another call takes stacks.
         """
-        life, ranks = self._life, self._chosen
-        life.check_open("stacks()")
-
-        def stacks() -> Stacks:
-            life.initialized.get()
-            return life.manager.client.stacks(ranks, timeout)
-
-        return MeshFuture.run(stacks, "stacks")
+        ranks = self._chosen
+        return self._when_initialized("stacks", lambda manager: manager.client.stacks(ranks, timeout))
 
     def insight(self) -> MeshFuture[Insight]:
         """Return which of these ranks are silent, behind, different or failed, from what they have logged and printed so far.
 
         A slice compares its ranks only with each other.
         """
-        life, ranks = self._life, self._chosen
-        life.check_open("insight()")
-
-        def insight() -> Insight:
-            life.initialized.get()
-            return life.manager.client.insight(ranks)
-
-        return MeshFuture.run(insight, "insight")
+        ranks = self._chosen
+        return self._when_initialized("insight", lambda manager: manager.client.insight(ranks))
 
     def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
         """Flush, then stop the procs and their logging. A second call does nothing.
@@ -347,6 +325,17 @@ class ProcMesh:
             )
         life = self._life
         return MeshFuture.run(lambda: life.stop(timeout), "stop")
+
+    def _when_initialized(self, name: str, work: Callable[[LoggingManager], R]) -> MeshFuture[R]:
+        """Run `work` on a new thread when the mesh is ready. Raises `ClosedError` at once if the mesh is stopped."""
+        life = self._life
+        life.check_open(f"{name}()")
+
+        def run() -> R:
+            life.initialized.get()
+            return work(life.manager)
+
+        return MeshFuture.run(run, name)
 
     @property
     def _chosen(self) -> tuple[int, ...] | None:

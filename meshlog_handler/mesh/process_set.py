@@ -257,7 +257,7 @@ class ProcessSet:
         try:
             if not self._started:
                 self._started = True
-                self._supervisor.dispose()
+                self._supervisor.close()
                 return
             if first:
                 with self._lock:

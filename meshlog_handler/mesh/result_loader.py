@@ -5,25 +5,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from dataclasses import dataclass
 
 from ..errors import ClosedError
 from ..system.waits import capped
 from .pending_call import PendingCall
 
 
-@dataclass(frozen=True)
-class _Load:
-    """A request to settle one call; None stops the thread."""
-
-    call: PendingCall | None
-
-
 class ResultLoader:
     """A thread that settles calls. Unpickling a result may run any code for any time, so the supervisor does not do it."""
 
     def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[_Load] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[PendingCall | None] = queue.SimpleQueue()  # None stops the thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -32,11 +24,11 @@ class ResultLoader:
 
     def settle(self, call: PendingCall) -> None:
         """Queue `call` to be settled. Any thread may call it."""
-        self._queue.put(_Load(call))
+        self._queue.put(call)
 
     def stop(self) -> None:
         """End the thread after all queued calls are settled."""
-        self._queue.put(_Load(None))
+        self._queue.put(None)
 
     def join(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the thread to end; then fail all calls that are still queued."""
@@ -45,10 +37,10 @@ class ResultLoader:
         self._thread.join(capped(timeout))
         with contextlib.suppress(queue.Empty):  # the queue is empty: no call is left to fail
             while self._thread.is_alive():
-                call = self._queue.get_nowait().call
+                call = self._queue.get_nowait()
                 if call is not None:
                     call.refuse(ClosedError(f"the mesh was stopped before the result of {call.what} was loaded."))
 
     def _run(self) -> None:
-        while (call := self._queue.get().call) is not None:
+        while (call := self._queue.get()) is not None:
             call.settle()

@@ -278,11 +278,6 @@ def set_identity(identity: ProcIdentity) -> None:
     os.environ.update(identity.environ())
 
 
-def current_identity() -> ProcIdentity | None:
-    """Return the identity of this process, or None if no mesh started it."""
-    return _identity
-
-
 def current_rank() -> int:
     """Return the rank of this process in its mesh, or the rank that a launcher assigned (``RANK`` and similar variables).
 

@@ -26,6 +26,7 @@ from ..system.mailbox import Mailbox
 from ..system.waits import Awaited, capped, monotonic, seconds_until
 from .pending_call import End, PendingCall
 from .proc import ProcHandle
+from .process import Process
 from .result_loader import ResultLoader
 from .rpc import DONE, FAILED, CallFailure
 
@@ -70,12 +71,8 @@ class Supervisor:
             self._result_loader.start()
             self._thread.start()
         except RuntimeError:  # thread limit reached
-            self._close()
+            self.close()
             raise
-
-    def dispose(self) -> None:
-        """Release the resources of a supervisor that was never started."""
-        self._close()
 
     def add(self, proc: ProcHandle) -> None:
         """Supervise a proc that has a child process and a socket."""
@@ -114,12 +111,12 @@ class Supervisor:
 
     def _run(self) -> None:
         try:
-            while not (self._given_up or (self._finishing and self._all_gone())):
+            while not (self._given_up or (self._finishing and not self._running)):
                 for key, events in self._selector.select(self._patience()):
                     self._run_step(key.data, events)
                 self._run_step(self._expire)
         finally:
-            self._close()
+            self.close()
 
     def _run_step(self, step: Callable[..., object], *args: Any) -> None:
         """Run a step; report an exception, because an error with one proc must not end the others."""
@@ -129,19 +126,18 @@ class Supervisor:
             self._error_reports.log("the supervisor of the procs continues after an error", failure)
             time.sleep(_PAUSE_SEC)  # a step that fails repeatedly must not use all processor time
 
-    def _all_gone(self) -> bool:
-        return all(proc.gone or proc.child is None for proc in self.procs)
+    @property
+    def _running(self) -> list[tuple[ProcHandle, Process]]:
+        """The procs that have started and not ended, with their processes."""
+        return [(proc, proc.child) for proc in self.procs if proc.child is not None and not proc.gone]
 
     def _signal(self, number: signal.Signals) -> None:
-        for proc in self.procs:
-            if proc.child is not None and not proc.gone:
-                proc.child.send_signal(number)
+        for _, child in self._running:
+            child.send_signal(number)
 
     def _patience(self) -> float:
         wait = seconds_until(self._timers[0][0] if self._timers else None)
-        if any(proc.child is not None and not proc.child.prompt and not proc.gone for proc in self.procs):
-            return min(wait, _POLL_SEC)
-        return wait
+        return wait if all(child.prompt for _, child in self._running) else min(wait, _POLL_SEC)
 
     def _after(self, seconds: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._timers, (monotonic() + seconds, next(self._order), action))
@@ -149,8 +145,8 @@ class Supervisor:
     def _expire(self) -> None:
         while self._timers and self._timers[0][0] <= monotonic():
             heapq.heappop(self._timers)[2]()
-        for proc in self.procs:
-            if proc.child is not None and not proc.child.prompt and not proc.gone and proc.child.poll() is not None:
+        for proc, child in self._running:
+            if not child.prompt and child.poll() is not None:
                 self._ended(proc)
 
     def _woken(self, events: int) -> None:
@@ -290,8 +286,11 @@ class Supervisor:
             proc.sock.close()
             proc.sock = None
 
-    def _close(self) -> None:
-        """Fail the remaining calls, kill the remaining procs and release all resources. Also runs after an error."""
+    def close(self) -> None:
+        """Fail the remaining calls, kill the remaining procs and release all resources.
+
+        The supervisor thread calls it at its end, also after an error; another thread only if that thread was never started.
+        """
         with self.lock:
             calls = {call.number: call for proc in self.procs for call in proc.pending.values()}
             for proc in self.procs:
@@ -306,10 +305,9 @@ class Supervisor:
                 call.refuse(ClosedError(f"the mesh was stopped before {call.what} was done."))
         self._result_loader.stop()
         try:
-            for proc in self.procs:
-                if proc.child is not None and not proc.gone:
-                    proc.child.send_signal(signal.SIGKILL)
-                    proc.child.close()
+            for _, child in self._running:
+                child.send_signal(signal.SIGKILL)
+                child.close()
             self._close_sockets()
             self._mailbox.close()
         finally:

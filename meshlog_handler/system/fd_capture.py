@@ -57,7 +57,6 @@ class FdCapture:
         self._readers: dict[int, Held] = {}
         self._originals: dict[int, Held | None] = {}
         self._line_buffering: list[tuple[io.TextIOWrapper, bool]] = []
-        self._pump: Pump | None = None
 
     @property
     def active(self) -> bool:
@@ -123,21 +122,24 @@ class FdCapture:
         """
         if not self.active:
             return
-        # The pump starts before the flush, which would block forever on a full pipe without a reader.
-        pump = self._start_pump() if drain else self._pump
+        pump = None
+        if drain:
+            # The pump starts before the flush, which would block forever on a full pipe without a reader.
+            pump = Pump({reader: self._originals[fd] for fd, reader in self._readers.items()})
+            pump.start()
         in_time = drain or self.has_room()
         if in_time:
             self._flush()
-        # Settle before the descriptors are restored, so that later output comes after earlier output.
-        self._settle(pump)
+        if pump is not None:
+            pump.settle(_SETTLE_SEC)  # before the descriptors are restored, so that later output comes after earlier output
         self._pid = -1
         _change(tuple(capture for capture in _active if capture is not self))
         self._restore()
         if not in_time:
             self._flush()
-        self._settle(pump)
-        if self._pump is not None:
-            self._pump.release()
+        if pump is not None:
+            pump.settle(_SETTLE_SEC)
+            pump.release()
         else:
             self._close()
 
@@ -164,14 +166,6 @@ class FdCapture:
             if not in_time:
                 flush_streams(self._fds)
 
-    def _settle(self, pump: Pump | None, timeout: float = _SETTLE_SEC) -> bool:
-        if pump is None:
-            return True
-        if self._pump is None:  # no thread could be started
-            pump.copy()
-            return True
-        return pump.settle(timeout)
-
     def _restore(self) -> None:
         # The original of a capture that began later may be a pipe of this one.
         later = [held for other in _active for held in other._originals.values() if held is not None]
@@ -187,25 +181,6 @@ class FdCapture:
         for held in (*self._readers.values(), *self._originals.values()):
             if held is not None:
                 held.close()
-
-    def drain_to_original(self, timeout: float = _SETTLE_SEC) -> bool:
-        """Copy the output from the pipes to the originals, after the client is gone; `stop` does so too.
-
-        A thread copies until the last writer closes the pipes. Waits up to `timeout` seconds until the present contents of
-        the pipes are copied; returns whether they are.
-        """
-        if not self.active:
-            return True
-        return self._settle(self._start_pump(), timeout)
-
-    def _start_pump(self) -> Pump:
-        """Return the pump. It is kept in `_pump` only if its thread could be started."""
-        if self._pump is not None:
-            return self._pump
-        pump = Pump({reader: self._originals[fd] for fd, reader in self._readers.items()})
-        if pump.start():
-            self._pump = pump
-        return pump
 
     def after_fork_in_child(self) -> None:
         """In a forked child: become inactive. Nothing is closed: the child writes to the pipes too."""

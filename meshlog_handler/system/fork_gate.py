@@ -9,12 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Final
+from typing import Any, Final
 
-from .waits import deadline_after, seconds_until
-
-PATIENCE: Final = 0.25
-"""Seconds that a fork waits at most, for all gates together. Then it goes ahead, and the child may inherit held locks."""
+from .fork_locks import ForkLocks
 
 
 class ForkGate:
@@ -25,76 +22,42 @@ class ForkGate:
     """
 
     def __init__(self) -> None:
-        self._make_locks()
+        self.renew()
         _gates.add(self)
 
-    def _make_locks(self) -> None:
+    def renew(self) -> None:
+        """Make new locks; also in a forked child, where no other thread exists."""
         self.wanted = False
-        self._inside = threading.Lock()  # held by the thread, or by a fork
-        self._turn = threading.Lock()  # taken before `_inside`, so that a busy thread cannot overtake a fork
-        self._worker: int | None = None
+        self.inside = threading.RLock()  # held by the thread, or by a fork
+        self.turn = threading.RLock()  # taken before `inside`, so that a busy thread cannot overtake a fork
 
     def __enter__(self) -> None:
-        with self._turn:
-            self._inside.acquire()
-        self._worker = threading.get_ident()
+        with self.turn:
+            self.inside.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._worker = None
-        self._inside.release()
-
-    def want(self) -> None:
-        """Before `close`: ask the thread to leave its section."""
-        self.wanted = self._worker != threading.get_ident()
-
-    def close(self, taken: list[threading.Lock], deadline: float) -> None:
-        """Before a fork: wait until `deadline` for the section to end, and keep new ones from starting.
-
-        Each acquired lock is appended to `taken` at once, for `reopen`: a signal handler that raises meanwhile ends this call,
-        but not the fork.
-        """
-        if self._worker == threading.get_ident():  # a handler forks
-            return
-        for lock in (self._turn, self._inside):
-            if not lock.acquire(timeout=seconds_until(deadline)):
-                break
-            taken.append(lock)
-
-    def reopen(self, taken: list[threading.Lock]) -> None:
-        """Allow sections again."""
-        self.wanted = False
-        for lock in reversed(taken):
-            lock.release()
-
-    def forget(self) -> None:
-        """In a forked child: renew the locks, since no other thread exists."""
-        self._make_locks()
+        self.inside.release()
 
 
 _gates: Final[weakref.WeakSet[ForkGate]] = weakref.WeakSet()
-_closed: Final[dict[int, list[tuple[ForkGate, list[threading.Lock]]]]] = {}
-"""By forking thread: the gates it has closed, with the locks it has acquired."""
 
 
-def _before_fork() -> None:
-    deadline = deadline_after(PATIENCE)
-    closing = _closed.setdefault(threading.get_ident(), [])
-    for gate in tuple(_gates):
-        closing.append((gate, []))
-        gate.want()  # the threads at all gates leave their sections at the same time
-    for gate, taken in closing:
-        gate.close(taken, deadline)
+def _close() -> list[Any]:
+    gates = tuple(_gates)
+    for gate in gates:
+        gate.wanted = True  # the threads at all gates leave their sections at the same time
+    return [lock for gate in gates for lock in (gate.turn, gate.inside)]
 
 
 def _after_fork_in_parent() -> None:
-    for gate, taken in _closed.pop(threading.get_ident(), ()):
-        gate.reopen(taken)
+    for gate in tuple(_gates):
+        gate.wanted = False
 
 
 def _after_fork_in_child() -> None:
-    _closed.clear()
     for gate in tuple(_gates):
-        gate.forget()
+        gate.renew()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+fork_locks: Final = ForkLocks(_close, seconds=0.25)
+os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -26,21 +26,22 @@ class Pump:
         # Bytes by read end, guarded by `_progress`: `settle` waits until the bytes taken have been written.
         self._taken = dict.fromkeys(self._routes, 0)
         self._written = dict.fromkeys(self._routes, 0)
-        self._ended = self._released = False
+        self._started = self._ended = self._released = False
 
-    def start(self) -> bool:
-        """Start the thread; return False if the interpreter is exiting and starts no more threads."""
-        try:
+    def start(self) -> None:
+        """Start the thread. If the interpreter is exiting and starts no more threads, `settle` copies instead."""
+        with contextlib.suppress(RuntimeError):  # as above
             threading.Thread(target=self._run, name="meshlog-pump", daemon=True).start()
-        except RuntimeError:
-            return False
-        return True
+            self._started = True
 
-    def settle(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until the present contents of the pipes are copied; return whether they are."""
+    def settle(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until the present contents of the pipes are copied."""
+        if not self._started:
+            self._copy()
+            return
         with self._progress:
             goal = {reader: taken + _size(reader) for reader, taken in self._taken.items()}
-            return self._progress.wait_for(
+            self._progress.wait_for(
                 lambda: self._ended or all(self._written[reader] >= goal[reader] for reader in goal), timeout
             )
 
@@ -48,12 +49,12 @@ class Pump:
         """Hand over the descriptors, to be closed when the last writer is gone; usually that is now, so wait briefly."""
         with self._progress:
             self._released = True
-            if self._ended:
+            if self._ended or not self._started:
                 self._close()
             else:
                 self._progress.wait_for(lambda: self._ended, _MOMENT)
 
-    def copy(self) -> None:
+    def _copy(self) -> None:
         """Copy the present contents of the pipes on the calling thread."""
         for reader in self._routes:
             size = _size(reader)

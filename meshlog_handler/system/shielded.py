@@ -30,7 +30,6 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
         return run_whole(fn, interrupted)
     begins = [True]  # the work runs if its thread pops this item, and does not if an interrupted caller pops it first
     outcome: list[tuple[Any, BaseException | None]] = []
-    threads: list[threading.Thread] = []
     over = threading.Lock()  # not a Future or an Event: an exception in their methods leaves them locked
     over.acquire()
 
@@ -43,24 +42,20 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
                 outcome.append((None, error))
             over.release()
 
-    def launch() -> None:
-        thread = threading.Thread(target=work, name="meshlog-apart", daemon=True)
-        try:
-            thread.start()
-            threads.append(thread)
-        except RuntimeError:
-            work()
-
     def wait() -> None:
         while not outcome:
             over.acquire(timeout=LONGEST_SEC)
-        for thread in threads:
+        if thread.ident is not None:
             thread.join()
 
+    thread = threading.Thread(target=work, name="meshlog-apart")
     try:
         try:
-            _start(launch)
-        except RuntimeError:  # the interpreter exits, or no thread can be started
+            thread.daemon = True
+            run_whole(thread.start)  # an interrupted `Thread.start` can leave a lock that the new thread waits for
+        except RuntimeError:  # the interpreter exits, or no daemon thread can be started
+            if thread.ident is not None:  # no: a signal handler raised it
+                raise
             work()
         wait()
         result: T
@@ -80,18 +75,6 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
         raise
     finally:
         outcome.clear()  # the traceback of an error references this frame
-
-
-def _start(fn: Callable[[], object]) -> None:
-    """Start a thread without the wait of `Thread.start`, which is not safe from interrupts either.
-
-    Uses `threading`, not `_thread`: in a program patched by gevent, `threading` is the copy made by `unpatched`.
-    """
-    functions = vars(threading)
-    if "_start_joinable_thread" in functions:  # Python 3.13
-        functions["_start_joinable_thread"](fn, daemon=True)
-    else:
-        functions["_start_new_thread"](fn, ())
 
 
 def run_whole(fn: Callable[[], T], interrupted: Callable[[BaseException], object] | None = None) -> T:

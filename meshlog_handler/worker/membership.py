@@ -29,6 +29,7 @@ from ..system.descriptors import FileIdentity, identity, place_of
 from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
+from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
 from ..transport.channel import Address, connect
 from .forwarder import LogForwarder, report_loss
@@ -299,7 +300,6 @@ def make_journal(path: str, size: int) -> Journal:
 
 
 _lock = threading.RLock()
-_forking: set[int] = set()
 """Threads that hold the lock because they are forking."""
 
 when_released: Final[list[Callable[[Membership], object]]] = []
@@ -462,22 +462,9 @@ def _uncaught() -> str:
     return traceback.format_exception_only(type(error), error)[-1].strip()[:_UNCAUGHT_SIZE]
 
 
-def _before_fork() -> None:
-    # A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
-    if _lock.acquire(timeout=_FORK_SEC):
-        _forking.add(threading.get_ident())
-
-
-def _after_fork_in_parent() -> None:
-    if threading.get_ident() in _forking:
-        _forking.discard(threading.get_ident())
-        _lock.release()
-
-
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock
     _lock = threading.RLock()
-    _forking.clear()
     member, _current = _current, None
     for other in tuple(_beside):
         other.forget()
@@ -492,4 +479,6 @@ def _after_fork_in_child() -> None:
         _postponed.pop(0)()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+# A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
+ForkLocks(lambda: (_lock,), _FORK_SEC)
+os.register_at_fork(after_in_child=_after_fork_in_child)

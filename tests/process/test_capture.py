@@ -238,25 +238,6 @@ def test_a_subprocess_that_outlives_the_capture_is_neither_killed_nor_blocked(tm
     assert out == "late\n" + "\0" * 3_000_000
 
 
-def test_draining_can_begin_before_the_capture_stops(tmp_path: Path) -> None:
-    result, out, _ = run(
-        """
-        capture.start()
-        print("one")
-        result["there"] = [capture.drain_to_original()]
-        print("two")
-        result["there"].append(capture.drain_to_original())
-        result["active"] = capture.active
-        print("three")
-        capture.stop()
-        print("four")
-        """,
-        tmp_path,
-    )
-    assert result == {"there": [True, True], "active": True}
-    assert out.split() == ["one", "two", "three", "four"]
-
-
 def test_a_stop_keeps_the_order_even_if_no_thread_can_be_started(tmp_path: Path) -> None:
     result, out, _ = run(
         """
@@ -267,16 +248,14 @@ def test_a_stop_keeps_the_order_even_if_no_thread_can_be_started(tmp_path: Path)
         before = fds()
         threading.Thread.start = refuse
         print("one")
-        result["there"] = capture.drain_to_original()
-        print("two")
         capture.stop()
-        print("three")
+        print("two")
         result["closed"] = len(before) - len(fds())
         """,
         tmp_path,
     )
-    assert result == {"there": True, "closed": 4}
-    assert out.split() == ["one", "two", "three"]
+    assert result == {"closed": 4}
+    assert out.split() == ["one", "two"]
 
 
 def test_a_forked_child_still_writes_to_the_pipe_and_does_not_own_the_capture(tmp_path: Path) -> None:
@@ -287,7 +266,6 @@ def test_a_forked_child_still_writes_to_the_pipe_and_does_not_own_the_capture(tm
         if pid == 0:
             capture.after_fork_in_child()
             capture.stop()
-            capture.drain_to_original()
             assert not capture.active
             print("from the child", flush=True)
             os._exit(0)

@@ -149,7 +149,7 @@ class Slow(io.RawIOBase):
         self.go.wait(50)
         return len(data)
 
-sink._FORK_SEC = 50.0
+sink.fork_locks.seconds = 50.0
 sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()), line_buffering=True)
 logging.config.dictConfig({"version": 1, "root": {"level": "INFO", "handlers": ["mesh"]}, "handlers": {
     "console": {"class": "logging.StreamHandler"},

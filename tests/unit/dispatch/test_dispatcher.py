@@ -99,6 +99,12 @@ def test_records_are_not_counted_ahead_at_the_end_of_a_window() -> None:
     assert dispatcher.count(items[10:], 1.0) == items[10:]
 
 
+def set_window(dispatcher: Dispatcher, window: float | None) -> None:
+    era = dispatcher.switch(window)
+    assert era is not None
+    dispatcher.end_era(era)
+
+
 def test_each_sink_has_its_own_window() -> None:
     grouped, single = RecordCollector(), RecordCollector()
     sinks = Sinks()
@@ -115,10 +121,10 @@ def test_each_sink_has_its_own_window() -> None:
             decoder.decode(written, 0, 10, items)
         dispatcher.dispatch(dispatcher.count(items, 0.0), 0.0)
     assert (grouped.messages, single.messages) == ([], ["step 1"] * 3)
-    dispatcher.set_window(None)
+    set_window(dispatcher, None)
     assert grouped.messages == ["[3 similar log lines] [rank 3] step 1"]
     assert all(sink.direct for sink in sinks.all())
-    dispatcher.set_window(1.0)
+    set_window(dispatcher, 1.0)
     assert not any(sink.direct for sink in sinks.all())
     dispatcher.close()
     assert all(sink.direct for sink in sinks.all()), "the same handlers show later records"

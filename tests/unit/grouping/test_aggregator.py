@@ -408,31 +408,13 @@ def test_without_a_window_every_line_is_shown_at_once_and_hiding_still_works() -
     assert (aggregator.expire(1e9), aggregator.flush()) == ([], [])
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "shows"), [(3.0, 1.0, True), (3.0, None, True), (3.0, 3.0, False), (1.0, 3.0, False)]
-)
-def test_a_shorter_window_or_none_first_shows_pending_groups(before: float, after: float | None, shows: bool) -> None:
-    aggregator = Aggregator(before)
-    aggregator.add(Captured(), "hello", 0.0)
-    shown = aggregator.set_window(after)
-    assert texts(shown) == (["hello"] if shows else [])
-    assert aggregator.deadline == (None if shows else after)
-
-
-def test_a_window_can_be_set_later() -> None:
-    aggregator = Aggregator(None)
-    assert aggregator.set_window(2.0) == []
-    assert aggregator.add(Captured(), "hello", 5.0) == ()
-    assert aggregator.deadline == 7.0
-
-
 @given(
     st.lists(
         st.tuples(
             st.sampled_from(["step %d", "loss %.3f", "warn %d", "text", "other text", "long %s"]),
             st.integers(0, 5),
             st.floats(0, 2),
-            st.sampled_from(["add", "add", "add", "add", "expire", "flush", "window"]),
+            st.sampled_from(["add", "add", "add", "add", "expire", "flush"]),
         ),
         max_size=120,
     ),
@@ -454,8 +436,6 @@ def test_every_line_is_shown_or_hidden_exactly_once(
             out += aggregator.flush()
             assert aggregator.pending == 0
             assert aggregator.deadline is None
-        elif action == "window":
-            out += aggregator.set_window([None, 0.5, 1.0, 2.0, 3.0, 9.0][number])
         elif "%" in msg:
             level = logging.WARNING if "warn" in msg else logging.INFO
             out += aggregator.add(Call(msg, number, level), ((number,), None), now)

@@ -13,15 +13,25 @@ from meshlog_handler.grouping.similarity import (
     distance_limit,
     mask_digits,
     number_value,
-    numbers,
     profile,
-    shape,
-    similar,
     tokenize_line,
 )
 
 short = st.text(alphabet="abc é\U0001f600", max_size=80)
 anything = st.text(max_size=60)
+
+
+def similar(a: str, b: str) -> bool:
+    limit = distance_limit(max(len(a), len(b)))
+    return distance(a, b, limit) <= limit
+
+
+def shape(text: str) -> str:
+    return tokenize_line(text).shape
+
+
+def numbers(text: str) -> list[str]:
+    return [token.text for token in tokenize_line(text).tokens if token.is_number]
 
 
 @given(short, short)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.system import fork_gate
+from meshlog_handler.system import fork_gate, fork_locks
 from meshlog_handler.system.fork_gate import ForkGate
 
 from ..forks import before_fork as before_fork
@@ -38,10 +38,15 @@ class Worker:
             self.again.set()
 
 
+def passes(gate: ForkGate) -> None:
+    with gate:
+        assert not gate.wanted
+
+
 def test_fork_waits_until_thread_leaves_the_gate(
     before_fork: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    monkeypatch.setattr(fork_gate.fork_locks, "seconds", DEADLINE)
     worker = Worker(ForkGate())
     before_fork.append(worker.release.set)
     assert forked(lambda: not worker.lock.locked() and not worker.again.is_set())
@@ -50,7 +55,7 @@ def test_fork_waits_until_thread_leaves_the_gate(
 
 
 def test_fork_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_gate, "PATIENCE", 0.0)
+    monkeypatch.setattr(fork_gate.fork_locks, "seconds", 0.0)
     gate = ForkGate()
     worker = Worker(gate)
     assert forked(worker.lock.locked)
@@ -63,7 +68,7 @@ def test_fork_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_deadline_is_shared_by_all_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork does not wait for ten clients with slow handlers one after the other."""
     now = [0.0]
-    monkeypatch.setattr(fork_gate, "seconds_until", lambda deadline: max(0.0, deadline - now[0]))
+    monkeypatch.setattr(fork_locks, "seconds_until", lambda deadline: max(0.0, deadline - now[0]))
     waits: list[float] = []
 
     class HeldLock:
@@ -74,16 +79,12 @@ def test_deadline_is_shared_by_all_gates(monkeypatch: pytest.MonkeyPatch) -> Non
             now[0] += timeout
             return False
 
+    monkeypatch.setattr(fork_locks, "deadline_after", lambda seconds: now[0] + seconds)
     gates = [ForkGate() for _ in range(10)]
     for gate in gates:
-        monkeypatch.setattr(gate, "_inside", HeldLock())
-    deadline = now[0] + fork_gate.PATIENCE
-    taken: list[threading.Lock] = []
-    for gate in gates:
-        gate.close(taken, deadline)
-    for lock in taken:
-        lock.release()
-    assert sum(waits) == fork_gate.PATIENCE
+        monkeypatch.setattr(gate, "inside", HeldLock())
+    assert forked(lambda: True)
+    assert sum(waits) == fork_gate.fork_locks.seconds
     assert len(waits) == 10
 
 
@@ -97,12 +98,12 @@ def test_thread_inside_the_gate_may_fork() -> None:
 def test_gate_is_open_in_a_child() -> None:
     gate = ForkGate()
 
-    def passes() -> bool:
+    def enters() -> bool:
         with gate:
             return True
 
-    assert forked(passes)
-    assert passes()
+    assert forked(enters)
+    assert enters()
 
 
 def test_forks_of_several_threads_do_not_block_each_other() -> None:
@@ -120,7 +121,7 @@ def test_forks_of_several_threads_do_not_block_each_other() -> None:
 
 def test_exception_of_signal_handler_leaves_no_gate_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python prints an exception of a hook, and continues with the fork."""
-    monkeypatch.setattr(fork_gate, "PATIENCE", DEADLINE)
+    monkeypatch.setattr(fork_gate.fork_locks, "seconds", DEADLINE)
     printed: list[BaseException | None] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
 
@@ -142,6 +143,7 @@ def test_exception_of_signal_handler_leaves_no_gate_closed(monkeypatch: pytest.M
     worker.thread.join()
     for gate in gates:
         assert not gate.wanted
-        assert not gate._turn.locked()
-        with gate:
-            assert not gate.wanted
+        another = threading.Thread(target=passes, args=(gate,))  # the locks are reentrant
+        another.start()
+        another.join(DEADLINE)
+        assert not another.is_alive()
