@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from logging.handlers import QueueListener
+from operator import attrgetter
 from typing import Any, Final
 
 from ..dispatch.sink import Sink
@@ -105,14 +106,13 @@ class Listening(QueueListener):
         """
         self._check_queue(queue)
         with self._listening:
-            self._readers[:] = [reader for reader in self._readers if reader.running]
-            for reader in self._readers:
-                if reader.queue is queue:
-                    return reader
-            reader = QueueReader(queue)
-            self._readers.append(reader)
-            if self.running:
-                self._read(reader)
+            self._readers[:] = filter(attrgetter("running"), self._readers)
+            reader = next((each for each in self._readers if each.queue is queue), None)
+            if reader is None:
+                reader = QueueReader(queue)
+                self._readers.append(reader)
+                if self.running:
+                    self._read(reader)
             return reader
 
     @property

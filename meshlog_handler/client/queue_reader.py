@@ -221,9 +221,7 @@ class QueueReader:
         source = self.queue
         items = [self._get()]
         with source.mutex:
-            waiting = source.queue
-            while waiting and len(items) < _LIMIT and items[-1] is not None:
-                items.append(waiting.popleft())
+            _move(source.queue, items)
             source.not_full.notify_all()
         return items
 
@@ -379,6 +377,11 @@ class QueueReader:
         for thread in (self._thread, self._putter):
             if thread is not None and not self._abandoned and not self._no_thread:
                 ended(thread, _JOIN_SEC)
+
+
+def _move(waiting: deque[object], items: list[object]) -> None:
+    while waiting and len(items) < _LIMIT and items[-1] is not None:
+        items.append(waiting.popleft())
 
 
 def _is_program(record: LogRecord) -> bool:
