@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures._base
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -268,6 +269,38 @@ def test_a_fork_in_work_that_is_to_be_whole_has_the_handlers_of_the_program() ->
         return pid
 
     assert os.waitstatus_to_exitcode(os.waitpid(run_whole(work), 0)[1]) == 0
+
+
+def test_system_calls_that_a_signal_does_not_interrupt_are_not_interrupted_after_work_that_is_to_be_whole() -> None:
+    with contextlib.ExitStack() as closing:
+        closing.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: None))
+        awake, wake = os.pipe()
+        read, write = os.pipe()
+        for each in (awake, wake, read, write):
+            closing.callback(os.close, each)
+        os.set_blocking(wake, False)
+        closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake))
+        signal.siginterrupt(signal.SIGUSR1, False)
+        run_whole(lambda: None)
+        signaller = threading.Thread(target=signal_and_write, args=(awake, write))
+        signaller.start()
+        count = ctypes.CDLL(None).read(read, ctypes.create_string_buffer(1), 1)  # unlike `os.read`, without a second try
+        signaller.join()
+    assert count == 1
+
+
+def signal_and_write(awake: int, write: int) -> None:
+    """Send the main thread a signal when it reads; write a byte when the signal has arrived."""
+
+    def reads() -> bool:
+        thread = Path(f"/proc/self/task/{os.getpid()}")
+        state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S" and "futex" not in (thread / "wchan").read_text()
+
+    until(reads, what="the main thread to read")
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    os.read(awake, 1)
+    os.write(write, b"x")
 
 
 def test_a_client_is_stopped_at_once_by_a_thread_that_holds_the_lock_of_logging(capfd: pytest.CaptureFixture[str]) -> None:
