@@ -15,6 +15,7 @@ from ..dispatch.sinks import Sinks
 from ..errors import SettingError
 from ..output.console import ConsoleHandler
 from ..output.named_handlers import check_handlers
+from ..system.shielded import run_whole
 from ..worker.journal_queue import JournalQueue
 from .queue_reader import QueueReader
 
@@ -105,6 +106,9 @@ class Listening(QueueListener):
         `flush` raises `FlushTimeout`, and `stop` ends after its timeout. `client.queue` has no such lock.
         """
         self._check_queue(queue)
+        return run_whole(partial(self._listen, queue))  # after Ctrl-C, a second call returns a reader that reads
+
+    def _listen(self, queue: Any) -> QueueReader:
         with self._listening:
             self._readers[:] = filter(attrgetter("running"), self._readers)
             reader = next((each for each in self._readers if each.queue is queue), None)

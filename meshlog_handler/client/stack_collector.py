@@ -23,7 +23,7 @@ from ..protocol.messages import Command, StackSignal, TakeStacks
 from ..protocol.relay_messages import DownstreamStacks
 from ..system.process_state import STOPPED, ProcessState, process_state
 from ..system.shielded import run_shielded
-from ..system.waits import check_timeout, deadline_after, finished, monotonic, seconds_until
+from ..system.waits import capped, check_timeout, deadline_after, finished, monotonic, seconds_until
 from .acknowledgements import UNANSWERED, Acknowledgements, Answers
 from .flushes import time_downstream
 from .peer import Chosen, Peer
@@ -136,7 +136,7 @@ class StackCollector:
         self, chosen: Chosen | None, seconds: float | None, deadline: float, interrupts: Sequence[BaseException]
     ) -> Found:
         """Collect when the call before has ended. After an interrupt, stop waiting."""
-        while not self._collecting.acquire(timeout=min(_LOOK_SEC, seconds_until(deadline))):
+        while not self._collecting.acquire(timeout=capped(_LOOK_SEC)):
             if interrupts or monotonic() >= deadline:
                 raise BusyError(
                     f"stacks failed: another call took stacks for {seconds} s. Try again, or give a longer timeout."

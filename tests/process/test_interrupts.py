@@ -8,6 +8,7 @@ import ctypes
 import gc
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 import meshlog_handler
-from meshlog_handler import LogClient, MeshHandler, ProcMesh, this_host
+from meshlog_handler import JournalQueue, LogClient, MeshHandler, ProcMesh, this_host
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.system.shielded import run_whole
 from meshlog_handler.testing import RecordCollector
@@ -135,6 +136,55 @@ def test_an_interrupt_of_a_worker_leaves_no_threads_descriptors_or_handlers(
         until(lambda: state() == before, what=f"nothing left after place {place}")
         place += 1
     assert place > 5
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def a_record() -> logging.LogRecord:
+    return logging.LogRecord("queue", logging.WARNING, __file__, 1, "put", None, None)
+
+
+def test_a_queue_is_read_by_the_second_call_of_listen_if_the_first_was_interrupted() -> None:
+    place = 0
+    interrupted = True
+    while interrupted:
+        shown = RecordCollector()
+        source: queue.Queue[logging.LogRecord] = queue.Queue()
+        with LogClient(shown) as client:
+            interrupted = interrupt_at(place, partial(client.listen, source))
+            source.put(a_record())
+            client.listen(source)
+            client.flush()
+        assert len(shown.records) == 1, f"after place {place}"
+        place += 4
+    assert place > 8
+
+
+def test_a_second_stop_of_a_reader_ends_what_an_interrupt_has_left() -> None:
+    with LogClient(RecordCollector()) as client:
+        threads = threading.active_count()
+        place = 0
+        interrupted = True
+        while interrupted:
+            reader = client.listen(queue.Queue())
+            interrupted = interrupt_at(place, reader.stop)
+            reader.stop(DEADLINE)
+            until(lambda: threading.active_count() == threads, what=f"nothing left after place {place}")
+            place += 3
+    assert place > 6
+
+
+def test_an_interrupt_of_a_put_leaves_what_a_close_removes(address: str) -> None:
+    first = JournalQueue(None, address)
+    first.put(a_record())
+    first.close()
+    before = left()
+    for place in (5, 14, 60, 150):
+        made = JournalQueue(None, address)
+        assert interrupt_at(place, partial(made.put, a_record()))
+        made.close()
+        until(lambda: left() == before, what=f"nothing left after place {place}")
 
 
 # -- meshes ------------------------------------------------------------------------------------------------------------
