@@ -217,9 +217,8 @@ def _forward_root() -> None:
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
         logging.Logger.addHandler(root, _make_handler(address=member.options.address))
     with _logging_lock():
-        forwarding = [handler for handler in root.handlers if isinstance(handler, MeshHandler)]
-        others = [handler for handler in root.handlers if not isinstance(handler, MeshHandler)]
-        root.handlers = [*others, *forwarding]  # a new list: another thread may iterate over the old one
+        # A new list: another thread may iterate over the old one.
+        root.handlers = sorted(root.handlers, key=lambda handler: isinstance(handler, MeshHandler))
     _keep_forwarding()
 
 

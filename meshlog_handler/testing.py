@@ -84,12 +84,17 @@ class RecordCollector(logging.Handler):
         """
         deadline = deadline_after(timeout)
         with self._arrived:
-            while not condition(self.records):
-                if not self._arrived.wait(seconds_until(deadline)) and monotonic() >= deadline:
-                    last = "\n  ".join(record.getMessage() for record in self.records[-20:])
-                    count = len(self.records)
-                    raise TimeoutError(f"condition still false after {timeout} s, with {count} records; the last:\n  {last}")
+            if not self._wait_until(condition, deadline):
+                last = "\n  ".join(record.getMessage() for record in self.records[-20:])
+                count = len(self.records)
+                raise TimeoutError(f"condition still false after {timeout} s, with {count} records; the last:\n  {last}")
             return list(self.records)
+
+    def _wait_until(self, condition: Callable[[list[logging.LogRecord]], bool], deadline: float) -> bool:
+        while not condition(self.records):
+            if not self._arrived.wait(seconds_until(deadline)) and monotonic() >= deadline:
+                return False
+        return True
 
 
 class PropagateHandler(logging.Handler):

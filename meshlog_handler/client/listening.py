@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from logging.handlers import QueueListener
+from operator import attrgetter
 from typing import Any, Final
 
 from ..dispatch.sink import Sink
@@ -14,6 +15,7 @@ from ..dispatch.sinks import Sinks
 from ..errors import SettingError
 from ..output.console import ConsoleHandler
 from ..output.named_handlers import check_handlers
+from ..system.shielded import run_whole
 from ..worker.journal_queue import JournalQueue
 from .queue_reader import QueueReader
 
@@ -104,15 +106,17 @@ class Listening(QueueListener):
         `flush` raises `FlushTimeout`, and `stop` ends after its timeout. `client.queue` has no such lock.
         """
         self._check_queue(queue)
+        return run_whole(partial(self._listen, queue))  # after Ctrl-C, a second call returns a reader that reads
+
+    def _listen(self, queue: Any) -> QueueReader:
         with self._listening:
-            self._readers[:] = [reader for reader in self._readers if reader.running]
-            for reader in self._readers:
-                if reader.queue is queue:
-                    return reader
-            reader = QueueReader(queue)
-            self._readers.append(reader)
-            if self.running:
-                self._read(reader)
+            self._readers[:] = filter(attrgetter("running"), self._readers)
+            reader = next((each for each in self._readers if each.queue is queue), None)
+            if reader is None:
+                reader = QueueReader(queue)
+                self._readers.append(reader)
+                if self.running:
+                    self._read(reader)
             return reader
 
     @property

@@ -27,6 +27,7 @@ from typing import Any, Final
 from ..errors import ClosedError
 from ..system.diagnostics import diagnose
 from ..system.error_reports import ErrorReports, describe, give
+from ..system.shielded import run_shielded
 from ..system.waits import LONGEST_SEC, Awaited, ended, finished, monotonic
 from ..worker.record_stream import internal_threads
 from .pipe_queue import LIBRARIES, loader_of, reader_of
@@ -122,7 +123,8 @@ class QueueReader:
             Seconds without progress. After that time, for example because a killed writer holds the queue's lock, the reader
             is given up, and what is still in the queue is not shown.
         """
-        end_readers([self], timeout)
+        interrupts: list[BaseException] = []
+        run_shielded(partial(end_readers, [self], timeout, interrupts), interrupts.append)
 
     def __enter__(self) -> QueueReader:
         return self
@@ -221,9 +223,7 @@ class QueueReader:
         source = self.queue
         items = [self._get()]
         with source.mutex:
-            waiting = source.queue
-            while waiting and len(items) < _LIMIT and items[-1] is not None:
-                items.append(waiting.popleft())
+            _move(source.queue, items)
             source.not_full.notify_all()
         return items
 
@@ -379,6 +379,11 @@ class QueueReader:
         for thread in (self._thread, self._putter):
             if thread is not None and not self._abandoned and not self._no_thread:
                 ended(thread, _JOIN_SEC)
+
+
+def _move(waiting: deque[object], items: list[object]) -> None:
+    while waiting and len(items) < _LIMIT and items[-1] is not None:
+        items.append(waiting.popleft())
 
 
 def _is_program(record: LogRecord) -> bool:

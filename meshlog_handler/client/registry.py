@@ -293,21 +293,26 @@ class Registry:
     def dead(self, chosen: Callable[[MeshMember], bool] | None) -> list[MeshMember]:
         """Return the members of meshes that ended."""
         with self._lock:
-            return [member for member in self._dead if chosen is None or chosen(member)]
+            return list(filter(chosen, self._dead))  # None: all, because every member is true
 
     def set_default(self, mesh: str, command: Command) -> None:
         """Add a default command for workers that join `mesh` later. It replaces earlier defaults that it overrides."""
         with self._lock:
             defaults = self._meshes.setdefault(mesh, Mesh(None)).defaults
-            if isinstance(command, SetLevel):
-                defaults[:] = [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
-            elif isinstance(command, Prepare) and not command.config.get("incremental"):
-                defaults[:] = [old for old in defaults if isinstance(old, LogWarnings)]
-            elif isinstance(command, Prepare):
-                defaults[:] = [left for old in defaults if (left := _not_overridden(old, command.config)) is not None]
-            elif isinstance(command, LogWarnings):
-                defaults[:] = [old for old in defaults if not isinstance(old, LogWarnings)]
-            defaults.append(command)
+            defaults[:] = [*_left(defaults, command), command]
+
+
+def _left(defaults: Sequence[Command], command: Command) -> Sequence[Command]:
+    """Return what a default leaves of the earlier ones."""
+    if isinstance(command, SetLevel):
+        return [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
+    if isinstance(command, Prepare) and not command.config.get("incremental"):
+        return [old for old in defaults if isinstance(old, LogWarnings)]
+    if isinstance(command, Prepare):
+        return [left for old in defaults if (left := _not_overridden(old, command.config)) is not None]
+    if isinstance(command, LogWarnings):
+        return [old for old in defaults if not isinstance(old, LogWarnings)]
+    return defaults
 
 
 def _not_overridden(command: Command, config: Mapping[str, Any]) -> Command | None:

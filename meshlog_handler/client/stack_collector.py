@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -22,6 +22,7 @@ from ..insight.stacks import Stacks, Unanswered, decode_found, encode_threads, e
 from ..protocol.messages import Command, StackSignal, TakeStacks
 from ..protocol.relay_messages import DownstreamStacks
 from ..system.process_state import STOPPED, ProcessState, process_state
+from ..system.shielded import run_shielded
 from ..system.waits import capped, check_timeout, deadline_after, finished, monotonic, seconds_until
 from .acknowledgements import UNANSWERED, Acknowledgements, Answers
 from .flushes import time_downstream
@@ -124,14 +125,27 @@ class StackCollector:
             raise ClosedError(
                 "stacks failed: a handler of this client called it and would wait for itself. Use another thread."
             )
-        if not self._collecting.acquire(timeout=capped(seconds)):
-            raise BusyError(f"stacks failed: another call took stacks for {timeout} s. Try again, or give a longer timeout.")
+        interrupts: list[BaseException] = []
+        # Ctrl-C at any other place could leave a descriptor of a worker open.
+        return run_shielded(lambda: self._collect_next(chosen, seconds, deadline, interrupts), interrupts.append)
+
+    def _collect_next(
+        self, chosen: Chosen | None, seconds: float | None, deadline: float, interrupts: Sequence[BaseException]
+    ) -> Found:
+        """Collect when the call before has ended. After an interrupt, stop waiting."""
+        while not self._collecting.acquire(timeout=capped(_LOOK_SEC)):
+            if interrupts or monotonic() >= deadline:
+                raise BusyError(
+                    f"stacks failed: another call took stacks for {seconds} s. Try again, or give a longer timeout."
+                )
         try:
-            return self._collect(chosen, seconds, deadline)
+            return self._collect(chosen, seconds, deadline, interrupts)
         finally:
             self._collecting.release()
 
-    def _collect(self, chosen: Chosen | None, seconds: float | None, deadline: float) -> Found:
+    def _collect(
+        self, chosen: Chosen | None, seconds: float | None, deadline: float, interrupts: Sequence[BaseException]
+    ) -> Found:
         downstream = time_downstream(float("inf") if seconds is None else seconds)
         command = TakeStacks(self._client.next_request(), downstream)
         future = self._client.send_command_soon(command, chosen)
@@ -142,19 +156,8 @@ class StackCollector:
             try:
                 if not finished(future, patience):
                     silent = self._client.ask(lambda: self._silent(future))
-                    for each in silent:
-                        if each.how is not None and each.pidfd >= 0:
-                            dumps[each.member] = DumpedProcess(each.pid, each.pidfd, each.how)
-                            closing.callback(dumps[each.member].close)
-                        elif each.pidfd >= 0:
-                            closing.callback(os.close, each.pidfd)
-                    while not finished(future, min(_LOOK_SEC, seconds_until(deadline))) and monotonic() < deadline:
-                        for dump in dumps.values():
-                            dump.step()
-                        if silent and all(_is_settled(each, dumps.get(each.member)) for each in silent):
-                            break
-                    for dump in dumps.values():
-                        dump.finish()
+                    dumps = _dumps_of(silent, closing)
+                    _take_dumps(silent, dumps, lambda: _is_over(future, deadline, interrupts))
             finally:
                 self._client.give_up(command.request)
             external = self._client.ask(lambda: self._external(chosen))  # raises if a handler blocks; then `future` is not done
@@ -184,6 +187,34 @@ class StackCollector:
             for peer in peers
             if peer.external and peer.rank is not None and peer.rank not in joined and peer.chosen(chosen)
         ]
+
+
+def _dumps_of(silent: Sequence[_Silent], closing: ExitStack) -> dict[Hashable, DumpedProcess]:
+    """Return the processes that can dump their stacks; `closing` closes all descriptors."""
+    dumps: dict[Hashable, DumpedProcess] = {}
+    for each in silent:
+        if each.how is not None and each.pidfd >= 0:
+            dumps[each.member] = DumpedProcess(each.pid, each.pidfd, each.how)
+            closing.callback(dumps[each.member].close)
+        elif each.pidfd >= 0:
+            closing.callback(os.close, each.pidfd)
+    return dumps
+
+
+def _is_over(future: Future[Answers], deadline: float, interrupts: Sequence[BaseException]) -> bool:
+    """Wait a moment for the answers; return whether to stop waiting."""
+    return finished(future, min(_LOOK_SEC, seconds_until(deadline))) or bool(interrupts) or monotonic() >= deadline
+
+
+def _take_dumps(silent: Sequence[_Silent], dumps: Mapping[Hashable, DumpedProcess], over: Callable[[], bool]) -> None:
+    """Get dumps until all processes are settled, or the wait is over."""
+    while not over():
+        for dump in dumps.values():
+            dump.step()
+        if silent and all(_is_settled(each, dumps.get(each.member)) for each in silent):
+            break
+    for dump in dumps.values():
+        dump.finish()
 
 
 def _is_settled(silent: _Silent, dump: DumpedProcess | None) -> bool:

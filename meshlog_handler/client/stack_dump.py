@@ -72,12 +72,12 @@ class DumpedProcess:
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, file)
             target, own = self._pidfd, -1
-            handling = [each for each in threads(pid) if handles_signal(pid, each, number)]
+            handling = self._with_handler()
             with contextlib.suppress(OSError):  # an older kernel: the signal goes to any thread of the process
                 target = own = os.pidfd_open(thread, PIDFD_THREAD)
             if own >= 0:
                 closing.callback(os.close, own)
-                handling = [each for each in handling if each == thread]
+                handling = [thread] if thread in handling else []
             if not handling:
                 self.failure = "its process has no handler for the signal that dumps stacks"
                 return
@@ -88,6 +88,9 @@ class DumpedProcess:
             closing.pop_all()
             if own >= 0:
                 os.close(own)
+
+    def _with_handler(self) -> list[int]:
+        return [each for each in threads(self.pid) if handles_signal(self.pid, each, self._how.number)]
 
     def _open(self) -> int:
         path = f"/proc/{self.pid}/fd/{self._how.fd}"

@@ -79,7 +79,7 @@ class Sinks:
         """Remove a sink's names, because its `MeshHandler` was closed. It still shows records that it accepted before."""
         sink.stay_open()
         with self._lock:
-            self._by_name = {name: each for name, each in self._by_name.items() if each is not sink}
+            self._by_name = dict(filter(lambda named: named[1] is not sink, self._by_name.items()))
             self.version += 1
 
     def find(self, route: Route, logger_name: str) -> tuple[Sink, ...]:

@@ -309,17 +309,22 @@ class LoggingMeshClient:
         chosen = self._chosen(ranks)
         default = (self.mesh, defaults) if ranks is None else None
         prepared: set[Hashable] = set()
+
+        def begin() -> tuple[Commit, Future[Answers]]:
+            committed = None
+            while committed is None:
+                # Repeated for procs that have joined meanwhile.
+                responses = self._ask(command, lambda target: chosen(target) and target not in prepared)
+                prepared.update(responses)
+                _check(responses, fault, what, "every rank is as it was before")
+                between(chosen)
+                commit = Commit(self.client.next_request(), command.request)
+                committed = self.client.commit_soon(commit, chosen, prepared, default)
+            return commit, committed
+
         with self._changing:
             try:
-                committed = None
-                while committed is None:
-                    # Repeated for procs that have joined meanwhile.
-                    responses = self._ask(command, lambda target: chosen(target) and target not in prepared)
-                    prepared.update(responses)
-                    _check(responses, fault, what, "every rank is as it was before")
-                    between(chosen)
-                    commit = Commit(self.client.next_request(), command.request)
-                    committed = self.client.commit_soon(commit, chosen, prepared, default)
+                commit, committed = begin()
             except BaseException as failure:
                 self._roll_back(command.request, chosen, wait=isinstance(failure, RankError))
                 raise
@@ -367,20 +372,23 @@ class _End:
             return
         deadline = deadline_after(timeout)
         with self._ending:
-            while self._detach:
-                leave = self._detach[0]
-                left = max(_LEAST_SEC, deadline - monotonic())
-                # `stop` names unresponsive ranks; the others must still leave.
-                with contextlib.suppress(FlushTimeout, ClosedError):
-                    self._client.flush(left)
-                try:
-                    leave(left)
-                except Exception as failure:  # an error of the engine, which may have ended before
-                    diagnose(f"procs did not detach cleanly: {describe(failure)}")
-                del self._detach[0]  # last: after Ctrl-C, a second call repeats it
+            self._detach_all(deadline)
         self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
         at_exit.forget(self)
         atexit.unregister(self)
+
+    def _detach_all(self, deadline: float) -> None:
+        while self._detach:
+            leave = self._detach[0]
+            left = max(_LEAST_SEC, deadline - monotonic())
+            # `stop` names unresponsive ranks; the others must still leave.
+            with contextlib.suppress(FlushTimeout, ClosedError):
+                self._client.flush(left)
+            try:
+                leave(left)
+            except Exception as failure:  # an error of the engine, which may have ended before
+                diagnose(f"procs did not detach cleanly: {describe(failure)}")
+            del self._detach[0]  # last: after Ctrl-C, a second call repeats it
 
     def in_background(self) -> None:
         """Stop on another thread, for a finalizer."""

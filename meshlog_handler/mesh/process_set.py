@@ -261,15 +261,18 @@ class ProcessSet:
                 return
             if first:
                 with self._lock:
-                    for proc in self._procs.values():
-                        if proc.pid is not None and proc.end is None:
-                            proc.outbox.append(memoryview(head(STOP, 0, 0)))
+                    self._send_stop()
         finally:
             if launched:
                 self._launching.release()
         self._supervisor.finish()
         self._end(deadline)
         self._supervisor.join(1.0)
+
+    def _send_stop(self) -> None:
+        for proc in self._procs.values():
+            if proc.pid is not None and proc.end is None:
+                proc.outbox.append(memoryview(head(STOP, 0, 0)))
 
     def _end(self, deadline: float) -> None:
         """Wait for the procs to end; after the deadline, send SIGTERM, then SIGKILL."""

@@ -292,13 +292,8 @@ class Supervisor:
         The supervisor thread calls it at its end, also after an error; another thread only if that thread was never started.
         """
         with self.lock:
-            calls = {call.number: call for proc in self.procs for call in proc.pending.values()}
-            for proc in self.procs:
-                proc.pending.clear()
-                proc.outbox.clear()
-                if proc.end is None:
-                    proc.end = End(proc.rank, proc.pid or 0, "is no longer supervised")
-        for call in calls.values():
+            calls = self._drop_calls()
+        for call in calls:
             if call.failing:
                 self._result_loader.settle(call)
             else:
@@ -313,6 +308,15 @@ class Supervisor:
         finally:
             _supervisors.discard(self)
             give(self.idle, None)
+
+    def _drop_calls(self) -> list[PendingCall]:
+        calls = {call.number: call for proc in self.procs for call in proc.pending.values()}
+        for proc in self.procs:
+            proc.pending.clear()
+            proc.outbox.clear()
+            if proc.end is None:
+                proc.end = End(proc.rank, proc.pid or 0, "is no longer supervised")
+        return list(calls.values())
 
     def _close_sockets(self) -> None:
         """Close the sockets. No lock: in a forked child, a thread of the parent may have held it."""

@@ -6,12 +6,18 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from .waits import LONGEST_SEC
+
+try:
+    import ctypes  # imported here: a forked child could block on an import that a thread has begun
+except ImportError:  # a Python that was built without it
+    ctypes = None  # type: ignore[assignment]  # checked below
 
 T = TypeVar("T")
 
@@ -104,13 +110,19 @@ class _Hold:
         self._handlers: dict[int, Any] = {
             number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
         }
+        self._restarting = frozenset(filter(_restarts, self._handlers))
         self._holding = True
 
     def begin(self) -> None:
         _holds.append(self)
         with contextlib.suppress(ValueError):  # in a subinterpreter, where no signal handlers run
             for number in self._handlers:
-                signal.signal(number, self._handle)
+                self._set(number, self._handle)
+
+    def _set(self, number: int, handler: Any) -> None:
+        signal.signal(number, handler)
+        if number in self._restarting:  # which `signal.signal` ends
+            signal.siginterrupt(number, False)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         try:
@@ -133,12 +145,26 @@ class _Hold:
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._handle:  # else `fn` has set another
-                signal.signal(number, handler)
+                self._set(number, handler)
         with contextlib.suppress(ValueError):  # it is not the first try
             _holds.remove(self)
 
 
 _holds: list[_Hold] = []
+
+_FLAGS_AT: Final = 8 + 128
+"""The offset of ``sa_flags`` in a ``struct sigaction``, after the handler and the mask."""
+
+_SA_RESTART: Final = 0x10000000
+
+
+def _restarts(number: int) -> bool:
+    """Whether the program has set `signal.siginterrupt` to False for a signal. Python has no function that tells."""
+    if ctypes is None or sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
+        return False
+    action = ctypes.create_string_buffer(1024)  # larger than the structure
+    ctypes.CDLL(None).sigaction(number, None, action)
+    return bool(ctypes.c_int.from_buffer(action, _FLAGS_AT).value & _SA_RESTART)
 
 
 def _after_fork_in_child() -> None:

@@ -66,12 +66,15 @@ class ConfigTransaction:
         if self._incremental:
             return
         with _module_lock():
-            used = {id(handler) for each in (logging.getLogger(), *_all_loggers().values()) for handler in each.handlers}
-            unused = [handler for handler in _alive(self._handler_list) if id(handler) not in used]
-            names = logging._handlers  # type: ignore[attr-defined]  # as above
-            named = {name: handler for name, handler in names.items() if not any(handler is each for each in unused)}
-            _close(unused)
-            names.update(named)  # closing a handler removes its name from the registry, even if a new handler has it
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        used = {id(handler) for each in (logging.getLogger(), *_all_loggers().values()) for handler in each.handlers}
+        unused = [handler for handler in _alive(self._handler_list) if id(handler) not in used]
+        names = logging._handlers  # type: ignore[attr-defined]  # as above
+        named = {name: handler for name, handler in names.items() if not any(handler is each for each in unused)}
+        _close(unused)
+        names.update(named)  # closing a handler removes its name from the registry, even if a new handler has it
 
     def rollback(self) -> None:
         """Restore everything."""
@@ -79,30 +82,33 @@ class ConfigTransaction:
             return
         self._open = False
         with _module_lock():
-            root = logging.getLogger()
-            root.manager.disable = self._disable
-            for name, each in {None: root, **_all_loggers()}.items():
-                state = self._loggers.get(name)
-                if state is None:
-                    state = (logging.NOTSET, [], [], True, False)  # created by the configuration: as getLogger creates it
-                each.setLevel(state[0])
-                each.handlers[:], each.filters[:] = state[1], state[2]
-                each.propagate, each.disabled = state[3], state[4]
-            if self._incremental:
-                for handler, level in self._levels:
-                    handler.level = level
-            _close(self._made)
-            # After closing, which removes names. Handlers that other code made since then stay in the registry.
-            since = {id(handler): handler for handler in self._new()}
-            for handler in self._made:
-                since.pop(id(handler), None)
-            names = logging._handlers.items()  # type: ignore[attr-defined]  # as above
-            references = logging._handlerList  # type: ignore[attr-defined]  # as above
-            _set_registry(
-                {**self._handlers, **{name: handler for name, handler in names if id(handler) in since}},
-                [*self._handler_list, *(reference for reference in references if id(reference()) in since)],
-            )
-            self._made.clear()
+            self._restore()
+
+    def _restore(self) -> None:
+        root = logging.getLogger()
+        root.manager.disable = self._disable
+        for name, each in {None: root, **_all_loggers()}.items():
+            state = self._loggers.get(name)
+            if state is None:
+                state = (logging.NOTSET, [], [], True, False)  # created by the configuration: as getLogger creates it
+            each.setLevel(state[0])
+            each.handlers[:], each.filters[:] = state[1], state[2]
+            each.propagate, each.disabled = state[3], state[4]
+        if self._incremental:
+            for handler, level in self._levels:
+                handler.level = level
+        _close(self._made)
+        # After closing, which removes names. Handlers that other code made since then stay in the registry.
+        since = {id(handler): handler for handler in self._new()}
+        for handler in self._made:
+            since.pop(id(handler), None)
+        names = logging._handlers.items()  # type: ignore[attr-defined]  # as above
+        references = logging._handlerList  # type: ignore[attr-defined]  # as above
+        _set_registry(
+            {**self._handlers, **{name: handler for name, handler in names if id(handler) in since}},
+            [*self._handler_list, *(reference for reference in references if id(reference()) in since)],
+        )
+        self._made.clear()
 
     def _new(self) -> list[logging.Handler]:
         """Return the handlers made since the transaction began."""

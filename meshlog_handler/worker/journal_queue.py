@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from ..errors import ClosedError, SettingError
 from ..protocol.record import info_of
+from ..system.shielded import run_whole
 from . import membership
 
 _CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
@@ -92,7 +93,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                 if self._show is not None:
                     self._show(item)
                 return
-            member = self._join()
+            member = run_whole(self._join)  # Ctrl-C leaves no membership that `close` does not find
         if member.stream is not None and not member.stream.append(item):
             last = logging.lastResort  # the client was stopped: do as logging does without handlers
             if last is not None and item.levelno >= last.level:

@@ -357,13 +357,10 @@ def beside(options: JoinOptions) -> Membership:
     if member is not None and member.options.address == options.address:
         return member
 
-    def make() -> Membership:
-        made = Membership(options)
-        _beside.add(made)
-        _report_at_exit()
-        return made
-
-    return run_whole(make)
+    made = Membership(options)
+    _beside.add(made)
+    _report_at_exit()
+    return made
 
 
 def rejoin(*, quiet: bool = False) -> Membership | None:

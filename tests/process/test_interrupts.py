@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures._base
 import contextlib
+import ctypes
 import gc
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 import meshlog_handler
-from meshlog_handler import LogClient, MeshHandler, ProcMesh, this_host
+from meshlog_handler import JournalQueue, LogClient, MeshHandler, ProcMesh, this_host
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.system.shielded import run_whole
 from meshlog_handler.testing import RecordCollector
@@ -134,6 +136,55 @@ def test_an_interrupt_of_a_worker_leaves_no_threads_descriptors_or_handlers(
         until(lambda: state() == before, what=f"nothing left after place {place}")
         place += 1
     assert place > 5
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def a_record() -> logging.LogRecord:
+    return logging.LogRecord("queue", logging.WARNING, __file__, 1, "put", None, None)
+
+
+def test_a_queue_is_read_by_the_second_call_of_listen_if_the_first_was_interrupted() -> None:
+    place = 0
+    interrupted = True
+    while interrupted:
+        shown = RecordCollector()
+        source: queue.Queue[logging.LogRecord] = queue.Queue()
+        with LogClient(shown) as client:
+            interrupted = interrupt_at(place, partial(client.listen, source))
+            source.put(a_record())
+            client.listen(source)
+            client.flush()
+        assert len(shown.records) == 1, f"after place {place}"
+        place += 4
+    assert place > 8
+
+
+def test_a_second_stop_of_a_reader_ends_what_an_interrupt_has_left() -> None:
+    with LogClient(RecordCollector()) as client:
+        threads = threading.active_count()
+        place = 0
+        interrupted = True
+        while interrupted:
+            reader = client.listen(queue.Queue())
+            interrupted = interrupt_at(place, reader.stop)
+            reader.stop(DEADLINE)
+            until(lambda: threading.active_count() == threads, what=f"nothing left after place {place}")
+            place += 3
+    assert place > 6
+
+
+def test_an_interrupt_of_a_put_leaves_what_a_close_removes(address: str) -> None:
+    first = JournalQueue(None, address)
+    first.put(a_record())
+    first.close()
+    before = left()
+    for place in (5, 14, 60, 150):
+        made = JournalQueue(None, address)
+        assert interrupt_at(place, partial(made.put, a_record()))
+        made.close()
+        until(lambda: left() == before, what=f"nothing left after place {place}")
 
 
 # -- meshes ------------------------------------------------------------------------------------------------------------
@@ -268,6 +319,38 @@ def test_a_fork_in_work_that_is_to_be_whole_has_the_handlers_of_the_program() ->
         return pid
 
     assert os.waitstatus_to_exitcode(os.waitpid(run_whole(work), 0)[1]) == 0
+
+
+def test_system_calls_that_a_signal_does_not_interrupt_are_not_interrupted_after_work_that_is_to_be_whole() -> None:
+    with contextlib.ExitStack() as closing:
+        closing.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: None))
+        awake, wake = os.pipe()
+        read, write = os.pipe()
+        for each in (awake, wake, read, write):
+            closing.callback(os.close, each)
+        os.set_blocking(wake, False)
+        closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake))
+        signal.siginterrupt(signal.SIGUSR1, False)
+        run_whole(lambda: None)
+        signaller = threading.Thread(target=signal_and_write, args=(awake, write))
+        signaller.start()
+        count = ctypes.CDLL(None).read(read, ctypes.create_string_buffer(1), 1)  # unlike `os.read`, without a second try
+        signaller.join()
+    assert count == 1
+
+
+def signal_and_write(awake: int, write: int) -> None:
+    """Send the main thread a signal when it reads; write a byte when the signal has arrived."""
+
+    def reads() -> bool:
+        thread = Path(f"/proc/self/task/{os.getpid()}")
+        state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S" and "futex" not in (thread / "wchan").read_text()
+
+    until(reads, what="the main thread to read")
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    os.read(awake, 1)
+    os.write(write, b"x")
 
 
 def test_a_client_is_stopped_at_once_by_a_thread_that_holds_the_lock_of_logging(capfd: pytest.CaptureFixture[str]) -> None:

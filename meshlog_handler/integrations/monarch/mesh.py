@@ -169,8 +169,11 @@ class AttachedMesh:
             if self._workers is not None:
                 # A call would wait until Monarch detects exited procs; the client has already detected them.
                 self._workers.leave.broadcast()
-                while self._alive() and monotonic() < deadline:
-                    time.sleep(0.01)
+                self._wait_for_end(deadline)
+
+    def _wait_for_end(self, deadline: float) -> None:
+        while self._alive() and monotonic() < deadline:
+            time.sleep(0.01)
 
     def _alive(self) -> bool:
         return self._client is not None and any(rank.alive for rank in self._client.stats().values())

@@ -157,14 +157,18 @@ def _wrap(owner: Any, name: str, wrapped: Callable[[Callable[..., object]], Call
         _wraps.append((owner, name))
 
 
+def _unwrap() -> None:
+    while _wraps:
+        delattr(*_wraps.pop())
+
+
 def _handle_lost_client() -> None:
     """Detach after a lost client: log and print as before."""
     global _handover
     with _leave_lock:
         member = membership.current()
         uninstall()
-        while _wraps:
-            delattr(*_wraps.pop())
+        _unwrap()
         if _handover is not None:
             _handover.give_back()
             _handover = None
