@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..errors import ProtocolError, quoted
 from .codec import unpack
-from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, TIMED, UINT64, walk
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, SHAPED, TIMED, UINT64, walk
 from .exceptions import Failure, is_failure, signature
 from .interning import layouts, shared
 from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
@@ -26,6 +26,8 @@ Item = tuple[float, Any, Any]
 ASIDE_COST: Final = 1024
 """The number of bytes of a side file that count as one item more."""
 
+_PLAIN_CODES: Final = "qd?s"
+_CODES: Final = _PLAIN_CODES + "bpn"
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer schema contains its message, and does not occur again
@@ -172,6 +174,55 @@ class MessageTemplate(TimedTemplate):
         return record
 
 
+class ShapedTemplate(TimedTemplate):
+    """A schema that names its values. Values: ``(header, created, msecs, relativeCreated, *args, *attributes, commit byte)``.
+
+    `keys` are those of a mapping as arguments, or None. `names` are those of the attributes. `message` is the index of the
+    message in the values, or 0 if the schema has it.
+    """
+
+    __slots__ = ("end", "keys", "message", "names")
+
+    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], codes: str, start: float) -> None:
+        args, names = common.pop("shape")
+        self.keys: tuple[str, ...] | None = args if isinstance(args, tuple) else None
+        count = args if isinstance(args, int) else len(args)
+        self.names: tuple[str, ...] = names
+        texts = (*(self.keys or ()), *names)
+        if count < 0 or count + len(names) != len(codes) or not all(isinstance(name, str) for name in texts):
+            raise ProtocolError("malformed schema definition: its values and their names do not match")
+        if not _NOT_IN_SHAPE.isdisjoint(names) or ("msg" in names and codes[count + names.index("msg")] != "s"):
+            raise ProtocolError("malformed schema definition: a value has a reserved name")
+        super().__init__(identity, common, False, start)
+        self.end = self.first + count
+        self.message = self.end + names.index("msg") if "msg" in names else 0
+
+    def args(self, values: Values) -> tuple[object, ...]:
+        """Return the arguments of the message."""
+        args = values[4 : self.end]
+        return args if self.keys is None else (dict(zip(self.keys, args, strict=True)),)
+
+    def text(self, values: Values) -> str:
+        """Return the message."""
+        try:
+            msg: str = values[self.message] if self.message else self.base["msg"]
+            args: Any = values[4 : self.end]
+            if args and self.keys is not None:
+                args = dict(zip(self.keys, args, strict=True))
+            return msg % args if args else msg
+        except Exception:
+            return str(self.build(values).getMessage())
+
+    def build(self, values: Values) -> MeshRecord:
+        """Return a new record."""
+        record = super().build(values)
+        fields, end = record.__dict__, self.end
+        args = values[4:end]
+        fields["args"] = args if self.keys is None else dict(zip(self.keys, args, strict=True))
+        fields.update(zip(self.names, values[end:-1], strict=True))
+        return record
+
+
 class TaggedTemplate(RecordTemplate):
     """A schema whose records have tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
 
@@ -245,6 +296,9 @@ _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
 }
 
 
+_NOT_IN_SHAPE: Final = _NOT_NAMED | {"relativeCreated", "exc_text", "stack_info"}
+
+
 def are_texts(value: object) -> bool:
     """Return whether a value is a valid `MeshInfo.texts`."""
     return isinstance(value, tuple) and all(
@@ -262,16 +316,24 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "
 class _Schema:
     """The layout of the records of one schema with `struct` codes."""
 
-    __slots__ = ("committed", "fixed", "header", "template", "texts")
+    __slots__ = ("committed", "fixed", "header", "sized", "template", "unchecked")
 
     def __init__(self, schema: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
-        codes = "dd" + codes.replace(TIMED, "d").replace(MESSAGE, "s")
-        self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
-        self.fixed, self.committed = layouts(codes.replace("s", "I"))
+        codes = "dd" + codes.replace(TIMED, "d").replace(SHAPED, "").replace(MESSAGE, "s")
+        self.sized = [(index + 1, _SIZED[code]) for index, code in enumerate(codes) if code in _SIZED]
+        self.fixed, self.committed = layouts(codes.translate(_LAYOUT))
+        # The index of a message that is not checked yet and has arguments, or 0.
+        self.unchecked = template.message if isinstance(template, ShapedTemplate) and template.end > template.first else 0
         packed = HEADER.pack(RECORD, schema, self.fixed.size - HEADER.size)
         # The whole header of a record without texts as one number, to compare kind, schema and size at once.
-        self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
+        self.header: int = _HEADER64.unpack(packed)[0] if not self.sized else -1
+
+
+_SIZED: Final[Mapping[str, Callable[[bytes], object] | None]] = {"s": bytes.decode, "b": bytes, "p": unpack, "n": None}
+"""How to decode values of these codes; the value of `struct` is their size. A None takes a byte that says nothing."""
+
+_LAYOUT: Final = str.maketrans("sbpn", "III?")
 
 
 class RecordDecoder:
@@ -379,12 +441,17 @@ class RecordDecoder:
                 schema.count += 1
                 self.texts.append(item)
             return end
-        if schema.texts:
+        if schema.sized:
             parts = list(schema.fixed.unpack_from(data, at))
             end = at + schema.fixed.size
-            for index in schema.texts:
+            for index, convert in schema.sized:
+                if convert is None:
+                    parts[index] = None
+                    continue
                 begin, end = end, end + parts[index]
-                parts[index] = data[begin:end].decode()
+                parts[index] = convert(data[begin:end])
+            if schema.unchecked:
+                _check_template(parts[schema.unchecked])
             if end != at + _HEADER_SIZE + size or end > len(data):
                 raise ProtocolError("malformed record: its size does not match its texts")
             self.last = last = parts[1] if parts[1] > last else last
@@ -496,7 +563,7 @@ class RecordDecoder:
             raise ProtocolError("malformed schema definition")
         of_args = codes.removeprefix(TIMED)
         of_message = codes == TIMED + MESSAGE
-        if set(of_args) - set("qd?s") and of_args not in self._tagged and not of_message:
+        if of_args.removeprefix(SHAPED).strip(_CODES) and of_args not in self._tagged and not of_message:
             raise ProtocolError(f"malformed schema definition: invalid codes {quoted(codes)}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
@@ -513,8 +580,13 @@ class RecordDecoder:
             return codes, template
         if of_message:
             return codes, MessageTemplate(self.identity, common, False, start)
+        if of_args.startswith(SHAPED):
+            if not timed:
+                raise ProtocolError("malformed schema definition: a shape without times")
+            return codes, ShapedTemplate(self.identity, common, of_args.removeprefix(SHAPED), start)
         kind = TimedTemplate if timed else RecordTemplate
-        return codes, kind(self.identity, common, bool(of_args), start)
+        # Containers and None have no template that merges them: these records are grouped by their texts.
+        return codes, kind(self.identity, common, bool(of_args) and not of_args.strip(_PLAIN_CODES), start)
 
 
 def _check_template(msg: object) -> None:

@@ -250,6 +250,7 @@ def _learn(
         or record.__class__ is not _RECORD
         or len(fields) != PLAIN_SIZE
         or record.args is not args
+        or not STRUCT_TYPES.issuperset(map(type, args))
         or not _PASSED.isdisjoint((*logger.__dict__, *handler.__dict__))
         or stream is None
     ):
