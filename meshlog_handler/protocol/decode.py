@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import ProtocolError, quoted
 from .codec import unpack
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, SHAPED, TIMED, UINT64, walk
-from .exceptions import Failure, is_failure, signature
+from .exceptions import Failure, is_failure, signature, with_message
 from .interning import layouts, shared
 from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
 
@@ -178,24 +178,37 @@ class ShapedTemplate(TimedTemplate):
     """A schema that names its values. Values: ``(header, created, msecs, relativeCreated, *args, *attributes, commit byte)``.
 
     `keys` are those of a mapping as arguments, or None. `names` are those of the attributes. `message` is the index of the
-    message in the values, or 0 if the schema has it.
+    message in the values, or 0 if the schema has it. `error` is the index of the message of an exception, or 0. Its traceback
+    is in the schema.
     """
 
-    __slots__ = ("end", "keys", "message", "names")
+    __slots__ = ("_failure", "_prefix", "end", "error", "keys", "message", "names")
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], codes: str, start: float) -> None:
-        args, names = common.pop("shape")
+        args, names, trace = common.pop("shape")
         self.keys: tuple[str, ...] | None = args if isinstance(args, tuple) else None
         count = args if isinstance(args, int) else len(args)
         self.names: tuple[str, ...] = names
         texts = (*(self.keys or ()), *names)
         if count < 0 or count + len(names) != len(codes) or not all(isinstance(name, str) for name in texts):
             raise ProtocolError("malformed schema definition: its values and their names do not match")
-        if not _NOT_IN_SHAPE.isdisjoint(names) or ("msg" in names and codes[count + names.index("msg")] != "s"):
+        if not _NOT_IN_SHAPE.isdisjoint(names) or any(codes[count + names.index(each)] != "s" for each in _TEXTUAL & {*names}):
             raise ProtocolError("malformed schema definition: a value has a reserved name")
         super().__init__(identity, common, False, start)
         self.end = self.first + count
-        self.message = self.end + names.index("msg") if "msg" in names else 0
+        self.message, self.error = (self.end + names.index(each) if each in names else 0 for each in ("msg", "exc_info"))
+        if self.error:
+            self._prefix, self._failure = trace
+            if not isinstance(self._prefix, str) or not self._failure or not is_failure(self._failure):
+                raise ProtocolError("malformed schema definition: its traceback is none")
+
+    def failure(self, values: Values) -> Failure | None:
+        """Return the description of the exception, or None."""
+        return with_message(self._failure, values[self.error]) if self.error else None
+
+    def signature(self, values: Values) -> Hashable | None:
+        """Return the exception's type and frames, or None."""
+        return signature(self._failure) if self.error else None
 
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
@@ -215,11 +228,24 @@ class ShapedTemplate(TimedTemplate):
 
     def build(self, values: Values) -> MeshRecord:
         """Return a new record."""
-        record = super().build(values)
-        fields, end = record.__dict__, self.end
+        record = MeshRecord.__new__(MeshRecord)
+        fields, end = self.base.copy(), self.end
         args = values[4:end]
         fields["args"] = args if self.keys is None else dict(zip(self.keys, args, strict=True))
+        created = fields["created"] = values[1]
+        msecs = fields["msecs"] = values[2]
+        relative = fields["relativeCreated"] = values[3]
+        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
+            _replace_invalid_times(fields)
         fields.update(zip(self.names, values[end:-1], strict=True))
+        record.__dict__ = fields
+        record.meshlog = self.info
+        if self.error:
+            text = values[self.error]
+            failure = with_message(self._failure, text)
+            fields["exc_text"] = f"{self._prefix}: {text}" if text else self._prefix
+            add_exception(fields, failure, None)
+            record.meshlog = self.info.but(failure=failure)
         return record
 
 
@@ -296,7 +322,8 @@ _NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
 }
 
 
-_NOT_IN_SHAPE: Final = _NOT_NAMED | {"relativeCreated", "exc_text", "stack_info"}
+_TEXTUAL: Final = frozenset(("msg", "exc_info"))
+_NOT_IN_SHAPE: Final = (_NOT_NAMED | {"relativeCreated", "exc_text", "stack_info"}) - _TEXTUAL
 
 
 def are_texts(value: object) -> bool:

@@ -16,12 +16,14 @@ from struct import Struct
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
+from . import known_traces
 from .codec import MAX_INT, pack
 from .entries import DEFINE, HEADER, MESSAGE, RECORD, SHAPED, TIMED
 from .exceptions import NO_FAILURE, describe
+from .known_traces import KnownTrace
 from .packers import OBJECT, PLAIN_CODES, Packer, are_texts, codes_of, is_flat, packer
 from .plain import SCALARS, Copier, exact_text, plain, text_of
-from .record import is_bounded
+from .record import is_bounded, message_of
 from .traceback_text import format_exception
 
 _HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
@@ -29,7 +31,8 @@ _GET_MESSAGE: Final = logging.LogRecord.getMessage
 _TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
 _FORMATTED: Final = ("message", "asctime")
 STANDARD: Final = frozenset((*_TEMPLATE.__dict__, *_FORMATTED))
-_NOT_NAMED: Final = STANDARD | {"getMessage"}
+_ERROR: Final = "exc_info"
+_NOT_NAMED: Final = (STANDARD | {"getMessage"}) - {_ERROR}
 
 _START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
 """The time at which `relativeCreated` was 0, in milliseconds."""
@@ -69,9 +72,17 @@ _thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgett
     "thread", "threadName", "process", "processName"
 )
 
+_traced_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    *(name for name in ("msg", *_SHARED) if name != _ERROR)
+)
+_traced_message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    *(name for name in _SHARED if name != _ERROR)
+)
+"""The same for records with an exception. It is a value; its traceback is in the schema."""
+
 _thread_of: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_THREAD)
 _process_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    *(name for name in _SHARED if name not in _THREAD)
+    *(name for name in _SHARED if name not in (*_THREAD, _ERROR))
 )
 """What the records of one schema share if each has another message and another thread."""
 
@@ -162,15 +173,28 @@ class RecordEncoder:
         if self._rendered is None:
             if self._fast and _is_regular(record):
                 with contextlib.suppress(Exception):  # an int beyond 64 bits, a lone surrogate, an odd attribute
-                    shape = self._shape = self._shape or _sent(record)
+                    shape = self._shape = self._shape or _rendered(record)
                     encoded = _encode_struct(record, shape, table, self._route)
-                    encoded = encoded or _encode_shape(record, shape, table, self._route)
+                    encoded = encoded or _encode_shape(record, shape, table, self._route, None)
                     if encoded is not None:
                         return encoded
             self._rendered = _render(record)
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
+        if self._fast and record.exc_info and _is_regular(record, traced=True):
+            with contextlib.suppress(Exception):  # as above
+                encoded = self._encode_traced(record, self._rendered, table)
+                if encoded is not None:
+                    return encoded
         return _encode_tagged(record, self._rendered, table, self._route)
+
+    def _encode_traced(self, record: logging.LogRecord, rendered: Rendered, table: SchemaTable) -> EncodedRecord | None:
+        """Encode a record with an exception by a schema that has the traceback. The caller catches every `Exception`."""
+        trace = known_traces.learn(record.exc_info, rendered.named["exc_text"], rendered.ours["failure"])
+        if trace is None:
+            return None
+        shape = self._shape = self._shape or _rendered(record)
+        return _encode_shape(record, shape, table, self._route, trace)
 
 
 def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
@@ -182,11 +206,12 @@ def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecor
     return RecordEncoder(record)(table)
 
 
-def _is_regular(record: logging.LogRecord) -> bool:
+def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
     """Return whether a record has a message and arguments only: no traceback, no stack, no way of its own to format them."""
     return (
         type(record.msg) is str
-        and not (record.exc_info or record.exc_text or record.stack_info)
+        and (traced or not record.exc_info)
+        and not (record.exc_text or record.stack_info)
         and type(record).getMessage is _GET_MESSAGE
         and is_bounded(record.msg)
     )
@@ -194,10 +219,10 @@ def _is_regular(record: logging.LogRecord) -> bool:
 
 def _encode_struct(record: logging.LogRecord, shape: _Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
     """Encode a record whose values are its arguments, or return None. The caller catches every `Exception`."""
-    args, fields = shape.values, record.__dict__
-    if shape.names or type(shape.args) is not int:
+    shared, names, args, kinds = shape
+    fields, codes = record.__dict__, codes_of(kinds)
+    if names or not isinstance(shared, int) or codes is None:
         return None
-    codes, kinds = shape.codes, shape.kinds
     place = _place_of(record)
     count = table.schema_count.get(place, 0)
     full = count >= _SITE_LIMIT[bool(args)]
@@ -244,17 +269,11 @@ def _encode_message(
     return EncodedRecord(define + data, table, key, committed)
 
 
-class _Shape(NamedTuple):
-    """The values of a record and how they are named: arguments first, then attributes.
+_Shape = tuple[object, tuple[str, ...], tuple[Any, ...], tuple[type, ...]]
+"""Arguments, names, values, types: what is known of the values of a record. The values are arguments and then attributes.
 
-    `args` is the number of arguments, or the keys of a mapping. Records of one *shape* share a schema; see `_form`.
-    """
-
-    args: object
-    names: tuple[str, ...]
-    values: tuple[Any, ...]
-    kinds: tuple[type, ...]
-    codes: str = ""
+The first item is the number of arguments, or the keys of a mapping. The names are those of the attributes.
+"""
 
 
 def _shape_of(record: logging.LogRecord) -> _Shape | None:
@@ -268,57 +287,78 @@ def _shape_of(record: logging.LogRecord) -> _Shape | None:
         shared, values = tuple(args), tuple(args.values())
     else:
         return None
-    if len(fields) == PLAIN_SIZE:
-        return _Shape(shared, (), values, tuple(map(type, values)))
+    error: Any = fields[_ERROR]
+    if len(fields) == PLAIN_SIZE and error is None:
+        return shared, (), values, tuple(map(type, values))
     names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
+    if error:
+        names, extras = (*names, _ERROR), (*extras, error[1])
     if "message" in names:  # another handler has formatted the record
         extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in _FORMATTED])
         names = tuple([name for name in names if name not in _FORMATTED])
     values += extras
-    return _Shape(shared, names, values, tuple(map(type, values)))
+    return shared, names, values, tuple(map(type, values))
 
 
-def _sent(record: logging.LogRecord) -> _Shape:
+def _fits(msg: str, shape: _Shape) -> bool:
+    """Return whether the client makes the same text of this message and of what is sent of the arguments."""
+    args, names, _, kinds = shape
+    codes = codes_of(kinds)
+    if codes is None:
+        return False
+    codes = codes[: len(codes) - len(names)]
+    return are_texts(msg, codes) if isinstance(args, int) else OBJECT not in codes
+
+
+def _rendered(record: logging.LogRecord) -> _Shape:
     """Return the shape of a record, with texts in place of objects; raise `ValueError` if no schema can have it."""
     shape = _shape_of(record)
-    if shape is None or not _TEXTS.issuperset(map(type, shape.names)) or not _NOT_NAMED.isdisjoint(shape.names):
-        raise ValueError("no arguments, or names that are reserved")
-    if type(shape.args) is tuple and not _TEXTS.issuperset(map(type, shape.args)):
-        raise ValueError("keys of a mapping that are no texts")
-    codes = codes_of(shape.kinds)
-    if codes is None or not are_texts(record.msg, codes[: len(codes) - len(shape.names)]):
-        raise ValueError("a value whose text is not known from it")
-    values = [text_of(value) if code == OBJECT else value for value, code in zip(shape.values, codes, strict=True)]
-    return shape._replace(values=tuple(values), codes=codes)
+    if shape is None or not _fits(record.msg, shape):
+        raise ValueError("a value whose text is not known from what is sent of it")
+    args, names, values, kinds = shape
+    keys = args if isinstance(args, tuple) else ()
+    if not _TEXTS.issuperset(map(type, (*names, *keys))) or not _NOT_NAMED.isdisjoint(names):
+        raise ValueError("a name that is no text, or is reserved")
+    codes = codes_of(kinds) or ""
+    return (
+        args,
+        names,
+        tuple([text_of(each) if code == OBJECT else each for each, code in zip(values, codes, strict=True)]),
+        kinds,
+    )
 
 
-def _form(number: int, record: logging.LogRecord, shape: _Shape, route: object) -> tuple[object, _Shape]:
-    """Return the key of the schema, and the values that are not in it.
+def _form(
+    number: int, record: logging.LogRecord, shape: _Shape, route: object, trace: KnownTrace | None
+) -> tuple[object, _Shape]:
+    """Return the key of the schema, and what is known of the values that are not in it.
 
     The message of form 0 is in the schema, and so is the thread of form 1. A schema for each message, or for each of a
     thousand threads, would cost more than it saves, so these are values of the other forms.
     """
     fields = record.__dict__
-    args, names, values, kinds, codes = shape
-    more: tuple[Any, ...] = ()
+    args, names, values, kinds = shape
+    traced = None if trace is None else trace.number
     if number == 0:
-        shared = schema_key(fields)
-    elif number == 1:
-        shared, names, more = message_key(fields), (*names, "msg"), (record.msg,)
+        return (0, _traced_key(fields), record.__class__, args, names, kinds, route, traced), shape
+    more: tuple[Any, ...]
+    if number == 1:
+        shared, names, more = _traced_message_key(fields), (*names, "msg"), (record.msg,)
     else:
         shared, names, more = _process_key(fields), (*names, "msg", *_THREAD), (record.msg, *_thread_of(fields))
-    if more:
-        values, kinds = values + more, kinds + tuple(map(type, more))
-    return (number, shared, record.__class__, args, names, kinds, route), _Shape(args, names, values, kinds, codes)
+    kinds += tuple(map(type, more))
+    return (number, shared, record.__class__, args, names, kinds, route, traced), (args, names, values + more, kinds)
 
 
-def _encode_shape(record: logging.LogRecord, shape: _Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
+def _encode_shape(
+    record: logging.LogRecord, shape: _Shape, table: SchemaTable, route: object, trace: KnownTrace | None
+) -> EncodedRecord | None:
     """Encode a record by a schema that names its values, or return None. The caller catches every `Exception`."""
     place = _place_of(record)
     for number in (0, 1, 2) if record.args else (1, 2):
-        key, whole = _form(number, record, shape, route)
+        key, (args, names, values, kinds) = _form(number, record, shape, route, trace)
         made, define, committed = table.get(key), b"", None
-        codes = codes_of(whole.kinds)
+        codes = codes_of(kinds)
         if codes is None:
             return None
         if made is None:
@@ -328,10 +368,9 @@ def _encode_shape(record: logging.LogRecord, shape: _Shape, table: SchemaTable, 
                 continue
             table.shapes[number, place] = count + 1
             committed = made = packer(schema, codes)
-        data = made(record.created, record.msecs, record.relativeCreated, *whole.values)
-        if committed is not None:
             sent, msg = TIMED + SHAPED + codes.replace(OBJECT, "s"), "" if number else record.msg
-            define = _define(schema, sent, record, msg, route, shape=(whole.args, whole.names))
+            define = _define(schema, sent, record, msg, route, shape=(args, names, trace and (trace.prefix, trace.failure)))
+        data = made(record.created, record.msecs, record.relativeCreated, *values)
         return EncodedRecord(define + data, table, key, committed)
     return None
 
@@ -343,25 +382,27 @@ def encode_known(
 
     Records of the threads in `internal` are none of the program's.
     """
-    if record.msg.__class__ is not str:
-        return None
     shape = _shape_of(record)
-    if shape is None:
+    if shape is None or record.msg.__class__ is not str:
         return None
-    for number in (0, 1, 2) if record.args else (1, 2):
-        key, whole = _form(number, record, shape, route)
-        made = table.get(key)
-        if made is not None:
-            break
-    else:
-        return None
-    if number and record.args:
-        codes = codes_of(shape.kinds)
-        if codes is None or not (is_bounded(record.msg) and are_texts(record.msg, codes[: len(codes) - len(shape.names)])):
+    args, _, values, _ = shape
+    trace = None
+    if record.exc_info is not None:
+        trace = known_traces.find(record.exc_info)
+        if trace is None:
             return None
-    if number == 2 and (record.thread is None or record.thread in internal):
-        return None
-    return made(record.created, record.msecs, record.relativeCreated, *whole.values)
+    if args:
+        made = table.get(_form(0, record, shape, route, trace)[0])
+        if made is not None:
+            return made(record.created, record.msecs, record.relativeCreated, *values)
+        if not (is_bounded(record.msg) and _fits(record.msg, shape)):
+            return None
+    for number in (1, 2):
+        key, (_, _, values, _) = _form(number, record, shape, route, trace)
+        made = table.get(key)
+        if made is not None and (number == 1 or not (record.thread is None or record.thread in internal)):
+            return made(record.created, record.msecs, record.relativeCreated, *values)
+    return None
 
 
 def _render(record: logging.LogRecord) -> Rendered:
@@ -492,6 +533,8 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     if copier.exact and as_is and kind is type(msg):
         return msg, args, None
     text = _message(record)
+    if text is None and kind is str and not as_is:
+        text = message_of(record)  # the client formats no such template
     return msg, args, None if text == msg and not args else text
 
 
