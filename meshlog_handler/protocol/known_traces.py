@@ -122,7 +122,9 @@ def learn(exc_info: Any, text: str, failure: Failure) -> KnownTrace | None:
         codes.append(trace.tb_frame.f_code)
         trace = trace.tb_next
     sources = {code.co_filename: linecache.cache.get(code.co_filename) for code in codes}
-    if any(source is None or len(source) != 4 for source in sources.values()) or (message and prefix == text) or not prefix.endswith(failure[2]):
+    if any(source is None or len(source) != 4 for source in sources.values()):  # not read, or not from a file
+        return None
+    if (message and prefix == text) or not prefix.endswith(failure[2]):
         return None
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
