@@ -150,7 +150,7 @@ def _mapping(info: Info, template: str, text: str, work: Work) -> None:
 
 
 def _objects(info: Info, template: str, text: str, work: Work) -> None:
-    for number in range(work.records):
+    for _ in range(work.records):
         info("reading %s of %s", _PATH, _DAY)
 
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from logging import LogRecord
 from threading import get_ident
 from types import NoneType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..grouping.aggregator import Aggregator
 from ..output.named_handlers import NamedHandler, ShownBy
 from ..protocol.encode import PLAIN_SIZE
 from ..protocol.record import MeshInfo, shown_kind
@@ -34,6 +33,9 @@ from .wrapped_handlers import (
     without_text,
     writes_text,
 )
+
+if TYPE_CHECKING:  # a worker needs no more
+    from ..grouping.aggregator import Aggregator
 
 _HANDLE: Final = logging.Handler.handle
 
