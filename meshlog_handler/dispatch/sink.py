@@ -108,6 +108,20 @@ class Sink:
                 self.report(handler, failure)
         self.busy = None
 
+    def deliver_line(self, text: str, info: MeshInfo, level: int) -> bool:
+        """Do as `deliver` with a record of this message. The only handler is a console; return False if it needs the record."""
+        handler: Any = self._handlers[0]
+        if level < handler.level and self.respect_handler_level:
+            return True
+        self.busy = handler
+        try:
+            return bool(handler.show_line(text, info, level))
+        except BaseException as failure:  # as in `deliver`
+            self.report(handler, failure)
+            return True
+        finally:
+            self.busy = None
+
     def show_here(self, record: logging.LogRecord) -> None:
         """Give the handlers a copy with the attributes that a client adds, on this thread."""
         # This sink does not show records that its handlers log meanwhile: they would trigger themselves. As in plain logging,

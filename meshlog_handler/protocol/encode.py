@@ -24,46 +24,17 @@ from .known_traces import KnownTrace
 from .packers import OBJECT, PLAIN_CODES, Packer, are_texts, codes_of, is_flat, packer
 from .plain import SCALARS, Copier, exact_text, plain, text_of
 from .record import is_bounded, message_of
+from .shapes import ERROR, HAS_TASK_NAME, TEMPLATE, Shape, form_of, shape_of
+from .shapes import PLAIN_SIZE as PLAIN_SIZE
+from .shapes import STANDARD as STANDARD
+from .shapes import message_key as message_key
+from .shapes import schema_key as schema_key
 from .traceback_text import format_exception
 
-_HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _GET_MESSAGE: Final = logging.LogRecord.getMessage
-_TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
-_FORMATTED: Final = ("message", "asctime")
-STANDARD: Final = frozenset((*_TEMPLATE.__dict__, *_FORMATTED))
-_ERROR: Final = "exc_info"
-_NOT_NAMED: Final = (STANDARD | {"getMessage"}) - {_ERROR}
-
-_START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
+_NOT_NAMED: Final = (STANDARD | {"getMessage"}) - {ERROR}
+_START: Final = TEMPLATE.created * 1000 - TEMPLATE.relativeCreated
 """The time at which `relativeCreated` was 0, in milliseconds."""
-
-PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
-"""The number of attributes of a record without `extra` that no formatter has changed."""
-
-_SHARED: Final = (
-    "lineno",
-    "levelno",
-    "levelname",
-    "name",
-    "pathname",
-    "filename",
-    "module",
-    "funcName",
-    "thread",
-    "threadName",
-    "process",
-    "processName",
-    "exc_info",
-    "exc_text",
-    "stack_info",
-    *(("taskName",) if _HAS_TASK_NAME else ()),
-)
-_THREAD: Final = ("thread", "threadName", "processName", *(("taskName",) if _HAS_TASK_NAME else ()))
-schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter("msg", *_SHARED)
-"""What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
-
-message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
-"""What the records of one schema share if each has another message, and no arguments."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -71,20 +42,6 @@ _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgette
 _thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "thread", "threadName", "process", "processName"
 )
-
-_traced_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    *(name for name in ("msg", *_SHARED) if name != _ERROR)
-)
-_traced_message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    *(name for name in _SHARED if name != _ERROR)
-)
-"""The same for records with an exception. It is a value; its traceback is in the schema."""
-
-_thread_of: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_THREAD)
-_process_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
-    *(name for name in _SHARED if name not in (*_THREAD, _ERROR))
-)
-"""What the records of one schema share if each has another message and another thread."""
 
 _TEXTS: Final = frozenset((str,))
 STRUCT_TYPES: Final = frozenset(PLAIN_CODES)
@@ -158,7 +115,7 @@ class RecordEncoder:
         self._texts = texts
         self._fast = fast and not texts
         self._rendered: Rendered | None = None
-        self._shape: _Shape | None = None
+        self._shape: Shape | None = None
 
     def __call__(self, table: SchemaTable) -> EncodedRecord:
         """Encode the record for the segment of `table`."""
@@ -190,7 +147,8 @@ class RecordEncoder:
 
     def _encode_traced(self, record: logging.LogRecord, rendered: Rendered, table: SchemaTable) -> EncodedRecord | None:
         """Encode a record with an exception by a schema that has the traceback. The caller catches every `Exception`."""
-        trace = known_traces.learn(record.exc_info, rendered.named["exc_text"], rendered.ours["failure"])
+        text, failure = rendered.named["exc_text"], rendered.ours["failure"]
+        trace = known_traces.learn(record.exc_info, str(text), failure)  # type: ignore[arg-type]  # a failure
         if trace is None:
             return None
         shape = self._shape = self._shape or _rendered(record)
@@ -207,7 +165,7 @@ def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecor
 
 
 def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
-    """Return whether a record has a message and arguments only: no traceback, no stack, no way of its own to format them."""
+    """Return whether a record has only a message and arguments, formatted in the standard way: no traceback, no stack."""
     return (
         type(record.msg) is str
         and (traced or not record.exc_info)
@@ -217,7 +175,7 @@ def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
     )
 
 
-def _encode_struct(record: logging.LogRecord, shape: _Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
+def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
     """Encode a record whose values are its arguments, or return None. The caller catches every `Exception`."""
     shared, names, args, kinds = shape
     fields, codes = record.__dict__, codes_of(kinds)
@@ -269,38 +227,7 @@ def _encode_message(
     return EncodedRecord(define + data, table, key, committed)
 
 
-_Shape = tuple[object, tuple[str, ...], tuple[Any, ...], tuple[type, ...]]
-"""Arguments, names, values, types: what is known of the values of a record. The values are arguments and then attributes.
-
-The first item is the number of arguments, or the keys of a mapping. The names are those of the attributes.
-"""
-
-
-def _shape_of(record: logging.LogRecord) -> _Shape | None:
-    fields, args = record.__dict__, record.args
-    shared: object
-    values: Any
-    if args.__class__ is tuple:
-        shared, values = len(args), args  # type: ignore[arg-type]  # a tuple
-    elif args.__class__ is dict:
-        args = args.copy()  # type: ignore[union-attr]  # a dict; other threads may change the original
-        shared, values = tuple(args), tuple(args.values())
-    else:
-        return None
-    error: Any = fields[_ERROR]
-    if len(fields) == PLAIN_SIZE and error is None:
-        return shared, (), values, tuple(map(type, values))
-    names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
-    if error:
-        names, extras = (*names, _ERROR), (*extras, error[1])
-    if "message" in names:  # another handler has formatted the record
-        extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in _FORMATTED])
-        names = tuple([name for name in names if name not in _FORMATTED])
-    values += extras
-    return shared, names, values, tuple(map(type, values))
-
-
-def _fits(msg: str, shape: _Shape) -> bool:
+def _fits(msg: str, shape: Shape) -> bool:
     """Return whether the client makes the same text of this message and of what is sent of the arguments."""
     args, names, _, kinds = shape
     codes = codes_of(kinds)
@@ -310,9 +237,9 @@ def _fits(msg: str, shape: _Shape) -> bool:
     return are_texts(msg, codes) if isinstance(args, int) else OBJECT not in codes
 
 
-def _rendered(record: logging.LogRecord) -> _Shape:
+def _rendered(record: logging.LogRecord) -> Shape:
     """Return the shape of a record, with texts in place of objects; raise `ValueError` if no schema can have it."""
-    shape = _shape_of(record)
+    shape = shape_of(record)
     if shape is None or not _fits(record.msg, shape):
         raise ValueError("a value whose text is not known from what is sent of it")
     args, names, values, kinds = shape
@@ -328,35 +255,13 @@ def _rendered(record: logging.LogRecord) -> _Shape:
     )
 
 
-def _form(
-    number: int, record: logging.LogRecord, shape: _Shape, route: object, trace: KnownTrace | None
-) -> tuple[object, _Shape]:
-    """Return the key of the schema, and what is known of the values that are not in it.
-
-    The message of form 0 is in the schema, and so is the thread of form 1. A schema for each message, or for each of a
-    thousand threads, would cost more than it saves, so these are values of the other forms.
-    """
-    fields = record.__dict__
-    args, names, values, kinds = shape
-    traced = None if trace is None else trace.number
-    if number == 0:
-        return (0, _traced_key(fields), record.__class__, args, names, kinds, route, traced), shape
-    more: tuple[Any, ...]
-    if number == 1:
-        shared, names, more = _traced_message_key(fields), (*names, "msg"), (record.msg,)
-    else:
-        shared, names, more = _process_key(fields), (*names, "msg", *_THREAD), (record.msg, *_thread_of(fields))
-    kinds += tuple(map(type, more))
-    return (number, shared, record.__class__, args, names, kinds, route, traced), (args, names, values + more, kinds)
-
-
 def _encode_shape(
-    record: logging.LogRecord, shape: _Shape, table: SchemaTable, route: object, trace: KnownTrace | None
+    record: logging.LogRecord, shape: Shape, table: SchemaTable, route: object, trace: KnownTrace | None
 ) -> EncodedRecord | None:
     """Encode a record by a schema that names its values, or return None. The caller catches every `Exception`."""
     place = _place_of(record)
     for number in (0, 1, 2) if record.args else (1, 2):
-        key, (args, names, values, kinds) = _form(number, record, shape, route, trace)
+        key, (args, names, values, kinds) = form_of(number, record, shape, route, trace)
         made, define, committed = table.get(key), b"", None
         codes = codes_of(kinds)
         if codes is None:
@@ -382,7 +287,7 @@ def encode_known(
 
     Records of the threads in `internal` are none of the program's.
     """
-    shape = _shape_of(record)
+    shape = shape_of(record)
     if shape is None or record.msg.__class__ is not str:
         return None
     args, _, values, _ = shape
@@ -392,13 +297,13 @@ def encode_known(
         if trace is None:
             return None
     if args:
-        made = table.get(_form(0, record, shape, route, trace)[0])
+        made = table.get(form_of(0, record, shape, route, trace)[0])
         if made is not None:
             return made(record.created, record.msecs, record.relativeCreated, *values)
         if not (is_bounded(record.msg) and _fits(record.msg, shape)):
             return None
     for number in (1, 2):
-        key, (_, _, values, _) = _form(number, record, shape, route, trace)
+        key, (_, _, values, _) = form_of(number, record, shape, route, trace)
         made = table.get(key)
         if made is not None and (number == 1 or not (record.thread is None or record.thread in internal)):
             return made(record.created, record.msecs, record.relativeCreated, *values)
@@ -498,7 +403,7 @@ def _define(
 def _task_name(record: logging.LogRecord) -> dict[str, object]:
     """Return the attribute ``taskName`` if the record has it (Python 3.12 and later)."""
     fields = record.__dict__
-    return {"taskName": plain(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
+    return {"taskName": plain(fields["taskName"])} if HAS_TASK_NAME and "taskName" in fields else {}
 
 
 def definition(schema: int, codes: str, start: float, common: dict[str, object]) -> bytes:

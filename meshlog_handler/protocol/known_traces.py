@@ -39,17 +39,17 @@ class KnownTrace:
 
     def __init__(self, codes: tuple[Any, ...], sources: dict[str, Any], failure: Failure, prefix: str) -> None:
         self._codes = codes  # keeps the code objects, so that no other one has the same identifier
-        self._sources = sources
+        self._sources: Any = sources
         self.failure, self.prefix = failure, prefix
         self.number = next(_numbers)
 
     def is_current(self) -> bool:
         """Return whether the source files are unchanged."""
-        cache = linecache.cache
+        cache: Any = linecache.cache
         for name, source in self._sources.items():
             if cache.get(name) is not source:
                 return False
-            size, changed, _, path = source
+            size, changed, path = source[0], source[1], source[3]
             if changed is not None:  # as `linecache.checkcache`; None: it does not look for changes
                 try:
                     status = os.stat(path)
@@ -68,7 +68,7 @@ def _key(exc_info: Any) -> tuple[object, ...] | None:
     if exc_info.__class__ is not tuple or len(exc_info) != 3 or hasattr(sys, "tracebacklimit"):
         return None
     _, error, trace = exc_info
-    kind = type(error)
+    kind: Any = type(error)
     if (
         not _is_plain(kind)
         or error.__cause__ is not None
@@ -85,7 +85,7 @@ def _key(exc_info: Any) -> tuple[object, ...] | None:
 
 @lru_cache(maxsize=256)
 def _is_plain(kind: type) -> bool:
-    """Return whether exceptions of a type have the attributes of all exceptions, and no code of their own to read them."""
+    """Return whether exceptions of a type have the attributes of all exceptions, read in the standard way."""
     return (
         issubclass(kind, BaseException)
         and not issubclass(kind, _PARTICULAR)

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler.protocol import known_traces
-from meshlog_handler.protocol.decode import Item, ShapedTemplate, TaggedTemplate
+from meshlog_handler.protocol.decode import Item, TaggedTemplate
 from meshlog_handler.protocol.encode import PLAIN_SIZE, RecordEncoder, SchemaTable, encode_known
 from meshlog_handler.protocol.entries import MARK
+from meshlog_handler.protocol.templates import ShapedTemplate
 
 from ..crossing import cross, decode, encode, make
 from .test_codec import plain
@@ -114,7 +115,7 @@ RAISES: dict[str, Callable[[], object]] = {
     "some frames": lambda: fail(3, "deep"),
     "a text of two lines": lambda: fail(1, "one\ntwo"),
     "no text": lambda: fail(1, ""),
-    "no value": lambda: {}["a"],
+    "no value": lambda: {"b": 1}["a"],
     "own text": lambda: (_ for _ in ()).throw(OwnError(5)),
     "a cause": lambda: chained("x"),
     "a hidden context": _hidden_context,
