@@ -8,7 +8,8 @@ themselves. Where processes and client share few cores, as here, a peer's rate r
 says the same as the rate; on a busy machine it stays meaningful.
 
 Records of about 20 characters are the template of `call`; of 100 and 1,000, most of the text is an argument, which
-travels with each record. Records with `extra` carry three values, those with an exception a traceback of two frames.
+travels with each record. Records with `extra` carry three values, those with an exception a traceback of two frames, and
+those with objects a path and a decimal number as arguments.
 loguru and multiprocessing-logging render the message before they send it: their handler gets text, ours a record.
 """
 
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import PurePosixPath
+from typing import Any, Final, NamedTuple
 
 from .crew import Crew, Gate
 from .handlers import Counter
@@ -55,7 +58,7 @@ def measure(scale: Scale) -> list[Row]:
     varied = [
         *(Work(procs, 2 * less // procs) for procs in scale.pick((1, 2, 8), (1, 8))),
         *(Work(4, less // 2, size) for size in scale.pick((100, 1000), (1000,))),
-        *(Work(4, less // 4, kind=kind) for kind in ("extra", "exception")),
+        *(Work(4, less // 4, kind=kind) for kind in tuple(_KINDS)[1:]),
     ]
     for work in varied:
         rows += _compare(work, [LIMIT, MESH, RECIPE], scale.few)
@@ -113,7 +116,7 @@ def run(peer: Peer, work: Work) -> Cost:
 def log(gate: Gate, peer: Peer, ticket: Any, work: Work) -> float:
     """In a process: log, report the seconds it took, and return the seconds of processor time, including background work."""
     info = peer.join(ticket)
-    emit = {"plain": _plain, "extra": _extra, "exception": _exception}[work.kind]
+    emit = _KINDS[work.kind]
     text = "x" * (work.size - 12)
     gate.wait()
     spent, began = time.process_time(), time.perf_counter()
@@ -136,12 +139,39 @@ def _extra(info: Info, template: str, text: str, work: Work) -> None:
         info(template, number, 0.5, extra={"request": "f3a91c", "user": number, "spent": 0.25})
 
 
+def _f_string(info: Info, template: str, text: str, work: Work) -> None:
+    for number in range(work.records):
+        info(f"step {number} loss={0.5:.3f}")
+
+
+def _mapping(info: Info, template: str, text: str, work: Work) -> None:
+    for number in range(work.records):
+        info("step %(step)d loss=%(loss).3f", {"step": number, "loss": 0.5})
+
+
+def _objects(info: Info, template: str, text: str, work: Work) -> None:
+    for _ in range(work.records):
+        info("reading %s of %s", _PATH, _DAY)
+
+
 def _exception(info: Info, template: str, text: str, work: Work) -> None:
     for number in range(work.records):
         try:
             _divide(number)
         except ZeroDivisionError:
             info(template, number, 0.5, exc_info=True)
+
+
+_KINDS: Final = {
+    "plain": _plain,
+    "f-string": _f_string,
+    "extra": _extra,
+    "mapping": _mapping,
+    "objects": _objects,
+    "exception": _exception,
+}
+_PATH: Final = PurePosixPath("/data/shard-00017.parquet")
+_DAY: Final = Decimal("17.25")
 
 
 def _divide(number: int) -> float:

@@ -182,7 +182,7 @@ class MeshHandler(logging.Handler):
                     if pack is not None:
                         data = pack(record.created, record.msecs, record.relativeCreated, *args)
                 if pack is None:
-                    data = encode_known(record, schemas, self.route)
+                    data = encode_known(record, schemas, self.route, streams.internal_threads)
                 if data is not None:
                     write(data)
                     written = True

@@ -12,6 +12,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from ..grouping.aggregator import Aggregator
+from ..output.console import ConsoleHandler
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .era import Era
@@ -205,7 +206,9 @@ class Dispatcher:
                 if template is None:
                     sentinels.append(values)
                 elif template.ordinary or not template.is_shown(values):
-                    self._give(self._sinks_of(template), template.build(values))
+                    sinks = self._sinks_of(template)
+                    if not self._give_line(sinks, template, values):
+                        self._give(sinks, template.build(values))
                 else:
                     self._end_bar(template, values)
             return sentinels
@@ -350,6 +353,22 @@ class Dispatcher:
             return
         for sink in sinks:
             sink.deliver(record)
+
+    def _give_line(self, sinks: Sequence[Sink], template: Any, values: tuple[Any, ...]) -> bool:
+        """Show the text of a line on a console without making a record; return False if it needs one."""
+        if self.abandoned or self._handle is not None or len(sinks) != 1:
+            return False
+        handlers = sinks[0].handlers
+        if len(handlers) != 1 or type(handlers[0]) is not ConsoleHandler:
+            return False
+        text = template.line_of(values)
+        if text is None:
+            return False
+        self.shown += 1
+        if sinks[0].deliver_line(text, template.info, template.levelno):
+            return True
+        self.shown -= 1
+        return False
 
     @property
     def waiting(self) -> int:

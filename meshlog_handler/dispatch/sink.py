@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from logging import LogRecord
 from threading import get_ident
 from types import NoneType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from ..grouping.aggregator import Aggregator
 from ..output.named_handlers import NamedHandler, ShownBy
 from ..protocol.encode import PLAIN_SIZE
 from ..protocol.record import MeshInfo, shown_kind
@@ -34,6 +33,9 @@ from .wrapped_handlers import (
     without_text,
     writes_text,
 )
+
+if TYPE_CHECKING:  # a worker needs no more
+    from ..grouping.aggregator import Aggregator
 
 _HANDLE: Final = logging.Handler.handle
 
@@ -118,6 +120,20 @@ class Sink:
             except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
                 self.report(handler, failure)
         self.busy = None
+
+    def deliver_line(self, text: str, info: MeshInfo, level: int) -> bool:
+        """Do as `deliver` with a record of this message. The only handler is a console; return False if it needs the record."""
+        handler: Any = self._handlers[0]
+        if level < handler.level and self.respect_handler_level:
+            return True
+        self.busy = handler
+        try:
+            return bool(handler.show_line(text, info, level))
+        except BaseException as failure:  # as in `deliver`
+            self.report(handler, failure)
+            return True
+        finally:
+            self.busy = None
 
     def show_here(self, record: logging.LogRecord) -> None:
         """Give the handlers a copy with the attributes that a client adds, on this thread."""

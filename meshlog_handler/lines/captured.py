@@ -44,6 +44,10 @@ class CapturedTemplate:
         """Return no arguments: a captured line has none."""
         return ()
 
+    def line_of(self, values: tuple[Any, ...]) -> str | None:
+        """Return the text of a complete line as it was written, else None."""
+        return values[2] if values[1] is None else None
+
     def line(self, values: tuple[Any, ...]) -> Line:
         """Return the captured line."""
         return values[1] or Line(values[2].encode(), True, False, 0)

@@ -146,6 +146,33 @@ class ConsoleHandler(logging.Handler):
         bar = _bar_of(record, info) if progress or info.bar_ends is not None else None
         self._append(output, item, bar, progress)
 
+    def show_line(self, text: str, info: MeshInfo, level: int) -> bool:
+        """Show a text as `handle` shows a record with this message and no traceback, but without making the record.
+
+        Return False if the result may depend on more of the record. Nothing is shown then.
+        """
+        kind, formatter = self.__class__, self.formatter
+        if (
+            level >= logging.WARNING
+            or formatter.__class__ is not MeshFormatter
+            or self.filters
+            or kind.emit is not _EMIT
+            or kind.handle is not _HANDLE
+            or kind.filter is not _FILTER
+            or not _OVERRIDABLE.isdisjoint(self.__dict__)
+        ):
+            return False
+        self.acquire()
+        try:
+            output = self._output(info.stream == "stdout")
+            item = formatter.line(text, info, colour=output.colour if formatter.colour is None else formatter.colour)
+            if item is None:
+                return False
+            self._append(output, item, None, False)
+            return True
+        finally:
+            self.release()
+
     def end_bar(self, record: logging.LogRecord) -> None:
         """Remove a progress bar, or keep its last state as a line, depending on the record.
 
@@ -209,6 +236,14 @@ class ConsoleHandler(logging.Handler):
         """Join the items of each output where their visible order allows it, and add the control sequences for bars."""
         runs: list[_Run] = []
         bars, changed = self._bars, 0
+        if not bars and not self._drawn and pending:  # nothing but lines for one output, as in most cases
+            first = pending[0][0]
+            lines = [item for output, item, bar, progress in pending if output is first and bar is None and not progress]
+            if len(lines) == len(pending) and None not in lines:
+                parts: list[str | bytes] = [
+                    line + "\n" if isinstance(line, str) else line + b"\n" for line in lines if line is not None
+                ]
+                return [(first, parts, len(parts))]
         for output, item, bar, progress in pending:
             if progress and item and bar is not None and self._is_on_screen(output):
                 bars[bar] = item
@@ -276,6 +311,11 @@ class ConsoleHandler(logging.Handler):
                 self._complained = True
                 diagnose(f"{output.stream!r} cannot be written: {failure}. Its output is lost.")
 
+
+_EMIT: Final = ConsoleHandler.emit
+_HANDLE: Final = logging.Handler.handle
+_FILTER: Final = logging.Handler.filter
+_OVERRIDABLE: Final = frozenset(("handle", "emit", "filter", "format", "acquire"))
 
 _Item = str | bytes
 _Run = tuple[Output, list[str | bytes], int]

@@ -13,6 +13,8 @@ from .prefix import Prefix
 
 DEFAULT_PREFIX: Final = "[{rank}] "
 
+_MESSAGE: Final = "%(message)s"
+_OVERRIDABLE: Final = frozenset(("format", "formatMessage", "formatException", "formatStack", "usesTime", "render", "verbatim"))
 _RESET: Final = "\x1b[0m"
 _LEVEL_COLOURS: Final = (
     (logging.CRITICAL, "\x1b[1;31m"),
@@ -116,6 +118,27 @@ class MeshFormatter(logging.Formatter):
         if "\n" in text:
             text = text.replace("\n", "\n" + before)
         return before + text
+
+    def line(self, text: str, info: MeshInfo, *, colour: bool) -> str | None:
+        """Return what `render` returns for a record below WARNING without a traceback whose message is `text`.
+
+        Return None if that depends on more of the record: on its format, on fields in the prefix, or on escape sequences.
+        """
+        style, prefix = self._style, self._prefix
+        if (
+            "\x1b" in text
+            or style.__class__ is not logging.PercentStyle
+            or style._fmt != _MESSAGE
+            or not _OVERRIDABLE.isdisjoint(self.__dict__)
+            or (prefix is None and info.stream is not None)
+        ):
+            return None
+        if prefix is None or info.rank is None or info.ranks is not None:
+            return text
+        before = prefix.known(info, colour=colour)
+        if before is None:
+            return None
+        return before + (text.replace("\n", "\n" + before) if "\n" in text else text)
 
     def verbatim(self, record: logging.LogRecord) -> bytes | None:
         """Return the bytes of a captured line that is shown exactly as it was written, else None."""

@@ -67,6 +67,15 @@ class Prefix:
         except (KeyError, TypeError):  # not cached, or the record lacks a field or has an unhashable one
             return self._make(record, info, colour)
 
+    def known(self, info: MeshInfo, *, colour: bool) -> str | None:
+        """Return the prefix if it was made before and depends on nothing but `info`; otherwise None."""
+        if self._others is not _nothing:
+            return None
+        try:
+            return (self._coloured if colour else self._plain).get((self._origin(info), None))
+        except TypeError:  # coordinates
+            return None
+
     def _make(self, record: logging.LogRecord, info: MeshInfo, colour: bool) -> str:
         fields = {**record.__dict__, **info.attributes()}
         values: dict[str, Any] = {name: fields.get(_FIELDS[name][0]) for name in self._names}

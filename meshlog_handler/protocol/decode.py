@@ -1,12 +1,9 @@
-"""Decode a worker's entries to templates and values, and to a `LogRecord` only if it is shown.
-
-Building a record is the most expensive step, so a record that is only counted is not built.
-"""
+"""Decode a worker's entries to templates and values."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -14,18 +11,18 @@ from typing import Any, Final
 
 from ..errors import ProtocolError, quoted
 from .codec import unpack
-from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, TIMED, UINT64, walk
-from .exceptions import Failure, is_failure, signature
+from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, SHAPED, TIMED, UINT64, walk
 from .interning import layouts, shared
-from .record import MeshInfo, MeshRecord, add_exception, has_words, is_bounded, with_text
-
-Values = tuple[Any, ...]
-Item = tuple[float, Any, Any]
-"""``(time, template, values)``. A flush sentinel has None as template, and the stream's owner and the version as values."""
+from .record import is_bounded
+from .templates import NOT_NAMED, MessageTemplate, RecordTemplate, ShapedTemplate, TimedTemplate
+from .templates import Item as Item
+from .templates import TaggedTemplate as TaggedTemplate
 
 ASIDE_COST: Final = 1024
 """The number of bytes of a side file that count as one item more."""
 
+_PLAIN_CODES: Final = "qd?s"
+_CODES: Final = _PLAIN_CODES + "bpn"
 _MAX_DEFINED_BYTES: Final = 64 << 20
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_BYTES: Final = 4096  # a longer schema contains its message, and does not occur again
@@ -38,240 +35,33 @@ _TEXTS: Final = frozenset((str, NoneType))
 _HEADER_SIZE: Final = HEADER.size
 _HEADER64: Final = Struct("<Q")
 _TEXT_FIELDS: Final = frozenset(("name", "msg", "levelname", "pathname"))
-
-
-_EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
-_LATEST: Final = 253_000_000_000.0
-_LONGEST: Final = 1e15  # milliseconds
 _MAX_KEPT: Final = 1024  # bytes
-
-_STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
-"""The attributes of every record, for a peer that does not send all of them."""
-
-
-class RecordTemplate:
-    """What the records of one schema from one worker share. Values: ``(header, created, msecs, *args, commit byte)``."""
-
-    # `count`: records so far. `newest`: the item of the latest one, or None (see `RecordDecoder.touched`).
-    __slots__ = ("base", "count", "group", "info", "levelno", "newest", "rank", "route", "scope", "start")
-    first = 3  # the index of the first argument in the values
-    captured = False
-    ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
-
-    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
-        # Selects the sink of the records (see `dispatch.sinks`). Without a route, the name of the logger selects it.
-        self.route: tuple[Any, str] = (common.pop("route", None), common["name"])
-        # The worker cannot override the values that the client knows.
-        self.info = MeshInfo(**identity, route=self.route[0])  # type: ignore[arg-type]  # made by the client
-        self.base: dict[str, Any] = {
-            **_STANDARD,
-            **self.info.attributes(),
-            **common,
-            "exc_info": None,
-            "exc_text": None,
-            "stack_info": None,
-        }
-        self.start = start
-        self.count = 0
-        self.newest: Item | None = None
-        self.rank = self.info.rank
-        self.levelno: int = common["levelno"]
-        place = (common["name"] if self.route[0] is None else self.route, common["pathname"], common["lineno"])
-        # The arguments of a template without words, such as "%s", may have any meaning, so its texts are grouped.
-        self.group: Hashable | None = (*place, common["msg"]) if has_args and has_words(common["msg"]) else None
-        self.scope: Hashable = place
-
-    def args(self, values: Values) -> tuple[object, ...]:
-        """Return the arguments of the message."""
-        return values[self.first : -1]
-
-    def columns(self, lines: Sequence[Values]) -> Sequence[Sequence[object]]:
-        """Return the arguments of many messages as columns."""
-        return list(zip(*lines, strict=True))[self.first : -1]
-
-    def text(self, values: Values) -> str:
-        """Return the message."""
-        try:
-            args = values[self.first : -1]
-            text: str = self.base["msg"] % args if args else self.base["msg"]
-            return text
-        except Exception:
-            return str(self.build(values).getMessage())
-
-    def signature(self, values: Values) -> Hashable | None:
-        """Return None: these records have no exception."""
-        return None
-
-    def failure(self, values: Values) -> Failure | None:
-        """Return None: these records have no exception."""
-        return None
-
-    def build(self, values: Values) -> MeshRecord:
-        """Return a new record."""
-        record = MeshRecord.__new__(MeshRecord)
-        fields = self.base.copy()
-        fields["args"] = values[3:-1]
-        created = fields["created"] = values[1]
-        msecs = fields["msecs"] = values[2]
-        relative = fields["relativeCreated"] = created * 1000 - self.start
-        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _replace_invalid_times(fields)
-        record.__dict__ = fields
-        record.meshlog = self.info
-        return record
-
-
-def _replace_invalid_times(fields: dict[str, Any]) -> None:
-    """Replace times that no formatter can write by 0: a peer may send any number, and a program may set it."""
-    if not _EARLIEST < fields["created"] < _LATEST:
-        fields["created"] = 0.0
-    for name in ("msecs", "relativeCreated"):
-        if not -_LONGEST < fields[name] < _LONGEST:
-            fields[name] = 0.0
-
-
-class TimedTemplate(RecordTemplate):
-    """A schema with relative times. Values: ``(header, created, msecs, relativeCreated, *args, commit byte)``."""
-
-    __slots__ = ()
-    first = 4
-
-    def build(self, values: Values) -> MeshRecord:
-        """Return a new record."""
-        record = MeshRecord.__new__(MeshRecord)
-        fields = self.base.copy()
-        fields["args"] = values[4:-1]
-        created = fields["created"] = values[1]
-        msecs = fields["msecs"] = values[2]
-        relative = fields["relativeCreated"] = values[3]
-        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _replace_invalid_times(fields)
-        record.__dict__ = fields
-        record.meshlog = self.info
-        return record
-
-
-class MessageTemplate(TimedTemplate):
-    """A schema whose message is data. Values: ``(header, created, msecs, relativeCreated, msg, commit byte)``."""
-
-    __slots__ = ()
-
-    def args(self, values: Values) -> tuple[object, ...]:
-        """Return the arguments of the message: none."""
-        return ()
-
-    def text(self, values: Values) -> str:
-        """Return the message."""
-        text: str = values[4]
-        return text
-
-    def build(self, values: Values) -> MeshRecord:
-        """Return a new record."""
-        record = super().build(values)
-        record.__dict__.update(msg=values[4], args=())
-        return record
-
-
-class TaggedTemplate(RecordTemplate):
-    """A schema whose records have tagged data. Values: ``(header, created, msecs, args, named, text, ours)``.
-
-    `named` has attributes and the program's extras; `ours` has attributes of the record's `MeshInfo`. If the definition makes
-    the schema `timed`, `named` has ``relativeCreated`` too.
-    """
-
-    __slots__ = ("timed",)
-
-    def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
-        super().__init__(identity, common, False, start)
-        self.timed = False
-
-    def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> TaggedTemplate:
-        """Return the template of a record with these values; raise `ProtocolError` if they are invalid."""
-        if ours and not all(name in _OURS and _OURS[name](value) for name, value in ours.items()):
-            raise ProtocolError("malformed record: expected no attributes except failure and texts")
-        return self
-
-    def args(self, values: Values) -> tuple[object, ...]:
-        """Return the arguments of the message."""
-        args = values[3]
-        return args if isinstance(args, tuple) else (args,)
-
-    def text(self, values: Values) -> str:
-        """Return the message."""
-        text: str | None = values[5]
-        return text if text is not None else self.build(values).getMessage()
-
-    def failure(self, values: Values) -> Failure | None:
-        """Return the description of the exception, or None."""
-        failure: Failure | None = values[6].get("failure")
-        return failure
-
-    def signature(self, values: Values) -> Hashable | None:
-        """Return the exception's type and frames, or None."""
-        failure = self.failure(values)
-        return None if failure is None else signature(failure)
-
-    def build(self, values: Values) -> MeshRecord:
-        """Return a new record."""
-        _, created, msecs, args, named, text, ours = values
-        fields = self.base.copy()
-        fields["args"] = args
-        fields["created"] = created
-        fields["msecs"] = msecs
-        fields["relativeCreated"] = created * 1000 - self.start
-        fields.update(named)
-        relative = fields["relativeCreated"]
-        if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
-            _replace_invalid_times(fields)
-        if text is not None:
-            fields["msg"] = with_text(fields["msg"], args, text)
-        if not ours:
-            return MeshRecord.of(fields, self.info)
-        if "failure" in ours:
-            add_exception(fields, ours["failure"], text)
-        return MeshRecord.of(fields, self.info.but(**ours))
-
-
-# Attributes from the schema and the header of a record, which its named values cannot override.
-_NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
-    "msg",
-    "thread",
-    "threadName",
-    "processName",
-    "taskName",
-    "relativeCreated",
-    "exc_text",
-    "stack_info",
-}
-
-
-def are_texts(value: object) -> bool:
-    """Return whether a value is a valid `MeshInfo.texts`."""
-    return isinstance(value, tuple) and all(
-        isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], int) and isinstance(each[1], str) for each in value
-    )
-
 
 _TAGS: Final[Mapping[str, type[TaggedTemplate]]] = {"-": TaggedTemplate}
 """The templates of schemas with tagged data, by their codes."""
 
 
-_OURS: Final[Mapping[str, Callable[[object], bool]]] = {"failure": is_failure, "texts": are_texts}
-
-
 class _Schema:
     """The layout of the records of one schema with `struct` codes."""
 
-    __slots__ = ("committed", "fixed", "header", "template", "texts")
+    __slots__ = ("committed", "fixed", "header", "sized", "template", "unchecked")
 
     def __init__(self, schema: int, codes: str, template: RecordTemplate) -> None:
         self.template = template
-        codes = "dd" + codes.replace(TIMED, "d").replace(MESSAGE, "s")
-        self.texts = [index + 1 for index, code in enumerate(codes) if code == "s"]
-        self.fixed, self.committed = layouts(codes.replace("s", "I"))
+        codes = "dd" + codes.replace(TIMED, "d").replace(SHAPED, "").replace(MESSAGE, "s")
+        self.sized = [(index + 1, _SIZED[code]) for index, code in enumerate(codes) if code in _SIZED]
+        self.fixed, self.committed = layouts(codes.translate(_LAYOUT))
+        # The index of a message that is not checked yet and has arguments, or 0.
+        self.unchecked = template.message if isinstance(template, ShapedTemplate) and template.end > template.first else 0
         packed = HEADER.pack(RECORD, schema, self.fixed.size - HEADER.size)
         # The whole header of a record without texts as one number, to compare kind, schema and size at once.
-        self.header: int = _HEADER64.unpack(packed)[0] if not self.texts else -1
+        self.header: int = _HEADER64.unpack(packed)[0] if not self.sized else -1
+
+
+_SIZED: Final[Mapping[str, Callable[[bytes], object] | None]] = {"s": bytes.decode, "b": bytes, "p": unpack, "n": None}
+"""How to decode values of these codes; the value of `struct` is their size. A None takes a byte that says nothing."""
+
+_LAYOUT: Final = str.maketrans("sbpn", "III?")
 
 
 class RecordDecoder:
@@ -364,8 +154,8 @@ class RecordDecoder:
                 raise ProtocolError("malformed record: expected dicts of named values with texts as keys")
             if not _TEXTS.issuperset(map(type, (text, named.get("exc_text"), named.get("stack_info")))):
                 raise ProtocolError("malformed record: its message, traceback or stack is not a text")
-            if not _NOT_NAMED.isdisjoint(named):
-                named = {name: value for name, value in named.items() if name not in _NOT_NAMED}
+            if not NOT_NAMED.isdisjoint(named):
+                named = {name: value for name, value in named.items() if name not in NOT_NAMED}
             if relative:
                 named["relativeCreated"] = relative[0]
             if args and text is None:
@@ -379,12 +169,17 @@ class RecordDecoder:
                 schema.count += 1
                 self.texts.append(item)
             return end
-        if schema.texts:
+        if schema.sized:
             parts = list(schema.fixed.unpack_from(data, at))
             end = at + schema.fixed.size
-            for index in schema.texts:
+            for index, convert in schema.sized:
+                if convert is None:
+                    parts[index] = None
+                    continue
                 begin, end = end, end + parts[index]
-                parts[index] = data[begin:end].decode()
+                parts[index] = convert(data[begin:end])
+            if schema.unchecked:
+                _check_template(parts[schema.unchecked])
             if end != at + _HEADER_SIZE + size or end > len(data):
                 raise ProtocolError("malformed record: its size does not match its texts")
             self.last = last = parts[1] if parts[1] > last else last
@@ -496,7 +291,7 @@ class RecordDecoder:
             raise ProtocolError("malformed schema definition")
         of_args = codes.removeprefix(TIMED)
         of_message = codes == TIMED + MESSAGE
-        if set(of_args) - set("qd?s") and of_args not in self._tagged and not of_message:
+        if of_args.removeprefix(SHAPED).strip(_CODES) and of_args not in self._tagged and not of_message:
             raise ProtocolError(f"malformed schema definition: invalid codes {quoted(codes)}")
         common = {shared(str(name)): shared(value) for name, value in common.items()}
         if not isinstance(common["levelno"], int) or not all(isinstance(common[name], str) for name in _TEXT_FIELDS):
@@ -513,8 +308,13 @@ class RecordDecoder:
             return codes, template
         if of_message:
             return codes, MessageTemplate(self.identity, common, False, start)
+        if of_args.startswith(SHAPED):
+            if not timed:
+                raise ProtocolError("malformed schema definition: a shape without times")
+            return codes, ShapedTemplate(self.identity, common, of_args.removeprefix(SHAPED), start)
         kind = TimedTemplate if timed else RecordTemplate
-        return codes, kind(self.identity, common, bool(of_args), start)
+        # Containers and None have no template that merges them: these records are grouped by their texts.
+        return codes, kind(self.identity, common, bool(of_args) and not of_args.strip(_PLAIN_CODES), start)
 
 
 def _check_template(msg: object) -> None:

@@ -10,56 +10,31 @@ import contextlib
 import itertools
 import logging
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Container
 from operator import itemgetter
 from struct import Struct
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
-from .codec import MAX_INT, NotPlain, pack
-from .entries import DEFINE, HEADER, MAX_ENTRY, MESSAGE, RECORD, TIMED
+from . import known_traces
+from .codec import MAX_INT, pack
+from .entries import DEFINE, HEADER, MESSAGE, RECORD, SHAPED, TIMED
 from .exceptions import NO_FAILURE, describe
+from .known_traces import KnownTrace
+from .packers import OBJECT, PLAIN_CODES, Packer, are_texts, codes_of, is_flat, packer
 from .plain import SCALARS, Copier, exact_text, plain, text_of
-from .record import is_bounded
+from .record import is_bounded, message_of
+from .shapes import ERROR, HAS_TASK_NAME, TEMPLATE, Shape, form_of, shape_of
+from .shapes import PLAIN_SIZE as PLAIN_SIZE
+from .shapes import STANDARD as STANDARD
+from .shapes import message_key as message_key
+from .shapes import schema_key as schema_key
 from .traceback_text import format_exception
 
-Packer = Callable[..., bytes]
-
-_HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _GET_MESSAGE: Final = logging.LogRecord.getMessage
-_TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
-STANDARD: Final = frozenset((*_TEMPLATE.__dict__, "message", "asctime"))
-
-_START: Final = _TEMPLATE.created * 1000 - _TEMPLATE.relativeCreated
+_NOT_NAMED: Final = (STANDARD | {"getMessage"}) - {ERROR}
+_START: Final = TEMPLATE.created * 1000 - TEMPLATE.relativeCreated
 """The time at which `relativeCreated` was 0, in milliseconds."""
-
-PLAIN_SIZE: Final = len(_TEMPLATE.__dict__)
-"""The number of attributes of a record without `extra` that no formatter has changed."""
-
-_SHARED: Final = (
-    "lineno",
-    "levelno",
-    "levelname",
-    "name",
-    "pathname",
-    "filename",
-    "module",
-    "funcName",
-    "thread",
-    "threadName",
-    "process",
-    "processName",
-    "exc_info",
-    "exc_text",
-    "stack_info",
-    *(("taskName",) if _HAS_TASK_NAME else ()),
-)
-schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter("msg", *_SHARED)
-"""What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
-
-message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
-"""What the records of one schema share if each has another message, and no arguments."""
 
 _place_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
     "pathname", "lineno", "levelno", "levelname", "name", "funcName", "filename", "module"
@@ -69,14 +44,12 @@ _thread_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgett
 )
 
 _TEXTS: Final = frozenset((str,))
-_STRUCT_CODES: Final[dict[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
-STRUCT_TYPES: Final = frozenset(_STRUCT_CODES)
+STRUCT_TYPES: Final = frozenset(PLAIN_CODES)
 # Schemas of one call site, without and with arguments. Further records are sent whole: an f-string makes a new message at
 # each call, while a template varies only with the threads that use it.
 _SITE_LIMIT: Final = {False: 4, True: 64}
 _MAX_THREADS: Final = 64
 TIMES: Final = Struct("<ddd")
-_TIMED_HEADER: Final = Struct("<BxHIddd")
 MAX_SCHEMAS: Final = 0xFFFF
 
 
@@ -87,7 +60,7 @@ class SchemaTable(dict[object, Packer]):
         super().__init__()
         self.ids = itertools.count(1)  # `next` is one C call: safe in any thread and signal handler
         self.tagged: dict[object, int] = {}
-        self.known: dict[object, int] = {}  # see `encode_known`
+        self.shapes: dict[object, int] = {}  # how many shapes each place has
         self.schema_count: dict[object, int] = {}
         self.threads: dict[object, int] = {}
         self.origins: dict[object, bytes] = {}
@@ -99,19 +72,11 @@ class SchemaTable(dict[object, Packer]):
 class EncodedRecord:
     """An encoded record, and the schema that it defines, if any."""
 
-    __slots__ = ("_key", "_known", "_table", "_value", "data")
+    __slots__ = ("_key", "_table", "_value", "data")
 
-    def __init__(
-        self,
-        data: bytes,
-        table: SchemaTable,
-        key: object = None,
-        value: Packer | int | None = None,
-        *,
-        known: tuple[object, int] | None = None,
-    ) -> None:
+    def __init__(self, data: bytes, table: SchemaTable, key: object = None, value: Packer | int | None = None) -> None:
         self.data = data
-        self._table, self._key, self._value, self._known = table, key, value, known
+        self._table, self._key, self._value = table, key, value
 
     def commit_schema(self) -> None:
         """Let later records use the schema. Call it after the append, never before."""
@@ -119,9 +84,6 @@ class EncodedRecord:
             self._table.tagged[self._key] = self._value
         elif self._value is not None:
             self._table[self._key] = self._value
-        if self._known is not None:
-            key, schema = self._known
-            self._table.known[key] = schema
 
 
 class Rendered(NamedTuple):
@@ -145,7 +107,7 @@ class RecordEncoder:
     records of the same schema do not take the fast path. `texts` are the results of this process's formatters.
     """
 
-    __slots__ = ("_fast", "_record", "_rendered", "_route", "_texts")
+    __slots__ = ("_fast", "_record", "_rendered", "_route", "_shape", "_texts")
 
     def __init__(self, record: logging.LogRecord, route: object = None, *, fast: bool = True, texts: object = ()) -> None:
         self._record = record
@@ -153,6 +115,7 @@ class RecordEncoder:
         self._texts = texts
         self._fast = fast and not texts
         self._rendered: Rendered | None = None
+        self._shape: Shape | None = None
 
     def __call__(self, table: SchemaTable) -> EncodedRecord:
         """Encode the record for the segment of `table`."""
@@ -165,15 +128,31 @@ class RecordEncoder:
     def _encode(self, table: SchemaTable) -> EncodedRecord:
         record = self._record
         if self._rendered is None:
-            codes = _struct_codes(record) if self._fast else None
-            if codes is not None:
-                encoded = _encode_struct(record, codes, table, self._route)
-                if encoded is not None:
-                    return encoded
+            if self._fast and _is_regular(record):
+                with contextlib.suppress(Exception):  # an int beyond 64 bits, a lone surrogate, an odd attribute
+                    shape = self._shape = self._shape or _rendered(record)
+                    encoded = _encode_struct(record, shape, table, self._route)
+                    encoded = encoded or _encode_shape(record, shape, table, self._route, None)
+                    if encoded is not None:
+                        return encoded
             self._rendered = _render(record)
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
-        return _encode_tagged(record, self._rendered, table, self._route, fast=self._fast)
+        if self._fast and record.exc_info and _is_regular(record, traced=True):
+            with contextlib.suppress(Exception):  # as above
+                encoded = self._encode_traced(record, self._rendered, table)
+                if encoded is not None:
+                    return encoded
+        return _encode_tagged(record, self._rendered, table, self._route)
+
+    def _encode_traced(self, record: logging.LogRecord, rendered: Rendered, table: SchemaTable) -> EncodedRecord | None:
+        """Encode a record with an exception by a schema that has the traceback. The caller catches every `Exception`."""
+        text, failure = rendered.named["exc_text"], rendered.ours["failure"]
+        trace = known_traces.learn(record.exc_info, str(text), failure)  # type: ignore[arg-type]  # a failure
+        if trace is None:
+            return None
+        shape = self._shape = self._shape or _rendered(record)
+        return _encode_shape(record, shape, table, self._route, trace)
 
 
 def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
@@ -185,53 +164,49 @@ def encode_record(record: logging.LogRecord, table: SchemaTable) -> EncodedRecor
     return RecordEncoder(record)(table)
 
 
-def _struct_codes(record: logging.LogRecord) -> str | None:
-    """Return the `struct` codes of the arguments, or None if the record has other data that needs the tagged form."""
-    fields, args = record.__dict__, record.args
-    kinds = tuple(map(type, args or ()))
-    if (
-        type(record.msg) is not str
-        or not STRUCT_TYPES.issuperset(kinds)
-        or (type(args) is not tuple and args)
-        or record.exc_info
-        or record.exc_text
-        or record.stack_info
-        or type(record).getMessage is not _GET_MESSAGE
-        or not is_bounded(record.msg)
-        or (len(fields) > PLAIN_SIZE and not STANDARD.issuperset(fields))
-    ):
-        return None
-    return "".join([_STRUCT_CODES[kind] for kind in kinds])
+def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
+    """Return whether a record has only a message and arguments, formatted in the standard way: no traceback, no stack."""
+    return (
+        type(record.msg) is str
+        and (traced or not record.exc_info)
+        and not (record.exc_text or record.stack_info)
+        and type(record).getMessage is _GET_MESSAGE
+        and is_bounded(record.msg)
+    )
 
 
-def _encode_struct(record: logging.LogRecord, codes: str, table: SchemaTable, route: object) -> EncodedRecord | None:
-    args = tuple(record.args or ())
-    fields = record.__dict__
-    place = (record.pathname, record.lineno, record.levelno, record.name)
-    try:
-        count = table.schema_count.get(place, 0)
-        full = count >= _SITE_LIMIT[bool(args)]
-        if full and not args:
-            return _encode_message(record, place, table, route)
-        if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
-            return None
-        key = (schema_key(fields), (record.__class__, *map(type, args)), route)
-        # Known if another handler has formatted the record: that adds an attribute, so the fast path skips it.
-        known = table.get(key)
-        if known is not None:
-            return EncodedRecord(known(record.created, record.msecs, record.relativeCreated, *args), table)
-        if full:
-            return None
-        schema = next(table.ids)
-        if schema > MAX_SCHEMAS:
-            return None
-        table.schema_count[place] = count + 1
-        packer = _packer(schema, codes)
-        data = packer(record.created, record.msecs, record.relativeCreated, *args)
-        define = _define(schema, TIMED + codes, record, record.msg, route)
-    except Exception:  # an int beyond 64 bits, a lone surrogate, an odd attribute: the tagged form can encode it
+def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
+    """Encode a record whose values are its arguments, or return None. The caller catches every `Exception`."""
+    shared, names, args, kinds = shape
+    fields, codes = record.__dict__, codes_of(kinds)
+    if names or not isinstance(shared, int) or codes is None:
         return None
-    return EncodedRecord(define + data, table, key, packer)
+    place = _place_of(record)
+    count = table.schema_count.get(place, 0)
+    full = count >= _SITE_LIMIT[bool(args)]
+    if full and not args:
+        return _encode_message(record, place, table, route)
+    if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
+        return None
+    key = (schema_key(fields), (record.__class__, *kinds), route)
+    # Known if another handler has formatted the record: that adds an attribute, so the fast path skips it.
+    known = table.get(key)
+    if known is not None:
+        return EncodedRecord(known(record.created, record.msecs, record.relativeCreated, *args), table)
+    if full:
+        return None
+    schema = next(table.ids)
+    if schema > MAX_SCHEMAS:
+        return None
+    table.schema_count[place] = count + 1
+    made = packer(schema, codes)
+    data = made(record.created, record.msecs, record.relativeCreated, *args)
+    define = _define(schema, TIMED + codes.replace(OBJECT, "s"), record, record.msg, route)
+    return EncodedRecord(define + data, table, key, made)
+
+
+def _place_of(record: logging.LogRecord) -> tuple[object, ...]:
+    return (record.pathname, record.lineno, record.levelno, record.name)
 
 
 def _encode_message(
@@ -239,40 +214,100 @@ def _encode_message(
 ) -> EncodedRecord | None:
     """Encode a record without arguments by a schema whose message is data. The caller catches every `Exception`."""
     key = (message_key(record.__dict__), record.__class__, str, route)
-    packer, define, committed = table.get(key), b"", None
-    if packer is None:
+    made, define, committed = table.get(key), b"", None
+    if made is None:
         count = table.threads.get(place, 0)
         schema = next(table.ids) if count < _MAX_THREADS else MAX_SCHEMAS + 1
         if schema > MAX_SCHEMAS:
             return None
         table.threads[place] = count + 1
-        committed = packer = _packer(schema, "s")
+        committed = made = packer(schema, "s")
         define = _define(schema, TIMED + MESSAGE, record, "", route)
-    data = packer(record.created, record.msecs, record.relativeCreated, record.msg)
+    data = made(record.created, record.msecs, record.relativeCreated, record.msg)
     return EncodedRecord(define + data, table, key, committed)
 
 
-def _packer(schema: int, codes: str) -> Packer:
-    """Return the function that packs a record of this schema from ``(created, msecs, relativeCreated, *args)``."""
-    layout = Struct("<BxHIddd" + codes.replace("s", "I"))
-    fixed = layout.size - HEADER.size
-    if "s" not in codes:
-        return partial(layout.pack, RECORD, schema, fixed)
-    texts = tuple(index for index, code in enumerate(codes) if code == "s")
-    pack_fixed = layout.pack
+def _fits(msg: str, shape: Shape) -> bool:
+    """Return whether the client makes the same text of this message and of what is sent of the arguments."""
+    args, names, _, kinds = shape
+    codes = codes_of(kinds)
+    if codes is None:
+        return False
+    codes = codes[: len(codes) - len(names)]
+    return are_texts(msg, codes) if isinstance(args, int) else OBJECT not in codes
 
-    def pack_with_text(created: float, msecs: float, relative: float, *args: object) -> bytes:
-        values = list(args)
-        tail = b""
-        for index in texts:
-            text = args[index].encode()  # type: ignore[attr-defined]  # the key holds the argument types
-            values[index] = len(text)
-            tail += text
-        if len(tail) > MAX_ENTRY:
-            raise ValueError("this record needs a side file")  # the slow path writes it there
-        return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
 
-    return pack_with_text
+def _rendered(record: logging.LogRecord) -> Shape:
+    """Return the shape of a record, with texts in place of objects; raise `ValueError` if no schema can have it."""
+    shape = shape_of(record)
+    if shape is None or not _fits(record.msg, shape):
+        raise ValueError("a value whose text is not known from what is sent of it")
+    args, names, values, kinds = shape
+    keys = args if isinstance(args, tuple) else ()
+    if not _TEXTS.issuperset(map(type, (*names, *keys))) or not _NOT_NAMED.isdisjoint(names):
+        raise ValueError("a name that is no text, or is reserved")
+    codes = codes_of(kinds) or ""
+    return (
+        args,
+        names,
+        tuple([text_of(each) if code == OBJECT else each for each, code in zip(values, codes, strict=True)]),
+        kinds,
+    )
+
+
+def _encode_shape(
+    record: logging.LogRecord, shape: Shape, table: SchemaTable, route: object, trace: KnownTrace | None
+) -> EncodedRecord | None:
+    """Encode a record by a schema that names its values, or return None. The caller catches every `Exception`."""
+    place = _place_of(record)
+    for number in (0, 1, 2) if record.args else (1, 2):
+        key, (args, names, values, kinds) = form_of(number, record, shape, route, trace)
+        made, define, committed = table.get(key), b"", None
+        codes = codes_of(kinds)
+        if codes is None:
+            return None
+        if made is None:
+            count = table.shapes.get((number, place), 0)
+            schema = next(table.ids) if count < _MAX_THREADS else MAX_SCHEMAS + 1
+            if schema > MAX_SCHEMAS:
+                continue
+            table.shapes[number, place] = count + 1
+            committed = made = packer(schema, codes)
+            sent, msg = TIMED + SHAPED + codes.replace(OBJECT, "s"), "" if number else record.msg
+            define = _define(schema, sent, record, msg, route, shape=(args, names, trace and (trace.prefix, trace.failure)))
+        data = made(record.created, record.msecs, record.relativeCreated, *values)
+        return EncodedRecord(define + data, table, key, committed)
+    return None
+
+
+def encode_known(
+    record: logging.LogRecord, table: SchemaTable, route: object, internal: Container[object] = ()
+) -> bytes | None:
+    """Return the entry of a record whose shape is known, or None. Raise an `Exception` if the schema cannot hold its values.
+
+    Records of the threads in `internal` are none of the program's.
+    """
+    shape = shape_of(record)
+    if shape is None or record.msg.__class__ is not str:
+        return None
+    args, _, values, _ = shape
+    trace = None
+    if record.exc_info is not None:
+        trace = known_traces.find(record.exc_info)
+        if trace is None:
+            return None
+    if args:
+        made = table.get(form_of(0, record, shape, route, trace)[0])
+        if made is not None:
+            return made(record.created, record.msecs, record.relativeCreated, *values)
+        if not (is_bounded(record.msg) and _fits(record.msg, shape)):
+            return None
+    for number in (1, 2):
+        key, (_, _, values, _) = form_of(number, record, shape, route, trace)
+        made = table.get(key)
+        if made is not None and (number == 1 or not (record.thread is None or record.thread in internal)):
+            return made(record.created, record.msecs, record.relativeCreated, *values)
+    return None
 
 
 def _render(record: logging.LogRecord) -> Rendered:
@@ -302,9 +337,7 @@ def _render(record: logging.LogRecord) -> Rendered:
     return Rendered(msg, args, named, text, ours)
 
 
-def _encode_tagged(
-    record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object, *, fast: bool
-) -> EncodedRecord:
+def _encode_tagged(record: logging.LogRecord, rendered: Rendered, table: SchemaTable, route: object) -> EncodedRecord:
     """Encode the data of this one record in the tagged form: ``(args, named, text)``, and `ours` if it is not empty.
 
     A schema for each message of an f-string, or for each of a thousand threads, would cost more than it saves. If there are
@@ -337,72 +370,12 @@ def _encode_tagged(
     tail = pack(rendered.tail(named))
     times = TIMES.pack(record.created, record.msecs, record.relativeCreated)
     data = HEADER.pack(RECORD, schema, TIMES.size + len(tail)) + times + tail
-    known = None
-    if (
-        fast
-        and schema
-        and rendered.text is None
-        and not rendered.ours
-        and not (record.exc_text or record.stack_info)
-        and fields["exc_info"] is None
-        and type(record.msg) is str
-        and type(record).getMessage is _GET_MESSAGE
-    ):
-        if len(fixed) == 3:
-            known = (schema_key(fields), record.__class__, str, route), schema
-        elif not record.args and "thread" not in named:
-            known = (message_key(fields), record.__class__, str, route), schema
-    committed = committed if schema else None
-    return EncodedRecord(define + data, table, fixed if committed else None, committed, known=known)
+    return EncodedRecord(define + data, table, fixed if committed and schema else None, committed if schema else None)
 
 
-def encode_known(record: logging.LogRecord, table: SchemaTable, route: object) -> bytes | None:
-    """Return the entry of a record of plain data whose schema is known, or None.
-
-    Unlike in `RecordEncoder`, no code of the program runs here.
-    """
-    fields, args = record.__dict__, record.args
-    if not (args.__class__ is tuple or args.__class__ is dict) or not _is_plain(args):
-        return None
-    # Records with arguments share their message. Without arguments, it is in the data of each.
-    shared = schema_key(fields) if args else message_key(fields)
-    schema = table.known.get((shared, record.__class__, record.msg.__class__, route))
-    if schema is None:
-        return None
-    named: dict[str, object] = {}
-    if len(fields) != PLAIN_SIZE:
-        named = {name: value for name, value in fields.items() if name not in STANDARD}
-        if "getMessage" in named or not _TEXTS.issuperset(map(type, named)) or not _is_plain(named):
-            return None
-    if not args:
-        named["msg"] = record.msg
-    try:
-        tail = pack((args, named, None))
-    except NotPlain:  # a huge int, or a list that has grown a list meanwhile
-        return None
-    if len(tail) > MAX_ENTRY:  # it needs a side file
-        return None
-    size = TIMES.size + len(tail)
-    return _TIMED_HEADER.pack(RECORD, schema, size, record.created, record.msecs, record.relativeCreated) + tail
-
-
-def _is_plain(values: Any) -> bool:
-    """Return whether the items of a tuple or dict are scalars, or containers of scalars."""
-    if values.__class__ is dict:
-        if not SCALARS.issuperset(map(type, values)):
-            return False
-        values = values.values()
-    return SCALARS.issuperset(map(type, values)) or all(map(_is_flat, values))
-
-
-def _is_flat(value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        return SCALARS.issuperset(map(type, value)) and SCALARS.issuperset(map(type, value.values()))
-    return kind in SCALARS or ((kind is tuple or kind is list) and SCALARS.issuperset(map(type, value)))
-
-
-def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route: object) -> bytes:
+def _define(
+    schema: int, codes: str, record: logging.LogRecord, msg: str, route: object, *, shape: tuple[object, ...] | None = None
+) -> bytes:
     """Return the DEFINE entry of the schema of a record."""
     common = {
         "name": text_of(record.name),
@@ -422,13 +395,15 @@ def _define(schema: int, codes: str, record: logging.LogRecord, msg: str, route:
     }
     if route is not None:
         common["route"] = route
+    if shape is not None:
+        common["shape"] = shape
     return definition(schema, codes, _START, common)
 
 
 def _task_name(record: logging.LogRecord) -> dict[str, object]:
     """Return the attribute ``taskName`` if the record has it (Python 3.12 and later)."""
     fields = record.__dict__
-    return {"taskName": plain(fields["taskName"])} if _HAS_TASK_NAME and "taskName" in fields else {}
+    return {"taskName": plain(fields["taskName"])} if HAS_TASK_NAME and "taskName" in fields else {}
 
 
 def definition(schema: int, codes: str, start: float, common: dict[str, object]) -> bytes:
@@ -443,8 +418,16 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     kind = type(record.msg)
     own = type(record).getMessage is not _GET_MESSAGE or "getMessage" in record.__dict__
     as_is = not own and (kind is not str or is_bounded(record.msg))
-    if kind is str and as_is and type(args) is tuple and all(map(_is_scalar, args)):
-        return record.msg, args, None
+    if kind is str and as_is and type(args) is tuple:
+        if all(map(_is_scalar, args)):
+            return record.msg, args, None
+        codes = codes_of(tuple(map(type, args)))
+        if codes is not None and are_texts(record.msg, codes) and all(map(_is_sent, args, codes)):
+            return (
+                record.msg,
+                tuple(text_of(arg) if code == OBJECT else arg for arg, code in zip(args, codes, strict=True)),
+                None,
+            )
     copier = Copier()
     msg = text_of(record.msg) if issubclass(kind, str) else copier.copy(record.msg)
     if args is None or isinstance(args, (tuple, dict, list)):
@@ -455,12 +438,23 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     if copier.exact and as_is and kind is type(msg):
         return msg, args, None
     text = _message(record)
+    if text is None and kind is str and not as_is:
+        text = message_of(record)  # the client formats no such template
     return msg, args, None if text == msg and not args else text
 
 
 def _is_scalar(value: object) -> bool:
     kind = type(value)
     return kind in SCALARS and (kind is not int or -MAX_INT <= value < MAX_INT)  # type: ignore[operator]  # kind is int
+
+
+def _is_sent(value: Any, code: str) -> bool:
+    """Return whether a value with this code arrives as itself, or as its text."""
+    if code == OBJECT:
+        return True
+    if code != "p":
+        return _is_scalar(value)
+    return is_flat(value) and all(map(_is_scalar, (*value, *value.values()) if type(value) is dict else value))
 
 
 def _message(record: logging.LogRecord) -> str | None:

@@ -34,6 +34,9 @@ TIMED: Final = "r"
 MESSAGE: Final = "m"
 """The codes of a schema whose records have no arguments, and each another message: an f-string, for example."""
 
+SHAPED: Final = "="
+"""A prefix of a schema's codes: its values are arguments, or the values of a mapping, and then attributes by name."""
+
 HEADER: Final = Struct("<BxHI")
 NUMBER: Final = Struct("<BxHIQ")
 UINT64: Final = Struct("<Q")

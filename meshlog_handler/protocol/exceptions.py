@@ -123,6 +123,11 @@ def signature(failure: Failure) -> Hashable | None:
     return (f"{module}.{name}", *(frame[:2] for frame in frames))
 
 
+def with_message(failure: Failure, message: str) -> Failure:
+    """Return a failure with another message."""
+    return (*failure[:3], message, *failure[4:])
+
+
 def exc_info(failure: Failure) -> ExcInfo:
     """Return stand-ins for a type, an exception and a traceback, in the form of `sys.exc_info`.
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import attrgetter
 from types import MethodType
 from typing import Any, Final, NoReturn
 
@@ -105,8 +106,10 @@ class MeshInfo:
     def but(self, **changes: Any) -> MeshInfo:
         """Return a copy with some attributes changed."""
         changed = MeshInfo.__new__(MeshInfo)
-        for name in MeshInfo.__slots__:
-            _set(changed, name, changes[name] if name in changes else getattr(self, name))
+        for put, value in zip(_put_each, _values_of(self), strict=True):
+            put(changed, value)
+        for name, value in changes.items():
+            _set(changed, name, value)
         return changed
 
     def attributes(self) -> dict[str, Any]:
@@ -139,6 +142,8 @@ ORIGIN: Final = ("rank", "local_rank", "hostname", "coords", "stream")
 
 _UNSET: Final[Mapping[str, Any]] = {**dict.fromkeys(MeshInfo.__slots__), "progress": False, "partial": False}
 _set: Final = object.__setattr__
+_values_of: Final = attrgetter(*MeshInfo.__slots__)
+_put_each: Final = [MeshInfo.__dict__[name].__set__ for name in MeshInfo.__slots__]
 
 
 def _restored(values: dict[str, Any]) -> MeshInfo:
@@ -176,10 +181,11 @@ class MeshRecord(logging.LogRecord):
 
         It is a property, so that an extra of the same name does not hide it.
         """
-        return MethodType(_message, self)
+        return MethodType(message_of, self)
 
 
-def _message(record: logging.LogRecord) -> str:
+def message_of(record: logging.LogRecord) -> str:
+    """Return the message of a record, or template, arguments and the reason if they cannot be formatted."""
     try:
         text = str(record.msg)
         return str(text % record.args) if record.args else text

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from ..errors import ProtocolError, quoted
 from .codec import NotPlain, pack, unpack
-from .decode import TaggedTemplate, Values, are_texts
 from .encode import MAX_SCHEMAS, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
 from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .messages import check_coords
 from .plain import exact_text, plain
 from .record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
+from .templates import TaggedTemplate, Values, are_texts
 
 CODES: Final = "+"
 """The codes of a schema for relayed records, in place of `struct` codes."""

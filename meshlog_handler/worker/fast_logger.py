@@ -8,8 +8,8 @@
 `enable` replaces the private method `logging.Logger._log`. The first call of each kind takes the standard way, and its record
 shows what the later calls have in common. A later call of the same kind needs no `LogRecord`. These take the standard way:
 
-- calls with ``exc_info``, ``extra``, ``stack_info`` or ``stacklevel``, with arguments that are not numbers or texts, or with a
-  mapping as arguments;
+- calls with ``exc_info``, ``extra``, ``stack_info`` or ``stacklevel``, with containers or a mapping as arguments, or with
+  objects that the template does not format as their ``str``;
 - loggers of another class, that are disabled, or that have filters or replaced methods;
 - loggers whose records reach anything but one `MeshHandler` without filters that forwards them;
 - all calls while the record factory, or one of the methods of `logging.Logger` that a record passes, is not the standard one,
@@ -25,11 +25,13 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, Packer, message_key, schema_key
+from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, message_key, schema_key
 from ..protocol.entries import MARK
+from ..protocol.packers import Packer, codes_of
 
 _LOGGER: Final = logging.Logger
 _ROOT: Final = logging.RootLogger
@@ -45,6 +47,7 @@ _FILTER: Final = _LOGGER.filter
 _INIT: Any = _RECORD.__init__
 _GET_LEVEL_NAME: Final = logging.getLevelName
 _BUILTIN: Any = type(time.time)
+_CONTAINERS: Final = frozenset((list, tuple, dict))
 _PASSED: Final = {"handle", "callHandlers", "makeRecord", "findCaller", "filter", "emit"}
 _MAX_SITES: Final = 16_384
 _MAX_KINDS: Final = 256
@@ -114,15 +117,16 @@ def _fast_log(
         while not (handlers := node.handlers) and node.propagate and node.parent is not None:
             node = node.parent
         if (
-            len(handlers) == 1
-            and (handler := handlers[0]).__class__ is _handler_kind
-            and (stream := handler.record_stream) is not None
-            and ((sink := handler.sink) is None or not sink.direct)
-            and exc_info is None
+            exc_info is None
             and extra is None
             and not stack_info
             and stacklevel == 1
             and msg.__class__ is str
+            and not (args and args[0].__class__ in _CONTAINERS)
+            and len(handlers) == 1
+            and (handler := handlers[0]).__class__ is _handler_kind
+            and (stream := handler.record_stream) is not None
+            and ((sink := handler.sink) is None or not sink.direct)
             and not (self.filters or self.disabled or handler.filters)
             and level.__class__ is int
             and handler.level <= level
@@ -182,7 +186,9 @@ def _fast_log(
                     if pack is None:
                         pack, values = kinds.get(None), (msg,)
             if pack is None:
-                new = kinds is None or STRUCT_TYPES.issuperset(map(type, args))
+                new = _is_learned(tuple(map(type, args)))
+            elif len(args) == 1 and args[0].__class__ not in STRUCT_TYPES and isinstance(args[0], Mapping):
+                pack = None  # `logging` may take it for the values of names
             else:
                 if _IN_NANOSECONDS:
                     now = time.time_ns()
@@ -221,6 +227,12 @@ def _is_last(node: Any) -> bool:
     return node is None
 
 
+def _is_learned(kinds: tuple[type, ...]) -> bool:
+    """Return whether calls with arguments of these types are learned: not containers, which the program may change."""
+    codes = codes_of(kinds)
+    return codes is not None and "p" not in codes
+
+
 @_as_standard
 def _log_and_learn(
     self: Any, level: int, msg: str, args: tuple[object, ...], frame: FrameType, handler: Any, site: tuple[object, ...]
@@ -250,6 +262,7 @@ def _learn(
         or record.__class__ is not _RECORD
         or len(fields) != PLAIN_SIZE
         or record.args is not args
+        or not _is_learned(tuple(map(type, args)))
         or not _PASSED.isdisjoint((*logger.__dict__, *handler.__dict__))
         or stream is None
     ):

@@ -8,7 +8,10 @@ import logging
 import sys
 import threading
 import time
+from collections import UserDict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import PurePosixPath
 from types import CodeType
 from typing import Any
 
@@ -21,10 +24,13 @@ from meshlog_handler.worker import fast_logger
 from meshlog_handler.worker.record_stream import RecordStream
 
 from ..one_proc import Proc
+from ..protocol.test_odd_records import Broken
 
 pytestmark = pytest.mark.skipif(hasattr(logging.Logger, "_is_disabled"), reason="not used with this Python")
 
-values = st.integers(-(1 << 70), 1 << 70) | st.floats() | st.booleans() | st.text(max_size=5) | st.none() | st.just([1])
+plain = st.integers(-(1 << 70), 1 << 70) | st.floats() | st.booleans() | st.text(max_size=5) | st.none() | st.just([1])
+objects = st.sampled_from([PurePosixPath("a"), Decimal(1), KeyError("k"), UserDict(a=1), UserDict(), b"b", Broken()])
+values = plain | objects
 msgs = st.sampled_from(["step %d", "loss %.3f", "%s", "plain", "100%", "", "\ud800", "a %s b %s", {"a": 1}, 5]) | st.text(
     max_size=5
 )
@@ -112,6 +118,8 @@ def test_both_ways_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fa
         lambda log: log.info("constant"),
         lambda log: log.warning(f"f-string {time.perf_counter()}"),
         lambda log: log.log(35, "own level %d", 3),
+        lambda log: log.info("reading %s of %s", PurePosixPath("a"), None),
+        lambda log: log.warning("failed: %s", KeyError("k")),
     ],
 )
 def test_after_the_first_calls_no_record_is_made(fast: Fast, call: Callable[[logging.Logger], None]) -> None:

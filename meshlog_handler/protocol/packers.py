@@ -1,0 +1,112 @@
+"""Packers: each packs the values of the records of one schema by one call of `struct`.
+
+The logging call runs this code. A value that a schema cannot hold raises an `Exception`: the caller then encodes the record in
+another way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from struct import Struct
+from typing import Any, Final
+
+from .codec import NotPlain, pack
+from .entries import HEADER, MAX_ENTRY, RECORD
+from .plain import SCALARS
+
+Packer = Callable[..., bytes]
+
+PLAIN_CODES: Final[Mapping[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
+_CODES: Final[Mapping[type, str]] = {
+    **PLAIN_CODES,
+    type(None): "n",
+    bytes: "b",
+    list: "p",
+    tuple: "p",
+    dict: "p",
+}
+OBJECT: Final = "o"
+"""The code of an object of the program, here only: the other side gets its text, as code ``s``."""
+
+_NOT_OBJECTS: Final = (str, int, float, bytes, dict, list, tuple)
+_SIZES: Final = str.maketrans("sbpon", "IIII?")
+_CONVERSION: Final = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[hlL]?([diouxXeEfFgGcrsa]))")
+_MAX_TEMPLATE: Final = 512
+
+
+@lru_cache(maxsize=1024)
+def codes_of(kinds: tuple[type, ...]) -> str | None:
+    """Return the codes of values of these types, or None for a subclass of a plain type: it may have any text."""
+    codes = [_CODES.get(kind) or ("" if issubclass(kind, _NOT_OBJECTS) else OBJECT) for kind in kinds]
+    return "".join(codes) if all(codes) else None
+
+
+def are_texts(template: str, codes: str) -> bool:
+    """Return whether each object among arguments with these codes is formatted as its ``str``, whatever the template says."""
+    return OBJECT not in codes or (len(template) <= _MAX_TEMPLATE and _are_texts(template, codes))
+
+
+@lru_cache(maxsize=1024)
+def _are_texts(template: str, codes: str) -> bool:
+    kinds = [match[1] for match in _CONVERSION.finditer(template) if match[1]]
+    return (
+        "%" not in _CONVERSION.sub("", template)
+        and len(kinds) == len(codes)
+        and all(kind == "s" for kind, code in zip(kinds, codes, strict=True) if code == OBJECT)
+    )
+
+
+def packer(schema: int, codes: str) -> Packer:
+    """Return the function that packs a record of this schema from ``(created, msecs, relativeCreated, *values)``."""
+    layout = Struct("<BxHIddd" + codes.translate(_SIZES))
+    fixed = layout.size - HEADER.size
+    sized = tuple((index, _ENCODE[code]) for index, code in enumerate(codes) if code in _ENCODE)
+    if not sized:
+        return partial(layout.pack, RECORD, schema, fixed)
+    pack_fixed = layout.pack
+    # The code of an object may fork: the child must not write to the journal of its parent.
+    pid = os.getpid() if OBJECT in codes else None
+
+    def pack_with_sizes(created: float, msecs: float, relative: float, *args: object) -> bytes:
+        values = list(args)
+        tail = b""
+        for index, encode in sized:
+            data = encode(args[index])
+            values[index] = len(data)
+            tail += data
+        if len(tail) > MAX_ENTRY:
+            raise ValueError("this record needs a side file")  # the slow path writes it there
+        if pid is not None and pid != os.getpid():
+            raise LookupError("another process")
+        return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
+
+    return pack_with_sizes
+
+
+def _encode_object(value: object) -> bytes:
+    return str.__str__(str(value)).encode()
+
+
+def _encode_flat(value: Any) -> bytes:
+    if not is_flat(value):
+        raise NotPlain("a container in a container may hold itself")
+    return pack(value)
+
+
+def is_flat(value: Any) -> bool:
+    """Return whether a value is a scalar, or a container of scalars."""
+    kind = type(value)
+    if kind is dict:
+        return SCALARS.issuperset(map(type, value)) and SCALARS.issuperset(map(type, value.values()))
+    return kind in SCALARS or ((kind is tuple or kind is list) and SCALARS.issuperset(map(type, value)))
+
+
+_ENCODE: Final[Mapping[str, Callable[[Any], bytes]]] = {
+    "s": str.encode,
+    "b": bytes,
+    "p": _encode_flat,
+    OBJECT: _encode_object,
+}

@@ -1,0 +1,111 @@
+"""Shapes of records: which attributes the records of a schema share, and what their values are called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, Final
+
+from .known_traces import KnownTrace
+
+HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
+TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
+_FORMATTED: Final = ("message", "asctime")
+STANDARD: Final = frozenset((*TEMPLATE.__dict__, *_FORMATTED))
+ERROR: Final = "exc_info"
+
+PLAIN_SIZE: Final = len(TEMPLATE.__dict__)
+"""The number of attributes of a record without `extra` that no formatter has changed."""
+
+_SHARED: Final = (
+    "lineno",
+    "levelno",
+    "levelname",
+    "name",
+    "pathname",
+    "filename",
+    "module",
+    "funcName",
+    "thread",
+    "threadName",
+    "process",
+    "processName",
+    "exc_info",
+    "exc_text",
+    "stack_info",
+    *(("taskName",) if HAS_TASK_NAME else ()),
+)
+_THREAD: Final = ("thread", "threadName", "processName", *(("taskName",) if HAS_TASK_NAME else ()))
+schema_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter("msg", *_SHARED)
+"""What the records of one schema share. The last attributes are None in a plain record: others stay off the fast path."""
+
+message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_SHARED)
+"""What the records of one schema share if each has another message, and no arguments."""
+
+_traced_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    *(name for name in ("msg", *_SHARED) if name != ERROR)
+)
+_traced_message_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    *(name for name in _SHARED if name != ERROR)
+)
+"""The same for records with an exception. It is a value; its traceback is in the schema."""
+
+_thread_of: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(*_THREAD)
+_process_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemgetter(
+    *(name for name in _SHARED if name not in (*_THREAD, ERROR))
+)
+"""What the records of one schema share if each has another message and another thread."""
+
+Shape = tuple[object, tuple[str, ...], tuple[Any, ...], tuple[type, ...]]
+"""Arguments, names, values, types: what is known of the values of a record. The values are arguments and then attributes.
+
+The first item is the number of arguments, or the keys of a mapping. The names are those of the attributes.
+"""
+
+
+def shape_of(record: logging.LogRecord) -> Shape | None:
+    fields, args = record.__dict__, record.args
+    shared: object
+    values: Any
+    if args.__class__ is tuple:
+        shared, values = len(args), args
+    elif args.__class__ is dict:
+        args = args.copy()  # other threads may change the original
+        shared, values = tuple(args), tuple(args.values())
+    else:
+        return None
+    error: Any = fields[ERROR]
+    if len(fields) == PLAIN_SIZE and error is None:
+        return shared, (), values, tuple(map(type, values))
+    names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
+    if error:
+        names, extras = (*names, ERROR), (*extras, error[1])
+    if "message" in names:  # another handler has formatted the record
+        extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in _FORMATTED])
+        names = tuple([name for name in names if name not in _FORMATTED])
+    values += extras
+    return shared, names, values, tuple(map(type, values))
+
+
+def form_of(
+    number: int, record: logging.LogRecord, shape: Shape, route: object, trace: KnownTrace | None
+) -> tuple[object, Shape]:
+    """Return the key of the schema, and what is known of the values that are not in it.
+
+    The message of form 0 is in the schema, and so is the thread of form 1. A schema for each message, or for each of a
+    thousand threads, would cost more than it saves, so these are values of the other forms.
+    """
+    fields = record.__dict__
+    args, names, values, kinds = shape
+    traced = None if trace is None else trace.number
+    if number == 0:
+        return (0, _traced_key(fields), record.__class__, args, names, kinds, route, traced), shape
+    more: tuple[Any, ...]
+    if number == 1:
+        shared, names, more = _traced_message_key(fields), (*names, "msg"), (record.msg,)
+    else:
+        shared, names, more = _process_key(fields), (*names, "msg", *_THREAD), (record.msg, *_thread_of(fields))
+    kinds += tuple(map(type, more))
+    return (number, shared, record.__class__, args, names, kinds, route, traced), (args, names, values + more, kinds)
