@@ -20,7 +20,7 @@ from ..output.console import RanksFilter
 from ..output.formatter import MeshFormatter
 from ..output.json_formatter import JsonFormatter
 from ..output.terminal import size_told
-from ..protocol.messages import SetLevel
+from ..protocol.messages import Prepare, level_config
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
 from ..system.exit_status import signal_name
@@ -151,7 +151,7 @@ class Run:
         self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
-            self._client.set_default("", SetLevel(0, self._options.level, "", None))
+            self._client.set_default("", Prepare(0, level_config(self._options.level)))
         self._ranks.run(self._signals)
 
     def _suspended(self, number: signal.Signals) -> None:

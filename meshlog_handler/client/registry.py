@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .. import settings
 from ..errors import ClosedError
-from ..protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, Welcome
+from ..protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ..system.locks import hold, is_held
 from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
@@ -288,9 +288,7 @@ class Registry:
         """Add a default command for workers that join `mesh` later. It replaces earlier defaults that it overrides."""
         with self._lock:
             defaults = self._meshes.setdefault(mesh, Mesh(None)).defaults
-            if isinstance(command, SetLevel):
-                defaults[:] = [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
-            elif isinstance(command, Prepare) and not command.config.get("incremental"):
+            if isinstance(command, Prepare) and not command.config.get("incremental"):
                 defaults[:] = [old for old in defaults if isinstance(old, LogWarnings)]
             elif isinstance(command, Prepare):
                 defaults[:] = [left for old in defaults if (left := _not_overridden(old, command.config)) is not None]

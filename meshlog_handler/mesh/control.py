@@ -23,7 +23,7 @@ from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, Forwar
 from ..insight.report import Insight
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
-from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
+from ..protocol.messages import Command, Commit, Prepare, Rollback, check_plain_config, level_config
 from ..protocol.ranks import format_ranks
 from ..system import at_exit
 from ..system.diagnostics import diagnose
@@ -160,8 +160,8 @@ class LoggingMeshClient:
             mesh = self.mesh if ranks is None else None
             self.client.switch(window, streaming=stream_to_client, chosen=chosen, mesh=mesh)
 
-        level_command = SetLevel(self.client.next_request(), number, "", None)
-        self._transact(level_command, ranks, RankError, "set_mode()", level_command.replaced(request=0), switch)
+        command = Prepare(self.client.next_request(), level_config(number))
+        self._transact(command, ranks, RankError, "set_mode()", command.replaced(request=0), switch)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
@@ -189,8 +189,7 @@ class LoggingMeshClient:
         number = settings.check_level(level)
         if for_sec is not None:
             settings.check_window(for_sec, "for_sec")
-        name = logger or ""
-        command = SetLevel(self.client.next_request(), number, name, for_sec)
+        command = Prepare(self.client.next_request(), level_config(number, logger or ""), for_sec, final=True)
         chosen = self._chosen(ranks)
         with self._changing:
             if ranks is None and for_sec is None:
