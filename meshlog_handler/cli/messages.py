@@ -1,0 +1,30 @@
+"""What the command line prints on stderr: errors and notes, each in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Final
+
+USAGE: Final = 2
+"""The exit code after a wrong argument."""
+
+
+def fail(text: str, code: int) -> int:
+    """Print an error, and return the exit code."""
+    note(f"error: {text}")
+    return code
+
+
+def note(text: str) -> None:
+    """Print a text in one line, also if stderr is closed or full."""
+    if sys.stderr is None:  # it is closed; print() would write to stdout
+        return
+    with contextlib.suppress(OSError):  # its disk is full; the exit code remains
+        print("meshlog: " + text.replace("\n", " "), file=sys.stderr)
+
+
+def explain(failure: OSError) -> str:
+    """Return the error text, after the name of the file if there is one."""
+    where = f"{failure.filename}: " if failure.filename is not None else ""
+    return where + (failure.strerror or str(failure))
