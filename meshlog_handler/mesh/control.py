@@ -105,6 +105,7 @@ class LoggingMeshClient:
         handlers: Iterable[ShownBy] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         hide: Sequence[str] = (),
+        never: Sequence[str] = (),
     ) -> LoggingMeshClient:
         """Start a client for a mesh whose procs join later, with the token `mesh`.
 
@@ -118,11 +119,13 @@ class LoggingMeshClient:
             The handlers that show the records; None is the console.
         log_dir : str or None
             Directory for a complete file per rank and stream.
-        hide : sequence of str
-            Regular expressions. Matching lines are not shown.
+        hide, never : sequence of str
+            Regular expressions: lines that are not shown, and lines that are never grouped.
         """
         # After Ctrl-C, nobody refers to the result, so it is stopped.
-        return run_whole(lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords))
+        return run_whole(
+            lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never).start(), mesh, coords)
+        )
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
