@@ -57,6 +57,7 @@ class Options:
     level: int | None = None
     log_dir: str | None = None
     ranks_filter: frozenset[int] | None = None
+    quiet: bool = False
     prefix: str | None = None
     as_json: bool = False
     never: tuple[str, ...] = ()
@@ -294,4 +295,7 @@ def _console(options: Options) -> CollapsingConsole:
     if options.ranks_filter is not None:
         ranks_filter = RanksFilter(options.ranks_filter)
     output = sys.stdout if options.as_json else None
-    return CollapsingConsole(output, output, formatter, ranks_filter)
+    console = CollapsingConsole(output, output, formatter, ranks_filter)
+    if options.quiet:
+        console.addFilter(lambda record: False)
+    return console
