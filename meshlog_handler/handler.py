@@ -11,6 +11,7 @@ import copy
 import itertools
 import logging
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -73,6 +74,10 @@ class MeshHandler(logging.Handler):
     filters and custom formatters of the `handlers`, are called in the process and on the thread that logs: they may use the
     current request or task.
 
+    A copy (`copy.copy`, `copy.deepcopy`) shows its records by the same handlers. A handler that is pickled and loaded in
+    another process joins the client there, and its records are shown by the same handlers. The pickle contains the client's
+    address, and so its key.
+
     Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until the
     records of exited processes are shown: they are shown by the configuration that they were logged under, even if
     `os._exit` follows. After a fork, the child joins as a separate process with its first record.
@@ -102,8 +107,74 @@ class MeshHandler(logging.Handler):
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self._ordinal = f"#{next(_ordinals)}" if self.sink is not None else None
+        self._replaced: tuple[logging.Logger, list[logging.Handler]] | None = None
         make_sink = partial(Sink, (), respect_handler_level, window)
         run_whole(partial(self._start, settings.check_address(address), log_dir, make_sink))
+
+    @classmethod
+    def wrap(cls, logger: logging.Logger | str | None = None, **options: Any) -> MeshHandler:
+        """Put a MeshHandler in the place of a logger's handlers, which then show the records of all processes.
+
+        Parameters
+        ----------
+        logger : logging.Logger or str or None
+            The logger, or its name; None is the root logger. If its handlers are MeshHandlers already, nothing changes. If it
+            has no handlers, records are shown on the console.
+        **options
+            Other arguments of MeshHandler, such as `aggregate_window_sec`.
+
+        Returns
+        -------
+        MeshHandler
+            The handler that the logger has now. Its method `unwrap` undoes the call.
+        """
+        logger = logger if isinstance(logger, logging.Logger) else logging.getLogger(logger)
+        theirs = [handler for handler in logger.handlers if not isinstance(handler, MeshHandler)]
+        ours = [handler for handler in logger.handlers if isinstance(handler, MeshHandler)]
+        if ours and not theirs:
+            return ours[0]
+        made = cls(handlers=theirs, **options)
+        made._replaced = logger, theirs
+        logger.handlers = [made, *ours]  # a new list: another thread may iterate over the old one
+        return made
+
+    def unwrap(self) -> None:
+        """Undo `wrap`: the logger has its handlers again, and this handler is closed. A second call does nothing."""
+        replaced, self._replaced = self._replaced, None
+        if replaced is not None:
+            logger, theirs = replaced
+            logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self)]
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        member, client = membership.current(), _own_client
+        address = member.options.address if member is not None else client.address if client is not None else None
+        token = None
+        if self.sink is not None:
+            token = f"{os.getpid()}:{id(self.sink)}:{self._ordinal}"
+            _copied_sinks[token] = self.sink
+        theirs = None if self.sink is not None else self.formatter  # the client's handlers use it, where there is a sink
+        route = self.route if self.sink is None else self.name or self._ordinal
+        return _load, (type(self), self.level, self._on_full, (address, route), token, theirs, tuple(self.filters))
+
+    def __copy__(self) -> MeshHandler:
+        load, arguments = self.__reduce__()
+        made: MeshHandler = load(*arguments)
+        return made
+
+    def __deepcopy__(self, memo: object) -> MeshHandler:
+        return self.__copy__()
+
+    def _load(
+        self, level: int, on_full: streams.OnFull, client: tuple[str | None, Route], sink: Sink | None, ordinal: str | None
+    ) -> None:
+        """Make a copy. With a sink, it shows as the original does; without one, it joins the client."""
+        run_whole(partial(super().__init__, level))
+        self._on_full, self.record_stream, self._replaced = on_full, None, None
+        self.sink, self._ordinal = sink, ordinal
+        address, self.route = (None, None) if sink is not None else client
+        if sink is None:
+            run_whole(partial(self._start, address, None, partial(Sink, (), True, settings.aggregate_window_sec())))
 
     def _start(self, address: str | None, log_dir: str | None, make_sink: Callable[[], Sink]) -> None:
         """Find the client and join it, or become it."""
@@ -263,6 +334,30 @@ class MeshHandler(logging.Handler):
             self.sink.stay_open()
             client.show_ended(_CLOSE_SEC)
             run_whole(partial(client.sinks.retire, self.sink))
+
+
+_copied_sinks: Final[weakref.WeakValueDictionary[str, Sink]] = weakref.WeakValueDictionary()
+"""The sinks of handlers that were copied or pickled, for copies in this process and in processes that are forked from it."""
+
+
+def _load(
+    kind: type[MeshHandler],
+    level: int,
+    on_full: streams.OnFull,
+    client: tuple[str | None, Route],
+    token: str | None,
+    formatter: logging.Formatter | None,
+    filters: tuple[Any, ...],
+) -> MeshHandler:
+    """Return the copy of a MeshHandler that `MeshHandler.__reduce__` describes."""
+    made = kind.__new__(kind)
+    sink = None if token is None else _copied_sinks.get(token)
+    made._load(level, on_full, client, sink, token and token.rpartition(":")[2])
+    if formatter is not None:
+        made.setFormatter(formatter)
+    for each in filters:
+        made.addFilter(each)
+    return made
 
 
 _CLOSE_SEC: Final = 1.0

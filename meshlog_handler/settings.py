@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from .errors import SettingError
 
@@ -17,6 +19,12 @@ PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
 FAST_LOGGER = "MESHLOG_FAST_LOGGER"
 STACK_SIGNAL = "MESHLOG_STACK_SIGNAL"
 OBSERVE = "MESHLOG_OBSERVE"
+NEVER = "MESHLOG_NEVER"
+HIDE = "MESHLOG_HIDE"
+MAX_BYTES = "MESHLOG_LOG_DIR_MAX_BYTES"
+BACKUP_COUNT = "MESHLOG_LOG_DIR_BACKUP_COUNT"
+WHEN = "MESHLOG_LOG_DIR_WHEN"
+COMPRESS = "MESHLOG_LOG_DIR_COMPRESS"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
 
@@ -41,12 +49,28 @@ _LAUNCH_VARIABLES = (
     "SLURM_STEP_ID",
 )
 
+
+class Rotation(NamedTuple):
+    """When files are rotated: at a size (0: at no size), and at times such as "midnight" ("": at no time).
+
+    `backup_count` rotated files are kept; with `compress`, as gzip.
+    """
+
+    max_bytes: int = 64 << 20
+    backup_count: int = 8
+    when: str = ""
+    compress: bool = False
+
+
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _MIN_JOURNAL_SIZE = 64 * 1024
 _MAX_JOURNAL_SIZE = 1 << 30
 _MAX_DIGITS = 18
 _MAX_VALUE = 64
+_MAX_FILE = 1 << 40
+_MAX_BACKUPS = 9999
+_WHEN = r"S|M|H|D|MIDNIGHT|W[0-6]"
 
 
 def _flag(name: str, default: bool, env: Mapping[str, str]) -> bool:
@@ -65,7 +89,7 @@ def _size(name: str, default: int, low: int, high: int, env: Mapping[str, str]) 
     if not text:
         return default
     if not text.isdecimal() or len(text) > _MAX_DIGITS or not low <= int(text) <= high:
-        raise SettingError(f"{name}={env[name]!r} is not a size. Valid: a whole number of bytes from {low} to {high}.")
+        raise SettingError(f"{name}={env[name]!r} is not a size. Valid: a whole number from {low} to {high}.")
     return int(text)
 
 
@@ -116,6 +140,34 @@ def max_line_size(env: Mapping[str, str] | None = None) -> int:
 def journal_size(env: Mapping[str, str] | None = None) -> int:
     """Return the size in bytes of a worker's journal (``MESHLOG_JOURNAL_SIZE``, 1 MiB)."""
     return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
+
+
+def patterns(name: str, given: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return regular expressions: those `given`, and that of the variable `name`. Raises `SettingError` if one is invalid."""
+    text = (os.environ if env is None else env).get(name, "")
+    for where, pattern in [*(("", each) for each in given), *([(f"{name}=", text)] if text else [])]:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as failure:
+            raise SettingError(f"{where}{pattern!r} is not a regular expression: {failure}.") from None
+    return (*given, *([text] if text else []))
+
+
+def rotation(env: Mapping[str, str] | None = None) -> Rotation:
+    """Return when the files of a ``log_dir`` are rotated, from the four ``MESHLOG_LOG_DIR_...`` variables."""
+    env = os.environ if env is None else env
+    when = env.get(WHEN, "").strip().upper()
+    if when and not re.fullmatch(_WHEN, when):
+        raise SettingError(
+            f"{WHEN}={env[WHEN]!r} is not a time of rotation. Valid: S, M, H, D, midnight, W0 to W6, as with "
+            f"logging.handlers.TimedRotatingFileHandler."
+        )
+    return Rotation(
+        max_bytes=_size(MAX_BYTES, 64 << 20, 0, _MAX_FILE, env),
+        backup_count=_size(BACKUP_COUNT, 8, 0, _MAX_BACKUPS, env),
+        when=when,
+        compress=_flag(COMPRESS, False, env),
+    )
 
 
 def pipes(rank: int, fds: Iterable[int]) -> dict[str, str]:

@@ -100,5 +100,5 @@ def pattern(text: str) -> str:
 
 @_for_argparse
 def ranks(text: str) -> frozenset[int]:
-    """Return ranks written as ``0,2-3``."""
-    return parse_ranks(text)
+    """Return ranks written as ``0,2-3``, or ``none``."""
+    return frozenset() if text == "none" else parse_ranks(text)

@@ -20,7 +20,7 @@ from ..output.console import RanksFilter
 from ..output.formatter import MeshFormatter
 from ..output.json_formatter import JsonFormatter
 from ..output.terminal import size_told
-from ..protocol.messages import SetLevel
+from ..protocol.messages import Prepare, level_config
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
 from ..system.exit_status import signal_name
@@ -57,6 +57,7 @@ class Options:
     level: int | None = None
     log_dir: str | None = None
     ranks_filter: frozenset[int] | None = None
+    quiet: bool = False
     prefix: str | None = None
     as_json: bool = False
     never: tuple[str, ...] = ()
@@ -151,7 +152,7 @@ class Run:
         self._console.hung_up = self._hung_up
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
         if self._options.level is not None:
-            self._client.set_default("", SetLevel(0, self._options.level, "", None))
+            self._client.set_default("", Prepare(0, level_config(self._options.level)))
         self._ranks.run(self._signals)
 
     def _suspended(self, number: signal.Signals) -> None:
@@ -294,4 +295,7 @@ def _console(options: Options) -> CollapsingConsole:
     if options.ranks_filter is not None:
         ranks_filter = RanksFilter(options.ranks_filter)
     output = sys.stdout if options.as_json else None
-    return CollapsingConsole(output, output, formatter, ranks_filter)
+    console = CollapsingConsole(output, output, formatter, ranks_filter)
+    if options.quiet:
+        console.addFilter(lambda record: False)
+    return console

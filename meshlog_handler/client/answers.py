@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._version import __version__
 from ..errors import BusyError, FlushTimeout, MeshlogError
 from ..protocol.codec import pack
-from ..protocol.messages import SetLevel
+from ..protocol.messages import Prepare, level_config
 from ..protocol.observer_messages import Ask, AskAbout, AskFlush, AskInsight, AskLevel, AskStacks, AskStats, Reply
 from ..system.error_reports import describe
 from ..system.waits import finished
@@ -85,7 +85,7 @@ def _plain_receipt(receipt: FlushReceipt) -> dict[str, Any]:
 
 def _set_level(client: LogClient, question: AskLevel) -> tuple[tuple[int, ...], dict[int, str]]:
     """Return the ranks that have applied a level, and the reasons of those that have not."""
-    command = SetLevel(client.next_request(), question.level, question.logger, question.for_sec)
+    command = Prepare(client.next_request(), level_config(question.level, question.logger or ""), question.for_sec, final=True)
     if question.ranks is None and question.for_sec is None:
         for mesh in client.registry.meshes():
             client.set_default(mesh, command.replaced(request=0))

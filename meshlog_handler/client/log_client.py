@@ -70,7 +70,8 @@ class LogClient(Requests):
     log_dir : str or None
         Directory for a complete file per rank and stream, and for the journals.
     never, hide : sequence of str
-        Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files).
+        Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files). Those of
+        ``MESHLOG_NEVER`` and ``MESHLOG_HIDE`` are added.
     queue : queue or None
         A queue of the program to read (see `listen`). None: `client.queue` is a `JournalQueue`.
     hang_after : float or None
@@ -108,7 +109,12 @@ class LogClient(Requests):
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         super().__init__(handlers, queue, respect_handler_level, window)
         self._log_dir = settings.check_directory(log_dir)
-        self._patterns = {"never": tuple(never), "hide": tuple(hide)}
+        env = os.environ if upstream is None else {}  # a relay passes everything on
+        self._patterns = {
+            "never": settings.patterns(settings.NEVER, never, env),
+            "hide": settings.patterns(settings.HIDE, hide, env),
+        }
+        self._rotation = settings.rotation()
         self._max_line = settings.max_line_size()
         self._pid = os.getpid()
         self._running = False
@@ -163,7 +169,7 @@ class LogClient(Requests):
         files = None
         if self._log_dir is not None:
             os.makedirs(self._log_dir, exist_ok=True)
-            files = RankFiles(self._log_dir, report=diagnose)
+            files = RankFiles(self._log_dir, report=diagnose, rotation=self._rotation)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
             self._rundir = RunDir()
             undo.callback(self._rundir.remove)

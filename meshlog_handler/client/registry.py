@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .. import settings
 from ..errors import ClosedError
-from ..protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, Welcome
+from ..protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ..system.locks import hold, is_held
 from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
@@ -304,8 +304,6 @@ class Registry:
 
 def _left(defaults: Sequence[Command], command: Command) -> Sequence[Command]:
     """Return what a default leaves of the earlier ones."""
-    if isinstance(command, SetLevel):
-        return [old for old in defaults if not (isinstance(old, SetLevel) and old.logger == command.logger)]
     if isinstance(command, Prepare) and not command.config.get("incremental"):
         return [old for old in defaults if isinstance(old, LogWarnings)]
     if isinstance(command, Prepare):

@@ -23,7 +23,7 @@ from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, Forwar
 from ..insight.report import Insight
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
-from ..protocol.messages import Command, Commit, Prepare, Rollback, SetLevel, check_plain_config
+from ..protocol.messages import Command, Commit, Prepare, Rollback, check_plain_config, level_config
 from ..protocol.ranks import format_ranks
 from ..system import at_exit
 from ..system.diagnostics import diagnose
@@ -105,6 +105,7 @@ class LoggingMeshClient:
         handlers: Iterable[ShownBy] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         hide: Sequence[str] = (),
+        never: Sequence[str] = (),
     ) -> LoggingMeshClient:
         """Start a client for a mesh whose procs join later, with the token `mesh`.
 
@@ -118,11 +119,13 @@ class LoggingMeshClient:
             The handlers that show the records; None is the console.
         log_dir : str or None
             Directory for a complete file per rank and stream.
-        hide : sequence of str
-            Regular expressions. Matching lines are not shown.
+        hide, never : sequence of str
+            Regular expressions: lines that are not shown, and lines that are never grouped.
         """
         # After Ctrl-C, nobody refers to the result, so it is stopped.
-        return run_whole(lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide).start(), mesh, coords))
+        return run_whole(
+            lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never).start(), mesh, coords)
+        )
 
     def set_mode(
         self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
@@ -160,8 +163,8 @@ class LoggingMeshClient:
             mesh = self.mesh if ranks is None else None
             self.client.switch(window, streaming=stream_to_client, chosen=chosen, mesh=mesh)
 
-        level_command = SetLevel(self.client.next_request(), number, "", None)
-        self._transact(level_command, ranks, RankError, "set_mode()", level_command.replaced(request=0), switch)
+        command = Prepare(self.client.next_request(), level_config(number))
+        self._transact(command, ranks, RankError, "set_mode()", command.replaced(request=0), switch)
 
     def set_level(
         self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
@@ -189,8 +192,7 @@ class LoggingMeshClient:
         number = settings.check_level(level)
         if for_sec is not None:
             settings.check_window(for_sec, "for_sec")
-        name = logger or ""
-        command = SetLevel(self.client.next_request(), number, name, for_sec)
+        command = Prepare(self.client.next_request(), level_config(number, logger or ""), for_sec, final=True)
         chosen = self._chosen(ranks)
         with self._changing:
             if ranks is None and for_sec is None:

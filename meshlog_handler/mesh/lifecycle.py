@@ -47,9 +47,11 @@ class MeshLifecycle:
         handlers: Iterable[ShownBy] | None,
         bootstrap: Callable[[], object] | None,
         log_dir: str | os.PathLike[str] | None,
+        never: Sequence[str] = (),
+        hide: Sequence[str] = (),
     ) -> None:
         self.token = f"{name}-{os.urandom(6).hex()}"
-        self.manager = LoggingManager(handlers, log_dir)
+        self.manager = LoggingManager(handlers, log_dir, hide, never)
         size = len(shape.ranks)
         self.procs = ProcessSet(
             [ProcIdentity(rank, rank, size, size, position, self.token) for rank, position in shape.coords.items()],

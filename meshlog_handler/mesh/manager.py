@@ -40,16 +40,20 @@ class LoggingManager:
         The handlers that show the records in this process; None is the console.
     log_dir : str or None
         Directory for a complete file per rank and stream.
-    hide : sequence of str
-        Regular expressions. Matching lines, such as markers that an engine prints, are not shown.
+    hide, never : sequence of str
+        Regular expressions: lines that are not shown, such as markers that an engine prints, and lines that are never grouped.
     """
 
     def __init__(
-        self, handlers: Iterable[ShownBy] | None = None, log_dir: str | os.PathLike[str] | None = None, hide: Sequence[str] = ()
+        self,
+        handlers: Iterable[ShownBy] | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        hide: Sequence[str] = (),
+        never: Sequence[str] = (),
     ) -> None:
         self._handlers = None if handlers is None else check_handlers(handlers)
         self._log_dir = settings.check_directory(log_dir)  # absolute: the working directory may change before `prepare`
-        self._hide = hide
+        self._hide, self._never = settings.patterns(settings.HIDE, hide, {}), settings.patterns(settings.NEVER, never, {})
         self._client: LoggingMeshClient | None = None
         # Taken from the caller now: they may differ when the client starts.
         self._cell = current_cell()
@@ -86,7 +90,7 @@ class LoggingManager:
 
     def prepare(self, mesh: str, coords: Coords | None) -> str:
         """Start the client; return the address at which the procs of `mesh` join."""
-        self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir, self._hide)
+        self._client = LoggingMeshClient.start(mesh, coords, self._handlers, self._log_dir, self._hide, self._never)
         self._client.client.set_default(mesh, self._warnings)
         # Procs log at INFO from their first record on; captured lines do not wait for `init`.
         self._client.set_level(logging.INFO)

@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from logging import INFO
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, overload
@@ -74,6 +74,8 @@ class HostMesh:
         handlers: Iterable[ShownBy] | None = None,
         bootstrap: Callable[[], object] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        never: Sequence[str] = (),
+        hide: Sequence[str] = (),
     ) -> ProcMesh:
         """Start procs in the background, and return immediately (with fork, after the forks).
 
@@ -96,11 +98,13 @@ class HostMesh:
             A function that each proc runs before anything else. If it raises, the mesh does not start.
         log_dir : str or None
             Directory for a complete file per rank and stream.
+        never, hide : sequence of str
+            Regular expressions: lines that are never grouped, and lines that are not shown (they are in the files).
 
         Raises
         ------
         SettingError
-            If `per_host` or `start_method` is invalid. `ProcMesh.initialized` and the first operation on the mesh raise all
+            If an argument is invalid. `ProcMesh.initialized` and the first operation on the mesh raise all
             other errors.
 
         Notes
@@ -124,6 +128,8 @@ class HostMesh:
                 handlers=handlers,
                 bootstrap=bootstrap,
                 log_dir=log_dir,
+                never=never,
+                hide=hide,
             )
             mesh = ProcMesh(life, shape, called, None)
             life.begin()

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import math
 import os
+import shutil
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from io import FileIO
-from logging.handlers import RotatingFileHandler
+from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 from typing import Final
 
 from ..lines.framer import strip_ansi
+from ..settings import Rotation
 from ..system.locks import lock
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MAX_PENDING: Final = 1 << 20
 _MAX_NAMES: Final = 100
+_ROTATION: Final = Rotation()
 
 
 class RankFile(RotatingFileHandler):
     """A file of complete lines, given as bytes. Rotates between two lines, as `RotatingFileHandler` does.
 
-    The file exceeds `max_bytes` only for a single longer line, or if it cannot be rotated; `complain` receives that error. It
-    is not rotated if `max_bytes` or `backup_count` is 0. Any thread may call any method. Nothing is buffered, so a forked
-    child writes nothing twice. The first write opens the file, also after `close`: ``logging.config`` closes all handlers.
+    The file exceeds `rotation.max_bytes` only for a single longer line, or if it cannot be rotated; `complain` receives that
+    error. It is not rotated if `backup_count` is 0. Rotated files are compressed on a separate thread. Any thread may call any
+    method. Nothing is buffered, so a forked child writes nothing twice. The first write opens the file, also after `close`:
+    ``logging.config`` closes all handlers.
     """
 
     stream: FileIO | None  # type: ignore[assignment]  # text in the base class
 
-    def __init__(self, filename: str, max_bytes: int, backup_count: int, complain: Callable[[OSError], None]) -> None:
-        super().__init__(filename, "a", max_bytes, backup_count, encoding="utf-8", delay=True)
+    def __init__(self, filename: str, rotation: Rotation, complain: Callable[[OSError], None]) -> None:
+        super().__init__(filename, "a", rotation.max_bytes, rotation.backup_count, encoding="utf-8", delay=True)
         self._complain = complain
         self._wanted = self.baseFilename
-        self._limit = max_bytes if backup_count > 0 else 0
+        self._limit = rotation.max_bytes if rotation.backup_count > 0 else 0
+        self._times: TimedRotatingFileHandler | None = None  # computes when to rotate
+        if rotation.when and rotation.backup_count > 0:
+            self._times = TimedRotatingFileHandler(os.devnull, rotation.when, delay=True)
+        self._due = math.inf
+        self._compression: threading.Thread | None = None
+        if rotation.compress:
+            self.namer, self.rotator = _compressed_name, self._compress_soon
         self._size = 0
         self._torn = False
 
@@ -48,7 +63,12 @@ class RankFile(RotatingFileHandler):
             file = FileIO(self.baseFilename, "a")
             number += 1
         self._size = file.seek(0, os.SEEK_END)
+        self._plan(os.fstat(file.fileno()).st_mtime if self._size else time.time())
         return file
+
+    def _plan(self, since: float) -> None:
+        """Set the time of the next rotation of a file that has lines since a time."""
+        self._due = math.inf if self._times is None else self._times.computeRollover(int(since))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a record as text. Errors are passed to `handleError`."""
@@ -67,6 +87,11 @@ class RankFile(RotatingFileHandler):
             while lines:
                 if self.stream is None:
                     self.stream = self._open()
+                if time.time() >= self._due:
+                    self._plan(time.time())
+                    if self._size:
+                        self._rotate()
+                        continue
                 count = self._fitting(lines)
                 if not count and self._size:
                     self._rotate()
@@ -91,7 +116,44 @@ class RankFile(RotatingFileHandler):
         try:
             self.doRollover()
         except OSError as failure:
-            self._limit = 0
+            self._limit, self._times, self._due = 0, None, math.inf
+            self._complain(failure)
+
+    def doRollover(self) -> None:
+        """Rotate the files, once the last rotated one is compressed."""
+        self._wait_compressed()
+        super().doRollover()
+
+    def close(self) -> None:
+        """Close the file, and wait until the last rotated one is compressed."""
+        super().close()
+        self._wait_compressed()
+
+    def forget(self) -> None:
+        """In a forked child: close its copy of the file, since it holds the parent's lock."""
+        self._compression = None
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def _wait_compressed(self) -> None:
+        thread, self._compression = self._compression, None
+        if thread is not None:
+            thread.join()
+
+    def _compress_soon(self, source: str, target: str) -> None:
+        """Rename the rotated file, and compress it on another thread: it takes seconds, in which the client shows records."""
+        plain = f"{target}.part"
+        os.replace(source, plain)
+        self._compression = threading.Thread(target=self._compress, args=(plain, target), name="meshlog-gzip", daemon=True)
+        self._compression.start()
+
+    def _compress(self, plain: str, target: str) -> None:
+        try:
+            with open(plain, "rb") as file, gzip.open(target, "wb", compresslevel=6) as packed:
+                shutil.copyfileobj(file, packed)
+            os.unlink(plain)
+        except OSError as failure:
             self._complain(failure)
 
     def _write(self, lines: list[bytes], count: int) -> None:
@@ -115,6 +177,10 @@ class RankFile(RotatingFileHandler):
             del lines[:count]
 
 
+def _compressed_name(name: str) -> str:
+    return f"{name}.gz"
+
+
 class RankFiles:
     """Writes everything to files, one per rank and kind: ``rank-3.log``, ``rank-3.stdout``, ``rank-3.stderr``.
 
@@ -131,8 +197,7 @@ class RankFiles:
         directory: str | os.PathLike[str],
         *,
         report: Callable[[str], None],
-        max_bytes: int = 64 << 20,
-        backup_count: int = 8,
+        rotation: Rotation = _ROTATION,
         max_open: int = 256,
         formatter: logging.Formatter | None = None,
     ) -> None:
@@ -140,7 +205,7 @@ class RankFiles:
         self.failed = 0
         self._report = report
         self._reported = False
-        self._rotation = max_bytes, backup_count
+        self._rotation = rotation
         self._max_open = max_open
         self._formatter = formatter or logging.Formatter(FORMAT)
         self._files: OrderedDict[tuple[int | None, str], RankFile] = OrderedDict()
@@ -193,7 +258,7 @@ class RankFiles:
             self._files.popitem(last=False)[1].close()
         rank, kind = key
         name = f"client.{kind}" if rank is None else f"rank-{rank}.{kind}"
-        file = self._files[key] = RankFile(os.path.join(self.directory, name), *self._rotation, self._complain)
+        file = self._files[key] = RankFile(os.path.join(self.directory, name), self._rotation, self._complain)
         return file
 
     def _complain(self, failure: OSError) -> None:
@@ -205,9 +270,7 @@ class RankFiles:
         """In a forked child: close its copies of the files, since they hold the parent's locks."""
         self._pending.clear()
         for file in self._files.values():
-            if file.stream is not None:
-                file.stream.close()
-                file.stream = None
+            file.forget()
 
     def close(self) -> None:
         """Write all pending lines, and close the files. Later lines open them again."""

@@ -159,15 +159,6 @@ class Flush(Command):
     """Append sentinel `request` to the stream after all logged records. A forwarder sends no other acknowledgement."""
 
 
-class SetLevel(Command):
-    """Set the level of `logger` ("" is root), and restore it after `for_sec` seconds, if given."""
-
-    level: int
-    logger: str
-    for_sec: float | None
-    types: ClassVar = {"request": (int,), "level": (int,), "logger": (str,), "for_sec": (float, int, type(None))}
-
-
 class LogWarnings(Command):
     """Log the warnings that these `filters` select; see `worker.warning_filters`."""
 
@@ -176,10 +167,21 @@ class LogWarnings(Command):
 
 
 class Prepare(Command):
-    """Apply a `dictConfig` dictionary so that `Rollback` can undo it."""
+    """Apply a `dictConfig` dictionary so that `Rollback` can undo it. If it is `final`, no `Commit` is needed.
+
+    After `for_sec` seconds, if given, the loggers whose levels an incremental dictionary sets have their levels before.
+    """
 
     config: dict[str, Any]
-    types: ClassVar = {"request": (int,), "config": (dict,)}
+    for_sec: float | None = None
+    final: bool = False
+    types: ClassVar = {"request": (int,), "config": (dict,), "for_sec": (float, int, type(None)), "final": (bool,)}
+
+
+def level_config(level: int, logger: str = "") -> dict[str, Any]:
+    """Return the incremental `dictConfig` dictionary that sets the level of a logger; "" is the root logger."""
+    levels: dict[str, Any] = {"loggers": {logger: {"level": level}}} if logger else {"root": {"level": level}}
+    return {"version": 1, "incremental": True, **levels}
 
 
 class Commit(Command):

@@ -34,6 +34,7 @@ class ConfigTransaction:
             self._handlers = dict(logging._handlers.items())  # type: ignore[attr-defined]  # the registry has no public name
             self._handler_list = list(logging._handlerList)  # type: ignore[attr-defined]  # the registry has no public name
             self._incremental = bool(config.get("incremental"))
+            self._named = {*(config.get("loggers") or ()), *({"root"} & config.keys())} if self._incremental else None
             self._levels = [(handler, handler.level) for handler in _alive(self._handler_list)]
             if not self._incremental:
                 _set_registry({}, [])
@@ -87,7 +88,7 @@ class ConfigTransaction:
     def _restore(self) -> None:
         root = logging.getLogger()
         root.manager.disable = self._disable
-        for name, each in {None: root, **_all_loggers()}.items():
+        for name, each in self._changeable().items():
             state = self._loggers.get(name)
             if state is None:
                 state = (logging.NOTSET, [], [], True, False)  # created by the configuration: as getLogger creates it
@@ -109,6 +110,11 @@ class ConfigTransaction:
             [*self._handler_list, *(reference for reference in references if id(reference()) in since)],
         )
         self._made.clear()
+
+    def _changeable(self) -> dict[str | None, logging.Logger]:
+        """Return the loggers that the configuration may have changed. An incremental one changes only those that it names."""
+        loggers = {None: logging.getLogger(), **_all_loggers()}
+        return {name: each for name, each in loggers.items() if self._named is None or each.name in self._named}
 
     def _new(self) -> list[logging.Handler]:
         """Return the handlers made since the transaction began."""

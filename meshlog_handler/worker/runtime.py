@@ -8,9 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -28,17 +25,17 @@ from ..protocol.messages import (
     Prepare,
     Release,
     Rollback,
-    SetLevel,
     StacksAnswer,
     TakeStacks,
     decode,
 )
 from ..system.diagnostics import diagnose
-from ..system.waits import ended, monotonic, seconds_until
+from ..system.waits import ended
 from ..transport.channel import Link
 from .config_transaction import ConfigTransaction
 from .record_stream import RecordStream, internal_threads, transport_threads
 from .stacks import thread_stacks
+from .timed_levels import Saved, TimedLevels, level_of, leveled
 from .warning_filters import log_warnings
 
 _MAX_REASON: Final = 4000
@@ -75,12 +72,8 @@ class LoggerRuntime:
         self._on_gone = on_gone
         self._on_release = on_release
         self._warnings = warnings
-        self._prepared: dict[int, ConfigTransaction] = {}
-        self._reverts: list[tuple[float, int, str, int]] = []
-        self._reverting: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._last_level: tuple[int, Callable[[], None]] | None = None  # request and undo function of the last SetLevel
-        self._revert_ids = itertools.count()
+        self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
+        self._levels = TimedLevels()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -126,13 +119,11 @@ class LoggerRuntime:
                 return self._flush(command)
             if isinstance(command, TakeStacks):
                 return StacksAnswer(command.request, None, thread_stacks(internal_threads))
-            if isinstance(command, SetLevel):
-                self._set_level(command)
-            elif isinstance(command, LogWarnings):
+            if isinstance(command, LogWarnings):
                 if self._warnings:
                     log_warnings(command.filters)
             elif isinstance(command, Prepare):
-                self._prepared[command.request] = ConfigTransaction(command.config)
+                self._configure(command)
             elif isinstance(command, Commit):
                 self._end(command.prepared, ConfigTransaction.commit)
             elif isinstance(command, Rollback):
@@ -146,7 +137,7 @@ class LoggerRuntime:
         transport_threads.add(threading.get_ident())
         try:
             while True:
-                encoded = self._link.receive(self._revert_due())
+                encoded = self._link.receive(self._levels.revert_due())
                 if encoded is None:
                     continue
                 # A handler factory or a replaced sys.stdout may raise SystemExit: later commands need this thread.
@@ -176,49 +167,27 @@ class LoggerRuntime:
         self._stream.append_flush(command.request)
         return None
 
-    def _set_level(self, command: SetLevel) -> None:
-        logger = logging.getLogger(command.logger or None)
-        level, reverting, reverts = logger.level, dict(self._reverting), list(self._reverts)
-
-        def undo() -> None:
-            logger.setLevel(level)
-            self._reverting, self._reverts = reverting, reverts
-
-        self._last_level = command.request, undo
-        before = self._reverting.pop(command.logger, logger.level)
-        self._first.setdefault(command.logger, before)
-        self._reverts = [revert for revert in self._reverts if revert[2] != command.logger]
-        heapq.heapify(self._reverts)
-        logger.setLevel(command.level)
-        if command.for_sec is not None:
-            self._reverting[command.logger] = before
-            heapq.heappush(self._reverts, (monotonic() + command.for_sec, next(self._revert_ids), command.logger, before))
-
     def restore_levels(self) -> None:
         """Set each logger back to its level before the first command for it. Any thread may call it."""
-        while self._first:
-            name, level = self._first.popitem()
-            logging.getLogger(name or None).setLevel(level)
+        self._levels.restore()
 
-    def _revert_due(self) -> float | None:
-        """Revert the levels whose time is over; return the seconds until the next revert, or None."""
-        while self._reverts:
-            wait = seconds_until(self._reverts[0][0])
-            if wait > 0:
-                return wait
-            _, _, name, level = heapq.heappop(self._reverts)
-            self._reverting.pop(name, None)
-            logging.getLogger(name or None).setLevel(level)
-        return None
+    def _configure(self, command: Prepare) -> None:
+        saved = self._levels.saved()
+        before = {name: level_of(name) for name in leveled(command.config)}
+        transaction = ConfigTransaction(command.config)
+        self._levels.changed(before, command.for_sec)
+        if command.final:
+            transaction.commit()
+        else:
+            self._prepared[command.request] = transaction, saved
 
     def _end(self, prepared: int, how: Callable[[ConfigTransaction], None]) -> None:
-        if self._last_level is not None and self._last_level[0] == prepared:
-            if how is ConfigTransaction.rollback:
-                self._last_level[1]()
-            self._last_level = None
-        transaction = self._prepared.pop(prepared, None)
-        if transaction is not None:
+        entry = self._prepared.pop(prepared, None)
+        if entry is not None:
+            transaction, saved = entry
             how(transaction)
+            if how is ConfigTransaction.rollback:
+                self._levels.load(saved)
 
 
 def _explain(refusal: BaseException) -> str:

@@ -27,7 +27,6 @@ MESSAGES = (
     "Hello",
     "Welcome",
     "Flush",
-    "SetLevel",
     "Prepare",
     "Commit",
     "Answer",

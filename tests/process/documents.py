@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NAMED = re.compile(r"# ([\w.]+\.py)\n")
+NAMED = re.compile(r"(?:#|//) ([\w.]+\.\w+)\n")
+"""The first line of a block that is a file."""
 
 MAIN = 'if __name__ == "__main__":\n'
 STARTS = {"multiprocessing", "multiprocess", "concurrent"}
@@ -47,6 +49,19 @@ class Page:
         (body,) = [body for body in self.blocks("python") if body.startswith(f"# {name}\n")]
         return body
 
+    def files(self) -> dict[str, str]:
+        """Return all blocks that are files, by name."""
+        bodies = [body for _, body in BLOCK.findall(self.text)]
+        return {named[1]: body for body in bodies if (named := NAMED.match(body))}
+
+    def commands(self) -> list[list[str]]:
+        """Return the words of every command line on the page."""
+        return [shlex.split(line) for body in self.blocks("sh") for line in body.splitlines()]
+
+    def changes(self) -> list[tuple[str, str]]:
+        """Return the programs in the blocks that show a change, before and after it."""
+        return [(_side(body, "-"), _side(body, "+")) for body in self.blocks("diff") if MAIN in body.replace("\n ", "\n")]
+
     def command(self, program: str) -> list[str]:
         """Return the words of the only command line on the page that begins with `program`."""
         lines = [line for body in self.blocks("sh") for line in body.splitlines()]
@@ -70,22 +85,32 @@ class Page:
             The default start method of multiprocessing; None leaves the default unchanged.
         """
         script = directory / "block.py"
-        lines = f"    for name in ('multiprocessing', 'multiprocess'):\n        __import__(name).set_start_method({method!r})\n"
-        script.write_text(body.replace(MAIN, MAIN + lines) if method else body)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
-            cwd=directory,
-            env=active(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        shown = {shape(line) for line in done.stdout.replace(str(script), script.name).splitlines()}
+        shown = {shape(line) for line in run_script(body, script, method).replace(str(script), script.name).splitlines()}
         for line in self.promised(body):
-            assert shape(line) in shown, f"the page promises {line!r}; shown was:\n{done.stdout}"
+            assert shape(line) in shown, f"the page promises {line!r}; shown was:\n{sorted(shown)}"
+
+
+def run_script(body: str, script: Path, method: str | None = None) -> str:
+    """Run a block in the directory of `script`; check that it succeeds, and return its output. See `Page.run`."""
+    lines = f"    for name in ('multiprocessing', 'multiprocess'):\n        __import__(name).set_start_method({method!r})\n"
+    script.write_text(body.replace(MAIN, MAIN + lines) if method else body)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
+        cwd=script.parent,
+        env=active(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def _side(change: str, sign: str) -> str:
+    """Return the lines that a change leaves, or had: those that begin with a space or `sign`."""
+    return "".join(line[1:] or "\n" for line in change.splitlines(keepends=True) if line[0] in f" {sign}\n")
 
 
 def active() -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from meshlog_handler import LogClient
 from meshlog_handler.client.exit_reports import last_lines
 from meshlog_handler.errors import FlushTimeout
-from meshlog_handler.protocol.messages import SetLevel
+from meshlog_handler.protocol.messages import Prepare, level_config
 from meshlog_handler.system.descriptors import make_pipe
 from meshlog_handler.testing import RecordCollector
 from tests.process.command_line import WAIT_FOR
@@ -145,7 +145,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
 
 def test_a_command_goes_only_to_joined_workers(client: LogClient, shown: RecordCollector, adopted: list[Adopted]) -> None:
     until(lambda: "printed" in shown.messages and "begin" in shown.messages)
-    answers = client.send_command_soon(SetLevel(client.next_request(), 10, "", None), None).result(10)
+    answers = client.send_command_soon(Prepare(client.next_request(), level_config(10), final=True), None).result(10)
     assert {member.rank: error for member, error in answers.items()} == {1: None}  # type: ignore[attr-defined]  # a source
 
 

@@ -106,6 +106,16 @@ def test_the_console_is_filtered_and_the_files_are_complete(tmp_path: Path) -> N
         assert (logs / f"rank-{rank}.stdout").read_text() == f"step {rank}\nWARNING: hot {rank}\nsecret {rank}\n"
 
 
+@pytest.mark.parametrize(("option", "shown"), [(("--ranks-filter", "none"), ["[0] WARNING: hot"]), (("--quiet",), [])])
+def test_no_rank_is_shown_and_the_files_are_complete(option: tuple[str, ...], shown: list[str], tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    command = ("sh", "-c", "echo step; echo WARNING: hot; exit 3")
+    ran = meshlog(tmp_path, "run", *option, "--log-dir", str(logs), "--", *command, code=3)
+    assert ran.out.splitlines() == shown
+    assert "meshlog: 1 of 1 ranks failed" in ran.err
+    assert (logs / "rank-0.stdout").read_text() == "step\nWARNING: hot\n"
+
+
 def test_aggregate_merges_similar_lines(tmp_path: Path) -> None:
     command = "echo step $RANK; echo exact $RANK"
     ran = meshlog(tmp_path, "run", "-n", "4", "--aggregate", "60", "--never", "exact", "--", "sh", "-c", command)

@@ -30,7 +30,7 @@ from meshlog_handler.protocol.codec import Text, pack, unpack
 from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
 from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_CONTROL, MAX_FRAME, frame
-from meshlog_handler.protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Prepare, Welcome, decode, level_config
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.transport.channel import Address, authenticate, read_frame
 from tests.leaks import open_fds
@@ -474,9 +474,9 @@ def test_a_frame_of_a_relay_has_a_limit(capfd: pytest.CaptureFixture[str]) -> No
 
 def test_the_reason_why_a_command_failed_is_cut_and_escaped() -> None:
     with honest() as others, joined(others.address) as peer:
-        command = SetLevel(others.logs.client.next_request(), 20, "app", None)
+        command = Prepare(others.logs.client.next_request(), level_config(20, "app"), final=True)
         future = others.logs.client.send_command_soon(command, lambda member: member.rank == RANK)
-        assert decode(read_frame(peer.sock, MAX_CONTROL)[1], SetLevel) == command
+        assert decode(read_frame(peer.sock, MAX_CONTROL)[1], Prepare) == command
         peer.send(frame(CONTROL, Answer(command.request, LOUD).encode()))
         (reason,) = future.result(DEADLINE).values()
     assert isinstance(reason, str)

@@ -28,7 +28,7 @@ from meshlog_handler import (
     this_host,
 )
 from meshlog_handler.testing import RecordCollector
-from tests.process.procs import stop_process
+from tests.process.procs import DEADLINE, stop_process
 from tests.waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -437,3 +437,20 @@ def test_an_exit_report_has_the_last_twenty_lines_and_the_faulthandler_dump_is_s
     assert any("crash_after_logging" in line for line in printed)
     assert "INFO train: line 29" in [line.strip() for line in lines]
     assert "line 29" in [record.getMessage() for record in records]
+
+
+def log_three_kinds() -> None:
+    """Log a line that is hidden, one that is never grouped, and one that is."""
+    for text in ("a secret", "loss", "step"):
+        logging.getLogger("kinds").info(text)
+
+
+def test_lines_of_a_mesh_are_hidden_or_never_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHLOG_NEVER", "lo.s")
+    shown = RecordCollector()
+    with this_host().spawn_procs(per_host={"gpus": 2}, handlers=[shown], hide=["secret"], start_method="fork") as procs:
+        procs.call(log_three_kinds).get(DEADLINE)
+        procs.flush().get(DEADLINE)
+    assert sorted(record.getMessage() for record in shown.records) == ["[2 similar log lines] [ranks 0-1] step", "loss", "loss"]
+    with pytest.raises(SettingError, match="regular expression"):
+        this_host().spawn_procs(never=["("])

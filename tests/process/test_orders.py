@@ -20,7 +20,7 @@ import pytest
 from meshlog_handler import LogClient, LogRelay, RankError, SettingError, this_host
 from meshlog_handler.mesh import control
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.protocol.messages import Command, Commit, Prepare, SetLevel
+from meshlog_handler.protocol.messages import Command, Commit, Prepare, level_config
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Steps
@@ -235,7 +235,7 @@ def test_a_rollback_restores_a_level_and_the_time_at_which_it_expires() -> None:
     with mesh() as made:
         member = made.member(0)
         made.logs.set_level(15, for_sec=0.5)
-        order = SetLevel(made.client.next_request(), 33, "", None)
+        order = Prepare(made.client.next_request(), level_config(33))
         chosen = made.logs._chosen(None)
         made.logs._ask(order, chosen)
         assert member.level() == 33

@@ -23,6 +23,7 @@ from .procs import DEADLINE, METHODS
 pytestmark = pytest.mark.docs
 
 PAGE = Page("docs/integrations.md")
+GUNICORN = Page("docs/frameworks/gunicorn.md")
 
 RECIPES = [
     (body, method) for body in PAGE.scripts() for method in (METHODS if MAIN in body and imported(body) & STARTS else (None,))
@@ -48,10 +49,10 @@ def test_a_recipe_works_as_its_page_shows_it(body: str, method: str | None, tmp_
 @contextmanager
 def gunicorn(directory: Path) -> Iterator[Path]:
     """Run gunicorn with the recipe's configuration; yield the file that contains its output."""
-    (directory / "gunicorn.conf.py").write_text(PAGE.file("gunicorn.conf.py"))
+    (directory / "gunicorn.conf.py").write_text(GUNICORN.file("gunicorn.conf.py"))
     (directory / "app.py").write_text(APP)
     output = directory / "output"
-    command = [*PAGE.command("gunicorn"), "--bind", "unix:socket"]
+    command = [*GUNICORN.command("gunicorn"), "--bind", "unix:socket"]
     with (
         output.open("wb") as file,
         subprocess.Popen(

@@ -114,3 +114,32 @@ def test_the_rank_comes_from_the_first_variable_that_is_set() -> None:
 def test_a_local_rank(name: str) -> None:
     assert settings.local_rank({name: " 7 "}) == 7
     assert settings.rank({name: "7"}) is None
+
+
+def test_the_rotation_of_files() -> None:
+    assert settings.rotation({}) == settings.Rotation(64 << 20, 8, "", False)
+    env = {
+        settings.MAX_BYTES: "1000",
+        settings.BACKUP_COUNT: "3",
+        settings.WHEN: "midnight",
+        settings.COMPRESS: "yes",
+    }
+    assert settings.rotation(env) == settings.Rotation(1000, 3, "MIDNIGHT", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(settings.MAX_BYTES, "1 MB"), (settings.BACKUP_COUNT, "-1"), (settings.WHEN, "W7"), (settings.COMPRESS, "gzip")],
+)
+def test_an_invalid_rotation_names_the_variable(name: str, text: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        settings.rotation({name: text})
+
+
+def test_patterns_are_those_given_and_that_of_the_environment() -> None:
+    assert settings.patterns(settings.HIDE, ["a", "b"], {settings.HIDE: "c|d"}) == ("a", "b", "c|d")
+    assert settings.patterns(settings.HIDE, (), {}) == ()
+    with pytest.raises(SettingError, match=r"MESHLOG_HIDE='\('"):
+        settings.patterns(settings.HIDE, (), {settings.HIDE: "("})
+    with pytest.raises(SettingError, match="not a regular expression"):
+        settings.patterns(settings.NEVER, ["("], {})

@@ -72,8 +72,9 @@ def add_options(parser: Parser) -> None:
         "--local-ranks-filter",
         type=argument_types.ranks,
         metavar="RANKS",
-        help="show only these ranks, such as 0,2-3; WARNING and above of other ranks still shows; files have all",
+        help="show only these ranks, such as 0,2-3, or none; WARNING and above of other ranks still shows; files have all",
     )
+    add("-q", "--quiet", action="store_true", help="show no lines of the ranks, only the summary at the end; files have all")
     add("--prefix", type=argument_types.prefix, metavar="TEMPLATE", help="replaces '[{rank}] '; none shows lines as written")
     add("--json", action="store_true", help="print one JSON object per line, all on stdout")
     repeated: Any = {"action": "append", "default": [], "type": argument_types.pattern, "metavar": "PATTERN"}
@@ -117,6 +118,7 @@ def _start(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
                 level=options.level,
                 log_dir=options.log_dir,
                 ranks_filter=options.ranks_filter,
+                quiet=options.quiet,
                 prefix=options.prefix,
                 as_json=options.json,
                 never=tuple(options.never),

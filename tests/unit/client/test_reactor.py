@@ -11,7 +11,7 @@ import pytest
 
 from meshlog_handler.client.peer import Peer
 from meshlog_handler.client.reactor import Reactor
-from meshlog_handler.protocol.messages import Hello, SetLevel, Welcome
+from meshlog_handler.protocol.messages import Hello, Prepare, Welcome, level_config
 
 from ...waiting import until
 
@@ -58,7 +58,7 @@ def test_a_worker_that_does_not_read_is_disconnected_when_too_much_waits_for_it(
     peer, theirs = a_peer(os.getpid())
     reactor = Reactor()
     reactor.add(peer, Welcome(0, "", ()))
-    message, sent = SetLevel(1, 20, "x" * 100_000, None), 0
+    message, sent = Prepare(1, level_config(20, "x" * 100_000)), 0
     while reactor.send(peer, message):
         sent += 1
         assert len(peer.outbox) < 2 << 20

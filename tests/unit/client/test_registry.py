@@ -11,13 +11,13 @@ import pytest
 from meshlog_handler.client import registry as registry_module
 from meshlog_handler.client.registry import MeshMember, Registry
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome, decode, level_config
 from meshlog_handler.system.locks import hold, is_held
 from meshlog_handler.transport.listener import NewConnection
 
 OWN = "0123456789abcdef"
 GUEST = Hello(4711, "node", None, None, "", (), True, 1.0)
-SET_ROOT, SET_APP = SetLevel(0, 10, "", None), SetLevel(0, 20, "app", None)
+SET_ROOT, SET_APP = Prepare(0, level_config(10), final=True), Prepare(0, level_config(20, "app"), final=True)
 WHOLE, PART = Prepare(0, {"version": 1}), Prepare(0, {"version": 1, "incremental": True})
 
 
@@ -200,7 +200,7 @@ def test_each_mesh_has_its_own_defaults(registry: Registry, admission: Admission
 
 
 def test_a_later_command_replaces_a_default_that_it_overrides(registry: Registry, admission: Admission) -> None:
-    again = SET_APP.replaced(level=50)
+    again = SET_APP.replaced(config=level_config(50, "app"))
     for command in (SET_APP, SET_ROOT, again):
         registry.set_default("", command)
     assert admission.other_defaults() == [SET_ROOT, again]

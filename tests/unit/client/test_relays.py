@@ -16,7 +16,7 @@ from meshlog_handler.client.registry import Registry
 from meshlog_handler.client.relayed_peers import RelayPeer
 from meshlog_handler.client.relays import Relays
 from meshlog_handler.protocol.frames import CONTROL, MAX_CONTROL, FrameReader
-from meshlog_handler.protocol.messages import Command, Commit, Hello, Message, Prepare, SetLevel, Welcome, decode
+from meshlog_handler.protocol.messages import Command, Commit, Hello, Message, Prepare, Welcome, decode, level_config
 from meshlog_handler.protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -114,12 +114,12 @@ def scene() -> Iterator[Scene]:
     made.close()
 
 
-LEVEL, WHOLE = SetLevel(0, 10, "app", None), Prepare(0, {"version": 1})
+LEVEL, WHOLE = Prepare(0, level_config(10, "app"), final=True), Prepare(0, {"version": 1})
 
 
 def test_a_relay_that_acknowledges_nothing_costs_one_number_for_each_mesh(scene: Scene) -> None:
     for level in range(1000):
-        scene.set_default(LEVEL.replaced(level=level))
+        scene.set_default(LEVEL.replaced(config=level_config(level, "app")))
         scene.received()
     assert list(scene.relay.unacknowledged) == ["mesh"]
     assert all(type(number) is int for number in scene.relay.unacknowledged.values())

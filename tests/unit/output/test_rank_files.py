@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import resource
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler.output.rank_files import RankFile, RankFiles
+from meshlog_handler.settings import Rotation
 
 from .test_formatter import failure, make
 
@@ -82,7 +85,7 @@ def test_captured_bytes_are_written_without_colours_and_carriage_returns(
 
 
 def test_two_clients_write_different_files(files: RankFiles, tmp_path: Path) -> None:
-    others = RankFiles(tmp_path / "logs", report=lambda text: None, max_bytes=30, backup_count=2)
+    others = RankFiles(tmp_path / "logs", report=lambda text: None, rotation=Rotation(30, 2))
     for number in range(3):
         files.line(0, "stdout", b"mine %d" % number)
         files.flush()
@@ -100,7 +103,7 @@ def test_two_clients_write_different_files(files: RankFiles, tmp_path: Path) -> 
     }
     others.close()
     files.forget()
-    later = RankFile(str(tmp_path / "logs" / "rank-0.stdout"), 0, 0, lambda failure: None)
+    later = RankFile(str(tmp_path / "logs" / "rank-0.stdout"), Rotation(0, 0), lambda failure: None)
     later.append([b"when nobody has it\n"])
     later.close()
     assert contents(tmp_path / "logs")["rank-0.stdout"].endswith(b"mine 2\nwhen nobody has it\n")
@@ -128,7 +131,7 @@ def test_rotation_splits_no_line_and_respects_the_size(
     tmp_path_factory: pytest.TempPathFactory, ticks: list[list[bytes]]
 ) -> None:
     directory = tmp_path_factory.mktemp("rotated")
-    file = RankFile(str(directory / "f"), 40, 500, lambda failure: pytest.fail(str(failure)))
+    file = RankFile(str(directory / "f"), Rotation(40, 500), lambda failure: pytest.fail(str(failure)))
     expected = []
     for tick in ticks:
         lines = [raw + b"\n" for raw in tick]
@@ -144,7 +147,7 @@ def test_rotation_splits_no_line_and_respects_the_size(
 
 
 def test_the_oldest_backups_are_removed(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=2)
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(10, 2))
     for number in range(8):
         files.line(0, "stdout", b"line %d" % number)
     files.close()
@@ -156,7 +159,7 @@ def test_the_oldest_backups_are_removed(tmp_path: Path, reports: list[str]) -> N
 
 
 def test_a_line_longer_than_the_limit_is_not_split(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=3)
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(10, 3))
     for raw in (b"x" * 100, b"a", b"b", b"y" * 100):
         files.line(0, "stdout", raw)
     files.close()
@@ -169,7 +172,7 @@ def test_a_line_longer_than_the_limit_is_not_split(tmp_path: Path, reports: list
 
 @pytest.mark.parametrize(("max_bytes", "backup_count"), [(0, 5), (10, 0)])
 def test_rotation_can_be_turned_off(max_bytes: int, backup_count: int, tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, report=reports.append, max_bytes=max_bytes, backup_count=backup_count)
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(max_bytes, backup_count))
     for _ in range(10):
         files.line(0, "stdout", b"a line")
     files.close()
@@ -177,7 +180,7 @@ def test_rotation_can_be_turned_off(max_bytes: int, backup_count: int, tmp_path:
 
 
 def test_a_file_that_cannot_be_rotated_grows(tmp_path: Path, reports: list[str]) -> None:
-    files = RankFiles(tmp_path, report=reports.append, max_bytes=10, backup_count=1)
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(10, 1))
     (tmp_path / "rank-0.stdout.1" / "in the way").mkdir(parents=True)
     for number in range(4):
         files.line(0, "stdout", b"line %d" % number)
@@ -260,7 +263,46 @@ def test_files_are_written_after_logging_config_has_closed_all_handlers(files: R
 
 
 def test_a_rank_file_works_as_a_handler(tmp_path: Path) -> None:
-    file = RankFile(str(tmp_path / "f"), 0, 0, lambda failure: None)
+    file = RankFile(str(tmp_path / "f"), Rotation(0, 0), lambda failure: None)
     file.handle(make("größe \udc80"))
     file.close()
     assert (tmp_path / "f").read_bytes() == "größe \\udc80\n".encode()
+
+
+def test_rotated_files_are_compressed(tmp_path: Path, reports: list[str]) -> None:
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(10, 2, compress=True))
+    for number in range(4):
+        files.line(0, "stdout", b"line %d..." % number)
+        files.flush()
+    files.close()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["rank-0.stdout", "rank-0.stdout.1.gz", "rank-0.stdout.2.gz"]
+    assert (tmp_path / names[0]).read_bytes() == b"line 3...\n"
+    assert [gzip.decompress((tmp_path / name).read_bytes()) for name in names[1:]] == [b"line 2...\n", b"line 1...\n"]
+    assert reports == []
+
+
+def test_files_are_rotated_at_a_time(tmp_path: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(when="H"))
+
+    def write(text: bytes) -> None:
+        files.line(0, "stdout", text)
+        files.flush()
+
+    write(b"first")
+    now += 3599
+    write(b"still first")
+    now += 1
+    write(b"second")
+    files.close()
+    assert contents(tmp_path) == {"rank-0.stdout": b"second\n", "rank-0.stdout.1": b"first\nstill first\n"}
+    os.utime(tmp_path / "rank-0.stdout", (now, now))
+    now += 7200
+    later = RankFiles(tmp_path, report=reports.append, rotation=Rotation(when="H"))
+    later.line(0, "stdout", b"of a later run")
+    later.close()
+    assert contents(tmp_path)["rank-0.stdout"] == b"of a later run\n"
+    assert contents(tmp_path)["rank-0.stdout.1"] == b"second\n"
+    assert reports == []

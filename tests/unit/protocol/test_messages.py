@@ -21,13 +21,13 @@ from meshlog_handler.protocol.messages import (
     Prepare,
     Relabel,
     Rollback,
-    SetLevel,
     StacksAnswer,
     StackSignal,
     TakeStacks,
     Welcome,
     check_plain_config,
     decode,
+    level_config,
 )
 from meshlog_handler.protocol.relay_messages import DownstreamStacks
 
@@ -38,8 +38,8 @@ ALL: list[Message] = [
     Welcome(3, "/run/journal", (Flush(1).encode(),)),
     Welcome(None, "", ()),
     Flush(1),
-    SetLevel(2, 10, "app", None),
-    SetLevel(2, 10, "", 3),
+    Prepare(2, level_config(10, "app"), None, final=True),
+    Prepare(2, level_config(10), 3, final=True),
     Prepare(3, {"version": 1, "5": [None, (True,)]}),
     Commit(4, 3),
     Rollback(5, 3),

@@ -189,6 +189,15 @@ def test_rollback_restores_what_an_incremental_configuration_changed(old: Record
     assert everything() == before
 
 
+def test_rollback_of_an_incremental_configuration_leaves_other_loggers_alone(old: Recorder) -> None:
+    transaction = ConfigTransaction({"version": 1, "incremental": True, "root": {"level": 10}})
+    other = logging.getLogger("app.meanwhile")
+    other.setLevel(33)
+    transaction.rollback()
+    assert other.level == 33
+    other.setLevel(logging.NOTSET)
+
+
 def test_an_incremental_configuration_closes_no_handler(old: Recorder, tmp_path: Path) -> None:
     target = Recorder()  # on no logger
     memory = logging.handlers.MemoryHandler(10, target=target)
