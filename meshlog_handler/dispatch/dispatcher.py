@@ -324,17 +324,13 @@ class Dispatcher:
             files.line(template.rank, template.info.stream, line.raw)
 
     def _deliver(self, sink: Sink, records: Sequence[logging.LogRecord]) -> None:
-        left, handle = iter(records), self._handle
+        left = iter(records)
         self._giving = records, left
         for record in left:
             if self.abandoned:
                 self._await_count(record)
                 return
-            self.shown += 1
-            if handle is None:
-                sink.deliver(record)
-            else:
-                handle((sink,), record)
+            self._give((sink,), record)
 
     def _await_count(self, record: logging.LogRecord) -> None:
         """Wait until the unshown records, including this one, are counted."""

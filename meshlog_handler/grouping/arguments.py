@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .merge import Choice, braces
+from .merge import Choice, braces, join, rows_of
 from .sizes import within
 
 NUMBERS: Final = frozenset((int, float))
@@ -176,9 +176,7 @@ class Arguments:
     def samples(self) -> Iterator[tuple[object, ...]]:
         """Yield arguments that make the same text when merged."""
         self.reduce()
-        columns = [column.samples() for column in self._columns]
-        count = max(map(len, columns), default=1)
-        return (tuple(column[min(at, len(column) - 1)] for column in columns) for at in range(count))
+        return rows_of([column.samples() for column in self._columns])
 
     @property
     def size(self) -> int:
@@ -188,11 +186,7 @@ class Arguments:
     def render(self) -> str:
         """Return the merged text."""
         self.reduce()
-        parts = [self._pieces[0]]
-        for column, piece in zip(self._columns, self._pieces[1:], strict=True):
-            parts.append(column.render())
-            parts.append(piece)
-        return "".join(parts)
+        return join(self._pieces, [column.render() for column in self._columns])
 
 
 def _size(value: object) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Final, TypeVar
 
 from .similarity import Token, TokenizedLine, number_value, tokenize_line
+
+T = TypeVar("T")
 
 MAX_WORDS: Final = 3
 _SLOT_SIZE: Final = 500
@@ -26,6 +29,17 @@ def braces(texts: Sequence[str], more: bool) -> str:
     if more:
         parts.append("...")
     return "{" + ", ".join(parts) + "}"
+
+
+def join(pieces: Iterable[str], values: Iterable[str]) -> str:
+    """Return the text with a value between each two pieces."""
+    return "".join(chain.from_iterable(zip_longest(pieces, values, fillvalue="")))
+
+
+def rows_of(columns: Sequence[Sequence[T]]) -> Iterator[tuple[T, ...]]:
+    """Yield rows that contain every item of every column; a shorter column repeats its last item."""
+    count = max(map(len, columns), default=1)
+    return (tuple(column[min(at, len(column) - 1)] for column in columns) for at in range(count))
 
 
 class Slot:
@@ -113,15 +127,7 @@ class Shaped:
 
     def samples(self) -> Iterator[str]:
         """Yield texts that make an equal `Shaped` when they are merged."""
-        columns = [slot.samples() for slot in self.slots]
-        return (self._sample(columns, at) for at in range(max(map(len, columns), default=1)))
-
-    def _sample(self, columns: list[list[str]], at: int) -> str:
-        parts = [self.pieces[0]]
-        for column, piece in zip(columns, self.pieces[1:], strict=True):
-            parts.append(column[min(at, len(column) - 1)])
-            parts.append(piece)
-        return "".join(parts)
+        return (join(self.pieces, row) for row in rows_of([slot.samples() for slot in self.slots]))
 
     def words(self) -> list[Choice]:
         """Split at spaces, and at the first of several spaces. The words share their slots with this text."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
-from .merge import Choice, Shaped, fold
+from .merge import Choice, Shaped, fold, rows_of
 from .similarity import Token, TokenizedLine
 
 _MAX_SHAPES: Final = 8
@@ -57,9 +57,7 @@ class Texts:
         for shaped in self._shapes.values():
             yield from shaped.samples()
         if self._rest is not None:
-            words = [list(word.samples()) for word in self._rest]
-            for at in range(max(map(len, words))):
-                yield " ".join(word[min(at, len(word) - 1)] for word in words)
+            yield from map(" ".join, rows_of([list(word.samples()) for word in self._rest]))
 
     @property
     def size(self) -> int:

@@ -23,19 +23,10 @@ FileIdentity = tuple[int, int, int]
 """Device, inode and type of an open file."""
 
 
-def identity(fd: int) -> FileIdentity | None:
-    """Return the identity of the file behind `fd`; None if `fd` is closed."""
+def identity(file: int | str) -> FileIdentity | None:
+    """Return the identity of the file behind a descriptor, or at a path; None if it is closed, missing or not accessible."""
     try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
-
-
-def place_of(path: str) -> FileIdentity | None:
-    """Return the identity of the file at `path`; None if it does not exist or is not accessible."""
-    try:
-        status = os.stat(path)
+        status = os.stat(file)
     except OSError:
         return None
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
@@ -102,9 +93,7 @@ def read_pipe(fd: int, limit: int) -> bytes | None:
         if _reads_now:
             buffer = bytearray(limit)
             return bytes(buffer[: os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)])
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return os.read(fd, limit) if poll.poll(0) else None
+        return os.read(fd, limit) if is_readable(fd, 0.0) else None
     except BlockingIOError:
         return None
     except OSError as failure:
@@ -129,11 +118,20 @@ def pending(fd: int) -> int:
     return count[0]
 
 
+def is_readable(fd: int, seconds: float | None) -> bool:
+    """Wait up to `seconds`, at most `LONGEST_SEC`, until `fd` is readable or at its end; return whether it is."""
+    return _is_ready(fd, select.POLLIN, seconds)
+
+
 def takes_more(fd: int, seconds: float) -> bool:
     """Wait up to `seconds` until `fd` is writable; return whether it is."""
-    poller = select.poll()
-    poller.register(fd, select.POLLOUT)
-    return bool(poller.poll(capped(seconds) * 1000))
+    return _is_ready(fd, select.POLLOUT, seconds)
+
+
+def _is_ready(fd: int, event: int, seconds: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(capped(seconds) * 1000))
 
 
 def write_all(fd: int, data: bytes, *, patient: bool = False) -> None:

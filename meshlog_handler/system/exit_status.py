@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import select
 import signal
 import struct
 import sys
@@ -13,6 +12,7 @@ import threading
 import time
 from typing import Any, Final
 
+from .descriptors import is_readable
 from .waits import monotonic
 
 # struct pidfd_info of <linux/pidfd.h> in Linux 6.15: mask of requested and returned fields, ten fields, the wait status.
@@ -71,7 +71,7 @@ def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
         code = query(pidfd, pid)
         if code is not None:
             return code
-    if not _is_over(pidfd):
+    if not is_readable(pidfd, 0.0):
         return None  # the process runs, and has closed its connection
     # The parent reaped it during these queries. The parent or the kernel is about to store the exit code.
     deadline = monotonic() + _REAPING_SEC
@@ -80,12 +80,6 @@ def exit_code(pidfd: int, pid: int, popen: Any = None) -> int | None:
         if code is not None or monotonic() >= deadline or not (remembers or popen is not None):
             return code
         time.sleep(0.001)
-
-
-def _is_over(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _reaped(pidfd: int, pid: int) -> int | None:

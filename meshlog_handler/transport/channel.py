@@ -27,7 +27,7 @@ from ..errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from ..journal.layout import Range
 from ..protocol.frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from ..protocol.messages import Hello, Message, Welcome, decode
-from ..system.descriptors import identity
+from ..system.descriptors import identity, is_readable
 from ..system.waits import capped, deadline_after, monotonic, seconds_until
 
 DIAL_SEC: Final = 30.0
@@ -374,9 +374,7 @@ class Link:
 
         Raises `OSError` or `EOFError` if the client is gone, and `ProtocolError` for an invalid frame.
         """
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        if not poll.poll(capped(timeout) * 1000):
+        if not is_readable(self._sock.fileno(), timeout):
             return None
         self._check_intact()
         kind, payload = read_frame(self._sock, MAX_CONTROL)

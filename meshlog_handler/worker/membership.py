@@ -25,7 +25,7 @@ from ..protocol.immutable import Immutable, field
 from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel
 from ..protocol.record import MeshInfo
 from ..system import unpatched
-from ..system.descriptors import FileIdentity, identity, place_of
+from ..system.descriptors import FileIdentity, identity
 from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
@@ -221,7 +221,7 @@ class Membership:
     def client_console(self) -> frozenset[FileIdentity]:
         """Return the files behind the client's stdout and stderr; if unknown, the terminals behind this process's."""
         pid = self._link.peer_pid
-        places = {place_of(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} if pid else {None}
+        places = {identity(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} if pid else {None}
         if places == {None}:
             places = {identity(fd) for fd in (1, 2) if os.isatty(fd)}
         return frozenset(place for place in places if place is not None)

@@ -56,12 +56,22 @@ def join_all(procs: Iterable[BaseProcess], timeout: float = DEADLINE) -> list[in
 
 
 def run_python(
-    *words: str, env: dict[str, str] | None = None, timeout: float = DEADLINE, code: int | None = 0
+    *words: str, env: dict[str, str] | None = None, text: str | None = None, timeout: float = DEADLINE, code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter with these words, able to import the package and the tests; fail if the exit code is not `code`."""
-    done = subprocess.run(
-        [sys.executable, *words], env=importing(env), capture_output=True, text=True, timeout=timeout, cwd=ROOT
-    )
+    """Run the interpreter with these words; otherwise as `run_command`."""
+    return run_command(sys.executable, *words, env=env, text=text, timeout=timeout, code=code)
+
+
+def run_command(
+    *words: str,
+    env: dict[str, str] | None = None,
+    text: str | None = None,
+    timeout: float = DEADLINE,
+    code: int | None = None,
+    cwd: Path = ROOT,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that can import the package and the tests, with `text` as stdin; fail if its exit code is not `code`."""
+    done = subprocess.run(words, env=importing(env), input=text, capture_output=True, text=True, timeout=timeout, cwd=cwd)
     assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import meshlog_handler
 from meshlog_handler.worker import membership
+from tests.process.endings import CONFIG
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
 from tests.waiting import until
@@ -29,17 +30,7 @@ def set_up(address: str, how: str) -> None:
         meshlog_handler.install(address)
         return
     os.environ["MESHLOG_ADDRESS"] = address
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "handlers": {
-                "mesh": {"class": "meshlog_handler.MeshHandler", "handlers": ["shown"]},
-                "shown": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"},
-            },
-            "root": {"level": "INFO", "handlers": ["mesh"]},
-        }
-    )
+    logging.config.dictConfig(CONFIG)
 
 
 def log_all_the_time(address: str, directory: str, name: str, how: str, threads: int, counts: Any, place: int) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from meshlog_handler.cli.parser import COMMANDS, listed
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, meshlog
-from tests.process.procs import DEADLINE, ROOT, importing
+from tests.process.procs import DEADLINE, run_command
 
 # A table of all ranks
 
@@ -128,14 +128,12 @@ def test_a_filter_for_ranks_that_a_job_does_not_have_is_reported(tmp_path: Path)
 def test_an_argument_error_that_cannot_be_written_is_exit_code_2(redirected: str, unbuffered: str) -> None:
     commands = ["run --frobnicate -- true", "run", "run -n x -- true", "rum", "", "tail /no/such/directory"]
     lines = [f"{' '.join(MESHLOG)} {command} {redirected}; echo $?" for command in commands]
-    environment = {**importing(), "PYTHONUNBUFFERED": unbuffered}
-    script = "\n".join(lines)
-    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
+    done = run_command("sh", "-c", "\n".join(lines), env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
     assert done.stdout.split() == ["2"] * len(commands)
     assert done.stderr == ""
 
 
 def test_no_error_goes_to_stdout_instead() -> None:
     command = " ".join([*MESHLOG, "run -- no-such-program 2>&-"])
-    done = subprocess.run(["sh", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
+    done = run_command("sh", "-c", command)
     assert (done.returncode, done.stdout) == (127, "")

@@ -16,7 +16,7 @@ from meshlog_handler.system.descriptors import takes_more
 from meshlog_handler.transport.channel import Address
 from meshlog_handler.transport.run_directory import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
-from tests.process.procs import DEADLINE, ROOT, importing, state_of, wait_stopped
+from tests.process.procs import DEADLINE, ROOT, importing, run_command, state_of, wait_stopped
 from tests.waiting import until
 
 PAUSE = "\nimport signal, sys\nprint('ready')\nwhile True: signal.pause()\n"
@@ -157,10 +157,7 @@ def test_a_run_ends_without_a_busy_loop_if_a_worker_outlives_its_rank(tmp_path: 
 def test_the_end_of_a_killed_rank_is_reported_with_little_address_space(tmp_path: Path) -> None:
     code = "import logging, os, meshlog_handler; meshlog_handler.install(); logging.warning('logged'); os.kill(os.getpid(), 9)"
     command = " ".join(["ulimit -v 600000; exec", *MESHLOG, 'run -- "$0" -c "$1"'])
-    done = subprocess.run(
-        ["sh", "-c", command, sys.executable, code], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE
-    )
-    assert done.returncode == 137
+    done = run_command("sh", "-c", command, sys.executable, code, code=137)
     assert "[0] logged\n" in done.stderr
     assert "ended by SIGKILL" in done.stderr
 
@@ -449,7 +446,7 @@ def test_a_pipe_that_another_process_made_non_blocking_gets_every_line(tmp_path:
 
 def test_ranks_that_write_forever_end_when_the_reader_closes_the_pipe(tmp_path: Path) -> None:
     command = " ".join([*MESHLOG, "run -n 2 -- yes | head -1; echo ${PIPESTATUS[0]}"])
-    done = subprocess.run(["bash", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
+    done = run_command("bash", "-c", command)
     line, code = done.stdout.splitlines()
     assert (line[4:], int(code)) == ("y", 128 + signal.SIGPIPE)
     assert "stopped by SIGPIPE" in done.stderr
@@ -532,13 +529,9 @@ def test_a_program_in_a_forbidden_directory_is_not_reported_as_missing(tmp_path:
 def test_the_exit_code_is_that_of_the_rank_even_if_the_output_cannot_be_written(full: str, unbuffered: str) -> None:
     streams = " ".join(f"{fd}>/dev/full" for fd in full.split())
     command = " ".join([*MESHLOG, "run -n 2 -- sh -c 'echo out; echo err >&2; exit 77'", streams])
-    done = subprocess.run(
-        ["sh", "-c", command], env={**importing(), "PYTHONUNBUFFERED": unbuffered}, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 77
+    done = run_command("sh", "-c", command, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, code=77)
     assert "Traceback" not in done.stderr
-    closed = subprocess.run(["sh", "-c", command.replace("/dev/full", "&-")], env=importing(), capture_output=True, cwd=ROOT)
-    assert closed.returncode == 77
+    run_command("sh", "-c", command.replace("/dev/full", "&-"), code=77)
 
 
 def test_tail_reports_that_stdout_is_full(tmp_path: Path) -> None:
@@ -546,7 +539,7 @@ def test_tail_reports_that_stdout_is_full(tmp_path: Path) -> None:
     code = "import logging, meshlog_handler; meshlog_handler.install(); logging.info('logged')"
     meshlog(tmp_path, "run", "--log-dir", str(logs), "--", *PYTHON, code)
     command = " ".join([*MESHLOG, "tail", str(logs), "> /dev/full"])
-    done = subprocess.run(["sh", "-c", command], env=importing(), capture_output=True, text=True, cwd=ROOT)
+    done = run_command("sh", "-c", command)
     assert (done.returncode, done.stderr) == (1, "meshlog: error: stdout cannot be written: No space left on device\n")
 
 

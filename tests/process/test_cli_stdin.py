@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.command_line import MESHLOG, PYTHON, meshlog
-from tests.process.procs import DEADLINE, ROOT, importing
+from tests.process.procs import DEADLINE, ROOT, importing, run_command
 from tests.waiting import until
 
 READS = "import os, sys; print(repr(sys.stdin.read()), os.environ['RANK'])"
@@ -23,8 +23,7 @@ READS = "import os, sys; print(repr(sys.stdin.read()), os.environ['RANK'])"
 
 def piped(command: str) -> subprocess.CompletedProcess[str]:
     """Run a command of a shell in which ``$M`` is meshlog."""
-    env = {**importing(), "M": " ".join(MESHLOG)}
-    return subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE)
+    return run_command("sh", "-c", command, env={**os.environ, "M": " ".join(MESHLOG)})
 
 
 @pytest.mark.parametrize(

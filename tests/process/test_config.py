@@ -15,7 +15,7 @@ from meshlog_handler import LogClient
 from meshlog_handler.testing import collected
 
 from .configured import COUNT
-from .procs import DEADLINE, ROOT, importing, run_python
+from .procs import importing, run_command, run_python
 
 ADDRESS = "MESHLOG_ADDRESS"
 WAYS = ["plain", "config", "install", "config", "install", "config", "install"]
@@ -117,14 +117,7 @@ def test_logging_works_on_a_read_only_system(memory: bool) -> None:
         "import logging.config, os; from tests.process import configured; logging.config.dictConfig(configured.config());"
         "logging.info('parent'); os.fork() or (configured.child('plain', 0), os._exit(0)); os.wait()"
     )
-    done = subprocess.run(
-        [*unshare, script, sys.executable, "-B", "-c", code],
-        env=importing(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        cwd=ROOT,
-    )
+    done = run_command(*unshare, script, sys.executable, "-B", "-c", code)
     rank = 0 if memory else None
     assert done.stdout.splitlines() == ["INFO None parent", f"INFO {rank} child 0 plain"]
     assert done.stderr.count("no other process can join this one") == (0 if memory else 1)

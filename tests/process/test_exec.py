@@ -24,7 +24,7 @@ from tests.waiting import until
 
 from .command_line import MESHLOG, PYTHON, WAIT_FOR, Meshlog, meshlog, running
 from .documents import Page
-from .procs import DEADLINE, ROOT, importing
+from .procs import DEADLINE, run_command
 
 RANKS = range(4)
 
@@ -115,16 +115,7 @@ def test_a_stop_signal_is_passed_on_to_the_command(tmp_path: Path) -> None:
 
 
 def test_the_command_reads_the_stdin_of_the_launcher() -> None:
-    done = subprocess.run(
-        [*MESHLOG, "exec", "--", "cat"],
-        env=importing({**os.environ, **variables(0)}),
-        input="for rank 0\n",
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        cwd=ROOT,
-        check=True,
-    )
+    done = run_command(*MESHLOG, "exec", "--", "cat", env={**os.environ, **variables(0)}, text="for rank 0\n", code=0)
     assert done.stdout == "[0] for rank 0\n"
 
 
@@ -234,16 +225,8 @@ needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="mpirun is not installe
 def mpirun(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command on four ranks."""
     assert MPIRUN is not None
-    env = {**importing(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return subprocess.run(
-        [MPIRUN, "-n", str(len(RANKS)), "--oversubscribe", *command],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        cwd=ROOT,
-        check=False,
-    )
+    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return run_command(MPIRUN, "-n", str(len(RANKS)), "--oversubscribe", *command, env=env)
 
 
 @needs_mpirun

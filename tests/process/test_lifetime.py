@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
-from .procs import DEADLINE, ROOT, importing
+from .procs import run_python
 
 # README, "What is guaranteed": Ends are orderly. See also `test_released` and `test_slow_handler`.
 LIBRARIES = ["multiprocessing", "multiprocess"]
@@ -24,15 +23,7 @@ def run(*words: str, code: int = 0) -> list[str]:
     """Run a program of `endings`, and return the lines on its stdout."""
     if sys.version_info >= (3, 15) and "multiprocess" in words and "fork" not in words:
         pytest.skip("dill 0.4.1 cannot pickle functions by value on Python 3.15")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.process.endings", *words],
-        env=importing(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        cwd=ROOT,
-    )
-    assert done.returncode == code, done.stderr
+    done = run_python("-m", "tests.process.endings", *words, code=code)
     if not code:
         assert _AT_EXIT.sub("", done.stderr) == ""
     return done.stdout.splitlines()

@@ -21,9 +21,10 @@ import pytest
 import trio
 
 from meshlog_handler import ClosedError, ProcMesh, RankDied, RankError, SettingError, current_coords, current_rank, this_host
+from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
-from .procs import METHODS, importing
+from .procs import METHODS, importing, run_python
 from .test_procs import Trouble, fail_on, gone
 
 DEADLINE = 60.0
@@ -31,15 +32,8 @@ LOGGER = logging.getLogger("mesh.calls")
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
-class Kept(logging.Handler):
+class Kept(RecordCollector):
     """Keeps what the client shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
 
     def texts(self) -> list[tuple[int, str]]:
         """Return the rank and text of each record, sorted by rank."""
@@ -121,10 +115,7 @@ EXPECTED = {
 
 
 def run_script(words: list[str], text: str | None = None) -> None:
-    done = subprocess.run(
-        [sys.executable, *words], input=text, env=importing(), capture_output=True, text=True, timeout=DEADLINE
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(*words, text=text)
     assert done.stdout.count("main runs") == 1
     found = json.loads(done.stdout.splitlines()[-1])
     pids = found.pop("pids")

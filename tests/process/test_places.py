@@ -15,7 +15,7 @@ from meshlog_handler.testing import collected
 from meshlog_handler.transport.channel import Address
 from tests.waiting import until
 
-from .procs import DEADLINE, importing
+from .procs import DEADLINE, importing, run_command, run_python
 
 WORKER = """
 import logging, os, sys, meshlog_handler
@@ -30,11 +30,7 @@ os.kill(os.getpid(), 9)
 
 def run(program: str, where: Path, *words: str, **variables: str) -> str:
     """Run a program in a directory; return its stdout and stderr, or fail."""
-    env = {**importing(), **variables}
-    ran = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=where, env=env, capture_output=True, text=True, timeout=60
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = run_command(sys.executable, "-c", program, *words, cwd=where, env={**os.environ, **variables}, code=0)
     return ran.stdout + ran.stderr
 
 
@@ -111,11 +107,7 @@ def test_a_worker_can_join_after_the_run_directory_was_removed() -> None:
     with collected() as logs:
         place = Path(Address.parse(logs.address).path).parent
         shutil.rmtree(place)
-        env = importing(logs.client.environ())
-        ran = subprocess.run(
-            [sys.executable, "-c", WORKER], env=env, input="go\n", capture_output=True, text=True, timeout=DEADLINE
-        )
-        assert ran.returncode == -9
+        ran = run_python("-c", WORKER, env=logs.client.environ(), text="go\n", code=-9)
         assert ran.stderr == ""
         logs.flush()
         until(lambda: {"first", "printed", "last"} <= set(logs.messages), DEADLINE)
@@ -152,15 +144,13 @@ print("printed", flush=True)
 @pytest.mark.usefixtures("real_stdout")
 def test_the_records_of_a_worker_that_gave_up_its_privileges_are_shown() -> None:
     with collected() as logs:
-        env = importing(logs.client.environ())
         program = GIVE_UP.format(before="meshlog_handler.install()", after="")
-        ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
-        assert (ran.returncode, ran.stderr) == (0, "")
+        ran = run_python("-c", program, env=logs.client.environ())
+        assert ran.stderr == ""
         logs.flush()
         assert {"record 1", "printed"} <= set(logs.messages)
         program = GIVE_UP.format(before="meshlog_handler.install", after="meshlog_handler.install()")
-        ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=DEADLINE)
-        assert ran.returncode == 0
+        ran = run_python("-c", program, env=logs.client.environ())
         assert ran.stdout == "printed\n"  # the client refuses another user's process, which then shows its own records
         assert "the logs of this process are not forwarded" in ran.stderr
         assert "record 1" in ran.stderr
@@ -206,9 +196,8 @@ def test_a_mesh_starts_without_proc_and_without_room_in_shared_memory(method: st
     if subprocess.run([*unshare, script, "true"], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount")
     (tmp_path / "mesh.py").write_text(STARTS)
-    command = [*unshare, script, sys.executable, str(tmp_path / "mesh.py"), method]
-    env = {name: value for name, value in importing().items() if name != "MESHLOG_RUN_DIR"}
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE)
+    env = {name: value for name, value in os.environ.items() if name != "MESHLOG_RUN_DIR"}
+    ran = run_command(*unshare, script, sys.executable, str(tmp_path / "mesh.py"), method, env=env)
     assert (ran.returncode, ran.stderr) == (0, "[0] record\n")
 
 
@@ -216,7 +205,5 @@ def test_a_mesh_starts_without_proc_and_without_room_in_shared_memory(method: st
 def test_a_mesh_starts_from_a_zip_file(method: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "mesh.pyz", "w") as file:
         file.writestr("__main__.py", STARTS)
-    ran = subprocess.run(
-        [sys.executable, str(tmp_path / "mesh.pyz"), method], env=importing(), capture_output=True, text=True, timeout=DEADLINE
-    )
+    ran = run_python(str(tmp_path / "mesh.pyz"), method, code=None)
     assert (ran.returncode, ran.stderr) == (0, "[0] record\n")

@@ -6,8 +6,6 @@ import logging
 import multiprocessing
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -18,7 +16,7 @@ from meshlog_handler import LogClient
 from tests.waiting import until
 
 from . import workers
-from .procs import DEADLINE, ROOT, importing, join_all, started
+from .procs import DEADLINE, join_all, run_python, started
 
 pytestmark = pytest.mark.usefixtures("real_stdout")
 
@@ -127,14 +125,7 @@ print("main ends", flush=True)
 
 @pytest.mark.parametrize("window", ["None", "30"])
 def test_the_exit_of_a_program_waits_for_a_slow_handler(window: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("WINDOW", window)],
-        env=importing(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        cwd=ROOT,
-    )
+    done = run_python("-c", PROGRAM.replace("WINDOW", window), code=None)
     assert done.stderr == ""
     found = [re.match(r"(?:\[(\d+) .*)?name ", line) for line in done.stdout.splitlines()]
     assert sum(int(match[1] or 1) for match in found if match) == 100

@@ -6,9 +6,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
+from tests.process.forkers import fork
 from tests.process.procs import importing
 from tests.waiting import until
 
@@ -17,21 +18,6 @@ from .inside import own_files
 from .scene import DEADLINE, Scene
 from .tally import Lane
 from .workers import Worker, at_work
-
-
-def fork(child: Callable[[], object]) -> int:
-    """Run `child` in a forked process, which then exits with `os._exit`; return its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        child()
-        code = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        os._exit(code)
 
 
 def reap(pids: Sequence[int]) -> None:

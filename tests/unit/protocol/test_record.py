@@ -18,6 +18,7 @@ from meshlog_handler.protocol.decode import Item, RecordDecoder
 from meshlog_handler.protocol.encode import SchemaTable
 from meshlog_handler.protocol.record import MeshInfo, info_of, shown_kind
 from meshlog_handler.protocol.relayed_records import RelayedTemplate, encode_relayed
+from meshlog_handler.testing import RecordCollector
 
 from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
 
@@ -86,15 +87,6 @@ def test_a_mesh_info_is_immutable() -> None:
     assert repr(KNOWN) == "MeshInfo(rank=3, local_rank=1, hostname='node', coords={'gpus': 3})"
 
 
-class Kept(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 class Loud(logging.LogRecord):
     """A record class of the program."""
 
@@ -108,7 +100,7 @@ class Loud(logging.LogRecord):
 
 def test_a_shown_record_keeps_its_own_class() -> None:
     record = Loud("a", logging.INFO, "a.py", 1, "hello %d", (5,), None)
-    kept = Kept()
+    kept = RecordCollector()
     sink = Sink([kept])
     sink.show_here(record)
     sink.show_here(make("%d", "x"))
