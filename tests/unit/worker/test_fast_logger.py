@@ -310,6 +310,16 @@ def test_levels_that_are_no_plain_numbers_keep_their_names(fast: Fast) -> None:
     assert names == [logging.getLevelName(25), logging.getLevelName(Own(25)), logging.getLevelName(25)]
 
 
+def test_calls_that_are_never_learned_are_soon_left_to_logging(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    learn = fast_logger._learn
+    monkeypatch.setattr(fast_logger, "_learn", lambda *args: (tried.append(1), learn(*args)))
+    for number in range(900):
+        fast.log.info(f"template {number} of %d", number)
+    assert len(tried) < 600
+    assert [record.getMessage() for record in fast.records()] == [f"template {number} of {number}" for number in range(900)]
+
+
 def test_code_that_is_compiled_again_and_again_is_not_kept(fast: Fast) -> None:
     for number in range(1500):
         exec(compile("log.info('step %d', 1)", f"made {number % 7}", "exec"), {"log": fast.log})
