@@ -49,6 +49,7 @@ STRUCT_TYPES: Final = frozenset(PLAIN_CODES)
 # each call, while a template varies only with the threads that use it.
 _SITE_LIMIT: Final = {False: 4, True: 64}
 _MAX_THREADS: Final = 64
+_FORM_LIMIT: Final = (64, 16, 64)  # a form of many threads costs little more than one of many messages
 TIMES: Final = Struct("<ddd")
 MAX_SCHEMAS: Final = 0xFFFF
 
@@ -177,9 +178,9 @@ def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
 
 def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, route: object) -> EncodedRecord | None:
     """Encode a record whose values are its arguments, or return None. The caller catches every `Exception`."""
-    shared, names, args, kinds = shape
-    fields, codes = record.__dict__, codes_of(kinds)
-    if names or not isinstance(shared, int) or codes is None:
+    shared, names, args, codes = shape
+    fields = record.__dict__
+    if names or not isinstance(shared, int):
         return None
     place = _place_of(record)
     count = table.schema_count.get(place, 0)
@@ -188,7 +189,7 @@ def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, 
         return _encode_message(record, place, table, route)
     if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
         return None
-    key = (schema_key(fields), (record.__class__, *kinds), route)
+    key = (schema_key(fields), (record.__class__, *map(type, record.args or ())), route)
     # Known if another handler has formatted the record: that adds an attribute, so the fast path skips it.
     known = table.get(key)
     if known is not None:
@@ -229,10 +230,7 @@ def _encode_message(
 
 def _fits(msg: str, shape: Shape) -> bool:
     """Return whether the client makes the same text of this message and of what is sent of the arguments."""
-    args, names, _, kinds = shape
-    codes = codes_of(kinds)
-    if codes is None:
-        return False
+    args, names, _, codes = shape
     codes = codes[: len(codes) - len(names)]
     return are_texts(msg, codes) if isinstance(args, int) else OBJECT not in codes
 
@@ -242,17 +240,12 @@ def _rendered(record: logging.LogRecord) -> Shape:
     shape = shape_of(record)
     if shape is None or not _fits(record.msg, shape):
         raise ValueError("a value whose text is not known from what is sent of it")
-    args, names, values, kinds = shape
+    args, names, values, codes = shape
     keys = args if isinstance(args, tuple) else ()
     if not _TEXTS.issuperset(map(type, (*names, *keys))) or not _NOT_NAMED.isdisjoint(names):
         raise ValueError("a name that is no text, or is reserved")
-    codes = codes_of(kinds) or ""
-    return (
-        args,
-        names,
-        tuple([text_of(each) if code == OBJECT else each for each, code in zip(values, codes, strict=True)]),
-        kinds,
-    )
+    sent = [text_of(each) if code == OBJECT else each for each, code in zip(values, codes, strict=True)]
+    return args, names, tuple(sent), codes
 
 
 def _encode_shape(
@@ -260,15 +253,14 @@ def _encode_shape(
 ) -> EncodedRecord | None:
     """Encode a record by a schema that names its values, or return None. The caller catches every `Exception`."""
     place = _place_of(record)
-    for number in (0, 1, 2) if record.args else (1, 2):
-        key, (args, names, values, kinds) = form_of(number, record, shape, route, trace)
+    plain_args = not shape[1] and isinstance(shape[0], int)
+    # Form 0 of plain arguments is that of `_encode_struct`, which has found no schema.
+    for number in (0, 1, 2) if record.args and not plain_args else (1, 2):
+        key, (args, names, values, codes) = form_of(number, record, shape, route, trace)
         made, define, committed = table.get(key), b"", None
-        codes = codes_of(kinds)
-        if codes is None:
-            return None
         if made is None:
             count = table.shapes.get((number, place), 0)
-            schema = next(table.ids) if count < _MAX_THREADS else MAX_SCHEMAS + 1
+            schema = next(table.ids) if count < _FORM_LIMIT[number] else MAX_SCHEMAS + 1
             if schema > MAX_SCHEMAS:
                 continue
             table.shapes[number, place] = count + 1

@@ -37,7 +37,7 @@ _CONVERSION: Final = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[hlL]?([diouxXeEfFg
 _MAX_TEMPLATE: Final = 512
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def codes_of(kinds: tuple[type, ...]) -> str | None:
     """Return the codes of values of these types, or None for a subclass of a plain type: it may have any text."""
     codes = [_CODES.get(kind) or ("" if issubclass(kind, _NOT_OBJECTS) else OBJECT) for kind in kinds]

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from .known_traces import KnownTrace
+from .packers import codes_of
 
 HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
@@ -58,8 +59,8 @@ _process_key: Final[Callable[[dict[str, object]], tuple[object, ...]]] = itemget
 )
 """What the records of one schema share if each has another message and another thread."""
 
-Shape = tuple[object, tuple[str, ...], tuple[Any, ...], tuple[type, ...]]
-"""Arguments, names, values, types: what is known of the values of a record. The values are arguments and then attributes.
+Shape = tuple[object, tuple[str, ...], tuple[Any, ...], str]
+"""Arguments, names, values, codes: what is known of the values of a record. The values are arguments and then attributes.
 
 The first item is the number of arguments, or the keys of a mapping. The names are those of the attributes.
 """
@@ -78,7 +79,8 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
         return None
     error: Any = fields[ERROR]
     if len(fields) == PLAIN_SIZE and error is None:
-        return shared, (), values, tuple(map(type, values))
+        codes = codes_of(tuple(map(type, values)))
+        return None if codes is None else (shared, (), values, codes)
     names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
     if error:
         names, extras = (*names, ERROR), (*extras, error[1])
@@ -86,7 +88,8 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
         extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in _FORMATTED])
         names = tuple([name for name in names if name not in _FORMATTED])
     values += extras
-    return shared, names, values, tuple(map(type, values))
+    codes = codes_of(tuple(map(type, values)))
+    return None if codes is None else (shared, names, values, codes)
 
 
 def form_of(
@@ -98,14 +101,17 @@ def form_of(
     thousand threads, would cost more than it saves, so these are values of the other forms.
     """
     fields = record.__dict__
-    args, names, values, kinds = shape
+    args, names, values, codes = shape
     traced = None if trace is None else trace.number
     if number == 0:
-        return (0, _traced_key(fields), record.__class__, args, names, kinds, route, traced), shape
+        return (0, _traced_key(fields), record.__class__, args, names, codes, route, traced), shape
     more: tuple[Any, ...]
     if number == 1:
         shared, names, more = _traced_message_key(fields), (*names, "msg"), (record.msg,)
     else:
         shared, names, more = _process_key(fields), (*names, "msg", *_THREAD), (record.msg, *_thread_of(fields))
-    kinds += tuple(map(type, more))
-    return (number, shared, record.__class__, args, names, kinds, route, traced), (args, names, values + more, kinds)
+    of_more = codes_of(tuple(map(type, more)))
+    if of_more is None:
+        raise ValueError("the name of a thread or task is of a subclass of str")
+    codes += of_more
+    return (number, shared, record.__class__, args, names, codes, route, traced), (args, names, values + more, codes)

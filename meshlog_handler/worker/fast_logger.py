@@ -53,6 +53,8 @@ _MAX_SITES: Final = 16_384
 _MAX_KINDS: Final = 256
 _MAX_CODES: Final = 1024
 _MAX_SITES_OF_CODE: Final = 256
+_MAX_MISSES: Final = 256
+"""Calls of one code object that could not be learned. After that many, its unknown calls take the standard way at once."""
 _IN_NANOSECONDS: Final = sys.version_info >= (3, 13)
 _HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
 _MORE_LEVELS: Final = 1 if sys.version_info < (3, 11) else 0
@@ -186,7 +188,8 @@ def _fast_log(
                     if pack is None:
                         pack, values = kinds.get(None), (msg,)
             if pack is None:
-                new = _is_learned(tuple(map(type, args)))
+                known = schemas.codes.get(id(code))
+                new = (known is None or known[2] < _MAX_MISSES) and _is_learned(tuple(map(type, args)))
             elif len(args) == 1 and args[0].__class__ not in STRUCT_TYPES and isinstance(args[0], Mapping):
                 pack = None  # `logging` may take it for the values of names
             else:
@@ -277,10 +280,15 @@ def _learn(
         # Code that a program compiles again and again, or runs in ever new threads or tasks, is not learned any more.
         known = schemas.codes.get(id(code))
         if known is None and len(schemas.codes) < _MAX_CODES:
-            known = schemas.codes[id(code)] = [code, 0]
-        if known is None or known[1] >= _MAX_SITES_OF_CODE or len(schemas.sites) >= _MAX_SITES:
+            known = schemas.codes[id(code)] = [code, 0, 0]
+        if known is None:
+            return
+        if known[1] >= _MAX_SITES_OF_CODE or len(schemas.sites) >= _MAX_SITES:
+            known[2] += 1
             return
         known[1] += 1
         kinds = schemas.sites[site] = {}
     if pack is not None and len(kinds) < _MAX_KINDS:
         kinds[key] = pack
+    elif (known := schemas.codes.get(id(code))) is not None:
+        known[2] += 1

@@ -204,6 +204,8 @@ def test_the_text_of_a_known_traceback_is_that_of_logging(name: str) -> None:
         lambda number: make(f"step {number}", thread=number),
         lambda number: make("step %d", number, thread=number, user=number),
         lambda number: make("step %d", number, user=number, message=f"step {number}"),
+        lambda number: make("at %s", type(f"Kind{number}", (), {})()),
+        lambda number: make("at %s", number, user=type(f"Kind{number}", (), {})()),
     ],
 )
 def test_the_thousandth_record_is_as_cheap_as_the_second(record: Callable[[int], logging.LogRecord]) -> None:

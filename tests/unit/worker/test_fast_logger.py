@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler import MeshHandler
+from meshlog_handler.protocol import encode
 from meshlog_handler.worker import fast_logger
 from meshlog_handler.worker.record_stream import RecordStream
 
@@ -308,6 +309,26 @@ def test_levels_that_are_no_plain_numbers_keep_their_names(fast: Fast) -> None:
         fast.log.log(level, "step")
     names = [record.levelname for record in fast.records()]
     assert names == [logging.getLevelName(25), logging.getLevelName(Own(25)), logging.getLevelName(25)]
+
+
+def test_calls_that_are_never_learned_are_soon_left_to_logging(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(fast_logger, "_MAX_MISSES", 2)
+    monkeypatch.setattr(encode, "_SITE_LIMIT", {False: 4, True: 2})
+    learn = fast_logger._learn
+
+    def counted(*args: Any) -> None:
+        tried.append(1)
+        learn(*args)
+
+    monkeypatch.setattr(fast_logger, "_learn", counted)
+    texts = []
+    for number in range(300):
+        fast.log.info(f"template {number} of %d", number)
+        if number % 10 == 9:
+            texts += [record.getMessage() for record in fast.records()]
+    assert texts == [f"template {number} of {number}" for number in range(300)]
+    assert len(tried) < 150
 
 
 def test_code_that_is_compiled_again_and_again_is_not_kept(fast: Fast) -> None:
