@@ -371,6 +371,7 @@ class LogClient(Requests):
 
     def _admit(self, connection: NewConnection) -> Welcome:
         """Return the reply to a new connection. Client thread only."""
+        self._core.reactor.check_room(connection.sock)
         try:
             self._rundir.restore()
             if self._log_dir is not None:

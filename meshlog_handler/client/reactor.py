@@ -11,7 +11,7 @@ import select
 import selectors
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -25,6 +25,7 @@ from ..system.diagnostics import diagnose
 from ..system.error_reports import ErrorReports, describe
 from ..system.exit_status import exit_code, has_ended, started_here, watch
 from ..system.waits import capped, monotonic
+from ..transport.channel import peer_pid
 from .output_pipes import OutputPipes
 from .peer import Life, Peer
 
@@ -38,6 +39,12 @@ _EXIT_SEC: Final = 0.1
 _NO_FLUSH: Final = 0
 MAX_OUTBOX: Final = 16 << 20
 """Bytes that may wait for a peer that does not read them. If more messages follow, its connection is closed."""
+
+MAX_CONNECTED: Final = 64
+"""Connections of one process that have joined. A process needs one for each client; the client's own process has no limit."""
+
+MAX_OF_OTHER_NAMESPACES: Final = 4096
+"""Connections that have joined of all processes in other pid namespaces, which cannot be told apart."""
 
 # Entries to collect at a time, from all peers: 2,048 fit into the processor's cache and cost a sixth less than 16,000. And
 # the least number from each peer, so that peers are visited rarely: with 1,000 peers, none is in the cache.
@@ -58,6 +65,7 @@ class Reactor:
         self.error_reports = error_reports or ErrorReports()
         self._selector = selectors.DefaultSelector()
         self.peers: set[Peer] = set()
+        self._connections: Counter[int | None] = Counter()  # by process; 0: all those of other pid namespaces
         self.messages: deque[tuple[Peer, Message]] = deque()
         self.finished: deque[Peer] = deque()
         self.pipes = OutputPipes(self._selector)
@@ -88,6 +96,16 @@ class Reactor:
         """Undo `register`."""
         self._selector.unregister(fd)
 
+    def check_room(self, sock: socket.socket) -> None:
+        """Raise `ProtocolError` if the process of a new connection has too many."""
+        pid = peer_pid(sock)
+        limit = MAX_CONNECTED if pid else MAX_OF_OTHER_NAMESPACES
+        if self._connections[pid] >= limit and pid not in (None, os.getpid()):  # this process forwards those of other hosts
+            whose = f"process {pid} has" if pid else "processes of other pid namespaces have"
+            raise ProtocolError(
+                f"{whose} {limit} connections already, the most that are allowed. A process needs one for each client."
+            )
+
     def add(self, peer: Peer, welcome: Message) -> None:
         """Add a peer and send `welcome`. A process has one connection: the journal of its earlier peer is read to the end."""
         for former in [each for each in self.disconnected if peer.watched and each.watched and each.pid == peer.pid]:
@@ -95,6 +113,7 @@ class Reactor:
             self.ended(former)
         self.peers.add(peer)
         if peer.sock is not None:
+            self._connections[peer_pid(peer.sock)] += 1
             self._selector.register(peer.sock, selectors.EVENT_READ, peer)
         self.pipes.add(peer)
         try:
@@ -367,6 +386,10 @@ class Reactor:
             return
         if peer.sock.fileno() in self._selector.get_map():
             self._selector.unregister(peer.sock)
+        pid = peer_pid(peer.sock)
+        self._connections[pid] -= 1
+        if not self._connections[pid]:
+            del self._connections[pid]
         peer.sock.close()
         peer.sock = None
         if peer.ended:

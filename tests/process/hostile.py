@@ -92,6 +92,17 @@ def joined(address: str, rank: int | None = RANK) -> Iterator[Peer]:
         yield peer.join()
 
 
+def join_many_times(address: str, count: int, answer: Any) -> None:
+    """Open connections that join, up to `count`; send how many the client accepts, close them, and do it again."""
+    for _ in range(2):
+        accepted = 0
+        with contextlib.ExitStack() as closing, contextlib.suppress(EOFError, ConnectionError):  # refused
+            while accepted < count:
+                closing.enter_context(contextlib.closing(Peer(address))).join()
+                accepted += 1
+        answer.send(accepted)
+
+
 def entries(*texts: str) -> bytes:
     """Return the entries of some records, with the definition of their schema."""
     shapes, data = SchemaTable(), bytearray()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import multiprocessing
 import os
 import pickle
 import resource
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler import ConsoleHandler, FlushTimeout, LogClient, MeshFormatter, RankStats
+from meshlog_handler.client.reactor import MAX_CONNECTED
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.layout import HEADER as JOURNAL_HEADER
 from meshlog_handler.journal.layout import START
@@ -36,8 +38,8 @@ from meshlog_handler.transport.channel import Address, authenticate, read_frame
 from tests.leaks import open_fds
 from tests.waiting import until
 
-from .hostile import RANK, Peer, bombs, entries, honest, joined, knock, stretch
-from .procs import DEADLINE
+from .hostile import RANK, Peer, bombs, entries, honest, join_many_times, joined, knock, stretch
+from .procs import DEADLINE, join_all, started
 
 NEST = b"[\x01\x00\x00\x00"
 
@@ -274,6 +276,17 @@ def test_a_peer_that_joins_many_times_counts_as_one_rank() -> None:
         assert receipt.acked == (0, 1, RANK), "it lives, and its journal was read"
         assert others.logs.client.stats()[RANK].received == 100
         others.are_counted()
+
+
+def test_a_process_can_have_a_bounded_number_of_connections(capfd: pytest.CaptureFixture[str]) -> None:
+    results, answer = multiprocessing.Pipe(duplex=False)
+    with honest() as others, results, answer:
+        with started("fork", join_many_times, [(others.address, MAX_CONNECTED + 10, answer)]) as procs:
+            assert [results.recv(), results.recv()] == [MAX_CONNECTED, MAX_CONNECTED]
+            join_all(procs)
+        others.are_heard()
+        others.are_counted()
+    assert f"has {MAX_CONNECTED} connections already" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

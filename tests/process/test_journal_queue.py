@@ -159,6 +159,22 @@ def test_only_the_client_can_read_the_queue() -> None:
         pickle.dumps(client.queue)
 
 
+def test_copies_of_a_queue_in_one_process_share_a_connection() -> None:
+    """A task of a pool gets a new copy of the queue each time."""
+    with collected() as logs:
+        pickled = pickle.dumps(logs.client.queue)
+        with started("fork", put_into_copies, [(pickled, 5)]) as procs:
+            assert join_all(procs) == [0]
+        logs.flush()
+        assert [record.getMessage() for record in logs.records] == [f"copy {number}" for number in range(5)]
+        assert [rank for rank in logs.client.stats() if rank is not None] == [0]
+
+
+def put_into_copies(pickled: bytes, count: int) -> None:
+    for number in range(count):
+        pickle.loads(pickled).put(logging.makeLogRecord({"msg": f"copy {number}", "levelno": logging.INFO}))
+
+
 def test_the_queue_can_be_pickled_and_sent_through_a_pipe() -> None:
     with collected() as logs:
         ours, theirs = multiprocessing.Pipe()
