@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from tests.waiting import until
 
-CHROMIUM: Final = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+_NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM: Final = next((path for name in _NAMES if (path := shutil.which(name))), None)
 DEADLINE: Final = 60.0
 _FLAGS: Final = (
     "--headless=new",
@@ -107,7 +108,7 @@ class Browser:
     def open(self, url: str) -> None:
         """Load a page."""
         self.send("Page.navigate", url=url)
-        until(lambda: self.run("document.readyState") == "complete" and self.run("location.href") != "about:blank", DEADLINE, url)
+        self.until("document.readyState == 'complete' && location.href != 'about:blank'")
 
     def run(self, code: str) -> Any:
         """Return the value of an expression on the page."""

@@ -14,14 +14,17 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
 class Event(NamedTuple):
-    """A record or a captured line. `time` is in seconds since the epoch. `source` is the logger, or ``stdout`` or ``stderr``."""
+    """A record or a captured line.
+
+    `time` is in seconds since the epoch. `source` is the logger, ``stdout`` or ``stderr``. It stands for `lines` similar ones.
+    """
 
     time: float
     rank: int
     level: int
     source: str
     text: str
-    count: int = 1
+    lines: int = 1
 
     @property
     def captured(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -78,14 +79,16 @@ class Findings:
         told = [event for event in events if not self._is_exit(rank, event)]
         if not told:
             return
-        counts = self._counts.setdefault(rank, [0, 0])
+        counts = self._counts.setdefault(rank, [0, 0, 0, 0])
         captured = sum(event.captured for event in told)
         counts[0] += len(told) - captured
         counts[1] += captured
+        counts[2] += sum(logging.WARNING <= event.level < logging.ERROR for event in told)
+        counts[3] += sum(event.level >= logging.ERROR for event in told)
         self._seen[rank] = max(self._seen.get(rank, (0.0, "")), (told[-1].time, told[-1].text))
         watch = self._watches.setdefault(rank, Watch())
         items: list[Any] = [(event.time, self._template(event.level), event.text) for event in told]
-        watch.add_records(_Batch(items), told[-1].time, sum(counts))
+        watch.add_records(_Batch(items), told[-1].time, counts[0] + counts[1])
 
     def _is_exit(self, rank: int, event: Event) -> bool:
         """Note how a rank ended, if the event reports it."""
@@ -107,7 +110,7 @@ class Findings:
         observations = []
         for rank in {*self._watches, *self._ends}:
             when, line = self._seen.get(rank, (now, ""))
-            records, lines = self._counts.get(rank, (0, 0))
+            records, lines, warnings, errors = self._counts.get(rank, (0, 0, 0, 0))
             made = Observation(
                 rank,
                 "dead" if rank in self._ends else "running",
@@ -118,6 +121,7 @@ class Findings:
                 end=self._ends.get(rank, ""),
             )
             if rank in self._watches:
-                made = replace(made.with_seen(self._watches[rank].seen(_Batch(())), now), silence=made.silence)
+                made = made.with_seen(self._watches[rank].seen(_Batch(())), now)
+                made = replace(made, warnings=warnings, errors=errors)
             observations.append(made)
         return insight_of(observations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any, Final, NamedTuple
 
@@ -67,13 +67,13 @@ class Kinds:
         if known is None:
             found = self._find(event, text, key)
             if found is None:
-                self.others += event.count
+                self.others += event.lines
                 return
             kind = found
         else:
             kind, run = known
             run.add(text)
-        kind.count += event.count
+        kind.count += event.lines
         if event.rank >= 0:
             kind.ranks.add(event.rank)
         if event.time < kind.first:
@@ -137,9 +137,10 @@ class Kinds:
             for kind in chosen
         ]
 
-    def left_out(self, most: int) -> int:
+    def left_out(self, groups: Iterable[Mapping[str, Any]]) -> int:
         """Return how many lines are in none of these groups."""
-        return self.others + sum(each.count for each in self._kinds.values()) - sum(g["count"] for g in self.groups(most))
+        total = self.others + sum(each.count for each in self._kinds.values())
+        return int(total - sum(each["count"] for each in groups))
 
     # -- curves ------------------------------------------------------------------------------------------------------
 

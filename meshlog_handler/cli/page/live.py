@@ -46,7 +46,8 @@ class LivePage:
         self._over = False
         self._closed = False
         self._insight = _NOTHING
-        self._threads = [threading.Thread(target=each, daemon=True, name="meshlog-web") for each in (self._follow, self._publish)]
+        loops = (self._follow, self._publish)
+        self._threads = [threading.Thread(target=each, daemon=True, name="meshlog-web") for each in loops]
 
     def start(self) -> None:
         """Start to follow."""

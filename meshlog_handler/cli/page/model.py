@@ -62,17 +62,17 @@ class PageModel:
     def add(self, event: Event) -> None:
         """Take an event."""
         if not _EARLIEST < event.time < _LATEST:  # no clock says that: a peer may send any number
-            self.untimed += event.count
+            self.untimed += event.lines
             return
         rank = event.rank
-        self.total += event.count
-        self._counts[rank] = self._counts.get(rank, 0) + event.count
+        self.total += event.lines
+        self._counts[rank] = self._counts.get(rank, 0) + event.lines
         if event.time > self._seen.get(rank, 0.0):
             self._seen[rank] = event.time
-        self._map.add(rank, event.time, event.count << 3 | _class_of(event.level))
+        self._map.add(rank, event.time, event.lines << 3 | _class_of(event.level))
         self._kinds.add(event)
         text = event.text if len(event.text) <= _MAX_KEPT else f"{event.text[:_MAX_KEPT]}... [{len(event.text):,} characters]"
-        line = event.time, event.level, event.source, text, event.count
+        line = event.time, event.level, event.source, text, event.lines
         self._keep(self._last, rank, line)
         if event.level >= logging.WARNING:
             self._keep(self._notable, rank, line)
@@ -91,12 +91,13 @@ class PageModel:
 
     @property
     def latest(self) -> float:
-        """The time of the latest event in seconds since the epoch; 0 if there is none."""
+        """The time of the latest event in seconds since the epoch; 0 before the first one."""
         return max(self._seen.values(), default=0.0)
 
     def to_dict(self, insight: Insight, about: Mapping[str, Any]) -> dict[str, Any]:
         """Return all of it as plain data for ``json.dumps``. `about` is added: the name of the run, the present time, ..."""
         ranks = sorted({*self._seen, *insight.ranks})
+        groups = self._kinds.groups(_MAX_GROUPS)
         return {
             **about,
             "total": self.total,
@@ -105,8 +106,8 @@ class PageModel:
             **self._to_ranks(ranks, insight, about["now"]),
             **self._to_lines({rank: at for at, rank in enumerate(ranks)}),
             **_to_findings(insight),
-            "groups": [_safe(each, "text", "source") for each in self._kinds.groups(_MAX_GROUPS)],
-            "ungrouped": self._kinds.left_out(_MAX_GROUPS),
+            "groups": [_safe(each, "text", "source") for each in groups],
+            "ungrouped": self._kinds.left_out(groups),
             "progress": self._to_progress(insight),
         }
 
@@ -155,9 +156,9 @@ class PageModel:
         texts: dict[str, int] = {}
         sources: dict[str, int] = {}
         first = self._map.first * self._map.width
-        lines = []
+        told: list[list[Any]] = []
         for time, place, level, source, text, count in sorted(found):
-            lines.append(
+            told.append(
                 [
                     round((time - first) * 1000),
                     place,
@@ -167,7 +168,7 @@ class PageModel:
                     *([count] if count > 1 else ()),
                 ]
             )
-        return {"lines": lines, "texts": list(texts), "sources": list(sources)}
+        return {"lines": told, "texts": list(texts), "sources": list(sources)}
 
 
 def shown(text: str, limit: int) -> str:

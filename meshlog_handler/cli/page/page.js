@@ -128,7 +128,7 @@
     $("lines-note").textContent = `${all ? "" : `${shownLines.length.toLocaleString("en")} of `}${many(data.lines.length, "line")} on this page`
       + (data.total > data.lines.length ? `: the last of each rank, and its warnings and errors` : "");
     $("space").style.height = `${shownLines.length * ROW}px`;
-    $("lines").scrollTop = data.live ? $("space").offsetHeight : 0;
+    $("lines").scrollTop = data.live || data.over ? $("space").offsetHeight : 0;
     drawLines();
   }
 

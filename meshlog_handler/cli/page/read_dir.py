@@ -156,11 +156,11 @@ def _with_journal(events: Iterable[Event], journal: list[Event]) -> Iterator[Eve
         yield event
     for event in journal:
         ms, text = _identity(event)
-        key = next((key for key in ((ms, text), (ms - 1, text), (ms + 1, text)) if known.get(key)), None)
-        if key is None:
+        same = next((near for near in ((ms, text), (ms - 1, text), (ms + 1, text)) if known.get(near)), None)
+        if same is None:
             yield event
         else:
-            known[key] -= 1
+            known[same] -= 1
 
 
 def _identity(event: Event) -> tuple[int, str]:
