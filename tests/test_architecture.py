@@ -68,6 +68,7 @@ PURE += [
     "mesh.rpc",
     "mesh.shape",
 ]
+PURE += [f"cli.page.{name}" for name in ("events", "grid", "groups", "model", "findings", "render")]
 MAX_ENTRIES = 24
 MAX_POSITIONAL = 5  # self included
 WAITING = {"threading", "_thread", "time", "socket", "queue", "select", "selectors", "asyncio"}

@@ -34,6 +34,8 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "follow": Entry("--ranks 3", "show what a run shows, in another terminal", "show what a run shows, in another terminal"),
     "level": Entry("DEBUG --for 60", "set the level of the ranks of a run for a minute", "set the level in the ranks of a run"),
     "flush": Entry("", "wait until everything logged so far is shown", "wait until everything logged so far is shown"),
+    "report": Entry("DIR -o report.html", "make one HTML page of the log directory of a run", "make a page of a log directory"),
+    "web": Entry("", "serve a page of a run, updated live", "serve a page of a run, live"),
     "completion": Entry(
         "bash", "print a script with which a shell completes arguments", "print a script that completes arguments in a shell"
     ),

@@ -20,7 +20,8 @@ from typing import Any, Final, TypeVar
 from .. import settings
 from ..dispatch.dispatcher import KEEP
 from ..dispatch.sink import Sink
-from ..errors import BusyError, ClosedError, FlushTimeout
+from ..errors import BusyError, ClosedError, FlushTimeout, MeshlogError
+from ..insight.html import insight_html, text_html
 from ..insight.report import Insight, insight_of
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
@@ -49,6 +50,7 @@ ANSWER_SEC: Final = 10.0
 
 _MARGIN_SEC: Final = 0.25
 _BLOCKED_SEC: Final = 1.0
+_TABLE_SEC: Final = 0.5
 
 
 class Requests(Listening):
@@ -236,6 +238,16 @@ class Requests(Listening):
         ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
         """
         return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), ranks)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the ranks for a notebook. Waits about a second at most."""
+        if not hasattr(self, "_core"):
+            return text_html(f"{self!r}: not started")
+        try:
+            found = find(self._core.insights, partial(self.ask, timeout=_TABLE_SEC), _TABLE_SEC)
+        except MeshlogError as failure:  # a handler blocks the client
+            return text_html(f"{self!r}: {failure}")
+        return insight_html(insight_of(found.observations()))
 
     def find(self, timeout: float) -> Findings:
         """Return what `insight` is made of."""

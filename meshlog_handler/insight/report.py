@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
+from .html import insight_html
 from .observation import Observation, by_rank
 from .series import Sample, Series, label_of
 
@@ -166,6 +167,10 @@ class Insight:
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return insight_html(self)
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the text: the trouble first."""

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
 from ..protocol.ranks import format_ranks
+from .html import stacks_html
 
 MAIN_THREAD: Final = "MainThread"
 _MAX_NAMES: Final = 3
@@ -147,6 +148,10 @@ class Stacks:
 
     def __str__(self) -> str:
         return "\n".join(_text(self))
+
+    def _repr_html_(self) -> str:
+        """Return a tree for a notebook."""
+        return stacks_html(self)
 
 
 # -- from a rank -------------------------------------------------------------------------------------------------------

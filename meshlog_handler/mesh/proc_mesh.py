@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, over
 from typing_extensions import Self
 
 from .. import settings
-from ..errors import SettingError
+from ..errors import MeshlogError, SettingError
+from ..insight.html import insight_html, text_html
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from ..system.shielded import run_whole
@@ -47,6 +48,7 @@ _UNSET: Final = _Unset.UNSET
 _DEFAULT_PER_HOST: Final[Mapping[str, int]] = MappingProxyType({"gpus": 4})
 _STOP_SEC: Final = 10.0
 _FAILED_STOP_SEC: Final = 2.0
+_TABLE_SEC: Final = 1.0
 _numbers = itertools.count()
 
 
@@ -191,6 +193,15 @@ class ProcMesh:
     def __repr__(self) -> str:
         part = "" if self._whole is None else f", {format_ranks(self.ranks)}"
         return f"<ProcMesh {self.name}: {self.extent}{part}{', stopped' if self._life.stopped else ''}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the ranks for a notebook. Waits about a second at most."""
+        if not self._life.initialized.done():
+            return text_html(f"{self!r}: it starts")
+        try:
+            return insight_html(self.insight().get(_TABLE_SEC), repr(self))
+        except (MeshlogError, TimeoutError) as failure:  # it was stopped, or has not started yet, or a rank failed to
+            return text_html(f"{self!r}: {failure}")
 
     def slice(self, *, ranks: Iterable[int] | None = None, **dimensions: Choice) -> ProcMesh:
         """Return a part of the mesh with the same methods. Ranks and coordinates remain those of the whole mesh.

@@ -1,0 +1,39 @@
+"""When a file was made: Python's `os.stat` does not tell on Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from functools import cache
+from typing import Any, Final
+
+_AT_FDCWD: Final = -100
+_STATX_BTIME: Final = 0x800
+_PLACE: Final = 80
+_SIZE: Final = 256
+
+
+def birth_time(path: str) -> float | None:
+    """Return when a file was made, in seconds since the epoch, or None if the system or the file system does not tell."""
+    try:
+        born = getattr(os.stat(path), "st_birthtime", None)
+        if born is not None:
+            return float(born)
+        call = _statx()
+        buffer = ctypes.create_string_buffer(_SIZE)
+        if call is None or call(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, buffer) != 0:
+            return None
+        seconds, part = struct.unpack_from("=qI", buffer, _PLACE)
+        known = struct.unpack_from("=I", buffer)[0] & _STATX_BTIME
+    except OSError:  # it is gone
+        return None
+    return float(seconds + part / 1e9) if known else None
+
+
+@cache
+def _statx() -> Any:
+    try:
+        return ctypes.CDLL(None).statx
+    except (AttributeError, OSError):  # an older C library, or another system
+        return None

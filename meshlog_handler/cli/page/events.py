@@ -1,0 +1,85 @@
+"""An Event: a record or captured line as the page needs it. Also joins the lines of captured tracebacks. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+CLIENT: Final = -1
+"""The rank of what the client itself logs."""
+
+_MAX_JOINED: Final = 200
+_TRACEBACK: Final = "Traceback (most recent call last):"
+
+
+class Event(NamedTuple):
+    """A record or a captured line.
+
+    `time` is in seconds since the epoch. `source` is the logger, ``stdout`` or ``stderr``. It stands for `lines` similar ones.
+    """
+
+    time: float
+    rank: int
+    level: int
+    source: str
+    text: str
+    lines: int = 1
+
+    @property
+    def captured(self) -> bool:
+        """Whether it is a captured line."""
+        return self.source in ("stdout", "stderr")
+
+
+class Joiner:
+    """Makes one event of the lines of a captured traceback."""
+
+    def __init__(self) -> None:
+        self._open: dict[Hashable, list[Event]] = {}
+
+    def feed(self, event: Event) -> Iterator[Event]:
+        """Take an event, and yield those that are complete."""
+        key = event.rank, event.source
+        lines = self._open.get(key)
+        if lines is None:
+            if event.captured and event.text.startswith(_TRACEBACK):
+                self._open[key] = [event]
+            else:
+                yield event
+            return
+        if event.text.startswith(" ") and len(lines) < _MAX_JOINED:
+            lines.append(event)
+            return
+        del self._open[key]
+        if event.text.startswith(" ") or not event.text:  # too long, or without an end
+            yield _joined(lines)
+            yield event
+        else:
+            yield _joined([*lines, event])
+
+    def flush(self) -> Iterator[Event]:
+        """Yield what has no end yet."""
+        open_, self._open = self._open, {}
+        yield from map(_joined, open_.values())
+
+
+def headline(text: str) -> str:
+    """Return the line that stands for a text: its first one, or of a traceback the one that names the exception."""
+    first, more, rest = text.partition("\n")
+    if more and first.startswith(_TRACEBACK):
+        return next((line for line in reversed(rest.split("\n")) if line and not line.startswith(" ")), first)
+    return first
+
+
+def joined(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events of whole streams, each captured traceback as one event."""
+    joiner = Joiner()
+    for event in events:
+        yield from joiner.feed(event)
+    yield from joiner.flush()
+
+
+def _joined(lines: list[Event]) -> Event:
+    first = lines[0]
+    return first._replace(level=logging.ERROR, text="\n".join(each.text for each in lines))

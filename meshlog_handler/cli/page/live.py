@@ -1,0 +1,154 @@
+"""LivePage: follows a running client and makes snapshots of the page, while somebody looks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any, Final
+
+from ...client.observer import Observer
+from ...errors import ClosedError, MeshlogError, printable
+from ...insight.report import Insight
+from ...protocol.decode import Item
+from ...protocol.record import info_of
+from ...system.waits import monotonic
+from ...transport.runs import Run
+from .events import CLIENT, Event, Joiner
+from .model import PageModel
+from .render import embedded
+
+_BACKLOG: Final = 200
+_READ_SEC: Final = 0.25
+_FASTEST_SEC: Final = 1.0
+_SHARE: Final = 8.0
+_BYTES_A_SEC: Final = 1e6
+_NOTHING: Final = Insight({}, (), (), (), (), ())
+
+
+class LivePage:
+    """The newest snapshot of a run, for any number of readers. Any thread may call any method.
+
+    One connection to the client follows, another asks. Nothing is asked, and no snapshot is made, while nobody waits for one.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._follower = Observer.connect(run)
+        self._asker = Observer.connect(run)
+        self._title = printable(f"{run.command} ({run.pid})", 200)
+        self._model = PageModel(max_lines=8_000, max_text=800_000)
+        self._joiner = Joiner()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._version = 0
+        self._snapshot = ""
+        self._over = False
+        self._closed = False
+        self._insight = _NOTHING
+        loops = (self._follow, self._publish)
+        self._threads = [threading.Thread(target=each, daemon=True, name="meshlog-web") for each in loops]
+
+    def start(self) -> None:
+        """Start to follow."""
+        self._follower.start_following(backlog=_BACKLOG)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Leave the client. Its threads end soon."""
+        self._closed = True
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self._over
+
+    def wait(self, version: int) -> tuple[int, str]:
+        """Return a snapshot that is newer than `version`, and its version, or the same version and "" after a second."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                if self._version <= version:
+                    self._changed.notify_all()  # it may have waited for somebody to look
+                    self._changed.wait(_FASTEST_SEC)
+            finally:
+                self._waiting -= 1
+            return (self._version, self._snapshot) if self._version > version else (version, "")
+
+    # -- the client ----------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        try:
+            while not self._closed:
+                items = self._follower.items(_READ_SEC)
+                if items is None:
+                    break
+                with self._lock:
+                    for item in items:
+                        for event in self._events(item):
+                            for whole in self._joiner.feed(event):
+                                self._model.add(whole)
+                    if not items:
+                        self._settle()
+        except MeshlogError as failure:  # shown as the last state of the page
+            self._title = f"{self._title}: {printable(str(failure), 200)}"
+        finally:
+            self._over = True
+            self._follower.close()
+
+    def _settle(self) -> None:
+        for whole in self._joiner.flush():
+            self._model.add(whole)
+
+    def _events(self, item: Item) -> list[Event]:
+        """Return an event for each rank of an item: a group has several."""
+        _, template, values = item
+        if template is None or template.is_shown(values):
+            return []
+        record = template.build(values)
+        info = info_of(record)
+        if info.progress or info.partial:
+            return []
+        text = record.getMessage()
+        text = f"{text}\n{record.exc_text}" if record.exc_text else text
+        rank = CLIENT if info.rank is None else info.rank
+        ranks = info.ranks or (rank,)
+        share = max(1, (info.count or 1) // len(ranks))
+        source = info.stream or record.name
+        return [Event(record.created, each, record.levelno, source, text, share) for each in ranks]
+
+    def _publish(self) -> None:
+        pause = 0.0
+        while not self._closed:
+            with self._changed:
+                self._changed.wait(timeout=_FASTEST_SEC if pause < _FASTEST_SEC else _READ_SEC)
+                wanted = self._waiting > 0
+            if not wanted and not self._over:
+                continue
+            begun, over = monotonic(), self._over
+            snapshot = self._make(over)
+            with self._changed:
+                self._version += 1
+                self._snapshot = snapshot
+                self._changed.notify_all()
+            if over:
+                break
+            pause = max(_FASTEST_SEC, _SHARE * (monotonic() - begun), len(snapshot) / _BYTES_A_SEC)
+            end = begun + pause
+            while monotonic() < end and not self._over and not self._closed:
+                time.sleep(_READ_SEC)
+        self._asker.close()
+
+    def _make(self, over: bool) -> str:
+        with contextlib.suppress(ClosedError):  # the run has just ended: its last state stays
+            self._insight = self._asker.insight()
+        about: dict[str, Any] = {"title": self._title, "now": time.time(), "live": not over, "over": over}
+        about["missed"] = self._follower.dropped
+        with self._lock:
+            if over:
+                self._settle()
+            told = self._model.to_dict(self._insight, about)
+        return embedded(told)

@@ -1,0 +1,45 @@
+"""Makes the report of a log directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+from .events import Event
+from .findings import Findings
+from .model import PageModel
+from .read_dir import LogDirectory
+from .render import render
+
+
+def write_report(directory: str, output: str, complain: Callable[[str], None]) -> str:
+    """Write the page of a log directory to a file; return a text about it. `complain` receives what cannot be read.
+
+    Raises `NoLogs` if the directory has no logs, and `OSError` if it cannot be read, or the file not be written.
+    """
+    source = LogDirectory(directory, complain)
+    model, findings = PageModel(), Findings()
+
+    def noted(events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            model.add(event)
+            yield event
+
+    for rank in source.ranks:
+        findings.add(rank, noted(source.events(rank)))
+    now = model.latest
+    about = {
+        "title": os.path.basename(os.path.abspath(directory)),
+        "now": now,
+        "live": False,
+        "estimated": source.estimated,
+    }
+    told = model.to_dict(findings.insight(now), about)
+    # Of a rank that did not crash, files do not say whether it has ended; nobody is silent who said something at the end.
+    told["states"] = ["ended" if state == "running" else state for state in told["states"]]
+    page = render(told).encode("utf-8", "replace")
+    beside = f"{output}.part"
+    with open(beside, "wb") as file:
+        file.write(page)
+    os.replace(beside, output)
+    return f"{output}: {len(source.ranks):,} ranks, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
