@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from . import settings
 from .dispatch.sink import Sink
 from .dispatch.sinks import Route
-from .errors import ConnectError
-from .output.named_handlers import resolve
+from .errors import ConnectError, SettingError
+from .output.named_handlers import resolve, rotating_files
 from .protocol.encode import PLAIN_SIZE, encode_known, message_key, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
@@ -29,7 +29,7 @@ from .system.diagnostics import diagnose
 from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_whole
-from .worker import membership
+from .worker import job_member, membership, siblings
 from .worker import record_stream as streams
 from .worker.record_stream import RecordStream, check_on_full, is_own
 
@@ -61,6 +61,10 @@ class MeshHandler(logging.Handler):
         without progress the record is counted as dropped. "drop" drops at once.
     log_dir : str or None
         The directory in which the client keeps a complete file per rank.
+    job : str or None
+        The name of a job. Processes of this user and machine that use the same name share one client, whatever process starts
+        them: workers that each apply a configuration, for example. The first one shows the records of all. When it ends, or is
+        killed, another one continues with its own handlers. None: ``MESHLOG_JOB``.
 
     Notes
     -----
@@ -96,6 +100,7 @@ class MeshHandler(logging.Handler):
         address: str | None = None,
         on_full: str = "block",
         log_dir: str | None = None,
+        job: str | None = None,
     ) -> None:
         check_interpreter("a MeshHandler")
         run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
@@ -106,10 +111,19 @@ class MeshHandler(logging.Handler):
         shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
-        self._ordinal = f"#{next(_ordinals)}" if self.sink is not None else None
+        self.made = next(_ordinals) if self.sink is not None else 0
+        self._ordinal = f"#{self.made}" if self.sink is not None else None
         self._replaced: tuple[logging.Logger, list[logging.Handler]] | None = None
         make_sink = partial(Sink, (), respect_handler_level, window)
-        run_whole(partial(self._start, settings.check_address(address), log_dir, make_sink))
+        job = settings.check_job(job) if address is None or job is not None else None
+        if address is not None and job is not None:
+            raise SettingError(f"address and job={job!r} cannot be used together. Give the address of a client, or a job.")
+        self._of_job = job is not None
+        self._show: job_member.Show | None = None
+        if job is None:
+            run_whole(partial(self._start, settings.check_address(address), log_dir, make_sink))
+        else:
+            run_whole(partial(self._start_in_job, job, log_dir))
 
     @classmethod
     def wrap(cls, logger: logging.Logger | str | None = None, **options: Any) -> MeshHandler:
@@ -200,6 +214,34 @@ class MeshHandler(logging.Handler):
         if self._ordinal is not None:
             client.sinks.name(self.sink, self._ordinal)
         membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
+
+    def _start_in_job(self, job: str, log_dir: str | None) -> None:
+        """Take part in a job: become its client, or join it."""
+        assert self.sink is not None  # it has no address
+        _job_handlers.add(self)
+        client = _own_client
+        if client is not None and client.running and client.job == job:
+            client.add_sink(self.sink)
+            self.name_sink(client)
+            return
+        try:
+            member = job_member.of(job)
+            options = membership.launched_options("", on_full=self._on_full)
+            self._show = partial(_show_job, job, log_dir)
+            if not member.enter(self._show, options):
+                diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
+        except OSError as failure:
+            diagnose(
+                f"this process cannot take part in job {job!r}, so it shows only its own logs, each line at once: {failure}"
+            )
+            self.sink.direct = True
+
+    def name_sink(self, client: LogClient) -> None:
+        """Let other processes find the sink."""
+        if self.sink is not None and self._ordinal is not None:
+            client.sinks.name(self.sink, self._ordinal)
+            if self.name:
+                client.sinks.name(self.sink, self.name)
 
     def _join(self, address: str) -> None:
         membership.join(membership.launched_options(address, on_full=self._on_full))
@@ -303,8 +345,9 @@ class MeshHandler(logging.Handler):
             if stream is None or (stream.client_gone and sink is not None):
                 return False
         if sink is not None and route is None:
-            # The client's process and its forked children know the sink's number; other processes only know its name.
-            route = self.route = sink.number or self.name or self._ordinal
+            # The client's process and its forked children know the sink's number; other processes only know its name. So does
+            # the next client of a job.
+            route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
             accepted, texts = sink.prepared(record, membership.info())
             return not accepted or stream.append(record, (route, accepted), texts)
@@ -329,6 +372,9 @@ class MeshHandler(logging.Handler):
         second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
         run_whole(super().close)
+        if self._show is not None:
+            _job_handlers.discard(self)
+            job_member.retire(self._show)
         client = _own_client
         if self.sink is not None and self.sink.number and client is not None:
             self.sink.stay_open()
@@ -369,10 +415,33 @@ def _stop(client: LogClient) -> None:
     """Stop the client at exit, and remove its address from the environment of processes that are started later."""
     if client.running and os.environ.get(settings.ADDRESS) == client.address:
         del os.environ[settings.ADDRESS]
+    siblings.leave()
     client.stop()
 
 
 _own_client: LogClient | None = None
+
+_job_handlers: Final[weakref.WeakSet[MeshHandler]] = weakref.WeakSet()
+
+
+def _show_job(job: str, log_dir: str | None, *, exits: bool) -> str:
+    """Start the client of a job in this process, with the handlers of its MeshHandlers (see `LogClient.start_showing`)."""
+    global _own_client
+    with importing():
+        from .client.log_client import LogClient
+
+    client = LogClient(log_dir=log_dir, job=job)
+    for handler in sorted(_job_handlers, key=lambda each: each.made):
+        if handler.sink is not None:
+            client.add_sink(handler.sink)
+            handler.name_sink(client)
+    address = client.start_showing(exits=exits)
+    if exits:
+        return address
+    os.environ[settings.ADDRESS] = address
+    at_exit.stop_at_exit(client, partial(_stop, client))
+    _own_client = client
+    return address
 
 
 def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
@@ -385,8 +454,9 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     if client is not None and client.running:
         client.add_sink(sink)
         return client
-    client = LogClient(log_dir=log_dir)
+    client = LogClient(log_dir=log_dir, job="")
     client.add_sink(sink)
+    siblings.check(rotating_files(sink.handlers))
     client.start()
     os.environ[settings.ADDRESS] = client.address
     at_exit.stop_at_exit(client, partial(_stop, client))

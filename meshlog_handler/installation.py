@@ -266,4 +266,7 @@ def _remove_from_root(unwanted: Callable[[logging.Handler], bool]) -> list[loggi
 
 def _is_member(address: str) -> bool:
     member = membership.current()
-    return member is not None and member.options.address == address
+    if member is None or member.options.address != address:
+        return False
+    # A client of a job that does not show has joined, but forwards nothing.
+    return not member.options.job or any(isinstance(handler, MeshHandler) for handler in logging.getLogger().handlers)

@@ -27,6 +27,7 @@ WHEN = "MESHLOG_LOG_DIR_WHEN"
 COMPRESS = "MESHLOG_LOG_DIR_COMPRESS"
 
 RUN_DIR = "MESHLOG_RUN_DIR"
+JOB = "MESHLOG_JOB"
 
 # Set by a launcher that has captured fd 1 and fd 2 already: the process must not capture them again.
 CAPTURED = "MESHLOG_CAPTURED"
@@ -275,6 +276,20 @@ def check_address(address: str | None) -> str | None:
         f"address={address!r} is not the address of a client. Expected the value of LogClient.address, or None to read "
         f"{ADDRESS}. A callback that receives another argument, such as worker_init_fn of torch's DataLoader, which receives "
         f"the number of the worker, needs a wrapper: worker_init_fn=lambda number: install()."
+    )
+
+
+def check_job(name: str | None, env: Mapping[str, str] | None = None) -> str | None:
+    """Return the name of a job, by default that in ``MESHLOG_JOB``, or None; raise `SettingError` if it is invalid."""
+    where = "job"
+    if name is None:
+        where = JOB
+        name = (os.environ if env is None else env).get(JOB) or None
+    if name is None or (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name, re.ASCII)):
+        return name
+    raise SettingError(
+        f"{where}={name!r} is not the name of a job. Valid: 1 to 64 letters, digits, dots, underscores and hyphens, of which "
+        f"the first is a letter or a digit."
     )
 
 

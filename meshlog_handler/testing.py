@@ -159,5 +159,5 @@ def collected(*, aggregate_window_sec: float | None = None) -> Iterator[Collecte
         The client and its records.
     """
     collector = RecordCollector()
-    with LogClient(collector, aggregate_window_sec=aggregate_window_sec) as client:
+    with LogClient(collector, aggregate_window_sec=aggregate_window_sec, job="") as client:
         yield CollectedLogs(client, collector)

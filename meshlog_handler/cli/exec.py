@@ -26,7 +26,7 @@ from ..system.diagnostics import diagnose
 from ..system.signals import Signals
 from ..system.waits import monotonic
 from ..transport.channel import Address, connect
-from .host_election import HostElection
+from ..transport.election import OF_LAUNCHER, Election
 from .interrupt_console import CollapsingConsole
 from .run import LINGER_SEC, Options, Run, run
 
@@ -53,7 +53,7 @@ def execute(options: Options) -> int:
             f"no rank and no client found: none of {', '.join(settings.RANK_VARIABLES)} and {settings.ADDRESS} is set. "
             f"Use a launcher, such as mpirun -n 4 meshlog exec -- python train.py, or meshlog run -n 4"
         )
-    job = HostElection()
+    job = Election(f"{OF_LAUNCHER}{os.getppid()}")  # among the ranks of this host with the same parent process
     deadline = monotonic() + _PATIENCE_SEC
     while not job.claim():
         address = job.address()
@@ -119,7 +119,7 @@ class HostRun(Run):
     """
 
     def __init__(
-        self, job: HostElection, options: Options, client: LogClient, *, console: CollapsingConsole, signals: Signals
+        self, job: Election, options: Options, client: LogClient, *, console: CollapsingConsole, signals: Signals
     ) -> None:
         self._job = job
         rank = settings.rank()

@@ -25,6 +25,9 @@ from ..system.signals import Signals
 from ..system.waits import monotonic, seconds_until
 from .guard import Guard
 
+COMMAND: Final = -1
+"""In place of a rank: the one command of ``meshlog serve``."""
+
 _KILLED_SEC: Final = 5.0
 _STOPPED_SEC: Final = 1.0
 
@@ -259,7 +262,8 @@ def _exitcode(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _cannot_start(rank: int, program: str, failure: OSError) -> LaunchError:
-    words = f"rank {rank} cannot be started: {program}: {failure.strerror}."
+    what = "the command" if rank == COMMAND else f"rank {rank}"
+    words = f"{what} cannot be started: {program}: {failure.strerror}."
     if isinstance(failure, FileNotFoundError):
         return LaunchError(f"{words} If it is a script, its first line names an interpreter that does not exist.", 127)
     if failure.filename is not None:

@@ -27,6 +27,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "run a command as one rank of mpirun, srun or another launcher",
         "run a command as a rank of another launcher's job",
     ),
+    "serve": Entry(
+        "-- accelerate launch train.py", "show everything that a launcher or script starts", "show what a command starts"
+    ),
     "tail": Entry("DIR", "print the last records of every rank, after a crash or during a run", "read journals"),
     "ls": Entry("", "list the running clients of this user", "list the running clients of this user"),
     "top": Entry("", "show the ranks of a run in a live table, those with trouble first", "show the ranks of a run, live"),

@@ -48,6 +48,7 @@ class Options:
     """The options of ``meshlog run``. `prefix`: None is the default prefix; ``"none"`` shows lines exactly as written.
 
     `stdin` is the rank that reads this process's standard input, None for no rank. `summary` adds a table of all ranks.
+    `count` is 0 if the processes that are started choose their ranks.
     `hang_after` and `progress_from` are those of `LogClient`; `kill_on_hang` ends a job that hangs with exit code 124.
     """
 
@@ -87,8 +88,9 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
         hang_after=options.hang_after,
         on_hang=lambda hang: meshes[0].note_hang(hang) if meshes else None,
         progress_from=options.progress_from,
+        job="",
     )
-    size = options.count if start is None else settings.launched_size(settings.launched())
+    size = options.count if start is None or not options.count else settings.launched_size(settings.launched())
     missing = [rank for rank in options.ranks_filter or () if rank >= size]
     if missing and size:
         there = f"ranks 0-{size - 1}" if size > 1 else "rank 0"
@@ -114,7 +116,10 @@ class Run:
 
     `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0. `reader` is a rank
     that keeps the standard input which another launcher gave to this process. None: the rank that the options name.
+    `numbered`: whether the processes have ranks.
     """
+
+    numbered = True
 
     def __init__(
         self,
@@ -150,7 +155,7 @@ class Run:
             wait_for_foreground()
         self._signals.suspended = self._suspended
         self._console.hung_up = self._hung_up
-        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments})
+        self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._environments} if self.numbered else None)
         if self._options.level is not None:
             self._client.set_default("", Prepare(0, level_config(self._options.level)))
         self._ranks.run(self._signals)

@@ -51,6 +51,15 @@ def failure_summary(failures: Iterable[RankFailure], total: int) -> str:
     return "\n".join(text) + "\n" + _with_groups("then:", others, first.when)
 
 
+def command_summary(failure: RankFailure, command: str, *, was_stopped: bool) -> str:
+    """Return a summary of the end of a single command; `was_stopped`: by a signal that was sent to it."""
+    if was_stopped or failure.exitcode is None:
+        how = f"ended by {signal_name(failure.exitcode)}" if failure.exitcode is not None else "still alive after SIGKILL"
+        return f"stopped {command} (pid {failure.pid}): {how}"
+    text = f"{command} (pid {failure.pid}): {_cause(failure)} at {_clock(failure.when)}"
+    return "\n".join([text + ("; its last lines:" if failure.last_lines else ""), *(f"    {line}" for line in _lines(failure))])
+
+
 class RankEnd(NamedTuple):
     """How a rank ended, and after how many seconds. `was_stopped`: a signal of the launcher ended it."""
 

@@ -69,7 +69,7 @@ class ExitReports:
         self._drained[key] = now + EXIT_CODE_SEC, None if reported else ended
         return report if reported else None
 
-    def exited(self, mesh: str, rank: int, exitcode: int) -> tuple[ExitedPeer, ExitReport | None] | None:
+    def exited(self, mesh: str, rank: int | None, exitcode: int) -> tuple[ExitedPeer, ExitReport | None] | None:
         """Note an exit code; return the worker and its report if the worker is drained and its end not reported yet."""
         drained = self._drained.pop((mesh, rank), None)
         if drained is None:

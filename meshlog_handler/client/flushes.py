@@ -33,14 +33,16 @@ class Flushes:
     """Completes each flush with a receipt when its last member has answered.
 
     `show_all` is called before each receipt: it shows all received records, including records that wait to be grouped.
-    `behind` returns why the client has not shown all received records, or "".
+    `behind` returns why the client has not shown all received records, or "". `first` is the version of the first flush.
     """
 
-    def __init__(self, show_all: Callable[[], object], behind: Callable[[], str], error_reports: ErrorReports) -> None:
+    def __init__(
+        self, show_all: Callable[[], object], behind: Callable[[], str], error_reports: ErrorReports, first: int = 1
+    ) -> None:
         self._show_all = show_all
         self._behind = behind
         self._error_reports = error_reports
-        self._pending: Acknowledgements[Fate] = Acknowledgements(self._complete, itertools.count(1))
+        self._pending: Acknowledgements[Fate] = Acknowledgements(self._complete, itertools.count(first))
 
     def start(self, members: Sequence[Peer], dead: Iterable[MeshMember], timeout: float, future: Flushed) -> int:
         """Start a flush of `members`; return the version for their sentinels."""

@@ -34,12 +34,18 @@ from ..system.waits import ended, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..transport.runs import FILE, description
+from ..worker import job_member
+from ..worker.job_member import JobMember
+from ..worker.membership import launched_options
 from ..worker.record_stream import internal_threads
 from .answers import answer
 from .exit_reports import last_records
+from .handover import Handover
 from .hang_watch import HangWatch, OnHang
 from .loop import ClientLoop
+from .marking import MarkingDispatcher
 from .observers import Observers
+from .peer import Peer
 from .queue_peer import CLIENT_NAME, QueuePeer
 from .queue_reader import QueueReader, end_readers
 from .registry import Registry
@@ -47,6 +53,7 @@ from .relayed_peers import peer_of
 from .relays import Upstream
 from .requests import Requests
 from .stack_collector import StackCollector
+from .succession import Leftover, Succession
 
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
@@ -83,6 +90,10 @@ class LogClient(Requests):
         What counts as progress: records and printed lines, or processor time of ranks on this host, too.
     upstream : Upstream or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
+    job : str or None
+        The name of a job. Of all processes of this user and machine that use it, one shows the records of all, by its own
+        handlers. In the others, `start` joins that client, `running` is False, and `address` is the address of that client,
+        until one of them takes over. None: ``MESHLOG_JOB``; "": no job.
 
     Notes
     -----
@@ -105,6 +116,7 @@ class LogClient(Requests):
         on_hang: OnHang | None = None,
         progress_from: str = "output",
         upstream: Upstream | None = None,
+        job: str | None = None,
     ) -> None:
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         super().__init__(handlers, queue, respect_handler_level, window)
@@ -124,6 +136,10 @@ class LogClient(Requests):
         self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
         self._hang_watch: HangWatch | None = None
         self._upstream = upstream
+        self._job = settings.check_job(job) if job != "" and upstream is None else None
+        self.sinks.never_direct = self._job is not None  # also before the start: an earlier client's files are looked at first
+        self._member: JobMember | None = None
+        self._succession: Succession | None = None
         self.registry = Registry(self.own_token)
         self.stack_collector = StackCollector(self)
 
@@ -134,6 +150,11 @@ class LogClient(Requests):
         """Whether the client is started and not stopped, in this process, and its thread is alive."""
         # Not `Thread.is_alive`: up to Python 3.12, a call that Ctrl-C interrupts marks the thread as ended.
         return self._running and self._pid == os.getpid() and not self._ended
+
+    @property
+    def job(self) -> str | None:
+        """The name of the job, or None."""
+        return self._job
 
     @property
     def shows(self) -> bool:
@@ -150,31 +171,65 @@ class LogClient(Requests):
         SettingError
             If this is an interpreter of `InterpreterPoolExecutor`.
         """
-        if self.running:
+        if self._job is None:
+            self.start_showing()
             return self
+        if self.running or self._member is not None:
+            return self
+        check_interpreter("a LogClient")
+        self._member = job_member.of(self._job)
+        if not self._member.enter(self._show_job, launched_options("")):
+            diagnose(f"the process that should display job {self._job!r} is not responding, so its records are not shown")
+        return self
+
+    def _show_job(self, *, exits: bool) -> str:
+        return self.start_showing(exits=exits)
+
+    def start_showing(self, *, exits: bool = False) -> str:
+        """Do what `start` does, and return the address. The client of a job starts where the job is shown (see `JobMember`).
+
+        If this process `exits`, no thread can be started any more: show what is left on this thread, and return "".
+        """
+        if self.running:
+            return self.address
         check_interpreter("a LogClient")
         unpatched.use()
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.
             self._default_sink()
         try:
-            run_shielded(self._start)
-            return self
+            run_shielded(self._show_left if exits else self._start)
+            return "" if exits else self.address
         except BaseException:
             self.stop()  # it does nothing unless the client runs: then Ctrl-C was the cause, not a failed start
             raise
 
-    def _start(self) -> None:
+    def _show_left(self) -> None:
+        """Show on this thread what other clients of the job have left, and end."""
+        self._start(partial(setattr, self, "_thread", threading.current_thread()))
+        try:
+            self._core.release()
+            self._monitor()
+        finally:
+            self._disown()
+
+    def _start(self, start_thread: Callable[[], object] | None = None) -> None:
         self._pid = os.getpid()
         files = None
         if self._log_dir is not None:
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose, rotation=self._rotation)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
-            self._rundir = RunDir()
+            self._rundir = RunDir(self._job or "")
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
-            self.registry.keep_journals_in(self._log_dir or self._rundir.path, shared=self._log_dir is not None)
+            keep_journals = self._log_dir is not None and self._job is None  # a job has them where its next client finds them
+            journals = self._log_dir if keep_journals and self._log_dir is not None else self._rundir.path
+            self.registry.keep_journals_in(journals, shared=keep_journals)
+            if self._job is not None:
+                self._succession = Succession(self._job, self._rundir.path)
+                undo.callback(self._end_job)
+                self.sinks.reopen()
             self._listener = Listener(
                 self._rundir.path, identify=self.registry.identify, claim=self._claim, admit=self._admit, joined=self._joined
             )
@@ -185,17 +240,21 @@ class LogClient(Requests):
             since = time.time()
             if self.shows and settings.observe():
                 self._rundir.write(FILE, description(str(self._listener.address), since))
-            dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
+            kind: Callable[..., Dispatcher] = Dispatcher
+            if self._succession is not None:
+                kind = partial(MarkingDispatcher, files_shown=self._succession.files)
+            dispatcher = kind(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
             self._core = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,
                 registry=self.registry,
                 listener=self._listener,
                 own_token=self.own_token,
-                keep_journals=self._log_dir is not None,
+                keep_journals=keep_journals,
                 post=self._post,
                 upstream=self._upstream,
                 observers=Observers(dispatcher, partial(answer, self, since), self._post, self._latest),
+                handover=partial(Handover, succession=self._succession, adopt=self._adopt_leftover),
             )
             undo.callback(self._core.reactor.close)
             self.stack_collector.attach(self._core.reactor, self._core.commands)
@@ -205,16 +264,20 @@ class LogClient(Requests):
             self._running, self._ended = True, False
             live_clients.add(self)
             at_exit.stop_at_exit(self, self.stop)
-            # Without a name, the thread would use up a number of the program's Thread-N names.
-            thread = threading.Thread(target=self._monitor, name=CLIENT_NAME, daemon=True)
-            self._thread = thread
-            thread.start()
+            (start_thread or self._start_thread)()
             undo.pop_all()
+        if start_thread is not None:
+            return
         self._start_readers()
         if self._hang_after is not None:
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
             self._hang_watch.start()
+
+    def _start_thread(self) -> None:
+        # Without a name, the thread would use up a number of the program's Thread-N names.
+        self._thread = thread = threading.Thread(target=self._monitor, name=CLIENT_NAME, daemon=True)
+        thread.start()
 
     def _show_hang(self, text: str) -> None:
         with contextlib.suppress(ClosedError):  # the client was stopped meanwhile
@@ -257,6 +320,8 @@ class LogClient(Requests):
 
     def _stop_shielded(self, timeout: float, interrupts: list[BaseException]) -> None:
         thread = self._thread
+        if not self.running and self._member is not None:
+            self._leave_job()
         if self.running and thread is not None and threading.current_thread() is not thread:
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
 
@@ -309,6 +374,7 @@ class LogClient(Requests):
             core.observers.disconnect()
             self._rundir.remove()
             self.registry.release_journals()
+            self._end_job()
 
     def _count_waiting(self) -> int:
         """Count until two counts are equal: the thread may be about to enter a handler, or to wait for the count."""
@@ -336,6 +402,8 @@ class LogClient(Requests):
     @property
     def address(self) -> str:
         """What a worker needs to join: the path of the socket and the key. Keep it out of command lines and logs."""
+        if self._member is not None and not self.running:
+            return self._member.address
         self._check_running()
         return str(self._listener.address)
 
@@ -354,6 +422,7 @@ class LogClient(Requests):
             # Runs in reverse order. Each callback runs even if another one raises.
             with contextlib.ExitStack() as end:
                 end.callback(setattr, self, "_ended", True)
+                end.callback(self._end_job)
                 end.callback(internal_threads.discard, threading.get_ident())
                 end.enter_context(self._core.gate)
                 end.callback(self._core.hang_up)
@@ -382,14 +451,49 @@ class LogClient(Requests):
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:
         """Add a peer or an observer, which gets the reply. Client thread only."""
-        if connection.hello.observer:
+        hello = connection.hello
+        if hello.observer:
             self._core.observers.add(connection, welcome)
             self._listener.arrived(connection.sock)
             return
-        peer = peer_of(
-            connection, welcome, self.registry.coords(connection.hello, welcome.rank), self._max_line, self.own_token
+        mark = None
+        if self._succession is not None and hello.job == self._job and not hello.relay and connection.here:
+            mark = self._succession.mark(hello, welcome.rank, welcome.journal)
+            welcome = welcome.replaced(journal=hello.resumes or welcome.journal)
+        coords = self.registry.coords(hello, welcome.rank)
+        self._core.add(peer_of(connection, welcome, coords, self._max_line, self.own_token, mark), welcome)
+
+    def _adopt_leftover(self, leftover: Leftover) -> Peer:
+        """Return the peer of a process that an earlier client of the job had. Client thread only."""
+        hello, rank = leftover.hello, leftover.rank
+        if rank is not None:
+            self.registry.joined(hello.mesh, rank)
+        return Peer(
+            None,
+            hello,
+            rank=rank,
+            journal=leftover.journal,
+            pipes={},
+            coords=hello.coords,
+            max_line=self._max_line,
+            process=hello.pid,
+            client=self.own_token,
+            mark=leftover.mark,
         )
-        self._core.add(peer, welcome)
+
+    def _end_job(self) -> None:
+        """Let another process show the job."""
+        succession, self._succession = self._succession, None
+        if succession is not None:
+            succession.close()
+            job_member.of(succession.job).release()
+
+    def _leave_job(self) -> None:
+        """Do not take over any more, and leave the client that shows the job."""
+        member, self._member = self._member, None
+        if member is not None:
+            member.retire(self._show_job)
+            member.leave()
 
     def _latest(self) -> list[logging.LogRecord]:
         """Return the last records and lines of all ranks, the oldest first. Client thread only."""

@@ -34,6 +34,7 @@ from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_reque
 from .drop_reports import DropReports
 from .exit_reports import ExitedPeer, ExitReport, ExitReports
 from .flushes import Flushed, Flushes
+from .handover import Handover
 from .insights import Insights
 from .observers import Observers
 from .peer import Chosen, Peer, Target
@@ -68,12 +69,15 @@ class ClientLoop:
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
         observers: Observers,
+        handover: Callable[..., Handover],
     ) -> None:
         self.dispatcher = dispatcher
         self.observers = observers
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
-        requests = itertools.count(FIRST_REQUEST)
+        self.handover = handover(self.reactor, removed=self._let_go)
+        first = self.handover.first_number
+        requests = itertools.count(FIRST_REQUEST + first - 1)
         self.commands: Acknowledgements[str | bytes | None] = Acknowledgements(
             lambda command: give(command.future, command.answers), requests
         )
@@ -87,7 +91,7 @@ class ClientLoop:
         self._listener = listener
         self._own_token = own_token
         self._keep_journals = keep_journals
-        self._flushes = Flushes(self._show_all, self._behind, self.error_reports)
+        self._flushes = Flushes(self._show_all, self._behind, self.error_reports, first)
         self.relays = Relays(
             self.reactor,
             registry=registry,
@@ -124,6 +128,7 @@ class ClientLoop:
             dispatcher.expire,
             self._flushes.expire,
             self._keep_listening,
+            self.handover.take_over,
             lambda now: dispatcher.end_tick(),
             lambda now: observers.end_tick(),
             self._end_in_order,
@@ -194,8 +199,9 @@ class ClientLoop:
     def release(self) -> None:
         """Release all workers; `run` returns when they have answered and all of their records are shown."""
         self._releasing = True
+        self.handover.begin()
         for peer in tuple(self.reactor.peers):
-            self.reactor.release(peer)
+            self.handover.release(peer)
 
     def add(self, peer: Peer, welcome: Welcome) -> None:
         """Add a peer."""
@@ -212,7 +218,7 @@ class ClientLoop:
         self.reactor.add(peer, welcome)
         self.relays.peer_joined(peer)
         if self._releasing:
-            self.reactor.release(peer)
+            self.handover.release(peer)
 
     def add_queue(self, peer: QueuePeer) -> None:
         """Add a queue."""
@@ -273,7 +279,7 @@ class ClientLoop:
             if not peer.ended and not peer.external and peer.mesh != self._own_token
         }
 
-    def note_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+    def note_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:
         """Note the exit code that the owner of a worker has reported."""
         external = self._external.get(rank)
         if external is not None and external.mesh == mesh:
@@ -378,9 +384,7 @@ class ClientLoop:
             try:
                 self._finish(peer)
             except BaseException:
-                self._flushes.mark_ended(peer)
-                self.switches.mark_ended(peer)
-                self.commands.note_all(peer, "ended before it answered")
+                self._note_end(peer)
                 raise
 
     def _report(self, now: float) -> None:
@@ -417,14 +421,25 @@ class ClientLoop:
     def _end_in_order(self, now: float) -> None:
         if not self._releasing or self.ending:
             return
+        if not self._pacer:
+            self.handover.let_go(now)
         for peer, due in tuple(self.reactor.disconnected.items()):
-            if now >= due:
+            if now >= due and not peer.handed_over:
                 self.reactor.stop_waiting_for(peer)
         peers = tuple(self.reactor.peers)
         if not self._pacer and all(peer.external for peer in peers):
             for peer in peers:
                 self._barrier(peer, now)
             self.end()
+
+    def _let_go(self, peer: Peer) -> None:
+        self.past.remember(peer.counters())
+        self._note_end(peer)
+
+    def _note_end(self, peer: Peer) -> None:
+        self._flushes.mark_ended(peer)
+        self.switches.mark_ended(peer)
+        self.commands.note_all(peer, "ended before it answered")
 
     def _patience(self) -> float:
         """Return the seconds until the next work."""
@@ -435,6 +450,7 @@ class ClientLoop:
             self._flushes.deadline,
             self.reactor.pipes.deadline,
             self._listener.deadline,
+            self.handover.due,
             self._exit_reports.deadline,
             self.queues.deadline,
             *(due for _, _, due in self._unanswerable()),
@@ -506,11 +522,11 @@ class ClientLoop:
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
         self.reactor.drop(peer, keep_journal=keep_journal)
+        self.handover.shown(peer)
         if keep_journal and peer.journal:
             self._registry.keep(peer.hello.rank, peer.journal_files())
         if not peer.relays:
             self.past.remember(peer.counters())
-        self.commands.note_all(peer, "ended before it answered")
         external = self._external_for(peer)
         if peer.external:
             if self._external.get(peer.rank) is peer:
@@ -529,8 +545,7 @@ class ClientLoop:
                     self.insights.died(rank, text)
         elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
             self._log_exit(peer, self._exit_reports.drained(peer, monotonic()))
-        self._flushes.mark_ended(peer)
-        self.switches.mark_ended(peer)
+        self._note_end(peer)
         self.relays.peer_ended(peer)
         if external is not None and external.ended:
             self._finish(external)

@@ -16,6 +16,7 @@ from ..errors import ProtocolError, printable, quoted
 from ..insight.watch import Watch
 from ..journal.layout import DROP_REASONS, START
 from ..journal.reader import JournalReader
+from ..journal.shown import ShownMark
 from ..journal.side_files import ReadSideFiles
 from ..lines.captured import CapturedPipe
 from ..protocol.codec import unpack
@@ -26,6 +27,7 @@ from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, 
 from ..protocol.relay_messages import DownstreamReached
 from ..system.diagnostics import diagnose
 from .exit_reports import abridged
+from .marking import MarkedDecoder
 from .stats import RankStats
 
 if TYPE_CHECKING:
@@ -105,6 +107,8 @@ class Peer:
         Read ends of its captured streams by name.
     client : str or None
         The token of the client, for `MeshInfo.client`.
+    mark : ShownMark or None
+        The mark of its journal, if it takes part in a job. `handed_over`: the next client of the job shows the rest.
     """
 
     # There may be ten thousand: without a dictionary each is 1.5 kB smaller.
@@ -122,6 +126,7 @@ class Peer:
         "era",
         "exitcode",
         "external",
+        "handed_over",
         "hello",
         "identity",
         "inbox",
@@ -130,6 +135,7 @@ class Peer:
         "leash",
         "left",
         "life",
+        "mark",
         "mesh",
         "name",
         "outbox",
@@ -169,6 +175,7 @@ class Peer:
         process: int,
         relayed: type[TaggedTemplate] | None = None,
         client: str | None = None,
+        mark: ShownMark | None = None,
     ) -> None:
         if sock is not None:
             sock.setblocking(False)
@@ -213,9 +220,15 @@ class Peer:
         self._losses: dict[tuple[str, int], int] = {}
         self._frames = FrameReader()
         self.sides = ReadSideFiles(journal)
-        self._decoder = RecordDecoder(self.identity, self.sides.read, self, relayed)
+        self.mark = mark
+        self.handed_over = False
+        self._decoder = (
+            RecordDecoder(self.identity, self.sides.read, self, relayed)
+            if mark is None
+            else MarkedDecoder(self.identity, self.sides, self, mark)
+        )
         self.watch = Watch()
-        self._generation = 0
+        self._generation = 0 if mark is None else mark.shown[0]
         self._kept = False  # whether its journal was a file when the first data arrived
         self._position = START
         self._taken = 0
@@ -350,7 +363,7 @@ class Peer:
                 piece = self.inbox[done]
                 if piece.generation != self._decoding:
                     self._decoding = piece.generation
-                    self._decoder.new_segment()
+                    self._decoder.new_segment(piece.generation)
                 count = len(items) - self._decoder.sentinels
                 spent = len(items) + self._decoder.aside // ASIDE_COST
                 began = self._at
@@ -475,7 +488,8 @@ class Peer:
 
     def journal_files(self) -> list[str]:
         """Return the paths of its journal and of its side files."""
-        return [self.journal, *self.sides.kept] if self.journal else []
+        marks = [] if self.mark is None else [self.mark.path]
+        return [self.journal, *marks, *self.sides.kept] if self.journal else []
 
     def close_pidfd(self) -> None:
         """Close the pidfd, if it is open."""
@@ -490,6 +504,8 @@ class Peer:
             self.sock.close()
             self.sock = None
         self.close_pidfd()
+        if self.mark is not None:
+            self.mark.close()
         if self.journal and self.ended and not self.left:
             self.sides.remove_unreferenced()
         if not keep_journal:

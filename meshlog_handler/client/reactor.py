@@ -214,7 +214,7 @@ class Reactor:
                 self._busy[peer] = None  # last in the order
             elif peer.ended:
                 self._settle(peer)
-            if peer in self._paused and peer.inbox_bytes < self.inbox_size // 2:
+            if peer in self._paused and peer.inbox_bytes < self.inbox_size // 2 and not peer.handed_over:
                 self._paused.discard(peer)
                 self._watch(peer)
 
@@ -234,6 +234,21 @@ class Reactor:
         if not peer.external:
             peer.released = True
             self.send(peer, Release())
+
+    def hand_over(self, peer: Peer) -> None:
+        """Read no more of a process of a job: the next client reads the rest from its journal."""
+        peer.handed_over = True
+        self._paused.add(peer)
+        self._watch(peer)
+
+    def shut(self, peer: Peer) -> None:
+        """Close the connection of a process that is handed over, after everything that it has sent is read."""
+        # First no more can be sent. So either its last message is read here, or the process finds the connection closed.
+        if peer.sock is not None:
+            with contextlib.suppress(OSError):  # closed by the process
+                peer.sock.shutdown(socket.SHUT_RDWR)
+        while peer.sock is not None and self._read_socket(peer):
+            continue
 
     def stop_waiting_for_silent(self) -> None:
         """Stop waiting for workers that do not answer: their journals are read."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import MAX_QUOTE, ProtocolError, printable
+from ..journal.shown import ShownMark
 from ..protocol.frames import MAX_CONTROL, FrameReader
 from ..protocol.messages import Command, Goodbye, Hello, Message, Welcome
 from ..protocol.relay_messages import (
@@ -126,7 +127,14 @@ class RelayPeer(Peer):
         return {rank: each.stats for rank, each in self.downstream.items()}
 
 
-def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, int | str], max_line: int, client: str) -> Peer:
+def peer_of(
+    connection: NewConnection,
+    welcome: Welcome,
+    coords: Mapping[str, int | str],
+    max_line: int,
+    client: str,
+    mark: ShownMark | None = None,
+) -> Peer:
     """Return the peer of a new connection."""
     hello, sock, pid = connection.hello, connection.sock, connection.pid
     if hello.relay:
@@ -142,6 +150,7 @@ def peer_of(connection: NewConnection, welcome: Welcome, coords: Mapping[str, in
         max_line=max_line,
         process=pid,
         client=client,
+        mark=mark,
     )
     peer.watched = connection.here
     return peer

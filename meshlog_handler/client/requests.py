@@ -253,13 +253,13 @@ class Requests(Listening):
         """Return what `insight` is made of."""
         return find(self._core.insights, self.ask, timeout)
 
-    def adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
+    def adopt(self, pid: int, rank: int | None, local_rank: int | None, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.
 
         Parameters
         ----------
         pid, rank, local_rank : int
-            If the process also joins by itself under this rank, its records are shown as well.
+            If the process also joins by itself under this rank, its records are shown as well. The ranks may be None.
         pipes : mapping of str to int
             Non-blocking read ends by "stdout" and "stderr". The client owns them from here on.
         mesh : str
@@ -267,9 +267,10 @@ class Requests(Listening):
         """
         return run_whole(lambda: self._adopt(pid, rank, local_rank, pipes, mesh))  # Ctrl-C leaves the pipes with their owner
 
-    def _adopt(self, pid: int, rank: int, local_rank: int, pipes: Mapping[str, int], mesh: str) -> Peer:
+    def _adopt(self, pid: int, rank: int | None, local_rank: int | None, pipes: Mapping[str, int], mesh: str) -> Peer:
         hello = Hello(pid, socket.gethostname(), rank, local_rank, mesh, tuple(pipes), False, time.time())
-        self.registry.joined(mesh, rank)
+        if rank is not None:
+            self.registry.joined(mesh, rank)
         peer = Peer(
             None,
             hello,
@@ -294,7 +295,7 @@ class Requests(Listening):
         self.ask(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
         finished(settled, HANDSHAKE_SEC)
 
-    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+    def report_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:
         """Report the exit code of a worker, where the client cannot get it from the kernel. Any thread may call it."""
         with contextlib.suppress(ClosedError):  # the client has ended
             self._post(lambda: self._core.note_exit(mesh, rank, exitcode))

@@ -89,7 +89,7 @@ class Dispatcher:
                 sink.aggregator = Aggregator(sink.window, never=self._never, hide=self._hide, digests=self._digests)
             if sink.aggregator is not None:
                 grouping.append(sink)
-            sink.direct = sink.number > 0 and sink.aggregator is None
+            sink.direct = sink.number > 0 and sink.aggregator is None and not self._sinks.never_direct
         self._grouping = tuple(grouping)
 
     @property

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import socket
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from logging import LogRecord
@@ -94,6 +95,19 @@ class Sink:
         for handler in map(behind, self._handlers):
             if isinstance(handler, logging.FileHandler) and handler.mode == "w":
                 handler.mode = "a"
+
+    def reopen(self) -> None:
+        """Let each file be opened anew for the next record: while this process only forwarded, another one wrote to it."""
+        self.stay_open()
+        for handler in map(behind, self._handlers):
+            if not isinstance(handler, logging.FileHandler) or handler.lock is None:
+                continue
+            with handler.lock:
+                stream, handler.stream = handler.stream, None  # as `logging` does with delay=True
+                if stream is not None:
+                    stream.close()
+                if isinstance(handler, logging.handlers.TimedRotatingFileHandler):
+                    handler.rolloverAt = handler.computeRollover(int(time.time()))
 
     def _make_plan(self) -> _Plan:
         if not self._handlers:

@@ -32,6 +32,7 @@ class Sinks:
     def __init__(self, default: Sink | None = None) -> None:
         self.default = default  # if the client was given handlers
         self.version = 0  # increases with every change; `find` may then return other sinks
+        self.never_direct = False  # handlers are only called on the client's thread
         self._numbers = itertools.count(1)
         self._by_number: dict[int, Sink] = {}
         self._by_name: dict[str, Sink] = {}
@@ -53,13 +54,18 @@ class Sinks:
         """Add a sink and give it a number."""
         with self._lock:
             sink.number = next(self._numbers)
-            sink.direct = sink.window is None
+            sink.direct = sink.window is None and not self.never_direct
             self._by_number[sink.number] = sink
             if len(self._by_number) > _MAX_SINKS:  # after many configurations: remove the oldest sink
                 named = set(map(id, self._by_name.values()))
                 oldest = next((each for each in self._by_number.values() if id(each) not in named), sink)
                 del self._by_number[oldest.number]
             self.version += 1
+
+    def reopen(self) -> None:
+        """Let files be opened anew, which another process may have rotated."""
+        for sink in self.all():
+            sink.reopen()
 
     def set_default(self, sink: Sink) -> None:
         """Replace the handlers that the client was given."""

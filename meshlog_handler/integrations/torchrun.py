@@ -51,7 +51,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
         files = log_dir is not None or any(std != Std.NONE for chosen in (redirects, tee) for std in _each(chosen))
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
-        self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None)
+        self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None, job="")
         self._client.registry.launched = ""  # this process's own rank from another launcher does not apply to workers
         self._mesh = secrets.token_hex(8)
         self._writers: list[int] = []

@@ -175,6 +175,15 @@ class ReadSideFiles:
             _unlink(path)
         return data
 
+    def peek(self, number: int) -> bytes:
+        """Return the content of a side file, which stays until `remove`; raise `ProtocolError` if it cannot be read."""
+        self._last = max(self._last, number)
+        return read_side_file(side_path(self._journal, number))
+
+    def remove(self, number: int) -> None:
+        """Remove a side file."""
+        _unlink(side_path(self._journal, number))
+
     def _keep(self, number: int, size: int) -> None:
         kept = side_path(self._journal, number, kept=True)
         try:

@@ -24,6 +24,7 @@ from ..protocol.encode import SchemaTable
 from ..protocol.entries import MARK, MAX_ENTRY, extent
 from ..system.locks import hold
 from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
+from .shown import ShownReader
 
 Appender = tuple[SchemaTable, Callable[[bytes], int], Callable[[int], None]]
 """``(schemas, write, mark)`` of the current segment, replaced as a whole, so that a call never mixes two segments."""
@@ -107,7 +108,7 @@ class Journal:
                 os.unlink(path)
                 raise
             # The lock is on a separate open file: maps kept by a forked child share the one of the journal.
-            self._lock = hold(path)
+            self._lock = hold(path, wait=True)  # another process may just look whether it is locked
         self._header = self._map(0, grain)
         self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
         self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
@@ -115,7 +116,9 @@ class Journal:
         self._claims: dict[int, weakref.ref[_Claim]] = {}
         self._drops: dict[tuple[int, int], _Drops] = {}
         self._places = itertools.count()
-        self._oldest = self._newest = self._open(0, 1)
+        self._oldest = self._newest = self._shipping = self._open(0, 1)
+        self.retains = False  # whether shipped entries stay until `acknowledge`, for a client that is a relay
+        self._shown: ShownReader | None = None
         self.appender: Appender = self._newest.appender
 
     @property
@@ -231,6 +234,7 @@ class Journal:
 
     def _choose(self, overwrite: bool) -> int | None:
         """Return the least recently used free segment, so that the others stay readable; None if all are used."""
+        self.free_shown()
         while True:
             used = {segment.index for segment in self._chain()}
             used.update(index for index, claim in tuple(self._claims.items()) if claim() is not None)
@@ -240,6 +244,8 @@ class Journal:
             following = self._oldest.successor.get(_ONLY)
             if not overwrite or following is None:
                 return None
+            if self._shipping is self._oldest:
+                self._shipping = following
             self._oldest = following
 
     def _open(self, index: int, generation: int) -> _Segment:
@@ -271,7 +277,7 @@ class Journal:
     def unshipped(self, limit: int) -> Range | None:
         """Return the oldest unshipped entries, complete, of about `limit` bytes at most; None if there are none."""
         while True:
-            segment = self._oldest
+            segment = self._shipping
             end = segment.map.tell()
             if segment.end is not None:
                 end = segment.end
@@ -281,7 +287,7 @@ class Journal:
                 if end - segment.sent > limit:
                     end = self._whole(segment, end, limit)
                 return Range(segment.generation, segment.sent, segment.map[segment.sent : end])
-            if not self._retire(segment):
+            if not self._pass(segment):
                 return None
 
     def _whole(self, segment: _Segment, end: int, limit: int) -> int:
@@ -294,19 +300,60 @@ class Journal:
 
     def shipped(self, piece: Range) -> bool:
         """Record that `piece` was shipped; return whether a segment became free."""
-        segment = self._oldest
+        segment = self._shipping
         if segment.generation != piece.generation:
             return False
         segment.sent = piece.start + len(piece.data)
-        return self._retire(segment)
+        return self._pass(segment) and not self.retains
 
-    def _retire(self, segment: _Segment) -> bool:
-        """Remove a segment from the chain if all of it was shipped. Its entries stay readable until it is used again."""
+    def _pass(self, segment: _Segment) -> bool:
+        """Continue with the next segment if all of this one was shipped; return whether it was.
+
+        Unless shipped entries are retained, the segment is free then. Its entries stay readable until it is used again.
+        """
         following = segment.successor.get(_ONLY)
-        if following is None or segment.end is None or segment.sent < segment.end or self._oldest is not segment:
+        if following is None or segment.end is None or segment.sent < segment.end or self._shipping is not segment:
             return False
-        self._oldest = following
+        self._shipping = following
+        if not self.retains:
+            self._oldest = following
         return True
+
+    def acknowledge(self, generation: int) -> bool:
+        """Free the shipped segments before `generation`; return whether there were any. Any thread may call it."""
+        before = segment = self._oldest
+        while segment is not self._shipping and segment.generation < generation:
+            segment = segment.successor[_ONLY]
+        self._oldest = segment
+        return segment is not before
+
+    def keep_until_shown(self, shown: ShownReader) -> None:
+        """Keep the entries until they were shown. Closing the journal closes `shown`."""
+        self._shown, self.retains = shown, True
+
+    @property
+    def keeps_until_shown(self) -> bool:
+        """Whether `keep_until_shown` was called."""
+        return self._shown is not None
+
+    def free_shown(self) -> bool:
+        """Free the segments that were shown; return whether there were any. Any thread may call it."""
+        shown = self._shown
+        return shown is not None and self.acknowledge(shown())
+
+    def rewind(self, generation: int) -> None:
+        """Ship everything from `generation` on again."""
+        again = [segment for segment in self._chain() if segment.generation >= generation]
+        for segment in again:
+            segment.sent = START
+        self._shipping = again[0] if again else self._latest()
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The end of what was appended. Only for the thread that appends."""
+        newest = self._latest()
+        end = newest.map.tell()
+        return (newest.generation, end) if end > START else (newest.generation - 1, 0)
 
     # -- for any thread ------------------------------------------------------------------------------------------
 
@@ -320,3 +367,6 @@ class Journal:
             if fd >= 0 and self._is_file(fd):
                 os.close(fd)
         self._fd = self._lock = -1
+        shown, self._shown = self._shown, None
+        if shown is not None:
+            shown.close()

@@ -124,7 +124,7 @@ class LoggingMeshClient:
         """
         # After Ctrl-C, nobody refers to the result, so it is stopped.
         return run_whole(
-            lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never).start(), mesh, coords)
+            lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never, job="").start(), mesh, coords)
         )
 
     def set_mode(

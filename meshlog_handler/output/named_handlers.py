@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from logging.handlers import BaseRotatingHandler
 from typing import Any, Final, Protocol
 
 from ..errors import SettingError
@@ -86,6 +87,11 @@ class NamedHandler:
         """The handler, or None until the configuration is complete."""
         return self._find()
 
+    @property
+    def configured(self) -> object:
+        """The handler, or what the configuration says of it."""
+        return self._handler if self._configured is None else self._configured.get(self.name)
+
     def _find(self) -> logging.Handler | None:
         if self._handler is None and self._configured is not None:
             found = self._configured.get(self.name)
@@ -109,6 +115,18 @@ class NamedHandler:
         if lock.acquire(timeout=_CONFIG_SEC):
             lock.release()
         return configured.get(self.name)
+
+
+def rotating_files(handlers: Iterable[ShownBy]) -> list[str]:
+    """Return the absolute paths of the files that these handlers rotate, also before the configuration is complete."""
+    found = []
+    for handler in handlers:
+        what = handler.configured if isinstance(handler, NamedHandler) else handler
+        if isinstance(what, BaseRotatingHandler):
+            found.append(what.baseFilename)
+        elif isinstance(what, Mapping) and str(what.get("class")).endswith("RotatingFileHandler"):
+            found += [os.path.abspath(name) for name in (what.get("filename"),) if isinstance(name, str)]
+    return found
 
 
 def keep_whole(name: str, handler: logging.Handler) -> None:

@@ -102,7 +102,7 @@ class RecordDecoder:
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
         self._defined_bytes = 0
 
-    def new_segment(self) -> None:
+    def new_segment(self, generation: int = 0) -> None:
         """Forget the schemas: each segment of a journal defines them again."""
         self._schemas = {}
         self._defined_bytes = 0

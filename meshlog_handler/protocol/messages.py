@@ -76,6 +76,7 @@ def check_stacks(found: tuple[object, ...]) -> None:
 
 _MAX_LAUNCHED = 4096
 _MAX_NAME = 255
+_MAX_PATH = 4096
 
 
 def check_names(hostname: str, mesh: str) -> None:
@@ -91,6 +92,8 @@ class Hello(Message):
     `output_only`: it is about to execute another program, whose output the client captures. It neither reads nor sends.
     An `observer` has no logs and no rank: it asks the client, and follows what is shown.
     `launched`: the launcher's variables (see `settings.launched`) if `rank` comes from the environment; they may be inherited.
+    `job`: the name of the job if it goes on with another client when this one ends; `resumes` is then the journal that it has
+    from the last client.
     """
 
     pid: int
@@ -106,6 +109,8 @@ class Hello(Message):
     output_only: bool = False
     launched: str = ""
     observer: bool = False
+    job: str = ""
+    resumes: str = ""
     types: ClassVar = {
         "pid": (int,),
         "hostname": (str,),
@@ -120,6 +125,8 @@ class Hello(Message):
         "output_only": (bool,),
         "launched": (str,),
         "observer": (bool,),
+        "job": (str,),
+        "resumes": (str,),
     }
 
     def check(self) -> None:
@@ -128,6 +135,8 @@ class Hello(Message):
             raise ProtocolError(f"malformed Hello: pid, rank or local_rank is not in 0 to {_MAX_NUMBER}")
         if len(self.launched) > _MAX_LAUNCHED:
             raise ProtocolError(f"malformed Hello: launched is longer than {_MAX_LAUNCHED} characters")
+        if len(self.job) > _MAX_NAME or len(self.resumes) > _MAX_PATH:
+            raise ProtocolError("malformed Hello: the name of its job or the path of its journal is too long")
         if not all(isinstance(name, str) for name in self.captured):
             raise ProtocolError("malformed Hello: the name of a captured stream is not a text")
         check_coords(self.coords)

@@ -37,6 +37,15 @@ def stop_at_exit(client: object, stop: Callable[[], object]) -> None:
     _prepare()
 
 
+def call_last(owner: object, stop: Callable[[], object]) -> None:
+    """Call `stop` when this process exits, after all clients that are known now have been stopped."""
+    others = [pair for pair in _stops.items() if pair[0] is not owner]
+    _stops.clear()
+    _stops[owner] = stop
+    _stops.update(others)
+    _prepare()
+
+
 def forget(client: object) -> None:
     """Remove a client that was stopped."""
     _stops.pop(client, None)

@@ -6,18 +6,21 @@ import fcntl
 import os
 
 
-def hold(path: str) -> int:
+def hold(path: str, *, wait: bool = False) -> int:
     """Lock a file; return the descriptor that holds the lock, or -1 if the file does not exist or is locked.
 
-    A forked child inherits the lock with the descriptor, and must close it.
+    With `wait`, a lock of another process, as `is_held` takes it for a moment, is waited for. A forked child inherits the lock
+    with the descriptor, and must close it.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
     if lock(fd) is False:
-        os.close(fd)
-        return -1
+        if not wait:
+            os.close(fd)
+            return -1
+        fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
 

@@ -11,20 +11,26 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from .. import settings
+from ..journal.shown import SUFFIX as SHOWN
 from ..system.locks import is_held
 from .channel import any_length
 
 _LOCK = "client.lock"
+_TOLD = "told-"
+_OF_JOB = "job"
+"""The file in the run directory of a job's client that has the name of the job."""
+_JOB_SEC = 86400.0
+"""Seconds for which the directory of a job is kept for the next client of the job."""
 _MAKING = ".making-"
 _RUN = "run-"
 _MAKING_SEC = 600.0
 
 JOB = "job-"
-"""Prefix of the files by which the ranks of a launcher find each other (see `cli.host_election`)."""
+"""Prefix of the files by which the processes of a job find each other (see `transport.election`)."""
 
 _MAX_PATH = 76  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
 
@@ -95,15 +101,17 @@ def check_private(path: str) -> None:
 class RunDir:
     """The run directory of one client. While it runs, the client locks a file in it, which keeps `clean` from removing it.
 
-    A forked child inherits the locks; `forget` closes its copies.
+    A forked child inherits the locks; `forget` closes its copies. The directory of the client of a `job` is kept for the next
+    client of the same job, if there are journals in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: str = "") -> None:
         parent = base()
         clean(parent)
         self._restoring = threading.Lock()
         self._files: dict[str, bytes] = {}
-        making, self._held = _make(parent)
+        self._job = job
+        making, self._held = _make(parent, job)
         # The rename comes last, so that other clients never see the directory without its locks.
         self.path = os.path.join(parent, _RUN + os.path.basename(making).removeprefix(_MAKING))
         os.rename(making, self.path)
@@ -126,7 +134,7 @@ class RunDir:
             with contextlib.suppress(FileExistsError):  # checked below
                 os.mkdir(parent, 0o700)
             check_private(parent)
-            making, held = _make(parent)
+            making, held = _make(parent, self._job)
             for name, content in self._files.items():
                 _write(os.path.join(making, name), content)
             os.rename(making, self.path)
@@ -134,8 +142,9 @@ class RunDir:
             self._held = held
 
     def remove(self) -> None:
-        """Remove the directory and its contents."""
-        _remove(self.path)
+        """Remove the directory and its contents, unless another client of the same job is to read journals in it."""
+        if not self._job or not _is_needed(self.path):
+            _remove(self.path)
         self.forget()
 
     def forget(self) -> None:
@@ -161,7 +170,7 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-def _make(parent: str) -> tuple[str, list[int]]:
+def _make(parent: str, job: str) -> tuple[str, list[int]]:
     """Make a directory under a temporary name; return its path, and the descriptors that hold its locks."""
     making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
     held: list[int] = []
@@ -169,6 +178,9 @@ def _make(parent: str) -> tuple[str, list[int]]:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if job:
+            with open(os.path.join(making, _OF_JOB), "x") as file:
+                file.write(job)
         held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BaseException:
@@ -187,8 +199,14 @@ def clean(parent: str) -> list[str]:
     removed = []
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
+        if name.startswith(_TOLD):
+            parent_pid = name.removeprefix(_TOLD)
+            if not (parent_pid.isdecimal() and lives(int(parent_pid))):
+                with contextlib.suppress(OSError):  # another client has removed it
+                    os.unlink(path)
+            continue
         if name.startswith(_MAKING):
-            if _is_old(path) and not is_held(os.path.join(path, _LOCK)):
+            if not _is_recent(path, _MAKING_SEC) and not is_held(os.path.join(path, _LOCK)):
                 shutil.rmtree(path, ignore_errors=True)
             continue
         try:
@@ -203,7 +221,7 @@ def clean(parent: str) -> list[str]:
             if name.startswith(JOB):
                 os.unlink(path)
                 removed.append(path)
-            elif not _in_use(path):
+            elif not _in_use(path) and not (_job_of(path) and _is_recent(path, _JOB_SEC)):
                 _remove(path)
                 removed.append(path)
         finally:
@@ -211,12 +229,65 @@ def clean(parent: str) -> list[str]:
     return removed
 
 
-def _is_old(path: str) -> bool:
-    """Return whether the directory at `path` is too old to be renamed soon: its maker needs a millisecond for that."""
+def _is_recent(path: str, seconds: float) -> bool:
+    """Return whether the directory at `path` was changed within the last seconds, or is gone."""
     try:
-        return abs(time.time() - os.stat(path).st_mtime) > _MAKING_SEC
+        return abs(time.time() - os.stat(path).st_mtime) <= seconds
     except OSError:
+        return True
+
+
+def _job_of(path: str) -> str:
+    """Return the name of the job whose client made the directory at `path`; "" if no job made it."""
+    with contextlib.suppress(OSError), open(os.path.join(path, _OF_JOB)) as file:  # it has no such file
+        return file.read(_MAX_PATH)
+    return ""
+
+
+def _is_needed(path: str) -> bool:
+    """Return whether the directory at `path` has journals, or the mark of one that its writer is about to make."""
+    with contextlib.suppress(OSError):  # it is gone
+        return any(name.endswith((".journal", SHOWN)) for name in os.listdir(path))
+    return False
+
+
+def of_job(job: str) -> list[str]:
+    """Return the run directories of clients of a job. At most one of the clients runs."""
+    parent = base()
+    paths = [os.path.join(parent, name) for name in sorted(os.listdir(parent)) if name.startswith("run-")]
+    return [path for path in paths if _job_of(path) == job]
+
+
+def is_left(path: str) -> bool:
+    """Return whether the client that made the run directory at `path` has ended."""
+    return not is_held(os.path.join(path, _LOCK))
+
+
+def tell_once(parent: int) -> bool:
+    """Return True to one process only of those with this parent."""
+    try:
+        os.close(os.open(os.path.join(base(), f"{_TOLD}{parent}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
         return False
+    return True
+
+
+def has_unread(job: str) -> bool:
+    """Return whether clients of a job have left journals of processes that have ended."""
+    for path in filter(is_left, of_job(job)):
+        with contextlib.suppress(OSError):  # it is gone
+            names = os.listdir(path)
+            marked = [name for name in names if name.endswith(".journal") and name + SHOWN in names]
+            if not all(is_held(os.path.join(path, name)) for name in marked):
+                return True
+    return False
+
+
+def remove_read(paths: Iterable[str]) -> None:
+    """Remove those of the directories in which no journal is left."""
+    for path in paths:
+        if not _is_needed(path):
+            _remove(path)
 
 
 def _remove(path: str) -> None:

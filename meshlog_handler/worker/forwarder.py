@@ -28,6 +28,7 @@ from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads
 
 BATCH_SEC: Final = 0.004
+_PAUSE_SEC: Final = 2.0
 _PIECE: Final = 256 * 1024
 MAX_MESSAGES: Final = 1 << 18
 """Messages of a relay that may wait for its upstream client."""
@@ -65,6 +66,7 @@ class LogForwarder(QueueListener):
         self._reported_drops = 0
         self._generation = 0
         self._stopping = False
+        self._paused = False
         self._last: Message | None = None
         self._messages: deque[Message] = deque()
         self._restarting = threading.Lock()
@@ -81,6 +83,10 @@ class LogForwarder(QueueListener):
 
     def wake(self) -> None:
         """Wake the thread; start a new one if it was killed."""
+        if self._paused:
+            if self.stream.wake != self.wake:  # another forwarder has taken its place since the caller looked
+                self.stream.wake()
+            return
         self.stream.idle = False
         thread = self._thread
         if thread is not None and not thread.is_alive() and not self._stopping:
@@ -97,6 +103,12 @@ class LogForwarder(QueueListener):
                         self.start()
             finally:
                 self._restarting.release()
+
+    def pause(self) -> None:
+        """Ship nothing more: the client is gone, and another one may take its place. Returns when the thread has ended."""
+        self._paused = True
+        self.queue.put(_STOP)
+        self.wait_ended(_PAUSE_SEC)
 
     def enqueue_sentinel(self) -> None:
         """Let the thread ship everything and end. Called by `QueueListener.stop`."""
@@ -138,6 +150,8 @@ class LogForwarder(QueueListener):
             if not self._link.intact:
                 self._stopping = True
                 stream.lose_link()
+            elif stream.journal.retains:
+                self._paused = True  # the runtime finds the same: see `Membership`
             elif not self._stopping:
                 stream.lose_client()
         finally:
@@ -157,7 +171,10 @@ class LogForwarder(QueueListener):
             stream.idle = True
             if stream.journal.unshipped(_PIECE) is not None:
                 return False
-            stop = self.queue.get().stop
+            try:
+                stop = self.queue.get(timeout=BATCH_SEC if stream.waits_until_shown else None).stop
+            except queue.Empty:
+                stop = False
             stream.idle = False
         if stop:
             self.ship()
@@ -171,9 +188,13 @@ class LogForwarder(QueueListener):
 
     def ship(self) -> bool:
         """Ship everything that is unshipped; return whether there was anything."""
+        if self._paused:
+            return False
         any_shipped = self._ship_pieces()
         while self.stream.append_sentinels():
             any_shipped |= self._ship_pieces()
+        if self.stream.waits_until_shown and self.stream.journal.free_shown():
+            self.stream.made_room()
         return any_shipped
 
     def _ship_pieces(self) -> bool:

@@ -16,10 +16,11 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from .. import settings
 from ..errors import ConnectError
+from ..journal.shown import ShownReader, shown_path
 from ..journal.writer import Journal
 from ..protocol.immutable import Immutable, field
 from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel
@@ -61,6 +62,7 @@ class JoinOptions(Immutable):
     on_full: OnFull = "block"
     warnings: bool = False  # log warnings by the client's filters
     launched: str = ""  # the launcher's variables, if the rank comes from the environment
+    job: str = ""  # the name of the job: when the client ends, another process of the job shows the rest
     leash: tuple[int, int, int] | None = None  # see `parents_death`, which must be asked on the thread of the program
 
 
@@ -72,13 +74,17 @@ def launched_options(address: str, rank: int | None = None, **options: Any) -> J
 
 
 class Membership:
-    """The connection, stream, threads and captured pipes of a process that joined. Any thread may call `leave`."""
+    """The connection, stream, threads and captured pipes of a process that joined. Any thread may call `leave`.
 
-    def __init__(self, options: JoinOptions) -> None:
+    With `resumed`, it continues the stream of a membership whose client has ended: the next client of the same job shows what
+    the last one has not shown.
+    """
+
+    def __init__(self, options: JoinOptions, resumed: Membership | None = None) -> None:
         self.options = options
         self.pid = os.getpid()
         self.rank: int | None = options.rank
-        self.stream: RecordStream | None = None
+        self.stream: RecordStream | None = None if resumed is None else resumed.stream
         self._capture: FdCapture | None = None
         self._dump: StackDump | None = None
         self._forwarder: LogForwarder | None = None
@@ -111,6 +117,8 @@ class Membership:
             started=time.time(),
             coords=dict(options.coords),
             launched=options.launched,
+            job=options.job,
+            resumes=(self.stream and self.stream.journal.path) or "",
         )
         try:
             self._link, welcome = connect(address, hello, tuple(fds.values()))
@@ -120,7 +128,15 @@ class Membership:
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
+            if self.stream is None:
+                self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
+                if options.job and self.stream.journal.path is not None:
+                    with contextlib.suppress(OSError):  # the client could not make it; records that it has are lost with it
+                        self.stream.journal.keep_until_shown(ShownReader(welcome.journal))
+            else:
+                self.stream.journal.free_shown()
+                self.stream.journal.rewind(0)
+                self.stream.wake = self._forwarder.wake
             self._forwarder.attach(self.stream)
         self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
         self._runtime.apply_defaults(welcome.defaults)
@@ -176,6 +192,17 @@ class Membership:
             if self.stream is not None:
                 self.stream.lose_link()
             return
+        if self.options.job and job is not None:
+            self._uncapture()
+            job.lost(self)
+            return
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Note that the client is gone for good. Any thread."""
+        if self.stream is not None and self.options.job and self.stream.journal.path is not None:
+            with contextlib.suppress(OSError):  # from now on this process shows its records, and not a later client
+                os.unlink(shown_path(self.stream.journal.path))
         if self.stream is not None:
             self.stream.lose_client()
             # Not in the client's own process, which has no rank, nor if a callback handles the loss.
@@ -190,6 +217,24 @@ class Membership:
         """Whether this process has left, or was forked from the one that joined."""
         return self._left or self.pid != os.getpid()
 
+    def pause(self) -> None:
+        """Ship nothing more: the client is gone."""
+        if self._forwarder is not None:
+            self._forwarder.pause()
+
+    def end_connection(self) -> None:
+        """Release the connection, because another membership has taken over the stream."""
+        self._left = True
+        self._link.forget()
+
+    def abandon(self) -> None:
+        """Leave the journal to the next client of the job, because this process exits. Any thread."""
+        self.over = True
+        if self.stream is not None:
+            self.stream.end()
+        self._uncapture()
+        self._close_all()
+
     def _close_all(self) -> None:
         """Close the connection and the journal after the client has stopped."""
         global _current
@@ -201,6 +246,11 @@ class Membership:
         with _lock:
             if _current is self:
                 _current = None
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has closed the connection."""
+        return self._link.hung_up
 
     def when_lost(self, then: Callable[[], object]) -> None:
         """Call `then` when the client is gone, at once if it is already; on any thread, perhaps twice, not after `leave`."""
@@ -305,6 +355,20 @@ _lock = threading.RLock()
 when_released: Final[list[Callable[[Membership], object]]] = []
 """Functions to call in a process whose client is about to stop, after the stream has ended."""
 
+
+class Job(Protocol):
+    """The part of `job_member.JobMember` that this module uses."""
+
+    def lost(self, member: Membership) -> None:
+        """Find the next client; until then, the journal keeps the records."""
+
+    def rejoin(self, options: JoinOptions) -> Membership | None:
+        """In a forked child whose parent's client is gone: take part again."""
+
+
+job: Job | None = None
+"""This process's part in a job."""
+
 _postponed: Final[list[Callable[[], object]]] = []
 _current: Membership | None = None
 _beside: weakref.WeakSet[Membership] = weakref.WeakSet()
@@ -351,6 +415,16 @@ def join(options: JoinOptions) -> Membership:
         return _current
 
 
+def resume(lost: Membership, options: JoinOptions) -> None:
+    """Continue a membership with another client of the same job. Raises `ConnectError`."""
+    global _current
+    with _lock:
+        if _current is lost and not lost.left and not lost.over:
+            lost.pause()
+            _current = Membership(options, lost)
+            lost.end_connection()
+
+
 def beside(options: JoinOptions) -> Membership:
     """Return a membership for a queue: one of the same client, or a new one. Raises `ConnectError`."""
     member = current()
@@ -382,6 +456,8 @@ def _rejoin(quiet: bool) -> Membership | None:
         try:
             return join(options)
         except ConnectError as failure:
+            if options.job and job is not None:
+                return job.rejoin(options)
             if not quiet and not isinstance(failure.__cause__, FileNotFoundError):
                 diagnose(f"the forked process {os.getpid()} cannot forward its logs: {failure}")
             return None
@@ -473,7 +549,9 @@ def _after_fork_in_child() -> None:
         member.forget()
         # The child shares the parent's pipes: its output arrives under the parent's rank.
         options = member.options
-        inherited = JoinOptions(options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full)
+        inherited = JoinOptions(
+            options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full, job=options.job
+        )
         _inherited = None if member.over else inherited
     while _postponed:
         _postponed.pop(0)()

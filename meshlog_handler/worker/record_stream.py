@@ -354,6 +354,11 @@ class RecordStream:
             self.wake()
         return False
 
+    @property
+    def waits_until_shown(self) -> bool:
+        """Whether a call waits for room, and there will be room when the client has shown records."""
+        return bool(self._waiting) and self.journal.keeps_until_shown
+
     def client_moves(self) -> None:
         """Note that the client is behind but makes progress: calls keep waiting. For the runtime and a relay's uplink."""
         self.moves += 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from .needed import need
-from .running import EXIT_REPORT, Place, Program, same
+from .running import EXIT_REPORT, Place, Program, same, temporary_directory
 
 need("django")
 
@@ -88,3 +90,23 @@ def test_django_under_gunicorn_shows_the_same_with_our_handlers(preload: str, tm
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_django_command_with_a_pool_shows_the_same(method: str, tmp_path: Path) -> None:
     same(lambda place: place.run("django-admin", "restock", method), tmp_path, variables=VARIABLES)
+
+
+def test_workers_that_apply_the_settings_themselves_share_one_rotating_file(tmp_path: Path) -> None:
+    """Without preloading, with workers that gunicorn recycles and others that are killed, each record is shown once."""
+    need("gunicorn")
+    with temporary_directory() as run_directory:
+        place = Place(tmp_path, "plain", {"DJANGO_SETTINGS_MODULE": "django_jobs"}, Path(run_directory))
+        words = ("-w", "3", "-b", f"127.0.0.1:{place.port}", "--no-control-socket", "--max-requests", "20")
+        with place.start("gunicorn", *words, "django_jobs:application") as server:
+            server.until_listens()
+            for number in range(120):
+                if number % 30 == 20:
+                    server.send(signal.SIGKILL, server.workers()[number // 30 % 2])
+                assert server.ask(f"/{number}") == "ok"
+            server.stop()
+        assert list(Path(run_directory).glob("*/*")) == []
+    asked = Counter(line for name, text in place.shown().items() if name.startswith("site.log") for line in text.splitlines())
+    expected = {f"INFO shop asked for /{number}" for number in range(120)}
+    assert {line: asked[line] for line in expected if asked[line] != 1} == {}
+    assert [line for line in asked if line not in expected and not re.search("|".join(EXIT_REPORT), line)] == []

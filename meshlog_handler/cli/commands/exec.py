@@ -31,6 +31,6 @@ end of the run:
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     parser.description, parser.epilog = _ABOUT, _MORE
-    parser.set_defaults(on_one=True, count=1, stdin=None, summary=False)
+    parser.set_defaults(starts="exec", count=1, stdin=None, summary=False)
     parser.usage = "meshlog exec [options] -- COMMAND [ARGUMENT ...]"
     add_options(parser)

@@ -46,7 +46,7 @@ end of the run:
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     parser.description, parser.epilog = _ABOUT, _MORE
-    parser.set_defaults(on_one=False)
+    parser.set_defaults(starts="run")
     parser.usage = "meshlog run -n N [options] -- COMMAND [ARGUMENT ...]"
     named: Any = {"dest": "count", "type": argument_types.count, "default": 1, "metavar": "N"}
     parser.add_argument("-n", "--nproc", "--nproc-per-node", help="ranks (1)", **named)
@@ -107,8 +107,9 @@ def _start(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     from ..exec import execute
     from ..launcher import LaunchError
     from ..run import Options, run
+    from ..serve import serve
 
-    start = execute if options.on_one else run
+    start = {"run": run, "exec": execute, "serve": serve}[options.starts]
     try:
         return start(
             Options(

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler.cli.host_election import HostElection
 from meshlog_handler.transport import run_directory
+from meshlog_handler.transport.election import Election
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HostElection, HostElection]]:
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Election, Election]]:
     """Two ranks of a job, with a private run directory."""
     monkeypatch.setenv("MESHLOG_RUN_DIR", str(tmp_path))
-    made = HostElection(), HostElection()
+    made = Election("shop"), Election("shop")
     yield made
     for job in made:
         job.release()
 
 
-def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[HostElection, HostElection]) -> None:
+def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[Election, Election]) -> None:
     first, second = jobs
     assert first.path == second.path
     assert first.claim()
@@ -32,7 +32,7 @@ def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[Hos
     assert os.stat(first.path).st_mode & 0o777 == 0o600
 
 
-def test_a_released_job_can_be_claimed_again(jobs: tuple[HostElection, HostElection]) -> None:
+def test_a_released_job_can_be_claimed_again(jobs: tuple[Election, Election]) -> None:
     first, second = jobs
     assert first.claim()
     first.publish("meshlog://here")
@@ -44,7 +44,7 @@ def test_a_released_job_can_be_claimed_again(jobs: tuple[HostElection, HostElect
     assert first.address() == ""
 
 
-def test_the_address_of_a_killed_process_is_overwritten(jobs: tuple[HostElection, HostElection]) -> None:
+def test_the_address_of_a_killed_process_is_overwritten(jobs: tuple[Election, Election]) -> None:
     first, second = jobs
     Path(first.path).write_text("meshlog://a long address of one that was killed\n")
     assert first.claim()
@@ -53,12 +53,12 @@ def test_the_address_of_a_killed_process_is_overwritten(jobs: tuple[HostElection
     assert second.address() == "meshlog://here"
 
 
-def test_a_partly_written_address_is_ignored(jobs: tuple[HostElection, HostElection]) -> None:
+def test_a_partly_written_address_is_ignored(jobs: tuple[Election, Election]) -> None:
     Path(jobs[0].path).write_text("meshlog://he")
     assert jobs[0].address() == ""
 
 
-def test_clean_removes_the_file_of_an_ended_job_only(jobs: tuple[HostElection, HostElection]) -> None:
+def test_clean_removes_the_file_of_an_ended_job_only(jobs: tuple[Election, Election]) -> None:
     parent = os.path.dirname(jobs[0].path)
     left = Path(parent, f"{run_directory.JOB}0")  # of no process
     left.write_text("meshlog://nobody\n")

@@ -1,7 +1,7 @@
-"""HostElection: chooses one of the ranks that a launcher started on a host to show all of them. The first claim wins.
+"""Election: chooses one of the processes that share a job to show all of them. The first claim wins.
 
-The ranks share a file in the user's private directory, named after their parent process. The rank that holds the lock of the
-file shows the job, and writes its address to the file. The kernel releases the lock of a process that has ended.
+The processes share a file in the user's private directory. The process that holds the lock of the file shows the job, and
+writes its address to the file. The kernel releases the lock of a process that has ended.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ import contextlib
 import fcntl
 import os
 
-from ..transport import run_directory
+from . import run_directory
+
+OF_LAUNCHER = "~"
+"""Begins the name of a launcher's job. The name that a program gives its job has no such character."""
 
 
-class HostElection:
-    """An election among the ranks of this host with the same parent process. `path` is the file. One thread uses it."""
+class Election:
+    """An election among the processes of this user and machine that use the same `name`. `path` is the file.
 
-    def __init__(self) -> None:
-        self.path = os.path.join(run_directory.base(), f"{run_directory.JOB}{os.getppid()}")
+    One thread at a time uses it. A forked child calls `forget`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.path = os.path.join(run_directory.base(), f"{run_directory.JOB}{name}")
         self._lock = -1
 
     def claim(self) -> bool:
@@ -36,6 +42,11 @@ class HostElection:
                 os.close(lock)
         return True
 
+    @property
+    def claimed(self) -> bool:
+        """Whether this process has claimed the job."""
+        return self._lock >= 0
+
     def _is_at_its_place(self, lock: int) -> bool:
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(lock))
@@ -43,7 +54,7 @@ class HostElection:
             return False
 
     def publish(self, address: str) -> None:
-        """Write the address of the client for the other ranks."""
+        """Write the address of the client for the other processes."""
         os.write(self._lock, f"{address}\n".encode())
 
     def address(self) -> str:
@@ -54,8 +65,14 @@ class HostElection:
         return ""
 
     def release(self) -> None:
-        """Release the job. A later rank can claim it."""
+        """Release the job. A later process can claim it."""
         if self._lock >= 0:
-            os.unlink(self.path)
-            os.close(self._lock)
-            self._lock = -1
+            with contextlib.suppress(FileNotFoundError):  # a cleaner of temporary files has removed it
+                os.unlink(self.path)
+            self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: close the copy of the lock, which would keep the job claimed after the parent has ended."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)

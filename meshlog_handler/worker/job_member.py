@@ -1,0 +1,203 @@
+"""JobMember: this process's part in a job, whose processes share one client. Each of them can become it.
+
+::
+
+    enter -> the lock of the job is free: this process shows the job, and publishes the address of its client
+          -> otherwise: join the client whose address is published
+    the client is gone -> the same once more, on a thread; the stream of this process continues
+
+Meanwhile no logging call waits: the journal keeps the records until a client has shown them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from functools import partial
+from typing import Final, Protocol
+
+from ..errors import ConnectError, SettingError
+from ..system import at_exit
+from ..system.diagnostics import diagnose
+from ..system.shielded import run_whole
+from ..system.waits import capped, monotonic
+from ..transport.election import Election
+from ..transport.run_directory import has_unread
+from . import membership
+from .membership import JoinOptions, Membership
+from .record_stream import internal_threads
+
+PATIENCE_SEC: Final = 30.0
+"""Seconds for which a process waits for a client of its job."""
+
+_EXIT_SEC: Final = 5.0
+_LOOK_SEC: Final = 0.005
+_LONGEST_LOOK_SEC: Final = 0.05
+
+
+class Show(Protocol):
+    """Shows the job in this process."""
+
+    def __call__(self, *, exits: bool) -> str:
+        """Start a client, and return its address; if this process `exits`, show what is left, and return ""."""
+
+
+class JobMember:
+    """The part of this process in one job. Any thread may call the methods. A forked child takes part itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._election = Election(name)
+        self._shows: list[Show] = []
+        self._lock = threading.Lock()
+        self._exits = False
+
+    def enter(self, show: Show, options: JoinOptions) -> bool:
+        """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
+
+        `show` is used later, too, if the client ends and this process takes its place. Returns False if there is no client,
+        because the process that holds the lock of the job does not start one. Raises `OSError` if `show` does.
+        """
+        self._shows.append(show)
+        at_exit.stop_at_exit(self, self._finish)
+        member = membership.current()
+        if member is not None and member.options.job == self.name:
+            return True
+        return self._find(options.replaced(job=self.name), None)
+
+    def retire(self, show: Show) -> None:
+        """Do not show the job by `show` any more."""
+        with contextlib.suppress(ValueError):  # it was removed before
+            self._shows.remove(show)
+
+    def release(self) -> None:
+        """Let another process show the job, because the client of this process has ended."""
+        self._election.release()
+
+    @property
+    def address(self) -> str:
+        """The address of the job's client; "" if it is not known at present."""
+        return self._election.address()
+
+    def leave(self) -> None:
+        """Leave the client that shows the job, unless this process may show it."""
+        member = membership.current()
+        if not self._shows and member is not None and member.options.job == self.name:
+            membership.leave()
+
+    def lost(self, member: Membership) -> None:
+        """Find the next client, on a thread."""
+        with contextlib.suppress(RuntimeError):  # the interpreter exits: `_finish` does it
+            threading.Thread(target=self._recover, args=(member,), name="meshlog-job", daemon=True).start()
+
+    def rejoin(self, options: JoinOptions) -> Membership | None:
+        """In a forked child whose parent's client is gone: take part again."""
+        self._find(options, None)
+        return membership.current()
+
+    def _finish(self) -> None:
+        """At exit: leave the journal to the next client; show what is left, if there is no client any more."""
+        # The journal is released before the lock is tried, and a process that showed looks for journals after its client has
+        # released the lock. So one of the two processes finds the journal.
+        self._exits = True
+        gone = ""
+        if self._lock.acquire(timeout=capped(_EXIT_SEC)):  # else a thread starts a client
+            member = membership.current()
+            if member is not None and member.options.job == self.name and member.hung_up:
+                gone = member.options.address
+                member.abandon()
+            self._lock.release()
+        if self._election.claimed:
+            at_exit.call_last(self, self._finish)  # once more, after the client of this process
+            return
+        deadline = monotonic() + _EXIT_SEC
+        while self._shows and has_unread(self.name) and monotonic() < deadline:
+            if self._election.claim():
+                self._shows[-1](exits=True)
+                self._election.release()
+            elif self._election.address() != gone:  # another process has become the client
+                return
+            else:
+                time.sleep(_LOOK_SEC)  # the client is about to end
+
+    def _recover(self, member: Membership) -> None:
+        internal_threads.add(threading.get_ident())
+        found = False
+        try:
+            found = self._find(member.options, member)
+        except RuntimeError:  # the interpreter exits, and no thread can be started: `_finish` does it
+            found = True
+        except Exception as failure:
+            diagnose(f"job {self.name!r} cannot be shown by this process: {type(failure).__name__}: {failure}")
+        finally:
+            internal_threads.discard(threading.get_ident())
+            if not found and not self._exits and membership.current() is member:
+                member.give_up()
+
+    def _find(self, options: JoinOptions, lost: Membership | None) -> bool:
+        """Claim the job or join its client, until either succeeds or the time is over; return whether one did."""
+        deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
+        with self._lock:
+            while not self._exits and (lost is None or (membership.current() is lost and not lost.left)):
+                address, own = self._address()
+                if address and (lost is None or address != lost.options.address):
+                    joined = options.replaced(address=address, capture=options.capture and not own)
+                    with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
+                        if lost is None:
+                            membership.join(joined)
+                        else:
+                            membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
+                        return True
+                if monotonic() >= deadline:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_LOOK_SEC)
+        return True
+
+    def _address(self) -> tuple[str, bool]:
+        """Return the address of the job's client, and whether it is that of this process; "" if it is not known yet."""
+        if self._shows and self._election.claim():
+            try:
+                address = run_whole(partial(self._shows[-1], exits=False))
+                self._election.publish(address)
+            except BaseException:
+                self._election.release()
+                raise
+            return address, True
+        return self._election.address(), False
+
+    def forget(self) -> None:
+        """In a forked child: close the copy of the lock."""
+        self._lock = threading.Lock()
+        self._exits = False
+        self._election.forget()
+
+
+_current: JobMember | None = None
+
+
+def of(name: str) -> JobMember:
+    """Return this process's part in a job. Raises `SettingError` if it takes part in another one, and `OSError`."""
+    global _current
+    if _current is None:
+        _current = JobMember(name)
+    if _current.name != name:
+        raise SettingError(f"job={name!r} is not possible: this process takes part in job {_current.name!r}. Use one name.")
+    membership.job = _current
+    return _current
+
+
+def retire(show: Show) -> None:
+    """Do not show this process's job by `show` any more."""
+    if _current is not None:
+        _current.retire(show)
+
+
+def _after_fork_in_child() -> None:
+    if _current is not None:
+        _current.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

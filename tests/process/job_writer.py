@@ -1,0 +1,103 @@
+"""A program that applies one configuration with a job, as each of several siblings does, and logs numbered lines."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+
+def configuration(path: str, job: str | None = "shop", **more: Any) -> dict[str, Any]:
+    """Return a configuration whose handler rotates a small file."""
+    mesh = {"class": "meshlog_handler.MeshHandler", "handlers": ["file"], **more}
+    rotating = {
+        "class": "logging.handlers.RotatingFileHandler",
+        "filename": path,
+        "maxBytes": 20_000,
+        "backupCount": 1000,
+        "formatter": "plain",
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(message)s"}},
+        "handlers": {"file": rotating, "mesh": mesh if job is None else {**mesh, "job": job}},
+        "root": {"level": "INFO", "handlers": ["mesh"]},
+    }
+
+
+def write(path: str, name: str, count: int, pause: float = 0.0) -> None:
+    """Apply the configuration and log `count` lines. For a child of `multiprocessing`."""
+    logging.config.dictConfig(configuration(path))
+    for number in range(count):
+        logging.getLogger("writer").info("%s %d", name, number)
+        time.sleep(pause)
+
+
+def fork(path: str, name: str, count: int) -> None:
+    """Log from this process and from a forked child."""
+    logging.config.dictConfig(configuration(path))
+    child = os.fork()
+    for number in range(count):
+        logging.getLogger("writer").info("%s %d", name if child else f"{name}-child", number)
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def keep_on(path: str, name: str) -> None:
+    """Log until SIGTERM, and note on stdout how many logging calls have returned."""
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    logging.config.dictConfig(configuration(path))
+    logger, number = logging.getLogger("writer"), 0
+    while not stop:
+        logger.info("%s %d", name, number)
+        number += 1
+        os.pwrite(1, b"%d" % number, 0)
+        time.sleep(0.0005)
+
+
+def change(path: str, name: str) -> None:
+    """Log, configure logging without the job, log to another file, and wait for a line on stdin."""
+    logging.config.dictConfig(configuration(path))
+    logging.getLogger("writer").info("%s 0", name)
+    config = configuration(f"{path}.other")
+    config["root"]["handlers"] = ["file"]
+    del config["handlers"]["mesh"]
+    logging.config.dictConfig(config)
+    logging.getLogger("writer").info("%s 1", name)
+    print("changed", flush=True)
+    sys.stdin.readline()
+
+
+def alone(path: str) -> None:
+    """Apply the configuration without a job, twice and also in a forked child, and wait for a line on stdin."""
+    for _ in range(2):
+        logging.config.dictConfig(configuration(path, None))
+    logging.getLogger("writer").info("alone")
+    child = os.fork()
+    if not child:
+        logging.config.dictConfig(configuration(path, None))
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("shown", flush=True)
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    _, act, *words = sys.argv
+    if act == "write":
+        write(words[0], words[1], int(words[2]), float(words[3]))
+    elif act == "fork":
+        fork(words[0], words[1], int(words[2]))
+    elif act == "alone":
+        alone(words[0])
+    elif act == "change":
+        change(words[0], words[1])
+    else:
+        keep_on(words[0], words[1])
