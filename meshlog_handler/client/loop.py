@@ -130,7 +130,7 @@ class ClientLoop:
             self._keep_listening,
             self.handover.take_over,
             lambda now: dispatcher.end_tick(),
-            lambda now: observers.end_tick(),
+            lambda now: observers.end_tick(bool(self._pacer) or self.reactor.busy),
             self._end_in_order,
         )
         observers.attach(self.reactor)
