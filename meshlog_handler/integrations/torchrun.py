@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest
 from .. import settings
 from ..client.log_client import LogClient
 from ..output.console import ConsoleHandler, RanksFilter
+from ..output.terminal import colour_told, size_told
 from ..system.descriptors import make_pipe
 
 
@@ -82,7 +83,10 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
                 paths[local_rank] = f"/dev/fd/{writer}"  # opened by the agent as a file
             # torchrun does not report the pids of its workers: 0 means unknown.
             self._client.adopt(0, rank, local_rank, readers, self._mesh)
-            env.update({**settings.captured({**os.environ, **env}), **settings.pipes(rank, writers)})
+            base = {**os.environ, **env}
+            env.update(
+                {**settings.captured(base), **settings.pipes(rank, writers), **colour_told(base), **size_told(rank, base)}
+            )
             self._writers += writers
         return places
 
