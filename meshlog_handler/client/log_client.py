@@ -110,7 +110,7 @@ class LogClient(Requests):
             "never": settings.patterns(settings.NEVER, never, env),
             "hide": settings.patterns(settings.HIDE, hide, env),
         }
-        self._rotation = settings.rotation()
+        self._rotation, self._first_level = settings.rotation(), settings.first_level()
         self._max_line = settings.max_line_size()
         self._pid = os.getpid()
         self._running = False
@@ -178,7 +178,14 @@ class LogClient(Requests):
             self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
             handle = self._give if self._overridden else None
-            dispatcher = Dispatcher(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
+            dispatcher = Dispatcher(
+                self.sinks,
+                files,
+                **self._patterns,
+                digests=self._upstream is not None,
+                first_level=self._first_level,
+                handle=handle,
+            )
             self._core = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,
