@@ -47,7 +47,9 @@ from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
 
-_MAX_COMPLETIONS: Final = 1000
+MAX_COMPLETIONS: Final = 1000
+"""Flushes that a worker may have asked for, or be asked for, at once."""
+
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
 _LONGEST_PAUSE_SEC: Final = 0.1
@@ -364,8 +366,8 @@ class ClientLoop:
 
     def _complete(self, peer: Peer, message: Complete) -> None:
         """Flush a worker that asks for it, and reply when everything it has logged is shown."""
-        if len(self._flushes.waiting_for(peer)) >= _MAX_COMPLETIONS:
-            self.reactor.refuse(peer, ProtocolError(f"more than {_MAX_COMPLETIONS} flushes wait for it at once"))
+        if len(self._flushes.waiting_for(peer)) >= MAX_COMPLETIONS:
+            self.reactor.refuse(peer, ProtocolError(f"more than {MAX_COMPLETIONS} flushes wait for it at once"))
             return
         future: Flushed = Future()
         future.add_done_callback(
