@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .insight.hang import Hang as Hang
     from .insight.report import Insight as Insight
     from .insight.stacks import Stacks as Stacks
+    from .installation import complete as complete
     from .installation import install as install
     from .installation import uninstall as uninstall
     from .mesh.control import LoggingMeshClient as LoggingMeshClient
@@ -89,6 +90,7 @@ _HOMES = {
     "RemoteTraceback": "errors",
     "SettingError": "errors",
     "Stacks": "insight.stacks",
+    "complete": "installation",
     "current_coords": "mesh.start_methods",
     "current_rank": "mesh.start_methods",
     "install": "installation",

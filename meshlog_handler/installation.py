@@ -167,6 +167,31 @@ def _uninstall() -> None:
             logging.getLogger().setLevel(before)
 
 
+def complete(timeout: float | None = 10.0) -> bool:
+    """Wait until the client has shown everything that this process logged and printed before this call.
+
+    A logging call never waits for the client, and nothing that was logged is lost: call it where a person should see the
+    lines first, such as before `input` or a long computation.
+
+    Parameters
+    ----------
+    timeout : float or None
+        Seconds; None is unlimited.
+
+    Returns
+    -------
+    bool
+        Whether everything is shown. False at the timeout, if the client is gone, and if this process has joined none.
+
+    Notes
+    -----
+    Any thread may call it. It is a flush of one process: lines that wait to be grouped are shown, too. In a process that joined
+    a `LogRelay`, it waits until the relay has everything.
+    """
+    member = membership.current()
+    return member is not None and member.complete(timeout)
+
+
 leave = uninstall
 
 

@@ -19,6 +19,7 @@ PREFIX_WITH_RANK = "MESHLOG_PREFIX_WITH_RANK"
 FAST_LOGGER = "MESHLOG_FAST_LOGGER"
 STACK_SIGNAL = "MESHLOG_STACK_SIGNAL"
 OBSERVE = "MESHLOG_OBSERVE"
+FIRST_LEVEL = "MESHLOG_AGGREGATE_FIRST_LEVEL"
 NEVER = "MESHLOG_NEVER"
 HIDE = "MESHLOG_HIDE"
 MAX_BYTES = "MESHLOG_LOG_DIR_MAX_BYTES"
@@ -131,6 +132,15 @@ def aggregate_window_sec(env: Mapping[str, str] | None = None) -> float | None:
         raise SettingError(
             f"{AGGREGATE_WINDOW_SEC}={text!r} is not a window. Valid: a positive number of seconds, or empty for none."
         ) from None
+
+
+def first_level(env: Mapping[str, str] | None = None) -> int:
+    """Return the level from which the first line of a group is shown at once (``MESHLOG_AGGREGATE_FIRST_LEVEL``, WARNING)."""
+    text = (os.environ if env is None else env).get(FIRST_LEVEL, "").strip() or "WARNING"
+    try:
+        return check_level(int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else text)
+    except SettingError as failure:
+        raise SettingError(f"{FIRST_LEVEL}: {failure}") from None
 
 
 def max_line_size(env: Mapping[str, str] | None = None) -> int:

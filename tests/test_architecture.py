@@ -76,6 +76,7 @@ WAITING |= {"multiprocessing", "subprocess"}
 
 # What a user may import from the package. The documentation names each.
 PUBLIC = {
+    "complete",
     # A mesh
     "this_host",
     "HostMesh",

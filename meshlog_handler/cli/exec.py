@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 from .. import settings
 from ..client.log_client import LogClient
 from ..errors import ConnectError, SettingError
-from ..output.terminal import size_told
+from ..output.terminal import colour_told, size_told
 from ..protocol.messages import Hello
 from ..system.descriptors import make_pipe
 from ..system.diagnostics import diagnose
@@ -126,7 +126,8 @@ class HostRun(Run):
         assert rank is not None
         self._rank = rank
         environ = settings.captured(client.environ())
-        environments = {rank: {**environ, **size_told(rank, environ)}}
+        colours = {} if options.as_json else colour_told(environ)
+        environments = {rank: {**environ, **colours, **size_told(rank, environ)}}
         super().__init__(options, client, console=console, signals=signals, environments=environments, reader=rank)
 
     def run(self) -> None:

@@ -19,7 +19,7 @@ from ..insight.hang import Hang
 from ..output.console import RanksFilter
 from ..output.formatter import MeshFormatter
 from ..output.json_formatter import JsonFormatter
-from ..output.terminal import size_told
+from ..output.terminal import colour_told, size_told
 from ..protocol.messages import Prepare, level_config
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
@@ -140,7 +140,7 @@ class Run:
         self._unread_until = float("inf")
         self._lost = 0
         self._hang: Hang | None = None
-        self._environments = environments or rank_environments(client.environ(), options.count)
+        self._environments = environments or rank_environments(client.environ(), options.count, colours=not options.as_json)
         self._ranks = Ranks(
             options.command,
             self._environments,
@@ -274,9 +274,9 @@ class Run:
         return "\n".join(parts)
 
 
-def rank_environments(base: Mapping[str, str], count: int) -> dict[int, dict[str, str]]:
-    """Return the environment of each rank."""
-    common, size = settings.captured(base), str(count)
+def rank_environments(base: Mapping[str, str], count: int, *, colours: bool = True) -> dict[int, dict[str, str]]:
+    """Return the environment of each rank. With `colours`, ranks use colours if this process does."""
+    common, size = settings.captured({**(colour_told(base) if colours else {}), **base}), str(count)
     return {
         rank: {
             **common,

@@ -126,7 +126,7 @@ class LogClient(Requests):
             "never": settings.patterns(settings.NEVER, never, env),
             "hide": settings.patterns(settings.HIDE, hide, env),
         }
-        self._rotation = settings.rotation()
+        self._rotation, self._first_level = settings.rotation(), settings.first_level()
         self._max_line = settings.max_line_size()
         self._pid = os.getpid()
         self._running = False
@@ -243,7 +243,14 @@ class LogClient(Requests):
             kind: Callable[..., Dispatcher] = Dispatcher
             if self._succession is not None:
                 kind = partial(MarkingDispatcher, files_shown=self._succession.files)
-            dispatcher = kind(self.sinks, files, **self._patterns, digests=self._upstream is not None, handle=handle)
+            dispatcher = kind(
+                self.sinks,
+                files,
+                **self._patterns,
+                digests=self._upstream is not None,
+                first_level=self._first_level,
+                handle=handle,
+            )
             self._core = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,

@@ -20,7 +20,7 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, StacksAnswer, Welcome, reason_of
+from ..protocol.messages import Answer, Command, Complete, Completed, StacksAnswer, Welcome, reason_of
 from ..protocol.ranks import format_ranks
 from ..protocol.relay_messages import DownstreamInsight
 from ..system.error_reports import ErrorReports, give, name_of
@@ -48,6 +48,9 @@ from .stats import PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
+
+MAX_COMPLETIONS: Final = 1000
+"""Flushes that a worker may have asked for, or be asked for, at once."""
 
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
@@ -365,10 +368,23 @@ class ClientLoop:
             peer, message = messages.popleft()
             if isinstance(message, Answer):
                 self._answered(peer, message)
+            elif isinstance(message, Complete):
+                self._complete(peer, message)
             elif isinstance(message, DownstreamInsight):
                 self._answered_insight(peer, message)
             else:
                 self.relays.handle(peer, message)
+
+    def _complete(self, peer: Peer, message: Complete) -> None:
+        """Flush a worker that asks for it, and reply when everything it has logged is shown."""
+        if len(self._flushes.waiting_for(peer)) >= MAX_COMPLETIONS:
+            self.reactor.refuse(peer, ProtocolError(f"more than {MAX_COMPLETIONS} flushes wait for it at once"))
+            return
+        future: Flushed = Future()
+        future.add_done_callback(
+            lambda done: self.reactor.send(peer, Completed(message.number, not (done.result().missing or done.result().busy)))
+        )
+        self.flush(future, float("inf") if message.timeout is None else message.timeout, lambda each: each is peer)
 
     def _answered_insight(self, relay: Peer, message: DownstreamInsight) -> None:
         try:

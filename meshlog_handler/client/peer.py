@@ -23,7 +23,20 @@ from ..protocol.codec import unpack
 from ..protocol.decode import ASIDE_COST, Item, RecordDecoder, TaggedTemplate
 from ..protocol.entries import FLUSH, LARGE, RECORD, number_entry, walk
 from ..protocol.frames import CONTROL, DATA, DROPPED, POSITION, FrameReader
-from ..protocol.messages import Answer, Command, Ending, Flush, Goodbye, Hello, Leash, Message, Relabel, StackSignal, decode
+from ..protocol.messages import (
+    Answer,
+    Command,
+    Complete,
+    Ending,
+    Flush,
+    Goodbye,
+    Hello,
+    Leash,
+    Message,
+    Relabel,
+    StackSignal,
+    decode,
+)
 from ..protocol.relay_messages import DownstreamReached
 from ..system.diagnostics import diagnose
 from .exit_reports import abridged
@@ -160,7 +173,7 @@ class Peer:
         "writing",
     )
     relays = False
-    accepts: tuple[type[Message], ...] = (Answer, Ending, Goodbye, Leash, Relabel, StackSignal)
+    accepts: tuple[type[Message], ...] = (Answer, Complete, Ending, Goodbye, Leash, Relabel, StackSignal)
 
     def __init__(
         self,

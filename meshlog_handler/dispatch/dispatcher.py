@@ -37,7 +37,7 @@ class Dispatcher:
     """Writes all items to `files`, and shows them by the sinks of their routes.
 
     `never` and `hide` are regular expressions for lines that are not grouped, and for lines that are not shown but written to
-    the files. `digests` is for relays: the upstream client merges the groups further (see `Aggregator`). `handle` gets the
+    the files. `first_level` and `digests`, which is for relays, are those of the `Aggregator`. `handle` gets the
     sinks and each record that they are to show; None: the sinks get it at once.
     """
 
@@ -49,6 +49,7 @@ class Dispatcher:
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
         digests: bool = False,
+        first_level: int = logging.WARNING,
         handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None = None,
     ) -> None:
         self.files = files
@@ -65,7 +66,7 @@ class Dispatcher:
         self._unwritten = False
         self._hidden = 0
         self._never, self._hide = tuple(never), tuple(hide)
-        self._digests = digests
+        self._digests, self._first_level = digests, first_level
         self._version = -1
         self._found: dict[Any, tuple[Sink, ...]] = {}
         self._grouping: tuple[Sink, ...] = ()
@@ -86,7 +87,9 @@ class Dispatcher:
                 grouping += [sink] if sink.aggregator is not None else []
                 continue
             if sink.aggregator is None and (sink.window is not None or self._hide):
-                sink.aggregator = Aggregator(sink.window, never=self._never, hide=self._hide, digests=self._digests)
+                sink.aggregator = Aggregator(
+                    sink.window, never=self._never, hide=self._hide, digests=self._digests, first_level=self._first_level
+                )
             if sink.aggregator is not None:
                 grouping.append(sink)
             sink.direct = sink.number > 0 and sink.aggregator is None and not self._sinks.never_direct

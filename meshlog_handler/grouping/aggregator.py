@@ -27,8 +27,8 @@ class Aggregator:
     """Groups similar lines within a window of time. Not thread-safe.
 
     A group opens with its first line and is shown `window` seconds later. A group of one line is shown unchanged. A larger
-    group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. The first line of level WARNING or above is
-    shown at once; the group counts the lines after it. Groups are shown in the order in which they opened.
+    group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. The first line of level `first_level` or
+    above is shown at once; the group counts the lines after it. Groups are shown in the order in which they opened.
 
     `window` is in seconds; None shows every line at once. If there are `max_groups` groups, or if groups take more than 32 MiB,
     the oldest groups are shown early. Lines that match a pattern of `never` are shown at once, ungrouped. Lines that match a
@@ -50,11 +50,13 @@ class Aggregator:
         never: Iterable[str | re.Pattern[str]] = (),
         hide: Iterable[str | re.Pattern[str]] = (),
         digests: bool = False,
+        first_level: int = logging.WARNING,
     ) -> None:
         self.received = self.shown = self.hidden = 0
         self._window = window
         self._max_groups = max_groups
         self._digests = digests
+        self._first_level = first_level
         self._never = [re.compile(pattern) for pattern in never]
         self._hide = [re.compile(pattern) for pattern in hide]
         self._filters = window is None or bool(self._never or self._hide)
@@ -242,7 +244,7 @@ class Aggregator:
         self._groups[group.key] = group
         if len(self._groups) == 1:
             self._set_due()
-        if template.levelno >= logging.WARNING:
+        if template.levelno >= self._first_level:
             self.shown += 1
             out.append(template.build(values))
             self._held += group.weigh()

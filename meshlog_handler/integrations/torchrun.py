@@ -9,9 +9,11 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
@@ -19,6 +21,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest
 from .. import settings
 from ..client.log_client import LogClient
 from ..output.console import ConsoleHandler, RanksFilter
+from ..output.terminal import colour_told, size_told
+from ..protocol.record import info_of
 from ..system.descriptors import make_pipe
 
 
@@ -30,7 +34,8 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
     log_dir : str or None
         ``--log-dir``: also write a complete file per rank and stream to this directory.
     redirects, tee : Std or dict
-        ``-r``, ``-t``: also write complete files, to a temporary directory if there is no `log_dir`.
+        ``-r``, ``-t``: also write complete files, to a temporary directory if there is no `log_dir`. Of a stream that is in
+        `redirects` and not in `tee`, only WARNING and above is shown.
     local_ranks_filter : set of int or None
         ``--local-ranks-filter``: show only these ranks, and WARNING and above of the others.
 
@@ -49,6 +54,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
     ) -> None:
         super().__init__(log_dir)  # the directory for the error files of workers
         files = log_dir is not None or any(std != Std.NONE for chosen in (redirects, tee) for std in _each(chosen))
+        self._redirects, self._tee = redirects, tee
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
         self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None, job="")
@@ -68,9 +74,11 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
         functions = callable(sys._getframe(1).f_locals.get("entrypoint"))
         self._ranks = [int(env.get("RANK", local_rank)) for local_rank, env in envs.items()]
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._ranks})
-        if self._shown_ranks:
-            chosen = [rank for local_rank, rank in zip(envs, self._ranks, strict=True) if local_rank in self._shown_ranks]
-            self._console.filters[:] = [RanksFilter(chosen)]
+        shown = {
+            std: [rank for local_rank, rank in zip(envs, self._ranks, strict=True) if self._shows(local_rank, std)]
+            for std in (Std.OUT, Std.ERR)
+        }
+        self._console.filters[:] = [_StreamsFilter(shown[Std.OUT], shown[Std.ERR])]
         for (local_rank, env), rank in zip(envs.items(), self._ranks, strict=True):
             env[settings.ADDRESS] = self._client.address
             if functions:
@@ -82,9 +90,17 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
                 paths[local_rank] = f"/dev/fd/{writer}"  # opened by the agent as a file
             # torchrun does not report the pids of its workers: 0 means unknown.
             self._client.adopt(0, rank, local_rank, readers, self._mesh)
-            env.update({**settings.captured({**os.environ, **env}), **settings.pipes(rank, writers)})
+            base = {**os.environ, **env}
+            env.update(
+                {**settings.captured(base), **settings.pipes(rank, writers), **colour_told(base), **size_told(rank, base)}
+            )
             self._writers += writers
         return places
+
+    def _shows(self, local_rank: int, std: Std) -> bool:
+        if self._shown_ranks and local_rank not in self._shown_ranks:
+            return False
+        return bool(_of(self._tee, local_rank) & std) or not _of(self._redirects, local_rank) & std
 
     def _end_attempt(self) -> None:
         """Clean up after the last workers. torchrun restarts all workers when one fails."""
@@ -98,6 +114,22 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
         self._end_attempt()
         self._client.stop()
         self._console.close()
+
+
+class _StreamsFilter(logging.Filter):
+    """Passes stdout of some ranks, and stderr and records of some ranks; and everything at WARNING and above."""
+
+    def __init__(self, stdout: Iterable[int], stderr: Iterable[int]) -> None:
+        super().__init__()
+        self._stdout, self._others = RanksFilter(stdout), RanksFilter(stderr)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record passes."""
+        return (self._stdout if info_of(record).stream == "stdout" else self._others).filter(record)
+
+
+def _of(chosen: Any, local_rank: int) -> Any:
+    return chosen.get(local_rank, Std.NONE) if isinstance(chosen, dict) else chosen
 
 
 def _each(chosen: Any) -> list[Any]:

@@ -51,6 +51,17 @@ def size_told(rank: int | None, env: Mapping[str, str] | None = None) -> dict[st
     return {}
 
 
+def colour_told(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return ``FORCE_COLOR`` for a captured program if this process shows colours: the program itself writes to pipes.
+
+    Empty if it is set already, or if stdout or stderr of this process is not an interactive terminal.
+    """
+    env = os.environ if env is None else env
+    fds = tuple(map(original_fd, (1, 2)))
+    shown = all(fd is not None and os.isatty(fd) and is_watched(fd, env) for fd in fds)
+    return {"FORCE_COLOR": "1"} if "FORCE_COLOR" not in env and wants_colour(shown, env) else {}
+
+
 class Output:
     """A text file that a console writes to. One thread at a time may use it.
 

@@ -264,6 +264,30 @@ class Relabel(Message):
         check_coords(self.coords)
 
 
+class Complete(Message):
+    """The worker asks the client to show everything that it has logged, and to reply with `Completed` within `timeout` seconds.
+
+    `timeout` None: no limit.
+    """
+
+    number: int
+    timeout: float | None
+    types: ClassVar = {"number": (int,), "timeout": (float, type(None))}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the numbers are possible."""
+        if not 0 < self.number <= _MAX_NUMBER or not (self.timeout is None or 0 <= self.timeout <= _MAX_NUMBER):
+            raise ProtocolError(f"malformed Complete: number or timeout is not in 0 to {_MAX_NUMBER}")
+
+
+class Completed(Message):
+    """The reply to `Complete` with the same `number`: whether everything is shown."""
+
+    number: int
+    shown: bool
+    types: ClassVar = {"number": (int,), "shown": (bool,)}
+
+
 class Ending(Message):
     """The worker's interpreter exits in order. `uncaught` is the uncaught exception that ended it, in one line, or ""."""
 

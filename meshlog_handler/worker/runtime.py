@@ -18,6 +18,7 @@ from ..protocol.messages import (
     Answer,
     Command,
     Commit,
+    Completed,
     Flush,
     KeepWaiting,
     LogWarnings,
@@ -32,6 +33,7 @@ from ..protocol.messages import (
 from ..system.diagnostics import diagnose
 from ..system.waits import ended
 from ..transport.channel import Link
+from .completions import Completions
 from .config_transaction import ConfigTransaction
 from .record_stream import RecordStream, internal_threads, transport_threads
 from .stacks import thread_stacks
@@ -74,6 +76,7 @@ class LoggerRuntime:
         self._warnings = warnings
         self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
         self._levels = TimedLevels()
+        self.completions = Completions()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -106,9 +109,12 @@ class LoggerRuntime:
 
         An exception of type `refusing` becomes the acknowledgement's error.
         """
-        command: Message = decode(encoded, Command, KeepWaiting, Release)
+        command: Message = decode(encoded, Command, Completed, KeepWaiting, Release)
         if isinstance(command, Release):
             self._on_release()
+            return None
+        if isinstance(command, Completed):
+            self.completions.note(command)
             return None
         if not isinstance(command, Command):
             if self._stream is not None:
@@ -151,6 +157,7 @@ class LoggerRuntime:
             for prepared in tuple(self._prepared):
                 self._end(prepared, ConfigTransaction.rollback)
             self._link.close()
+            self.completions.close()
             self._on_gone()
         finally:
             internal_threads.discard(threading.get_ident())

@@ -102,6 +102,16 @@ def test_any_program_is_captured_and_the_filter_chooses_the_shown_ranks() -> Non
     assert sorted(err.splitlines()) == ["[0] ERROR: 0", "[1] ERROR: 1"], "what warns is shown of all"
 
 
+def test_what_is_redirected_is_in_files_and_only_its_warnings_are_shown(tmp_path: Path) -> None:
+    command = ("sh", "-c", "echo out $RANK; echo err $RANK >&2; echo ERROR: $RANK")
+    words = ("--logs-specs", "meshlog", "-r", "0:1,1:3", "-t", "1:2", "--log-dir", str(tmp_path), "--no-python", *command)
+    out, err = torchrun(*words)
+    assert sorted(out.splitlines()) == ["[0] ERROR: 0", "[1] ERROR: 1"]
+    assert sorted(err.splitlines()) == ["[0] err 0", "[1] err 1"]
+    for rank in range(2):
+        assert (tmp_path / f"rank-{rank}.stdout").read_text() == f"out {rank}\nERROR: {rank}\n"
+
+
 def test_a_script_run_as_a_function_is_captured(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import meshlog_handler\nmeshlog_handler.install()\nprint('here')\n")

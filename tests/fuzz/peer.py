@@ -30,6 +30,7 @@ MESSAGES = (
     "Prepare",
     "Commit",
     "Answer",
+    "Complete",
     "Patience",
     "Release",
     "Relabel",

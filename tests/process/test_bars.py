@@ -12,6 +12,7 @@ import pytest
 
 from tests.screens import Screen
 
+from .command_line import MESHLOG
 from .procs import importing, run_python
 
 
@@ -108,3 +109,24 @@ def test_ranks_get_the_size_of_the_terminal(screen: Screen) -> None:
     assert row == "[0] size 96 24"
     done = run_python("-m", "meshlog_handler", "run", "-n", "1", "--", sys.executable, "-m", "tests.process.bars", "size")
     assert "[0] size 0 0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "told"),
+    [
+        ({}, (), "1 96"),
+        ({}, ("--json",), "None 96"),
+        ({"NO_COLOR": "1"}, (), "None 96"),
+        ({"FORCE_COLOR": "3", "COLUMNS": "50"}, (), "3 50"),
+        ({"CI": "true"}, (), "None None"),
+    ],
+)
+def test_ranks_get_the_size_and_the_colours_of_the_terminal(
+    screen: Screen, more: dict[str, str], options: tuple[str, ...], told: str
+) -> None:
+    left_out = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CI")
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    tell = "import os; print('told', os.environ.get('FORCE_COLOR'), os.environ.get('COLUMNS'))"
+    command = [*MESHLOG, "run", *options, "--", sys.executable, "-c", tell]
+    rows = screen.run(command, importing({**env, "TERM": "xterm-256color", **more}))[-1]
+    assert f"told {told}" in "".join(rows)

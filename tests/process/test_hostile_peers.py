@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler import ConsoleHandler, FlushTimeout, LogClient, MeshFormatter, RankStats
+from meshlog_handler.client.loop import MAX_COMPLETIONS
 from meshlog_handler.client.reactor import MAX_CONNECTED
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.layout import HEADER as JOURNAL_HEADER
@@ -32,7 +33,18 @@ from meshlog_handler.protocol.codec import Text, pack, unpack
 from meshlog_handler.protocol.decode import RecordDecoder
 from meshlog_handler.protocol.entries import DEFINE, HEADER, LARGE, RECORD, number_entry
 from meshlog_handler.protocol.frames import CONTROL, DATA, DROPPED, HEAD, MAX_CONTROL, MAX_FRAME, frame
-from meshlog_handler.protocol.messages import Answer, Ending, Flush, Goodbye, Hello, Prepare, Welcome, decode, level_config
+from meshlog_handler.protocol.messages import (
+    Answer,
+    Complete,
+    Ending,
+    Flush,
+    Goodbye,
+    Hello,
+    Prepare,
+    Welcome,
+    decode,
+    level_config,
+)
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.transport.channel import Address, authenticate, read_frame
 from tests.leaks import open_fds
@@ -59,6 +71,7 @@ INVALID = {
     "an order": frame(CONTROL, Flush(1).encode()),
     "a configuration": frame(CONTROL, Prepare(1, {"version": 1}).encode()),
     "a welcome": frame(CONTROL, Welcome(0, "/etc/passwd", ()).encode()),
+    "a request to be flushed without a valid time": frame(CONTROL, Complete(1, float("nan")).encode()),
     "a second hello": frame(CONTROL, Hello(1, "", 0, 0, "", (), True, 0.0).encode()),
     "a message by an unknown name": frame(CONTROL, pack(("Shutdown", {}))),
     "a message whose name is no text": frame(CONTROL, pack((["Answer"], {"request": 1, "error": None}))),
@@ -483,6 +496,15 @@ def test_a_frame_of_a_relay_has_a_limit(capfd: pytest.CaptureFixture[str]) -> No
             assert relay.is_hung_up_on()
         others.are_heard()
     assert f"a frame of {MAX_CONTROL + 1} bytes" in capfd.readouterr().err
+
+
+def test_a_worker_that_asks_for_too_many_flushes_is_disconnected(capfd: pytest.CaptureFixture[str]) -> None:
+    with honest() as others, joined(others.address) as peer:
+        requests = (frame(CONTROL, Complete(number, None).encode()) for number in range(1, MAX_COMPLETIONS + 2))
+        peer.send(b"".join(requests))
+        assert peer.is_hung_up_on()
+        others.are_heard()
+    assert f"more than {MAX_COMPLETIONS} flushes" in capfd.readouterr().err
 
 
 def test_the_reason_why_a_command_failed_is_cut_and_escaped() -> None:

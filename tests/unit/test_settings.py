@@ -143,3 +143,14 @@ def test_patterns_are_those_given_and_that_of_the_environment() -> None:
         settings.patterns(settings.HIDE, (), {settings.HIDE: "("})
     with pytest.raises(SettingError, match="not a regular expression"):
         settings.patterns(settings.NEVER, ["("], {})
+
+
+@pytest.mark.parametrize(("text", "level"), [("", 30), ("INFO", 20), ("info", 20), ("25", 25)])
+def test_the_level_of_the_first_line_of_a_group(text: str, level: int) -> None:
+    assert settings.first_level({settings.FIRST_LEVEL: text}) == level
+
+
+@pytest.mark.parametrize("text", ["LOUD", "256", "-1", "9" * 30])
+def test_an_invalid_level_of_the_first_line_names_the_variable(text: str) -> None:
+    with pytest.raises(SettingError, match=settings.FIRST_LEVEL):
+        settings.first_level({settings.FIRST_LEVEL: text})

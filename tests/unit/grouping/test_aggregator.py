@@ -172,6 +172,22 @@ def test_a_warning_is_shown_at_once_and_later_ones_are_counted(level: int) -> No
     assert (aggregator.received, aggregator.shown) == (5, 5)
 
 
+def test_the_level_from_which_the_first_line_is_shown_at_once_can_be_chosen() -> None:
+    aggregator = Aggregator(1.0, first_level=logging.INFO)
+    first = [*aggregator.add(Call("step %d"), ((0,), None), 0.0), *aggregator.add(Captured(), "line 0", 0.0)]
+    assert texts(first) == ["step 0", "line 0"]
+    for number in (1, 2):
+        assert aggregator.add(Call("step %d", rank=number), ((number,), None), 0.0) == ()
+        assert aggregator.add(Captured(), f"line {number}", 0.0) == ()
+    assert aggregator.add(Call("detail", levelno=logging.DEBUG), ((), None), 0.0) == ()
+    assert texts(aggregator.expire(1.0)) == [
+        "[2 similar log lines] [ranks 1-2] step 1..2",
+        "[2 similar log lines] [rank 0] line 1..2",
+        "detail",
+    ]
+    assert aggregator.received == aggregator.shown
+
+
 def test_a_single_counted_warning_is_shown_unchanged() -> None:
     aggregator = Aggregator(3.0)
     captured = Captured(2, logging.WARNING)

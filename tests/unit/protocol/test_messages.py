@@ -14,6 +14,8 @@ from meshlog_handler.protocol.messages import (
     Answer,
     Command,
     Commit,
+    Complete,
+    Completed,
     Flush,
     Goodbye,
     Hello,
@@ -50,6 +52,9 @@ ALL: list[Message] = [
     TakeStacks(7, 2.5),
     StacksAnswer(7, None, b"stacks"),
     StackSignal(46, 5, 4711, 1 << 46),
+    Complete(1, 2.5),
+    Complete(1, None),
+    Completed(1, True),
     Goodbye(),
 ]
 ANSWERS = (Answer, Goodbye)
