@@ -22,7 +22,7 @@ from meshlog_handler.client.observer import Observer
 from meshlog_handler.errors import ClosedError, ConnectError
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_CONTROL, FrameReader, frame
-from meshlog_handler.protocol.messages import Answer, Hello, SetLevel
+from meshlog_handler.protocol.messages import Answer, Hello, Prepare, level_config
 from meshlog_handler.protocol.observer_messages import MAX_BACKLOG, AskAbout, AskLevel, AskStacks, Follow
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Address, connect
@@ -274,7 +274,7 @@ INVALID = {
     "a message just beyond the limit": HEAD.pack(observers.MAX_ASKED + 1, CONTROL),
     "records": frame(DATA, b"0123456789"),
     "a message of a worker": frame(CONTROL, Answer(1, None).encode()),
-    "a command": frame(CONTROL, SetLevel(1, 10, "", None).encode()),
+    "a command": frame(CONTROL, Prepare(1, level_config(10), final=True).encode()),
     "a message by an unknown name": frame(CONTROL, pack(("AskAnything", {"request": 1}))),
     "a level that does not exist": frame(CONTROL, AskLevel(1, 256, "", None, None).encode()),
     "a logger with a long name": frame(CONTROL, AskLevel(1, 10, "x" * 5000, None, None).encode()),
