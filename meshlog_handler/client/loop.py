@@ -125,7 +125,7 @@ class ClientLoop:
             self._flushes.expire,
             self._keep_listening,
             lambda now: dispatcher.end_tick(),
-            lambda now: observers.end_tick(),
+            lambda now: observers.end_tick(bool(self._pacer) or self.reactor.busy),
             self._end_in_order,
         )
         observers.attach(self.reactor)

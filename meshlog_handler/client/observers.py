@@ -6,7 +6,8 @@
     Dispatcher -> a segment for each tick -> outboxes -> sockets -> observers that follow
 
 An observer cannot slow the client down. A segment that does not fit into its outbox is left out, counted, and reported to it
-later. While no observer has room, records are only counted.
+later. While no observer has room, records are only counted. While the client is behind its workers, it spends a small part of
+its time on observers, and counts the other records.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ MAX_ANSWERS: Final = 32
 MAX_HERE: Final = 1024
 """Records that other threads of this process have shown, and that wait to be sent."""
 
+SHARE: Final = 0.02
+"""The part of its time that a client spends on records for observers while it is behind its workers."""
+
+_MAX_CREDIT_SEC: Final = 0.02
 _READ: Final = 64 * 1024
 _SEGMENT: Final = 128 * 1024
 _LAST_SEC: Final = 0.25
@@ -102,7 +107,10 @@ class _Observer:
 
 
 class _Stream:
-    """The records for the observers that follow the same level and ranks. Each segment defines its schemas anew."""
+    """The records for the observers that follow the same level and ranks. Each segment defines its schemas anew.
+
+    It is not `open` while none of the observers has room, or the client has no time for them. Then it only counts records.
+    """
 
     def __init__(self, follows: Follow, observers: Sequence[_Observer]) -> None:
         self.level = follows.level
@@ -112,13 +120,13 @@ class _Stream:
 
     def _begin(self) -> None:
         self._table, self._data, self._count, self._skipped = SchemaTable(), bytearray(), 0, 0
-        self._open = any(each.has_room(1) for each in self._observers)
+        self.open = any(each.has_room(1) for each in self._observers)
 
     def add(self, record: logging.LogRecord) -> None:
-        """Add a record."""
+        """Add a record, or count it if the stream is not open."""
         if record.levelno < self.level or (self.ranks is not None and info_of(record).rank not in self.ranks):
             return
-        if not self._open:
+        if not self.open:
             self._skipped += 1
             return
         encoded = encode_relayed(record, self._table)
@@ -167,6 +175,9 @@ class Observers:
         self._observers: set[_Observer] = set()
         self._streams: tuple[_Stream, ...] = ()
         self._open = 0
+        self._paused, self._shown = False, 0  # whether the dispatcher counts what is shown, and its count before
+        self._all = True  # whether no observer filters what it follows
+        self._credit, self._ticked = float("inf"), 0.0  # seconds that may be spent on records; when it was counted
         self._here: deque[bytes] = deque()
         self._missed_here = 0
         self._waking = False
@@ -257,7 +268,9 @@ class Observers:
 
     def _divide(self) -> None:
         """Make a stream for each kind of following, and let the dispatcher pass on what it shows while there is any."""
-        self.end_tick()
+        self._resume()
+        for stream in self._streams:
+            stream.ship()
         kinds: dict[tuple[int, frozenset[int] | None], list[_Observer]] = {}
         for each in self._observers:
             if each.follows is not None:
@@ -265,17 +278,38 @@ class Observers:
                 kinds.setdefault((each.follows.level, ranks), []).append(each)
         followed = [observers for observers in kinds.values() if observers[0].follows is not None]
         self._streams = tuple(_Stream(each[0].follows, each) for each in followed)  # type: ignore[arg-type]  # see above
+        self._all = all(stream.level == 0 and stream.ranks is None for stream in self._streams)
         self._dispatcher.tap = self if self._streams else None
 
     # -- to observers ----------------------------------------------------------------------------------------------
 
     def handle(self, record: logging.LogRecord) -> None:
         """Take a record that handlers get."""
+        began = monotonic()
         for stream in self._streams:
             try:
                 stream.add(record)
             except Exception as failure:  # the handlers get it in any case
                 diagnose(f"a record cannot be sent to observers: {describe(failure)}")
+        self._credit -= monotonic() - began
+        if self._credit <= 0:
+            for stream in self._streams:
+                stream.open = False
+        if self._all and not any(stream.open for stream in self._streams):
+            self._pause()
+
+    def _pause(self) -> None:
+        """Take no records until the end of the tick. The dispatcher counts them."""
+        if not self._paused:
+            self._paused, self._shown = True, self._dispatcher.shown
+            self._dispatcher.pause_tap(True)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            for stream in self._streams:
+                stream.skip(self._dispatcher.shown - self._shown)
+            self._dispatcher.pause_tap(False)
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Take the notice that a progress state has ended, as `UpstreamHandler.end_bar` does."""
@@ -313,12 +347,19 @@ class Observers:
         for stream in self._streams:
             stream.skip(missed)
 
-    def end_tick(self) -> None:
-        """Send what was shown since the last call."""
+    def end_tick(self, behind: bool = False) -> None:
+        """Send what was shown since the last call. `behind`: the client has not shown all that it has received."""
         if not self._streams:
             return
+        now = monotonic()
+        earned = SHARE * (now - self._ticked)
+        self._credit = min(self._credit + earned, _MAX_CREDIT_SEC) if behind else float("inf")
+        self._ticked = now
+        self._resume()
         for stream in self._streams:
             stream.ship()
+        if self._all and not any(stream.open for stream in self._streams):
+            self._pause()
         for observer in tuple(self._observers):
             if observer.follows is not None:
                 if observer.missed and observer.has_room():
@@ -355,6 +396,9 @@ class Observers:
     def close(self) -> None:
         """Send the rest to those that read it at once, and close all connections."""
         self.end_tick()
+        self._resume()
+        for stream in self._streams:
+            stream.ship()
         self._dispatcher.tap, self._streams = None, ()
         deadline = deadline_after(_LAST_SEC)
         for observer in tuple(self._observers):

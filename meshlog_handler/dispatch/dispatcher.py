@@ -99,8 +99,13 @@ class Dispatcher:
     @tap.setter
     def tap(self, tap: Tap | None) -> None:
         self._tap = tap
-        self._handle = self._own_handle if tap is None else partial(_tapped, tap, self._own_handle)
+        self.pause_tap(False)
         self._refresh()
+
+    def pause_tap(self, paused: bool) -> None:
+        """Do not pass records to the tap for a while, or pass them on again. A record costs nothing more meanwhile."""
+        tapped = self._tap is not None and not paused
+        self._handle = partial(_tapped, self._tap, self._own_handle) if tapped else self._own_handle
 
     def _sinks_of(self, template: Any) -> tuple[Sink, ...]:
         """Return the sinks that show the records of a template."""
@@ -430,13 +435,13 @@ class Dispatcher:
 
 
 def _tapped(
-    tap: Tap,
+    tap: Tap | None,
     handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None,
     sinks: Sequence[Sink],
     record: logging.LogRecord,
 ) -> None:
     """Pass a record to a tap and then, as without one, to the sinks."""
-    if sinks:
+    if sinks and tap is not None:
         tap.handle(record)
     if handle is not None:
         handle(sinks, record)

@@ -72,3 +72,55 @@ def test_bars_and_lines_do_not_overwrite_each_other(kind: str, tmp_path: Path) -
     assert len(lines) == len(bars) + 15, text
     names = ["working"] if kind == "rich" else [f"worker {number}" for number in range(3)]
     assert sorted(re.findall(r"(worker \d|working)\W.*100%", "\n".join(bars))) == names, text
+
+
+def test_top_shows_the_ranks_of_a_run_and_obeys_keys(tmp_path: Path) -> None:
+    """The rank with an error is first, `s` sorts by rank, an arrow scrolls, and `q` restores the terminal."""
+    pyte = need("pyte")
+    need("rich")
+    screen = pyte.Screen(COLUMNS, 9)
+    stream = pyte.ByteStream(screen)
+    with temporary_directory() as run_directory:
+        environment = {**Place(tmp_path, "mesh", {}, Path(run_directory)).environment(), "TERM": "xterm"}
+        meshlog = [sys.executable, "-m", "meshlog_handler"]
+        ranks = ["run", "-n", "5", "--", sys.executable, str(APPS / "watched.py")]
+        quiet = subprocess.DEVNULL
+        run = subprocess.Popen([*meshlog, *ranks], stdin=quiet, stdout=quiet, stderr=quiet, env=environment)
+        outer, inner = os.openpty()
+        fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 9, COLUMNS, 0, 0))
+        before = termios.tcgetattr(inner)
+        top: subprocess.Popen[bytes] | None = None
+        try:
+            deadline = time.monotonic() + DEADLINE
+
+            def ranks_shown() -> list[str]:
+                return [line.split()[0] for line in screen.display if re.match(r" +\d +\w+ +(now|\d+s) ", line)]
+
+            def wait_for(expected: list[str]) -> None:
+                while ranks_shown() != expected:
+                    left = deadline - time.monotonic()
+                    assert left > 0, "\n".join(screen.display)
+                    if select.select([outer], [], [], min(left, 1.0))[0]:
+                        stream.feed(os.read(outer, 65536))
+
+            once = [*meshlog, "top", "--once"]
+            while subprocess.run(once, env=environment, capture_output=True, timeout=DEADLINE).stdout.count(b"step") < 5:
+                assert run.poll() is None
+            top = subprocess.Popen(
+                [*meshlog, "top", "--interval", "0.2"], stdin=inner, stdout=inner, stderr=inner, env=environment
+            )
+            wait_for(["1", "0", "2", "3", "4"])
+            assert any(r"disk" not in line and "error" in line for line in screen.display)
+            os.write(outer, b"s")
+            wait_for(["0", "1", "2", "3", "4"])
+            os.write(outer, b"\x1b[B")
+            wait_for(["0", "1", "2", "3", "4"])  # there is no more to scroll to
+            os.write(outer, b"q")
+            assert top.wait(DEADLINE) == 0
+            assert termios.tcgetattr(inner) == before
+        finally:
+            for process in filter(None, (top, run)):
+                process.terminate()
+                process.wait()
+            os.close(inner)
+            os.close(outer)
