@@ -87,7 +87,7 @@ class LogDirectory:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _records(self, rank: int, files: list[_File]) -> Iterator[Event]:
-        """Yield the records of text or JSON files. What follows a record without a head of its own belongs to its text."""
+        """Yield the records of text or JSON files. A line without a time and a level belongs to the record before it."""
         event: Event | None = None
         rest: list[str] = []
         size = 0
