@@ -31,6 +31,7 @@ class Cell:
     source: str
     stdout: str = ""
     stderr: str = ""
+    html: str = ""
     error: str = ""
     begun: bool = False
     ended: bool = False
@@ -130,6 +131,8 @@ class Kernel:
         kind, content = message["msg_type"], message["content"]
         if kind == "stream":
             setattr(cell, content["name"], getattr(cell, content["name"]) + content["text"])
+        elif kind == "execute_result":
+            cell.html = content["data"].get("text/html", "")
         elif kind == "error":
             cell.error = f"{content['ename']}: {content['evalue']}\n" + _COLOUR.sub("", "\n".join(content["traceback"]))
         elif kind == "status" and content["execution_state"] == "busy":

@@ -39,7 +39,7 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
     (tmp_path / "my logs").mkdir()
     (tmp_path / "my file").touch()
     assert completed(path, "meshlog", "") == [*COMMANDS, "-h", "--help", "--version"]
-    assert completed(path, "meshlog", "r") == ["run"]
+    assert completed(path, "meshlog", "ru") == ["run"]
     assert set(completed(path, "meshlog", "run", "-")) >= OPTIONS_OF_RUN
     assert completed(path, "meshlog", "run", "-n", "2", "--ag") == ["--aggregate"]
     assert completed(path, "meshlog", "exec", "--st") == [""]

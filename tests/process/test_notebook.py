@@ -71,6 +71,19 @@ def pids(kernel: Kernel) -> dict[int, int]:
     return found
 
 
+def test_a_mesh_a_client_and_stacks_are_shown_as_tables(kernel: Kernel) -> None:
+    kernel.run(
+        "def attack(): logging.getLogger('job').warning('<script>alert(1)</script>')\nawait pm.call(attack)\nawait pm.flush()"
+    )
+    for shown in ("pm", "pm.logging.client", "await pm.insight()", "pm.slice(ranks=[1])"):
+        made = kernel.run(shown).html
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in made, shown
+        assert "<script" not in made, shown
+        assert made.count("<tr") == (2 if "slice" in shown else 5), shown
+    assert "<details open" in kernel.run("await pm.stacks()").html
+    assert "not started" in kernel.run("meshlog_handler.LogClient()").html
+
+
 def test_output_of_four_procs_is_shown_under_the_cell_before_it_ends(kernel: Kernel, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 

@@ -471,8 +471,11 @@
     return `/^${parts.map((part, index) => (index % 2 ? ".+?" : part.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&").replace(/ +/g, " +"))).join("")}/`;
   }
   function drawGroups(ranges, test) {
+    // A group has ranges in the place of numbers: it matches if one of its lines does.
+    const some = test ? [...new Set(shownLines.slice(0, 3000).map((line) => line[4]))].slice(0, 300).map((text) => headline(data.texts[text])[0]) : [];
+    const hasLine = (group) => { const like = makeMatcher(patternOf(group.text)); return like && some.some((line) => like(line) !== null); };
     const found = data.groups.filter((each) => each.level >= view.level && (!ranges || overlaps(each.ranks, ranges))
-      && (!test || test(each.text) !== null || view.text === patternOf(each.text))
+      && (!test || test(each.text) !== null || view.text === patternOf(each.text) || hasLine(each))
       && (view.from === null || (each.last >= view.from && each.first <= view.to)));
     $("groups").tBodies[0].replaceChildren(...found.map((each) => h("tr", { title: each.text, tabIndex: 0, onclick: () => set({ text: patternOf(each.text) }) },
       h("td", { class: "n" }, each.count.toLocaleString("en")),

@@ -19,7 +19,7 @@ from ..tail import NoJournals, read_tails
 from .birth_time import birth_time
 from .events import CLIENT, Event, joined
 
-_NAME: Final = re.compile(r"(?:rank-(\d{1,7})|client)(?:\.\d+)?\.(log|stdout|stderr)(?:\.(\d+))?")
+_NAME: Final = re.compile(r"(?:rank-(\d{1,7})|client)(?:\.(\d+))?\.(log|stdout|stderr)(?:\.(\d+))?")
 _RECORD: Final = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ([A-Z]+|Level \d+) ([^:]*): (.*)", re.DOTALL)
 _STAMP: Final = re.compile(r".{0,40}?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?(?!\d)")
 _MAX_LINE: Final = 8 << 20
@@ -34,6 +34,7 @@ class NoLogs(MeshlogError):
 class _File(NamedTuple):
     path: str
     kind: str
+    writer: int  # several clients may have the same directory
     rotated: int
     modified: float
     made: float | None  # its first line was written then
@@ -51,7 +52,8 @@ class LogDirectory:
             match = _NAME.fullmatch(entry.name)
             if match is not None and entry.is_file():
                 rank = CLIENT if match[1] is None else int(match[1])
-                file = _File(entry.path, match[2], int(match[3] or 0), entry.stat().st_mtime, birth_time(entry.path))
+                kind, writer, rotated = match[3], int(match[2] or 1), int(match[4] or 0)
+                file = _File(entry.path, kind, writer, rotated, entry.stat().st_mtime, birth_time(entry.path))
                 self._files.setdefault(rank, []).append(file)
         try:
             self._read_journals(directory)
@@ -71,11 +73,13 @@ class LogDirectory:
 
     def events(self, rank: int) -> Iterator[Event]:
         """Yield what a rank logged and printed, in order of time."""
-        streams = []
-        for kind in ("log", "stdout", "stderr"):
-            files = sorted((file for file in self._files.get(rank, ()) if file.kind == kind), key=lambda file: -file.rotated)
-            if files:
-                streams.append(self._records(rank, files) if kind == "log" else joined(self._lines(rank, kind, files)))
+        found: dict[tuple[str, int], list[_File]] = {}
+        for file in sorted(self._files.get(rank, ()), key=lambda file: (file.kind, file.writer, -file.rotated)):
+            found.setdefault((file.kind, file.writer), []).append(file)
+        streams = [
+            self._records(rank, files) if kind == "log" else joined(self._lines(rank, kind, files))
+            for (kind, _), files in found.items()
+        ]
         merged: Iterable[Event] = heapq.merge(*streams, key=itemgetter(0))
         journal = self._journals.get(rank)
         return iter(merged) if not journal else _with_journal(merged, journal)
@@ -83,7 +87,7 @@ class LogDirectory:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _records(self, rank: int, files: list[_File]) -> Iterator[Event]:
-        """Yield the records of text or JSON files. What follows a record without a head of its own belongs to its text."""
+        """Yield the records of text or JSON files. A line without a time and a level belongs to the record before it."""
         event: Event | None = None
         rest: list[str] = []
         size = 0

@@ -1,7 +1,7 @@
 """The server of ``meshlog web``: the page and its snapshots, for browsers of this user on this machine.
 
-Who asks needs the token of the link, or the cookie that it sets. Names of other hosts and other origins are refused: a site
-in the same browser can neither read the page nor find it by a name of its own for 127.0.0.1.
+A request needs the token of the link, or the cookie that the link sets. Names of other hosts and other origins are refused:
+a site in the same browser cannot read the page, also not by another name for 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def handle_one_request(self) -> None:
-        """Serve one request; each has a connection of its own."""
+        """Serve one request; each has a separate connection."""
         super().handle_one_request()
         self.close_connection = True
 
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _cookies(self) -> list[str]:
         try:
             found = SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
-        except CookieError:  # it is none of ours
+        except CookieError:  # not from this server
             return []
         return [] if found is None else [found.value]
 

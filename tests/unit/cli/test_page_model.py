@@ -90,9 +90,7 @@ def test_lines_are_bounded_for_each_rank_and_notable_ones_stay() -> None:
 
 
 def test_ten_thousand_ranks_make_a_small_page() -> None:
-    page = told(
-        [Event(START + at, rank, 20, "train", f"step {at} loss=0.{rank}") for rank in range(10_000) for at in (rank % 900,)]
-    )
+    page = told([Event(START + rank % 900, rank, 20, "train", f"step 1 loss=0.{rank}") for rank in range(10_000)])
     assert len(json.dumps(page)) < 3_000_000
     assert page["bins"] <= 120
 

@@ -1,0 +1,189 @@
+"""``meshlog web``: the live page, for browsers that have the token, and for nobody else."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from meshlog_handler import LogClient
+from meshlog_handler.cli.page.live import LivePage
+from meshlog_handler.cli.page.server import PageServer
+from meshlog_handler.client.observer import runs
+from tests.process.browser import CHROMIUM, Browser
+from tests.waiting import until
+
+DEADLINE = 30.0
+
+
+class Served:
+    """A client with a logger, and the server of its page."""
+
+    def __init__(self, client: LogClient, server: PageServer) -> None:
+        self.client = client
+        self.server = server
+        self.log = logging.getLogger("meshlog.test.web")
+        self.log.propagate = False
+        self.log.setLevel(logging.INFO)
+
+    def ask(self, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPResponse]:
+        """Return the status and the response; the headers are those of a browser, unless they are given."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=DEADLINE)
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in {"Host": self.server.names[0], **headers}.items():
+            if value:
+                connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        response = connection.getresponse()
+        return response.status, response
+
+    @property
+    def with_token(self) -> str:
+        return f"/?{urlsplit(self.server.link).query}"
+
+    @property
+    def cookie(self) -> str:
+        return f"{self.server.cookie}={self.server.token}"
+
+    def snapshots(self) -> Iterator[dict[str, Any]]:
+        """Yield what a browser gets."""
+        status, response = self.ask("/events", Cookie=self.cookie)
+        assert status == 200
+        with response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    from logging.handlers import QueueHandler
+
+    with LogClient(logging.NullHandler()) as client:
+        (run,) = [each for each in runs() if each.address == client.address]
+        page = LivePage(run)
+        server = PageServer(page)
+        page.start()
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        made = Served(client, server)
+        handler = QueueHandler(client.queue)
+        made.log.addHandler(handler)
+        try:
+            yield made
+        finally:
+            made.log.removeHandler(handler)
+            server.shutdown()
+            server.server_close()
+            page.close()
+            thread.join(DEADLINE)
+
+
+def test_only_the_token_opens_the_page(served: Served) -> None:
+    status, response = served.ask(served.with_token)
+    assert status == 200
+    cookie = response.headers["Set-Cookie"]
+    assert cookie == f"{served.cookie}; HttpOnly; SameSite=Strict; Path=/"
+    assert parse_qs(urlsplit(served.server.link).query)["token"] == [served.server.token]
+    assert served.ask("/", Cookie=served.cookie)[0] == 200
+    for path in (
+        "/",
+        "/events",
+        "/?token=",
+        "/?token=x",
+        f"{served.with_token}x",
+        "/events?token=\u00e9".replace("\u00e9", "%E9"),
+    ):
+        assert served.ask(path)[0] == 403, path
+    for value in ("x", f"{served.server.cookie}=x", f"other={served.server.token}", "=;=", '"'):
+        assert served.ask("/events", Cookie=value)[0] == 403, value
+    assert served.ask("/other", Cookie=served.cookie)[0] == 404
+
+
+def test_other_names_origins_sites_and_methods_are_refused(served: Served) -> None:
+    port = served.server.server_port
+    for host in ("", "evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}", f"localhost.evil:{port}"):
+        assert served.ask(served.with_token, Host=host)[0] in (400, 403), host
+    assert served.ask(served.with_token, Host=f"localhost:{port}")[0] == 200
+    for origin in (
+        "null",
+        "http://evil.example",
+        "http://127.0.0.1",
+        f"https://127.0.0.1:{port}",
+        f"http://127.0.0.1:{port}.evil",
+    ):
+        assert served.ask("/events", Cookie=served.cookie, Origin=origin)[0] == 403, origin
+    for site in ("cross-site", "same-site"):
+        assert served.ask("/events", Cookie=served.cookie, Sec_Fetch_Site=site)[0] == 403, site
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
+        assert served.ask(served.with_token, method)[0] == 405, method
+
+
+def test_it_listens_on_this_host_only(served: Served) -> None:
+    assert served.server.server_address[0] == "127.0.0.1"
+    headers = served.ask(served.with_token)[1].headers
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_a_browser_gets_what_is_logged_and_the_end(served: Served) -> None:
+    served.log.warning("before")
+    snapshots = served.snapshots()
+
+    def shows(text: str) -> bool:
+        return any(text in line for line in next(snapshots)["texts"])
+
+    until(lambda: shows("before"), DEADLINE, "the record before")
+    served.log.error("later </script> \u202e")
+    until(lambda: shows("later </script> \\u202e"), DEADLINE, "the record after")
+    served.client.stop()
+    *_, last = snapshots
+    assert last["over"]
+
+
+def test_browsers_that_read_nothing_stop_nobody(served: Served) -> None:
+    slow = []
+    for _ in range(20):  # more than there is room for
+        connection = socket.create_connection(("127.0.0.1", served.server.server_port), DEADLINE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.append(connection)
+    try:
+        for number in range(2000):
+            served.log.info("%d %s", number, "x" * 100)
+        receipt = served.client.flush(DEADLINE)
+        assert receipt.missing == ()
+        assert _status(served) == 0
+    finally:
+        for connection in slow:
+            connection.close()
+    until(lambda: _status(served) == 200, DEADLINE, "the server to answer again")
+
+
+def _status(served: Served) -> int:
+    try:
+        return served.ask(served.with_token)[0]
+    except (OSError, http.client.HTTPException):  # there is no room yet
+        return 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_live_page_in_a_browser(served: Served) -> None:
+    served.log.info("first line")
+    with Browser() as browser:
+        browser.open(served.server.link)
+        browser.until("document.querySelector('#lines').innerText.includes('first line')")
+        assert browser.run("location.search") == ""
+        assert browser.run("document.cookie") == ""
+        served.log.error("second line")
+        browser.until("document.querySelector('#lines').innerText.includes('second line')")
+        served.client.stop()
+        browser.until("document.querySelector('#live').textContent === 'the run has ended'")
+        assert browser.errors() == []
