@@ -10,7 +10,6 @@ Client thread only, except where a docstring says "any thread".
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence, Set
@@ -21,18 +20,15 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
 from ..protocol.messages import Answer, Command, Complete, Completed, StacksAnswer, Welcome, reason_of
-from ..protocol.ranks import format_ranks
 from ..protocol.relay_messages import DownstreamInsight
 from ..system.error_reports import ErrorReports, give, name_of
-from ..system.exit_status import signal_name
 from ..system.fork_gate import ForkGate
 from ..system.mailbox import Mailbox
-from ..system.signals import STOPPING
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
 from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
 from .drop_reports import DropReports
-from .exit_reports import ExitedPeer, ExitReport, ExitReports
+from .exit_log import ExitLog
 from .flushes import Flushed, Flushes
 from .handover import Handover
 from .insights import Insights
@@ -106,7 +102,7 @@ class ClientLoop:
             hidden_here=lambda: dispatcher.hidden,
         )
         self.insights = Insights(self.reactor, requests)
-        self._exit_reports = ExitReports()
+        self._exit_log = ExitLog(dispatcher, self.insights)
         self._external: dict[int | None, Peer] = {}
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
         self._drops = DropReports(dispatcher, self.reactor, self.error_reports)
@@ -126,7 +122,7 @@ class ClientLoop:
             self._handle_messages,
             self._remove_ended,
             self._report,
-            self._report_exits,
+            self._exit_log.expire,
             self._catch_up,
             dispatcher.expire,
             self._flushes.expire,
@@ -289,9 +285,7 @@ class ClientLoop:
             external.exitcode = exitcode
             self.reactor.ended(external)
             return
-        reported = self._exit_reports.exited(mesh, rank, exitcode)
-        if reported is not None:
-            self._log_exit(*reported)
+        self._exit_log.exited(mesh, rank, exitcode)
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the live ranks of a mesh, here and downstream."""
@@ -408,10 +402,6 @@ class ClientLoop:
             self._drops.report(now)
             self.reactor.ask_to_keep_waiting()
 
-    def _report_exits(self, now: float) -> None:
-        for ended, report in self._exit_reports.expire(now):
-            self._log_exit(ended, report)
-
     def _catch_up(self, now: float) -> None:
         for peer, version, due in self._unanswerable():
             if now >= due and is_request(version):
@@ -467,7 +457,7 @@ class ClientLoop:
             self.reactor.pipes.deadline,
             self._listener.deadline,
             self.handover.due,
-            self._exit_reports.deadline,
+            self._exit_log.deadline,
             self.queues.deadline,
             *(due for _, _, due in self._unanswerable()),
         )
@@ -547,30 +537,15 @@ class ClientLoop:
         if peer.external:
             if self._external.get(peer.rank) is peer:
                 del self._external[peer.rank]
-            # A process that joined as a launcher's rank (see `execute`) may be ended by the launcher.
-            if peer.exitcode and not (peer.watched and -peer.exitcode in STOPPING):
-                self._log_exit(
-                    peer,
-                    ExitReport(logging.ERROR, f"rank {peer.rank} (pid {peer.pid}) ended by {signal_name(peer.exitcode)}"),
-                )
+            self._exit_log.external(peer)
         elif peer.relays:
-            if peer.ranks and not peer.left:
-                text = f"{peer.name} (pid {peer.pid}) is gone, and with it {format_ranks(peer.ranks)}"
-                self.dispatcher.log(logging.ERROR, text, None, peer.pid)
-                for rank in peer.ranks:
-                    self.insights.died(rank, text)
-        elif (not peer.left or peer.uncaught) and (external is None or external.pid != peer.pid):
-            self._log_exit(peer, self._exit_reports.drained(peer, monotonic()))
+            self._exit_log.relay(peer)
+        elif external is None or external.pid != peer.pid:
+            self._exit_log.worker(peer)
         self._note_end(peer)
         self.relays.peer_ended(peer)
         if external is not None and external.ended:
             self._finish(external)
-
-    def _log_exit(self, ended: ExitedPeer, report: ExitReport | None) -> None:
-        if report is not None:
-            if report.level >= logging.ERROR:
-                self.insights.died(ended.rank, report.text)
-            self.dispatcher.log(report.level, report.text, ended.rank, ended.pid)
 
     def _close(self) -> None:
         """Show what has arrived, complete all pending requests, and close everything except the connections."""
