@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import signal
 import sys
@@ -39,7 +38,7 @@ class Filters:
     backlog: int = 0
 
 
-class SafeOutput(io.TextIOBase):
+class SafeOutput:
     """Writes to stdout; escapes all that a terminal could take for a command."""
 
     encoding = "utf-8"
@@ -51,6 +50,10 @@ class SafeOutput(io.TextIOBase):
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def isatty(self) -> bool:
+        """Return False: no progress bar is drawn here."""
+        return False
 
     def flush(self) -> None:
         """Flush stdout."""
