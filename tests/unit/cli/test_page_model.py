@@ -137,6 +137,16 @@ def test_curves_show_the_range_and_the_ranks_that_are_behind() -> None:
     assert curve["at"] == [[7, 24.0]]
 
 
+def test_many_lines_with_numbers_at_the_start_do_not_hide_progress() -> None:
+    kinds = Kinds()
+    for word in ("".join(random.Random(at).choices("abcdefghijklmnop", k=12)) for at in range(100)):
+        kinds.add(Event(START, 0, 20, "a", f"{word} 1"))
+    for step in range(50):
+        kinds.add(Event(START + step, 0, 20, "a", f"step {step}"))
+        kinds.add(Event(START + step, 0, 20, "a", f"{'abcdefghijklmnop'[step % 16] * (step + 3)} 1"))
+    assert [curve["label"] for curve in kinds.curves({}, 8)] == ["step"]
+
+
 TRACE = ["Traceback (most recent call last):", '  File "/app/train.py", line 7, in step', "    x()", "ValueError: bad shape"]
 
 
