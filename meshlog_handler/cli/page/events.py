@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -10,6 +11,9 @@ CLIENT: Final = -1
 """The rank of what the client itself logs."""
 
 _MAX_JOINED: Final = 200
+_NUMBER: Final = r"[-+]?\d[\d,:]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_RANGE: Final = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
+_GROUP: Final = re.compile(r"\[\d+ similar log lines\] (?:\[ranks? [\d,-]+\] )?")
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
@@ -62,6 +66,15 @@ class Joiner:
         """Yield what has no end yet."""
         open_, self._open = self._open, {}
         yield from map(_joined, open_.values())
+
+
+def ends_of(text: str) -> tuple[str, str] | None:
+    """Return the text of a group with the lower ends of its ranges, and with the upper ends. None for any other text."""
+    found = _GROUP.match(text)
+    if found is None:
+        return None
+    merged = text[found.end() :]
+    return _RANGE.sub(r"\1", merged), _RANGE.sub(r"\2", merged)
 
 
 def headline(text: str) -> str:

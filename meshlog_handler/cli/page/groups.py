@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
@@ -19,7 +20,7 @@ MAX_KINDS: Final = 2048
 _MAX_KNOWN: Final = 16384
 _MAX_TEXT: Final = 256
 _MAX_CURVES: Final = 24
-_CURVE_CELLS: Final = 200_000
+_CURVE_CELLS: Final = 100_000
 _ALL_CURVES: Final = 64
 _FEW_CURVES: Final = 8
 _GROWING: Final = 0.9
@@ -57,7 +58,7 @@ class Kinds:
         self.others = 0
         self._kinds: dict[tuple[int, str, str], Kind] = {}
         self._known: dict[tuple[int, str, bytes], tuple[Kind, TextRun]] = {}
-        self._curves = 0
+        self._curves: list[Kind] = []
 
     def add(self, event: Event) -> None:
         """Take an event."""
@@ -93,10 +94,8 @@ class Kinds:
             if len(self._kinds) >= MAX_KINDS:
                 return None
             kind = self._kinds[place] = Kind(event, tokens.shape, Shaped.of(tokens))
-            numbers = any(token.is_number for token in tokens.tokens)
-            if numbers and self._curves < _MAX_CURVES and "\n" not in event.text:
-                self._curves += 1
-                kind.curves = Grid(max, _CURVE_CELLS, 12, 96)
+            if event.level < logging.WARNING and any(token.is_number for token in tokens.tokens):
+                self._add_curves(kind)
         else:
             kind.shaped.add(tokens.tokens)
         if not tokens.has_names:  # the digit mask of a text with an id seldom recurs
@@ -107,6 +106,15 @@ class Kinds:
             kind.runs.append(run)
             self._known[key] = kind, run
         return kind
+
+    def _add_curves(self, kind: Kind) -> None:
+        """Keep the numbers of a kind over time. At the limit, the rarest of the others gives up its place."""
+        if len(self._curves) >= _MAX_CURVES:
+            rarest = min(self._curves, key=lambda each: each.count)
+            rarest.curves = None
+            self._curves.remove(rarest)
+        kind.curves = Grid(max, _CURVE_CELLS, 8, 96)
+        self._curves.append(kind)
 
     def settle(self) -> None:
         """Merge what the runs hold."""
@@ -147,9 +155,8 @@ class Kinds:
     def curves(self, behind: dict[str, tuple[int, ...]], most: int) -> list[dict[str, Any]]:
         """Return the numbers that grow, over time. `behind` has the ranks to mark by label."""
         found = []
-        for kind in self._kinds.values():
-            if kind.curves is None or kind.level >= 30:
-                continue
+        for kind in self._curves:
+            assert kind.curves is not None  # see `_add_curves`
             measured = {rank: _measured(row, kind.shape) for rank, row in kind.curves.rows.items()}
             place = _growing(measured.values())
             if place is not None:

@@ -14,7 +14,7 @@ from ...protocol.decode import Item
 from ...protocol.record import info_of
 from ...system.waits import monotonic
 from ...transport.runs import Run
-from .events import CLIENT, Event, Joiner
+from .events import CLIENT, Event, Joiner, ends_of
 from .model import PageModel
 from .render import embedded
 
@@ -22,6 +22,7 @@ _BACKLOG: Final = 200
 _READ_SEC: Final = 0.25
 _FASTEST_SEC: Final = 1.0
 _SHARE: Final = 8.0
+_BEFORE_SEC: Final = 1e-3
 _BYTES_A_SEC: Final = 1e6
 _NOTHING: Final = Insight({}, (), (), (), (), ())
 
@@ -90,7 +91,7 @@ class LivePage:
                     for item in items:
                         for event in self._events(item):
                             for whole in self._joiner.feed(event):
-                                self._model.add(whole)
+                                self._add(whole)
                     if not items:
                         self._settle()
         except MeshlogError as failure:  # shown as the last state of the page
@@ -101,7 +102,17 @@ class LivePage:
 
     def _settle(self) -> None:
         for whole in self._joiner.flush():
-            self._model.add(whole)
+            self._add(whole)
+
+    def _add(self, event: Event) -> None:
+        """Take an event. A client with a window shows groups: their ranges become those of the page's own groups."""
+        ends = ends_of(event.text)
+        if ends is None:
+            self._model.add(event)
+        else:
+            low, high = ends
+            parts = (event._replace(text=low, time=event.time - _BEFORE_SEC, lines=0), event._replace(text=high))
+            self._model.add(event, parts)
 
     def _events(self, item: Item) -> list[Event]:
         """Return an event for each rank of an item: a group has several."""

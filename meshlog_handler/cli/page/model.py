@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ...errors import printable
@@ -59,8 +59,8 @@ class PageModel:
         self.total = 0
         self.untimed = 0
 
-    def add(self, event: Event) -> None:
-        """Take an event."""
+    def add(self, event: Event, parts: Sequence[Event] | None = None) -> None:
+        """Take an event. If it is a group of lines, `parts` are lines with its least and its greatest numbers."""
         if not _EARLIEST < event.time < _LATEST:  # no clock says that: a peer may send any number
             self.untimed += event.lines
             return
@@ -70,7 +70,8 @@ class PageModel:
         if event.time > self._seen.get(rank, 0.0):
             self._seen[rank] = event.time
         self._map.add(rank, event.time, event.lines << 3 | _class_of(event.level))
-        self._kinds.add(event)
+        for each in (event,) if parts is None else parts:
+            self._kinds.add(each)
         text = event.text if len(event.text) <= _MAX_KEPT else f"{event.text[:_MAX_KEPT]}... [{len(event.text):,} characters]"
         line = event.time, event.level, event.source, text, event.lines
         self._keep(self._last, rank, line)

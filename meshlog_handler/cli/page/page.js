@@ -386,9 +386,9 @@
     if (data.failures.length) {
       const first = data.failures[0].time;
       const cards = data.failures.slice(0, 6).map((each, index) => h("button", { class: `failure${index ? "" : " first"}`, onclick: () => about(each) },
-        h("span", { class: "what" }, index ? each.signature : each.text.split("\n")[0]),
+        h("span", { class: "what" }, each.text.split("\n")[0]),
         h("span", { class: "where" }, index
-          ? `rank ${each.rank}, ${span(each.time - first)} later${each.rank_count > 1 ? `; in all ${ranksText(each.ranks, each.rank_count)}` : ""}`
+          ? `rank ${each.rank}, ${span(each.time - first)} later${each.rank_count > 1 ? `, in all ${ranksText(each.ranks, each.rank_count)}` : ""}; ${each.signature}`
           : `first: rank ${each.rank} at ${clock(each.time)}${each.rank_count > 1 ? `, in all ${ranksText(each.ranks, each.rank_count)}` : ""}; ${each.signature}`)));
       if (data.failures.length > 6) cards.push(h("div", { class: "none" }, `and ${data.failures.length - 6} more`));
       parts.push(h("div", { class: "failed" }, h("h2", {}, "Failures", h("small", {}, "the first in time first")), ...cards));

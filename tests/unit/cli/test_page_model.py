@@ -10,7 +10,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshlog_handler.cli.page.events import CLIENT, Event, Joiner, headline, joined
+from meshlog_handler.cli.page.events import CLIENT, Event, Joiner, ends_of, headline, joined
 from meshlog_handler.cli.page.findings import Findings
 from meshlog_handler.cli.page.grid import Grid
 from meshlog_handler.cli.page.groups import MAX_KINDS, Kinds
@@ -135,6 +135,25 @@ def test_curves_show_the_range_and_the_ranks_that_are_behind() -> None:
     assert (curve["low"][-1], curve["median"][-1], curve["high"][-1]) == (24, 49, 49)
     assert [rank for rank, _ in curve["curves"]] == [7]
     assert curve["at"] == [[7, 24.0]]
+
+
+def test_many_lines_with_numbers_at_the_start_do_not_hide_progress() -> None:
+    kinds = Kinds()
+    for word in ("".join(random.Random(at).choices("abcdefghijklmnop", k=12)) for at in range(100)):
+        kinds.add(Event(START, 0, 20, "a", f"{word} 1"))
+    for step in range(50):
+        kinds.add(Event(START + step, 0, 20, "a", f"step {step}"))
+        kinds.add(Event(START + step, 0, 20, "a", f"{'abcdefghijklmnop'[step % 16] * (step + 3)} 1"))
+    assert [curve["label"] for curve in kinds.curves({}, 8)] == ["step"]
+
+
+def test_the_ends_of_a_group() -> None:
+    assert ends_of("[8 similar log lines] [ranks 0-3,7] step 3..14 loss=0.25..1e-05") == (
+        "step 3 loss=0.25",
+        "step 14 loss=1e-05",
+    )
+    assert ends_of("[2 similar log lines] t=-5..-2 in 0..10.5 {a, b}...") == ("t=-5 in 0 {a, b}...", "t=-2 in 10.5 {a, b}...")
+    assert ends_of("step 3..14") is None
 
 
 TRACE = ["Traceback (most recent call last):", '  File "/app/train.py", line 7, in step', "    x()", "ValueError: bad shape"]
