@@ -10,9 +10,17 @@ import importlib.metadata
 import logging
 import logging.handlers
 import multiprocessing
+import os
+import pickle
+import socket
+import socketserver
+import struct
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from .crew import DEADLINE, FORKSERVER, context
@@ -109,6 +117,65 @@ class Recipe(Peer):
 
 
 @dataclass(frozen=True)
+class Socket(Peer):
+    """The standard library's other cookbook recipe: a `SocketHandler`, and a thread for each connection that unpickles."""
+
+    name: str = "SocketHandler"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Start a server."""
+        with socketserver.ThreadingTCPServer(("localhost", 0), partial(_Receiver, counter)) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield Listening(server.server_address, counter.wait)
+            server.shutdown()
+
+    def join(self, ticket: Any) -> Info:
+        """Log into the connection."""
+        return bare_logger(logging.handlers.SocketHandler(*ticket)).info
+
+
+class _Receiver(socketserver.StreamRequestHandler):
+    def __init__(self, counter: Counter, *args: Any) -> None:
+        self._counter = counter
+        super().__init__(*args)
+
+    def handle(self) -> None:
+        """Handle the records of one connection."""
+        while len(head := self.rfile.read(4)) == 4:
+            fields = pickle.loads(self.rfile.read(struct.unpack(">L", head)[0]))
+            self._counter.handle(logging.makeLogRecord(fields))
+
+
+@dataclass(frozen=True)
+class Syslog(Peer):
+    """`SysLogHandler` with a local socket, as of a syslog daemon: formatted text, which a full socket delays."""
+
+    name: str = "SysLogHandler"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Start a thread in place of the daemon."""
+        with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+            path = os.path.join(directory, "log")
+            listening.bind(path)
+            threading.Thread(target=self._receive, args=(listening, counter), daemon=True).start()
+            yield Listening(path, counter.wait)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", path)
+
+    @staticmethod
+    def _receive(listening: socket.socket, counter: Counter) -> None:
+        while data := listening.recv(65536):
+            counter.take_text(data.decode())
+
+    def join(self, ticket: Any) -> Info:
+        """Log into the socket."""
+        return bare_logger(logging.handlers.SysLogHandler(ticket)).info
+
+
+@dataclass(frozen=True)
 class Loguru(Peer):
     """loguru: a separate logger that renders in the process that logs and sends text, here the bare message."""
 
@@ -165,7 +232,7 @@ _OPTIONAL: Final[dict[Peer, str]] = {Loguru(): "loguru", MultiprocessingLogging(
 
 def others() -> tuple[list[Peer], dict[str, str]]:
     """Return the peers beyond the standard library that can run here, and the reasons, by name, why the others cannot."""
-    there: list[Peer] = []
+    there: list[Peer] = [Socket(), Syslog()]
     absent: dict[str, str] = {}
     for peer, package in _OPTIONAL.items():
         if peer.method == "fork" and multiprocessing.get_start_method() != "fork":

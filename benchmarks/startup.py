@@ -4,8 +4,10 @@ Imports are timed inside new interpreters that have `logging.config` already, wi
 the statement, and in the remark how many modules it loads. "Worker" is the imports of a process that only logs; "client" those
 of the process that shows. Starting is timed from the first process until the last one reports ready. The processes do
 nothing else, and the standard library's multiprocessing starts them; ours have then joined and have their standard
-output captured. The fork server has our package loaded already, as that of `spawn_procs` has; "spawn" pays for the
-imports in each process. `spawn_procs` is our own mesh, until a call has returned from every rank.
+output captured. "To the first line" is a whole new program with 4 processes, from its first import until a record of one of
+them is shown, beside a `ProcessPoolExecutor` until its first result. `install` is timed after the import. The fork server has
+our package loaded already, as that of `spawn_procs` has; "spawn" pays for the imports in each process. `spawn_procs` is our
+own mesh, until a call has returned from every rank.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ _BASE_TIMED: Final = (
 def measure(scale: Scale) -> list[Row]:
     """Measure imports and starts."""
     with _byte_code():
-        return [*_imports(scale), *_starts(scale)]
+        return [*_imports(scale), *_installs(scale), *_first_lines(scale), *_starts(scale)]
 
 
 @contextmanager
@@ -90,6 +92,70 @@ def _imports(scale: Scale) -> list[Row]:
         for name in codes
     ]
     return [*rows, Row("import", "loguru", "ms", [], (), absent)] if absent else rows
+
+
+_INSTALL: Final = (
+    "import sys, time, logging; from meshlog_handler import install; began = time.perf_counter(); install(sys.argv[1]); "
+    "took = time.perf_counter() - began; from meshlog_handler import uninstall; uninstall(); print(took * 1e3)"
+)
+_FIRST_OF_MESH: Final = """
+import logging, sys, threading, time
+began = time.perf_counter()
+def first():
+    logging.getLogger().warning("first")
+class Shown(logging.Handler):
+    def emit(self, record):
+        shown.set()
+if __name__ == "__main__":
+    from meshlog_handler import this_host
+    shown = threading.Event()
+    with this_host().spawn_procs(per_host={"gpus": 4}, handlers=[Shown()], start_method=sys.argv[1]) as procs:
+        procs.call(first)
+        shown.wait(60)
+        print((time.perf_counter() - began) * 1e3)
+"""
+_FIRST_OF_POOL: Final = """
+import sys, time
+began = time.perf_counter()
+def first():
+    return "first"
+if __name__ == "__main__":
+    import concurrent.futures, multiprocessing
+    with concurrent.futures.ProcessPoolExecutor(4, multiprocessing.get_context(sys.argv[1])) as pool:
+        [pool.submit(first) for _ in range(4)][0].result()
+        print((time.perf_counter() - began) * 1e3)
+"""
+
+
+def _installs(scale: Scale) -> list[Row]:
+    from meshlog_handler import LogClient
+
+    tell("  install")
+    with LogClient(Counter(1 << 62)) as client:
+        times = [_program("-c", _INSTALL, client.address) for _ in range(scale.rounds * scale.pick(4, 1))]
+    return [Row("install, after the import", "install", "ms", times)]
+
+
+def _first_lines(scale: Scale) -> list[Row]:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as directory:
+        programs = {"spawn_procs": _FIRST_OF_MESH, "ProcessPoolExecutor": _FIRST_OF_POOL}
+        paths = {name: os.path.join(directory, f"{name}.py") for name in programs}
+        for name, text in programs.items():
+            with open(paths[name], "w") as file:
+                file.write(text)
+        for method in ("fork", FORKSERVER, "spawn"):
+            subjects = {name: partial(_program, path, method) for name, path in paths.items()}
+            runs = in_turn(subjects, scale.rounds)
+            work = f"4 procs to the first line, {method}"
+            rows += [Row(work, name, "ms", runs[name], ("ProcessPoolExecutor",) * (name == "spawn_procs")) for name in paths]
+    return rows
+
+
+def _program(*words: str) -> float:
+    """Run a Python program; return the number that it prints last."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def _timed(code: str) -> tuple[float, int]:

@@ -84,6 +84,22 @@ def _memory(found: Found) -> float | None:
     return None if middle is None else middle * 1e3 / 1024
 
 
+def _first_line(method: str) -> Callable[[Found], float | None]:
+    return _ratio("startup", lambda _: f"4 procs to the first line, {method}", "spawn_procs", "ProcessPoolExecutor")
+
+
+def _of_kind(kind: str) -> Callable[[Found], float | None]:
+    """Return the ratio of the rates of a kind of records, or None if it was not measured."""
+
+    def measure(found: Found) -> float | None:
+        section = found.get("rate", Section("", ""))
+        work = next((row.work for row in section.rows if row.work.endswith(f" {kind} records")), None)
+        ratio = section.ratio(work, MESH.name, RECIPE.name) if work is not None else None
+        return None if ratio is None else ratio.median
+
+    return measure
+
+
 def _first(section: Section) -> str:
     return section.rows[0].work
 
@@ -112,5 +128,20 @@ TARGETS: Final = (
     Target("client's processor time a record, 256 procs against 4", "x", 1.3, 1.1, _of_many),
     Target("client's memory per simulated rank, as many as there were", " KiB", 16, 8, _memory),
     Target("idle mesh of 16: wake-ups a second", "", 5, 0, _median("footprint", footprint.WAKEUPS, _MESH)),
+    *(
+        Target(f"4 procs to the first line, {method}, over ProcessPoolExecutor", "x", 1.5, 1.2, _first_line(method))
+        for method in ("fork", "forkserver", "spawn")
+    ),
+    Target("`install`, after the import", " ms", 3, 3, _median("startup", "install, after the import", "install")),
+    *(
+        Target(f"4 procs, {kind}, delivered, against the recipe", "x", aim, stretch, _of_kind(kind), True)
+        for kind, aim, stretch in (
+            ("f-string", 4, 6),
+            ("extra", 3, 5),
+            ("mapping", 3, 5),
+            ("objects", 2.5, 4),
+            ("exception", 1.5, 3),
+        )
+    ),
     Target("import in a worker, over `logging.config`", " ms", 20, 10, _median("startup", "import", startup.WORKER)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -17,13 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol import known_traces
-from meshlog_handler.protocol.decode import Item, TaggedTemplate
-from meshlog_handler.protocol.encode import PLAIN_SIZE, RecordEncoder, SchemaTable, encode_known
+from meshlog_handler.protocol.decode import Item, RecordDecoder, TaggedTemplate
+from meshlog_handler.protocol.encode import PLAIN_SIZE, RecordEncoder, SchemaTable, definition, encode_known
 from meshlog_handler.protocol.entries import MARK
 from meshlog_handler.protocol.templates import ShapedTemplate
 
-from ..crossing import cross, decode, encode, make
+from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
 from .test_codec import plain
 from .test_traceback_text import chained, fail, module_of
 
@@ -178,6 +180,64 @@ def test_both_ways_give_equal_records(sent: list[logging.LogRecord]) -> None:
     assert all(isinstance(template, TaggedTemplate) for _, template, _ in tagged)
     for one, other in zip(map(shown, known), map(shown, tagged), strict=True):
         assert one == other
+
+
+good = encode(
+    [
+        *[make("step %d", 1, user="ann", loss=0.5, none=None, raw=b"x", shape=[1, 2])] * 2,
+        *[make("step %(n)d", {"n": 1})] * 2,
+        *[make(f"step {number}", user=number) for number in range(3)],
+        *[make("failed %s", PurePosixPath("a"), exc_info=caught("one frame"))] * 2,
+        *[make("step %d", 1, thread=number) for number in range(90)],
+    ]
+)
+
+
+@st.composite
+def faulty(draw: st.DrawFn) -> bytes:
+    """Draw a stream of shapes with some bytes changed."""
+    stream = bytearray(good)
+    for at in draw(st.lists(st.integers(0, 4000) | st.integers(0, len(good) - 1), min_size=1, max_size=4)):
+        stream[at] = draw(st.integers(0, 255))
+    return bytes(stream)
+
+
+@settings(max_examples=150, deadline=None)
+@given(faulty())
+def test_any_bytes_are_items_or_raise_protocol_error(data: bytes) -> None:
+    found: list[Item] = []
+    with contextlib.suppress(ProtocolError):
+        assert RecordDecoder(IDENTITY, no_side_file, "owner").decode(data, 0, 1 << 30, found) == len(data)
+    for item in found:
+        built = item[1].build(item[2])
+        assert item[1].text(item[2]) == built.getMessage()
+        assert isinstance(item[1].args(item[2]), tuple)
+        hash((item[1].group, item[1].scope, item[1].signature(item[2])))
+        logging.Formatter("%(name)s %(levelname)s %(message)s").format(built)
+        assert built.meshlog.rank == IDENTITY["rank"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, (), None),
+        (2, ("user",), None),
+        (("a", 5), (), None),
+        (0, ("user", "rank\0", "args"), None),
+        (1, ("msg",), None),
+        (1, ("exc_info",), ("prefix", ())),
+        (1, ("exc_info",), None),
+        (-1, ("a", "b", "c"), None),
+        (1, ("levelno",), None),
+        (1, (5,), None),
+        5,
+        None,
+    ],
+)
+def test_a_shape_that_does_not_match_its_values_is_refused(shape: object) -> None:
+    common = {**make().__dict__, "args": None, "route": None, "shape": shape}
+    with pytest.raises(ProtocolError):
+        RecordDecoder(IDENTITY, no_side_file).decode(definition(1, "r=qq", 0.0, common), 0, 9, [])
 
 
 @pytest.mark.parametrize("name", RAISES)
