@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     `argv` holds the arguments without the program's name. None: the arguments of this process.
     """
+    _leave_bundle()
     words = list(sys.argv[1:] if argv is None else argv)
     # All words after the first -- belong to the command.
     at = words.index("--") if "--" in words else len(words)
@@ -47,6 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The process exits. Another Ctrl-C must not print a traceback.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
+
+
+def _leave_bundle() -> None:
+    """If PyInstaller has frozen this program: let what it starts load the libraries of the system, not those in the bundle."""
+    if hasattr(sys, "_MEIPASS"):
+        before = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)  # PyInstaller sets it if there was a path
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if before is not None:
+            os.environ["LD_LIBRARY_PATH"] = before
 
 
 def _let_go() -> None:

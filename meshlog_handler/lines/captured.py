@@ -12,7 +12,7 @@ from ..grouping.similarity import mask_digits, mask_digits_of_lines
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .cursor import CursorFramer
-from .framer import Block, Line, display, level_of, may_have_levels, raw_text
+from .framer import Block, Line, display, level_of, may_have_levels, raw_text, text_of
 
 
 class CapturedTemplate:
@@ -86,6 +86,7 @@ class CapturedTemplate:
         if line is not None:
             written = raw_text(line.raw[line.shown :])
             partial = not line.final or line.shown > 0
+            fields["msg"] = text_of(line.raw[line.shown :])  # the whole line; `text` may be cut
             info = info.but(raw=written, progress=line.progress, partial=partial, bar=line.bar, bar_ends=self.ends_bar(values))
         return MeshRecord.of(fields, info)
 

@@ -229,10 +229,14 @@ def whole_characters(data: bytes | bytearray, end: int) -> int:
 def display(raw: bytes, max_line: int) -> str:
     """Return the text of a line for a console: invalid bytes as ``\\xff``, cut at `max_line` bytes with a note."""
     if len(raw) <= max_line:
-        return raw.decode("utf-8", "backslashreplace")
+        return text_of(raw)
     end = whole_characters(raw, max_line)
-    text = raw[:end].decode("utf-8", "backslashreplace")
-    return f"{text} ... [{len(raw) - end:,} more bytes; the file has the whole line]"
+    return f"{text_of(raw[:end])} ... [{len(raw) - end:,} more bytes; the file has the whole line]"
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text of a line: invalid bytes as ``\\xff``."""
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def raw_text(raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import Final, TextIO
 
 from .. import settings
-from ..lines.framer import keep_colours
+from ..lines.framer import display, keep_colours
 from ..protocol.ranks import parse_ranks
 from ..protocol.record import MeshInfo, info_of
 from ..system.diagnostics import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
 from .terminal import Output
 
+_CHARACTER: Final = 4  # bytes of a character in UTF-8, at most
 _MAX_PENDING: Final = 256 * 1024
 _ERASE_LINE: Final = "\r\x1b[K"
 _ERASE_ABOVE: Final = "\x1b[F\x1b[K"
@@ -107,6 +109,7 @@ class ConsoleHandler(logging.Handler):
         self.hung_up: Callable[[], object] | None = None
         self.before_write: Callable[[TextIO], None] | None = None
         self._complained = False
+        self._max_line = settings.max_line_size()
         self._stdout, self._stderr = stdout, stderr
         self._outputs: dict[bool, Output] = {}
         self._pending: list[tuple[Output, _Item | None, _Bar | None, bool]] = []
@@ -126,6 +129,8 @@ class ConsoleHandler(logging.Handler):
         """Format the record; `flush` writes it. Errors of the formatter are passed to `handleError`."""
         try:
             info = info_of(record)
+            if info.raw is not None and len(info.raw) > self._max_line // _CHARACTER:
+                record = _displayed(record, info.raw, self._max_line)
             output = self._output(info.stream == "stdout")
             formatter = self.formatter
             item: _Item | None
@@ -320,6 +325,13 @@ _OVERRIDABLE: Final = frozenset(("handle", "emit", "filter", "format", "acquire"
 _Item = str | bytes
 _Run = tuple[Output, list[str | bytes], int]
 _Bar = tuple[int, str, int, int, str]
+
+
+def _displayed(record: logging.LogRecord, raw: str, max_line: int) -> logging.LogRecord:
+    """Return the record of a captured line as it is displayed: cut if it is long."""
+    shown = copy.copy(record)
+    shown.msg = display(raw.encode("utf-8", "surrogateescape"), max_line)
+    return shown
 
 
 def _bar_of(record: logging.LogRecord, info: MeshInfo) -> _Bar:

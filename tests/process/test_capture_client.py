@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient
+from meshlog_handler import ConsoleHandler, LogClient, MeshFormatter
 from meshlog_handler.protocol.record import info_of
 from meshlog_handler.testing import RecordCollector, collected
 
@@ -101,12 +102,14 @@ def test_a_progress_bar_shows_its_newest_state_without_carriage_returns() -> Non
 
 def test_a_long_line_is_truncated_on_the_console_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_MAX_LINE_SIZE", "100")
-    collector = RecordCollector()
-    with LogClient(collector, log_dir=tmp_path) as client:
+    collector, shown = RecordCollector(), io.StringIO()
+    console = ConsoleHandler(shown, shown, MeshFormatter("%(message)s", prefix=""))
+    with LogClient(collector, console, log_dir=tmp_path) as client:
         run_worker(client, printers.write, [printers.LONG, b"\n", b"next\n"])
         files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "stdout" in str(path)]
         long, following = collector.records
-    assert long.getMessage() == "\u00e9" * 50 + " ... [9,900 more bytes; the file has the whole line]"
+    assert shown.getvalue() == "\u00e9" * 50 + " ... [9,900 more bytes; the file has the whole line]\nnext\n"
+    assert long.getMessage().encode() == printers.LONG
     assert str(info_of(long).raw).encode() == printers.LONG
     assert following.getMessage() == "next"
     assert files == [printers.LONG + b"\nnext\n"]

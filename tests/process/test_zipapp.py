@@ -89,3 +89,14 @@ def test_a_frozen_program_can_only_be_forked(monkeypatch: pytest.MonkeyPatch) ->
     for method in ("spawn", "forkserver"):
         with pytest.raises(SettingError, match=f"start_method='{method}' .*sys.frozen.*Use start_method='fork'"):
             check_start_method(method)
+
+
+@pytest.mark.parametrize("before", [None, "/before"])
+def test_commands_of_a_frozen_command_line_do_not_load_libraries_of_the_bundle(before: str | None) -> None:
+    words = ["run", "-n", "1", "--", "sh", "-c", 'echo "path: ${LD_LIBRARY_PATH-none} ${LD_LIBRARY_PATH_ORIG-none}"']
+    code = f"import sys; sys._MEIPASS = '/bundle'\nfrom meshlog_handler.cli import main\nsys.exit(main({words!r}))"
+    bundled = {"LD_LIBRARY_PATH": "/bundle", **({} if before is None else {"LD_LIBRARY_PATH_ORIG": before})}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **bundled}, timeout=DEADLINE
+    )
+    assert done.stdout == f"[0] path: {before or 'none'} none\n"
