@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, Complete, Completed, StacksAnswer, Welcome, reason_of
+from ..protocol.messages import Answer, Command, Complete, StacksAnswer, Welcome, reason_of
 from ..protocol.relay_messages import DownstreamInsight
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.fork_gate import ForkGate
@@ -27,6 +27,7 @@ from ..system.mailbox import Mailbox
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
 from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
+from .completions import Completions
 from .drop_reports import DropReports
 from .exit_log import ExitLog
 from .flushes import Flushed, Flushes
@@ -44,9 +45,6 @@ from .stats import PastStats, RankStats, Stats
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
-
-MAX_COMPLETIONS: Final = 1000
-"""Flushes that a worker may have asked for, or be asked for, at once."""
 
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
@@ -91,6 +89,7 @@ class ClientLoop:
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.error_reports, first)
+        self._completions = Completions(self.reactor, self._flushes, self.flush)
         self.relays = Relays(
             self.reactor,
             registry=registry,
@@ -363,22 +362,11 @@ class ClientLoop:
             if isinstance(message, Answer):
                 self._answered(peer, message)
             elif isinstance(message, Complete):
-                self._complete(peer, message)
+                self._completions.asked(peer, message)
             elif isinstance(message, DownstreamInsight):
                 self._answered_insight(peer, message)
             else:
                 self.relays.handle(peer, message)
-
-    def _complete(self, peer: Peer, message: Complete) -> None:
-        """Flush a worker that asks for it, and reply when everything it has logged is shown."""
-        if len(self._flushes.waiting_for(peer)) >= MAX_COMPLETIONS:
-            self.reactor.refuse(peer, ProtocolError(f"more than {MAX_COMPLETIONS} flushes wait for it at once"))
-            return
-        future: Flushed = Future()
-        future.add_done_callback(
-            lambda done: self.reactor.send(peer, Completed(message.number, not (done.result().missing or done.result().busy)))
-        )
-        self.flush(future, float("inf") if message.timeout is None else message.timeout, lambda each: each is peer)
 
     def _answered_insight(self, relay: Peer, message: DownstreamInsight) -> None:
         try:
