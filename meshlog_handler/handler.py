@@ -11,6 +11,7 @@ import copy
 import itertools
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -372,9 +373,9 @@ class MeshHandler(logging.Handler):
         second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
         run_whole(super().close)
-        if self._show is not None:
-            _job_handlers.discard(self)
+        if self._show is not None and not _shuts_down():
             job_member.retire(self._show)
+            _job_handlers.discard(self)
         client = _own_client
         if self.sink is not None and self.sink.number and client is not None:
             self.sink.stay_open()
@@ -424,14 +425,29 @@ _own_client: LogClient | None = None
 _job_handlers: Final[weakref.WeakSet[MeshHandler]] = weakref.WeakSet()
 
 
+def _shuts_down() -> bool:
+    """Return whether `logging.shutdown` calls, and not `logging.config`: at exit, this process may show what others leave."""
+    frame, found = sys._getframe(1), False
+    while frame is not None:
+        module = frame.f_globals.get("__name__")
+        if module == "logging.config":
+            return False
+        found = found or (module == "logging" and frame.f_code.co_name == "shutdown")
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return found
+
+
 def _show_job(job: str, log_dir: str | None, *, exits: bool) -> str:
     """Start the client of a job in this process, with the handlers of its MeshHandlers (see `LogClient.start_showing`)."""
     global _own_client
+    handlers = sorted(_job_handlers, key=lambda each: each.made)
+    if not handlers:  # they were closed meanwhile
+        return ""
     with importing():
         from .client.log_client import LogClient
 
     client = LogClient(log_dir=log_dir, job=job)
-    for handler in sorted(_job_handlers, key=lambda each: each.made):
+    for handler in handlers:
         if handler.sink is not None:
             client.add_sink(handler.sink)
             handler.name_sink(client)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ..protocol.messages import Welcome
+from ..system.locks import is_held
 from .peer import Peer
 from .reactor import Reactor
 from .succession import Leftover, Succession
 
-_EXIT_SEC: Final = 5.0
+_EXIT_SEC: Final = 10.0
+_LOOK_SEC: Final = 0.01
 _MAX_FIRST: Final = 1 << 31
 
 
@@ -36,6 +38,7 @@ class Handover:
         self._pid = os.getpid()
         self._removed = removed
         self._ends = False
+        self._exits: dict[Peer, float] = {}  # processes that exit, and how long to wait for them
 
     @property
     def first_number(self) -> int:
@@ -78,9 +81,14 @@ class Handover:
             if peer.sock is not None:
                 self._reactor.shut(peer)
                 continue
-            since = self._reactor.disconnected.get(peer)
-            if peer.uncaught is not None and since is not None and now < since + _EXIT_SEC:
-                continue  # it was about to exit, so it may not find another client: its journal is shown here
+            if peer.uncaught is not None:  # it exits, so it may not find another client: its journal is shown here
+                if not is_held(peer.journal):
+                    peer.left = True
+                    self._reactor.ended(peer)
+                    continue
+                if now < self._exits.setdefault(peer, now + _EXIT_SEC):
+                    self._reactor.disconnected[peer] = now + _LOOK_SEC
+                    continue
             self._reactor.drop(peer, keep_journal=True)
             self._removed(peer)
 

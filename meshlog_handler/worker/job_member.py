@@ -32,7 +32,7 @@ from .record_stream import internal_threads
 PATIENCE_SEC: Final = 30.0
 """Seconds for which a process waits for a client of its job."""
 
-_EXIT_SEC: Final = 5.0
+_EXIT_SEC: Final = 10.0
 _LOOK_SEC: Final = 0.005
 _LONGEST_LOOK_SEC: Final = 0.05
 
@@ -41,7 +41,10 @@ class Show(Protocol):
     """Shows the job in this process."""
 
     def __call__(self, *, exits: bool) -> str:
-        """Start a client, and return its address; if this process `exits`, show what is left, and return ""."""
+        """Start a client, and return its address; if this process `exits`, show what is left, and return "".
+
+        It also returns "" if there are no handlers any more.
+        """
 
 
 class JobMember:
@@ -71,6 +74,10 @@ class JobMember:
         """Do not show the job by `show` any more."""
         with contextlib.suppress(ValueError):  # it was removed before
             self._shows.remove(show)
+
+    @property
+    def _show(self) -> Show | None:
+        return next(reversed(tuple(self._shows)), None)
 
     def release(self) -> None:
         """Let another process show the job, because the client of this process has ended."""
@@ -113,24 +120,23 @@ class JobMember:
             at_exit.call_last(self, self._finish)  # once more, after the client of this process
             return
         deadline = monotonic() + _EXIT_SEC
-        while self._shows and has_unread(self.name) and monotonic() < deadline:
+        while (show := self._show) is not None and has_unread(self.name) and monotonic() < deadline:
             if self._election.claim():
-                self._shows[-1](exits=True)
+                show(exits=True)
                 self._election.release()
             elif self._election.address() != gone:  # another process has become the client
                 return
-            else:
-                time.sleep(_LOOK_SEC)  # the client is about to end
+            time.sleep(_LOOK_SEC)  # the client is about to end
 
     def _recover(self, member: Membership) -> None:
         internal_threads.add(threading.get_ident())
         found = False
         try:
             found = self._find(member.options, member)
-        except RuntimeError:  # the interpreter exits, and no thread can be started: `_finish` does it
-            found = True
         except Exception as failure:
-            diagnose(f"job {self.name!r} cannot be shown by this process: {type(failure).__name__}: {failure}")
+            found = "interpreter shutdown" in str(failure)  # no thread can be started any more: `_finish` does it
+            if not found:
+                diagnose(f"job {self.name!r} cannot be shown by this process: {type(failure).__name__}: {failure}")
         finally:
             internal_threads.discard(threading.get_ident())
             if not found and not self._exits and membership.current() is member:
@@ -158,14 +164,19 @@ class JobMember:
 
     def _address(self) -> tuple[str, bool]:
         """Return the address of the job's client, and whether it is that of this process; "" if it is not known yet."""
-        if self._shows and self._election.claim():
+        if self._election.claimed:
+            return self._election.address(), True
+        show = self._show
+        if show is not None and self._election.claim():
             try:
-                address = run_whole(partial(self._shows[-1], exits=False))
-                self._election.publish(address)
+                address = run_whole(partial(show, exits=False))
+                if address:
+                    self._election.publish(address)
+                    return address, True
+                self._election.release()
             except BaseException:
                 self._election.release()
                 raise
-            return address, True
         return self._election.address(), False
 
     def forget(self) -> None:
