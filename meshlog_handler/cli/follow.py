@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import re
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,7 +38,7 @@ class Filters:
     backlog: int = 0
 
 
-class SafeOutput(io.TextIOBase):
+class SafeOutput:
     """Writes to stdout; escapes all that a terminal could take for a command."""
 
     encoding = "utf-8"
@@ -49,6 +51,10 @@ class SafeOutput(io.TextIOBase):
         sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
+    def isatty(self) -> bool:
+        """Return False: no progress bar is drawn here."""
+        return False
+
     def flush(self) -> None:
         """Flush stdout."""
         sys.stdout.flush()
@@ -56,20 +62,19 @@ class SafeOutput(io.TextIOBase):
 
 def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     """Show what the client shows until it ends. `BrokenPipeError` if stdout is closed."""
-    output: Any = SafeOutput()
-    formatter = JsonFormatter() if as_json else None
-    console = _Console(output, output, formatter)
+    output: Any = sys.stdout if as_json else SafeOutput()
+    console = ConsoleHandler(output, output, JsonFormatter() if as_json else None)
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
     observer.start_following(filters.level, filters.ranks, filters.backlog)
     told, due = 0, 0.0
-    while True:
-        items = observer.items(_seconds(dispatcher.deadline))
-        if items is None:
-            break
+    while (items := observer.items(_seconds(dispatcher.deadline))) is not None:
         now = monotonic()
-        dispatcher.dispatch([item for item in items if filters.pattern is None or _has(item, filters.pattern)], now)
-        dispatcher.expire(now)
-        dispatcher.end_tick()
+        with _uninterrupted():  # the dispatcher would take Ctrl-C for a failure of its handler
+            dispatcher.dispatch([item for item in items if filters.pattern is None or _has(item, filters.pattern)], now)
+            dispatcher.expire(now)
+            dispatcher.end_tick()
+        if console.failed:
+            raise BrokenPipeError
         if observer.dropped > told and now >= due:
             note(f"{observer.dropped - told:,} records are left out: they are shown faster than this command reads them")
             told, due = observer.dropped, deadline_after(_TOLD_SEC)
@@ -79,14 +84,23 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
         note(f"{observer.dropped - told:,} records were left out: they were shown faster than this command read them")
 
 
-class _Console(ConsoleHandler):
-    """A console whose reader may go away: that ends the command."""
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` at the end of this context if Ctrl-C came within it; at once after a second one."""
+    came: list[int] = []
 
-    def flush(self) -> None:
-        """Write all emitted records."""
-        super().flush()
-        if self.failed:
-            raise BrokenPipeError
+    def note_it(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _seconds(deadline: float | None) -> float | None:

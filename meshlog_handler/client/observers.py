@@ -180,7 +180,7 @@ class Observers:
         self._credit, self._ticked = float("inf"), 0.0  # seconds that may be spent on records; when it was counted
         self._here: deque[bytes] = deque()
         self._missed_here = 0
-        self._waking = False
+        self._waking = self._forgotten = False
         self._decoder = RecordDecoder({**own_fields(), "client": None}, _no_side_file)
         self._reactor: Reactor
 
@@ -318,6 +318,8 @@ class Observers:
 
     def handle_elsewhere(self, record: logging.LogRecord) -> None:
         """Take a record that another thread of this process shows itself. Any thread."""
+        if self._forgotten:
+            return
         if len(self._here) >= MAX_HERE:
             self._missed_here += 1
             return
@@ -417,6 +419,7 @@ class Observers:
 
     def forget(self) -> None:
         """In a forked child: close its copies."""
-        self._dispatcher.tap = None
+        self._forgotten = True
+        self._dispatcher.pause_tap(True)  # not `tap`, which takes locks that another thread may have held at the fork
         for observer in self._observers:
             observer.sock.close()

@@ -29,6 +29,7 @@ from meshlog_handler.testing import CollectedLogs, collected
 from meshlog_handler.transport import listener
 from meshlog_handler.transport.channel import Address, abstract, authenticate
 from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_PENDING
+from meshlog_handler.transport.runs import FILE
 from meshlog_handler.worker import membership
 from meshlog_handler.worker.membership import JoinOptions
 from tests.leaks import open_fds
@@ -369,7 +370,7 @@ def test_the_key_is_in_no_command_line() -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_key_of_a_mesh_is_in_no_command_line_repr_or_file(
+def test_the_key_of_a_mesh_is_in_one_private_file_and_in_no_command_line_or_repr(
     method: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mesh: ProcMesh = this_host().spawn_procs({"gpus": 2}, start_method=method, log_dir=str(tmp_path))
@@ -384,8 +385,11 @@ def test_the_key_of_a_mesh_is_in_no_command_line_repr_or_file(
             hide(address.key, repr(each).encode())
         kept = [path for path in (*tmp_path.rglob("*"), *Path(address.path).parent.iterdir()) if path.is_file()]
         assert len(kept) >= 4, "journals and files of lines"
+        (private,) = [path for path in kept if path.name == FILE]
+        assert private.stat().st_mode & 0o777 == 0o600
         for path in kept:
-            hide(address.key, path.read_bytes())
+            if path != private:
+                hide(address.key, path.read_bytes())
     said = capfd.readouterr()
     hide(address.key, (said.out + said.err).encode())
 

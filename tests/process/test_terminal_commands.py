@@ -129,6 +129,35 @@ def test_filters_of_follow(job: Meshlog, place: Path) -> None:
     assert len(rest[3].splitlines()) == 3
 
 
+def test_follow_ends_at_ctrl_c_and_when_its_reader_has_gone(place: Path) -> None:
+    code = f"{WAIT_FOR}\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): print('line', flush=True)"
+    with running(place, "run", "--", *PYTHON, code, str(place / "go")) as ran:
+        ran.until("line", 10)
+        command = [*MESHLOG, "follow"]
+        for end, expected in ("interrupt", 130), ("close", 141):
+            follower = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=importing(),
+                cwd=ROOT,
+                text=True,
+                start_new_session=True,
+            )
+            assert follower.stdout is not None
+            assert follower.stdout.readline() == "[0] line\n"
+            if end == "interrupt":
+                follower.send_signal(signal.SIGINT)
+                follower.stdout.read()
+            follower.stdout.close()
+            assert follower.wait(DEADLINE) == expected
+            assert follower.stderr is not None
+            assert "Traceback" not in follower.stderr.read()
+            follower.stderr.close()
+        release(place)
+        assert ran.wait() == 0
+
+
 def test_a_server_with_a_configuration_and_a_pool(place: Path) -> None:
     code = """
 import logging, logging.config, sys

@@ -13,6 +13,7 @@ from meshlog_handler.errors import SettingError
 READ: dict[str, tuple[Callable[[dict[str, str]], object], object]] = {
     settings.ENABLE_LOG_FORWARDING: (settings.forwarding_enabled, True),
     settings.PREFIX_WITH_RANK: (settings.prefix_with_rank, True),
+    settings.OBSERVE: (settings.observe, True),
     settings.AGGREGATE_WINDOW_SEC: (settings.aggregate_window_sec, None),
     settings.MAX_LINE_SIZE: (settings.max_line_size, 16 * 1024),
     settings.JOURNAL_SIZE: (settings.journal_size, 1 << 20),
