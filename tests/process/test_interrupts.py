@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import multiprocessing
 import os
 import queue
 import signal
@@ -28,6 +29,7 @@ from meshlog_handler.system.shielded import run_whole
 from meshlog_handler.testing import RecordCollector
 
 from ..waiting import until
+from .procs import started as procs_started
 
 FILES = (str(Path(meshlog_handler.__file__).parent), threading.__file__, concurrent.futures._base.__file__)
 DEADLINE = 30.0
@@ -101,6 +103,28 @@ def test_an_interrupt_of_a_client_leaves_no_threads_or_descriptors(
         until(lambda: (threading.active_count(), descriptors()) == (threads, fds), what=f"nothing left after place {place}")
         place += 1
     assert place > 5
+
+
+def test_an_interrupt_while_a_stopped_worker_is_asked_for_its_stacks_leaves_no_descriptors() -> None:
+    with LogClient(RecordCollector()) as client:
+        ours, theirs = multiprocessing.Pipe()
+        with ours, theirs, procs_started("fork", join_and_wait, [(client.address, theirs)]) as procs:
+            ours.recv()
+            os.kill(procs[0].pid or 0, signal.SIGSTOP)
+            client.stacks(timeout=0.05)
+            before = left()
+            place = 0
+            interrupted = True
+            while interrupted:
+                interrupted = interrupt_at(place, partial(client.stacks, timeout=0.05))
+                place += 5
+                until(lambda: left() == before, what=f"nothing left after place {place}")
+
+
+def join_and_wait(address: str, ready: Any) -> None:
+    meshlog_handler.install(address, capture=False)
+    ready.send(None)
+    ready.recv()
 
 
 def installed(address: str) -> Callable[[], object]:
