@@ -212,6 +212,10 @@ def clean(parent: str) -> list[str]:
         try:
             lock = os.open(path if name.startswith(JOB) else os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
+            if name.startswith(_RUN):
+                with contextlib.suppress(OSError):  # it is not the empty one of a client that was killed while it removed it
+                    os.rmdir(path)
+                    removed.append(path)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

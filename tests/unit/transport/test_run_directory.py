@@ -130,6 +130,13 @@ def test_no_directory_remains_if_no_descriptor_is_left(
     assert os.listdir(parent) == []
 
 
+def test_directory_that_a_killed_client_has_emptied_is_removed(parent: Path) -> None:
+    emptied = parent / "run-emptied"
+    emptied.mkdir()
+    assert clean(str(parent)) == [str(emptied)]
+    assert not emptied.exists()
+
+
 def test_unrelated_files_are_kept(parent: Path) -> None:
     (parent / "notes.txt").write_text("mine")
     (parent / "directory").mkdir()
