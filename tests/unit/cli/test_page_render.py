@@ -22,15 +22,20 @@ class Scripts(html.parser.HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.texts: list[str] = []
+        self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag in ("script", "style"):
+        self._inside = tag in ("script", "style")
+        if self._inside:
             self.texts.append("")
 
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
     def handle_data(self, data: str) -> None:
-        if self.cdata_elem is not None:
+        if self._inside:
             self.texts[-1] += data
 
 
