@@ -187,6 +187,8 @@ class MeshHandler(logging.Handler):
         run_whole(partial(super().__init__, level))
         self._on_full, self.record_stream, self._replaced = on_full, None, None
         self.sink, self._ordinal = sink, ordinal
+        self.made, self._show = 0, None  # the original takes part in its job
+        self._of_job = True  # a route by name, which is valid with and without a job
         address, self.route = (None, None) if sink is not None else client
         if sink is None:
             run_whole(partial(self._start, address, None, partial(Sink, (), True, settings.aggregate_window_sec())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import sys
@@ -23,6 +24,7 @@ from .tables import HEAD, ORDERS, RIGHT, Row, heading, rows_of, text_table
 
 _STYLES: Final = {"dead": "bold red", "stopped": "magenta", "errors": "red", "silent": "yellow", "behind": "cyan", "": ""}
 _KEYS: Final = {b"\x1b[A": -1, b"\x1b[B": 1, b"\x1bOA": -1, b"\x1bOB": 1, b"k": -1, b"j": 1, b"\x1b[5~": -20, b"\x1b[6~": 20}
+_KEY: Final = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
 _PAUSE_SEC: Final = 0.05
 
 
@@ -77,13 +79,14 @@ def show_live(observer: Observer, interval: float) -> None:
             first = max(0, min(first, len(rows) - room))
             live.update(_screen(insight, about, rows[first : first + room], f"{order}, {len(rows)} ranks from {first + 1}"))
             live.refresh()
-            key = _key(due)
-            if key in (b"q", b"Q", b"\x03"):
-                break
-            if key in (b"s", b"S"):
-                names = list(ORDERS)
-                order, first = names[(names.index(order) + 1) % len(names)], 0
-            first += _KEYS.get(key, 0)
+            for key in _pressed(due):
+                over = over or key in (b"q", b"Q", b"\x03")
+                if key in (b"s", b"S"):
+                    names = list(ORDERS)
+                    order, first = names[(names.index(order) + 1) % len(names)], 0
+                first += _KEYS.get(key, 0)
+            if over:
+                return
             if monotonic() >= due:
                 try:
                     insight, due = observer.insight(), deadline_after(interval)
@@ -123,16 +126,16 @@ def _keys() -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _key(due: float) -> bytes:
-    """Return the bytes of the next key, or b"" at the time `due`, or sooner if the size of the terminal changes."""
+def _pressed(due: float) -> list[bytes]:
+    """Return the next keys, or none at the time `due`, or sooner if the size of the terminal changes."""
     fd = sys.stdin.fileno()
     try:
         ready, _, _ = select.select([fd], [], [], seconds_until(due))
     except InterruptedError:
-        return b""
+        return []
     if not ready:
-        return b""
+        return []
     data = os.read(fd, 32)
     if not data:  # the terminal is gone
         raise KeyboardInterrupt
-    return data
+    return _KEY.findall(data)  # several, if they came while the table was drawn

@@ -228,15 +228,20 @@ class Observer:
                     yield template.build(values)
 
     def start_following(self, level: int = 0, ranks: Iterable[int] | None = None, backlog: int = 0) -> None:
-        """Ask for what `items` then returns."""
+        """Ask for what `items` then returns. Returns when the client has begun."""
         wanted = None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
         self._send(Follow(settings.check_level(level), wanted, min(max(0, backlog), MAX_BACKLOG)))
+        self.about()  # questions are answered in order
 
     def items(self, timeout: float | None) -> list[Item] | None:
-        """Return the next items, none after `timeout` seconds (None: no limit), and None after the client has ended."""
+        """Return the next items, and None after the client has ended.
+
+        It returns none after `timeout` seconds (None: no limit), or when only `dropped` has changed.
+        """
         deadline = deadline_after(timeout)
         while not self._segments:
-            if not self._receive(deadline):
+            received = self._receive(deadline)
+            if not self._segments and (self._left_out or not received):
                 self.dropped, self._left_out = self.dropped + self._left_out, 0
                 return None if self._ended else []
         segment, left_out = self._segments.popleft()

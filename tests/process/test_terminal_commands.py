@@ -212,14 +212,13 @@ def test_an_observer_that_does_not_read_is_told_how_much_it_missed() -> None:
     count = 60_000
     with LogClient(Discarding()) as client, Observer.connect(client.address) as observer:
         observer.start_following()
-        observer.about()  # from here on, it follows
         run_python("-c", LOGS, str(count), env=client.environ())
         receipt = client.flush()
         assert (receipt.dropped, client.stats().received) == (0, count)
         seen = 0
         while seen + observer.dropped < count:
             items = observer.items(DEADLINE)
-            assert items
+            assert items is not None
             seen += len(items)
         assert 0 < observer.dropped < count
 

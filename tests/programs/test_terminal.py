@@ -115,7 +115,7 @@ def test_top_shows_the_ranks_of_a_run_and_obeys_keys(tmp_path: Path) -> None:
             wait_for(["0", "1", "2", "3", "4"])
             os.write(outer, b"\x1b[B")
             wait_for(["0", "1", "2", "3", "4"])  # there is no more to scroll to
-            os.write(outer, b"q")
+            os.write(outer, b"\x1b[Bq")  # two keys at once
             assert top.wait(DEADLINE) == 0
             assert termios.tcgetattr(inner) == before
         finally:
