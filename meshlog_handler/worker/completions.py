@@ -19,6 +19,7 @@ class Completions:
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Awaited[bool]] = {}
+        self._closed = False
 
     def ask(self, post: Callable[[Message], bool], timeout: float | None) -> bool:
         """Send a request with `post`; return whether the client has shown everything within `timeout` seconds."""
@@ -28,7 +29,7 @@ class Completions:
         number, future = next(self._numbers), Awaited[bool]()
         self._waiting[number] = future
         try:
-            if not post(Complete(number, seconds)):
+            if self._closed or not post(Complete(number, seconds)):  # `close` sets it before it looks for those who wait
                 return False
             return finished(future, None if seconds is None else seconds + _MARGIN_SEC) and future.result()
         finally:
@@ -40,6 +41,7 @@ class Completions:
 
     def close(self) -> None:
         """Let all calls of `ask` return False, because the client is gone."""
+        self._closed = True
         for number in tuple(self._waiting):
             self._give(number, False)
 

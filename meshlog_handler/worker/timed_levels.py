@@ -10,7 +10,7 @@ from typing import Any
 
 from ..system.waits import monotonic, seconds_until
 
-Saved = tuple[dict[str, int], list[tuple[float, int, str, int]]]
+Saved = tuple[dict[str, int], list[tuple[float, int, str, int]], dict[str, int]]
 
 
 def level_of(name: str) -> int:
@@ -34,6 +34,7 @@ class TimedLevels:
         self._reverts: list[tuple[float, int, str, int]] = []
         self._reverting: dict[str, int] = {}
         self._first: dict[str, int] = {}
+        self._set: dict[str, int] = {}  # the levels that commands have set; what the program has set since then stays
         self._ids = itertools.count()
 
     def changed(self, before: Mapping[str, int], for_sec: float | None) -> None:
@@ -49,17 +50,18 @@ class TimedLevels:
         for name, level in before.items():
             level = self._reverting.pop(name, level)
             self._first.setdefault(name, level)
+            self._set[name] = level_of(name)
             if for_sec is not None:
                 self._reverting[name] = level
                 heapq.heappush(self._reverts, (monotonic() + for_sec, next(self._ids), name, level))
 
     def saved(self) -> Saved:
         """Return the reverts that are due later, for `load`."""
-        return dict(self._reverting), list(self._reverts)
+        return dict(self._reverting), list(self._reverts), dict(self._set)
 
     def load(self, saved: Saved) -> None:
         """Undo the calls of `changed` since `saved`."""
-        self._reverting, self._reverts = saved
+        self._reverting, self._reverts, self._set = saved
 
     def revert_due(self) -> float | None:
         """Revert the levels whose time is over; return the seconds until the next revert, or None."""
@@ -69,11 +71,15 @@ class TimedLevels:
                 return wait
             _, _, name, level = heapq.heappop(self._reverts)
             self._reverting.pop(name, None)
-            logging.getLogger(name or None).setLevel(level)
+            self._reset(name, level)
         return None
 
     def restore(self) -> None:
-        """Set each logger back to its level before the first command for it."""
+        """Set each logger back to its level before the first command for it, unless the program has set another one."""
         while self._first:
-            name, level = self._first.popitem()
+            self._reset(*self._first.popitem())
+
+    def _reset(self, name: str, level: int) -> None:
+        if level_of(name) == self._set.get(name):
+            self._set[name] = level
             logging.getLogger(name or None).setLevel(level)

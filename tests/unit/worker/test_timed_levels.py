@@ -79,9 +79,32 @@ def test_what_was_saved_is_due_again_after_load(clock: Clock, logger: logging.Lo
     saved = levels.saved()
     change(levels, 20)
     assert levels.revert_due() is None
+    logger.setLevel(10)  # as the rollback does
     levels.load(saved)
     clock.now += 5
     assert (levels.revert_due(), logger.level) == (None, logging.ERROR)
+
+
+def test_a_level_that_the_program_has_set_since_then_stays(clock: Clock, logger: logging.Logger) -> None:
+    levels = TimedLevels()
+    change(levels, 10, 5)
+    logger.setLevel(40)
+    clock.now += 5
+    assert (levels.revert_due(), logger.level) == (None, 40)
+    change(levels, 10)
+    logger.setLevel(30)
+    levels.restore()
+    assert logger.level == 30
+
+
+def test_a_restored_level_is_that_before_the_first_command(clock: Clock, logger: logging.Logger) -> None:
+    levels = TimedLevels()
+    change(levels, 20)
+    change(levels, 10, 5)
+    clock.now += 5
+    assert (levels.revert_due(), logger.level) == (None, 20)
+    levels.restore()
+    assert logger.level == logging.ERROR
 
 
 @pytest.mark.parametrize(

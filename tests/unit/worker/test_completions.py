@@ -1,0 +1,33 @@
+"""Requests that wait for the client's reply."""
+
+from __future__ import annotations
+
+from meshlog_handler.protocol.messages import Complete, Completed, Message
+from meshlog_handler.worker.completions import Completions
+
+
+def test_a_reply_ends_the_wait() -> None:
+    completions = Completions()
+
+    def post(message: Message) -> bool:
+        assert isinstance(message, Complete)
+        completions.note(Completed(message.number, True))
+        return True
+
+    assert completions.ask(post, None)
+
+
+def test_a_request_after_the_end_of_the_connection_does_not_wait() -> None:
+    completions = Completions()
+    completions.close()
+    assert not completions.ask(lambda message: True, None)
+
+
+def test_a_request_at_the_end_of_the_connection_does_not_wait() -> None:
+    completions = Completions()
+
+    def post(message: Message) -> bool:
+        completions.close()
+        return True
+
+    assert not completions.ask(post, None)
