@@ -21,6 +21,7 @@ from .setup_state import Loggers, Setup
 
 # No deadline for a single example: on a busy machine it depends more on the machine than on the code.
 hypothesis.settings.register_profile("meshlog", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("brief", deadline=None, print_blob=True, max_examples=20)  # see .ci/run
 hypothesis.settings.load_profile("meshlog")
 
 # Variables of a launcher. A test run inside a Slurm job or torchrun is not one of its ranks.

@@ -6,12 +6,17 @@ dispatch, client.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
+from .messages import explain, fail
 from .parser import COMMANDS, listed, make_parser, meant
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +26,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _leave_bundle()
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _start(words)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as failure:
+        if failure.errno not in _FULL:
+            raise
+        return fail(f"stdout: {explain(failure)}", 1)
+    finally:
+        lost = _let_go()
+        if argv is None:
+            # The process exits. Another Ctrl-C must not print a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The exit code of some commands is that of what they run. They have said that its output is lost.
+    return fail(f"stdout: {lost}", 1) if lost and code == 0 and words[0] not in ("run", "exec", "serve") else code
+
+
+def _start(words: list[str]) -> int:
+    """Parse the arguments, run the command, and return its exit code."""
     # All words after the first -- belong to the command.
     at = words.index("--") if "--" in words else len(words)
     parser, _ = make_parser({next((word for word in words[:at] if not word.startswith("-")), None)})
@@ -38,15 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.action(options, words[at + 1 :], at < len(words))
     except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 141
-    finally:
-        _let_go()
-        if argv is None:
-            # The process exits. Another Ctrl-C must not print a traceback.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 
@@ -59,13 +76,20 @@ def _leave_bundle() -> None:
             os.environ["LD_LIBRARY_PATH"] = before
 
 
-def _let_go() -> None:
-    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code."""
+def _let_go() -> str:
+    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code.
+
+    Returns why output for stdout was lost, or "". A reader that has gone wants no more.
+    """
+    lost = ""
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
-        except OSError:
+        except OSError as failure:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, fd)
             os.close(null)
+            if fd == 1 and failure.errno in _FULL:
+                lost = explain(failure)
+    return lost

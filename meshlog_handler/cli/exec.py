@@ -92,6 +92,7 @@ def become(command: tuple[str, ...], address: str) -> NoReturn:
         raise
     link.outlive_exec()
     environment = settings.captured({**os.environ, settings.ADDRESS: address})
+    environment.pop(settings.JOB, None)  # it goes before the address
     if welcome.rank is not None:
         environment.update(settings.pipes(welcome.rank, [writer for _, writer in ends]))
     if settings.rank() is None:  # records of the program get the same rank as its output

@@ -33,17 +33,16 @@ _GIVEN_UP_SEC: Final = 1.0
 
 def answer(client: LogClient, since: float, question: Ask) -> Reply:
     """Return the reply to a question. `since` is when the client was started."""
-    value: Any = None
+    encoded = pack(None)
     fault = error = ""
     try:
-        value = _answer(client, question, since)
+        encoded = pack(_answer(client, question, since))
     except FlushTimeout as failure:
-        value, fault, error = _plain_receipt(failure.receipt), "FlushTimeout", str(failure)
+        encoded, fault, error = pack(_plain_receipt(failure.receipt)), "FlushTimeout", str(failure)
     except MeshlogError as failure:
         fault, error = type(failure).__name__, str(failure)
     except Exception as failure:  # the observer gets the reason, and the client goes on
         fault, error = "MeshlogError", describe(failure)
-    encoded = pack(value)
     if len(encoded) > MAX_REPLY:
         encoded, fault, error = pack(None), "MeshlogError", f"the answer has more than {MAX_REPLY >> 20} MiB"
     return Reply(question.request, encoded, fault, error)

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from .. import settings
 from ..dispatch.dispatcher import Dispatcher
-from ..errors import ClosedError
+from ..errors import ClosedError, SettingError
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
 from ..system import at_exit, live_clients, unpatched
@@ -119,6 +119,7 @@ class LogClient(Requests):
         job: str | None = None,
     ) -> None:
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
+        self._job: str | None = None
         super().__init__(handlers, queue, respect_handler_level, window)
         self._log_dir = settings.check_directory(log_dir)
         env = os.environ if upstream is None else {}  # a relay passes everything on
@@ -136,7 +137,11 @@ class LogClient(Requests):
         self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
         self._hang_watch: HangWatch | None = None
         self._upstream = upstream
+        if job is None and self._reads_queue:
+            job = ""  # MESHLOG_JOB is for clients that no queue belongs to
         self._job = settings.check_job(job) if job != "" and upstream is None else None
+        if self._job is not None and self._reads_queue:
+            raise SettingError(_no_queue(self._job))
         self.sinks.never_direct = self._job is not None  # also before the start: an earlier client's files are looked at first
         self._member: JobMember | None = None
         self._succession: Succession | None = None
@@ -416,7 +421,10 @@ class LogClient(Requests):
 
     def environ(self) -> dict[str, str]:
         """Return a copy of this process's environment, with the settings that a subprocess needs to join."""
-        return {**os.environ, settings.ADDRESS: self.address}
+        environ = {**os.environ, settings.ADDRESS: self.address}
+        if self._job is None:
+            environ.pop(settings.JOB, None)  # it goes before the address
+        return environ
 
     def _end(self) -> None:
         self._core.end()
@@ -488,6 +496,11 @@ class LogClient(Requests):
             mark=leftover.mark,
         )
 
+    def _check_queue(self, source: object) -> None:
+        super()._check_queue(source)
+        if self._job is not None:
+            raise SettingError(_no_queue(self._job))
+
     def _end_job(self) -> None:
         """Let another process show the job."""
         succession, self._succession = self._succession, None
@@ -516,3 +529,7 @@ class LogClient(Requests):
         self._mailbox.forget()
         self._rundir.forget()
         self.registry.forget()
+
+
+def _no_queue(job: str) -> str:
+    return f"job={job!r} and a queue cannot be used together: any process may show the job, and one has the queue. Use job=''."

@@ -388,6 +388,7 @@ class Observers:
         if observer not in self._observers:
             return
         self._observers.discard(observer)
+        observer.asked.clear()
         self._reactor.attend(observer.sock, 0, partial(self._ready, observer))
         observer.sock.close()
         if observer.follows is not None:

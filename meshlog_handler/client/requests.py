@@ -63,6 +63,7 @@ class Requests(Listening):
     own_token: str
     stack_collector: StackCollector
     _core: ClientLoop
+    _job: str | None
     _mailbox: Mailbox
     _listener: Listener
     _log_dir: str | None
@@ -106,7 +107,7 @@ class Requests(Listening):
         future: Future[FlushReceipt] = Awaited()
         future.set_running_or_notify_cancel()  # a caller that stops waiting (asyncio cancels the future) does not end the flush
         seconds = check_timeout(timeout)
-        begin = partial(self._core.flush, future, float("inf") if seconds is None else seconds, chosen)
+        begin = partial(self._loop().flush, future, float("inf") if seconds is None else seconds, chosen)
         self._post(begin, future, gives=False)
         return future
 
@@ -124,9 +125,17 @@ class Requests(Listening):
             while not finished(future, seconds) and progress != self._core.progress:
                 progress = self._core.progress
 
+    def _loop(self) -> ClientLoop:
+        """Return the loop; raise `ClosedError` if this process has none."""
+        if hasattr(self, "_core"):
+            return self._core
+        if self._job is None:
+            raise ClosedError("this LogClient does not run: call start(), or use it in a with statement.")
+        raise ClosedError(f"another process shows job {self._job!r}. To wait until it has shown everything, call complete().")
+
     def next_request(self) -> int:
         """Return the request number for a command."""
-        return self._core.commands.number()
+        return self._loop().commands.number()
 
     def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
         """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
@@ -180,7 +189,7 @@ class Requests(Listening):
             self._window = window
         future: Switched = Awaited()
         future.set_running_or_notify_cancel()
-        begin = partial(self._core.switches.begin, future, window, streaming, chosen, mesh, default)
+        begin = partial(self._loop().switches.begin, future, window, streaming, chosen, mesh, default)
         if threading.current_thread() is self._thread:
             begin()
         elif not wait:
@@ -251,7 +260,7 @@ class Requests(Listening):
 
     def find(self, timeout: float) -> Findings:
         """Return what `insight` is made of."""
-        return find(self._core.insights, self.ask, timeout)
+        return find(self._loop().insights, self.ask, timeout)
 
     def adopt(self, pid: int, rank: int | None, local_rank: int | None, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.

@@ -125,7 +125,7 @@ class Follow(Message):
             raise ProtocolError(f"invalid backlog: expected 0 to {MAX_BACKLOG}")
 
 
-FROM_OBSERVER = (Ask, Follow)
+FROM_OBSERVER = (AskAbout, AskStats, AskInsight, AskStacks, AskFlush, AskLevel, Follow)
 """What a client accepts from an observer."""
 
 # -- from the client ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import random
 import signal
 import socket
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import LogClient, MeshHandler, install, uninstall
-from meshlog_handler.errors import SettingError
+from meshlog_handler.errors import ClosedError, SettingError
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Address, peer_pid
 from meshlog_handler.transport.election import Election
@@ -180,6 +181,8 @@ def test_one_of_two_clients_shows_and_the_other_takes_over(restored_logging: log
         pid = until(shown_by, DEADLINE)
         with LogClient(collector, job="shop") as client:
             assert (pid, client.running) == (other.pid, False)
+            with pytest.raises(ClosedError, match="another process shows job 'shop'"):
+                client.flush()
             install(client.address, capture=False)
             restored_logging.info("forwarded")
             until(lambda: "forwarded" in lines(path), DEADLINE)
@@ -209,6 +212,26 @@ def test_the_environment_names_the_job(
 def test_a_bad_name_is_an_error_that_says_what_is_valid(name: object) -> None:
     with pytest.raises(SettingError, match="letters, digits"):
         MeshHandler(job=name)  # type: ignore[arg-type]  # a wrong type, too
+
+
+def test_a_job_and_a_queue_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match="a queue cannot be used together"):
+        LogClient(queue=queue.Queue(), job="shop")
+    with pytest.raises(SettingError, match="a queue cannot be used together"):
+        LogClient(job="shop").listen(queue.Queue())
+    monkeypatch.setenv("MESHLOG_JOB", "shop")
+    assert LogClient(queue=queue.Queue()).job is None
+
+
+def test_processes_that_a_client_without_a_job_starts_join_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHLOG_JOB", "shop")
+    with LogClient(RecordCollector(), job="") as client:
+        assert "MESHLOG_JOB" not in client.environ()
+
+
+def test_a_client_that_was_not_started_says_so() -> None:
+    with pytest.raises(ClosedError, match="does not run"):
+        LogClient(job="").flush()
 
 
 def test_a_job_and_an_address_exclude_each_other() -> None:

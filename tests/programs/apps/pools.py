@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 import usual
@@ -41,8 +41,10 @@ def main(kind: str, method: str) -> None:
     elif kind == "executor-broken":
         with ProcessPoolExecutor(1, context, initializer) as pool:
             log.info("result %d", pool.submit(work, 7).result())
+            future = pool.submit(dies, 8)
+            wait([future])  # so that `result` always raises at the same line
             try:
-                pool.submit(dies, 8).result()
+                future.result()
             except BrokenProcessPool:
                 log.exception("the pool is broken")
     elif kind == "pool":
