@@ -76,11 +76,11 @@ def _key(exc_info: Any) -> tuple[object, ...] | None:
         or getattr(error, "__notes__", None) is not None
     ):
         return None
-    found: list[object] = [kind]
+    found: list[object] = [kind, kind.__module__, kind.__qualname__]  # a program may change the names
     while trace is not None:
         found += (id(trace.tb_frame.f_code), trace.tb_lasti, trace.tb_lineno)
         trace = trace.tb_next
-    return tuple(found) if 1 < len(found) <= 1 + 3 * _MAX_FRAMES else None
+    return tuple(found) if 3 < len(found) <= 3 + 3 * _MAX_FRAMES else None
 
 
 @lru_cache(maxsize=256)
