@@ -29,6 +29,9 @@ _PARTICULAR: Final = (
 _MESSAGE: Final = 3
 """The index of the message in a failure."""
 
+_FAILED: Final = "<exception str() failed>"
+"""What `traceback` writes for an exception whose ``__str__`` raises."""
+
 _numbers: Final = itertools.count(1)
 
 
@@ -110,7 +113,7 @@ def learn(exc_info: Any, text: str, failure: Failure) -> KnownTrace | None:
     """Note a traceback with its text and failure; return None if later ones cannot be derived from it."""
     key = _key(exc_info)
     message = failure[_MESSAGE] if failure else None
-    if key is None or message is None:
+    if key is None or message in (None, _FAILED):
         return None
     prefix = text.removesuffix(f": {message}") if message else text
     skeleton = with_message(failure, "")

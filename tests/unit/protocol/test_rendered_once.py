@@ -26,3 +26,34 @@ def test_a_type_with_a_new_name_is_another_type() -> None:
     assert known_traces.find(record.exc_info) is not None
     Renamed.__module__ = "elsewhere"
     assert known_traces.find(record.exc_info) is None
+
+
+def test_an_exception_and_the_arguments_are_rendered_once() -> None:
+    calls: list[str] = []
+
+    class Counted(Exception):
+        def __str__(self) -> str:
+            calls.append("error")
+            return "text"
+
+    class Argument:
+        def __str__(self) -> str:
+            calls.append("argument")
+            return "text"
+
+    record = _failed(Counted())
+    record.msg, record.args = "failed %s", (Argument(),)
+    encode_record(record, SchemaTable())
+    assert sorted(calls) == ["argument", "error"]
+
+
+def test_an_exception_without_a_text_is_not_known() -> None:
+    class Unshown(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    table = SchemaTable()
+    for _ in range(3):
+        record = _failed(Unshown())
+        assert b"<exception str() failed>" in encode_record(record, table).data
+        assert known_traces.find(record.exc_info) is None
