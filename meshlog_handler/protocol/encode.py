@@ -152,7 +152,7 @@ class RecordEncoder:
         trace = known_traces.learn(record.exc_info, str(text), failure)  # type: ignore[arg-type]  # a failure
         if trace is None:
             return None
-        shape = self._shape = self._shape or _rendered(record)
+        shape = self._shape = self._shape or _rendered(record, rendered)
         return _encode_shape(record, shape, table, self._route, trace)
 
 
@@ -235,8 +235,11 @@ def _fits(msg: str, shape: Shape) -> bool:
     return are_texts(msg, codes) if isinstance(args, int) else OBJECT not in codes
 
 
-def _rendered(record: logging.LogRecord) -> Shape:
-    """Return the shape of a record, with texts in place of objects; raise `ValueError` if no schema can have it."""
+def _rendered(record: logging.LogRecord, done: Rendered | None = None) -> Shape:
+    """Return the shape of a record, with texts in place of objects; raise `ValueError` if no schema can have it.
+
+    If the record is rendered already, the texts are from `done`: no code of the program runs again.
+    """
     shape = shape_of(record)
     if shape is None or not _fits(record.msg, shape):
         raise ValueError("a value whose text is not known from what is sent of it")
@@ -244,7 +247,11 @@ def _rendered(record: logging.LogRecord) -> Shape:
     keys = args if isinstance(args, tuple) else ()
     if not _TEXTS.issuperset(map(type, (*names, *keys))) or not _NOT_NAMED.isdisjoint(names):
         raise ValueError("a name that is no text, or is reserved")
-    sent = [text_of(each) if code == OBJECT else each for each, code in zip(values, codes, strict=True)]
+    texts: tuple[object, ...] = values
+    if done is not None:
+        own = done.args if type(done.args) is tuple else values[: len(values) - len(names)]
+        texts = (*own, *(done.ours["failure"][3] if name == ERROR else done.named[name] for name in names))  # type: ignore[index]  # a failure
+    sent = [text_of(text) if code == OBJECT else each for each, text, code in zip(values, texts, codes, strict=True)]
     return args, names, tuple(sent), codes
 
 

@@ -29,6 +29,9 @@ _PARTICULAR: Final = (
 _MESSAGE: Final = 3
 """The index of the message in a failure."""
 
+_FAILED: Final = "<exception str() failed>"
+"""What `traceback` writes for an exception whose ``__str__`` raises."""
+
 _numbers: Final = itertools.count(1)
 
 
@@ -76,11 +79,11 @@ def _key(exc_info: Any) -> tuple[object, ...] | None:
         or getattr(error, "__notes__", None) is not None
     ):
         return None
-    found: list[object] = [kind]
+    found: list[object] = [kind, kind.__module__, kind.__qualname__]  # a program may change the names
     while trace is not None:
         found += (id(trace.tb_frame.f_code), trace.tb_lasti, trace.tb_lineno)
         trace = trace.tb_next
-    return tuple(found) if 1 < len(found) <= 1 + 3 * _MAX_FRAMES else None
+    return tuple(found) if 3 < len(found) <= 3 + 3 * _MAX_FRAMES else None
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +113,7 @@ def learn(exc_info: Any, text: str, failure: Failure) -> KnownTrace | None:
     """Note a traceback with its text and failure; return None if later ones cannot be derived from it."""
     key = _key(exc_info)
     message = failure[_MESSAGE] if failure else None
-    if key is None or message is None:
+    if key is None or message in (None, _FAILED):
         return None
     prefix = text.removesuffix(f": {message}") if message else text
     skeleton = with_message(failure, "")
