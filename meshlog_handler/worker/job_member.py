@@ -144,22 +144,26 @@ class JobMember:
 
     def _find(self, options: JoinOptions, lost: Membership | None) -> bool:
         """Claim the job or join its client, until either succeeds or the time is over; return whether one did."""
-        deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
         with self._lock:
-            while not self._exits and (lost is None or (membership.current() is lost and not lost.left)):
-                address, own = self._address()
-                if address and (lost is None or address != lost.options.address):
-                    joined = options.replaced(address=address, capture=options.capture and not own)
-                    with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
-                        if lost is None:
-                            membership.join(joined)
-                        else:
-                            membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
-                        return True
-                if monotonic() >= deadline:
-                    return False
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_LOOK_SEC)
+            return self._look(options, lost)
+
+    def _look(self, options: JoinOptions, lost: Membership | None) -> bool:
+        """Do what `_find` does. The loop is not in the `with`: an interrupt at its end would leave the lock locked."""
+        deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
+        while not self._exits and (lost is None or (membership.current() is lost and not lost.left)):
+            address, own = self._address()
+            if address and (lost is None or address != lost.options.address):
+                joined = options.replaced(address=address, capture=options.capture and not own)
+                with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
+                    if lost is None:
+                        membership.join(joined)
+                    else:
+                        membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
+                    return True
+            if monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK_SEC)
         return True
 
     def _address(self) -> tuple[str, bool]:

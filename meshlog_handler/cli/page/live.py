@@ -44,7 +44,7 @@ class LivePage:
         self._waiting = 0
         self._version = 0
         self._snapshot = ""
-        self._over = False
+        self._over = self._complete = False
         self._closed = False
         self._insight = _NOTHING
         loops = (self._follow, self._publish)
@@ -64,8 +64,8 @@ class LivePage:
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended."""
-        return self._over
+        """Whether the run has ended, and there will be no other snapshot."""
+        return self._complete
 
     def wait(self, version: int) -> tuple[int, str]:
         """Return a snapshot that is newer than `version`, and its version, or the same version and "" after a second."""
@@ -132,6 +132,13 @@ class LivePage:
         return [Event(record.created, each, record.levelno, source, text, share) for each in ranks]
 
     def _publish(self) -> None:
+        try:
+            self._publish_until_over()
+        finally:
+            self._complete = True
+            self._asker.close()
+
+    def _publish_until_over(self) -> None:
         pause = 0.0
         while not self._closed:
             with self._changed:
@@ -151,7 +158,6 @@ class LivePage:
             end = begun + pause
             while monotonic() < end and not self._over and not self._closed:
                 time.sleep(_READ_SEC)
-        self._asker.close()
 
     def _make(self, over: bool) -> str:
         with contextlib.suppress(ClosedError):  # the run has just ended: its last state stays

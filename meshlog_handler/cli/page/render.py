@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -31,8 +33,23 @@ def render(data: Mapping[str, Any] | None) -> str:
 
 
 def embedded(data: Any) -> str:
-    """Return data as JSON that ends no element and begins no comment."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+    """Return data as JSON that ends no element and begins no comment. The largest numbers stand for infinite ones."""
+    dumps = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text = dumps(data)
+    except ValueError:
+        text = dumps(_finite(data))
+    return text.translate(_ESCAPED)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return 0.0 if math.isnan(data) else math.copysign(sys.float_info.max, data)
+    return data
 
 
 @cache

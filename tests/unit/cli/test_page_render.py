@@ -7,9 +7,11 @@ import hashlib
 import html.parser
 import json
 import re
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 
 from meshlog_handler.cli.page.render import embedded, render
 
@@ -54,6 +56,11 @@ def test_data_stays_data(data: object) -> None:
     text = embedded(data)
     assert re.search("[<>&\u2028\u2029\n]", text) is None
     assert json.loads(text) == data
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    strict = json.loads(embedded({"a": [1.5, float("inf"), -float("inf"), float("nan")]}), parse_constant=pytest.fail)
+    assert strict == {"a": [1.5, sys.float_info.max, -sys.float_info.max, 0.0]}
 
 
 def test_the_page_has_the_same_elements_whatever_its_data_is() -> None:
