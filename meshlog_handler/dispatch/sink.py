@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from logging import LogRecord
 from threading import get_ident
 from types import NoneType
@@ -31,14 +31,13 @@ from .wrapped_handlers import (
     filter_of,
     formats_exceptions,
     formatter_of,
+    handles_as_logging,
     without_text,
     writes_text,
 )
 
 if TYPE_CHECKING:  # a worker needs no more
     from ..grouping.aggregator import Aggregator
-
-_HANDLE: Final = logging.Handler.handle
 
 
 class Sink:
@@ -117,7 +116,7 @@ class Sink:
         found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
         plan = _plan(found)
         if self._tap is not None:
-            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, (), None, False)])
+            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, False, False)])
         if not any(isinstance(handler, NamedHandler) for handler in found):
             self.handlers = tuple(found)
             self._plan = plan
@@ -165,16 +164,16 @@ class Sink:
             indifferent, steps = plan
             shown = record if indifferent else _with(record, own_info())
             level = record.levelno
-            for handler, formatter, filters, emit, flush in steps:
+            for handler, formatter, standard, flush in steps:
                 if level < handler.level and self.respect_handler_level:
                     continue
                 if indifferent and handler.formatter is not formatter:
                     self._plan, indifferent = None, False  # the formatter may need what a client adds
                     shown = _with(record, own_info())
                 try:
-                    if emit is not None and not filters:  # as `logging.Handler.handle`, at half the cost
+                    if standard and not handler.filters:  # as `logging.Handler.handle`, at half the cost
                         with handler.lock:
-                            emit(shown)
+                            handler.emit(shown)
                     else:
                         filtered = True
                         handler.handle(shown)
@@ -185,8 +184,8 @@ class Sink:
         finally:
             showing.discard(thread)
         if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
-            ours = {"meshlog", *own_fields()}
-            fields.update({name: value for name, value in shown.__dict__.items() if name not in ours})
+            ours = {**own_fields(), "meshlog": own_info()}
+            fields.update({name: value for name, value in shown.__dict__.items() if value is not ours.get(name, ours)})
 
     @property
     def particular(self) -> bool:
@@ -198,7 +197,9 @@ class Sink:
         # They may use state of the thread that logs, such as a context variable or the current request or task.
         accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
         for index, handler in enumerate(self.handlers):
-            accepts = filter_of(handler)
+            # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
+            reached = not self.respect_handler_level or record.levelno >= handler.level
+            accepts = filter_of(handler) if reached else None
             passed = True if accepts is None else accepts(record)
             if not passed:
                 continue
@@ -285,19 +286,19 @@ class _Plan(NamedTuple):
     """The attributes of the handlers that `Sink.show_here` needs: looked up once, not for every record.
 
     `indifferent` handlers write the same text with or without the attributes that a client adds. A step is a handler, its
-    formatter and filters, its `emit` if its `handle` is the standard library's, and whether to flush it after each record.
+    formatter, whether its `handle` and what that calls are the standard library's, and whether to flush it after each record.
     """
 
     indifferent: bool
-    steps: Sequence[tuple[Any, Any, Sequence[Any], Callable[[LogRecord], Any] | None, bool]]
+    steps: Sequence[tuple[Any, Any, bool, bool]]
 
 
 def _plan(handlers: Sequence[Any]) -> _Plan:
     steps = []
     for handler in handlers:
-        standard = isinstance(handler, logging.Handler) and type(handler).handle is _HANDLE and handler.lock is not None
-        filters, flush = getattr(handler, "filters", ()), bool(getattr(handler, "flush_per_tick", False))
-        steps.append((handler, getattr(handler, "formatter", None), filters, handler.emit if standard else None, flush))
+        standard = isinstance(handler, logging.Handler) and handler.lock is not None and handles_as_logging(handler)
+        flush = bool(getattr(handler, "flush_per_tick", False))
+        steps.append((handler, getattr(handler, "formatter", None), standard, flush))
     return _Plan(all(map(_is_indifferent, handlers)), steps)
 
 

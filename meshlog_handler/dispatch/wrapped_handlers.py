@@ -105,8 +105,19 @@ def behind(handler: ShownBy) -> Any:
 
 
 def filter_of(handler: ShownBy) -> Callable[[LogRecord], Any] | None:
+    """Return the method by which a handler rejects records, or None if it accepts all."""
     found = behind(handler)
-    return found.filter if getattr(found, "filters", None) else None
+    filters = getattr(found, "filters", None) or (isinstance(found, logging.Handler) and _has_own(found, "filter"))
+    return found.filter if filters else None
+
+
+def handles_as_logging(handler: logging.Handler) -> bool:
+    """Return whether `handle`, and what it calls before and after `emit`, are those of `logging.Handler`."""
+    return not any(_has_own(handler, name) for name in ("handle", "filter", "acquire", "release"))
+
+
+def _has_own(handler: logging.Handler, name: str) -> bool:
+    return name in vars(handler) or getattr(type(handler), name) is not getattr(logging.Handler, name)
 
 
 def formats_exceptions(handler: ShownBy) -> bool:

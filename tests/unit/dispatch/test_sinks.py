@@ -329,6 +329,71 @@ def test_a_handler_that_keeps_records_gets_the_attributes_of_the_client() -> Non
     assert target.records[0].rank is None  # type: ignore[attr-defined]  # added by the client
 
 
+class Quiet(RecordCollector):
+    """A handler that rejects warnings by its own `filter`."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Reject warnings."""
+        return record.levelno < logging.WARNING
+
+
+def test_a_filter_method_of_a_handler_decides_here_and_in_other_processes() -> None:
+    collector = Quiet()
+    sink = Sink([collector])
+    sink.show_here(record())
+    sink.show_here(record(level=logging.WARNING))
+    assert len(collector.records) == 1
+    assert sink.particular
+    assert sink.prepared(record(), own_info()).accepted == (0,)
+    assert sink.prepared(record(level=logging.WARNING), own_info()).accepted == ()
+
+
+def test_what_a_program_sets_on_a_handler_is_used_from_the_next_record_on() -> None:
+    collector, others = RecordCollector(), RecordCollector()
+    sink = Sink([collector])
+    sink.show_here(record())
+    collector.emit = others.emit  # type: ignore[method-assign]  # as a program may do
+    sink.show_here(record())
+    collector.filters = [lambda record: False]
+    sink.show_here(record())
+    assert (len(collector.records), len(others.records)) == (1, 1)
+
+
+def test_the_filters_of_a_handler_do_not_get_records_below_its_level() -> None:
+    errors, seen = RecordCollector(), list[int]()
+
+    def note(record: logging.LogRecord) -> bool:
+        seen.append(record.levelno)
+        return True
+
+    errors.setLevel(logging.ERROR)
+    errors.addFilter(note)
+    sink = Sink([errors, RecordCollector()])
+    assert sink.prepared(record(), own_info()).accepted == (0, 1)
+    assert sink.prepared(record(level=logging.ERROR), own_info()).accepted == (0, 1)
+    assert seen == [logging.ERROR]
+    everything = Sink([errors], respect_handler_level=False)
+    everything.prepared(record(), own_info())
+    assert seen == [logging.ERROR, logging.INFO]
+
+
+def test_later_handlers_see_the_hostname_that_a_filter_sets() -> None:
+    collector = RecordCollector()
+
+    def mark(record: logging.LogRecord) -> bool:
+        record.hostname = "of the program"
+        return True
+
+    collector.addFilter(mark)
+    mine = record()
+    Sink([collector]).show_here(mine)
+    assert {name: mine.__dict__.get(name, "absent") for name in ("hostname", "rank", "meshlog")} == {
+        "hostname": "of the program",
+        "rank": "absent",
+        "meshlog": "absent",
+    }
+
+
 def test_a_sink_without_handlers_uses_the_console(capsys: pytest.CaptureFixture[str]) -> None:
     Sink([]).show_here(record())
     assert capsys.readouterr().err == "text\n"
