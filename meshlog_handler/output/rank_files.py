@@ -122,6 +122,10 @@ class RankFile(RotatingFileHandler):
     def doRollover(self) -> None:
         """Rotate the files, once the last rotated one is compressed."""
         self._wait_compressed()
+        if self.rotator is not None:
+            target = self.rotation_filename(f"{self.baseFilename}.1")
+            if os.path.exists(_plain(target)):  # its client was killed before it was compressed
+                self._compress(_plain(target), target)
         super().doRollover()
 
     def close(self) -> None:
@@ -143,15 +147,17 @@ class RankFile(RotatingFileHandler):
 
     def _compress_soon(self, source: str, target: str) -> None:
         """Rename the rotated file, and compress it on another thread: it takes seconds, in which the client shows records."""
-        plain = f"{target}.part"
+        plain = _plain(target)
         os.replace(source, plain)
         self._compression = threading.Thread(target=self._compress, args=(plain, target), name="meshlog-gzip", daemon=True)
         self._compression.start()
 
     def _compress(self, plain: str, target: str) -> None:
+        made = f"{target}.making"
         try:
-            with open(plain, "rb") as file, gzip.open(target, "wb", compresslevel=6) as packed:
+            with open(plain, "rb") as file, gzip.open(made, "wb", compresslevel=6) as packed:
                 shutil.copyfileobj(file, packed)
+            os.replace(made, target)  # a killed client leaves the plain file or the whole compressed one
             os.unlink(plain)
         except OSError as failure:
             self._complain(failure)
@@ -175,6 +181,11 @@ class RankFile(RotatingFileHandler):
                     written -= len(lines[count])
                     count += 1
             del lines[:count]
+
+
+def _plain(target: str) -> str:
+    """Return the name of a rotated file until it is compressed."""
+    return f"{target}.part"
 
 
 def _compressed_name(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 import os
 import shutil
 import time
@@ -213,3 +215,26 @@ def test_clicks_filters_and_keys(browser: Browser) -> None:
     key("t")
     browser.until(f"document.documentElement.dataset.theme !== '{theme}'")
     assert browser.errors() == []
+
+
+def test_compressed_files_and_any_name_of_a_level_are_read(tmp_path: Path) -> None:
+    texts = {
+        "rank-0.log.2.gz": b"2026-01-01 00:00:01,000 Success app: first\n  and its second line\n",
+        "rank-0.log.1.gz.part": b"2026-01-01 00:00:02,000 too_low app: second\n",
+        "rank-0.log": b"2026-01-01 00:00:03,000 Level 35 app: third\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    torn = gzip.compress(os.urandom(1000))[:500]
+    (tmp_path / "rank-1.log.1.gz").write_bytes(torn)
+    complaints: list[str] = []
+    directory = LogDirectory(str(tmp_path), complaints.append)
+    assert [(each.level, each.text) for each in directory.events(0)] == [
+        (logging.INFO, "first\n  and its second line"),
+        (logging.INFO, "second"),
+        (35, "third"),
+    ]
+    assert list(directory.events(1)) == []
+    assert complaints == [
+        f"{tmp_path}/rank-1.log.1.gz cannot be read: Compressed file ended before the end-of-stream marker was reached"
+    ]

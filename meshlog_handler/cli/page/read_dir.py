@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import heapq
 import json
 import logging
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from ...errors import MeshlogError
 from ...lines.framer import level_of
@@ -19,8 +21,8 @@ from ..tail import NoJournals, read_tails
 from .birth_time import birth_time
 from .events import CLIENT, Event, joined
 
-_NAME: Final = re.compile(r"(?:rank-(\d{1,7})|client)(?:\.(\d+))?\.(log|stdout|stderr)(?:\.(\d+))?")
-_RECORD: Final = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ([A-Z]+|Level \d+) ([^:]*): (.*)", re.DOTALL)
+_NAME: Final = re.compile(r"(?:rank-(\d{1,7})|client)(?:\.(\d+))?\.(log|stdout|stderr)(?:\.(\d+)(?:\.gz(?:\.part)?)?)?")
+_RECORD: Final = re.compile(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) (Level \d+|[^ ]+) ([^:]*): (.*)", re.DOTALL)
 _STAMP: Final = re.compile(r".{0,40}?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?(?!\d)")
 _MAX_LINE: Final = 8 << 20
 _MAX_TEXT: Final = 16 << 10
@@ -111,7 +113,7 @@ class LogDirectory:
         for file in files:
             since = max(since, file.made or since)
             until = max(since, file.modified)
-            size = max(1, os.path.getsize(file.path))
+            size = max(1, _size(file.path))
             at, last = 0, since
             for raw in self._raw(file):
                 at += len(raw) + 1
@@ -126,11 +128,12 @@ class LogDirectory:
 
     def _raw(self, file: _File) -> Iterator[bytes]:
         try:
-            with open(file.path, "rb") as opened:
+            with _open(file.path) as opened:
                 while line := opened.readline(_MAX_LINE):
                     yield line.rstrip(b"\r\n")
-        except OSError as failure:
-            self._complain(f"{file.path} cannot be read: {failure.strerror}")
+        except (OSError, EOFError, zlib.error) as failure:
+            reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
+            self._complain(f"{file.path} cannot be read: {reason}")
 
     # -- journals ----------------------------------------------------------------------------------------------------
 
@@ -221,6 +224,20 @@ def _level(name: str) -> int:
     return int(digits[:4]) if digits.isdecimal() else logging.INFO
 
 
+def _open(path: str) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.endswith(".gz") else open(path, "rb")
+
+
+def _size(path: str) -> int:
+    """Return the size of what `_open` reads."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if path.endswith(".gz") and size > 4:
+            file.seek(-4, os.SEEK_END)
+            size = int.from_bytes(file.read(4), "little")
+    return size
+
+
 def _stamp(text: str) -> float | None:
     found = _STAMP.match(text)
     if found is None:
@@ -234,9 +251,9 @@ def _first_time(file: _File) -> float | None:
     if file.kind != "log":
         return None
     try:
-        with open(file.path, "rb") as opened:
+        with _open(file.path) as opened:
             raw = opened.readline(_MAX_LINE)
-    except OSError:  # reported when it is read
+    except (OSError, EOFError, zlib.error):  # reported when it is read
         return None
     found = _json_event(0, raw) if raw.startswith(b"{") else _text_event(0, raw)
     return None if found is None else found.time

@@ -282,6 +282,22 @@ def test_rotated_files_are_compressed(tmp_path: Path, reports: list[str]) -> Non
     assert reports == []
 
 
+def test_a_rotated_file_that_a_killed_client_has_not_compressed_is_kept(tmp_path: Path, reports: list[str]) -> None:
+    (tmp_path / "rank-0.stdout.1.gz.part").write_bytes(b"of the killed client\n")
+    (tmp_path / "rank-0.stdout.1.gz.making").write_bytes(b"torn")
+    files = RankFiles(tmp_path, report=reports.append, rotation=Rotation(10, 2, compress=True))
+    for number in range(2):
+        files.line(0, "stdout", b"line %d..." % number)
+        files.flush()
+    files.close()
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: gzip.decompress(data) if name.endswith(".gz") else data for name, data in found.items()} == {
+        "rank-0.stdout": b"line 1...\n",
+        "rank-0.stdout.1.gz": b"line 0...\n",
+        "rank-0.stdout.2.gz": b"of the killed client\n",
+    }
+
+
 def test_files_are_rotated_at_a_time(tmp_path: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)
