@@ -22,7 +22,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError, SettingError
 from .output.named_handlers import resolve, rotating_files
-from .protocol.encode import PLAIN_SIZE, encode_known, message_key, schema_key
+from .protocol.encode import GET_MESSAGE, PLAIN_SIZE, encode_known, message_key, schema_key
 from .protocol.entries import MARK
 from .protocol.record import MeshRecord
 from .system import at_exit
@@ -290,7 +290,12 @@ class MeshHandler(logging.Handler):
                 args: Any = record.args
                 schemas, write, mark = stream.appender
                 data = pack = None
-                if len(fields) == PLAIN_SIZE and args.__class__ is tuple:
+                if (
+                    len(fields) == PLAIN_SIZE
+                    and args.__class__ is tuple
+                    and record.msg.__class__ is str
+                    and record.__class__.getMessage is GET_MESSAGE
+                ):
                     pack = schemas.get((schema_key(fields), (record.__class__, *map(type, args)), self.route))
                     if pack is None and not args:  # an f-string makes a new message at each call
                         args = (record.msg,)

@@ -31,7 +31,9 @@ from .shapes import message_key as message_key
 from .shapes import schema_key as schema_key
 from .traceback_text import format_exception
 
-_GET_MESSAGE: Final = logging.LogRecord.getMessage
+GET_MESSAGE: Final[Any] = logging.LogRecord.getMessage if logging.LogRecord.getMessage.__module__ == "logging" else None
+"""The standard library's. None if another package replaced it before this module was imported: messages are rendered here."""
+
 _NOT_NAMED: Final = (STANDARD | {"getMessage"}) - {ERROR}
 _START: Final = TEMPLATE.created * 1000 - TEMPLATE.relativeCreated
 """The time at which `relativeCreated` was 0, in milliseconds."""
@@ -171,7 +173,7 @@ def _is_regular(record: logging.LogRecord, *, traced: bool = False) -> bool:
         type(record.msg) is str
         and (traced or not record.exc_info)
         and not (record.exc_text or record.stack_info)
-        and type(record).getMessage is _GET_MESSAGE
+        and type(record).getMessage is GET_MESSAGE
         and is_bounded(record.msg)
     )
 
@@ -287,7 +289,7 @@ def encode_known(
     Records of the threads in `internal` are none of the program's.
     """
     shape = shape_of(record)
-    if shape is None or record.msg.__class__ is not str:
+    if shape is None or record.msg.__class__ is not str or record.__class__.getMessage is not GET_MESSAGE:
         return None
     args, _, values, _ = shape
     trace = None
@@ -415,7 +417,7 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     """Return message and arguments as plain data, and the text if the client could not format them to the same text."""
     args: object = record.args
     kind = type(record.msg)
-    own = type(record).getMessage is not _GET_MESSAGE or "getMessage" in record.__dict__
+    own = type(record).getMessage is not GET_MESSAGE or "getMessage" in record.__dict__
     as_is = not own and (kind is not str or is_bounded(record.msg))
     if kind is str and as_is and type(args) is tuple:
         if all(map(_is_scalar, args)):

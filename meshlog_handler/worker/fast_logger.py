@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from ..protocol.encode import PLAIN_SIZE, STRUCT_TYPES, message_key, schema_key
+from ..protocol.encode import GET_MESSAGE, PLAIN_SIZE, STRUCT_TYPES, message_key, schema_key
 from ..protocol.entries import MARK
 from ..protocol.packers import Packer, codes_of
 
@@ -141,6 +141,7 @@ def _fast_log(
             and _handler_kind.handle is _handler_handle
             and _logging._logRecordFactory is _RECORD
             and _RECORD.__init__ is _INIT
+            and _RECORD.getMessage is GET_MESSAGE
             and logging.getLevelName is _GET_LEVEL_NAME
             and _logging._srcfile is not None
             and time.time.__class__ is _BUILTIN  # a program's own clock may look at the frames of its callers

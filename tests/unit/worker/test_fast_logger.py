@@ -130,6 +130,42 @@ def test_after_the_first_calls_no_record_is_made(fast: Fast, call: Callable[[log
     assert len(fast.records()) == 20
 
 
+class Loud(str):
+    """A text that is shown in capitals."""
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
+def test_messages_of_a_subclass_of_str_are_shown_as_its_str(fast: Fast) -> None:
+    for fast_way in (True, False):
+        if not fast_way:
+            fast_logger.disable()
+        for msg in ("x", "x", "x", Loud("x"), "x", Loud("%s"), Loud("%s")):
+            fast.log.info(msg)
+    fast_logger.enable(Counts)
+    assert [record.getMessage() for record in fast.records()] == ["x", "x", "x", "X", "x", "%S", "%S"] * 2
+
+
+def test_a_way_to_make_messages_that_the_program_sets_is_used(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+    def braces(self: logging.LogRecord) -> str:
+        return str(self.msg).format(*self.args)  # type: ignore[misc]  # a tuple
+
+    for fast_way in (True, False):
+        if not fast_way:
+            fast_logger.disable()
+        with monkeypatch.context() as patch:
+            for number in range(6):
+                if number == 3:
+                    patch.setattr(logging.LogRecord, "getMessage", braces)
+                fast.log.info("{} of %d", number)
+    fast_logger.enable(Counts)
+    assert [record.getMessage() for record in fast.records()] == [
+        *(f"{{}} of {n}" for n in range(3)),
+        *(f"{n} of %d" for n in range(3, 6)),
+    ] * 2
+
+
 def test_the_same_text_at_another_place_is_another_record(fast: Fast) -> None:
     for _ in range(3):
         fast.log.info("step %d", 1)
@@ -218,6 +254,7 @@ CHANGES: dict[str, Callable[[Fast, pytest.MonkeyPatch], object]] = {
     "filter of the class": lambda fast, patch: patch.setattr(logging.Logger, "filter", lambda *_: True),
     "handle of the handler's class": lambda fast, patch: patch.setattr(Counts, "handle", lambda *_: None),
     "LogRecord's own method": lambda fast, patch: patch.setattr(fast_logger, "_INIT", None),
+    "getMessage": lambda fast, patch: patch.setattr(logging.LogRecord, "getMessage", lambda self: "text"),
     "getLevelName": lambda fast, patch: patch.setattr(logging, "getLevelName", lambda level: "level"),
     "no callers": lambda fast, patch: patch.setattr(logging, "_srcfile", None),
     "a clock": lambda fast, patch: patch.setattr(time, "time", lambda: 1.0),
