@@ -17,7 +17,7 @@ _ALWAYS: Final = ("rank", "stream")
 _IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
 _OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
 # The attributes that the standard library sets on a record. All others come from the caller's `extra`.
-_NO_EXTRA: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"))
+_NO_EXTRA: Final = frozenset((*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"))
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
 

@@ -20,7 +20,9 @@ Item = tuple[float, Any, Any]
 _EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
 _LATEST: Final = 253_000_000_000.0
 _LONGEST: Final = 1e15  # milliseconds
-_STANDARD: Final = dict.fromkeys(sorted(vars(logging.makeLogRecord({})).keys() - {"taskName"}))
+# Not `logging.makeLogRecord`: what a factory of this program adds is no attribute of every record.
+_NAMES: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
+_STANDARD: Final = dict.fromkeys(sorted(_NAMES - {"taskName"}))
 """The attributes of every record, for a peer that does not send all of them."""
 
 
@@ -294,7 +296,7 @@ class TaggedTemplate(RecordTemplate):
         return MeshRecord.of(fields, self.info.but(**ours))
 
 
-NOT_NAMED: Final = frozenset(logging.makeLogRecord({}).__dict__) - {
+NOT_NAMED: Final = _NAMES - {
     "msg",
     "thread",
     "threadName",
