@@ -21,8 +21,8 @@ from .relayed_peers import counters_of
 from .stack_collector import downstream_stacks
 
 if TYPE_CHECKING:
-    from .log_client import LogClient
     from .receipt import FlushReceipt
+    from .requests import Requests
 
 MAX_REPLY: Final = 16 << 20
 """Bytes of a reply to an observer."""
@@ -31,7 +31,7 @@ _LEVEL_SEC: Final = 5.0
 _GIVEN_UP_SEC: Final = 1.0
 
 
-def answer(client: LogClient, since: float, question: Ask) -> Reply:
+def answer(client: Requests, since: float, question: Ask) -> Reply:
     """Return the reply to a question. `since` is when the client was started."""
     encoded = pack(None)
     fault = error = ""
@@ -48,7 +48,7 @@ def answer(client: LogClient, since: float, question: Ask) -> Reply:
     return Reply(question.request, encoded, fault, error)
 
 
-def _answer(client: LogClient, question: Ask, since: float) -> Any:
+def _answer(client: Requests, question: Ask, since: float) -> Any:
     if isinstance(question, AskAbout):
         stats = client.stats()
         return {
@@ -82,7 +82,7 @@ def _plain_receipt(receipt: FlushReceipt) -> dict[str, Any]:
     return {name: getattr(receipt, name) for name in receipt.__dataclass_fields__}
 
 
-def _set_level(client: LogClient, question: AskLevel) -> tuple[tuple[int, ...], dict[int, str]]:
+def _set_level(client: Requests, question: AskLevel) -> tuple[tuple[int, ...], dict[int, str]]:
     """Return the ranks that have applied a level, and the reasons of those that have not."""
     command = Prepare(client.next_request(), level_config(question.level, question.logger or ""), question.for_sec, final=True)
     if question.ranks is None and question.for_sec is None:

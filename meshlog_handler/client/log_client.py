@@ -43,7 +43,7 @@ from .exit_reports import last_records
 from .handover import Handover
 from .hang_watch import HangWatch, OnHang
 from .loop import ClientLoop
-from .marking import MarkingDispatcher
+from .marking_dispatcher import MarkingDispatcher
 from .observers import Observers
 from .peer import Peer
 from .queue_peer import CLIENT_NAME, QueuePeer

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.client.marking import MarkedDecoder, MarkingDispatcher
+from meshlog_handler.client.marking import MarkedDecoder
+from meshlog_handler.client.marking_dispatcher import MarkingDispatcher
 from meshlog_handler.client.shown_files import ShownFiles
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.dispatch.sinks import Sinks
