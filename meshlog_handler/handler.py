@@ -22,9 +22,10 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError, SettingError
 from .output.named_handlers import resolve, rotating_files
-from .protocol.encode import GET_MESSAGE, PLAIN_SIZE, encode_known, message_key, schema_key
+from .protocol.encode import GET_MESSAGE, encode_known
 from .protocol.entries import MARK
-from .protocol.record import MeshRecord
+from .protocol.record import PLAIN_SIZE, MeshRecord
+from .protocol.shapes import message_key, schema_key
 from .system import at_exit
 from .system.diagnostics import diagnose
 from .system.interpreters import check_interpreter

@@ -60,7 +60,7 @@ def _start(words: list[str]) -> int:
             known = [name for each in options.parser.arguments for name in each.option_strings if name.startswith("--")]
             options.parser.error(f"unknown arguments: {' '.join(named)}{meant(named[0].partition('=')[0], known)}")
         if options.action is None:
-            parser.error("no command given. Expected run, exec or tail")
+            parser.error(f"no command given. Expected {listed(COMMANDS)}")
         code: int = options.action(options, words[at + 1 :], at < len(words))
     except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0

@@ -16,8 +16,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ..output.named_handlers import NamedHandler, ShownBy
-from ..protocol.encode import PLAIN_SIZE
-from ..protocol.record import MeshInfo, shown_kind
+from ..protocol.record import PLAIN_SIZE, MeshInfo, shown_kind
 from ..system import unpatched
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, name_of

@@ -11,13 +11,12 @@ from typing import Any, Final, Literal
 
 from ..errors import SettingError
 from ..lines.framer import strip_ansi
-from ..protocol.record import info_of
+from ..protocol.record import STANDARD, info_of
 
 _ALWAYS: Final = ("rank", "stream")
 _IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
 _OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
 # The attributes that the standard library sets on a record. All others come from the caller's `extra`.
-_NO_EXTRA: Final = frozenset((*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime"))
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
 
@@ -124,7 +123,7 @@ class JsonFormatter(logging.Formatter):
             fields["stack_info"] = known["stack_info"]
         for extras in (known, self._defaults):
             for name, value in tuple(extras.items()):
-                if name not in _NO_EXTRA and not (name in _OURS and value is getattr(info, name)):
+                if name not in STANDARD and not (name in _OURS and value is getattr(info, name)):
                     key = f"{name}_" if name in _TAKEN else name
                     while extras is known and key in fields:
                         key += "_"

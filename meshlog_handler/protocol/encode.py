@@ -23,12 +23,8 @@ from .exceptions import NO_FAILURE, describe
 from .known_traces import KnownTrace
 from .packers import OBJECT, PLAIN_CODES, Packer, are_texts, codes_of, is_flat, packer
 from .plain import SCALARS, Copier, exact_text, plain, text_of
-from .record import is_bounded, message_of
-from .shapes import ERROR, HAS_TASK_NAME, TEMPLATE, Shape, form_of, shape_of
-from .shapes import PLAIN_SIZE as PLAIN_SIZE
-from .shapes import STANDARD as STANDARD
-from .shapes import message_key as message_key
-from .shapes import schema_key as schema_key
+from .record import PLAIN_SIZE, STANDARD, TEMPLATE, is_bounded, message_of
+from .shapes import ERROR, HAS_TASK_NAME, Shape, form_of, message_key, schema_key, shape_of
 from .traceback_text import format_exception
 
 GET_MESSAGE: Final[Any] = logging.LogRecord.getMessage if logging.LogRecord.getMessage.__module__ == "logging" else None

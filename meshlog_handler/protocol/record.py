@@ -12,6 +12,15 @@ from typing import Any, Final, NoReturn
 
 from .exceptions import Failure, exc_info
 
+# Not `logging.makeLogRecord`: what a factory of this program adds is no attribute of every record.
+TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
+FORMATTED: Final = ("message", "asctime")
+STANDARD: Final = frozenset((*TEMPLATE.__dict__, *FORMATTED))
+"""The attributes of records without `extra`, and those that formatters add."""
+
+PLAIN_SIZE: Final = len(TEMPLATE.__dict__)
+"""The number of attributes of a record without `extra` that no formatter has changed."""
+
 _CONVERSION: Final = re.compile(r"%(\(.*?\))?[-#0 +]*(\d+|\*)?(\.(\d+|\*))?[hlL]?.", re.DOTALL)
 
 

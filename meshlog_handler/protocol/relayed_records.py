@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from ..errors import ProtocolError, quoted
 from .codec import NotPlain, pack, unpack
-from .encode import MAX_SCHEMAS, STANDARD, TIMES, EncodedRecord, SchemaTable, definition
+from .encode import MAX_SCHEMAS, TIMES, EncodedRecord, SchemaTable, definition
 from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .messages import check_coords
 from .plain import exact_text, plain
-from .record import ORIGIN, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
+from .record import ORIGIN, STANDARD, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 from .templates import TaggedTemplate, Values, are_texts
 
 CODES: Final = "+"

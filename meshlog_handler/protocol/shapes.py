@@ -10,15 +10,10 @@ from typing import Any, Final
 
 from .known_traces import KnownTrace
 from .packers import codes_of
+from .record import FORMATTED, PLAIN_SIZE
 
 HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
-TEMPLATE: Final = logging.LogRecord("", 0, "", 0, "", (), None)
-_FORMATTED: Final = ("message", "asctime")
-STANDARD: Final = frozenset((*TEMPLATE.__dict__, *_FORMATTED))
 ERROR: Final = "exc_info"
-
-PLAIN_SIZE: Final = len(TEMPLATE.__dict__)
-"""The number of attributes of a record without `extra` that no formatter has changed."""
 
 _SHARED: Final = (
     "lineno",
@@ -85,8 +80,8 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
     if error:
         names, extras = (*names, ERROR), (*extras, error[1])
     if "message" in names:  # another handler has formatted the record
-        extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in _FORMATTED])
-        names = tuple([name for name in names if name not in _FORMATTED])
+        extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in FORMATTED])
+        names = tuple([name for name in names if name not in FORMATTED])
     values += extras
     codes = codes_of(tuple(map(type, values)))
     return None if codes is None else (shared, names, values, codes)

@@ -5,13 +5,12 @@ Building a record is the most expensive step, so a record that is only counted i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ProtocolError
 from .exceptions import Failure, is_failure, signature, with_message
-from .record import MeshInfo, MeshRecord, add_exception, has_words, with_text
+from .record import TEMPLATE, MeshInfo, MeshRecord, add_exception, has_words, with_text
 
 Values = tuple[Any, ...]
 Item = tuple[float, Any, Any]
@@ -20,9 +19,7 @@ Item = tuple[float, Any, Any]
 _EARLIEST: Final = -62_000_000_000.0  # in the year 5; `_LATEST` is shortly before the last date of the system's calendar
 _LATEST: Final = 253_000_000_000.0
 _LONGEST: Final = 1e15  # milliseconds
-# Not `logging.makeLogRecord`: what a factory of this program adds is no attribute of every record.
-_NAMES: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
-_STANDARD: Final = dict.fromkeys(sorted(_NAMES - {"taskName"}))
+_STANDARD: Final = dict.fromkeys(sorted(TEMPLATE.__dict__.keys() - {"taskName"}))
 """The attributes of every record, for a peer that does not send all of them."""
 
 
@@ -296,7 +293,7 @@ class TaggedTemplate(RecordTemplate):
         return MeshRecord.of(fields, self.info.but(**ours))
 
 
-NOT_NAMED: Final = _NAMES - {
+NOT_NAMED: Final = frozenset(TEMPLATE.__dict__) - {
     "msg",
     "thread",
     "threadName",

@@ -29,9 +29,11 @@ from collections.abc import Mapping
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from ..protocol.encode import GET_MESSAGE, PLAIN_SIZE, STRUCT_TYPES, message_key, schema_key
+from ..protocol.encode import GET_MESSAGE, STRUCT_TYPES
 from ..protocol.entries import MARK
 from ..protocol.packers import Packer, codes_of
+from ..protocol.record import PLAIN_SIZE
+from ..protocol.shapes import message_key, schema_key
 
 _LOGGER: Final = logging.Logger
 _ROOT: Final = logging.RootLogger

@@ -94,9 +94,14 @@ def run_script(body: str, script: Path, method: str | None = None) -> str:
     """Run a block in the directory of `script`; check that it succeeds, and return its output. See `Page.run`."""
     lines = f"    for name in ('multiprocessing', 'multiprocess'):\n        __import__(name).set_start_method({method!r})\n"
     script.write_text(body.replace(MAIN, MAIN + lines) if method else body)
+    return output(str(script), cwd=script.parent)
+
+
+def output(*words: str, cwd: Path) -> str:
+    """Run a script; return its output on both streams."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
-        cwd=script.parent,
+        [sys.executable, "-W", "ignore::DeprecationWarning", *words],
+        cwd=cwd,
         env=active(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

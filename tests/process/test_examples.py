@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from .documents import output
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*command: str) -> str:
     """Run an example; return its output on both streams."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", *command],
-        cwd=EXAMPLES,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return output(*command, cwd=EXAMPLES)
 
 
 def test_scan_stdlib_merges_similar_lines_and_writes_a_log_for_each_rank(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import PLAIN_SIZE, SchemaTable, encode_known, encode_record, message_key, schema_key
+from meshlog_handler.protocol.encode import SchemaTable, encode_known, encode_record
 from meshlog_handler.protocol.entries import MARK, number_entry, walk
-from meshlog_handler.protocol.record import MeshRecord
+from meshlog_handler.protocol.record import PLAIN_SIZE, MeshRecord
+from meshlog_handler.protocol.shapes import message_key, schema_key
 
 IDENTITY = {"rank": 3, "local_rank": 1, "hostname": "node", "coords": {"gpus": 3}}
 FRAME_ATTRIBUTES = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName")

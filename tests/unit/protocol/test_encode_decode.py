@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.decode import Item, RecordDecoder
-from meshlog_handler.protocol.encode import STANDARD, SchemaTable, definition, encode_record
+from meshlog_handler.protocol.encode import SchemaTable, definition, encode_record
 from meshlog_handler.protocol.entries import DEFINE, FLUSH, HEADER, LARGE, RECORD, number_entry, walk
-from meshlog_handler.protocol.record import MeshRecord
+from meshlog_handler.protocol.record import STANDARD, MeshRecord
 
 from ..crossing import ATTRIBUTES, IDENTITY, borders, cross, decode, encode, make, no_side_file
 from .test_codec import plain, same, texts

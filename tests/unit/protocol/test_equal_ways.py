@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol import known_traces
 from meshlog_handler.protocol.decode import Item, RecordDecoder, TaggedTemplate
-from meshlog_handler.protocol.encode import PLAIN_SIZE, RecordEncoder, SchemaTable, definition, encode_known
+from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable, definition, encode_known
 from meshlog_handler.protocol.entries import MARK
+from meshlog_handler.protocol.record import PLAIN_SIZE
 from meshlog_handler.protocol.templates import ShapedTemplate
 
 from ..crossing import IDENTITY, cross, decode, encode, make, no_side_file
