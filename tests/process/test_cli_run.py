@@ -498,7 +498,7 @@ def test_a_filter_that_names_missing_ranks_is_reported(tmp_path: Path) -> None:
         (["run", "--agregate", "3", "--", "true"], 2, "did you mean --aggregate? (see meshlog run --help)"),
         (["exec", "--agregate=3", "--", "true"], 2, "did you mean --aggregate? (see meshlog exec --help)"),
         (["tail", "--row", "0", "."], 2, "unknown arguments: --row (see meshlog tail --help)"),
-        ([], 2, "run, exec or tail"),
+        ([], 2, "no command given. Expected run, exec, "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
