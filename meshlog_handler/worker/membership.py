@@ -240,8 +240,7 @@ class Membership:
         global _current
         self._gone = True
         if self.stream is not None:
-            self.stream.lose_client()
-            self.stream.journal.close()
+            self.stream.part()
         self._link.forget()
         with _lock:
             if _current is self:
