@@ -30,6 +30,12 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "serve": Entry(
         "-- accelerate launch train.py", "show everything that a launcher or script starts", "show what a command starts"
     ),
+    "on": Entry(
+        "NODE1 NODE2 -- torchrun ...",
+        "run a command on other hosts, through ssh, below meshlog serve",
+        "run a command on hosts",
+    ),
+    "relay": Entry("", "what meshlog on starts on each host", "run what meshlog on sends to this host"),
     "tail": Entry("DIR", "print the last records of every rank, after a crash or during a run", "read journals"),
     "ls": Entry("", "list the running clients of this user", "list the running clients of this user"),
     "top": Entry("", "show the ranks of a run in a live table, those with trouble first", "show the ranks of a run, live"),

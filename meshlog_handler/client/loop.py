@@ -480,7 +480,11 @@ class ClientLoop:
 
     def _external_for(self, peer: Peer) -> Peer | None:
         """Return the external peer with the pipes of `peer`, if `peer` is the separate connection of that process."""
-        return self._external.get(peer.rank) if not peer.external and not peer.mesh else None
+        if peer.external or peer.mesh:
+            return None
+        external = self._external.get(peer.rank)
+        unranked = self._external.get(None)  # it may get a rank when it joins
+        return unranked if external is None and unranked is not None and unranked.pid == peer.pid else external
 
     def _answered(self, peer: Peer, answer: Answer) -> None:
         if answer.request in peer.turns:  # it has no stream for a sentinel

@@ -165,14 +165,15 @@ class LogRelay:
     @property
     def address(self) -> str:
         """What a worker of this host needs to join. Keep it out of command lines and logs."""
-        return self._running_client.address
+        return self.client.address
 
     def environ(self) -> dict[str, str]:
         """Return a copy of this process's environment, with the settings that a subprocess needs to join."""
-        return self._running_client.environ()
+        return self.client.environ()
 
     @property
-    def _running_client(self) -> LogClient:
+    def client(self) -> LogClient:
+        """The client that reads the workers of this host. Raises `ClosedError` before the start."""
         if self._client is None:
             raise ClosedError("this LogRelay does not run: call start(), or use it in a with statement.")
         return self._client
@@ -208,7 +209,7 @@ class LogRelay:
 
     def _carry_out(self, command: Command) -> None:
         """Carry out a command. Runs on the uplink's thread, and leaves slow work to other threads."""
-        client, uplink = self._running_client, self._uplink
+        client, uplink = self.client, self._uplink
         assert uplink is not None
         if isinstance(command, RankGranted):
             granted = self._claims.pop(command.request, None)

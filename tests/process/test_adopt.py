@@ -27,7 +27,7 @@ MESH = "a mesh of these tests"
 class Adopted:
     """A child of this process that a client adopted."""
 
-    def __init__(self, client: LogClient, rank: int, code: str) -> None:
+    def __init__(self, client: LogClient, rank: int | None, code: str) -> None:
         self.client, self.rank = client, rank
         out, err = make_pipe(), make_pipe()
         self.process = subprocess.Popen(
@@ -35,7 +35,7 @@ class Adopted:
             stdin=subprocess.PIPE,
             stdout=out[1],
             stderr=err[1],
-            env={**importing(client.environ()), "RANK": str(rank), "MESHLOG_CAPTURED": "1"},
+            env={**importing(client.environ()), **({} if rank is None else {"RANK": str(rank)}), "MESHLOG_CAPTURED": "1"},
         )
         os.close(out[1])
         os.close(err[1])
@@ -155,5 +155,23 @@ def test_a_successful_exit_has_no_exit_report(client: LogClient, shown: RecordCo
         proc.end()
         client.flush(10)
         assert shown.messages == ["done"]
+    finally:
+        proc.close()
+
+
+def test_a_process_that_got_its_rank_when_it_joined_is_over_with_its_connection(
+    client: LogClient, shown: RecordCollector
+) -> None:
+    code = (
+        "import logging, os, meshlog_handler; meshlog_handler.install(); logging.info('joined'); os.closerange(1, 3); input()"
+    )
+    proc = Adopted(client, None, code)
+    try:
+        until(lambda: "joined" in shown.messages)
+        client.report_exit(MESH, None, 0)
+        until(lambda: client.ask(lambda: proc.source.ended and not any(pipe.fd >= 0 for pipe in proc.source.pipes)))
+        proc.go()
+        proc.process.wait(60)
+        assert not client.flush_soon(None).result(20).missing
     finally:
         proc.close()

@@ -530,7 +530,7 @@ def test_workers_can_join_a_relay_whose_upstream_client_reads_nothing() -> None:
         first.log(entries("first"))
         assert handler.reached.wait(DEADLINE)
         first.log(records)
-        until(lambda: relay._running_client.stats()[1].received == 1 + count, DEADLINE)
+        until(lambda: relay.client.stats()[1].received == 1 + count, DEADLINE)
         for rank in range(2, 6):
             stack.enter_context(joined(relay.address, rank=rank))
         handler.go.set()

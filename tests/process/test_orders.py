@@ -316,7 +316,7 @@ def test_a_worker_that_joins_a_relay_while_a_command_is_pending_obeys_it(how: st
             joined(message)
 
         monkeypatch.setattr(relay, "joined", later)
-        above, made.client = made.client, relay._running_client
+        above, made.client = made.client, relay.client
         late = made.start(0)
         assert joining.wait(10)  # the relay has accepted the worker; the client upstream does not know it yet
         if how == "set_level":

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from distributed import WorkerPlugin
 
+from ...client.tunnel import reachable
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
 from ...mesh.control import LoggingMeshClient
@@ -32,7 +33,6 @@ from ...system.diagnostics import diagnose
 from ...worker import membership
 from .. import attach as attach_engine
 from ..console_handover import ConsoleHandover
-from ..tunnel import reachable
 from .hosts import TunnelClient, relay_address
 
 _TOPICS: Final = ("print", "warn")

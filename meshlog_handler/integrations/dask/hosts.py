@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
+from ...client.tunnel import HostRelay, Tunnel
 from ...errors import ClosedError, ConnectError
 from ...mesh.future import MeshFuture
 from ...system.diagnostics import diagnose
 from ...system.waits import monotonic
-from ..tunnel import HostRelay, Tunnel
 
 TAKE_SEC: Final = 20.0
 """Seconds that `take` waits for bytes. An idle relay costs the scheduler one message in this time."""

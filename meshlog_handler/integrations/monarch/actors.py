@@ -15,13 +15,13 @@ from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
 from ... import installation
 from ...client.log_client import LogClient
+from ...client.tunnel import HostRelay, reachable
 from ...errors import ClosedError, ConnectError
 from ...handler import MeshHandler
 from ...mesh.future import MeshFuture
 from ...system import live_clients
 from ...worker import membership
 from ..console_handover import ConsoleHandover
-from ..tunnel import HostRelay, reachable
 
 MEMBERS: Final = "meshlog_members"
 """Name of the mesh of actors in all procs."""

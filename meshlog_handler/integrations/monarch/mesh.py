@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from monarch.actor import this_proc
 
+from ...client.tunnel import Tunnel
 from ...errors import ClosedError
 from ...mesh.future import MeshFuture
 from ...mesh.manager import LoggingManager
 from ...mesh.shape import Shape
 from ...system.waits import monotonic
-from ..tunnel import Tunnel
 from .actors import SupervisorActor, clients
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import ray
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ...client.tunnel import HostRelay, Tunnel, reachable
 from ...errors import ClosedError
 from ...system.diagnostics import diagnose
 from ...system.waits import capped
-from ..tunnel import HostRelay, Tunnel, reachable
 from .hook import UNHOOKED
 from .worker import NAMESPACE, key_of
 

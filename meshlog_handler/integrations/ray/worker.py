@@ -18,13 +18,13 @@ from typing import Any, Final
 import ray
 from ray.experimental import internal_kv
 
+from ...client.tunnel import reachable
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
 from ...system.diagnostics import diagnose
 from ...system.waits import monotonic
 from ...worker import membership
 from ..console_handover import ConsoleHandover
-from ..tunnel import reachable
 
 JOIN: Final = f"{__name__}.join"
 """The import path of the function that Ray runs in a worker process before its first task."""

@@ -1,11 +1,11 @@
-"""Relays on hosts that cannot reach the client's socket, and tunnels through an engine's own messages.
+"""Relays on hosts that cannot reach the client's socket, and tunnels through what reaches them.
 
 ::
 
-    workers -> HostRelay, in a process of the engine there -- take, give --> Tunnel, in the client's process -> LogClient
+    workers -> HostRelay, in a process there -- take, give --> Tunnel, in the client's process -> LogClient
 
-An engine transfers bytes in both directions without interpreting them. They are the bytes of a Unix socket connection,
-from the challenge to the end of file.
+An engine, or ssh, transfers bytes in both directions without interpreting them. They are the bytes of a Unix socket
+connection, from the challenge to the end of file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from concurrent.futures import TimeoutError as NotInTime
 from types import TracebackType
 from typing import Final
 
-from ..client.relay import LogRelay
 from ..errors import ClosedError, ConnectError
 from ..system.diagnostics import diagnose
 from ..system.waits import Awaited, capped
 from ..transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ..worker.record_stream import internal_threads
+from .log_client import LogClient
+from .relay import LogRelay
 
 _PIECE: Final = 256 * 1024
 _WAIT_SEC: Final = 1.0
@@ -76,6 +77,11 @@ class HostRelay:
                 "the relay cannot reach the client: its tunnel transfers no data. Start a Tunnel in the client's process."
             ) from None
         return self._relay.address
+
+    @property
+    def client(self) -> LogClient:
+        """The client that reads the workers of this host (see `LogRelay.client`). `address` must have been read before."""
+        return self._relay.client
 
     def take(self, timeout: float) -> bytes:
         """Return bytes for the client; b"" if there are none within `timeout` seconds.

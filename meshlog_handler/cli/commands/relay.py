@@ -1,0 +1,36 @@
+"""``meshlog relay``: help and start. ``meshlog on`` starts it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from ..messages import fail
+from ..parser import Parser
+
+_ABOUT: Final = """\
+Run a command on this host for "meshlog on" on another host, which starts it through ssh. What to run comes from stdin;
+stdout carries records. There are no arguments."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.description = _ABOUT
+    parser.set_defaults(action=_relay)
+
+
+def _relay(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+    from ...errors import MeshlogError
+    from ..launcher import LaunchError
+    from ..relay import relay
+
+    if rest:
+        options.parser.error(f"unexpected argument {rest[0]!r}")
+    try:
+        return relay()
+    except EOFError:
+        return fail("stdin is empty. Start this command by meshlog on HOST -- COMMAND", 1)
+    except LaunchError as failure:
+        return fail(str(failure), failure.exitcode)
+    except MeshlogError as failure:
+        return fail(str(failure), 1)
