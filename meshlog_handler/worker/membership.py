@@ -32,7 +32,8 @@ from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
 from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
-from ..transport.channel import Address, connect
+from ..system.waits import monotonic
+from ..transport.channel import Address, Link, connect
 from .forwarder import LogForwarder, report_loss
 from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
@@ -47,6 +48,13 @@ _SHIP_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds for which a fork waits at most for a thread that joins or leaves."""
 _UNCAUGHT_SIZE: Final = 256
+_NAMES: Final = {1: "stdout", 2: "stderr"}
+
+RESUME_SEC: Final = 30.0
+"""Seconds for which a worker waits for the replacement of a relay that is gone."""
+
+_FIRST_PAUSE_SEC: Final = 0.01
+_LONGEST_PAUSE_SEC: Final = 0.25
 
 
 class JoinOptions(Immutable):
@@ -105,14 +113,13 @@ class Membership:
                 fds = self._capture.start()
             except OSError as failure:  # no descriptor is left: nothing is captured
                 diagnose(f"the output of this process is not captured: {failure}")
-        names = {1: "stdout", 2: "stderr"}
-        hello = Hello(
+        self._hello = hello = Hello(
             pid=self.pid,
             hostname=socket.gethostname(),
             rank=options.rank,
             local_rank=options.local_rank,
             mesh=options.mesh,
-            captured=tuple(names[fd] for fd in fds),
+            captured=tuple(_NAMES[fd] for fd in fds),
             forwarding=forwarding,
             started=time.time(),
             coords=dict(options.coords),
@@ -126,10 +133,13 @@ class Membership:
             self._uncapture()
             raise
         self.rank = welcome.rank
+        self._resuming = False
+        self._journal = welcome.journal
         if forwarding:
             self._forwarder = LogForwarder(self._link)
             if self.stream is None:
                 self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
+                self.stream.journal.retains = welcome.retains
                 if options.job and self.stream.journal.path is not None:
                     with contextlib.suppress(OSError):  # the client could not make it; records that it has are lost with it
                         self.stream.journal.keep_until_shown(ShownReader(welcome.journal))
@@ -138,18 +148,23 @@ class Membership:
                 self.stream.journal.rewind(0)
                 self.stream.wake = self._forwarder.wake
             self._forwarder.attach(self.stream)
-        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
+        self._runtime = LoggerRuntime(
+            self._link, self.stream, self._lose_client, self._release, resume=self._resume, warnings=options.warnings
+        )
         self._runtime.apply_defaults(welcome.defaults)
-        leash = options.leash or parents_death()
-        if leash is not None:
-            with contextlib.suppress(OSError):  # the client is gone
-                self._link.send_message(Leash(*leash))
+        self._leash = options.leash or parents_death()
         if self._forwarder is not None:
             self._forwarder.start()
         self._dump = StackDump.register() if dumps and self.rank is not None else None  # the client's own process has no rank
         self._runtime.start()
-        if self._dump is not None:
-            with contextlib.suppress(OSError):  # the client is gone
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Tell the client what it needs to know besides the records."""
+        with contextlib.suppress(OSError):  # the client is gone
+            if self._leash is not None:
+                self._link.send_message(Leash(*self._leash))
+            if self._dump is not None:
                 self._link.send_message(self._dump.message(self._runtime.native_id))
 
     def _close_dump(self) -> None:
@@ -174,6 +189,54 @@ class Membership:
             self._forwarder.finish(Goodbye())
         else:
             self._link.send_last(Goodbye(), _GOODBYE_SEC)
+
+    def _resume(self) -> Link | None:
+        """Join the replacement of a relay that is gone; return None if none comes within `RESUME_SEC` seconds."""
+        forwarder, stream = self._forwarder, self.stream
+        if forwarder is None or stream is None or not self._goes_on or not self._link.intact:
+            return None
+        if not stream.journal.retains or stream.journal.keeps_until_shown:  # the next client of a job has another address
+            return None
+        self._resuming = True
+        forwarder.pause()
+        deadline, pause = monotonic() + RESUME_SEC, _FIRST_PAUSE_SEC
+        try:
+            while self._goes_on and monotonic() < deadline:
+                # The pipes are the same: what the relay did not read is still in them.
+                capture = self._capture
+                fds = capture.start() if capture is not None and capture.active else {}
+                hello = self._hello.replaced(
+                    rank=self.rank,
+                    captured=tuple(_NAMES[fd] for fd in fds),
+                    coords=dict(self.options.coords),
+                    launched="",
+                    resumes=self._journal,
+                )
+                try:
+                    link, welcome = connect(Address.parse(self.options.address), hello, tuple(fds.values()))
+                except ConnectError:
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SEC)
+                    continue
+                if not self._goes_on:
+                    link.close()
+                    link.forget()
+                    return None
+                former, self._link = self._link, link
+                former.forget()
+                self._runtime.apply_defaults(welcome.defaults)
+                self._introduce()
+                forwarder.resume(link, welcome.generation)
+                if not self._goes_on:
+                    link.close()
+                return link
+            return None
+        finally:
+            self._resuming = False
+
+    @property
+    def _goes_on(self) -> bool:
+        return not self._left and not self.over and self.pid == os.getpid()
 
     def _lose_client(self) -> None:
         if self.pid != os.getpid():
@@ -254,7 +317,7 @@ class Membership:
     def when_lost(self, then: Callable[[], object]) -> None:
         """Call `then` when the client is gone, at once if it is already; on any thread, perhaps twice, not after `leave`."""
         self._on_loss = then
-        if not self._left and (self._gone or self._link.hung_up):
+        if not self._left and (self._gone or (self._link.hung_up and not self._resuming)):
             then()
 
     def restore_levels(self) -> None:

@@ -21,6 +21,7 @@ from ..protocol.messages import (
     Completed,
     Flush,
     KeepWaiting,
+    Kept,
     LogWarnings,
     Message,
     Prepare,
@@ -54,6 +55,8 @@ class LoggerRuntime:
         The stream that takes the flush sentinels. Without one (forwarding is off), flushes are acknowledged at once.
     on_gone : Callable[[], None]
         Called on this thread when the client is gone.
+    resume : Callable[[], Link or None]
+        Called on this thread before `on_gone`: returns the connection to a replacement of the client, if there is one.
     on_release : Callable[[], None]
         Called on this thread when the client is about to stop.
     warnings : bool
@@ -67,11 +70,13 @@ class LoggerRuntime:
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
         *,
+        resume: Callable[[], Link | None] = lambda: None,
         warnings: bool = False,
     ) -> None:
         self._link = link
         self._stream = stream
         self._on_gone = on_gone
+        self._resume = resume
         self._on_release = on_release
         self._warnings = warnings
         self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
@@ -109,12 +114,16 @@ class LoggerRuntime:
 
         An exception of type `refusing` becomes the acknowledgement's error.
         """
-        command: Message = decode(encoded, Command, Completed, KeepWaiting, Release)
+        command: Message = decode(encoded, Command, Completed, KeepWaiting, Kept, Release)
         if isinstance(command, Release):
             self._on_release()
             return None
         if isinstance(command, Completed):
             self.completions.note(command)
+            return None
+        if isinstance(command, Kept):
+            if self._stream is not None:
+                self._stream.is_kept(command.generation)
             return None
         if not isinstance(command, Command):
             if self._stream is not None:
@@ -142,6 +151,16 @@ class LoggerRuntime:
         internal_threads.add(threading.get_ident())
         transport_threads.add(threading.get_ident())
         try:
+            while self._serve():
+                continue
+            self._on_gone()
+        finally:
+            internal_threads.discard(threading.get_ident())
+            transport_threads.discard(threading.get_ident())
+
+    def _serve(self) -> bool:
+        """Carry out commands until the connection is closed; return whether there is another one."""
+        try:
             while True:
                 encoded = self._link.receive(self._levels.revert_due())
                 if encoded is None:
@@ -158,10 +177,11 @@ class LoggerRuntime:
                 self._end(prepared, ConfigTransaction.rollback)
             self._link.close()
             self.completions.close()
-            self._on_gone()
-        finally:
-            internal_threads.discard(threading.get_ident())
-            transport_threads.discard(threading.get_ident())
+        link = self._resume()
+        if link is not None:
+            self._link = link
+            self.completions.reopen()
+        return link is not None
 
     def _flush(self, command: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):
