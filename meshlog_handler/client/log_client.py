@@ -147,6 +147,7 @@ class LogClient(Requests):
         self._member: JobMember | None = None
         self._succession: Succession | None = None
         self.registry = Registry(self.own_token)
+        self.registry.job = self._job or ""
         self.stack_collector = StackCollector(self)
 
     # -- start and stop --------------------------------------------------------------------------------------------

@@ -326,9 +326,8 @@ class ClientLoop:
 
     def _show_some(self, now: float) -> None:
         reactor = self.reactor
-        if full := self.relays.checkpoints.full:
-            time.sleep(_PAUSE_SEC)  # peers are ready and are not read; they stay registered, so that their ends are found
-        elif not self._pacer:
+        full = self.relays.checkpoints.full
+        if not self._pacer and not full:
             items = reactor.collect(self._pacer.quota)
             self._moves += len(items)
             suppressed, reactor.suppressed = reactor.suppressed, []
@@ -340,7 +339,8 @@ class ClientLoop:
             self._pacer.put(items, now)
             self.dispatcher.took(taken)
         self._sentinels += self._pacer.show_some(now, len(reactor.peers))
-        reactor.pipes.holding, reactor.pipes.read_size = bool(self._pacer) or full, self._pacer.read_size
+        reactor.pipes.hold(bool(self._pacer) or full)
+        reactor.pipes.read_size = self._pacer.read_size
         reactor.inbox_size = self._pacer.inbox_size
 
     def _acknowledge(self, now: float) -> None:

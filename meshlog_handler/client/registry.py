@@ -99,6 +99,7 @@ class Registry:
         self._launched: dict[str, int] = {}  # a launcher's setting, and the pid of the first process that joined with it
         self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all other meshes
         self.claim: Claim | None = None  # a relay sets it: ranks come from its upstream client
+        self.job = ""  # its client sets it: processes of this job may resume their streams
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -201,7 +202,7 @@ class Registry:
             if not settings.observe():
                 raise ClosedError("this client has no observers.")
             return Welcome(None, "", ())
-        if hello.resumes and not hello.relay and not hello.job:
+        if hello.resumes and not hello.relay and not (hello.job and hello.job == self.job):
             return self._admit_again(connection)
         with self._lock:
             rank = self._rank(hello)
@@ -221,12 +222,12 @@ class Registry:
         # With the lock of the journal, its worker may already count as ended: `ended_orphans` returns a journal once.
         if (
             self.claim is None
+            or hello.job
             or directory != self._journals
             or match is None
-            or match[1] != name
-            or match[3] != self._own_token
+            or match.groups() != (name, str(connection.pid), self._own_token, str(hello.rank))
         ):
-            raise ProtocolError(f"it resumes a journal that is not one of this relay: {quoted(hello.resumes)}")
+            raise ProtocolError(f"it resumes a journal that it has not from this client: {quoted(hello.resumes)}")
         with self._lock:
             self.orphans.pop(hello.resumes, None)
             generation = 0 if connection.known is None else connection.known.generation

@@ -31,7 +31,7 @@ from ..protocol.relay_messages import (
     WindowDownstream,
 )
 from ..transport.run_directory import RunDir
-from ..worker.membership import RESUME_SEC
+from ..worker.next_client import PATIENCE_SEC
 from .acknowledgements import Acknowledgements
 from .checkpoints import Checkpoints, Passage
 from .passed_streams import PassedStreams, Tails
@@ -257,7 +257,7 @@ class Relays:
         """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
         assert isinstance(relay, RelayPeer)
         resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
-        return self.tails.add(relay.take_tail(), resuming, now + RESUME_SEC)
+        return self.tails.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""

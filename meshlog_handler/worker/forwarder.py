@@ -84,8 +84,6 @@ class LogForwarder(QueueListener):
     def wake(self) -> None:
         """Wake the thread; start a new one if it was killed."""
         if self._paused:
-            if self.stream.wake != self.wake:  # another forwarder has taken its place since the caller looked
-                self.stream.wake()
             return
         self.stream.idle = False
         thread = self._thread
@@ -111,13 +109,14 @@ class LogForwarder(QueueListener):
         self.wait_ended(_PAUSE_SEC)
 
     def resume(self, link: Link, generation: int) -> None:
-        """Ship everything from `generation` on to another relay."""
+        """Ship what was not shown, from `generation` on, to another client."""
         self.wait_ended(_PAUSE_SEC)
         with contextlib.suppress(queue.Empty):  # all of them are taken
             while True:
                 self.queue.get_nowait()
         self._link = link
         self._generation, self._reported_drops = 0, 0
+        self.stream.journal.free_shown()
         self.stream.journal.rewind(generation)
         self.stream.client_moves()
         if not self._stopping:

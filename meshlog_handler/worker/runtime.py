@@ -53,10 +53,10 @@ class LoggerRuntime:
         The connection to the client.
     stream : RecordStream or None
         The stream that takes the flush sentinels. Without one (forwarding is off), flushes are acknowledged at once.
+    find_next : Callable[[], Link or None]
+        Called on this thread when the client is gone: returns the connection to another one, if there is one.
     on_gone : Callable[[], None]
-        Called on this thread when the client is gone.
-    resume : Callable[[], Link or None]
-        Called on this thread before `on_gone`: returns the connection to a replacement of the client, if there is one.
+        Called on this thread when there is no other one.
     on_release : Callable[[], None]
         Called on this thread when the client is about to stop.
     warnings : bool
@@ -67,16 +67,16 @@ class LoggerRuntime:
         self,
         link: Link,
         stream: RecordStream | None,
+        find_next: Callable[[], Link | None],
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
         *,
-        resume: Callable[[], Link | None] = lambda: None,
         warnings: bool = False,
     ) -> None:
         self._link = link
         self._stream = stream
+        self._find_next = find_next
         self._on_gone = on_gone
-        self._resume = resume
         self._on_release = on_release
         self._warnings = warnings
         self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
@@ -151,15 +151,18 @@ class LoggerRuntime:
         internal_threads.add(threading.get_ident())
         transport_threads.add(threading.get_ident())
         try:
-            while self._serve():
-                continue
+            self._serve()
+            while (link := self._find_next()) is not None:
+                self._link = link
+                self.completions.reopen()
+                self._serve()
             self._on_gone()
         finally:
             internal_threads.discard(threading.get_ident())
             transport_threads.discard(threading.get_ident())
 
-    def _serve(self) -> bool:
-        """Carry out commands until the connection is closed; return whether there is another one."""
+    def _serve(self) -> None:
+        """Carry out commands until the connection is closed."""
         try:
             while True:
                 encoded = self._link.receive(self._levels.revert_due())
@@ -177,11 +180,6 @@ class LoggerRuntime:
                 self._end(prepared, ConfigTransaction.rollback)
             self._link.close()
             self.completions.close()
-        link = self._resume()
-        if link is not None:
-            self._link = link
-            self.completions.reopen()
-        return link is not None
 
     def _flush(self, command: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):
