@@ -131,7 +131,12 @@ class Membership:
         mesh = "" if options.job else options.mesh
         self._hello = self._hello.replaced(rank=welcome.rank, mesh=mesh, launched="", resumes=welcome.journal)
         self._runtime = LoggerRuntime(
-            self._link, self.stream, self._find_next, self._lose_client, self._release, warnings=options.warnings
+            self._link,
+            self.stream,
+            find_next=self._find_next,
+            on_gone=self._lose_client,
+            on_release=self._release,
+            warnings=options.warnings,
         )
         self._runtime.apply_defaults(welcome.defaults)
         self._leash = options.leash or parents_death()

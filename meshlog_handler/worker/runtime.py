@@ -67,10 +67,10 @@ class LoggerRuntime:
         self,
         link: Link,
         stream: RecordStream | None,
+        *,
         find_next: Callable[[], Link | None],
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
-        *,
         warnings: bool = False,
     ) -> None:
         self._link = link
