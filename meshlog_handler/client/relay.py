@@ -52,11 +52,13 @@ from .log_client import LogClient
 from .peer import of_ranks
 from .receipt import FlushReceipt
 from .registry import Orphan
+from .relayed_peers import MAX_HELD
 from .relays import plain_counters
 from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
 
 _LOOK_SEC: Final = 0.5
+_MAX_ROOM: Final = MAX_HELD // 4
 
 
 class LogRelay:
@@ -261,7 +263,7 @@ class LogRelay:
     @property
     def room(self) -> int:
         """How many bytes may be on their way: a part of the stream, so that passing on never waits."""
-        return 0 if self._uplink is None else self._uplink.stream.journal.size // 4
+        return 0 if self._uplink is None else min(self._uplink.stream.journal.size // 4, _MAX_ROOM)
 
     def passed(self, message: DownstreamPassed) -> None:
         """Send a boundary."""

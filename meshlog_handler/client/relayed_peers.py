@@ -34,7 +34,7 @@ from .stats import RankStats
 
 MAX_DOWNSTREAM: Final = 65_536
 MAX_HELD: Final = 256 << 20
-"""Bytes of a relay's stream that may wait for a boundary."""
+"""Bytes of a relay's stream that may wait for a boundary, and of the boundaries."""
 MAX_BOUNDARIES: Final = 65_536
 _MAX_TAIL: Final = 1 << 40
 
@@ -90,7 +90,7 @@ class RelayPeer(Peer):
         finally:
             self._hold(before)
         if self._held_bytes > MAX_HELD or len(self._boundaries) > MAX_BOUNDARIES:
-            raise ProtocolError(f"it sends no boundaries: more than {MAX_HELD >> 20} MiB wait for one")
+            raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
         return [*messages, *self._reached()]
 
     def _hold(self, before: int) -> None:
@@ -111,6 +111,7 @@ class RelayPeer(Peer):
         reached = []
         while self._boundaries and self.place >= (self._boundaries[0].generation, self._boundaries[0].position):
             boundary = self._boundaries.popleft()
+            self._held_bytes -= boundary.size
             reached.append(boundary)
             end = boundary.generation, boundary.position
             while self._held and (self._held[0].generation, self._held[0].start) < end:
@@ -154,6 +155,7 @@ class RelayPeer(Peer):
         """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
         if isinstance(message, DownstreamPassed):
             self._boundaries.append(message)
+            self._held_bytes += message.size
             return True
         if isinstance(message, DownstreamReached):
             if message.request in self.reached:  # else that flush has already ended here

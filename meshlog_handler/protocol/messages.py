@@ -85,6 +85,12 @@ def check_names(hostname: str, mesh: str) -> None:
         raise ProtocolError(f"the name of a host or the token of a mesh is longer than {_MAX_NAME} characters")
 
 
+def check_path(path: str) -> None:
+    """Raise `ProtocolError` unless the path of a journal or a directory is short."""
+    if len(path) > _MAX_PATH:
+        raise ProtocolError(f"a path is longer than {_MAX_PATH} characters")
+
+
 class Hello(Message):
     """A worker or relay asks to join. `rank` comes from its launcher, and `mesh` is the token of the mesh that started it.
 

@@ -6,9 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ProtocolError
 from .immutable import field
-from .messages import Command, Message, check_coords, check_names, check_stacks
+from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
 
 _MAX_RANKS = 1 << 20
+_MAX_DROPS = 128
+_MAX_REASON = 32
+_MAX_NUMBER = 1 << 62
+_ENTRY_SIZE = 256
 _MAYBE_INT = (int, type(None))
 _MAYBE_RANKS = (tuple, type(None))
 
@@ -21,6 +25,11 @@ def _check_ranks(ranks: tuple[object, ...] | None) -> None:
 def _check_hidden(hidden: int) -> None:
     if hidden < 0:
         raise ProtocolError(f"invalid count of hidden records: {hidden}")
+
+
+def _is_count(drop: object) -> bool:
+    """Return whether this is a reason, a level and a count."""
+    return isinstance(drop, tuple) and tuple(map(type, drop)) == (str, int, int) and len(drop[0]) <= _MAX_REASON
 
 
 # -- from the client ---------------------------------------------------------------------------------------------------
@@ -131,6 +140,10 @@ class RankRequest(Message):
     journal: str = ""
     types: ClassVar = {"request": (int,), "journal": (str,)}
 
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the path is valid."""
+        check_path(self.journal)
+
 
 class DownstreamJoined(Message):
     """A worker has joined downstream."""
@@ -151,9 +164,10 @@ class DownstreamJoined(Message):
     }
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the names and coordinates are valid."""
+        """Raise `ProtocolError` unless the names, coordinates and path are valid."""
         check_names(self.hostname, self.mesh)
         check_coords(self.coords)
+        check_path(self.journal)
 
 
 class DownstreamEnded(Message):
@@ -194,7 +208,11 @@ class Passed(NamedTuple):
         if not isinstance(value, tuple) or len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
             raise ProtocolError("malformed position in a worker's stream")
         passed = cls(*value)
-        if min(passed[1:6]) < 0 or max(passed[1:6]) >= 1 << 62:
+        check_path(passed.journal)
+        if len(passed.drops) > _MAX_DROPS or not all(map(_is_count, passed.drops)):
+            raise ProtocolError("malformed position in a worker's stream: the counts of dropped records are not valid")
+        counts = [count for _, _, count in passed.drops]
+        if min(*passed[1:6], *counts) < 0 or max(*passed[1:6], *counts) >= _MAX_NUMBER:
             raise ProtocolError("malformed position in a worker's stream: a number is out of range")
         return passed
 
@@ -225,6 +243,12 @@ class DownstreamPassed(Message):
             Passed.of(each)
         if not all(isinstance(each, str) for each in self.removed):
             raise ProtocolError("malformed names of journals")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in memory."""
+        fields = sum(_ENTRY_SIZE * (1 + len(each[6])) + len(each[0]) for each in self.passed)
+        return _ENTRY_SIZE + fields + sum(_ENTRY_SIZE + len(each) for each in self.removed)
 
 
 class DownstreamReplies(Message):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from meshlog_handler.client import passed_streams
 from meshlog_handler.client.passed_streams import PassedStreams
 from meshlog_handler.client.stats import RankStats
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.relay_messages import DownstreamJoined, Passed
 
 JOURNAL = "/run/1-1-0123456789abcdef-rank3.journal"
@@ -45,3 +49,27 @@ def test_the_counters_of_several_relays_add_up() -> None:
     streams.passed([passed(300, 4, dropped=3)], [])
     total = total.merged(streams.counted(JOURNAL, RankStats(3, 17)))
     assert (total.received, total.total_dropped) == (9, 3)
+
+
+def test_the_oldest_streams_are_forgotten_beyond_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passed_streams, "MAX_STREAMS", 3)
+    streams = PassedStreams()
+    for number in range(5):
+        streams.joined(JOINED.replaced(journal=f"{JOURNAL}{number}"))
+    assert [streams.joined(JOINED.replaced(journal=f"{JOURNAL}{number}")) for number in (4, 3, 2)] == [True] * 3
+    assert not streams.joined(JOINED.replaced(journal=f"{JOURNAL}0"))
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [("full",), (("full", 20),), ((20, 20, 1),), (("full", 20, -1),), (("x" * 100, 20, 1),), (("full", 20, 1),) * 1000],
+    ids=["text", "short", "number", "negative", "long", "many"],
+)
+def test_malformed_counts_of_dropped_records_are_refused(drops: tuple[object, ...]) -> None:
+    with pytest.raises(ProtocolError, match="malformed position"):
+        Passed.of((JOURNAL, 3, 1, 16, 0, 5, drops))
+
+
+def test_a_long_path_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="a path is longer"):
+        Passed.of(("x" * 5000, 3, 1, 16, 0, 5, ()))
