@@ -17,7 +17,7 @@ from .procs import DEADLINE
 from .test_killed_relays import answer
 from .test_relay import LOGGER, tree
 
-COUNT = 5_000
+COUNT = 3_000
 WORKERS = 4  # their journals hold more than may be on its way above a relay
 MIB = 1 << 20
 
