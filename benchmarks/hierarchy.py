@@ -82,7 +82,7 @@ class Host:
         from meshlog_handler.protocol.relay_messages import DownstreamJoined
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)
-        self._uplink = Uplink(address, None)
+        self._uplink = Uplink(address, None, "")
         self._show = Dispatcher(Sinks(Sink((UpstreamHandler(self._uplink.stream),), window=window)), digests=True)
         self._lock = threading.Lock()
         self._items = list(_lines(self.ranks))
@@ -98,6 +98,13 @@ class Host:
                 self._show.flush()
                 self._uplink.send(DownstreamReached(order.request, tuple(self.ranks), (), (), 0, {}, 0))
                 self._uplink.append_flush(order.request)
+                self._pass()
+
+    def _pass(self) -> None:
+        """Send a boundary: everything up to here may be shown."""
+        from meshlog_handler.protocol.relay_messages import DownstreamPassed
+
+        self._uplink.send(DownstreamPassed(0, *self._uplink.stream.journal.place, (), ()))
 
     def feed(self) -> None:
         """Forward the lines of all ranks in one window."""
@@ -106,6 +113,7 @@ class Host:
             for items in self._items:
                 self._show.dispatch(items, now)
             self._show.flush()
+            self._pass()
 
     def leave(self) -> None:
         """Close everything."""

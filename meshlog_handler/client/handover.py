@@ -21,6 +21,7 @@ _MAX_FIRST: Final = 1 << 31
 class Handover:
     """Used by `ClientLoop`; without a `succession`, which a client without a job has not, it does nothing.
 
+    A client that `relays` may take over streams, too: see `Registry`.
     `adopt` makes the peer of a process that has ended. `removed` is called with each peer whose rest the next client shows.
     """
 
@@ -31,7 +32,9 @@ class Handover:
         succession: Succession | None,
         adopt: Callable[[Leftover], Peer],
         removed: Callable[[Peer], object],
+        relays: bool,
     ) -> None:
+        self._takes_over = succession is not None or relays
         self._reactor = reactor
         self._succession = succession
         self._adopt = adopt
@@ -44,7 +47,7 @@ class Handover:
     def first_number(self) -> int:
         """The number of the first flush and the first request of this client."""
         # A stream that is read once more has the sentinels of the earlier client, whose numbers must not count here.
-        return 1 if self._succession is None else random.SystemRandom().randrange(1, _MAX_FIRST)
+        return 1 if not self._takes_over else random.SystemRandom().randrange(1, _MAX_FIRST)
 
     @property
     def due(self) -> float | None:

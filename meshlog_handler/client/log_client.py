@@ -25,6 +25,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..errors import ClosedError, SettingError
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
+from ..protocol.relay_messages import RankGranted
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
 from ..system.interpreters import check_interpreter
@@ -49,7 +50,7 @@ from .peer import Peer
 from .queue_peer import CLIENT_NAME, QueuePeer
 from .queue_reader import QueueReader, end_readers
 from .registry import Registry
-from .relayed_peers import peer_of
+from .relayed_peers import ended_peer, peer_of
 from .relays import Upstream
 from .requests import Requests
 from .stack_collector import StackCollector
@@ -132,7 +133,7 @@ class LogClient(Requests):
         self._pid = os.getpid()
         self._running = False
         self._ended = False  # whether the thread has ended
-        self.own_token = os.urandom(8).hex()
+        self.own_token = os.urandom(8).hex() if upstream is None else upstream.directory.token
         self._hang_after = settings.check_hang_after(hang_after)
         self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
         self._hang_watch: HangWatch | None = None
@@ -146,6 +147,7 @@ class LogClient(Requests):
         self._member: JobMember | None = None
         self._succession: Succession | None = None
         self.registry = Registry(self.own_token)
+        self.registry.job = self._job or ""
         self.stack_collector = StackCollector(self)
 
     # -- start and stop --------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ class LogClient(Requests):
             os.makedirs(self._log_dir, exist_ok=True)
             files = RankFiles(self._log_dir, report=diagnose, rotation=self._rotation)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
-            self._rundir = RunDir(self._job or "")
+            self._rundir = RunDir(self._job or "") if self._upstream is None else self._upstream.directory
             undo.callback(self._rundir.remove)
             undo.callback(self.registry.release_journals)
             keep_journals = self._log_dir is not None and self._job is None  # a job has them where its next client finds them
@@ -236,7 +238,12 @@ class LogClient(Requests):
                 undo.callback(self._end_job)
                 self.sinks.reopen()
             self._listener = Listener(
-                self._rundir.path, identify=self.registry.identify, claim=self._claim, admit=self._admit, joined=self._joined
+                self._rundir.path,
+                key=self._rundir.key,
+                identify=self.registry.identify,
+                claim=self._claim,
+                admit=self._admit,
+                joined=self._joined,
             )
             undo.callback(self._listener.close)
             self._mailbox = Mailbox("the client's thread", "LogClient")
@@ -448,10 +455,19 @@ class LogClient(Requests):
                     # Not `close`: the thread that stops the client may hold the lock of `logging`.
                     end.callback(self.console.finish)
 
-    def _claim(self, granted: Callable[[int], None]) -> Callable[[], object]:
+    def _claim(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
         """Ask the upstream client for a rank; `granted` is called with it on the client's thread."""
         assert self.registry.claim is not None  # else `identify` returns False
-        return self.registry.claim(lambda rank: self._post(lambda: granted(rank)))
+        return self.registry.claim(lambda answer: self._post(lambda: granted(answer)), journal)
+
+    def confirm(self, number: int) -> None:
+        """Note that the upstream client has everything up to a boundary. Client thread only; for relays."""
+        self._core.relays.checkpoints.confirmed(number)
+
+    def adopt_ended(self, journal: str, rank: int, granted: RankGranted) -> None:
+        """Read the journal of a worker that ended without a relay. For relays."""
+        peer = ended_peer(journal, rank, granted, self._max_line, self.own_token)
+        self._post(partial(self._core.relays.add_ended, peer))
 
     def _admit(self, connection: NewConnection) -> Welcome:
         """Return the reply to a new connection. Client thread only."""

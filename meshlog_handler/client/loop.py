@@ -72,7 +72,7 @@ class ClientLoop:
         self.observers = observers
         self.error_reports = ErrorReports()
         self.reactor = Reactor(self.error_reports)
-        self.handover = handover(self.reactor, removed=self._let_go)
+        self.handover = handover(self.reactor, removed=self._let_go, relays=upstream is not None)
         first = self.handover.first_number
         requests = itertools.count(FIRST_REQUEST + first - 1)
         self.commands: Acknowledgements[str | bytes | None] = Acknowledgements(
@@ -97,8 +97,7 @@ class ClientLoop:
             remember=self.past.remember,
             post=post,
             upstream=upstream,
-            window=dispatcher.window,
-            hidden_here=lambda: dispatcher.hidden,
+            dispatcher=dispatcher,
         )
         self.insights = Insights(self.reactor, requests)
         self._exit_log = ExitLog(dispatcher, self.insights)
@@ -127,8 +126,10 @@ class ClientLoop:
             self._flushes.expire,
             self._keep_listening,
             self.handover.take_over,
+            lambda now: self._pacer.show_now(self.relays.tails.expire(now), now),
             lambda now: dispatcher.end_tick(),
             lambda now: observers.end_tick(bool(self._pacer) or self.reactor.busy),
+            lambda now: self.relays.checkpoints.step(now, not self._pacer),
             self._end_in_order,
         )
         observers.attach(self.reactor)
@@ -205,6 +206,7 @@ class ClientLoop:
         """Add a peer."""
         peer.streaming = self._registry.streams(peer.mesh)
         peer.sides.keep = self._keep_journals
+        peer.sides.defer = self.relays.upstream is not None and peer.rank is not None
         if peer.external:
             known = self._external.get(peer.rank)
             if known is None or known.ended:  # else another process uses the same rank
@@ -324,7 +326,8 @@ class ClientLoop:
 
     def _show_some(self, now: float) -> None:
         reactor = self.reactor
-        if not self._pacer:
+        full = self.relays.checkpoints.full
+        if not self._pacer and not full:
             items = reactor.collect(self._pacer.quota)
             self._moves += len(items)
             suppressed, reactor.suppressed = reactor.suppressed, []
@@ -336,7 +339,8 @@ class ClientLoop:
             self._pacer.put(items, now)
             self.dispatcher.took(taken)
         self._sentinels += self._pacer.show_some(now, len(reactor.peers))
-        reactor.pipes.holding, reactor.pipes.read_size = bool(self._pacer), self._pacer.read_size
+        reactor.pipes.hold(bool(self._pacer) or full)
+        reactor.pipes.read_size = self._pacer.read_size
         reactor.inbox_size = self._pacer.inbox_size
 
     def _acknowledge(self, now: float) -> None:
@@ -388,7 +392,7 @@ class ClientLoop:
     def _report(self, now: float) -> None:
         if self._drops.is_due(now):
             self._drops.report(now)
-            self.reactor.ask_to_keep_waiting()
+            self.relays.ask_to_keep_waiting()
 
     def _catch_up(self, now: float) -> None:
         for peer, version, due in self._unanswerable():
@@ -437,7 +441,13 @@ class ClientLoop:
 
     def _patience(self) -> float:
         """Return the seconds until the next work."""
-        if self._pacer or self.reactor.busy or self.reactor.finished or self.reactor.messages or self._sentinels:
+        if (
+            self._pacer
+            or (self.reactor.busy and not self.relays.checkpoints.full)
+            or self.reactor.finished
+            or self.reactor.messages
+            or self._sentinels
+        ):
             return 0.0
         deadlines = (
             self.dispatcher.deadline,
@@ -447,6 +457,7 @@ class ClientLoop:
             self.handover.due,
             self._exit_log.deadline,
             self.queues.deadline,
+            self.relays.deadline,
             *(due for _, _, due in self._unanswerable()),
         )
         first = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -519,7 +530,7 @@ class ClientLoop:
         self.insights.ended(peer)
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
-        self.reactor.drop(peer, keep_journal=keep_journal)
+        self.reactor.drop(peer, keep_journal=self.relays.checkpoints.finished(peer, keep_journal=keep_journal))
         self.handover.shown(peer)
         if keep_journal and peer.journal:
             self._registry.keep(peer.hello.rank, peer.journal_files())
@@ -531,6 +542,7 @@ class ClientLoop:
                 del self._external[peer.rank]
             self._exit_log.external(peer)
         elif peer.relays:
+            self._pacer.show_now(self.relays.take_tail(peer, monotonic()), monotonic())
             self._exit_log.relay(peer)
         elif external is None or external.pid != peer.pid:
             self._exit_log.worker(peer)
@@ -547,6 +559,7 @@ class ClientLoop:
             self.switches.close,
             self.insights.close,
             self.reactor.pipes.end_lines,
+            lambda: self._pacer.show_now(self.relays.tails.expire(float("inf")), monotonic()),
             self._show_rest,
             self.dispatcher.flush,
             self.observers.close,

@@ -24,7 +24,7 @@ _MAX_REMAINING: Final = 8 << 20
 class OutputPipes:
     """The pipes of all workers. `read` holds items that were read and not collected yet.
 
-    While `holding` is true, nothing is read, because earlier items are not shown yet. `read_size` is in bytes for one read.
+    `read_size` is in bytes for one read.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -33,13 +33,23 @@ class OutputPipes:
         self._peers: dict[CapturedPipe, Peer] = {}
         self._unfinished: set[CapturedPipe] = set()
         self.read_size = READ_SIZE
-        self.holding = False
+        self._holding = False
+        self._held: set[CapturedPipe] = set()  # they were ready meanwhile, and are not waited for
 
     def add(self, peer: Peer) -> None:
         """Start to read the pipes of a peer."""
         for pipe in peer.pipes:
             self._peers[pipe] = peer
-            self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _, pipe=pipe: self._ready(pipe))
+            self._wait_for(pipe)
+
+    def _wait_for(self, pipe: CapturedPipe) -> None:
+        self._selector.register(pipe.fd, selectors.EVENT_READ, lambda _: self._ready(pipe))
+
+    def hold(self, holding: bool) -> None:
+        """Read nothing while `holding`, because earlier items are not shown yet."""
+        self._holding = holding
+        while self._held and not holding:
+            self._wait_for(self._held.pop())
 
     @property
     def deadline(self) -> float | None:
@@ -101,8 +111,12 @@ class OutputPipes:
             os.close(pipe.fd)
 
     def _ready(self, pipe: CapturedPipe) -> None:
+        if self._holding:
+            self._held.add(pipe)
+            self._selector.unregister(pipe.fd)
+            return
         try:
-            data = None if self.holding else read_pipe(pipe.fd, self.read_size)
+            data = read_pipe(pipe.fd, self.read_size)
         except OSError as failure:  # it would be ready, and fail, again and again
             diagnose(f"a captured stream of {self._peers[pipe].name} cannot be read: {failure}")
             data = b""
@@ -123,8 +137,11 @@ class OutputPipes:
 
     def _close(self, pipe: CapturedPipe) -> None:
         with contextlib.suppress(KeyError):  # already closed
-            self._selector.unregister(pipe.fd)
             del self._peers[pipe]
+            if pipe in self._held:
+                self._held.discard(pipe)
+            else:
+                self._selector.unregister(pipe.fd)
             self._unfinished.discard(pipe)
             os.close(pipe.fd)
             pipe.fd = -1

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -37,7 +37,7 @@ from ..protocol.messages import (
     StackSignal,
     decode,
 )
-from ..protocol.relay_messages import DownstreamReached
+from ..protocol.relay_messages import DownstreamReached, Passed
 from ..system.diagnostics import diagnose
 from .exit_reports import abridged
 from .marking import MarkedDecoder
@@ -53,11 +53,18 @@ _MAX_UNCAUGHT: Final = 256
 
 @dataclass(frozen=True)
 class Piece:
-    """A byte range of a worker's stream, received or read from its journal."""
+    """A byte range of a worker's stream, received or read from its journal. `known`: its records were shown before."""
 
     generation: int
+    start: int
     data: bytes
     replayed: bool
+    known: bool = False
+
+    def split(self, position: int) -> tuple[Piece, Piece]:
+        """Return the parts before and from a position within it."""
+        at = position - self.start
+        return replace(self, data=self.data[:at]), replace(self, start=position, data=self.data[at:])
 
 
 class Target(Hashable, Protocol):
@@ -132,8 +139,10 @@ class Peer:
         "_frames",
         "_generation",
         "_kept",
+        "_known",
         "_losses",
         "_position",
+        "_resumed_at",
         "_taken",
         "caught_up",
         "era",
@@ -244,6 +253,8 @@ class Peer:
         self._generation = 0 if mark is None else mark.shown[0]
         self._kept = False  # whether its journal was a file when the first data arrived
         self._position = START
+        self._known: tuple[int, int] | None = None
+        self._resumed_at = 0, START
         self._taken = 0
         self._decoding = 0
         self._at = 0
@@ -361,8 +372,45 @@ class Peer:
         if not self._generation and not replayed:
             self._kept = bool(self.journal) and os.path.exists(self.journal)
         self._generation, self._position = generation, start + len(data)
-        self.inbox.append(Piece(generation, data, replayed))
-        self.inbox_bytes += len(data)
+        piece = Piece(generation, start, data, replayed)
+        if self._known is not None:
+            piece = self._without_known(piece, *self._known)
+        self.inbox.append(piece)
+        self.inbox_bytes += len(piece.data)
+
+    def _without_known(self, piece: Piece, generation: int, position: int) -> Piece:
+        """Return what is new of a piece, after its known part."""
+        end = piece.start + len(piece.data)
+        if (piece.generation, piece.start) >= (generation, position):
+            self._known = None
+            return piece
+        if piece.generation == generation and end > position:
+            known, piece = piece.split(position)
+            self._known = None
+            self.inbox.append(replace(known, known=True))
+            self.inbox_bytes += len(known.data)
+            return piece
+        return replace(piece, known=True)
+
+    def resume(self, known: Passed) -> None:
+        """Continue a stream that another relay has passed on up to a position. Its segment is read from its start."""
+        self._generation, self._position = known.generation, START
+        self._known = self._resumed_at = known.generation, known.position
+        self._losses = {(reason, level): count for reason, level, count in known.drops}
+        self.sides.begin_after(known.side)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Up to where the stream was received."""
+        return self._generation, self._position
+
+    def passed(self) -> Passed:
+        """Return up to where the stream was taken."""
+        first = self.inbox[0] if self.inbox else None
+        place = (self._generation, self._position) if first is None else (first.generation, first.start + self._at)
+        place = max(place, self._resumed_at)  # it may still read the known part
+        drops = tuple((reason, level, count) for (reason, level), count in self._losses.items())
+        return Passed(self.journal, self.rank or 0, *place, self.sides.last, self.stats.received, drops)
 
     def take(self, limit: int, items: list[Item]) -> int:
         """Append up to about `limit` items of the inbox to `items`; return how much of the limit was used.
@@ -377,6 +425,11 @@ class Peer:
                 if piece.generation != self._decoding:
                     self._decoding = piece.generation
                     self._decoder.new_segment(piece.generation)
+                if piece.known:
+                    done += 1
+                    self.inbox_bytes -= len(piece.data)
+                    self._decoder.learn(piece.data)
+                    continue
                 count = len(items) - self._decoder.sentinels
                 spent = len(items) + self._decoder.aside // ASIDE_COST
                 began = self._at
@@ -459,7 +512,7 @@ class Peer:
         except (OSError, ProtocolError) as failure:
             diagnose(f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}")
         sentinel = number_entry(FLUSH, version)
-        self.inbox.append(Piece(self._generation, sentinel, replayed=False))
+        self.inbox.append(Piece(self._generation, self._position, sentinel, replayed=False))
         self.inbox_bytes += len(sentinel)
 
     def waiting(self) -> int:

@@ -77,6 +77,7 @@ class Reactor:
         self.taken = 0
         self.earlier: dict[Era, list[Item]] = {}
         self.inbox_size = INBOX_SIZE
+        self.taken_from: set[Peer] | None = None  # for a relay: peers from which something was taken
 
     def register(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` from `read` whenever `fd` is readable."""
@@ -210,6 +211,8 @@ class Reactor:
             return peer.take(limit, items)
         finally:
             self.taken += peer.taken - before
+            if self.taken_from is not None:
+                self.taken_from.add(peer)
             if peer.inbox:
                 self._busy[peer] = None  # last in the order
             elif peer.ended:
@@ -298,6 +301,8 @@ class Reactor:
         self._busy.pop(peer, None)
         self._paused.discard(peer)
         self._throttled.discard(peer)
+        if self.taken_from is not None:
+            self.taken_from.discard(peer)
         self.disconnected.pop(peer, None)
         self.peers.discard(peer)
         peer.close(keep_journal=keep_journal)

@@ -7,14 +7,16 @@ import itertools
 import os
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .. import settings
-from ..errors import ClosedError
+from ..errors import ClosedError, ProtocolError, quoted
 from ..protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
+from ..protocol.relay_messages import RankGranted
 from ..system.locks import hold, is_held
 from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
@@ -32,12 +34,24 @@ MAX_RESERVED: Final = 1 << 18
 _MAX_LAUNCHED: Final = 65536
 
 _JOURNAL = re.compile(  # the names that `Registry.admit` makes; side files end in a number
-    r"(\d+-\d+-(?:([0-9a-f]{16})-)?rank\d*\.journal)(?:\.\d+(?:\.kept)?)?"
+    r"((\d+)-\d+-(?:([0-9a-f]{16})-)?rank(\d*)\.journal)(?:\.\d+(?:\.kept)?)?"
 )
 
 
-Claim = Callable[[Callable[[int], None]], Callable[[], object]]
-"""Asks the upstream client for a rank, and returns at once. Its argument is called with the rank; its result withdraws it."""
+Claim = Callable[[Callable[[RankGranted], None], str], Callable[[], object]]
+"""Asks the upstream client for a rank, or for what is known of a journal, and returns at once.
+
+Its argument is called with the answer; its result withdraws it.
+"""
+
+
+class Orphan(NamedTuple):
+    """The journal of a worker of a relay that is gone."""
+
+    journal: str
+    pid: int
+    rank: int
+
 
 _LOCK = re.compile(r"\.meshlog-([0-9a-f]{16})\.lock")
 _TRIES = 10
@@ -85,6 +99,7 @@ class Registry:
         self._launched: dict[str, int] = {}  # a launcher's setting, and the pid of the first process that joined with it
         self._streaming: dict[str | None, bool] = {None: True}  # by mesh; None: all other meshes
         self.claim: Claim | None = None  # a relay sets it: ranks come from its upstream client
+        self.job = ""  # its client sets it: processes of this job may resume their streams
         self._own_token = own_token
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -95,6 +110,7 @@ class Registry:
         self._dead: dict[MeshMember, None] = {}
         self._journals = ""
         self._held = -1
+        self.orphans: dict[str, Orphan] = {}
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str, *, shared: bool = False) -> None:
@@ -105,12 +121,17 @@ class Registry:
         self._journals = directory
         if shared:
             self._hold_lock()
+        self._numbers = itertools.count(time.time_ns())  # there may be journals of a relay that is gone
         living: dict[str, bool] = {}
         for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
             match = _JOURNAL.fullmatch(name)
             if match is not None:  # the directory is the user's and may hold other files
-                journal, token = match.groups()
+                journal, pid, token, rank = match.groups()
+                if self.claim is not None and token == self._own_token:  # of a relay that is gone
+                    if name == journal and rank:
+                        self.orphans[path] = Orphan(path, int(pid), int(rank))
+                    continue
                 if token is not None and token not in living:
                     living[token] = is_held(os.path.join(directory, _lock_name(token)))
                 if journal not in living:
@@ -119,6 +140,11 @@ class Registry:
                     _unlink(path)
             elif (lock := _LOCK.fullmatch(name)) is not None and lock[1] != self._own_token and not is_held(path):
                 _unlink(path)
+
+    def ended_orphans(self) -> list[Orphan]:
+        """Return, once, the orphans whose worker has ended. The others may still resume. Any thread may call it."""
+        ended = [orphan for orphan in tuple(self.orphans.values()) if not is_held(orphan.journal)]
+        return [each for each in ended if self.orphans.pop(each.journal, None) is not None]
 
     def _hold_lock(self) -> None:
         path = os.path.join(self._journals, _lock_name(self._own_token))
@@ -160,7 +186,9 @@ class Registry:
         if connection.hello.launched and not connection.hello.mesh and self._inherited(connection.hello.launched, pid):
             connection.hello = connection.hello.replaced(rank=None, local_rank=None)
         hello = connection.hello
-        return self.claim is not None and hello.rank is None and not hello.relay and hello.mesh != self._own_token
+        if self.claim is None or hello.relay or hello.mesh == self._own_token:
+            return False
+        return hello.rank is None or bool(hello.resumes)
 
     def admit(self, connection: NewConnection) -> Welcome:
         """Return the reply to an identified connection: its rank, its journal, the defaults.
@@ -174,6 +202,8 @@ class Registry:
             if not settings.observe():
                 raise ClosedError("this client has no observers.")
             return Welcome(None, "", ())
+        if hello.resumes and not hello.relay and not (hello.job and hello.job == self.job):
+            return self._admit_again(connection)
         with self._lock:
             rank = self._rank(hello)
             self._dead.pop(MeshMember(hello.mesh, rank), None)
@@ -181,7 +211,27 @@ class Registry:
             token, number = self._own_token, next(self._numbers)
             name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            return Welcome(rank, journal, self._commands_for(hello))
+            retains = self.claim is not None and bool(journal) and rank is not None and not hello.relay
+            return Welcome(rank, journal, self._commands_for(hello), retains)
+
+    def _admit_again(self, connection: NewConnection) -> Welcome:
+        """Return the reply to a worker of a relay that is gone: it goes on with its journal."""
+        hello = connection.hello
+        directory, name = os.path.split(hello.resumes)
+        match = _JOURNAL.fullmatch(name)
+        # With the lock of the journal, its worker may already count as ended: `ended_orphans` returns a journal once.
+        if (
+            self.claim is None
+            or hello.job
+            or directory != self._journals
+            or match is None
+            or match.groups() != (name, str(connection.pid), self._own_token, str(hello.rank))
+        ):
+            raise ProtocolError(f"it resumes a journal that it has not from this client: {quoted(hello.resumes)}")
+        with self._lock:
+            self.orphans.pop(hello.resumes, None)
+            generation = 0 if connection.known is None else connection.known.generation
+            return Welcome(hello.rank, hello.resumes, self._commands_for(hello), True, generation)
 
     def _commands_for(self, hello: Hello) -> tuple[bytes, ...]:
         # Only other processes get commands; a relay gets them after it is added.

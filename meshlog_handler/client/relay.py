@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
+from typing import Final
 
 from .. import settings
 from ..errors import BusyError, ClosedError
@@ -29,10 +30,12 @@ from ..protocol.relay_messages import (
     DownstreamEnded,
     DownstreamInsight,
     DownstreamJoined,
+    DownstreamPassed,
     DownstreamReached,
     DownstreamReplies,
     FlushDownstream,
     InsightDownstream,
+    PassedReceived,
     RankGranted,
     RankRequest,
     StreamDownstream,
@@ -41,14 +44,21 @@ from ..protocol.relay_messages import (
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
 from ..transport.channel import Address
+from ..transport.run_directory import RunDir
+from ..worker.record_stream import internal_threads
 from .acknowledgements import Answers
 from .insights import INSIGHT_SEC
 from .log_client import LogClient
 from .peer import of_ranks
 from .receipt import FlushReceipt
+from .registry import Orphan
+from .relayed_peers import MAX_HELD
 from .relays import plain_counters
 from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
+
+_LOOK_SEC: Final = 0.5
+_MAX_ROOM: Final = MAX_HELD // 4
 
 
 class LogRelay:
@@ -86,7 +96,10 @@ class LogRelay:
         self._upstream_address = str(Address.parse(address))
         self._tunnel = tunnel
         self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
-        self._claims: dict[int, Callable[[int], None]] = {}
+        self._claims: dict[int, Callable[[RankGranted], None]] = {}
+        self._handler: UpstreamHandler | None = None
+        self._looker: threading.Thread | None = None
+        self._over = threading.Event()
         self._numbers = itertools.count(1)
         self._uplink: Uplink | None = None
         self._client: LogClient | None = None
@@ -106,9 +119,15 @@ class LogRelay:
         """
         if self._uplink is not None:
             return self
-        uplink = Uplink(self._upstream_address, self._tunnel)
         log_dir, never, hide = self._options
-        client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, upstream=self)
+        self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
+        try:
+            uplink = Uplink(self._upstream_address, self._tunnel, self.directory.path)
+        except BaseException:
+            self.directory.forget()  # there may be journals in it
+            raise
+        self._handler = handler = UpstreamHandler(uplink.stream)
+        client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
         client.registry.claim = self._claim_for_worker
         try:
             client.start()
@@ -119,7 +138,26 @@ class LogRelay:
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, self._lost)
+        if client.registry.orphans:
+            self._looker = threading.Thread(target=self._look_for_orphans, name="meshlog-orphans", daemon=True)
+            self._looker.start()
         return self
+
+    def _look_for_orphans(self) -> None:
+        """Read the journals of workers that ended without a relay, after the one that is gone."""
+        internal_threads.add(threading.get_ident())
+        try:
+            while not self._over.is_set() and (client := self._running_client).running and client.registry.orphans:
+                for orphan in client.registry.ended_orphans():
+                    self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
+                self._over.wait(_LOOK_SEC)
+        except ClosedError:
+            return  # it was stopped
+        finally:
+            internal_threads.discard(threading.get_ident())
+
+    def _adopt(self, client: LogClient, orphan: Orphan, granted: RankGranted) -> None:
+        client.adopt_ended(orphan.journal, orphan.rank, granted.replaced(pid=granted.pid or orphan.pid))
 
     def stop(self, timeout: float = 10.0) -> None:
         """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
@@ -133,6 +171,7 @@ class LogRelay:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
+            self._over.set()
             client.stop(timeout)
             uplink.leave()
             live_clients.discard(self)
@@ -190,20 +229,47 @@ class LogRelay:
         if self._uplink is not None:
             self._uplink.send(message)
 
-    def claim(self, granted: Callable[[int], None]) -> None:
-        """Ask for a rank; `granted` is called with it."""
-        self._ask_for_rank(granted)
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Ask for a rank, or for what is known of a journal; `granted` is called with it."""
+        self._ask_for_rank(granted, journal)
 
-    def _ask_for_rank(self, granted: Callable[[int], None]) -> int:
+    def _ask_for_rank(self, granted: Callable[[RankGranted], None], journal: str = "") -> int:
         request = next(self._numbers)
         self._claims[request] = granted
         if self._uplink is not None:
-            self._uplink.send(RankRequest(request))
+            self._uplink.send(RankRequest(request, journal))
         return request
 
-    def _claim_for_worker(self, granted: Callable[[int], None]) -> Callable[[], object]:
+    def _claim_for_worker(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
         """Ask for a rank for a new connection; return a function that withdraws the request."""
-        return partial(self._claims.pop, self._ask_for_rank(granted), None)
+        return partial(self._claims.pop, self._ask_for_rank(granted, journal), None)
+
+    # -- the stream to the upstream client (see `Passage`) -----------------------------------------------------------
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The end of what was passed on."""
+        return (0, 0) if self._uplink is None else self._uplink.stream.journal.place
+
+    @property
+    def postponed(self) -> bool:
+        """Whether sentinels wait for room in the stream."""
+        return self._uplink is not None and self._uplink.stream.postponed
+
+    @property
+    def passed_bytes(self) -> int:
+        """The bytes that were passed on."""
+        return 0 if self._handler is None else self._handler.passed_bytes
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be on their way: a part of the stream, so that passing on never waits."""
+        return 0 if self._uplink is None else min(self._uplink.stream.journal.size // 4, _MAX_ROOM)
+
+    def passed(self, message: DownstreamPassed) -> None:
+        """Send a boundary."""
+        if self._uplink is not None:
+            self._uplink.send(message)
 
     # -- commands from the upstream client ---------------------------------------------------------------------------
 
@@ -215,7 +281,11 @@ class LogRelay:
             granted = self._claims.pop(command.request, None)
             if granted is not None:
                 with contextlib.suppress(ClosedError):  # as below
-                    granted(command.rank)
+                    granted(command)
+            return
+        if isinstance(command, PassedReceived):
+            with contextlib.suppress(ClosedError):  # as below
+                client.on_thread(partial(client.confirm, command.request))
             return
         with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
             if isinstance(command, FlushDownstream):
@@ -235,7 +305,11 @@ class LogRelay:
 
     def _flush(self, client: LogClient, uplink: Uplink, command: FlushDownstream) -> None:
         def flushed(future: Future[FlushReceipt]) -> None:
-            # Runs on the client's thread, which has just passed on the last record.
+            with contextlib.suppress(ClosedError):  # the client was stopped meanwhile
+                client.on_thread(partial(answer, future))
+
+        def answer(future: Future[FlushReceipt]) -> None:
+            # Runs on the client's thread, which has passed on the last record. It sends a boundary after the sentinel.
             receipt = future.result()
             stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped

@@ -9,23 +9,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
+from ..dispatch.dispatcher import Dispatcher
 from ..errors import ProtocolError
+from ..protocol.decode import Item
 from ..protocol.messages import Command, Commit, Message, Prepare, reason_of
 from ..protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
     DownstreamEnded,
     DownstreamJoined,
+    DownstreamPassed,
     DownstreamReplies,
     DownstreamStacks,
+    PassedReceived,
     RankGranted,
     RankRequest,
     StreamDownstream,
     WindowDownstream,
 )
+from ..transport.run_directory import RunDir
+from ..worker.next_client import PATIENCE_SEC
 from .acknowledgements import Acknowledgements
+from .checkpoints import Checkpoints, Passage
+from .passed_streams import PassedStreams, Tails
 from .peer import Chosen, Peer
 from .reactor import Reactor
 from .registry import Registry
@@ -41,11 +50,13 @@ def window_downstream(window: float | None) -> float | None:
     return None if window is None else min(window / _PART, _MOST_SEC)
 
 
-class Upstream(Protocol):
+class Upstream(Passage, Protocol):
     """The connection to the upstream client, for a client that belongs to a relay.
 
     Called on the client's thread, or on those of its listener. Never waits long.
     """
+
+    directory: RunDir
 
     def joined(self, message: DownstreamJoined) -> None:
         """Report a worker that joined."""
@@ -53,15 +64,15 @@ class Upstream(Protocol):
     def ended(self, message: DownstreamEnded) -> None:
         """Report a worker that ended."""
 
-    def claim(self, granted: Callable[[int], None]) -> None:
-        """Ask for a rank; `granted` is called with it, on any thread."""
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Ask for a rank, or for what is known of a journal; `granted` is called with it, on any thread."""
 
 
 class Relays:
     """Exchanges messages with relays, apart from records and flushes.
 
     `remember` takes the last counters of ranks that ended. `post` runs a function on the client's thread, from any thread.
-    `window` is in seconds. `hidden_here` returns how many records this client itself has hidden.
+    `dispatcher` is that of this client.
     """
 
     def __init__(
@@ -73,8 +84,7 @@ class Relays:
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
         upstream: Upstream | None,
-        window: float | None,
-        hidden_here: Callable[[], int],
+        dispatcher: Dispatcher,
     ) -> None:
         self._reactor = reactor
         self._registry = registry
@@ -82,14 +92,28 @@ class Relays:
         self._remember = remember
         self._post = post
         self.upstream = upstream
-        self._window = window
-        self._hidden_here = hidden_here
+        self._window = dispatcher.window
+        self._dispatcher = dispatcher
+        self.checkpoints = Checkpoints(reactor, dispatcher, upstream)
         self._hidden_by_former = 0  # by relays that have ended
+        self._streams = PassedStreams()
+        self._waiting: list[tuple[RelayPeer, Callable[[], None]]] = []
+        self.tails = Tails()
 
     @property
     def hidden(self) -> int:
         """The number of hidden records, here and downstream."""
-        return self._hidden_here() + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
+        return self._dispatcher.hidden + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
+
+    @property
+    def deadline(self) -> float | None:
+        """When a boundary or a tail is due, or None."""
+        return min((due for due in (self.checkpoints.deadline, self.tails.deadline) if due is not None), default=None)
+
+    def ask_to_keep_waiting(self) -> None:
+        """Ask throttled workers to wait, unless the upstream client takes nothing: then their policy applies."""
+        if not self.checkpoints.full:
+            self._reactor.ask_to_keep_waiting()
 
     # -- to relays -------------------------------------------------------------------------------------------------
 
@@ -102,8 +126,8 @@ class Relays:
             for mesh, command in self._registry.defaults():
                 self._send_default(peer, mesh, command)
         elif self.upstream is not None and peer.rank is not None and not peer.external:
-            coords = dict(peer.coords)
-            self.upstream.joined(DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, coords))
+            joined = DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, dict(peer.coords), peer.journal)
+            self.upstream.joined(joined)
 
     def set_window(self, window: float | None) -> None:
         """Set the windows of the relays by the window of this client."""
@@ -158,16 +182,30 @@ class Relays:
             request = message.request
             relay.request_rank()
 
-            def send(rank: int) -> None:
+            def send(granted: RankGranted) -> None:
                 relay.ranks_requested -= 1
-                self._send(relay, RankGranted(request, rank))
+                self._send(relay, granted.replaced(request=request))
 
-            def grant(rank: int) -> None:
-                self._post(lambda: send(rank))
+            def grant(granted: RankGranted) -> None:
+                self._post(lambda: send(granted))
 
-            self.claim(grant)
+            former = next((each for each in self._relays() if each is not relay and each.was_replaced_by(relay)), None)
+            if former is None:
+                self.claim(message.journal, grant)
+            else:  # it was killed, and what it has sent comes first
+                self._waiting.append((former, partial(self.claim, message.journal, grant)))
+                if not former.watched:  # its tunnel may still be open
+                    self._reactor.ended(former)
+        elif isinstance(message, DownstreamPassed):
+            if self.upstream is None:
+                self._streams.passed(message.passed, message.removed)
+                self._send(relay, PassedReceived(message.request))
+            else:
+                self.checkpoints.reached(relay, message)
         elif isinstance(message, DownstreamJoined):
             relay.join(message)
+            if self._streams.joined(message):
+                self.tails.resumed(message.rank)
             self._registry.joined(message.mesh, message.rank)
             self._send_defaults_to(relay, message)
             if self.upstream is not None:
@@ -175,6 +213,10 @@ class Relays:
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
+                if relay in self._reactor.peers:
+                    self._streams.ended(ended.journal)
+                else:
+                    ended.stats = self._streams.counted(ended.journal, ended.stats)
                 self._commands.note_all(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
@@ -194,12 +236,28 @@ class Relays:
                     answer = message.found[index] if fits else "its relay had no room for its stacks"
                     self._commands.note(message.request, relay.downstream[rank], answer)
 
-    def claim(self, granted: Callable[[int], None]) -> None:
-        """Find a rank for a new worker, here or upstream."""
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Find a rank for a new worker, or what is known of a journal, here or upstream."""
         if self.upstream is not None:
-            self.upstream.claim(granted)
+            self.upstream.claim(journal, granted)
+        elif journal:
+            granted(self._streams.granted(0, journal, 0))
         else:
-            granted(self._registry.next_rank())
+            granted(RankGranted(0, self._registry.next_rank()))
+
+    def add_ended(self, peer: Peer) -> None:
+        """Add a worker of which only the journal is left, after its relay was killed."""
+        peer.streaming = self._registry.streams(peer.mesh)
+        peer.sides.defer = True
+        self._reactor.peers.add(peer)
+        self.peer_joined(peer)
+        self._reactor.ended(peer)
+
+    def take_tail(self, relay: Peer, now: float) -> list[Item]:
+        """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
+        assert isinstance(relay, RelayPeer)
+        resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
+        return self.tails.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
@@ -209,6 +267,10 @@ class Relays:
                 self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
             self._hidden_by_former += peer.hidden
             peer.hidden = 0
+            ready = [claim for former, claim in self._waiting if former is peer]
+            self._waiting = [each for each in self._waiting if each[0] is not peer]
+            for claim in ready:
+                claim()
         elif self.upstream is not None and peer.rank is not None and not peer.external:
             self.upstream.ended(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
 

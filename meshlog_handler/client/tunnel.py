@@ -142,6 +142,11 @@ class Tunnel:
             thread.start()
         return self
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is transferred any more."""
+        return self._ended
+
     def wait(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the end of the relay, with all its data. Call it before `close`."""
         self._threads[0].join(capped(timeout))
@@ -178,7 +183,8 @@ class Tunnel:
 
     def _carry_down(self) -> None:
         while data := self._sock.recv(_PIECE):
-            self._give(data)
+            with contextlib.suppress(ClosedError):  # the relay has ended: its last bytes still come up
+                self._give(data)
 
     def _disconnect(self) -> None:
         self._ended = True

@@ -19,6 +19,7 @@ from typing import Final
 
 from .. import settings
 from ..errors import MeshlogError, ProtocolError
+from ..protocol.encode import EncodedRecord, SchemaTable
 from ..protocol.messages import Command, Goodbye, Hello, KeepWaiting, Message, Release, decode
 from ..protocol.record import MeshRecord, info_of
 from ..protocol.relayed_records import encode_relayed
@@ -40,11 +41,17 @@ class UpstreamHandler:
 
     def __init__(self, stream: RecordStream) -> None:
         self._stream = stream
+        self.passed_bytes = 0
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Pass a record on. Blocks, as a logging call does, while the upstream client has no room."""
-        self._stream.append_encoded(record.levelno, partial(encode_relayed, record))
+        self._stream.append_encoded(record.levelno, partial(self._encode, record))
         return True
+
+    def _encode(self, record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
+        encoded = encode_relayed(record, table)
+        self.passed_bytes += len(encoded.data)
+        return encoded
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Pass on that a progress state has ended, without its text."""
@@ -60,9 +67,10 @@ class Uplink:
     """The connection of a relay to its upstream client; `ConnectError` if it cannot be made.
 
     Any thread may call `send` and `append_flush`. `tunnel` is a connected socket, for a client whose socket cannot be reached.
+    `directory` is the run directory of the relay, by which the client knows whose replacement it is.
     """
 
-    def __init__(self, address: str, tunnel: socket.socket | None) -> None:
+    def __init__(self, address: str, tunnel: socket.socket | None, directory: str) -> None:
         hello = Hello(
             pid=os.getpid(),
             hostname=socket.gethostname(),
@@ -73,6 +81,7 @@ class Uplink:
             forwarding=True,
             started=time.time(),
             relay=True,
+            resumes=directory,
         )
         self._link, welcome = connect(Address.parse(address), hello, (), tunnel)
         # Through a tunnel, the client cannot read a journal file after this process ends. Then memory is enough.

@@ -152,10 +152,12 @@ class ReadSideFiles:
     With `keep`, the newest files stay for ``meshlog tail``: up to `MAX_FILES`, with up to `MAX_KEPT` bytes together.
     """
 
-    __slots__ = ("_journal", "_kept", "_last", "keep")
+    __slots__ = ("_journal", "_kept", "_last", "_read", "defer", "keep")
 
     def __init__(self, journal: str) -> None:
         self.keep = False
+        self.defer = False  # whether a file stays until `acknowledge`
+        self._read: list[int] = []
         self._journal = journal
         self._kept: list[tuple[str, int]] = []
         self._last = 0
@@ -169,10 +171,10 @@ class ReadSideFiles:
         except ProtocolError:
             _unlink(path)
             raise
-        if self.keep and len(data) <= MAX_KEPT:
-            self._keep(number, len(data))
+        if self.defer:
+            self._read.append(number)
         else:
-            _unlink(path)
+            self._end(number, len(data))
         return data
 
     def peek(self, number: int) -> bytes:
@@ -183,6 +185,34 @@ class ReadSideFiles:
     def remove(self, number: int) -> None:
         """Remove a side file."""
         _unlink(side_path(self._journal, number))
+
+    def _end(self, number: int, size: int) -> None:
+        if self.keep and size <= MAX_KEPT:
+            self._keep(number, size)
+        else:
+            _unlink(side_path(self._journal, number))
+
+    def begin_after(self, last: int) -> None:
+        """Remove the files up to number `last`, which another reader has read and not removed."""
+        self._last = last
+        directory, name = os.path.split(self._journal)
+        with contextlib.suppress(OSError):  # the directory was removed
+            for each in os.listdir(directory):
+                number = each.removeprefix(f"{name}.")
+                if number != each and number.isdecimal() and int(number) <= last:
+                    _unlink(os.path.join(directory, each))
+
+    @property
+    def last(self) -> int:
+        """The highest number of a file that was read."""
+        return self._last
+
+    def acknowledge(self, last: int) -> None:
+        """Remove or keep the files that were read, up to number `last`: the upstream client has their records."""
+        while self._read and self._read[0] <= last:
+            number = self._read.pop(0)
+            with contextlib.suppress(OSError):  # it was removed
+                self._end(number, os.stat(side_path(self._journal, number)).st_size)
 
     def _keep(self, number: int, size: int) -> None:
         kept = side_path(self._journal, number, kept=True)

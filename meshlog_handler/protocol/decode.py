@@ -107,6 +107,12 @@ class RecordDecoder:
         self._schemas = {}
         self._defined_bytes = 0
 
+    def learn(self, data: bytes) -> None:
+        """Read only the schemas of entries whose records were shown before."""
+        for kind, _, body, end in walk(data):
+            if kind == DEFINE:
+                self.decode(data[body - HEADER.size : end], 0, 1, [])
+
     def decode(self, data: bytes, at: int, limit: int, items: list[Item]) -> int:
         """Append up to about `limit` items from ``data[at:]`` to `items`; return where to continue, ``len(data)`` at the end.
 

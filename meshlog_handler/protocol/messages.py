@@ -85,6 +85,12 @@ def check_names(hostname: str, mesh: str) -> None:
         raise ProtocolError(f"the name of a host or the token of a mesh is longer than {_MAX_NAME} characters")
 
 
+def check_path(path: str) -> None:
+    """Raise `ProtocolError` unless the path of a journal or a directory is short."""
+    if len(path) > _MAX_PATH:
+        raise ProtocolError(f"a path is longer than {_MAX_PATH} characters")
+
+
 class Hello(Message):
     """A worker or relay asks to join. `rank` comes from its launcher, and `mesh` is the token of the mesh that started it.
 
@@ -92,8 +98,8 @@ class Hello(Message):
     `output_only`: it is about to execute another program, whose output the client captures. It neither reads nor sends.
     An `observer` has no logs and no rank: it asks the client, and follows what is shown.
     `launched`: the launcher's variables (see `settings.launched`) if `rank` comes from the environment; they may be inherited.
-    `job`: the name of the job if it goes on with another client when this one ends; `resumes` is then the journal that it has
-    from the last client.
+    `resumes`: the journal that it has from a client which is gone; it asks another client to go on with it: the next one of
+    the `job` of that name, or else the replacement of a relay. Of a relay, its run directory, which it may have taken over.
     """
 
     pid: int
@@ -144,12 +150,24 @@ class Hello(Message):
 
 
 class Welcome(Message):
-    """The client's reply to `Hello`: the rank, the path for the journal, and the encoded default commands."""
+    """The client's reply to `Hello`: the rank, the path for the journal, and the encoded default commands.
+
+    `retains`: the client is a relay. The worker keeps what it has sent until a `Kept`, for the case that the relay is killed.
+    `generation`: where a worker that resumes begins to send.
+    """
 
     rank: int | None
     journal: str
     defaults: tuple[bytes, ...]
-    types: ClassVar = {"rank": _MAYBE_INT, "journal": (str,), "defaults": (tuple,)}
+    retains: bool = False
+    generation: int = 0
+    types: ClassVar = {
+        "rank": _MAYBE_INT,
+        "journal": (str,),
+        "defaults": (tuple,),
+        "retains": (bool,),
+        "generation": (int,),
+    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the default commands are encoded."""
@@ -245,6 +263,13 @@ class KeepWaiting(Message):
     """Keep waiting: the client is behind but making progress. No reply."""
 
     types: ClassVar = {}
+
+
+class Kept(Message):
+    """The client above the relay has everything before `generation` of the worker's journal. No reply."""
+
+    generation: int
+    types: ClassVar = {"generation": (int,)}
 
 
 class Release(Message):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ProtocolError
-from .messages import Command, Message, check_coords, check_names, check_stacks
+from .immutable import field
+from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
 
 _MAX_RANKS = 1 << 20
+_MAX_DROPS = 128
+_MAX_REASON = 32
+_MAX_NUMBER = 1 << 62
+_ENTRY_SIZE = 256
 _MAYBE_INT = (int, type(None))
 _MAYBE_RANKS = (tuple, type(None))
 
@@ -20,6 +25,11 @@ def _check_ranks(ranks: tuple[object, ...] | None) -> None:
 def _check_hidden(hidden: int) -> None:
     if hidden < 0:
         raise ProtocolError(f"invalid count of hidden records: {hidden}")
+
+
+def _is_count(drop: object) -> bool:
+    """Return whether this is a reason, a level and a count."""
+    return isinstance(drop, tuple) and tuple(map(type, drop)) == (str, int, int) and len(drop[0]) <= _MAX_REASON
 
 
 # -- from the client ---------------------------------------------------------------------------------------------------
@@ -84,20 +94,55 @@ class InsightDownstream(Command):
 
 
 class RankGranted(Command):
-    """The reply to the `RankRequest` with the same `request`: the new worker's rank."""
+    """The reply to the `RankRequest` with the same `request`: the worker's rank.
+
+    `known`: what the client has of the journal in the request, as fields of `Passed`; None if it knows nothing of it. `mesh`,
+    `pid`, `hostname` and `coords` are then those of its worker, and `ended` is whether the end of the worker was reported.
+    """
 
     rank: int
-    types: ClassVar = {"request": (int,), "rank": (int,)}
+    known: tuple[Any, ...] | None = None
+    mesh: str = ""
+    pid: int = 0
+    hostname: str = ""
+    coords: dict[str, int | str] = field(default_factory=dict)
+    ended: bool = False
+    types: ClassVar = {
+        "request": (int,),
+        "rank": (int,),
+        "known": (tuple, type(None)),
+        "mesh": (str,),
+        "pid": (int,),
+        "hostname": (str,),
+        "coords": (dict,),
+        "ended": (bool,),
+    }
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the names, coordinates and counters are valid."""
+        check_names(self.hostname, self.mesh)
+        check_coords(self.coords)
+        if self.known is not None:
+            Passed.of(self.known)
+
+
+class PassedReceived(Command):
+    """The client has everything up to the `DownstreamPassed` with this `request`."""
 
 
 # -- from the relay ----------------------------------------------------------------------------------------------------
 
 
 class RankRequest(Message):
-    """Request a rank for a new worker that has none and asks to join the relay."""
+    """Request a rank for a new worker that has none and asks to join the relay; or, with a `journal`, what is known of it."""
 
     request: int
-    types: ClassVar = {"request": (int,)}
+    journal: str = ""
+    types: ClassVar = {"request": (int,), "journal": (str,)}
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the path is valid."""
+        check_path(self.journal)
 
 
 class DownstreamJoined(Message):
@@ -108,12 +153,21 @@ class DownstreamJoined(Message):
     pid: int
     hostname: str
     coords: dict[str, int | str]
-    types: ClassVar = {"rank": (int,), "mesh": (str,), "pid": (int,), "hostname": (str,), "coords": (dict,)}
+    journal: str = ""
+    types: ClassVar = {
+        "rank": (int,),
+        "mesh": (str,),
+        "pid": (int,),
+        "hostname": (str,),
+        "coords": (dict,),
+        "journal": (str,),
+    }
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the names and coordinates are valid."""
+        """Raise `ProtocolError` unless the names, coordinates and path are valid."""
         check_names(self.hostname, self.mesh)
         check_coords(self.coords)
+        check_path(self.journal)
 
 
 class DownstreamEnded(Message):
@@ -130,6 +184,71 @@ class DownstreamEnded(Message):
     def check(self) -> None:
         """Raise `ProtocolError` unless the count is valid."""
         _check_hidden(self.hidden)
+
+
+class Passed(NamedTuple):
+    """What was passed on of one worker's stream: the entries before ``(generation, position)`` of its journal.
+
+    `side` is the last side file among them. `received` counts their records, and `drops` has the counts of the dropped ones
+    as ``(reason, level, count)``.
+    """
+
+    journal: str
+    rank: int
+    generation: int
+    position: int
+    side: int
+    received: int
+    drops: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def of(cls, value: object) -> Passed:
+        """Return it from plain data; raise `ProtocolError` if it is malformed."""
+        kinds = (str, int, int, int, int, int, tuple)
+        if not isinstance(value, tuple) or len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
+            raise ProtocolError("malformed position in a worker's stream")
+        passed = cls(*value)
+        check_path(passed.journal)
+        if len(passed.drops) > _MAX_DROPS or not all(map(_is_count, passed.drops)):
+            raise ProtocolError("malformed position in a worker's stream: the counts of dropped records are not valid")
+        counts = [count for _, _, count in passed.drops]
+        if min(*passed[1:6], *counts) < 0 or max(*passed[1:6], *counts) >= _MAX_NUMBER:
+            raise ProtocolError("malformed position in a worker's stream: a number is out of range")
+        return passed
+
+
+class DownstreamPassed(Message):
+    """A boundary: up to ``(generation, position)`` of its stream, a relay has passed on whole parts of its workers' streams.
+
+    `passed` says which, as fields of `Passed`. The client shows nothing beyond the last boundary: if the relay is killed, its
+    workers send that again. `removed` are journals that do not exist any more.
+    """
+
+    request: int
+    generation: int
+    position: int
+    passed: tuple[tuple[Any, ...], ...]
+    removed: tuple[str, ...]
+    types: ClassVar = {
+        "request": (int,),
+        "generation": (int,),
+        "position": (int,),
+        "passed": (tuple,),
+        "removed": (tuple,),
+    }
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the positions are valid."""
+        for each in self.passed:
+            Passed.of(each)
+        if not all(isinstance(each, str) for each in self.removed):
+            raise ProtocolError("malformed names of journals")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in memory."""
+        fields = sum(_ENTRY_SIZE * (1 + len(each[6])) + len(each[0]) for each in self.passed)
+        return _ENTRY_SIZE + fields + sum(_ENTRY_SIZE + len(each) for each in self.removed)
 
 
 class DownstreamReplies(Message):
@@ -217,6 +336,7 @@ FROM_RELAY: tuple[type[Message], ...] = (
     RankRequest,
     DownstreamJoined,
     DownstreamEnded,
+    DownstreamPassed,
     DownstreamReplies,
     DownstreamStacks,
     DownstreamReached,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import errno
 import os
-import secrets
 import socket
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Final
 from ..errors import ClosedError, ProtocolError, quoted
 from ..protocol.frames import CONTROL
 from ..protocol.messages import Hello, Welcome, decode
+from ..protocol.relay_messages import Passed, RankGranted
 from ..system.descriptors import is_read_end
 from ..system.diagnostics import diagnose
 from ..system.waits import monotonic
@@ -55,6 +55,8 @@ _SILENT_SEC: Final = 2.0
 class NewConnection:
     """A connection that authenticated and sent its Hello message.
 
+    `known` is what the upstream client has of a worker that resumes.
+
     `pid` comes from the kernel. For a process in another namespace it comes from the Hello message instead: `here` is then
     false, and no process of this namespace may be looked up by it.
     """
@@ -64,6 +66,7 @@ class NewConnection:
     pid: int
     here: bool = True
     pipes: dict[str, int] = field(default_factory=dict)
+    known: Passed | None = None
 
 
 @dataclass(eq=False)
@@ -89,6 +92,8 @@ class Listener:
     ----------
     directory : str
         The private directory.
+    key : bytes
+        What authenticates a worker.
     identify : Callable[[NewConnection], bool]
         Corrects what a connection says of itself; returns whether its rank has to be claimed.
     claim : Callable
@@ -103,12 +108,13 @@ class Listener:
         self,
         directory: str,
         *,
+        key: bytes,
         identify: Callable[[NewConnection], bool],
-        claim: Callable[[Callable[[int], None]], Callable[[], object]],
+        claim: Callable[[Callable[[RankGranted], None], str], Callable[[], object]],
         admit: Callable[[NewConnection], Welcome],
         joined: Callable[[NewConnection, Welcome], None],
     ) -> None:
-        self.address = Address(os.path.join(directory, "client.sock"), secrets.token_bytes(32))
+        self.address = Address(os.path.join(directory, "client.sock"), key)
         self._identify = identify
         self._claim = claim
         self._admit = admit
@@ -262,26 +268,32 @@ class Listener:
         connection = yield from self._receive_hello(handshake)
         self._complete(handshake)
         if self._identify(connection):
-            rank = yield from self._claimed(handshake)
-            connection.hello = connection.hello.replaced(rank=rank)
+            granted = yield from self._claimed(handshake, connection.hello.resumes)
+            if not connection.hello.resumes:
+                connection.hello = connection.hello.replaced(rank=None if granted is None else granted.rank)
+            elif granted is None:
+                raise ClosedError("the upstream client does not answer.")  # the worker tries again
+            elif granted.known is not None:
+                connection.known = Passed.of(granted.known)
         handshake.deadline = float("inf")
         welcome = self._admit(connection)
         self._joined(connection, welcome)
 
-    def _claimed(self, handshake: _Handshake) -> Steps[int | None]:
-        """Return a rank of the upstream client, or None if it has not answered in time."""
-        granted: list[int] = []
+    def _claimed(self, handshake: _Handshake, journal: str) -> Steps[RankGranted | None]:
+        """Return the answer of the upstream client, or None if it has not answered in time."""
+        granted: list[RankGranted] = []
 
-        def grant(rank: int) -> None:
-            granted.append(rank)
+        def grant(answer: RankGranted) -> None:
+            granted.append(answer)
             self._continue(handshake)
 
         handshake.deadline = monotonic() + RANK_SEC
-        withdraw = self._claim(grant)
+        withdraw = self._claim(grant, journal)
         while not granted and monotonic() < handshake.deadline:
             yield
         if not granted:
             withdraw()
+        if not granted and not journal:
             diagnose("the upstream client gave no rank for a new process: it gets one that another process may also have")
         return granted[0] if granted else None
 

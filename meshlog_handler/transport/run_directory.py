@@ -6,17 +6,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import blake2b
 
 from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
-from ..system.locks import is_held
+from ..system.locks import hold, is_held
 from .channel import any_length
 
 _LOCK = "client.lock"
@@ -25,9 +27,18 @@ _OF_JOB = "job"
 """The file in the run directory of a job's client that has the name of the job."""
 _JOB_SEC = 86400.0
 """Seconds for which the directory of a job is kept for the next client of the job."""
+_RELAY = "relay.key"
+"""The file in the run directory of a relay that has the name of its upstream client, its key and its token."""
+_ORPHAN = "orphan"
+SOCKET = "client.sock"
+_DIGEST = 16
+_KEY = 32
 _MAKING = ".making-"
 _RUN = "run-"
 _MAKING_SEC = 600.0
+
+ORPHAN_SEC = 600.0
+"""Seconds for which the directory of a killed relay is kept."""
 
 JOB = "job-"
 """Prefix of the files by which the processes of a job find each other (see `transport.election`)."""
@@ -105,13 +116,23 @@ class RunDir:
     client of the same job, if there are journals in it.
     """
 
-    def __init__(self, job: str = "") -> None:
-        parent = base()
-        clean(parent)
+    def __init__(self, job: str = "", upstream: bytes | None = None) -> None:
         self._restoring = threading.Lock()
         self._files: dict[str, bytes] = {}
-        self._job = job
-        making, self._held = _make(parent, job)
+        parent = base()
+        self.key, self.token = secrets.token_bytes(_KEY), os.urandom(8).hex()
+        found = _take_over(parent, _note(upstream)) if upstream is not None else None
+        clean(parent)
+        if found is not None:
+            self.path, self._held, self.key, self.token = found
+        self._kept_for: dict[str, bytes] = {}  # the file that says for whom the directory is kept
+        if job:
+            self._kept_for[_OF_JOB] = job.encode()
+        if upstream is not None:
+            self._kept_for[_RELAY] = _note(upstream) + self.key + self.token.encode()
+        if found is not None:
+            return
+        making, self._held = _make(parent, self._kept_for)
         # The rename comes last, so that other clients never see the directory without its locks.
         self.path = os.path.join(parent, _RUN + os.path.basename(making).removeprefix(_MAKING))
         os.rename(making, self.path)
@@ -134,7 +155,7 @@ class RunDir:
             with contextlib.suppress(FileExistsError):  # checked below
                 os.mkdir(parent, 0o700)
             check_private(parent)
-            making, held = _make(parent, self._job)
+            making, held = _make(parent, self._kept_for)
             for name, content in self._files.items():
                 _write(os.path.join(making, name), content)
             os.rename(making, self.path)
@@ -143,7 +164,7 @@ class RunDir:
 
     def remove(self) -> None:
         """Remove the directory and its contents, unless another client of the same job is to read journals in it."""
-        if not self._job or not _is_needed(self.path):
+        if _OF_JOB not in self._kept_for or not _is_needed(self.path):
             _remove(self.path)
         self.forget()
 
@@ -170,19 +191,51 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-def _make(parent: str, job: str) -> tuple[str, list[int]]:
-    """Make a directory under a temporary name; return its path, and the descriptors that hold its locks."""
+def _note(upstream: bytes) -> bytes:
+    """Return the name of an upstream client in the notes of its relays, made from its key."""
+    return blake2b(upstream, person=b"relay", digest_size=_DIGEST).digest()
+
+
+def _take_over(parent: str, note: bytes) -> tuple[str, list[int], bytes, str] | None:
+    """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there."""
+    for name in sorted(os.listdir(parent)):
+        path = os.path.join(parent, name)
+        try:
+            with open(os.path.join(path, _RELAY), "rb") as file:
+                found = file.read(_DIGEST + _KEY + 16)
+        except OSError:  # not a relay's
+            continue
+        if not found.startswith(note) or len(found) < _DIGEST + _KEY + 16:
+            continue
+        held = hold(os.path.join(path, _LOCK))
+        if held < 0:
+            continue
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        for left in (_ORPHAN, SOCKET):
+            with contextlib.suppress(FileNotFoundError):  # nothing to remove
+                os.unlink(os.path.join(path, left))
+        return path, [held, directory], found[_DIGEST : _DIGEST + _KEY], found[_DIGEST + _KEY :].decode()
+    return None
+
+
+def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[int]]:
+    """Make a directory under a temporary name; return its path, and the descriptors that hold its locks.
+
+    The files `kept_for` in it say for whom it is kept: for the next client of a job, or for the replacement of a relay.
+    """
     making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
     held: list[int] = []
     try:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if job:
-            with open(os.path.join(making, _OF_JOB), "x") as file:
-                file.write(job)
         held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+        for name, content in kept_for.items():
+            with open(os.open(os.path.join(making, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(content)
     except BaseException:
         for fd in held:
             os.close(fd)
@@ -191,10 +244,11 @@ def _make(parent: str, job: str) -> tuple[str, list[int]]:
     return making, held
 
 
-def clean(parent: str) -> list[str]:
+def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
     """Remove the run directories under `parent` whose client has exited; return their paths.
 
-    A directory is kept while a worker still runs that writes to a journal in it.
+    A directory is kept while a worker still runs that writes to a journal in it. That of a killed relay is kept for its
+    replacement, for `patience` seconds from when it was first seen here.
     """
     removed = []
     for name in os.listdir(parent):
@@ -225,12 +279,30 @@ def clean(parent: str) -> list[str]:
             if name.startswith(JOB):
                 os.unlink(path)
                 removed.append(path)
-            elif not _in_use(path) and not (_job_of(path) and _is_recent(path, _JOB_SEC)):
+            elif not _in_use(path) and not _awaits_job(path) and not _awaits_replacement(path, patience):
                 _remove(path)
                 removed.append(path)
         finally:
             os.close(lock)
     return removed
+
+
+def _awaits_replacement(path: str, patience: float) -> bool:
+    """Return whether a directory belongs to a killed relay whose replacement may still come."""
+    if not os.path.exists(os.path.join(path, _RELAY)):
+        return False
+    mark = os.path.join(path, _ORPHAN)
+    with contextlib.suppress(OSError):  # it exists, or the disk is full
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        return abs(time.time() - os.stat(mark).st_mtime) < patience
+    except OSError:
+        return False
+
+
+def _awaits_job(path: str) -> bool:
+    """Return whether a directory belongs to a client of a job, whose next client may still come."""
+    return bool(_job_of(path)) and _is_recent(path, _JOB_SEC)
 
 
 def _is_recent(path: str, seconds: float) -> bool:

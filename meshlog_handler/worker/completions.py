@@ -45,6 +45,10 @@ class Completions:
         for number in tuple(self._waiting):
             self._give(number, False)
 
+    def reopen(self) -> None:
+        """Take requests again, because another client has taken the place of the last one."""
+        self._closed = False
+
     def _give(self, number: int, shown: bool) -> None:
         future = self._waiting.get(number)
         if future is not None and not future.done():

@@ -84,8 +84,6 @@ class LogForwarder(QueueListener):
     def wake(self) -> None:
         """Wake the thread; start a new one if it was killed."""
         if self._paused:
-            if self.stream.wake != self.wake:  # another forwarder has taken its place since the caller looked
-                self.stream.wake()
             return
         self.stream.idle = False
         thread = self._thread
@@ -109,6 +107,22 @@ class LogForwarder(QueueListener):
         self._paused = True
         self.queue.put(_STOP)
         self.wait_ended(_PAUSE_SEC)
+
+    def resume(self, link: Link, generation: int) -> None:
+        """Ship what was not shown, from `generation` on, to another client."""
+        self.wait_ended(_PAUSE_SEC)
+        with contextlib.suppress(queue.Empty):  # all of them are taken
+            while True:
+                self.queue.get_nowait()
+        self._link = link
+        self._generation, self._reported_drops = 0, 0
+        self.stream.journal.free_shown()
+        self.stream.journal.rewind(generation)
+        self.stream.client_moves()
+        if not self._stopping:
+            self.start()  # before a logging call may start one
+        self._paused = False
+        self.wake()
 
     def enqueue_sentinel(self) -> None:
         """Let the thread ship everything and end. Called by `QueueListener.stop`."""
@@ -190,6 +204,9 @@ class LogForwarder(QueueListener):
         """Ship everything that is unshipped; return whether there was anything."""
         if self._paused:
             return False
+        kept, self.stream.kept = self.stream.kept, None
+        if kept is not None and self.stream.journal.acknowledge(kept):
+            self.stream.made_room()
         any_shipped = self._ship_pieces()
         while self.stream.append_sentinels():
             any_shipped |= self._ship_pieces()

@@ -4,7 +4,7 @@
 
     enter -> the lock of the job is free: this process shows the job, and publishes the address of its client
           -> otherwise: join the client whose address is published
-    the client is gone -> the same once more, on a thread; the stream of this process continues
+    the client is gone -> the same once more; the stream of this process continues
 
 Meanwhile no logging call waits: the journal keeps the records until a client has shown them.
 """
@@ -18,7 +18,7 @@ import time
 from functools import partial
 from typing import Final, Protocol
 
-from ..errors import ConnectError, SettingError
+from ..errors import SettingError
 from ..system import at_exit
 from ..system.diagnostics import diagnose
 from ..system.shielded import run_whole
@@ -27,14 +27,10 @@ from ..transport.election import Election
 from ..transport.run_directory import has_unread
 from . import membership
 from .membership import JoinOptions, Membership
-from .record_stream import internal_threads
-
-PATIENCE_SEC: Final = 30.0
-"""Seconds for which a process waits for a client of its job."""
+from .next_client import patiently
 
 _EXIT_SEC: Final = 10.0
 _LOOK_SEC: Final = 0.005
-_LONGEST_LOOK_SEC: Final = 0.05
 
 
 class Show(Protocol):
@@ -55,7 +51,7 @@ class JobMember:
         self._election = Election(name)
         self._shows: list[Show] = []
         self._lock = threading.Lock()
-        self._exits = False
+        self.exits = False  # from then on, this process looks for no client
 
     def enter(self, show: Show, options: JoinOptions) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
@@ -94,10 +90,15 @@ class JobMember:
         if not self._shows and member is not None and member.options.job == self.name:
             membership.leave()
 
-    def lost(self, member: Membership) -> None:
-        """Find the next client, on a thread."""
-        with contextlib.suppress(RuntimeError):  # the interpreter exits: `_finish` does it
-            threading.Thread(target=self._recover, args=(member,), name="meshlog-job", daemon=True).start()
+    def find_next(self, member: Membership) -> None:
+        """Let `member` go on with the next client, or with one of this process, if there is one in time."""
+        try:
+            self._find(member.options, member)
+        except Exception as failure:
+            if "interpreter shutdown" in str(failure):  # no thread can be started any more: `_finish` does it
+                self.exits = True
+            else:
+                diagnose(f"job {self.name!r} cannot be shown by this process: {type(failure).__name__}: {failure}")
 
     def rejoin(self, options: JoinOptions) -> Membership | None:
         """In a forked child whose parent's client is gone: take part again."""
@@ -108,7 +109,7 @@ class JobMember:
         """At exit: leave the journal to the next client; show what is left, if there is no client any more."""
         # The journal is released before the lock is tried, and a process that showed looks for journals after its client has
         # released the lock. So one of the two processes finds the journal.
-        self._exits = True
+        self.exits = True
         gone = ""
         if self._lock.acquire(timeout=capped(_EXIT_SEC)):  # else a thread starts a client
             member = membership.current()
@@ -128,20 +129,6 @@ class JobMember:
                 return
             time.sleep(_LOOK_SEC)  # the client is about to end
 
-    def _recover(self, member: Membership) -> None:
-        internal_threads.add(threading.get_ident())
-        found = False
-        try:
-            found = self._find(member.options, member)
-        except Exception as failure:
-            found = "interpreter shutdown" in str(failure)  # no thread can be started any more: `_finish` does it
-            if not found:
-                diagnose(f"job {self.name!r} cannot be shown by this process: {type(failure).__name__}: {failure}")
-        finally:
-            internal_threads.discard(threading.get_ident())
-            if not found and not self._exits and membership.current() is member:
-                member.give_up()
-
     def _find(self, options: JoinOptions, lost: Membership | None) -> bool:
         """Claim the job or join its client, until either succeeds or the time is over; return whether one did."""
         with self._lock:
@@ -149,22 +136,18 @@ class JobMember:
 
     def _look(self, options: JoinOptions, lost: Membership | None) -> bool:
         """Do what `_find` does. The loop is not in the `with`: an interrupt at its end would leave the lock locked."""
-        deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
-        while not self._exits and (lost is None or (membership.current() is lost and not lost.left)):
+
+        def attempt() -> bool:
             address, own = self._address()
-            if address and (lost is None or address != lost.options.address):
-                joined = options.replaced(address=address, capture=options.capture and not own)
-                with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
-                    if lost is None:
-                        membership.join(joined)
-                    else:
-                        membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
-                    return True
-            if monotonic() >= deadline:
+            if not address or (lost is not None and address == lost.options.address):
                 return False
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOOK_SEC)
-        return True
+            capture = options.capture and not own
+            if lost is not None:
+                return lost.go_on(address, capture)
+            membership.join(options.replaced(address=address, capture=capture))
+            return True
+
+        return patiently(attempt, lambda: not self.exits and (lost is None or lost.goes_on))
 
     def _address(self) -> tuple[str, bool]:
         """Return the address of the job's client, and whether it is that of this process; "" if it is not known yet."""
@@ -186,7 +169,7 @@ class JobMember:
     def forget(self) -> None:
         """In a forked child: close the copy of the lock."""
         self._lock = threading.Lock()
-        self._exits = False
+        self.exits = False
         self._election.forget()
 
 

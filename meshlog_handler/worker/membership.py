@@ -12,11 +12,10 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from .. import settings
 from ..errors import ConnectError
@@ -32,8 +31,10 @@ from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
 from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
-from ..transport.channel import Address, connect
+from ..transport.channel import Address, Link, connect
+from . import uncaught
 from .forwarder import LogForwarder, report_loss
+from .next_client import Job, patiently
 from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
 from .stacks import StackDump
@@ -46,7 +47,7 @@ _RUNTIME_SEC: Final = 1.0
 _SHIP_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds for which a fork waits at most for a thread that joins or leaves."""
-_UNCAUGHT_SIZE: Final = 256
+_NAMES: Final = {1: "stdout", 2: "stderr"}
 
 
 class JoinOptions(Immutable):
@@ -76,15 +77,15 @@ def launched_options(address: str, rank: int | None = None, **options: Any) -> J
 class Membership:
     """The connection, stream, threads and captured pipes of a process that joined. Any thread may call `leave`.
 
-    With `resumed`, it continues the stream of a membership whose client has ended: the next client of the same job shows what
-    the last one has not shown.
+    It outlives a client that ends, if another one goes on with the stream: the next client of the same job, or the replacement
+    of a relay. The journal keeps what the earlier one has not shown.
     """
 
-    def __init__(self, options: JoinOptions, resumed: Membership | None = None) -> None:
+    def __init__(self, options: JoinOptions) -> None:
         self.options = options
         self.pid = os.getpid()
         self.rank: int | None = options.rank
-        self.stream: RecordStream | None = None if resumed is None else resumed.stream
+        self.stream: RecordStream | None = None
         self._capture: FdCapture | None = None
         self._dump: StackDump | None = None
         self._forwarder: LogForwarder | None = None
@@ -98,58 +99,70 @@ class Membership:
         journal_size = settings.journal_size()
         dumps = settings.stack_signal()
         address = Address.parse(options.address)
-        fds: dict[int, int] = {}
-        if options.capture and forwarding:
-            self._capture = FdCapture()
-            try:
-                fds = self._capture.start()
-            except OSError as failure:  # no descriptor is left: nothing is captured
-                diagnose(f"the output of this process is not captured: {failure}")
-        names = {1: "stdout", 2: "stderr"}
-        hello = Hello(
+        fds = self._start_capture(options.capture and forwarding)
+        self._hello = Hello(
             pid=self.pid,
             hostname=socket.gethostname(),
             rank=options.rank,
             local_rank=options.local_rank,
             mesh=options.mesh,
-            captured=tuple(names[fd] for fd in fds),
+            captured=tuple(_NAMES[fd] for fd in fds),
             forwarding=forwarding,
             started=time.time(),
             coords=dict(options.coords),
             launched=options.launched,
             job=options.job,
-            resumes=(self.stream and self.stream.journal.path) or "",
         )
         try:
-            self._link, welcome = connect(address, hello, tuple(fds.values()))
+            self._link, welcome = connect(address, self._hello, tuple(fds.values()))
         except BaseException:
             self._uncapture()
             raise
         self.rank = welcome.rank
         if forwarding:
             self._forwarder = LogForwarder(self._link)
-            if self.stream is None:
-                self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
-                if options.job and self.stream.journal.path is not None:
-                    with contextlib.suppress(OSError):  # the client could not make it; records that it has are lost with it
-                        self.stream.journal.keep_until_shown(ShownReader(welcome.journal))
-            else:
-                self.stream.journal.free_shown()
-                self.stream.journal.rewind(0)
-                self.stream.wake = self._forwarder.wake
+            self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
+            self.stream.journal.retains = welcome.retains
+            if options.job and self.stream.journal.path is not None:
+                with contextlib.suppress(OSError):  # the client could not make it; records that it has are lost with it
+                    self.stream.journal.keep_until_shown(ShownReader(welcome.journal))
             self._forwarder.attach(self.stream)
-        self._runtime = LoggerRuntime(self._link, self.stream, self._lose_client, self._release, warnings=options.warnings)
+        # For a later client. That of a job knows nothing of the meshes of the last one.
+        mesh = "" if options.job else options.mesh
+        self._hello = self._hello.replaced(rank=welcome.rank, mesh=mesh, launched="", resumes=welcome.journal)
+        self._runtime = LoggerRuntime(
+            self._link,
+            self.stream,
+            find_next=self._find_next,
+            on_gone=self._lose_client,
+            on_release=self._release,
+            warnings=options.warnings,
+        )
         self._runtime.apply_defaults(welcome.defaults)
-        leash = options.leash or parents_death()
-        if leash is not None:
-            with contextlib.suppress(OSError):  # the client is gone
-                self._link.send_message(Leash(*leash))
+        self._leash = options.leash or parents_death()
         if self._forwarder is not None:
             self._forwarder.start()
         self._dump = StackDump.register() if dumps and self.rank is not None else None  # the client's own process has no rank
         self._runtime.start()
-        if self._dump is not None:
-            with contextlib.suppress(OSError):  # the client is gone
+        self._introduce()
+
+    def _start_capture(self, wanted: bool) -> dict[int, int]:
+        """Capture the output, if it is `wanted` and is not captured yet; return the read ends of the pipes."""
+        if not wanted:
+            return {}
+        self._capture = self._capture or FdCapture()
+        try:
+            return self._capture.start()
+        except OSError as failure:  # no descriptor is left: nothing is captured
+            diagnose(f"the output of this process is not captured: {failure}")
+            return {}
+
+    def _introduce(self) -> None:
+        """Tell the client what it needs to know besides the records."""
+        with contextlib.suppress(OSError):  # the client is gone
+            if self._leash is not None:
+                self._link.send_message(Leash(*self._leash))
+            if self._dump is not None:
                 self._link.send_message(self._dump.message(self._runtime.native_id))
 
     def _close_dump(self) -> None:
@@ -175,6 +188,59 @@ class Membership:
         else:
             self._link.send_last(Goodbye(), _GOODBYE_SEC)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether this process takes another client if this one is gone."""
+        return not self._left and not self.over and self.pid == os.getpid()
+
+    @property
+    def _resumable(self) -> bool:
+        """Whether another client could go on with the stream."""
+        return self._job is not None if self.stream is None else self.stream.journal.retains
+
+    @property
+    def _job(self) -> Job | None:
+        return job if self.options.job else None
+
+    def _find_next(self) -> Link | None:
+        """Find a client that goes on with the stream; return the connection to it, or None. Meanwhile, nothing is shipped."""
+        former = self._link
+        if not self.goes_on or not former.intact or not self._resumable:
+            return None
+        if self._forwarder is not None:
+            self._forwarder.pause()
+        if self._job is not None:
+            self._uncapture()
+            self._job.find_next(self)
+        else:  # the replacement of a relay has its address, and reads what is left in the same pipes
+            patiently(lambda: self.go_on(self.options.address, self._capture is not None), lambda: self.goes_on)
+        return None if self._link is former else self._link
+
+    def go_on(self, address: str, capture: bool) -> bool:
+        """Go on with another client; return False if this process has left. Only while `_find_next` runs.
+
+        Raises `ConnectError`.
+        """
+        self._hello = self._hello.replaced(coords=dict(self.options.coords))
+        fds = self._start_capture(capture)
+        hello = self._hello.replaced(captured=tuple(_NAMES[fd] for fd in fds))
+        link, welcome = connect(Address.parse(address), hello, tuple(fds.values()))
+        if not self.goes_on:
+            link.close()
+            link.forget()
+            return False
+        former, self._link = self._link, link
+        former.forget()
+        if address != self.options.address:
+            self.options = self.options.replaced(address=address, capture=capture)
+        self._runtime.apply_defaults(welcome.defaults)
+        self._introduce()
+        if self._forwarder is not None:
+            self._forwarder.resume(link, welcome.generation)
+        if not self.goes_on:
+            link.close()
+        return True
+
     def _lose_client(self) -> None:
         if self.pid != os.getpid():
             return
@@ -192,14 +258,12 @@ class Membership:
             if self.stream is not None:
                 self.stream.lose_link()
             return
-        if self.options.job and job is not None:
-            self._uncapture()
-            job.lost(self)
-            return
-        self.give_up()
+        if self._job is None or not self._job.exits:  # else the next client of the job reads the journal
+            self._give_up()
 
-    def give_up(self) -> None:
-        """Note that the client is gone for good. Any thread."""
+    def _give_up(self) -> None:
+        """Note that the client is gone for good."""
+        self._gone = True
         if self.stream is not None and self.options.job and self.stream.journal.path is not None:
             with contextlib.suppress(OSError):  # from now on this process shows its records, and not a later client
                 os.unlink(shown_path(self.stream.journal.path))
@@ -216,16 +280,6 @@ class Membership:
     def left(self) -> bool:
         """Whether this process has left, or was forked from the one that joined."""
         return self._left or self.pid != os.getpid()
-
-    def pause(self) -> None:
-        """Ship nothing more: the client is gone."""
-        if self._forwarder is not None:
-            self._forwarder.pause()
-
-    def end_connection(self) -> None:
-        """Release the connection, because another membership has taken over the stream."""
-        self._left = True
-        self._link.forget()
 
     def abandon(self) -> None:
         """Leave the journal to the next client of the job, because this process exits. Any thread."""
@@ -254,7 +308,7 @@ class Membership:
     def when_lost(self, then: Callable[[], object]) -> None:
         """Call `then` when the client is gone, at once if it is already; on any thread, perhaps twice, not after `leave`."""
         self._on_loss = then
-        if not self._left and (self._gone or self._link.hung_up):
+        if not self._left and (self._gone or (self._link.hung_up and not self._resumable)):
             then()
 
     def restore_levels(self) -> None:
@@ -295,7 +349,7 @@ class Membership:
             self._uncapture()  # and write what is left in the captured pipes to the original descriptors
         elif not self._ending and not self.over:  # a spawned child calls it twice: at its own exit, and at the interpreter's
             self._ending = True
-            self._link.send_last(Ending(_uncaught()), _GOODBYE_SEC)
+            self._link.send_last(Ending(uncaught.line()), _GOODBYE_SEC)
             if self._capture is not None and not self._capture.has_room(_ROOM_SEC):
                 self._capture.lead_back()  # the client does not read: later flushes would block
 
@@ -361,16 +415,6 @@ when_released: Final[list[Callable[[Membership], object]]] = []
 """Functions to call in a process whose client is about to stop, after the stream has ended."""
 
 
-class Job(Protocol):
-    """The part of `job_member.JobMember` that this module uses."""
-
-    def lost(self, member: Membership) -> None:
-        """Find the next client; until then, the journal keeps the records."""
-
-    def rejoin(self, options: JoinOptions) -> Membership | None:
-        """In a forked child whose parent's client is gone: take part again."""
-
-
 job: Job | None = None
 """This process's part in a job."""
 
@@ -418,16 +462,6 @@ def join(options: JoinOptions) -> Membership:
         _current = Membership(options)
         _report_at_exit()
         return _current
-
-
-def resume(lost: Membership, options: JoinOptions) -> None:
-    """Continue a membership with another client of the same job. Raises `ConnectError`."""
-    global _current
-    with _lock:
-        if _current is lost and not lost.left and not lost.over:
-            lost.pause()
-            _current = Membership(options, lost)
-            lost.end_connection()
 
 
 def beside(options: JoinOptions) -> Membership:
@@ -487,10 +521,10 @@ def leave() -> None:
 
 def _report_at_exit() -> None:
     """Register, once in a process, that `Membership.report_end` is called when it exits normally."""
-    global _registered_pid, _shown_before
+    global _registered_pid
     if _registered_pid == os.getpid():
         return
-    _shown_before = getattr(sys, "last_value", None)
+    uncaught.begin()
     if not _registered_pid:
         atexit.register(_report_end)
     _registered_pid = os.getpid()
@@ -499,27 +533,7 @@ def _report_at_exit() -> None:
         if util is not None:  # children of multiprocessing run these finalizers instead of `atexit` functions
             util.Finalize(None, _report_end, exitpriority=-200)
             if sys.version_info >= (3, 13) and sys.modules[f"{name[:-5]}.process"].parent_process() is not None:
-                _note_uncaught_in_child()
-
-
-def _note_uncaught_in_child() -> None:
-    """Let `_uncaught` find the exception that ends a child of `multiprocessing`."""
-    # From Python 3.13 on, a child prints the exception before it runs its exit functions, and does not store it.
-    print_exc = traceback.print_exc
-    if hasattr(print_exc, "notes"):
-        return
-
-    def print_and_note(*args: Any, **options: Any) -> None:
-        global _printed
-        if sys._getframe(1).f_code.co_name == "_bootstrap":
-            _printed = sys.exc_info()[1]
-        print_exc(*args, **options)
-
-    print_and_note.notes = True  # type: ignore[attr-defined]  # marks it for a second call
-    traceback.print_exc = print_and_note
-
-
-_printed: BaseException | None = None
+                uncaught.note_in_child()
 
 
 def _report_end() -> None:
@@ -529,18 +543,6 @@ def _report_end() -> None:
 
 
 _registered_pid = 0
-_shown_before: BaseException | None = None
-"""The last exception shown as uncaught before this process joined, by an interactive prompt or in the parent."""
-
-
-def _uncaught() -> str:
-    """Return a line about the exception that ends this process, or "". Called by exit functions."""
-    # Children of `multiprocessing` run exit functions while the exception is handled; other processes run them after it was
-    # shown.
-    error = sys.exc_info()[1] or _printed or getattr(sys, "last_value", None)
-    if error is None or error is _shown_before or isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return ""
-    return traceback.format_exception_only(type(error), error)[-1].strip()[:_UNCAUGHT_SIZE]
 
 
 def _after_fork_in_child() -> None:

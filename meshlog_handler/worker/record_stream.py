@@ -114,6 +114,7 @@ class RecordStream:
         self._waiting: deque[threading.Lock] = deque()
         self._starved = False  # a wait timed out: further calls do not wait until the client makes progress
         self.moves = 0  # how often the client reported progress
+        self.kept: int | None = None  # the generation before which a relay's client has everything, if the forwarder is to know
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
@@ -363,6 +364,16 @@ class RecordStream:
         """Note that the client is behind but makes progress: calls keep waiting. For the runtime and a relay's uplink."""
         self.moves += 1
         self._starved = False
+
+    def is_kept(self, generation: int) -> None:
+        """Note that everything before `generation` is above the relay. The forwarder then makes room."""
+        self.kept = generation
+        self.wake()
+
+    @property
+    def postponed(self) -> bool:
+        """Whether sentinels wait for room."""
+        return bool(self._sentinels)
 
     def made_room(self) -> None:
         """Let waiting calls try again: a segment was shipped, the client is gone, or the stream has ended."""

@@ -21,6 +21,7 @@ from ..protocol.messages import (
     Completed,
     Flush,
     KeepWaiting,
+    Kept,
     LogWarnings,
     Message,
     Prepare,
@@ -52,8 +53,10 @@ class LoggerRuntime:
         The connection to the client.
     stream : RecordStream or None
         The stream that takes the flush sentinels. Without one (forwarding is off), flushes are acknowledged at once.
+    find_next : Callable[[], Link or None]
+        Called on this thread when the client is gone: returns the connection to another one, if there is one.
     on_gone : Callable[[], None]
-        Called on this thread when the client is gone.
+        Called on this thread when there is no other one.
     on_release : Callable[[], None]
         Called on this thread when the client is about to stop.
     warnings : bool
@@ -64,13 +67,15 @@ class LoggerRuntime:
         self,
         link: Link,
         stream: RecordStream | None,
+        *,
+        find_next: Callable[[], Link | None],
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
-        *,
         warnings: bool = False,
     ) -> None:
         self._link = link
         self._stream = stream
+        self._find_next = find_next
         self._on_gone = on_gone
         self._on_release = on_release
         self._warnings = warnings
@@ -109,12 +114,16 @@ class LoggerRuntime:
 
         An exception of type `refusing` becomes the acknowledgement's error.
         """
-        command: Message = decode(encoded, Command, Completed, KeepWaiting, Release)
+        command: Message = decode(encoded, Command, Completed, KeepWaiting, Kept, Release)
         if isinstance(command, Release):
             self._on_release()
             return None
         if isinstance(command, Completed):
             self.completions.note(command)
+            return None
+        if isinstance(command, Kept):
+            if self._stream is not None:
+                self._stream.is_kept(command.generation)
             return None
         if not isinstance(command, Command):
             if self._stream is not None:
@@ -142,6 +151,19 @@ class LoggerRuntime:
         internal_threads.add(threading.get_ident())
         transport_threads.add(threading.get_ident())
         try:
+            self._serve()
+            while (link := self._find_next()) is not None:
+                self._link = link
+                self.completions.reopen()
+                self._serve()
+            self._on_gone()
+        finally:
+            internal_threads.discard(threading.get_ident())
+            transport_threads.discard(threading.get_ident())
+
+    def _serve(self) -> None:
+        """Carry out commands until the connection is closed."""
+        try:
             while True:
                 encoded = self._link.receive(self._levels.revert_due())
                 if encoded is None:
@@ -158,10 +180,6 @@ class LoggerRuntime:
                 self._end(prepared, ConfigTransaction.rollback)
             self._link.close()
             self.completions.close()
-            self._on_gone()
-        finally:
-            internal_threads.discard(threading.get_ident())
-            transport_threads.discard(threading.get_ident())
 
     def _flush(self, command: Flush) -> Answer | None:
         for stream in (sys.stdout, sys.stderr):

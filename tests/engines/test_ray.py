@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -214,10 +215,43 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         finally:
             cluster.remove_node(node)
         until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
-        run_directory.clean(run_directory.base())  # as the next client of that node would do
+        run_directory.clean(run_directory.base(), 0.0)  # as the next client of that node would do
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
+
+
+def relay_processes() -> set[int]:
+    """Return the processes of the relays on the nodes."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if entry.name.isdigit() and b"_NodeRelay" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_killed_relays_are_replaced_and_nothing_is_lost_or_shown_twice() -> None:
+    with attached(relay=True) as (logs, collector):
+        actors = [ray.remote(programs.Counter).options(**on(node)).remote() for node in NODES]
+        sent = []
+        for kill in range(2):
+            for number in range(100):
+                text = f"number {number} of {kill}"
+                sent.append(text)
+                ray.get([actor.log.remote(logging.INFO, text) for actor in actors], timeout=DEADLINE)
+                if number == 50:
+                    for pid in relay_processes():
+                        os.kill(pid, signal.SIGKILL)
+            collector.wait_for(lambda records: len(numbered(records)) >= 2 * len(sent), 2 * DEADLINE)
+        assert not logs.flush().missing
+        assert sorted(numbered(collector.records)) == sorted(2 * sent)
+
+
+def numbered(records: list[logging.LogRecord]) -> list[str]:
+    """Return the messages of the test above."""
+    return [record.getMessage() for record in records if record.getMessage().startswith("number ")]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -273,7 +307,9 @@ def test_a_driver_shows_each_line_once_whether_or_not_ray_shows_lines_too(log_to
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
 def test_a_hook_given_to_ray_in_the_documented_way_is_used(driver: str) -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
-    run_directory.clean(run_directory.base())  # the run directory of the relay that ended with Ray, as the next client would do
+    run_directory.clean(
+        run_directory.base(), 0.0
+    )  # the run directory of the relay that ended with Ray, as the next client would do
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 

@@ -25,6 +25,7 @@ import pytest
 import meshlog_handler
 from meshlog_handler import ConnectError, LogClient, LogRelay, ProcMesh, SettingError, this_host
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
+from meshlog_handler.protocol.relay_messages import RankGranted
 from meshlog_handler.testing import CollectedLogs, collected
 from meshlog_handler.transport import listener
 from meshlog_handler.transport.channel import Address, abstract, authenticate
@@ -433,11 +434,11 @@ def test_a_client_without_free_descriptors_does_not_blame_the_worker() -> None:
 
 def test_a_worker_that_waits_for_its_rank_keeps_no_other_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay asks its upstream client for ranks, which here answers to no request."""
-    waiting: list[Callable[[int], None]] = []
+    waiting: list[Callable[[RankGranted], None]] = []
     monkeypatch.setattr(listener, "RANK_SEC", DEADLINE)
     monkeypatch.setattr(listener, "MAX_PENDING", MAX_OF_ONE)
     with collected() as logs, LogRelay(logs.address) as relay, contextlib.ExitStack() as stack:
-        monkeypatch.setattr(logs.client._core.relays, "claim", waiting.append)
+        monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: waiting.append(granted))
         with pids_told(monkeypatch, itertools.repeat(os.getppid())):  # this process itself needs no rank
             guests = [stack.enter_context(contextlib.closing(Peer(relay.address, rank=None))) for _ in range(MAX_OF_ONE)]
             until(lambda: len(waiting) == MAX_OF_ONE, DEADLINE)
@@ -448,7 +449,7 @@ def test_a_worker_that_waits_for_its_rank_keeps_no_other_from_joining(monkeypatc
             peer.log(entries("not kept waiting"))
             logs.wait_for(lambda records: any(record.getMessage() == "not kept waiting" for record in records), DEADLINE)
         for number, grant in enumerate(waiting):
-            grant(100 + number)
+            grant(RankGranted(0, 100 + number))
         assert {each.join().rank for each in guests} == set(range(100, 100 + MAX_OF_ONE))
 
 
@@ -457,7 +458,7 @@ def test_a_worker_gets_a_rank_of_the_relay_if_the_upstream_client_does_not_answe
 ) -> None:
     monkeypatch.setattr(listener, "RANK_SEC", 0.05)
     with collected() as logs, LogRelay(logs.address) as relay:
-        monkeypatch.setattr(logs.client._core.relays, "claim", lambda granted: None)
+        monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: None)
         with pids_told(monkeypatch, itertools.repeat(os.getppid())), joined(relay.address, rank=None) as peer:
             assert peer.rank == 0
         assert relay._claims == {}

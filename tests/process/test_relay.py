@@ -315,7 +315,7 @@ def test_a_killed_relay_is_reported_with_its_ranks_and_delays_no_flush() -> None
         far.ask("log", (logging.WARNING, "goes on"))  # into its journal and to its stderr
         job.relays.clear()
         job.end(near, far)
-    run_directory.clean(run_directory.base())  # as the next client would
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
 
 
 def test_relays_end_and_workers_continue_when_the_client_is_gone() -> None:
@@ -411,7 +411,7 @@ def test_a_broken_tunnel_is_reported_as_the_end_of_the_ranks_behind_it() -> None
             assert job.client.flush().acked == ()
         worker.pipe.send(None)
         here.close()
-    run_directory.clean(run_directory.base())  # as the next client would
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
 
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)

@@ -10,7 +10,6 @@ A nanny outlives a killed worker, so the relay still has the worker's last recor
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
@@ -124,14 +123,13 @@ class TunnelClient:
         self._client = client
         self._name = name
         self._server = server
-        self._ended = threading.Event()
         self._tunnel = Tunnel(client_address, self._take, self._give).start()
 
     def close(self, timeout: float) -> None:
         """Stop the relay, and receive its remaining data. Never raises."""
         try:
             self._ask("close", timeout=timeout)
-            self._ended.wait(timeout)
+            self._tunnel.wait(timeout)
         except Exception as failure:  # Dask may raise anything if the client, the scheduler or the host has ended
             diagnose(f"the relay at {self._server} did not stop cleanly: {type(failure).__name__}: {failure}")
         finally:
@@ -144,7 +142,6 @@ class TunnelClient:
     def _take(self, timeout: float) -> bytes:
         data = self._ask("take", timeout=max(timeout, TAKE_SEC))
         if data is None:
-            self._ended.set()
             raise ClosedError("the relay has ended")
         return bytes(data)
 

@@ -61,7 +61,10 @@ class _NodeRelay:
 
 
 class NodeRelays:
-    """The relays of a job. A thread starts relays on nodes that join later. With `forced`, every node gets one."""
+    """The relays of a job. A thread starts relays on nodes that join later, and replaces relays that were killed.
+
+    With `forced`, every node gets one.
+    """
 
     def __init__(self, job: str, address: str, forced: bool) -> None:
         self._job = job
@@ -96,9 +99,20 @@ class NodeRelays:
     def _watch(self) -> None:
         while not self._ending.wait(_POLL_SEC) and ray.is_initialized():
             try:
+                self._remove_ended()
                 self._start_on_new_nodes()
             except Exception as failure:  # an error of the cluster, which may be ending
                 diagnose(f"recently added nodes may have no relay: {type(failure).__name__}: {failure}")
+
+    def _remove_ended(self) -> None:
+        """Forget relays that were killed or cannot be reached. Their nodes get others, which go on with their workers."""
+        for each in [each for each in self._relays if each[2].ended]:
+            self._relays.remove(each)
+            node, actor, tunnel = each
+            tunnel.close()
+            with contextlib.suppress(Exception):  # it has ended
+                ray.kill(actor)
+            self._known.discard(node)
 
     def _start_on_new_nodes(self) -> None:
         """Start relays on new nodes, on all of them in parallel."""

@@ -14,6 +14,7 @@ from meshlog_handler.client.exit_reports import last_lines
 from meshlog_handler.client.peer import Peer, Piece
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.grouping.sizes import size_of, within
+from meshlog_handler.journal.layout import START
 from meshlog_handler.lines.captured import CapturedTemplate
 from meshlog_handler.lines.framer import Line
 from meshlog_handler.protocol.decode import Item
@@ -116,7 +117,7 @@ def test_the_size_of_one_collection_is_bounded(tmp_path: Path) -> None:
     for number in range(1, 51):
         (tmp_path / f"journal.{number}").write_bytes(encode([make(text(number, 100_000))]))
     data = b"".join(number_entry(LARGE, number) for number in range(1, 51))
-    peer.inbox.append(Piece(1, data, replayed=False))
+    peer.inbox.append(Piece(1, START, data, replayed=False))
     items: list[Item] = []
     assert peer.take(1000, items) >= 1000
     assert len(items) == 11
@@ -129,7 +130,7 @@ def test_the_size_of_one_collection_is_bounded(tmp_path: Path) -> None:
 def test_references_to_files_that_do_not_exist_take_little_memory(tmp_path: Path, traced: Callable[[], int]) -> None:
     peer = peer_at(tmp_path / "journal")
     data = b"".join(number_entry(LARGE, number) for number in range(1, 3001))
-    peer.inbox.append(Piece(1, data, replayed=False))
+    peer.inbox.append(Piece(1, START, data, replayed=False))
     most = count = 0
     while peer.inbox:
         items: list[Item] = []

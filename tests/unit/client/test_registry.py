@@ -10,8 +10,10 @@ import pytest
 
 from meshlog_handler.client import registry as registry_module
 from meshlog_handler.client.registry import MeshMember, Registry
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome, decode, level_config
+from meshlog_handler.protocol.relay_messages import Passed
 from meshlog_handler.system.locks import hold, is_held
 from meshlog_handler.transport.listener import NewConnection
 
@@ -258,6 +260,42 @@ def test_the_ranks_that_workers_choose_are_remembered_up_to_a_bound(
         registry.joined("", rank)
     assert admission.admit(GUEST.replaced(rank=8)).rank == 8, "it is not refused"
     assert [admission.admit().rank for _ in range(4)] == [1, 3, 4, 5], "0 and 2 are taken, the others are not remembered"
+
+
+def journal_of(directory: Path, pid: int = 4711, token: str = OWN, rank: int = 3) -> str:
+    return str(directory / f"{pid}-7-{token}-rank{rank}.journal")
+
+
+def test_a_relay_goes_on_with_a_journal_of_the_relay_before_it(registry: Registry, sock: socket.socket, tmp_path: Path) -> None:
+    registry.claim = lambda granted, journal: lambda: None
+    journal = journal_of(tmp_path)
+    connection = NewConnection(sock, GUEST.replaced(rank=3, resumes=journal), 4711)
+    assert registry.identify(connection), "the upstream client knows from where on it needs the stream"
+    connection.known = Passed(journal, 3, 5, 100, 0, 9, ())
+    welcome = registry.admit(connection)
+    assert (welcome.rank, welcome.journal, welcome.retains, welcome.generation) == (3, journal, True, 5)
+
+
+@pytest.mark.parametrize(
+    ("relay", "job", "path"),
+    [
+        (False, "", {}),
+        (False, "shop", {}),
+        (True, "shop", {}),
+        (True, "", {"pid": 4712}),
+        (True, "", {"token": "f" * 16}),
+        (True, "", {"rank": 4}),
+    ],
+    ids=["at_no_relay", "of_another_job", "of_a_job_at_a_relay", "of_another_process", "of_another_client", "another_rank"],
+)
+def test_a_process_can_only_go_on_with_its_own_journal(
+    registry: Registry, sock: socket.socket, tmp_path: Path, relay: bool, job: str, path: dict[str, Any]
+) -> None:
+    if relay:
+        registry.claim = lambda granted, journal: lambda: None
+    hello = GUEST.replaced(rank=3, job=job, resumes=journal_of(tmp_path, **path))
+    with pytest.raises(ProtocolError, match="it resumes a journal that it has not from this client"):
+        registry.admit(NewConnection(sock, hello, 4711))
 
 
 def test_the_newest_journals_of_a_rank_are_kept(registry: Registry, tmp_path: Path) -> None:

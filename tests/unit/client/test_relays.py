@@ -15,6 +15,8 @@ from meshlog_handler.client.reactor import Reactor
 from meshlog_handler.client.registry import Registry
 from meshlog_handler.client.relayed_peers import RelayPeer
 from meshlog_handler.client.relays import Relays
+from meshlog_handler.dispatch.dispatcher import Dispatcher
+from meshlog_handler.dispatch.sinks import Sinks
 from meshlog_handler.protocol.frames import CONTROL, MAX_CONTROL, FrameReader
 from meshlog_handler.protocol.messages import Command, Commit, Hello, Message, Prepare, Welcome, decode, level_config
 from meshlog_handler.protocol.relay_messages import (
@@ -22,6 +24,7 @@ from meshlog_handler.protocol.relay_messages import (
     DefaultDownstream,
     DownstreamJoined,
     DownstreamReplies,
+    RankGranted,
     RankRequest,
 )
 
@@ -32,14 +35,14 @@ class Upstream:
     """An upstream client that answers no request for a rank."""
 
     def __init__(self) -> None:
-        self.claims: list[Callable[[int], None]] = []
+        self.claims: list[Callable[[RankGranted], None]] = []
 
     def joined(self, message: Message) -> None:
         """Do nothing."""
 
     ended = joined
 
-    def claim(self, granted: Callable[[int], None]) -> None:
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
         """Keep the request."""
         self.claims.append(granted)
 
@@ -62,8 +65,7 @@ class Scene:
             remember=lambda counters: None,
             post=lambda call: call(),
             upstream=upstream,
-            window=None,
-            hidden_here=lambda: 0,
+            dispatcher=Dispatcher(Sinks()),
         )
         self.reactor.add(self.relay, Welcome(None, "", ()))
         self.relays.peer_joined(self.relay)
@@ -147,7 +149,7 @@ def test_a_relay_that_requests_too_many_ranks_is_disconnected(
     scene = Scene(upstream)
     for number in range(100):
         scene.relays.handle(scene.relay, RankRequest(number))
-    upstream.claims[0](7)
+    upstream.claims[0](RankGranted(0, 7))
     scene.relays.handle(scene.relay, RankRequest(100))
     assert scene.relay.sock is not None, "an answer makes room for one more"
     scene.relays.handle(scene.relay, RankRequest(101))

@@ -243,6 +243,28 @@ def test_journal_is_full_until_a_segment_is_shipped(journal: Journal) -> None:
     assert append(journal, entry(count))
 
 
+def test_shipped_entries_are_retained_until_they_are_acknowledged_and_can_be_shipped_again(journal: Journal) -> None:
+    journal.retains = True
+    count = 0
+    while append(journal, entry(count, 300)):
+        count += 1
+    shipped = []
+    while (piece := journal.unshipped(1 << 20)) is not None:
+        shipped.append(piece)
+        assert not journal.shipped(piece)
+    assert [number for piece in shipped for number in numbers(piece.data)] == list(range(count))
+    assert not append(journal, entry(count, 300)), "nothing is acknowledged"
+    assert not journal.acknowledge(shipped[0].generation)
+    assert journal.acknowledge(shipped[2].generation)
+    assert append(journal, entry(count, 300))
+    journal.rewind(shipped[3].generation)
+    again = []
+    while (piece := journal.unshipped(1 << 20)) is not None:
+        again += numbers(piece.data)
+        journal.shipped(piece)
+    assert again == list(range(numbers(shipped[3].data)[0], count + 1))
+
+
 def test_entry_larger_than_limit_is_shipped_complete(journal: Journal) -> None:
     append(journal, entry(7, 3000))
     piece = journal.unshipped(100)

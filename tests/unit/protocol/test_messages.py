@@ -131,7 +131,7 @@ def test_a_malformed_hello_is_rejected(wrong: dict[str, Any]) -> None:
 
 def test_default_commands_are_encoded() -> None:
     with pytest.raises(ProtocolError, match="not encoded"):
-        decode(pack(("Welcome", {"rank": 1, "journal": "", "defaults": ("Flush",)})), Welcome)
+        decode(pack(("Welcome", {**Welcome(1, "", ()).fields(), "defaults": ("Flush",)})), Welcome)
 
 
 class Key(str, Enum):

@@ -1,0 +1,136 @@
+"""How far the client has come with the stream of each worker downstream, and what to do when a relay is killed. Pure.
+
+The relay's replacement asks for it, so that no record is shown twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ..protocol.decode import Item
+from ..protocol.relay_messages import DownstreamJoined, Passed, RankGranted
+from ..protocol.relayed_records import RelayedTemplate
+from .stats import RankStats
+
+MAX_STREAMS: Final = 131_072
+"""Workers of which it is known how far their streams were shown; beyond this, the oldest are forgotten."""
+
+
+@dataclass
+class _Stream:
+    joined: DownstreamJoined
+    passed: Passed | None = None
+    drops_before: int = 0  # of those in `passed`, before the present relay
+    ended: bool = False
+
+
+class PassedStreams:
+    """The streams of the workers downstream, by the path of their journals."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+
+    def joined(self, message: DownstreamJoined) -> bool:
+        """Note a worker; return whether it has resumed its stream."""
+        if not message.journal:
+            return False
+        known = self._streams.get(message.journal)
+        if known is not None:
+            known.joined = message
+            return True
+        self._streams[message.journal] = _Stream(message)
+        while len(self._streams) > MAX_STREAMS:
+            del self._streams[next(iter(self._streams))]
+        return False
+
+    def passed(self, fields: Iterable[tuple[Any, ...]], removed: Iterable[str]) -> None:
+        """Note what has arrived, and journals that do not exist any more."""
+        for each in map(Passed.of, fields):
+            if each.journal in self._streams:
+                self._streams[each.journal].passed = each
+        for journal in removed:
+            self._streams.pop(journal, None)
+
+    def ended(self, journal: str) -> None:
+        """Note the end of a worker that its relay has reported."""
+        if journal in self._streams:
+            self._streams[journal].ended = True
+
+    def granted(self, request: int, journal: str, rank: int) -> RankGranted:
+        """Return what is known of a journal; if nothing is, the worker starts from the beginning as `rank`."""
+        known = self._streams.get(journal)
+        if known is None:
+            return RankGranted(request, rank)
+        passed, joined = known.passed, known.joined
+        if passed is not None:
+            known.drops_before = _dropped(passed)
+            known.passed = passed._replace(received=0)  # the next relay counts from 0
+        return RankGranted(
+            request,
+            joined.rank,
+            None if passed is None else tuple(passed),
+            joined.mesh,
+            joined.pid,
+            joined.hostname,
+            joined.coords,
+            known.ended,
+        )
+
+    def counted(self, journal: str, stats: RankStats) -> RankStats:
+        """Return the counters of a worker whose relay was killed: without what the next relay counts again."""
+        known = self._streams.get(journal)
+        if known is None or known.passed is None:
+            return replace(stats, received=0, last_seq=0, dropped={}) if known is not None else stats
+        received, dropped = known.passed.received, _dropped(known.passed) - known.drops_before
+        return replace(stats, received=received, last_seq=received, dropped={"full": dropped} if dropped > 0 else {})
+
+
+def _dropped(passed: Passed) -> int:
+    return sum(count for _, _, count in passed.drops)
+
+
+class Tails:
+    """What killed relays had passed on after their last boundaries: shown only if their workers do not send it again."""
+
+    def __init__(self) -> None:
+        self._tails: list[tuple[float, list[Item]]] = []
+
+    def add(self, items: list[Item], resuming: frozenset[int], due: float) -> list[Item]:
+        """Keep the records of ranks that may resume, until `due`; return the others, which nobody sends again."""
+        kept = [item for item in items if _ranks(item) & resuming and not _is_captured(item)]
+        if kept:
+            self._tails.append((due, kept))
+        chosen = set(map(id, kept))
+        return [item for item in items if id(item) not in chosen]
+
+    def resumed(self, rank: int) -> None:
+        """Drop the records of a rank that sends them again."""
+        self._tails = [(due, [item for item in items if rank not in _ranks(item)]) for due, items in self._tails]
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` has something to return, or None."""
+        return min((due for due, _ in self._tails), default=None)
+
+    def expire(self, now: float) -> list[Item]:
+        """Return the records of ranks that have not resumed in time."""
+        items = [item for due, kept in self._tails if now >= due for item in kept]
+        self._tails = [(due, kept) for due, kept in self._tails if now < due]
+        return items
+
+
+def _ranks(item: Item) -> set[int]:
+    _, template, values = item
+    if not isinstance(template, RelayedTemplate):
+        return set()
+    ours = values[6]
+    found = set(ours.get("ranks") or ())
+    if template.rank is not None:
+        found.add(template.rank)
+    return found
+
+
+def _is_captured(item: Item) -> bool:
+    return item[1] is not None and item[1].info.stream is not None

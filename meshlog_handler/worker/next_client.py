@@ -1,0 +1,57 @@
+"""How a process goes on with its stream when its client is gone.
+
+::
+
+    the client of a job  -> its next client, which may be in this process: see `job_member`
+    a relay              -> its replacement, at the same address
+    another client       -> none
+
+`Membership` keeps its journal, its levels and its captured output. The next client says from where on it needs the stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ..errors import ConnectError
+from ..system.waits import monotonic
+
+if TYPE_CHECKING:
+    from .membership import JoinOptions, Membership
+
+PATIENCE_SEC: Final = 30.0
+"""Seconds for which a process waits for the next client."""
+
+_LOOK_SEC: Final = 0.005
+_LONGEST_LOOK_SEC: Final = 0.1
+
+
+class Job(Protocol):
+    """The part of `job_member.JobMember` that `membership` uses."""
+
+    @property
+    def exits(self) -> bool:
+        """Whether this process exits, and leaves the rest to the next client."""
+
+    def find_next(self, member: Membership) -> None:
+        """Let `member` go on with the next client, if there is one in time."""
+
+    def rejoin(self, options: JoinOptions) -> Membership | None:
+        """In a forked child whose parent's client is gone: take part again."""
+
+
+def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool]) -> bool:
+    """Call `attempt` until it returns True, for `PATIENCE_SEC` while `goes_on`; return whether it did, or need not go on."""
+    deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
+    while goes_on():
+        with contextlib.suppress(ConnectError):  # the client has just ended, or the next one does not listen yet
+            if attempt():
+                return True
+        if monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_LOOK_SEC)
+    return True

@@ -1,0 +1,123 @@
+"""A relay that is killed under load is replaced: no record is lost, and none is shown twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import meshlog_handler
+from meshlog_handler.transport import run_directory
+from tests.waiting import until
+
+from .procs import DEADLINE
+from .test_relay import Tree, tree
+
+LOGGER = "below"
+KILLS = int(os.environ.get("MESHLOG_TEST_RELAY_KILLS", "5"))
+
+
+def busy(pipe: Any, captured: bool) -> None:
+    """Join the relay at the received address; log until told to stop, and return how much."""
+    meshlog_handler.install(pipe.recv(), capture=captured)
+    pipe.send("joined")
+    logger = logging.getLogger(LOGGER)
+    number = 0
+    while not pipe.poll(0):
+        for _ in range(5):
+            logger.info("%d of %d", number, os.getpid())
+            number += 1
+        if number % 1000 == 0:
+            logger.info("%s", "x" * 300_000)
+        time.sleep(0.005)
+    pipe.recv()
+    pipe.send(number)
+    pipe.recv()
+
+
+def last_words(pipe: Any) -> None:
+    """Join the relay; log a number of records while there is no relay, and die."""
+    meshlog_handler.install(pipe.recv(), capture=False)
+    pipe.send("joined")
+    count = pipe.recv()
+    for number in range(count):
+        logging.getLogger(LOGGER).info("last %d", number)
+    pipe.send("done")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def answer(pipe: Any) -> Any:
+    assert pipe.poll(DEADLINE)
+    return pipe.recv()
+
+
+def kill_relay(job: Tree) -> None:
+    """Kill the latest relay with all its threads, and wait for its end."""
+    _, pid = job.relays.pop()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not run_directory.lives(pid), what="the end of the relay")
+
+
+def numbers(job: Tree, pid: int) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for record in job.collector.records:
+        if record.msg == "%d of %d" and record.args and record.args[1] == pid:  # type: ignore[index]  # a tuple
+            found[record.args[0]] += 1  # type: ignore[index]  # as above
+    return found
+
+
+def check_complete(job: Tree, pid: int, count: int) -> None:
+    found = numbers(job, pid)
+    twice = [number for number, times in found.items() if times > 1]
+    lost = [number for number in range(count) if number not in found]
+    assert (len(lost), len(twice)) == (0, 0), (lost[:5], twice[:5])
+
+
+def log_through_kills(job: Tree, kills: int) -> None:
+    address = job.relay()
+    workers = [job.start(busy, captured) for captured in (True, False)]
+    for pipe, _ in workers:
+        pipe.send(address)
+        assert answer(pipe) == "joined"
+    for _ in range(kills):
+        before = {pid: len(numbers(job, pid)) for _, pid in workers}
+        for pid, count in before.items():
+            until(lambda pid=pid, count=count: len(numbers(job, pid)) > count + 50, what="records")  # type: ignore[misc]
+        kill_relay(job)
+        assert job.relay() == address
+    for pipe, pid in workers:
+        pipe.send("stop")
+        count = answer(pipe)
+        until(lambda pid=pid, count=count: len(numbers(job, pid)) >= count, what="all records")  # type: ignore[misc]
+    job.client.flush()
+    for pipe, pid in workers:
+        pipe.send("end")
+        check_complete(job, pid, max(numbers(job, pid)) + 1)
+    assert not job.client.stats().dropped
+    job.end()
+
+
+def test_killed_relays_lose_no_record_and_show_none_twice() -> None:
+    with tree() as job:
+        log_through_kills(job, KILLS)
+
+
+def test_the_journal_of_a_worker_that_died_without_a_relay_is_read_by_the_replacement() -> None:
+    with tree() as job:
+        address = job.relay()
+        pipe, pid = job.start(last_words)
+        pipe.send(address)
+        answer(pipe)
+        until(lambda: job.client.stats().received == 0 and len(job.client.stats()) > 0, what="the worker to be known")
+        kill_relay(job)
+        pipe.send(500)
+        answer(pipe)
+        until(lambda: not run_directory.lives(pid), what="the end of the worker")
+        job.relay()
+        job.collector.wait_for(lambda records: sum(record.msg == "last %d" for record in records) == 500)
+        job.client.flush()
+        assert sum(record.msg == "last %d" for record in job.collector.records) == 500
+        job.end()
