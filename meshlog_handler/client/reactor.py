@@ -123,6 +123,7 @@ class Reactor:
                 peer.popen = started_here(peer.pid)
                 self._selector.register(peer.pidfd, selectors.EVENT_READ, peer)
         except ProcessLookupError:
+            peer.uncaught = ""  # it was ended and reaped before it had joined: it has logged nothing, and its parent knows why
             self.ended(peer)
         self.send(peer, welcome)
 

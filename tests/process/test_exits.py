@@ -12,14 +12,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from meshlog_handler import LogClient, install
+from meshlog_handler.client.peer import Peer
+from meshlog_handler.client.reactor import Reactor
+from meshlog_handler.protocol.messages import Message
 from meshlog_handler.system import exit_status
 from meshlog_handler.testing import RecordCollector, collected
 
+from .forkers import fork, wait
 from .procs import DEADLINE, METHODS, held_up, importing, join_all, started
 
 CRASHES = ["SIGKILL", "SIGSEGV", "SIGABRT"]
@@ -209,6 +214,30 @@ def test_the_exit_report_says_that_the_cause_is_unknown_if_the_kernel_forgot_it(
     assert "is gone; the cause is not known to this process; its last lines:" in text
     (text,) = reaped_first("raise")
     assert "ended by uncaught ValueError: what went wrong;" in text
+
+
+@watching
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_reaped_before_it_has_joined_is_not_reported(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool ends its workers at once, also one that is about to join."""
+    add, gone = Reactor.add, threading.Event()
+
+    def add_late(reactor: Reactor, peer: Peer, welcome: Message) -> None:
+        if peer.rank is not None:
+            os.kill(peer.pid, number)
+            wait(peer.pid)
+            gone.set()
+        add(reactor, peer, welcome)
+
+    with collected() as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr(Reactor, "add", add_late)
+            fork(partial(install, logs.address))
+            assert gone.wait(DEADLINE)
+        logs.flush()
+        assert logs.messages == []
 
 
 @watching

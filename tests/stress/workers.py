@@ -51,7 +51,9 @@ class Worker:
     def join(self) -> None:
         """Forward the root logger, and nothing else."""
         root = logging.getLogger()
-        root.handlers.clear()
+        for handler in root.handlers[:]:
+            if not isinstance(handler, meshlog_handler.MeshHandler):  # another thread may log through it right now
+                root.removeHandler(handler)
         root.setLevel(logging.INFO)
         if self.on_full == "block":
             meshlog_handler.install(self.address, capture=self.capture)
