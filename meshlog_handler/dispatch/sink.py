@@ -22,6 +22,7 @@ from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, name_of
 from ..system.fork_locks import ForkLocks
 from ..worker.record_stream import internal_threads, transport_threads
+from .nested_calls import interrupts_showing
 from .wrapped_handlers import (
     Accepted,
     WithFormatter,
@@ -57,7 +58,7 @@ class Sink:
         self.aggregator: Aggregator | None = None
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
-        self._showing: set[int] = set()
+        self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -152,10 +153,16 @@ class Sink:
         # This sink does not show records that its handlers log meanwhile: they would trigger themselves. As in plain logging,
         # what is raised but not an `Exception` ends the logging call.
         thread = get_ident()
-        showing = self._showing
-        if thread in showing or (thread in internal_threads and thread not in transport_threads):
+        if thread in internal_threads and thread not in transport_threads:
             return
-        showing.add(thread)
+        showing = self._showing
+        within = showing.get(thread)
+        if within is None:
+            showing[thread] = _MAX_WITHIN
+        elif within and interrupts_showing(Sink.show_here.__code__):
+            showing[thread] = within - 1  # this bounds the records of code that formats itself
+        else:
+            return
         filtered = False
         try:
             fields = record.__dict__
@@ -181,7 +188,8 @@ class Sink:
                 except Exception as failure:
                     self.report(handler, failure)
         finally:
-            showing.discard(thread)
+            if within is None:
+                del showing[thread]
         if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
             ours = {**own_fields(), "meshlog": own_info()}
             fields.update({name: value for name, value in shown.__dict__.items() if value is not ours.get(name, ours)})
@@ -355,6 +363,8 @@ def own_fields() -> dict[str, Any]:
 
 _own: MeshInfo | None = None
 _own_fields: dict[str, Any] = {}
+
+_MAX_WITHIN: Final = 50
 
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 
