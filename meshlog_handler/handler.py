@@ -22,7 +22,7 @@ from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError, SettingError
 from .output.named_handlers import resolve, rotating_files
-from .protocol.encode import GET_MESSAGE, encode_known
+from .protocol.encode import GET_MESSAGE, encode_known, texts_of, with_texts
 from .protocol.entries import MARK
 from .protocol.record import PLAIN_SIZE, MeshRecord
 from .protocol.shapes import message_key, schema_key
@@ -115,7 +115,7 @@ class MeshHandler(logging.Handler):
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self.made = next(_ordinals) if self.sink is not None else 0
         self._ordinal = f"#{self.made}" if self.sink is not None else None
-        self._replaced: tuple[logging.Logger, list[logging.Handler]] | None = None
+        self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None
         make_sink = partial(Sink, (), respect_handler_level, window)
         job = settings.check_job(job) if address is None or job is not None else None
         if address is not None and job is not None:
@@ -150,7 +150,11 @@ class MeshHandler(logging.Handler):
         if ours and not theirs:
             return ours[0]
         made = cls(handlers=theirs, **options)
-        made._replaced = logger, theirs
+        made._replaced = (
+            logger,
+            theirs,
+            [(handler, handler.mode) for handler in theirs if isinstance(handler, logging.FileHandler)],
+        )
         logger.handlers = [made, *ours]  # a new list: another thread may iterate over the old one
         return made
 
@@ -158,9 +162,12 @@ class MeshHandler(logging.Handler):
         """Undo `wrap`: the logger has its handlers again, and this handler is closed. A second call does nothing."""
         replaced, self._replaced = self._replaced, None
         if replaced is not None:
-            logger, theirs = replaced
+            logger, theirs, modes = replaced
             logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self)]
             self.close()
+            for handler, mode in modes:
+                if handler.stream is not None:  # else opening it would empty the file
+                    handler.mode = mode
 
     def __reduce__(self) -> tuple[Any, ...]:
         member, client = membership.current(), _own_client
@@ -171,15 +178,33 @@ class MeshHandler(logging.Handler):
             _copied_sinks[token] = self.sink
         theirs = None if self.sink is not None else self.formatter  # the client's handlers use it, where there is a sink
         route = self.route if self.sink is None else self.name or self._ordinal
-        return _load, (type(self), self.level, self._on_full, (address, route), token, theirs, tuple(self.filters))
+        arguments = type(self), self.level, self._on_full, (address, route), token, theirs, tuple(self.filters)
+        return _load, arguments, {"name": self.name, **self._more()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the name and what a subclass has added: a copy has them from the original."""
+        name = state.pop("name", None)
+        vars(self).update(state)
+        if name is not None and name not in _named_handlers:
+            self.set_name(name)
+        else:
+            vars(self)["_name"] = name  # the name stays that of the original
+
+    def _more(self) -> dict[str, Any]:
+        """Return the attributes that subclasses and programs have added."""
+        return {name: value for name, value in vars(self).items() if name not in _ATTRIBUTES}
 
     def __copy__(self) -> MeshHandler:
-        load, arguments = self.__reduce__()
+        load, arguments, state = self.__reduce__()
         made: MeshHandler = load(*arguments)
+        made.__setstate__(state)
+        vars(made)["formatter"] = self.formatter
         return made
 
-    def __deepcopy__(self, memo: object) -> MeshHandler:
-        return self.__copy__()
+    def __deepcopy__(self, memo: dict[int, Any]) -> MeshHandler:
+        made = memo[id(self)] = self.__copy__()
+        vars(made).update(copy.deepcopy(self._more(), memo))
+        return made
 
     def _load(
         self, level: int, on_full: streams.OnFull, client: tuple[str | None, Route], sink: Sink | None, ordinal: str | None
@@ -287,10 +312,10 @@ class MeshHandler(logging.Handler):
         if stream is not None:
             written = False
             try:
+                data = pack = None
                 fields = record.__dict__
                 args: Any = record.args
                 schemas, write, mark = stream.appender
-                data = pack = None
                 if (
                     len(fields) == PLAIN_SIZE
                     and args.__class__ is tuple
@@ -312,11 +337,14 @@ class MeshHandler(logging.Handler):
                     if stream.idle:
                         stream.wake()
                     return True
-            except Exception:
+            except Exception as failure:
                 # A new schema, a full segment or an odd value: the slow path takes any record. After the write, only the
                 # commit byte can fail: a full segment has no room for it, and needs none.
                 if written:
                     return True
+                texts = texts_of(failure, data, schemas if data is not None else None)
+                if texts:
+                    record = with_texts(record, texts)
         self.emit(record)
         return True
 
@@ -380,6 +408,8 @@ class MeshHandler(logging.Handler):
         In the client's process, it waits until the records of exited processes are shown, unless nothing is shown for one
         second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
+        if _named_handlers.get(self.name) is not self:
+            vars(self)["_name"] = None  # `logging` would remove the original, whose name this copy has
         run_whole(super().close)
         if self._show is not None and not _shuts_down():
             job_member.retire(self._show)
@@ -414,6 +444,30 @@ def _load(
         made.addFilter(each)
     return made
 
+
+_named_handlers: Final[Any] = vars(logging)["_handlers"]
+"""The handlers by name, as `logging` keeps them."""
+
+_ATTRIBUTES: Final = frozenset(
+    [
+        "_closed",
+        "_name",
+        "_of_job",
+        "_on_full",
+        "_ordinal",
+        "_replaced",
+        "_show",
+        "filters",
+        "formatter",
+        "level",
+        "lock",
+        "made",
+        "record_stream",
+        "route",
+        "sink",
+    ]
+)
+"""The attributes of every MeshHandler."""
 
 _CLOSE_SEC: Final = 1.0
 

@@ -20,7 +20,7 @@ from .system.exit_status import parents_death
 from .system.interpreters import check_interpreter
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
-from .worker import console_handlers, fast_logger, membership
+from .worker import console_handlers, fast_logger, job_member, membership
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def install(
     Parameters
     ----------
     address : str or None
-        The value of `LogClient.address`. None reads ``MESHLOG_ADDRESS``.
+        The value of `LogClient.address`. None: the client of the job in ``MESHLOG_JOB``, and each later client of that job; if
+        that is not set, the client in ``MESHLOG_ADDRESS``.
     level : int or str or None
         The level of the root logger. None leaves it, except that INFO replaces the standard library's initial WARNING.
     capture : bool
@@ -64,16 +65,23 @@ def install(
     Raises
     ------
     SettingError
-        If no address is given, an argument is invalid, or this is an interpreter of `InterpreterPoolExecutor`.
+        If neither an address nor a job is given, an argument is invalid, or this is an interpreter of
+        `InterpreterPoolExecutor`.
 
     Notes
     -----
     Handlers that write to the console stay installed, but do not show forwarded records, which the client shows. If the
     filters of such a handler reject a record, it is not forwarded; if they change it, it is forwarded as changed. If the client
-    cannot be reached, the process reports that on stderr and continues unchanged.
+    cannot be reached, the process reports that on stderr and continues unchanged. It waits 30 seconds for the first client of a
+    job.
     """
     check_interpreter("install()")
-    address = settings.check_address(address) or os.environ.get(settings.ADDRESS)
+    address = settings.check_address(address)
+    job = settings.check_job(None) if address is None else None
+    if job is not None:
+        run_shielded(lambda: _enlist_in_job(job, level, capture, warnings, settings.check_rank(rank), fast))
+        return
+    address = address or os.environ.get(settings.ADDRESS)
     if not address:
         raise SettingError(
             f"install() has no client address: {settings.ADDRESS} is not set. Pass LogClient.address, or start the process "
@@ -82,6 +90,25 @@ def install(
     rank = settings.check_rank(rank)
     options = membership.launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
     run_shielded(lambda: enlist(options, level, fast=fast))
+
+
+def _enlist_in_job(
+    job: str, level: int | str | None, capture: bool, warnings: bool, rank: int | None, fast: bool | None
+) -> None:
+    """Do what `install` does, for the clients of a job."""
+    options = membership.launched_options("", rank, warnings=warnings, leash=parents_death())
+    if level is not None:
+        settings.check_level(level)
+    try:
+        found = job_member.of(job).enter(None, options)
+    except OSError as failure:
+        diagnose(f"the logs of this process are not forwarded: it cannot take part in job {job!r}: {failure}")
+        return
+    member = membership.current()
+    if not found or member is None:
+        diagnose(f"the logs of this process are not forwarded: no process shows job {job!r}")
+        return
+    enlist(member.options.replaced(capture=capture), level, fast=fast)
 
 
 def enlist(

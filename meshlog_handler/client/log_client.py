@@ -145,6 +145,7 @@ class LogClient(Requests):
             raise SettingError(_no_queue(self._job))
         self.sinks.never_direct = self._job is not None  # also before the start: an earlier client's files are looked at first
         self._member: JobMember | None = None
+        self._exits = False  # whether the process exits: then it may still show what others leave
         self._succession: Succession | None = None
         self.registry = Registry(self.own_token)
         self.registry.job = self._job or ""
@@ -282,7 +283,7 @@ class LogClient(Requests):
             undo.callback(self._disown)
             self._running, self._ended = True, False
             live_clients.add(self)
-            at_exit.stop_at_exit(self, self.stop)
+            at_exit.stop_at_exit(self, self._stop_at_exit)
             (start_thread or self._start_thread)()
             undo.pop_all()
         if start_thread is not None:
@@ -337,12 +338,20 @@ class LogClient(Requests):
             self._stop_shielded(timeout, interrupts)  # if the first call was interrupted before it began
             raise
 
+    def _stop_at_exit(self) -> None:
+        self._exits = True
+        self.stop()
+
     def _stop_shielded(self, timeout: float, interrupts: list[BaseException]) -> None:
         thread = self._thread
-        if not self.running and self._member is not None:
-            self._leave_job()
-        if self.running and thread is not None and threading.current_thread() is not thread:
+        if thread is not None and threading.current_thread() is thread:
+            return
+        if self._member is not None and not self._exits:
+            self._member.retire(self._show_job)  # first: this process must not take over again
+        if self.running and thread is not None:
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
+        if self._member is not None and not self._exits:
+            self._leave_job()
 
     def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
         end_readers(self._readers, timeout / 2, interrupts)  # then no time is left for workers only if both do not answer
@@ -525,10 +534,9 @@ class LogClient(Requests):
             job_member.of(succession.job).release()
 
     def _leave_job(self) -> None:
-        """Do not take over any more, and leave the client that shows the job."""
+        """Leave the client that shows the job. A later `start` takes part again."""
         member, self._member = self._member, None
         if member is not None:
-            member.retire(self._show_job)
             member.leave()
 
     def _latest(self) -> list[logging.LogRecord]:

@@ -31,6 +31,8 @@ from ..system.shielded import run_whole
 from ..system.waits import Awaited, check_timeout, finished, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
+from ..worker import membership
+from ..worker.membership import Membership
 from .acknowledgements import UNANSWERED, Answers
 from .flushes import explain_missing
 from .insights import INSIGHT_SEC, Findings, find
@@ -73,7 +75,8 @@ class Requests(Listening):
     def flush(self, timeout: float | None = 10.0, chosen: Chosen | None = None) -> FlushReceipt:
         """Wait until everything that was logged and printed before this call is shown.
 
-        Of a queue of the program, this is what this process has put, and what others have written: see `listen`.
+        Of a queue of the program, this is what this process has put, and what others have written: see `listen`. While
+        another process shows the job, it is what this process has logged and printed (see `complete`).
 
         Parameters
         ----------
@@ -90,6 +93,9 @@ class Requests(Listening):
             If the client does not run, or one of its handlers makes the call.
         """
         began = monotonic()
+        member = membership.current() if self._job is not None and not self.running else None
+        if member is not None and member.options.job == self._job:
+            return _completed(member, timeout, began)
         future = self.flush_soon(timeout, chosen)
         # The client's thread applies the timeout. If a handler blocks that thread, this one does.
         if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
@@ -348,3 +354,13 @@ class Requests(Listening):
             self._check_running()
             raise ClosedError("this LogClient was stopped.")
         self._mailbox.put(fn, future, gives=gives)
+
+
+def _completed(member: Membership, timeout: float | None, began: float) -> FlushReceipt:
+    """Wait until the process that shows the job has shown everything of this one."""
+    shown = member.complete(timeout)
+    ranks = () if member.rank is None else (member.rank,)
+    receipt = FlushReceipt(0, ranks if shown else (), () if shown else ranks, (), 0, monotonic() - began)
+    if not shown:
+        raise FlushTimeout(explain_missing(receipt), receipt)
+    return receipt

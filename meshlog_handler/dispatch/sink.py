@@ -22,15 +22,18 @@ from ..system.diagnostics import diagnose
 from ..system.error_reports import describe, name_of
 from ..system.fork_locks import ForkLocks
 from ..worker.record_stream import internal_threads, transport_threads
+from .nested_calls import interrupts_showing
 from .wrapped_handlers import (
     Accepted,
     WithFormatter,
     any_formatter_of,
     behind,
+    defaults_of,
     filter_of,
     formats_exceptions,
     formatter_of,
     handles_as_logging,
+    with_defaults,
     without_text,
     writes_text,
 )
@@ -57,7 +60,7 @@ class Sink:
         self.aggregator: Aggregator | None = None
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
-        self._showing: set[int] = set()
+        self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -72,6 +75,7 @@ class Sink:
             unpatched.share(handler)
         self._handlers = handlers
         self._plan: _Plan | None = None
+        self._defaults: dict[int, frozenset[str]] | None = None  # by handler: see `defaults_of`
 
     def set_formatter(self, formatter: logging.Formatter | None) -> None:
         """Set the formatter, for records of this sink, of handlers that have none."""
@@ -115,7 +119,7 @@ class Sink:
         found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
         plan = _plan(found)
         if self._tap is not None:
-            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, False, False)])
+            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, False, False, frozenset())])
         if not any(isinstance(handler, NamedHandler) for handler in found):
             self.handlers = tuple(found)
             self._plan = plan
@@ -124,14 +128,23 @@ class Sink:
     def deliver(self, record: logging.LogRecord) -> None:
         """Give a record to the handlers, on the client thread. An exception of a handler is reported once and not raised."""
         level = record.levelno
+        defaults = self._find_defaults() if self._defaults is None else self._defaults
         for handler in self._handlers:
             self.busy = handler
             try:
                 if not self.respect_handler_level or level >= handler.level:
-                    handler.handle(without_text(record) if record.exc_info and formats_exceptions(handler) else record)
+                    shown = without_text(record) if record.exc_info and formats_exceptions(handler) else record
+                    if defaults and id(handler) in defaults:
+                        shown = with_defaults(shown, defaults[id(handler)])
+                    handler.handle(shown)
             except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
                 self.report(handler, failure)
         self.busy = None
+
+    def _find_defaults(self) -> dict[int, frozenset[str]]:
+        found = {id(handler): names for handler in self._handlers if (names := defaults_of(any_formatter_of(handler)))}
+        self._defaults = found
+        return found
 
     def deliver_line(self, text: str, info: MeshInfo, level: int) -> bool:
         """Do as `deliver` with a record of this message. The only handler is a console; return False if it needs the record."""
@@ -152,10 +165,16 @@ class Sink:
         # This sink does not show records that its handlers log meanwhile: they would trigger themselves. As in plain logging,
         # what is raised but not an `Exception` ends the logging call.
         thread = get_ident()
-        showing = self._showing
-        if thread in showing or (thread in internal_threads and thread not in transport_threads):
+        if thread in internal_threads and thread not in transport_threads:
             return
-        showing.add(thread)
+        showing = self._showing
+        within = showing.get(thread)
+        if within is None:
+            showing[thread] = _MAX_WITHIN
+        elif within and interrupts_showing(Sink.show_here.__code__):
+            showing[thread] = within - 1  # this bounds the records of code that formats itself
+        else:
+            return
         filtered = False
         try:
             fields = record.__dict__
@@ -163,25 +182,30 @@ class Sink:
             indifferent, steps = plan
             shown = record if indifferent else _with(record, own_info())
             level = record.levelno
-            for handler, formatter, standard, flush in steps:
+            for handler, formatter, standard, flush, names in steps:
                 if level < handler.level and self.respect_handler_level:
                     continue
-                if indifferent and handler.formatter is not formatter:
-                    self._plan, indifferent = None, False  # the formatter may need what a client adds
-                    shown = _with(record, own_info())
+                if (indifferent or standard) and handler.formatter is not formatter:
+                    self._plan, names = None, defaults_of(handler.formatter)
+                    if indifferent:
+                        indifferent, shown = False, _with(record, own_info())  # the formatter may need what a client adds
                 try:
+                    given = with_defaults(shown, names, fields) if names else shown
                     if standard and not handler.filters:  # as `logging.Handler.handle`, at half the cost
                         with handler.lock:
-                            handler.emit(shown)
+                            handler.emit(given)
                     else:
                         filtered = True
-                        handler.handle(shown)
+                        handler.handle(given)
+                        if given is not shown:
+                            shown.__dict__.update(given.__dict__)
                     if flush:
                         handler.flush()
                 except Exception as failure:
                     self.report(handler, failure)
         finally:
-            showing.discard(thread)
+            if within is None:
+                del showing[thread]
         if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
             ours = {**own_fields(), "meshlog": own_info()}
             fields.update({name: value for name, value in shown.__dict__.items() if value is not ours.get(name, ours)})
@@ -214,7 +238,8 @@ class Sink:
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
             if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
                 with contextlib.suppress(Exception):  # the client formats it and reports the error
-                    texts.append((index, str(formatter.format(_with(seen, info, fields)))))
+                    shown = with_defaults(_with(seen, info, fields), defaults_of(formatter), fields)
+                    texts.append((index, str(formatter.format(shown))))
         return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
@@ -234,6 +259,7 @@ class Sink:
 
     def flush(self, *, per_tick: bool = False) -> None:
         """Flush the handlers; with `per_tick`, only those that are to be flushed after each tick of the client."""
+        self._defaults = None  # a program may replace a formatter
         for handler in self.handlers:
             self.busy = handler
             try:
@@ -285,11 +311,12 @@ class _Plan(NamedTuple):
     """The attributes of the handlers that `Sink.show_here` needs: looked up once, not for every record.
 
     `indifferent` handlers write the same text with or without the attributes that a client adds. A step is a handler, its
-    formatter, whether its `handle` and what that calls are the standard library's, and whether to flush it after each record.
+    formatter, whether its `handle` and what that calls are the standard library's, whether to flush it after each record, and
+    `defaults_of` the formatter.
     """
 
     indifferent: bool
-    steps: Sequence[tuple[Any, Any, bool, bool]]
+    steps: Sequence[tuple[Any, Any, bool, bool, frozenset[str]]]
 
 
 def _plan(handlers: Sequence[Any]) -> _Plan:
@@ -297,7 +324,7 @@ def _plan(handlers: Sequence[Any]) -> _Plan:
     for handler in handlers:
         standard = isinstance(handler, logging.Handler) and handler.lock is not None and handles_as_logging(handler)
         flush = bool(getattr(handler, "flush_per_tick", False))
-        steps.append((handler, getattr(handler, "formatter", None), standard, flush))
+        steps.append((handler, getattr(handler, "formatter", None), standard, flush, defaults_of(any_formatter_of(handler))))
     return _Plan(all(map(_is_indifferent, handlers)), steps)
 
 
@@ -355,6 +382,8 @@ def own_fields() -> dict[str, Any]:
 
 _own: MeshInfo | None = None
 _own_fields: dict[str, Any] = {}
+
+_MAX_WITHIN: Final = 50
 
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import LogRecord
 from typing import Any, Final
 
 from ..output.named_handlers import ShownBy
-from ..protocol.record import MeshRecord, info_of
+from ..protocol.record import ORIGIN, MeshRecord, info_of
 
 _PACKAGE: Final = __name__.partition(".")[0]
 
@@ -78,22 +79,27 @@ class Accepted(Wrapped):
         self._index = index
 
     def handle(self, record: LogRecord) -> Any:
-        """Do what `logging.Handler.handle` does after the filters."""
+        """Do what `logging.Handler.handle` does after the filters, or what the `handle` of a subclass does, without filters."""
         handler = self.handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
         text = dict(info_of(record).texts or ()).get(self._index)
         handler.acquire()
         before, handler.formatter = handler.formatter, getattr(self.given_to, "formatter", handler.formatter)
-        kept = {"format": vars(handler)["format"]} if "format" in vars(handler) else {}
+        replaced: dict[str, Any] = {} if text is None else {"format": lambda _: text}  # `emit` writes it
+        own = _has_own(handler, "handle")
+        if own:
+            replaced["filter"] = lambda _: True
+        kept = {name: vars(handler)[name] for name in replaced if name in vars(handler)}
         try:
-            if text is not None:
-                vars(handler)["format"] = lambda _: text  # `emit` writes it
+            vars(handler).update(replaced)
+            if own:
+                return handler.handle(record)
             handler.emit(record)
         finally:
-            if text is not None:
-                del vars(handler)["format"]
-                vars(handler).update(kept)
+            for name in replaced:
+                del vars(handler)[name]
+            vars(handler).update(kept)
             handler.formatter = before
             handler.release()
         return True
@@ -144,6 +150,33 @@ def formatter_of(handler: ShownBy) -> Any:
     formatter = any_formatter_of(handler)
     kind = type(formatter)
     return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == _PACKAGE else formatter
+
+
+def defaults_of(formatter: Any) -> frozenset[str]:
+    """Return the names, among those that a client adds to records, for which a formatter has a default."""
+    style = getattr(formatter, "__dict__", {}).get("_style")
+    defaults = getattr(style, "__dict__", {}).get("_defaults")
+    return _ADDED.intersection(defaults) if isinstance(defaults, Mapping) else frozenset()
+
+
+def with_defaults(record: LogRecord, names: frozenset[str], own: Mapping[str, Any] | None = None) -> LogRecord:
+    """Return a record without those of these attributes that say nothing, so that the formatter's defaults are used.
+
+    The extras in `own` stay. In a record of the client's process, or of one without a rank, the others say nothing.
+    """
+    info = info_of(record)
+    fields, ours = record.__dict__, info.attributes()
+    unsaid = [name for name in names if name in fields and (info.rank is None or ours[name] is None)]
+    unsaid = [name for name in unsaid if name not in own] if own is not None else [n for n in unsaid if fields[n] is ours[n]]
+    if not unsaid:
+        return record
+    made = copy.copy(record)
+    for name in unsaid:
+        del made.__dict__[name]
+    return made
+
+
+_ADDED: Final = frozenset(ORIGIN)
 
 
 def writes_text(handler: ShownBy) -> bool:

@@ -7,6 +7,7 @@ times and its arguments, packed by one call of `struct`. The logging call runs t
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import sys
@@ -21,8 +22,8 @@ from .codec import MAX_INT, pack
 from .entries import DEFINE, HEADER, MESSAGE, RECORD, SHAPED, TIMED
 from .exceptions import NO_FAILURE, describe
 from .known_traces import KnownTrace
-from .packers import OBJECT, PLAIN_CODES, Packer, are_texts, codes_of, is_flat, packer
-from .plain import SCALARS, Copier, exact_text, plain, text_of
+from .packers import OBJECT, PLAIN_CODES, NotPacked, Packer, Texts, are_texts, codes_of, is_flat, packer, texts_in
+from .plain import SCALARS, Copier, exact_text, once, plain, text_of
 from .record import PLAIN_SIZE, STANDARD, TEMPLATE, is_bounded, message_of
 from .shapes import ERROR, HAS_TASK_NAME, Shape, form_of, message_key, schema_key, shape_of
 from .traceback_text import format_exception
@@ -66,6 +67,13 @@ class SchemaTable(dict[object, Packer]):
         # See `worker.fast_logger`: how to pack the calls from one place, and the code objects of these places.
         self.sites: dict[object, dict[object, Packer]] = {}
         self.codes: dict[int, list[Any]] = {}
+        self.objects: dict[int, str] = {}  # the codes of schemas with objects, by number
+
+    def add_packer(self, schema: int, codes: str) -> Packer:
+        """Return the packer of a new schema."""
+        if OBJECT in codes:
+            self.objects[schema] = codes
+        return packer(schema, codes)
 
 
 class EncodedRecord:
@@ -134,6 +142,10 @@ class RecordEncoder:
                     encoded = encoded or _encode_shape(record, shape, table, self._route, None)
                     if encoded is not None:
                         return encoded
+                if self._shape is not None:
+                    values, codes = self._shape[2:]
+                    texts = {index: values[index] for index, code in enumerate(codes) if code == OBJECT}
+                    record = self._record = with_texts(record, texts)
             self._rendered = _render(record)
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
@@ -198,7 +210,7 @@ def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, 
     if schema > MAX_SCHEMAS:
         return None
     table.schema_count[place] = count + 1
-    made = packer(schema, codes)
+    made = table.add_packer(schema, codes)
     data = made(record.created, record.msecs, record.relativeCreated, *args)
     define = _define(schema, TIMED + codes.replace(OBJECT, "s"), record, record.msg, route)
     return EncodedRecord(define + data, table, key, made)
@@ -269,7 +281,7 @@ def _encode_shape(
             if schema > MAX_SCHEMAS:
                 continue
             table.shapes[number, place] = count + 1
-            committed = made = packer(schema, codes)
+            committed = made = table.add_packer(schema, codes)
             sent, msg = TIMED + SHAPED + codes.replace(OBJECT, "s"), "" if number else record.msg
             define = _define(schema, sent, record, msg, route, shape=(args, names, trace and (trace.prefix, trace.failure)))
         data = made(record.created, record.msecs, record.relativeCreated, *values)
@@ -305,6 +317,28 @@ def encode_known(
         if made is not None and (number == 1 or not (record.thread is None or record.thread in internal)):
             return made(record.created, record.msecs, record.relativeCreated, *values)
     return None
+
+
+def texts_of(failure: Exception, data: bytes | None, table: SchemaTable | None) -> Texts:
+    """Return the texts that objects made for a record that could not be packed, or was packed to `data` but not written."""
+    if isinstance(failure, NotPacked):
+        return failure.texts
+    codes = table.objects.get(HEADER.unpack_from(data)[1]) if data is not None and table is not None else None
+    return {} if codes is None or data is None else texts_in(data, codes)
+
+
+def with_texts(record: logging.LogRecord, texts: Texts) -> logging.LogRecord:
+    """Return a record in which these texts stand for the objects among the values of its shape, or the record itself."""
+    shape = shape_of(record) if texts else None
+    if shape is None:
+        return record
+    args, names, values, _ = shape
+    values = tuple(texts.get(index, value) for index, value in enumerate(values))
+    count = len(values) - len(names)
+    made = copy.copy(record)
+    made.args = values[:count] if isinstance(args, int) else dict(zip(args, values, strict=False))  # type: ignore[call-overload]  # the keys
+    made.__dict__.update((name, value) for name, value in zip(names, values[count:], strict=True) if name != ERROR)
+    return made
 
 
 def _render(record: logging.LogRecord) -> Rendered:
@@ -425,6 +459,11 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
                 tuple(text_of(arg) if code == OBJECT else arg for arg, code in zip(args, codes, strict=True)),
                 None,
             )
+    text = None
+    if kind is str and as_is and type(args) in (tuple, dict) and (seen := once(args)) is not args:
+        with contextlib.suppress(Exception):  # a conversion that needs the object itself
+            text = exact_text(record.msg % seen)
+            args = seen
     copier = Copier()
     msg = text_of(record.msg) if issubclass(kind, str) else copier.copy(record.msg)
     if args is None or isinstance(args, (tuple, dict, list)):
@@ -434,7 +473,7 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
         copier.exact = False
     if copier.exact and as_is and kind is type(msg):
         return msg, args, None
-    text = _message(record)
+    text = _message(record) if text is None else text
     if text is None and kind is str and not as_is:
         text = message_of(record)  # the client formats no such template
     return msg, args, None if text == msg and not args else text

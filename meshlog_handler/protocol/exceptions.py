@@ -2,7 +2,8 @@
 
 A *failure* is plain data: ``(base, module, name, message, notes, frames, cause, context, group)``. `base` is the built-in
 exception from which the type derives; `cause`, `context` and the members of `group` are failures or None. A frame is
-``(file, line, function, end line, column, end column)``. Pure.
+``(file, line, function, end line, column, end column)``. The failure of a SyntaxError has one more item: the attributes in
+`_SOURCE`. Pure.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import builtins
 import os
 import stat
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from traceback import FrameSummary, TracebackException
 from types import CodeType, FunctionType, TracebackType
 from typing import Any, Final
 
-from .plain import exact_text, text_of
+from .plain import exact_text
 
 Frame = tuple[str, int, str, int | None, int | None, int | None]
 Failure = tuple[Any, ...]
@@ -37,6 +38,8 @@ _MAX_COLUMN: Final = 1 << 16
 _MAX_LINES: Final = 1 << 10
 _MAX_SOURCE: Final = 1 << 24
 _NO_COLUMNS: Final = (-1, -1)
+_SOURCE: Final = ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")
+_MAX_TEXT: Final = 1 << 16
 
 
 def describe(error: BaseException, trace: TracebackException) -> Failure:
@@ -51,19 +54,54 @@ def _describe(error: BaseException, trace: TracebackException, left: int) -> Fai
     kind = type(error)
     base = next((each.__name__ for each in kind.__mro__ if each.__module__ == "builtins"), "Exception")
     frames = tuple(map(_frame, trace.stack if len(trace.stack) <= _MAX_FRAMES else _both_ends(trace.stack)))
-    notes = getattr(trace, "__notes__", None)
     group = getattr(trace, "exceptions", None)
     return (
         base,
         exact_text(kind.__module__)[:_MAX_NAME],
         exact_text(kind.__qualname__)[:_MAX_NAME],
         exact_text(str(trace)),
-        tuple(map(text_of, notes)) if isinstance(notes, (list, tuple)) else None,
+        _notes(getattr(trace, "__notes__", None)),
         frames,
         related(error.__cause__, trace.__cause__),
         related(error.__context__, trace.__context__),
         None if not group else tuple(map(related, error.exceptions[:_MAX_GROUP], group)),  # type: ignore[attr-defined]  # a group
+        *([_source(error, trace)] if isinstance(error, SyntaxError) else []),
     )
+
+
+def _notes(notes: Any) -> tuple[str, ...] | None:
+    """Return the notes that `traceback` writes, each as text."""
+    if notes is None:
+        return None
+    if isinstance(notes, Sequence) and (not isinstance(notes, (str, bytes)) or _splits_texts()):
+        return tuple(_safe(note, str, "note") for note in notes)
+    return (_safe(notes, repr, "__notes__"),)
+
+
+def _splits_texts() -> bool:
+    """Return whether `traceback` takes each character of a text for a note, as in Python 3.11."""
+    probe: Any = Exception()
+    probe.__notes__ = "ab"
+    return len(list(TracebackException(Exception, probe, None).format_exception_only())) > 2
+
+
+def _safe(value: object, convert: Callable[[object], str], what: str) -> str:
+    try:
+        return str.__str__(convert(value))
+    except Exception:  # as in `traceback`
+        return f"<{what} {convert.__name__}() failed>"
+
+
+def _source(error: SyntaxError, trace: TracebackException) -> tuple[str | int | None, ...]:
+    """Return the place of a syntax error, as `traceback` shows it."""
+    found: list[str | int | None] = []
+    for name in _SOURCE:
+        own: Any = getattr(error, name, None)
+        value = own if type(own) is int else getattr(trace, name, own)  # `traceback` makes texts of the numbers of lines
+        if type(value) is int:
+            value = value if 0 <= value <= (_MAX_LINE if name.endswith("lineno") else _MAX_COLUMN) else None
+        found.append(value if value is None or type(value) is int else exact_text(value)[:_MAX_TEXT])
+    return tuple(found)
 
 
 def _both_ends(stack: list[FrameSummary]) -> list[FrameSummary]:
@@ -81,9 +119,9 @@ def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
     """Return whether the data from a peer is a valid failure."""
     if value == NO_FAILURE and left == _MAX_CHAIN:
         return True
-    if not isinstance(value, tuple) or len(value) != 9 or left < 1:
+    if not isinstance(value, tuple) or len(value) not in (9, 10) or left < 1:
         return False
-    base, module, name, message, notes, frames, cause, context, group = value
+    base, module, name, message, notes, frames, cause, context, group, *source = value
     return (
         all(isinstance(text, str) for text in (base, module, name, message))
         and max(len(base), len(module), len(name)) <= _MAX_NAME
@@ -93,6 +131,20 @@ def is_failure(value: object, left: int = _MAX_CHAIN) -> bool:
         and all(map(_is_frame, frames))
         and all(other is None or is_failure(other, left - 1) for other in (cause, context))
         and (group is None or _is_group(group, left - 1))
+        and all(map(_is_source, source))
+    )
+
+
+def _is_source(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != len(_SOURCE):
+        return False
+    places = {name: each for name, each in zip(_SOURCE, value, strict=True) if each is not None}
+    numbers = {name: each for name, each in places.items() if type(each) is int}
+    texts = [each for name, each in places.items() if name not in numbers and "offset" not in name]
+    return (
+        len(numbers) + len(texts) == len(places)
+        and all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts)
+        and all(0 <= each <= (_MAX_LINE if name.endswith("lineno") else _MAX_COLUMN) for name, each in numbers.items())
     )
 
 
@@ -141,11 +193,13 @@ def exc_info(failure: Failure) -> ExcInfo:
 
 
 def _stand_in(failure: Failure) -> _StandIn:
-    base, module, name, message, notes, frames, cause, context, group = failure
+    base, module, name, message, notes, frames, cause, context, group, *source = failure
     members = [_stand_in(each) for each in group or () if each is not None]
-    kind = _kind(base, module, name, bool(members))
+    kind = _kind(base, module, name, bool(members), bool(source))
     error = kind.__new__(kind, message, members) if members else kind.__new__(kind, message)
     error.args, error.failure = (message,), failure
+    for attribute, value in zip(_SOURCE, *source, strict=True) if source else ():
+        setattr(error, attribute, value)
     if notes:
         error.__notes__ = list(notes)  # type: ignore[attr-defined]  # read from Python 3.11 on
     error.__traceback__, error.meshlog_frames = _traceback(frames)  # type: ignore[attr-defined]  # keeps the frames suspended
@@ -169,11 +223,11 @@ class _StandIn(BaseException):
 
 
 @lru_cache(maxsize=256)
-def _kind(base: str, module: str, name: str, is_group: bool) -> type[_StandIn]:
+def _kind(base: str, module: str, name: str, is_group: bool, has_source: bool) -> type[_StandIn]:
     """Return the stand-in for an exception type."""
     found: Any = getattr(builtins, base, None)
-    if not isinstance(found, type) or not issubclass(found, BaseException) or issubclass(found, SyntaxError):
-        found = Exception  # for a SyntaxError, `traceback` needs attributes that a failure does not have
+    if not isinstance(found, type) or not issubclass(found, BaseException) or issubclass(found, SyntaxError) != has_source:
+        found = SyntaxError if has_source else Exception  # `traceback` needs more attributes of a SyntaxError
     if is_group != ("Group" in found.__name__):
         found = getattr(builtins, "BaseExceptionGroup" if is_group else "Exception", Exception)
     # A peer may send any text, but the name of a type must not have a null character or a lone surrogate.

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from typing import Any, Final
 
 from .codec import NotPlain, pack
 from .entries import HEADER, MAX_ENTRY, RECORD
-from .plain import SCALARS
+from .plain import SCALARS, failed_text
 
 Packer = Callable[..., bytes]
+
+Texts = Mapping[int, str]
+"""The texts of the program's objects, by the index of the value. The code of an object makes its text only once."""
+
+
+class NotPacked(Exception):
+    """A schema cannot hold a record. `texts` are those that the objects have already made."""
+
+    def __init__(self, texts: Texts) -> None:
+        super().__init__()
+        self.texts = texts
+
 
 PLAIN_CODES: Final[Mapping[type, str]] = {int: "q", float: "d", bool: "?", str: "s"}
 _CODES: Final[Mapping[type, str]] = {
@@ -61,7 +73,7 @@ def _are_texts(template: str, codes: str) -> bool:
 
 def packer(schema: int, codes: str) -> Packer:
     """Return the function that packs a record of this schema from ``(created, msecs, relativeCreated, *values)``."""
-    layout = Struct("<BxHIddd" + codes.translate(_SIZES))
+    layout = _layout(codes)
     fixed = layout.size - HEADER.size
     sized = tuple((index, _ENCODE[code]) for index, code in enumerate(codes) if code in _ENCODE)
     if not sized:
@@ -73,21 +85,64 @@ def packer(schema: int, codes: str) -> Packer:
     def pack_with_sizes(created: float, msecs: float, relative: float, *args: object) -> bytes:
         values = list(args)
         tail = b""
-        for index, encode in sized:
-            data = encode(args[index])
-            values[index] = len(data)
-            tail += data
-        if len(tail) > MAX_ENTRY:
-            raise ValueError("this record needs a side file")  # the slow path writes it there
-        if pid is not None and pid != os.getpid():
-            raise LookupError("another process")
-        return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
+        index = -1
+        try:
+            for index, encode in sized:
+                data = encode(args[index])
+                values[index] = len(data)
+                tail += data
+            if len(tail) > MAX_ENTRY:
+                raise ValueError("this record needs a side file")  # the slow path writes it there
+            if pid is not None and pid != os.getpid():
+                raise LookupError("another process")
+            return pack_fixed(RECORD, schema, fixed + len(tail), created, msecs, relative, *values) + tail
+        except Exception as failure:
+            if pid is None:
+                raise
+            done = values[index] is not args[index]
+            texts = _texts(codes, values, tail, len(codes) if done else index)
+            if not done and codes[index] == OBJECT:
+                texts[index] = failure.args[0] if isinstance(failure, _NotEncoded) else failed_text(args[index], failure)
+            raise NotPacked(texts) from failure
 
     return pack_with_sizes
 
 
+def texts_in(data: bytes, codes: str) -> Texts:
+    """Return the texts of the objects in a packed record."""
+    layout = _layout(codes)
+    return _texts(codes, layout.unpack_from(data)[_FIRST:], data[layout.size :], len(codes))
+
+
+def _texts(codes: str, values: Sequence[Any], tail: bytes, end: int) -> dict[int, str]:
+    """Return the texts of the objects before index `end`; `tail` has the data of all values that have a size."""
+    found, at = {}, 0
+    for index, code in enumerate(codes[:end]):
+        if code in _ENCODE:
+            at, begin = at + values[index], at
+            if code == OBJECT:
+                found[index] = tail[begin:at].decode()
+    return found
+
+
+def _layout(codes: str) -> Struct:
+    return Struct("<BxHIddd" + codes.translate(_SIZES))
+
+
+_FIRST: Final = 6
+"""The index of the first value of a record."""
+
+
+class _NotEncoded(Exception):
+    """The text of an object has a lone surrogate."""
+
+
 def _encode_object(value: object) -> bytes:
-    return str.__str__(str(value)).encode()
+    text = str.__str__(str(value))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise _NotEncoded(text) from None
 
 
 def _encode_flat(value: Any) -> bytes:

@@ -6,7 +6,9 @@ The logging call runs this code on the program's values, so nothing here raises 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Final
 
 from .codec import MAX_DEPTH, MAX_INT, Text
@@ -16,6 +18,8 @@ SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None), Text))
 # Leaves room for the containers around a value: the record, its arguments or attributes, or a digest.
 _MAX_LEVELS: Final = MAX_DEPTH - 6
 _MAX_CONTAINERS: Final = 1 << 20
+_MAX_ONCE: Final = 4
+_NOT_ONCE: Final = (str, int, float, bytes, dict, list, tuple)
 
 # Each function returns a value of a subclass as the plain type, and calls no method of the subclass.
 _BARE: Final[tuple[tuple[type, Callable[[Any], object]], ...]] = (
@@ -107,6 +111,8 @@ def _leaf(value: object, *, within: bool) -> object:
         if issubclass(type(value), base):
             found = bare(value)
             return text_of(found) if type(found) is int and not -MAX_INT <= found < MAX_INT else found
+    if type(value) is Once:
+        return value.text if not within or value.text == value.shown else Text(value.text, value.shown)
     text = text_of(value)
     if not within:
         return text
@@ -132,4 +138,56 @@ def text_of(value: object) -> str:
     try:
         return str.__str__(str(value))
     except Exception as failure:
-        return f"<{type(value).__qualname__} object: its __str__ raised {type(failure).__name__}>"
+        return failed_text(value, failure)
+
+
+def failed_text(value: object, failure: Exception) -> str:
+    """Return a text in place of that of a value whose ``__str__`` failed."""
+    return f"<{type(value).__qualname__} object: its __str__ raised {type(failure).__name__}>"
+
+
+class Once:
+    """A value whose texts are made once, however often they are used."""
+
+    __slots__ = ("_repr", "_str", "_value")
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+        self._str: str | None = None
+        self._repr: str | None = None
+
+    def __str__(self) -> str:
+        if self._str is None:
+            of_repr = type(self._value).__str__ is object.__str__
+            self._str = repr(self) if of_repr else str.__str__(str(self._value))
+        return self._str
+
+    def __repr__(self) -> str:
+        if self._repr is None:
+            self._repr = str.__str__(repr(self._value))
+        return self._repr
+
+    @property
+    def text(self) -> str:
+        """The ``str``, or the ``repr`` if only that was made by code of the program."""
+        own = isinstance(type(self._value).__str__, FunctionType)
+        return self._repr if own and self._str is None and self._repr is not None else text_of(self)
+
+    @property
+    def shown(self) -> str:
+        """The ``repr`` if it was made, or else the text."""
+        return self.text if self._repr is None else self._repr
+
+
+def once(value: Any, depth: int = _MAX_ONCE) -> Any:
+    """Return the value with each object in it, or in its plain containers, as a `Once`; the same value if it has none."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is tuple or kind is list:
+        items = [once(item, depth - 1) for item in value] if depth else value
+        return value if all(map(operator.is_, items, value)) else kind(items)
+    if kind is dict:
+        pairs = [(key, once(item, depth - 1)) for key, item in tuple(value.items())] if depth else ()
+        return value if all(item is value.get(key) for key, item in pairs) else dict(pairs)
+    return value if issubclass(kind, _NOT_ONCE) else Once(value)

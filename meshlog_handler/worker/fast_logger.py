@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from ..protocol.encode import GET_MESSAGE, STRUCT_TYPES
+from ..protocol.encode import GET_MESSAGE, STRUCT_TYPES, texts_of
 from ..protocol.entries import MARK
 from ..protocol.packers import Packer, codes_of
 from ..protocol.record import PLAIN_SIZE
@@ -116,6 +116,7 @@ def _fast_log(
     frame: Any
     handlers: list[Any]
     new = written = False
+    data = schemas = None
     try:
         node, cls = self, self.__class__
         while not (handlers := node.handlers) and node.propagate and node.parent is not None:
@@ -207,17 +208,21 @@ def _fast_log(
                     created = time.time()
                     msecs = int((created - int(created)) * 1000) + 0.0
                     relative = (created - _logging._startTime) * 1000
-                write(pack(created, msecs, relative, *values))
+                data = pack(created, msecs, relative, *values)
+                write(data)
                 written = True
                 mark(MARK)
                 if stream.idle:
                     stream.wake()
                 return
-    except Exception:
+    except Exception as failure:
         # A full segment, or a value that the schema does not have. After the write, only the commit byte can fail: a full
         # segment has no room for it, and needs none.
         if written:
             return
+        texts = texts_of(failure, data, schemas)
+        if texts:
+            args = tuple(texts.get(index, arg) for index, arg in enumerate(args))
     if new:
         _log_and_learn(self, level, msg, args, frame, handler, site)
     else:

@@ -53,13 +53,15 @@ class JobMember:
         self._lock = threading.Lock()
         self.exits = False  # from then on, this process looks for no client
 
-    def enter(self, show: Show, options: JoinOptions) -> bool:
+    def enter(self, show: Show | None, options: JoinOptions) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
 
-        `show` is used later, too, if the client ends and this process takes its place. Returns False if there is no client,
-        because the process that holds the lock of the job does not start one. Raises `OSError` if `show` does.
+        `show` is used later, too, if the client ends and this process takes its place; without it, this process only joins.
+        Returns False if there is no client after `PATIENCE_SEC`: the process that holds the lock of the job does not start one,
+        or none holds it. Raises `OSError` if `show` does.
         """
-        self._shows.append(show)
+        if show is not None:
+            self._shows.append(show)
         at_exit.stop_at_exit(self, self._finish)
         member = membership.current()
         if member is not None and member.options.job == self.name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,10 +184,12 @@ def test_one_of_two_clients_shows_and_the_other_takes_over(restored_logging: log
         with LogClient(collector, job="shop") as client:
             assert (pid, client.running) == (other.pid, False)
             with pytest.raises(ClosedError, match="another process shows job 'shop'"):
-                client.flush()
+                client.set_window(None)
             install(client.address, capture=False)
             restored_logging.info("forwarded")
-            until(lambda: "forwarded" in lines(path), DEADLINE)
+            receipt = client.flush()
+            assert "forwarded" in lines(path)
+            assert (len(receipt.acked), receipt.missing) == (1, ())
             assert other.wait(DEADLINE) == 0
             until(lambda: client.running, DEADLINE)
             restored_logging.info("taken over")
@@ -206,6 +210,63 @@ def test_the_environment_names_the_job(
             assert other.wait(DEADLINE) == 0
         until(lambda: len(collector.records) == 3, DEADLINE)
     assert collector.messages == ["other 0", "other 1", "other 2"]
+
+
+def test_a_client_that_is_stopped_does_not_take_over_until_it_is_started_again(
+    restored_logging: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = RecordCollector()
+    client = LogClient(collector, job="shop")
+    for number in range(2):
+        with client:
+            assert shown_by() == os.getpid()
+            install(client.address, capture=False)
+            restored_logging.info("%d", number)
+            client.flush()
+            uninstall()
+        assert (client.running, shown_by()) == (False, 0)
+    assert collector.messages == ["0", "1"]
+    reference = weakref.ref(client)
+    del client
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_process_that_only_installs_follows_the_clients_of_its_job(tmp_path: Path) -> None:
+    collector = RecordCollector()
+    client = LogClient(collector, job="shop").start()
+    code = (
+        "import logging, meshlog_handler, sys; meshlog_handler.install(capture=False)\n"
+        "for line in sys.stdin: logging.info(line.strip()); print(flush=True)"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**importing(), "MESHLOG_JOB": "shop"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+
+    def log(line: str) -> None:
+        print(line, file=worker.stdin, flush=True)
+        assert worker.stdout is not None
+        worker.stdout.readline()
+
+    try:
+        log("shown by the first")
+        client.stop()
+        log("kept in the journal")
+        client.start()
+        log("shown by the second")
+        worker.communicate(timeout=DEADLINE)
+        client.stop()
+    finally:
+        worker.kill()
+        worker.wait(DEADLINE)
+        client.stop()
+    assert collector.messages == ["shown by the first", "kept in the journal", "shown by the second"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../shop", "~1", "x" * 65, "-", 3])

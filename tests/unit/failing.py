@@ -85,6 +85,45 @@ def many() -> None:
     raise ExceptionGroup("many", failures)  # type: ignore[name-defined]  # noqa: F821 - from Python 3.11 on
 
 
+def of_syntax() -> None:
+    compile("number = 1\nother = (number + ] 3)", "source.py", "exec")
+
+
+def of_indentation() -> None:
+    compile("if 1:\nnumber = 1", "größe.py", "exec")
+
+
+def of_syntax_elsewhere() -> None:
+    raise SyntaxError("not a template", ("page.html", 12, 3, "{{ name }", 12, 9))
+
+
+def of_syntax_without_a_place() -> None:
+    raise SyntaxError("no place")
+
+
+def with_a_text_as_notes() -> None:
+    failure: Any = OwnError("x")
+    failure.__notes__ = "a note"
+    raise failure
+
+
+def with_a_number_as_notes() -> None:
+    failure: Any = OwnError("x")
+    failure.__notes__ = 5
+    raise failure
+
+
+class Unwritten:
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def with_a_note_without_text() -> None:
+    failure: Any = OwnError("x")
+    failure.__notes__ = ["first", Unwritten(), 3]
+    raise failure
+
+
 ALL: list[Callable[[], Any]] = [
     over_lines,
     with_a_cause,
@@ -96,6 +135,13 @@ ALL: list[Callable[[], Any]] = [
     misspelt,
     interrupted,
     of_compiled_text,
+    of_syntax,
+    of_indentation,
+    of_syntax_elsewhere,
+    of_syntax_without_a_place,
+    with_a_text_as_notes,
+    with_a_number_as_notes,
+    with_a_note_without_text,
 ]
 if sys.version_info >= (3, 11):
     ALL += [with_notes, many]

@@ -23,6 +23,7 @@ from meshlog_handler.protocol import known_traces
 from meshlog_handler.protocol.decode import Item, RecordDecoder, TaggedTemplate
 from meshlog_handler.protocol.encode import RecordEncoder, SchemaTable, definition, encode_known
 from meshlog_handler.protocol.entries import MARK
+from meshlog_handler.protocol.packers import NotPacked
 from meshlog_handler.protocol.record import PLAIN_SIZE
 from meshlog_handler.protocol.templates import ShapedTemplate
 
@@ -327,7 +328,7 @@ def test_an_object_whose_text_forks_writes_nothing_in_the_child(monkeypatch: pyt
     stream = encode([record], table)
     (pack,) = table.values()
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(LookupError):
+    with pytest.raises(NotPacked):
         pack(1.0, 1.0, 1.0, PurePosixPath("a"))
     assert decode(stream)
 

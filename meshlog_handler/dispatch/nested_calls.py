@@ -1,0 +1,36 @@
+"""Calls within calls: what logs a record while this thread shows another one."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import CodeType
+from typing import Any, Final
+
+_RENDERING: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "__del__"))
+"""The functions that format a record, and finalizers: what they log is not caused by the handler that is called."""
+
+
+def interrupts_showing(showing: CodeType) -> bool:
+    """Return whether code that formats a record, a finalizer or a signal handler logs, and not the handler itself.
+
+    `showing` is the code of the function that shows records; it called the current function, and is active once more.
+    """
+    frame = sys._getframe(2)
+    names, codes = set(), set()
+    while frame is not None and frame.f_code is not showing:
+        names.add(frame.f_code.co_name)
+        codes.add(frame.f_code)
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return not _RENDERING.isdisjoint(names) or not _signal_handlers().isdisjoint(codes)
+
+
+def _signal_handlers() -> set[CodeType]:
+    """Return the code of the functions that handle signals in this process."""
+    found: set[CodeType] = set()
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        code = getattr(handler, "__code__", None)
+        if isinstance(code, CodeType):
+            found.add(code)
+    return found
