@@ -40,6 +40,7 @@ from ..protocol.relay_messages import (
 )
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
+from ..system.shielded import run_shielded
 from ..transport.channel import Address
 from .acknowledgements import Answers
 from .insights import INSIGHT_SEC
@@ -106,6 +107,14 @@ class LogRelay:
         """
         if self._uplink is not None:
             return self
+        try:
+            run_shielded(self._start)
+            return self
+        except BaseException:
+            self.stop()  # it does nothing unless the relay runs: then Ctrl-C was the cause, not a failed start
+            raise
+
+    def _start(self) -> None:
         uplink = Uplink(self._upstream_address, self._tunnel)
         log_dir, never, hide = self._options
         client = LogClient(UpstreamHandler(uplink.stream), log_dir=log_dir, never=never, hide=hide, upstream=self)
@@ -119,7 +128,6 @@ class LogRelay:
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, self._lost)
-        return self
 
     def stop(self, timeout: float = 10.0) -> None:
         """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
@@ -129,11 +137,20 @@ class LogRelay:
         timeout : float
             Seconds for the flush.
         """
+        interrupts: list[BaseException] = []
+        try:
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)  # if the first one has not begun
+            raise
+
+    def _stop(self, timeout: float, interrupts: list[BaseException]) -> None:
         with self._ending:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
-            client.stop(timeout)
+            client.end(timeout, interrupts)
             uplink.leave()
             live_clients.discard(self)
             at_exit.forget(self)

@@ -156,7 +156,7 @@ class JobMember:
                 joined = options.replaced(address=address, capture=options.capture and not own)
                 with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
                     if lost is None:
-                        membership.join(joined)
+                        run_whole(partial(membership.join, joined))  # Ctrl-C leaves no half of a membership
                     else:
                         membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
                     return True
