@@ -160,14 +160,17 @@ class MeshHandler(logging.Handler):
 
     def unwrap(self) -> None:
         """Undo `wrap`: the logger has its handlers again, and this handler is closed. A second call does nothing."""
-        replaced, self._replaced = self._replaced, None
-        if replaced is not None:
-            logger, theirs, modes = replaced
-            logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self)]
+        if self._replaced is not None:
+            logger, theirs, modes = self._replaced
+            run_whole(lambda: self._put_back(logger, theirs))
             self.close()
             for handler, mode in modes:
                 if handler.stream is not None:  # else opening it would empty the file
                     handler.mode = mode
+            self._replaced = None  # last: after Ctrl-C, a second call repeats it
+
+    def _put_back(self, logger: logging.Logger, theirs: list[logging.Handler]) -> None:
+        logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self and handler not in theirs)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         member, client = membership.current(), _own_client

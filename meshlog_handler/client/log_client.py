@@ -332,17 +332,18 @@ class LogClient(Requests):
         """
         interrupts: list[BaseException] = []
         try:
-            self._stop_shielded(timeout, interrupts)
+            self.end(timeout, interrupts)
         except BaseException as interrupt:
             interrupts.append(interrupt)
-            self._stop_shielded(timeout, interrupts)  # if the first call was interrupted before it began
+            self.end(timeout, interrupts)  # if the first call was interrupted before it began
             raise
 
     def _stop_at_exit(self) -> None:
         self._exits = True
         self.stop()
 
-    def _stop_shielded(self, timeout: float, interrupts: list[BaseException]) -> None:
+    def end(self, timeout: float, interrupts: list[BaseException]) -> None:
+        """Do what `stop` does; stop waiting for handlers and workers when `interrupts` has an item."""
         thread = self._thread
         if thread is not None and threading.current_thread() is thread:
             return

@@ -43,6 +43,7 @@ from ..protocol.relay_messages import (
 )
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
+from ..system.shielded import run_shielded
 from ..transport.channel import Address
 from ..transport.run_directory import RunDir
 from ..worker.record_stream import internal_threads
@@ -119,6 +120,14 @@ class LogRelay:
         """
         if self._uplink is not None:
             return self
+        try:
+            run_shielded(self._start)
+            return self
+        except BaseException:
+            self.stop()  # it does nothing unless the relay runs: then Ctrl-C was the cause, not a failed start
+            raise
+
+    def _start(self) -> None:
         log_dir, never, hide = self._options
         self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
         try:
@@ -141,13 +150,12 @@ class LogRelay:
         if client.registry.orphans:
             self._looker = threading.Thread(target=self._look_for_orphans, name="meshlog-orphans", daemon=True)
             self._looker.start()
-        return self
 
     def _look_for_orphans(self) -> None:
         """Read the journals of workers that ended without a relay, after the one that is gone."""
         internal_threads.add(threading.get_ident())
         try:
-            while not self._over.is_set() and (client := self._running_client).running and client.registry.orphans:
+            while not self._over.is_set() and (client := self.client).running and client.registry.orphans:
                 for orphan in client.registry.ended_orphans():
                     self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
                 self._over.wait(_LOOK_SEC)
@@ -167,12 +175,21 @@ class LogRelay:
         timeout : float
             Seconds for the flush.
         """
+        interrupts: list[BaseException] = []
+        try:
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)  # if the first one has not begun
+            raise
+
+    def _stop(self, timeout: float, interrupts: list[BaseException]) -> None:
         with self._ending:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
             self._over.set()
-            client.stop(timeout)
+            client.end(timeout, interrupts)
             uplink.leave()
             live_clients.discard(self)
             at_exit.forget(self)

@@ -155,7 +155,7 @@ def _check(template: str) -> tuple[str, ...]:
         if unknown:
             raise ValueError(f"unknown field {', '.join(map(repr, unknown))}")
         template.format_map(samples)
-    except Exception as cause:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as cause:
         raise SettingError(
             f"prefix={template!r} cannot be used: {cause}. Expected a text with fields in braces, such as '[{{rank}}] ', or "
             f"None. Fields: {', '.join(_FIELDS)}; coords[gpus] is one coordinate. Write a literal brace twice."

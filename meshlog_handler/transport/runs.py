@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import MeshlogError
+from ..system.shielded import run_whole
 from .channel import Address
 from .run_directory import living
 
@@ -64,6 +65,10 @@ def command_line(words: Sequence[str] | None = None) -> str:
 
 def runs() -> list[Run]:
     """Return the clients of this user that run on this machine and admit observers, the oldest first. Any thread."""
+    return run_whole(_runs)  # Ctrl-C leaves no descriptor
+
+
+def _runs() -> list[Run]:
     found = [run for directory in living() if (run := _read(directory)) is not None]
     return sorted(found, key=lambda run: (run.since, run.pid))
 

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
@@ -67,7 +67,7 @@ _since: float | None = None
 _places: frozenset[FileIdentity] | None = None
 _kinds: dict[type, str] = {}
 _consoles: weakref.WeakKeyDictionary[io.TextIOWrapper, tuple[int, bool]] = weakref.WeakKeyDictionary()
-_wrapped_files: weakref.WeakSet[io.TextIOWrapper] = weakref.WeakSet()
+_wrapped_files: weakref.WeakSet[Any] = weakref.WeakSet()
 _filtered: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
 
@@ -361,7 +361,7 @@ def _after(place: _Place) -> Iterator[logging.Handler]:
 def _suppressed(handler: logging.Handler) -> Iterator[_Suppression]:
     """Drop what this thread or task writes to the console inside the block."""
     for file in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *_streams_of(handler)):
-        if isinstance(file, io.TextIOWrapper) and "write" not in vars(file) and leads_to_console(file):
+        if "write" not in getattr(file, "__dict__", ("write",)) and leads_to_console(file):
             _wrap_write(file)
     suppression = _Suppression()
     before = _suppression.set(suppression)
@@ -382,8 +382,8 @@ def _unsuppressed() -> Iterator[None]:
         _suppression.reset(before)
 
 
-def _wrap_write(file: io.TextIOWrapper) -> None:
-    write = file.write
+def _wrap_write(file: Any) -> None:
+    write: Callable[[str], int] = file.write
 
     def write_unless_suppressed(text: str, /) -> int:
         suppression = _suppression.get()
@@ -394,5 +394,6 @@ def _wrap_write(file: io.TextIOWrapper) -> None:
         return len(text)
 
     write_unless_suppressed.suppressible = True  # type: ignore[attr-defined]  # `stop` looks for it
-    file.write = write_unless_suppressed  # type: ignore[method-assign]  # print and every handler call it
-    _wrapped_files.add(file)
+    with contextlib.suppress(AttributeError, TypeError):  # not a class of the standard library, nor an ordinary one
+        _wrapped_files.add(file)
+        file.write = write_unless_suppressed  # print and every handler call it

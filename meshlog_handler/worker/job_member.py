@@ -146,7 +146,7 @@ class JobMember:
             capture = options.capture and not own
             if lost is not None:
                 return lost.go_on(address, capture)
-            membership.join(options.replaced(address=address, capture=capture))
+            run_whole(partial(membership.join, options.replaced(address=address, capture=capture)))  # no half of a membership
             return True
 
         return patiently(attempt, lambda: not self.exits and (lost is None or lost.goes_on))

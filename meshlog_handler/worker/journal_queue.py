@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 
 from ..errors import ClosedError, SettingError
 from ..protocol.record import info_of
-from ..system.shielded import run_whole
+from ..system.shielded import run_shielded, run_whole
 from . import membership
 
 _CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
@@ -68,6 +68,10 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         """Leave the client if this process has joined it for this queue only. The client calls it when it ends."""
         if self._show is not None:
             self._address = ""
+        if self._member is not None:
+            run_shielded(self._leave)
+
+    def _leave(self) -> None:
         member, self._member = self._member, None
         if member is not None and member is not membership.current():
             member.leave()

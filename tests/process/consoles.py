@@ -74,6 +74,14 @@ class Fatal(Printing):
         os._exit(3)
 
 
+class Plain(logging.StreamHandler[Any]):
+    """A handler with an `emit` of its own that writes to what ``sys.stderr`` is at that time, like the one of Ray Train."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Let a handler of the standard library write."""
+        logging._StderrHandler().emit(record)  # type: ignore[attr-defined]  # no public name
+
+
 class Tee(io.TextIOBase):
     """A stream that writes to another stream and keeps the text."""
 
@@ -98,6 +106,11 @@ class Unbuffered:
 
 def _on_root(handler: logging.Handler) -> None:
     logging.getLogger().addHandler(handler)
+
+
+def _unbuffered() -> None:
+    vars(sys)["stderr"] = Unbuffered(open(2, "w", closefd=False))  # noqa: SIM115  # as Ray does; it is open until the end
+    _on_root(Plain())
 
 
 def _named() -> None:
@@ -231,6 +244,7 @@ KINDS: dict[str, Setup] = {
     "none": lambda: None,
     "root": lambda: _on_root(logging.StreamHandler()),
     "root, a wrapped stream": lambda: _on_root(logging.StreamHandler(Unbuffered(sys.stderr))),
+    "root, a wrapped stderr and an emit of its own": _unbuffered,
     "root, stdout": lambda: _on_root(logging.StreamHandler(sys.stdout)),
     "named": _named,
     "named and root": _twice,

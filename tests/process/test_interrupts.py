@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import meshlog_handler
-from meshlog_handler import JournalQueue, LogClient, MeshHandler, ProcMesh, this_host
+from meshlog_handler import JournalQueue, LogClient, LogRelay, MeshHandler, ProcMesh, this_host
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.system.shielded import run_whole
 from meshlog_handler.testing import RecordCollector
@@ -199,6 +199,16 @@ def test_a_second_stop_of_a_reader_ends_what_an_interrupt_has_left() -> None:
     assert place > 6
 
 
+@pytest.mark.parametrize("place", [1, 15])
+def test_a_second_close_of_a_queue_ends_what_an_interrupt_has_left(place: int, address: str) -> None:
+    before = left()
+    made = JournalQueue(None, address)
+    made.put(a_record())
+    interrupt_at(place, made.close)
+    made.close()
+    until(lambda: left() == before, what=f"nothing left after place {place}")
+
+
 def test_an_interrupt_of_a_put_leaves_what_a_close_removes(address: str) -> None:
     first = JournalQueue(None, address)
     first.put(a_record())
@@ -209,6 +219,30 @@ def test_an_interrupt_of_a_put_leaves_what_a_close_removes(address: str) -> None
         assert interrupt_at(place, partial(made.put, a_record()))
         made.close()
         until(lambda: left() == before, what=f"nothing left after place {place}")
+
+
+# -- relays ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [20, 100, 400])
+def test_an_interrupted_start_of_a_relay_leaves_nothing(place: int, address: str) -> None:
+    LogRelay(address).start().stop()
+    before = left()
+    relay = LogRelay(address)
+    interrupt_at(place, relay.start)
+    relay.stop()
+    assert not relay.running
+    until(lambda: left() == before, what="nothing left")
+
+
+@pytest.mark.parametrize("place", [3, 10])
+def test_a_second_stop_of_a_relay_ends_what_an_interrupt_has_left(place: int, address: str) -> None:
+    LogRelay(address).start().stop()
+    before = left()
+    relay = LogRelay(address).start()
+    interrupt_at(place, relay.stop)
+    relay.stop()
+    until(lambda: left() == before, what="nothing left")
 
 
 # -- meshes ------------------------------------------------------------------------------------------------------------
@@ -316,6 +350,31 @@ def test_an_interrupt_of_a_mesh_handler_leaves_what_an_uninstall_removes(place: 
     before = left()
     assert interrupt_at(place, make)
     end_own_client(made)
+    until(lambda: left() == before, what="nothing left")
+
+
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_a_second_unwrap_ends_what_an_interrupt_has_left(place: int) -> None:
+    logger, theirs = logging.getLogger("interrupted unwrap"), RecordCollector()
+    logger.handlers = [theirs]
+    made = MeshHandler.wrap(logger)
+    interrupt_at(place, made.unwrap)
+    made.unwrap()
+    assert logger.handlers == [theirs]
+    logger.handlers = []
+    end_own_client([])
+
+
+@pytest.mark.parametrize("place", [200, 260, 340])
+def test_an_interrupted_start_in_a_job_leaves_what_a_stop_removes(place: int) -> None:
+    def client() -> LogClient:
+        return LogClient(RecordCollector(), job="interrupted")
+
+    client().start().stop()
+    before = left()
+    made = client()
+    interrupt_at(place, made.start)
+    made.stop()
     until(lambda: left() == before, what="nothing left")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gzip
 import json
 import logging
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -83,6 +85,39 @@ def events_of(directory: Path) -> list[tuple[int, int, str, str]]:
     source = LogDirectory(str(directory), complaints.append)
     assert complaints == []
     return [(event.rank, event.level, event.source, event.text) for rank in source.ranks for event in source.events(rank)]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "rank-0.log").write_text("2026-01-01 00:00:01,000 INFO app: first\n")
+    path = tmp_path / "report.html"
+    path.write_text("earlier")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as failure:
+            write_report(str(tmp_path), str(path), pytest.fail)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert failure.value.filename == str(path)
+    assert path.read_text() == "earlier"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["rank-0.log", "report.html"]
+
+
+def test_a_report_to_a_device_or_through_a_link_replaces_neither(tmp_path: Path) -> None:
+    (tmp_path / "rank-0.log").write_text("2026-01-01 00:00:01,000 INFO app: first\n")
+    written, link, pipe = tmp_path / "written.html", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(written)
+    write_report(str(tmp_path), str(link), pytest.fail)
+    assert link.is_symlink()
+    page = written.read_bytes()
+    os.mkfifo(pipe)
+    with concurrent.futures.ThreadPoolExecutor(1) as reading:
+        read = reading.submit(pipe.read_bytes)
+        write_report(str(tmp_path), str(pipe), pytest.fail)
+        assert read.result(30) == page
+    with pytest.raises(OSError, match="No space left on device"):
+        write_report(str(tmp_path), "/dev/full", pytest.fail)
+    assert not Path("/dev/full.part").exists()
 
 
 def test_rotated_files_text_json_and_tracebacks(tmp_path: Path) -> None:

@@ -648,7 +648,6 @@
   if (embedded) {
     take(embedded);
   } else {
-    history.replaceState(null, "", "/"); // the token is in the cookie now
     $("title").textContent = "waiting for the run";
     const status = $("live");
     status.hidden = $("pause").hidden = false;

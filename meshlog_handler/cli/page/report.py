@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -38,8 +39,25 @@ def write_report(directory: str, output: str, complain: Callable[[str], None]) -
     # Of a rank that did not crash, files do not say whether it has ended; nobody is silent who said something at the end.
     told["states"] = ["ended" if state == "running" else state for state in told["states"]]
     page = render(told).encode("utf-8", "replace")
-    beside = f"{output}.part"
-    with open(beside, "wb") as file:
-        file.write(page)
-    os.replace(beside, output)
+    try:
+        _write(os.path.realpath(output), page)
+    except OSError as failure:
+        raise OSError(failure.errno, failure.strerror, output) from None
     return f"{output}: {len(source.ranks):,} ranks, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
+
+
+def _write(path: str, page: bytes) -> None:
+    """Write a file as a whole; a write that fails leaves the file as it was. A device or a pipe gets the bytes as they are."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(page)
+        return
+    beside = f"{path}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(page)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it could not be made; the first error is raised
+            os.unlink(beside)
+        raise

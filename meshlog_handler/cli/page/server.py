@@ -1,7 +1,8 @@
 """The server of ``meshlog web``: the page and its snapshots, for browsers of this user on this machine.
 
-A request needs the token of the link, or the cookie that the link sets. Names of other hosts and other origins are refused:
-a site in the same browser cannot read the page, also not by another name for 127.0.0.1.
+The path of a request begins with the token. There is no cookie: browsers send it to the servers of other users on other ports.
+Names of other hosts and other origins are refused: a site in the same browser cannot read the page, also not by another name
+for 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import secrets
 import threading
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from .live import LivePage
 from .render import render
@@ -49,17 +49,12 @@ class PageServer(ThreadingHTTPServer):
     @property
     def link(self) -> str:
         """The address to open in a browser. It carries the token."""
-        return f"http://{HOST}:{self.server_port}/?token={self.token}"
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     @property
     def names(self) -> tuple[str, ...]:
         """What a browser may call this server."""
         return f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"
-
-    @property
-    def cookie(self) -> str:
-        """The name of the cookie: browsers do not keep those of two ports apart."""
-        return f"meshlog-{self.server_port}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, unless there are too many."""
@@ -98,44 +93,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer what a browser asks."""
-        asked = urlsplit(self.path)
-        refusal = self._refusal(parse_qs(asked.query).get("token", [""])[0])
+        token, slash, page = urlsplit(self.path).path.removeprefix("/").partition("/")
+        refusal = self._refusal(token, page)
         if refusal:
             self._answer(HTTPStatus.FORBIDDEN, f"{refusal}\n")
-        elif asked.path == "/":
-            self._answer(HTTPStatus.OK, render(None), "text/html", cookie=True)
-        elif asked.path == "/events":
+        elif slash and page == "":
+            self._answer(HTTPStatus.OK, render(None), "text/html")
+        elif page == "events":
             self._events()
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "There is only one page: /\n")
+            self._answer(HTTPStatus.NOT_FOUND, "There is only one page: that of the link.\n")
 
     def _refused_method(self) -> None:
         self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET is answered.\n")
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_CONNECT = do_TRACE = _refused_method
 
-    def _refusal(self, token: str) -> str:
+    def _refusal(self, token: str, page: str) -> str:
         """Return why a request is not answered, or ""."""
         host, origin, site = (self.headers.get_all(name, [""]) for name in ("Host", "Origin", "Sec-Fetch-Site"))
         if len(host) != 1 or host[0].lower() not in self.server.names:
             return "This server is not what the address of the request names."
         if origin != [""] and origin[0] not in [f"http://{name}" for name in self.server.names]:
             return "Pages of other origins may not ask."
-        if urlsplit(self.path).path != "/" and site[0] not in ("", "same-origin", "none"):
+        if page != "" and site[0] not in ("", "same-origin", "none"):
             return "Other sites may not ask."
-        known = [token, *self._cookies()]
-        if not any(secrets.compare_digest(each.encode(), self.server.token.encode()) for each in known):
+        if not secrets.compare_digest(token.encode(), self.server.token.encode()):
             return "The token is missing or wrong. Open the link that meshlog web has printed."
         return ""
 
-    def _cookies(self) -> list[str]:
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
-        except CookieError:  # not from this server
-            return []
-        return [] if found is None else [found.value]
-
-    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain", *, cookie: bool = False) -> None:
+    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         body = text.encode()
         self.send_response(status)
         for name, value in _HEADERS.items():
@@ -143,8 +130,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
-        if cookie:
-            self.send_header("Set-Cookie", f"{self.server.cookie}={self.server.token}; HttpOnly; SameSite=Strict; Path=/")
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")
         self.end_headers()
