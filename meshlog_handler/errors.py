@@ -20,14 +20,14 @@ MAX_QUOTE: Final = 200
 _MAX_REASON: Final = 1000
 
 # Control characters but the tab, surrogates, and what changes the direction of text, ends a line or is invisible.
-_UNSAFE: Final = re.compile(
+_UNSAFE: Final = (
     "[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
 def printable(text: str, limit: int) -> str:
     """Return a text of another process as one line for a terminal or an error: unsafe characters are escaped, and it is cut."""
-    shown = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text[:limit])
+    shown = re.sub(_UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), text[:limit])
     return shown if len(text) <= limit else f"{shown}... [{len(text) - limit:,} more characters]"
 
 

@@ -31,12 +31,13 @@ from .system.diagnostics import diagnose
 from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_whole
-from .worker import job_member, membership, siblings
+from .worker import membership
 from .worker import record_stream as streams
 from .worker.record_stream import RecordStream, check_on_full, is_own
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # most workers need no more
     from .client.log_client import LogClient
+    from .worker import job_member
 
 
 class MeshHandler(logging.Handler):
@@ -256,6 +257,9 @@ class MeshHandler(logging.Handler):
             client.add_sink(self.sink)
             self.name_sink(client)
             return
+        with importing():
+            from .worker import job_member
+
         try:
             member = job_member.of(job)
             options = membership.launched_options("", on_full=self._on_full)
@@ -415,6 +419,9 @@ class MeshHandler(logging.Handler):
             vars(self)["_name"] = None  # `logging` would remove the original, whose name this copy has
         run_whole(super().close)
         if self._show is not None and not _shuts_down():
+            with importing():
+                from .worker import job_member
+
             job_member.retire(self._show)
             _job_handlers.discard(self)
         client = _own_client
@@ -481,6 +488,9 @@ def _stop(client: LogClient) -> None:
     """Stop the client at exit, and remove its address from the environment of processes that are started later."""
     if client.running and os.environ.get(settings.ADDRESS) == client.address:
         del os.environ[settings.ADDRESS]
+    with importing():
+        from .worker import siblings
+
     siblings.leave()
     client.stop()
 
@@ -530,6 +540,7 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     global _own_client
     with importing():
         from .client.log_client import LogClient
+        from .worker import siblings
 
     client = _own_client
     if client is not None and client.running:

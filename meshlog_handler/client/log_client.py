@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import settings
 from ..dispatch.dispatcher import Dispatcher
@@ -29,6 +29,7 @@ from ..protocol.relay_messages import RankGranted
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
 from ..system.interpreters import check_interpreter
+from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
 from ..system.waits import ended, monotonic
@@ -42,7 +43,6 @@ from ..worker.record_stream import internal_threads
 from .answers import answer
 from .exit_reports import last_records
 from .handover import Handover
-from .hang_watch import HangWatch, OnHang
 from .loop import ClientLoop
 from .marking_dispatcher import MarkingDispatcher
 from .observers import Observers
@@ -55,6 +55,9 @@ from .relays import Upstream
 from .requests import Requests
 from .stack_collector import StackCollector
 from .succession import Leftover, Succession
+
+if TYPE_CHECKING:
+    from .hang_watch import HangWatch, OnHang
 
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
@@ -290,6 +293,9 @@ class LogClient(Requests):
             return
         self._start_readers()
         if self._hang_after is not None:
+            with importing():
+                from .hang_watch import HangWatch
+
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
             self._hang_watch.start()

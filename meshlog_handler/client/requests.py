@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .. import settings
 from ..dispatch.dispatcher import KEEP
 from ..dispatch.sink import Sink
 from ..errors import BusyError, ClosedError, FlushTimeout, MeshlogError
-from ..insight.html import insight_html, text_html
-from ..insight.report import Insight, insight_of
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Hello, Welcome
+from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_whole
 from ..system.waits import Awaited, check_timeout, finished, monotonic
@@ -44,6 +43,9 @@ from .registry import Registry
 from .stack_collector import StackCollector
 from .stats import Stats
 from .switches import SWITCH_SEC, Switched
+
+if TYPE_CHECKING:  # few programs ask for it
+    from ..insight.report import Insight
 
 T = TypeVar("T")
 
@@ -252,10 +254,17 @@ class Requests(Listening):
         `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
         ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
         """
+        with importing():
+            from ..insight.report import insight_of
+
         return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), ranks)
 
     def _repr_html_(self) -> str:
         """Return a table of the ranks for a notebook. Waits about a second at most."""
+        with importing():
+            from ..insight.html import insight_html, text_html
+            from ..insight.report import insight_of
+
         if not hasattr(self, "_core"):
             return text_html(f"{self!r}: not started")
         try:

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
 from ..protocol.ranks import format_ranks
-from .html import stacks_html
 
 MAIN_THREAD: Final = "MainThread"
 _MAX_NAMES: Final = 3
@@ -151,6 +150,8 @@ class Stacks:
 
     def _repr_html_(self) -> str:
         """Return a tree for a notebook."""
+        from .html import stacks_html
+
         return stacks_html(self)
 
 

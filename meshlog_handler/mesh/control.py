@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import settings
 from ..client.acknowledgements import Answers
@@ -20,7 +20,6 @@ from ..client.peer import Chosen
 from ..client.receipt import FlushReceipt
 from ..client.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
-from ..insight.report import Insight
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, check_plain_config, level_config
@@ -31,6 +30,9 @@ from ..system.error_reports import describe
 from ..system.shielded import run_whole
 from ..system.waits import deadline_after, finished, monotonic
 from .engine import Coords, Engine
+
+if TYPE_CHECKING:
+    from ..insight.report import Insight
 
 Detach = Callable[[float], object]
 

@@ -19,9 +19,9 @@ from typing_extensions import Self
 
 from .. import settings
 from ..errors import MeshlogError, SettingError
-from ..insight.html import insight_html, text_html
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
+from ..system.lazy_imports import importing
 from ..system.shielded import run_whole
 from .future import MeshFuture
 from .lifecycle import MeshLifecycle
@@ -196,6 +196,9 @@ class ProcMesh:
 
     def _repr_html_(self) -> str:
         """Return a table of the ranks for a notebook. Waits about a second at most."""
+        with importing():
+            from ..insight.html import insight_html, text_html
+
         if not self._life.initialized.done():
             return text_html(f"{self!r}: it starts")
         try:

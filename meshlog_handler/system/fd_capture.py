@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import sys
@@ -237,6 +238,7 @@ def flush_streams(fds: Sequence[int]) -> None:
             libc.fflush(c_stdout)
 
 
+@functools.cache
 def _c_stdout() -> tuple[Any, Any]:
     """Return the C library and its stdout, or (None, None) if they are not available."""
     if ctypes is None:

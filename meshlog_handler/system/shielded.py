@@ -108,7 +108,7 @@ class _Hold:
         self.raised: list[BaseException] = []
         self._interrupted = interrupted
         self._handlers: dict[int, Any] = {
-            number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
+            number: handler for number in range(1, signal.NSIG) if callable(handler := signal.getsignal(number))
         }
         self._restarting = frozenset(filter(_restarts, self._handlers))
         self._holding = True
