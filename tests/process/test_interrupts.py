@@ -368,7 +368,7 @@ def test_a_second_unwrap_ends_what_an_interrupt_has_left(place: int) -> None:
 @pytest.mark.parametrize("place", [200, 260, 340])
 def test_an_interrupted_start_in_a_job_leaves_what_a_stop_removes(place: int) -> None:
     def client() -> LogClient:
-        return LogClient(RecordCollector(), job="interrupted")
+        return LogClient(RecordCollector(), job="shop")
 
     client().start().stop()
     before = left()
