@@ -17,13 +17,13 @@ SECONDS = 60.0
 
 
 class ByCommands:
-    """A scheduler and workers, each a separate process started by a command line."""
+    """A scheduler and workers, each a separate process started by a command line. `host` is the address of the scheduler."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         self._file = directory / "scheduler.json"
         self._directory = directory
         self._parts: list[subprocess.Popen[bytes]] = []
-        self._start("scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+        self._start("scheduler", "--port", "0", "--no-dashboard", "--host", host)
         until(self._file.exists, SECONDS, "the scheduler's file")
 
     @property

@@ -1,0 +1,1 @@
+"""Several hosts on one machine: network namespaces, each with memory files and temporary files that no other host sees."""
