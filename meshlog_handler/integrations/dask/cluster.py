@@ -183,8 +183,8 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
             await MeshFuture.run(lambda: self._join(self._address, worker), "join")
             return
         self._joining = asyncio.ensure_future(self._join_relay(worker))
-        # A worker without a nanny runs its relay itself. While it starts, it handles no messages until this method returns.
-        await asyncio.wait({self._joining}, timeout=None if worker.nanny else _START_SEC)
+        # Whichever runs the relay, the worker or a nanny that starts with it, handles no messages until this method returns.
+        await asyncio.wait({self._joining}, timeout=_START_SEC)
         if self._joining.done():
             self._joining.result()
 
