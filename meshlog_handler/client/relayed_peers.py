@@ -35,7 +35,6 @@ from .stats import RankStats
 MAX_DOWNSTREAM: Final = 65_536
 MAX_HELD: Final = 256 << 20
 """Bytes of a relay's stream that may wait for a boundary, and of the boundaries."""
-MAX_BOUNDARIES: Final = 65_536
 _MAX_TAIL: Final = 1 << 40
 
 
@@ -89,7 +88,7 @@ class RelayPeer(Peer):
             messages = super().receive(data)
         finally:
             self._hold(before)
-        if self._held_bytes > MAX_HELD or len(self._boundaries) > MAX_BOUNDARIES:
+        if self._held_bytes > MAX_HELD:
             raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
         return [*messages, *self._reached()]
 

@@ -195,6 +195,19 @@ def test_a_killed_worker_loses_nothing_and_its_replacement_joins(client: Any, re
         assert new <= {r.process for r in collector.records}
 
 
+def test_what_a_killed_nanny_has_not_forwarded_arrives_when_the_next_worker_joins(cluster: ByCommands, client: Any) -> None:
+    with attached(client, relay=True) as (logs, collector):
+        nanny = cluster.start_worker("--name", "ends")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the worker to join")
+        task = client.submit(tasks.log_and_kill_nanny, 1000, workers=["ends"], pure=False)
+        assert nanny.wait(SECONDS) == -signal.SIGKILL
+        task.cancel()
+        with cluster.one_more("--name", "next"):
+            expected = sorted(f"number {number}" for number in range(1000))
+            until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
+            until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+
+
 @each_way
 def test_workers_that_start_later_join_also_without_a_nanny(cluster: ByCommands, client: Any, relay: bool) -> None:
     with attached(client, relay) as (logs, collector):

@@ -183,8 +183,14 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
             await MeshFuture.run(lambda: self._join(self._address, worker), "join")
             return
         self._joining = asyncio.ensure_future(self._join_relay(worker))
-        # A worker without a nanny runs its relay itself. While it starts, it handles no messages until this method returns.
-        await asyncio.wait({self._joining}, timeout=None if worker.nanny else _START_SEC)
+        # While a worker starts, it handles no messages until this method returns, nor does a nanny that starts with it: then
+        # neither could start the relay. `start` returns at once in a worker that has started, and else after this method.
+        started = asyncio.ensure_future(worker.start())
+        await asyncio.wait({self._joining}, timeout=_START_SEC)
+        if started.done():
+            await asyncio.wait({self._joining})
+        else:
+            started.cancel()
         if self._joining.done():
             self._joining.result()
 

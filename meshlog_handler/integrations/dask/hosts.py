@@ -128,8 +128,9 @@ class TunnelClient:
     def close(self, timeout: float) -> None:
         """Stop the relay, and receive its remaining data. Never raises."""
         try:
-            self._ask("close", timeout=timeout)
-            self._tunnel.wait(timeout)
+            if not self._tunnel.ended:  # else the host may be gone, and a connection to it would be awaited
+                self._ask("close", timeout=timeout)
+                self._tunnel.wait(timeout)
         except Exception as failure:  # Dask may raise anything if the client, the scheduler or the host has ended
             diagnose(f"the relay at {self._server} did not stop cleanly: {type(failure).__name__}: {failure}")
         finally:
