@@ -394,10 +394,10 @@ class MeshHandler(logging.Handler):
             route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
             accepted, texts = sink.prepared(record, membership.info())
-            return not accepted or stream.append(record, (route, accepted), texts)
+            return not accepted or _append(stream, record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
             self.record_stream = stream  # take the fast path from now on
-        return stream.append(record, route)
+        return _append(stream, record, route)
 
     def _formatted(self, record: logging.LogRecord) -> logging.LogRecord:
         """Return a copy whose message is the formatter's text. Used if this handler has no sink to pass the formatter to."""
@@ -429,6 +429,15 @@ class MeshHandler(logging.Handler):
             self.sink.stay_open()
             client.show_ended(_CLOSE_SEC)
             run_whole(partial(client.sinks.retire, self.sink))
+
+
+def _append(stream: RecordStream, record: logging.LogRecord, route: object, texts: object = ()) -> bool:
+    """Append a record to a stream or, if it has ended meanwhile, to the one that takes its place."""
+    if stream.append(record, route, texts):
+        return True
+    member = membership.current() or membership.rejoin(quiet=True)
+    following = None if member is None else member.stream
+    return following is not None and following is not stream and following.append(record, route, texts)
 
 
 _copied_sinks: Final[weakref.WeakValueDictionary[str, Sink]] = weakref.WeakValueDictionary()

@@ -42,7 +42,7 @@ def use() -> None:
     replaced[id(concurrent.futures.Future)] = future
     locks = {type(threading.RLock()): _copies["threading"].RLock, type(threading.Lock()): _copies["threading"].Lock}
     for name, module in tuple(sys.modules.items()):
-        if not name.startswith(f"{_ROOT}.") or name in (__name__, f"{__package__}.lazy_imports"):
+        if not name.startswith(f"{_ROOT}.") or name == __name__:
             continue
         names = vars(module)
         for key, value in tuple(names.items()):

@@ -99,6 +99,8 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                 return
             member = run_whole(self._join)  # Ctrl-C leaves no membership that `close` does not find
         if member.stream is not None and not member.stream.append(item):
+            if member.left:  # another membership has taken its place meanwhile
+                return self.put(item)
             last = logging.lastResort  # the client was stopped: do as logging does without handlers
             if last is not None and item.levelno >= last.level:
                 last.handle(item)

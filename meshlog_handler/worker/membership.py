@@ -31,6 +31,7 @@ from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
 from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
+from ..system.waits import capped
 from ..transport.channel import Address, Link, connect
 from . import uncaught
 from .forwarder import LogForwarder, report_loss
@@ -47,6 +48,9 @@ _RUNTIME_SEC: Final = 1.0
 _SHIP_SEC: Final = 1.0
 _FORK_SEC: Final = 2.0
 """Seconds for which a fork waits at most for a thread that joins or leaves."""
+_REPLACED_SEC: Final = 10.0
+"""Seconds for which a logging call waits at most while another thread replaces the membership."""
+
 _NAMES: Final = {1: "stdout", 2: "stderr"}
 
 
@@ -364,6 +368,7 @@ class Membership:
         self._close_dump()
         self._link.send_last(Goodbye(), _GOODBYE_SEC)
         if self._forwarder is not None and self.stream is not None:
+            self.stream.end()  # a record that is logged from now on belongs to the next membership
             self._forwarder.enqueue_sentinel()
             if threading.get_ident() not in internal_threads:
                 self._forwarder.wait_ended(_SHIP_SEC)  # the client reads the rest from the journal
@@ -420,6 +425,9 @@ job: Job | None = None
 
 _postponed: Final[list[Callable[[], object]]] = []
 _current: Membership | None = None
+_replacing = False
+"""Whether a thread, which holds the lock, is about to make a membership in the place of the last one."""
+
 _beside: weakref.WeakSet[Membership] = weakref.WeakSet()
 _inherited: JoinOptions | None = None
 
@@ -448,18 +456,22 @@ def info() -> MeshInfo:
 def join(options: JoinOptions) -> Membership:
     """Join the client, or return the current membership if it is of the same client. Raises `ConnectError`."""
     # A membership without capture is replaced by one with capture, under the same rank, if `options` ask for capture.
-    global _current
+    global _current, _replacing
     unpatched.use()
     with _lock:
         member = _newest()
-        if member is not None:
-            if member.options.address == options.address and not member.over:
-                if member.options.capture or not options.capture:
-                    return member
-                options = member.options.replaced(rank=member.rank, capture=True, launched="")
-            _current = None
-            member.leave()
-        _current = Membership(options)
+        if member is not None and member.options.address == options.address and not member.over:
+            if member.options.capture or not options.capture:
+                return member
+            options = member.options.replaced(rank=member.rank, capture=True, launched="")
+        _replacing = member is not None
+        try:
+            if member is not None:
+                _current = None
+                member.leave()
+            _current = Membership(options)
+        finally:
+            _replacing = False
         _report_at_exit()
         return _current
 
@@ -480,9 +492,24 @@ def beside(options: JoinOptions) -> Membership:
 
 
 def rejoin(*, quiet: bool = False) -> Membership | None:
-    """In a forked child: join the parent's client; return None if the parent had no client, or it is gone."""
+    """In a forked child: join the parent's client; return None if the parent had no client, or it is gone.
+
+    In any process: while another thread replaces the membership, wait for the next one.
+    """
     # Unless `quiet`, a failure is reported; not so if the client was stopped, which removes its directory.
+    if _replacing and threading.get_ident() not in internal_threads:  # these may have to end first
+        return run_whole(_await_replacement)
     return current() if _inherited is None else run_whole(partial(_rejoin, quiet))
+
+
+def _await_replacement() -> Membership | None:
+    # Not for ever: the other thread may wait for the lock of `logging`, which the caller may hold.
+    if not _lock.acquire(timeout=capped(_REPLACED_SEC)):
+        return None
+    try:
+        return current()
+    finally:
+        _lock.release()
 
 
 def _rejoin(quiet: bool) -> Membership | None:
@@ -546,8 +573,8 @@ _registered_pid = 0
 
 
 def _after_fork_in_child() -> None:
-    global _current, _inherited, _lock
-    _lock = threading.RLock()
+    global _current, _inherited, _lock, _replacing
+    _lock, _replacing = threading.RLock(), False
     member, _current = _current, None
     for other in tuple(_beside):
         other.forget()

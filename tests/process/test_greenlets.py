@@ -126,3 +126,38 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert "meshlog:" not in said
     assert "Traceback" not in said
     assert said.count("greenlet") == (30 if program == CONFIGURED else 0)
+
+
+IMPORTS = """
+import logging, os
+{before}
+import meshlog_handler
+from meshlog_handler.system import lazy_imports, unpatched
+{after}
+unpatched.use()
+def import_while_a_thread_imports():
+    threads = unpatched._copies["threading"]
+    held = threads.Event()
+    def hold():
+        with lazy_imports.importing():
+            held.set()
+            unpatched._copies["time"].sleep(0.05)  # the other thread waits meanwhile, or not: both must work
+    thread = threads.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with lazy_imports.importing():
+        thread.join()
+in_greenlets(lambda number: None)
+import_while_a_thread_imports()
+child = os.fork()
+if child == 0:
+    import_while_a_thread_imports()
+    print("imported", flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@each_way
+def test_a_greenlet_waits_for_a_thread_that_imports(library: str, when: str) -> None:
+    assert run_python("-c", patched(IMPORTS, library, when)).stdout == "imported\n"
