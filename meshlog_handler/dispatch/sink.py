@@ -181,7 +181,7 @@ class Sink:
             plan = self._plan or self._make_plan()
             indifferent, steps = plan
             shown = record if indifferent else _with(record, own_info())
-            level = record.levelno
+            level = record.levelno or 0  # None in a record without a level, for which only this handler was called
             for handler, formatter, standard, flush, names in steps:
                 if level < handler.level and self.respect_handler_level:
                     continue
