@@ -32,6 +32,7 @@ from .wrapped_handlers import (
     filter_of,
     formats_exceptions,
     formatter_of,
+    handle_of,
     handles_as_logging,
     with_defaults,
     without_text,
@@ -212,17 +213,19 @@ class Sink:
 
     @property
     def particular(self) -> bool:
-        """Whether a handler has filters or a formatter of the program. These run in the process that logs."""
-        return any(filter_of(handler) is not None or formatter_of(handler) is not None for handler in self.handlers)
+        """Whether a handler has filters, a formatter or a `handle` of the program. These run in the process that logs."""
+        return any(
+            found is not None for each in self.handlers for found in (filter_of(each), formatter_of(each), handle_of(each))
+        )
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
-        """Run the filters, which may change the record, and the program's formatters."""
+        """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
         # They may use state of the thread that logs, such as a context variable or the current request or task.
         accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
         for index, handler in enumerate(self.handlers):
             # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
             reached = not self.respect_handler_level or record.levelno >= handler.level
-            accepts = filter_of(handler) if reached else None
+            accepts = (handle_of(handler) or filter_of(handler)) if reached else None
             passed = True if accepts is None else accepts(record)
             if not passed:
                 continue
