@@ -235,14 +235,21 @@ class Sink:
                 seen = record
             accepted.append((index, handler, seen, dict(seen.__dict__)))
         texts: list[tuple[int, str]] = []
+        # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
+        trace, own_trace = record.exc_text, False
         for index, handler, seen, fields in accepted:
             formatter = formatter_of(handler)
-            if formatter is None and writes_text(handler) and not _same(fields, record.__dict__):
+            if formatter is None and writes_text(handler) and (own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
-            if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
-                with contextlib.suppress(Exception):  # the client formats it and reports the error
+            with contextlib.suppress(Exception):  # the client formats it and reports the error
+                if formatter is None and record.exc_info and not trace:
+                    trace = any_formatter_of(handler).formatException(record.exc_info)
+                if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
                     shown = with_defaults(_with(seen, info, fields), defaults_of(formatter), fields)
+                    shown.exc_text = shown.exc_text or trace
                     texts.append((index, str(formatter.format(shown))))
+                    own_trace = shown.exc_text is not None and (own_trace or shown.exc_text != trace)
+                    trace = shown.exc_text
         return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:

@@ -187,6 +187,33 @@ def a_handle_method_of_the_program() -> None:
             logging.root.handlers[0].close()
 
 
+class OneLine(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        return f"EXCEPTION {ei[1]!r}"
+
+
+class Cut(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = record.exc_text and record.exc_text[-5:]
+        return super().format(record)
+
+
+def tracebacks_are_formatted_by_the_first_formatter() -> None:
+    """It keeps the text in the record."""
+
+    def fail() -> None:
+        try:
+            raise KeyError("missing")
+        except KeyError:
+            log.exception("failed")
+
+    for number, formatters in enumerate(([OneLine(), None, Cut(), None], [None, OneLine(), Cut(), OneLine()])):
+        show_by(*(file(f"trace-{number}-{index}", each or "%(message)s") for index, each in enumerate(formatters)))
+        in_a_child(fail)
+        if how != "plain":
+            logging.root.handlers[0].close()
+
+
 def defaults_of_formatters() -> None:
     """They have the names of what a client adds."""
     defaults = {"rank": "-", "local_rank": "-", "stream": "log", "hostname": "here", "coords": "nowhere", "user": "nobody"}
@@ -230,6 +257,7 @@ PROGRAMS = (
     what_logs_while_another_record_is_shown,
     a_text_that_logs_itself_ends,
     a_handle_method_of_the_program,
+    tracebacks_are_formatted_by_the_first_formatter,
     defaults_of_formatters,
     wrapped_and_unwrapped,
     a_record_without_a_level,
