@@ -78,12 +78,12 @@ class MeshHandler(logging.Handler):
     them, as in plain logging. In other processes this applies once the client has ended or cannot be reached.
 
     A formatter set on a MeshHandler is used for those `handlers` that have no formatter. Filters of the MeshHandler, and
-    filters and custom formatters of the `handlers`, are called in the process and on the thread that logs: they may use the
-    current request or task.
+    filters, custom formatters and overridden `handle` methods of the `handlers`, are called in the process and on the thread
+    that logs: they may use the current request or task.
 
     A copy (`copy.copy`, `copy.deepcopy`) shows its records by the same handlers. A handler that is pickled and loaded in
-    another process joins the client there, and its records are shown by the same handlers. The pickle contains the client's
-    address, and so its key.
+    another process joins the client there, and its records are shown by the same handlers. Copies have the name, and what a
+    subclass has added. The pickle contains the client's address, and so its key.
 
     Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until the
     records of exited processes are shown: they are shown by the configuration that they were logged under, even if
@@ -190,7 +190,7 @@ class MeshHandler(logging.Handler):
         name = state.pop("name", None)
         vars(self).update(state)
         if name is not None and name not in _named_handlers:
-            self.set_name(name)
+            super().set_name(name)  # the route stays
         else:
             vars(self)["_name"] = name  # the name stays that of the original
 

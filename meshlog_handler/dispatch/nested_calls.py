@@ -7,12 +7,12 @@ import sys
 from types import CodeType
 from typing import Any, Final
 
-_RENDERING: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "__del__"))
-"""The functions that format a record, and finalizers: what they log is not caused by the handler that is called."""
+_BESIDE: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "doRollover", "__del__"))
+"""The functions that format a record or change files, and finalizers: what they log does not cause itself."""
 
 
 def interrupts_showing(showing: CodeType) -> bool:
-    """Return whether code that formats a record, a finalizer or a signal handler logs, and not the handler itself.
+    """Return whether code that formats a record, changes files or handles a signal logs, and not the handler itself.
 
     `showing` is the code of the function that shows records; it called the current function, and is active once more.
     """
@@ -22,7 +22,7 @@ def interrupts_showing(showing: CodeType) -> bool:
         names.add(frame.f_code.co_name)
         codes.add(frame.f_code)
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
-    return not _RENDERING.isdisjoint(names) or not _signal_handlers().isdisjoint(codes)
+    return not _BESIDE.isdisjoint(names) or not _signal_handlers().isdisjoint(codes)
 
 
 def _signal_handlers() -> set[CodeType]:

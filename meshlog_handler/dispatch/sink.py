@@ -32,6 +32,7 @@ from .wrapped_handlers import (
     filter_of,
     formats_exceptions,
     formatter_of,
+    handle_of,
     handles_as_logging,
     with_defaults,
     without_text,
@@ -181,7 +182,7 @@ class Sink:
             plan = self._plan or self._make_plan()
             indifferent, steps = plan
             shown = record if indifferent else _with(record, own_info())
-            level = record.levelno
+            level = record.levelno or 0  # None in a record without a level, for which only this handler was called
             for handler, formatter, standard, flush, names in steps:
                 if level < handler.level and self.respect_handler_level:
                     continue
@@ -212,17 +213,19 @@ class Sink:
 
     @property
     def particular(self) -> bool:
-        """Whether a handler has filters or a formatter of the program. These run in the process that logs."""
-        return any(filter_of(handler) is not None or formatter_of(handler) is not None for handler in self.handlers)
+        """Whether a handler has filters, a formatter or a `handle` of the program. These run in the process that logs."""
+        return any(
+            found is not None for each in self.handlers for found in (filter_of(each), formatter_of(each), handle_of(each))
+        )
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
-        """Run the filters, which may change the record, and the program's formatters."""
+        """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
         # They may use state of the thread that logs, such as a context variable or the current request or task.
         accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
         for index, handler in enumerate(self.handlers):
             # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
             reached = not self.respect_handler_level or record.levelno >= handler.level
-            accepts = filter_of(handler) if reached else None
+            accepts = (handle_of(handler) or filter_of(handler)) if reached else None
             passed = True if accepts is None else accepts(record)
             if not passed:
                 continue
@@ -232,14 +235,21 @@ class Sink:
                 seen = record
             accepted.append((index, handler, seen, dict(seen.__dict__)))
         texts: list[tuple[int, str]] = []
+        # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
+        trace, own_trace = record.exc_text, False
         for index, handler, seen, fields in accepted:
             formatter = formatter_of(handler)
-            if formatter is None and writes_text(handler) and not _same(fields, record.__dict__):
+            if formatter is None and writes_text(handler) and (own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
-            if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
-                with contextlib.suppress(Exception):  # the client formats it and reports the error
+            with contextlib.suppress(Exception):  # the client formats it and reports the error
+                if formatter is None and record.exc_info and not trace:
+                    trace = any_formatter_of(handler).formatException(record.exc_info)
+                if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
                     shown = with_defaults(_with(seen, info, fields), defaults_of(formatter), fields)
+                    shown.exc_text = shown.exc_text or trace
                     texts.append((index, str(formatter.format(shown))))
+                    own_trace = shown.exc_text is not None and (own_trace or shown.exc_text != trace)
+                    trace = shown.exc_text
         return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:

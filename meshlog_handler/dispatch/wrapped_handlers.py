@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from logging import LogRecord
 from typing import Any, Final
 
@@ -79,30 +81,53 @@ class Accepted(Wrapped):
         self._index = index
 
     def handle(self, record: LogRecord) -> Any:
-        """Do what `logging.Handler.handle` does after the filters, or what the `handle` of a subclass does, without filters."""
+        """Do what `logging.Handler.handle` does after the filters."""
         handler = self.handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
         text = dict(info_of(record).texts or ()).get(self._index)
         handler.acquire()
         before, handler.formatter = handler.formatter, getattr(self.given_to, "formatter", handler.formatter)
-        replaced: dict[str, Any] = {} if text is None else {"format": lambda _: text}  # `emit` writes it
-        own = _has_own(handler, "handle")
-        if own:
-            replaced["filter"] = lambda _: True
-        kept = {name: vars(handler)[name] for name in replaced if name in vars(handler)}
         try:
-            vars(handler).update(replaced)
-            if own:
-                return handler.handle(record)
-            handler.emit(record)
+            if text is None:
+                handler.emit(record)
+            else:
+                with _replaced(handler, "format", lambda _: text):  # `emit` writes it
+                    handler.emit(record)
         finally:
-            for name in replaced:
-                del vars(handler)[name]
-            vars(handler).update(kept)
             handler.formatter = before
             handler.release()
         return True
+
+
+@contextlib.contextmanager
+def _replaced(handler: logging.Handler, name: str, method: Callable[[LogRecord], Any]) -> Iterator[None]:
+    """Replace a method of a handler, whose lock the caller holds."""
+    attributes = vars(handler)
+    kept = {name: attributes[name]} if name in attributes else {}
+    attributes[name] = method
+    try:
+        yield
+    finally:
+        del attributes[name]
+        attributes.update(kept)
+
+
+def handle_of(handler: ShownBy) -> Callable[[LogRecord], LogRecord | None] | None:
+    """Return a function that calls a handler's own `handle`, and returns what that gives to `emit`; None if it has none."""
+    found = behind(handler)
+    return partial(_handled, found) if isinstance(found, logging.Handler) and _has_own(found, "handle") else None
+
+
+def _handled(handler: logging.Handler, record: LogRecord) -> LogRecord | None:
+    emitted: list[LogRecord] = []
+    handler.acquire()
+    try:
+        with _replaced(handler, "emit", emitted.append):
+            handler.handle(record)
+    finally:
+        handler.release()
+    return emitted[-1] if emitted else None
 
 
 def behind(handler: ShownBy) -> Any:

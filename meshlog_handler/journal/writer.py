@@ -101,17 +101,21 @@ class Journal:
         if path is not None:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._file = os.fstat(self._fd)
-            try:
+        try:
+            if path is not None:
                 self._allocate(grain + SEGMENTS * self.segment_size)
-            except OSError:
-                os.close(self._fd)
+                # The lock is on a separate open file: maps kept by a forked child share the one of the journal.
+                self._lock = hold(path, wait=True)  # another process may just look whether it is locked
+            self._header = self._map(0, grain)
+            self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
+            self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
+        except OSError:  # no room, or no descriptor is left
+            if path is not None:
+                for descriptor in (self._fd, self._lock):
+                    if descriptor >= 0:
+                        os.close(descriptor)
                 os.unlink(path)
-                raise
-            # The lock is on a separate open file: maps kept by a forked child share the one of the journal.
-            self._lock = hold(path, wait=True)  # another process may just look whether it is locked
-        self._header = self._map(0, grain)
-        self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
-        self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
+            raise
         self._last_used = [0] * SEGMENTS
         self._claims: dict[int, weakref.ref[_Claim]] = {}
         self._drops: dict[tuple[int, int], _Drops] = {}

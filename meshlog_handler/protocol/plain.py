@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Final
@@ -169,8 +170,9 @@ class Once:
 
     @property
     def text(self) -> str:
-        """The ``str``, or the ``repr`` if only that was made by code of the program."""
-        own = isinstance(type(self._value).__str__, FunctionType)
+        """The ``str``, or the ``repr`` if only that was made, and the ``str`` would be made by code of the program."""
+        kind = type(self._value)
+        own = isinstance(kind.__str__, FunctionType) and kind.__module__.partition(".")[0] not in sys.stdlib_module_names
         return self._repr if own and self._str is None and self._repr is not None else text_of(self)
 
     @property

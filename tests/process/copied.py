@@ -23,6 +23,20 @@ class Loud:
         return "quiet" not in record.getMessage()
 
 
+class Tagged(MeshHandler):
+    """A handler with an attribute of its own."""
+
+    tags: tuple[list[str], ...] = ()
+
+
+def tagged() -> Tagged:
+    """Return a named handler with a tag, for loud records from WARNING on."""
+    handler = Tagged(logging.WARNING, handlers=[console()])
+    handler.addFilter(Loud())
+    handler.name, handler.tags = "tagged", (["one"],)
+    return handler
+
+
 def console() -> logging.Handler:
     """Return a handler that writes rank, level and message."""
     handler = logging.StreamHandler(sys.stdout)
@@ -32,6 +46,8 @@ def console() -> logging.Handler:
 
 def child(handler: logging.Handler, text: str) -> None:
     """Log through a handler that was passed to this process."""
+    assert isinstance(handler, Tagged)
+    assert (handler.name, handler.tags) == ("tagged", (["one"],))
     log = logging.getLogger("copied")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.DEBUG)
@@ -51,8 +67,7 @@ def run(method: str, target: Any, *args: object) -> None:
 
 def passed(method: str) -> None:
     """Pass a handler to a process: its records are shown by the handler that the parent named, not by the other one."""
-    handler = MeshHandler(logging.WARNING, handlers=[console()])
-    handler.addFilter(Loud())
+    handler = tagged()
     MeshHandler(handlers=[logging.NullHandler()])
     run(method, child, handler, "from a child")
     run(method, child, pickle.loads(pickle.dumps(handler)), "from a child, copied twice")
@@ -60,12 +75,13 @@ def passed(method: str) -> None:
 
 def copies() -> None:
     """Copy a handler in each way."""
-    handler = MeshHandler(logging.WARNING, handlers=[console()])
-    handler.addFilter(Loud())
+    handler = tagged()
     config = {"handlers": [handler]}
     for each in (copy.copy(handler), copy.deepcopy(config)["handlers"][0], pickle.loads(pickle.dumps(handler))):
         assert each is not handler
         child(each, "from a copy")
+        each.close()
+        assert vars(logging)["_handlers"]["tagged"] is handler
     handler.close()
 
 

@@ -305,6 +305,21 @@ def test_file_is_private_and_never_reused(journal: Journal) -> None:
         Journal(path, SIZE)
 
 
+def test_a_journal_that_cannot_be_mapped_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    descriptors = len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_map", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            Journal(str(path), 1 << 20)
+    assert not path.exists()
+    assert len(os.listdir("/dev/fd")) == descriptors
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS allocates by writing")
 def test_full_disk_is_an_immediate_error_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:

@@ -1,0 +1,282 @@
+"""Programs that log in unusual ways, run as ``python -m tests.process.plainly HOW FOLDER``.
+
+Each runs in a forked process of its own and writes to files whose names begin with its name. HOW is "plain" for the handlers of
+the standard library alone, "here" for a `MeshHandler` in the process that shows, and "forked" for one in a child of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+import meshlog_handler
+from meshlog_handler import MeshHandler
+from meshlog_handler.worker import fast_logger
+
+log = logging.getLogger("app.part")
+how = ""
+
+
+def show_by(*handlers: logging.Handler) -> None:
+    """Show the records of this process by handlers."""
+    logging.root.setLevel(logging.DEBUG)
+    logging.root.handlers = list(handlers) if how == "plain" else [MeshHandler(handlers=handlers)]
+
+
+def file(name: str, formatter: logging.Formatter | str = "%(message)s", **options: Any) -> logging.FileHandler:
+    """Return a handler for a file."""
+    handler = logging.FileHandler(name, **options)
+    handler.setFormatter(logging.Formatter(formatter) if isinstance(formatter, str) else formatter)
+    return handler
+
+
+def in_a_child(act: Callable[[], object]) -> None:
+    """Call a function, in a forked child if records are to come from one."""
+    if how != "forked":
+        act()
+        return
+    pid = os.fork()
+    if pid == 0:
+        fast_logger.enable(MeshHandler)
+        act()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+class Counted:
+    """Its texts say how often they were made."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.count = text, 0
+
+    def __str__(self) -> str:
+        self.count += 1
+        return f"{self.text}{self.count}"
+
+    def __repr__(self) -> str:
+        self.count += 1
+        return f"<{self.text}{self.count}>"
+
+
+class CountedRepr:
+    """Its `str` is its `repr`."""
+
+    count = 0
+
+    def __repr__(self) -> str:
+        self.count += 1
+        return f"<{self.count}>"
+
+
+def texts_are_made_once() -> None:
+    """A lone surrogate, a number of more than 64 bits and full segments do not fit the schema."""
+    show_by(file("texts", errors="backslashreplace", encoding="utf-8"))
+    one, other, surrogate = Counted("a"), CountedRepr(), Counted("")
+
+    def act() -> None:
+        for number in range(6):
+            log.info("object %s and %d", one, number)
+            log.info("both %s %r", one, other)
+            log.info("the same object %r", other)
+            log.info("in a list %s %s", [one, other], {"a": other})
+            log.info("by name %(one)s %(other)r", {"one": one, "other": other})
+            log.info("a large number %s %d", one, 10**30)
+            surrogate.text = "\ud800" if number > 2 else "plain"
+            log.info("a surrogate %s", surrogate)
+        for _ in range(60):
+            log.info("large %s %s", one, "x" * 50_000)
+
+    in_a_child(act)
+
+
+class Logs:
+    """Logs while it is formatted."""
+
+    def __str__(self) -> str:
+        log.warning("within")
+        return "text"
+
+    __repr__ = __str__
+
+
+class LogsItself:
+    """Logs itself while it is formatted."""
+
+    def __str__(self) -> str:
+        log.warning("within %s", self)
+        return "text"
+
+
+class Rotating(RotatingFileHandler):
+    """Logs when it changes files."""
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        log.info("rotated")
+
+
+def what_logs_while_another_record_is_shown() -> None:
+    """Arguments, signal handlers and files that change."""
+    show_by(file("nested"), Rotating("nested-rotating", maxBytes=60, backupCount=9), logging.NullHandler())
+    signal.signal(signal.SIGUSR1, lambda *_: log.info("signal"))
+
+    class Interrupted:
+        def __str__(self) -> str:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return "interrupted"
+
+    for number in range(4):
+        log.info("%d %s", number, Logs())
+        log.info("%r %s", number, [Logs()])
+    log.info("%s", Interrupted())
+
+
+def a_text_that_logs_itself_ends() -> None:
+    """It logs some lines, and does not go on for ever."""
+    if how != "plain":  # there it ends in a RecursionError
+        show_by(file("itself"))
+        log.info("%s", LogsItself())
+        with open("itself") as written:
+            assert 1 < len(written.readlines()) < 200
+        os.unlink("itself")
+
+
+class OwnHandle(logging.FileHandler):
+    """Changes records, and leaves some out."""
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        if record.levelno == logging.ERROR:
+            return False
+        record.msg = f"<{record.msg}>"
+        return super().handle(record)
+
+
+class Tag(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.tag = "tagged"
+        return "left out" not in str(record.msg)
+
+
+class Upper(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).upper()
+
+
+def a_handle_method_of_the_program() -> None:
+    """With filters, with a formatter of the program, and with neither."""
+    filtered, formatted, plain = OwnHandle("handle-filtered"), OwnHandle("handle-formatted"), OwnHandle("handle-plain")
+    filtered.addFilter(Tag())
+    filtered.setFormatter(logging.Formatter("%(tag)s %(message)s"))
+    formatted.setFormatter(Upper("%(message)s"))
+
+    def log_some() -> None:
+        log.info("shown")
+        log.info("left out")
+        log.error("no")
+        log.info("number %d", 3)
+
+    for handler in (filtered, formatted, plain):
+        show_by(handler)
+        in_a_child(log_some)
+        if how != "plain":
+            logging.root.handlers[0].close()
+
+
+class OneLine(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        return f"EXCEPTION {ei[1]!r}"
+
+
+class Cut(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = record.exc_text and record.exc_text[-5:]
+        return super().format(record)
+
+
+def tracebacks_are_formatted_by_the_first_formatter() -> None:
+    """It keeps the text in the record."""
+
+    def fail() -> None:
+        try:
+            raise KeyError("missing")
+        except KeyError:
+            log.exception("failed")
+
+    for number, formatters in enumerate(([OneLine(), None, Cut(), None], [None, OneLine(), Cut(), OneLine()])):
+        show_by(*(file(f"trace-{number}-{index}", each or "%(message)s") for index, each in enumerate(formatters)))
+        in_a_child(fail)
+        if how != "plain":
+            logging.root.handlers[0].close()
+
+
+def defaults_of_formatters() -> None:
+    """They have the names of what a client adds."""
+    defaults = {"rank": "-", "local_rank": "-", "stream": "log", "hostname": "here", "coords": "nowhere", "user": "nobody"}
+    names = "%(rank)s %(local_rank)s %(stream)s %(hostname)s %(coords)s %(user)s %(message)s"
+    changed = file("defaults-changed")
+    show_by(
+        file("defaults", logging.Formatter(names, defaults=defaults)),
+        file("defaults-braces", logging.Formatter("{rank} {message}", style="{", defaults=defaults)),
+        file("defaults-own", Upper(names, defaults=defaults)),
+        changed,
+    )
+    log.info("first")  # not in a child: its records have a rank
+    log.info("second", extra={"rank": 4, "user": "me"})
+    changed.setFormatter(logging.Formatter(names, defaults=defaults))
+    log.info("third")
+
+
+def wrapped_and_unwrapped() -> None:
+    """A file of mode "w" is not opened again after it was closed."""
+    handler = file("wrapped", mode="w")
+    logging.root.handlers = [handler]
+    wrapping = None if how == "plain" else meshlog_handler.MeshHandler.wrap()
+    in_a_child(lambda: log.warning("wrapped"))
+    if wrapping is not None:
+        wrapping.unwrap()
+    log.warning("unwrapped")
+    handler.close()
+    log.warning("closed")
+    with open("wrapped-mode", "w") as out:
+        out.write(handler.mode)
+
+
+def a_record_without_a_level() -> None:
+    """Given to the handler, and not to a logger."""
+    show_by(file("level"))
+    logging.root.handlers[0].handle(logging.makeLogRecord({"msg": "made by hand"}))
+
+
+PROGRAMS = (
+    texts_are_made_once,
+    what_logs_while_another_record_is_shown,
+    a_text_that_logs_itself_ends,
+    a_handle_method_of_the_program,
+    tracebacks_are_formatted_by_the_first_formatter,
+    defaults_of_formatters,
+    wrapped_and_unwrapped,
+    a_record_without_a_level,
+)
+
+
+def main() -> None:
+    """Run each program in a process of its own."""
+    global how
+    _, how, folder = sys.argv
+    os.chdir(folder)
+    for program in PROGRAMS:
+        pid = os.fork()
+        if pid == 0:
+            program()
+            sys.exit()
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(f"{program.__name__} failed")
+
+
+if __name__ == "__main__":
+    main()
