@@ -532,8 +532,9 @@ class ClientLoop:
             self._exit_log.worker(peer)
         self._note_end(peer)
         self.relays.peer_ended(peer)
-        if external is not None and external.ended:
-            self._finish(external)
+        for each in (external, self._external.get(None)):  # the command of `meshlog serve` has no rank
+            if each is not None and each.ended and (each is external or each.pid == peer.pid):
+                self._finish(each)
 
     def _close(self) -> None:
         """Show what has arrived, complete all pending requests, and close everything except the connections."""

@@ -257,6 +257,8 @@ class Observers:
             self._write(each)
 
     def _follow(self, observer: _Observer, follow: Follow) -> None:
+        if observer.follows is not None:  # each costs the client's thread time
+            raise ProtocolError("an observer follows once. Expected no second request to follow")
         if follow.backlog:
             stream = _Stream(follow, (observer,))
             wanted = [each for each in self._backlog() if stream.ranks is None or info_of(each).rank in stream.ranks]

@@ -27,7 +27,7 @@ MESH = "a mesh of these tests"
 class Adopted:
     """A child of this process that a client adopted."""
 
-    def __init__(self, client: LogClient, rank: int, code: str) -> None:
+    def __init__(self, client: LogClient, rank: int | None, code: str) -> None:
         self.client, self.rank = client, rank
         out, err = make_pipe(), make_pipe()
         self.process = subprocess.Popen(
@@ -35,7 +35,7 @@ class Adopted:
             stdin=subprocess.PIPE,
             stdout=out[1],
             stderr=err[1],
-            env={**importing(client.environ()), "RANK": str(rank), "MESHLOG_CAPTURED": "1"},
+            env={**importing(client.environ()), **({} if rank is None else {"RANK": str(rank), "MESHLOG_CAPTURED": "1"})},
         )
         os.close(out[1])
         os.close(err[1])
@@ -157,3 +157,19 @@ def test_a_successful_exit_has_no_exit_report(client: LogClient, shown: RecordCo
         assert shown.messages == ["done"]
     finally:
         proc.close()
+
+
+def test_a_command_without_a_rank_is_over_if_its_own_connection_ends_after_its_output(
+    client: LogClient, shown: RecordCollector
+) -> None:
+    command = Adopted(client, None, "import logging, meshlog_handler as m; m.install(); logging.info('joined'); input()")
+    try:
+        shown.wait_for(lambda records: any(record.getMessage() == "joined" for record in records), 60)
+        client.report_exit(MESH, None, 0)
+        client.ask(lambda: None)
+        command.go()
+        assert command.process.wait(60) == 0
+        assert client.flush(30).missing == ()
+        until(lambda: not client.ask(lambda: [peer for peer in client._core.reactor.peers if peer.external]))
+    finally:
+        command.close()

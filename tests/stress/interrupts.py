@@ -63,6 +63,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.kind: type[BaseException] = KeyboardInterrupt
         self.fired = False
+        self.where: list[str] = []
         self._inside = False
         signal.signal(signal.SIGALRM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
@@ -76,6 +77,7 @@ class Interrupts:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SEC)
             return
         self.fired = True
+        self.where = traceback.format_stack(frame)[-6:]
         raise self.kind
 
     def run(self, step: Step, within: Callable[[Step], object]) -> BaseException | None:
@@ -92,7 +94,12 @@ class Interrupts:
 
 
 def _in_del(frame: FrameType | None) -> bool:
-    return frame is not None and (frame.f_code.co_name == "__del__" or _in_del(frame.f_back))
+    """Return whether Python calls this for a finalizer, or for a weak reference that is dead."""
+    if frame is None:
+        return False
+    code = frame.f_code
+    dead = code.co_name in ("_remove", "remove", "__call__") and code.co_filename.endswith(("weakref.py", "_weakrefset.py"))
+    return code.co_name == "__del__" or dead or _in_del(frame.f_back)
 
 
 def _after(seconds: float) -> Callable[[Step], object]:
@@ -142,6 +149,13 @@ def _count(step: Step) -> int:
 
     _tracing(step, trace)
     return count
+
+
+def _reached(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Return whether a caller got an exception, or one that it caused: pickling and `logging.config` raise errors of theirs."""
+    if type(error) is kind:
+        return True
+    return kind is Alarm and error is not None and _reached(error.__cause__, kind)
 
 
 def _state() -> dict[str, Any]:
@@ -205,8 +219,8 @@ def try_many(name: str, first: int, tries: int, seed: int, out: int) -> None:
             step, end = prepare()
             error = interrupts.run(step, within)
             told: dict[str, Any] = {"number": number, "interrupted": interrupts.fired, "other": "", "swallowed": ""}
-            if interrupts.fired and type(error) is not interrupts.kind:
-                told["swallowed"] = f"{interrupts.kind.__name__}: {error!r}"
+            if interrupts.fired and not _reached(error, interrupts.kind):
+                told["swallowed"] = f"{interrupts.kind.__name__}: {error!r}\n{''.join(interrupts.where)}"
             if not interrupts.fired and error is not None:
                 told["other"] = "".join(traceback.format_exception(error))
             where = "" if error is None else "".join(traceback.format_tb(error.__traceback__)[-4:])
