@@ -154,12 +154,15 @@ class JobMember:
             address, own = self._address()
             if address and (lost is None or address != lost.options.address):
                 joined = options.replaced(address=address, capture=options.capture and not own)
-                with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
+                try:
                     if lost is None:
                         run_whole(partial(membership.join, joined))  # Ctrl-C leaves no half of a membership
                     else:
                         membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
                     return True
+                except ConnectError as failure:  # it has just ended: the lock is free now, or soon
+                    if isinstance(failure.__cause__, RuntimeError):  # no thread can be started
+                        raise
             if monotonic() >= deadline:
                 return False
             time.sleep(pause)
