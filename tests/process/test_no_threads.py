@@ -30,9 +30,7 @@ def no_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("real_stdout", "restored_logging")
-def test_a_worker_without_threads_goes_on_unchanged(
-    address: str, no_threads: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_threads_goes_on_unchanged(address: str, no_threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("meshlog_handler.installation.diagnose", said.append)
     own = RecordCollector()
