@@ -76,7 +76,7 @@ def _runs() -> list[Run]:
 
 def _read(directory: str) -> Run | None:
     """Return the client of a run directory; None if it has just ended, or admits no observers."""
-    with contextlib.suppress(*_NO_DESCRIPTION):
+    with contextlib.suppress(*_NO_DESCRIPTION):  # it has just ended, or something else is in the place of the file
         told = json.loads(read_regular(os.path.join(directory, FILE), _MAX_FILE))
         address = Address.parse(told["address"])
         return Run(int(told["pid"]), str(told["command"]), float(told["since"]), str(address), directory)

@@ -139,6 +139,7 @@ def shows(client: LogClient, shown: RecordCollector) -> bool:
     )
 
 
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.parametrize("put", FILES, ids=lambda put: put.__name__)
 def test_no_file_in_a_run_directory_harms_a_client(put: Callable[[Path], None], place: Path) -> None:
     put(place)
@@ -165,6 +166,7 @@ def is_a_link(path: Path, elsewhere: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.parametrize("put", [is_a_directory, is_a_pipe, is_a_link])
 def test_what_is_no_file_in_the_place_of_a_jobs_lock_is_refused(
     put: Callable[[Path, Path], None], place: Path, tmp_path: Path

@@ -42,7 +42,7 @@ def test_a_worker_without_threads_goes_on_unchanged(address: str, no_threads: st
     meshlog_handler.uninstall()
 
 
-@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.usefixtures("restored_logging", "no_job")
 @pytest.mark.parametrize("options", [{}, {"job": "no-threads"}], ids=["own", "job"])
 def test_a_handler_without_threads_shows_its_own_records(
     options: dict[str, Any], no_threads: str, capfd: pytest.CaptureFixture[str]
