@@ -240,13 +240,12 @@ class MeshHandler(logging.Handler):
             self.sink = make_sink()
         try:
             client = _become_client(self.sink, log_dir)
-        except OSError as failure:
+            if self._ordinal is not None:
+                client.sinks.name(self.sink, self._ordinal)
+            membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
+        except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
             diagnose(f"no other process can join this one, so it shows only its own logs, each line at once: {failure}")
             self.sink.direct = True
-            return
-        if self._ordinal is not None:
-            client.sinks.name(self.sink, self._ordinal)
-        membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
 
     def _start_in_job(self, job: str, log_dir: str | None) -> None:
         """Take part in a job: become its client, or join it."""
@@ -266,7 +265,7 @@ class MeshHandler(logging.Handler):
             self._show = partial(_show_job, job, log_dir)
             if not member.enter(self._show, options):
                 diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
-        except OSError as failure:
+        except (OSError, RuntimeError) as failure:  # as above
             diagnose(
                 f"this process cannot take part in job {job!r}, so it shows only its own logs, each line at once: {failure}"
             )

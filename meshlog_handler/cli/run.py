@@ -27,7 +27,7 @@ from ..system.exit_status import signal_name
 from ..system.signals import Signals, wait_for_foreground
 from ..system.waits import LONGEST_SEC, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole
-from .launcher import Rank, Ranks
+from .launcher import LaunchError, Rank, Ranks
 from .summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
 
 LINGER_SEC: Final = 1.0
@@ -97,7 +97,12 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
         diagnose(f"--ranks-filter names {format_ranks(missing)}, but this {'run' if start is None else 'job'} has only {there}")
     client.registry.launched = ""  # a rank from another launcher is that of the command, not of the client
     with Signals() as signals:
-        client.start()
+        try:
+            client.start()
+        except RuntimeError as failure:  # no thread can be started
+            raise LaunchError(
+                f"the client cannot be started: {failure}. Raise the limits of this user (ulimit -u).", 1
+            ) from None
         mesh = (start or Run)(options, client, console=console, signals=signals)
         meshes.append(mesh)
         try:

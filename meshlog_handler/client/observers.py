@@ -52,7 +52,7 @@ MAX_OPEN: Final = 4
 """Questions of an observer that are answered at a time. Further ones wait in its socket."""
 
 MAX_UNREAD: Final = 2 << 20
-"""Bytes of records that wait for an observer that does not read them."""
+"""Bytes of records that wait for an observer that does not read them. Beyond it, no further question is answered."""
 
 MAX_ANSWERS: Final = 32
 """Questions of all observers that are answered at a time, each on a thread."""
@@ -231,7 +231,7 @@ class Observers:
         self._start_answers(observer)
 
     def _start_answers(self, observer: _Observer) -> None:
-        while observer.asked and observer.open < MAX_OPEN and self._open < MAX_ANSWERS:
+        while observer.asked and observer.open < MAX_OPEN and self._open < MAX_ANSWERS and len(observer.outbox) <= MAX_UNREAD:
             question = observer.asked.popleft()
             observer.open += 1
             self._open += 1
@@ -257,6 +257,8 @@ class Observers:
             self._write(each)
 
     def _follow(self, observer: _Observer, follow: Follow) -> None:
+        if observer.follows is not None:  # each costs the client's thread time
+            raise ProtocolError("an observer follows once. Expected no second request to follow")
         if follow.backlog:
             stream = _Stream(follow, (observer,))
             wanted = [each for each in self._backlog() if stream.ranks is None or info_of(each).rank in stream.ranks]
@@ -377,6 +379,9 @@ class Observers:
                     del observer.outbox[: observer.sock.send(observer.outbox)]
         except OSError:  # it has ended
             self._drop(observer)
+            return
+        self._start_answers(observer)  # now that there is room for them
+        if observer not in self._observers:
             return
         reads = len(observer.outbox) <= MAX_UNREAD and not observer.asked
         mask = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if observer.outbox else 0)

@@ -14,6 +14,7 @@ from typing import Final
 
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
+from ..system.regular_files import read_regular
 
 _SIZE: Final = 16384
 _PATHS_AT: Final = 1024
@@ -64,8 +65,7 @@ class ShownFiles:
 def were_written(table: str, files: int) -> bool:
     """Return whether each of these files of a killed client has grown since it noted their sizes, or was replaced."""
     try:
-        with open(table, "rb") as file:
-            data = file.read(_SIZE)
+        data = read_regular(table, _SIZE)
         numbers = memoryview(data)[:_PATHS_AT].cast("Q")
         paths = unpack(data[_PATHS_AT:].rstrip(b"\0"))
     except (OSError, ValueError, TypeError, ProtocolError):

@@ -38,7 +38,8 @@ class MeshFuture(Generic[T]):
     def __init__(self, future: Future[T], what: str = "the result") -> None:
         self._outcome = _Outcome(what)
         self._future = future
-        future.add_done_callback(self._outcome.completed)
+        if not future.done():  # else there is nothing to do, and `concurrent.futures` would keep what a signal handler raises
+            future.add_done_callback(self._outcome.completed)
 
     @classmethod
     def run(cls, fn: Callable[[], T], name: str) -> MeshFuture[T]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -163,8 +164,13 @@ def _restarts(number: int) -> bool:
     if ctypes is None or sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
         return False
     action = ctypes.create_string_buffer(1024)  # larger than the structure
-    ctypes.CDLL(None).sigaction(number, None, action)
+    _libc().sigaction(number, None, action)
     return bool(ctypes.c_int.from_buffer(action, _FLAGS_AT).value & _SA_RESTART)
+
+
+@lru_cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
 
 
 def _after_fork_in_child() -> None:

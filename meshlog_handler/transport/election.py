@@ -10,7 +10,13 @@ import contextlib
 import fcntl
 import os
 
+from ..errors import SettingError
+from ..system.regular_files import open_regular, read_regular
+from ..system.shielded import run_whole
 from . import run_directory
+from .channel import Address
+
+_MAX_ADDRESS = 8192
 
 OF_LAUNCHER = "~"
 """Begins the name of a launcher's job. The name that a program gives its job has no such character."""
@@ -27,9 +33,15 @@ class Election:
         self._lock = -1
 
     def claim(self) -> bool:
-        """Try to claim the job until `release`. Return whether this process shows it."""
+        """Try to claim the job until `release`. Return whether this process shows it.
+
+        Raises `OSError` if the file cannot be made, or something else has its name.
+        """
+        return run_whole(self._claim)  # Ctrl-C leaves no descriptor
+
+    def _claim(self) -> bool:
         while self._lock < 0:
-            lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_regular(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -59,9 +71,9 @@ class Election:
 
     def address(self) -> str:
         """Return the address of the client, or "" if it is not published yet."""
-        with contextlib.suppress(FileNotFoundError), open(self.path) as file:  # removed: the job can be claimed again
-            text = file.read()
-            return text.rstrip("\n") if text.endswith("\n") else ""
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, SettingError):  # removed: it can be claimed; no address
+            text = read_regular(self.path, _MAX_ADDRESS).decode()
+            return str(Address.parse(text.rstrip("\n"))) if text.endswith("\n") else ""
         return ""
 
     def release(self) -> None:

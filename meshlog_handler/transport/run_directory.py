@@ -19,6 +19,7 @@ from hashlib import blake2b
 from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
 from ..system.locks import hold, is_held
+from ..system.regular_files import open_regular, read_regular
 from .channel import any_length
 
 _LOCK = "client.lock"
@@ -264,7 +265,7 @@ def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
                 shutil.rmtree(path, ignore_errors=True)
             continue
         try:
-            lock = os.open(path if name.startswith(JOB) else os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
+            lock = open_regular(path if name.startswith(JOB) else os.path.join(path, _LOCK), os.O_RDWR)
         except OSError:
             if name.startswith(_RUN):
                 with contextlib.suppress(OSError):  # it is not the empty one of a client that was killed while it removed it
@@ -277,7 +278,8 @@ def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
             continue
         else:
             if name.startswith(JOB):
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+                    os.unlink(path)
                 removed.append(path)
             elif not _in_use(path) and not _awaits_job(path) and not _awaits_replacement(path, patience):
                 _remove(path)
@@ -315,8 +317,8 @@ def _is_recent(path: str, seconds: float) -> bool:
 
 def _job_of(path: str) -> str:
     """Return the name of the job whose client made the directory at `path`; "" if no job made it."""
-    with contextlib.suppress(OSError), open(os.path.join(path, _OF_JOB)) as file:  # it has no such file
-        return file.read(_MAX_PATH)
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # it has no such file, or it has no name
+        return read_regular(os.path.join(path, _OF_JOB), _MAX_PATH).decode()
     return ""
 
 
@@ -388,7 +390,7 @@ def lives(pid: int) -> bool:
     """Return whether a process runs. A zombie does not."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True  # a process of another user

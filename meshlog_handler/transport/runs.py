@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..errors import MeshlogError
+from ..system.regular_files import read_regular
 from ..system.shielded import run_whole
 from .channel import Address
 from .run_directory import living
@@ -19,6 +19,7 @@ from .run_directory import living
 FILE: Final = "client.json"
 _MAX_FILE: Final = 64 * 1024
 _MAX_COMMAND: Final = 1000
+_NO_DESCRIPTION: Final = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, MeshlogError)
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,8 @@ def _runs() -> list[Run]:
 
 def _read(directory: str) -> Run | None:
     """Return the client of a run directory; None if it has just ended, or admits no observers."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, MeshlogError):  # not a description of a client
-        fd = os.open(os.path.join(directory, FILE), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-                return None
-            told = json.loads(file.read(_MAX_FILE))
+    with contextlib.suppress(*_NO_DESCRIPTION):  # it has just ended, or something else is in the place of the file
+        told = json.loads(read_regular(os.path.join(directory, FILE), _MAX_FILE))
         address = Address.parse(told["address"])
         return Run(int(told["pid"]), str(told["command"]), float(told["since"]), str(address), directory)
     return None

@@ -156,17 +156,23 @@ class JobMember:
         if self._election.claimed:
             return self._election.address(), True
         show = self._show
-        if show is not None and self._election.claim():
-            try:
-                address = run_whole(partial(show, exits=False))
-                if address:
-                    self._election.publish(address)
-                    return address, True
-                self._election.release()
-            except BaseException:
-                self._election.release()
-                raise
-        return self._election.address(), False
+        address = "" if show is None else run_whole(partial(self._claim, show))  # Ctrl-C leaves no claim without a client
+        return (address, True) if address else (self._election.address(), False)
+
+    def _claim(self, show: Show) -> str:
+        """Show the job in this process if no other does; return the address, or ""."""
+        if not self._election.claim():
+            return ""
+        try:
+            address = show(exits=False)
+            if address:
+                self._election.publish(address)
+                return address
+        except BaseException:
+            self._election.release()
+            raise
+        self._election.release()
+        return ""
 
     def forget(self) -> None:
         """In a forked child: close the copy of the lock."""

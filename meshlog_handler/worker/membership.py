@@ -22,7 +22,7 @@ from ..errors import ConnectError
 from ..journal.shown import ShownReader, shown_path
 from ..journal.writer import Journal
 from ..protocol.immutable import Immutable, field
-from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel
+from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel, Welcome
 from ..protocol.record import MeshInfo
 from ..system import unpatched
 from ..system.descriptors import FileIdentity, identity
@@ -123,6 +123,17 @@ class Membership:
             self._uncapture()
             raise
         self.rank = welcome.rank
+        try:
+            self._start(welcome, journal_size, forwarding=forwarding, dumps=dumps)
+        except BaseException as failure:
+            self._undo()
+            if isinstance(failure, RuntimeError):
+                raise ConnectError(f"this process cannot start what forwards its logs: {failure}") from failure
+            raise
+
+    def _start(self, welcome: Welcome, journal_size: int, *, forwarding: bool, dumps: bool) -> None:
+        """Make the journal, and start the threads."""
+        options = self.options
         if forwarding:
             self._forwarder = LogForwarder(self._link)
             self.stream = RecordStream(make_journal(welcome.journal, journal_size), options.on_full, self._forwarder.wake)
@@ -168,6 +179,18 @@ class Membership:
                 self._link.send_message(Leash(*self._leash))
             if self._dump is not None:
                 self._link.send_message(self._dump.message(self._runtime.native_id))
+
+    def _undo(self) -> None:
+        """Release what a membership has that could not start."""
+        self._left = True
+        self._uncapture()
+        self._close_dump()
+        if self._forwarder is not None:
+            self._forwarder.enqueue_sentinel()
+        if self.stream is not None:
+            self.stream.part()
+        self._link.close()
+        self._link.forget()
 
     def _close_dump(self) -> None:
         dump, self._dump = self._dump, None

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -47,9 +46,12 @@ def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool]) -> bool:
     """Call `attempt` until it returns True, for `PATIENCE_SEC` while `goes_on`; return whether it did, or need not go on."""
     deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
     while goes_on():
-        with contextlib.suppress(ConnectError):  # the client has just ended, or the next one does not listen yet
+        try:
             if attempt():
                 return True
+        except ConnectError as failure:  # the client has just ended, or the next one does not listen yet
+            if isinstance(failure.__cause__, RuntimeError):  # no thread can be started
+                raise
         if monotonic() >= deadline:
             return False
         time.sleep(pause)

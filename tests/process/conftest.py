@@ -41,6 +41,13 @@ def address() -> Iterator[str]:
     there.close()
 
 
+@pytest.fixture
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process take part in a job, although an earlier test took part in another one."""
+    monkeypatch.setattr("meshlog_handler.worker.job_member._current", None)
+    monkeypatch.setattr("meshlog_handler.worker.membership.job", None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Suspend pytest's capture for a test that uses `real_stdout`. A fixture cannot: each phase starts a new capture."""

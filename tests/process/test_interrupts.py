@@ -206,7 +206,7 @@ def test_a_second_close_of_a_queue_ends_what_an_interrupt_has_left(place: int, a
     made.put(a_record())
     interrupt_at(place, made.close)
     made.close()
-    until(lambda: left() == before, what=f"nothing left after place {place}")
+    until(lambda: no_more_than(before), what=f"nothing left after place {place}")
 
 
 def test_an_interrupt_of_a_put_leaves_what_a_close_removes(address: str) -> None:
@@ -232,7 +232,7 @@ def test_an_interrupted_start_of_a_relay_leaves_nothing(place: int, address: str
     interrupt_at(place, relay.start)
     relay.stop()
     assert not relay.running
-    until(lambda: left() == before, what="nothing left")
+    until(lambda: no_more_than(before), what="nothing left")
 
 
 @pytest.mark.parametrize("place", [3, 10])
@@ -242,7 +242,7 @@ def test_a_second_stop_of_a_relay_ends_what_an_interrupt_has_left(place: int, ad
     relay = LogRelay(address).start()
     interrupt_at(place, relay.stop)
     relay.stop()
-    until(lambda: left() == before, what="nothing left")
+    until(lambda: no_more_than(before), what="nothing left")
 
 
 # -- meshes ------------------------------------------------------------------------------------------------------------
@@ -255,6 +255,11 @@ def spawned() -> ProcMesh:
 def left() -> tuple[int, int]:
     gc.collect()
     return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def no_more_than(before: tuple[int, int]) -> bool:
+    """Whether nothing is left that was not there before; a thread of an earlier test may have ended since."""
+    return all(now <= then for now, then in zip(left(), before, strict=True))
 
 
 def test_an_interrupt_of_a_call_on_a_mesh_leaves_the_mesh_usable() -> None:
@@ -365,7 +370,8 @@ def test_a_second_unwrap_ends_what_an_interrupt_has_left(place: int) -> None:
     end_own_client([])
 
 
-@pytest.mark.parametrize("place", [200, 260, 340])
+@pytest.mark.usefixtures("no_job")
+@pytest.mark.parametrize("place", [30, 200, 260])
 def test_an_interrupted_start_in_a_job_leaves_what_a_stop_removes(place: int) -> None:
     def client() -> LogClient:
         return LogClient(RecordCollector(), job="shop")
@@ -375,7 +381,10 @@ def test_an_interrupted_start_in_a_job_leaves_what_a_stop_removes(place: int) ->
     made = client()
     interrupt_at(place, made.start)
     made.stop()
-    until(lambda: left() == before, what="nothing left")
+    until(lambda: no_more_than(before), what="nothing left")
+    began = time.monotonic()
+    client().start().stop()  # nobody else has claimed the job
+    assert time.monotonic() - began < 10
 
 
 def test_an_exception_of_a_signal_handler_waits_for_work_that_is_to_be_whole() -> None:

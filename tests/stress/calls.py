@@ -24,7 +24,7 @@ import meshlog_handler
 from meshlog_handler import JournalQueue, LogClient, LogRelay, MeshHandler, ProcMesh, this_host
 from meshlog_handler.client.observer import Observer, runs
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.testing import RecordCollector, collected
+from meshlog_handler.testing import RecordCollector
 
 DEADLINE: Final = 60.0
 
@@ -35,7 +35,7 @@ Surroundings = Callable[[], AbstractContextManager[Prepare]]
 CALLS: dict[str, Surroundings] = {}
 """The calls by name."""
 
-KEEPS_EXCEPTIONS: Final = ("JournalQueue.put (again)", "dictConfig")
+KEEPS_EXCEPTIONS: Final = ("JournalQueue.put", "JournalQueue.put (again)")
 """Calls that keep an `Exception` of a signal handler from the caller, as in plain `logging`."""
 
 
@@ -126,15 +126,6 @@ def _with_client() -> Iterator[Prepare]:
         return block, client.stop
 
     yield prepare
-
-
-@call("with collected")
-def _with_collected() -> Iterator[Prepare]:
-    def block() -> None:
-        with collected():
-            pass
-
-    yield lambda: (block, nothing)
 
 
 @call("LogClient(job).start")

@@ -9,6 +9,8 @@ import pytest
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.election import Election
 
+ADDRESS = f"meshlog:///somewhere/client.sock#{'00' * 32}"
+
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Election, Election]]:
@@ -27,15 +29,15 @@ def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[Ele
     assert first.claim(), "it is claimed already"
     assert not second.claim()
     assert second.address() == "", "not published yet"
-    first.publish("meshlog://here")
-    assert second.address() == "meshlog://here"
+    first.publish(ADDRESS)
+    assert second.address() == ADDRESS
     assert os.stat(first.path).st_mode & 0o777 == 0o600
 
 
 def test_a_released_job_can_be_claimed_again(jobs: tuple[Election, Election]) -> None:
     first, second = jobs
     assert first.claim()
-    first.publish("meshlog://here")
+    first.publish(ADDRESS)
     first.release()
     assert not os.path.exists(first.path)
     assert second.address() == ""
@@ -49,8 +51,8 @@ def test_the_address_of_a_killed_process_is_overwritten(jobs: tuple[Election, El
     Path(first.path).write_text("meshlog://a long address of one that was killed\n")
     assert first.claim()
     assert second.address() == ""
-    first.publish("meshlog://here")
-    assert second.address() == "meshlog://here"
+    first.publish(ADDRESS)
+    assert second.address() == ADDRESS
 
 
 def test_a_partly_written_address_is_ignored(jobs: tuple[Election, Election]) -> None:
