@@ -386,8 +386,7 @@ class MeshHandler(logging.Handler):
         """
         run_whole(super().close)
         if self._show is not None and not _shuts_down():
-            with importing():
-                from .worker import job_member
+            from .worker import job_member  # loaded already: `logging` may hold its lock, with which nothing is imported
 
             job_member.retire(self._show)
             _job_handlers.discard(self)
