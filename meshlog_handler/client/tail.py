@@ -55,11 +55,15 @@ def _packed(items: Sequence[Item]) -> bytes | None:
     for template in {template for _, template, _ in items}:
         if template is None or size_of(template.base.get("msg")) > MAX_ITEM:
             return None
+    packed = b""
     try:
-        packed = b"".join([marshal.dumps((when, values), _VERSION) for when, _, values in items])
+        for when, _, values in items:
+            packed += marshal.dumps((when, values), _VERSION)
+            if len(packed) > MAX_ITEM:
+                return None
     except ValueError:  # the state of a progress bar, for example
         return None
-    return packed if len(packed) <= MAX_ITEM else None
+    return packed
 
 
 def _unpacked(part: _Part) -> Iterator[Item]:
