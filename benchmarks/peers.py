@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 from .crew import DEADLINE, FORKSERVER, context
@@ -200,6 +201,34 @@ class Loguru(Peer):
 
 
 @dataclass(frozen=True)
+class Picologging(Peer):
+    """picologging: the interface of `logging` in C++, here with the recipe's queue. Nothing renders the text."""
+
+    name: str = "picologging, QueueHandler"
+
+    @contextmanager
+    def listen(self, counter: Counter) -> Iterator[Listening]:
+        """Start a listener."""
+        queue = context(self.method).Queue()
+        handlers: Any = importlib.import_module("picologging.handlers")
+        listener = handlers.QueueListener(queue, SimpleNamespace(handle=lambda record: counter.take_text("")))
+        listener.start()
+        try:
+            yield Listening(queue, counter.wait)
+        finally:
+            listener.stop()
+            queue.close()
+
+    def join(self, ticket: Any) -> Info:
+        """Log into the queue."""
+        logger: Any = importlib.import_module("picologging").getLogger(LOGGER)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(importlib.import_module("picologging.handlers").QueueHandler(ticket))
+        info: Info = logger.info
+        return info
+
+
+@dataclass(frozen=True)
 class MultiprocessingLogging(Peer):
     """multiprocessing-logging: renders in the process that logs; only forked processes can use the queue, by inheriting it."""
 
@@ -227,7 +256,11 @@ class MultiprocessingLogging(Peer):
 LIMIT: Final = Peer(settles_late=True)
 MESH: Final = Mesh()
 RECIPE: Final = Recipe()
-_OPTIONAL: Final[dict[Peer, str]] = {Loguru(): "loguru", MultiprocessingLogging(): "multiprocessing-logging"}
+_OPTIONAL: Final[dict[Peer, str]] = {
+    Loguru(): "loguru",
+    MultiprocessingLogging(): "multiprocessing-logging",
+    Picologging(): "picologging",
+}
 
 
 def others() -> tuple[list[Peer], dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +20,9 @@ _INK: Final = "#24292f"
 
 def draw(path: Path, sections: Sequence[Section]) -> str | None:
     """Draw to `path`; return the reason if drawing is not possible or there is nothing to draw."""
-    try:
-        matplotlib: Any = importlib.import_module("matplotlib")
-        matplotlib.use("svg")
-        pyplot: Any = importlib.import_module("matplotlib.pyplot")
-    except ImportError:
-        return "matplotlib is not installed (pip install -e '.[bench]')"
+    pyplot = _pyplot()
+    if pyplot is None:
+        return _MISSING
     found = {section.name: section for section in sections}
     known: dict[str, Callable[[Any, Section], None]] = {"call": _call, "rate": _rate, "aggregation": _aggregation}
     panels = [(draw_panel, found[name]) for name, draw_panel in known.items() if name in found]
@@ -35,9 +32,38 @@ def draw(path: Path, sections: Sequence[Section]) -> str | None:
         figure, axes = pyplot.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.2), squeeze=False, layout="constrained")
         for axis, (draw_panel, section) in zip(axes[0], panels, strict=True):
             draw_panel(axis, section)
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-        pyplot.close(figure)
+        _save(pyplot, figure, path)
     return None
+
+
+def draw_ratios(path: Path, ratios: Mapping[str, float], title: str) -> str | None:
+    """Draw one bar for each ratio to `path`; return the reason if drawing is not possible."""
+    pyplot = _pyplot()
+    if pyplot is None:
+        return _MISSING
+    with pyplot.rc_context(_STYLE):
+        figure, axis = pyplot.subplots(figsize=(7.2, 2.2), layout="constrained")
+        _bars(axis, dict(ratios), "{:.1f} x", "", _OURS)
+        axis.set_title(title)
+        _save(pyplot, figure, path)
+    return None
+
+
+_MISSING: Final = "matplotlib is not installed (pip install -e '.[bench]')"
+
+
+def _pyplot() -> Any:
+    try:
+        matplotlib: Any = importlib.import_module("matplotlib")
+        matplotlib.use("svg")
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError:
+        return None
+
+
+def _save(pyplot: Any, figure: Any, path: Path) -> None:
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
 
 
 _STYLE: Final = {
@@ -74,9 +100,9 @@ def _rate(axis: Any, section: Section) -> None:
     axis.set_title(f"{work}, arrived a second")
 
 
-def _bars(axis: Any, values: dict[str, float], label: str, floor: str) -> None:
+def _bars(axis: Any, values: dict[str, float], label: str, floor: str, other: str = _THEIRS) -> None:
     ours = (MESH.name, WINDOW.name)
-    colours = [_FLOOR if name == floor else _OURS if name in ours else _THEIRS for name in values]
+    colours = [_FLOOR if name == floor else _OURS if name in ours else other for name in values]
     places = list(range(len(values)))
     bars = axis.barh(places, list(values.values()), color=colours, height=0.66)
     axis.bar_label(bars, [label.format(value) for value in values.values()], padding=4)

@@ -27,7 +27,9 @@ _UNSAFE: Final = (
 
 def printable(text: str, limit: int) -> str:
     """Return a text of another process as one line for a terminal or an error: unsafe characters are escaped, and it is cut."""
-    shown = re.sub(_UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), text[:limit])
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = re.sub(_UNSAFE, lambda found: found[0].encode("unicode_escape").decode(), shown)
     return shown if len(text) <= limit else f"{shown}... [{len(text) - limit:,} more characters]"
 
 

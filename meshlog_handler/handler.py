@@ -418,8 +418,7 @@ class MeshHandler(logging.Handler):
             vars(self)["_name"] = None  # `logging` would remove the original, whose name this copy has
         run_whole(super().close)
         if self._show is not None and not _shuts_down():
-            with importing():
-                from .worker import job_member
+            from .worker import job_member  # loaded already: `logging` may hold its lock, with which nothing is imported
 
             job_member.retire(self._show)
             _job_handlers.discard(self)

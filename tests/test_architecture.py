@@ -360,6 +360,14 @@ def test_an_import_of_the_package_does_nothing_else() -> None:
     assert ran.stderr == ""
 
 
+def test_a_worker_imports_little() -> None:
+    """What only a client or a job needs would add a fifth to a worker's start."""
+    code = "import sys, logging.config, logging.handlers, pickle, threading; before = {*sys.modules}\n"
+    code += f"from {PACKAGE} import MeshHandler, install; print(*({{*sys.modules}} - before))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert {"ast", "dataclasses", "inspect", "json", "shutil", "tempfile"}.isdisjoint(ran.stdout.split())
+
+
 # The checks themselves: each of these sources has one fault, on its last line.
 
 FAULTS = {

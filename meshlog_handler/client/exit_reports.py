@@ -12,7 +12,9 @@ from ..protocol.decode import Item
 from ..system.exit_status import signal_name
 from ..system.signals import STOPPING
 
-_MAX_ITEM: Final = 8192
+MAX_ITEM: Final = 8192
+"""Bytes of a line or record beyond which only its beginning is kept."""
+
 _MAX_TEXT: Final = 2048
 
 EXIT_CODE_SEC = 15.0
@@ -132,7 +134,7 @@ def _error(ended: ExitedPeer, how: str) -> ExitReport:
 def abridged(item: Item) -> Item:
     """Return an item that `last_lines` can format, in place of one that takes much memory."""
     when, template, values = item
-    if template is None or size_of(values) + size_of(template.base.get("msg")) <= _MAX_ITEM:
+    if template is None or size_of(values) + size_of(template.base.get("msg")) <= MAX_ITEM:
         return item
     return when, _Abridged(template, values), ()
 

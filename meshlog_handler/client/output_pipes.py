@@ -152,7 +152,7 @@ def _items(peer: Peer, pipe: CapturedPipe, lines: Sequence[Line | Block], when: 
     items = pipe.items(lines, when)
     peer.stats.lines += sum(line.final if isinstance(line, Line) else line.size for line in lines)
     peer.stats.last_seen = when
-    peer.remember(items)
+    peer.tail.add(items)
     if items:
         notable, pipe.notable = pipe.notable, []
         peer.watch.add_lines(items, notable, when, peer.stats.received + peer.stats.lines)

@@ -39,14 +39,13 @@ from ..protocol.messages import (
 )
 from ..protocol.relay_messages import DownstreamReached, Passed
 from ..system.diagnostics import diagnose
-from .exit_reports import abridged
 from .marking import MarkedDecoder
 from .stats import RankStats
+from .tail import TAIL, Tail
 
 if TYPE_CHECKING:
     from ..dispatch.era import Era
 
-TAIL: Final = 20
 _MAX_LOSSES: Final = 1024
 _MAX_UNCAUGHT: Final = 256
 
@@ -236,7 +235,7 @@ class Peer:
         self.inbox: list[Piece] = []  # a list, as those below: most are empty or short, and a deque takes 0.7 kB
         self.inbox_bytes = 0
         self.outbox = bytearray()
-        self.tail: list[Item] = []
+        self.tail = Tail()
         self.unreported: dict[tuple[str, int], int] = {}
         self.reached: dict[int, DownstreamReached | None] = {}  # by the version of an open flush
         self._losses: dict[tuple[str, int], int] = {}
@@ -452,7 +451,7 @@ class Peer:
                         self.inbox_bytes -= len(piece.data)
         finally:
             del self.inbox[:done]
-            self.remember(items[max(before, len(items) - TAIL) :])
+            self.tail.add(items[max(before, len(items) - TAIL) :])
             if len(items) > before and not self.relays:
                 self.watch.add_records(self._decoder, time.time(), self.stats.received + self.stats.lines)
         return limit - left
@@ -473,11 +472,6 @@ class Peer:
         self.era = turn.era
         if turn.streaming is not None:
             self.streaming = turn.streaming
-
-    def remember(self, items: Sequence[Item]) -> None:
-        """Keep the latest items for the exit report."""
-        self.tail += map(abridged, items[-TAIL:])
-        del self.tail[:-TAIL]
 
     def replay(self) -> None:
         """Read the records that were never sent from the journal. The worker has ended or left."""

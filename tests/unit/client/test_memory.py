@@ -12,6 +12,7 @@ import pytest
 
 from meshlog_handler.client.exit_reports import last_lines
 from meshlog_handler.client.peer import Peer, Piece
+from meshlog_handler.client.tail import Tail
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.grouping.sizes import size_of, within
 from meshlog_handler.journal.layout import START
@@ -148,13 +149,13 @@ def test_the_last_records_of_a_worker_take_little_memory(tmp_path: Path) -> None
         items += decode(encode([make(text(number, 1_000_000))]))
         items += decode(encode([make("got %s", text(number, 1_000_000), exc_text="t" * 1_000_000)]))
         items.append((0.0, captured, (0.0, Line(b"x" * 1_000_000, True, False, 0), "x" * 1000, b"")))
-        peer.remember(items)
+        peer.tail.add(items)
         items.clear()
-    assert len(peer.tail) == 20
-    assert len(peer.tail) == len(last_lines(peer.tail))
+    assert len(list(peer.tail)) == 20
+    assert len(last_lines(peer.tail)) == 20
     assert all(len(line) < 3000 for line in last_lines(peer.tail))
-    peer.tail.clear()
-    peer.remember(decode(encode([make("short"), make(text(1, 10_000)), make("got %s", 1)])))
+    peer.tail = Tail()
+    peer.tail.add(decode(encode([make("short"), make(text(1, 10_000)), make("got %s", 1)])))
     first, second, third = last_lines(peer.tail)
     assert (first, third) == ("INFO app.part: short", "INFO app.part: got 1")
     assert second.startswith("INFO app.part: ggggggg")
