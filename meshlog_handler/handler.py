@@ -31,6 +31,7 @@ from .system.diagnostics import diagnose
 from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_whole
+from .transport.run_directory import is_of_this_process
 from .worker import job_member, membership, siblings
 from .worker import record_stream as streams
 from .worker.record_stream import RecordStream, check_on_full, is_own
@@ -206,7 +207,8 @@ class MeshHandler(logging.Handler):
                     self._join(address)
                     return
                 except ConnectError as failure:
-                    diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
+                    if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
+                        diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
         if self.sink is None:
             self.sink = make_sink()
         try:

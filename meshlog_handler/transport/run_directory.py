@@ -17,7 +17,7 @@ from functools import partial
 from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
 from ..system.locks import is_held
-from .channel import any_length
+from .channel import Address, any_length
 
 _LOCK = "client.lock"
 _TOLD = "told-"
@@ -178,6 +178,7 @@ def _make(parent: str, job: str) -> tuple[str, list[int]]:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(held[0], b"%d" % os.getpid())
         if job:
             with open(os.path.join(making, _OF_JOB), "x") as file:
                 file.write(job)
@@ -267,6 +268,13 @@ def is_left(path: str) -> bool:
     return not is_held(os.path.join(path, _LOCK))
 
 
+def is_of_this_process(address: str) -> bool:
+    """Return whether the client at `address` was started by this process, perhaps before it called `os.exec`."""
+    with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(Address.parse(address).path), _LOCK), "rb") as file:
+        return file.read(32) == b"%d" % os.getpid()
+    return False  # its directory is gone
+
+
 def tell_once(parent: int) -> bool:
     """Return True to one process only of those with this parent."""
     try:
@@ -276,13 +284,13 @@ def tell_once(parent: int) -> bool:
     return True
 
 
-def has_unread(job: str) -> bool:
-    """Return whether clients of a job have left journals of processes that have ended."""
+def has_left(job: str, *, held: bool) -> bool:
+    """Return whether clients of a job have left journals of processes that run (`held`), or that have ended."""
     for path in filter(is_left, of_job(job)):
         with contextlib.suppress(OSError):  # it is gone
             names = os.listdir(path)
             marked = [name for name in names if name.endswith(".journal") and name + SHOWN in names]
-            if not all(is_held(os.path.join(path, name)) for name in marked):
+            if any(is_held(os.path.join(path, name)) is held for name in marked):
                 return True
     return False
 

@@ -24,7 +24,7 @@ from ..system.diagnostics import diagnose
 from ..system.shielded import run_whole
 from ..system.waits import capped, monotonic
 from ..transport.election import Election
-from ..transport.run_directory import has_unread
+from ..transport.run_directory import has_left
 from . import membership
 from .membership import JoinOptions, Membership
 from .record_stream import internal_threads
@@ -33,6 +33,7 @@ PATIENCE_SEC: Final = 30.0
 """Seconds for which a process waits for a client of its job."""
 
 _EXIT_SEC: Final = 10.0
+_HAND_OVER_SEC: Final = 3.0
 _LOOK_SEC: Final = 0.005
 _LONGEST_LOOK_SEC: Final = 0.05
 
@@ -56,6 +57,7 @@ class JobMember:
         self._shows: list[Show] = []
         self._lock = threading.Lock()
         self._exits = False
+        self._own = ""
 
     def enter(self, show: Show, options: JoinOptions) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
@@ -119,14 +121,18 @@ class JobMember:
         if self._election.claimed:
             at_exit.call_last(self, self._finish)  # once more, after the client of this process
             return
-        deadline = monotonic() + _EXIT_SEC
-        while (show := self._show) is not None and has_unread(self.name) and monotonic() < deadline:
-            if self._election.claim():
+        # A process that showed ends after the next one shows: the program may kill the others as soon as the first has ended.
+        deadline, handed_over = monotonic() + _EXIT_SEC, monotonic() + (_HAND_OVER_SEC if self._own else 0.0)
+        while (show := self._show) is not None and monotonic() < deadline:
+            unread = has_left(self.name, held=False)
+            if not unread and (monotonic() >= handed_over or not has_left(self.name, held=True)):
+                return
+            if unread and self._election.claim():
                 show(exits=True)
                 self._election.release()
             elif self._election.address() != gone:  # another process has become the client
                 return
-            time.sleep(_LOOK_SEC)  # the client is about to end
+            time.sleep(_LOOK_SEC)  # the client is about to end, or the next one to begin
 
     def _recover(self, member: Membership) -> None:
         internal_threads.add(threading.get_ident())
@@ -153,12 +159,17 @@ class JobMember:
         while not self._exits and (lost is None or (membership.current() is lost and not lost.left)):
             address, own = self._address()
             if address and (lost is None or address != lost.options.address):
-                joined = options.replaced(address=address, capture=options.capture and not own)
+                place = options.replaced(address=address, capture=options.capture and not own)
+                joined = False
                 with contextlib.suppress(ConnectError):  # it has just ended: the lock is free now, or soon
                     if lost is None:
-                        membership.join(joined)
+                        membership.join(place)
                     else:
-                        membership.resume(lost, joined.replaced(rank=lost.rank, launched="", mesh=""))
+                        membership.resume(lost, place.replaced(rank=lost.rank, launched="", mesh=""))
+                    joined = True
+                if own:
+                    self._publish(address, took_over=lost is not None)
+                if joined:
                     return True
             if monotonic() >= deadline:
                 return False
@@ -166,16 +177,24 @@ class JobMember:
             pause = min(2 * pause, _LONGEST_LOOK_SEC)
         return True
 
+    def _publish(self, address: str, *, took_over: bool) -> None:
+        """Let other processes join, when what this process has logged is shown: until then, its predecessor does not end."""
+        member = membership.current() if took_over else None
+        if member is not None:
+            member.complete(capped(_HAND_OVER_SEC / 2))
+        if self._election.claimed and self._election.address() != address:
+            self._election.publish(address)
+
     def _address(self) -> tuple[str, bool]:
         """Return the address of the job's client, and whether it is that of this process; "" if it is not known yet."""
         if self._election.claimed:
-            return self._election.address(), True
+            return self._own, True
         show = self._show
         if show is not None and self._election.claim():
             try:
                 address = run_whole(partial(show, exits=False))
                 if address:
-                    self._election.publish(address)
+                    self._own = address
                     return address, True
                 self._election.release()
             except BaseException:
@@ -187,6 +206,7 @@ class JobMember:
         """In a forked child: close the copy of the lock."""
         self._lock = threading.Lock()
         self._exits = False
+        self._own = ""
         self._election.forget()
 
 

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+from meshlog_handler.transport.election import Election
+
 
 def configuration(path: str, job: str | None = "shop", **more: Any) -> dict[str, Any]:
     """Return a configuration whose handler rotates a small file."""
@@ -62,6 +64,18 @@ def keep_on(path: str, name: str) -> None:
         time.sleep(0.0005)
 
 
+def log_late(path: str, name: str) -> None:
+    """Log one line when the process that shows has stopped showing, note it on stdout, and wait for a line on stdin."""
+    logging.config.dictConfig(configuration(path))
+    election = Election("shop")
+    shows = election.address()
+    while election.address() == shows:
+        time.sleep(0.001)
+    logging.getLogger("writer").info("%s 0", name)
+    os.write(1, b"1")
+    sys.stdin.readline()
+
+
 def change(path: str, name: str) -> None:
     """Log, configure logging without the job, log to another file, and wait for a line on stdin."""
     logging.config.dictConfig(configuration(path))
@@ -97,6 +111,8 @@ if __name__ == "__main__":
         fork(words[0], words[1], int(words[2]))
     elif act == "alone":
         alone(words[0])
+    elif act == "log_late":
+        log_late(words[0], words[1])
     elif act == "change":
         change(words[0], words[1])
     else:
