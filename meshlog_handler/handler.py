@@ -208,7 +208,9 @@ class MeshHandler(logging.Handler):
                     return
                 except ConnectError as failure:
                     if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
-                        diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
+                        diagnose(
+                            f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}"
+                        )
         if self.sink is None:
             self.sink = make_sink()
         try:

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from meshlog_handler import complete
 from meshlog_handler.transport.election import Election
 
 
@@ -76,6 +77,26 @@ def log_late(path: str, name: str) -> None:
     sys.stdin.readline()
 
 
+def read(path: str, job: str) -> None:
+    """Read the file as soon as the children have ended that log to it."""
+    config = configuration(path, job or None)
+    config["handlers"]["file"] = {"class": "logging.FileHandler", "filename": path, "formatter": "plain"}
+    logging.config.dictConfig(config)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            for number in range(2000):
+                logging.getLogger("writer").info("%d", number)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    shown = complete(30.0)
+    with open(path) as file:
+        print(shown, len(file.readlines()))
+
+
 def change(path: str, name: str) -> None:
     """Log, configure logging without the job, log to another file, and wait for a line on stdin."""
     logging.config.dictConfig(configuration(path))
@@ -113,6 +134,8 @@ if __name__ == "__main__":
         alone(words[0])
     elif act == "log_late":
         log_late(words[0], words[1])
+    elif act == "read":
+        read(words[0], words[1])
     elif act == "change":
         change(words[0], words[1])
     else:
