@@ -26,6 +26,7 @@ class Completions:
         self,
         reactor: Reactor,
         flushes: Flushes,
+        *,
         flush: Callable[[Flushed, float, Chosen | None], object],
         flush_ended: Callable[[Flushed], object],
         own_token: str,

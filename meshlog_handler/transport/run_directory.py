@@ -270,9 +270,10 @@ def is_left(path: str) -> bool:
 
 def is_of_this_process(address: str) -> bool:
     """Return whether the client at `address` was started by this process, perhaps before it called `os.exec`."""
-    with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(Address.parse(address).path), _LOCK), "rb") as file:
+    lock = os.path.join(os.path.dirname(Address.parse(address).path), _LOCK)
+    with contextlib.suppress(OSError), open(lock, "rb") as file:  # its directory is gone
         return file.read(32) == b"%d" % os.getpid()
-    return False  # its directory is gone
+    return False
 
 
 def tell_once(parent: int) -> bool:
