@@ -32,7 +32,7 @@ _MAKING_SEC = 600.0
 JOB = "job-"
 """Prefix of the files by which the processes of a job find each other (see `transport.election`)."""
 
-_MAX_PATH = 76  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
+_MAX_PATH = 68  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
 
 
 def base() -> str:
@@ -172,13 +172,12 @@ def _is_gone(path: str) -> bool:
 
 def _make(parent: str, job: str) -> tuple[str, list[int]]:
     """Make a directory under a temporary name; return its path, and the descriptors that hold its locks."""
-    making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
+    making = tempfile.mkdtemp(prefix=f"{_MAKING}{os.getpid()}-", dir=parent)
     held: list[int] = []
     try:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(held[0], b"%d" % os.getpid())
         if job:
             with open(os.path.join(making, _OF_JOB), "x") as file:
                 file.write(job)
@@ -270,10 +269,8 @@ def is_left(path: str) -> bool:
 
 def is_of_this_process(address: str) -> bool:
     """Return whether the client at `address` was started by this process, perhaps before it called `os.exec`."""
-    lock = os.path.join(os.path.dirname(Address.parse(address).path), _LOCK)
-    with contextlib.suppress(OSError), open(lock, "rb") as file:  # its directory is gone
-        return file.read(32) == b"%d" % os.getpid()
-    return False
+    name = os.path.basename(os.path.dirname(Address.parse(address).path))
+    return name.startswith(f"{_RUN}{os.getpid()}-")
 
 
 def tell_once(parent: int) -> bool:
