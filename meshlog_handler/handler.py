@@ -235,7 +235,10 @@ class MeshHandler(logging.Handler):
                     self._join(address)
                     return
                 except ConnectError as failure:
-                    diagnose(f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}")
+                    if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
+                        diagnose(
+                            f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}"
+                        )
         if self.sink is None:
             self.sink = make_sink()
         try:

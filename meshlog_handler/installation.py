@@ -212,8 +212,9 @@ def complete(timeout: float | None = 10.0) -> bool:
 
     Notes
     -----
-    Any thread may call it. It is a flush of one process: lines that wait to be grouped are shown, too. In a process that joined
-    a `LogRelay`, it waits until the relay has everything.
+    Any thread may call it. It is a flush of one process: lines that wait to be grouped are shown, too. In the client's process,
+    it also waits for what processes have logged that have ended, such as children after ``join()``. In a process that joined a
+    `LogRelay`, it waits until the relay has everything.
     """
     member = membership.current()
     return member is not None and member.complete(timeout)

@@ -17,12 +17,25 @@ MAX_COMPLETIONS: Final = 1000
 
 
 class Completions:
-    """Flushes a worker that asks for it with `flush`, and replies when everything it has logged is shown."""
+    """Flushes a worker that asks for it with `flush`, and replies when everything it has logged is shown.
 
-    def __init__(self, reactor: Reactor, flushes: Flushes, flush: Callable[[Flushed, float, Chosen | None], object]) -> None:
+    If the client's own process asks, everything that processes logged which have ended is shown before, by `flush_ended`.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        flushes: Flushes,
+        *,
+        flush: Callable[[Flushed, float, Chosen | None], object],
+        flush_ended: Callable[[Flushed], object],
+        own_token: str,
+    ) -> None:
         self._reactor = reactor
         self._flushes = flushes
         self._flush = flush
+        self._flush_ended = flush_ended
+        self._own_token = own_token
 
     def asked(self, peer: Peer, message: Complete) -> None:
         """Carry out the request of a worker."""
@@ -34,6 +47,15 @@ class Completions:
             receipt = done.result()
             self._reactor.send(peer, Completed(message.number, not (receipt.missing or receipt.busy)))
 
+        def flush(_: object) -> None:
+            timeout = float("inf") if message.timeout is None else message.timeout
+            self._flush(future, timeout, lambda each: each is peer)
+
         future: Flushed = Future()
         future.add_done_callback(reply)
-        self._flush(future, float("inf") if message.timeout is None else message.timeout, lambda each: each is peer)
+        if peer.mesh != self._own_token:
+            flush(None)
+            return
+        ended: Flushed = Future()
+        ended.add_done_callback(flush)
+        self._flush_ended(ended)

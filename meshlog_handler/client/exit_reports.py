@@ -16,6 +16,8 @@ MAX_ITEM: Final = 8192
 """Bytes of a line or record beyond which only its beginning is kept."""
 
 _MAX_TEXT: Final = 2048
+_REPLACED: Final = 155
+"""The exit code of a worker of billiard, and so of Celery, that has done its number of tasks (``maxtasksperchild``)."""
 
 EXIT_CODE_SEC = 15.0
 """Seconds that an exit report waits for the exit code from the worker's owner. Monarch checks every ten seconds."""
@@ -98,7 +100,7 @@ class ExitReports:
 def exit_report(ended: ExitedPeer) -> ExitReport | None:
     """Return the report by all that is known: an error for a crash; INFO or None for an end by the process or its parent."""
     code = ended.exitcode
-    if code == 0:
+    if code in (0, _REPLACED):
         return None
     if ended.uncaught:
         how = f"{signal_name(code)} (uncaught {ended.uncaught})" if code is not None else f"uncaught {ended.uncaught}"

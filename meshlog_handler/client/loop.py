@@ -89,7 +89,9 @@ class ClientLoop:
         self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.error_reports, first)
-        self._completions = Completions(self.reactor, self._flushes, self.flush)
+        self._completions = Completions(
+            self.reactor, self._flushes, flush=self.flush, flush_ended=self.flush_ended, own_token=own_token
+        )
         self.relays = Relays(
             self.reactor,
             registry=registry,

@@ -20,7 +20,7 @@ from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
 from ..system.locks import hold, is_held
 from ..system.regular_files import open_regular, read_regular
-from .channel import any_length
+from .channel import Address, any_length
 
 _LOCK = "client.lock"
 _TOLD = "told-"
@@ -44,7 +44,7 @@ ORPHAN_SEC = 600.0
 JOB = "job-"
 """Prefix of the files by which the processes of a job find each other (see `transport.election`)."""
 
-_MAX_PATH = 76  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
+_MAX_PATH = 68  # the whole path of a Unix socket has at most 103 bytes on macOS, 107 on Linux
 
 
 def base() -> str:
@@ -226,7 +226,7 @@ def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[int]]:
 
     The files `kept_for` in it say for whom it is kept: for the next client of a job, or for the replacement of a relay.
     """
-    making = tempfile.mkdtemp(prefix=_MAKING, dir=parent)
+    making = tempfile.mkdtemp(prefix=f"{_MAKING}{os.getpid()}-", dir=parent)
     held: list[int] = []
     try:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
@@ -341,6 +341,12 @@ def is_left(path: str) -> bool:
     return not is_held(os.path.join(path, _LOCK))
 
 
+def is_of_this_process(address: str) -> bool:
+    """Return whether the client at `address` was started by this process, perhaps before it called `os.exec`."""
+    name = os.path.basename(os.path.dirname(Address.parse(address).path))
+    return name.startswith(f"{_RUN}{os.getpid()}-")
+
+
 def tell_once(parent: int) -> bool:
     """Return True to one process only of those with this parent."""
     try:
@@ -350,13 +356,13 @@ def tell_once(parent: int) -> bool:
     return True
 
 
-def has_unread(job: str) -> bool:
-    """Return whether clients of a job have left journals of processes that have ended."""
+def has_left(job: str, *, held: bool) -> bool:
+    """Return whether clients of a job have left journals of processes that run (`held`), or that have ended."""
     for path in filter(is_left, of_job(job)):
         with contextlib.suppress(OSError):  # it is gone
             names = os.listdir(path)
             marked = [name for name in names if name.endswith(".journal") and name + SHOWN in names]
-            if not all(is_held(os.path.join(path, name)) for name in marked):
+            if any(is_held(os.path.join(path, name)) is held for name in marked):
                 return True
     return False
 

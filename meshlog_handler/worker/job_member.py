@@ -24,12 +24,13 @@ from ..system.diagnostics import diagnose
 from ..system.shielded import run_whole
 from ..system.waits import capped, monotonic
 from ..transport.election import Election
-from ..transport.run_directory import has_unread
+from ..transport.run_directory import has_left
 from . import membership
 from .membership import JoinOptions, Membership
 from .next_client import patiently
 
 _EXIT_SEC: Final = 10.0
+_HAND_OVER_SEC: Final = 3.0
 _LOOK_SEC: Final = 0.005
 
 
@@ -52,6 +53,7 @@ class JobMember:
         self._shows: list[Show] = []
         self._lock = threading.Lock()
         self.exits = False  # from then on, this process looks for no client
+        self._own = ""  # the address of its own client
 
     def enter(self, show: Show | None, options: JoinOptions) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
@@ -122,14 +124,18 @@ class JobMember:
         if self._election.claimed:
             at_exit.call_last(self, self._finish)  # once more, after the client of this process
             return
-        deadline = monotonic() + _EXIT_SEC
-        while (show := self._show) is not None and has_unread(self.name) and monotonic() < deadline:
-            if self._election.claim():
+        # A process that showed ends after the next one shows: the program may kill the others as soon as the first has ended.
+        deadline, handed_over = monotonic() + _EXIT_SEC, monotonic() + (_HAND_OVER_SEC if self._own else 0.0)
+        while (show := self._show) is not None and monotonic() < deadline:
+            unread = has_left(self.name, held=False)
+            if not unread and (monotonic() >= handed_over or not has_left(self.name, held=True)):
+                return
+            if unread and self._election.claim():
                 show(exits=True)
                 self._election.release()
             elif self._election.address() != gone:  # another process has become the client
                 return
-            time.sleep(_LOOK_SEC)  # the client is about to end
+            time.sleep(_LOOK_SEC)  # the client is about to end, or the next one to begin
 
     def _find(self, options: JoinOptions, lost: Membership | None) -> bool:
         """Claim the job or join its client, until either succeeds or the time is over; return whether one did."""
@@ -144,17 +150,36 @@ class JobMember:
             if not address or (lost is not None and address == lost.options.address):
                 return False
             capture = options.capture and not own
-            if lost is not None:
-                return lost.go_on(address, capture)
-            run_whole(partial(membership.join, options.replaced(address=address, capture=capture)))  # no half of a membership
-            return True
+            try:
+                if lost is not None:
+                    return lost.go_on(address, capture)
+                run_whole(partial(membership.join, options.replaced(address=address, capture=capture)))  # no half of one
+                return True
+            finally:
+                if own:
+                    self._let_join(lost)
 
         return patiently(attempt, lambda: not self.exits and (lost is None or lost.goes_on))
+
+    def _let_join(self, lost: Membership | None) -> None:
+        """Let other processes join, when what `lost` has logged is shown: until then, its predecessor does not end."""
+        if lost is not None:
+            # On another thread: the one that goes on receives the answer.
+            with contextlib.suppress(RuntimeError):  # no thread can be started any more
+                threading.Thread(target=self._publish, args=(self._own, lost), name="meshlog-job", daemon=True).start()
+                return
+        self._publish(self._own, None)
+
+    def _publish(self, address: str, member: Membership | None) -> None:
+        if member is not None:
+            member.complete(capped(_HAND_OVER_SEC / 2))
+        if self._election.claimed and self._own == address and self._election.address() != address:
+            self._election.publish(address)
 
     def _address(self) -> tuple[str, bool]:
         """Return the address of the job's client, and whether it is that of this process; "" if it is not known yet."""
         if self._election.claimed:
-            return self._election.address(), True
+            return self._own, True
         show = self._show
         address = "" if show is None else run_whole(partial(self._claim, show))  # Ctrl-C leaves no claim without a client
         return (address, True) if address else (self._election.address(), False)
@@ -164,20 +189,19 @@ class JobMember:
         if not self._election.claim():
             return ""
         try:
-            address = show(exits=False)
-            if address:
-                self._election.publish(address)
-                return address
+            self._own = show(exits=False)
         except BaseException:
             self._election.release()
             raise
-        self._election.release()
-        return ""
+        if not self._own:
+            self._election.release()
+        return self._own
 
     def forget(self) -> None:
         """In a forked child: close the copy of the lock."""
         self._lock = threading.Lock()
         self.exits = False
+        self._own = ""
         self._election.forget()
 
 

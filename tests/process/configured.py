@@ -212,6 +212,14 @@ def dead_address() -> None:
     run_children()
 
 
+def replaced_by_exec(*before: str) -> None:
+    """Configure logging, and start the program anew in the same process, as servers do that reload themselves."""
+    logging.config.dictConfig(config())
+    logging.info("run %d", len(before))
+    if len(before) < 2:
+        os.execv(sys.executable, [sys.executable, "-m", "tests.process.configured", "replaced_by_exec", *before, "again"])
+
+
 def worker_of_dead_client() -> None:
     """Install with the address of a stopped client: the logging of the process must stay as it was."""
     logging.basicConfig(stream=sys.stdout, format="%(message)s")

@@ -10,6 +10,9 @@ import sys
 import time
 from typing import Any
 
+from meshlog_handler import complete
+from meshlog_handler.transport.election import Election
+
 
 def configuration(path: str, job: str | None = "shop", **more: Any) -> dict[str, Any]:
     """Return a configuration whose handler rotates a small file."""
@@ -62,6 +65,38 @@ def keep_on(path: str, name: str) -> None:
         time.sleep(0.0005)
 
 
+def log_late(path: str, name: str) -> None:
+    """Log one line when the process that shows has stopped showing, note it on stdout, and wait for a line on stdin."""
+    logging.config.dictConfig(configuration(path))
+    election = Election("shop")
+    shows = election.address()
+    while election.address() == shows:
+        time.sleep(0.001)
+    logging.getLogger("writer").info("%s 0", name)
+    os.write(1, b"1")
+    sys.stdin.readline()
+
+
+def read(path: str, job: str) -> None:
+    """Read the file as soon as the children have ended that log to it."""
+    config = configuration(path, job or None)
+    config["handlers"]["file"] = {"class": "logging.FileHandler", "filename": path, "formatter": "plain"}
+    logging.config.dictConfig(config)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            for number in range(2000):
+                logging.getLogger("writer").info("%d", number)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    shown = complete(30.0)
+    with open(path) as file:
+        print(shown, len(file.readlines()))
+
+
 def change(path: str, name: str) -> None:
     """Log, configure logging without the job, log to another file, and wait for a line on stdin."""
     logging.config.dictConfig(configuration(path))
@@ -97,6 +132,10 @@ if __name__ == "__main__":
         fork(words[0], words[1], int(words[2]))
     elif act == "alone":
         alone(words[0])
+    elif act == "log_late":
+        log_late(words[0], words[1])
+    elif act == "read":
+        read(words[0], words[1])
     elif act == "change":
         change(words[0], words[1])
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from meshlog_handler import LogClient, LogRelay, complete, install
 from meshlog_handler.testing import RecordCollector
 
-from .procs import DEADLINE
+from .procs import DEADLINE, importing, run_python
 from .test_blocked_handler import Blocks
 
 
@@ -96,3 +97,11 @@ def test_below_a_relay_it_waits_for_the_relay() -> None:
         client.flush(DEADLINE)
         assert sum("record" in record.getMessage() for record in shown.records) == 100
         worker.end()
+
+
+@pytest.mark.parametrize("job", ["", "complete"])
+def test_the_clients_process_waits_for_what_its_ended_children_logged(job: str, tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    done = run_python("-m", "tests.process.job_writer", "read", str(path), job, env=importing())
+    assert done.stdout.split() == ["True", "6000"], done.stderr
+    assert len(path.read_text().splitlines()) == 6000

@@ -148,6 +148,12 @@ def test_a_configuration_with_the_address_of_a_stopped_client_starts_a_new_clien
     assert gone.partition("#")[2] not in complaints, "the key"
 
 
+def test_a_process_that_starts_its_program_anew_shows_its_logs_without_a_complaint() -> None:
+    lines, complaints = run("replaced_by_exec")
+    assert lines == ["INFO None run 0", "INFO None run 1", "INFO None run 2"]
+    assert complaints == ""
+
+
 def test_a_worker_whose_client_is_gone_keeps_its_own_logging(gone: str) -> None:
     lines, complaints = run("worker_of_dead_client", address=gone)
     assert lines == ["kept", "printed"]

@@ -39,7 +39,7 @@ def end(how: str) -> None:
     if how == "sys.exit with a text":
         sys.exit("that is all")
     if how == "os._exit":
-        os._exit(155)
+        os._exit(7)
     if how == "KeyboardInterrupt":
         raise KeyboardInterrupt
     if how == "raise":
@@ -135,7 +135,7 @@ def test_a_deliberate_end_is_not_reported(family: Callable[[str, str, str], None
 def test_os_exit_is_reported_by_one_line(family: Callable[[str, str, str], None], method: str) -> None:
     ((level, text),) = told(family, method, "os._exit")
     assert level == logging.INFO
-    assert text.endswith("ended by exit code 155")
+    assert text.endswith("ended by exit code 7")
 
 
 @families

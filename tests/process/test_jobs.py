@@ -94,6 +94,23 @@ def test_another_process_continues_when_the_one_that_shows_ends(tmp_path: Path) 
     assert os.listdir(base()) == []
 
 
+def test_a_process_that_shows_ends_after_another_one_has_shown_what_it_logged(tmp_path: Path) -> None:
+    # hypercorn kills its other workers as soon as the first one has ended.
+    path, said = tmp_path / "app.log", tmp_path / "said"
+    with program("write", path, "first", 1, 0.5) as first:
+        until(shown_by, DEADLINE)
+        with program("log_late", path, "second", output=said) as second:
+            assert first.wait(DEADLINE) == 0
+            logged = said.read_bytes()
+            second.kill()
+            assert second.wait(DEADLINE) == -signal.SIGKILL
+    shown = lines(path)
+    with program("write", path, "last", 1, 0) as last:  # shows what is left
+        assert last.wait(DEADLINE) == 0
+    assert shown["second 0"] == 1 or not logged
+    assert lines(path) == {f"{name} 0": 1 for name in ("first", *(["second"] if logged else []), "last")}
+
+
 # README, "What is guaranteed": Jobs go on.
 def test_nothing_is_lost_or_shown_twice_when_the_process_that_shows_is_killed(tmp_path: Path) -> None:
     path, kills = tmp_path / "app.log", 4
