@@ -235,6 +235,8 @@ class MeshHandler(logging.Handler):
                     self._join(address)
                     return
                 except ConnectError as failure:
+                    from .transport.run_directory import is_of_this_process
+
                     if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
                         diagnose(
                             f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}"

@@ -30,6 +30,7 @@ from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_reque
 from .completions import Completions
 from .drop_reports import DropReports
 from .exit_log import ExitLog
+from .external_peers import ExternalPeers
 from .flushes import Flushed, Flushes
 from .handover import Handover
 from .insights import Insights
@@ -103,7 +104,7 @@ class ClientLoop:
         )
         self.insights = Insights(self.reactor, requests)
         self._exit_log = ExitLog(dispatcher, self.insights)
-        self._external: dict[int | None, Peer] = {}
+        self._external = ExternalPeers()
         self.gate = ForkGate()  # open only while the loop waits: handlers may write to files that forked children share
         self._drops = DropReports(dispatcher, self.reactor, self.error_reports)
         self._pacer = Pacer(dispatcher, lambda: self.gate.wanted, lambda *what: self._do(self._drops.count, *what))
@@ -210,10 +211,8 @@ class ClientLoop:
         peer.sides.keep = self._keep_journals
         peer.sides.defer = self.relays.upstream is not None and peer.rank is not None
         if peer.external:
-            known = self._external.get(peer.rank)
-            if known is None or known.ended:  # else another process uses the same rank
-                self._external[peer.rank] = peer
-        elif (external := self._external_for(peer)) is not None:
+            self._external.add(peer)
+        elif (external := self._external.of_connection(peer)) is not None:
             peer.tail = external.tail
         if peer.sock is not None:
             self._listener.arrived(peer.sock)
@@ -283,8 +282,8 @@ class ClientLoop:
 
     def note_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:
         """Note the exit code that the owner of a worker has reported."""
-        external = self._external.get(rank)
-        if external is not None and external.mesh == mesh:
+        external = self._external.of_member(mesh, rank)
+        if external is not None:
             external.exitcode = exitcode
             self.reactor.ended(external)
             return
@@ -484,20 +483,12 @@ class ClientLoop:
 
     def _barrier(self, peer: Peer, now: float) -> None:
         """Show what was in the captured pipes of a worker when its sentinel arrived."""
-        piped = self._external_for(peer) or peer
+        piped = self._external.of_connection(peer) or peer
         items = self.reactor.pipes.drain(piped, now)
         if piped.streaming:
             self._pacer.show_now(items, now, piped.era)
         else:
             self._pacer.write_only(items)
-
-    def _external_for(self, peer: Peer) -> Peer | None:
-        """Return the external peer with the pipes of `peer`, if `peer` is the separate connection of that process."""
-        if peer.external or peer.mesh:
-            return None
-        external = self._external.get(peer.rank)
-        unranked = self._external.get(None)  # it may get a rank when it joins
-        return unranked if external is None and unranked is not None and unranked.pid == peer.pid else external
 
     def _answered(self, peer: Peer, answer: Answer) -> None:
         if answer.request in peer.turns:  # it has no stream for a sentinel
@@ -538,10 +529,9 @@ class ClientLoop:
             self._registry.keep(peer.hello.rank, peer.journal_files())
         if not peer.relays:
             self.past.remember(peer.counters())
-        external = self._external_for(peer)
+        external = self._external.of_connection(peer)
         if peer.external:
-            if self._external.get(peer.rank) is peer:
-                del self._external[peer.rank]
+            self._external.remove(peer)
             self._exit_log.external(peer)
         elif peer.relays:
             self._pacer.show_now(self.relays.take_tail(peer, monotonic()), monotonic())

@@ -26,7 +26,7 @@ from ..protocol.relayed_records import encode_relayed
 from ..system.diagnostics import diagnose
 from ..transport.channel import Address, connect
 from ..worker.forwarder import LogForwarder
-from ..worker.membership import make_journal
+from ..worker.member import make_journal
 from ..worker.record_stream import RecordStream, internal_threads
 
 _SHIP_SEC: Final = 2.0

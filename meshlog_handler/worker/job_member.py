@@ -25,8 +25,8 @@ from ..system.shielded import run_whole
 from ..system.waits import capped, monotonic
 from ..transport.election import Election
 from ..transport.run_directory import has_left
-from . import membership
-from .membership import JoinOptions, Membership
+from . import membership, next_client
+from .member import JoinOptions, Membership
 from .next_client import patiently
 
 _EXIT_SEC: Final = 10.0
@@ -53,7 +53,7 @@ class JobMember:
         self._shows: list[Show] = []
         self._lock = threading.Lock()
         self.exits = False  # from then on, this process looks for no client
-        self._own = ""  # the address of its own client
+        self._own = ""  # the address of the client in this process
 
     def enter(self, show: Show | None, options: JoinOptions) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
@@ -215,7 +215,7 @@ def of(name: str) -> JobMember:
         _current = JobMember(name)
     if _current.name != name:
         raise SettingError(f"job={name!r} is not possible: this process takes part in job {_current.name!r}. Use one name.")
-    membership.job = _current
+    next_client.job = _current
     return _current
 
 

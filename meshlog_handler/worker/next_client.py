@@ -19,7 +19,7 @@ from ..errors import ConnectError
 from ..system.waits import monotonic
 
 if TYPE_CHECKING:
-    from .membership import JoinOptions, Membership
+    from .member import JoinOptions, Membership
 
 PATIENCE_SEC: Final = 30.0
 """Seconds for which a process waits for the next client."""
@@ -40,6 +40,10 @@ class Job(Protocol):
 
     def rejoin(self, options: JoinOptions) -> Membership | None:
         """In a forked child whose parent's client is gone: take part again."""
+
+
+job: Job | None = None
+"""This process's part in a job."""
 
 
 def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool]) -> bool:

@@ -56,9 +56,9 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "a flush": ({"runtime._run", "runtime.carry_out", "runtime._flush", "record_stream.append_flush", "channel.receive"}, 300),
     "joining": (
         {
-            "membership.__init__",
+            "member.__init__",
             "membership.join",
-            "membership.make_journal",
+            "member.make_journal",
             "channel.connect",
             "channel._dial",
             "channel.authenticate",
@@ -71,7 +71,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
         1500,
     ),
     "leaving": (
-        {"membership.leave", "fd_capture.*", "channel.close", "forwarder.enqueue_sentinel", "record_stream.lose_client"},
+        {"member.leave", "fd_capture.*", "channel.close", "forwarder.enqueue_sentinel", "record_stream.lose_client"},
         700,
     ),
     "a side file": ({"record_stream._set_aside", "record_stream._append"}, 150),
