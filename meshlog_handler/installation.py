@@ -20,7 +20,7 @@ from .system.exit_status import parents_death
 from .system.interpreters import check_interpreter
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
-from .worker import console_handlers, fast_logger, job_member, membership
+from .worker import console_handlers, fast_logger, membership
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _enlist_in_job(
     job: str, level: int | str | None, capture: bool, warnings: bool, rank: int | None, fast: bool | None
 ) -> None:
     """Do what `install` does, for the clients of a job."""
+    from .worker import job_member  # few workers have a job
+
     options = membership.launched_options("", rank, warnings=warnings, leash=parents_death())
     if level is not None:
         settings.check_level(level)
