@@ -61,7 +61,10 @@ def _start(words: list[str]) -> int:
             options.parser.error(f"unknown arguments: {' '.join(named)}{meant(named[0].partition('=')[0], known)}")
         if options.action is None:
             parser.error(f"no command given. Expected {listed(COMMANDS)}")
-        code: int = options.action(options, words[at + 1 :], at < len(words))
+        options.words, options.divided = words[at + 1 :], at < len(words)
+        if options.words and not options.takes_command:
+            options.parser.error(f"unexpected argument {options.words[0]!r}")
+        code: int = options.action(options)
     except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0
     return code

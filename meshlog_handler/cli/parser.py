@@ -74,7 +74,7 @@ def make_parser(wanted: Container[str | None]) -> tuple[Parser, dict[str, Parser
     form: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser("meshlog", description=_about(), **form)
     parser.add_argument("--version", action="version", version=f"meshlog {__version__}")
-    parser.set_defaults(action=None, parser=parser)
+    parser.set_defaults(action=None, takes_command=False, parser=parser)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, entry in COMMANDS.items():
         command = actions.add_parser(name, help=entry.help, **form)
@@ -97,5 +97,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def _about() -> str:
-    lines = [f"    {f'meshlog {name} {entry.example}'.rstrip():<40}{entry.does}" for name, entry in COMMANDS.items()]
+    written = {f"meshlog {name} {entry.example}".rstrip(): entry.does for name, entry in COMMANDS.items()}
+    width = max(map(len, written)) + 2
+    lines = [f"    {example:<{width}}{does}" for example, does in written.items()]
     return "\n".join(["Shows the logs of many processes in one.", "", *lines, "", "Each command has its own --help."])

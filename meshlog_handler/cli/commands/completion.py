@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
 
 
-def _complete(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _complete(options: argparse.Namespace) -> int:
     from ..completion import Command, completion_script
 
     parser, commands = make_parser(COMMANDS)

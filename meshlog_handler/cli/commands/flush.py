@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
     add("--json", action="store_true", help="print the receipt as a JSON object")
 
 
-def _flush(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _flush(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
@@ -39,8 +39,6 @@ def _flush(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     from ...protocol.ranks import format_ranks
     from ..observing import explained, joined
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     code = 0
     try:
         with joined(options.run) as observer:

@@ -39,13 +39,11 @@ def add_arguments(parser: Parser) -> None:
     add("--json", action="store_true", help="print one JSON object per line")
 
 
-def _follow(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _follow(options: argparse.Namespace) -> int:
     from ...errors import MeshlogError
     from ..follow import Filters, follow
     from ..observing import explained, joined
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     pattern = None if options.grep is None else re.compile(options.grep)
     filters = Filters(options.level, options.ranks, pattern, options.aggregate, options.lines)
     try:

@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     add("--run", metavar="RUN", help="pid, or the beginning of the command, of the run (the only one)")
 
 
-def _level(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _level(options: argparse.Namespace) -> int:
     import logging
 
     from ...errors import MeshlogError
@@ -41,8 +41,6 @@ def _level(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     from ..messages import fail
     from ..observing import explained, joined
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     try:
         with joined(options.run) as observer:
             ranks = observer.set_level(options.level, options.logger, options.ranks, options.for_sec)

@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
-def _ls(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _ls(options: argparse.Namespace) -> int:
     import json
     import shutil
     import sys
@@ -43,8 +43,6 @@ def _ls(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
     from ..observing import described
     from ..tables import table_of_runs
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     told = described(runs())
     if options.json:
         for each in told:

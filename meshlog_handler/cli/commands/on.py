@@ -36,7 +36,7 @@ end of the run:
 def add_arguments(parser: Parser) -> None:
     """Add the arguments."""
     parser.description, parser.epilog = _ABOUT, _MORE
-    parser.set_defaults(action=_on)
+    parser.set_defaults(action=_on, takes_command=True)
     parser.usage = "meshlog on [options] HOST [HOST ...] -- COMMAND [ARGUMENT ...]"
     add = parser.add_argument
     add("hosts", nargs="+", metavar="HOST", help="a host, as ssh names it")
@@ -45,17 +45,17 @@ def add_arguments(parser: Parser) -> None:
     add("--grace", type=argument_types.seconds, default=4.0, metavar="SEC", help="time for other hosts after a failure (4)")
 
 
-def _on(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _on(options: argparse.Namespace) -> int:
     from ...errors import SettingError
     from ..on import HostsOptions, run_on_hosts
 
-    if not rest:
+    if not options.words:
         options.parser.error("there is no command. Write it last: meshlog on node1 -- torchrun train.py")
     try:
         return run_on_hosts(
             HostsOptions(
                 hosts=tuple(options.hosts),
-                command=tuple(rest),
+                command=tuple(options.words),
                 shell=tuple(shlex.split(options.rsh)),
                 python=options.python,
                 grace=options.grace,

@@ -19,13 +19,11 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(action=_relay)
 
 
-def _relay(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _relay(options: argparse.Namespace) -> int:
     from ...errors import MeshlogError
     from ..launcher import LaunchError
     from ..relay import relay
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     try:
         return relay()
     except EOFError:

@@ -29,12 +29,10 @@ def add_arguments(parser: Parser) -> None:
     add("-o", "--output", default="report.html", metavar="FILE", help="the file to write (report.html)")
 
 
-def _report(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _report(options: argparse.Namespace) -> int:
     from ..page.read_dir import NoLogs
     from ..page.report import write_report
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}. Expected one directory and no command")
     try:
         told = write_report(options.directory, options.output, note)
     except NoLogs as failure:

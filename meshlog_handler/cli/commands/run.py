@@ -62,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
 
 def add_options(parser: Parser) -> None:
     """Add the options that ``run`` and ``exec`` have in common."""
-    parser.set_defaults(action=_start)
+    parser.set_defaults(action=_start, takes_command=True)
     add = parser.add_argument
     add("--aggregate", type=argument_types.window, metavar="SEC", help="group similar lines of SEC seconds into one")
     add("--level", type=argument_types.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
@@ -93,8 +93,8 @@ def add_options(parser: Parser) -> None:
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
-def _start(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
-    command = [*options.command, *(["--"] if divided and options.command else []), *rest]
+def _start(options: argparse.Namespace) -> int:
+    command = [*options.command, *(["--"] if options.divided and options.command else []), *options.words]
     parser = options.parser
     if not command:
         parser.error(f"there is no command. Write it last: {parser.prog} -- python train.py")

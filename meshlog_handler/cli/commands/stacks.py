@@ -34,14 +34,12 @@ def add_arguments(parser: Parser) -> None:
     add("--json", action="store_true", help="print one JSON object")
 
 
-def _stacks(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _stacks(options: argparse.Namespace) -> int:
     import json
 
     from ...errors import MeshlogError
     from ..observing import explained, joined
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     try:
         with joined(options.run) as observer:
             stacks = observer.stacks(options.ranks, options.timeout)

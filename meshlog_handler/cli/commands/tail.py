@@ -33,11 +33,9 @@ def add_arguments(parser: Parser) -> None:
     add("--json", action="store_true", help="print one JSON object per line")
 
 
-def _tail(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _tail(options: argparse.Namespace) -> int:
     from ..tail import NoJournals, print_tails
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}. Expected one directory and no command")
     try:
         print_tails(options.directory, options.lines, options.rank, options.json, note)
     except NoJournals as failure:

@@ -43,13 +43,11 @@ def add_arguments(parser: Parser) -> None:
     add("--interval", type=argument_types.window, metavar="SEC", help="seconds between updates (1)")
 
 
-def _top(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _top(options: argparse.Namespace) -> int:
     from ...errors import MeshlogError
     from ..observing import explained, joined
     from ..top import can_be_live, print_once, print_repeatedly, show_live
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     try:
         with joined(options.run) as observer:
             if options.json and options.interval is not None and not options.once:

@@ -31,14 +31,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--port", type=argument_types.whole, default=0, metavar="N", help="port to serve on (any that is free)")
 
 
-def _web(options: argparse.Namespace, rest: list[str], divided: bool) -> int:
+def _web(options: argparse.Namespace) -> int:
     from ...errors import MeshlogError
     from ..observing import choose, explained
     from ..page.live import LivePage
     from ..page.server import PageServer
 
-    if rest:
-        options.parser.error(f"unexpected argument {rest[0]!r}")
     if options.port > 65535:
         options.parser.error(f"argument --port: {options.port} is not a port. Expected 0 to 65535")
     try:
