@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import itertools
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
+from ..errors import MAX_QUOTE, printable
 from ..protocol.ranks import format_ranks
 from ..system.error_reports import ErrorReports, give
 from ..system.waits import monotonic
@@ -85,6 +87,7 @@ class Flushes:
         except BaseException as failure:  # the caller waits for the receipt in any case
             self._error_reports.log("pending records cannot be shown", failure)
         dropped = 0
+        silent = {peer.hello.hostname for peer in late}
         for peer, fate in flush.answers.items():
             if not isinstance(peer, Peer):  # a member that was dead before
                 continue
@@ -93,11 +96,14 @@ class Flushes:
             if reached is not None and fate is Fate.ACKED:
                 acked = acked - set(peer.ranks) | set(reached.acked)
                 missing |= set(reached.missing)
+                if reached.missing:
+                    silent.add(peer.hello.hostname)
                 dead |= set(reached.dead)
                 dropped += reached.dropped
         elapsed = monotonic() - flush.started
         ranks = _sorted(acked - missing), _sorted(missing), _sorted(dead)
-        give(flush.future, FlushReceipt(flush.number, *ranks, dropped, elapsed, busy))
+        hosts = tuple(sorted(printable(each, MAX_QUOTE) for each in silent - {socket.gethostname()}))
+        give(flush.future, FlushReceipt(flush.number, *ranks, dropped, elapsed, busy, hosts))
 
     def unanswered(self, future: Flushed, members: Sequence[Peer], elapsed: float, busy: str) -> FlushReceipt:
         """Return the receipt of a flush of `members` as far as it has come. Any thread may call it."""
@@ -118,10 +124,12 @@ def explain_missing(receipt: FlushReceipt) -> str:
             f"{len(receipt.acked)} of {total} ranks were shown up to the flush. "
             f"Give a longer timeout, or a handler that does not block (`logging.handlers.QueueHandler`)."
         )
+    where = f" on {', '.join(receipt.hosts)}" if receipt.hosts else ""
+    far = ", or whose host cannot be reached," if receipt.hosts else ""
     return (
         f"flush {receipt.version} ended after {receipt.elapsed:.1f} s: {len(receipt.acked)} of {total} answered, "
-        f"missing {format_ranks(receipt.missing)}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "
-        f"GIL in native code cannot answer; its records are kept, and shown when it continues. "
+        f"missing {format_ranks(receipt.missing)}{where}. A rank that is stopped (SIGSTOP, a debugger) or that holds the "
+        f"GIL in native code{far} cannot answer; its records are kept, and shown when it continues. "
         f"Give a longer timeout, or look at the rank with a debugger."
     )
 

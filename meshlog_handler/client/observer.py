@@ -332,7 +332,7 @@ class Observer:
 
 def _receipt(value: Any) -> FlushReceipt:
     try:
-        return FlushReceipt(**value)
+        return FlushReceipt(**{**value, "hosts": tuple(value.get("hosts", ()))})
     except TypeError as cause:
         raise ProtocolError(f"malformed answer: expected a receipt: {cause}") from None
 

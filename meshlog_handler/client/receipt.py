@@ -26,6 +26,8 @@ class FlushReceipt:
     busy : str
         If ranks are missing because of the client itself: what its thread was doing, such as a handler that blocks, and for
         how long. `version` is then 0 if the flush had not begun.
+    hosts : tuple[str, ...]
+        Other hosts with missing ranks.
     """
 
     version: int
@@ -35,3 +37,4 @@ class FlushReceipt:
     dropped: int
     elapsed: float
     busy: str = ""
+    hosts: tuple[str, ...] = ()

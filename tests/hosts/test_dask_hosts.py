@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import LoggingMeshClient
+from meshlog_handler import FlushTimeout, LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 from tests.engines.needed import need
 
@@ -96,6 +96,12 @@ def test_faults_between_hosts(cluster: tuple[ByCommands, list[Host]]) -> None:
         log_while(client, collector, "quiet", lambda: None)
         log_while(client, collector, "cut", cut)
         assert not logs.flush(SECONDS).missing
+        made[0].cut()
+        with pytest.raises(FlushTimeout, match=f"on {made[0].name}") as unreached:
+            logs.flush(0.5)
+        assert unreached.value.receipt.hosts == (made[0].name,)
+        assert len(unreached.value.receipt.acked) == 1
+        made[0].join()
         app = [vars(record) for record in collector.records if record.name == "app"]
         assert {record["hostname"] for record in app} == {host.name for host in made}
         lost = {record["rank"] for record in app if record["hostname"] == made[1].name}

@@ -139,3 +139,6 @@ def test_the_message_names_the_missing_ranks_and_what_to_do() -> None:
     text = explain_missing(FlushReceipt(7, acked=(0, 1), missing=(2, 3, 5), dead=(4,), dropped=0, elapsed=10.04))
     assert text.startswith("flush 7 ended after 10.0 s: 2 of 6 answered, missing ranks 2-3,5.")
     assert "timeout" in text
+    text = explain_missing(FlushReceipt(7, (0, 1), missing=(2, 3), dead=(), dropped=0, elapsed=10.0, hosts=("far1", "far2")))
+    assert "missing ranks 2-3 on far1, far2. " in text
+    assert "whose host cannot be reached" in text
