@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Final, Protocol
 from ..dispatch.dispatcher import Dispatcher
 from ..protocol.messages import Kept
 from ..protocol.relay_messages import DownstreamPassed, PassedReceived
+from .clocks import ClockEstimate
 from .peer import Peer
 from .reactor import Reactor
 
@@ -59,6 +61,7 @@ class _Sent:
     """A boundary that the upstream client has not confirmed."""
 
     number: int
+    at: float
     passed_bytes: int
     workers: list[tuple[Peer, int, int]]  # with the generation, and the last side file
     relays: list[tuple[Peer, int]]  # with the number of its boundary
@@ -81,6 +84,7 @@ class Checkpoints:
         self._sent: deque[_Sent] = deque()
         self._confirmed_bytes = 0
         self._kept: dict[Peer, int] = {}
+        self._clock = ClockEstimate()
         self.deadline: float | None = None
         if passage is not None:
             reactor.taken_from = set()
@@ -133,6 +137,7 @@ class Checkpoints:
         boundaries = [(relay, each) for relay, known in ready.items() for each in known]
         sent = _Sent(
             next(self._numbers),
+            time.time(),
             passage.passed_bytes,
             [(peer, each.generation, peer.sides.last) for peer, each in passed],
             [(relay, known[-1].request) for relay, known in ready.items()],
@@ -147,12 +152,14 @@ class Checkpoints:
         self._ended, self._removed = [], []
         self._sent.append(sent)
         self._place = passage.place
-        passage.passed(DownstreamPassed(sent.number, *self._place, tuple(fields), tuple(removed)))
+        passage.passed(DownstreamPassed(sent.number, *self._place, tuple(fields), tuple(removed), self._clock.ahead))
 
-    def confirmed(self, number: int) -> None:
+    def confirmed(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary."""
-        while self._sent and self._sent[0].number <= number:
+        while self._sent and self._sent[0].number <= answer.request:
             sent = self._sent.popleft()
+            if sent.number == answer.request:
+                self._clock.add(sent.at, answer.now, time.time())
             self._confirmed_bytes = sent.passed_bytes
             for peer, generation, last_side in sent.workers:
                 peer.sides.acknowledge(last_side)
@@ -160,7 +167,7 @@ class Checkpoints:
                     self._kept[peer] = generation
                     self._reactor.send(peer, Kept(generation))
             for relay, boundary in sent.relays:
-                self._reactor.send(relay, PassedReceived(boundary))
+                self._reactor.send(relay, PassedReceived(boundary, time.time()))
             for journal, files in sent.files:
                 for path in files:
                     with contextlib.suppress(OSError):  # never created, or removed by its owner

@@ -25,7 +25,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..errors import ClosedError, SettingError
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
-from ..protocol.relay_messages import RankGranted
+from ..protocol.relay_messages import PassedReceived, RankGranted
 from ..system import at_exit, live_clients, unpatched
 from ..system.diagnostics import diagnose
 from ..system.interpreters import check_interpreter
@@ -476,9 +476,9 @@ class LogClient(Requests):
         assert self.registry.claim is not None  # else `identify` returns False
         return self.registry.claim(lambda answer: self._post(lambda: granted(answer)), journal)
 
-    def confirm(self, number: int) -> None:
+    def confirm(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary. Client thread only; for relays."""
-        self._core.relays.checkpoints.confirmed(number)
+        self._core.relays.checkpoints.confirmed(answer)
 
     def adopt_ended(self, journal: str, rank: int, granted: RankGranted) -> None:
         """Read the journal of a worker that ended without a relay. For relays."""

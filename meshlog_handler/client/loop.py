@@ -301,7 +301,7 @@ class ClientLoop:
             for rank, stats in peer.counters().items():
                 before = ranks.get(rank) or RankStats(rank, stats.pid, alive=False)
                 ranks[rank] = before.merged(stats)
-        return Stats(ranks, self.relays.hidden, self.dispatcher.shown)
+        return Stats(ranks, self.relays.hidden, self.dispatcher.shown, self.relays.clocks())
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 

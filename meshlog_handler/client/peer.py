@@ -181,6 +181,9 @@ class Peer:
         "writing",
     )
     relays = False
+    ahead: float = 0.0
+    """Seconds by which the clock of its host is ahead."""
+
     accepts: tuple[type[Message], ...] = (Answer, Complete, Ending, Goodbye, Leash, Relabel, StackSignal)
 
     def __init__(

@@ -186,7 +186,8 @@ class Reactor:
                     shown += part
                 else:
                     self.earlier.setdefault(peer.era, []).extend(part)
-        shown.sort(key=itemgetter(0))
+        ahead = {id(item): peer.ahead for peer, items in batches if peer.ahead for item in items}
+        shown.sort(key=(lambda item: item[0] - ahead.get(id(item), 0.0)) if ahead else itemgetter(0))
         return shown
 
     def _between_turns(self, peer: Peer, items: list[Item]) -> Iterator[list[Item]]:

@@ -302,7 +302,7 @@ class LogRelay:
             return
         if isinstance(command, PassedReceived):
             with contextlib.suppress(ClosedError):  # as below
-                client.on_thread(partial(client.confirm, command.request))
+                client.on_thread(partial(client.confirm, command))
             return
         with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
             if isinstance(command, FlushDownstream):

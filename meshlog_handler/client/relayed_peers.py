@@ -80,6 +80,7 @@ class RelayPeer(Peer):
         self._held: deque[Piece] = deque()  # beyond the last boundary
         self._held_bytes = 0
         self._boundaries: deque[DownstreamPassed] = deque()
+        self.ahead = 0.0
 
     def receive(self, data: bytes) -> list[Message]:
         """Take bytes from the socket; return the messages among them, and the boundaries that were reached."""

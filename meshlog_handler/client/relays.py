@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
@@ -105,6 +106,10 @@ class Relays:
         """The number of hidden records, here and downstream."""
         return self._dispatcher.hidden + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
 
+    def clocks(self) -> dict[str, float]:
+        """Return the seconds by which the clocks of hosts with relays are ahead."""
+        return {relay.hello.hostname: relay.ahead for relay in self._relays()}
+
     @property
     def deadline(self) -> float | None:
         """When a boundary or a tail is due, or None."""
@@ -197,9 +202,10 @@ class Relays:
                 if not former.watched:  # its tunnel may still be open
                     self._reactor.ended(former)
         elif isinstance(message, DownstreamPassed):
+            relay.ahead = message.ahead
             if self.upstream is None:
                 self._streams.passed(message.passed, message.removed)
-                self._send(relay, PassedReceived(message.request))
+                self._send(relay, PassedReceived(message.request, time.time()))
             else:
                 self.checkpoints.reached(relay, message)
         elif isinstance(message, DownstreamJoined):

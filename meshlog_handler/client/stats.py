@@ -112,10 +112,16 @@ class Stats(dict[Any, RankStats]):
         Sums over all ranks.
     hidden, shown : int
         Records that a hide pattern or a mode without streaming suppressed, and records that were passed to the handlers.
+    clocks : dict of str to float
+        Seconds by which the clocks of other hosts are ahead of the client's, by host name. Records of several hosts that arrive
+        together are shown in the order of their times by one clock. Each record has the time that its process gave it.
     """
 
-    def __init__(self, ranks: Mapping[Any, RankStats], hidden: int, shown: int) -> None:
+    def __init__(
+        self, ranks: Mapping[Any, RankStats], hidden: int, shown: int, clocks: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__(ranks)
+        self.clocks = dict(clocks or {})
         self.hidden = hidden
         self.shown = shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, quoted
 from .immutable import field
 from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
 
@@ -13,6 +13,7 @@ _MAX_DROPS = 128
 _MAX_REASON = 32
 _MAX_NUMBER = 1 << 62
 _ENTRY_SIZE = 256
+_MAX_AHEAD = 1e10
 _MAYBE_INT = (int, type(None))
 _MAYBE_RANKS = (tuple, type(None))
 
@@ -127,7 +128,10 @@ class RankGranted(Command):
 
 
 class PassedReceived(Command):
-    """The client has everything up to the `DownstreamPassed` with this `request`."""
+    """The client has everything up to the `DownstreamPassed` with this `request`. `now` is the time on its clock."""
+
+    now: float
+    types: ClassVar = {"request": (int,), "now": (float,)}
 
 
 # -- from the relay ----------------------------------------------------------------------------------------------------
@@ -221,7 +225,8 @@ class DownstreamPassed(Message):
     """A boundary: up to ``(generation, position)`` of its stream, a relay has passed on whole parts of its workers' streams.
 
     `passed` says which, as fields of `Passed`. The client shows nothing beyond the last boundary: if the relay is killed, its
-    workers send that again. `removed` are journals that do not exist any more.
+    workers send that again. `removed` are journals that do not exist any more. `ahead` is how many seconds the clock of the
+    relay's host is ahead of the client's.
     """
 
     request: int
@@ -229,12 +234,14 @@ class DownstreamPassed(Message):
     position: int
     passed: tuple[tuple[Any, ...], ...]
     removed: tuple[str, ...]
+    ahead: float = 0.0
     types: ClassVar = {
         "request": (int,),
         "generation": (int,),
         "position": (int,),
         "passed": (tuple,),
         "removed": (tuple,),
+        "ahead": (float,),
     }
 
     def check(self) -> None:
@@ -243,6 +250,8 @@ class DownstreamPassed(Message):
             Passed.of(each)
         if not all(isinstance(each, str) for each in self.removed):
             raise ProtocolError("malformed names of journals")
+        if not abs(self.ahead) < _MAX_AHEAD:
+            raise ProtocolError(f"a clock cannot be {quoted(self.ahead)} seconds ahead")
 
     @property
     def size(self) -> int:

@@ -66,8 +66,11 @@ def work(pipe: Any) -> None:
         pipe.send("done")
 
 
-def relay(pipe: Any, above: str) -> None:
-    """Run a relay until told to end."""
+def relay(pipe: Any, above: str, ahead: float = 0.0) -> None:
+    """Run a relay until told to end. Its clock is `ahead`: hosts with clocks of their own cannot be had on one machine."""
+    clock = time.time
+    if ahead:
+        time.time = lambda: clock() + ahead
     with LogRelay(above) as made:
         pipe.send(made.address)
         pipe.recv()
@@ -130,9 +133,9 @@ class Tree:
         assert proc.pid is not None
         return here, proc.pid
 
-    def relay(self, above: str | None = None) -> str:
+    def relay(self, above: str | None = None, ahead: float = 0.0) -> str:
         """Start a relay; return its address."""
-        pipe, pid = self.start(relay, above or self.client.address)
+        pipe, pid = self.start(relay, above or self.client.address, ahead)
         self.relays.append((pipe, pid))
         assert pipe.poll(DEADLINE)
         address: str = pipe.recv()
@@ -163,6 +166,21 @@ class Tree:
 def tree(window: float | None = None) -> Iterator[Tree]:
     with ExitStack() as stack:
         yield Tree(stack, window)
+
+
+def test_the_counters_say_how_far_the_clock_of_a_host_is_ahead() -> None:
+    with tree() as job:
+        worker = job.worker(job.relay(ahead=1000.0))
+
+        def known() -> bool:
+            worker.ask("log", (logging.WARNING, "%s", "one"))
+            job.client.flush()
+            return any(job.client.stats().clocks.values())
+
+        until(known, DEADLINE)
+        (ahead,) = job.client.stats().clocks.values()
+        assert abs(ahead - 1000.0) < DEADLINE
+        job.end(worker)
 
 
 def test_records_and_lines_arrive_complete_with_the_ranks_that_the_client_gave() -> None:

@@ -67,3 +67,22 @@ def test_a_worker_that_does_not_read_is_disconnected_when_too_much_waits_for_it(
     assert "does not read: more than 1 MiB wait for it" in capfd.readouterr().err
     reactor.close()
     theirs.close()
+
+
+class _Ahead(Peer):
+    """A peer on a host whose clock is an hour ahead."""
+
+    ahead = 3600.0
+
+
+def test_what_arrives_together_is_in_the_order_of_one_clock() -> None:
+    reactor = Reactor()
+    (near, first), (other, second) = a_peer(os.getpid()), a_peer(os.getpid())
+    far = _Ahead(None, other.hello, rank=1, journal="", pipes={}, coords={}, max_line=1000, process=other.pid)
+    reactor.pipes.read += [(near, [(1.0, None, "a"), (3.0, None, "c")]), (far, [(3602.0, None, "b"), (3604.0, None, "d")])]
+    assert [values for _, _, values in reactor.collect(10)] == ["a", "b", "c", "d"]
+    for each in (near, other):
+        each.close(keep_journal=True)
+    reactor.close()
+    first.close()
+    second.close()
