@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
 _LOOK_SEC: Final = 0.05
+_START_LOOK_SEC: Final = 0.002
 _COUNT_AGAIN_SEC: Final = 0.01
 _MAX_COUNTS: Final = 50
 
@@ -148,6 +149,7 @@ class LogClient(Requests):
             raise SettingError(_no_queue(self._job))
         self.sinks.never_direct = self._job is not None  # also before the start: an earlier client's files are looked at first
         self._member: JobMember | None = None
+        self._starter: threading.Thread | None = None
         self._exits = False  # whether the process exits: then it may still show what others leave
         self._succession: Succession | None = None
         self.registry = Registry(self.own_token)
@@ -208,12 +210,15 @@ class LogClient(Requests):
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.
             self._default_sink()
+        self._starter = threading.current_thread()
         try:
             run_shielded(self._show_left if exits else self._start)
             return "" if exits else self.address
         except BaseException:
             self.stop()  # it does nothing unless the client runs: then Ctrl-C was the cause, not a failed start
             raise
+        finally:
+            self._starter = None
 
     def _show_left(self) -> None:
         """Show on this thread what other clients of the job have left, and end."""
@@ -350,6 +355,7 @@ class LogClient(Requests):
 
     def end(self, timeout: float, interrupts: list[BaseException]) -> None:
         """Do what `stop` does; stop waiting for handlers and workers when `interrupts` has an item."""
+        self._await_start()
         thread = self._thread
         if thread is not None and threading.current_thread() is thread:
             return
@@ -359,6 +365,14 @@ class LogClient(Requests):
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
         if self._member is not None and not self._exits:
             self._leave_job()
+
+    def _await_start(self) -> None:
+        """Wait until another thread has started this client: a client that takes over a job starts at any time."""
+        deadline = monotonic() + _GRACE_SEC
+        while (starter := self._starter) is not None and starter is not threading.current_thread():
+            if not starter.is_alive() or monotonic() >= deadline:
+                return
+            time.sleep(_START_LOOK_SEC)
 
     def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
         end_readers(self._readers, timeout / 2, interrupts)  # then no time is left for workers only if both do not answer

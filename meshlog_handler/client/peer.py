@@ -552,7 +552,7 @@ class Peer:
     def journal_files(self) -> list[str]:
         """Return the paths of its journal and of its side files."""
         marks = [] if self.mark is None else [self.mark.path]
-        return [self.journal, *marks, *self.sides.kept] if self.journal else []
+        return [self.journal, *marks, *self.sides.left] if self.journal else []
 
     def close_pidfd(self) -> None:
         """Close the pidfd, if it is open."""

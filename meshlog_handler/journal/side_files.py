@@ -226,9 +226,9 @@ class ReadSideFiles:
             _unlink(self._kept.pop(0)[0])
 
     @property
-    def kept(self) -> list[str]:
-        """Paths of the kept files."""
-        return [path for path, _ in self._kept]
+    def left(self) -> list[str]:
+        """Paths of the files that were read and are not removed yet."""
+        return [*(path for path, _ in self._kept), *(side_path(self._journal, number) for number in self._read)]
 
     def remove_unreferenced(self) -> None:
         """Remove the files of a worker that was killed between writing a file and writing its entry."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections import Counter
@@ -25,7 +26,7 @@ from meshlog_handler.errors import ClosedError, SettingError
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Address, peer_pid
 from meshlog_handler.transport.election import Election
-from meshlog_handler.transport.run_directory import base
+from meshlog_handler.transport.run_directory import RunDir, base
 from tests.waiting import until
 
 from .job_writer import write
@@ -337,3 +338,26 @@ def test_siblings_that_rotate_one_file_are_told_once_to_name_a_job(tmp_path: Pat
     assert 'job="NAME"' in told[1]
     assert str(path) in told[1]
     assert os.listdir(base()) == []
+
+
+def test_a_stop_waits_for_a_start_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes over a job starts on another thread, at any time."""
+    client = LogClient(RecordCollector())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def gated(*args: object) -> RunDir:
+        begun.set()
+        assert go_on.wait(DEADLINE)
+        return RunDir(*args)  # type: ignore[arg-type]  # as given
+
+    monkeypatch.setattr("meshlog_handler.client.log_client.RunDir", gated)
+    threads = [threading.Thread(target=client.start), threading.Thread(target=client.stop)]
+    threads[0].start()
+    assert begun.wait(DEADLINE)
+    threads[1].start()
+    threads[1].join(0.05)
+    assert threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert not client.running

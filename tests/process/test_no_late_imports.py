@@ -211,13 +211,13 @@ def go_on():
 
 JOINING = """
 from meshlog_handler import install
-from meshlog_handler.worker import membership
-connect = membership.connect
+from meshlog_handler.worker import member, membership
+connect = member.connect
 def gated(*args):
     if threading.current_thread() is thread:
         stand()
     return connect(*args)
-membership.connect = gated
+member.connect = gated
 def begin():
     install(sys.argv[1], capture=False)
 def go_on():
