@@ -235,7 +235,8 @@ class MeshHandler(logging.Handler):
                     self._join(address)
                     return
                 except ConnectError as failure:
-                    from .transport.run_directory import is_of_this_process
+                    with importing():
+                        from .transport.run_directory import is_of_this_process
 
                     if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
                         diagnose(
@@ -500,10 +501,9 @@ def _stop(client: LogClient) -> None:
     """Stop the client at exit, and remove its address from the environment of processes that are started later."""
     if client.running and os.environ.get(settings.ADDRESS) == client.address:
         del os.environ[settings.ADDRESS]
-    with importing():
-        from .worker import siblings
-
-    siblings.leave()
+    siblings = sys.modules.get(f"{__package__}.worker.siblings")  # nothing is imported at exit
+    if siblings is not None:
+        siblings.leave()
     client.stop()
 
 

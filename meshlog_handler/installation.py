@@ -18,6 +18,7 @@ from .system import live_clients
 from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
 from .system.interpreters import check_interpreter
+from .system.lazy_imports import importing
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
 from .worker import console_handlers, fast_logger, membership
@@ -96,14 +97,15 @@ def _enlist_in_job(
     job: str, level: int | str | None, capture: bool, warnings: bool, rank: int | None, fast: bool | None
 ) -> None:
     """Do what `install` does, for the clients of a job."""
-    from .worker import job_member  # few workers have a job
+    with importing():
+        from .worker import job_member  # few workers have a job
 
     options = membership.launched_options("", rank, warnings=warnings, leash=parents_death())
     if level is not None:
         settings.check_level(level)
     try:
         found = job_member.of(job).enter(None, options)
-    except OSError as failure:
+    except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
         diagnose(f"the logs of this process are not forwarded: it cannot take part in job {job!r}: {failure}")
         return
     member = membership.current()

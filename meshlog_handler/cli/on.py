@@ -30,6 +30,9 @@ from .host_frames import DATA, SIGNAL, START, write_frame
 
 _PIECE: Final = 256 * 1024
 _REST_SEC: Final = 10.0
+_SEND_SEC: Final = 1.0
+_PATIENT_SIGNALS: Final = 3
+"""After so many signals, hosts that do not answer are left."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class HostsOptions:
 def run_on_hosts(options: HostsOptions) -> int:
     """Run a command on hosts, and return the first exit code that is not 0. Main thread only.
 
-    When one host fails, the command on the others gets SIGTERM, `grace` seconds later. Raises `SettingError` if there is no
-    client, and `OSError` if the client has ended or `shell` cannot be started.
+    When one host fails, the command on the others gets SIGTERM, `grace` seconds later. A host that does not answer signals is
+    left. Raises `SettingError` if there is no client, and `OSError` if the client has ended or `shell` cannot be started.
     """
     address = os.environ.get(settings.ADDRESS)
     if not address:
@@ -56,7 +59,7 @@ def run_on_hosts(options: HostsOptions) -> int:
         )
     start = {"address": address, "command": options.command, "directory": os.getcwd(), "grace": options.grace}
     hosts: list[Host] = []
-    first, due, told = 0, float("inf"), False
+    first, due, asked = 0, float("inf"), 0
     with Signals() as signals:
         try:
             for name in options.hosts:
@@ -73,17 +76,21 @@ def run_on_hosts(options: HostsOptions) -> int:
                     break
                 if first and due == float("inf"):
                     due = monotonic() + options.grace
-                numbers = signals.wait(None if told else seconds_until(due))
-                if monotonic() >= due and not told:
+                numbers = signals.wait(seconds_until(due))
+                if asked and (monotonic() >= due or asked + len(numbers) >= _PATIENT_SIGNALS):
+                    diagnose(f"no longer waited for: {', '.join(host.name for host in running)}")
+                    break
+                if monotonic() >= due:
                     numbers.append(signal.SIGTERM)
-                    told = True
+                if numbers:  # the relay there sends SIGKILL, `grace` seconds after it got the signal
+                    asked, due = asked + len(numbers), monotonic() + 2 * options.grace + _REST_SEC
                 for number in numbers:
                     for host in running:
                         host.send(number)
         finally:
             for host in hosts:
                 host.close()
-    return first
+    return first or next((host.exitcode for host in hosts if host.exitcode), 0)
 
 
 def _words(host: str, options: HostsOptions) -> list[str]:
@@ -117,24 +124,27 @@ class Host:
         return code if code is None or code >= 0 else 128 - code
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the command."""
+        """Send a signal to the command, unless the host reads nothing at present."""
+        fd = self._stdin.fileno()
+        if not self._writing.acquire(timeout=_SEND_SEC):
+            diagnose(f"{number.name} was not sent to {self.name}: it reads nothing")
+            return
         try:
-            self._write(SIGNAL, b"%d" % number)
+            if not select.select([], [fd], [], _SEND_SEC)[1]:
+                raise TimeoutError("it reads nothing")
+            write_frame(fd, SIGNAL, b"%d" % number)
         except OSError as failure:
             diagnose(f"{number.name} was not sent to {self.name}: {failure}")
+        finally:
+            self._writing.release()
 
     def close(self) -> None:
-        """Wait for the last records, or end the connection if the command still runs."""
+        """Wait for the last records of a command that has ended; end the connection of one that still runs."""
         if self.exitcode is None:
-            self._stdin.close()
+            self._process.kill()
         self._tunnel.wait(_REST_SEC)
         self._tunnel.close()
-        try:
-            self._process.wait(capped(_REST_SEC))
-        except subprocess.TimeoutExpired:
-            diagnose(f"the connection to {self.name} does not end, and is not waited for")
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
     def _take(self, timeout: float) -> bytes:
         ready, _, _ = select.select([self._stdout], [], [], capped(timeout))
@@ -146,8 +156,5 @@ class Host:
         return data
 
     def _give(self, data: bytes) -> None:
-        self._write(DATA, data)
-
-    def _write(self, kind: bytes, contents: bytes) -> None:
         with self._writing:
-            write_frame(self._stdin.fileno(), kind, contents)
+            write_frame(self._stdin.fileno(), DATA, data)

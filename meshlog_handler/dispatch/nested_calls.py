@@ -10,6 +10,9 @@ from typing import Any, Final
 _BESIDE: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "doRollover", "__del__"))
 """The functions that format a record or change files, and finalizers: what they log does not cause itself."""
 
+_FOR_FINALIZERS: Final = frozenset(("call_exception_handler", "_showwarning"))
+"""The functions by which finalizers written in C log: those of asyncio's futures and of files that were not closed."""
+
 
 def interrupts_showing(showing: CodeType) -> bool:
     """Return whether code that formats a record, changes files or handles a signal logs, and not the handler itself.
@@ -22,7 +25,7 @@ def interrupts_showing(showing: CodeType) -> bool:
         names.add(frame.f_code.co_name)
         codes.add(frame.f_code)
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
-    return not _BESIDE.isdisjoint(names) or not _signal_handlers().isdisjoint(codes)
+    return not (_BESIDE | _FOR_FINALIZERS).isdisjoint(names) or not _signal_handlers().isdisjoint(codes)
 
 
 def _signal_handlers() -> set[CodeType]:

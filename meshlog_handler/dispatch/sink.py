@@ -175,6 +175,8 @@ class Sink:
         elif within and interrupts_showing(Sink.show_here.__code__):
             showing[thread] = within - 1  # this bounds the records of code that formats itself
         else:
+            if within == 0:
+                _report_too_many()
             return
         filtered = False
         try:
@@ -195,6 +197,8 @@ class Sink:
                     if standard and not handler.filters:  # as `logging.Handler.handle`, at half the cost
                         with handler.lock:
                             handler.emit(given)
+                        if given is not shown:
+                            shown.exc_text = given.exc_text  # as in plain logging, the first formatter formats it for all
                     else:
                         filtered = True
                         handler.handle(given)
@@ -221,36 +225,42 @@ class Sink:
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
         """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
         # They may use state of the thread that logs, such as a context variable or the current request or task.
-        accepted: list[tuple[int, ShownBy, LogRecord, dict[str, Any]]] = []
+        accepted: list[int] = []
+        given: list[tuple[int, ShownBy, LogRecord, dict[str, Any], bool]] = []
         for index, handler in enumerate(self.handlers):
             # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
             reached = not self.respect_handler_level or record.levelno >= handler.level
-            accepts = (handle_of(handler) or filter_of(handler)) if reached else None
-            passed = True if accepts is None else accepts(record)
+            handle = handle_of(handler) if reached else None
+            accepts = filter_of(handler) if reached else None
+            passed: Any = handle(record) if handle is not None else True if accepts is None else accepts(record)
             if not passed:
                 continue
-            seen = passed if isinstance(passed, LogRecord) else record
-            if seen is not record and not writes_text(handler):  # only one record is sent: change it for all handlers
-                record.__dict__.update(seen.__dict__)
-                seen = record
-            accepted.append((index, handler, seen, dict(seen.__dict__)))
+            accepted.append(index)
+            several = isinstance(passed, list) and len(passed) > 1
+            for each in passed if isinstance(passed, list) else (passed,):
+                seen = each if isinstance(each, LogRecord) else record
+                if seen is not record and not writes_text(handler):  # only one record is sent: change it for all handlers
+                    record.__dict__.update(seen.__dict__)
+                    seen = record
+                if reached:
+                    given.append((index, handler, seen, dict(seen.__dict__), several))
         texts: list[tuple[int, str]] = []
         # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
         trace, own_trace = record.exc_text, False
-        for index, handler, seen, fields in accepted:
-            formatter = formatter_of(handler)
-            if formatter is None and writes_text(handler) and (own_trace or not _same(fields, record.__dict__)):
+        for index, handler, seen, fields, several in given:
+            formatter, writes = formatter_of(handler), writes_text(handler)
+            if formatter is None and writes and (several or own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
             with contextlib.suppress(Exception):  # the client formats it and reports the error
-                if formatter is None and record.exc_info and not trace:
+                if formatter is None and writes and record.exc_info and not trace:
                     trace = any_formatter_of(handler).formatException(record.exc_info)
-                if formatter is not None and (seen.levelno >= handler.level or not self.respect_handler_level):
+                if formatter is not None:
                     shown = with_defaults(_with(seen, info, fields), defaults_of(formatter), fields)
                     shown.exc_text = shown.exc_text or trace
                     texts.append((index, str(formatter.format(shown))))
                     own_trace = shown.exc_text is not None and (own_trace or shown.exc_text != trace)
                     trace = shown.exc_text
-        return Prepared(tuple(index for index, *_ in accepted), tuple(texts))
+        return Prepared(tuple(accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
         """Return a sink of the handlers with these indices, whose filters have already run."""
@@ -394,6 +404,14 @@ _own: MeshInfo | None = None
 _own_fields: dict[str, Any] = {}
 
 _MAX_WITHIN: Final = 50
+_reported: Final[list[bool]] = []
+
+
+def _report_too_many() -> None:
+    if not _reported:
+        _reported.append(True)
+        diagnose(f"of the records that are logged while another one is shown, only the first {_MAX_WITHIN} are shown")
+
 
 _sinks: Final[weakref.WeakSet[Sink]] = weakref.WeakSet()
 

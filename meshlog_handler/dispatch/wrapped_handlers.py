@@ -85,14 +85,14 @@ class Accepted(Wrapped):
         handler = self.handler
         if not isinstance(handler, logging.Handler):
             return handler.handle(record)
-        text = dict(info_of(record).texts or ()).get(self._index)
+        texts = [text for index, text in info_of(record).texts or () if index == self._index]
         handler.acquire()
         before, handler.formatter = handler.formatter, getattr(self.given_to, "formatter", handler.formatter)
         try:
-            if text is None:
+            if not texts:
                 handler.emit(record)
-            else:
-                with _replaced(handler, "format", lambda _: text):  # `emit` writes it
+            for text in texts:
+                with _replaced(handler, "format", partial(_as_formatted, text)):  # `emit` writes it
                     handler.emit(record)
         finally:
             handler.formatter = before
@@ -113,13 +113,17 @@ def _replaced(handler: logging.Handler, name: str, method: Callable[[LogRecord],
         attributes.update(kept)
 
 
-def handle_of(handler: ShownBy) -> Callable[[LogRecord], LogRecord | None] | None:
+def _as_formatted(text: str, record: LogRecord) -> str:
+    return text
+
+
+def handle_of(handler: ShownBy) -> Callable[[LogRecord], list[LogRecord]] | None:
     """Return a function that calls a handler's own `handle`, and returns what that gives to `emit`; None if it has none."""
     found = behind(handler)
     return partial(_handled, found) if isinstance(found, logging.Handler) and _has_own(found, "handle") else None
 
 
-def _handled(handler: logging.Handler, record: LogRecord) -> LogRecord | None:
+def _handled(handler: logging.Handler, record: LogRecord) -> list[LogRecord]:
     emitted: list[LogRecord] = []
     handler.acquire()
     try:
@@ -127,7 +131,7 @@ def _handled(handler: logging.Handler, record: LogRecord) -> LogRecord | None:
             handler.handle(record)
     finally:
         handler.release()
-    return emitted[-1] if emitted else None
+    return emitted
 
 
 def behind(handler: ShownBy) -> Any:

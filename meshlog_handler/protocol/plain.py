@@ -182,14 +182,27 @@ class Once:
 
 
 def once(value: Any, depth: int = _MAX_ONCE) -> Any:
-    """Return the value with each object in it, or in its plain containers, as a `Once`; the same value if it has none."""
+    """Return the value with each object in it, or in its plain containers, as a `Once`; the same value if it has none.
+
+    A container that contains itself stays as it is: the `repr` of a copy would differ.
+    """
+    try:
+        return _once(value, depth, ())
+    except RecursionError:
+        return value
+
+
+def _once(value: Any, depth: int, within: tuple[int, ...]) -> Any:
     kind = type(value)
     if kind in SCALARS:
         return value
+    if id(value) in within:
+        raise RecursionError("a container that contains itself")
+    inner = (*within, id(value))
     if kind is tuple or kind is list:
-        items = [once(item, depth - 1) for item in value] if depth else value
+        items = [_once(item, depth - 1, inner) for item in value] if depth else value
         return value if all(map(operator.is_, items, value)) else kind(items)
     if kind is dict:
-        pairs = [(key, once(item, depth - 1)) for key, item in tuple(value.items())] if depth else ()
+        pairs = [(key, _once(item, depth - 1, inner)) for key, item in tuple(value.items())] if depth else ()
         return value if all(item is value.get(key) for key, item in pairs) else dict(pairs)
     return value if issubclass(kind, _NOT_ONCE) else Once(value)

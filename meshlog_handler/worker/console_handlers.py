@@ -361,7 +361,9 @@ def _after(place: _Place) -> Iterator[logging.Handler]:
 def _suppressed(handler: logging.Handler) -> Iterator[_Suppression]:
     """Drop what this thread or task writes to the console inside the block."""
     for file in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *_streams_of(handler)):
-        if "write" not in getattr(file, "__dict__", ("write",)) and leads_to_console(file):
+        # A proxy that passes on what is set would give the method to the stream behind it, which it would call without end.
+        settable = type(file).__setattr__ is object.__setattr__ and "write" not in getattr(file, "__dict__", ("write",))
+        if settable and leads_to_console(file):
             _wrap_write(file)
     suppression = _Suppression()
     before = _suppression.set(suppression)

@@ -104,6 +104,16 @@ class Unbuffered:
         return getattr(self._to, name)
 
 
+class Forwarding(Unbuffered):
+    """A wrapper that also sets attributes of the stream, like tqdm's for files."""
+
+    def __init__(self, to: Any) -> None:
+        object.__setattr__(self, "_to", to)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._to, name, value)
+
+
 def _on_root(handler: logging.Handler) -> None:
     logging.getLogger().addHandler(handler)
 
@@ -420,6 +430,17 @@ def log_within(address: str) -> None:
     _on_root(handler)
     _say("once")
     handler.context.run(print, "printed later")
+
+
+def log_through_a_proxy(address: str) -> None:
+    """Log and print through a wrapper that sets attributes of the stream behind it."""
+    vars(sys)["stdout"] = Forwarding(sys.stdout)
+    install(address)
+    logging.getLogger().setLevel(logging.INFO)
+    _on_root(Printing())
+    for text in ("once", "twice"):
+        _say(text)
+        print("printed", text)
 
 
 def fork_and_log(address: str) -> None:

@@ -6,6 +6,7 @@ the standard library alone, "here" for a `MeshHandler` in the process that shows
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -187,6 +188,23 @@ def a_handle_method_of_the_program() -> None:
             logging.root.handlers[0].close()
 
 
+class Lines(logging.FileHandler):
+    """Writes each line of a record as a separate record."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        for line in record.getMessage().splitlines():
+            part = logging.makeLogRecord({**record.__dict__, "msg": line, "args": None})
+            with self.lock or contextlib.nullcontext():
+                self.emit(part)
+        return True
+
+
+def a_handle_method_that_emits_several() -> None:
+    """Each of them is written."""
+    show_by(Lines("several"), file("several-beside"))
+    in_a_child(lambda: log.info("one\ntwo\n%s", "three"))
+
+
 class OneLine(logging.Formatter):
     def formatException(self, ei: Any) -> str:
         return f"EXCEPTION {ei[1]!r}"
@@ -212,6 +230,42 @@ def tracebacks_are_formatted_by_the_first_formatter() -> None:
         in_a_child(fail)
         if how != "plain":
             logging.root.handlers[0].close()
+
+
+def tracebacks_of_records_that_a_handler_does_not_get() -> None:
+    """It formats none of them."""
+    errors = file("unreached-errors")
+    errors.setLevel(logging.ERROR)
+    show_by(errors, file("unreached", OneLine()), file("unreached-later"))
+
+    def fail() -> None:
+        try:
+            raise KeyError("missing")
+        except KeyError:
+            log.info("not bad", exc_info=True)
+
+    in_a_child(fail)
+
+
+def tracebacks_with_defaults() -> None:
+    """The first formatter keeps its text for all, whether it has defaults or not."""
+    show_by(file("trace-defaults", OneLine("%(message)s", defaults={"rank": "-"})), file("trace-defaults-later"))
+    try:
+        raise KeyError("missing")
+    except KeyError:
+        log.exception("failed")
+
+
+def a_list_that_contains_itself() -> None:
+    """Its text is the one of `repr`."""
+    show_by(file("itself"))
+
+    def log_it() -> None:
+        found: list[Any] = [sys.float_info, signal.SIGTERM]
+        found.append(found)
+        log.info("%s", found)
+
+    in_a_child(log_it)
 
 
 def defaults_of_formatters() -> None:
@@ -257,7 +311,11 @@ PROGRAMS = (
     what_logs_while_another_record_is_shown,
     a_text_that_logs_itself_ends,
     a_handle_method_of_the_program,
+    a_handle_method_that_emits_several,
     tracebacks_are_formatted_by_the_first_formatter,
+    tracebacks_of_records_that_a_handler_does_not_get,
+    tracebacks_with_defaults,
+    a_list_that_contains_itself,
     defaults_of_formatters,
     wrapped_and_unwrapped,
     a_record_without_a_level,

@@ -92,6 +92,23 @@ def test_the_command_ends_if_the_connection_is_gone(tmp_path: Path, shell: str) 
         until(lambda: not lives(pid), DEADLINE, "the command to end")
 
 
+def test_a_host_that_does_not_answer_is_left_after_three_signals(tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\necho reached >&2\nexec sleep 600\n")
+    silent.chmod(0o700)
+    words = ("on", "--rsh", str(silent), "east", "--", "true")
+    with LogClient(RecordCollector()) as client, running(tmp_path, *words, env=client.environ()) as ran:
+        ran.until("reached")
+
+        def ended_by_signals() -> bool:
+            ran.process.send_signal(signal.SIGINT)
+            return ran.process.poll() is not None
+
+        until(ended_by_signals, DEADLINE)
+        assert ran.wait() == 128 + signal.SIGKILL
+        assert "no longer waited for: east" in ran.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -103,6 +103,12 @@ def test_what_a_handler_itself_logs_or_prints_is_shown() -> None:
     assert sorted(shown(consoles.log_within)) == [("app", "once"), ("stderr", "audited"), ("stdout", "printed later")]
 
 
+def test_a_wrapper_of_a_stream_can_set_its_attributes() -> None:
+    found = shown(consoles.log_through_a_proxy)
+    assert [text for name, text in found if name == "app"] == ["once", "twice"]
+    assert [text for _, text in found if "printed" in text] == ["printed once", "printed twice"]
+
+
 def test_the_first_record_of_a_forked_child_is_shown_once() -> None:
     assert shown(consoles.fork_and_log) == [("app", "parent"), ("app", "child")]
 

@@ -170,8 +170,8 @@ def test_the_number_and_size_of_kept_side_files_are_limited(tmp_path: Path) -> N
         for _ in range(20):
             number = written.put(b"x" * size, replace=False, patient=True)
             assert len(read.read(number)) == size
-        assert len(read.kept) == count
-        assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, read.kept))
+        assert len(read.left) == count
+        assert sorted(os.listdir(tmp_path)) == sorted(map(os.path.basename, read.left))
 
 
 def test_a_client_reads_only_regular_files(tmp_path: Path) -> None:
