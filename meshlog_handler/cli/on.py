@@ -23,9 +23,10 @@ from typing import IO, Final
 from .. import settings
 from ..client.tunnel import Tunnel
 from ..errors import ClosedError, SettingError
+from ..system.descriptors import is_readable
 from ..system.diagnostics import diagnose
 from ..system.signals import Signals
-from ..system.waits import capped, monotonic, seconds_until
+from ..system.waits import monotonic, seconds_until
 from .host_frames import DATA, SIGNAL, START, write_frame
 
 _PIECE: Final = 256 * 1024
@@ -130,7 +131,9 @@ class Host:
             diagnose(f"{number.name} was not sent to {self.name}: it reads nothing")
             return
         try:
-            if not select.select([], [fd], [], _SEND_SEC)[1]:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if not poll.poll(_SEND_SEC * 1000):
                 raise TimeoutError("it reads nothing")
             write_frame(fd, SIGNAL, b"%d" % number)
         except OSError as failure:
@@ -147,8 +150,7 @@ class Host:
         self._process.wait()
 
     def _take(self, timeout: float) -> bytes:
-        ready, _, _ = select.select([self._stdout], [], [], capped(timeout))
-        if not ready:
+        if not is_readable(self._stdout.fileno(), timeout):
             return b""
         data = os.read(self._stdout.fileno(), _PIECE)
         if not data:

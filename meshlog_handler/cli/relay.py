@@ -48,7 +48,7 @@ def relay() -> int:
         up.start()
         threading.Thread(target=_pass_down, args=(host, received), name="meshlog-down", daemon=True).start()
         try:
-            assert host.address  # waits for the client
+            _ = host.address  # waits for the client
             run = ServeRun(options, host.client, console=CollapsingConsole(), signals=signals)
             try:
                 run.run()
@@ -87,8 +87,9 @@ def _pass_down(host: HostRelay, fd: int) -> None:
         while True:
             kind, contents = read_frame(fd)
             if kind == DATA:
-                host.give(contents)
+                with contextlib.suppress(ClosedError):  # the relay has ended, and the command before it
+                    host.give(contents)
             elif kind == SIGNAL and int(contents) in STOPPING:
                 os.kill(os.getpid(), int(contents))
-    except (ClosedError, EOFError, OSError):
+    except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..protocol.messages import Welcome
+from ..protocol.relay_messages import Passed
 from ..system.locks import is_held
 from .peer import Peer
 from .reactor import Reactor
@@ -94,6 +95,15 @@ class Handover:
                     continue
             self._reactor.drop(peer, keep_journal=True)
             self._removed(peer)
+
+    def joins_again(self, journal: str) -> Passed | None:
+        """Drop the former connections of a process that goes on with its journal; return what was taken of it, if anything."""
+        known = None
+        for former in [peer for peer in tuple(self._reactor.peers) if peer.journal == journal]:
+            known = former.passed()
+            self._removed(former)
+            self._reactor.drop(former, keep_journal=True)
+        return known
 
     def shown(self, peer: Peer) -> None:
         """Note that all records of a peer that has ended were shown."""

@@ -237,7 +237,8 @@ class LogClient(Requests):
             files = RankFiles(self._log_dir, report=diagnose, rotation=self._rotation)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
             self._rundir = RunDir(self._job or "") if self._upstream is None else self._upstream.directory
-            undo.callback(self._rundir.remove)
+            # In the directory of a relay may be journals that its next replacement reads.
+            undo.callback(self._rundir.remove if self._upstream is None else self._rundir.forget)
             undo.callback(self.registry.release_journals)
             keep_journals = self._log_dir is not None and self._job is None  # a job has them where its next client finds them
             journals = self._log_dir if keep_journals and self._log_dir is not None else self._rundir.path
@@ -502,6 +503,9 @@ class LogClient(Requests):
     def _admit(self, connection: NewConnection) -> Welcome:
         """Return the reply to a new connection. Client thread only."""
         self._core.reactor.check_room(connection.sock)
+        hello = connection.hello
+        if hello.resumes and not hello.relay and not hello.job:  # after a handshake that took too long, it is here already
+            connection.known = self._core.handover.joins_again(hello.resumes) or connection.known
         try:
             self._rundir.restore()
             if self._log_dir is not None:

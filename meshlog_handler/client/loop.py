@@ -523,6 +523,7 @@ class ClientLoop:
         self.insights.ended(peer)
         self._registry.ended(peer.mesh, peer.rank)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
+        tail = self.relays.take_tail(peer, monotonic()) if peer.relays else []  # before its files are removed
         self.reactor.drop(peer, keep_journal=self.relays.checkpoints.finished(peer, keep_journal=keep_journal))
         self.handover.shown(peer)
         if keep_journal and peer.journal:
@@ -534,7 +535,7 @@ class ClientLoop:
             self._external.remove(peer)
             self._exit_log.external(peer)
         elif peer.relays:
-            self._pacer.show_now(self.relays.take_tail(peer, monotonic()), monotonic())
+            self._pacer.show_now(tail, monotonic())
             self._exit_log.relay(peer)
         elif external is None or external.pid != peer.pid:
             self._exit_log.worker(peer)

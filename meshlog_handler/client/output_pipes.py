@@ -54,6 +54,8 @@ class OutputPipes:
     @property
     def deadline(self) -> float | None:
         """When an unfinished line is due to be shown, or None."""
+        if self._holding:  # the rest of the line may be in the pipe
+            return None
         return min((pipe.framer.deadline for pipe in self._unfinished if pipe.framer.deadline is not None), default=None)
 
     def expire(self, now: float) -> None:

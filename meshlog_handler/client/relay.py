@@ -15,6 +15,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -44,6 +45,7 @@ from ..protocol.relay_messages import (
 from ..system import at_exit, live_clients
 from ..system.diagnostics import diagnose
 from ..system.shielded import run_shielded
+from ..system.waits import monotonic
 from ..transport.channel import Address
 from ..transport.run_directory import RunDir
 from ..worker.record_stream import internal_threads
@@ -59,6 +61,7 @@ from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
 
 _LOOK_SEC: Final = 0.5
+_ORPHANS_SEC: Final = 2.0
 _MAX_ROOM: Final = MAX_HELD // 4
 
 
@@ -105,6 +108,7 @@ class LogRelay:
         self._uplink: Uplink | None = None
         self._client: LogClient | None = None
         self._ending = threading.Lock()
+        self._adopting: set[str] = set()  # journals of workers that ended, which the upstream client was asked about
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
@@ -129,19 +133,25 @@ class LogRelay:
 
     def _start(self) -> None:
         log_dir, never, hide = self._options
-        self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
+        try:
+            self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
         try:
             uplink = Uplink(self._upstream_address, self._tunnel, self.directory.path)
         except BaseException:
             self.directory.forget()  # there may be journals in it
             raise
         self._handler = handler = UpstreamHandler(uplink.stream)
-        client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
-        client.registry.claim = self._claim_for_worker
         try:
+            client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
+            client.registry.claim = self._claim_for_worker
             client.start()
         except BaseException:
             uplink.leave()
+            self.directory.forget()
             raise
         self._uplink, self._client = uplink, client
         live_clients.add(self)
@@ -156,16 +166,28 @@ class LogRelay:
         internal_threads.add(threading.get_ident())
         try:
             while not self._over.is_set() and (client := self.client).running and client.registry.orphans:
-                for orphan in client.registry.ended_orphans():
-                    self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
+                self._ask_for_orphans(client)
                 self._over.wait(_LOOK_SEC)
         except ClosedError:
             return  # it was stopped
         finally:
             internal_threads.discard(threading.get_ident())
 
+    def _ask_for_orphans(self, client: LogClient) -> None:
+        for orphan in client.registry.ended_orphans():
+            self._adopting.add(orphan.journal)
+            self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
+
     def _adopt(self, client: LogClient, orphan: Orphan, granted: RankGranted) -> None:
         client.adopt_ended(orphan.journal, orphan.rank, granted.replaced(pid=granted.pid or orphan.pid))
+        self._adopting.discard(orphan.journal)
+
+    def _await_orphans(self, client: LogClient) -> None:
+        """Take over the journals of workers that have ended by now: they are removed with the directory."""
+        self._ask_for_orphans(client)
+        deadline = monotonic() + _ORPHANS_SEC
+        while self._adopting and monotonic() < deadline and threading.get_ident() not in internal_threads:
+            time.sleep(_LOOK_SEC / 10)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
@@ -188,6 +210,7 @@ class LogRelay:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
+            self._await_orphans(client)
             self._over.set()
             client.end(timeout, interrupts)
             uplink.leave()

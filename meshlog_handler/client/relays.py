@@ -195,7 +195,7 @@ class Relays:
                 self._post(lambda: send(granted))
 
             former = next((each for each in self._relays() if each is not relay and each.was_replaced_by(relay)), None)
-            if former is None:
+            if former is None or not message.journal:  # a new worker has sent nothing before
                 self.claim(message.journal, grant)
             else:  # it was killed, and what it has sent comes first
                 self._waiting.append((former, partial(self.claim, message.journal, grant)))

@@ -413,7 +413,10 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     With a `tunnel`, a socket whose other end is forwarded to the client, no socket is opened. Each step takes at most
     `HANDSHAKE_SEC` seconds. Raises `ConnectError` if no client answers, or the client refuses.
     """
-    sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as failure:  # no descriptor is left
+        raise ConnectError(f"joining the client at {address.path} failed: {failure}") from failure
     try:
         if tunnel is None:
             dial(address, sock)

@@ -78,8 +78,9 @@ class LogForwarder(QueueListener):
 
     def start(self) -> None:
         """Start the thread. It is named, so that it does not use up a number of the program's ``Thread-N`` names."""
-        self._thread = threading.Thread(target=self._monitor, name="meshlog-forwarder", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._monitor, name="meshlog-forwarder", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def wake(self) -> None:
         """Wake the thread; start a new one if it was killed."""
@@ -120,7 +121,8 @@ class LogForwarder(QueueListener):
         self.stream.journal.rewind(generation)
         self.stream.client_moves()
         if not self._stopping:
-            self.start()  # before a logging call may start one
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the client reads the journal
+                self.start()  # before a logging call may start one
         self._paused = False
         self.wake()
 
@@ -183,7 +185,7 @@ class LogForwarder(QueueListener):
                 return False
         else:
             stream.idle = True
-            if stream.journal.unshipped(_PIECE) is not None:
+            if not self._paused and stream.journal.unshipped(_PIECE) is not None:
                 return False
             try:
                 stop = self.queue.get(timeout=BATCH_SEC if stream.waits_until_shown else None).stop

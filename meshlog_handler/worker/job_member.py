@@ -27,10 +27,11 @@ from ..transport.election import Election
 from ..transport.run_directory import has_left
 from . import membership, next_client
 from .member import JoinOptions, Membership
-from .next_client import patiently
+from .next_client import PATIENCE_SEC, patiently
 
 _EXIT_SEC: Final = 10.0
 _HAND_OVER_SEC: Final = 3.0
+_REJOIN_SEC: Final = 2.0
 _LOOK_SEC: Final = 0.005
 
 
@@ -52,6 +53,7 @@ class JobMember:
         self._election = Election(name)
         self._shows: list[Show] = []
         self._lock = threading.Lock()
+        self._starting = threading.RLock()
         self.exits = False  # from then on, this process looks for no client
         self._own = ""  # the address of the client in this process
 
@@ -74,6 +76,8 @@ class JobMember:
         """Do not show the job by `show` any more."""
         with contextlib.suppress(ValueError):  # it was removed before
             self._shows.remove(show)
+        if self._starting.acquire(timeout=capped(_EXIT_SEC)):  # another thread may have begun to show by it
+            self._starting.release()
 
     @property
     def _show(self) -> Show | None:
@@ -106,7 +110,12 @@ class JobMember:
 
     def rejoin(self, options: JoinOptions) -> Membership | None:
         """In a forked child whose parent's client is gone: take part again."""
-        self._find(options, None)
+        # Not for long: it is a logging call that waits, and another thread may hold the locks in the other order.
+        if self._lock.acquire(timeout=_REJOIN_SEC):
+            try:
+                self._look(options, None, _REJOIN_SEC)
+            finally:
+                self._lock.release()
         return membership.current()
 
     def _finish(self) -> None:
@@ -142,7 +151,7 @@ class JobMember:
         with self._lock:
             return self._look(options, lost)
 
-    def _look(self, options: JoinOptions, lost: Membership | None) -> bool:
+    def _look(self, options: JoinOptions, lost: Membership | None, seconds: float = PATIENCE_SEC) -> bool:
         """Do what `_find` does. The loop is not in the `with`: an interrupt at its end would leave the lock locked."""
 
         def attempt() -> bool:
@@ -159,7 +168,7 @@ class JobMember:
                 if own:
                     self._let_join(lost)
 
-        return patiently(attempt, lambda: not self.exits and (lost is None or lost.goes_on))
+        return patiently(attempt, lambda: not self.exits and (lost is None or lost.goes_on), seconds)
 
     def _let_join(self, lost: Membership | None) -> None:
         """Let other processes join, when what `lost` has logged is shown: until then, its predecessor does not end."""
@@ -186,20 +195,22 @@ class JobMember:
 
     def _claim(self, show: Show) -> str:
         """Show the job in this process if no other does; return the address, or ""."""
-        if not self._election.claim():
-            return ""
-        try:
-            self._own = show(exits=False)
-        except BaseException:
-            self._election.release()
-            raise
-        if not self._own:
-            self._election.release()
-        return self._own
+        with self._starting:
+            if show not in self._shows or not self._election.claim():
+                return ""
+            try:
+                self._own = show(exits=False)
+            except BaseException:
+                self._election.release()
+                raise
+            if not self._own:
+                self._election.release()
+            return self._own
 
     def forget(self) -> None:
         """In a forked child: close the copy of the lock."""
         self._lock = threading.Lock()
+        self._starting = threading.RLock()
         self.exits = False
         self._own = ""
         self._election.forget()

@@ -152,14 +152,15 @@ class Membership:
 
     def _start_capture(self, wanted: bool) -> dict[int, int]:
         """Capture the output, if it is `wanted` and is not captured yet; return the read ends of the pipes."""
-        if not wanted:
-            return {}
-        self._capture = self._capture or FdCapture()
-        try:
-            return self._capture.start()
-        except OSError as failure:  # no descriptor is left: nothing is captured
-            diagnose(f"the output of this process is not captured: {failure}")
-            return {}
+        with self._uncapturing:
+            if not wanted or self._left:
+                return {}
+            self._capture = self._capture or FdCapture()
+            try:
+                return self._capture.start()
+            except OSError as failure:  # no descriptor is left: nothing is captured
+                diagnose(f"the output of this process is not captured: {failure}")
+                return {}
 
     def _introduce(self) -> None:
         """Tell the client what it needs to know besides the records."""
@@ -246,6 +247,7 @@ class Membership:
             link.forget()
             return False
         former, self._link = self._link, link
+        self._runtime.completions.reopen()
         former.forget()
         if address != self.options.address:
             self.options = self.options.replaced(address=address, capture=capture)

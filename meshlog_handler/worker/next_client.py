@@ -46,9 +46,9 @@ job: Job | None = None
 """This process's part in a job."""
 
 
-def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool]) -> bool:
-    """Call `attempt` until it returns True, for `PATIENCE_SEC` while `goes_on`; return whether it did, or need not go on."""
-    deadline, pause = monotonic() + PATIENCE_SEC, _LOOK_SEC
+def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool], seconds: float = PATIENCE_SEC) -> bool:
+    """Call `attempt` until it returns True, for so many seconds while `goes_on`; return whether it did, or need not go on."""
+    deadline, pause = monotonic() + seconds, _LOOK_SEC
     while goes_on():
         try:
             if attempt():

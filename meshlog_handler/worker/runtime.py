@@ -103,7 +103,7 @@ class LoggerRuntime:
     def apply_defaults(self, defaults: Iterable[bytes]) -> None:
         """Carry out the default commands for late joiners, and report failures. Call it before `start`."""
         for encoded in defaults:
-            answer = self.carry_out(encoded)
+            answer = self.carry_out(encoded, BaseException)  # as in `_run`
             if answer is not None and answer.error is not None:
                 diagnose(f"a default command for all ranks failed in this process: {answer.error}")
         for prepared in tuple(self._prepared):
@@ -154,7 +154,6 @@ class LoggerRuntime:
             self._serve()
             while (link := self._find_next()) is not None:
                 self._link = link
-                self.completions.reopen()
                 self._serve()
             self._on_gone()
         finally:
