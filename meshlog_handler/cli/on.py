@@ -96,7 +96,10 @@ def run_on_hosts(options: HostsOptions) -> int:
 
 def _words(host: str, options: HostsOptions) -> list[str]:
     relay = [options.python, "-m", "meshlog_handler", "relay"]
-    return relay if host in ("localhost", socket.gethostname()) else [*options.shell, host, *relay]
+    if host in ("localhost", socket.gethostname()):
+        return relay
+    named = [word.replace("{}", host) for word in options.shell]
+    return [*named, *relay] if "{}" in " ".join(options.shell) else [*named, host, *relay]
 
 
 class Host:

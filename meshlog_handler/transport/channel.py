@@ -84,17 +84,21 @@ class Address(NamedTuple):
 def fitting(path: str) -> Iterator[str]:
     """Yield `path`, or a shorter path of the same socket if `path` is too long for a socket address.
 
-    Raises `OSError` if `path` is too long and the system has no short name for its directory.
+    If its directory cannot be entered, the shorter path does not exist. Raises `OSError` if there is no descriptor left.
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield path
         return
     directory, name = os.path.split(path)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        fd = -1
     try:
         yield f"{_DESCRIPTORS}/{fd}/{name}"
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
 
 
 def any_length() -> bool:

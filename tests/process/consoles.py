@@ -74,7 +74,7 @@ class Fatal(Printing):
         os._exit(3)
 
 
-class Plain(logging.StreamHandler[Any]):
+class Plain(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable before Python 3.11
     """A handler with an `emit` of its own that writes to what ``sys.stderr`` is at that time, like the one of Ray Train."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -272,7 +272,12 @@ def test_an_observer_needs_the_key() -> None:
             assert observer.about()["pid"] == os.getpid()
 
 
-def test_a_client_is_found_until_it_ends_also_after_its_directory_was_removed(place: Path) -> None:
+@pytest.mark.parametrize("name", ["short", "x" * 100])
+def test_a_client_is_found_until_it_ends_also_after_its_directory_was_removed(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / name).mkdir()
+    monkeypatch.setenv("MESHLOG_RUN_DIR", str(place / name))
     code = "import sys; from meshlog_handler import LogClient; LogClient().start(); print('on', flush=True); sys.stdin.read()"
     programs = [
         subprocess.Popen([*PYTHON, code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=importing()) for _ in range(2)

@@ -19,13 +19,13 @@ _MORE: Final = """\
 examples:
   meshlog serve -- meshlog on localhost node1 -- \\
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29400 train.py
-  meshlog serve -- meshlog on --rsh "kubectl exec -i" pod-1 pod-2 --python /usr/bin/python3 -- ./work.sh
+  meshlog serve -- meshlog on --rsh "kubectl exec -i {} --" pod-1 pod-2 --python /usr/bin/python3 -- ./work.sh
 
 how it works:
   For each host, "ssh HOST python -m meshlog_handler relay" is started, with the Python of this process (--python names
-  another). All bytes go through its stdin and stdout; there is no port. ssh must not ask for a password. localhost and
-  the name of this host need no ssh. The command has no stdin, and starts in the same directory, if there is one.
-  MESHLOG_ADDRESS must be set here, as it is below meshlog serve.
+  another). All bytes go through its stdin and stdout; there is no port. ssh must not ask for a password, and the shell
+  there must print nothing at login. localhost and the name of this host need no ssh. The command has no stdin, and
+  starts in the same directory, if there is one. MESHLOG_ADDRESS must be set here, as it is below meshlog serve.
 
 end of the run:
   The exit code is the first one that is not 0, or 128 and the number of the signal. Ctrl-C and SIGTERM are sent on to
@@ -40,7 +40,12 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "meshlog on [options] HOST [HOST ...] -- COMMAND [ARGUMENT ...]"
     add = parser.add_argument
     add("hosts", nargs="+", metavar="HOST", help="a host, as ssh names it")
-    add("--rsh", default="ssh", metavar="COMMAND", help="starts a command on a host, with its stdin and stdout (ssh)")
+    add(
+        "--rsh",
+        default="ssh",
+        metavar="COMMAND",
+        help="starts a command on a host ({}, or the next word), with its stdin and stdout (ssh)",
+    )
     add("--python", default=sys.executable, metavar="PATH", help="the Python on the hosts that has meshlog_handler (this one)")
     add("--grace", type=argument_types.seconds, default=4.0, metavar="SEC", help="time for other hosts after a failure (4)")
 
