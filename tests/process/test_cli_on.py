@@ -128,6 +128,17 @@ def test_a_host_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
         assert "no-such-program: No such file or directory" in ran.err
 
 
+@pytest.mark.parametrize("optimized", ["", "1"])
+def test_a_relay_that_cannot_start_ends_with_an_error(tmp_path: Path, optimized: str) -> None:
+    shell = tmp_path / "rsh"
+    shell.write_text(f'#!/bin/sh\nexport MESHLOG_RUN_DIR=/proc/none PYTHONOPTIMIZE={optimized}\nshift\nexec "$@"\n')
+    shell.chmod(0o700)
+    with LogClient(RecordCollector()) as client:
+        ran = meshlog(tmp_path, "on", "--rsh", str(shell), "east", "--", "true", code=1, env=client.environ())
+    assert "MESHLOG_RUN_DIR is not a writable directory" in ran.err
+    assert "east: exit code 1" in ran.err
+
+
 def test_a_relay_without_a_client_says_how_to_start_it(tmp_path: Path) -> None:
     assert "Start this command by meshlog on HOST -- COMMAND" in meshlog(tmp_path, "relay", code=1).err
 

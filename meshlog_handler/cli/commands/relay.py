@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from ..messages import fail
+from ..messages import explain, fail
 from ..parser import Parser
 
 _ABOUT: Final = """\
@@ -32,3 +32,5 @@ def _relay(options: argparse.Namespace) -> int:
         return fail(str(failure), failure.exitcode)
     except MeshlogError as failure:
         return fail(str(failure), 1)
+    except OSError as failure:
+        return fail(explain(failure), 1)

@@ -1,0 +1,24 @@
+"""Connections to a client."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from meshlog_handler.errors import ConnectError
+from meshlog_handler.protocol.messages import Hello
+from meshlog_handler.transport.channel import Address, connect
+
+
+def test_without_a_free_descriptor_the_client_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an `OSError`: who looks for a client patiently tries again."""
+
+    def no_socket(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    with pytest.raises(ConnectError, match="Too many open files"):
+        connect(Address("/none/client.sock", bytes(32)), Hello(1, "here", None, None, "", (), True, 0.0), ())
