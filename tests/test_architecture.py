@@ -63,6 +63,9 @@ PURE = [
 PURE += [
     "output.prefix",
     "client.acknowledgements",
+    "client.clocks",
+    "client.passed_streams",
+    "client.unconfirmed",
     "client.receipt",
     "client.stats",
     "mesh.rpc",

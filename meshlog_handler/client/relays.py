@@ -35,12 +35,13 @@ from ..transport.run_directory import RunDir
 from ..worker.next_client import PATIENCE_SEC
 from .acknowledgements import Acknowledgements
 from .checkpoints import Checkpoints, Passage
-from .passed_streams import PassedStreams, Tails
+from .passed_streams import PassedStreams
 from .peer import Chosen, Peer
 from .reactor import Reactor
 from .registry import Registry
 from .relayed_peers import RelayPeer, counters_of
 from .stats import RankStats
+from .unconfirmed import Unconfirmed
 
 _MOST_SEC: Final = 0.5
 _PART: Final = 4
@@ -99,7 +100,7 @@ class Relays:
         self._hidden_by_former = 0  # by relays that have ended
         self._streams = PassedStreams()
         self._waiting: list[tuple[RelayPeer, Callable[[], None]]] = []
-        self.tails = Tails()
+        self.unconfirmed = Unconfirmed()
 
     @property
     def hidden(self) -> int:
@@ -113,7 +114,7 @@ class Relays:
     @property
     def deadline(self) -> float | None:
         """When a boundary or a tail is due, or None."""
-        return min((due for due in (self.checkpoints.deadline, self.tails.deadline) if due is not None), default=None)
+        return min((due for due in (self.checkpoints.deadline, self.unconfirmed.deadline) if due is not None), default=None)
 
     def ask_to_keep_waiting(self) -> None:
         """Ask throttled workers to wait, unless the upstream client takes nothing: then their policy applies."""
@@ -211,7 +212,7 @@ class Relays:
         elif isinstance(message, DownstreamJoined):
             relay.join(message)
             if self._streams.joined(message):
-                self.tails.resumed(message.rank)
+                self.unconfirmed.resumed(message.rank)
             self._registry.joined(message.mesh, message.rank)
             self._send_defaults_to(relay, message)
             if self.upstream is not None:
@@ -263,7 +264,7 @@ class Relays:
         """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
         assert isinstance(relay, RelayPeer)
         resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
-        return self.tails.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
+        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
