@@ -12,6 +12,7 @@ Meanwhile no logging call waits: the journal keeps the records until a client ha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -76,7 +77,9 @@ class JobMember:
         """Do not show the job by `show` any more."""
         with contextlib.suppress(ValueError):  # it was removed before
             self._shows.remove(show)
-        if self._starting.acquire(timeout=capped(_EXIT_SEC)):  # another thread may have begun to show by it
+        if vars(logging)["_lock"]._is_owned():  # another thread that has begun to show by it may need this lock
+            return
+        if self._starting.acquire(timeout=capped(_EXIT_SEC)):
             self._starting.release()
 
     @property
