@@ -75,7 +75,7 @@ class Host:
     """A host's relay, without the procs."""
 
     def __init__(self, address: str, number: int, window: float | None) -> None:
-        from meshlog_handler.client.uplink import Uplink, UpstreamHandler
+        from meshlog_handler.client.relay.uplink import Uplink, UpstreamHandler
         from meshlog_handler.dispatch.dispatcher import Dispatcher
         from meshlog_handler.dispatch.sink import Sink
         from meshlog_handler.dispatch.sinks import Sinks

@@ -64,7 +64,7 @@ def _run(kind: str, count: int, window: float | None, watched: bool) -> float:
 
 
 def _taken(peer: Any, chunk: Any) -> list[Any]:
-    from meshlog_handler.client.output_pipes import _items
+    from meshlog_handler.client.peers.output_pipes import _items
 
     if isinstance(chunk, list):
         return _items(peer, peer.pipes[0], chunk, time.time())
@@ -90,7 +90,7 @@ def _peers(watched: bool) -> Iterator[list[Any]]:
     import os
     import socket
 
-    from meshlog_handler.client.peer import Peer
+    from meshlog_handler.client.peers.peer import Peer
     from meshlog_handler.protocol.messages import Hello
 
     pairs = [socket.socketpair() for _ in range(_PEERS)]

@@ -20,10 +20,10 @@ from ._version import __version__ as __version__
 from .system.lazy_imports import exporter, importing
 
 if TYPE_CHECKING:
+    from .client.flushes.receipt import FlushReceipt as FlushReceipt
     from .client.log_client import LogClient as LogClient
-    from .client.receipt import FlushReceipt as FlushReceipt
-    from .client.relay import LogRelay as LogRelay
-    from .client.stats import RankStats as RankStats
+    from .client.peers.stats import RankStats as RankStats
+    from .client.relay.log_relay import LogRelay as LogRelay
     from .errors import BusyError as BusyError
     from .errors import ClosedError as ClosedError
     from .errors import ConfigRefused as ConfigRefused
@@ -64,7 +64,7 @@ _HOMES = {
     "ConfigRefused": "errors",
     "ConnectError": "errors",
     "ConsoleHandler": "output.console",
-    "FlushReceipt": "client.receipt",
+    "FlushReceipt": "client.flushes.receipt",
     "FlushTimeout": "errors",
     "ForwardingDisabledWarning": "errors",
     "Hang": "insight.hang",
@@ -74,7 +74,7 @@ _HOMES = {
     "JsonFormatter": "output.json_formatter",
     "LogClient": "client.log_client",
     "LogForwarder": "worker.forwarder",
-    "LogRelay": "client.relay",
+    "LogRelay": "client.relay.log_relay",
     "LoggerRuntime": "worker.runtime",
     "LoggingManager": "mesh.manager",
     "LoggingMeshClient": "mesh.control",
@@ -86,7 +86,7 @@ _HOMES = {
     "ProtocolError": "errors",
     "RankDied": "errors",
     "RankError": "errors",
-    "RankStats": "client.stats",
+    "RankStats": "client.peers.stats",
     "RemoteTraceback": "errors",
     "SettingError": "errors",
     "Stacks": "insight.stacks",

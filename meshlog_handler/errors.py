@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .client.receipt import FlushReceipt
+    from .client.flushes.receipt import FlushReceipt
 
 
 MAX_QUOTE: Final = 200

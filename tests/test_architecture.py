@@ -49,6 +49,20 @@ MAY_IMPORT = {
     "__init__": {"_version", "system"},  # the rest is imported when it is first used
     "__main__": {"cli"},
 }
+# What the folders inside a folder may import of it, and what the files beside them may. Of other folders: see above.
+INNER = {
+    "client.peers": set(),
+    "client.flushes": {"client.peers"},
+    "client.queues": {"client.peers"},
+    "client.jobs": {"client.peers"},
+    "client.downstream": {"client.peers", "client.flushes"},
+    "client.health": {"client.peers", "client.flushes", "client.downstream"},
+    "client.reports": {"client.peers", "client.health"},
+    "client.observers": {"client.peers", "client.flushes", "client.downstream", "client.health"},
+}
+INNER |= {"client": set(INNER), "client.relay": {*INNER, "client"}}
+INNER |= {"cli": set(), "cli.page": {"cli"}, "cli.commands": {"cli", "cli.page"}}
+INNER |= {"integrations": set()} | {f"integrations.{each}": {"integrations"} for each in ("dask", "monarch", "ray")}
 # No threads, no clocks, nothing that waits.
 PURE = [
     "protocol.*",
@@ -62,12 +76,12 @@ PURE = [
 ]
 PURE += [
     "output.prefix",
-    "client.acknowledgements",
-    "client.clocks",
-    "client.passed_streams",
-    "client.unconfirmed",
-    "client.receipt",
-    "client.stats",
+    "client.flushes.acknowledgements",
+    "client.downstream.clocks",
+    "client.downstream.passed_streams",
+    "client.downstream.unconfirmed",
+    "client.flushes.receipt",
+    "client.peers.stats",
     "mesh.rpc",
     "mesh.shape",
 ]
@@ -145,6 +159,11 @@ def folder_of(module: str) -> str:
     return module.partition(".")[0]
 
 
+def inner_folder_of(module: str) -> str:
+    """Return the innermost folder in which a module is."""
+    return module if module in INNER else module.rpartition(".")[0]
+
+
 def is_pure(module: str) -> bool:
     return any(fnmatch.fnmatchcase(module, entry) for entry in PURE)
 
@@ -161,6 +180,9 @@ def forbidden_imports(module: str, source: str, modules: set[str], is_package: b
         there = folder_of(name)
         if inside and there != here and there not in MAY_IMPORT[here]:
             wrong.append(f"{module}:{line} imports {name}, which {here} may not")
+        within, source_of = inner_folder_of(module), inner_folder_of(name)
+        if inside and there == here and source_of not in INNER.get(within, {source_of}) | {within}:
+            wrong.append(f"{module}:{line} imports {name}, which {within} may not")
         if inside and name == module:
             wrong.append(f"{module}:{line} imports itself")
         if not inside and name.partition(".")[0] == "multiprocess" and module != "mesh.start_methods":
@@ -250,6 +272,12 @@ def test_the_table_is_of_what_exists_and_has_no_cycle() -> None:
     assert all(fnmatch.filter(MODULES, entry) for entry in PURE)
 
 
+def test_the_table_of_inner_folders_is_of_what_exists_and_has_no_cycle() -> None:
+    folders = {name_of(path) for path in SOURCES if path.name == "__init__.py"}
+    assert set(INNER) == {each for each in folders if any(inner.startswith(f"{folder_of(each)}.") for inner in folders)}
+    tuple(TopologicalSorter(INNER).static_order())
+
+
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_files_of_a_folder_import_each_other_without_a_cycle(folder: str) -> None:
     tuple(TopologicalSorter(imports_within(folder)).static_order())
@@ -276,6 +304,17 @@ def test_a_folder_says_what_lives_there(folder: str) -> None:
     listed = re.search(r"^May import: ([^.]*)\.", said, re.MULTILINE)
     assert listed
     assert set(re.split(r",\s+", listed[1])) == MAY_IMPORT[folder] - {folder}
+
+
+@pytest.mark.parametrize("folder", [folder for folder in INNER if "." in folder])
+def test_an_inner_folder_says_what_lives_there(folder: str) -> None:
+    said = ast.get_docstring(ast.parse((ROOT / PACKAGE / folder.replace(".", "/") / "__init__.py").read_text())) or ""
+    listed = re.search(r"^May import of [\w ]*: ([^.]*)\.", said, re.MULTILINE)
+    assert listed
+    outer = folder_of(folder)
+    names = {"nothing": set(), "the files beside this folder": {outer}}
+    found = [names.get(name, {f"{outer}.{name}"}) for name in re.split(r",\s+", listed[1])]
+    assert set().union(*found) == INNER[folder]
 
 
 @each_file
@@ -385,22 +424,34 @@ FAULTS = {
     "upward in the other branch": ("errors", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from .client import log_client"),
     "upward by name": ("errors", "import importlib\nimportlib.import_module('.client.log_client', __package__)"),
     "upward, two dots": ("integrations.ray", "from ..cli import main"),
+    "upward within a folder": ("client.peers.peer", "from ..flushes import receipt"),
+    "upward within a folder, beside it": ("client.peers.peer", "from ..log_client import LogClient"),
     "multiprocess": ("client.log_client", "def start():\n    import multiprocess.connection"),
-    "a clock": ("client.acknowledgements", "from time import monotonic"),
+    "a clock": ("client.flushes.acknowledgements", "from time import monotonic"),
     "a queue": ("protocol.codec", "def lazily():\n    import queue"),
     "in no known folder": ("attic.trunk", ""),
 }
 FREE = {
     "downward": ("client.log_client", "import threading, time\nfrom ..errors import Closed\nfrom ..protocol import codec"),
     "of the same folder": ("protocol.messages", "from .codec import pack"),
+    "downward within a folder": ("client.flushes.receipt", "from ..peers.peer import Peer"),
     "for types only": ("errors", "if TYPE_CHECKING:\n    from .client.log_client import LogClient"),
     "multiprocess in its place": ("mesh.start_methods", "import multiprocess"),
     "the standard library's twin": ("transport.channel", "import multiprocessing.connection"),
     "two dots": ("integrations.ray", "from ..client.log_client import LogClient\nfrom .. import errors"),
     "the package's own": ("__init__", "from ._version import __version__"),
 }
-HOUSE = {"_version", "errors", "settings", "protocol.codec", "journal.writer", "client.acknowledgements", "protocol.messages"}
+HOUSE = {
+    "_version",
+    "errors",
+    "settings",
+    "protocol.codec",
+    "journal.writer",
+    "client.flushes.acknowledgements",
+    "protocol.messages",
+}
 HOUSE |= {"mesh.start_methods", "transport.channel", "client.log_client", "client", "protocol", "integrations"}
+HOUSE |= {"client.peers", "client.peers.peer", "client.flushes", "client.flushes.receipt"}
 HOUSE |= {"integrations.ray", "integrations.dask", "cli", "__init__"}
 
 

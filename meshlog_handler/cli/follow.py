@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..client.observer import Observer
+from ..client.observers.observer import Observer
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.sink import Sink
 from ..dispatch.sinks import Sinks

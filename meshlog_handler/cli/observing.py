@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from .. import settings
-from ..client.observer import Observer
+from ..client.observers.observer import Observer
 from ..errors import MeshlogError, SettingError, printable
 from ..system.waits import deadline_after, ended, seconds_until
 from ..transport.runs import Run, runs

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 from .. import settings
-from ..client.tunnel import Tunnel
+from ..client.relay.tunnel import Tunnel
 from ..errors import ClosedError, SettingError
 from ..system.descriptors import is_readable
 from ..system.diagnostics import diagnose

@@ -16,7 +16,7 @@ import signal
 import threading
 from typing import Any, Final
 
-from ..client.tunnel import HostRelay
+from ..client.relay.tunnel import HostRelay
 from ..errors import ClosedError, ProtocolError
 from ..system.diagnostics import diagnose
 from ..system.signals import STOPPING, Signals

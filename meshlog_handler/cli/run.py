@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from .. import settings
-from ..client.exit_reports import last_lines
 from ..client.log_client import LogClient
-from ..client.peer import Peer
+from ..client.peers.peer import Peer
+from ..client.peers.tail import last_lines
 from ..errors import BusyError
 from ..insight.hang import Hang
 from ..output.console import RanksFilter

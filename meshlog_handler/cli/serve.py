@@ -13,8 +13,8 @@ import signal
 from collections.abc import Mapping
 
 from .. import settings
-from ..client.exit_reports import last_lines
 from ..client.log_client import LogClient
+from ..client.peers.tail import last_lines
 from ..system.signals import Signals
 from .interrupt_console import CollapsingConsole
 from .launcher import COMMAND, Rank

@@ -15,7 +15,7 @@ import tty
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ..client.observer import Observer
+from ..client.observers.observer import Observer
 from ..errors import ClosedError
 from ..insight.report import Insight
 from ..system.waits import deadline_after, monotonic, seconds_until

@@ -40,24 +40,24 @@ from ..worker import job_member
 from ..worker.job_member import JobMember
 from ..worker.membership import launched_options
 from ..worker.record_stream import internal_threads
-from .answers import answer
-from .exit_reports import last_records
-from .handover import Handover
+from .downstream.relayed_peers import ended_peer, peer_of
+from .downstream.relays import Upstream
+from .health.stack_collector import StackCollector
+from .jobs.handover import Handover
+from .jobs.marking_dispatcher import MarkingDispatcher
+from .jobs.succession import Leftover, Succession
 from .loop import ClientLoop
-from .marking_dispatcher import MarkingDispatcher
-from .observers import Observers
-from .peer import Peer
-from .queue_peer import CLIENT_NAME, QueuePeer
-from .queue_reader import QueueReader, end_readers
-from .registry import Registry
-from .relayed_peers import ended_peer, peer_of
-from .relays import Upstream
+from .observers.answers import answer
+from .observers.observers import Observers
+from .peers.peer import Peer
+from .peers.registry import Registry
+from .peers.tail import last_records
+from .queues.queue_peer import CLIENT_NAME, QueuePeer
+from .queues.queue_reader import QueueReader, end_readers
 from .requests import Requests
-from .stack_collector import StackCollector
-from .succession import Leftover, Succession
 
 if TYPE_CHECKING:
-    from .hang_watch import HangWatch, OnHang
+    from .health.hang_watch import HangWatch, OnHang
 
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
@@ -300,7 +300,7 @@ class LogClient(Requests):
         self._start_readers()
         if self._hang_after is not None:
             with importing():
-                from .hang_watch import HangWatch
+                from .health.hang_watch import HangWatch
 
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)

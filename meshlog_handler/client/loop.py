@@ -26,23 +26,23 @@ from ..system.fork_gate import ForkGate
 from ..system.mailbox import Mailbox
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
-from .acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
-from .completions import Completions
-from .drop_reports import DropReports
-from .exit_log import ExitLog
-from .external_peers import ExternalPeers
-from .flushes import Flushed, Flushes
-from .handover import Handover
-from .insights import Insights
-from .observers import Observers
-from .peer import Chosen, Peer, Target
-from .queue_peer import ENDED, QueuePeer
-from .queues import Queues
-from .reactor import Reactor
-from .receipt import FlushReceipt
-from .registry import Registry
-from .relays import Relays, Upstream
-from .stats import PastStats, RankStats, Stats
+from .downstream.relays import Relays, Upstream
+from .flushes.acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
+from .flushes.completions import Completions
+from .flushes.flushes import Flushed, Flushes
+from .flushes.receipt import FlushReceipt
+from .health.insights import Insights
+from .jobs.handover import Handover
+from .observers.observers import Observers
+from .peers.external_peers import ExternalPeers
+from .peers.peer import Chosen, Peer, Target
+from .peers.reactor import Reactor
+from .peers.registry import Registry
+from .peers.stats import PastStats, RankStats, Stats
+from .queues.queue_peer import ENDED, QueuePeer
+from .queues.queues import Queues
+from .reports.drop_reports import DropReports
+from .reports.exit_log import ExitLog
 from .switches import Switches
 
 _MAX_ITEMS: Final = 20_000
@@ -111,7 +111,7 @@ class ClientLoop:
         self.switches = Switches(
             dispatcher, pacer=self._pacer, reactor=self.reactor, relays=self.relays, registry=registry, numbers=requests
         )
-        self.queues = Queues(self.reactor, self._flushes, self.switches, self.past.remember)
+        self.queues = Queues(self.reactor, self._let_go)
         self._sentinels: deque[tuple[Peer, int]] = deque()
         self._began: float | None = None  # when the last wait ended; None during a wait
         self._failures = 0

@@ -32,16 +32,16 @@ from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
 from ..worker import membership
 from ..worker.membership import Membership
-from .acknowledgements import UNANSWERED, Answers
-from .flushes import explain_missing
-from .insights import INSIGHT_SEC, Findings, find
-from .listening import Listening
+from .flushes.acknowledgements import UNANSWERED, Answers
+from .flushes.flushes import explain_missing
+from .flushes.receipt import FlushReceipt
+from .health.insights import INSIGHT_SEC, Findings, find
+from .health.stack_collector import StackCollector
 from .loop import ClientLoop
-from .peer import Chosen, Peer
-from .receipt import FlushReceipt
-from .registry import Registry
-from .stack_collector import StackCollector
-from .stats import Stats
+from .peers.peer import Chosen, Peer
+from .peers.registry import Registry
+from .peers.stats import Stats
+from .queues.listening import Listening
 from .switches import SWITCH_SEC, Switched
 
 if TYPE_CHECKING:  # few programs ask for it

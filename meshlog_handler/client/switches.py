@@ -19,11 +19,11 @@ from ..dispatch.era import Era
 from ..dispatch.pacer import Pacer
 from ..dispatch.sink import Sink
 from ..system.error_reports import give
-from .acknowledgements import Acknowledgements
-from .peer import Chosen, Peer, Turn
-from .reactor import Reactor
-from .registry import Registry
-from .relays import Relays
+from .downstream.relays import Relays
+from .flushes.acknowledgements import Acknowledgements
+from .peers.peer import Chosen, Peer, Turn
+from .peers.reactor import Reactor
+from .peers.registry import Registry
 
 Switched = Future[None]
 

@@ -20,7 +20,7 @@ from .sink import Sink, Tap
 from .sinks import Sinks
 
 if TYPE_CHECKING:
-    from ..client.peer import Peer
+    from ..client.peers.peer import Peer
     from ..output.rank_files import RankFiles
 
 _COUNT_SEC: Final = 5.0

@@ -17,7 +17,7 @@ from .dispatcher import Dispatcher
 from .era import Era
 
 if TYPE_CHECKING:
-    from ..client.peer import Peer
+    from ..client.peers.peer import Peer
 
 INBOX_SIZE: Final = 1 << 20
 """Maximum bytes of a peer's stream that wait to be read. Beyond this, the client throttles the peer."""

@@ -97,7 +97,7 @@ class ShownMark:
 
     @property
     def table(self) -> str:
-        """The path of the table of files of the client that writes this mark (see `client.shown_files`)."""
+        """The path of the table of files of the client that writes this mark (see `client.jobs.shown_files`)."""
         return os.fsdecode(self._text(_TABLE_AT))
 
     @table.setter

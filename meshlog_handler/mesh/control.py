@@ -14,11 +14,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import settings
-from ..client.acknowledgements import Answers
+from ..client.flushes.acknowledgements import Answers
+from ..client.flushes.receipt import FlushReceipt
 from ..client.log_client import LogClient
-from ..client.peer import Chosen
-from ..client.receipt import FlushReceipt
-from ..client.stats import Stats
+from ..client.peers.peer import Chosen
+from ..client.peers.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy

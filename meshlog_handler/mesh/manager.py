@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .. import settings
-from ..client.receipt import FlushReceipt
+from ..client.flushes.receipt import FlushReceipt
 from ..errors import ClosedError, FlushTimeout
 from ..notebook.cells import attach_if_notebook, current_cell, detach
 from ..output.named_handlers import ShownBy, check_handlers

@@ -30,7 +30,7 @@ from .shape import Choice, Shape, check_per_host
 from .start_methods import check_start_method
 
 if TYPE_CHECKING:
-    from ..client.receipt import FlushReceipt
+    from ..client.flushes.receipt import FlushReceipt
     from ..insight.report import Insight
     from ..insight.stacks import Stacks
     from ..output.named_handlers import ShownBy

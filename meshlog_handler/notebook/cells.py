@@ -19,8 +19,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
 from typing import Any, Final, Literal, Protocol
 
+from ..client.flushes.receipt import FlushReceipt
 from ..client.log_client import LogClient
-from ..client.receipt import FlushReceipt
 from ..errors import ClosedError, SettingError
 from ..output.console import ConsoleHandler
 from ..protocol.ranks import format_ranks

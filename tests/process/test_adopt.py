@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import LogClient
-from meshlog_handler.client.exit_reports import last_lines
+from meshlog_handler.client.peers.tail import last_lines
 from meshlog_handler.errors import FlushTimeout
 from meshlog_handler.protocol.messages import Prepare, level_config
 from meshlog_handler.system.descriptors import make_pipe

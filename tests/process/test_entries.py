@@ -17,7 +17,7 @@ import multiprocess
 import pytest
 
 from meshlog_handler import LogClient, SettingError, install
-from meshlog_handler.client.registry import KEPT_JOURNALS
+from meshlog_handler.client.peers.registry import KEPT_JOURNALS
 from meshlog_handler.testing import CollectedLogs, RecordCollector, collected
 from tests.leaks import Held
 from tests.waiting import until
@@ -185,7 +185,7 @@ def test_workers_that_are_replaced_leave_nothing_behind(make: Callable[..., Any]
 def test_a_log_dir_keeps_only_the_journals_of_the_latest_workers(
     rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshlog_handler.client.registry.KEPT_GUESTS", KEPT_JOURNALS)
+    monkeypatch.setattr("meshlog_handler.client.peers.registry.KEPT_GUESTS", KEPT_JOURNALS)
     count = KEPT_JOURNALS + 2
     with LogClient(RecordCollector(), log_dir=tmp_path) as client:
         for number in range(count):

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, install
-from meshlog_handler.client.peer import Peer
-from meshlog_handler.client.reactor import Reactor
+from meshlog_handler.client.peers.peer import Peer
+from meshlog_handler.client.peers.reactor import Reactor
 from meshlog_handler.protocol.messages import Message
 from meshlog_handler.system import exit_status
 from meshlog_handler.testing import RecordCollector, collected
@@ -209,7 +209,7 @@ def test_a_parent_that_reaps_first_hides_no_exit_report(how: str) -> None:
 @watching
 def test_the_exit_report_says_that_the_cause_is_unknown_if_the_kernel_forgot_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exit_status, "_reaped", lambda pidfd, pid: None)
-    monkeypatch.setattr("meshlog_handler.client.reactor.started_here", lambda pid: None)
+    monkeypatch.setattr("meshlog_handler.client.peers.reactor.started_here", lambda pid: None)
     (text,) = reaped_first("SIGKILL")
     assert "is gone; the cause is not known to this process; its last lines:" in text
     (text,) = reaped_first("raise")

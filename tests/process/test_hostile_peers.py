@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler import ConsoleHandler, FlushTimeout, LogClient, MeshFormatter, RankStats
-from meshlog_handler.client.completions import MAX_COMPLETIONS
-from meshlog_handler.client.reactor import MAX_CONNECTED
+from meshlog_handler.client.flushes.completions import MAX_COMPLETIONS
+from meshlog_handler.client.peers.reactor import MAX_CONNECTED
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.layout import HEADER as JOURNAL_HEADER
 from meshlog_handler.journal.layout import START

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from meshlog_handler import FlushTimeout, LogClient
-from meshlog_handler.client import drop_reports
-from meshlog_handler.client.stats import RankStats
+from meshlog_handler.client.peers.stats import RankStats
+from meshlog_handler.client.reports import drop_reports
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.worker import record_stream
 

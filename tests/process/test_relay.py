@@ -16,7 +16,7 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import FlushTimeout, LogClient, LogRelay
-from meshlog_handler.client.tunnel import HostRelay, Tunnel, reachable
+from meshlog_handler.client.relay.tunnel import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.protocol.messages import Answer, Command, Flush, Hello, Message, decode
 from meshlog_handler.protocol.relay_messages import (

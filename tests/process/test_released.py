@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, LogRelay
-from meshlog_handler.client import reactor
-from meshlog_handler.client import relay as relay_module
+from meshlog_handler.client.peers import reactor
+from meshlog_handler.client.relay import log_relay as relay_module
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 

@@ -17,8 +17,8 @@ import pytest
 
 from meshlog_handler import LogClient, MeshlogError, RankError, SettingError
 from meshlog_handler.cli import main
-from meshlog_handler.client import observers
-from meshlog_handler.client.observer import Observer
+from meshlog_handler.client.observers import observers
+from meshlog_handler.client.observers.observer import Observer
 from meshlog_handler.errors import ClosedError, ConnectError
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_CONTROL, FrameReader, frame
@@ -357,7 +357,7 @@ def test_the_number_of_observers_and_of_their_questions_is_limited(monkeypatch: 
 
 
 def test_an_answer_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshlog_handler.client.answers.MAX_REPLY", 10)
+    monkeypatch.setattr("meshlog_handler.client.observers.answers.MAX_REPLY", 10)
     with (
         LogClient(RecordCollector()) as client,
         Observer.connect(client.address) as observer,

@@ -16,7 +16,7 @@ import pytest
 from meshlog_handler import LogClient
 from meshlog_handler.cli.page.live import LivePage
 from meshlog_handler.cli.page.server import PageServer
-from meshlog_handler.client.observer import runs
+from meshlog_handler.client.observers.observer import runs
 from tests.process.browser import CHROMIUM, Browser
 from tests.waiting import until
 

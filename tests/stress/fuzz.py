@@ -27,7 +27,8 @@ def _import_watched() -> Any:
 
     with atheris.instrument_imports(include=["meshlog_handler"]):
         from meshlog_handler import errors
-        from meshlog_handler.client import peer, receipt
+        from meshlog_handler.client.flushes import receipt
+        from meshlog_handler.client.peers import peer
         from meshlog_handler.journal import layout
         from meshlog_handler.protocol import codec, decode, entries, frames, messages
 

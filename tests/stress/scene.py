@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from meshlog_handler import FlushReceipt, FlushTimeout, LogClient, settings
-from meshlog_handler.client.stats import Stats
+from meshlog_handler.client.peers.stats import Stats
 from tests.process import procs
 from tests.waiting import until
 

@@ -2,6 +2,8 @@
 
 A command is a file with a function ``add_arguments(parser)``, and a line in `cli.parser.COMMANDS`. It imports what it
 starts only then: a wrong argument is reported at once.
+
+May import of the command line: the files beside this folder, page.
 """
 
 from __future__ import annotations

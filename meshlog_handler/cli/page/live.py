@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, Final
 
-from ...client.observer import Observer
+from ...client.observers.observer import Observer
 from ...errors import ClosedError, MeshlogError, printable
 from ...insight.report import Insight
 from ...protocol.decode import Item

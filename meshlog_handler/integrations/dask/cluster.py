@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from distributed import WorkerPlugin
 
-from ...client.tunnel import reachable
+from ...client.relay.tunnel import reachable
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
 from ...mesh.control import LoggingMeshClient

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
-from ...client.tunnel import HostRelay, Tunnel
+from ...client.relay.tunnel import HostRelay, Tunnel
 from ...errors import ClosedError, ConnectError
 from ...mesh.future import MeshFuture
 from ...system.diagnostics import diagnose

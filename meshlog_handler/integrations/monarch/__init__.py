@@ -2,6 +2,8 @@
 
 Workers import the files of this folder in several threads at once. So importing the folder imports none of them: each public
 name is imported when it is first used.
+
+May import of the integrations: the files beside this folder.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
 from ... import installation
 from ...client.log_client import LogClient
-from ...client.tunnel import HostRelay, reachable
+from ...client.relay.tunnel import HostRelay, reachable
 from ...errors import ClosedError, ConnectError
 from ...handler import MeshHandler
 from ...mesh.future import MeshFuture

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from monarch.actor import this_proc
 
-from ...client.tunnel import Tunnel
+from ...client.relay.tunnel import Tunnel
 from ...errors import ClosedError
 from ...mesh.future import MeshFuture
 from ...mesh.manager import LoggingManager

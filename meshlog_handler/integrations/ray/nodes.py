@@ -15,7 +15,7 @@ import ray
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...client.tunnel import HostRelay, Tunnel, reachable
+from ...client.relay.tunnel import HostRelay, Tunnel, reachable
 from ...errors import ClosedError
 from ...system.diagnostics import diagnose
 from ...system.waits import capped

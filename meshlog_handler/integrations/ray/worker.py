@@ -18,7 +18,7 @@ from typing import Any, Final
 import ray
 from ray.experimental import internal_kv
 
-from ...client.tunnel import reachable
+from ...client.relay.tunnel import reachable
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
 from ...system.diagnostics import diagnose

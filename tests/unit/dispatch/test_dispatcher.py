@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.client.uplink import UpstreamHandler
+from meshlog_handler.client.relay.uplink import UpstreamHandler
 from meshlog_handler.dispatch.dispatcher import Dispatcher
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.dispatch.sinks import Sinks

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.client.receipt import FlushReceipt
+from meshlog_handler.client.flushes.receipt import FlushReceipt
 from meshlog_handler.errors import ClosedError, SettingError
 from meshlog_handler.notebook import cells
 from meshlog_handler.notebook.ipython import Pulse, of_parents_kernel, own_output, running_cell, write_under

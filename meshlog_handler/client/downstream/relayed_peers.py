@@ -1,0 +1,280 @@
+"""RelayPeer: the client's view of a relay, one peer for many workers. Client thread only."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ...errors import MAX_QUOTE, ProtocolError, printable
+from ...journal.layout import START
+from ...journal.shown import ShownMark
+from ...protocol.decode import Item
+from ...protocol.frames import MAX_CONTROL, FrameReader
+from ...protocol.messages import Command, Goodbye, Hello, Message, Welcome
+from ...protocol.relay_messages import (
+    FROM_RELAY,
+    CommandDownstream,
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamPassed,
+    DownstreamReached,
+    FlushDownstream,
+    Passed,
+    RankGranted,
+)
+from ...protocol.relayed_records import RelayedTemplate
+from ...system.diagnostics import diagnose
+from ...transport.listener import NewConnection
+from ..flushes.flushes import time_downstream
+from ..peers.peer import Chosen, Peer, Piece, Target
+from ..peers.stats import RankStats
+
+MAX_DOWNSTREAM: Final = 65_536
+MAX_HELD: Final = 256 << 20
+"""Bytes of a relay's stream that may wait for a boundary, and of the boundaries."""
+_MAX_TAIL: Final = 1 << 40
+
+
+@dataclass(eq=False)
+class RelayedPeer:
+    """A worker downstream of a relay. `stats` are the latest that the relay sent."""
+
+    mesh: str
+    rank: int
+    stats: RankStats
+    journal: str = ""
+
+
+class RelayPeer(Peer):
+    """A relay and its downstream workers. It has no pipes and no rank.
+
+    `watched` is whether the kernel can report its end, which it cannot if the connection comes through a tunnel.
+    """
+
+    relays = True
+    accepts = (*FROM_RELAY, Goodbye)
+
+    def __init__(self, sock: socket.socket, hello: Hello, journal: str, *, watched: bool, client: str | None = None) -> None:
+        super().__init__(
+            sock,
+            hello,
+            rank=None,
+            journal=journal if watched else "",
+            pipes={},
+            coords={},
+            max_line=0,
+            process=hello.pid,
+            relayed=RelayedTemplate,
+            client=client,
+        )
+        self._frames = FrameReader(MAX_CONTROL)  # its messages cover many ranks
+        self.watched = watched
+        self.name = f"the relay on {printable(hello.hostname, MAX_QUOTE)}"
+        self.downstream: dict[int, RelayedPeer] = {}
+        self.hidden = 0  # records, by its latest message
+        self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
+        self.ranks_requested = 0
+        self._held: deque[Piece] = deque()  # beyond the last boundary
+        self._held_bytes = 0
+        self._boundaries: deque[DownstreamPassed] = deque()
+        self.ahead = 0.0
+
+    def receive(self, data: bytes) -> list[Message]:
+        """Take bytes from the socket; return the messages among them, and the boundaries that were reached."""
+        before = len(self.inbox)
+        try:
+            messages = super().receive(data)
+        finally:
+            self._hold(before)
+        if self._held_bytes > MAX_HELD:
+            raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
+        return [*messages, *self._reached()]
+
+    def _hold(self, before: int) -> None:
+        """Hold the pieces that were added to the inbox: they are taken when their boundary is reached."""
+        for piece in self.inbox[before:]:
+            self._held.append(piece)
+            self._held_bytes += len(piece.data)
+            self.inbox_bytes -= len(piece.data)
+        del self.inbox[before:]
+
+    def _take_held(self, piece: Piece) -> None:
+        self.inbox.append(piece)
+        self.inbox_bytes += len(piece.data)
+        self._held_bytes -= len(piece.data)
+
+    def _reached(self) -> list[DownstreamPassed]:
+        """Let the pieces up to a boundary be taken that has arrived as a whole; return these boundaries."""
+        reached = []
+        while self._boundaries and self.place >= (self._boundaries[0].generation, self._boundaries[0].position):
+            boundary = self._boundaries.popleft()
+            self._held_bytes -= boundary.size
+            reached.append(boundary)
+            end = boundary.generation, boundary.position
+            while self._held and (self._held[0].generation, self._held[0].start) < end:
+                piece = self._held.popleft()
+                if piece.generation == end[0] and piece.start + len(piece.data) > end[1]:
+                    piece, rest = piece.split(end[1])
+                    self._held.appendleft(rest)
+                self._take_held(piece)
+        return reached
+
+    def replay(self) -> None:
+        """Read what was never sent from the relay's journal. If the relay ended in order, all of it counts."""
+        before = len(self.inbox)
+        super().replay()
+        self._hold(before)
+        while self.left and self._held:
+            self._take_held(self._held.popleft())
+
+    def was_replaced_by(self, other: RelayPeer) -> bool:
+        """Return whether another relay has the directory that this one had."""
+        ours, theirs = ((each.hello.hostname, each.hello.resumes) for each in (self, other))
+        return bool(ours[1]) and ours == theirs
+
+    def take_tail(self) -> list[Item]:
+        """Return what a killed relay has passed on after its last boundary. Its workers have most of it, and send it again."""
+        while self._held:
+            self._take_held(self._held.popleft())
+        items: list[Item] = []
+        try:
+            self.take(_MAX_TAIL, items)
+        except ProtocolError as failure:
+            diagnose(f"the last records of {self.name} cannot be read: {failure}")
+        return [item for item in items if item[1] is not None]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The live downstream ranks."""
+        return tuple(self.downstream)
+
+    def note(self, message: Message) -> bool:
+        """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
+        if isinstance(message, DownstreamPassed):
+            self._boundaries.append(message)
+            self._held_bytes += message.size
+            return True
+        if isinstance(message, DownstreamReached):
+            if message.request in self.reached:  # else that flush has already ended here
+                self.reached[message.request] = message
+            self.hidden = message.hidden
+            for rank, counters in message.counters.items():
+                if rank in self.downstream:
+                    self.downstream[rank].stats = RankStats.of(rank, counters)
+            return True
+        return False
+
+    def request_rank(self) -> None:
+        """Count a request for a rank that has no answer yet; `ProtocolError` if there are too many."""
+        if self.ranks_requested >= MAX_DOWNSTREAM:
+            raise ProtocolError(f"more than {MAX_DOWNSTREAM} requests for a rank at once")
+        self.ranks_requested += 1
+
+    def join(self, message: DownstreamJoined) -> RelayedPeer:
+        """Add a worker that joined downstream; `ProtocolError` if there are too many."""
+        if len(self.downstream) >= MAX_DOWNSTREAM:
+            raise ProtocolError(f"more than {MAX_DOWNSTREAM} workers downstream of one relay")
+        stats = RankStats(message.rank, message.pid)
+        self.downstream[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats, message.journal)
+        return joined
+
+    def end(self, message: DownstreamEnded) -> RelayedPeer | None:
+        """Remove a downstream worker that ended, and return it."""
+        stats = RankStats.of(message.rank, message.counters)
+        self.hidden = message.hidden
+        ended = self.downstream.pop(message.rank, None)
+        if ended is not None:
+            ended.stats = stats
+        return ended
+
+    def chosen(self, chosen: Chosen | None) -> Sequence[Target]:
+        """Return the chosen downstream workers."""
+        return [each for each in self.downstream.values() if chosen is None or chosen(each)]
+
+    def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
+        """Return the message that starts a flush. The relay's answer is kept until the flush has ended."""
+        self.reached[version] = None
+        ranks = None if chosen is None else tuple(each.rank for each in self.downstream.values() if chosen(each))
+        return FlushDownstream(version, time_downstream(timeout), ranks)
+
+    def command_for(self, command: Command, members: Sequence[Target]) -> Command:
+        """Return the message that sends a command to `members`, which are downstream workers."""
+        ranks = tuple(member.rank for member in members if member.rank is not None)
+        return CommandDownstream(command.request, command.encode(), ranks)
+
+    def counters(self) -> Mapping[int | None, RankStats]:
+        """Return the counters of the downstream workers."""
+        return {rank: each.stats for rank, each in self.downstream.items()}
+
+
+def peer_of(
+    connection: NewConnection,
+    welcome: Welcome,
+    coords: Mapping[str, int | str],
+    max_line: int,
+    client: str,
+    mark: ShownMark | None = None,
+) -> Peer:
+    """Return the peer of a new connection."""
+    hello, sock, pid = connection.hello, connection.sock, connection.pid
+    if hello.relay:
+        # Through a tunnel, the kernel only knows the process at the end of the tunnel.
+        return RelayPeer(sock, hello, welcome.journal, watched=connection.here and hello.pid == pid, client=client)
+    peer = Peer(
+        sock,
+        hello,
+        rank=welcome.rank,
+        journal=welcome.journal,
+        pipes=connection.pipes,
+        coords=coords,
+        max_line=max_line,
+        process=pid,
+        client=client,
+        mark=mark,
+    )
+    peer.watched = connection.here
+    if hello.resumes and not hello.job:
+        peer.resume(connection.known or nothing_passed(welcome.journal, welcome.rank or 0))
+    return peer
+
+
+def nothing_passed(journal: str, rank: int) -> Passed:
+    """Return the place before the first entry of a journal."""
+    return Passed(journal, rank, 0, START, 0, 0, ())
+
+
+def ended_peer(journal: str, rank: int, granted: RankGranted, max_line: int, client: str) -> Peer:
+    """Return the peer of a worker that ended without a relay: only its journal is left."""
+    hello = Hello(
+        pid=granted.pid,
+        hostname=granted.hostname or socket.gethostname(),
+        rank=rank,
+        local_rank=None,
+        mesh=granted.mesh,
+        captured=(),
+        forwarding=True,
+        started=0.0,
+    )
+    peer = Peer(
+        None,
+        hello,
+        rank=rank,
+        journal=journal,
+        pipes={},
+        coords=granted.coords,
+        max_line=max_line,
+        process=granted.pid,
+        client=client,
+    )
+    peer.external = False
+    peer.left = granted.ended
+    peer.resume(Passed.of(granted.known) if granted.known is not None else nothing_passed(journal, rank))
+    return peer
+
+
+def counters_of(stats: RankStats) -> dict[str, Any]:
+    """Return counters as plain data, for an upstream client."""
+    return {name: getattr(stats, name) for name in RankStats.counted}

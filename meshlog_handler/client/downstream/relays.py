@@ -1,0 +1,297 @@
+"""The relays of a client: commands to them, and their messages about downstream workers. Client thread only.
+
+::
+
+    workers -> relay, with its own client -> client         a relay's client may itself have relays
+    commands, windows, ranks  <-> answers, joined and ended workers
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+from ...dispatch.dispatcher import Dispatcher
+from ...errors import ProtocolError
+from ...protocol.decode import Item
+from ...protocol.messages import Command, Commit, Message, Prepare, reason_of
+from ...protocol.relay_messages import (
+    CommandDownstream,
+    DefaultDownstream,
+    DownstreamEnded,
+    DownstreamJoined,
+    DownstreamPassed,
+    DownstreamReplies,
+    DownstreamStacks,
+    PassedReceived,
+    RankGranted,
+    RankRequest,
+    StreamDownstream,
+    WindowDownstream,
+)
+from ...transport.run_directory import RunDir
+from ...worker.next_client import PATIENCE_SEC
+from ..flushes.acknowledgements import Acknowledgements
+from ..peers.peer import Chosen, Peer
+from ..peers.reactor import Reactor
+from ..peers.registry import Registry
+from ..peers.stats import RankStats
+from .checkpoints import Checkpoints, Passage
+from .passed_streams import PassedStreams
+from .relayed_peers import RelayPeer, counters_of
+from .unconfirmed import Unconfirmed
+
+_MOST_SEC: Final = 0.5
+_PART: Final = 4
+
+
+def window_downstream(window: float | None) -> float | None:
+    """Return the window of a relay. It is short, as lines wait again upstream, but long enough to group many similar lines."""
+    return None if window is None else min(window / _PART, _MOST_SEC)
+
+
+class Upstream(Passage, Protocol):
+    """The connection to the upstream client, for a client that belongs to a relay.
+
+    Called on the client's thread, or on those of its listener. Never waits long.
+    """
+
+    directory: RunDir
+
+    def joined(self, message: DownstreamJoined) -> None:
+        """Report a worker that joined."""
+
+    def ended(self, message: DownstreamEnded) -> None:
+        """Report a worker that ended."""
+
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Ask for a rank, or for what is known of a journal; `granted` is called with it, on any thread."""
+
+
+class Relays:
+    """Exchanges messages with relays, apart from records and flushes.
+
+    `remember` takes the last counters of ranks that ended. `post` runs a function on the client's thread, from any thread.
+    `dispatcher` is that of this client.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        *,
+        registry: Registry,
+        commands: Acknowledgements[str | bytes | None],
+        remember: Callable[[Mapping[int | None, RankStats]], None],
+        post: Callable[[Callable[[], Any]], object],
+        upstream: Upstream | None,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._reactor = reactor
+        self._registry = registry
+        self._commands = commands
+        self._remember = remember
+        self._post = post
+        self.upstream = upstream
+        self._window = dispatcher.window
+        self._dispatcher = dispatcher
+        self.checkpoints = Checkpoints(reactor, dispatcher, upstream)
+        self._hidden_by_former = 0  # by relays that have ended
+        self._streams = PassedStreams()
+        self._waiting: list[tuple[RelayPeer, Callable[[], None]]] = []
+        self.unconfirmed = Unconfirmed()
+
+    @property
+    def hidden(self) -> int:
+        """The number of hidden records, here and downstream."""
+        return self._dispatcher.hidden + self._hidden_by_former + sum(relay.hidden for relay in self._relays())
+
+    def clocks(self) -> dict[str, float]:
+        """Return the seconds by which the clocks of hosts with relays are ahead."""
+        return {relay.hello.hostname: relay.ahead for relay in self._relays()}
+
+    @property
+    def deadline(self) -> float | None:
+        """When a boundary or a tail is due, or None."""
+        return min((due for due in (self.checkpoints.deadline, self.unconfirmed.deadline) if due is not None), default=None)
+
+    def ask_to_keep_waiting(self) -> None:
+        """Ask throttled workers to wait, unless the upstream client takes nothing: then their policy applies."""
+        if not self.checkpoints.full:
+            self._reactor.ask_to_keep_waiting()
+
+    # -- to relays -------------------------------------------------------------------------------------------------
+
+    def peer_joined(self, peer: Peer) -> None:
+        """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
+        if isinstance(peer, RelayPeer):
+            self._send(peer, WindowDownstream(0, window_downstream(self._window)))
+            for mesh_or_all, streaming in self._registry.streaming().items():
+                self._send(peer, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
+            for mesh, command in self._registry.defaults():
+                self._send_default(peer, mesh, command)
+        elif self.upstream is not None and peer.rank is not None and not peer.external:
+            joined = DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, dict(peer.coords), peer.journal)
+            self.upstream.joined(joined)
+
+    def set_window(self, window: float | None) -> None:
+        """Set the windows of the relays by the window of this client."""
+        self._window = window
+        self._send_to_all(WindowDownstream(0, window_downstream(window)))
+
+    def set_default(self, mesh: str, command: Command) -> None:
+        """Add a default command for workers that join later, anywhere downstream."""
+        for relay in self._relays():
+            self._send_default(relay, mesh, command)
+
+    def _send_default(self, relay: RelayPeer, mesh: str, command: Command) -> None:
+        request = self._commands.number()
+        relay.unacknowledged[mesh] = request
+        self._send(relay, DefaultDownstream(request, mesh, command.encode()))
+
+    def _send_defaults_to(self, relay: RelayPeer, joined: DownstreamJoined) -> None:
+        """Send a worker all defaults of its mesh if one changed while it joined: the relay may have admitted it without it.
+
+        The registry has them. A relay that acknowledges nothing therefore costs a number for each mesh.
+        """
+        if joined.mesh not in relay.unacknowledged:
+            return
+        for mesh, command in self._registry.defaults():
+            if mesh == joined.mesh:
+                number = self._commands.number()
+                given = command.replaced(request=number)
+                self._send(relay, CommandDownstream(number, given.encode(), (joined.rank,)))
+                if isinstance(command, Prepare):
+                    commit = Commit(self._commands.number(), number)
+                    self._send(relay, CommandDownstream(commit.request, commit.encode(), (joined.rank,)))
+
+    def stream(self, streaming: bool, chosen: Chosen | None, mesh: str | None) -> None:
+        """Make relays pass on or suppress the records of chosen workers, and of workers that join `mesh` later."""
+        for relay in self._relays():
+            ranks = None if chosen is None else tuple(rank for rank, each in relay.downstream.items() if chosen(each))
+            if ranks is None or ranks or mesh is not None:
+                self._send(relay, StreamDownstream(0, streaming, ranks, mesh))
+
+    # -- from relays -----------------------------------------------------------------------------------------------
+
+    def handle(self, relay: Peer, message: Message) -> None:
+        """Handle a message of a relay. After a malformed message, the connection is closed."""
+        assert isinstance(relay, RelayPeer)  # other peers accept no such messages
+        try:
+            self._note(relay, message)
+        except ProtocolError as failure:
+            self._reactor.refuse(relay, failure)
+
+    def _note(self, relay: RelayPeer, message: Message) -> None:
+        if isinstance(message, RankRequest):
+            request = message.request
+            relay.request_rank()
+
+            def send(granted: RankGranted) -> None:
+                relay.ranks_requested -= 1
+                self._send(relay, granted.replaced(request=request))
+
+            def grant(granted: RankGranted) -> None:
+                self._post(lambda: send(granted))
+
+            former = next((each for each in self._relays() if each is not relay and each.was_replaced_by(relay)), None)
+            if former is None or not message.journal:  # a new worker has sent nothing before
+                self.claim(message.journal, grant)
+            else:  # it was killed, and what it has sent comes first
+                self._waiting.append((former, partial(self.claim, message.journal, grant)))
+                if not former.watched:  # its tunnel may still be open
+                    self._reactor.ended(former)
+        elif isinstance(message, DownstreamPassed):
+            relay.ahead = message.ahead
+            if self.upstream is None:
+                self._streams.passed(message.passed, message.removed)
+                self._send(relay, PassedReceived(message.request, time.time()))
+            else:
+                self.checkpoints.reached(relay, message)
+        elif isinstance(message, DownstreamJoined):
+            relay.join(message)
+            if self._streams.joined(message):
+                self.unconfirmed.resumed(message.rank)
+            self._registry.joined(message.mesh, message.rank)
+            self._send_defaults_to(relay, message)
+            if self.upstream is not None:
+                self.upstream.joined(message)
+        elif isinstance(message, DownstreamEnded):
+            ended = relay.end(message)
+            if ended is not None:
+                if relay in self._reactor.peers:
+                    self._streams.ended(ended.journal)
+                else:
+                    ended.stats = self._streams.counted(ended.journal, ended.stats)
+                self._commands.note_all(ended, "ended before it answered")
+                self._remember({ended.rank: ended.stats})
+                self._registry.ended(ended.mesh, ended.rank)
+                if self.upstream is not None:
+                    self.upstream.ended(message.replaced(hidden=self.hidden))
+        elif isinstance(message, DownstreamReplies):
+            for mesh, request in tuple(relay.unacknowledged.items()):
+                if request == message.request:
+                    del relay.unacknowledged[mesh]
+            for rank, error in message.answers:
+                if rank in relay.downstream:
+                    self._commands.note(message.request, relay.downstream[rank], reason_of(error))
+        elif isinstance(message, DownstreamStacks):
+            for rank, index in message.answers:
+                if rank in relay.downstream:
+                    fits = index < len(message.found)
+                    answer = message.found[index] if fits else "its relay had no room for its stacks"
+                    self._commands.note(message.request, relay.downstream[rank], answer)
+
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Find a rank for a new worker, or what is known of a journal, here or upstream."""
+        if self.upstream is not None:
+            self.upstream.claim(journal, granted)
+        elif journal:
+            granted(self._streams.granted(0, journal, 0))
+        else:
+            granted(RankGranted(0, self._registry.next_rank()))
+
+    def add_ended(self, peer: Peer) -> None:
+        """Add a worker of which only the journal is left, after its relay was killed."""
+        peer.streaming = self._registry.streams(peer.mesh)
+        peer.sides.defer = True
+        self._reactor.peers.add(peer)
+        self.peer_joined(peer)
+        self._reactor.ended(peer)
+
+    def take_tail(self, relay: Peer, now: float) -> list[Item]:
+        """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
+        assert isinstance(relay, RelayPeer)
+        resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
+        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
+
+    def peer_ended(self, peer: Peer) -> None:
+        """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
+        if isinstance(peer, RelayPeer):
+            for rank, each in tuple(peer.downstream.items()):
+                each.stats.alive = False
+                self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
+            self._hidden_by_former += peer.hidden
+            peer.hidden = 0
+            ready = [claim for former, claim in self._waiting if former is peer]
+            self._waiting = [each for each in self._waiting if each[0] is not peer]
+            for claim in ready:
+                claim()
+        elif self.upstream is not None and peer.rank is not None and not peer.external:
+            self.upstream.ended(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
+
+    def _relays(self) -> list[RelayPeer]:
+        return [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
+
+    def _send_to_all(self, message: Message) -> None:
+        for relay in self._relays():
+            self._send(relay, message)
+
+    def _send(self, relay: RelayPeer, message: Message) -> None:
+        self._reactor.send(relay, message)
+
+
+def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
+    """Return the counters of all ranks as plain data."""
+    return {rank: counters_of(each) for rank, each in stats.items() if rank is not None}

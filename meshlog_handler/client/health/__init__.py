@@ -1,0 +1,6 @@
+"""How the ranks are: what is known of each, the stacks of their threads, and whether a job hangs.
+
+May import of the client: peers, flushes, downstream.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,202 @@
+"""What the client knows about its ranks, for `insight()`: asks the watches of its peers, and its relays. Client thread only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from ...errors import ClosedError, ProtocolError
+from ...insight.observation import Observation
+from ...insight.watch import Seen
+from ...protocol.codec import pack, unpack
+from ...protocol.relay_messages import DownstreamInsight, InsightDownstream
+from ...system.diagnostics import diagnose
+from ...system.error_reports import give
+from ...system.process_state import STOPPED, thread_state
+from ...system.waits import Awaited, finished
+from ..downstream.relayed_peers import RelayPeer
+from ..flushes.acknowledgements import Acknowledgements
+from ..peers.peer import Peer
+from ..peers.reactor import Reactor
+from ..peers.stats import RankStats
+from ..peers.tail import last_text
+
+INSIGHT_SEC: Final = 5.0
+"""Seconds to wait for relays."""
+
+MAX_ENCODED: Final = 32 << 20
+"""Bytes that a relay sends of what it knows."""
+
+MAX_PAST: Final = 256
+"""Ranks that ended and are kept. Of earlier ones, only the counters are."""
+
+
+class Known(NamedTuple):
+    """What is known of a process. `observations` makes plain data of it, on any thread."""
+
+    rank: int
+    pid: int | None  # None: not a live process of this host
+    state: str
+    end: str
+    last_line: str
+    seen: Seen | None
+    records: int
+    lines: int
+    dropped: int
+    last_seen: float
+
+    def observation(self, now: float) -> Observation:
+        """Return it as plain data. `now` is in seconds since the epoch."""
+        made = Observation(
+            self.rank,
+            "stopped" if self.pid is not None and thread_state(self.pid, self.pid).state in STOPPED else self.state,
+            max(0.0, now - (self.seen.last if self.seen is not None and self.seen.last else self.last_seen)),
+            last_line=self.last_line,
+            records=self.records,
+            lines=self.lines,
+            dropped=self.dropped,
+            end=self.end,
+        )
+        return made if self.seen is None else made.with_seen(self.seen, now)
+
+
+class Findings(NamedTuple):
+    """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell."""
+
+    when: float
+    known: list[Known]
+    counted: list[Known]
+    downstream: list[bytes]
+
+    def observations(self) -> list[Observation]:
+        """Return it as plain data. Any thread: this takes time."""
+        told = []
+        for encoded in self.downstream:
+            try:
+                told.append(Observation.of(unpack(encoded)))
+            except ProtocolError as failure:
+                diagnose(f"what a relay reports about a rank is left out: {failure}")
+        ranks = {each.rank for each in told}
+        known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
+        return [*(each.observation(self.when) for each in known), *told]
+
+    def encode(self, limit: int = MAX_ENCODED) -> bytes:
+        """Return it for an upstream client or an observer, as far as it fits into `limit` bytes.
+
+        An upstream client has the counters of the other ranks.
+        """
+        pieces, size = [], 0
+        for each in self.observations():
+            piece = pack(each.plain())
+            size += len(piece)
+            if size > limit:
+                break
+            pieces.append(piece)
+        return pack(tuple(pieces))
+
+
+class Insights:
+    """Keeps what is known of ranks that ended, and answers what is asked."""
+
+    def __init__(self, reactor: Reactor, numbers: Iterator[int]) -> None:
+        self._reactor = reactor
+        self.last = Findings(0.0, [], [], [])  # what was known at the end
+        self._past: dict[int, list[Known]] = {}
+        self._asked: Acknowledgements[tuple[bytes, ...]] = Acknowledgements(self._complete, numbers)
+        self._local: dict[int, Findings] = {}
+
+    def ended(self, peer: Peer) -> None:
+        """Keep what is known of a worker that ended."""
+        self._asked.note_all(peer, ())
+        if isinstance(peer, RelayPeer):
+            for rank, each in peer.downstream.items():
+                self._remember(_counted(rank, each.stats, "ended"))
+        elif peer.rank is not None:
+            self._remember(_known(peer)._replace(pid=None, state="ended"))
+
+    def died(self, rank: int | None, text: str) -> None:
+        """Note that a rank that ended has crashed."""
+        past = self._past.get(-1 if rank is None else rank, [])
+        how = text.partition("\n")[0].partition("; its last")[0]
+        # A process whose starter has redirected its output has two connections.
+        past[:] = [each._replace(state="dead", end=how) for each in past]
+
+    def _remember(self, known: Known) -> None:
+        past = self._past.pop(known.rank, [])
+        self._past[known.rank] = [*past[-1:], known]
+        if len(self._past) > MAX_PAST:
+            del self._past[next(iter(self._past))]
+
+    def ask(self, future: Future[Findings]) -> int:
+        """Let `future` get the findings when all relays have answered; return the number for `give_up`."""
+        number = self._asked.number()
+        relays = [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer) and not peer.ended]
+        self._local[number] = self.here()
+        self._asked.start(number, future, relays)
+        for relay in relays:
+            if not self._reactor.send(relay, InsightDownstream(number)):
+                self._asked.note(number, relay, ())
+        return number
+
+    def here(self) -> Findings:
+        """Return what is known without asking relays."""
+        known = [_known(peer) for peer in self._reactor.peers if peer.rank is not None]
+        return Findings(time.time(), [*known, *chain.from_iterable(self._past.values())], [], [])
+
+    def answered(self, relay: Peer, message: DownstreamInsight) -> None:
+        """Note the answer of a relay. Raises `ProtocolError` if it is malformed."""
+        pieces: Any = unpack(message.observations)
+        if not isinstance(pieces, tuple) or not all(isinstance(each, bytes) for each in pieces):
+            raise ProtocolError("malformed observations: expected encoded ones")
+        self._asked.note(message.request, relay, pieces)
+
+    def give_up(self, number: int) -> None:
+        """Do not wait any longer for relays that have not answered."""
+        self._asked.give_up(number, ())
+
+    def close(self) -> None:
+        """Answer without the relays, because the client ends, and keep what is known."""
+        self._asked.close(())
+        self.last = self.here()
+
+    def _complete(self, asked: Any) -> None:
+        here = self._local.pop(asked.number)
+        relays = [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
+        counted = [_counted(rank, each.stats, "running") for relay in relays for rank, each in relay.downstream.items()]
+        give(asked.future, here._replace(counted=counted, downstream=list(chain.from_iterable(asked.answers.values()))))
+
+
+def _known(peer: Peer) -> Known:
+    stats = peer.stats
+    assert peer.rank is not None  # see the callers
+    pid = peer.pid if (peer.watched or peer.external) and not peer.ended else None
+    state = "ended" if peer.ended else "running"
+    line = last_text(peer.tail)
+    seen = peer.watch.seen(peer.decoded)
+    return Known(peer.rank, pid, state, "", line, seen, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
+
+
+def _counted(rank: int, stats: RankStats, state: str) -> Known:
+    return Known(rank, None, state, "", "", None, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
+
+
+def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float) -> Findings:
+    """Return what is known about the ranks, if possible within `timeout` seconds. Any thread.
+
+    `ask` runs a function on the client's thread.
+    """
+    future: Future[Findings] = Awaited()
+    try:
+        number, thread = ask(lambda: (insights.ask(future), threading.get_ident()))
+        if thread == threading.get_ident():  # a handler calls: meanwhile, this thread cannot receive the answers of relays
+            insights.give_up(number)
+        elif not finished(future, timeout):
+            ask(partial(insights.give_up, number))
+        return future.result()
+    except ClosedError:
+        return insights.last

@@ -1,0 +1,394 @@
+"""LogRelay: a client that forwards to another client, so that no single thread reads from ten thousand processes.
+
+::
+
+    workers of one host -> LogRelay there -> LogClient of the job        relays may form several levels
+
+Each relay groups similar lines; the client merges their counts, ranks and ranges again. Flushes, levels and configuration
+propagate down the tree, and their answers propagate up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Final
+
+from ... import settings
+from ...errors import BusyError, ClosedError
+from ...protocol.messages import Command, TakeStacks, decode
+from ...protocol.relay_messages import (
+    CommandDownstream,
+    DefaultDownstream,
+    DownstreamEnded,
+    DownstreamInsight,
+    DownstreamJoined,
+    DownstreamPassed,
+    DownstreamReached,
+    DownstreamReplies,
+    FlushDownstream,
+    InsightDownstream,
+    PassedReceived,
+    RankGranted,
+    RankRequest,
+    StreamDownstream,
+    WindowDownstream,
+)
+from ...system import at_exit, live_clients
+from ...system.diagnostics import diagnose
+from ...system.shielded import run_shielded
+from ...system.waits import monotonic
+from ...transport.channel import Address
+from ...transport.run_directory import RunDir
+from ...worker.record_stream import internal_threads
+from ..downstream.relayed_peers import MAX_HELD
+from ..downstream.relays import plain_counters
+from ..flushes.acknowledgements import Answers
+from ..flushes.receipt import FlushReceipt
+from ..health.insights import INSIGHT_SEC
+from ..health.stack_collector import downstream_stacks
+from ..log_client import LogClient
+from ..peers.peer import of_ranks
+from ..peers.registry import Orphan
+from .uplink import Uplink, UpstreamHandler
+
+_LOOK_SEC: Final = 0.5
+_ORPHANS_SEC: Final = 2.0
+_MAX_ROOM: Final = MAX_HELD // 4
+
+
+class LogRelay:
+    """A client that forwards its records to another client.
+
+    Workers join it as they join a `LogClient`: ``install(relay.address)``, `environ`. With one relay for each host, the
+    records of a killed worker, and much of the traffic, stay on that host.
+
+    Parameters
+    ----------
+    address : str
+        The address of the upstream client, which may be another relay.
+    log_dir : str or None
+        Directory on this host for a complete file per rank and stream, and for the journals.
+    never, hide : sequence of str
+        Regular expressions: lines never grouped here, and lines not passed on.
+    tunnel : socket.socket or None
+        A connection to the upstream client, if its socket cannot be reached from here. The relay closes it.
+
+    Notes
+    -----
+    Any thread may call its methods. The upstream client sets the windows, as a part of its window. When the upstream client is
+    gone, the relay stops, and its workers continue as without a client.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        log_dir: str | os.PathLike[str] | None = None,
+        never: Sequence[str] = (),
+        hide: Sequence[str] = (),
+        tunnel: socket.socket | None = None,
+    ) -> None:
+        self._upstream_address = str(Address.parse(address))
+        self._tunnel = tunnel
+        self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
+        self._claims: dict[int, Callable[[RankGranted], None]] = {}
+        self._handler: UpstreamHandler | None = None
+        self._looker: threading.Thread | None = None
+        self._over = threading.Event()
+        self._numbers = itertools.count(1)
+        self._uplink: Uplink | None = None
+        self._client: LogClient | None = None
+        self._ending = threading.Lock()
+        self._adopting: set[str] = set()  # journals of workers that ended, which the upstream client was asked about
+
+    # -- start and stop --------------------------------------------------------------------------------------------
+
+    def start(self) -> LogRelay:
+        """Join the upstream client, and open the listener for workers. A second call does nothing.
+
+        Raises
+        ------
+        ConnectError
+            If the upstream client cannot be joined.
+        OSError
+            If no private directory can be made here, or `log_dir` cannot be written.
+        """
+        if self._uplink is not None:
+            return self
+        try:
+            run_shielded(self._start)
+            return self
+        except BaseException:
+            self.stop()  # it does nothing unless the relay runs: then Ctrl-C was the cause, not a failed start
+            raise
+
+    def _start(self) -> None:
+        log_dir, never, hide = self._options
+        try:
+            self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
+        try:
+            uplink = Uplink(self._upstream_address, self._tunnel, self.directory.path)
+        except BaseException:
+            self.directory.forget()  # there may be journals in it
+            raise
+        self._handler = handler = UpstreamHandler(uplink.stream)
+        try:
+            client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
+            client.registry.claim = self._claim_for_worker
+            client.start()
+        except BaseException:
+            uplink.leave()
+            self.directory.forget()
+            raise
+        self._uplink, self._client = uplink, client
+        live_clients.add(self)
+        at_exit.stop_at_exit(self, self.stop)
+        uplink.start(self._carry_out, self.stop, self._lost)
+        if client.registry.orphans:
+            self._looker = threading.Thread(target=self._look_for_orphans, name="meshlog-orphans", daemon=True)
+            self._looker.start()
+
+    def _look_for_orphans(self) -> None:
+        """Read the journals of workers that ended without a relay, after the one that is gone."""
+        internal_threads.add(threading.get_ident())
+        try:
+            while not self._over.is_set() and (client := self.client).running and client.registry.orphans:
+                self._ask_for_orphans(client)
+                self._over.wait(_LOOK_SEC)
+        except ClosedError:
+            return  # it was stopped
+        finally:
+            internal_threads.discard(threading.get_ident())
+
+    def _ask_for_orphans(self, client: LogClient) -> None:
+        for orphan in client.registry.ended_orphans():
+            self._adopting.add(orphan.journal)
+            self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
+
+    def _adopt(self, client: LogClient, orphan: Orphan, granted: RankGranted) -> None:
+        client.adopt_ended(orphan.journal, orphan.rank, granted.replaced(pid=granted.pid or orphan.pid))
+        self._adopting.discard(orphan.journal)
+
+    def _await_orphans(self, client: LogClient) -> None:
+        """Take over the journals of workers that have ended by now: they are removed with the directory."""
+        self._ask_for_orphans(client)
+        deadline = monotonic() + _ORPHANS_SEC
+        while self._adopting and monotonic() < deadline and threading.get_ident() not in internal_threads:
+            time.sleep(_LOOK_SEC / 10)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds for the flush.
+        """
+        interrupts: list[BaseException] = []
+        try:
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+            run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)  # if the first one has not begun
+            raise
+
+    def _stop(self, timeout: float, interrupts: list[BaseException]) -> None:
+        with self._ending:
+            client, uplink = self._client, self._uplink
+            if client is None or uplink is None or not client.running:
+                return
+            self._await_orphans(client)
+            self._over.set()
+            client.end(timeout, interrupts)
+            uplink.leave()
+            live_clients.discard(self)
+            at_exit.forget(self)
+
+    def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
+        """Report the exit code of a downstream worker (see `LogClient.report_exit`)."""
+        if self._client is not None:
+            self._client.report_exit(mesh, rank, exitcode)
+
+    @property
+    def running(self) -> bool:
+        """Whether the relay is started and not stopped, in this process."""
+        return self._client is not None and self._client.running
+
+    shows = False
+    """Its client passes records on."""
+
+    def forget(self) -> None:
+        """In a forked child: close the copies of the parent's descriptors."""
+        if self._uplink is not None:
+            self._uplink.forget()
+
+    def __enter__(self) -> LogRelay:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """What a worker of this host needs to join. Keep it out of command lines and logs."""
+        return self.client.address
+
+    def environ(self) -> dict[str, str]:
+        """Return a copy of this process's environment, with the settings that a subprocess needs to join."""
+        return self.client.environ()
+
+    @property
+    def client(self) -> LogClient:
+        """The client that reads the workers of this host. Raises `ClosedError` before the start."""
+        if self._client is None:
+            raise ClosedError("this LogRelay does not run: call start(), or use it in a with statement.")
+        return self._client
+
+    # -- messages to the upstream client (see `Upstream`) ------------------------------------------------------------
+
+    def joined(self, message: DownstreamJoined) -> None:
+        """Report a worker that joined."""
+        if self._uplink is not None:
+            self._uplink.send(message)
+
+    def ended(self, message: DownstreamEnded) -> None:
+        """Report a worker that ended."""
+        if self._uplink is not None:
+            self._uplink.send(message)
+
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
+        """Ask for a rank, or for what is known of a journal; `granted` is called with it."""
+        self._ask_for_rank(granted, journal)
+
+    def _ask_for_rank(self, granted: Callable[[RankGranted], None], journal: str = "") -> int:
+        request = next(self._numbers)
+        self._claims[request] = granted
+        if self._uplink is not None:
+            self._uplink.send(RankRequest(request, journal))
+        return request
+
+    def _claim_for_worker(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
+        """Ask for a rank for a new connection; return a function that withdraws the request."""
+        return partial(self._claims.pop, self._ask_for_rank(granted, journal), None)
+
+    # -- the stream to the upstream client (see `Passage`) -----------------------------------------------------------
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The end of what was passed on."""
+        return (0, 0) if self._uplink is None else self._uplink.stream.journal.place
+
+    @property
+    def postponed(self) -> bool:
+        """Whether sentinels wait for room in the stream."""
+        return self._uplink is not None and self._uplink.stream.postponed
+
+    @property
+    def passed_bytes(self) -> int:
+        """The bytes that were passed on."""
+        return 0 if self._handler is None else self._handler.passed_bytes
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be on their way: a part of the stream, so that passing on never waits."""
+        return 0 if self._uplink is None else min(self._uplink.stream.journal.size // 4, _MAX_ROOM)
+
+    def passed(self, message: DownstreamPassed) -> None:
+        """Send a boundary."""
+        if self._uplink is not None:
+            self._uplink.send(message)
+
+    # -- commands from the upstream client ---------------------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> None:
+        """Carry out a command. Runs on the uplink's thread, and leaves slow work to other threads."""
+        client, uplink = self.client, self._uplink
+        assert uplink is not None
+        if isinstance(command, RankGranted):
+            granted = self._claims.pop(command.request, None)
+            if granted is not None:
+                with contextlib.suppress(ClosedError):  # as below
+                    granted(command)
+            return
+        if isinstance(command, PassedReceived):
+            with contextlib.suppress(ClosedError):  # as below
+                client.on_thread(partial(client.confirm, command))
+            return
+        with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
+            if isinstance(command, FlushDownstream):
+                self._flush(client, uplink, command)
+            elif isinstance(command, CommandDownstream):
+                self._pass_down(client, uplink, command)
+            elif isinstance(command, DefaultDownstream):
+                client.set_default(command.mesh, decode(command.command, Command))
+                # New workers get it from here on. The reply follows the messages about workers that joined before.
+                client.on_thread(partial(uplink.send, DownstreamReplies(command.request, ())))
+            elif isinstance(command, InsightDownstream):
+                self._observe(client, uplink, command)
+            elif isinstance(command, WindowDownstream):
+                client.switch(command.window, wait=False)
+            elif isinstance(command, StreamDownstream):
+                client.switch(streaming=command.streaming, chosen=of_ranks(command.ranks), mesh=command.mesh, wait=False)
+
+    def _flush(self, client: LogClient, uplink: Uplink, command: FlushDownstream) -> None:
+        def flushed(future: Future[FlushReceipt]) -> None:
+            with contextlib.suppress(ClosedError):  # the client was stopped meanwhile
+                client.on_thread(partial(answer, future))
+
+        def answer(future: Future[FlushReceipt]) -> None:
+            # Runs on the client's thread, which has passed on the last record. It sends a boundary after the sentinel.
+            receipt = future.result()
+            stats = client.stats_now()
+            reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
+            uplink.send(DownstreamReached(command.request, *reached, plain_counters(stats), stats.hidden))
+            uplink.append_flush(command.request)
+
+        client.flush_soon(command.timeout, of_ranks(command.ranks)).add_done_callback(flushed)
+
+    def _observe(self, client: LogClient, uplink: Uplink, command: InsightDownstream) -> None:
+        def observe() -> None:
+            with contextlib.suppress(ClosedError, BusyError):  # the upstream client has the counters
+                # The upstream client waits twice as long for this answer as this client for those of its relays.
+                uplink.send(DownstreamInsight(command.request, client.find(INSIGHT_SEC / 2).encode()))
+
+        _start(observe, "meshlog-insight")
+
+    def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
+        def answered(future: Future[Answers]) -> None:
+            errors = {member: each if isinstance(each, str) else None for member, each in future.result().items()}
+            replies = tuple((member.rank, error) for member, error in errors.items())  # type: ignore[attr-defined]  # see `Target`
+            uplink.send(DownstreamReplies(command.request, replies))
+
+        inner, chosen = decode(command.command, Command), of_ranks(command.ranks)
+        if not isinstance(inner, TakeStacks):
+            client.send_command_soon(inner, chosen).add_done_callback(answered)
+            return
+
+        def take() -> None:
+            with contextlib.suppress(ClosedError, BusyError):  # the upstream client names the ranks without an answer
+                found = client.stack_collector.collect(chosen, inner.timeout)
+                uplink.send(downstream_stacks(command.request, found))
+
+        _start(take, "meshlog-stacks")
+
+    def _lost(self) -> None:
+        diagnose("the upstream client of this relay is gone: the relay stops")
+        self.stop(1.0)
+
+
+def _start(work: Callable[[], object], name: str) -> None:
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the upstream client gets no answer
+        threading.Thread(target=work, name=name, daemon=True).start()
