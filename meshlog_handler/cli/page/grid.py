@@ -51,11 +51,11 @@ class Grid(Generic[V]):
             if self._high - self._low >= self._most:
                 self._fit()
                 at = int(time / self.width)
-        row = self.rows.get(rank)
-        if row is None:
-            row = self.rows[rank] = {}
+        if rank not in self.rows:
+            self.rows[rank] = {}
             self._limit()
             at = int(time / self.width)
+        row = self.rows[rank]
         known = row.get(at)
         row[at] = value if known is None else self._merge(known, value)
 
