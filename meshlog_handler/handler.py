@@ -31,8 +31,9 @@ from .system.diagnostics import diagnose
 from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_whole
-from .worker import membership
 from .worker import record_stream as streams
+from .worker import this_process
+from .worker.member import JoinOptions, launched_options
 from .worker.record_stream import RecordStream, check_on_full, is_own
 
 if TYPE_CHECKING:  # most workers need no more
@@ -174,7 +175,7 @@ class MeshHandler(logging.Handler):
         logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self and handler not in theirs)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        member, client = membership.current(), _own_client
+        member, client = this_process.current(), _own_client
         address = member.options.address if member is not None else client.address if client is not None else None
         token = None
         if self.sink is not None:
@@ -225,7 +226,7 @@ class MeshHandler(logging.Handler):
 
     def _start(self, address: str | None, log_dir: str | None, make_sink: Callable[[], Sink]) -> None:
         """Find the client and join it, or become it."""
-        member = membership.current()
+        member = this_process.current()
         address = address or os.environ.get(settings.ADDRESS) or None
         if _own_client is None or not _own_client.running or address not in (None, _own_client.address):
             if member is not None and address in (None, member.options.address):
@@ -248,7 +249,7 @@ class MeshHandler(logging.Handler):
             client = _become_client(self.sink, log_dir)
             if self._ordinal is not None:
                 client.sinks.name(self.sink, self._ordinal)
-            membership.join(membership.JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
+            this_process.join(JoinOptions(client.address, on_full=self._on_full, mesh=client.own_token))
         except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
             diagnose(f"no other process can join this one, so it shows only its own logs, each line at once: {failure}")
             self.sink.direct = True
@@ -267,7 +268,7 @@ class MeshHandler(logging.Handler):
 
         try:
             member = job_member.of(job)
-            options = membership.launched_options("", on_full=self._on_full)
+            options = launched_options("", on_full=self._on_full)
             self._show = partial(_show_job, job, log_dir)
             if not member.enter(self._show, options):
                 diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
@@ -285,7 +286,7 @@ class MeshHandler(logging.Handler):
                 client.sinks.name(self.sink, self.name)
 
     def _join(self, address: str) -> None:
-        membership.join(membership.launched_options(address, on_full=self._on_full))
+        this_process.join(launched_options(address, on_full=self._on_full))
 
     def set_name(self, name: str | None) -> None:
         """Set the name by which other processes that apply the same configuration refer to this handler."""
@@ -387,9 +388,9 @@ class MeshHandler(logging.Handler):
         stream, sink = self.record_stream, self.sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
             self.record_stream = None
-            if stream is not None and membership.postpone(lambda: self.emit(record)):
+            if stream is not None and this_process.postpone(lambda: self.emit(record)):
                 return True
-            member = membership.current() or membership.rejoin(quiet=sink is not None)
+            member = this_process.current() or this_process.rejoin(quiet=sink is not None)
             stream = member.stream if member is not None else None
             if stream is None or (stream.client_gone and sink is not None):
                 return False
@@ -398,7 +399,7 @@ class MeshHandler(logging.Handler):
             # the next client of a job.
             route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
-            accepted, texts = sink.prepared(record, membership.info())
+            accepted, texts = sink.prepared(record, this_process.info())
             return not accepted or _append(stream, record, (route, accepted), texts)
         if sink is not None or self.formatter is None:
             self.record_stream = stream  # take the fast path from now on
@@ -439,7 +440,7 @@ def _append(stream: RecordStream, record: logging.LogRecord, route: object, text
     """Append a record to a stream or, if it has ended meanwhile, to the one that takes its place."""
     if stream.append(record, route, texts):
         return True
-    member = membership.current() or membership.rejoin(quiet=True)
+    member = this_process.current() or this_process.rejoin(quiet=True)
     following = None if member is None else member.stream
     return following is not None and following is not stream and following.append(record, route, texts)
 
@@ -501,9 +502,9 @@ def _stop(client: LogClient) -> None:
     """Stop the client at exit, and remove its address from the environment of processes that are started later."""
     if client.running and os.environ.get(settings.ADDRESS) == client.address:
         del os.environ[settings.ADDRESS]
-    siblings = sys.modules.get(f"{__package__}.worker.siblings")  # nothing is imported at exit
-    if siblings is not None:
-        siblings.leave()
+    conflicts = sys.modules.get(f"{__package__}.worker.rotation_conflicts")  # nothing is imported at exit
+    if conflicts is not None:
+        conflicts.leave()
     client.stop()
 
 
@@ -552,7 +553,7 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
     global _own_client
     with importing():
         from .client.log_client import LogClient
-        from .worker import siblings
+        from .worker import rotation_conflicts
 
     client = _own_client
     if client is not None and client.running:
@@ -560,7 +561,7 @@ def _become_client(sink: Sink, log_dir: str | None) -> LogClient:
         return client
     client = LogClient(log_dir=log_dir, job="")
     client.add_sink(sink)
-    siblings.check(rotating_files(sink.handlers))
+    rotation_conflicts.check(rotating_files(sink.handlers))
     client.start()
     os.environ[settings.ADDRESS] = client.address
     at_exit.stop_at_exit(client, partial(_stop, client))

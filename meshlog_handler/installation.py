@@ -21,7 +21,8 @@ from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_shielded
 from .system.standard_streams import stand_on_descriptors
-from .worker import console_handlers, fast_logger, membership
+from .worker import console_handlers, fast_logger, this_process
+from .worker.member import JoinOptions, Membership, launched_options, when_released
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def install(
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
-    options = membership.launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
+    options = launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
     run_shielded(lambda: enlist(options, level, fast=fast))
 
 
@@ -100,7 +101,7 @@ def _enlist_in_job(
     with importing():
         from .worker import job_member  # few workers have a job
 
-    options = membership.launched_options("", rank, warnings=warnings, leash=parents_death())
+    options = launched_options("", rank, warnings=warnings, leash=parents_death())
     if level is not None:
         settings.check_level(level)
     try:
@@ -108,7 +109,7 @@ def _enlist_in_job(
     except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
         diagnose(f"the logs of this process are not forwarded: it cannot take part in job {job!r}: {failure}")
         return
-    member = membership.current()
+    member = this_process.current()
     if not found or member is None:
         diagnose(f"the logs of this process are not forwarded: no process shows job {job!r}")
         return
@@ -116,7 +117,7 @@ def _enlist_in_job(
 
 
 def enlist(
-    options: membership.JoinOptions,
+    options: JoinOptions,
     level: int | str | None = None,
     handler: Callable[..., MeshHandler] = MeshHandler,
     *,
@@ -141,11 +142,11 @@ def enlist(
     if number is not None:
         root.setLevel(number)  # before joining: the client's default level overrides it
     try:
-        member = membership.join(options.replaced(capture=captured))
+        member = this_process.join(options.replaced(capture=captured))
         if wanted and not captured and shown_as not in (-1, member.rank):
             # This process inherited the rank and the pipes of another process.
             stand_on_descriptors(of_parents_kernel)
-            member = membership.join(options.replaced(capture=True))
+            member = this_process.join(options.replaced(capture=True))
     except ConnectError as failure:
         diagnose(f"the logs of this process are not forwarded: {failure}")
         return
@@ -164,10 +165,8 @@ def join_mesh(address: str, identity: ProcIdentity) -> None:
     """Join the client of a mesh, and remove inherited handlers from the root logger. Raises `ConnectError`."""
     _remove_from_root(lambda handler: True)
     # Handlers inherited from a parent under pytest may be on other loggers, too; only those on root would show records twice.
-    membership.join(
-        membership.JoinOptions(
-            address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True
-        )
+    this_process.join(
+        JoinOptions(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True)
     )
     console_handlers.start()
     _forward_root()
@@ -185,8 +184,8 @@ def uninstall() -> None:
 
 
 def _uninstall() -> None:
-    _stop_forwarding(membership.current(), lambda handler: isinstance(handler, MeshHandler))
-    membership.leave()
+    _stop_forwarding(this_process.current(), lambda handler: isinstance(handler, MeshHandler))
+    this_process.leave()
     console_handlers.stop()
     restore_warnings()
     _restore_configuring()
@@ -220,19 +219,19 @@ def complete(timeout: float | None = 10.0) -> bool:
     it also waits for what processes have logged that have ended, such as children after ``join()``. In a process that joined a
     `LogRelay`, it waits until the relay has everything.
     """
-    member = membership.current()
+    member = this_process.current()
     return member is not None and member.complete(timeout)
 
 
 leave = uninstall
 
 
-def _stop_at_release(member: membership.Membership) -> None:
+def _stop_at_release(member: Membership) -> None:
     """The client stops: MeshHandlers with a sink stay, and console handlers show records again."""
 
     def stop() -> None:
         with _logging_lock():
-            if membership.current() in (None, member):  # else this process has joined another client meanwhile
+            if this_process.current() in (None, member):  # else this process has joined another client meanwhile
                 _stop_forwarding(member, lambda handler: isinstance(handler, MeshHandler) and handler.sink is None)
                 console_handlers.stop()
 
@@ -250,7 +249,7 @@ def _logging_lock() -> Any:
     return logging._lock  # type: ignore[attr-defined]  # no public name
 
 
-def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
+def _stop_forwarding(member: Membership | None, unwanted: Callable[[logging.Handler], bool]) -> None:
     fast_logger.disable()
     vars(logging.getLogger()).pop("addHandler", None)
     _remove_from_root(unwanted)
@@ -258,7 +257,7 @@ def _stop_forwarding(member: membership.Membership | None, unwanted: Callable[[l
         member.restore_levels()
 
 
-membership.when_released.append(_stop_at_release)
+when_released.append(_stop_at_release)
 
 _make_handler: Callable[..., MeshHandler] = MeshHandler
 _level: tuple[int, int] | None = None
@@ -267,7 +266,7 @@ _level: tuple[int, int] | None = None
 
 def _forward_root() -> None:
     """Put a `MeshHandler` last on the root logger: the filters of other handlers run before a record is forwarded."""
-    member = membership.current()
+    member = this_process.current()
     if member is None or member.stream is None:
         return
     root = logging.getLogger()
@@ -296,7 +295,7 @@ def _keep_forwarding() -> None:
 
         def configure(self) -> None:
             super().configure()
-            if membership.current() is not None:
+            if this_process.current() is not None:
                 _forward_root()
 
     logging.config.dictConfigClass = ForwardingConfigurator
@@ -322,7 +321,7 @@ def _remove_from_root(unwanted: Callable[[logging.Handler], bool]) -> list[loggi
 
 
 def _is_member(address: str) -> bool:
-    member = membership.current()
+    member = this_process.current()
     if member is None or member.options.address != address:
         return False
     # A client of a job that does not show has joined, but forwards nothing.

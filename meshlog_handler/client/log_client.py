@@ -38,7 +38,7 @@ from ..transport.run_directory import RunDir
 from ..transport.runs import FILE, description
 from ..worker import job_member
 from ..worker.job_member import JobMember
-from ..worker.membership import launched_options
+from ..worker.member import launched_options
 from ..worker.record_stream import internal_threads
 from .downstream.relayed_peers import ended_peer, peer_of
 from .downstream.relays import Upstream

@@ -30,8 +30,8 @@ from ..system.shielded import run_whole
 from ..system.waits import Awaited, check_timeout, finished, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
-from ..worker import membership
-from ..worker.membership import Membership
+from ..worker import this_process
+from ..worker.member import Membership
 from .flushes.acknowledgements import UNANSWERED, Answers
 from .flushes.flushes import explain_missing
 from .flushes.receipt import FlushReceipt
@@ -95,7 +95,7 @@ class Requests(Listening):
             If the client does not run, or one of its handlers makes the call.
         """
         began = monotonic()
-        member = membership.current() if self._job is not None and not self.running else None
+        member = this_process.current() if self._job is not None and not self.running else None
         if member is not None and member.options.job == self._job:
             return _completed(member, timeout, began)
         future = self.flush_soon(timeout, chosen)

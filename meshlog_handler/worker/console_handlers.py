@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 from ..protocol.record import MeshRecord
 from ..system.descriptors import FileIdentity, identity
 from ..system.fd_capture import changes, original_fd
-from . import membership, record_stream
+from . import record_stream, this_process
 
 _handle: Final = logging.Handler.handle
 _handle_error: Final = logging.Handler.handleError
@@ -220,7 +220,7 @@ def _is_forwarded(record: logging.LogRecord) -> bool:
     """Return whether a record is, or was, forwarded."""
     if _since is None or record.created < _since or isinstance(record, MeshRecord) or record_stream.is_own(record):
         return False
-    member = membership.current() or membership.rejoin()
+    member = this_process.current() or this_process.rejoin()
     if member is None or member.rank is None or member.stream is None or member.stream.client_gone or member.stream.ended:
         return False
     logger = _logger_of(record)

@@ -26,7 +26,7 @@ from ..system.shielded import run_whole
 from ..system.waits import capped, monotonic
 from ..transport.election import Election
 from ..transport.run_directory import has_left
-from . import membership, next_client
+from . import next_client, this_process
 from .member import JoinOptions, Membership
 from .next_client import PATIENCE_SEC, patiently
 
@@ -68,7 +68,7 @@ class JobMember:
         if show is not None:
             self._shows.append(show)
         at_exit.stop_at_exit(self, self._finish)
-        member = membership.current()
+        member = this_process.current()
         if member is not None and member.options.job == self.name:
             return True
         return self._find(options.replaced(job=self.name), None)
@@ -97,9 +97,9 @@ class JobMember:
 
     def leave(self) -> None:
         """Leave the client that shows the job, unless this process may show it."""
-        member = membership.current()
+        member = this_process.current()
         if not self._shows and member is not None and member.options.job == self.name:
-            membership.leave()
+            this_process.leave()
 
     def find_next(self, member: Membership) -> None:
         """Let `member` go on with the next client, or with one of this process, if there is one in time."""
@@ -119,7 +119,7 @@ class JobMember:
                 self._look(options, None, _REJOIN_SEC)
             finally:
                 self._lock.release()
-        return membership.current()
+        return this_process.current()
 
     def _finish(self) -> None:
         """At exit: leave the journal to the next client; show what is left, if there is no client any more."""
@@ -128,7 +128,7 @@ class JobMember:
         self.exits = True
         gone = ""
         if self._lock.acquire(timeout=capped(_EXIT_SEC)):  # else a thread starts a client
-            member = membership.current()
+            member = this_process.current()
             if member is not None and member.options.job == self.name and member.hung_up:
                 gone = member.options.address
                 member.abandon()
@@ -165,7 +165,7 @@ class JobMember:
             try:
                 if lost is not None:
                     return lost.go_on(address, capture)
-                run_whole(partial(membership.join, options.replaced(address=address, capture=capture)))  # no half of one
+                run_whole(partial(this_process.join, options.replaced(address=address, capture=capture)))  # no half of one
                 return True
             finally:
                 if own:

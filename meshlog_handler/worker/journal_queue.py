@@ -17,7 +17,8 @@ from typing import Any, Final, NoReturn
 from ..errors import ClosedError, SettingError
 from ..protocol.record import info_of
 from ..system.shielded import run_shielded, run_whole
-from . import membership
+from . import this_process
+from .member import JoinOptions, Membership
 
 _CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
 
@@ -41,7 +42,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         self.maxsize = 0
         self._show = show
         self._address, self._token = address, ""
-        self._member: membership.Membership | None = None
+        self._member: Membership | None = None
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -73,7 +74,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
 
     def _leave(self) -> None:
         member, self._member = self._member, None
-        if member is not None and member is not membership.current():
+        if member is not None and member is not this_process.current():
             member.leave()
 
     def put(self, item: logging.LogRecord, block: bool = True, timeout: float | None = None) -> None:
@@ -109,10 +110,10 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         """Append a record to the journal, as `put` does."""
         self.put(item, block=False)
 
-    def _join(self) -> membership.Membership:
+    def _join(self) -> Membership:
         with self._joining:
             if self._member is None or self._member.left:
-                self._member = membership.beside(membership.JoinOptions(self._address, mesh=self._token))
+                self._member = this_process.beside(JoinOptions(self._address, mesh=self._token))
             return self._member
 
     def get(self, block: bool = True, timeout: float | None = None) -> NoReturn:

@@ -29,7 +29,7 @@ _LONGEST_LOOK_SEC: Final = 0.1
 
 
 class Job(Protocol):
-    """The part of `job_member.JobMember` that `membership` uses."""
+    """The part of `job_member.JobMember` that `member` and `this_process` use."""
 
     @property
     def exits(self) -> bool:

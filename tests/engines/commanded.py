@@ -12,7 +12,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 
 LOGGER = "program"
 KILLED_AFTER = 300
@@ -22,7 +22,7 @@ _KEY = b"between a test and its ranks"
 
 def obey(place: str) -> None:
     """In a rank: carry out orders until told to end."""
-    member = membership.current()
+    member = this_process.current()
     assert member is not None, "this process has not joined a client"
     with Client(place, "AF_UNIX", _KEY) as line:
         line.send((member.rank, os.getpid()))

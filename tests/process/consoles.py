@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshlog_handler import install, uninstall
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 from tests.waiting import until
 
 Setup = Callable[[], Any]
@@ -323,7 +323,7 @@ def outlive(stderr: str, joined: Any, address: str) -> None:
     install(address)
     _say("joined")
     joined.set()
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     stream = member.stream
     assert stream is not None

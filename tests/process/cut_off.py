@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 import meshlog_handler
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
 
@@ -21,7 +21,7 @@ def become_another(address: str, unshipped: int) -> None:
     """Log, with the last records only in the journal; then exec a program that does not log and runs until its stdin closes."""
     meshlog_handler.install(address, capture=False)
     LOGGER.info("shipped")
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     with member._link._sending:  # keeps the forwarder from shipping: the records are only in the journal then
         for number in range(unshipped):

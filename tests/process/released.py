@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import meshlog_handler
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 from tests.process.endings import CONFIG
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
@@ -74,7 +74,7 @@ def log_in_steps(address: str, directory: str, how: str, ready: Any, go: Any) ->
     until(lambda: os.path.exists(said), DEADLINE, "the shell to print")
     ready.release()
     assert go.acquire(timeout=DEADLINE)
-    until(lambda: membership.current() is None, DEADLINE, "the end of the client to be heard of")
+    until(lambda: this_process.current() is None, DEADLINE, "the end of the client to be heard of")
     LOGGER.info("late")
     print("late print", flush=True)
     shell.communicate("go\n")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, install
-from meshlog_handler.worker.membership import Membership
+from meshlog_handler.worker.member import Membership
 from tests.waiting import until
 
 from . import orphans
@@ -44,10 +44,10 @@ def test_the_last_output_of_a_child_goes_to_its_original_stdout(method: str, tmp
 _FULL = """
 import os, sys
 from meshlog_handler.system import fd_capture
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import member
 
 way = sys.argv[1]
-membership._ROOM_SEC = 0.1
+member._ROOM_SEC = 0.1
 captured = fd_capture.FdCapture()
 captured.start()
 os.set_blocking(1, False)
@@ -74,7 +74,7 @@ def test_the_end_of_a_capture_does_not_block_on_a_full_pipe(way: str) -> None:
 _PROGRAM = """
 import logging
 from meshlog_handler import LogClient, install
-from meshlog_handler.worker.membership import Membership
+from meshlog_handler.worker.member import Membership
 from tests.process.procs import importing
 import subprocess, sys
 if len(sys.argv) > 1:

@@ -31,8 +31,8 @@ from meshlog_handler.transport import listener
 from meshlog_handler.transport.channel import Address, abstract, authenticate
 from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_PENDING
 from meshlog_handler.transport.runs import FILE
-from meshlog_handler.worker import membership
-from meshlog_handler.worker.membership import JoinOptions
+from meshlog_handler.worker import this_process
+from meshlog_handler.worker.member import JoinOptions
 from tests.leaks import open_fds
 from tests.waiting import until
 
@@ -90,7 +90,7 @@ def test_a_connection_with_a_wrong_key_is_refused(
         with contextlib.closing(knock(others.address)) as sock, pytest.raises((EOFError, ConnectionError)):
             authenticate(sock, key)
         with pytest.raises(ConnectError, match=r"EOFError|Connection"):
-            membership.join(JoinOptions(str(address._replace(key=key))))
+            this_process.join(JoinOptions(str(address._replace(key=key))))
     said: list[str] = []
 
     def is_said() -> bool:  # the threads of the listener write this after the connection has its answer
@@ -400,7 +400,7 @@ def test_the_key_is_in_no_error_message(capfd: pytest.CaptureFixture[str]) -> No
     with collected() as logs:
         address = Address.parse(logs.address)
     with pytest.raises(ConnectError) as gone:
-        membership.join(JoinOptions(str(address)))
+        this_process.join(JoinOptions(str(address)))
     with pytest.raises(SettingError) as odd:
         Address.parse(str(address).replace("meshlog://", "http://"))
     meshlog_handler.install(str(address))

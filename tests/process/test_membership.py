@@ -12,7 +12,7 @@ import pytest
 
 from meshlog_handler import LogClient, install, uninstall
 from meshlog_handler.testing import collected
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 
 from .procs import DEADLINE, join_all, started
 from .workers import wait_shipped
@@ -23,7 +23,7 @@ COUNTER = {"node": "here", "actor": "Counter"}
 def log_under_two_names(address: str, ready: Any, go: Any) -> None:
     """Log without coordinates, then with new ones; a child that is forked later logs too."""
     install(address)
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     logging.warning("nobody")
     wait_shipped()
@@ -57,7 +57,7 @@ def test_records_have_the_new_coordinates_right_after_a_relabel() -> None:
 def log_until_lost(address: str, ready: Any, lost: Any) -> None:
     """Join, and report the end of the client with a callback from before the end and one from after it."""
     install(address)
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     gone = threading.Event()
     member.when_lost(gone.set)

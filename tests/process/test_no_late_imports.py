@@ -211,7 +211,7 @@ def go_on():
 
 JOINING = """
 from meshlog_handler import install
-from meshlog_handler.worker import member, membership
+from meshlog_handler.worker import member, this_process
 connect = member.connect
 def gated(*args):
     if threading.current_thread() is thread:
@@ -221,9 +221,9 @@ member.connect = gated
 def begin():
     install(sys.argv[1], capture=False)
 def go_on():
-    assert membership._inherited is not None
-    membership.rejoin()
-    assert membership.current() is not None
+    assert this_process._inherited is not None
+    this_process.rejoin()
+    assert this_process.current() is not None
 """
 
 FORK = """

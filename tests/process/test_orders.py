@@ -25,7 +25,8 @@ from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Steps
 from meshlog_handler.transport.listener import NewConnection
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
+from meshlog_handler.worker.member import JoinOptions
 from tests.waiting import until
 
 from .procs import DEADLINE, started, stop_process
@@ -35,7 +36,7 @@ NAME = "app"
 
 def answer(pipe: Connection, address: str, rank: int) -> None:
     """Join, then send the level of each logger whose name is received."""
-    membership.join(membership.JoinOptions(address, rank, rank, "mesh"))
+    this_process.join(JoinOptions(address, rank, rank, "mesh"))
     pipe.send("joined")
     while (name := pipe.recv()) is not None:
         pipe.send(logging.getLogger(name or None).level)

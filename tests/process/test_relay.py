@@ -29,7 +29,7 @@ from meshlog_handler.protocol.relay_messages import (
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.channel import Address, connect
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 from tests.waiting import until
 
 from .procs import DEADLINE, started, stop_process
@@ -44,7 +44,7 @@ def work(pipe: Any) -> None:
     """Join the client at the received address; then do each received task, until None is received."""
     address = pipe.recv()
     meshlog_handler.install(address)
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     pipe.send(member.rank)
     logger = logging.getLogger(LOGGER)

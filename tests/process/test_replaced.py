@@ -12,8 +12,8 @@ import pytest
 
 from meshlog_handler import LogClient, install
 from meshlog_handler.testing import collected
-from meshlog_handler.worker import membership
-from meshlog_handler.worker.membership import Membership
+from meshlog_handler.worker import this_process
+from meshlog_handler.worker.member import Membership
 from meshlog_handler.worker.record_stream import RecordStream
 
 from .forkers import fork, wait
@@ -37,7 +37,7 @@ def replace(client: LogClient, address: str, say: Callable[[LogClient, str], Non
     install(address, capture=False)
     say(client, "before")
     thread = threading.Thread(target=say, args=(client, "meanwhile"))
-    leave, rejoin, append = Membership.leave, membership.rejoin, RecordStream.append
+    leave, rejoin, append = Membership.leave, this_process.rejoin, RecordStream.append
     began, left, asked = threading.Event(), threading.Event(), threading.Event()
 
     def leave_slowly(member: Membership) -> None:
@@ -59,7 +59,7 @@ def replace(client: LogClient, address: str, say: Callable[[LogClient, str], Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Membership, "leave", leave_slowly)
-        patch.setattr(membership, "rejoin", ask)
+        patch.setattr(this_process, "rejoin", ask)
         patch.setattr(RecordStream, "append", append_late)
         if when == "before it has left":
             thread.start()

@@ -10,7 +10,8 @@ from typing import Any
 
 import meshlog_handler
 from meshlog_handler.transport.channel import Address
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
+from meshlog_handler.worker.member import JoinOptions
 from tests.waiting import until
 
 from .procs import DEADLINE
@@ -25,7 +26,7 @@ MIB = 1 << 20
 def flood(pipe: Any) -> None:
     """Join the relay at the received address, and log more than all buffers on the way hold."""
     address = pipe.recv()
-    membership.join(membership.JoinOptions(address, on_full="drop"))
+    this_process.join(JoinOptions(address, on_full="drop"))
     logging.getLogger().addHandler(meshlog_handler.MeshHandler(address=address))
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import meshlog_handler
-from meshlog_handler.worker import membership
+from meshlog_handler.worker import this_process
 from tests.process.procs import DEADLINE
 from tests.waiting import until
 
@@ -84,7 +84,7 @@ def log_in_turn(address: str, index: int, turns: list[Any], count: int, ready: A
 
 def wait_shipped() -> None:
     """Wait until all records in the journal of this process have been shipped."""
-    member = membership.current()
+    member = this_process.current()
     assert member is not None
     stream = member.stream
     assert stream is not None

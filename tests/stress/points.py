@@ -57,7 +57,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "joining": (
         {
             "member.__init__",
-            "membership.join",
+            "this_process.join",
             "member.make_journal",
             "channel.connect",
             "channel._dial",
@@ -79,7 +79,7 @@ POINTS: Final[dict[str, tuple[set[str], int]]] = {
     "anything at all": (
         {
             f"{module}.*"
-            for module in ("handler", "record_stream", "writer", "forwarder", "channel", "membership", "runtime", "encode")
+            for module in ("handler", "record_stream", "writer", "forwarder", "channel", "this_process", "runtime", "encode")
         },
         20_000,
     ),

@@ -30,7 +30,8 @@ from ...mesh.control import LoggingMeshClient
 from ...mesh.future import MeshFuture
 from ...output.named_handlers import ShownBy
 from ...system.diagnostics import diagnose
-from ...worker import membership
+from ...worker import this_process
+from ...worker.member import JoinOptions
 from .. import attach as attach_engine
 from ..console_handover import ConsoleHandover
 from .hosts import TunnelClient, relay_address
@@ -42,7 +43,7 @@ _START_SEC: Final = 2.0
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
 _join_lock = threading.Lock()  # only one plug-in of this process joins or leaves at a time
-_joined: list[tuple[WorkerLogging, membership.JoinOptions]] = []
+_joined: list[tuple[WorkerLogging, JoinOptions]] = []
 """The plug-ins that have joined this worker process to their clients. It forwards to the client of the last one."""
 _handover: ConsoleHandover | None = None
 
@@ -206,19 +207,19 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
         with _join_lock:
             if self._ended:
                 return
-            options = membership.JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
+            options = JoinOptions(address, mesh=self._name, coords={"worker": str(worker.name)}, capture=True)
             _joined.append((self, options))
             if not self._forward(options, worker):
                 self._stop_forwarding(worker)
                 raise ConnectError(f"worker {worker.name} cannot join the client")
 
-    def _forward(self, options: membership.JoinOptions, worker: Any) -> bool:
+    def _forward(self, options: JoinOptions, worker: Any) -> bool:
         """Make this process forward with these options, whatever it did before; return False if it cannot."""
         global _handover
         if _handover is None:
             _handover = ConsoleHandover(_is_dasks_forwarding)
         enlist(options)
-        member = membership.current()
+        member = this_process.current()
         if member is None or member.options.address != options.address:
             return False
         member.when_lost(lambda: worker.loop.add_callback(self._handle_lost_client, worker))
@@ -238,7 +239,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
         _joined[:] = [(plugin, options) for plugin, options in _joined if plugin is not self]
         if not forwarded:
             return  # the process forwards to another client by now
-        member = membership.current()
+        member = this_process.current()
         if member is not None:
             member.restore_levels()  # before the handover restores the levels of its loggers
         if _handover is not None:
@@ -251,7 +252,7 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
 
     async def _handle_lost_client(self, worker: Any) -> None:
         """Detach after a lost client. The first worker to do so unregisters the plug-in, and so detaches all others."""
-        member = membership.current()
+        member = this_process.current()
         order = 1 + (member.rank or 0) if member is not None else 0
         await MeshFuture.run(lambda: self._leave(worker), "leave")
         await asyncio.sleep(_STAGGER_SEC * order)

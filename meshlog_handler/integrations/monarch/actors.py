@@ -20,7 +20,8 @@ from ...errors import ClosedError, ConnectError
 from ...handler import MeshHandler
 from ...mesh.future import MeshFuture
 from ...system import live_clients
-from ...worker import membership
+from ...worker import this_process
+from ...worker.member import JoinOptions
 from ..console_handover import ConsoleHandover
 
 MEMBERS: Final = "meshlog_members"
@@ -89,9 +90,7 @@ class WorkerActor(Actor):
         point = current_rank()
         self._token = token
         _hand_over()
-        options = membership.JoinOptions(
-            addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True
-        )
+        options = JoinOptions(addresses[point.rank], point.rank, local_ranks[point.rank], token, dict(point), capture=True)
         installation.enlist(options, handler=PlainHandler)
         if not self._is_member():
             _give_back()
@@ -105,7 +104,7 @@ class WorkerActor(Actor):
             _give_back()
 
     def _is_member(self) -> bool:
-        member = membership.current()
+        member = this_process.current()
         return member is not None and member.options.mesh == self._token
 
 

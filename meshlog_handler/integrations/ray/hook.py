@@ -14,7 +14,7 @@ from typing import Any, Final
 import ray
 
 from ...errors import SettingError
-from .worker import JOIN, this_process
+from .worker import JOIN, process_name
 
 # Private, as of Ray 2.60: the variable in which Ray passes a hook, and the methods that make all submissions.
 HOOK: Final = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
@@ -90,7 +90,7 @@ def hook_off(driver: str) -> None:
 
 def _attached() -> str | None:
     """Return the token of the attachment of this driver; None if it has not attached, or has left that cluster."""
-    return _drivers.get(this_process()) if ray.is_initialized() else None
+    return _drivers.get(process_name()) if ray.is_initialized() else None
 
 
 def _hooked(environment: Mapping[str, Any] | None, token: str) -> Any:

@@ -32,7 +32,7 @@ from ...system.diagnostics import diagnose
 from .. import attach as attach_engine
 from .hook import hook_in, hook_off, is_hooked
 from .nodes import MARKS, NodeRelays
-from .worker import NAMESPACE, join_actor, key_of, this_process
+from .worker import NAMESPACE, join_actor, key_of, process_name
 
 PREFIX: Final = "[{rank} {coords[node]}/{coords[actor]}] "
 """Prefix of a line on the console: rank, node and actor. The worker of a task has a dash in place of the actor."""
@@ -87,7 +87,7 @@ def attach(
         raise SettingError("Ray is not initialised in this process. Call ray.init() before attach().")
     if ray_client.is_connected():
         raise SettingError("this process uses Ray Client (ray://), and its driver is another process. Call attach() there.")
-    driver = this_process()
+    driver = process_name()
     for other in set(_attached) - {driver}:
         _attached.pop(other)[1].drain_and_stop()  # attached to a cluster that this process has left
     if driver in _attached and _attached[driver][1].client.running:
@@ -120,7 +120,7 @@ class _Job:
         context = ray.get_runtime_context()
         self.token = os.urandom(8).hex()
         self._job: str = context.get_job_id()
-        self._driver = this_process()
+        self._driver = process_name()
         self._actors = tuple(actors)
         self._hooked = hooked or is_hooked()
         self._relay = relay
@@ -161,4 +161,4 @@ class _Job:
 
     @property
     def _connected(self) -> bool:
-        return bool(ray.is_initialized() and this_process() == self._driver)
+        return bool(ray.is_initialized() and process_name() == self._driver)

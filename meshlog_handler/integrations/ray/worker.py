@@ -23,7 +23,8 @@ from ...errors import ConnectError
 from ...installation import enlist, uninstall
 from ...system.diagnostics import diagnose
 from ...system.waits import monotonic
-from ...worker import membership
+from ...worker import this_process
+from ...worker.member import JoinOptions, Membership
 from ..console_handover import ConsoleHandover
 
 JOIN: Final = f"{__name__}.join"
@@ -43,7 +44,7 @@ def key_of(job: str, node: str = "") -> bytes:
     return f"{job}/{node}".encode()
 
 
-def this_process() -> str:
+def process_name() -> str:
     """Return a name of this process that is unique across clusters. Job and worker ids repeat; node ids do not."""
     context = ray.get_runtime_context()
     return f"{context.get_node_id()}/{context.get_worker_id()}"
@@ -69,7 +70,7 @@ def _join_job(job: str) -> None:
 def join_actor(actor: object, job: str, token: str) -> bool:
     """Make the process of an actor of any job join this client; return whether it has. For ``__ray_call__``."""
     _join_job(job)
-    member = membership.current()
+    member = this_process.current()
     if member is None or member.options.mesh != token:
         return False
     name = ray.get_runtime_context().get_actor_name() or type(actor).__name__
@@ -82,7 +83,7 @@ def _join(job: str) -> None:
     context = ray.get_runtime_context()
     node = context.get_node_id()
     entry = internal_kv._internal_kv_get(key_of(job), namespace=NAMESPACE)
-    if entry is None or membership.current() is not None:
+    if entry is None or this_process.current() is not None:
         return
     values = json.loads(entry)
     address = values["address"]
@@ -90,8 +91,8 @@ def _join(job: str) -> None:
         address = _wait_for_relay(job, node)
     coords = {"node": next((each["NodeName"] for each in ray.nodes() if each["NodeID"] == node), node)}
     _handover = ConsoleHandover(lambda handler: False)
-    enlist(membership.JoinOptions(address, mesh=values["token"], coords=coords, capture=True))
-    member = membership.current()
+    enlist(JoinOptions(address, mesh=values["token"], coords=coords, capture=True))
+    member = this_process.current()
     if member is not None:
         _label_with_actor(member)
         _handover.take()
@@ -117,7 +118,7 @@ def _has_ended(job: str) -> bool:
     return any(each["JobID"] == job and each["IsDead"] for each in jobs())
 
 
-def _label_with_actor(member: membership.Membership) -> None:
+def _label_with_actor(member: Membership) -> None:
     """Label the records of the process with the name of its actor, as soon as Ray creates the actor."""
     context = ray.get_runtime_context()
 
@@ -166,7 +167,7 @@ def _handle_lost_client() -> None:
     """Detach after a lost client: log and print as before."""
     global _handover
     with _leave_lock:
-        member = membership.current()
+        member = this_process.current()
         uninstall()
         _unwrap()
         if _handover is not None:

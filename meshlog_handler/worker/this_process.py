@@ -1,6 +1,6 @@
-"""This process's membership of a client: join, leave, and what happens at a fork.
+"""This process as a member of a client: join, leave, and what happens at a fork.
 
-Each process has one. A forked child inherits the options only: it joins as a separate process, with its first record.
+Each process has one membership. A forked child inherits the options only: it joins as a separate process, with its first record.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
 from ..system.waits import capped
 from . import next_client, uncaught
-from .member import JoinOptions as JoinOptions
-from .member import Membership as Membership
-from .member import launched_options as launched_options
-from .member import when_released as when_released
+from .member import JoinOptions, Membership
 from .record_stream import internal_threads
 
 _FORK_SEC: Final = 2.0

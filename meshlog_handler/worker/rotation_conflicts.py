@@ -1,4 +1,4 @@
-"""Siblings: processes of one parent that each show their own logs in the same rotating file, which loses records."""
+"""Rotation conflicts: processes of one parent that each rotate the same file with their own logs, which loses records."""
 
 from __future__ import annotations
 
