@@ -248,7 +248,7 @@ class Requests(Listening):
         """Return the counters. Client thread only."""
         return self._core.stats()
 
-    def insight(self, timeout: float = INSIGHT_SEC, ranks: Iterable[int] | None = None) -> Insight:
+    def insight(self, ranks: Iterable[int] | None = None, timeout: float = INSIGHT_SEC) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
 
         `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the

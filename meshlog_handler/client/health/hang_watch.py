@@ -28,7 +28,7 @@ _BUSY: Final = 0.05  # of a core: less is what a process that waits needs for it
 class _Watched(Protocol):
     """What the watch asks of its client."""
 
-    def insight(self, timeout: float = ..., ranks: Iterable[int] | None = None) -> Insight: ...
+    def insight(self, ranks: Iterable[int] | None = None, timeout: float = ...) -> Insight: ...
 
     def stats(self) -> Stats: ...
 
@@ -79,7 +79,7 @@ class HangWatch:
         internal_threads.discard(threading.get_ident())
 
     def _look(self, pause: float) -> None:
-        insight = self._client.insight(pause)
+        insight = self._client.insight(timeout=pause)
         now = monotonic()
         active = {rank: now - each.last_seen for rank, each in insight.ranks.items() if each.state in LIVE}
         if self._cpu:
