@@ -11,10 +11,9 @@ A process exchanges these pickles only with its own children, over a private soc
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from struct import Struct
 from types import TracebackType
-from typing import ClassVar, Final
+from typing import Final
 
 from ..errors import ProtocolError
 from ..protocol.messages import Message
@@ -25,7 +24,6 @@ CALL, DONE, FAILED, STOP = range(1, 5)
 START: Final = 0  # the call number with which a proc reports that it has started
 
 
-@dataclass(frozen=True)
 class CallFailure(Message):
     """Why a call failed in a proc: exception type, message, formatted traceback, and the pickled exception if possible."""
 
@@ -33,7 +31,6 @@ class CallFailure(Message):
     message: str
     trace: str
     pickled: bytes | None
-    types: ClassVar = {"kind": (str,), "message": (str,), "trace": (str,), "pickled": (bytes, type(None))}
 
     @classmethod
     def of(cls, error: BaseException, skip: str, pickled: bytes | None, note: str = "") -> CallFailure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -10,17 +11,21 @@ from .codec import MAX_DEPTH, NotPlain, pack, unpack
 from .immutable import Immutable, field
 
 _KINDS: dict[str, type[Message]] = {}
+_INNER = re.compile(r"\[.*]")
+_TYPES: dict[str, type] = {each.__name__: each for each in (int, float, bool, str, bytes, tuple, dict)} | {"None": type(None)}
 M = TypeVar("M", bound="Message")
 
 
 class Message(Immutable):
-    """Base of all messages. A field has plain data; `decode` checks its type."""
+    """Base of all messages. A field has plain data. `decode` checks its type, but not that of what it contains."""
 
-    types: ClassVar[dict[str, tuple[type, ...]]] = {}
+    types: ClassVar[dict[str, tuple[type, ...]]] = {}  # of the fields, by their annotations
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _KINDS[cls.__name__] = cls
+        own = {name: _INNER.sub("", kind).split(" | ") for name, kind in cls.__annotations__.items() if name in cls.names}
+        cls.types = {**cls.types, **{name: tuple(_TYPES[kind] for kind in kinds) for name, kinds in own.items()}}
 
     def check(self) -> None:
         """Raise `ProtocolError` if a field has the right type, but an invalid value."""
@@ -55,8 +60,6 @@ MAX_STACKS = 256 * 1024
 """The size limit of the stacks of one process, in bytes."""
 _MAX_COORDS = 16
 _MAX_COORD = 256
-_MAYBE_INT = (int, type(None))
-_MAYBE_STR = (str, type(None))
 
 
 def check_coords(coords: Mapping[str, object]) -> None:
@@ -117,23 +120,6 @@ class Hello(Message):
     observer: bool = False
     job: str = ""
     resumes: str = ""
-    types: ClassVar = {
-        "pid": (int,),
-        "hostname": (str,),
-        "rank": _MAYBE_INT,
-        "local_rank": _MAYBE_INT,
-        "mesh": (str,),
-        "captured": (tuple,),
-        "forwarding": (bool,),
-        "started": (float,),
-        "coords": (dict,),
-        "relay": (bool,),
-        "output_only": (bool,),
-        "launched": (str,),
-        "observer": (bool,),
-        "job": (str,),
-        "resumes": (str,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless pid, ranks, launcher's variables, streams and coordinates are valid."""
@@ -161,13 +147,6 @@ class Welcome(Message):
     defaults: tuple[bytes, ...]
     retains: bool = False
     generation: int = 0
-    types: ClassVar = {
-        "rank": _MAYBE_INT,
-        "journal": (str,),
-        "defaults": (tuple,),
-        "retains": (bool,),
-        "generation": (int,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the default commands are encoded."""
@@ -179,7 +158,6 @@ class Command(Message):
     """Base of the client's commands. A worker acknowledges each with an `Answer` with the same `request`."""
 
     request: int
-    types: ClassVar = {"request": (int,)}
 
 
 class Flush(Command):
@@ -190,7 +168,6 @@ class LogWarnings(Command):
     """Log the warnings that these `filters` select; see `worker.warning_filters`."""
 
     filters: tuple[Any, ...]
-    types: ClassVar = {"request": (int,), "filters": (tuple,)}
 
 
 class Prepare(Command):
@@ -200,9 +177,8 @@ class Prepare(Command):
     """
 
     config: dict[str, Any]
-    for_sec: float | None = None
+    for_sec: float | int | None = None
     final: bool = False
-    types: ClassVar = {"request": (int,), "config": (dict,), "for_sec": (float, int, type(None)), "final": (bool,)}
 
 
 def level_config(level: int, logger: str = "") -> dict[str, Any]:
@@ -215,14 +191,12 @@ class Commit(Command):
     """Keep the configuration of the `Prepare` with request `prepared`."""
 
     prepared: int
-    types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
 class Rollback(Command):
     """Undo the configuration of the `Prepare` with request `prepared`."""
 
     prepared: int
-    types: ClassVar = {"request": (int,), "prepared": (int,)}
 
 
 _MAX_REASON = 4000
@@ -236,8 +210,7 @@ def reason_of(error: str | None) -> str | None:
 class TakeStacks(Command):
     """Reply with a `StacksAnswer`. A relay collects those of its workers within `timeout` seconds (None: no limit)."""
 
-    timeout: float | None
-    types: ClassVar = {"request": (int,), "timeout": (float, int, type(None))}
+    timeout: float | int | None
 
 
 class Answer(Message):
@@ -245,14 +218,12 @@ class Answer(Message):
 
     request: int
     error: str | None
-    types: ClassVar = {"request": (int,), "error": _MAYBE_STR}
 
 
 class StacksAnswer(Answer):
     """The acknowledgement of `TakeStacks`, with the encoded stacks of all threads."""
 
     stacks: bytes
-    types: ClassVar = {"request": (int,), "error": _MAYBE_STR, "stacks": (bytes,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` if the stacks are too large."""
@@ -262,27 +233,21 @@ class StacksAnswer(Answer):
 class KeepWaiting(Message):
     """Keep waiting: the client is behind but making progress. No reply."""
 
-    types: ClassVar = {}
-
 
 class Kept(Message):
     """The client above the relay has everything before `generation` of the worker's journal. No reply."""
 
     generation: int
-    types: ClassVar = {"generation": (int,)}
 
 
 class Release(Message):
     """The client closes: the worker sends its remaining records, replies `Goodbye`, and continues without a client."""
-
-    types: ClassVar = {}
 
 
 class Relabel(Message):
     """The worker has new coordinates from now on, because an engine has turned it into an actor, for example."""
 
     coords: dict[str, int | str]
-    types: ClassVar = {"coords": (dict,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the coordinates are valid."""
@@ -297,7 +262,6 @@ class Complete(Message):
 
     number: int
     timeout: float | None
-    types: ClassVar = {"number": (int,), "timeout": (float, type(None))}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the numbers are possible."""
@@ -310,14 +274,12 @@ class Completed(Message):
 
     number: int
     shown: bool
-    types: ClassVar = {"number": (int,), "shown": (bool,)}
 
 
 class Ending(Message):
     """The worker's interpreter exits in order. `uncaught` is the uncaught exception that ended it, in one line, or ""."""
 
     uncaught: str
-    types: ClassVar = {"uncaught": (str,)}
 
 
 class Leash(Message):
@@ -326,7 +288,6 @@ class Leash(Message):
     number: int
     parent: int
     thread: int
-    types: ClassVar = {"number": (int,), "parent": (int,), "thread": (int,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the numbers are possible."""
@@ -344,7 +305,6 @@ class StackSignal(Message):
     fd: int
     thread: int
     main: int
-    types: ClassVar = {"number": (int,), "fd": (int,), "thread": (int,), "main": (int,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless this is a real-time signal and the numbers are possible."""
@@ -354,8 +314,6 @@ class StackSignal(Message):
 
 class Goodbye(Message):
     """The worker disconnects on purpose: this is not a failure."""
-
-    types: ClassVar = {}
 
 
 def check_plain_config(config: object) -> dict[str, Any]:

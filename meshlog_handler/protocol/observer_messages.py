@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from ..errors import ProtocolError
 from .messages import Message
 
@@ -19,8 +17,6 @@ _MAX_LEVEL = 255
 _MAX_SEC = 3600
 MAX_BACKLOG = 10_000
 """Records that an observer may ask for of those that were shown before."""
-
-_MAYBE_RANKS = (tuple, type(None))
 
 
 def _check_ranks(ranks: tuple[object, ...] | None) -> None:
@@ -45,7 +41,6 @@ class Ask(Message):
     """Base of all questions. The client answers each with a `Reply` with the same `request`."""
 
     request: int
-    types: ClassVar = {"request": (int,)}
 
 
 class AskAbout(Ask):
@@ -64,8 +59,7 @@ class AskStacks(Ask):
     """Ask for the stacks of `ranks` (None: all) within `timeout` seconds."""
 
     ranks: tuple[int, ...] | None
-    timeout: float
-    types: ClassVar = {"request": (int,), "ranks": _MAYBE_RANKS, "timeout": (float, int)}
+    timeout: float | int
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks and the timeout are valid."""
@@ -76,8 +70,7 @@ class AskStacks(Ask):
 class AskFlush(Ask):
     """Flush all ranks within `timeout` seconds."""
 
-    timeout: float
-    types: ClassVar = {"request": (int,), "timeout": (float, int)}
+    timeout: float | int
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the timeout is valid."""
@@ -90,14 +83,7 @@ class AskLevel(Ask):
     level: int
     logger: str
     ranks: tuple[int, ...] | None
-    for_sec: float | None
-    types: ClassVar = {
-        "request": (int,),
-        "level": (int,),
-        "logger": (str,),
-        "ranks": _MAYBE_RANKS,
-        "for_sec": (float, int, type(None)),
-    }
+    for_sec: float | int | None
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the values are valid."""
@@ -115,7 +101,6 @@ class Follow(Message):
     level: int
     ranks: tuple[int, ...] | None
     backlog: int
-    types: ClassVar = {"level": (int,), "ranks": _MAYBE_RANKS, "backlog": (int,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the values are valid."""
@@ -138,11 +123,9 @@ class Reply(Message):
     value: bytes
     fault: str
     error: str
-    types: ClassVar = {"request": (int,), "value": (bytes,), "fault": (str,), "error": (str,)}
 
 
 class Missed(Message):
     """`count` records were not sent, because the observer does not read them as fast as they are shown."""
 
     count: int
-    types: ClassVar = {"count": (int,)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ProtocolError, quoted
 from .immutable import field
@@ -14,8 +14,6 @@ _MAX_REASON = 32
 _MAX_NUMBER = 1 << 62
 _ENTRY_SIZE = 256
 _MAX_AHEAD = 1e10
-_MAYBE_INT = (int, type(None))
-_MAYBE_RANKS = (tuple, type(None))
 
 
 def _check_ranks(ranks: tuple[object, ...] | None) -> None:
@@ -39,9 +37,8 @@ def _is_count(drop: object) -> bool:
 class FlushDownstream(Command):
     """Flush `ranks` (None: all) downstream within `timeout` seconds (None: no limit), then append the sentinel like `Flush`."""
 
-    timeout: float | None
+    timeout: float | int | None
     ranks: tuple[int, ...] | None
-    types: ClassVar = {"request": (int,), "timeout": (float, int, type(None)), "ranks": _MAYBE_RANKS}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
@@ -53,7 +50,6 @@ class CommandDownstream(Command):
 
     command: bytes
     ranks: tuple[int, ...]
-    types: ClassVar = {"request": (int,), "command": (bytes,), "ranks": (tuple,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
@@ -65,14 +61,12 @@ class DefaultDownstream(Command):
 
     mesh: str
     command: bytes
-    types: ClassVar = {"request": (int,), "mesh": (str,), "command": (bytes,)}
 
 
 class WindowDownstream(Command):
     """Group similar lines for at most `window` seconds (None: do not group) before forwarding them. No reply."""
 
-    window: float | None
-    types: ClassVar = {"request": (int,), "window": (float, int, type(None))}
+    window: float | int | None
 
 
 class StreamDownstream(Command):
@@ -81,7 +75,6 @@ class StreamDownstream(Command):
     streaming: bool
     ranks: tuple[int, ...] | None
     mesh: str | None = None
-    types: ClassVar = {"request": (int,), "streaming": (bool,), "ranks": _MAYBE_RANKS, "mesh": (str, type(None))}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
@@ -90,8 +83,6 @@ class StreamDownstream(Command):
 
 class InsightDownstream(Command):
     """Ask what the relay knows about its ranks. It replies with `DownstreamInsight`."""
-
-    types: ClassVar = {"request": (int,)}
 
 
 class RankGranted(Command):
@@ -108,16 +99,6 @@ class RankGranted(Command):
     hostname: str = ""
     coords: dict[str, int | str] = field(default_factory=dict)
     ended: bool = False
-    types: ClassVar = {
-        "request": (int,),
-        "rank": (int,),
-        "known": (tuple, type(None)),
-        "mesh": (str,),
-        "pid": (int,),
-        "hostname": (str,),
-        "coords": (dict,),
-        "ended": (bool,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the names, coordinates and counters are valid."""
@@ -131,7 +112,6 @@ class PassedReceived(Command):
     """The client has everything up to the `DownstreamPassed` with this `request`. `now` is the time on its clock."""
 
     now: float
-    types: ClassVar = {"request": (int,), "now": (float,)}
 
 
 # -- from the relay ----------------------------------------------------------------------------------------------------
@@ -142,7 +122,6 @@ class RankRequest(Message):
 
     request: int
     journal: str = ""
-    types: ClassVar = {"request": (int,), "journal": (str,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the path is valid."""
@@ -158,14 +137,6 @@ class DownstreamJoined(Message):
     hostname: str
     coords: dict[str, int | str]
     journal: str = ""
-    types: ClassVar = {
-        "rank": (int,),
-        "mesh": (str,),
-        "pid": (int,),
-        "hostname": (str,),
-        "coords": (dict,),
-        "journal": (str,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the names, coordinates and path are valid."""
@@ -183,7 +154,6 @@ class DownstreamEnded(Message):
     rank: int
     counters: dict[str, Any]
     hidden: int
-    types: ClassVar = {"rank": (int,), "counters": (dict,), "hidden": (int,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the count is valid."""
@@ -235,14 +205,6 @@ class DownstreamPassed(Message):
     passed: tuple[tuple[Any, ...], ...]
     removed: tuple[str, ...]
     ahead: float = 0.0
-    types: ClassVar = {
-        "request": (int,),
-        "generation": (int,),
-        "position": (int,),
-        "passed": (tuple,),
-        "removed": (tuple,),
-        "ahead": (float,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the positions are valid."""
@@ -265,7 +227,6 @@ class DownstreamReplies(Message):
 
     request: int
     answers: tuple[tuple[int, str | None], ...]
-    types: ClassVar = {"request": (int,), "answers": (tuple,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the replies are valid."""
@@ -285,7 +246,6 @@ class DownstreamStacks(Message):
     request: int
     answers: tuple[tuple[int, int], ...]
     found: tuple[bytes, ...]
-    types: ClassVar = {"request": (int,), "answers": (tuple,), "found": (tuple,)}
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the answers and stacks are valid."""
@@ -314,15 +274,6 @@ class DownstreamReached(Message):
     dropped: int
     counters: dict[int, dict[str, Any]]
     hidden: int
-    types: ClassVar = {
-        "request": (int,),
-        "acked": (tuple,),
-        "missing": (tuple,),
-        "dead": (tuple,),
-        "dropped": (int,),
-        "counters": (dict,),
-        "hidden": (int,),
-    }
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
@@ -338,7 +289,6 @@ class DownstreamInsight(Message):
 
     request: int
     observations: bytes
-    types: ClassVar = {"request": (int,), "observations": (bytes,)}
 
 
 FROM_RELAY: tuple[type[Message], ...] = (

@@ -1,6 +1,7 @@
 """This process as a member of a client: join, leave, and what happens at a fork.
 
-Each process has one membership. A forked child inherits the options only: it joins as a separate process, with its first record.
+Each process has one membership. A forked child inherits only the options: it joins as a separate process, with its first
+record.
 """
 
 from __future__ import annotations
