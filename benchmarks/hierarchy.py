@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, Final
 
 from .crew import Crew, Gate
@@ -75,15 +76,16 @@ class Host:
     """A host's relay, without the procs."""
 
     def __init__(self, address: str, number: int, window: float | None) -> None:
-        from meshlog_handler.client.relay.uplink import Uplink, UpstreamHandler
+        from meshlog_handler.client.relay.uplink import Uplink
         from meshlog_handler.dispatch.dispatcher import Dispatcher
         from meshlog_handler.dispatch.sink import Sink
         from meshlog_handler.dispatch.sinks import Sinks
         from meshlog_handler.protocol.relay_messages import DownstreamJoined
 
         self.ranks = range(number * RANKS_EACH, (number + 1) * RANKS_EACH)
-        self._uplink = Uplink(address, None, "")
-        self._show = Dispatcher(Sinks(Sink((UpstreamHandler(self._uplink.stream),), window=window)), digests=True)
+        directory: Any = SimpleNamespace(path="")  # it has none
+        self._uplink = Uplink(address, None, directory)
+        self._show = Dispatcher(Sinks(Sink((self._uplink.handler,), window=window)), digests=True)
         self._lock = threading.Lock()
         self._items = list(_lines(self.ranks))
         self._uplink.start(self._carry_out, lambda: None, lambda: None)

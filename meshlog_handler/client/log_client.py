@@ -41,7 +41,6 @@ from ..worker.job_member import JobMember
 from ..worker.member import launched_options
 from ..worker.record_stream import internal_threads
 from .downstream.relayed_peers import ended_peer, peer_of
-from .downstream.relays import Upstream
 from .health.stack_collector import StackCollector
 from .jobs.handover import Handover
 from .jobs.marking_dispatcher import MarkingDispatcher
@@ -58,6 +57,7 @@ from .requests import Requests
 
 if TYPE_CHECKING:
     from .health.hang_watch import HangWatch, OnHang
+    from .relay.uplink import Uplink
 
 _GRACE_SEC: Final = 5.0
 _BLOCKED_SEC: Final = 1.0
@@ -93,7 +93,7 @@ class LogClient(Requests):
         Called with the `Hang` after it was shown, on a thread of this package.
     progress_from : {"output", "cpu"}
         What counts as progress: records and printed lines, or processor time of ranks on this host, too.
-    upstream : Upstream or None
+    upstream : Uplink or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
     job : str or None
         The name of a job. Of all processes of this user and machine that use it, one shows the records of all, by its own
@@ -120,7 +120,7 @@ class LogClient(Requests):
         hang_after: float | None = None,
         on_hang: OnHang | None = None,
         progress_from: str = "output",
-        upstream: Upstream | None = None,
+        upstream: Uplink | None = None,
         job: str | None = None,
     ) -> None:
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
@@ -489,7 +489,7 @@ class LogClient(Requests):
     def _claim(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
         """Ask the upstream client for a rank; `granted` is called with it on the client's thread."""
         assert self.registry.claim is not None  # else `identify` returns False
-        return self.registry.claim(lambda answer: self._post(lambda: granted(answer)), journal)
+        return self.registry.claim(journal, lambda answer: self._post(lambda: granted(answer)))
 
     def confirm(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary. Client thread only; for relays."""

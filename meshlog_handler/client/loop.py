@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence, Set
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
@@ -26,7 +26,7 @@ from ..system.fork_gate import ForkGate
 from ..system.mailbox import Mailbox
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
-from .downstream.relays import Relays, Upstream
+from .downstream.relays import Relays
 from .flushes.acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
 from .flushes.completions import Completions
 from .flushes.flushes import Flushed, Flushes
@@ -44,6 +44,9 @@ from .queues.queues import Queues
 from .reports.drop_reports import DropReports
 from .reports.exit_log import ExitLog
 from .switches import Switches
+
+if TYPE_CHECKING:
+    from .relay.uplink import Uplink
 
 _MAX_ITEMS: Final = 20_000
 
@@ -65,7 +68,7 @@ class ClientLoop:
         own_token: str,
         keep_journals: bool,
         post: Callable[[Callable[[], Any]], object],
-        upstream: Upstream | None,
+        upstream: Uplink | None,
         observers: Observers,
         handover: Callable[..., Handover],
     ) -> None:

@@ -461,7 +461,8 @@ def test_a_worker_gets_a_rank_of_the_relay_if_the_upstream_client_does_not_answe
         monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: None)
         with pids_told(monkeypatch, itertools.repeat(os.getppid())), joined(relay.address, rank=None) as peer:
             assert peer.rank == 0
-        assert relay._claims == {}
+        assert relay._uplink is not None
+        assert relay._uplink._claims == {}
     assert "the upstream client gave no rank for a new process" in capfd.readouterr().err
 
 

@@ -20,7 +20,7 @@ import pytest
 from meshlog_handler import LogClient, LogRelay, RankError, SettingError, this_host
 from meshlog_handler.mesh import control
 from meshlog_handler.mesh.control import LoggingMeshClient
-from meshlog_handler.protocol.messages import Command, Commit, Prepare, level_config
+from meshlog_handler.protocol.messages import Command, Commit, Message, Prepare, level_config
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Steps
@@ -309,14 +309,16 @@ def test_an_exception_that_a_rank_raises_in_a_command_is_its_answer() -> None:
 def test_a_worker_that_joins_a_relay_while_a_command_is_pending_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made, LogRelay(made.client.address) as relay:
         joining, go_on = threading.Event(), threading.Event()
-        joined = relay.joined
+        assert relay._uplink is not None
+        send = relay._uplink.send
 
-        def later(message: DownstreamJoined) -> None:
-            joining.set()
-            assert go_on.wait(DEADLINE)
-            joined(message)
+        def later(message: Message) -> None:
+            if isinstance(message, DownstreamJoined):
+                joining.set()
+                assert go_on.wait(DEADLINE)
+            send(message)
 
-        monkeypatch.setattr(relay, "joined", later)
+        monkeypatch.setattr(relay._uplink, "send", later)
         above, made.client = made.client, relay.client
         late = made.start(0)
         assert joining.wait(10)  # the relay has accepted the worker; the client upstream does not know it yet

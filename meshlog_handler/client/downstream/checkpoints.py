@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from ...dispatch.dispatcher import Dispatcher
 from ...protocol.messages import Kept
@@ -27,33 +27,13 @@ from ..peers.peer import Peer
 from ..peers.reactor import Reactor
 from .clocks import ClockEstimate
 
+if TYPE_CHECKING:
+    from ..relay.uplink import Uplink
+
 _PART_SEC: Final = 0.2
 """Seconds for which groups may grow before they are passed on with their boundary."""
 
 _POSTPONED_SEC: Final = 0.02
-
-
-class Passage(Protocol):
-    """The stream to the upstream client."""
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """The end of what was passed on."""
-
-    @property
-    def postponed(self) -> bool:
-        """Whether sentinels wait for room in the stream."""
-
-    @property
-    def passed_bytes(self) -> int:
-        """The bytes that were passed on."""
-
-    @property
-    def room(self) -> int:
-        """How many bytes may be on their way."""
-
-    def passed(self, message: DownstreamPassed) -> None:
-        """Send a boundary."""
 
 
 @dataclass
@@ -69,12 +49,12 @@ class _Sent:
 
 
 class Checkpoints:
-    """The boundaries of a relay. `passage` is None in a client that is not part of a relay: then nothing happens."""
+    """The boundaries of a relay. `upstream` is None in a client that is not part of a relay: then nothing happens."""
 
-    def __init__(self, reactor: Reactor, dispatcher: Dispatcher, passage: Passage | None) -> None:
+    def __init__(self, reactor: Reactor, dispatcher: Dispatcher, upstream: Uplink | None) -> None:
         self._reactor = reactor
         self._dispatcher = dispatcher
-        self._passage = passage
+        self._upstream = upstream
         self._numbers = itertools.count(1)
         self._place = 0, 0
         self._since: float | None = None
@@ -86,14 +66,14 @@ class Checkpoints:
         self._kept: dict[Peer, int] = {}
         self._clock = ClockEstimate()
         self.deadline: float | None = None
-        if passage is not None:
+        if upstream is not None:
             reactor.taken_from = set()
 
     @property
     def full(self) -> bool:
         """Whether so much is on its way that nothing more is to be taken from the workers."""
-        passage = self._passage
-        return passage is not None and passage.passed_bytes - self._confirmed_bytes > passage.room
+        upstream = self._upstream
+        return upstream is not None and upstream.passed_bytes - self._confirmed_bytes > upstream.room
 
     def reached(self, relay: Peer, boundary: DownstreamPassed) -> None:
         """Add a boundary of a relay downstream. It is confirmed when the upstream client has what comes before it."""
@@ -104,7 +84,7 @@ class Checkpoints:
 
         Unless they are kept, they are removed when the upstream client has its records.
         """
-        if self._passage is None or not _counts(peer):
+        if self._upstream is None or not _counts(peer):
             return keep_journal
         self._kept.pop(peer, None)
         self._ended.append((tuple(peer.passed()), () if keep_journal else tuple(peer.journal_files())))
@@ -112,14 +92,14 @@ class Checkpoints:
 
     def step(self, now: float, idle: bool) -> None:
         """Send a boundary if anything was passed on since the last one. `idle`: everything that was taken was passed on."""
-        passage, taken_from = self._passage, self._reactor.taken_from
+        upstream, taken_from = self._upstream, self._reactor.taken_from
         self.deadline = None
-        if passage is None or taken_from is None:
+        if upstream is None or taken_from is None:
             return
-        if passage.postponed:
+        if upstream.postponed:
             self.deadline = now + _POSTPONED_SEC
         ready = {relay: known for relay, known in self._from_relays.items() if not relay.inbox}
-        changed = passage.place != self._place or taken_from or ready or self._ended
+        changed = upstream.place != self._place or taken_from or ready or self._ended
         if not changed or not idle:
             return
         if self._dispatcher.deadline is not None:
@@ -138,7 +118,7 @@ class Checkpoints:
         sent = _Sent(
             next(self._numbers),
             time.time(),
-            passage.passed_bytes,
+            upstream.passed_bytes,
             [(peer, each.generation, peer.sides.last) for peer, each in passed],
             [(relay, known[-1].request) for relay, known in ready.items()],
             [(str(each[0]), files) for each, files in self._ended],
@@ -151,8 +131,8 @@ class Checkpoints:
         removed = [*self._removed, *(name for _, boundary in boundaries for name in boundary.removed)]
         self._ended, self._removed = [], []
         self._sent.append(sent)
-        self._place = passage.place
-        passage.passed(DownstreamPassed(sent.number, *self._place, tuple(fields), tuple(removed), self._clock.ahead))
+        self._place = upstream.place
+        upstream.send(DownstreamPassed(sent.number, *self._place, tuple(fields), tuple(removed), self._clock.ahead))
 
     def confirmed(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ...dispatch.dispatcher import Dispatcher
 from ...errors import ProtocolError
@@ -31,17 +31,19 @@ from ...protocol.relay_messages import (
     StreamDownstream,
     WindowDownstream,
 )
-from ...transport.run_directory import RunDir
 from ...worker.next_client import PATIENCE_SEC
 from ..flushes.acknowledgements import Acknowledgements
 from ..peers.peer import Chosen, Peer
 from ..peers.reactor import Reactor
 from ..peers.registry import Registry
 from ..peers.stats import RankStats
-from .checkpoints import Checkpoints, Passage
+from .checkpoints import Checkpoints
 from .passed_streams import PassedStreams
 from .relayed_peers import RelayPeer, counters_of
 from .unconfirmed import Unconfirmed
+
+if TYPE_CHECKING:
+    from ..relay.uplink import Uplink
 
 _MOST_SEC: Final = 0.5
 _PART: Final = 4
@@ -50,24 +52,6 @@ _PART: Final = 4
 def window_downstream(window: float | None) -> float | None:
     """Return the window of a relay. It is short, as lines wait again upstream, but long enough to group many similar lines."""
     return None if window is None else min(window / _PART, _MOST_SEC)
-
-
-class Upstream(Passage, Protocol):
-    """The connection to the upstream client, for a client that belongs to a relay.
-
-    Called on the client's thread, or on those of its listener. Never waits long.
-    """
-
-    directory: RunDir
-
-    def joined(self, message: DownstreamJoined) -> None:
-        """Report a worker that joined."""
-
-    def ended(self, message: DownstreamEnded) -> None:
-        """Report a worker that ended."""
-
-    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
-        """Ask for a rank, or for what is known of a journal; `granted` is called with it, on any thread."""
 
 
 class Relays:
@@ -85,7 +69,7 @@ class Relays:
         commands: Acknowledgements[str | bytes | None],
         remember: Callable[[Mapping[int | None, RankStats]], None],
         post: Callable[[Callable[[], Any]], object],
-        upstream: Upstream | None,
+        upstream: Uplink | None,
         dispatcher: Dispatcher,
     ) -> None:
         self._reactor = reactor
@@ -133,7 +117,7 @@ class Relays:
                 self._send_default(peer, mesh, command)
         elif self.upstream is not None and peer.rank is not None and not peer.external:
             joined = DownstreamJoined(peer.rank, peer.mesh, peer.pid, peer.hello.hostname, dict(peer.coords), peer.journal)
-            self.upstream.joined(joined)
+            self.upstream.send(joined)
 
     def set_window(self, window: float | None) -> None:
         """Set the windows of the relays by the window of this client."""
@@ -216,7 +200,7 @@ class Relays:
             self._registry.joined(message.mesh, message.rank)
             self._send_defaults_to(relay, message)
             if self.upstream is not None:
-                self.upstream.joined(message)
+                self.upstream.send(message)
         elif isinstance(message, DownstreamEnded):
             ended = relay.end(message)
             if ended is not None:
@@ -228,7 +212,7 @@ class Relays:
                 self._remember({ended.rank: ended.stats})
                 self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
-                    self.upstream.ended(message.replaced(hidden=self.hidden))
+                    self.upstream.send(message.replaced(hidden=self.hidden))
         elif isinstance(message, DownstreamReplies):
             for mesh, request in tuple(relay.unacknowledged.items()):
                 if request == message.request:
@@ -279,7 +263,7 @@ class Relays:
             for claim in ready:
                 claim()
         elif self.upstream is not None and peer.rank is not None and not peer.external:
-            self.upstream.ended(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
+            self.upstream.send(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
 
     def _relays(self) -> list[RelayPeer]:
         return [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]

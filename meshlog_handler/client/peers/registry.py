@@ -38,11 +38,8 @@ _JOURNAL = re.compile(  # the names that `Registry.admit` makes; side files end 
 )
 
 
-Claim = Callable[[Callable[[RankGranted], None], str], Callable[[], object]]
-"""Asks the upstream client for a rank, or for what is known of a journal, and returns at once.
-
-Its argument is called with the answer; its result withdraws it.
-"""
+Claim = Callable[[str, Callable[[RankGranted], None]], Callable[[], object]]
+"""Asks the upstream client for a rank, or for what is known of a journal (see `Uplink.claim`), and returns at once."""
 
 
 class Orphan(NamedTuple):

@@ -11,7 +11,6 @@ propagate down the tree, and their answers propagate up.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import threading
@@ -28,17 +27,13 @@ from ...protocol.messages import Command, TakeStacks, decode
 from ...protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
-    DownstreamEnded,
     DownstreamInsight,
-    DownstreamJoined,
-    DownstreamPassed,
     DownstreamReached,
     DownstreamReplies,
     FlushDownstream,
     InsightDownstream,
     PassedReceived,
     RankGranted,
-    RankRequest,
     StreamDownstream,
     WindowDownstream,
 )
@@ -49,7 +44,6 @@ from ...system.waits import monotonic
 from ...transport.channel import Address
 from ...transport.run_directory import RunDir
 from ...worker.record_stream import internal_threads
-from ..downstream.relayed_peers import MAX_HELD
 from ..downstream.relays import plain_counters
 from ..flushes.acknowledgements import Answers
 from ..flushes.receipt import FlushReceipt
@@ -58,11 +52,10 @@ from ..health.stack_collector import downstream_stacks
 from ..log_client import LogClient
 from ..peers.peer import of_ranks
 from ..peers.registry import Orphan
-from .uplink import Uplink, UpstreamHandler
+from .uplink import Uplink
 
 _LOOK_SEC: Final = 0.5
 _ORPHANS_SEC: Final = 2.0
-_MAX_ROOM: Final = MAX_HELD // 4
 
 
 class LogRelay:
@@ -100,11 +93,8 @@ class LogRelay:
         self._upstream_address = str(Address.parse(address))
         self._tunnel = tunnel
         self._options = (settings.check_directory(log_dir), tuple(never), tuple(hide))
-        self._claims: dict[int, Callable[[RankGranted], None]] = {}
-        self._handler: UpstreamHandler | None = None
         self._looker: threading.Thread | None = None
         self._over = threading.Event()
-        self._numbers = itertools.count(1)
         self._uplink: Uplink | None = None
         self._client: LogClient | None = None
         self._ending = threading.Lock()
@@ -134,57 +124,57 @@ class LogRelay:
     def _start(self) -> None:
         log_dir, never, hide = self._options
         try:
-            self.directory = RunDir(upstream=Address.parse(self._upstream_address).key)
+            directory = RunDir(upstream=Address.parse(self._upstream_address).key)
         except BaseException:
             if self._tunnel is not None:
                 self._tunnel.close()
             raise
         try:
-            uplink = Uplink(self._upstream_address, self._tunnel, self.directory.path)
+            uplink = Uplink(self._upstream_address, self._tunnel, directory)
         except BaseException:
-            self.directory.forget()  # there may be journals in it
+            directory.forget()  # there may be journals in it
             raise
-        self._handler = handler = UpstreamHandler(uplink.stream)
         try:
-            client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
-            client.registry.claim = self._claim_for_worker
+            client = LogClient(uplink.handler, log_dir=log_dir, never=never, hide=hide, upstream=uplink)
+            client.registry.claim = uplink.claim
             client.start()
         except BaseException:
             uplink.leave()
-            self.directory.forget()
+            directory.forget()
             raise
         self._uplink, self._client = uplink, client
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, self._lost)
         if client.registry.orphans:
-            self._looker = threading.Thread(target=self._look_for_orphans, name="meshlog-orphans", daemon=True)
+            arguments = client, uplink
+            self._looker = threading.Thread(target=self._look_for_orphans, args=arguments, name="meshlog-orphans", daemon=True)
             self._looker.start()
 
-    def _look_for_orphans(self) -> None:
+    def _look_for_orphans(self, client: LogClient, uplink: Uplink) -> None:
         """Read the journals of workers that ended without a relay, after the one that is gone."""
         internal_threads.add(threading.get_ident())
         try:
-            while not self._over.is_set() and (client := self.client).running and client.registry.orphans:
-                self._ask_for_orphans(client)
+            while not self._over.is_set() and client.running and client.registry.orphans:
+                self._ask_for_orphans(client, uplink)
                 self._over.wait(_LOOK_SEC)
         except ClosedError:
             return  # it was stopped
         finally:
             internal_threads.discard(threading.get_ident())
 
-    def _ask_for_orphans(self, client: LogClient) -> None:
+    def _ask_for_orphans(self, client: LogClient, uplink: Uplink) -> None:
         for orphan in client.registry.ended_orphans():
             self._adopting.add(orphan.journal)
-            self._ask_for_rank(partial(self._adopt, client, orphan), orphan.journal)
+            uplink.claim(orphan.journal, partial(self._adopt, client, orphan))
 
     def _adopt(self, client: LogClient, orphan: Orphan, granted: RankGranted) -> None:
         client.adopt_ended(orphan.journal, orphan.rank, granted.replaced(pid=granted.pid or orphan.pid))
         self._adopting.discard(orphan.journal)
 
-    def _await_orphans(self, client: LogClient) -> None:
+    def _await_orphans(self, client: LogClient, uplink: Uplink) -> None:
         """Take over the journals of workers that have ended by now: they are removed with the directory."""
-        self._ask_for_orphans(client)
+        self._ask_for_orphans(client, uplink)
         deadline = monotonic() + _ORPHANS_SEC
         while self._adopting and monotonic() < deadline and threading.get_ident() not in internal_threads:
             time.sleep(_LOOK_SEC / 10)
@@ -210,7 +200,7 @@ class LogRelay:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
-            self._await_orphans(client)
+            self._await_orphans(client, uplink)
             self._over.set()
             client.end(timeout, interrupts)
             uplink.leave()
@@ -257,78 +247,18 @@ class LogRelay:
             raise ClosedError("this LogRelay does not run: call start(), or use it in a with statement.")
         return self._client
 
-    # -- messages to the upstream client (see `Upstream`) ------------------------------------------------------------
-
-    def joined(self, message: DownstreamJoined) -> None:
-        """Report a worker that joined."""
-        if self._uplink is not None:
-            self._uplink.send(message)
-
-    def ended(self, message: DownstreamEnded) -> None:
-        """Report a worker that ended."""
-        if self._uplink is not None:
-            self._uplink.send(message)
-
-    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
-        """Ask for a rank, or for what is known of a journal; `granted` is called with it."""
-        self._ask_for_rank(granted, journal)
-
-    def _ask_for_rank(self, granted: Callable[[RankGranted], None], journal: str = "") -> int:
-        request = next(self._numbers)
-        self._claims[request] = granted
-        if self._uplink is not None:
-            self._uplink.send(RankRequest(request, journal))
-        return request
-
-    def _claim_for_worker(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
-        """Ask for a rank for a new connection; return a function that withdraws the request."""
-        return partial(self._claims.pop, self._ask_for_rank(granted, journal), None)
-
-    # -- the stream to the upstream client (see `Passage`) -----------------------------------------------------------
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """The end of what was passed on."""
-        return (0, 0) if self._uplink is None else self._uplink.stream.journal.place
-
-    @property
-    def postponed(self) -> bool:
-        """Whether sentinels wait for room in the stream."""
-        return self._uplink is not None and self._uplink.stream.postponed
-
-    @property
-    def passed_bytes(self) -> int:
-        """The bytes that were passed on."""
-        return 0 if self._handler is None else self._handler.passed_bytes
-
-    @property
-    def room(self) -> int:
-        """How many bytes may be on their way: a part of the stream, so that passing on never waits."""
-        return 0 if self._uplink is None else min(self._uplink.stream.journal.size // 4, _MAX_ROOM)
-
-    def passed(self, message: DownstreamPassed) -> None:
-        """Send a boundary."""
-        if self._uplink is not None:
-            self._uplink.send(message)
-
     # -- commands from the upstream client ---------------------------------------------------------------------------
 
     def _carry_out(self, command: Command) -> None:
         """Carry out a command. Runs on the uplink's thread, and leaves slow work to other threads."""
         client, uplink = self.client, self._uplink
         assert uplink is not None
-        if isinstance(command, RankGranted):
-            granted = self._claims.pop(command.request, None)
-            if granted is not None:
-                with contextlib.suppress(ClosedError):  # as below
-                    granted(command)
-            return
-        if isinstance(command, PassedReceived):
-            with contextlib.suppress(ClosedError):  # as below
-                client.on_thread(partial(client.confirm, command))
-            return
         with contextlib.suppress(ClosedError):  # this client was stopped meanwhile; the upstream client notices it
-            if isinstance(command, FlushDownstream):
+            if isinstance(command, RankGranted):
+                uplink.granted(command)
+            elif isinstance(command, PassedReceived):
+                client.on_thread(partial(client.confirm, command))
+            elif isinstance(command, FlushDownstream):
                 self._flush(client, uplink, command)
             elif isinstance(command, CommandDownstream):
                 self._pass_down(client, uplink, command)

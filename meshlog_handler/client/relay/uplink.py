@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -22,16 +23,20 @@ from ...errors import MeshlogError, ProtocolError
 from ...protocol.encode import EncodedRecord, SchemaTable
 from ...protocol.messages import Command, Goodbye, Hello, KeepWaiting, Message, Release, decode
 from ...protocol.record import MeshRecord, info_of
+from ...protocol.relay_messages import RankGranted, RankRequest
 from ...protocol.relayed_records import encode_relayed
 from ...system.diagnostics import diagnose
 from ...transport.channel import Address, connect
+from ...transport.run_directory import RunDir
 from ...worker.forwarder import LogForwarder
 from ...worker.member import make_journal
 from ...worker.record_stream import RecordStream, internal_threads
+from ..downstream.relayed_peers import MAX_HELD
 
 _SHIP_SEC: Final = 2.0
 _GOODBYE_SEC: Final = 0.5
 _JOURNAL_FACTOR: Final = 8
+_MAX_ROOM: Final = MAX_HELD // 4
 
 
 class UpstreamHandler:
@@ -66,11 +71,12 @@ class UpstreamHandler:
 class Uplink:
     """The connection of a relay to its upstream client; `ConnectError` if it cannot be made.
 
-    Any thread may call `send` and `append_flush`. `tunnel` is a connected socket, for a client whose socket cannot be reached.
-    `directory` is the run directory of the relay, by which the client knows whose replacement it is.
+    Any thread may call its methods. `tunnel` is a connected socket, for a client whose socket cannot be reached. By its run
+    `directory`, the client knows whose replacement the relay is.
     """
 
-    def __init__(self, address: str, tunnel: socket.socket | None, directory: str) -> None:
+    def __init__(self, address: str, tunnel: socket.socket | None, directory: RunDir) -> None:
+        self.directory = directory
         hello = Hello(
             pid=os.getpid(),
             hostname=socket.gethostname(),
@@ -81,17 +87,20 @@ class Uplink:
             forwarding=True,
             started=time.time(),
             relay=True,
-            resumes=directory,
+            resumes=directory.path,
         )
         self._link, welcome = connect(Address.parse(address), hello, (), tunnel)
         # Through a tunnel, the client cannot read a journal file after this process ends. Then memory is enough.
         self._forwarder = LogForwarder(self._link)
         path = welcome.journal if tunnel is None else ""
         self.stream = RecordStream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
+        self.handler = UpstreamHandler(self.stream)
         self._forwarder.attach(self.stream)
         self._forwarder.start()
         self._left = self._released = False
         self._thread: threading.Thread | None = None
+        self._claims: dict[int, Callable[[RankGranted], None]] = {}
+        self._numbers = itertools.count(1)
 
     def start(self, carry_out: Callable[[Command], None], released: Callable[[], None], lost: Callable[[], None]) -> None:
         """Start the thread that receives commands, and calls `carry_out` with each of them.
@@ -107,6 +116,42 @@ class Uplink:
         """Send a message soon. Never blocks. An upstream client that reads no messages counts as gone."""
         if not self._forwarder.post(message):
             self._link.close()
+
+    def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> Callable[[], object]:
+        """Ask for a rank, or for what is known of a journal; `granted` is called with it, on any thread.
+
+        Returns a function that withdraws the request.
+        """
+        request = next(self._numbers)
+        self._claims[request] = granted
+        self.send(RankRequest(request, journal))
+        return partial(self._claims.pop, request, None)
+
+    def granted(self, answer: RankGranted) -> None:
+        """Note the answer to a claim."""
+        granted = self._claims.pop(answer.request, None)
+        if granted is not None:
+            granted(answer)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The end of what was passed on."""
+        return self.stream.journal.place
+
+    @property
+    def postponed(self) -> bool:
+        """Whether sentinels wait for room in the stream."""
+        return self.stream.postponed
+
+    @property
+    def passed_bytes(self) -> int:
+        """The bytes that were passed on."""
+        return self.handler.passed_bytes
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be on their way: a part of the stream, so that passing on never waits."""
+        return min(self.stream.journal.size // 4, _MAX_ROOM)
 
     def append_flush(self, version: int) -> None:
         """Acknowledge a flush, after all records that were passed on before."""

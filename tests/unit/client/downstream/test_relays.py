@@ -37,10 +37,8 @@ class Upstream:
     def __init__(self) -> None:
         self.claims: list[Callable[[RankGranted], None]] = []
 
-    def joined(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Do nothing."""
-
-    ended = joined
 
     def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
         """Keep the request."""

@@ -267,7 +267,7 @@ def journal_of(directory: Path, pid: int = 4711, token: str = OWN, rank: int = 3
 
 
 def test_a_relay_goes_on_with_a_journal_of_the_relay_before_it(registry: Registry, sock: socket.socket, tmp_path: Path) -> None:
-    registry.claim = lambda granted, journal: lambda: None
+    registry.claim = lambda journal, granted: lambda: None
     journal = journal_of(tmp_path)
     connection = NewConnection(sock, GUEST.replaced(rank=3, resumes=journal), 4711)
     assert registry.identify(connection), "the upstream client knows from where on it needs the stream"
@@ -292,7 +292,7 @@ def test_a_process_can_only_go_on_with_its_own_journal(
     registry: Registry, sock: socket.socket, tmp_path: Path, relay: bool, job: str, path: dict[str, Any]
 ) -> None:
     if relay:
-        registry.claim = lambda granted, journal: lambda: None
+        registry.claim = lambda journal, granted: lambda: None
     hello = GUEST.replaced(rank=3, job=job, resumes=journal_of(tmp_path, **path))
     with pytest.raises(ProtocolError, match="it resumes a journal that it has not from this client"):
         registry.admit(NewConnection(sock, hello, 4711))
