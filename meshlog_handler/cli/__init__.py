@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .messages import explain, fail
+from ..errors import MeshlogError
+from .messages import explain, explained, fail
 from .parser import COMMANDS, listed, make_parser, meant
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -67,6 +68,8 @@ def _start(words: list[str]) -> int:
         code: int = options.action(options)
     except SystemExit as end:  # argparse exits like this, after it has printed the error
         return end.code if isinstance(end.code, int) else 0
+    except MeshlogError as failure:
+        return explained(failure)
     return code
 
 

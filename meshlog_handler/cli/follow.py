@@ -15,7 +15,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.sink import Sink
 from ..dispatch.sinks import Sinks
 from ..errors import printable
-from ..lines.framer import strip_ansi
+from ..lines.framer import strip_ansi_text
 from ..output.console import ConsoleHandler
 from ..output.json_formatter import JsonFormatter
 from ..protocol.decode import Item
@@ -45,8 +45,7 @@ class SafeOutput:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        plain = strip_ansi(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
-        safe = "\n".join(printable(line, _MAX_LINE) for line in plain.split("\n"))
+        safe = "\n".join(printable(line, _MAX_LINE) for line in strip_ansi_text(text).split("\n"))
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)

@@ -16,14 +16,17 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from .. import settings
-from ..errors import MeshlogError
 from ..system.descriptors import make_pipe
 from ..system.signals import Signals
 from ..system.waits import monotonic, seconds_until
 from .guard import Guard
+from .messages import CommandError
+
+if TYPE_CHECKING:
+    from .run import Run
 
 COMMAND: Final = -1
 """In place of a rank: the one command of ``meshlog serve``."""
@@ -32,7 +35,7 @@ _KILLED_SEC: Final = 5.0
 _STOPPED_SEC: Final = 1.0
 
 
-class LaunchError(MeshlogError):
+class LaunchError(CommandError):
     """External error: a rank cannot be started. `exitcode` is the code that a shell would return."""
 
     def __init__(self, message: str, exitcode: int) -> None:
@@ -61,30 +64,8 @@ class Rank:
         return self.exitcode is not None and -self.exitcode in self.sent
 
 
-class LaunchObserver(Protocol):
-    """Receives the events of a launcher, on the launcher's thread."""
-
-    def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
-        """A process has started; `pipes` are the read ends of its output, which the observer owns."""
-
-    def ended(self, rank: Rank) -> None:
-        """A process has ended."""
-
-    def stopping(self, number: signal.Signals) -> None:
-        """A signal will be sent to all ranks to stop them."""
-
-    def patience(self) -> float:
-        """Return the number of seconds after which `unread` must be called at the latest."""
-
-    def unread(self) -> bool:
-        """Return whether ranks still write output that has no reader."""
-
-    def hung(self) -> bool:
-        """Return whether the ranks hang and are to be ended."""
-
-
 class Ranks:
-    """All ranks of a run, with one environment each. One owner, on the main thread.
+    """All ranks of a run, with one environment each. One owner, on the main thread. `watcher` is told what happens.
 
     `reader` is the rank that reads this process's standard input; the others have none. `grace` is in seconds: from the first
     failure to SIGTERM, and from each signal to the next stronger one. `stopped_by` is the
@@ -97,7 +78,7 @@ class Ranks:
         environments: Mapping[int, Mapping[str, str]],
         *,
         grace: float,
-        watcher: LaunchObserver,
+        watcher: Run,
         reader: int | None = None,
     ) -> None:
         self._command = command

@@ -6,14 +6,31 @@ import contextlib
 import sys
 from typing import Final
 
+from ..errors import MeshlogError, SettingError, printable
+
 USAGE: Final = 2
 """The exit code after a wrong argument."""
+
+_FAILED: Final = 1
+_MAX_TEXT: Final = 2000
+
+
+class CommandError(MeshlogError):
+    """Caller error: what the arguments of a command name is not there. `exitcode` is that of the command."""
+
+    exitcode = USAGE
 
 
 def fail(text: str, code: int) -> int:
     """Print an error, and return the exit code."""
     note(f"error: {text}")
     return code
+
+
+def explained(failure: MeshlogError) -> int:
+    """Print why a command failed, which a peer may have told, and return the exit code."""
+    code = failure.exitcode if isinstance(failure, CommandError) else USAGE if isinstance(failure, SettingError) else _FAILED
+    return fail(printable(str(failure).replace("\n", " "), _MAX_TEXT), code)
 
 
 def note(text: str) -> None:

@@ -10,18 +10,17 @@ from typing import Any, Final
 
 from .. import settings
 from ..client.observers.observer import Observer
-from ..errors import MeshlogError, SettingError, printable
+from ..errors import MeshlogError, printable
 from ..system.waits import deadline_after, ended, seconds_until
 from ..transport.runs import Run, runs
-from .messages import USAGE, fail
+from .messages import CommandError
 
-_FAILED: Final = 1
 _SHOWN: Final = 60
 _MAX_LISTED: Final = 5
 _LOOK_SEC: Final = 2.0
 
 
-class NoRun(MeshlogError):
+class NoRun(CommandError):
     """Caller error: no run, or more than one, is meant. The text lists those there are."""
 
 
@@ -59,12 +58,6 @@ def joined(name: str | None) -> Iterator[Observer]:
     """Yield an observer of the run with this name (None: the only one)."""
     with Observer.connect(choose(name)) as observer:
         yield observer
-
-
-def explained(failure: MeshlogError) -> int:
-    """Print why a command failed, and return the exit code."""
-    text = printable(str(failure).replace("\n", " "), 2000).rstrip(".")
-    return fail(text, USAGE if isinstance(failure, (NoRun, SettingError)) else _FAILED)
 
 
 def described(found: Sequence[Run], timeout: float = _LOOK_SEC) -> list[dict[str, Any]]:

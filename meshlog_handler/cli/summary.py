@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..lines.framer import strip_ansi
+from ..lines.framer import strip_ansi_text
 from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
 
@@ -127,8 +127,7 @@ def _is_interrupted(failure: RankFailure) -> bool:
 
 def _lines(failure: RankFailure) -> list[str]:
     """Return the last lines without colours and line feeds."""
-    lines = [line for text in failure.last_lines for line in text.splitlines()]
-    return [strip_ansi(line.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass") for line in lines]
+    return [strip_ansi_text(line) for text in failure.last_lines for line in text.splitlines()]
 
 
 def _exception(failure: RankFailure) -> str:

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from ..errors import MeshlogError, ProtocolError
+from ..errors import ProtocolError
 from ..journal.reader import JournalReader
 from ..journal.side_files import read_side_file, side_path
 from ..protocol.decode import Item, RecordDecoder
 from ..protocol.ranks import format_ranks
+from .messages import CommandError
 
 _NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CHUNK: Final = 4096
 
 
-class NoJournals(MeshlogError):
+class NoJournals(CommandError):
     """Caller error: the directory has no journals of these ranks."""
 
 

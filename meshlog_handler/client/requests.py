@@ -38,7 +38,7 @@ from .flushes.receipt import FlushReceipt
 from .health.insights import INSIGHT_SEC, Findings, find
 from .health.stack_collector import StackCollector
 from .loop import ClientLoop
-from .peers.peer import Chosen, Peer
+from .peers.peer import Chosen, Peer, of_ranks
 from .peers.registry import Registry
 from .peers.stats import Stats
 from .queues.listening import Listening
@@ -112,8 +112,7 @@ class Requests(Listening):
         """Start a flush; the future gets its receipt, also when ranks are missing. Never blocks."""
         if threading.current_thread() is self._thread:
             raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
-        future: Future[FlushReceipt] = Awaited()
-        future.set_running_or_notify_cancel()  # a caller that stops waiting (asyncio cancels the future) does not end the flush
+        future: Future[FlushReceipt] = Awaited.begun()
         seconds = check_timeout(timeout)
         begin = partial(self._loop().flush, future, float("inf") if seconds is None else seconds, chosen)
         self._post(begin, future, gives=False)
@@ -125,8 +124,7 @@ class Requests(Listening):
             return
         if all(peer.pid == self._pid for peer in tuple(self._core.reactor.peers)):
             return
-        future: Future[FlushReceipt] = Awaited()
-        future.set_running_or_notify_cancel()
+        future: Future[FlushReceipt] = Awaited.begun()
         with contextlib.suppress(ClosedError):  # the thread has ended since
             self._post(partial(self._core.flush_ended, future), future, gives=False)
             progress = None
@@ -147,8 +145,7 @@ class Requests(Listening):
 
     def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
         """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
-        future: Future[Answers] = Awaited()
-        future.set_running_or_notify_cancel()  # as above
+        future: Future[Answers] = Awaited.begun()
         self._post(lambda: self._core.command(command, future, chosen), future, gives=False)
         return future
 
@@ -156,8 +153,7 @@ class Requests(Listening):
         self, command: Command, chosen: Chosen, prepared: Set[Hashable], defaults: tuple[str, Command] | None
     ) -> Future[Answers] | None:
         """End a transaction (see `ClientLoop.commit`); None if workers have joined that are not `prepared`."""
-        future: Future[Answers] = Awaited()
-        future.set_running_or_notify_cancel()  # as above
+        future: Future[Answers] = Awaited.begun()
         return future if self.ask(lambda: self._core.commit(command, future, chosen, prepared, defaults)) else None
 
     def give_up(self, request: int) -> None:
@@ -195,8 +191,7 @@ class Requests(Listening):
         """
         if window != KEEP:
             self._window = window
-        future: Switched = Awaited()
-        future.set_running_or_notify_cancel()
+        future: Switched = Awaited.begun()
         begin = partial(self._loop().switches.begin, future, window, streaming, chosen, mesh, default)
         if threading.current_thread() is self._thread:
             begin()
@@ -240,9 +235,19 @@ class Requests(Listening):
         """Return the Python stacks of all threads of these ranks (None: all), merged. Any thread may call it.
 
         Ranks that do not answer within `timeout` seconds (None: no limit) are in `unanswered`, with what the kernel reports.
-        Raises `SettingError`, `ClosedError`, and `BusyError` if a handler blocks the client's thread.
+        Equal stacks are one group.
+
+        Raises
+        ------
+        SettingError
+            If a rank or the timeout is invalid.
+        BusyError
+            If a handler blocks the client's thread, or another call takes stacks.
+        ClosedError
+            If the client does not run, or one of its handlers makes the call.
         """
-        return self.stack_collector.stacks(ranks, timeout)
+        wanted = None if ranks is None else frozenset(rank for rank in ranks if settings.check_rank(rank) is not None)
+        return self.stack_collector.merged(of_ranks(wanted), timeout, wanted or ())
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""

@@ -252,6 +252,11 @@ _ANSI = re.compile(
 )
 
 
+def strip_ansi_text(text: str) -> str:
+    """Return a text without escape sequences."""
+    return strip_ansi(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
 def strip_ansi(raw: bytes) -> bytes:
     """Return a line without terminal escape sequences."""
     return _ANSI.sub(b"", raw) if b"\x1b" in raw else raw

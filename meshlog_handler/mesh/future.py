@@ -44,8 +44,7 @@ class MeshFuture(Generic[T]):
     @classmethod
     def run(cls, fn: Callable[[], T], name: str) -> MeshFuture[T]:
         """Run `fn` on a new daemon thread named ``meshlog-`` and `name`."""
-        future: Future[T] = Awaited()
-        future.set_running_or_notify_cancel()
+        future: Future[T] = Awaited.begun()
         made = cls(future, name)
         # An interrupted `Thread.start` can leave a lock that the new thread waits for.
         run_whole(threading.Thread(target=_run, args=(future, fn), name=f"meshlog-{name}", daemon=True).start)

@@ -64,10 +64,8 @@ class MeshLifecycle:
         self.coords: Coords = shape.coords
         self._stream_to_client = stream_to_client
         self._bootstrap = bootstrap
-        self._started: Future[dict[int, int]] = Awaited()
-        self._initialized: Future[None] = Awaited()
-        for future in (self._started, self._initialized):
-            future.set_running_or_notify_cancel()
+        self._started: Future[dict[int, int]] = Awaited.begun()
+        self._initialized: Future[None] = Awaited.begun()
         self.initialized = MeshFuture(self._initialized, "the start of the mesh")
         self._called = False
         self._stopping = threading.Lock()

@@ -45,8 +45,7 @@ class PendingCall:
         self.in_grace = False
         self._values: dict[int, bytes] = {}
         self._failures: dict[int, CallFailure | End] = {}
-        self._future: Future[list[Any]] = Awaited()
-        self._future.set_running_or_notify_cancel()
+        self._future: Future[list[Any]] = Awaited.begun()
 
     def future(self) -> MeshFuture[list[Any]]:
         """Return a future of the results, in the order of `ranks`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from ..errors import SettingError
-from ..lines.framer import strip_ansi
+from ..lines.framer import strip_ansi_text
 from ..protocol.record import STANDARD, info_of
 
 _ALWAYS: Final = ("rank", "stream")
@@ -97,7 +97,7 @@ class JsonFormatter(logging.Formatter):
         except Exception as failure:
             message = f"{_text(record.msg)} {_text(record.args)} [cannot be formatted: {type(failure).__name__}]"
         if info.stream is not None:
-            message = strip_ansi(message.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+            message = strip_ansi_text(message)
         fields: dict[str, Any] = {
             "timestamp": self.formatTime(record, self.datefmt),
             "level": known.get("levelname"),

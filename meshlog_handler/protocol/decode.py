@@ -64,6 +64,11 @@ _SIZED: Final[Mapping[str, Callable[[bytes], object] | None]] = {"s": bytes.deco
 _LAYOUT: Final = str.maketrans("sbpn", "III?")
 
 
+def no_side_file(number: int) -> bytes:
+    """Raise `ProtocolError`, for a stream that has no side files."""
+    raise ProtocolError(f"a record in side file {number}, where none is expected")
+
+
 class RecordDecoder:
     """Decodes the stream of one worker. Pure, for one thread at a time; invalid bytes raise `ProtocolError` and nothing else.
 

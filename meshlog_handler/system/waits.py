@@ -86,6 +86,13 @@ class Awaited(Future[T]):
         self._locks: list[Any] = []
         self.add_done_callback(_release)
 
+    @classmethod
+    def begun(cls) -> Awaited[T]:
+        """Return one that nobody can cancel: a caller that stops waiting (asyncio cancels it) does not end the work."""
+        made = cls()
+        made.set_running_or_notify_cancel()
+        return made
+
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` until the future is done or cancelled; return whether it is."""
         waiter = threading.Lock()

@@ -6,6 +6,7 @@ import argparse
 from typing import Final
 
 from .. import argument_types
+from ..messages import explained
 from ..parser import Parser
 from . import add_run
 
@@ -35,9 +36,9 @@ def _flush(options: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from ...errors import FlushTimeout, MeshlogError
+    from ...errors import FlushTimeout
     from ...protocol.ranks import format_ranks
-    from ..observing import explained, joined
+    from ..observing import joined
 
     code = 0
     try:
@@ -45,8 +46,6 @@ def _flush(options: argparse.Namespace) -> int:
             receipt = observer.flush(options.timeout)
     except FlushTimeout as failure:
         receipt, code = failure.receipt, explained(failure)
-    except MeshlogError as failure:
-        return explained(failure)
     if options.json:
         print(json.dumps(asdict(receipt)))
     else:

@@ -40,15 +40,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from ...errors import MeshlogError
     from ..follow import Filters, follow
-    from ..observing import explained, joined
+    from ..observing import joined
 
     pattern = None if options.grep is None else re.compile(options.grep)
     filters = Filters(options.level, options.ranks, pattern, options.aggregate, options.lines)
-    try:
-        with joined(options.run) as observer:
-            follow(observer, filters, as_json=options.json)
-    except MeshlogError as failure:
-        return explained(failure)
+    with joined(options.run) as observer:
+        follow(observer, filters, as_json=options.json)
     return 0

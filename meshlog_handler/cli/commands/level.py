@@ -36,16 +36,12 @@ def add_arguments(parser: Parser) -> None:
 def _level(options: argparse.Namespace) -> int:
     import logging
 
-    from ...errors import MeshlogError
     from ...protocol.ranks import format_ranks
     from ..messages import fail
-    from ..observing import explained, joined
+    from ..observing import joined
 
-    try:
-        with joined(options.run) as observer:
-            ranks = observer.set_level(options.level, options.logger, options.ranks, options.for_sec)
-    except MeshlogError as failure:
-        return explained(failure)
+    with joined(options.run) as observer:
+        ranks = observer.set_level(options.level, options.logger, options.ranks, options.for_sec)
     if not ranks:
         return fail("no rank has a level to set: their programs have not called meshlog_handler.install()", 1)
     for_time = "" if options.for_sec is None else f" for {options.for_sec:g} s"

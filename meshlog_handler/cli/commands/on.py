@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from .. import argument_types
-from ..messages import USAGE, explain, fail
+from ..messages import explain, fail
 from ..parser import Parser
 
 _ABOUT: Final = """\
@@ -51,7 +51,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _on(options: argparse.Namespace) -> int:
-    from ...errors import SettingError
     from ..on import HostsOptions, run_on_hosts
 
     if not options.words:
@@ -66,7 +65,5 @@ def _on(options: argparse.Namespace) -> int:
                 grace=options.grace,
             )
         )
-    except SettingError as failure:
-        return fail(str(failure), USAGE)
     except OSError as failure:
         return fail(explain(failure), 1)

@@ -20,17 +20,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _relay(options: argparse.Namespace) -> int:
-    from ...errors import MeshlogError
-    from ..launcher import LaunchError
     from ..relay import relay
 
     try:
         return relay()
     except EOFError:
         return fail("stdin is empty. Start this command by meshlog on HOST -- COMMAND", 1)
-    except LaunchError as failure:
-        return fail(str(failure), failure.exitcode)
-    except MeshlogError as failure:
-        return fail(str(failure), 1)
     except OSError as failure:
         return fail(explain(failure), 1)

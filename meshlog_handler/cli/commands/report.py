@@ -30,13 +30,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from ..page.read_dir import NoLogs
     from ..page.report import write_report
 
     try:
         told = write_report(options.directory, options.output, note)
-    except NoLogs as failure:
-        return fail(str(failure), USAGE)
     except OSError as failure:
         return fail(explain(failure), USAGE if failure.filename == options.directory else 1)
     note(told)

@@ -8,7 +8,6 @@ import shutil
 from typing import Any, Final
 
 from ... import settings
-from ...errors import SettingError
 from ...protocol.ranks import format_ranks
 from .. import argument_types
 from ..messages import USAGE, explain, fail
@@ -105,7 +104,6 @@ def _start(options: argparse.Namespace) -> int:
     if code:
         return code
     from ..exec import execute
-    from ..launcher import LaunchError
     from ..run import Options, run
     from ..serve import serve
 
@@ -132,10 +130,6 @@ def _start(options: argparse.Namespace) -> int:
                 progress_from=options.progress_from,
             )
         )
-    except LaunchError as failure:
-        return fail(str(failure), failure.exitcode)
-    except SettingError as failure:
-        return fail(str(failure), USAGE)
     except OSError as failure:
         return fail(f"{explain(failure)}. {_writable()}", USAGE)
 

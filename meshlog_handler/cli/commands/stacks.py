@@ -37,13 +37,9 @@ def add_arguments(parser: Parser) -> None:
 def _stacks(options: argparse.Namespace) -> int:
     import json
 
-    from ...errors import MeshlogError
-    from ..observing import explained, joined
+    from ..observing import joined
 
-    try:
-        with joined(options.run) as observer:
-            stacks = observer.stacks(options.ranks, options.timeout)
-    except MeshlogError as failure:
-        return explained(failure)
+    with joined(options.run) as observer:
+        stacks = observer.stacks(options.ranks, options.timeout)
     print(json.dumps(stacks.to_dict()) if options.json else stacks)
     return 0

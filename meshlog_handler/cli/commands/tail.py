@@ -34,12 +34,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from ..tail import NoJournals, print_tails
+    from ..tail import print_tails
 
     try:
         print_tails(options.directory, options.lines, options.rank, options.json, note)
-    except NoJournals as failure:
-        return fail(str(failure), USAGE)
     except BrokenPipeError:
         raise
     except OSError as failure:

@@ -44,18 +44,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _top(options: argparse.Namespace) -> int:
-    from ...errors import MeshlogError
-    from ..observing import explained, joined
+    from ..observing import joined
     from ..top import can_be_live, print_once, print_repeatedly, show_live
 
-    try:
-        with joined(options.run) as observer:
-            if options.json and options.interval is not None and not options.once:
-                print_repeatedly(observer, options.interval)
-            elif options.once or options.json or not can_be_live():
-                print_once(observer, as_json=options.json)
-            else:
-                show_live(observer, options.interval or 1.0)
-    except MeshlogError as failure:
-        return explained(failure)
+    with joined(options.run) as observer:
+        if options.json and options.interval is not None and not options.once:
+            print_repeatedly(observer, options.interval)
+        elif options.once or options.json or not can_be_live():
+            print_once(observer, as_json=options.json)
+        else:
+            show_live(observer, options.interval or 1.0)
     return 0

@@ -32,17 +32,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _web(options: argparse.Namespace) -> int:
-    from ...errors import MeshlogError
-    from ..observing import choose, explained
+    from ..observing import choose
     from ..page.live import LivePage
     from ..page.server import PageServer
 
     if options.port > 65535:
         options.parser.error(f"argument --port: {options.port} is not a port. Expected 0 to 65535")
-    try:
-        page = LivePage(choose(options.run))
-    except MeshlogError as failure:
-        return explained(failure)
+    page = LivePage(choose(options.run))
     try:
         server = PageServer(page, options.port)
     except OSError as failure:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ...errors import printable
 from ...insight.report import Insight
-from ...lines.framer import strip_ansi
+from ...lines.framer import strip_ansi_text
 from ...protocol.ranks import rank_ranges
 from .events import Event
 from .grid import Grid
@@ -176,7 +176,7 @@ def shown(text: str, limit: int) -> str:
     """Return a text for the page: control characters, and what changes the direction of text, are escaped."""
     cut = text if len(text) <= limit else f"{text[:limit]}... [{len(text) - limit:,} more characters]"
     if "\x1b" in cut:
-        cut = strip_ansi(cut.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        cut = strip_ansi_text(cut)
     if cut.isascii() and cut.isprintable():
         return cut
     return "\n".join(printable(line, len(line)) for line in cut.split("\n"))

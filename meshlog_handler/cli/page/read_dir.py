@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from operator import itemgetter
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
-from ...errors import MeshlogError
 from ...lines.framer import level_of
+from ..messages import CommandError
 from ..tail import NoJournals, read_tails
 from .birth_time import birth_time
 from .events import CLIENT, Event, joined
@@ -29,7 +29,7 @@ _MAX_TEXT: Final = 16 << 10
 _MAX_JOURNAL: Final = 100_000
 
 
-class NoLogs(MeshlogError):
+class NoLogs(CommandError):
     """Caller error: the directory has neither files of ranks nor journals."""
 
 

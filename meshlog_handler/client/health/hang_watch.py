@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from ...errors import BusyError, ClosedError
 from ...insight.hang import Hang, HangDetector, describe_hang
-from ...insight.report import LIVE, Insight
-from ...insight.stacks import Stacks
+from ...insight.report import LIVE
 from ...system.diagnostics import diagnose
 from ...system.error_reports import describe
 from ...system.waits import capped, monotonic
 from ...worker.record_stream import internal_threads
-from ..peers.stats import Stats
+
+if TYPE_CHECKING:
+    from ..requests import Requests
 
 OnHang = Callable[[Hang], object]
 
@@ -23,16 +24,6 @@ _LOOKS: Final = 4  # in the time after which a job counts as hung
 _LONGEST_SEC: Final = 5.0
 _STACKS_SEC: Final = 5.0
 _BUSY: Final = 0.05  # of a core: less is what a process that waits needs for its timers
-
-
-class _Watched(Protocol):
-    """What the watch asks of its client."""
-
-    def insight(self, ranks: Iterable[int] | None = None, timeout: float = ...) -> Insight: ...
-
-    def stats(self) -> Stats: ...
-
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = ...) -> Stacks: ...
 
 
 class HangWatch:
@@ -43,7 +34,7 @@ class HangWatch:
     """
 
     def __init__(
-        self, client: _Watched, after: float, *, show: Callable[[str], object], on_hang: OnHang | None, progress_from: str
+        self, client: Requests, after: float, *, show: Callable[[str], object], on_hang: OnHang | None, progress_from: str
     ) -> None:
         self._client = client
         self._after = after

@@ -14,12 +14,11 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ... import settings
 from ...errors import BusyError, ClosedError
 from ...insight.stacks import Stacks, Unanswered, decode_found, encode_threads, encode_unanswered, merge
-from ...protocol.messages import Command, StackSignal, TakeStacks
+from ...protocol.messages import StackSignal, TakeStacks
 from ...protocol.relay_messages import DownstreamStacks
 from ...system.process_state import STOPPED, ProcessState, process_state
 from ...system.shielded import run_shielded
@@ -30,7 +29,8 @@ from ..peers.peer import Chosen, Peer
 from ..peers.reactor import Reactor
 from .stack_dump import DumpedProcess
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from ..requests import Requests
 
 Found = list[tuple[int, bytes]]
 """For each process its rank, and its encoded stacks or the reason why there are none."""
@@ -53,26 +53,10 @@ class _Silent(NamedTuple):
     how: StackSignal | None
 
 
-class Asked(Protocol):
-    """What the collector asks of its client."""
-
-    def ask(self, fn: Callable[[], T]) -> T:
-        """Run `fn` on the client's thread, and return its result."""
-
-    def next_request(self) -> int:
-        """Return the request number for a command."""
-
-    def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
-        """Send a command to workers; the future gets their answers."""
-
-    def give_up(self, request: int) -> None:
-        """Stop waiting for the missing answers to a command."""
-
-
 class StackCollector:
     """Collects stacks for `LogClient.stacks` and for relays. Any thread but the client's; one collection at a time."""
 
-    def __init__(self, client: Asked) -> None:
+    def __init__(self, client: Requests) -> None:
         self._client = client
         self._collecting = threading.Lock()
         self._reactor: Reactor
@@ -88,36 +72,12 @@ class StackCollector:
         """The connections of the client. Client thread only."""
         return frozenset(self._reactor.peers)
 
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
-        """Return the Python stacks of all threads of all ranks, merged: equal stacks are one group.
-
-        Parameters
-        ----------
-        ranks : iterable of int or None
-            The ranks to ask; None: all that are connected.
-        timeout : float or None
-            Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`, with their state.
-
-        Raises
-        ------
-        SettingError
-            If a rank or the timeout is invalid.
-        BusyError
-            If a handler blocks the client's thread, or another call takes stacks.
-        ClosedError
-            If the client does not run, or one of its handlers makes the call.
-        """
-        if ranks is None:
-            return self.merged(None, timeout)
-        wanted = frozenset(rank for rank in ranks if settings.check_rank(rank) is not None)
-        return self.merged(lambda target: target.rank in wanted, timeout, wanted)
-
     def merged(self, chosen: Chosen | None, timeout: float | None, wanted: Iterable[int] = ()) -> Stacks:
         """Return the stacks of chosen workers, merged. Ranks in `wanted` that are not connected are unanswered."""
         return merged_found(self.collect(chosen, timeout), wanted)
 
     def collect(self, chosen: Chosen | None, timeout: float | None) -> Found:
-        """Return the encoded stacks of chosen workers, or why there are none. Raises as `stacks` does."""
+        """Return the encoded stacks of chosen workers, or why there are none. Raises as `LogClient.stacks` does."""
         seconds = check_timeout(timeout)
         deadline = deadline_after(seconds)
         # This also finds out whether a handler blocks the client's thread.

@@ -24,7 +24,7 @@ from ...insight.observation import Observation
 from ...insight.report import Insight, insight_of
 from ...insight.stacks import Stacks, Unanswered, encode_unanswered
 from ...protocol.codec import unpack
-from ...protocol.decode import Item, RecordDecoder
+from ...protocol.decode import Item, RecordDecoder, no_side_file
 from ...protocol.frames import CONTROL, DATA, MAX_CONTROL, FrameReader, frame
 from ...protocol.messages import Hello, Message, decode
 from ...protocol.observer_messages import (
@@ -82,7 +82,7 @@ class Observer:
         self._held = 0
         self._left_out = 0
         self._ended = False
-        self._decoder = RecordDecoder({}, _no_side_file, None, RelayedTemplate)
+        self._decoder = RecordDecoder({}, no_side_file, None, RelayedTemplate)
         self.dropped = 0
 
     @classmethod
@@ -149,7 +149,7 @@ class Observer:
 
     def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of these ranks (None: all), merged, as `LogClient.stacks` does."""
-        wanted = None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
+        wanted = _checked(ranks)
         seconds = _limited(timeout)
         answers, found = self._ask(AskStacks(self._number(), wanted, seconds), seconds)
         absent = encode_unanswered(Unanswered(None, "", "", "there was no room for its stacks"))
@@ -191,7 +191,7 @@ class Observer:
             If ranks did not apply it; it has their reasons.
         """
         number = settings.check_level(level)
-        wanted = None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
+        wanted = _checked(ranks)
         if for_sec is not None:
             settings.check_window(for_sec, "for_sec")
         applied, refused = self._ask(AskLevel(self._number(), number, logger or "", wanted, for_sec))
@@ -229,7 +229,7 @@ class Observer:
 
     def start_following(self, level: int = 0, ranks: Iterable[int] | None = None, backlog: int = 0) -> None:
         """Ask for what `items` then returns. Returns when the client has begun."""
-        wanted = None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
+        wanted = _checked(ranks)
         self._send(Follow(settings.check_level(level), wanted, min(max(0, backlog), MAX_BACKLOG)))
         self.about()  # questions are answered in order
 
@@ -337,10 +337,10 @@ def _receipt(value: Any) -> FlushReceipt:
         raise ProtocolError(f"malformed answer: expected a receipt: {cause}") from None
 
 
+def _checked(ranks: Iterable[int] | None) -> tuple[int, ...] | None:
+    return None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
+
+
 def _limited(timeout: float | None) -> float:
     seconds = check_timeout(timeout)
     return _WITHOUT_LIMIT if seconds is None else min(max(0.0, seconds), _WITHOUT_LIMIT)
-
-
-def _no_side_file(number: int) -> bytes:
-    raise ProtocolError(f"a record in side file {number}, where none is expected")

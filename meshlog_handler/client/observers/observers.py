@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.sink import own_fields
 from ...errors import ClosedError, ProtocolError
-from ...protocol.decode import Item, RecordDecoder
+from ...protocol.decode import Item, RecordDecoder, no_side_file
 from ...protocol.encode import RecordEncoder, SchemaTable
 from ...protocol.frames import CONTROL, DATA, FrameReader, frame
 from ...protocol.messages import Message, Welcome, decode
@@ -150,10 +150,6 @@ class _Stream:
         self._begin()
 
 
-def _no_side_file(number: int) -> bytes:
-    raise ProtocolError(f"a record in side file {number}, where none is expected")
-
-
 class Observers:
     """The observers of one client, and what is sent to them.
 
@@ -181,7 +177,7 @@ class Observers:
         self._here: deque[bytes] = deque()
         self._missed_here = 0
         self._waking = self._forgotten = False
-        self._decoder = RecordDecoder({**own_fields(), "client": None}, _no_side_file)
+        self._decoder = RecordDecoder({**own_fields(), "client": None}, no_side_file)
         self._reactor: Reactor
 
     def attach(self, reactor: Reactor) -> None:

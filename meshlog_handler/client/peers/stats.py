@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final
 
 from ...errors import ProtocolError, quoted
@@ -53,17 +53,7 @@ class RankStats:
     last_seq: int = 0
     last_seen: float = 0.0
 
-    counted: ClassVar = (
-        "pid",
-        "alive",
-        "received",
-        "replayed",
-        "duplicates",
-        "lines",
-        "dropped",
-        "last_seq",
-        "last_seen",
-    )
+    counted: ClassVar[tuple[str, ...]]  # what a relay sends: all but the rank
 
     @classmethod
     def of(cls, rank: int, counters: Mapping[str, Any]) -> RankStats:
@@ -101,6 +91,9 @@ class RankStats:
             self.last_seq + newer.last_seq,
             max(self.last_seen, newer.last_seen),
         )
+
+
+RankStats.counted = tuple(each.name for each in fields(RankStats) if each.name != "rank")
 
 
 class Stats(dict[Any, RankStats]):
