@@ -191,12 +191,9 @@ class LogClient(Requests):
             return self
         check_interpreter("a LogClient")
         self._member = job_member.of(self._job)
-        if not self._member.enter(self._show_job, launched_options("")):
+        if not self._member.enter(self.start_showing, launched_options("")):
             diagnose(f"the process that should display job {self._job!r} is not responding, so its records are not shown")
         return self
-
-    def _show_job(self, *, exits: bool) -> str:
-        return self.start_showing(exits=exits)
 
     def start_showing(self, *, exits: bool = False) -> str:
         """Do what `start` does, and return the address. The client of a job starts where the job is shown (see `JobMember`).
@@ -361,7 +358,7 @@ class LogClient(Requests):
         if thread is not None and threading.current_thread() is thread:
             return
         if self._member is not None and not self._exits:
-            self._member.retire(self._show_job)  # first: this process must not take over again
+            self._member.retire(self.start_showing)  # first: this process must not take over again
         if self.running and thread is not None:
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
         if self._member is not None and not self._exits:

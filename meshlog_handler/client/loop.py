@@ -119,7 +119,7 @@ class ClientLoop:
         self._began: float | None = None  # when the last wait ended; None during a wait
         self._failures = 0
         self._steps = (
-            self._expire_lines,
+            self.reactor.pipes.expire,
             self._take_queued,
             self._show_some,
             self._acknowledge,
@@ -320,9 +320,6 @@ class ClientLoop:
 
     # Every step removes an item from its list before it handles it: a failed item is not tried again, and the rest of the
     # list is handled later.
-
-    def _expire_lines(self, now: float) -> None:
-        self.reactor.pipes.expire(now)
 
     def _take_queued(self, now: float) -> None:
         if not self._pacer:  # else few records would wait in the queue, and many here

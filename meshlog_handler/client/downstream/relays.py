@@ -122,7 +122,8 @@ class Relays:
     def set_window(self, window: float | None) -> None:
         """Set the windows of the relays by the window of this client."""
         self._window = window
-        self._send_to_all(WindowDownstream(0, window_downstream(window)))
+        for relay in self._relays():
+            self._send(relay, WindowDownstream(0, window_downstream(window)))
 
     def set_default(self, mesh: str, command: Command) -> None:
         """Add a default command for workers that join later, anywhere downstream."""
@@ -267,10 +268,6 @@ class Relays:
 
     def _relays(self) -> list[RelayPeer]:
         return [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
-
-    def _send_to_all(self, message: Message) -> None:
-        for relay in self._relays():
-            self._send(relay, message)
 
     def _send(self, relay: RelayPeer, message: Message) -> None:
         self._reactor.send(relay, message)

@@ -121,10 +121,11 @@ class Tunnel:
     """The client's end of the tunnel to a `HostRelay`. The client runs in this process.
 
     `take` and `give` call the methods of the `HostRelay` remotely, each on a separate thread of the tunnel; `take` is called
-    repeatedly. Any exception from them ends the tunnel: the client treats the relay and its workers as disconnected.
+    repeatedly. Any exception from them, and None from `take`, ends the tunnel: the client treats the relay and its workers as
+    disconnected.
     """
 
-    def __init__(self, client_address: str, take: Callable[[float], bytes], give: Callable[[bytes], object]) -> None:
+    def __init__(self, client_address: str, take: Callable[[float], bytes | None], give: Callable[[bytes], object]) -> None:
         self._address = Address.parse(client_address)
         self._take = take
         self._give = give
@@ -178,8 +179,8 @@ class Tunnel:
             internal_threads.discard(threading.get_ident())
 
     def _carry_up(self) -> None:
-        while not self._ended:
-            self._sock.sendall(self._take(_WAIT_SEC))
+        while not self._ended and (data := self._take(_WAIT_SEC)) is not None:
+            self._sock.sendall(data)
 
     def _carry_down(self) -> None:
         while data := self._sock.recv(_PIECE):

@@ -123,7 +123,11 @@ class TunnelClient:
         self._client = client
         self._name = name
         self._server = server
-        self._tunnel = Tunnel(client_address, self._take, self._give).start()
+        self._tunnel = Tunnel(
+            client_address,
+            take=lambda timeout: self._ask("take", timeout=max(timeout, TAKE_SEC)),
+            give=lambda data: self._ask("give", data=data),
+        ).start()
 
     def close(self, timeout: float) -> None:
         """Stop the relay, and receive its remaining data. Never raises."""
@@ -139,16 +143,6 @@ class TunnelClient:
     def cut(self) -> None:
         """Close the tunnel: the Dask client has ended."""
         self._tunnel.close()
-
-    def _take(self, timeout: float) -> bytes:
-        data = self._ask("take", timeout=max(timeout, TAKE_SEC))
-        if data is None:
-            raise ClosedError("the relay has ended")
-        return bytes(data)
-
-    def _give(self, data: bytes) -> None:
-        if not self._ask("give", data=data):
-            raise ClosedError("the relay has ended")
 
     def _ask(self, what: str, **fields: Any) -> Any:
         message = {"op": f"{self._name}_{what}", **fields}

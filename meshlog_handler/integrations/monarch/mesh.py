@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from monarch.actor import this_proc
 
 from ...client.relay.tunnel import Tunnel
-from ...errors import ClosedError
 from ...mesh.future import MeshFuture
 from ...mesh.manager import LoggingManager
 from ...mesh.shape import Shape
@@ -137,18 +136,12 @@ class AttachedMesh:
         """Start a relay on the host of a rank, and a tunnel to it; return the relay's address."""
         proc = self._proc_mesh.slice(**self.coords[rank])
         relay = self._supervisor.begin_relay.call_one(proc, address).get(_JOIN_SEC)
-
-        def take(timeout: float) -> bytes:
-            data: bytes | None = self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC))
-            if data is None:
-                raise ClosedError("the relay has ended")
-            return data
-
-        def give(data: bytes) -> None:
-            if not self._run(lambda: relay.give.call_one(data).get(_ANSWER_SEC)):
-                raise ClosedError("the relay has ended")
-
-        self._relays.append((relay, Tunnel(address, take, give).start()))
+        tunnel = Tunnel(
+            address,
+            take=lambda timeout: self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC)),
+            give=lambda data: self._run(lambda: relay.give.call_one(data).get(_ANSWER_SEC)),
+        )
+        self._relays.append((relay, tunnel.start()))
         relay_address: str = relay.address.call_one().get(_JOIN_SEC)
         return relay_address
 
