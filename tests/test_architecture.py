@@ -61,7 +61,8 @@ INNER = {
     "client.observers": {"client.peers", "client.flushes", "client.downstream", "client.health"},
 }
 INNER |= {"client": set(INNER), "client.relay": {*INNER, "client"}}
-INNER |= {"cli": set(), "cli.page": {"cli"}, "cli.commands": {"cli", "cli.page"}}
+INNER |= {"cli": set(), "cli.launch": {"cli"}, "cli.view": {"cli"}, "cli.page": {"cli", "cli.view"}}
+INNER |= {"cli.commands": {"cli", "cli.launch", "cli.view", "cli.page"}}
 INNER |= {"integrations": set()} | {f"integrations.{each}": {"integrations"} for each in ("dask", "monarch", "ray")}
 # No threads, no clocks, nothing that waits.
 PURE = [

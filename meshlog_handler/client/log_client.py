@@ -483,7 +483,7 @@ class LogClient(Requests):
                     # Not `close`: the thread that stops the client may hold the lock of `logging`.
                     end.callback(self.console.finish)
 
-    def _claim(self, granted: Callable[[RankGranted], None], journal: str) -> Callable[[], object]:
+    def _claim(self, journal: str, granted: Callable[[RankGranted], None]) -> Callable[[], object]:
         """Ask the upstream client for a rank; `granted` is called with it on the client's thread."""
         assert self.registry.claim is not None  # else `identify` returns False
         return self.registry.claim(journal, lambda answer: self._post(lambda: granted(answer)))

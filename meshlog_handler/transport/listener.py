@@ -97,7 +97,8 @@ class Listener:
     identify : Callable[[NewConnection], bool]
         Corrects what a connection says of itself; returns whether its rank has to be claimed.
     claim : Callable
-        Asks for a rank. Its argument is called with the rank, later and on the client's thread; its result withdraws the claim.
+        Asks for a rank, or for what is known of a journal. Its last argument is called with the answer, later and on the
+        client's thread; its result withdraws the claim.
     admit : Callable[[NewConnection], Welcome]
         Returns the reply to a new connection.
     joined : Callable[[NewConnection, Welcome], None]
@@ -110,7 +111,7 @@ class Listener:
         *,
         key: bytes,
         identify: Callable[[NewConnection], bool],
-        claim: Callable[[Callable[[RankGranted], None], str], Callable[[], object]],
+        claim: Callable[[str, Callable[[RankGranted], None]], Callable[[], object]],
         admit: Callable[[NewConnection], Welcome],
         joined: Callable[[NewConnection, Welcome], None],
     ) -> None:
@@ -288,7 +289,7 @@ class Listener:
             self._continue(handshake)
 
         handshake.deadline = monotonic() + RANK_SEC
-        withdraw = self._claim(grant, journal)
+        withdraw = self._claim(journal, grant)
         while not granted and monotonic() < handshake.deadline:
             yield
         if not granted:

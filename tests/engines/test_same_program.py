@@ -70,7 +70,7 @@ class _NoSignals:
 
 @contextmanager
 def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient]:
-    from meshlog_handler.cli.run import Options, Run
+    from meshlog_handler.cli.launch.run import Options, Run
 
     program = f"import meshlog_handler, tests.engines.commanded as c; meshlog_handler.install(); c.obey({place!r})"
     command = (sys.executable, "-c", program)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import LogClient
-from meshlog_handler.cli.host_frames import DATA, START, read_frame, write_frame
+from meshlog_handler.cli.launch.host_frames import DATA, START, read_frame, write_frame
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.messages import Prepare, level_config
 from meshlog_handler.testing import RecordCollector

@@ -14,7 +14,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from meshlog_handler.cli.tail import merged, print_tails, read_tails
+from meshlog_handler.cli.view.tail import merged, print_tails, read_tails
 from meshlog_handler.transport.channel import Address
 from tests.process.command_line import PYTHON, WAIT_FOR, kept, meshlog, running
 from tests.waiting import until

@@ -15,7 +15,7 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import LogClient, LogRelay
-from meshlog_handler.cli.tail import read_tails
+from meshlog_handler.cli.view.tail import read_tails
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 

@@ -3,7 +3,7 @@
 A command is a file with a function ``add_arguments(parser)``, and a line in `cli.parser.COMMANDS`. It imports what it
 starts only then: a wrong argument is reported at once.
 
-May import of the command line: the files beside this folder, page.
+May import of the command line: the files beside this folder, launch, view, page.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def _flush(options: argparse.Namespace) -> int:
 
     from ...errors import FlushTimeout
     from ...protocol.ranks import format_ranks
-    from ..observing import joined
+    from ..view.observing import joined
 
     code = 0
     try:

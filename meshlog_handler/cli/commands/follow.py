@@ -40,8 +40,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from ..follow import Filters, follow
-    from ..observing import joined
+    from ..view.follow import Filters, follow
+    from ..view.observing import joined
 
     pattern = None if options.grep is None else re.compile(options.grep)
     filters = Filters(options.level, options.ranks, pattern, options.aggregate, options.lines)

@@ -38,7 +38,7 @@ def _level(options: argparse.Namespace) -> int:
 
     from ...protocol.ranks import format_ranks
     from ..messages import fail
-    from ..observing import joined
+    from ..view.observing import joined
 
     with joined(options.run) as observer:
         ranks = observer.set_level(options.level, options.logger, options.ranks, options.for_sec)

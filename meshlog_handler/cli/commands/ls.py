@@ -40,8 +40,8 @@ def _ls(options: argparse.Namespace) -> int:
     import time
 
     from ...transport.runs import runs
-    from ..observing import described
-    from ..tables import table_of_runs
+    from ..view.observing import described
+    from ..view.tables import table_of_runs
 
     told = described(runs())
     if options.json:

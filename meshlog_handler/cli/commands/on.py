@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _on(options: argparse.Namespace) -> int:
-    from ..on import HostsOptions, run_on_hosts
+    from ..launch.on import HostsOptions, run_on_hosts
 
     if not options.words:
         options.parser.error("there is no command. Write it last: meshlog on node1 -- torchrun train.py")

@@ -20,7 +20,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _relay(options: argparse.Namespace) -> int:
-    from ..relay import relay
+    from ..launch.relay import relay
 
     try:
         return relay()

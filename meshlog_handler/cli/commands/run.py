@@ -103,9 +103,9 @@ def _start(options: argparse.Namespace) -> int:
     code = _check_program(command[0])
     if code:
         return code
-    from ..exec import execute
-    from ..run import Options, run
-    from ..serve import serve
+    from ..launch.exec import execute
+    from ..launch.run import Options, run
+    from ..launch.serve import serve
 
     start = {"run": run, "exec": execute, "serve": serve}[options.starts]
     try:

@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
 def _stacks(options: argparse.Namespace) -> int:
     import json
 
-    from ..observing import joined
+    from ..view.observing import joined
 
     with joined(options.run) as observer:
         stacks = observer.stacks(options.ranks, options.timeout)

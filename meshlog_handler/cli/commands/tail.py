@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from ..tail import print_tails
+    from ..view.tail import print_tails
 
     try:
         print_tails(options.directory, options.lines, options.rank, options.json, note)

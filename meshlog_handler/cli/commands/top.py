@@ -44,8 +44,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _top(options: argparse.Namespace) -> int:
-    from ..observing import joined
-    from ..top import can_be_live, print_once, print_repeatedly, show_live
+    from ..view.observing import joined
+    from ..view.top import can_be_live, print_once, print_repeatedly, show_live
 
     with joined(options.run) as observer:
         if options.json and options.interval is not None and not options.once:

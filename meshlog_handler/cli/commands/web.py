@@ -32,9 +32,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _web(options: argparse.Namespace) -> int:
-    from ..observing import choose
     from ..page.live import LivePage
     from ..page.server import PageServer
+    from ..view.observing import choose
 
     if options.port > 65535:
         options.parser.error(f"argument --port: {options.port} is not a port. Expected 0 to 65535")

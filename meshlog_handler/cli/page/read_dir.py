@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from ...lines.framer import level_of
 from ..messages import CommandError
-from ..tail import NoJournals, read_tails
+from ..view.tail import NoJournals, read_tails
 from .birth_time import birth_time
 from .events import CLIENT, Event, joined
 

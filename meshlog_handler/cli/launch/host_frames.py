@@ -11,7 +11,7 @@ import os
 import struct
 from typing import Final
 
-from ..errors import ProtocolError
+from ...errors import ProtocolError
 
 START: Final = b"+"
 """The first frame: a JSON object."""

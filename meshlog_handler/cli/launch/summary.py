@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..lines.framer import strip_ansi_text
-from ..protocol.ranks import format_ranks
-from ..system.exit_status import signal_name
+from ...lines.framer import strip_ansi_text
+from ...protocol.ranks import format_ranks
+from ...system.exit_status import signal_name
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _INTERRUPTED: Final = (-signal.SIGINT, 128 + signal.SIGINT)

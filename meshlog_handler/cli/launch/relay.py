@@ -16,10 +16,10 @@ import signal
 import threading
 from typing import Any, Final
 
-from ..client.relay.tunnel import HostRelay
-from ..errors import ClosedError, ProtocolError
-from ..system.diagnostics import diagnose
-from ..system.signals import STOPPING, Signals
+from ...client.relay.tunnel import HostRelay
+from ...errors import ClosedError, ProtocolError
+from ...system.diagnostics import diagnose
+from ...system.signals import STOPPING, Signals
 from .host_frames import DATA, SIGNAL, START, read_frame
 from .interrupt_console import CollapsingConsole
 from .run import Options

@@ -16,7 +16,7 @@ import os
 import subprocess
 from typing import Final
 
-from ..system.diagnostics import diagnose
+from ...system.diagnostics import diagnose
 
 # The number of an ended group may be used again. Each pass removes ended groups, so that none gets a signal later.
 _SCRIPT: Final = """

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from meshlog_handler.cli.interrupt_console import CollapsingConsole
+from meshlog_handler.cli.launch.interrupt_console import CollapsingConsole
 
 INTERRUPT = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "    pause()", "KeyboardInterrupt")
 ERROR = ("Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no")

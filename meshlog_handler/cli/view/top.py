@@ -15,11 +15,11 @@ import tty
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ..client.observers.observer import Observer
-from ..errors import ClosedError
-from ..insight.report import Insight
-from ..system.waits import deadline_after, monotonic, seconds_until
-from .messages import note
+from ...client.observers.observer import Observer
+from ...errors import ClosedError
+from ...insight.report import Insight
+from ...system.waits import deadline_after, monotonic, seconds_until
+from ..messages import note
 from .tables import HEAD, ORDERS, RIGHT, Row, heading, rows_of, text_table
 
 _STYLES: Final = {"dead": "bold red", "stopped": "magenta", "errors": "red", "silent": "yellow", "behind": "cyan", "": ""}

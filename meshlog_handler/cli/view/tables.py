@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ..errors import printable
-from ..insight.report import Insight, RankInsight
-from ..protocol.ranks import format_ranks
+from ...errors import printable
+from ...insight.report import Insight, RankInsight
+from ...protocol.ranks import format_ranks
 
 HEAD: Final = ("rank", "state", "seen", "rate", "records", "warn", "error", "drop", "progress", "last line")
 RIGHT: Final = frozenset(("rank", "seen", "rate", "records", "warn", "error", "drop", "pid", "ranks"))

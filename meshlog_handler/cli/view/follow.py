@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..client.observers.observer import Observer
-from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.sink import Sink
-from ..dispatch.sinks import Sinks
-from ..errors import printable
-from ..lines.framer import strip_ansi_text
-from ..output.console import ConsoleHandler
-from ..output.json_formatter import JsonFormatter
-from ..protocol.decode import Item
-from ..system.waits import deadline_after, monotonic, seconds_until
-from .messages import note
+from ...client.observers.observer import Observer
+from ...dispatch.dispatcher import Dispatcher
+from ...dispatch.sink import Sink
+from ...dispatch.sinks import Sinks
+from ...errors import printable
+from ...lines.framer import strip_ansi_text
+from ...output.console import ConsoleHandler
+from ...output.json_formatter import JsonFormatter
+from ...protocol.decode import Item
+from ...system.waits import deadline_after, monotonic, seconds_until
+from ..messages import note
 
 _TOLD_SEC: Final = 5.0
 _TICK_SEC: Final = 0.25

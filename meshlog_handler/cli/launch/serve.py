@@ -12,10 +12,10 @@ import os
 import signal
 from collections.abc import Mapping
 
-from .. import settings
-from ..client.log_client import LogClient
-from ..client.peers.tail import last_lines
-from ..system.signals import Signals
+from ... import settings
+from ...client.log_client import LogClient
+from ...client.peers.tail import last_lines
+from ...system.signals import Signals
 from .interrupt_console import CollapsingConsole
 from .launcher import COMMAND, Rank
 from .run import HUNG, Options, Run, run

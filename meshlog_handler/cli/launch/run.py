@@ -10,22 +10,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .. import settings
-from ..client.log_client import LogClient
-from ..client.peers.peer import Peer
-from ..client.peers.tail import last_lines
-from ..errors import BusyError
-from ..insight.hang import Hang
-from ..output.console import RanksFilter
-from ..output.formatter import MeshFormatter
-from ..output.json_formatter import JsonFormatter
-from ..output.terminal import colour_told, size_told
-from ..protocol.messages import Prepare, level_config
-from ..protocol.ranks import format_ranks
-from ..system.diagnostics import diagnose
-from ..system.exit_status import signal_name
-from ..system.signals import Signals, wait_for_foreground
-from ..system.waits import LONGEST_SEC, monotonic, seconds_until
+from ... import settings
+from ...client.log_client import LogClient
+from ...client.peers.peer import Peer
+from ...client.peers.tail import last_lines
+from ...errors import BusyError
+from ...insight.hang import Hang
+from ...output.console import RanksFilter
+from ...output.formatter import MeshFormatter
+from ...output.json_formatter import JsonFormatter
+from ...output.terminal import colour_told, size_told
+from ...protocol.messages import Prepare, level_config
+from ...protocol.ranks import format_ranks
+from ...system.diagnostics import diagnose
+from ...system.exit_status import signal_name
+from ...system.signals import Signals, wait_for_foreground
+from ...system.waits import LONGEST_SEC, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole
 from .launcher import LaunchError, Rank, Ranks
 from .summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint

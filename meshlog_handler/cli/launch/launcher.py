@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from .. import settings
-from ..system.descriptors import make_pipe
-from ..system.signals import Signals
-from ..system.waits import monotonic, seconds_until
+from ... import settings
+from ...system.descriptors import make_pipe
+from ...system.signals import Signals
+from ...system.waits import monotonic, seconds_until
+from ..messages import CommandError
 from .guard import Guard
-from .messages import CommandError
 
 if TYPE_CHECKING:
     from .run import Run

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from ..errors import ProtocolError
-from ..journal.reader import JournalReader
-from ..journal.side_files import read_side_file, side_path
-from ..protocol.decode import Item, RecordDecoder
-from ..protocol.ranks import format_ranks
-from .messages import CommandError
+from ...errors import ProtocolError
+from ...journal.reader import JournalReader
+from ...journal.side_files import read_side_file, side_path
+from ...protocol.decode import Item, RecordDecoder
+from ...protocol.ranks import format_ranks
+from ..messages import CommandError
 
 _NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -125,8 +125,8 @@ def print_tails(
     import logging
     import sys
 
-    from ..output.formatter import MeshFormatter
-    from ..output.json_formatter import JsonFormatter
+    from ...output.formatter import MeshFormatter
+    from ...output.json_formatter import JsonFormatter
 
     formatter: logging.Formatter = JsonFormatter() if as_json else MeshFormatter(_FORMAT)
     tails = read_tails(directory, lines, ranks, complain)

@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
-from .. import settings
-from ..client.relay.tunnel import Tunnel
-from ..errors import ClosedError, SettingError
-from ..system.descriptors import is_readable
-from ..system.diagnostics import diagnose
-from ..system.signals import Signals
-from ..system.waits import monotonic, seconds_until
+from ... import settings
+from ...client.relay.tunnel import Tunnel
+from ...errors import ClosedError, SettingError
+from ...system.descriptors import is_readable
+from ...system.diagnostics import diagnose
+from ...system.signals import Signals
+from ...system.waits import monotonic, seconds_until
 from .host_frames import DATA, SIGNAL, START, write_frame
 
 _PIECE: Final = 256 * 1024

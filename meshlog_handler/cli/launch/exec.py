@@ -16,17 +16,17 @@ import time
 from functools import partial
 from typing import Final, NoReturn
 
-from .. import settings
-from ..client.log_client import LogClient
-from ..errors import ConnectError, SettingError
-from ..output.terminal import colour_told, size_told
-from ..protocol.messages import Hello
-from ..system.descriptors import make_pipe
-from ..system.diagnostics import diagnose
-from ..system.signals import Signals
-from ..system.waits import monotonic
-from ..transport.channel import Address, connect
-from ..transport.election import OF_LAUNCHER, Election
+from ... import settings
+from ...client.log_client import LogClient
+from ...errors import ConnectError, SettingError
+from ...output.terminal import colour_told, size_told
+from ...protocol.messages import Hello
+from ...system.descriptors import make_pipe
+from ...system.diagnostics import diagnose
+from ...system.signals import Signals
+from ...system.waits import monotonic
+from ...transport.channel import Address, connect
+from ...transport.election import OF_LAUNCHER, Election
 from .interrupt_console import CollapsingConsole
 from .run import LINGER_SEC, Options, Run, run
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from meshlog_handler.cli.summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
+from meshlog_handler.cli.launch.summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
 from meshlog_handler.system.exit_status import signal_name
 
 TRACEBACK = (

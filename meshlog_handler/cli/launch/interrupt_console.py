@@ -6,8 +6,8 @@ import copy
 import logging
 from typing import Any, Final
 
-from ..output.console import ConsoleHandler
-from ..protocol.record import info_of
+from ...output.console import ConsoleHandler
+from ...protocol.record import info_of
 
 _HEADS: Final = ("Traceback (most recent call last):", "Exception ignored in", "Exception in thread ")
 _CHAINED: Final = (
