@@ -318,6 +318,15 @@ def test_an_inner_folder_says_what_lives_there(folder: str) -> None:
     assert set().union(*found) == INNER[folder]
 
 
+def test_the_map_of_the_house_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    assert [each for each in files if not (ROOT / PACKAGE / each).exists() and not (ROOT / each).exists()] == []
+    folders = {each.replace(".", "/") for each in (*MAY_IMPORT, *INNER) if folder_of(each) != "integrations"}
+    rows = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE))
+    assert {each for each in folders if (ROOT / PACKAGE / each).is_dir()} <= rows
+
+
 @each_file
 def test_no_error_is_swallowed(path: Path) -> None:
     assert swallowed_errors(SOURCES[path]) == []

@@ -1,7 +1,7 @@
 """Adapters to the engines that run many processes: one file or folder each, imported only when used.
 
 The mesh of an engine implements `Engine` and gets its logging from `attach`. Workers on the client's machine join the client
-directly. Other workers join a relay on their host, and the engine transfers the relay's bytes (see `client.tunnel`).
+directly. Other workers join a relay on their host, and the engine transfers the relay's bytes (see `client.relay.tunnel`).
 
 May import: errors, settings, system, protocol, journal, transport, grouping, insight, lines, output, worker, dispatch, client,
 handler, installation, notebook, mesh.
