@@ -88,12 +88,12 @@ class StackCollector:
         """The connections of the client. Client thread only."""
         return frozenset(self._reactor.peers)
 
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+    def stacks(self, ranks: Iterable[int] | int | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of all ranks, merged: equal stacks are one group.
 
         Parameters
         ----------
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to ask; None: all that are connected.
         timeout : float or None
             Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`, with their state.
@@ -107,9 +107,9 @@ class StackCollector:
         ClosedError
             If the client does not run, or one of its handlers makes the call.
         """
-        if ranks is None:
+        wanted = settings.check_ranks(ranks)
+        if wanted is None:
             return self.merged(None, timeout)
-        wanted = frozenset(rank for rank in ranks if settings.check_rank(rank) is not None)
         return self.merged(lambda target: target.rank in wanted, timeout, wanted)
 
     def merged(self, chosen: Chosen | None, timeout: float | None, wanted: Iterable[int] = ()) -> Stacks:
