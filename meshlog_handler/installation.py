@@ -134,7 +134,7 @@ def enlist(
     shown_as = settings.captured_rank()
     captured = wanted and shown_as != -1 and (shown_as is None or shown_as != options.rank)
     if captured:
-        stand_on_descriptors(of_parents_kernel)
+        stand_on_descriptors(_of_parent)
     root = logging.getLogger()
     if number is None and root.level == logging.WARNING and not any(map(_of_program, root.handlers)):
         number = logging.INFO
@@ -146,7 +146,7 @@ def enlist(
         member = membership.join(options.replaced(capture=captured))
         if wanted and not captured and shown_as not in (-1, member.rank):
             # This process inherited the rank and the pipes of another process.
-            stand_on_descriptors(of_parents_kernel)
+            stand_on_descriptors(_of_parent)
             member = membership.join(options.replaced(capture=True))
     except ConnectError as failure:
         diagnose(f"the logs of this process are not forwarded: {failure}")
@@ -343,3 +343,14 @@ def _of_program(handler: logging.Handler) -> bool:
     """Return whether the program has added a handler of the root logger, and so has configured logging."""
     # pytest adds handlers for the time of a test, and processes that are forked in the test inherit them.
     return not type(handler).__module__.startswith("_pytest.")
+
+
+_pid: Final = os.getpid()
+
+
+def _of_parent(stream: Any) -> bool:
+    """Return whether a stream belongs to the notebook or to pytest, from which this process was forked.
+
+    The capture does not see what is written to such a stream.
+    """
+    return of_parents_kernel(stream) or (type(stream).__module__ == "_pytest.capture" and os.getpid() != _pid)

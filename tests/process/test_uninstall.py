@@ -131,3 +131,18 @@ def test_an_invalid_setting_is_found_before_anything_is_installed() -> None:
         logs.flush()
         assert done.stdout.startswith("MESHLOG_FAST_LOGGER='maybe' is neither on nor off")
         assert logs.messages == []
+
+
+def print_and_log(address: str) -> None:
+    """Join, print and log: the root logger has pytest's handlers, and ``sys.stdout`` is pytest's."""
+    install(address)
+    print("printed")
+    logging.info("logged")
+
+
+def test_a_worker_that_is_forked_in_a_test_is_shown_as_in_a_program() -> None:
+    with collected() as logs:
+        with started("fork", print_and_log, [(logs.address,)]) as procs:
+            join_all(procs)
+        logs.flush()
+        assert sorted(logs.messages) == ["logged", "printed"]
