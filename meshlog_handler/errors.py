@@ -91,6 +91,9 @@ class FlushTimeout(MeshlogError, TimeoutError):
         super().__init__(message)
         self.receipt = receipt
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a pool pickles the errors of its workers
+        return type(self), (str(self), self.receipt), vars(self)
+
 
 class BusyError(MeshlogError, TimeoutError):
     """External error: the client's thread does not respond because a handler blocks. The message names the handler."""
@@ -111,6 +114,9 @@ class RankError(MeshlogError):
         super().__init__(message)
         self.reasons = dict(reasons)
         self.ranks = tuple(sorted(self.reasons))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # as above
+        return type(self), (str(self), self.reasons), vars(self)
 
 
 class RankDied(RankError):

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,7 +51,7 @@ class MeshHandler(logging.Handler):
     ----------
     level : int or str
         The level of this handler, as for every handler.
-    handlers : sequence of str or logging.Handler
+    handlers : str, logging.Handler, or iterable of them
         The handlers that show the records in the client: names of handlers of the same configuration, in any order, or
         handlers. If empty, records are shown on the console.
     aggregate_window_sec : float or None
@@ -98,7 +98,7 @@ class MeshHandler(logging.Handler):
         self,
         level: int | str = logging.NOTSET,
         *,
-        handlers: Sequence[str | logging.Handler] | str = (),
+        handlers: Iterable[str | logging.Handler] | str | logging.Handler = (),
         aggregate_window_sec: float | None = None,
         respect_handler_level: bool = True,
         address: str | None = None,
@@ -107,25 +107,28 @@ class MeshHandler(logging.Handler):
         job: str | None = None,
     ) -> None:
         check_interpreter("a MeshHandler")
-        run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
+        # Arguments are checked first: `logging` closes every handler at exit, also one whose creation has failed.
         self._on_full = check_on_full(on_full)
         self.record_stream: RecordStream | None = None
         self.route: Route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
-        shown_by = resolve([handlers] if isinstance(handlers, str) else handlers)
+        shown_by = resolve([handlers] if isinstance(handlers, (str, logging.Handler)) else handlers)
+        address, job = settings.check_address(address), settings.check_job(job) if address is None or job is not None else None
+        if address is not None and job is not None:
+            raise SettingError(f"address and job={job!r} cannot be used together. Give the address of a client, or a job.")
+        log_dir = settings.check_directory(log_dir)
+        self._of_job = job is not None
+        self._show: job_member.Show | None = None
+        self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None
+        self.sink: Sink | None = None
+        run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self.made = next(_ordinals) if self.sink is not None else 0
         self._ordinal = f"#{self.made}" if self.sink is not None else None
-        self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None
         make_sink = partial(Sink, (), respect_handler_level, window)
-        job = settings.check_job(job) if address is None or job is not None else None
-        if address is not None and job is not None:
-            raise SettingError(f"address and job={job!r} cannot be used together. Give the address of a client, or a job.")
-        self._of_job = job is not None
-        self._show: job_member.Show | None = None
         if job is None:
-            run_whole(partial(self._start, settings.check_address(address), log_dir, make_sink))
+            run_whole(partial(self._start, address, log_dir, make_sink))
         else:
             run_whole(partial(self._start_in_job, job, log_dir))
 

@@ -51,7 +51,8 @@ def install(
         The value of `LogClient.address`. None: the client of the job in ``MESHLOG_JOB``, and each later client of that job; if
         that is not set, the client in ``MESHLOG_ADDRESS``.
     level : int or str or None
-        The level of the root logger. None leaves it, except that INFO replaces the standard library's initial WARNING.
+        The level of the root logger. None sets INFO if the program has not configured logging: the root logger has no handler
+        and its initial level, WARNING. Otherwise, None leaves the level.
     capture : bool
         Whether to capture file descriptors 1 and 2, and so the output of all code, also of C libraries and subprocesses.
     warnings : bool
@@ -128,14 +129,15 @@ def enlist(
     `handler` creates the root logger's MeshHandler. Raises `SettingError` if `level` is invalid.
     """
     number = None if level is None else settings.check_level(level)
+    fast = settings.fast_logger() if fast is None else fast
     shows_itself = live_clients.any_running()  # a client must not capture its own console output
     wanted = options.capture and not shows_itself
     shown_as = settings.captured_rank()
     captured = wanted and shown_as != -1 and (shown_as is None or shown_as != options.rank)
     if captured:
-        stand_on_descriptors(of_parents_kernel)
+        stand_on_descriptors(_of_parent)
     root = logging.getLogger()
-    if number is None and root.level == logging.WARNING and not _is_member(options.address):
+    if number is None and root.level == logging.WARNING and not any(map(_of_program, root.handlers)):
         number = logging.INFO
     global _level
     before = root.level
@@ -145,7 +147,7 @@ def enlist(
         member = this_process.join(options.replaced(capture=captured))
         if wanted and not captured and shown_as not in (-1, member.rank):
             # This process inherited the rank and the pipes of another process.
-            stand_on_descriptors(of_parents_kernel)
+            stand_on_descriptors(_of_parent)
             member = this_process.join(options.replaced(capture=True))
     except ConnectError as failure:
         diagnose(f"the logs of this process are not forwarded: {failure}")
@@ -157,12 +159,13 @@ def enlist(
     global _make_handler
     _make_handler = handler
     _forward_root()
-    if settings.fast_logger() if fast is None else fast:
+    if fast:
         fast_logger.enable(MeshHandler)
 
 
 def join_mesh(address: str, identity: ProcIdentity) -> None:
     """Join the client of a mesh, and remove inherited handlers from the root logger. Raises `ConnectError`."""
+    fast = settings.fast_logger()
     _remove_from_root(lambda handler: True)
     # Handlers inherited from a parent under pytest may be on other loggers, too; only those on root would show records twice.
     this_process.join(
@@ -170,7 +173,7 @@ def join_mesh(address: str, identity: ProcIdentity) -> None:
     )
     console_handlers.start()
     _forward_root()
-    if settings.fast_logger():
+    if fast:
         fast_logger.enable(MeshHandler)
 
 
@@ -275,7 +278,22 @@ def _forward_root() -> None:
     with _logging_lock():
         # A new list: another thread may iterate over the old one.
         root.handlers = sorted(root.handlers, key=lambda handler: isinstance(handler, MeshHandler))
+    loggers = tuple(root.manager.loggerDict.values())
+    several = any(isinstance(each, MeshHandler) and each.sink for logger in loggers for each in getattr(logger, "handlers", ()))
+    for handler in root.handlers:
+        if isinstance(handler, MeshHandler) and handler.sink is None:
+            (handler.addFilter if several else handler.removeFilter)(_is_not_forwarded)
     _keep_forwarding()
+
+
+def _is_not_forwarded(record: logging.LogRecord) -> bool:
+    """Return whether no logger below the root logger has a MeshHandler that has forwarded a record."""
+    logger: Any = logging.root.manager.loggerDict.get(record.name)
+    while isinstance(logger, logging.Logger) and logger is not logging.root:
+        if any(isinstance(each, MeshHandler) and each.sink and record.levelno >= each.level for each in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
 
 
 def _keep_forwarding() -> None:
@@ -320,9 +338,18 @@ def _remove_from_root(unwanted: Callable[[logging.Handler], bool]) -> list[loggi
     return found
 
 
-def _is_member(address: str) -> bool:
-    member = this_process.current()
-    if member is None or member.options.address != address:
-        return False
-    # A client of a job that does not show has joined, but forwards nothing.
-    return not member.options.job or any(isinstance(handler, MeshHandler) for handler in logging.getLogger().handlers)
+def _of_program(handler: logging.Handler) -> bool:
+    """Return whether the program has added a handler of the root logger, and so has configured logging."""
+    # pytest adds handlers for the time of a test, and processes that are forked in the test inherit them.
+    return not type(handler).__module__.startswith("_pytest.")
+
+
+_pid: Final = os.getpid()
+
+
+def _of_parent(stream: Any) -> bool:
+    """Return whether a stream belongs to the notebook or to pytest, from which this process was forked.
+
+    The capture does not see what is written to such a stream.
+    """
+    return of_parents_kernel(stream) or (type(stream).__module__ == "_pytest.capture" and os.getpid() != _pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import sys
@@ -212,13 +213,30 @@ def captured(env: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **env, CAPTURED: "1"}
 
 
+def whole(value: object) -> int | None:
+    """Return a whole number of any type as an int, such as those of an `enum.IntEnum` or of numpy; None if it is not one."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # TypeError says so
+    except TypeError:
+        return None
+
+
+def real(value: object) -> float | None:
+    """Return a number of any type as a float, such as those of numpy; None if it is not one, or too large."""
+    try:
+        return None if isinstance(value, bool) or not hasattr(type(value), "__float__") else float(value)  # type: ignore[arg-type]  # it has the method
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def check_window(window: float | None, name: str = "aggregate_window_sec") -> float | None:
     """Return `window` (seconds) if it is None or positive and finite; otherwise raise `SettingError` with the given `name`."""
     if window is None:
         return None
-    if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window <= sys.float_info.max:
+    seconds = real(window)
+    if seconds is None or not 0 < seconds <= sys.float_info.max:
         raise SettingError(f"{name}={window!r} is not a window. Valid: a positive number of seconds, or None.")
-    return window
+    return seconds
 
 
 def check_hang_after(seconds: float | None) -> float | None:
@@ -256,7 +274,7 @@ def check_mode(stream_to_client: bool, window: float | None, level: int | str) -
     checked, number = check_window(window), check_level(level)
     if checked is not None and not stream_to_client:
         raise SettingError(
-            f"aggregate_window_sec={window:g} cannot be used with stream_to_client=False: there is "
+            f"aggregate_window_sec={checked:g} cannot be used with stream_to_client=False: there is "
             f"nothing to group. Leave the window out, or set stream_to_client=True."
         )
     return checked, number
@@ -266,12 +284,13 @@ def check_level(level: int | str) -> int:
     """Return the number of a level given by name or as a number from 0 to 255; otherwise raise `SettingError`."""
     import logging
 
-    number: object = level
+    named: object = level
     if isinstance(level, str):
-        number = logging.getLevelName(level)
-        if not isinstance(number, int):  # names that the program adds may have small letters; those of logging have none
-            number = logging.getLevelName(level.upper())
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
+        named = logging.getLevelName(level)
+        if not isinstance(named, int):  # names that the program adds may have small letters; those of logging have none
+            named = logging.getLevelName(level.upper())
+    number = whole(named)
+    if number is None or not 0 <= number <= 255:
         raise SettingError(
             f"level={level!r} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
         )
@@ -305,9 +324,22 @@ def check_job(name: str | None, env: Mapping[str, str] | None = None) -> str | N
 
 def check_rank(rank: int | None) -> int | None:
     """Return `rank` if it is None or a whole number from 0; otherwise raise `SettingError`."""
-    if rank is None or (isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank < 10**_MAX_DIGITS):
-        return rank
+    number = whole(rank)
+    if rank is None or (number is not None and 0 <= number < 10**_MAX_DIGITS):
+        return number
     raise SettingError(f"rank={rank!r} is not a rank. Valid: a whole number from 0, or None.")
+
+
+def check_ranks(ranks: Iterable[int] | int | None) -> tuple[int, ...] | None:
+    """Return ranks, given as one or several, as a tuple, and None for None; raise `SettingError` if they are invalid."""
+    if ranks is None:
+        return None
+    several = isinstance(ranks, Iterable) and not isinstance(ranks, (str, bytes))
+    numbers = [whole(each) for each in (ranks if several else (ranks,))]  # type: ignore[union-attr]  # it is checked here
+    known = tuple(number for number in numbers if number is not None and 0 <= number < 10**_MAX_DIGITS)
+    if len(known) < len(numbers):
+        raise SettingError(f"ranks={ranks!r} are not ranks. Valid: a whole number from 0, several such as [1, 3], or None.")
+    return known
 
 
 def launched(env: Mapping[str, str] | None = None) -> str:

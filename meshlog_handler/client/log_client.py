@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import settings
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ClosedError, SettingError
+from ..output.console import flushing_threads
 from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
 from ..protocol.relay_messages import PassedReceived, RankGranted
@@ -466,6 +467,7 @@ class LogClient(Requests):
 
     def _monitor(self) -> None:
         internal_threads.add(threading.get_ident())
+        flushing_threads.add(threading.get_ident())
         try:
             self._core.run()
         finally:
@@ -474,6 +476,7 @@ class LogClient(Requests):
                 end.callback(setattr, self, "_ended", True)
                 end.callback(self._end_job)
                 end.callback(internal_threads.discard, threading.get_ident())
+                end.callback(flushing_threads.discard, threading.get_ident())
                 end.enter_context(self._core.gate)
                 end.callback(self._core.hang_up)
                 end.callback(self._rundir.remove)

@@ -521,7 +521,8 @@ class ClientLoop:
             return  # removed later: its own connection is not read to the end yet
         self._drops.report_peer(peer)
         self.insights.ended(peer)
-        self._registry.ended(peer.mesh, peer.rank)
+        named = peer.left or peer.rank is None or bool(self._flushes.waiting_for(peer))
+        self._registry.ended(peer.mesh, peer.rank, named=named)
         keep_journal = self._keep_journals and (bool(peer.mesh) or not peer.left)
         tail = self.relays.take_tail(peer, monotonic()) if peer.relays else []  # before its files are removed
         self.reactor.drop(peer, keep_journal=self.relays.checkpoints.finished(peer, keep_journal=keep_journal))

@@ -231,7 +231,7 @@ class Requests(Listening):
             return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
         return self.ask(self.stats_now)
 
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+    def stacks(self, ranks: Iterable[int] | int | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of these ranks (None: all), merged. Any thread may call it.
 
         Ranks that do not answer within `timeout` seconds (None: no limit) are in `unanswered`, with what the kernel reports.
@@ -246,14 +246,14 @@ class Requests(Listening):
         ClosedError
             If the client does not run, or one of its handlers makes the call.
         """
-        wanted = None if ranks is None else frozenset(rank for rank in ranks if settings.check_rank(rank) is not None)
+        wanted = settings.check_ranks(ranks)
         return self.stack_collector.merged(of_ranks(wanted), timeout, wanted or ())
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""
         return self._core.stats()
 
-    def insight(self, ranks: Iterable[int] | None = None, timeout: float = INSIGHT_SEC) -> Insight:
+    def insight(self, ranks: Iterable[int] | int | None = None, timeout: float = INSIGHT_SEC) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
 
         `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
@@ -262,7 +262,8 @@ class Requests(Listening):
         with importing():
             from ..insight.report import insight_of
 
-        return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), ranks)
+        wanted = settings.check_ranks(ranks)
+        return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), wanted)
 
     def _repr_html_(self) -> str:
         """Return a table of the ranks for a notebook. Waits about a second at most."""

@@ -130,7 +130,11 @@ class LoggingMeshClient:
         )
 
     def set_mode(
-        self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
+        self,
+        stream_to_client: bool,
+        aggregate_window_sec: float | None,
+        level: int | str,
+        ranks: Iterable[int] | int | None = None,
     ) -> None:
         """Set what is shown, and the level of the procs.
 
@@ -142,7 +146,7 @@ class LoggingMeshClient:
             Seconds in which similar lines become one; None shows each line immediately. Pending lines are shown first.
         level : int or str
             Level of the root logger in the ranks, 0 to 255.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to change; None: all. The window always applies to the whole client.
 
         Raises
@@ -169,7 +173,11 @@ class LoggingMeshClient:
         self._transact(command, ranks, RankError, "set_mode()", command.replaced(request=0), switch)
 
     def set_level(
-        self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
+        self,
+        level: int | str,
+        logger: str | None = None,
+        ranks: Iterable[int] | int | None = None,
+        for_sec: float | None = None,
     ) -> None:
         """Set the level of a logger in the ranks.
 
@@ -179,7 +187,7 @@ class LoggingMeshClient:
             0 to 255, or a name.
         logger : str or None
             Name of the logger; None is the root logger.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to change; None: all, including those that join later.
         for_sec : float or None
             Seconds after which each rank restores the level by itself.
@@ -191,9 +199,7 @@ class LoggingMeshClient:
         RankError
             If a rank failed to apply the level.
         """
-        number = settings.check_level(level)
-        if for_sec is not None:
-            settings.check_window(for_sec, "for_sec")
+        number, for_sec = settings.check_level(level), settings.check_window(for_sec, "for_sec")
         command = Prepare(self.client.next_request(), level_config(number, logger or ""), for_sec, final=True)
         chosen = self._chosen(ranks)
         with self._changing:
@@ -202,7 +208,7 @@ class LoggingMeshClient:
                 self.client.set_default(self.mesh, command.replaced(request=0))
             _check(self._ask(command, chosen), RankError, f"set_level({level!r})")
 
-    def configure(self, config: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
+    def configure(self, config: dict[str, Any], ranks: Iterable[int] | int | None = None) -> None:
         """Apply a `logging.config.dictConfig` dictionary in all selected ranks or in none.
 
         Parameters
@@ -210,7 +216,7 @@ class LoggingMeshClient:
         config : dict
             Plain data; name objects by path (``"ext://..."``, ``{"()": "package.factory"}``).
             ``disable_existing_loggers`` defaults to False.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to configure; None: all, including those that join later.
 
         Raises
@@ -223,14 +229,14 @@ class LoggingMeshClient:
         command = Prepare(self.client.next_request(), check_plain_config(config))
         self._transact(command, ranks, ConfigRefused, "configure()", command.replaced(request=0))
 
-    def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
+    def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | int | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged and printed before this call has been shown.
 
         Parameters
         ----------
         timeout : float or None
             Seconds; None waits without a limit.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to wait for; None: all.
 
         Raises
@@ -240,12 +246,12 @@ class LoggingMeshClient:
         """
         return self.client.flush(timeout, self._chosen(ranks))
 
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+    def stacks(self, ranks: Iterable[int] | int | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of the ranks, merged.
 
         Parameters
         ----------
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to ask; None: all.
         timeout : float or None
             Seconds; None waits without a limit. Ranks that do not answer are in `Stacks.unanswered`.
@@ -257,19 +263,19 @@ class LoggingMeshClient:
         BusyError
             If a handler blocks the client's thread, or another call takes stacks.
         """
-        wanted = self.ranks if ranks is None else tuple(ranks)
-        return self.client.stack_collector.merged(self._chosen(None if ranks is None else wanted), timeout, wanted)
+        wanted = settings.check_ranks(ranks)
+        return self.client.stack_collector.merged(self._chosen(wanted), timeout, self.ranks if wanted is None else wanted)
 
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         return self.client.stats()
 
-    def insight(self, ranks: Iterable[int] | None = None) -> Insight:
+    def insight(self, ranks: Iterable[int] | int | None = None) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
 
         Parameters
         ----------
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to compare with each other; None: all.
         """
         return self.client.insight(ranks=ranks)
@@ -287,11 +293,16 @@ class LoggingMeshClient:
         self._end(timeout)
         self._finalizer.detach()
 
-    def _chosen(self, ranks: Iterable[int] | None) -> Chosen:
+    @property
+    def drained(self) -> bool:
+        """Whether `drain_and_stop` was called: everything is shown."""
+        return self._end.over
+
+    def _chosen(self, ranks: Iterable[int] | int | None) -> Chosen:
         mesh = self.mesh
         if ranks is None:
             return lambda proc: proc.mesh == mesh
-        wanted = frozenset(ranks)
+        wanted = frozenset(settings.check_ranks(ranks) or ())
         unknown = wanted - set(self.ranks)
         if unknown:
             raise SettingError(f"there is no {format_ranks(unknown)} in this mesh. Valid: {format_ranks(self.ranks)}.")
@@ -300,7 +311,7 @@ class LoggingMeshClient:
     def _transact(
         self,
         command: Command,
-        ranks: Iterable[int] | None,
+        ranks: Iterable[int] | int | None,
         fault: type[RankError],
         what: str,
         defaults: Command,
@@ -369,6 +380,7 @@ class _End:
         self._detach = detach
         self._pid = os.getpid()
         self._ending = threading.RLock()
+        self.over = False
 
     def __call__(self, timeout: float = 10.0) -> None:
         """Flush, detach the procs, and stop the client. Does nothing in a forked child."""
@@ -378,6 +390,7 @@ class _End:
         with self._ending:
             self._detach_all(deadline)
         self._client.stop(max(_LEAST_SEC, deadline - monotonic()))
+        self.over = True
         at_exit.forget(self)
         atexit.unregister(self)
 

@@ -98,13 +98,17 @@ class LoggingManager:
         return self._client.client.address
 
     def logging_option(
-        self, stream_to_client: bool, aggregate_window_sec: float | None, level: int | str, ranks: Iterable[int] | None = None
+        self,
+        stream_to_client: bool,
+        aggregate_window_sec: float | None,
+        level: int | str,
+        ranks: Iterable[int] | int | None = None,
     ) -> None:
         """Change the mode (see `LoggingMeshClient.set_mode`). In a notebook, also flush at the end of each cell."""
         self.client.set_mode(stream_to_client, aggregate_window_sec, level, ranks)
         attach_if_notebook(self.client)
 
-    def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | None = None) -> FlushReceipt:
+    def flush(self, timeout: float | None = 10.0, ranks: Iterable[int] | int | None = None) -> FlushReceipt:
         """Wait until everything the ranks logged so far has been shown (see `LoggingMeshClient.flush`)."""
         return self.client.flush(timeout, ranks)
 
@@ -120,7 +124,8 @@ class LoggingManager:
         except FlushTimeout as incomplete:
             diagnose(f"the last flush before the mesh is torn down is incomplete: {incomplete}")
         except ClosedError as closed:
-            diagnose(f"the mesh is torn down without a last flush: {closed}")
+            if not self.client.drained:
+                diagnose(f"the mesh is torn down without a last flush: {closed}")
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop the client. If the procs have ended, their last records are read and shown."""

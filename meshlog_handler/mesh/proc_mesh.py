@@ -206,12 +206,12 @@ class ProcMesh:
         except (MeshlogError, TimeoutError) as failure:  # it was stopped, or has not started yet, or a rank failed to
             return text_html(f"{self!r}: {failure}")
 
-    def slice(self, *, ranks: Iterable[int] | None = None, **dimensions: Choice) -> ProcMesh:
+    def slice(self, *, ranks: Iterable[int] | int | None = None, **dimensions: Choice) -> ProcMesh:
         """Return a part of the mesh with the same methods. Ranks and coordinates remain those of the whole mesh.
 
         Parameters
         ----------
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to select, such as ``[1, 3]``.
         **dimensions : int, slice or iterable of int
             Positions along a dimension, such as ``gpus=0`` or ``gpus=slice(0, 2)``.

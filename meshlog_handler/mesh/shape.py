@@ -9,6 +9,7 @@ from typing import Final
 
 from ..errors import SettingError
 from ..protocol.ranks import format_ranks
+from ..settings import whole
 
 MAX_PROCS: Final = 4096
 
@@ -27,14 +28,15 @@ def check_per_host(per_host: object) -> dict[str, int]:
             raise SettingError(
                 f"per_host={per_host!r}: {name!r} is not a dimension name. Expected an identifier other than 'ranks'. {_FORM}"
             )
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if (whole(size) or 0) < 1:
             raise SettingError(
                 f"per_host={per_host!r}: invalid size of {name!r}. Expected an integer of at least 1, got {size!r}. {_FORM}"
             )
-    count = math.prod(per_host.values())
+    sizes = {name: whole(size) or 0 for name, size in per_host.items()}
+    count = math.prod(sizes.values())
     if count > MAX_PROCS:
         raise SettingError(f"per_host={per_host!r} asks for {count} procs. At most {MAX_PROCS} are allowed on one host.")
-    return dict(per_host)
+    return sizes
 
 
 class Shape:
@@ -59,7 +61,7 @@ class Shape:
         """The ranks, in order."""
         return tuple(self.coords)
 
-    def slice(self, ranks: Iterable[int] | None, chosen: Mapping[str, Choice]) -> Shape:
+    def slice(self, ranks: Iterable[int] | int | None, chosen: Mapping[str, Choice]) -> Shape:
         """Return the part with these ranks (None: all) and these positions by dimension.
 
         The result drops a dimension for which a single number is chosen. Raises `SettingError`, with the valid values, if a
@@ -71,10 +73,10 @@ class Shape:
             kept = {rank: position for rank, position in kept.items() if position[name] in wanted}
             if name in extent:
                 extent = {each: len(wanted) if each == name else size for each, size in extent.items()}
-                if isinstance(choice, int):
+                if whole(choice) is not None:
                     del extent[name]
         if ranks is not None:
-            asked = _integers(ranks, "ranks", ranks)
+            asked = _integers(ranks, "ranks")
             unknown = asked - set(self.coords)
             if unknown or not asked:
                 raise SettingError(
@@ -99,17 +101,18 @@ class Shape:
         if isinstance(choice, slice):
             found = frozenset(range(*choice.indices(there[-1] + 1))) & frozenset(there)
         else:
-            found = _integers([choice] if isinstance(choice, int) else choice, name, choice)
+            found = _integers(choice, name)
         if not found or not found <= set(there):
             raise SettingError(f"slice({name}={choice!r}): no such position. Valid: {', '.join(map(str, there))}, or several.")
         return found
 
 
-def _integers(values: object, name: str, given: object) -> frozenset[int]:
-    if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
-        numbers = tuple(values)
-        if all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-            return frozenset(numbers)
+def _integers(given: object, name: str) -> frozenset[int]:
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+    values = tuple(given) if several else (given,)  # type: ignore[arg-type]  # it is checked here
+    numbers = [number for value in values if (number := whole(value)) is not None]
+    if len(numbers) == len(values):
+        return frozenset(numbers)
     raise SettingError(f"slice({name}={given!r}): expected integers. Valid: one integer, a slice, or a list such as [1, 3].")
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Final, TextIO
@@ -28,6 +29,9 @@ _MAX_KNOWN_BARS: Final = 4096
 _NO_WRAP: Final = "\x1b[?7l"
 _WRAP: Final = "\x1b[?7h"
 
+flushing_threads: Final[set[int]] = set()
+"""Threads that call `ConsoleHandler.flush` when no more records are ready. On all others, `emit` writes at once."""
+
 
 class RanksFilter(logging.Filter):
     """Passes records of selected ranks, records at WARNING and above of all ranks, and records without a rank.
@@ -43,9 +47,9 @@ class RanksFilter(logging.Filter):
         If the string does not name ranks.
     """
 
-    def __init__(self, ranks: Iterable[int] | str) -> None:
+    def __init__(self, ranks: Iterable[int] | int | str) -> None:
         super().__init__()
-        self.ranks = parse_ranks(ranks) if isinstance(ranks, str) else frozenset(ranks)
+        self.ranks = parse_ranks(ranks) if isinstance(ranks, str) else frozenset(settings.check_ranks(ranks) or ())
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record passes."""
@@ -74,7 +78,7 @@ class ConsoleHandler(logging.Handler):
     Attributes
     ----------
     flush_per_tick : bool
-        True: `flush` writes the records. The caller of `handle` calls it when no more records are ready.
+        True: the thread of a client writes with `flush`, when no more records are ready. On other threads, `emit` writes.
     failed : int
         Number of records that could not be written because the output is closed or broken. This is reported once.
     has_default_formatter : bool
@@ -98,18 +102,20 @@ class ConsoleHandler(logging.Handler):
         formatter: logging.Formatter | None = None,
         ranks_filter: RanksFilter | Iterable[int] | str | None = None,
     ) -> None:
-        super().__init__()
         self.has_default_formatter = formatter is None
         if formatter is None:
             formatter = MeshFormatter(prefix=DEFAULT_PREFIX if settings.prefix_with_rank() else None)
+        if ranks_filter is not None and not isinstance(ranks_filter, RanksFilter):
+            ranks_filter = RanksFilter(ranks_filter)
+        self._max_line = settings.max_line_size()
+        super().__init__()  # after what may fail: `logging` closes every handler at exit, also an incomplete one
         super().setFormatter(formatter)
         if ranks_filter is not None:
-            self.addFilter(ranks_filter if isinstance(ranks_filter, RanksFilter) else RanksFilter(ranks_filter))
+            self.addFilter(ranks_filter)
         self.failed = 0
         self.hung_up: Callable[[], object] | None = None
         self.before_write: Callable[[TextIO], None] | None = None
         self._complained = False
-        self._max_line = settings.max_line_size()
         self._stdout, self._stderr = stdout, stderr
         self._outputs: dict[bool, Output] = {}
         self._pending: list[tuple[Output, _Item | None, _Bar | None, bool]] = []
@@ -126,7 +132,7 @@ class ConsoleHandler(logging.Handler):
         self.has_default_formatter = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format the record; `flush` writes it. Errors of the formatter are passed to `handleError`."""
+        """Format and write the record (see `flush_per_tick`). Errors of the formatter are passed to `handleError`."""
         try:
             info = info_of(record)
             if info.raw is not None and len(info.raw) > self._max_line // _CHARACTER:
@@ -150,6 +156,8 @@ class ConsoleHandler(logging.Handler):
             return
         bar = _bar_of(record, info) if progress or info.bar_ends is not None else None
         self._append(output, item, bar, progress)
+        if threading.get_ident() not in flushing_threads:
+            self.flush()
 
     def show_line(self, text: str, info: MeshInfo, level: int) -> bool:
         """Show a text as `handle` shows a record with this message and no traceback, but without making the record.

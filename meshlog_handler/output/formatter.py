@@ -46,7 +46,7 @@ class MeshFormatter(logging.Formatter):
     Parameters
     ----------
     fmt, datefmt, style, validate, defaults
-        As in `logging.Formatter`. The default format is the message alone.
+        As in `logging.Formatter`, also by position, as `logging.config` passes them. The default format is the message alone.
     prefix : str or None
         A template for `str.format`, such as ``"[{hostname}:{rank}] "``. Fields: rank, local_rank, hostname,
         coords (or ``coords[gpus]``), stream (``log`` for a logging call), pid, process, processName, name,

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from logging.handlers import BaseRotatingHandler
 from typing import Any, Final, Protocol
 
@@ -153,8 +153,10 @@ def keep_whole(name: str, handler: logging.Handler) -> None:
 _told: Final[set[str]] = set()
 
 
-def resolve(handlers: Sequence[str | logging.Handler]) -> list[ShownBy]:
+def resolve(given: Iterable[str | logging.Handler]) -> list[ShownBy]:
     """Replace each name by a `NamedHandler`. Raise `SettingError` for a name if no configuration is being read."""
+    handlers = tuple(given)
+    check_handlers(handler for handler in handlers if not isinstance(handler, str))
     if not any(isinstance(handler, str) for handler in handlers):
         return [handler for handler in handlers if not isinstance(handler, str)]
     configured = _being_read()

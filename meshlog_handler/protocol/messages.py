@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -316,6 +317,16 @@ class Goodbye(Message):
     """The worker disconnects on purpose: this is not a failure."""
 
 
+def _plain(value: object) -> object:
+    """Return the plain value that a path, a member of an enumeration, or another subclass of text and numbers stands for."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
+
+
 def check_plain_config(config: object) -> dict[str, Any]:
     """Return a `dictConfig` dictionary as plain data; raise `TypeError` that names the first value that cannot be sent."""
     if not isinstance(config, dict):
@@ -335,6 +346,7 @@ def check_plain_config(config: object) -> dict[str, Any]:
             return [copied(item, path, depth + 1) for item in value]
         if isinstance(value, tuple):
             return tuple(copied(item, path, depth + 1) for item in value)
+        value = _plain(value)
         try:
             pack(value)
         except NotPlain:

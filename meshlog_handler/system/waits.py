@@ -37,7 +37,7 @@ def check_timeout(seconds: float | None) -> float | None:
     """
     if seconds is None:
         return None
-    if not isinstance(seconds, (int, float)) or seconds != seconds:
+    if not hasattr(type(seconds), "__float__") or seconds != seconds:
         raise SettingError(f"timeout={seconds!r} is not a valid timeout. Expected seconds as a number, or None for no limit.")
     return float(seconds) if seconds < _ENDLESS_SEC else None
 

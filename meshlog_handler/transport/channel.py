@@ -75,8 +75,9 @@ class Address(NamedTuple):
             if text.startswith(_SCHEME) and os.path.isabs(path) and len(bytes.fromhex(key)) >= 16:
                 return cls(path, bytes.fromhex(key))
         # The message omits the text, which may contain a key.
+        given = f"{settings.ADDRESS} is " if text == os.environ.get(settings.ADDRESS) else ""
         raise SettingError(
-            "not a valid client address. Expected the value of LogClient.address, meshlog:///path/of/socket#key. "
+            f"{given}not a valid client address. Expected the value of LogClient.address, meshlog:///path/of/socket#key. "
             "Pass it on unchanged, or use LogClient.environ()."
         )
 

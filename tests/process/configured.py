@@ -62,6 +62,51 @@ def family(shown_by: str) -> None:
     run_children(shown_by)
 
 
+def family_of_logger() -> None:
+    """Configure a logger below the root logger: a child that applies the configuration and calls `install` has both."""
+    chosen = config()
+    chosen["root"] = {"level": "INFO"}
+    chosen["loggers"] = {"app": {"handlers": ["mesh"]}}
+    logging.config.dictConfig(chosen)
+    for method in ("fork", "spawn"):
+        for how in ("config install", "install config"):
+            context: Any = multiprocessing.get_context(method)
+            proc = context.Process(target=_child_of_logger, args=(how, chosen, f"{method} {how}"))
+            proc.start()
+            proc.join()
+            assert proc.exitcode == 0
+
+
+def _child_of_logger(how: str, chosen: dict[str, Any], name: str) -> None:
+    for word in how.split():
+        if word == "install":
+            meshlog_handler.install(capture=False)
+        else:
+            logging.config.dictConfig(chosen)
+    logging.getLogger("app.part").info(name)
+
+
+def invalid() -> None:
+    """Make handlers with invalid arguments, and keep the errors, whose tracebacks refer to the handlers."""
+    kept = []
+    for options in (
+        {"aggregate_window_sec": 0},
+        {"on_full": "wait"},
+        {"handlers": [3]},
+        {"handlers": ["console"]},
+        {"job": "a b"},
+    ):
+        try:
+            meshlog_handler.MeshHandler(**options)
+        except ValueError as failure:
+            kept.append(failure)
+    try:
+        meshlog_handler.ConsoleHandler(ranks_filter="first")
+    except ValueError as failure:
+        kept.append(failure)
+    print(len(kept))
+
+
 def twice() -> None:
     """Replace the first configuration by a second one, in the same client."""
     logging.config.dictConfig(config("first"))
@@ -160,6 +205,14 @@ def from_file() -> None:
         logging.config.fileConfig(file.name)
     logging.info("parent")
     run_children()
+
+
+def by_iterator() -> None:
+    """Give one handler, and an iterator of handlers."""
+    shown = logging.StreamHandler(sys.stdout)
+    for handlers in (shown, iter([shown])):
+        logging.root.handlers = [meshlog_handler.MeshHandler(handlers=handlers)]
+        logging.warning(type(handlers).__name__)
 
 
 def by_hand() -> None:

@@ -55,6 +55,21 @@ def test_a_handler_made_by_hand_shows_parent_and_children() -> None:
     assert complaints == ""
 
 
+def test_one_handler_and_an_iterator_of_handlers_are_used() -> None:
+    assert run("by_iterator") == (["StreamHandler", "list_iterator"], "")
+
+
+def test_a_record_of_a_configured_logger_is_shown_once_in_a_child_that_also_installs() -> None:
+    lines, complaints = run("family_of_logger")
+    names = [f"{method} {how}" for method in ("fork", "spawn") for how in ("config install", "install config")]
+    assert lines == [f"INFO {rank} {name}" for rank, name in enumerate(names)]
+    assert complaints == ""
+
+
+def test_a_handler_that_cannot_be_made_leaves_nothing_for_the_exit() -> None:
+    assert run("invalid") == (["6"], "")
+
+
 def test_a_second_configuration_replaces_the_first_and_shows_each_record_once() -> None:
     lines, complaints = run("twice")
     assert lines[0] in ("INFO None one", "second one"), "who configures waits for nobody"

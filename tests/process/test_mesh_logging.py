@@ -320,6 +320,14 @@ def test_spawn_returns_the_logging_of_the_mesh_and_drain_and_stop_can_be_repeate
     client.drain_and_stop()
 
 
+def test_a_mesh_whose_logging_was_drained_stops_without_a_message(
+    collector: RecordCollector, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with spawn(collector, 1) as mesh:
+        mesh.logging.drain_and_stop()
+    assert capfd.readouterr().err == ""
+
+
 def run_in_trio(job: Callable[[], Any]) -> Any:
     trio = pytest.importorskip("trio")
     return trio.run(job)

@@ -378,6 +378,7 @@ def test_records_arrive_through_a_tunnel_over_the_messages_of_another_system() -
             worker.ask("many", 3000)
             worker.ask("die", 100)
             until(lambda: not job.client.stats()[worker.rank].alive, what="the end of the worker to be known")
+            assert job.client.flush().dead == (worker.rank,)
             assert job.client.flush().dead == ()
             assert sum("number" in text for text in job.messages) == 3000
             assert sum("last" in text and not text.startswith("rank ") for text in job.messages) == 100

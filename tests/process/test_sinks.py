@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 
+import pytest
+
+from meshlog_handler.output import console
 from meshlog_handler.output.console import ConsoleHandler
 from meshlog_handler.output.rank_files import RankFiles
 
 from ..unit.output.test_formatter import make
 
 
-def test_a_forked_child_does_not_write_the_unwritten_records_of_its_parent() -> None:
+def test_a_forked_child_does_not_write_the_unwritten_records_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out)
+    monkeypatch.setattr(console, "flushing_threads", {threading.get_ident()})
     handler.handle(make("parent"))
     pid = os.fork()
     if pid == 0:

@@ -18,7 +18,7 @@ from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.testing import collected
 from tests.waiting import until
 
-from .procs import DEADLINE, join_all, started
+from .procs import DEADLINE, join_all, run_python, started
 
 
 def be_turned_up(address: str, ready: Any, go: Any) -> None:
@@ -105,3 +105,44 @@ def join_and_leave_many_times(address: str) -> None:
 def test_uninstall_gives_back_descriptors_and_maps_without_the_garbage_collector() -> None:
     with collected() as logs, started("spawn", join_and_leave_many_times, [(logs.address,)]) as procs:
         assert join_all(procs) == [0]
+
+
+LEVELS = """\
+import logging, sys
+from meshlog_handler import SettingError, install
+if sys.argv[1:]: logging.basicConfig(**{"level": sys.argv[1]} if sys.argv[1] != "default" else {})
+install()
+print(logging.getLogger().level)
+"""
+
+
+@pytest.mark.parametrize(("configured", "level"), [(None, 20), ("default", 30), ("WARNING", 30), ("ERROR", 40), ("DEBUG", 10)])
+def test_install_sets_a_level_only_if_the_program_has_not_configured_logging(configured: str | None, level: int) -> None:
+    with collected() as logs:
+        run_python("-c", LEVELS, *([configured] if configured else []), env=logs.environ())
+        logs.flush()
+        assert logs.messages == [str(level)]
+
+
+def test_an_invalid_setting_is_found_before_anything_is_installed() -> None:
+    code = "import logging, meshlog_handler\ntry: meshlog_handler.install()\nexcept ValueError as failure: print(failure)"
+    with collected() as logs:
+        done = run_python("-c", code, env={**logs.environ(), "MESHLOG_FAST_LOGGER": "maybe"})
+        logs.flush()
+        assert done.stdout.startswith("MESHLOG_FAST_LOGGER='maybe' is neither on nor off")
+        assert logs.messages == []
+
+
+def print_and_log(address: str) -> None:
+    """Join, print and log: the root logger has pytest's handlers, and ``sys.stdout`` is pytest's."""
+    install(address)
+    print("printed")
+    logging.info("logged")
+
+
+def test_a_worker_that_is_forked_in_a_test_is_shown_as_in_a_program() -> None:
+    with collected() as logs:
+        with started("fork", print_and_log, [(logs.address,)]) as procs:
+            join_all(procs)
+        logs.flush()
+        assert sorted(logs.messages) == ["logged", "printed"]

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler.errors import MAX_QUOTE, ProtocolError, printable, quoted
+from meshlog_handler.client.flushes.receipt import FlushReceipt
+from meshlog_handler.errors import (
+    MAX_QUOTE,
+    BusyError,
+    ClosedError,
+    ConfigRefused,
+    ConnectError,
+    FlushTimeout,
+    ProtocolError,
+    RankDied,
+    RankError,
+    RemoteTraceback,
+    SettingError,
+    printable,
+    quoted,
+)
 from meshlog_handler.protocol.codec import Text
 
 plain_data = st.recursive(
@@ -66,3 +84,18 @@ def test_the_text_of_a_protocol_error_is_safe() -> None:
     text = str(ProtocolError("got \x1b[2J" + "x" * 1_000_000))
     assert is_safe(text)
     assert len(text) < 1100
+
+
+ERRORS = [
+    FlushTimeout("missing rank 1", FlushReceipt(3, (0,), (1,), (), 0, 1.0)),
+    *(kind("failed on rank 2", {2: "why"}) for kind in (RankError, RankDied, ConfigRefused)),
+    *(kind("why") for kind in (BusyError, ClosedError, ConnectError, ProtocolError, RemoteTraceback, SettingError)),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_a_pool_can_return_an_error(error: Exception, again: Callable[[Exception], Exception]) -> None:
+    error.__notes__ = ["a note"]  # type: ignore[attr-defined]  # as `add_note` of Python 3.11 does
+    returned = again(error)
+    assert (type(returned), str(returned), vars(returned)) == (type(error), str(error), vars(error))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import enum
 import logging
 import math
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -70,9 +73,42 @@ def test_a_journal_size_that_is_too_small_or_too_large(size: int) -> None:
         settings.journal_size({settings.JOURNAL_SIZE: str(size)})
 
 
+class Whole:
+    """A whole number of another package, such as numpy's."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __index__(self) -> int:
+        return self._number
+
+
+class Level(enum.IntEnum):
+    LOW = 7
+
+
 @pytest.mark.parametrize("window", [None, 3, 0.001, 1e9])
 def test_valid_windows(window: float | None) -> None:
     assert settings.check_window(window) == window
+
+
+@pytest.mark.parametrize("window", [Fraction(1, 2), Decimal("0.5")])
+def test_a_window_of_another_type_of_number_becomes_a_float(window: Any) -> None:
+    checked = settings.check_window(window)
+    assert (type(checked), checked) == (float, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "checked"), [(None, None), (3, (3,)), (Whole(3), (3,)), ([], ()), ([Whole(3), 1], (3, 1)), (iter({2}), (2,))]
+)
+def test_valid_ranks(ranks: Any, checked: tuple[int, ...] | None) -> None:
+    assert settings.check_ranks(ranks) == checked
+
+
+@pytest.mark.parametrize("ranks", ["3", b"3", -1, [-1], [None], 1.0, [True], True, 10**20])
+def test_invalid_ranks(ranks: Any) -> None:
+    with pytest.raises(SettingError, match="Valid: a whole number from 0, several"):
+        settings.check_ranks(ranks)
 
 
 @pytest.mark.parametrize("window", [0, -1, 0.0, -0.5, math.nan, math.inf, True, False, "3", [3], 3j])
@@ -87,6 +123,12 @@ def test_invalid_windows(window: Any) -> None:
 )
 def test_valid_levels(level: int | str, number: int) -> None:
     assert settings.check_level(level) == number
+
+
+@pytest.mark.parametrize("level", [Level.LOW, Whole(7)])
+def test_a_level_of_another_type_becomes_an_int(level: Any) -> None:
+    checked = settings.check_level(level)
+    assert (type(checked), checked) == (int, 7)
 
 
 def test_levels_that_the_program_adds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +17,7 @@ from ...dispatch.sink import Sink
 from ...dispatch.sinks import Sinks
 from ...errors import printable
 from ...lines.framer import strip_ansi_text
-from ...output.console import ConsoleHandler
+from ...output.console import ConsoleHandler, flushing_threads
 from ...output.json_formatter import JsonFormatter
 from ...protocol.decode import Item
 from ...system.waits import deadline_after, monotonic, seconds_until
@@ -64,6 +65,7 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     output: Any = sys.stdout if as_json else SafeOutput()
     console = ConsoleHandler(output, output, JsonFormatter() if as_json else None)
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
+    flushing_threads.add(threading.get_ident())
     observer.start_following(filters.level, filters.ranks, filters.backlog)
     told, due = 0, 0.0
     while (items := observer.items(_seconds(dispatcher.deadline))) is not None:
@@ -79,6 +81,7 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
             told, due = observer.dropped, deadline_after(_TOLD_SEC)
     dispatcher.flush()
     console.finish()
+    flushing_threads.discard(threading.get_ident())
     if observer.dropped > told:
         note(f"{observer.dropped - told:,} records were left out: they were shown faster than this command read them")
 

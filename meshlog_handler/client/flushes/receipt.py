@@ -18,7 +18,7 @@ class FlushReceipt:
     missing : tuple[int, ...]
         Ranks that did not answer before the timeout.
     dead : tuple[int, ...]
-        Ranks that ended; their records were recovered and are shown.
+        Ranks that ended; their records were recovered and are shown. Without a mesh of fixed ranks: since the last flush.
     dropped : int
         Records dropped so far by all ranks of the flush, for any reason (see ``stats()``).
     elapsed : float

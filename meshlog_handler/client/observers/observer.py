@@ -142,14 +142,14 @@ class Observer:
         except (TypeError, ValueError) as cause:
             raise ProtocolError(f"malformed answer: expected counters: {cause}") from None
 
-    def insight(self, ranks: Iterable[int] | None = None) -> Insight:
+    def insight(self, ranks: Iterable[int] | int | None = None) -> Insight:
         """Return which ranks are silent, behind, different or failed, as `LogClient.insight` does."""
         told: Any = unpack(self._ask(AskInsight(self._number())))
-        return insight_of([Observation.of(unpack(each)) for each in told], ranks)
+        return insight_of([Observation.of(unpack(each)) for each in told], settings.check_ranks(ranks))
 
-    def stacks(self, ranks: Iterable[int] | None = None, timeout: float | None = 5.0) -> Stacks:
+    def stacks(self, ranks: Iterable[int] | int | None = None, timeout: float | None = 5.0) -> Stacks:
         """Return the Python stacks of all threads of these ranks (None: all), merged, as `LogClient.stacks` does."""
-        wanted = _checked(ranks)
+        wanted = settings.check_ranks(ranks)
         seconds = _limited(timeout)
         answers, found = self._ask(AskStacks(self._number(), wanted, seconds), seconds)
         absent = encode_unanswered(Unanswered(None, "", "", "there was no room for its stacks"))
@@ -168,7 +168,11 @@ class Observer:
         return _receipt(self._ask(AskFlush(self._number(), seconds), seconds))
 
     def set_level(
-        self, level: int | str, logger: str | None = None, ranks: Iterable[int] | None = None, for_sec: float | None = None
+        self,
+        level: int | str,
+        logger: str | None = None,
+        ranks: Iterable[int] | int | None = None,
+        for_sec: float | None = None,
     ) -> tuple[int, ...]:
         """Set the level of a logger in the ranks; return the ranks that have applied it.
 
@@ -178,7 +182,7 @@ class Observer:
             0 to 255, or a name.
         logger : str or None
             Name of the logger; None is the root logger.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             The ranks to change; None: all, and, without `for_sec`, those that join later.
         for_sec : float or None
             Seconds after which each rank restores the level by itself.
@@ -190,10 +194,8 @@ class Observer:
         RankError
             If ranks did not apply it; it has their reasons.
         """
-        number = settings.check_level(level)
-        wanted = _checked(ranks)
-        if for_sec is not None:
-            settings.check_window(for_sec, "for_sec")
+        number, wanted = settings.check_level(level), settings.check_ranks(ranks)
+        for_sec = settings.check_window(for_sec, "for_sec")
         applied, refused = self._ask(AskLevel(self._number(), number, logger or "", wanted, for_sec))
         if refused:
             first = min(refused)
@@ -202,14 +204,14 @@ class Observer:
 
     # -- following -------------------------------------------------------------------------------------------------
 
-    def follow(self, level: int = 0, ranks: Iterable[int] | None = None, backlog: int = 0) -> Iterator[logging.LogRecord]:
+    def follow(self, level: int = 0, ranks: Iterable[int] | int | None = None, backlog: int = 0) -> Iterator[logging.LogRecord]:
         """Yield each record that the client shows from now on, as its handlers get it, until the client ends.
 
         Parameters
         ----------
         level : int
             Only records of this level and above.
-        ranks : iterable of int or None
+        ranks : int, iterable of int, or None
             Only records of these ranks; None: all, and those of the client itself.
         backlog : int
             Of the last records of each rank, which the client keeps, yield so many first.
@@ -227,9 +229,9 @@ class Observer:
                 if not template.is_shown(values):
                     yield template.build(values)
 
-    def start_following(self, level: int = 0, ranks: Iterable[int] | None = None, backlog: int = 0) -> None:
+    def start_following(self, level: int = 0, ranks: Iterable[int] | int | None = None, backlog: int = 0) -> None:
         """Ask for what `items` then returns. Returns when the client has begun."""
-        wanted = _checked(ranks)
+        wanted = settings.check_ranks(ranks)
         self._send(Follow(settings.check_level(level), wanted, min(max(0, backlog), MAX_BACKLOG)))
         self.about()  # questions are answered in order
 
@@ -335,10 +337,6 @@ def _receipt(value: Any) -> FlushReceipt:
         return FlushReceipt(**{**value, "hosts": tuple(value.get("hosts", ()))})
     except TypeError as cause:
         raise ProtocolError(f"malformed answer: expected a receipt: {cause}") from None
-
-
-def _checked(ranks: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if ranks is None else tuple(rank for rank in ranks if settings.check_rank(rank) is not None)
 
 
 def _limited(timeout: float | None) -> float:

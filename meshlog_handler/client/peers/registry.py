@@ -28,6 +28,8 @@ KEPT_JOURNALS: Final = 4
 KEPT_GUESTS: Final = 64
 """Journals kept there for all workers with ranks assigned here, such as pool workers, together."""
 
+_MAX_LATELY_DEAD: Final = 1024
+
 MAX_RESERVED: Final = 1 << 18
 """Ranks that workers have chosen themselves, and that are therefore not assigned to others."""
 
@@ -105,6 +107,7 @@ class Registry:
         self._warnings = warnings_command()  # default in every mesh, until its owner replaces it
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[MeshMember, None] = {}
+        self._lately_dead: dict[MeshMember, None] = {}  # since the last flush, of workers without fixed ranks
         self._journals = ""
         self._held = -1
         self.orphans: dict[str, Orphan] = {}
@@ -203,7 +206,7 @@ class Registry:
             return self._admit_again(connection)
         with self._lock:
             rank = self._rank(hello)
-            self._dead.pop(MeshMember(hello.mesh, rank), None)
+            self._revive(hello.mesh, rank)
             # Without the token, a client on another host could use the same name.
             token, number = self._own_token, next(self._numbers)
             name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
@@ -310,7 +313,12 @@ class Registry:
         """Note that a worker joined downstream of a relay."""
         with self._lock:
             self._reserve(rank)
-            self._dead.pop(MeshMember(mesh, rank), None)
+            self._revive(mesh, rank)
+
+    def _revive(self, mesh: str, rank: int | None) -> None:
+        """Note that a rank has a worker, perhaps in the place of one that ended."""
+        for ended in (self._dead, self._lately_dead):
+            ended.pop(MeshMember(mesh, rank), None)
 
     def meshes(self) -> list[str]:
         """Return the tokens of all meshes; "" is outside of a mesh."""
@@ -322,12 +330,16 @@ class Registry:
         with self._lock:
             return [(token, command) for token, mesh in self._meshes.items() for command in mesh.defaults]
 
-    def ended(self, mesh: str, rank: int | None) -> None:
-        """Note that a worker ended. In a mesh with fixed ranks, later receipts list it; others are removed."""
+    def ended(self, mesh: str, rank: int | None, *, named: bool = True) -> None:
+        """Note that a worker ended. In a mesh with fixed ranks, later receipts list it; else the next, unless it is `named`."""
         with self._lock:
             known = self._meshes.get(mesh)
             if known is not None and known.coords is not None:
                 self._dead[MeshMember(mesh, rank)] = None
+            elif not named:
+                self._lately_dead[MeshMember(mesh, rank)] = None
+                if len(self._lately_dead) > _MAX_LATELY_DEAD:
+                    del self._lately_dead[next(iter(self._lately_dead))]
 
     def keep(self, rank: int | None, files: Sequence[str]) -> None:
         """Keep the journal files of a worker that ended, and remove older ones. `rank` is None if it was assigned here."""
@@ -338,9 +350,12 @@ class Registry:
                 _unlink(path)
 
     def dead(self, chosen: Callable[[MeshMember], bool] | None) -> list[MeshMember]:
-        """Return the members of meshes that ended."""
+        """Return the members that a receipt lists as dead (see `ended`)."""
         with self._lock:
-            return list(filter(chosen, self._dead))  # None: all, because every member is true
+            lately = list(filter(chosen, self._lately_dead))  # None: all, because every member is true
+            for member in lately:
+                del self._lately_dead[member]
+            return [*filter(chosen, self._dead), *lately]
 
     def set_default(self, mesh: str, command: Command) -> None:
         """Add a default command for workers that join `mesh` later. It replaces earlier defaults that it overrides."""

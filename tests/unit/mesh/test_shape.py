@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -13,6 +14,12 @@ from meshlog_handler import SettingError
 from meshlog_handler.mesh.shape import Shape, check_per_host
 
 sizes = st.dictionaries(st.sampled_from(["hosts", "gpus", "slots"]), st.integers(1, 4), min_size=1)
+
+
+class Place(IntEnum):
+    THIRD = 2
+
+
 WHOLE = Shape.of({"hosts": 2, "gpus": 4})
 
 
@@ -47,6 +54,9 @@ def test_a_slice_has_the_ranks_at_its_positions_with_their_coordinates(extent: d
         (None, {"gpus": slice(-1, None)}, (3, 7), {"hosts": 2, "gpus": 1}),
         ([3, 1], {}, (1, 3), {"ranks": 2}),
         ((rank for rank in (1, 5)), {"hosts": 0}, (1,), {"ranks": 1}),
+        (3, {}, (3,), {"ranks": 1}),
+        (Place.THIRD, {}, (2,), {"ranks": 1}),
+        ([Place.THIRD], {"gpus": Place.THIRD}, (2,), {"ranks": 1}),
     ],
 )
 def test_slices(ranks: Any, chosen: dict[str, Any], expected: tuple[int, ...], extent: dict[str, int]) -> None:
@@ -73,7 +83,8 @@ def test_a_slice_of_a_slice_uses_the_coordinates_of_the_whole() -> None:
         (None, {"gpus": True}, "expected integers"),
         ([8], {}, "no such rank. Valid: any of ranks 0-7"),
         ([], {}, "no such rank"),
-        (3, {}, "expected integers"),
+        ("3", {}, "expected integers"),
+        (True, {}, "expected integers"),
         ([7], {"hosts": 0}, "is empty"),
     ],
 )

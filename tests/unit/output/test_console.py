@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import pytest
 
 from meshlog_handler.errors import SettingError
-from meshlog_handler.output.console import ConsoleHandler, RanksFilter
+from meshlog_handler.output.console import ConsoleHandler, RanksFilter, flushing_threads
 from meshlog_handler.output.formatter import MeshFormatter
 from meshlog_handler.output.json_formatter import JsonFormatter
 from meshlog_handler.output.terminal import is_watched
@@ -28,8 +28,11 @@ from .test_formatter import captured, make
 
 
 def show(handler: ConsoleHandler, *records: logging.LogRecord) -> None:
+    """Show the records as a client does, which flushes when no more are ready."""
+    flushing_threads.add(threading.get_ident())
     for record in records:
         handler.handle(record)
+    flushing_threads.discard(threading.get_ident())
     handler.flush()
 
 
@@ -100,7 +103,16 @@ def test_the_streams_are_looked_up_for_each_record(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "[3] one\n"
 
 
-def test_nothing_is_written_before_flush() -> None:
+@pytest.fixture
+def flushes() -> Iterator[None]:
+    """Let this thread write with `flush` only."""
+    flushing_threads.add(threading.get_ident())
+    yield
+    flushing_threads.discard(threading.get_ident())
+
+
+@pytest.mark.usefixtures("flushes")
+def test_a_thread_that_flushes_writes_nothing_before_it() -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out)
     assert handler.flush_per_tick
@@ -110,6 +122,14 @@ def test_nothing_is_written_before_flush() -> None:
     assert out.getvalue() == "[3] m\n"
 
 
+def test_other_threads_write_each_record_at_once() -> None:
+    out = io.StringIO()
+    handler = ConsoleHandler(out, out)
+    handler.handle(make("m"))
+    assert out.getvalue() == "[3] m\n"
+
+
+@pytest.mark.usefixtures("flushes")
 def test_pending_records_are_bounded() -> None:
     out = io.StringIO()
     handler = ConsoleHandler(out, out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,10 @@ class Key(str, Enum):
     VERSION = "version"
 
 
+class Level(IntEnum):
+    LOW = 7
+
+
 def test_a_configuration_is_sent_as_plain_data() -> None:
     config = {
         Key.VERSION: 1,
@@ -145,6 +150,9 @@ def test_a_configuration_is_sent_as_plain_data() -> None:
         "steps": (1, [2.5, None, True]),
         None: b"",
         3: 4,
+        "file": Path("app.log"),
+        "level": Level.LOW,
+        "key": Key.VERSION,
     }
     copied = check_plain_config(config)
     assert copied == {
@@ -153,6 +161,9 @@ def test_a_configuration_is_sent_as_plain_data() -> None:
         "steps": (1, [2.5, None, True]),
         "None": b"",
         3: 4,
+        "file": "app.log",
+        "level": 7,
+        "key": "version",
     }
     assert decode(Prepare(1, copied).encode(), Prepare).config == copied
 

@@ -6,6 +6,7 @@ import select
 import threading
 import time
 from concurrent.futures import Future
+from fractions import Fraction
 
 import pytest
 
@@ -52,6 +53,11 @@ def test_invalid_timeout_is_rejected(value: float) -> None:
     for check in (check_timeout, capped, deadline_after):
         with pytest.raises(SettingError, match="timeout="):
             check(value)
+
+
+def test_a_timeout_of_another_type_of_number_becomes_a_float() -> None:
+    seconds = check_timeout(Fraction(1, 2))  # type: ignore[arg-type]  # as those of numpy, it is no subclass of float
+    assert (type(seconds), seconds) == (float, 0.5)
 
 
 def test_long_wait_is_split_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from meshlog_handler.errors import ConnectError
+from meshlog_handler.errors import ConnectError, SettingError
 from meshlog_handler.protocol.messages import Hello
 from meshlog_handler.transport.channel import Address, connect
 
@@ -22,3 +22,13 @@ def test_without_a_free_descriptor_the_client_cannot_be_joined(monkeypatch: pyte
     monkeypatch.setattr(socket, "socket", no_socket)
     with pytest.raises(ConnectError, match="Too many open files"):
         connect(Address("/none/client.sock", bytes(32)), Hello(1, "here", None, None, "", (), True, 0.0), ())
+
+
+def test_an_invalid_address_of_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHLOG_ADDRESS", "nonsense")
+    for text, words in (
+        ("nonsense", "^MESHLOG_ADDRESS is not a valid client address"),
+        ("other", "^not a valid client address"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            Address.parse(text)

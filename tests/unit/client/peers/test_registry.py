@@ -184,6 +184,21 @@ def test_only_ended_workers_of_a_mesh_are_kept(registry: Registry, admission: Ad
     assert registry.dead(None) == [MeshMember("mesh", 0)]
 
 
+def test_other_ended_workers_are_listed_once_unless_they_are_named(registry: Registry, admission: Admission) -> None:
+    registry.ended("", 3, named=False)
+    registry.ended("", 4)
+    registry.ended("", 5, named=False)
+    assert registry.dead(lambda member: member.rank == 5) == [MeshMember("", 5)]
+    assert registry.dead(None) == [MeshMember("", 3)]
+    assert registry.dead(None) == []
+    registry.ended("", 3, named=False)
+    admission.admit(GUEST.replaced(rank=3))
+    assert registry.dead(None) == []
+    for rank in range(2000):
+        registry.ended("", rank, named=False)
+    assert len(registry.dead(None)) == 1024
+
+
 def test_defaults_are_sent_to_workers_that_join_later(registry: Registry, admission: Admission) -> None:
     assert admission.other_defaults() == []
     registry.set_default("", SET_ROOT)
