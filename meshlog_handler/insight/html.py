@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
+from .series import finest
 
 if TYPE_CHECKING:
     from .report import Insight, RankInsight
@@ -62,7 +63,7 @@ def _trouble(each: RankInsight, behind: bool) -> str:
 
 def _row(rank: int, each: RankInsight, trouble: str) -> str:
     state = "behind" if trouble == "behind" and each.state == "running" else each.state
-    progress = "  ".join(f"{label} {value:g}" for label, value in each.progress.items())
+    progress = "  ".join(f"{label} {value:g}" for label, value in finest(each.progress).items())
     seen = f"{each.last_seen:.0f} s" if each.last_seen >= 1 else "now"
     warnings, errors = (str(count or "") for count in (each.warnings, each.errors))
     cells = (str(rank), state, seen, f"{each.records + each.lines:,}", warnings, errors, progress, each.last_line)
