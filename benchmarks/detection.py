@@ -10,6 +10,7 @@ alarm is an error.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import os
@@ -35,6 +36,7 @@ _PATIENCE_SEC: Final = 40.0
 _BELOW: Final = 40
 _ALARM: Final = re.compile("no progress for")
 _PAUSE_SEC: Final = 3.5
+_REST_SEC: Final = 6.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ FAULTS: Final = (
     Fault("stopped", "a rank is stopped (SIGSTOP)", _HANG + "rank 2 stopped", "stopped"),
     Fault("native", "native code of a rank sleeps and holds the GIL", _HANG + "rank 2 in ", r"sleep_in_native_code \("),
     Fault("full", "a rank logs into a file on a full disk", r"\[2\] OSError.*No space left", "log_into_full_disk"),
-    Fault("killed", "a rank is killed (SIGKILL)", r"rank 2 \(pid \d+\) ended by SIGKILL", "step 3"),
+    Fault("killed", "a rank is killed (SIGKILL)", r"rank 2 \(pid \d+\) ended by SIGKILL", r"last lines:\n(.*\n){2}.*step 3"),
     Fault("segfault", "a rank crashes (SIGSEGV)", r"rank 2 \(pid \d+\) ended by SIGSEGV", "in read_null"),
     Fault("straggler", "a rank works at a third of the speed", r"\b2 +behind ", r"step \d+", ("top", "--once")),
     Fault("late", "the same, and the others wait for it in each step", r"rank 2: .*differs", r"compute \(", ("stacks",)),
@@ -138,7 +140,9 @@ def try_fault(fault: Fault, after: float) -> tuple[str, float | None, bool]:
                 break
             running.wait_for_line(0.5)
         if at is not None and not fault.asked:
-            time.sleep(1.0)  # the rest of the report
+            with contextlib.suppress(subprocess.TimeoutExpired):  # of a fault that does not end the job
+                running.process.wait(_REST_SEC)
+            time.sleep(0.5)  # for the last lines
             lines = list(running.lines)
         began = _began(running.directory)
     if at is None or began is None:

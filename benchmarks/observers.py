@@ -27,6 +27,7 @@ from meshlog_handler import LogClient, install
 from .handlers import Counter
 
 _WINDOW_SEC: Final = 1.0
+_FULL_SEC: Final = 4.0
 _WAIT_SEC: Final = 30.0
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "nothing": (),
@@ -86,12 +87,14 @@ def stopped(command: tuple[str, ...]) -> Iterator[None]:
 
 
 def rounds(client: LogClient, command: tuple[str, ...], count: int) -> list[tuple[Window, Window, Window]]:
-    """Return windows: the first with the observer, the next with it, and one without."""
+    """Return windows: the first with the observer, one when the client has nothing more to fill, and one without."""
     found = []
     for number in range(count):
         before = measure(client) if number % 2 else None
         with stopped(command):
-            first, later = measure(client), measure(client)
+            first = measure(client)
+            time.sleep(_FULL_SEC)
+            later = measure(client)
         found.append((first, later, before or measure(client)))
     return found
 
@@ -99,7 +102,7 @@ def rounds(client: LogClient, command: tuple[str, ...], count: int) -> list[tupl
 def rows(name: str, measured: list[tuple[Window, Window, Window]]) -> Iterator[str]:
     """Yield two rows of the table."""
     rate, cost = median(each.rate for _, _, each in measured), median(each.cost for _, _, each in measured)
-    for at, when in enumerate(("first second", "later")):
+    for at, when in enumerate(("first second", f"after {_FULL_SEC + _WINDOW_SEC:g} s")):
         rates = [each[at].rate / each[2].rate for each in measured]
         costs = [each[at].cost / each[2].cost for each in measured]
         yield f"| {name}, {when} | {rate:,.0f} | {_spread(rates)} | {cost:.2f} | {_spread(costs)} |"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Final, Protocol, TypeVar
 
 from ..errors import BusyError, ClosedError
 from ..insight.hang import Hang, HangDetector, describe_hang
-from ..insight.report import LIVE, Insight
+from ..insight.observation import Observation, by_rank
+from ..insight.report import LIVE
 from ..insight.stacks import Stacks
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
 from ..system.process_state import process_times
 from ..system.waits import capped, monotonic
 from ..worker.record_stream import internal_threads
+from .insights import Findings
 from .peer import Peer
 from .stack_collector import StackCollector
 
@@ -31,7 +33,7 @@ _BUSY: Final = 0.05  # of a core: less is what a process that waits needs for it
 class _Watched(Protocol):
     """What the watch asks of its client."""
 
-    def insight(self, timeout: float = ..., ranks: Iterable[int] | None = None) -> Insight: ...
+    def find(self, timeout: float) -> Findings: ...
 
     @property
     def stack_collector(self) -> StackCollector: ...
@@ -89,16 +91,16 @@ class HangWatch:
         internal_threads.discard(threading.get_ident())
 
     def _look(self) -> None:
-        insight = self._client.insight(self._pause)
+        known = by_rank(self._client.find(self._pause).observations(brief=True))
         now = monotonic()
         passed, self._looked = now - self._looked, now
         # Time in which nobody looked does not count: the ranks may have been suspended together with this process.
         self._clock += min(passed, 2 * self._pause)
-        active = self._note_work(insight, passed)
+        active = self._note_work(known, passed)
         ranks = self._detector.look(self._clock, active)
         if not ranks:
             return
-        lines = {rank: insight.ranks[rank].last_line for rank in ranks}
+        lines = {rank: known[rank].last_line for rank in ranks}
         stacks, failure = None, ""
         try:
             stacks = self._client.stacks(None, _STACKS_SEC)
@@ -111,17 +113,17 @@ class HangWatch:
         if self._on_hang is not None:
             self._on_hang(hang)
 
-    def _note_work(self, insight: Insight, passed: float) -> dict[int, float]:
+    def _note_work(self, known: Mapping[int, Observation], passed: float) -> dict[int, float]:
         """Return when each live rank last did something, as far as the looks can tell: no clock that may be set is used."""
         working = self._working(passed) if self._cpu else frozenset[int]()
         active = {}
-        for rank, each in insight.ranks.items():
+        for rank, each in known.items():
             if each.state not in LIVE:
                 continue
             said = each.records, each.lines, each.last_line
             when = self._active.get(rank, self._clock)
             if said != self._said.get(rank):
-                when = self._clock - min(each.last_seen, passed)
+                when = self._clock - min(each.silence, passed)
             if rank in working:
                 when = self._clock
             self._said[rank], active[rank] = said, when

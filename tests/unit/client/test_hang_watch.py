@@ -14,7 +14,6 @@ import pytest
 from meshlog_handler.client import hang_watch
 from meshlog_handler.client.hang_watch import HangWatch
 from meshlog_handler.insight.observation import Observation
-from meshlog_handler.insight.report import Insight, insight_of
 from meshlog_handler.insight.stacks import Stacks
 from meshlog_handler.system.process_state import ProcessTimes, process_times
 
@@ -29,8 +28,8 @@ class Client:
         self.ranks = {0: Observation(0), 1: Observation(1)}
         self.pids = {0: 100, 1: 200}
 
-    def insight(self, timeout: float = 0.0, ranks: object = None) -> Insight:
-        return insight_of(self.ranks.values())
+    def find(self, timeout: float) -> Any:
+        return SimpleNamespace(observations=lambda brief: list(self.ranks.values()))
 
     def stacks(self, ranks: object = None, timeout: object = None) -> Stacks:
         return Stacks((), (), {})
