@@ -311,7 +311,7 @@ def _text(stacks: Stacks) -> Iterable[str]:
     yield f"{_counted(threads, 'thread')} of {_counted(len(stacks.ranks), 'rank')}{silent}"
     kinds: defaultdict[tuple[str, ...], list[StackGroup]] = defaultdict(list)
     for group in stacks.groups:
-        kinds[tuple(sorted({_kind(name) for name in group.threads}, key=_name_order))].append(_without_imports(group))
+        kinds[tuple(sorted({_kind(name) for name in group.threads}, key=_name_order))].append(without_imports(group))
     # Few kinds are a part of others: a stack of two kinds of threads has a tree for both.
     for _, groups in sorted(kinds.items(), key=lambda each: (each[0][0] != MAIN_THREAD, _group_order(each[1][0]))):
         yield ""
@@ -319,8 +319,18 @@ def _text(stacks: Stacks) -> Iterable[str]:
     if stacks.unanswered:
         yield ""
         yield "without stacks:"
-        for rank, each in stacks.unanswered.items():
-            yield f"{_INDENT}{format_ranks((rank,))}, {each}"
+        yield from (f"{_INDENT}{text}" for text in unanswered_texts(stacks.unanswered))
+
+
+def unanswered_texts(unanswered: Mapping[int, Unanswered]) -> list[str]:
+    """Return a text for each kind of ranks without stacks; that of a single rank has its pid."""
+    kinds: defaultdict[Unanswered, list[int]] = defaultdict(list)
+    for rank, each in unanswered.items():
+        kinds[each._replace(pid=None)].append(rank)
+    return [
+        f"{format_ranks(ranks)}{f', {unanswered[ranks[0]]}' if len(ranks) == 1 else f': {each}'}"
+        for each, ranks in kinds.items()
+    ]
 
 
 def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[int] | None) -> Iterable[str]:
@@ -336,7 +346,7 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
     several = f", {count} threads" if count > len(ranks) else ""
     odd = "  <-- differs from most ranks" if all(group.odd for group in groups) else ""
     yield f"{indent}{format_ranks(ranks)}{several}: {_names(names)}{odd}"
-    if before is None and (start := _start_of(groups)):
+    if before is None and (start := start_of(groups)):
         yield f"{indent}{_INDENT}... {_counted(start, 'frame')} of the start"
         depth = start
         ways = _ways(groups, depth)
@@ -349,15 +359,15 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
             yield from _tree(way, depth, indent + _INDENT, ranks)
 
 
-def _without_imports(group: StackGroup) -> StackGroup:
+def without_imports(group: StackGroup) -> StackGroup:
     """Return a group without the calls with which the interpreter imports modules, as in a traceback."""
     kept = [at for at, frame in enumerate(group.frames) if frame.file not in _IMPORTING] or range(len(group.frames))
     frames = tuple(group.frames[at] for at in kept)
     return group._replace(frames=frames, sources=tuple(group.sources[at] for at in kept))
 
 
-def _start_of(groups: list[StackGroup]) -> int:
-    """Return how many shared outer frames start a process or thread; the text does not list them."""
+def start_of(groups: list[StackGroup]) -> int:
+    """Return how many shared outer frames start a process or thread: nobody looks for them."""
     shared = 0
     while len(_ways(groups, shared)) == 1 and shared < len(groups[0].frames) - 1:
         shared += 1
