@@ -1,4 +1,4 @@
-"""Hangs: a job whose ranks all wait, told from the times at which they last did something. Pure."""
+"""Hangs: a job whose ranks all wait, told from the times at which they last did something, and where they wait. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
+from .stacks import MAIN_THREAD, Stacks, place_of
 
-_WAITING: Final = 0.5
 _SHOWN: Final = 5
+_PLACES: Final = 4
 _WIDTH: Final = 100
+_MAX_PLACE: Final = 400
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Hang:
     seconds : float
         The time without progress after which a job counts as hung.
     text : str
-        The report: who, since when, the last line of each, and the merged stacks.
+        The report. Its first line says where the ranks are, those that differ from most ranks first. Then follow the last line
+        of each, and the merged stacks.
     """
 
     ranks: tuple[int, ...]
@@ -36,8 +39,8 @@ class Hang:
 class HangDetector:
     """Finds each hang once. Time is an argument, in seconds.
 
-    The job hangs if a rank has done nothing for `after` seconds, and no other rank has done anything for half of that time: the
-    others wait. After any rank has done something again, the next hang is found, too.
+    The job hangs if no rank has done anything for `after` seconds. After any rank has done something again, the next hang is
+    found, too. A rank that is silent while others work is no hang: there are ranks that log only once in an hour.
     """
 
     def __init__(self, after: float) -> None:
@@ -49,19 +52,17 @@ class HangDetector:
 
         `active` has, for each rank that runs, the time at which it last did something.
         """
-        silent = {rank: now - when for rank, when in active.items()}
-        if not silent or min(silent.values()) < self._after * _WAITING:
-            self._found = False
+        before, self._found = self._found, bool(active) and now - max(active.values()) >= self._after
+        if before or not self._found:
             return ()
-        if self._found or max(silent.values()) < self._after:
-            return ()
-        self._found = True
-        return tuple(sorted(silent, key=lambda rank: (-silent[rank], rank)))
+        return tuple(sorted(active, key=lambda rank: (active[rank], rank)))
 
 
-def describe_hang(ranks: Sequence[int], silent: Mapping[int, float], last_lines: Mapping[int, str], after: float) -> str:
-    """Return which ranks wait, since when, and the last line of each."""
-    lines = [f"no progress for {after:g} s: {format_ranks(ranks)}"]
+def describe_hang(
+    ranks: Sequence[int], silent: Mapping[int, float], last_lines: Mapping[int, str], after: float, stacks: Stacks | None
+) -> str:
+    """Return where the ranks wait, since when, and the last line of each. `stacks` are None if they are not known."""
+    lines = [f"no progress for {after:g} s: {'; '.join(_places(ranks, stacks))}"]
     for rank in ranks[:_SHOWN]:
         last = last_lines.get(rank, "")
         shown = f"last line: {printable(last[:_WIDTH], _WIDTH)}" if last else "nothing was logged or printed"
@@ -69,3 +70,23 @@ def describe_hang(ranks: Sequence[int], silent: Mapping[int, float], last_lines:
     if len(ranks) > _SHOWN:
         lines.append(f"    and {len(ranks) - _SHOWN} more")
     return "\n".join(lines)
+
+
+def _places(ranks: Sequence[int], stacks: Stacks | None) -> list[str]:
+    """Return where the main threads of the ranks are, with their ranks; the places of few ranks come first."""
+    of_ranks = dict.fromkeys(ranks, "")
+    if stacks is not None:
+        states = {rank: " in ".join(filter(None, each[1:3])) for rank, each in stacks.unanswered.items()}
+        # A rank with several processes is in several groups. That of the fewest ranks is the last one.
+        groups = [(place_of(group.frames), group) for group in stacks.groups if MAIN_THREAD in group.threads]
+        found = {**states, **{rank: f"in {place}" for place, group in groups if place for rank in group.ranks}}
+        of_ranks = {rank: found.get(rank, "") for rank in ranks}
+    by_place: dict[str, list[int]] = {}
+    for rank, place in of_ranks.items():
+        by_place.setdefault(place, []).append(rank)
+    places = sorted(by_place.items(), key=lambda each: len(each[1]))  # of equal ones, that of the longest silent rank is first
+    few, others = places[: _PLACES - 1], places[_PLACES - 1 :]
+    texts = [f"{format_ranks(there)} {place}".rstrip() for place, there in [*few, *others[-1:]]]
+    if len(others) > 1:
+        texts.insert(-1, f"{sum(len(there) for _, there in others[:-1])} ranks elsewhere")
+    return [printable(text, _MAX_PLACE) for text in texts]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
+from .series import finest
+from .stacks import start_of, unanswered_texts, without_imports
 
 if TYPE_CHECKING:
     from .report import Insight, RankInsight
@@ -62,7 +64,7 @@ def _trouble(each: RankInsight, behind: bool) -> str:
 
 def _row(rank: int, each: RankInsight, trouble: str) -> str:
     state = "behind" if trouble == "behind" and each.state == "running" else each.state
-    progress = "  ".join(f"{label} {value:g}" for label, value in each.progress.items())
+    progress = "  ".join(f"{label} {value:g}" for label, value in finest(each.progress).items())
     seen = f"{each.last_seen:.0f} s" if each.last_seen >= 1 else "now"
     warnings, errors = (str(count or "") for count in (each.warnings, each.errors))
     cells = (str(rank), state, seen, f"{each.records + each.lines:,}", warnings, errors, progress, each.last_line)
@@ -90,14 +92,14 @@ def stacks_html(stacks: Stacks) -> str:
     """Return a tree of calls: branches are where ranks differ, and can be folded."""
     kinds: dict[tuple[str, ...], list[StackGroup]] = {}
     for group in stacks.groups[:_MAX_GROUPS]:
-        kinds.setdefault(group.threads, []).append(group)
+        kinds.setdefault(group.threads, []).append(without_imports(group))
     threads = sum(group.thread_count for group in stacks.groups)
     parts = [f"<div>{threads:,} threads of {format_ranks(stacks.ranks) if stacks.ranks else 'no ranks'}</div>"]
     parts += [_branch(groups, 0, is_open=at == 0) for at, groups in enumerate(kinds.values())]
     if len(stacks.groups) > _MAX_GROUPS:
         parts.append(f"<div>and {len(stacks.groups) - _MAX_GROUPS} more</div>")
-    for rank, each in list(stacks.unanswered.items())[:_MAX_GROUPS]:
-        parts.append(f'<div style="color:{_AMBER}">rank {rank}, without stacks: {_safe(str(each))}</div>')
+    for text in unanswered_texts(stacks.unanswered)[:_MAX_GROUPS]:
+        parts.append(f'<div style="color:{_AMBER}">without stacks: {_safe(text)}</div>')
     return f'<div style="{_MONO}">{"".join(parts)}</div>'
 
 
@@ -114,7 +116,10 @@ def _branch(groups: Sequence[StackGroup], depth: int, *, is_open: bool) -> str:
     last = f", in {_function(first[end - 1])}" if end > depth else ""
     colour = f"color:{_AMBER}" if odd else ""
     title = f"{format_ranks(ranks)}: {', '.join(names[:_MAX_NAMES])}{more}{last}{', differs from most ranks' if odd else ''}"
-    calls = "".join(_calls(first[depth:end], groups[0].sources[depth:end]))
+    calls = list(_calls(first[depth:end], groups[0].sources[depth:end]))
+    if depth == 0 and (start := start_of(list(groups))):
+        summary = f'<summary style="cursor:pointer">{start} {"frame" if start == 1 else "frames"} of the start</summary>'
+        calls[:start] = [f'<details style="margin-left:1em">{summary}{"".join(calls[:start])}</details>']
     ways: dict[object, list[StackGroup]] = {}
     if len(groups) > 1:
         for group in groups:
@@ -122,7 +127,7 @@ def _branch(groups: Sequence[StackGroup], depth: int, *, is_open: bool) -> str:
     below = "".join(_branch(way, end, is_open=True) for way in ways.values())
     return (
         f'<details{" open" if is_open or odd else ""} style="margin-left:1em"><summary style="cursor:pointer;{colour}">'
-        f"{_safe(title)}</summary>{calls}{below}</details>"
+        f"{_safe(title)}</summary>{''.join(calls)}{below}</details>"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import pairwise
 from statistics import median, median_high
 from typing import Any, Final
 
@@ -76,6 +78,8 @@ class RankInsight:
 class Progress:
     """A number that grows, such as a step, an epoch or a progress bar: the latest value of each rank.
 
+    Of steps that begin again in each epoch, the ranks in the epoch of most ranks are compared; the label is "epoch 2 step".
+
     Attributes
     ----------
     label : str
@@ -98,6 +102,11 @@ class Progress:
     maximum: float
     rate: float
     behind: tuple[int, ...]
+
+    @property
+    def slowest(self) -> list[int]:
+        """The ranks that are behind, those with the smallest number first."""
+        return sorted(self.behind, key=lambda rank: (self.values[rank], rank))
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class Insight:
         By rank.
     silent : tuple of (int, float, str)
         ``(rank, seconds, last line)`` of live ranks that have said nothing for much longer than they and the others usually do,
-        while others still do. The longest silence is first.
+        while others still do. The longest silence is first. Ranks that are ahead of a slow one are not among them: they wait.
     progress : tuple of Progress
         One for each template, or kind of line, whose number grows.
     missing : tuple of Milestone
@@ -214,7 +223,7 @@ def _of_failure(each: FailureGroup) -> str:
 
 
 def _of_behind(each: Progress) -> str:
-    values = ", ".join(f"rank {rank} at {each.values[rank]:g}" for rank in each.behind[:_SHOWN])
+    values = ", ".join(f"rank {rank} at {each.values[rank]:g}" for rank in each.slowest[:_SHOWN])
     more = f" and {len(each.behind) - _SHOWN} more" if len(each.behind) > _SHOWN else ""
     return f"{each.label}: {values}{more}; median {each.median:g}"
 
@@ -247,6 +256,9 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
     # Ranks that stand still do not say how fast the others should be.
     paced = {rank for rank, each in ranks.items() if rank not in quiet and each.state in ("running", "ended")}
     progress = _all_progress(ordered, places, ranks, paced)
+    waiting = _waiting(progress, paced)
+    quiet -= waiting
+    silent = tuple(each for each in silent if each[0] not in waiting)
     return Insight(
         {
             rank: RankInsight(
@@ -285,6 +297,15 @@ def _silent(ranks: Mapping[int, Observation]) -> tuple[tuple[int, float, str], .
         if each.silence > max(_SILENT_SEC, _SILENT_TIMES * max(each.longest, usual), _ACTIVE_TIMES * active)
     ]
     return tuple(sorted(found, key=lambda each: (-each[1], each[0])))
+
+
+def _waiting(progress: Iterable[Progress], paced: Set[int]) -> set[int]:
+    """Return the ranks that probably wait for a slow one: they are ahead of it, and not behind the others."""
+    found = set()
+    for growth in progress:
+        slowest = min((growth.values[rank] for rank in growth.behind if rank in paced), default=math.inf)
+        found |= {rank for rank, value in growth.values.items() if value > slowest and rank not in growth.behind}
+    return found
 
 
 def _growing(series: Mapping[int, Series]) -> int | None:
@@ -330,7 +351,38 @@ def _all_progress(
     for key, place in places.items():
         label = labels[key] if shared[labels[key]] == 1 else key[1]
         found.append(_progress(label, kinds[key], place, ranks, paced))
+        finer = _within(kinds[key], place)
+        if finer is not None:
+            within, at, series = finer
+            found.append(_progress(f"{label} {at:g} {label_of(key[1], within)}", series, within, ranks, paced))
     return tuple(sorted(found, key=lambda each: (-len(each.behind), -len(each.values), each.label)))
+
+
+def _within(series: Mapping[int, Series], place: int) -> tuple[int, float, dict[int, Series]] | None:
+    """Return the place of a whole number that grows while the one at `place` stays, as a step in an epoch; or None.
+
+    Also returns the epoch that most ranks are in, and the samples of it. That there is such a number shows only if there are
+    several samples of one epoch.
+    """
+    values = _values(series, place)
+    most, _ = max(Counter(values.values()).items(), key=lambda each: (each[1], each[0]))
+    pairs = [pair for each in series.values() for pair in pairwise(each.samples) if _at(pair[0], place) == _at(pair[1], place)]
+    chosen = {rank: _only(series[rank], place, most) for rank, value in values.items() if value == most}
+    if not pairs or all(len(each.samples) < 2 for each in chosen.values()):
+        return None
+    for within in range(min(len(each.newest.numbers) for each in series.values())):
+        numbers = [(_at(before, within), _at(after, within)) for before, after in pairs]
+        if within != place and all(after > before and before.is_integer() and after.is_integer() for before, after in numbers):
+            return within, most, chosen
+    return None
+
+
+def _only(series: Series, place: int, value: float) -> Series:
+    """Return the samples with this value at `place`, and about how many records have it."""
+    samples = tuple(sample for sample in series.samples if _at(sample, place) == value)
+    seconds = series.newest.time - series.samples[0].time
+    share = (samples[-1].time - samples[0].time) / seconds if seconds > 0 else 0.0
+    return Series(max(len(samples), 1 + round(share * (series.total - 1))), samples)
 
 
 def _progress(
@@ -338,7 +390,8 @@ def _progress(
 ) -> Progress:
     values = _values(series, place)
     compared = (values.keys() & paced) or values.keys()
-    middle = median(values[rank] for rank in compared)
+    # Most ranks may stand still because they have got stuck, or because they wait for a slow one.
+    middle = max(median(values[rank] for rank in compared), median(values.values()))
     rates = {rank: _rate(series[rank], place, ranks[rank]) for rank in values}
     known = [rate for rank in compared if (rate := rates[rank]) is not None]
     rate = float(median(known)) if known else 0.0

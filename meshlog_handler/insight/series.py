@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from ..grouping.similarity import number_value, tokenize_line
@@ -126,3 +126,12 @@ def label_of(shape: str, place: int) -> str:
         if words:
             return str(words[at])
     return shape
+
+
+def finest(progress: Mapping[str, float]) -> dict[str, float]:
+    """Return the latest numbers without those that the label of another one has: "epoch 2 step" 9 also says "epoch" 2."""
+    return {
+        label: value
+        for label, value in progress.items()
+        if not any(other.startswith(f"{label} {value:g} ") for other in progress)
+    }

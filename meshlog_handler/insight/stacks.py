@@ -26,8 +26,10 @@ _DUMPED_FRAME: Final = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
 _DUMPED_THREAD: Final = r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$"
 _OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$"
 _BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
+_IMPORTING: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 _STARTING: Final = (
-    r"/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$"
+    r"^<frozen runpy>$|/runpy\.py$"
+    r"|/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$"
     r"|/meshlog_handler/mesh/process_main\.py$"
 )
 
@@ -309,7 +311,7 @@ def _text(stacks: Stacks) -> Iterable[str]:
     yield f"{_counted(threads, 'thread')} of {_counted(len(stacks.ranks), 'rank')}{silent}"
     kinds: defaultdict[tuple[str, ...], list[StackGroup]] = defaultdict(list)
     for group in stacks.groups:
-        kinds[tuple(sorted({_kind(name) for name in group.threads}, key=_name_order))].append(group)
+        kinds[tuple(sorted({_kind(name) for name in group.threads}, key=_name_order))].append(without_imports(group))
     # Few kinds are a part of others: a stack of two kinds of threads has a tree for both.
     for _, groups in sorted(kinds.items(), key=lambda each: (each[0][0] != MAIN_THREAD, _group_order(each[1][0]))):
         yield ""
@@ -317,8 +319,18 @@ def _text(stacks: Stacks) -> Iterable[str]:
     if stacks.unanswered:
         yield ""
         yield "without stacks:"
-        for rank, each in stacks.unanswered.items():
-            yield f"{_INDENT}{format_ranks((rank,))}, {each}"
+        yield from (f"{_INDENT}{text}" for text in unanswered_texts(stacks.unanswered))
+
+
+def unanswered_texts(unanswered: Mapping[int, Unanswered]) -> list[str]:
+    """Return a text for each kind of ranks without stacks; that of a single rank has its pid."""
+    kinds: defaultdict[Unanswered, list[int]] = defaultdict(list)
+    for rank, each in unanswered.items():
+        kinds[each._replace(pid=None)].append(rank)
+    return [
+        f"{format_ranks(ranks)}{f', {unanswered[ranks[0]]}' if len(ranks) == 1 else f': {each}'}"
+        for each, ranks in kinds.items()
+    ]
 
 
 def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[int] | None) -> Iterable[str]:
@@ -334,7 +346,7 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
     several = f", {count} threads" if count > len(ranks) else ""
     odd = "  <-- differs from most ranks" if all(group.odd for group in groups) else ""
     yield f"{indent}{format_ranks(ranks)}{several}: {_names(names)}{odd}"
-    if before is None and (start := _start_of(groups)):
+    if before is None and (start := start_of(groups)):
         yield f"{indent}{_INDENT}... {_counted(start, 'frame')} of the start"
         depth = start
         ways = _ways(groups, depth)
@@ -347,8 +359,15 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
             yield from _tree(way, depth, indent + _INDENT, ranks)
 
 
-def _start_of(groups: list[StackGroup]) -> int:
-    """Return how many shared outer frames start a process or thread; the text does not list them."""
+def without_imports(group: StackGroup) -> StackGroup:
+    """Return a group without the calls with which the interpreter imports modules, as in a traceback."""
+    kept = [at for at, frame in enumerate(group.frames) if frame.file not in _IMPORTING] or range(len(group.frames))
+    frames = tuple(group.frames[at] for at in kept)
+    return group._replace(frames=frames, sources=tuple(group.sources[at] for at in kept))
+
+
+def start_of(groups: list[StackGroup]) -> int:
+    """Return how many shared outer frames start a process or thread: nobody looks for them."""
     shared = 0
     while len(_ways(groups, shared)) == 1 and shared < len(groups[0].frames) - 1:
         shared += 1
@@ -374,6 +393,16 @@ def _call(group: StackGroup, depth: int) -> str:
         return f"... {_clean(frame.function)}"
     place = f"{re.sub(_LIBRARY, '', frame.file)}:{frame.line}"
     return _clean(f"{frame.function[:_MAX_FUNCTION]} ({place}){f'  {source}' if source else ''}")
+
+
+def place_of(frames: tuple[Frame, ...]) -> str:
+    """Return the innermost call outside of libraries, as one short text; "" if no call is known."""
+    calls = [frame for frame in frames if frame.file]
+    own = [frame for frame in calls if not re.match(_LIBRARY, frame.file) and not frame.file.startswith("<frozen ")]
+    if not calls:
+        return ""
+    frame = (own or calls)[-1]
+    return _clean(f"{frame.function[:_MAX_FUNCTION]} ({frame.file.rpartition('/')[2]}:{frame.line})")
 
 
 def _names(names: list[str]) -> str:

@@ -22,6 +22,8 @@ SLEEPING: Final = _STATES["S"]
 STOPPED: Final = (_STATES["T"], _STATES["t"])
 _UNINTERRUPTIBLE: Final = _STATES["D"]
 _MAX_THREADS: Final = 256
+_USER: Final = 11
+_CHILDREN_SYSTEM: Final = 14
 _MAX_NAME: Final = 64
 
 
@@ -30,6 +32,17 @@ class ProcessState(NamedTuple):
 
     state: str
     wait_channel: str
+
+
+class ProcessTimes(NamedTuple):
+    """The parent of a process, its processor seconds, and whether its main thread runs or waits for a core.
+
+    The seconds include those of child processes that have ended.
+    """
+
+    parent: int
+    seconds: float
+    runnable: bool
 
 
 def process_state(pid: int) -> ProcessState:
@@ -56,6 +69,18 @@ def threads(pid: int) -> list[int]:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")[:_MAX_THREADS]]
     except OSError:  # it has ended, or there is no /proc
         return []
+
+
+def process_times() -> dict[int, ProcessTimes]:
+    """Return the times of all processes that this user may see."""
+    found = {}
+    names = os.listdir("/proc") if os.path.isdir("/proc") else []
+    for pid in (int(name) for name in names if name.isdecimal()):
+        fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        if len(fields) > _CHILDREN_SYSTEM:  # else it has ended
+            ticks = sum(map(int, fields[_USER : _CHILDREN_SYSTEM + 1]))
+            found[pid] = ProcessTimes(int(fields[1]), ticks / os.sysconf("SC_CLK_TCK"), fields[0] == "R")
+    return found
 
 
 def handles_signal(pid: int, thread: int, number: int) -> bool:

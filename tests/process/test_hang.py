@@ -139,4 +139,4 @@ def test_the_command_reports_a_hang_and_can_end_the_job(end: bool, tmp_path: Pat
     assert run.err.count("no progress for 0.6 s: ranks 0-1") == 2  # when it was found, and in the summary
     assert "last line: step 1" in run.err
     summary = run.err[run.err.index("meshlog: no progress") :]
-    assert ("stopped by SIGTERM" in summary) is end
+    assert ("stopped by --on-hang kill" in summary) is end

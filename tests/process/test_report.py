@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 
+from meshlog_handler.cli.page.events import CLIENT, Event
+from meshlog_handler.cli.page.model import PageModel
 from meshlog_handler.cli.page.read_dir import LogDirectory
+from meshlog_handler.cli.page.render import render
 from meshlog_handler.cli.page.report import write_report
+from meshlog_handler.insight.observation import Observation
+from meshlog_handler.insight.report import insight_of
 from tests.process.browser import CHROMIUM, Browser
 from tests.process.command_line import PYTHON, WAIT_FOR, meshlog
 
@@ -249,6 +254,32 @@ def test_clicks_filters_and_keys(browser: Browser) -> None:
     theme = run("document.documentElement.dataset.theme")
     key("t")
     browser.until(f"document.documentElement.dataset.theme !== '{theme}'")
+    assert browser.errors() == []
+
+
+@needs_browser
+def test_a_silent_rank_is_seen_among_a_thousand_and_a_report_opens_by_a_click(browser: Browser, tmp_path: Path) -> None:
+    model, now = PageModel(), 1_700_000_100.0
+    for rank in range(1000):
+        for second in range(0, 100 if rank != 777 else 50, 4):
+            model.add(Event(now - 100 + second, rank, 20, "train", f"step {second}"))
+    model.add(Event(now, CLIENT, 40, "meshlog", "no progress for 5 s: rank 777\n    rank 777: silent for 50 s"))
+    insight = insight_of(Observation(rank, silence=1.0 if rank != 777 else 50.0, longest=4.0) for rank in range(1000))
+    (tmp_path / "page.html").write_text(render(model.to_dict(insight, {"title": "big", "now": now, "live": True})))
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.until("document.querySelectorAll('#lines .row').length > 0")
+    pale = browser.run(
+        """(() => {
+        const map = document.querySelector('#map'), scale = map.width / map.clientWidth;
+        const late = Math.floor(scale * (52 + (map.clientWidth - 52) * 0.8));
+        const column = map.getContext('2d').getImageData(late, 0, 1, scale * 520).data;
+        const at = (row) => column.slice(4 * scale * row, 4 * scale * row + 4).join();
+        return Array.from({ length: 520 }, (_, row) => row).filter((row) => at(row) !== at(100));
+        })()"""
+    )
+    assert pale == [0, 404]  # the client, and rank 777
+    browser.run("document.querySelector('.fact').click()")
+    assert "rank 777: silent for 50 s" in browser.run("document.querySelector('#detail').innerText")
     assert browser.errors() == []
 
 

@@ -270,7 +270,7 @@ class Run:
         if self._console.folded:
             parts.append(f"left out the same KeyboardInterrupt of {format_ranks(self._console.folded)}")
         if ranks.stopped_by is not None and ranks.first_failure is None:
-            parts.insert(0, f"stopped by {ranks.stopped_by.name}")
+            parts.insert(0, "stopped by --on-hang kill" if self.hung() else f"stopped by {ranks.stopped_by.name}")
         if self._hang is not None:
             parts.insert(0, self._hang.text)
         if self._options.summary:

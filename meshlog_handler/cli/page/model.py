@@ -15,7 +15,7 @@ from ...errors import printable
 from ...insight.report import Insight
 from ...lines.framer import strip_ansi_text
 from ...protocol.ranks import rank_ranges
-from .events import Event
+from .events import CLIENT, Event
 from .grid import Grid
 from .groups import Kinds
 
@@ -30,6 +30,8 @@ _MAX_KEPT: Final = 2000
 _MAX_LISTED: Final = 100
 _MAX_GROUPS: Final = 400
 _MAX_CURVES: Final = 8
+_MAX_REPORTS: Final = 20
+_MAX_VALUES: Final = 4
 _EARLIEST: Final = 1e8
 _LATEST: Final = 1e11
 
@@ -56,6 +58,7 @@ class PageModel:
         self._notable: dict[int, list[Line]] = {}
         self._counts: dict[int, int] = {}
         self._seen: dict[int, float] = {}
+        self._reports: list[tuple[float, str]] = []
         self.total = 0
         self.untimed = 0
 
@@ -75,6 +78,8 @@ class PageModel:
         text = event.text if len(event.text) <= _MAX_KEPT else f"{event.text[:_MAX_KEPT]}... [{len(event.text):,} characters]"
         line = event.time, event.level, event.source, text, event.lines
         self._keep(self._last, rank, line)
+        if rank == CLIENT and event.level >= logging.ERROR:
+            self._reports = sorted([*self._reports, (event.time, text)])[-_MAX_REPORTS:]
         if event.level >= logging.WARNING:
             self._keep(self._notable, rank, line)
 
@@ -104,8 +109,9 @@ class PageModel:
             "total": self.total,
             "untimed": self.untimed,
             **self._to_map(ranks),
-            **self._to_ranks(ranks, insight, about["now"]),
+            **self._to_ranks(ranks, insight, about["now"], about["live"]),
             **self._to_lines({rank: at for at, rank in enumerate(ranks)}),
+            "reports": [[time, shown(text.partition("\n")[0], 500)] for time, text in self._reports],
             **_to_findings(insight),
             "groups": [_safe(each, "text", "source") for each in groups],
             "ungrouped": self._kinds.left_out(groups),
@@ -121,11 +127,14 @@ class PageModel:
             "rows": [_row(grid.rows.get(rank, {}), grid.first, grid.bins) for rank in ranks],
         }
 
-    def _to_ranks(self, ranks: list[int], insight: Insight, now: float) -> dict[str, Any]:
+    def _to_ranks(self, ranks: list[int], insight: Insight, now: float, live: bool) -> dict[str, Any]:
         known = [insight.ranks.get(rank) for rank in ranks]
+        states = ["" if each is None else each.state for each in known]
+        # After the end of a run, it is not known of a rank that did not crash when it ended.
+        running = "running" if live else "ended"
         return {
             "ranks": ranks,
-            "states": ["" if each is None else each.state for each in known],
+            "states": [running if state == "running" else state for state in states],
             "counts": [
                 max(self._counts.get(rank, 0), each.records + each.lines if each is not None else 0)
                 for rank, each in zip(ranks, known, strict=True)
@@ -215,6 +224,17 @@ def _to_findings(insight: Insight) -> dict[str, Any]:
                 "time": each.first_time,
             }
             for each in insight.failures[:_MAX_LISTED]
+        ],
+        "behind": [
+            {
+                "label": shown(each.label, 300),
+                "ranks": rank_ranges(each.behind),
+                "rank_count": len(each.behind),
+                "values": [[rank, each.values[rank]] for rank in each.slowest[:_MAX_VALUES]],
+                "median": each.median,
+            }
+            for each in insight.progress[:_MAX_LISTED]
+            if each.behind
         ],
         "silent": [[rank, round(seconds, 1), shown(line, 300)] for rank, seconds, line in insight.silent[:_MAX_LISTED]],
         "missing": [

@@ -7,6 +7,7 @@
   const ROW = 20;
   const GUTTER = 52;
   const AXIS = 20;
+  const TROUBLES = ["silent", "stopped", "dead"];
   const view = { ranks: "", level: 0, text: "", from: null, to: null };
   let data = null;
   let shownLines = [];
@@ -182,10 +183,14 @@
     for (let row = 0; row < rows; row++) {
       const begin = Math.floor((row * count) / rows);
       const end = Math.max(begin + 1, Math.floor(((row + 1) * count) / rows));
+      // Ranks with trouble are not hidden by those that share their pixels.
+      const all = visible.slice(begin, end);
+      const bad = all.filter((place) => TROUBLES.includes(data.states[place]));
+      const shown = bad.length ? bad : all;
       for (let column = 0; column < columns; column++) {
         let best = -1;
-        for (let place = begin; place < end && place < visible.length; place++) {
-          const code = decode(data.rows[visible[place]][first + column] ?? ".");
+        for (const place of shown) {
+          const code = decode(data.rows[place][first + column] ?? ".");
           if (code > best) best = code; // the level is its high part
         }
         const color = best < 0 || (best / 12 | 0) < least ? empty : palette[best];
@@ -204,15 +209,19 @@
     const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((each) => each * size >= 13) || 10000;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    const rank = { "": 0, running: 1, ended: 1, silent: 2, stopped: 3, dead: 4 };
-    const names = ["line", "ok", "silent", "stopped", "dead"];
+    const marks = [];
     for (let row = 0; row < rows; row++) {
       const begin = Math.floor((row * visible.length) / rows);
       const end = Math.max(begin + 1, Math.floor(((row + 1) * visible.length) / rows));
-      let worst = 0;
-      for (let place = begin; place < end && place < visible.length; place++) worst = Math.max(worst, rank[data.states[visible[place]]] ?? 0);
-      context.fillStyle = css(worst === 1 && !data.live ? "ended" : names[worst]);
-      context.fillRect(GUTTER - 7, Math.round((row * height) / rows), 4, Math.max(1, Math.round(height / rows) - (size >= 6 ? 1 : 0)));
+      const worst = Math.max(...visible.slice(begin, end).map((place) => TROUBLES.indexOf(data.states[place])), -1);
+      const known = visible.slice(begin, end).some((place) => data.states[place]);
+      marks.push([row, worst, worst >= 0 ? TROUBLES[worst] : known ? (data.live ? "ok" : "ended") : "line"]);
+    }
+    marks.sort((one, other) => one[1] - other[1]); // trouble is drawn over the rest, and wider if rows are thin
+    for (const [row, worst, name] of marks) {
+      const tall = Math.max(worst < 0 ? 1 : 3, Math.round(height / rows) - (size >= 6 ? 1 : 0));
+      context.fillStyle = css(name);
+      context.fillRect(GUTTER - (worst < 0 || size >= 6 ? 7 : 9), Math.round((row * height) / rows), worst < 0 || size >= 6 ? 4 : 8, tall);
     }
     context.fillStyle = css("dim");
     let previous = -99;
@@ -273,7 +282,7 @@
       context.setLineDash([]);
     }
     const live = data.states.some((state) => state === "running");
-    $("map-note").textContent = `${visible.length < data.ranks.length ? `${visible.length} of ` : ""}${many(data.ranks.length, "rank")}, `
+    $("map-note").textContent = `${visible.length < data.ranks.length ? `${visible.filter((each) => data.ranks[each] >= 0).length} of ` : ""}${many(data.ranks.filter((rank) => rank >= 0).length, "rank")}, `
       + `${span(data.width)} a cell; click a rank, drag for a part`;
     $("legend").replaceChildren(
       ...LEVELS.map((name) => h("span", {}, h("i", { color: css(name) }), name)),
@@ -368,9 +377,13 @@
   // -- trouble ---------------------------------------------------------------------------------------------------------
 
   const about = (failure) => set({ ranks: failure.ranks, level: 0, text: "", from: failure.time - Math.max(5, data.width * 3), to: failure.time + Math.max(2, data.width * 2) });
+  function report(time) {
+    set({ ranks: "client", level: 40, text: "", from: null, to: null });
+    choose(shownLines.findIndex((line) => Math.abs(data.from + line[0] / 1000 - time) < 0.002), true);
+  }
   const ranksText = (text, count) => `${count === 1 ? "rank" : "ranks"} ${text}`;
-  function fact(name, text, note, onclick) {
-    return h("button", { class: "fact", title: text, onclick }, h("b", {}, name), h("span", {}, text, note ? h("em", {}, `  ${note}`) : ""));
+  function fact(name, text, note, onclick, level = "") {
+    return h("button", { class: `fact ${level}`, title: text, onclick }, h("b", {}, name), h("span", {}, text, note ? h("em", {}, `  ${note}`) : ""));
   }
   function some(name, all, make) {
     const made = all.slice(0, 5).map((each, index) => make(index ? "" : name, each));
@@ -394,10 +407,11 @@
       parts.push(h("div", { class: "failed" }, h("h2", {}, "Failures", h("small", {}, "the first in time first")), ...cards));
     }
     const facts = [
+      ...some("reported", data.reports, (name, [time, text]) => fact(name, text, `at ${clock(time, 0)}`, () => report(time), "l3")),
       ...some("silent", data.silent, (name, [rank, seconds, line]) => fact(name, `rank ${rank}: ${line.split("\n")[0]}`, `for ${span(seconds)}`, () => set({ ranks: String(rank) }))),
-      ...some("behind", data.progress.filter((each) => each.behind.length), (name, each) =>
-        fact(name, `${each.label}: ${each.at.filter(([rank]) => each.behind.includes(rank)).slice(0, 4).map(([rank, value]) => `rank ${rank} at ${number(value)}`).join(", ")}`,
-          `median ${number(each.median.at(-1) ?? 0)}`, () => set({ ranks: each.behind.join(",") }))),
+      ...some("behind", data.behind, (name, each) =>
+        fact(name, `${each.label}: ${each.values.map(([rank, value]) => `rank ${rank} at ${number(value)}`).join(", ")}; median ${number(each.median)}`,
+          each.rank_count > each.values.length ? `in all ${many(each.rank_count, "rank")}` : "", () => set({ ranks: each.ranks }))),
       ...some("missing", data.missing, (name, each) => fact(name, each.text.split("\n")[0], `${ranksText(each.missing, each.missing_count)}; reached by ${each.reached}`, () => set({ ranks: each.missing }))),
       ...some("only", data.different, (name, each) => fact(name, `${nameOf(each.level)} ${each.text.split("\n")[0]}`, `only ${ranksText(each.ranks, /[-,]/.test(each.ranks) ? 2 : 1)}`, () => set({ ranks: each.ranks }))),
     ];
@@ -417,7 +431,7 @@
       const low = each.low.at(-1) ?? 0;
       const high = each.high.at(-1) ?? 0;
       const box = h("div", { class: "curve" }, h("div", { class: "top", title: each.label }, h("b", {}, each.label),
-        h("span", {}, low === high ? number(low) : `${number(low)}..${number(high)}`, each.rate ? `, ${number(each.rate)}/s` : ""), late), canvas);
+        h("span", {}, low === high ? number(low) : `${number(low)}..${number(high)}`, each.rate ? `, ${number(Number(each.rate.toPrecision(3)))}/s` : ""), late), canvas);
       return [box, canvas, each];
     });
     $("progress").replaceChildren(...made.map(([box]) => box));
@@ -450,13 +464,17 @@
     context.globalAlpha = 1;
     trace(curve.median.map((value, bin) => [bin, value]).filter(([, value]) => value !== null), css("ink"), 1.2);
     context.textBaseline = "middle";
+    const labels = [];
     for (const [rank, points] of curve.curves) {
       const chosen = ranges && within(rank, ranges);
       if (!behind.has(rank) && !chosen) continue;
       trace(points, css(behind.has(rank) ? "warning" : "accent"), 1.8);
       const [bin, value] = points.at(-1);
       context.fillStyle = css(behind.has(rank) ? "warning" : "accent");
-      context.fillText(String(rank), Math.min(x(bin) + 4, width - 28), y(value));
+      const [left, middle] = [Math.min(x(bin) + 4, width - 28), y(value)];
+      if (labels.some(([otherLeft, other]) => Math.abs(otherLeft - left) < 30 && Math.abs(other - middle) < 11)) continue;
+      labels.push([left, middle]);
+      context.fillText(String(rank), left, middle);
     }
   }
 

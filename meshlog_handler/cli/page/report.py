@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from .events import Event
+from .events import CLIENT, Event
 from .findings import Findings
 from .model import PageModel
 from .read_dir import LogDirectory
@@ -36,14 +36,13 @@ def write_report(directory: str, output: str, complain: Callable[[str], None]) -
         "estimated": source.estimated,
     }
     told = model.to_dict(findings.insight(now), about)
-    # Of a rank that did not crash, files do not say whether it has ended; nobody is silent who said something at the end.
-    told["states"] = ["ended" if state == "running" else state for state in told["states"]]
     page = render(told).encode("utf-8", "replace")
     try:
         _write(os.path.realpath(output), page)
     except OSError as failure:
         raise OSError(failure.errno, failure.strerror, output) from None
-    return f"{output}: {len(source.ranks):,} ranks, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
+    ranks = sum(rank != CLIENT for rank in source.ranks)
+    return f"{output}: {ranks:,} rank{'' if ranks == 1 else 's'}, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
 
 
 def _write(path: str, page: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ class NoRun(CommandError):
 
 
 def choose(name: str | None, found: Sequence[Run] | None = None) -> Run:
-    """Return the run with this pid, or whose command begins with or has a word that begins with `name`; None: the only one.
+    """Return the run with this pid, or whose command, or a part of a word of it, begins with `name`; None: the only one.
 
     `found` are the runs to choose from; None: all. Raises `NoRun`.
     """
@@ -50,7 +50,8 @@ def choose(name: str | None, found: Sequence[Run] | None = None) -> Run:
 
 
 def _begins(command: str, name: str) -> bool:
-    return command.startswith(name) or any(os.path.basename(word).startswith(name) for word in command.split())
+    """Return whether the command, a word, or what follows a slash or a dot in a word, begins with `name`."""
+    return re.search(rf"(?:^|[\s/.]){re.escape(name)}", command) is not None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from ...errors import printable
 from ...insight.report import Insight, RankInsight
+from ...insight.series import finest
 from ...protocol.ranks import format_ranks
 
 HEAD: Final = ("rank", "state", "seen", "rate", "records", "warn", "error", "drop", "progress", "last line")
@@ -36,7 +37,7 @@ def rows_of(insight: Insight, order: str = "trouble") -> list[Row]:
 def _row(rank: int, each: RankInsight, behind: bool) -> Row:
     trouble = trouble_of(each, behind)
     state = "behind" if each.state == "running" and behind else each.state
-    progress = "  ".join(f"{label} {_number(value)}" for label, value in each.progress.items())
+    progress = "  ".join(f"{label} {_number(value)}" for label, value in finest(each.progress).items())
     cells = (
         str(rank),
         state,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BusyError, ClosedError
 from ...insight.hang import Hang, HangDetector, describe_hang
+from ...insight.observation import Observation, by_rank
 from ...insight.report import LIVE
 from ...system.diagnostics import diagnose
 from ...system.error_reports import describe
+from ...system.process_state import process_times
 from ...system.waits import capped, monotonic
 from ...worker.record_stream import internal_threads
+from ..peers.peer import Peer
 
 if TYPE_CHECKING:
     from ..requests import Requests
@@ -38,11 +40,16 @@ class HangWatch:
     ) -> None:
         self._client = client
         self._after = after
+        self._pause = min(after / _LOOKS, _LONGEST_SEC)
         self._show = show
         self._on_hang = on_hang
         self._cpu = progress_from == "cpu"
         self._detector = HangDetector(after)
-        self._busy: dict[int, tuple[int, float, float]] = {}  # by rank: pid, processor time, when it last worked
+        self._looked = monotonic()
+        self._clock = 0.0
+        self._said: dict[int, tuple[object, ...]] = {}  # by rank: what it had logged and printed at the last look
+        self._spent: dict[int, float] = {}  # by rank: its processor time then
+        self._active: dict[int, float] = {}  # by rank: when it last did something, on the clock of this watch
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlog-hang", daemon=True)
 
@@ -56,10 +63,9 @@ class HangWatch:
 
     def _run(self) -> None:
         internal_threads.add(threading.get_ident())
-        pause = min(self._after / _LOOKS, _LONGEST_SEC)
-        while not self._over.wait(capped(pause)):
+        while not self._over.wait(capped(self._pause)):
             try:
-                self._look(pause)
+                self._look()
             except ClosedError:  # the client was stopped
                 break
             except BusyError:
@@ -69,45 +75,74 @@ class HangWatch:
                 break
         internal_threads.discard(threading.get_ident())
 
-    def _look(self, pause: float) -> None:
-        insight = self._client.insight(timeout=pause)
+    def _look(self) -> None:
+        known = by_rank(self._client.find(self._pause).observations(brief=True))
         now = monotonic()
-        active = {rank: now - each.last_seen for rank, each in insight.ranks.items() if each.state in LIVE}
-        if self._cpu:
-            self._count_work(active, now)
-        ranks = self._detector.look(now, active)
+        passed, self._looked = now - self._looked, now
+        # Time in which nobody looked does not count: the ranks may have been suspended together with this process.
+        self._clock += min(passed, 2 * self._pause)
+        active = self._note_work(known, passed)
+        ranks = self._detector.look(self._clock, active)
         if not ranks:
             return
-        silent = {rank: now - when for rank, when in active.items()}
-        lines = {rank: insight.ranks[rank].last_line for rank in ranks}
-        text = describe_hang(ranks, silent, lines, self._after)
+        lines = {rank: known[rank].last_line for rank in ranks}
+        stacks, failure = None, ""
         try:
-            text += f"\n{self._client.stacks(None, _STACKS_SEC)}"
-        except BusyError as failure:
-            text += f"\nno stacks: {failure}"
+            stacks = self._client.stacks(None, _STACKS_SEC)
+        except BusyError as busy:
+            failure = f"no stacks: {busy}"
+        silent = {rank: self._clock - when for rank, when in active.items()}
+        text = f"{describe_hang(ranks, silent, lines, self._after, stacks)}\n{failure or stacks}"
         hang = Hang(ranks, self._after, text)
         self._show(text)
         if self._on_hang is not None:
             self._on_hang(hang)
 
-    def _count_work(self, active: dict[int, float], now: float) -> None:
-        """Count the processor time of each rank on this host as activity."""
-        for rank, stats in self._client.stats().items():
-            if rank is None or rank not in active:
+    def _note_work(self, known: Mapping[int, Observation], passed: float) -> dict[int, float]:
+        """Return when each live rank last did something, as far as the looks can tell: no clock that may be set is used."""
+        working = self._working(passed) if self._cpu else frozenset[int]()
+        active = {}
+        for rank, each in known.items():
+            if each.state not in LIVE:
                 continue
-            spent = _processor_seconds(stats.pid)
-            pid, before, when = self._busy.get(rank, (stats.pid, spent, now))
-            if pid != stats.pid or spent - before > _BUSY * self._after / _LOOKS:
-                when = now
-            self._busy[rank] = (stats.pid, spent, when)
-            active[rank] = max(active[rank], when)
+            said = each.records, each.lines, each.last_line
+            when = self._active.get(rank, self._clock)
+            if said != self._said.get(rank):
+                when = self._clock - min(each.silence, passed)
+            if rank in working:
+                when = self._clock
+            self._said[rank], active[rank] = said, when
+        self._active = active
+        return active
+
+    def _working(self, passed: float) -> Set[int]:
+        """Return the ranks on this host that have used the processor since the last look, or wait for it now.
+
+        The child processes of a rank count, too.
+        """
+        pids = self._client.ask(lambda: _local_pids(self._client.stack_collector.peers))
+        table = process_times()
+        children: dict[int, list[int]] = {}
+        for pid, each in table.items():
+            children.setdefault(each.parent, []).append(pid)
+        before, self._spent = self._spent, {}
+        found = set()
+        for rank, own in pids.items():
+            family = list(own)
+            for pid in family:
+                family += [child for child in children.get(pid, ()) if child not in family]
+            known = [table[pid] for pid in family if pid in table]
+            spent = self._spent[rank] = sum(each.seconds for each in known)
+            # On a busy machine, a process may wait long for a core.
+            if spent - before.get(rank, spent) > _BUSY * passed or any(each.runnable for each in known):
+                found.add(rank)
+        return found
 
 
-def _processor_seconds(pid: int) -> float:
-    """Return the processor time of a process; 0 if the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:  # it has ended, or is on another host
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _local_pids(peers: Iterable[Peer]) -> dict[int, set[int]]:
+    """Return the processes of each rank on this host. Client thread only."""
+    found: dict[int, set[int]] = {}
+    for peer in peers:
+        if peer.rank is not None and (peer.watched or peer.external) and not peer.ended:
+            found.setdefault(peer.rank, set()).add(peer.pid)
+    return found

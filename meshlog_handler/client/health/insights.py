@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -50,11 +51,11 @@ class Known(NamedTuple):
     dropped: int
     last_seen: float
 
-    def observation(self, now: float) -> Observation:
-        """Return it as plain data. `now` is in seconds since the epoch."""
-        made = Observation(
+    def brief(self, now: float) -> Observation:
+        """Return it as plain data without series and failures. `now` is in seconds since the epoch."""
+        return Observation(
             self.rank,
-            "stopped" if self.pid is not None and thread_state(self.pid, self.pid).state in STOPPED else self.state,
+            self.state,
             max(0.0, now - (self.seen.last if self.seen is not None and self.seen.last else self.last_seen)),
             last_line=self.last_line,
             records=self.records,
@@ -62,6 +63,12 @@ class Known(NamedTuple):
             dropped=self.dropped,
             end=self.end,
         )
+
+    def observation(self, now: float) -> Observation:
+        """Return it as plain data. `now` is in seconds since the epoch."""
+        made = self.brief(now)
+        if self.pid is not None and thread_state(self.pid, self.pid).state in STOPPED:
+            made = replace(made, state="stopped")
         return made if self.seen is None else made.with_seen(self.seen, now)
 
 
@@ -73,8 +80,8 @@ class Findings(NamedTuple):
     counted: list[Known]
     downstream: list[bytes]
 
-    def observations(self) -> list[Observation]:
-        """Return it as plain data. Any thread: this takes time."""
+    def observations(self, *, brief: bool = False) -> list[Observation]:
+        """Return it as plain data. Any thread: this takes time, unless `brief`, without series and failures of local ranks."""
         told = []
         for encoded in self.downstream:
             try:
@@ -83,7 +90,7 @@ class Findings(NamedTuple):
                 diagnose(f"what a relay reports about a rank is left out: {failure}")
         ranks = {each.rank for each in told}
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
-        return [*(each.observation(self.when) for each in known), *told]
+        return [*(each.brief(self.when) if brief else each.observation(self.when) for each in known), *told]
 
     def encode(self, limit: int = MAX_ENCODED) -> bytes:
         """Return it for an upstream client or an observer, as far as it fits into `limit` bytes.

@@ -54,5 +54,19 @@ def test_stacks_are_a_tree_with_a_branch_where_ranks_differ() -> None:
     assert "&lt;script&gt;()  a.py:7" in made
     assert "x &lt; y" in made
     assert "differs from most ranks" in made
-    assert "rank 8, without stacks: pid 5: stopped; &lt;late&gt;" in made
+    assert "without stacks: rank 8, pid 5: stopped; &lt;late&gt;" in made
     assert "<script" not in made
+
+
+def test_the_frames_of_the_start_are_folded_and_those_of_imports_are_left_out() -> None:
+    start = Frame("<frozen runpy>", 198, "_run_module_as_main"), Frame("<frozen runpy>", 88, "_run_code")
+    imports = Frame("<frozen importlib._bootstrap>", 1176, "_find_and_load")
+    frames = (*start, Frame("a.py", 1, "main"), imports, Frame("b.py", 2, "<module>"))
+    stacks = merge([(0, (ThreadStack("MainThread", frames, ("",) * len(frames)),))])
+    made = stacks_html(stacks)
+    folded = made[made.rindex("<details ") : made.index("</details>")]
+    assert "2 frames of the start" in folded
+    assert "_run_code()" in folded
+    assert "main()  a.py:1" not in folded
+    assert "_find_and_load" not in made + str(stacks)
+    assert str(stacks).splitlines()[3:] == ["  ... 2 frames of the start", "  main (a.py:1)", "  <module> (b.py:2)"]

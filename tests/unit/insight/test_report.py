@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.insight.observation import STATES, Observation, by_rank
 from meshlog_handler.insight.report import Insight, insight_of
-from meshlog_handler.insight.series import Series, measure_text
+from meshlog_handler.insight.series import Series, finest, measure_text
 from meshlog_handler.protocol.codec import pack, unpack
 
 Line = tuple[float, str]
@@ -65,6 +65,57 @@ def test_a_number_that_does_not_grow_everywhere_is_no_progress() -> None:
 def test_equal_labels_are_told_apart() -> None:
     found = insight_of([observed(0, (0.0, "step 1"), (1.0, "step 2"), (0.0, "eval step 1"), (1.0, "eval step 2"))])
     assert [each.label for each in found.progress] == ["eval step #", "step #"]
+
+
+def epochs(rank: int, count: int, each: float = 0.5, **others: Any) -> Observation:
+    """Return the observation of a rank that logged steps of epochs of 20 steps."""
+    texts = [(at * each, f"epoch {at // 20 + 1} step {at % 20 + 1} loss=0.5 of seed 7") for at in range(count)]
+    return observed(rank, *texts, **others)
+
+
+def test_steps_that_begin_again_in_each_epoch_are_compared_within_it() -> None:
+    found = insight_of([*(epochs(rank, 58) for rank in range(3)), epochs(3, 49, silence=4.5, last_line="epoch 3 step 9")])
+    inner, outer = found.progress
+    assert (outer.label, outer.values, outer.behind) == ("epoch", dict.fromkeys(range(4), 3.0), ())
+    assert (inner.label, inner.values, inner.behind) == ("epoch 3 step", {0: 18.0, 1: 18.0, 2: 18.0, 3: 9.0}, (3,))
+    assert inner.rate == pytest.approx(2.0)
+    assert "behind    epoch 3 step: rank 3 at 9; median 18" in str(found)
+    assert finest(found.ranks[3].progress) == {"epoch 3 step": 9.0}
+
+
+def test_steps_of_ranks_in_other_epochs_are_not_compared() -> None:
+    found = insight_of([*(epochs(rank, 46) for rank in range(3)), epochs(3, 39)])
+    behind = {each.label: each.behind for each in found.progress}
+    assert behind == {"epoch": (3,), "epoch 3 step": ()}
+    assert finest(found.ranks[3].progress) == {"epoch": 2.0}
+
+
+def test_ranks_that_wait_for_a_slow_one_are_not_silent_and_the_slow_one_is_behind() -> None:
+    fast = [steps(rank, 20, 0.2, silence=6.0, longest=0.5) for rank in range(3)]
+    found = insight_of([*fast, steps(3, 14, 0.7, silence=0.2, longest=0.9)])
+    assert found.silent == ()
+    assert [each.state for each in found.ranks.values()] == ["running"] * 4
+    assert found.progress[0].behind == (3,)
+
+
+def test_ranks_that_have_got_stuck_while_one_goes_on_are_silent_and_behind() -> None:
+    stuck = [steps(rank, 20, 0.2, silence=60.0, longest=0.5) for rank in range(3)]
+    found = insight_of([*stuck, steps(3, 300, 0.2, silence=0.1, longest=0.5)])
+    assert [rank for rank, _, _ in found.silent] == [0, 1, 2]
+    assert found.progress[0].behind == (0, 1, 2)
+
+
+def test_a_stuck_rank_is_silent_also_if_it_is_ahead_of_a_slow_one() -> None:
+    others = [steps(rank, 300, 0.2, silence=0.1, longest=0.5) for rank in range(3)]
+    found = insight_of([*others, steps(3, 100, 0.6, silence=0.1), steps(4, 150, 0.2, silence=30.0, longest=0.5)])
+    assert [rank for rank, _, _ in found.silent] == [4]
+    assert found.progress[0].slowest == [3, 4]
+
+
+@pytest.mark.parametrize("text", ["epoch {0} took {1} s", "epoch {0} of 3, seed {1}"])
+def test_a_number_that_does_not_grow_within_an_epoch_is_no_step(text: str) -> None:
+    lines = [(float(at), text.format(at // 4, 7 if "seed" in text else 9 - at % 4)) for at in range(9)]
+    assert [each.label for each in insight_of([observed(0, *lines), observed(1, *lines)]).progress] == ["epoch"]
 
 
 def test_a_silent_rank_is_named_with_its_last_line() -> None:

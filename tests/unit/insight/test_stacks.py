@@ -218,3 +218,12 @@ def test_a_dump_is_read_without_the_threads_of_this_package() -> None:
 @given(st.text())
 def test_any_text_is_read_as_a_dump(text: str) -> None:
     parse_dump(text, 0)
+
+
+def test_ranks_without_stacks_for_one_reason_are_one_line() -> None:
+    late = {rank: Unanswered(100 + rank, "sleeping", "", "its program did not call install()") for rank in range(1000)}
+    text = str(merge([*late.items(), (1000, Unanswered(7, "stopped", "do_signal_stop", "it did not answer in time"))]))
+    assert text.splitlines()[-2:] == [
+        "  ranks 0-999: sleeping; its program did not call install()",
+        "  rank 1000, pid 7: stopped in do_signal_stop; it did not answer in time",
+    ]

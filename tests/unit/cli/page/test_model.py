@@ -15,7 +15,8 @@ from meshlog_handler.cli.page.findings import Findings
 from meshlog_handler.cli.page.grid import Grid
 from meshlog_handler.cli.page.groups import MAX_KINDS, Kinds
 from meshlog_handler.cli.page.model import ALPHABET, PageModel, shown
-from meshlog_handler.insight.report import Insight
+from meshlog_handler.insight.observation import Observation
+from meshlog_handler.insight.report import Insight, Progress, insight_of
 
 START = 1_700_000_000.0
 NOTHING = Insight({}, (), (), (), (), ())
@@ -38,6 +39,29 @@ def told(given: list[Event], insight: Insight = NOTHING, **limits: int) -> dict[
     for event in given:
         model.add(event)
     return model.to_dict(insight, ABOUT)
+
+
+def test_what_the_client_reports_and_who_is_behind_stand_out() -> None:
+    steps = Progress("step", {0: 9.0, 1: 4.0, 2: 3.0}, 3.0, 9.0, 9.0, 1.0, (1, 2))
+    found = told(
+        [
+            Event(START + 1, CLIENT, 40, "meshlog", "no progress for 5 s: rank 2 in load (a.py:1)\n    rank 2: silent"),
+            Event(START, CLIENT, 20, "app", "starts"),
+            Event(START, 1, 40, "app", "fails"),
+        ],
+        Insight({}, (), (steps,), (), (), ()),
+    )
+    assert found["reports"] == [[START + 1, "no progress for 5 s: rank 2 in load (a.py:1)"]]
+    assert found["behind"] == [
+        {"label": "step", "ranks": "1-2", "rank_count": 2, "values": [[2, 3.0], [1, 4.0]], "median": 9.0}
+    ]
+
+
+def test_after_the_end_of_a_run_no_rank_runs() -> None:
+    insight = insight_of([Observation(0), Observation(1, "dead")])
+    model = PageModel()
+    assert model.to_dict(insight, {**ABOUT, "live": True})["states"] == ["running", "dead"]
+    assert model.to_dict(insight, ABOUT)["states"] == ["ended", "dead"]
 
 
 @hypothesis.given(st.lists(events, max_size=60), st.randoms(use_true_random=False))

@@ -74,11 +74,12 @@ def run(pid: int, command: str) -> Run:
     return Run(pid, command, 0.0, "meshlog:///s#00", "/run")
 
 
-def test_a_name_is_a_pid_or_the_beginning_of_a_word() -> None:
+def test_a_name_is_a_pid_or_the_beginning_of_a_part_of_a_word() -> None:
     known = [run(12, "meshlog run -n 2 -- python train.py"), run(120, "python /srv/serve.py"), run(7, "python train.py 12")]
     assert choose("12", known).pid == 12
     assert choose("serve", known).pid == 120
     assert choose("meshlog", known).pid == 12
+    assert choose("train", [*known[1:2], run(13, "meshlog run -- python -m jobs.train")]).pid == 13
     assert choose(None, known[:1]).pid == 12
     for name in ("train", None, "nothing"):
         with pytest.raises(NoRun):

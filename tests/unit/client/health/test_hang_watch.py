@@ -1,0 +1,135 @@
+"""What counts as progress for the watch over hangs: lines, progress bars, and the processor time of a rank's processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meshlog_handler.client import hang_watch
+from meshlog_handler.client.health.hang_watch import HangWatch
+from meshlog_handler.insight.observation import Observation
+from meshlog_handler.insight.stacks import Stacks
+from meshlog_handler.system.process_state import ProcessTimes, process_times
+
+AFTER = 60.0
+PAUSE = 5.0
+
+
+class Client:
+    """What the watch asks, with two ranks."""
+
+    def __init__(self) -> None:
+        self.ranks = {0: Observation(0), 1: Observation(1)}
+        self.pids = {0: 100, 1: 200}
+
+    def find(self, timeout: float) -> Any:
+        return SimpleNamespace(observations=lambda brief: list(self.ranks.values()))
+
+    def stacks(self, ranks: object = None, timeout: object = None) -> Stacks:
+        return Stacks((), (), {})
+
+    def ask(self, fn: Callable[[], Any]) -> Any:
+        return fn()
+
+    @property
+    def stack_collector(self) -> Any:
+        peers = [SimpleNamespace(rank=rank, pid=pid, watched=True, ended=False) for rank, pid in self.pids.items()]
+        elsewhere = SimpleNamespace(rank=0, pid=300, watched=False, external=False, ended=False)  # of another host
+        return SimpleNamespace(peers=[*peers, elsewhere])
+
+
+class Watched:
+    """A watch whose clock the test moves. `times` are the processes of this host, as `process_times` returns them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, source: str = "output") -> None:
+        self.client, self.reports, self.now = Client(), list[str](), 1000.0
+        self.times: dict[int, ProcessTimes] = {}
+        monkeypatch.setattr(hang_watch, "monotonic", lambda: self.now)
+        monkeypatch.setattr(hang_watch, "process_times", lambda: dict(self.times))
+        self._watch = HangWatch(self.client, AFTER, show=self.reports.append, on_hang=None, progress_from=source)
+
+    def look(self, seconds: float = PAUSE, count: int = 1) -> None:
+        for _ in range(count):
+            self.now += seconds
+            self._watch._look()
+
+
+def times(parent: int, seconds: float = 0.0, *, runnable: bool = False) -> ProcessTimes:
+    return ProcessTimes(parent, seconds, runnable)
+
+
+def silent(rank: int, seconds: float, **more: Any) -> Observation:
+    return Observation(rank, silence=seconds, **more)
+
+
+def test_ranks_that_do_nothing_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.look(count=12)
+    assert not watched.reports
+    watched.look()
+    assert [each.partition("\n")[0] for each in watched.reports] == ["no progress for 60 s: ranks 0-1"]
+
+
+@pytest.mark.parametrize("said", [{"records": 1}, {"lines": 1}, {"last_line": "45%|####"}])
+def test_a_record_a_line_or_a_progress_bar_is_progress(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
+    watched = Watched(monkeypatch)
+    watched.look(count=10)
+    watched.client.ranks[1] = Observation(1, **said)
+    watched.look(count=12)
+    assert not watched.reports
+    watched.look()
+    assert watched.reports
+
+
+def test_a_clock_that_is_set_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    for number in range(40):
+        watched.client.ranks[0] = silent(0, 3600.0, records=number)
+        watched.look()
+    assert not watched.reports
+
+
+def test_time_in_which_the_watch_was_suspended_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.look()
+    watched.client.ranks = {0: silent(0, 605.0), 1: silent(1, 605.0)}
+    watched.look(600.0)
+    assert not watched.reports
+
+
+def test_a_twentieth_of_a_core_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    for share, hangs in ((0.06, False), (0.04, True)):
+        watched = Watched(monkeypatch, "cpu")
+        for number in range(20):
+            watched.times = {100: times(1), 200: times(1, 7.0 + number * PAUSE * share), 300: times(1, 9.0 * number)}
+            watched.look()
+        assert bool(watched.reports) is hangs
+
+
+def test_processor_time_of_child_processes_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch, "cpu")
+    for number in range(20):
+        watched.times = {100: times(1), 200: times(1), 201: times(200), 202: times(201, 1.0 * number)}
+        watched.look()
+    assert not watched.reports
+
+
+def test_a_process_that_waits_for_a_core_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch, "cpu")
+    for number in range(20):
+        watched.times = {100: times(1), 200: times(1, runnable=number % 3 == 0)}
+        watched.look()
+    assert not watched.reports
+
+
+def test_the_table_of_processes_has_parents_and_the_time_of_children_that_ended() -> None:
+    before = process_times()[os.getpid()]
+    assert before.parent == os.getppid()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
+    assert process_times()[os.getpid()].seconds > before.seconds + 0.1
