@@ -144,16 +144,17 @@ class LogRelay:
         except BaseException:
             self.directory.forget()  # there may be journals in it
             raise
-        self._handler = handler = UpstreamHandler(uplink.stream)
+        self._uplink = uplink  # before the client starts: workers may wait at its address
         try:
-            client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
+            self._handler = handler = UpstreamHandler(uplink.stream)
+            self._client = client = LogClient(handler, log_dir=log_dir, never=never, hide=hide, upstream=self)
             client.registry.claim = self._claim_for_worker
             client.start()
         except BaseException:
+            self._uplink = self._client = None
             uplink.leave()
             self.directory.forget()
             raise
-        self._uplink, self._client = uplink, client
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, self._lost)

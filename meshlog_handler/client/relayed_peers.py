@@ -78,7 +78,7 @@ class RelayPeer(Peer):
         self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
         self.ranks_requested = 0
         self._held: deque[Piece] = deque()  # beyond the last boundary
-        self._held_bytes = 0
+        self.held_bytes = 0  # of these, and of the boundaries
         self._boundaries: deque[DownstreamPassed] = deque()
         self.ahead = 0.0
 
@@ -89,7 +89,7 @@ class RelayPeer(Peer):
             messages = super().receive(data)
         finally:
             self._hold(before)
-        if self._held_bytes > MAX_HELD:
+        if self.held_bytes > MAX_HELD:
             raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
         return [*messages, *self._reached()]
 
@@ -97,21 +97,21 @@ class RelayPeer(Peer):
         """Hold the pieces that were added to the inbox: they are taken when their boundary is reached."""
         for piece in self.inbox[before:]:
             self._held.append(piece)
-            self._held_bytes += len(piece.data)
+            self.held_bytes += len(piece.data)
             self.inbox_bytes -= len(piece.data)
         del self.inbox[before:]
 
     def _take_held(self, piece: Piece) -> None:
         self.inbox.append(piece)
         self.inbox_bytes += len(piece.data)
-        self._held_bytes -= len(piece.data)
+        self.held_bytes -= len(piece.data)
 
     def _reached(self) -> list[DownstreamPassed]:
         """Let the pieces up to a boundary be taken that has arrived as a whole; return these boundaries."""
         reached = []
         while self._boundaries and self.place >= (self._boundaries[0].generation, self._boundaries[0].position):
             boundary = self._boundaries.popleft()
-            self._held_bytes -= boundary.size
+            self.held_bytes -= boundary.size
             reached.append(boundary)
             end = boundary.generation, boundary.position
             while self._held and (self._held[0].generation, self._held[0].start) < end:
@@ -155,7 +155,7 @@ class RelayPeer(Peer):
         """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
         if isinstance(message, DownstreamPassed):
             self._boundaries.append(message)
-            self._held_bytes += message.size
+            self.held_bytes += message.size
             return True
         if isinstance(message, DownstreamReached):
             if message.request in self.reached:  # else that flush has already ended here

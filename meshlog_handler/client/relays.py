@@ -264,7 +264,8 @@ class Relays:
         """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
         assert isinstance(relay, RelayPeer)
         resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
-        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
+        size = relay.held_bytes
+        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC, size)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
