@@ -81,6 +81,7 @@ class RelayPeer(Peer):
         self.held_bytes = 0  # of these, and of the boundaries
         self._boundaries: deque[DownstreamPassed] = deque()
         self.ahead = 0.0
+        self.formers: list[RelayPeer] = []  # killed relays whose place this one has, as far as they are not removed yet
 
     def receive(self, data: bytes) -> list[Message]:
         """Take bytes from the socket; return the messages among them, and the boundaries that were reached."""

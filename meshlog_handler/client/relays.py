@@ -99,7 +99,7 @@ class Relays:
         self.checkpoints = Checkpoints(reactor, dispatcher, upstream)
         self._hidden_by_former = 0  # by relays that have ended
         self._streams = PassedStreams()
-        self._waiting: list[tuple[RelayPeer, Callable[[], None]]] = []
+        self._waiting: dict[RelayPeer, list[Callable[[], None]]] = {}  # for the end of a killed relay
         self.unconfirmed = Unconfirmed()
 
     @property
@@ -126,6 +126,7 @@ class Relays:
     def peer_joined(self, peer: Peer) -> None:
         """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
         if isinstance(peer, RelayPeer):
+            peer.formers = [each for each in self._relays() if each is not peer and each.was_replaced_by(peer)]
             self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
                 self._send(peer, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
@@ -195,13 +196,10 @@ class Relays:
             def grant(granted: RankGranted) -> None:
                 self._post(lambda: send(granted))
 
-            former = next((each for each in self._relays() if each is not relay and each.was_replaced_by(relay)), None)
-            if former is None or not message.journal:  # a new worker has sent nothing before
-                self.claim(message.journal, grant)
-            else:  # it was killed, and what it has sent comes first
-                self._waiting.append((former, partial(self.claim, message.journal, grant)))
-                if not former.watched:  # its tunnel may still be open
-                    self._reactor.ended(former)
+            if message.journal:
+                self._claim_after_formers(relay, message.journal, grant)
+            else:  # a new worker has sent nothing before
+                self.claim("", grant)
         elif isinstance(message, DownstreamPassed):
             relay.ahead = message.ahead
             if self.upstream is None:
@@ -243,6 +241,17 @@ class Relays:
                     answer = message.found[index] if fits else "its relay had no room for its stacks"
                     self._commands.note(message.request, relay.downstream[rank], answer)
 
+    def _claim_after_formers(self, relay: RelayPeer, journal: str, grant: Callable[[RankGranted], None]) -> None:
+        """Find what is known of a journal, after all that the killed relays have sent whose place `relay` has."""
+        relay.formers = [each for each in relay.formers if each in self._reactor.peers]
+        if not relay.formers:
+            self.claim(journal, grant)
+            return
+        former = relay.formers[0]
+        self._waiting.setdefault(former, []).append(partial(self._claim_after_formers, relay, journal, grant))
+        if not former.watched:  # its tunnel may still be open
+            self._reactor.ended(former)
+
     def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
         """Find a rank for a new worker, or what is known of a journal, here or upstream."""
         if self.upstream is not None:
@@ -275,9 +284,7 @@ class Relays:
                 self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
             self._hidden_by_former += peer.hidden
             peer.hidden = 0
-            ready = [claim for former, claim in self._waiting if former is peer]
-            self._waiting = [each for each in self._waiting if each[0] is not peer]
-            for claim in ready:
+            for claim in self._waiting.pop(peer, ()):
                 claim()
         elif self.upstream is not None and peer.rank is not None and not peer.external:
             self.upstream.ended(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from ..protocol.decode import Item
@@ -12,15 +11,25 @@ MAX_UNCONFIRMED: Final = 256 << 20
 """Bytes of records that are kept, as they were received. Beyond this, the oldest are due at once."""
 
 
-@dataclass
 class _Tail:
-    due: float
-    size: int
-    items: list[Item]
+    """The records of one relay."""
 
-    def without(self, rank: int) -> _Tail:
-        left = [item for item in self.items if rank not in _ranks(item)]
-        return _Tail(self.due, self.size * len(left) // len(self.items), left)
+    def __init__(self, due: float, size: int, items: list[Item]) -> None:
+        self.due = due
+        self._size_each = size / len(items)
+        self.items = dict(enumerate(items))
+        self._numbers: dict[int, list[int]] = {}  # by rank
+        for number, item in self.items.items():
+            for rank in _ranks(item):
+                self._numbers.setdefault(rank, []).append(number)
+
+    @property
+    def size(self) -> float:
+        return self._size_each * len(self.items)
+
+    def drop(self, rank: int) -> None:
+        for number in self._numbers.pop(rank, ()):
+            self.items.pop(number, None)
 
 
 class Unconfirmed:
@@ -40,13 +49,14 @@ class Unconfirmed:
         if kept:
             self._tails.append(_Tail(due, size * len(kept) // len(items), kept))
         while sum(tail.size for tail in self._tails) > MAX_UNCONFIRMED:
-            due_now += self._tails.pop(0).items
+            due_now += self._tails.pop(0).items.values()
         return [*due_now, *(item for item in items if id(item) not in chosen)]
 
     def resumed(self, rank: int) -> None:
         """Drop the records of a rank that sends them again."""
-        tails = [tail.without(rank) for tail in self._tails]
-        self._tails = [tail for tail in tails if tail.items]
+        for tail in self._tails:
+            tail.drop(rank)
+        self._tails = [tail for tail in self._tails if tail.items]
 
     @property
     def deadline(self) -> float | None:
@@ -55,7 +65,7 @@ class Unconfirmed:
 
     def expire(self, now: float) -> list[Item]:
         """Return the records of ranks that have not resumed in time."""
-        items = [item for tail in self._tails if now >= tail.due for item in tail.items]
+        items = [item for tail in self._tails if now >= tail.due for item in tail.items.values()]
         self._tails = [tail for tail in self._tails if now < tail.due]
         return items
 

@@ -157,3 +157,22 @@ def test_a_relay_that_requests_too_many_ranks_is_disconnected(
     assert len(upstream.claims) == 101
     assert "more than 100 requests for a rank at once" in capfd.readouterr().err
     scene.close()
+
+
+def test_a_replacement_learns_of_a_journal_when_all_relays_have_ended_whose_place_it_has() -> None:
+    scene = Scene()
+    pairs = [socket.socketpair() for _ in range(20)]
+    relays = [RelayPeer(ours, HELLO.replaced(resumes="/run/one"), "", watched=False) for ours, _ in pairs]
+    for relay in relays:
+        scene.reactor.add(relay, Welcome(None, "", ()))
+        scene.relays.peer_joined(relay)
+    *formers, replacement = relays
+    scene.relays.handle(replacement, RankRequest(1, "/run/one/journal"))
+    for former in formers:
+        assert replacement.ranks_requested == 1, "another relay may still have passed on records of this journal"
+        scene.reactor.drop(former, keep_journal=True)
+        scene.relays.peer_ended(former)
+    assert replacement.ranks_requested == 0
+    for _, theirs in pairs:
+        theirs.close()
+    scene.close()
