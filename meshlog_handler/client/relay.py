@@ -56,7 +56,6 @@ from .peer import of_ranks
 from .receipt import FlushReceipt
 from .registry import Orphan
 from .relayed_peers import MAX_HELD
-from .relays import plain_counters
 from .stack_collector import downstream_stacks
 from .uplink import Uplink, UpstreamHandler
 
@@ -352,9 +351,8 @@ class LogRelay:
         def answer(future: Future[FlushReceipt]) -> None:
             # Runs on the client's thread, which has passed on the last record. It sends a boundary after the sentinel.
             receipt = future.result()
-            stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
-            uplink.send(DownstreamReached(command.request, *reached, plain_counters(stats), stats.hidden))
+            uplink.send(DownstreamReached(command.request, *reached, client.living_now(), client.stats_now().hidden))
             uplink.append_flush(command.request)
 
         client.flush_soon(command.timeout, of_ranks(command.ranks)).add_done_callback(flushed)

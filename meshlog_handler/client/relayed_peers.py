@@ -74,6 +74,8 @@ class RelayPeer(Peer):
         self.watched = watched
         self.name = f"the relay on {printable(hello.hostname, MAX_QUOTE)}"
         self.downstream: dict[int, RelayedPeer] = {}
+        self.replaced: list[RelayedPeer] = []  # downstream workers that have not ended, whose rank another one has got
+        self.journals: dict[str, int] = {}  # with their ranks, of all workers downstream, until they are removed
         self.hidden = 0  # records, by its latest message
         self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
         self.ranks_requested = 0
@@ -174,19 +176,27 @@ class RelayPeer(Peer):
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} requests for a rank at once")
         self.ranks_requested += 1
 
-    def join(self, message: DownstreamJoined) -> RelayedPeer:
+    def join(self, message: DownstreamJoined) -> None:
         """Add a worker that joined downstream; `ProtocolError` if there are too many."""
-        if len(self.downstream) >= MAX_DOWNSTREAM:
+        if max(len(self.downstream) + len(self.replaced), len(self.journals)) >= MAX_DOWNSTREAM:
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} workers downstream of one relay")
+        former = self.downstream.get(message.rank)
+        if former is not None:
+            self.replaced.append(former)
         stats = RankStats(message.rank, message.pid)
-        self.downstream[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats, message.journal)
-        return joined
+        self.downstream[message.rank] = RelayedPeer(message.mesh, message.rank, stats, message.journal)
+        if message.journal:
+            self.journals[message.journal] = message.rank
 
     def end(self, message: DownstreamEnded) -> RelayedPeer | None:
         """Remove a downstream worker that ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
         self.hidden = message.hidden
-        ended = self.downstream.pop(message.rank, None)
+        ended = next((each for each in self.replaced if (each.rank, each.stats.pid) == (stats.rank, stats.pid)), None)
+        if ended is not None:
+            self.replaced.remove(ended)
+        else:
+            ended = self.downstream.pop(message.rank, None)
         if ended is not None:
             ended.stats = stats
         return ended
@@ -208,7 +218,11 @@ class RelayPeer(Peer):
 
     def counters(self) -> Mapping[int | None, RankStats]:
         """Return the counters of the downstream workers."""
-        return {rank: each.stats for rank, each in self.downstream.items()}
+        counters: dict[int | None, RankStats] = {rank: each.stats for rank, each in self.downstream.items()}
+        for each in self.replaced:
+            later = counters.get(each.rank)
+            counters[each.rank] = each.stats if later is None else each.stats.merged(later)
+        return counters
 
 
 def peer_of(

@@ -116,6 +116,16 @@ class Relays:
         """When a boundary or a tail is due, or None."""
         return min((due for due in (self.checkpoints.deadline, self.unconfirmed.deadline) if due is not None), default=None)
 
+    def living(self) -> dict[int, dict[str, Any]]:
+        """Return the counters of the processes that have not ended, for the upstream client, which has those of the others."""
+        living: dict[int, RankStats] = {}
+        for peer in self._reactor.peers:
+            if isinstance(peer, RelayPeer):
+                living.update((rank, each.stats) for rank, each in peer.downstream.items())
+            elif peer.rank is not None and not peer.ended:
+                living[peer.rank] = living[peer.rank].merged(peer.stats) if peer.rank in living else peer.stats
+        return {rank: counters_of(stats) for rank, stats in living.items()}
+
     def ask_to_keep_waiting(self) -> None:
         """Ask throttled workers to wait, unless the upstream client takes nothing: then their policy applies."""
         if not self.checkpoints.full:
@@ -202,6 +212,8 @@ class Relays:
                 self.claim("", grant)
         elif isinstance(message, DownstreamPassed):
             relay.ahead = message.ahead
+            for journal in message.removed:
+                relay.journals.pop(journal, None)
             if self.upstream is None:
                 self._streams.passed(message.passed, message.removed)
                 self._send(relay, PassedReceived(message.request, time.time()))
@@ -224,7 +236,8 @@ class Relays:
                     ended.stats = self._streams.counted(ended.journal, ended.stats)
                 self._commands.note_all(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
-                self._registry.ended(ended.mesh, ended.rank)
+                if ended.rank not in relay.downstream:
+                    self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
                     self.upstream.ended(message.replaced(hidden=self.hidden))
         elif isinstance(message, DownstreamReplies):
@@ -272,16 +285,16 @@ class Relays:
     def take_tail(self, relay: Peer, now: float) -> list[Item]:
         """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
         assert isinstance(relay, RelayPeer)
-        resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
+        resuming = frozenset(relay.journals.values())  # also those that have ended: its replacement reads their journals
         size = relay.held_bytes
         return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC, size)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
         if isinstance(peer, RelayPeer):
-            for rank, each in tuple(peer.downstream.items()):
+            for each in (*peer.replaced, *peer.downstream.values()):
                 each.stats.alive = False
-                self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
+                self.handle(peer, DownstreamEnded(each.rank, counters_of(each.stats), peer.hidden))
             self._hidden_by_former += peer.hidden
             peer.hidden = 0
             for claim in self._waiting.pop(peer, ()):
@@ -298,8 +311,3 @@ class Relays:
 
     def _send(self, relay: RelayPeer, message: Message) -> None:
         self._reactor.send(relay, message)
-
-
-def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
-    """Return the counters of all ranks as plain data."""
-    return {rank: counters_of(each) for rank, each in stats.items() if rank is not None}
