@@ -132,7 +132,7 @@ def balance(
         sent = sum(told[name].sent for name in names)
         shown = sum(arrived.get(name, Arrived()).count for name in names)
         killed = sum(not told[name].ended for name in names)
-        if len({name.partition("/")[0] for name in names}) > 1:
+        if rank >= 0 and len({name.partition("/")[0] for name in names}) > 1:
             faults.append(f"rank {rank} was given to several processes: {', '.join(names)}")
         if not 0 <= shown + counted - sent <= killed:
             faults.append(

@@ -42,6 +42,13 @@ def test_what_is_wrong_is_named(numbers: list[int], dropped: int, said: str) -> 
     assert [said in fault for fault in faults] == [True]
 
 
+def test_processes_with_the_same_rank_are_named_unless_they_are_in_one_slot() -> None:
+    told = {"h1-0/1": Told(3, 0, 0.0, True), "h1-0/2": Told(3, 0, 0.0, True), "h1-1/1": Told(-1, 0, 0.0, False)}
+    assert balance(told, {}, {})[1] == []
+    (fault,) = balance({**told, "h2-0/1": Told(3, 0, 0.0, True), "h2-1/1": Told(-1, 0, 0.0, False)}, {}, {})[1]
+    assert fault.startswith("rank 3 was given to several processes")
+
+
 def test_the_call_during_which_a_process_was_killed_may_have_arrived() -> None:
     killed, ended = arrived([*range(1, 12)]), arrived([*range(1, 7)])
     assert balance(TOLD, {"h1-0/1": killed, "h1-0/2": arrived([*range(1, 6)])}, {})[1] == []
