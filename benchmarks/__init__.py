@@ -7,10 +7,11 @@ of them: trust the ratios, not the absolute numbers.
 ::
 
     rounds, crew, handlers, peers, pace, server     shared code: turns and rows, processes, both ends, subjects
-    call rate queues captured aggregation flush latency footprint startup growth hierarchy insight
+    call rate queues captured aggregation flush latency footprint startup growth hierarchy scale insight
     targets, table, plot, __main__  the targets; the results as Markdown, JSON and SVG; the command
     engines, engine_programs        separate: what Ray, Dask and Monarch do with the work of `rate`
     soak                            separate: load and killed workers for minutes, then an exact account
+    chaos, chaos_account, chaos_programs        separate: faults on several hosts for minutes, then an exact account
 """
 
 from __future__ import annotations

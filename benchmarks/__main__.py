@@ -24,6 +24,7 @@ NAMES = (
     "startup",
     "growth",
     "hierarchy",
+    "scale",
     "insight",
 )
 

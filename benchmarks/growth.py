@@ -119,7 +119,7 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
     from meshlog_handler.transport.channel import Address, Link, connect
 
     more_descriptors()
-    stream = _stream(_PER_RANK)
+    stream = stream_of(_PER_RANK)
     links: list[Link] = []
     gate.wait()
     for rank in range(first, first + ranks):
@@ -145,7 +145,7 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
         link.close()
 
 
-def _stream(records: int) -> bytes:
+def stream_of(records: int) -> bytes:
     """Return this many records in the form in which a journal holds them."""
     from meshlog_handler.protocol.encode import SchemaTable, encode_record
     from meshlog_handler.protocol.entries import MARK

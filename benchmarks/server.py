@@ -58,6 +58,11 @@ class Server:
         elapsed: float = self._crew.ask("flush")[0]
         return elapsed
 
+    def insight(self) -> float:
+        """Have the client find what its ranks do; return the seconds."""
+        elapsed: float = self._crew.ask("insight")[0]
+        return elapsed
+
 
 @contextmanager
 def server(window: float | None = None) -> Iterator[Server]:
@@ -72,6 +77,7 @@ def _serve(gate: Gate, window: float | None) -> None:
     from meshlog_handler import LogClient
 
     more_descriptors()
+    many_connections()
     counter = Counter(1 << 62)
     with LogClient(counter, aggregate_window_sec=window) as client:
         answer: Any = client.address
@@ -79,6 +85,10 @@ def _serve(gate: Gate, window: float | None) -> None:
             if order == "flush":
                 began = time.perf_counter()
                 client.flush(120.0)
+                answer = time.perf_counter() - began
+            elif order == "insight":
+                began = time.perf_counter()
+                client.insight()
                 answer = time.perf_counter() - began
             elif order == "state":
                 answer = State(counter.count, counter.shown, client.on_thread(time.thread_time).result(), resident(os.getpid()))
@@ -122,3 +132,10 @@ def more_descriptors() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def many_connections() -> None:
+    """Let this process's client accept any number of connections of one process, which simulates many ranks."""
+    from meshlog_handler.client.peers import reactor
+
+    vars(reactor)["MAX_CONNECTED"] = 1 << 20

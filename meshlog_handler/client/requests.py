@@ -253,6 +253,10 @@ class Requests(Listening):
         """Return the counters. Client thread only."""
         return self._core.stats()
 
+    def living_now(self) -> dict[int, dict[str, Any]]:
+        """Return the counters of the processes that have not ended, for an upstream client. Client thread only."""
+        return self._core.relays.living()
+
     def insight(self, ranks: Iterable[int] | int | None = None, timeout: float = INSIGHT_SEC) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
 

@@ -132,7 +132,7 @@ class FailureGroup:
     """Exceptions with one signature: the same type, raised at the same place.
 
     `first_time` is in seconds since the epoch, by the clock of `first_rank`. If a rank is dead and no exception explains it,
-    the signature is how it ended.
+    the signature is how it ended; the time is that of its last sign of life, or 0 if nothing tells it.
     """
 
     signature: str
@@ -217,9 +217,9 @@ def _cut(text: str) -> str:
 
 
 def _of_failure(each: FailureGroup) -> str:
-    when = datetime.fromtimestamp(each.first_time).strftime("%H:%M:%S")
+    when = f" at {datetime.fromtimestamp(each.first_time):%H:%M:%S}" if each.first_time else ""
     others = f", in all {format_ranks(each.ranks)}" if len(each.ranks) > 1 else ""
-    return f"rank {each.first_rank} at {when}{others}: {_cut(each.text)}"
+    return f"rank {each.first_rank}{when}{others}: {_cut(each.text)}"
 
 
 def _of_behind(each: Progress) -> str:
@@ -480,13 +480,16 @@ def _different(kinds: Mapping[Key, Mapping[int, Series]], ranks: Mapping[int, Ob
 
 def _failures(ranks: Mapping[int, Observation]) -> tuple[FailureGroup, ...]:
     by_place: dict[tuple[str, str, int], list[tuple[float, int, str]]] = {}
+    latest = max((_now_of(each) for each in ranks.values() if each.series), default=None)
     for rank, each in ranks.items():
         for place, (when, text) in each.failures.items():
             by_place.setdefault(place, []).append((when, rank, text))
         end = each.end or "ended"
         explained = each.failures and ("exit code" in end or "uncaught" in end)
         if each.state == "dead" and not explained:
-            by_place.setdefault((end.partition(") ")[2] or end, "", 0), []).append((_now_of(each) - each.silence, rank, end))
+            now = _now_of(each) if each.series else latest  # of a rank behind a relay that is gone, there are no samples
+            since = 0.0 if now is None else now - each.silence
+            by_place.setdefault((end.partition(") ")[2] or end, "", 0), []).append((since, rank, end))
     found = []
     for (kind, file, line), failed in by_place.items():
         when, rank, text = min(failed)

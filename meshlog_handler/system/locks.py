@@ -24,10 +24,10 @@ def hold(path: str, *, wait: bool = False) -> int:
     return fd
 
 
-def lock(fd: int) -> bool | None:
+def lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Lock an open file; return False if another process has locked it, None if the file system has no locks."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -44,6 +44,6 @@ def is_held(path: str) -> bool:
     except OSError:
         return True
     try:
-        return not lock(fd)
+        return not lock(fd, fcntl.LOCK_SH)  # shared, so that processes that look at the same time do not see each other
     finally:
         os.close(fd)

@@ -295,7 +295,7 @@ class Listener:
         if not granted:
             withdraw()
         if not granted and not journal:
-            diagnose("the upstream client gave no rank for a new process: it gets one that another process may also have")
+            diagnose("the upstream client gave no rank for a new process: it gets a rank above a million, which no other has")
         return granted[0] if granted else None
 
     def _receive_hello(self, handshake: _Handshake) -> Steps[NewConnection]:

@@ -21,6 +21,7 @@ from ..journal.shown import SUFFIX as SHOWN
 from ..system.descriptors import Held
 from ..system.locks import hold, is_held
 from ..system.regular_files import open_regular, read_regular
+from ..system.waits import monotonic
 from .channel import Address, any_length
 
 _LOCK = "client.lock"
@@ -38,6 +39,8 @@ _KEY = 32
 _MAKING = ".making-"
 _RUN = "run-"
 _MAKING_SEC = 600.0
+_LOOKED_AT_SEC = 0.1
+_LOOK_SEC = 0.005
 
 ORPHAN_SEC = 600.0
 """Seconds for which the directory of a killed relay is kept."""
@@ -199,7 +202,25 @@ def _note(upstream: bytes) -> bytes:
 
 
 def _take_over(parent: str, note: bytes) -> tuple[str, list[Held], bytes, str] | None:
-    """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there."""
+    """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there.
+
+    A process that only looks whether a relay runs locks its directory, too, for a moment.
+    """
+    deadline = monotonic() + _LOOKED_AT_SEC
+    while True:
+        left = _relays_of(parent, note)
+        for path, found in left:
+            held = hold(os.path.join(path, _LOCK))
+            if held >= 0:
+                return _taken(path, held, found)
+        if not left or monotonic() >= deadline:
+            return None
+        time.sleep(_LOOK_SEC)
+
+
+def _relays_of(parent: str, note: bytes) -> list[tuple[str, bytes]]:
+    """Return the directories of relays of an upstream client, and what follows its name in their notes."""
+    relays = []
     for name in sorted(os.listdir(parent)):
         path = os.path.join(parent, name)
         try:
@@ -207,19 +228,19 @@ def _take_over(parent: str, note: bytes) -> tuple[str, list[Held], bytes, str] |
                 found = file.read(_DIGEST + _KEY + 16)
         except OSError:  # not a relay's
             continue
-        if not found.startswith(note) or len(found) < _DIGEST + _KEY + 16:
-            continue
-        held = hold(os.path.join(path, _LOCK))
-        if held < 0:
-            continue
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        for left in (_ORPHAN, SOCKET):
-            with contextlib.suppress(FileNotFoundError):  # nothing to remove
-                os.unlink(os.path.join(path, left))
-        return path, [Held(held), Held(directory)], found[_DIGEST : _DIGEST + _KEY], found[_DIGEST + _KEY :].decode()
-    return None
+        if found.startswith(note) and len(found) == _DIGEST + _KEY + 16:
+            relays.append((path, found[_DIGEST:]))
+    return relays
+
+
+def _taken(path: str, held: int, found: bytes) -> tuple[str, list[Held], bytes, str]:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    for left in (_ORPHAN, SOCKET):
+        with contextlib.suppress(FileNotFoundError):  # nothing to remove
+            os.unlink(os.path.join(path, left))
+    return path, [Held(held), Held(directory)], found[:_KEY], found[_KEY:].decode()
 
 
 def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:

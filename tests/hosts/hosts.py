@@ -25,18 +25,26 @@ from tests.waiting import until
 _SETUP = 'mount --make-rprivate / && mount -t tmpfs tmpfs /dev/shm && hostname "$1" && shift && exec "$@"'
 
 
-def need_hosts() -> None:
-    """Skip the tests of a module where hosts cannot be made."""
+def missing() -> str:
+    """Return why no hosts can be made here, or ""."""
     if sys.platform != "linux" or os.getuid() != 0:
-        pytest.skip("needs Linux and root, to make network namespaces", allow_module_level=True)
+        return "needs Linux and root, to make network namespaces"
     for tool in ("ip", "unshare"):
         if shutil.which(tool) is None:
-            pytest.skip(f"needs the command {tool} (iproute2, util-linux)", allow_module_level=True)
+            return f"needs the command {tool} (iproute2, util-linux)"
     probe = f"mlp{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
     if made.returncode:
-        pytest.skip(f"no network namespace can be made: {made.stderr.strip()}", allow_module_level=True)
+        return f"no network namespace can be made: {made.stderr.strip()}"
     _ip("netns", "del", probe)
+    return ""
+
+
+def need_hosts() -> None:
+    """Skip the tests of a module where hosts cannot be made."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason, allow_module_level=True)
 
 
 def _ip(*words: str) -> None:
@@ -114,10 +122,10 @@ def _command_line(pid: int) -> bytes:
 
 
 @contextlib.contextmanager
-def hosts(count: int, directory: Path) -> Iterator[tuple[str, list[Host]]]:
-    """Make hosts; yield the address of this process on their network, and the hosts."""
+def hosts(count: int, directory: Path, prefix: str = "ml") -> Iterator[tuple[str, list[Host]]]:
+    """Make hosts; yield the address of this process on their network, and the hosts. Their names begin with `prefix`."""
     number = os.getpid() % 250
-    network, bridge = f"10.77.{number}", f"mlb{number}"
+    network, bridge = f"10.77.{number}", f"{prefix}b{number}"
     with contextlib.ExitStack() as undo:
         _ip("link", "add", bridge, "type", "bridge")
         undo.callback(_ip, "link", "del", bridge)
@@ -125,7 +133,7 @@ def hosts(count: int, directory: Path) -> Iterator[tuple[str, list[Host]]]:
         _ip("link", "set", bridge, "up")
         made = []
         for index in range(1, count + 1):
-            name, link = f"mlh{number}-{index}", f"mlv{number}-{index}"
+            name, link = f"{prefix}h{number}-{index}", f"{prefix}v{number}-{index}"
             _ip("netns", "add", name)
             undo.callback(_ip, "netns", "del", name)
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)

@@ -25,6 +25,7 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import ConnectError, LogClient, LogRelay, ProcMesh, SettingError, this_host
+from meshlog_handler.client.peers.registry import FIRST_UNGRANTED
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.protocol.messages import Hello
@@ -478,14 +479,18 @@ def test_a_worker_that_waits_for_its_rank_keeps_no_other_from_joining(monkeypatc
         assert {each.join().rank for each in guests} == set(range(100, 100 + MAX_OF_ONE))
 
 
-def test_a_worker_gets_a_rank_of_the_relay_if_the_upstream_client_does_not_answer(
+def test_workers_get_different_ranks_if_the_upstream_client_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(listener, "RANK_SEC", 0.05)
     with collected() as logs, LogRelay(logs.address) as relay:
         monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: None)
-        with pids_told(monkeypatch, itertools.repeat(os.getppid())), joined(relay.address, rank=None) as peer:
-            assert peer.rank == 0
+        with pids_told(monkeypatch, itertools.repeat(os.getppid())), contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(joined(relay.address, rank=None)) for _ in range(2)]
+            ranks = {peer.rank for peer in peers}
+            until(lambda: ranks <= logs.client.stats().keys(), DEADLINE, "the client to know who is below")
+        assert len(ranks) == 2
+        assert all(rank is not None and rank >= FIRST_UNGRANTED for rank in ranks)
         assert relay._uplink is not None
         assert relay._uplink._claims == {}
     assert "the upstream client gave no rank for a new process" in capfd.readouterr().err

@@ -473,6 +473,28 @@ def test_the_client_tells_a_relay_the_window_in_which_to_group(window: float | N
         until(lambda: not job.client._core.reactor.peers, what="the client to see the end")
 
 
+def test_a_worker_that_joins_while_its_relay_starts_gets_its_rank_from_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tree() as job:
+        direct = job.worker(job.client.address)
+        pipe, pid = job.start(work)
+        start = LogClient.start
+
+        def start_and_wait(client: LogClient) -> LogClient:
+            started_client = start(client)
+            pipe.send(client.address)
+            until(lambda: below._uplink is not None and below._uplink._claims, what="the request for a rank")
+            return started_client
+
+        below = LogRelay(job.client.address)
+        monkeypatch.setattr(LogClient, "start", start_and_wait)
+        with below:
+            assert pipe.poll(DEADLINE)
+            late = Worker(pipe, pid, pipe.recv())
+            assert late.rank != direct.rank
+            until(lambda: late.rank in job.client.stats(), what="the client to know who is below")
+            job.end(direct, late)
+
+
 def test_reachable_is_true_only_while_the_client_runs() -> None:
     with tree() as job:
         address = job.client.address

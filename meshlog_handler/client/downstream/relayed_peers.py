@@ -74,13 +74,16 @@ class RelayPeer(Peer):
         self.watched = watched
         self.name = f"the relay on {printable(hello.hostname, MAX_QUOTE)}"
         self.downstream: dict[int, RelayedPeer] = {}
+        self.replaced: list[RelayedPeer] = []  # downstream workers that have not ended, whose rank another one has got
+        self.journals: dict[str, int] = {}  # with their ranks, of all workers downstream, until they are removed
         self.hidden = 0  # records, by its latest message
         self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
         self.ranks_requested = 0
         self._held: deque[Piece] = deque()  # beyond the last boundary
-        self._held_bytes = 0
+        self.held_bytes = 0  # of these, and of the boundaries
         self._boundaries: deque[DownstreamPassed] = deque()
         self.ahead = 0.0
+        self.formers: list[RelayPeer] = []  # killed relays whose place this one has, as far as they are not removed yet
 
     def receive(self, data: bytes) -> list[Message]:
         """Take bytes from the socket; return the messages among them, and the boundaries that were reached."""
@@ -89,7 +92,7 @@ class RelayPeer(Peer):
             messages = super().receive(data)
         finally:
             self._hold(before)
-        if self._held_bytes > MAX_HELD:
+        if self.held_bytes > MAX_HELD:
             raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
         return [*messages, *self._reached()]
 
@@ -97,21 +100,21 @@ class RelayPeer(Peer):
         """Hold the pieces that were added to the inbox: they are taken when their boundary is reached."""
         for piece in self.inbox[before:]:
             self._held.append(piece)
-            self._held_bytes += len(piece.data)
+            self.held_bytes += len(piece.data)
             self.inbox_bytes -= len(piece.data)
         del self.inbox[before:]
 
     def _take_held(self, piece: Piece) -> None:
         self.inbox.append(piece)
         self.inbox_bytes += len(piece.data)
-        self._held_bytes -= len(piece.data)
+        self.held_bytes -= len(piece.data)
 
     def _reached(self) -> list[DownstreamPassed]:
         """Let the pieces up to a boundary be taken that has arrived as a whole; return these boundaries."""
         reached = []
         while self._boundaries and self.place >= (self._boundaries[0].generation, self._boundaries[0].position):
             boundary = self._boundaries.popleft()
-            self._held_bytes -= boundary.size
+            self.held_bytes -= boundary.size
             reached.append(boundary)
             end = boundary.generation, boundary.position
             while self._held and (self._held[0].generation, self._held[0].start) < end:
@@ -155,7 +158,7 @@ class RelayPeer(Peer):
         """Apply a message that must take effect before later records are shown; True if it needs no further handling."""
         if isinstance(message, DownstreamPassed):
             self._boundaries.append(message)
-            self._held_bytes += message.size
+            self.held_bytes += message.size
             return True
         if isinstance(message, DownstreamReached):
             if message.request in self.reached:  # else that flush has already ended here
@@ -173,19 +176,27 @@ class RelayPeer(Peer):
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} requests for a rank at once")
         self.ranks_requested += 1
 
-    def join(self, message: DownstreamJoined) -> RelayedPeer:
+    def join(self, message: DownstreamJoined) -> None:
         """Add a worker that joined downstream; `ProtocolError` if there are too many."""
-        if len(self.downstream) >= MAX_DOWNSTREAM:
+        if max(len(self.downstream) + len(self.replaced), len(self.journals)) >= MAX_DOWNSTREAM:
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} workers downstream of one relay")
+        former = self.downstream.get(message.rank)
+        if former is not None:
+            self.replaced.append(former)
         stats = RankStats(message.rank, message.pid)
-        self.downstream[message.rank] = joined = RelayedPeer(message.mesh, message.rank, stats, message.journal)
-        return joined
+        self.downstream[message.rank] = RelayedPeer(message.mesh, message.rank, stats, message.journal)
+        if message.journal:
+            self.journals[message.journal] = message.rank
 
     def end(self, message: DownstreamEnded) -> RelayedPeer | None:
         """Remove a downstream worker that ended, and return it."""
         stats = RankStats.of(message.rank, message.counters)
         self.hidden = message.hidden
-        ended = self.downstream.pop(message.rank, None)
+        ended = next((each for each in self.replaced if (each.rank, each.stats.pid) == (stats.rank, stats.pid)), None)
+        if ended is not None:
+            self.replaced.remove(ended)
+        else:
+            ended = self.downstream.pop(message.rank, None)
         if ended is not None:
             ended.stats = stats
         return ended
@@ -207,7 +218,11 @@ class RelayPeer(Peer):
 
     def counters(self) -> Mapping[int | None, RankStats]:
         """Return the counters of the downstream workers."""
-        return {rank: each.stats for rank, each in self.downstream.items()}
+        counters: dict[int | None, RankStats] = {rank: each.stats for rank, each in self.downstream.items()}
+        for each in self.replaced:
+            later = counters.get(each.rank)
+            counters[each.rank] = each.stats if later is None else each.stats.merged(later)
+        return counters
 
 
 def peer_of(

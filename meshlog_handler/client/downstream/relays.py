@@ -83,7 +83,7 @@ class Relays:
         self.checkpoints = Checkpoints(reactor, dispatcher, upstream)
         self._hidden_by_former = 0  # by relays that have ended
         self._streams = PassedStreams()
-        self._waiting: list[tuple[RelayPeer, Callable[[], None]]] = []
+        self._waiting: dict[RelayPeer, list[Callable[[], None]]] = {}  # for the end of a killed relay
         self.unconfirmed = Unconfirmed()
 
     @property
@@ -100,6 +100,16 @@ class Relays:
         """When a boundary or a tail is due, or None."""
         return min((due for due in (self.checkpoints.deadline, self.unconfirmed.deadline) if due is not None), default=None)
 
+    def living(self) -> dict[int, dict[str, Any]]:
+        """Return the counters of the processes that have not ended, for the upstream client, which has those of the others."""
+        living: dict[int, RankStats] = {}
+        for peer in self._reactor.peers:
+            if isinstance(peer, RelayPeer):
+                living.update((rank, each.stats) for rank, each in peer.downstream.items())
+            elif peer.rank is not None and not peer.ended:
+                living[peer.rank] = living[peer.rank].merged(peer.stats) if peer.rank in living else peer.stats
+        return {rank: counters_of(stats) for rank, stats in living.items()}
+
     def ask_to_keep_waiting(self) -> None:
         """Ask throttled workers to wait, unless the upstream client takes nothing: then their policy applies."""
         if not self.checkpoints.full:
@@ -110,6 +120,7 @@ class Relays:
     def peer_joined(self, peer: Peer) -> None:
         """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
         if isinstance(peer, RelayPeer):
+            peer.formers = [each for each in self._relays() if each is not peer and each.was_replaced_by(peer)]
             self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
                 self._send(peer, StreamDownstream(0, streaming, None if mesh_or_all is None else (), mesh_or_all))
@@ -180,15 +191,14 @@ class Relays:
             def grant(granted: RankGranted) -> None:
                 self._post(lambda: send(granted))
 
-            former = next((each for each in self._relays() if each is not relay and each.was_replaced_by(relay)), None)
-            if former is None or not message.journal:  # a new worker has sent nothing before
-                self.claim(message.journal, grant)
-            else:  # it was killed, and what it has sent comes first
-                self._waiting.append((former, partial(self.claim, message.journal, grant)))
-                if not former.watched:  # its tunnel may still be open
-                    self._reactor.ended(former)
+            if message.journal:
+                self._claim_after_formers(relay, message.journal, grant)
+            else:  # a new worker has sent nothing before
+                self.claim("", grant)
         elif isinstance(message, DownstreamPassed):
             relay.ahead = message.ahead
+            for journal in message.removed:
+                relay.journals.pop(journal, None)
             if self.upstream is None:
                 self._streams.passed(message.passed, message.removed)
                 self._send(relay, PassedReceived(message.request, time.time()))
@@ -211,7 +221,8 @@ class Relays:
                     ended.stats = self._streams.counted(ended.journal, ended.stats)
                 self._commands.note_all(ended, "ended before it answered")
                 self._remember({ended.rank: ended.stats})
-                self._registry.ended(ended.mesh, ended.rank)
+                if ended.rank not in relay.downstream:
+                    self._registry.ended(ended.mesh, ended.rank)
                 if self.upstream is not None:
                     self.upstream.send(message.replaced(hidden=self.hidden))
         elif isinstance(message, DownstreamReplies):
@@ -227,6 +238,17 @@ class Relays:
                     fits = index < len(message.found)
                     answer = message.found[index] if fits else "its relay had no room for its stacks"
                     self._commands.note(message.request, relay.downstream[rank], answer)
+
+    def _claim_after_formers(self, relay: RelayPeer, journal: str, grant: Callable[[RankGranted], None]) -> None:
+        """Find what is known of a journal, after all that the killed relays have sent whose place `relay` has."""
+        relay.formers = [each for each in relay.formers if each in self._reactor.peers]
+        if not relay.formers:
+            self.claim(journal, grant)
+            return
+        former = relay.formers[0]
+        self._waiting.setdefault(former, []).append(partial(self._claim_after_formers, relay, journal, grant))
+        if not former.watched:  # its tunnel may still be open
+            self._reactor.ended(former)
 
     def claim(self, journal: str, granted: Callable[[RankGranted], None]) -> None:
         """Find a rank for a new worker, or what is known of a journal, here or upstream."""
@@ -248,20 +270,19 @@ class Relays:
     def take_tail(self, relay: Peer, now: float) -> list[Item]:
         """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
         assert isinstance(relay, RelayPeer)
-        resuming = frozenset(each.rank for each in relay.downstream.values() if each.journal)
-        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC)
+        resuming = frozenset(relay.journals.values())  # also those that have ended: its replacement reads their journals
+        size = relay.held_bytes
+        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC, size)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""
         if isinstance(peer, RelayPeer):
-            for rank, each in tuple(peer.downstream.items()):
+            for each in (*peer.replaced, *peer.downstream.values()):
                 each.stats.alive = False
-                self.handle(peer, DownstreamEnded(rank, counters_of(each.stats), peer.hidden))
+                self.handle(peer, DownstreamEnded(each.rank, counters_of(each.stats), peer.hidden))
             self._hidden_by_former += peer.hidden
             peer.hidden = 0
-            ready = [claim for former, claim in self._waiting if former is peer]
-            self._waiting = [each for each in self._waiting if each[0] is not peer]
-            for claim in ready:
+            for claim in self._waiting.pop(peer, ()):
                 claim()
         elif self.upstream is not None and peer.rank is not None and not peer.external:
             self.upstream.send(DownstreamEnded(peer.rank, counters_of(peer.stats), self.hidden))
@@ -271,8 +292,3 @@ class Relays:
 
     def _send(self, relay: RelayPeer, message: Message) -> None:
         self._reactor.send(relay, message)
-
-
-def plain_counters(stats: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
-    """Return the counters of all ranks as plain data."""
-    return {rank: counters_of(each) for rank, each in stats.items() if rank is not None}

@@ -94,11 +94,12 @@ class Flushes:
             dropped += peer.stats.total_dropped
             reached = peer.reached.pop(flush.number, None)
             if reached is not None and fate is Fate.ACKED:
-                acked = acked - set(peer.ranks) | set(reached.acked)
-                missing |= set(reached.missing)
+                acked.difference_update(peer.ranks)  # in place: there may be a thousand relays
+                acked.update(reached.acked)
+                missing.update(reached.missing)
                 if reached.missing:
                     silent.add(peer.hello.hostname)
-                dead |= set(reached.dead)
+                dead.update(reached.dead)
                 dropped += reached.dropped
         elapsed = monotonic() - flush.started
         ranks = _sorted(acked - missing), _sorted(missing), _sorted(dead)

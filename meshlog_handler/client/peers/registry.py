@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import secrets
 import threading
 import time
 from collections import deque
@@ -30,6 +31,10 @@ KEPT_GUESTS: Final = 64
 """Journals kept there for all workers with ranks assigned here, such as pool workers, together."""
 
 _MAX_LATELY_DEAD: Final = 1024
+FIRST_UNGRANTED: Final = 1_000_000
+"""Ranks from here on are chosen at random by a relay whose upstream client does not answer, so that no two are the same."""
+
+_UNGRANTED: Final = 99_000_000
 
 MAX_RESERVED: Final = 1 << 18
 """Ranks that workers have chosen themselves, and that are therefore not assigned to others."""
@@ -266,6 +271,8 @@ class Registry:
     def _rank(self, hello: Hello) -> int | None:
         if hello.mesh == self._own_token or hello.relay:
             return None
+        if hello.rank is None and self.claim is not None:  # the upstream client, which knows all ranks, does not answer
+            return FIRST_UNGRANTED + secrets.randbelow(_UNGRANTED)
         if hello.rank is None:
             return self._new_rank()
         self._reserve(hello.rank)

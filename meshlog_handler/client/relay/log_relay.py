@@ -44,7 +44,6 @@ from ...system.waits import monotonic
 from ...transport.channel import Address
 from ...transport.run_directory import RunDir
 from ...worker.record_stream import internal_threads
-from ..downstream.relays import plain_counters
 from ..flushes.acknowledgements import Answers
 from ..flushes.receipt import FlushReceipt
 from ..health.insights import INSIGHT_SEC
@@ -137,12 +136,13 @@ class LogRelay:
         try:
             client = LogClient(uplink.handler, log_dir=log_dir, never=never, hide=hide, upstream=uplink)
             client.registry.claim = uplink.claim
+            self._uplink, self._client = uplink, client  # before the client starts: workers may wait at its address
             client.start()
         except BaseException:
+            self._uplink = self._client = None
             uplink.leave()
             directory.forget()
             raise
-        self._uplink, self._client = uplink, client
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, self._lost)
@@ -281,9 +281,8 @@ class LogRelay:
         def answer(future: Future[FlushReceipt]) -> None:
             # Runs on the client's thread, which has passed on the last record. It sends a boundary after the sentinel.
             receipt = future.result()
-            stats = client.stats_now()
             reached = receipt.acked, receipt.missing, receipt.dead, receipt.dropped
-            uplink.send(DownstreamReached(command.request, *reached, plain_counters(stats), stats.hidden))
+            uplink.send(DownstreamReached(command.request, *reached, client.living_now(), client.stats_now().hidden))
             uplink.append_flush(command.request)
 
         client.flush_soon(command.timeout, of_ranks(command.ranks)).add_done_callback(flushed)

@@ -207,6 +207,15 @@ def test_failures_are_grouped_and_the_first_in_time_comes_first() -> None:
     assert found.failures[0].signature == "ended by SIGKILL"
 
 
+def test_the_time_at_which_a_rank_died_of_which_nothing_was_seen_is_by_the_clocks_of_the_others_or_not_told() -> None:
+    dead = Observation(7, state="dead", silence=30.0, end="the relay on far (pid 9) is gone, and with it rank 7")
+    (failure,) = insight_of([dead, steps(0, 100, 1.0, silence=10.0)]).failures
+    assert failure.first_time == 80.0
+    (unknown,) = insight_of([dead]).failures
+    assert unknown.first_time == 0.0
+    assert "rank 7: the relay on far" in str(insight_of([dead]))
+
+
 def test_the_text_fits_a_screen_and_the_data_is_json() -> None:
     ranks = [steps(rank, 9, 0.1, silence=0.1, last_line="step 9") for rank in range(100)]
     found = insight_of([*ranks, steps(100, 5, 0.1, silence=60.0, last_line="x" * 1000)])

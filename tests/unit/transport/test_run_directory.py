@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.system.locks import hold
+from meshlog_handler.system.locks import hold, is_held
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.run_directory import RunDir, base, check_private, clean
 
@@ -209,3 +209,34 @@ def test_private_directory_belongs_to_user_and_is_no_link(tmp_path: Path, monkey
     monkeypatch.setattr(os, "getuid", lambda: os.stat(private).st_uid + 1)
     with pytest.raises(PermissionError):
         check_private(str(private))
+
+
+def test_a_relay_takes_over_a_directory_that_another_process_looks_at(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = RunDir(upstream=b"key")
+    former.forget()
+    looking = hold(os.path.join(former.path, "client.lock"))
+
+    def end_look(_: float) -> None:
+        nonlocal looking
+        if looking >= 0:
+            os.close(looking)
+        looking = -1
+
+    monkeypatch.setattr(time, "sleep", end_look)
+    replacement = RunDir(upstream=b"key")
+    assert (replacement.path, replacement.key) == (former.path, former.key)
+    other = RunDir(upstream=b"key")
+    assert other.path != former.path, "the directory of a relay that runs is not taken over"
+    for made in (replacement, other):
+        made.forget()
+
+
+def test_processes_that_look_whether_a_lock_is_held_do_not_see_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    with open(path, "r+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `is_held` does
+        assert not is_held(str(path))
+    held = hold(str(path))
+    assert is_held(str(path))
+    os.close(held)

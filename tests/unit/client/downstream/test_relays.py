@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from meshlog_handler.client.downstream import relayed_peers
-from meshlog_handler.client.downstream.relayed_peers import RelayPeer
+from meshlog_handler.client.downstream.relayed_peers import RelayPeer, counters_of
 from meshlog_handler.client.downstream.relays import Relays
 from meshlog_handler.client.flushes.acknowledgements import FIRST_REQUEST, Acknowledgements
 from meshlog_handler.client.peers.reactor import Reactor
 from meshlog_handler.client.peers.registry import Registry
+from meshlog_handler.client.peers.stats import RankStats
 from meshlog_handler.dispatch.dispatcher import Dispatcher
 from meshlog_handler.dispatch.sinks import Sinks
 from meshlog_handler.protocol.frames import CONTROL, MAX_CONTROL, FrameReader
@@ -22,11 +23,15 @@ from meshlog_handler.protocol.messages import Command, Commit, Hello, Message, P
 from meshlog_handler.protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
+    DownstreamEnded,
     DownstreamJoined,
+    DownstreamPassed,
     DownstreamReplies,
     RankGranted,
     RankRequest,
 )
+
+from .test_unconfirmed import items
 
 HELLO = Hello(4711, "node", None, None, "", (), True, 1.0, relay=True)
 
@@ -56,11 +61,12 @@ class Scene:
         numbers = itertools.count(FIRST_REQUEST)
         commands: Acknowledgements[str | bytes | None] = Acknowledgements(lambda pending: None, numbers)
         self.registry.add_mesh("mesh", None)
+        self.remembered: dict[int | None, RankStats] = {}
         self.relays = Relays(
             self.reactor,
             registry=self.registry,
             commands=commands,
-            remember=lambda counters: None,
+            remember=self.remembered.update,
             post=lambda call: call(),
             upstream=upstream,
             dispatcher=Dispatcher(Sinks()),
@@ -155,3 +161,44 @@ def test_a_relay_that_requests_too_many_ranks_is_disconnected(
     assert len(upstream.claims) == 101
     assert "more than 100 requests for a rank at once" in capfd.readouterr().err
     scene.close()
+
+
+def test_a_replacement_learns_of_a_journal_when_all_relays_have_ended_whose_place_it_has() -> None:
+    scene = Scene()
+    pairs = [socket.socketpair() for _ in range(20)]
+    relays = [RelayPeer(ours, HELLO.replaced(resumes="/run/one"), "", watched=False) for ours, _ in pairs]
+    for relay in relays:
+        scene.reactor.add(relay, Welcome(None, "", ()))
+        scene.relays.peer_joined(relay)
+    *formers, replacement = relays
+    scene.relays.handle(replacement, RankRequest(1, "/run/one/journal"))
+    for former in formers:
+        assert replacement.ranks_requested == 1, "another relay may still have passed on records of this journal"
+        scene.reactor.drop(former, keep_journal=True)
+        scene.relays.peer_ended(former)
+    assert replacement.ranks_requested == 0
+    for _, theirs in pairs:
+        theirs.close()
+    scene.close()
+
+
+def test_a_worker_that_gets_the_rank_of_one_that_has_not_ended_here_is_kept(scene: Scene) -> None:
+    for pid in (1, 2):
+        scene.relays.handle(scene.relay, DownstreamJoined(3, "", pid, "host", {}, f"/journal/{pid}"))
+    first = RankStats(3, 1, received=10, dropped={"full": 5})
+    scene.relays.handle(scene.relay, DownstreamEnded(3, counters_of(first), 0))
+    assert scene.relay.ranks == (3,)
+    assert scene.remembered == {3: first}
+    assert [each.pid for each in scene.relay.counters().values()] == [2]
+
+
+def test_records_of_a_worker_that_has_ended_are_not_shown_before_its_journal_is_removed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tails = [items(3), items(3)]
+    monkeypatch.setattr(RelayPeer, "take_tail", lambda self: tails.pop())
+    scene.relays.handle(scene.relay, DownstreamJoined(3, "", 1, "host", {}, "/journal"))
+    scene.relays.handle(scene.relay, DownstreamEnded(3, counters_of(RankStats(3, 1)), 0))
+    assert scene.relays.take_tail(scene.relay, 0.0) == [], "the replacement of the relay reads the journal"
+    scene.relays.handle(scene.relay, DownstreamPassed(1, 0, 0, (), ("/journal",)))
+    assert len(scene.relays.take_tail(scene.relay, 0.0)) == 2

@@ -1,1 +1,1 @@
-"""Unit tests of the client's `reports`."""
+"""Unit tests of the client's `health`."""

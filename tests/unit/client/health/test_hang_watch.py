@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler.client import hang_watch
+from meshlog_handler.client.health import hang_watch
 from meshlog_handler.client.health.hang_watch import HangWatch
 from meshlog_handler.insight.observation import Observation
 from meshlog_handler.insight.stacks import Stacks
@@ -52,7 +52,8 @@ class Watched:
         self.times: dict[int, ProcessTimes] = {}
         monkeypatch.setattr(hang_watch, "monotonic", lambda: self.now)
         monkeypatch.setattr(hang_watch, "process_times", lambda: dict(self.times))
-        self._watch = HangWatch(self.client, AFTER, show=self.reports.append, on_hang=None, progress_from=source)
+        client: Any = self.client
+        self._watch = HangWatch(client, AFTER, show=self.reports.append, on_hang=None, progress_from=source)
 
     def look(self, seconds: float = PAUSE, count: int = 1) -> None:
         for _ in range(count):
