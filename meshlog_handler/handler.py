@@ -321,7 +321,7 @@ class MeshHandler(logging.Handler):
             if isinstance(passed, logging.LogRecord):
                 record = passed
         sink, stream = self.sink, self.record_stream
-        if sink is not None and sink.direct and record.__class__ is not MeshRecord:
+        if sink is not None and sink.direct and type(record) is not MeshRecord:
             sink.show_here(record)
             if sink.keeps_files:
                 self._forward(record, (sink.number, ()))  # for the files only
@@ -337,12 +337,12 @@ class MeshHandler(logging.Handler):
                     len(fields) == PLAIN_SIZE
                     and args.__class__ is tuple
                     and record.msg.__class__ is str
-                    and record.__class__.getMessage is GET_MESSAGE
+                    and type(record).getMessage is GET_MESSAGE
                 ):
-                    pack = schemas.get((schema_key(fields), (record.__class__, *map(type, args)), self.route))
+                    pack = schemas.get((schema_key(fields), (type(record), *map(type, args)), self.route))
                     if pack is None and not args:  # an f-string makes a new message at each call
                         args = (record.msg,)
-                        pack = schemas.get((message_key(fields), record.__class__, args[0].__class__, self.route))
+                        pack = schemas.get((message_key(fields), type(record), args[0].__class__, self.route))
                     if pack is not None:
                         data = pack(record.created, record.msecs, record.relativeCreated, *args)
                 if pack is None:

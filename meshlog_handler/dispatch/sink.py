@@ -375,7 +375,7 @@ def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:
 def _with(record: LogRecord, info: MeshInfo, earlier: dict[str, Any] | None = None) -> LogRecord:
     """Return a copy of a record, or of its `earlier` state, with what a client adds. A program's extras take precedence."""
     fields = record.__dict__ if earlier is None else earlier
-    kind = shown_kind(record.__class__)
+    kind = shown_kind(type(record))
     shown: LogRecord = kind.__new__(kind)
     shown.__dict__ = more = dict(fields)
     more.update(own_fields() if info is _own else info.attributes())

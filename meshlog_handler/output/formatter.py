@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from ..lines.framer import keep_colours, strip_ansi
+from ..protocol.ranks import format_ranks
 from ..protocol.record import MeshInfo, info_of
 from .prefix import Prefix
 
@@ -16,6 +17,7 @@ DEFAULT_PREFIX: Final = "[{rank}] "
 _MESSAGE: Final = "%(message)s"
 _OVERRIDABLE: Final = frozenset(("format", "formatMessage", "formatException", "formatStack", "usesTime", "render", "verbatim"))
 _RESET: Final = "\x1b[0m"
+_MAX_NAMED: Final = 40
 _LEVEL_COLOURS: Final = (
     (logging.CRITICAL, "\x1b[1;31m"),
     (logging.ERROR, "\x1b[31m"),
@@ -40,8 +42,8 @@ def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
 class MeshFormatter(logging.Formatter):
     """Formats a record as `logging.Formatter` does, and prefixes each line with the rank of the record.
 
-    Lines of tracebacks and stacks are prefixed, too. A record without a rank (of the client) has no prefix. An aggregated
-    record has no prefix, since its text names its ranks.
+    Lines of tracebacks and stacks are prefixed, too. A record without a rank (of the client) has no prefix. The text of an
+    aggregated record names its ranks; its further lines begin with the ranks, such as ``[ranks 0-7]``.
 
     Parameters
     ----------
@@ -113,11 +115,10 @@ class MeshFormatter(logging.Formatter):
         before = ""
         if prefix is not None and info.rank is not None and info.ranks is None:
             before = prefix.of(record, info, colour=colour)
-        if paint:
-            return before + paint + text.replace("\n", f"{_RESET}\n{before}{paint}") + _RESET
         if "\n" in text:
-            text = text.replace("\n", "\n" + before)
-        return before + text
+            within = _shared_prefix(info.ranks) if prefix is not None and info.ranks else before
+            text = text.replace("\n", f"{_RESET}\n{within}{paint}" if paint else "\n" + within)
+        return before + paint + text + _RESET if paint else before + text
 
     def line(self, text: str, info: MeshInfo, *, colour: bool) -> str | None:
         """Return what `render` returns for a record below WARNING without a traceback whose message is `text`.
@@ -133,6 +134,8 @@ class MeshFormatter(logging.Formatter):
             or (prefix is None and info.stream is not None)
         ):
             return None
+        if info.ranks and "\n" in text:
+            return None
         if prefix is None or info.rank is None or info.ranks is not None:
             return text
         before = prefix.known(info, colour=colour)
@@ -144,6 +147,12 @@ class MeshFormatter(logging.Formatter):
         """Return the bytes of a captured line that is shown exactly as it was written, else None."""
         raw = _raw(record, info_of(record)) if self._prefix is None else None
         return None if raw is None else raw.encode("utf-8", "surrogateescape")
+
+
+def _shared_prefix(ranks: Sequence[int]) -> str:
+    """Return the prefix of the second and further lines of a record of several ranks."""
+    named = format_ranks(ranks)
+    return f"[{named}] " if len(named) <= _MAX_NAMED else f"[{len(ranks)} ranks] "
 
 
 def _raw(record: logging.LogRecord, info: MeshInfo) -> str | None:

@@ -22,7 +22,7 @@ from .codec import MAX_INT, pack
 from .entries import DEFINE, HEADER, MESSAGE, RECORD, SHAPED, TIMED
 from .exceptions import NO_FAILURE, describe
 from .known_traces import KnownTrace
-from .packers import OBJECT, PLAIN_CODES, NotPacked, Packer, Texts, are_texts, codes_of, is_flat, packer, texts_in
+from .packers import OBJECT, PLAIN_CODES, NotPacked, Packer, Texts, are_texts, as_number, codes_in, is_flat, packer, texts_in
 from .plain import SCALARS, Copier, exact_text, once, plain, text_of
 from .record import PLAIN_SIZE, STANDARD, TEMPLATE, is_bounded, message_of
 from .shapes import ERROR, HAS_TASK_NAME, Shape, form_of, message_key, schema_key, shape_of
@@ -199,7 +199,7 @@ def _encode_struct(record: logging.LogRecord, shape: Shape, table: SchemaTable, 
         return _encode_message(record, place, table, route)
     if full and len(fields) == PLAIN_SIZE:  # the fast path has searched the table already
         return None
-    key = (schema_key(fields), (record.__class__, *map(type, record.args or ())), route)
+    key = (schema_key(fields), (type(record), *map(type, record.args or ())), route)
     # Known if another handler has formatted the record: that adds an attribute, so the fast path skips it.
     known = table.get(key)
     if known is not None:
@@ -224,7 +224,7 @@ def _encode_message(
     record: logging.LogRecord, place: tuple[object, ...], table: SchemaTable, route: object
 ) -> EncodedRecord | None:
     """Encode a record without arguments by a schema whose message is data. The caller catches every `Exception`."""
-    key = (message_key(record.__dict__), record.__class__, str, route)
+    key = (message_key(record.__dict__), type(record), str, route)
     made, define, committed = table.get(key), b"", None
     if made is None:
         count = table.threads.get(place, 0)
@@ -297,7 +297,7 @@ def encode_known(
     Records of the threads in `internal` are none of the program's.
     """
     shape = shape_of(record)
-    if shape is None or record.msg.__class__ is not str or record.__class__.getMessage is not GET_MESSAGE:
+    if shape is None or record.msg.__class__ is not str or type(record).getMessage is not GET_MESSAGE:
         return None
     args, _, values, _ = shape
     trace = None
@@ -452,13 +452,12 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
     if kind is str and as_is and type(args) is tuple:
         if all(map(_is_scalar, args)):
             return record.msg, args, None
-        codes = codes_of(tuple(map(type, args)))
-        if codes is not None and are_texts(record.msg, codes) and all(map(_is_sent, args, codes)):
-            return (
-                record.msg,
-                tuple(text_of(arg) if code == OBJECT else arg for arg, code in zip(args, codes, strict=True)),
-                None,
-            )
+        codes = codes_in(record.msg, tuple(map(type, args)))
+        if codes is not None and are_texts(record.msg, codes):
+            with contextlib.suppress(Exception):  # an object whose number is too large, or that has none
+                sent = tuple(map(as_number, args, codes))
+                if all(map(_is_sent, sent, codes)):
+                    return record.msg, tuple(map(_as_text, sent, codes)), None
     text = None
     if kind is str and as_is and type(args) in (tuple, dict) and (seen := once(args)) is not args:
         with contextlib.suppress(Exception):  # a conversion that needs the object itself
@@ -482,6 +481,10 @@ def _render_message(record: logging.LogRecord) -> tuple[object, object, str | No
 def _is_scalar(value: object) -> bool:
     kind = type(value)
     return kind in SCALARS and (kind is not int or -MAX_INT <= value < MAX_INT)  # type: ignore[operator]  # kind is int
+
+
+def _as_text(value: object, code: str) -> object:
+    return text_of(value) if code == OBJECT else value
 
 
 def _is_sent(value: Any, code: str) -> bool:

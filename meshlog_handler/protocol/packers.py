@@ -6,11 +6,13 @@ another way.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from struct import Struct
+from types import MethodDescriptorType, WrapperDescriptorType
 from typing import Any, Final
 
 from .codec import NotPlain, pack
@@ -46,14 +48,63 @@ OBJECT: Final = "o"
 _NOT_OBJECTS: Final = (str, int, float, bytes, dict, list, tuple)
 _SIZES: Final = str.maketrans("sbpon", "IIII?")
 _CONVERSION: Final = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[hlL]?([diouxXeEfFgGcrsa]))")
+_NUMBERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    **dict.fromkeys("eEfFgG", ("d", ("__float__",))),
+    **dict.fromkeys("diu", ("q", ("__int__", "__index__"))),
+}
+_IN_C: Final = (WrapperDescriptorType, MethodDescriptorType)
+_TO_NUMBER: Final[Mapping[str, Callable[[Any], object]]] = {"d": float, "q": operator.index}
 _MAX_TEMPLATE: Final = 512
 
 
 @lru_cache(maxsize=4096)
 def codes_of(kinds: tuple[type, ...]) -> str | None:
     """Return the codes of values of these types, or None for a subclass of a plain type: it may have any text."""
-    codes = [_CODES.get(kind) or ("" if issubclass(kind, _NOT_OBJECTS) else OBJECT) for kind in kinds]
+    return _joined(map(_code, kinds))
+
+
+def codes_in(template: object, kinds: tuple[type, ...]) -> str | None:
+    """Return the codes of the arguments of a template: one that it formats as a number is sent as a number.
+
+    These are numbers of NumPy, tensors, a `Decimal`. They cost as much as a float, and formatters may change the template.
+    """
+    codes = codes_of(kinds)
+    if (codes is not None and OBJECT not in codes) or type(template) is not str or len(template) > _MAX_TEMPLATE:
+        return codes
+    return _codes_in(template, kinds)
+
+
+@lru_cache(maxsize=1024)
+def _codes_in(template: str, kinds: tuple[type, ...]) -> str | None:
+    letters = _conversions(template)
+    if letters is None or len(letters) != len(kinds):
+        return codes_of(kinds)
+    return _joined(_number(kind, letter) or _code(kind) for kind, letter in zip(kinds, letters, strict=True))
+
+
+def _joined(codes: Iterable[str]) -> str | None:
+    codes = tuple(codes)
     return "".join(codes) if all(codes) else None
+
+
+def _code(kind: type) -> str:
+    return _CODES.get(kind) or ("" if issubclass(kind, _NOT_OBJECTS) else OBJECT)
+
+
+def _number(kind: type, letter: str) -> str:
+    """Return the code of values that a conversion with this letter formats as a number, or "" if it does not.
+
+    `struct` takes the number from the same method as the conversion. Methods in Python may do anything, such as fork.
+    """
+    code, methods = _NUMBERS.get(letter, ("", ()))
+    return code if kind not in _CODES and all(isinstance(getattr(kind, method, None), _IN_C) for method in methods) else ""
+
+
+def as_number(value: Any, code: str) -> Any:
+    """Return what arrives of a value that is packed as a number; any other value as it is."""
+    if type(value) in SCALARS or code not in _TO_NUMBER:
+        return value
+    return _TO_NUMBER[code](value)
 
 
 def are_texts(template: str, codes: str) -> bool:
@@ -63,12 +114,19 @@ def are_texts(template: str, codes: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _are_texts(template: str, codes: str) -> bool:
-    kinds = [match[1] for match in _CONVERSION.finditer(template) if match[1]]
+    letters = _conversions(template)
     return (
-        "%" not in _CONVERSION.sub("", template)
-        and len(kinds) == len(codes)
-        and all(kind == "s" for kind, code in zip(kinds, codes, strict=True) if code == OBJECT)
+        letters is not None
+        and len(letters) == len(codes)
+        and all(letter == "s" for letter, code in zip(letters, codes, strict=True) if code == OBJECT)
     )
+
+
+def _conversions(template: str) -> list[str] | None:
+    """Return the letters of the conversions in a template, or None for names and for a width that is an argument."""
+    if "%" in _CONVERSION.sub("", template):
+        return None
+    return [match[1] for match in _CONVERSION.finditer(template) if match[1]]
 
 
 def packer(schema: int, codes: str) -> Packer:

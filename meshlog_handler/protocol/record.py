@@ -180,6 +180,11 @@ class MeshRecord(logging.LogRecord):
         record.meshlog = info
         return record
 
+    @property  # type: ignore[misc]  # read-only: the layout of no other class fits
+    def __class__(self) -> Any:
+        """The class without the slot: formatters such as coloredlogs' give it to an object with a copy of the attributes."""
+        return logging.LogRecord
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # A traceback cannot be pickled, so unpickling makes the stand-ins again.
         return _restored_record, (type(self), self.__dict__ | {"exc_info": None}, self.meshlog)
@@ -223,7 +228,12 @@ def shown_kind(kind: Any) -> Any:
     """Return a subclass of a record class with a slot for a `MeshInfo`, for records that this process logs and shows."""
     known = _shown_kinds.get(kind)
     if known is None:
-        fields = {"__slots__": ("meshlog",), "__module__": kind.__module__, "__reduce_ex__": _reduce_shown}
+        fields = {
+            "__slots__": ("meshlog",),
+            "__module__": kind.__module__,
+            "__class__": property(lambda record: kind),  # as in `MeshRecord`
+            "__reduce_ex__": _reduce_shown,
+        }
         known = kind if issubclass(kind, MeshRecord) else type(kind.__name__, (kind,), fields)
         _shown_kinds[kind] = known
     return known

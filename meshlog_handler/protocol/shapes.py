@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from .known_traces import KnownTrace
-from .packers import codes_of
+from .packers import codes_in, codes_of
 from .record import FORMATTED, PLAIN_SIZE
 
 HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
@@ -73,18 +73,19 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
     else:
         return None
     error: Any = fields[ERROR]
+    codes = codes_in(record.msg if values is args else None, tuple(map(type, values)))
+    if codes is None:
+        return None
     if len(fields) == PLAIN_SIZE and error is None:
-        codes = codes_of(tuple(map(type, values)))
-        return None if codes is None else (shared, (), values, codes)
+        return shared, (), values, codes
     names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
     if error:
         names, extras = (*names, ERROR), (*extras, error[1])
     if "message" in names:  # another handler has formatted the record
         extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in FORMATTED])
         names = tuple([name for name in names if name not in FORMATTED])
-    values += extras
-    codes = codes_of(tuple(map(type, values)))
-    return None if codes is None else (shared, names, values, codes)
+    of_extras = codes_of(tuple(map(type, extras)))
+    return None if of_extras is None else (shared, names, values + extras, codes + of_extras)
 
 
 def form_of(
@@ -99,7 +100,7 @@ def form_of(
     args, names, values, codes = shape
     traced = None if trace is None else trace.number
     if number == 0:
-        return (0, _traced_key(fields), record.__class__, args, names, codes, route, traced), shape
+        return (0, _traced_key(fields), type(record), args, names, codes, route, traced), shape
     more: tuple[Any, ...]
     if number == 1:
         shared, names, more = _traced_message_key(fields), (*names, "msg"), (record.msg,)
@@ -109,4 +110,4 @@ def form_of(
     if of_more is None:
         raise ValueError("the name of a thread or task is of a subclass of str")
     codes += of_more
-    return (number, shared, record.__class__, args, names, codes, route, traced), (args, names, values + more, codes)
+    return (number, shared, type(record), args, names, codes, route, traced), (args, names, values + more, codes)

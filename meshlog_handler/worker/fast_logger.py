@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from ..protocol.encode import GET_MESSAGE, STRUCT_TYPES, texts_of
 from ..protocol.entries import MARK
-from ..protocol.packers import Packer, codes_of
+from ..protocol.packers import Packer, codes_in
 from ..protocol.record import PLAIN_SIZE
 from ..protocol.shapes import message_key, schema_key
 
@@ -193,7 +193,7 @@ def _fast_log(
                         pack, values = kinds.get(None), (msg,)
             if pack is None:
                 known = schemas.codes.get(id(code))
-                new = (known is None or known[2] < _MAX_MISSES) and _is_learned(tuple(map(type, args)))
+                new = (known is None or known[2] < _MAX_MISSES) and _is_learned(msg, tuple(map(type, args)))
             elif len(args) == 1 and args[0].__class__ not in STRUCT_TYPES and isinstance(args[0], Mapping):
                 pack = None  # `logging` may take it for the values of names
             else:
@@ -238,9 +238,9 @@ def _is_last(node: Any) -> bool:
     return node is None
 
 
-def _is_learned(kinds: tuple[type, ...]) -> bool:
+def _is_learned(template: str, kinds: tuple[type, ...]) -> bool:
     """Return whether calls with arguments of these types are learned: not containers, which the program may change."""
-    codes = codes_of(kinds)
+    codes = codes_in(template, kinds)
     return codes is not None and "p" not in codes
 
 
@@ -273,7 +273,7 @@ def _learn(
         or record.__class__ is not _RECORD
         or len(fields) != PLAIN_SIZE
         or record.args is not args
-        or not _is_learned(tuple(map(type, args)))
+        or not _is_learned(record.msg, tuple(map(type, args)))
         or not _PASSED.isdisjoint((*logger.__dict__, *handler.__dict__))
         or stream is None
     ):

@@ -144,7 +144,7 @@ class QueuePeer(Peer):
                 continue
             try:
                 template = templates.get((record.name, record.levelno, record.lineno, record.pathname))
-                if template is None or record.__class__ is not LogRecord or "rank" in record.__dict__:
+                if template is None or type(record) is not LogRecord or "rank" in record.__dict__:
                     template = self._template_of(record)
                 if record.created > self._last:  # false for nan
                     self._last = float(record.created)

@@ -54,11 +54,19 @@ def test_the_text_equals_that_of_the_standard_formatter() -> None:
     assert MeshFormatter(fmt, prefix=None).format(record) == logging.Formatter(fmt).format(record)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"rank": None}, {"count": 8, "ranks": (0, 1)}], ids=["the client's own", "an aggregated one"]
-)
-def test_records_without_a_prefix(fields: dict[str, Any]) -> None:
-    assert MeshFormatter().format(make("one\ntwo", **fields)) == "one\ntwo"
+def test_a_record_of_the_client_has_no_prefix() -> None:
+    assert MeshFormatter().format(make("one\ntwo", rank=None)) == "one\ntwo"
+
+
+def test_an_aggregated_record_names_its_ranks_on_every_line() -> None:
+    first = "[2 similar log lines] [ranks 0-1] one"
+    record = make(f"{first}\ntwo", count=2, ranks=(0, 1), level=logging.ERROR)
+    assert MeshFormatter().format(record) == f"{first}\n[ranks 0-1] two"
+    assert MeshFormatter(colour=True).format(record) == f"\x1b[31m{first}\x1b[0m\n[ranks 0-1] \x1b[31mtwo\x1b[0m"
+    assert MeshFormatter(prefix=None).format(record) == f"{first}\ntwo"
+    assert MeshFormatter().line(f"{first}\ntwo", record.meshlog, colour=False) is None  # type: ignore[attr-defined]  # a MeshRecord
+    many = make("one\ntwo", count=20, ranks=tuple(range(0, 40, 2)))
+    assert MeshFormatter().format(many) == "one\n[20 ranks] two"
 
 
 def test_a_plain_logging_record_has_no_prefix() -> None:

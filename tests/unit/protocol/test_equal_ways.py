@@ -87,6 +87,8 @@ msgs = st.sampled_from(
         "%.2s",
         "%d",
         "%s of %d",
+        "%.2f",
+        "%5.1f%% of %s",
         "%(a)s",
         "%(a)s %(b)r",
         "100%",
@@ -331,6 +333,25 @@ def test_an_object_whose_text_forks_writes_nothing_in_the_child(monkeypatch: pyt
     with pytest.raises(NotPacked):
         pack(1.0, 1.0, 1.0, PurePosixPath("a"))
     assert decode(stream)
+
+
+class Half:
+    """A number whose method is in Python, and may do anything."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+def test_what_a_template_formats_as_a_number_is_sent_as_a_number() -> None:
+    def sent(template: str, *args: object) -> tuple[object, str]:
+        (record,) = cross(make(template, *args))
+        return record.args, record.getMessage()
+
+    assert sent("%.3f %d", Decimal("0.25"), Level.HIGH) == ((0.25, 35), "0.250 35")
+    assert sent("%s %d", Decimal("0.25"), Level.HIGH) == (("0.25", 35), "0.25 35")
+    assert sent("%.1f %.1f", Decimal("0.25"), Half())[1] == "0.2 0.5"
+    assert sent("%d", Decimal("2.5"))[1] == "2"  # it has no `__index__`
+    assert sent("%.1f" + " " * 999, Decimal("2.5"))[1] == "2.5" + " " * 999
 
 
 def test_shapes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import logging.handlers
 import pickle
 import queue
 import socket
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,25 @@ def test_a_copy_of_the_attributes_has_the_same_mesh_info() -> None:
     odd = logging.makeLogRecord({"rank": "first", "stream": 5, "progress": True, "ranks": "all", "coords": None})
     assert info_of(odd) == MeshInfo()
     assert RanksFilter("3").filter(odd)
+
+
+class Empty:
+    """An object to which formatters that colour a message, such as coloredlogs', give the class of the record."""
+
+    msg: object
+
+
+def test_the_class_of_a_record_can_be_given_to_an_object_with_a_copy_of_its_attributes() -> None:
+    kept = RecordCollector()
+    Sink([kept]).show_here(make("x %d", 1))
+    for record in (*cross(make("x %d", 1)), *kept.records):
+        copied: Any = Empty()
+        copied.__class__ = record.__class__
+        vars(copied).update(vars(record))
+        copied.msg = f"<{record.msg}>"
+        assert logging.Formatter("%(message)s %(hostname)s").format(copied) == f"<x 1> {vars(record)['hostname']}"
+        assert isinstance(copied, logging.LogRecord)
+        assert type(record) is not logging.LogRecord
 
 
 def test_a_mesh_info_is_immutable() -> None:

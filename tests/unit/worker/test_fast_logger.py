@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 import threading
 import time
@@ -121,6 +122,7 @@ def test_both_ways_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fa
         lambda log: log.log(35, "own level %d", 3),
         lambda log: log.info("reading %s of %s", PurePosixPath("a"), None),
         lambda log: log.warning("failed: %s", KeyError("k")),
+        lambda log: log.info("loss %.3f of %s, %d", Decimal("0.25"), PurePosixPath("a"), signal.SIGTERM),
     ],
 )
 def test_after_the_first_calls_no_record_is_made(fast: Fast, call: Callable[[logging.Logger], None]) -> None:
