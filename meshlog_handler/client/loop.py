@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .relay.uplink import Uplink
 
 _MAX_ITEMS: Final = 20_000
-
 _ENDS_SEC: Final = 1.0
 _PAUSE_SEC: Final = 0.001
 _LONGEST_PAUSE_SEC: Final = 0.1
