@@ -1,4 +1,4 @@
-"""Which calls of a stack a reader looks for, and how they are called in a text. Pure."""
+"""Calls of merged stacks: which of them a text leaves out, where they branch, and how a text names them. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def without_imports(group: StackGroup) -> StackGroup:
 
 
 def start_of(groups: Sequence[StackGroup]) -> int:
-    """Return how many shared outer frames start a process or thread: nobody looks for them."""
+    """Return how many shared outer frames start a process or thread. Texts fold them."""
     shared = 0
     while len(ways_of(groups, shared)) == 1 and shared < len(groups[0].frames) - 1:
         shared += 1
