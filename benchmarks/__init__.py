@@ -10,6 +10,8 @@ of them: trust the ratios, not the absolute numbers.
     call rate queues captured aggregation flush latency footprint startup growth hierarchy scale insight
     targets, table, plot, __main__  the targets; the results as Markdown, JSON and SVG; the command
     engines, engine_programs        separate: what Ray, Dask and Monarch do with the work of `rate`
+    detection, faulty               separate: what is told of faults, and of jobs without one
+    observers                       separate: what a stopped `meshlog follow`, `top` or `web` costs
     soak                            separate: load and killed workers for minutes, then an exact account
     chaos, chaos_account, chaos_programs        separate: faults on several hosts for minutes, then an exact account
 """

@@ -109,6 +109,8 @@ class Job:
         """End the job, and read the rest."""
         if self.process.poll() is None:
             self.process.terminate()
+        with contextlib.suppress(OSError):  # only one fault leaves a process that waits for this
+            os.close(os.open(self.directory / "stdin", os.O_WRONLY | os.O_NONBLOCK))
         self.process.wait(60)
         self._reader.join(60)
 

@@ -1,4 +1,4 @@
-"""What an observer that is stopped costs a job under full load: ``python -m benchmarks.observers [--rounds N]``.
+"""What an observer that is stopped costs a job under full load: ``python -m benchmarks.observers [--rounds N] [--only NAME]``.
 
 Two workers log as fast as they can into a client in this process. Windows of one second take turns: two begin when `meshlog
 follow`, `top` or `web` has joined and was stopped (SIGSTOP), one has no observer. In the first one, the client still fills what
@@ -117,6 +117,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.observers", description="What a stopped observer costs.")
     parser.add_argument("--rounds", type=int, default=30, metavar="N")
+    parser.add_argument("--only", choices=COMMANDS, action="append", help="these observers (all)")
     options = parser.parse_args()
     logging.raiseExceptions = False
     context: Any = multiprocessing.get_context("spawn")
@@ -129,7 +130,8 @@ def main() -> None:
                 time.sleep(0.1)
             print("| stopped | records/s without | rate with / without | µs a record | processor time with / without |")
             print("| --- | ---: | --- | ---: | --- |", flush=True)
-            for name, command in COMMANDS.items():
+            for name in options.only or COMMANDS:
+                command = COMMANDS[name]
                 print("\n".join(rows(name, rounds(client, command, options.rounds))), flush=True)
         finally:
             for worker in workers:

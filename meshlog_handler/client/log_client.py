@@ -91,12 +91,12 @@ class LogClient(Requests):
     queue : queue or None
         A queue of the program to read (see `listen`). None: `client.queue` is a `JournalQueue`.
     hang_after : float or None
-        Seconds without progress after which a job counts as hung: then it is shown once which ranks do nothing, since when,
-        their last lines, and the merged stacks. None: nothing is watched.
+        Seconds without progress of any rank after which a job counts as hung: then it is shown once where the ranks are,
+        since when, their last lines, and the merged stacks. None: nothing is watched.
     on_hang : callable or None
         Called with the `Hang` after it was shown, on a thread of this package.
     progress_from : {"output", "cpu"}
-        What counts as progress: records and printed lines, or processor time of ranks on this host, too.
+        What counts as progress: records and printed lines, or processor time of ranks on this host and their children, too.
     upstream : Uplink or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
     job : str or None

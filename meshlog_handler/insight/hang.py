@@ -8,7 +8,8 @@ from typing import Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
-from .stacks import MAIN_THREAD, Stacks, place_of
+from .call_tree import place_of
+from .stacks import MAIN_THREAD, Stacks
 
 _SHOWN: Final = 5
 _PLACES: Final = 4

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
+from .call_tree import start_of, unanswered_texts, without_imports
 from .series import finest
-from .stacks import start_of, unanswered_texts, without_imports
 
 if TYPE_CHECKING:
     from .report import Insight, RankInsight
@@ -117,7 +117,7 @@ def _branch(groups: Sequence[StackGroup], depth: int, *, is_open: bool) -> str:
     colour = f"color:{_AMBER}" if odd else ""
     title = f"{format_ranks(ranks)}: {', '.join(names[:_MAX_NAMES])}{more}{last}{', differs from most ranks' if odd else ''}"
     calls = list(_calls(first[depth:end], groups[0].sources[depth:end]))
-    if depth == 0 and (start := start_of(list(groups))):
+    if depth == 0 and (start := start_of(groups)):
         summary = f'<summary style="cursor:pointer">{start} {"frame" if start == 1 else "frames"} of the start</summary>'
         calls[:start] = [f'<details style="margin-left:1em">{summary}{"".join(calls[:start])}</details>']
     ways: dict[object, list[StackGroup]] = {}

@@ -15,23 +15,15 @@ from typing import Any, Final, NamedTuple
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
 from ..protocol.ranks import format_ranks
+from .call_tree import BOOTSTRAP, LIBRARY, MAX_FUNCTION, clean, start_of, unanswered_texts, ways_of, without_imports
 
 MAIN_THREAD: Final = "MainThread"
 _MAX_NAMES: Final = 3
-_MAX_FUNCTION: Final = 60
 _INDENT: Final = "  "
 # Patterns are compiled at their first use: most clients never ask for stacks.
-_LIBRARY: Final = r"^.*/(?:site-packages|dist-packages|lib/python[\d.]+t?)/"
 _DUMPED_FRAME: Final = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
 _DUMPED_THREAD: Final = r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$"
 _OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$"
-_BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
-_IMPORTING: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-_STARTING: Final = (
-    r"^<frozen runpy>$|/runpy\.py$"
-    r"|/(?:multiprocess(?:ing)?|billiard)/(?:process|context|spawn|forkserver|popen_\w+)\.py$"
-    r"|/meshlog_handler/mesh/process_main\.py$"
-)
 
 
 class Frame(NamedTuple):
@@ -71,8 +63,8 @@ class Unanswered(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        state = self.state and f"{self.state}{f' in {_clean(self.wait_channel)}' if self.wait_channel else ''}; "
-        return f"{'' if self.pid is None else f'pid {self.pid}: '}{_clean(state)}{_clean(self.reason)}"
+        state = self.state and f"{self.state}{f' in {clean(self.wait_channel)}' if self.wait_channel else ''}; "
+        return f"{'' if self.pid is None else f'pid {self.pid}: '}{clean(state)}{clean(self.reason)}"
 
 
 class StackGroup(NamedTuple):
@@ -228,7 +220,7 @@ def parse_dump(text: str, main: int) -> tuple[ThreadStack, ...]:
 
 def _is_own(frames: list[Frame]) -> bool:
     """Whether a dumped stack, innermost call first, is of a thread of this package."""
-    calls = [frame for frame in frames[-4:] if frame.function not in _BOOTSTRAP]
+    calls = [frame for frame in frames[-4:] if frame.function not in BOOTSTRAP]
     return frames[-1].function == "_bootstrap" and bool(calls) and re.search(_OWN_THREAD, calls[-1].file) is not None
 
 
@@ -322,21 +314,10 @@ def _text(stacks: Stacks) -> Iterable[str]:
         yield from (f"{_INDENT}{text}" for text in unanswered_texts(stacks.unanswered))
 
 
-def unanswered_texts(unanswered: Mapping[int, Unanswered]) -> list[str]:
-    """Return a text for each kind of ranks without stacks; that of a single rank has its pid."""
-    kinds: defaultdict[Unanswered, list[int]] = defaultdict(list)
-    for rank, each in unanswered.items():
-        kinds[each._replace(pid=None)].append(rank)
-    return [
-        f"{format_ranks(ranks)}{f', {unanswered[ranks[0]]}' if len(ranks) == 1 else f': {each}'}"
-        for each, ranks in kinds.items()
-    ]
-
-
 def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[int] | None) -> Iterable[str]:
     """Yield the frames that these groups share, then the subtree of each way in which they go on."""
     ranks = frozenset().union(*(group.ranks for group in groups))
-    ways = _ways(groups, depth)
+    ways = ways_of(groups, depth)
     if before is None and len(ways) > 1:  # they share no frame
         for way in ways:
             yield from _tree(way, depth, indent, None)
@@ -349,71 +330,28 @@ def _tree(groups: list[StackGroup], depth: int, indent: str, before: frozenset[i
     if before is None and (start := start_of(groups)):
         yield f"{indent}{_INDENT}... {_counted(start, 'frame')} of the start"
         depth = start
-        ways = _ways(groups, depth)
+        ways = ways_of(groups, depth)
     while len(ways) == 1 and depth < len(groups[0].frames):
         yield f"{indent}{_INDENT}{_call(groups[0], depth)}"
         depth += 1
-        ways = _ways(groups, depth)
+        ways = ways_of(groups, depth)
     if len(ways) > 1:
         for way in ways:
             yield from _tree(way, depth, indent + _INDENT, ranks)
 
 
-def without_imports(group: StackGroup) -> StackGroup:
-    """Return a group without the calls with which the interpreter imports modules, as in a traceback."""
-    kept = [at for at, frame in enumerate(group.frames) if frame.file not in _IMPORTING] or range(len(group.frames))
-    frames = tuple(group.frames[at] for at in kept)
-    return group._replace(frames=frames, sources=tuple(group.sources[at] for at in kept))
-
-
-def start_of(groups: list[StackGroup]) -> int:
-    """Return how many shared outer frames start a process or thread: nobody looks for them."""
-    shared = 0
-    while len(_ways(groups, shared)) == 1 and shared < len(groups[0].frames) - 1:
-        shared += 1
-    places = enumerate(groups[0].frames[:shared], 1)
-    return max((depth for depth, frame in places if _is_starting(frame)), default=0)
-
-
-def _is_starting(frame: Frame) -> bool:
-    return bool(re.search(_STARTING, frame.file)) or (frame.file.endswith("/threading.py") and frame.function in _BOOTSTRAP)
-
-
-def _ways(groups: list[StackGroup], depth: int) -> list[list[StackGroup]]:
-    """Divide groups by their frame at this depth, in their order; a group that ends here is a separate way."""
-    ways: dict[Frame | None, list[StackGroup]] = {}
-    for group in groups:
-        ways.setdefault(group.frames[depth] if depth < len(group.frames) else None, []).append(group)
-    return sorted(ways.values(), key=lambda way: -len(frozenset[int]().union(*(group.ranks for group in way))))
-
-
 def _call(group: StackGroup, depth: int) -> str:
     frame, source = group.frames[depth], group.sources[depth]
     if not frame.file:
-        return f"... {_clean(frame.function)}"
-    place = f"{re.sub(_LIBRARY, '', frame.file)}:{frame.line}"
-    return _clean(f"{frame.function[:_MAX_FUNCTION]} ({place}){f'  {source}' if source else ''}")
-
-
-def place_of(frames: tuple[Frame, ...]) -> str:
-    """Return the innermost call outside of libraries, as one short text; "" if no call is known."""
-    calls = [frame for frame in frames if frame.file]
-    own = [frame for frame in calls if not re.match(_LIBRARY, frame.file) and not frame.file.startswith("<frozen ")]
-    if not calls:
-        return ""
-    frame = (own or calls)[-1]
-    return _clean(f"{frame.function[:_MAX_FUNCTION]} ({frame.file.rpartition('/')[2]}:{frame.line})")
+        return f"... {clean(frame.function)}"
+    place = f"{re.sub(LIBRARY, '', frame.file)}:{frame.line}"
+    return clean(f"{frame.function[:MAX_FUNCTION]} ({place}){f'  {source}' if source else ''}")
 
 
 def _names(names: list[str]) -> str:
-    shown = [_clean(name) or "a thread without a name" for name in names[:_MAX_NAMES]]
+    shown = [clean(name) or "a thread without a name" for name in names[:_MAX_NAMES]]
     return ", ".join(shown) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _clean(text: str) -> str:
-    """Return text of a rank without anything that a terminal could take for a command."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

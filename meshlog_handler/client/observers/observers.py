@@ -83,7 +83,7 @@ class _Observer:
     follows: Follow | None = None
     missed: int = 0
 
-    def has_room(self, size: int = 0) -> bool:
+    def has_room(self, size: int) -> bool:
         """Return whether a segment of this size fits into the outbox."""
         return len(self.outbox) + size <= MAX_UNREAD
 
@@ -109,7 +109,7 @@ class _Observer:
 class _Stream:
     """The records for the observers that follow the same level and ranks. Each segment defines its schemas anew.
 
-    It is not `open` while none of the observers has room, or the client has no time for them. Then it only counts records.
+    It is not `open` while none of the observers has room for a segment, or the client has no time. Then it only counts records.
     """
 
     def __init__(self, follows: Follow, observers: Sequence[_Observer]) -> None:
@@ -120,7 +120,7 @@ class _Stream:
 
     def _begin(self) -> None:
         self._table, self._data, self._count, self._skipped = SchemaTable(), bytearray(), 0, 0
-        self.open = any(each.has_room(1) for each in self._observers)
+        self.open = any(each.has_room(_SEGMENT) for each in self._observers)
 
     def add(self, record: logging.LogRecord) -> None:
         """Add a record, or count it if the stream is not open."""
@@ -362,7 +362,7 @@ class Observers:
             self._pause()
         for observer in tuple(self._observers):
             if observer.follows is not None:
-                if observer.missed and observer.has_room():
+                if observer.missed and observer.has_room(_SEGMENT):
                     observer.tell_missed()
                 self._write(observer)
 
