@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import meshlog_handler
 from meshlog_handler import BusyError, FlushTimeout, LogClient, this_host
 from meshlog_handler.client import log_client
 from meshlog_handler.errors import ClosedError
@@ -52,7 +53,8 @@ class Blocks(RecordCollector):
 
 def greet_and_wait(address: str, done: threading.Event) -> None:
     """Log, and run until `done` is set."""
-    workers.greet_from(address, 0)
+    meshlog_handler.install(address, capture=False)
+    workers.greet(0)
     done.wait(DEADLINE)
 
 
