@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 from . import settings
 from .errors import ConnectError, SettingError
 from .handler import MeshHandler
-from .notebook.ipython import of_parents_kernel
 from .system import live_clients
 from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
 from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_shielded
-from .system.standard_streams import stand_on_descriptors
+from .system.standard_streams import of_parents_kernel, stand_on_descriptors
 from .worker import console_handlers, fast_logger, this_process
 from .worker.member import JoinOptions, Membership, launched_options, when_released
 from .worker.warning_filters import restore_warnings

@@ -12,7 +12,6 @@ Since version 6, ipykernel captures descriptors 1 and 2 itself (``OutStream.watc
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -72,15 +71,6 @@ def own_output(shell: Any, before_write: Callable[[Any], None]) -> FdTee | None:
 def _write(before_write: Callable[[Any], None], stream: Any, text: str) -> None:
     before_write(stream)
     stream.write(text)
-
-
-def of_parents_kernel(stream: Any) -> bool:
-    """Return whether `stream` belongs to a kernel that this process was forked from.
-
-    The kernel itself shows what is written to such a stream, and the capture does not see it.
-    """
-    kernel = getattr(stream, "_master_pid", None)
-    return type(stream).__module__ == "ipykernel.iostream" and kernel is not None and kernel != os.getpid()
 
 
 class Pulse:

@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, TextIO
 
 from .. import settings
@@ -17,6 +18,7 @@ from ..protocol.ranks import parse_ranks
 from ..protocol.record import MeshInfo, info_of
 from ..system.diagnostics import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
+from .own_bars import write_above
 from .terminal import Output
 
 _CHARACTER: Final = 4  # bytes of a character in UTF-8, at most
@@ -62,8 +64,9 @@ class RanksFilter(logging.Filter):
 class ConsoleHandler(logging.Handler):
     """Writes captured stdout to stdout, and everything else to stderr, in the order of arrival.
 
-    On a terminal, progress bars stay below the last line. Each bar takes one line, and all bars together at most half of the
-    screen. The last state of a bar becomes an ordinary line. Colours are kept and added on a terminal.
+    On a terminal, progress bars stay below the last line: those of ranks, and those that this process draws with tqdm. Each bar
+    of a rank takes one line, and all of them together at most half of the screen. The last state of a bar becomes an ordinary
+    line. Colours are kept and added on a terminal.
 
     Parameters
     ----------
@@ -224,7 +227,10 @@ class ConsoleHandler(logging.Handler):
         try:
             pending, self._pending, self._size = self._pending, [], 0
             for output, parts, count in self._runs(pending):
-                self._write(output, parts, count)
+                if output.terminal:
+                    write_above(output.stream, partial(self._write, output, parts, count))
+                else:
+                    self._write(output, parts, count)
         finally:
             self.release()
 

@@ -1,9 +1,10 @@
-"""Restores the standard streams of a process whose parent had replaced them before the fork."""
+"""The standard streams of a process whose parent had replaced them before the fork."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -29,3 +30,12 @@ def stand_on_descriptors(replaced: Callable[[Any], bool] = lambda stream: True) 
         made = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace" if fd == 2 else None, line_buffering=True)
         setattr(sys, name, made)
         setattr(sys, f"__{name}__", made)
+
+
+def of_parents_kernel(stream: Any) -> bool:
+    """Return whether `stream` belongs to a kernel that this process was forked from.
+
+    The kernel itself shows what is written to such a stream, and the capture does not see it.
+    """
+    kernel = getattr(stream, "_master_pid", None)
+    return type(stream).__module__ == "ipykernel.iostream" and kernel is not None and kernel != os.getpid()

@@ -29,6 +29,7 @@ from typing import Any, Final, NamedTuple
 from ..protocol.record import MeshRecord
 from ..system.descriptors import FileIdentity, identity
 from ..system.fd_capture import changes, original_fd
+from ..system.standard_streams import of_parents_kernel
 from . import record_stream, this_process
 
 _handle: Final = logging.Handler.handle
@@ -107,6 +108,8 @@ def stop() -> None:
 def leads_to_console(file: object) -> bool | None:
     """Return whether a stream writes to this process's stdout or stderr; None if that is unknown until it writes."""
     if not isinstance(file, io.TextIOWrapper):
+        if _places is None and of_parents_kernel(file):
+            return True
         # Wrappers of a stream, such as those of Ray and colorama, have the `fileno` of that stream.
         return True if callable(getattr(file, "fileno", None)) and _is_console(file) else None
     known = _consoles.get(file)

@@ -55,6 +55,24 @@ def two_positions(go: str) -> None:
             time.sleep(0.02)
 
 
+def log_lines(number: int) -> None:
+    """Log two lines."""
+    for line in range(2):
+        logging.info("worker %d logs %d", number, line)
+
+
+def of_client() -> None:
+    """Draw bars in the client's process, while workers log."""
+    with LogClient() as client, ExitStack() as stack:
+        bars = [stack.enter_context(tqdm(total=3, desc=f"own {at}", position=at, mininterval=0)) for at in range(2)]
+        with ProcessPoolExecutor(2, initializer=install, initargs=(client.address,)) as pool:
+            for number in range(3):
+                pool.submit(log_lines, number).result()
+                client.flush()
+                for bar in bars:
+                    bar.update()
+
+
 def by_rich(number: int) -> None:
     """Draw two bars as rich does on a terminal."""
     from rich.console import Console
@@ -97,6 +115,8 @@ if __name__ == "__main__":
         mesh()
     elif name == "size":
         print("size", *say_size())
+    elif name == "of_client":
+        of_client()
     elif name == "two_positions":
         two_positions(sys.argv[2])
     else:

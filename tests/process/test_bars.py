@@ -66,6 +66,16 @@ def test_bars_overwrite_no_record_and_each_bar_leaves_one_line(
     assert_bars_stay_together_below_the_records(seen, {name.format(number) for name in names for number in range(3)})
 
 
+def test_lines_of_workers_appear_above_the_bars_of_the_client(screen: Screen) -> None:
+    seen = on(screen, "-m", "tests.process.bars", "of_client")
+    records = [f"worker {number} logs {line}" for number in range(3) for line in range(2)]
+    assert [row.partition("] ")[2] for row in seen[-1] if row.startswith("[")] == records
+    assert len(seen[-1]) == len(records) + 2
+    for state in seen:
+        bars = [row for row in state if row.startswith("own ")]
+        assert bars == state[len(state) - len(bars) :], "below all records"
+
+
 def test_ranks_with_two_bars_each_show_all_bars_at_once(screen: Screen, tmp_path: Path) -> None:
     bars = {f"{name} {number}" for name in ("upper", "lower") for number in range(4)}
     go = tmp_path / "go"

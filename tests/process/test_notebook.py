@@ -290,6 +290,30 @@ def test_a_forked_child_has_no_notebook_session_and_its_output_is_shown(watches:
     assert kernel.run("await pm.call(greet, 1)").lines == greetings(1)
 
 
+POOL = """
+import logging, multiprocessing
+
+def work(number):
+    logging.warning("working on %d", number)
+
+handler = logging.StreamHandler()
+logging.root.addHandler(handler)
+with meshlog_handler.LogClient() as client:
+    with multiprocessing.get_context("fork").Pool(1, meshlog_handler.install, (client.address,)) as pool:
+        pool.map(work, range(2))
+        client.flush()
+logging.root.removeHandler(handler)
+"""
+
+
+def test_forked_workers_that_inherit_a_handler_of_the_kernel_show_each_record_once(kernel: Kernel, unwatched: Kernel) -> None:
+    for each in (kernel, unwatched):
+        each.run("import meshlog_handler")
+        cell = each.run(POOL)
+        assert not cell.error
+        assert cell.lines == ["[0] working on 0", "[0] working on 1"]
+
+
 @pytest.mark.parametrize("end", ["restart", "SIGKILL"])
 def test_a_kernel_that_ends_leaves_no_processes(end: str) -> None:
     with Kernel() as kernel:

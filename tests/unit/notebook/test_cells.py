@@ -19,8 +19,9 @@ import pytest
 from meshlog_handler.client.flushes.receipt import FlushReceipt
 from meshlog_handler.errors import ClosedError, SettingError
 from meshlog_handler.notebook import cells
-from meshlog_handler.notebook.ipython import Pulse, of_parents_kernel, own_output, running_cell, write_under
+from meshlog_handler.notebook.ipython import Pulse, own_output, running_cell, write_under
 from meshlog_handler.output.console import ConsoleHandler
+from meshlog_handler.system.standard_streams import of_parents_kernel
 
 DONE = FlushReceipt(1, (0, 1, 2, 3), (), (), 0, 0.01)
 SILENT = FlushReceipt(1, (0, 3), (1, 2), (), 0, 3.0)
