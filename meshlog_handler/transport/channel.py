@@ -46,6 +46,7 @@ _CHALLENGE: Final = 32  # bytes
 _DIGEST: Final = 32
 _MAX_KEY: Final = 64
 _MAX_READ: Final = 64 * 1024
+_PAUSE_SEC: Final = 0.05  # before another try
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -148,6 +149,29 @@ def dial(address: Address, sock: socket.socket) -> None:
     set_kernel_timeout(sock, HANDSHAKE_SEC)
 
 
+def reach(address: Address) -> socket.socket:
+    """Return an authenticated connection to the client at `address`; raise as `dial` and `authenticate` do.
+
+    In a crowd, the client closes connections that have not proved for a while that they have the key. This may happen to a
+    worker that gets no processor time, so it tries again.
+    """
+    deadline = deadline_after(DIAL_SEC)
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            dial(address, sock)
+            return authenticate(sock, address.key)
+        except BaseException as failure:
+            sock.close()
+            if not isinstance(failure, GivenUpError) or monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SEC)
+
+
+class GivenUpError(ConnectionError):
+    """The client closed a connection before this end had proved that it has the key."""
+
+
 def _connected(sock: socket.socket, address: Address, path: str) -> bool:
     """Try both sockets of the client; return whether one had room.
 
@@ -188,23 +212,27 @@ def authenticate(sock: socket.socket, key: bytes) -> socket.socket:
         client                                   worker
         greeting, challenge          ------->
                                      <-------    challenge, digest of both challenges
-        digest of both challenges    ------->
+        digest of both challenges    ------->    or as many zeros, if the worker does not have the key
 
     The socket must have a timeout in the kernel (see `set_kernel_timeout`). Returns the socket, ready for frames.
 
     Raises
     ------
     OSError, EOFError
-        If the other end sends nothing or closes the connection, as a client does for a worker without the key.
+        If the other end sends nothing or closes the connection; `GivenUpError` if it has sent its challenge before.
     ProtocolError
-        If the other end does not have the key, or uses another protocol.
+        If the two ends do not have the same key, or the other end uses another protocol.
     """
     ours = os.urandom(_CHALLENGE)
     if read_exactly(sock, len(_GREETING)) != _GREETING:
         raise ProtocolError("the other end uses another protocol. Use the same version of meshlog_handler in both.")
     theirs = read_exactly(sock, _CHALLENGE)
-    sock.sendall(ours + _digest(key, b"worker", theirs + ours))
-    _check(read_exactly(sock, _DIGEST), key, b"client", theirs + ours)
+    try:
+        sock.sendall(ours + _digest(key, b"worker", theirs + ours))
+        answer = read_exactly(sock, _DIGEST)
+    except (EOFError, ConnectionError) as closed:
+        raise GivenUpError("the client closed the connection") from closed
+    _check(answer, key, b"client", theirs + ours)
     return sock
 
 
@@ -218,7 +246,11 @@ def challenge(sock: socket.socket, key: bytes) -> Steps[None]:
     sock.sendall(_GREETING + ours)  # no bytes wait in a new socket, so these few fit
     yield
     theirs = yield from take_exactly(sock, _CHALLENGE)
-    _check((yield from take_exactly(sock, _DIGEST)), key, b"worker", ours + theirs)
+    try:
+        _check((yield from take_exactly(sock, _DIGEST)), key, b"worker", ours + theirs)
+    except ProtocolError:
+        sock.sendall(bytes(_DIGEST))  # else the worker would try again
+        raise
     sock.sendall(_digest(key, b"client", ours + theirs))
     yield
 
@@ -417,17 +449,14 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     With a `tunnel`, a socket whose other end is forwarded to the client, no socket is opened. Each step takes at most
     `HANDSHAKE_SEC` seconds. Raises `ConnectError` if no client answers, or the client refuses.
     """
+    sock = tunnel
     try:
-        sock = tunnel if tunnel is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError as failure:  # no descriptor is left
-        raise ConnectError(f"joining the client at {address.path} failed: {failure}") from failure
-    try:
-        if tunnel is None:
-            dial(address, sock)
+        if sock is None:
+            sock = reach(address)
         else:
             sock.setblocking(True)
             set_kernel_timeout(sock, HANDSHAKE_SEC)
-        authenticate(sock, address.key)
+            authenticate(sock, address.key)
         sock.sendall(frame(CONTROL, hello.encode()))
         if fds:
             sock.sendmsg([b"F"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
@@ -435,7 +464,8 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
         welcome = decode(payload, Welcome)
         set_kernel_timeout(sock, 0)
     except (OSError, EOFError, MeshlogError) as failure:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise ConnectError(
             f"joining the client at {address.path} failed: {type(failure).__name__}: {failure}. Check that the process that "
             f"shows the logs is still running, and that the address is passed on unchanged."

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -25,11 +26,13 @@ import pytest
 import meshlog_handler
 from meshlog_handler import ConnectError, LogClient, LogRelay, ProcMesh, SettingError, this_host
 from meshlog_handler.client.registry import FIRST_UNGRANTED
+from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
+from meshlog_handler.protocol.messages import Hello
 from meshlog_handler.protocol.relay_messages import RankGranted
 from meshlog_handler.testing import CollectedLogs, collected
-from meshlog_handler.transport import listener
-from meshlog_handler.transport.channel import Address, abstract, authenticate
+from meshlog_handler.transport import channel, listener
+from meshlog_handler.transport.channel import Address, abstract, authenticate, connect
 from meshlog_handler.transport.listener import MAX_OF_ONE, MAX_PENDING
 from meshlog_handler.transport.runs import FILE
 from meshlog_handler.worker import membership
@@ -88,9 +91,9 @@ def test_a_connection_with_a_wrong_key_is_refused(
     monkeypatch.setattr(listener, "HANDSHAKE_SEC", DEADLINE)  # else the connection may be refused for being slow
     address = Address.parse(others.address)
     for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):
-        with contextlib.closing(knock(others.address)) as sock, pytest.raises((EOFError, ConnectionError)):
+        with contextlib.closing(knock(others.address)) as sock, pytest.raises(ProtocolError):
             authenticate(sock, key)
-        with pytest.raises(ConnectError, match=r"EOFError|Connection"):
+        with pytest.raises(ConnectError, match="the other end does not know the key"):
             membership.join(JoinOptions(str(address._replace(key=key))))
     said: list[str] = []
 
@@ -100,6 +103,28 @@ def test_a_connection_with_a_wrong_key_is_refused(
 
     until(is_said, DEADLINE)
     assert address.key.hex() not in "".join(said)
+
+
+def test_a_worker_that_lost_its_place_in_a_crowd_tries_again(others: Honest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client closes its first two connections, because it has no processor time to send anything."""
+    monkeypatch.setattr(listener, "MAX_PENDING", 1)
+    monkeypatch.setattr(listener, "_SILENT_SEC", 0.0)
+    closed: list[bool] = []
+
+    def authenticate_late(sock: socket.socket, key: bytes) -> socket.socket:
+        if len(closed) < 2:
+            with knock(others.address):  # takes the place
+                poll = select.poll()
+                poll.register(sock, 0)  # only for the end of the connection
+                closed.append(bool(poll.poll(DEADLINE * 1000)))
+        return authenticate(sock, key)
+
+    monkeypatch.setattr(channel, "authenticate", authenticate_late)
+    hello = Hello(os.getpid(), "here", None, None, "", (), forwarding=False, started=0.0, observer=True)
+    link, _ = connect(Address.parse(others.address), hello, ())
+    link.close()
+    link.forget()
+    assert closed == [True, True]
 
 
 @pytest.mark.parametrize(

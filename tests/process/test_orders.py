@@ -256,7 +256,7 @@ def test_garbage_collection_stops_the_client_without_waiting() -> None:
         del cycle, logs
         began = time.monotonic()
         gc.collect()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0  # half of what a flush would take
         until(lambda: not other.running, DEADLINE, "the client to be stopped")
         until(lambda: not any(thread.name == "meshlog-stop" for thread in threading.enumerate()), DEADLINE)
 

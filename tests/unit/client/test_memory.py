@@ -82,7 +82,7 @@ def test_groups_of_long_lines_are_shown_early(kind: str, traced: Callable[[], in
         for each in (*aggregator.add(template, values, 0.0), *aggregator.took(len(data))):
             lengths.append(len(each.getMessage()))
         del record, data, template, values
-    assert traced() < 64 << 20
+    assert traced() < 80 << 20  # twice the 32 MiB that groups may hold, and a record in each of its forms
     assert aggregator.pending < count or kind == "numbers"
     lengths += [len(each.getMessage()) for each in aggregator.flush()]
     assert len(lengths) == count

@@ -261,11 +261,11 @@ def test_each_part_of_a_cut_line_counts_its_shown_bytes() -> None:
 def test_long_lines_in_small_pieces_take_linear_time() -> None:
     def seconds(pieces: int) -> float:
         framer = LineFramer(1 << 30)
-        start = time.perf_counter()
+        start = time.thread_time()  # what other processes do does not count
         for _ in range(pieces):
             framer.feed(b"0123456789abcdef", 0.0)
         framer.feed(b"\n", 0.0)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     small = min(seconds(5_000) for _ in range(5))
     large = min(seconds(40_000) for _ in range(3))
@@ -346,7 +346,7 @@ def test_level_of(text: str, level: int) -> None:
 
 def test_no_escape_sequence_makes_strip_ansi_slow() -> None:
     raw = b"\x1b]" * 50_000
-    start = time.perf_counter()
+    start = time.thread_time()
     stripped = strip_ansi(raw)
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
     assert not re.search(rb"\x1b\]", stripped)
