@@ -66,6 +66,9 @@ _START_LOOK_SEC: Final = 0.002
 _COUNT_AGAIN_SEC: Final = 0.01
 _MAX_COUNTS: Final = 50
 
+_lost: Final[list[LogClient]] = []
+"""Clients whose descriptors the program has closed. They are never freed: their numbers may belong to files of the program."""
+
 
 class LogClient(Requests):
     """Shows the logs of many processes in this one.
@@ -380,9 +383,13 @@ class LogClient(Requests):
         self._readers.clear()
         self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
-            with contextlib.suppress(ClosedError):  # the thread has already ended
-                self._post(self._core.release)
-            self._wait_for_end(thread, timeout, interrupts)
+            if self._mailbox.intact:
+                with contextlib.suppress(ClosedError):  # the thread has already ended
+                    self._post(self._core.release)
+                self._wait_for_end(thread, timeout, interrupts)
+            else:  # the thread waits for nothing any more
+                self._rundir.remove()
+                self.registry.release_journals()
         finally:
             self._disown()
 
@@ -475,13 +482,18 @@ class LogClient(Requests):
             # Runs in reverse order. Each callback runs even if another one raises.
             with contextlib.ExitStack() as end:
                 end.callback(setattr, self, "_ended", True)
-                end.callback(self._end_job)
+                intact = self._mailbox.intact
+                if intact:
+                    end.callback(self._end_job)
                 end.callback(internal_threads.discard, threading.get_ident())
-                end.enter_context(self._core.gate)
-                end.callback(self._core.hang_up)
-                end.callback(self._rundir.remove)
-                end.callback(self.registry.release_journals)
-                end.callback(self._mailbox.close)
+                if intact:
+                    end.enter_context(self._core.gate)
+                    end.callback(self._core.hang_up)
+                    end.callback(self._rundir.remove)
+                    end.callback(self.registry.release_journals)
+                    end.callback(self._mailbox.close)
+                else:
+                    _lost.append(self)
                 if self.console is not None:
                     # Not `close`: the thread that stops the client may hold the lock of `logging`.
                     end.callback(self.console.finish)
@@ -574,6 +586,9 @@ class LogClient(Requests):
         """In a forked child: close the copies of the parent's descriptors."""
         self._running = False
         self._thread = None
+        if not self._mailbox.intact:
+            _lost.append(self)
+            return
         self._core.forget()
         self._mailbox.forget()
         self._rundir.forget()

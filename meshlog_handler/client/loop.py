@@ -143,7 +143,7 @@ class ClientLoop:
     def run(self) -> None:
         """Work until `end` was called, then close. No failure of a peer or a handler ends this thread."""
         in_a_row = 0
-        while not (self.ending and self._exits_reported()):
+        while self._mailbox.intact and not (self.ending and self._exits_reported()):
             failures = self._failures
             self._do(self._turn)
             # After repeated failures, leave the processor to other threads.
@@ -152,7 +152,8 @@ class ClientLoop:
                 time.sleep(min(_PAUSE_SEC * 2 ** min(in_a_row, 10), _LONGEST_PAUSE_SEC))
         self._began = monotonic()
         with self.gate:
-            self._close()
+            if self._mailbox.intact:
+                self._close()
 
     def busy(self) -> str:
         """Return what has occupied the thread since its last wait; "" during a wait. Any thread."""
@@ -187,8 +188,9 @@ class ClientLoop:
         try:
             step(*args)
         except BaseException as failure:  # SystemExit, too: this thread serves all ranks
-            self._failures += 1
-            self.error_reports.log("the client's thread goes on after a failure", failure)
+            if self._mailbox.intact:
+                self._failures += 1
+                self.error_reports.log("the client's thread goes on after a failure", failure)
 
     # -- calls from other threads (see `Mailbox`) -----------------------------------------------------------------
 
@@ -308,6 +310,8 @@ class ClientLoop:
     def _turn(self) -> None:
         self._began = None
         ready = self.reactor.wait(self._patience())
+        if not self._mailbox.intact:  # the program has closed the descriptors: what is ready is no peer
+            return
         with self.gate:
             self._began = monotonic()
             self._do(self.reactor.read, ready)

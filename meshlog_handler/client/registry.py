@@ -17,6 +17,7 @@ from .. import settings
 from ..errors import ClosedError, ProtocolError, quoted
 from ..protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ..protocol.relay_messages import RankGranted
+from ..system.descriptors import Held
 from ..system.locks import hold, is_held
 from ..transport.listener import NewConnection
 from ..transport.run_directory import lives
@@ -109,7 +110,7 @@ class Registry:
         self._meshes: dict[str, Mesh] = {"": Mesh(None, [self._warnings])}
         self._dead: dict[MeshMember, None] = {}
         self._journals = ""
-        self._held = -1
+        self._held: Held | None = None
         self.orphans: dict[str, Orphan] = {}
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
@@ -151,22 +152,25 @@ class Registry:
         for _ in range(_TRIES):
             with contextlib.suppress(OSError):  # without a lock, journals of this client stay as long as their writers live
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._held = hold(path)
-            if self._held < 0 or os.fstat(self._held).st_nlink:
+            fd = hold(path)
+            if fd < 0:
+                return
+            self._held = Held(fd)
+            if os.fstat(fd).st_nlink:
                 return
             self.forget()  # another client has removed the file before it was locked
 
     def release_journals(self) -> None:
         """Release the lock, because this client ends: the next client in the same directory removes its journals."""
-        if self._held >= 0:
+        if self._held is not None:
             _unlink(os.path.join(self._journals, _lock_name(self._own_token)))
         self.forget()
 
     def forget(self) -> None:
         """In a forked child: close the copy of the lock."""
-        held, self._held = self._held, -1
-        if held >= 0:
-            os.close(held)
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def add_mesh(self, token: str, coords: Mapping[int, Mapping[str, int | str]] | None) -> None:
         """Add a mesh whose workers join with `token`. Without `coords`, they get ranks like workers outside of a mesh."""

@@ -367,6 +367,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file, and keep its contents. Maps are freed when no writer uses them; new segments are in memory only."""
+        if self._fd >= 0 and not self._is_ours():
+            _kept.extend((self._header, *self._maps))
         for fd in (self._fd, self._lock):
             if fd >= 0 and self._is_file(fd):
                 os.close(fd)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ClosedError
+from .descriptors import identity
 from .diagnostics import diagnose
 from .error_reports import describe, give, refuse
 
@@ -63,16 +64,22 @@ class Mailbox:
         self.fd, self._write_fd = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write_fd, False)
+        self._known = identity(self.fd)
         self._closing = threading.RLock()  # a finalizer may call `put` while its thread is in `put`
         self._closed = False
 
     def __len__(self) -> int:
         return self._calls.qsize()
 
+    @property
+    def intact(self) -> bool:
+        """Whether its descriptors still are its pipe: the program may have closed all descriptors and reused their numbers."""
+        return identity(self.fd) == self._known == identity(self._write_fd)
+
     def put(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
-        """Add a `Call`. Raises `ClosedError` after `close`."""
+        """Add a `Call`. Raises `ClosedError` after `close`, and after the program has closed the descriptors."""
         with self._closing:
-            if self._closed:
+            if self._closed or not self.intact:
                 raise self._stopped()
             self._calls.put(Call(fn, future, gives, self._where))
             self.wake()
@@ -80,7 +87,7 @@ class Mailbox:
     def wake(self) -> None:
         """Wake the thread, if the mailbox is not closed."""
         with self._closing:
-            if not self._closed:
+            if not self._closed and self.intact:
                 with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
                     os.write(self._write_fd, b"w")
 
@@ -116,7 +123,7 @@ class Mailbox:
 
     def _close_pipe(self) -> None:
         self._closed = True
-        fds, self.fd, self._write_fd = (self.fd, self._write_fd), -1, -1
+        fds = (self.fd, self._write_fd) if self.intact else ()
+        self.fd = self._write_fd = -1
         for fd in fds:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)

@@ -11,6 +11,7 @@ import fcntl
 import os
 
 from ..errors import SettingError
+from ..system.descriptors import Held
 from ..system.regular_files import open_regular, read_regular
 from ..system.shielded import run_whole
 from . import run_directory
@@ -30,7 +31,7 @@ class Election:
 
     def __init__(self, name: str) -> None:
         self.path = os.path.join(run_directory.base(), f"{run_directory.JOB}{name}")
-        self._lock = -1
+        self._lock: Held | None = None
 
     def claim(self) -> bool:
         """Try to claim the job until `release`. Return whether this process shows it.
@@ -40,7 +41,7 @@ class Election:
         return run_whole(self._claim)  # Ctrl-C leaves no descriptor
 
     def _claim(self) -> bool:
-        while self._lock < 0:
+        while self._lock is None:
             lock = open_regular(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +50,7 @@ class Election:
                 return False
             if self._is_at_its_place(lock):
                 os.ftruncate(lock, 0)  # the address of a process that was killed
-                self._lock = lock
+                self._lock = Held(lock)
             else:  # the previous owner has just removed the file
                 os.close(lock)
         return True
@@ -57,7 +58,7 @@ class Election:
     @property
     def claimed(self) -> bool:
         """Whether this process has claimed the job."""
-        return self._lock >= 0
+        return self._lock is not None
 
     def _is_at_its_place(self, lock: int) -> bool:
         try:
@@ -67,7 +68,8 @@ class Election:
 
     def publish(self, address: str) -> None:
         """Write the address of the client for the other processes."""
-        os.write(self._lock, f"{address}\n".encode())
+        if self._lock is not None and self._lock.intact:
+            os.write(self._lock.fd, f"{address}\n".encode())
 
     def address(self) -> str:
         """Return the address of the client, or "" if it is not published yet."""
@@ -78,13 +80,13 @@ class Election:
 
     def release(self) -> None:
         """Release the job. A later process can claim it."""
-        if self._lock >= 0:
+        if self._lock is not None:
             with contextlib.suppress(FileNotFoundError):  # a cleaner of temporary files has removed it
                 os.unlink(self.path)
             self.forget()
 
     def forget(self) -> None:
         """In a forked child: close the copy of the lock, which would keep the job claimed after the parent has ended."""
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()

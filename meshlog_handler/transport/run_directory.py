@@ -18,6 +18,7 @@ from hashlib import blake2b
 
 from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
+from ..system.descriptors import Held
 from ..system.locks import hold, is_held
 from ..system.regular_files import open_regular, read_regular
 from .channel import Address, any_length
@@ -172,7 +173,7 @@ class RunDir:
     def forget(self) -> None:
         """Release the locks without removing anything."""
         while self._held:
-            os.close(self._held.pop())
+            self._held.pop().close()
 
 
 def _write(path: str, content: bytes) -> None:
@@ -197,7 +198,7 @@ def _note(upstream: bytes) -> bytes:
     return blake2b(upstream, person=b"relay", digest_size=_DIGEST).digest()
 
 
-def _take_over(parent: str, note: bytes) -> tuple[str, list[int], bytes, str] | None:
+def _take_over(parent: str, note: bytes) -> tuple[str, list[Held], bytes, str] | None:
     """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there."""
     for name in sorted(os.listdir(parent)):
         path = os.path.join(parent, name)
@@ -217,29 +218,29 @@ def _take_over(parent: str, note: bytes) -> tuple[str, list[int], bytes, str] | 
         for left in (_ORPHAN, SOCKET):
             with contextlib.suppress(FileNotFoundError):  # nothing to remove
                 os.unlink(os.path.join(path, left))
-        return path, [held, directory], found[_DIGEST : _DIGEST + _KEY], found[_DIGEST + _KEY :].decode()
+        return path, [Held(held), Held(directory)], found[_DIGEST : _DIGEST + _KEY], found[_DIGEST + _KEY :].decode()
     return None
 
 
-def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[int]]:
+def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:
     """Make a directory under a temporary name; return its path, and the descriptors that hold its locks.
 
     The files `kept_for` in it say for whom it is kept: for the next client of a job, or for the replacement of a relay.
     """
     making = tempfile.mkdtemp(prefix=f"{_MAKING}{os.getpid()}-", dir=parent)
-    held: list[int] = []
+    held: list[Held] = []
     try:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
-        held.append(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held.append(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        fcntl.flock(held[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held.append(Held(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)))
+        fcntl.flock(held[0].fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(Held(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+        fcntl.flock(held[1].fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         for name, content in kept_for.items():
             with open(os.open(os.path.join(making, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(content)
     except BaseException:
-        for fd in held:
-            os.close(fd)
+        for each in held:
+            each.close()
         shutil.rmtree(making, ignore_errors=True)
         raise
     return making, held

@@ -1,14 +1,17 @@
-"""Workers that lose their connection to the client and continue to run."""
+"""Processes that lose their connections, because they call exec or close their descriptors, and continue to run."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import tempfile
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
 import meshlog_handler
+from meshlog_handler import LogClient, MeshHandler
 from meshlog_handler.worker import membership
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
@@ -50,3 +53,43 @@ def close_all(address: str, directory: str, count: int, closed: Any, go: Any) ->
     for file in files:
         assert os.pread(file.fileno(), len(MINE) + 1, 0) == MINE, "nobody writes to what is not his"
         file.close()
+
+
+def keep_the_files(kind: str) -> None:
+    """Log; close all descriptors; open files; fork; and leave. Check that nobody touches the files."""
+    client = None
+    if kind == "worker":
+        meshlog_handler.install(capture=False)
+    elif kind == "client":
+        client = LogClient(logging.NullHandler()).start()
+        logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
+    else:
+        logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)]))
+    LOGGER.warning("before")
+    os.closerange(3, 200)
+    files = [tempfile.TemporaryFile(buffering=0) for _ in range(40)]  # noqa: SIM115  # the end of the process closes them
+    for file in files:
+        file.write(MINE)
+    nodes = [os.fstat(file.fileno()).st_ino for file in files]
+    pid = os.fork()
+    if not pid:
+        _check(files, nodes)
+        LOGGER.warning("of the child")
+        _check(files, nodes)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the child has the files"
+    LOGGER.warning("after")
+    if client is not None:
+        client.stop()
+    elif kind == "worker":
+        meshlog_handler.uninstall()
+    else:
+        logging.shutdown()
+    _check(files, nodes)
+
+
+def _check(files: Sequence[IO[bytes]], nodes: Sequence[int]) -> None:
+    gc.collect()
+    for file, node in zip(files, nodes, strict=True):
+        assert os.fstat(file.fileno()).st_ino == node, "it is the same file"
+        assert os.pread(file.fileno(), len(MINE) + 1, 0) == MINE, "nobody writes to what is not his"

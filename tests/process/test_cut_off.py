@@ -16,7 +16,7 @@ from meshlog_handler.testing import collected
 from tests.waiting import until
 
 from . import cut_off
-from .procs import DEADLINE, ROOT, importing, join_all, started
+from .procs import DEADLINE, ROOT, importing, join_all, run_python, started
 
 
 def test_a_flush_shows_records_logged_before_an_exec_and_does_not_wait_for_the_new_program() -> None:
@@ -69,3 +69,16 @@ def test_a_process_that_closes_all_descriptors_loses_no_record_silently(
     assert numbers == sorted(set(numbers))
     assert (stats.total_dropped > 0) == (size < 1 << 20)
     assert (tmp_path / "worker.stderr").read_text() == "", "the client lives: nothing is said as if it did not"
+
+
+@pytest.mark.parametrize("kind", ["handler", "client", "worker"])
+def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind: str) -> None:
+    program = "import sys; from tests.process import cut_off; cut_off.keep_the_files(sys.argv[1])"
+    with collected() as logs:
+        begun = time.monotonic()
+        done = run_python("-c", program, kind, env=logs.environ() if kind == "worker" else None)
+        assert time.monotonic() - begun < 10, "nobody waits for what is closed"
+        logs.flush(timeout=DEADLINE)
+        lines = sorted(logs.messages if kind == "worker" else done.stdout.splitlines())
+    assert lines == ["after", "before", "of the child"]
+    assert done.stderr == ""

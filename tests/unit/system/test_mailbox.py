@@ -53,3 +53,27 @@ def test_after_the_end_a_call_is_refused_and_nothing_is_written() -> None:
     finally:
         for fd in other_pipe:
             os.close(fd)
+
+
+def test_a_mailbox_whose_descriptors_the_program_has_closed_touches_none_of_their_numbers() -> None:
+    mailbox = Mailbox("the thread", "owner")
+    assert mailbox.intact
+    old = mailbox.fd, mailbox._write_fd
+    for fd in old:
+        os.close(fd)
+    assert not mailbox.intact
+    other_pipe = os.pipe()  # reuses the numbers
+    try:
+        assert other_pipe == old
+        os.set_blocking(other_pipe[0], False)
+        assert not mailbox.intact
+        mailbox.wake()
+        with pytest.raises(ClosedError):
+            mailbox.put(lambda: None)
+        mailbox.close()
+        with pytest.raises(BlockingIOError):
+            os.read(other_pipe[0], 1)
+        os.write(other_pipe[1], b"w")
+    finally:
+        for fd in other_pipe:
+            os.close(fd)
