@@ -236,9 +236,10 @@ class MeshHandler(logging.Handler):
                     return
                 except ConnectError as failure:
                     with importing():
-                        from .transport.run_directory import is_of_this_process
+                        from .transport.run_directory import has_ended, is_of_this_process
 
-                    if not is_of_this_process(address):  # else the process has called `os.exec`, which ended its client
+                    # No fault: the process has called `os.exec`, or has outlived the one that started it.
+                    if not (is_of_this_process(address) or has_ended(address)):
                         diagnose(
                             f"{settings.ADDRESS} names a client that is gone, so this process shows its own logs: {failure}"
                         )

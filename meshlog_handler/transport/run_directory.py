@@ -348,6 +348,12 @@ def is_of_this_process(address: str) -> bool:
     return name.startswith(f"{_RUN}{os.getpid()}-")
 
 
+def has_ended(address: str) -> bool:
+    """Return whether the client at `address` ran on this machine and was stopped: then it has removed its directory."""
+    path = os.path.dirname(Address.parse(address).path)
+    return _is_gone(path) and os.path.isdir(os.path.dirname(path))
+
+
 def tell_once(parent: int) -> bool:
     """Return True to one process only of those with this parent."""
     try:

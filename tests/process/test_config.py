@@ -140,7 +140,19 @@ def gone() -> str:
         return client.address
 
 
-def test_a_configuration_with_the_address_of_a_stopped_client_starts_a_new_client(gone: str) -> None:
+def test_a_program_that_outlives_the_one_that_started_it_shows_its_logs_without_a_complaint(gone: str) -> None:
+    lines, complaints = run("dead_address", address=gone)
+    assert lines == family()
+    assert complaints == ""
+
+
+@pytest.mark.parametrize("why", ["it was killed", "it is on another machine"])
+def test_a_configuration_with_the_address_of_a_client_that_is_gone_starts_a_new_client(why: str, gone: str) -> None:
+    if why == "it was killed":
+        killed = "import os; from meshlog_handler import LogClient; print(LogClient().start().address, flush=True); os._exit(0)"
+        gone = run_python("-c", killed).stdout.strip()
+    else:
+        gone = gone.replace("://", ":///nowhere")
     lines, complaints = run("dead_address", address=gone)
     assert lines == family()
     assert complaints.count("\n") == 1
