@@ -162,14 +162,19 @@ def last_lines(tail: Iterable[Item]) -> list[str]:
     """Return the last lines of a worker as they were shown, each traceback as its last line."""
     # Items of pipes and of the connection arrive in no common order.
     in_time = sorted(tail, key=itemgetter(0))
-    items = [(template, values) for _, template, values in in_time if template is not None]
-    newest = {template.info.stream: place for place, (template, _) in enumerate(items) if template.captured}
-    # A progress state that was replaced, or became a line, is left out, except the newest one of each stream.
-    return [
-        template.text if isinstance(template, _Abridged) else _format(template.build(values))
-        for place, (template, values) in enumerate(items)
-        if not template.captured or template.line(values).final or newest[template.info.stream] == place
-    ]
+    items = [item for item in in_time if item[1] is not None]
+    newest = {template.info.stream: place for place, (_, template, _) in enumerate(items) if template.captured}
+    lines: list[str] = []
+    before = None
+    for place, (when, template, values) in enumerate(items):
+        # A progress state that was replaced, or became a line, is left out, except the newest one of each stream.
+        if template.captured and not template.line(values).final and newest[template.info.stream] != place:
+            continue
+        line = template.text if isinstance(template, _Abridged) else _format(template.build(values))
+        if template.captured or (when, line) != before:  # else another MeshHandler has forwarded the same record
+            lines.append(line)
+        before = when, line
+    return lines
 
 
 def last_records(tail: Iterable[Item]) -> list[logging.LogRecord]:

@@ -249,4 +249,5 @@ def report_loss(stream: RecordStream) -> None:
     path = stream.journal.path
     # A client that was stopped has removed its journals; a killed client has not.
     where = f"the last records are kept in {path}" if path is not None and os.path.exists(path) else "no record is kept"
-    diagnose(f"the client that shows the logs is gone; {where}; WARNING and above come here")
+    here = "WARNING and above come here, unless a handler of this process shows them"
+    diagnose(f"the client that shows the logs is gone; {where}; {here}")

@@ -154,3 +154,9 @@ def test_a_report_ends_with_the_last_lines_as_they_were_shown() -> None:
     assert "cannot be formatted" in rest[2]
     assert len(rest) == 3
     assert last_lines([]) == []
+
+
+def test_a_record_that_several_handlers_have_forwarded_is_one_line() -> None:
+    first, again, last = make("step 1", created=1.0), make("step 1", created=2.0), make("step 2", created=2.0)
+    tail = decode(encode([first, first, first, again, again, last, last]))
+    assert last_lines(tail) == ["INFO app.part: step 1", "INFO app.part: step 1", "INFO app.part: step 2"]
