@@ -489,11 +489,11 @@ class LogClient(Requests):
                 if intact:
                     end.enter_context(self._core.gate)
                     end.callback(self._core.hang_up)
-                    end.callback(self._rundir.remove)
-                    end.callback(self.registry.release_journals)
-                    end.callback(self._mailbox.close)
                 else:
                     _lost.append(self)
+                end.callback(self._rundir.remove)
+                end.callback(self.registry.release_journals)
+                end.callback(self._mailbox.close)
                 if self.console is not None:
                     # Not `close`: the thread that stops the client may hold the lock of `logging`.
                     end.callback(self.console.finish)
