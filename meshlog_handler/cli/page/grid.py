@@ -53,9 +53,9 @@ class Grid(Generic[V]):
                 at = int(time / self.width)
         row = self.rows.get(rank)
         if row is None:
-            row = self.rows[rank] = {}
+            self.rows[rank] = {}
             self._limit()
-            at = int(time / self.width)
+            row, at = self.rows[rank], int(time / self.width)
         known = row.get(at)
         row[at] = value if known is None else self._merge(known, value)
 

@@ -48,6 +48,7 @@ def test_the_order_of_events_does_not_matter(given: list[Event], order: random.R
 
 
 @hypothesis.given(st.lists(st.tuples(st.integers(0, 200), times), min_size=1, max_size=300))
+@hypothesis.example([(rank, 1_700_000_000.0 + 600_000 * (rank == 16)) for rank in range(22)])
 def test_a_grid_is_bounded_and_loses_nothing(given: list[tuple[int, float]]) -> None:
     grid: Grid[int] = Grid(lambda one, other: one + other, cells=400, fewest=4, most=20)
     for rank, time in given:
