@@ -154,8 +154,7 @@ class ClientLoop:
                 time.sleep(min(_PAUSE_SEC * 2 ** min(in_a_row, 10), _LONGEST_PAUSE_SEC))
         self._began = monotonic()
         with self.gate:
-            if self._mailbox.intact:
-                self._close()
+            self._close(self._mailbox.intact)
 
     def busy(self) -> str:
         """Return what has occupied the thread since its last wait; "" during a wait. Any thread."""
@@ -548,8 +547,10 @@ class ClientLoop:
         if external is not None and external.ended:
             self._finish(external)
 
-    def _close(self) -> None:
-        """Show what has arrived, complete all pending requests, and close everything except the connections."""
+    def _close(self, intact: bool) -> None:
+        """Show what has arrived, complete all pending requests, and close what is `intact`, except the connections."""
+        for peer in () if intact else tuple(self.reactor.peers):
+            self._do(self.reactor.catch_up, peer, 0)  # from its journal, because the connection is lost
         for step in (
             self._flushes.close,
             lambda: self.commands.close("the client was stopped"),
@@ -559,9 +560,8 @@ class ClientLoop:
             lambda: self._pacer.show_now(self.relays.unconfirmed.expire(float("inf")), monotonic()),
             self._show_rest,
             self.dispatcher.flush,
-            self.observers.close,
             self._keep_counters,
-            self._listener.close,
+            *((self.observers.close, self._listener.close) if intact else ()),
             self.dispatcher.close,
             self.error_reports.close,
         ):

@@ -341,6 +341,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._known = identity(sock.fileno())
+        self.within = sock.family == socket.AF_UNIX and peer_pid(sock) == os.getpid()  # the client runs in this process
         self._sending = threading.Lock()
         self.closed = False
 

@@ -64,8 +64,10 @@ def keep_the_files(kind: str) -> None:
         client = LogClient(logging.NullHandler()).start()
         logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
     else:
-        logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)]))
+        window = 0.1 if kind == "window" else None
+        logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)], aggregate_window_sec=window))
     LOGGER.warning("before")
+    meshlog_handler.complete()  # else the client's thread may not have it yet
     os.closerange(3, 200)
     files = [tempfile.TemporaryFile(buffering=0) for _ in range(40)]  # noqa: SIM115  # the end of the process closes them
     for file in files:
