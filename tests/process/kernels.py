@@ -91,18 +91,19 @@ class Kernel:
         return cell
 
     def run(self, source: str, watch: Callable[[Cell], None] | None = None, *, error: str = "") -> Cell:
-        """Run a cell to its end; call `watch` after each output under any cell. Fails if the cell raises anything but `error`.
-
-        Like a front end, this method also waits for the reply. If a kernel of ipykernel 7.3 gets the next request before it
-        has sent the reply, it may never handle that request, with or without this package (once in 26 to 378 cells).
-        """
+        """Run a cell to its end; call `watch` after each output under any cell. Fails if the cell raises anything but `error`."""
         cell = self.start(source)
-        self.until(lambda: cell.ended, f"the cell to end: {source}", watch)
-        self._await_reply(cell)
+        self.finish(cell, watch)
         assert cell.error.partition(":")[0] == error, cell.error
         return cell
 
-    def _await_reply(self, cell: Cell) -> None:
+    def finish(self, cell: Cell, watch: Callable[[Cell], None] | None = None) -> None:
+        """Wait until a cell has ended and, like a front end, for the reply.
+
+        If a kernel of ipykernel 7.3 gets the next request before it has sent the reply, it may never handle that request, with
+        or without this package (once in 26 to 378 cells).
+        """
+        self.until(lambda: cell.ended, f"the cell to end: {cell.source}", watch)
         answered: Cell | None = None
         while answered is not cell:
             reply = self.client.get_shell_msg(timeout=DEADLINE)

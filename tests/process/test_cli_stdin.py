@@ -175,7 +175,9 @@ def test_ctrl_c_and_ctrl_d_reach_the_rank(shell: Shell) -> None:
     shell.until(r"\[1\] hello")
     shell.type("\x04")
     shell.until("code 0")
-    shell.type('$M run --stdin 0 -- $P -c \'print("be" "gins"); input()\'; echo code $?\n')
+    # Not in input(): a signal that arrives just before a call that blocks is seen by Python only after that call.
+    code = 'import time; print("be" "gins", flush=True); [time.sleep(0.01) for _ in iter(int, 1)]'
+    shell.type(f"$M run --stdin 0 -- $P -c '{code}'; echo code $?\n")
     shell.until("begins")
     shell.type("\x03")
     shell.until("KeyboardInterrupt")

@@ -193,13 +193,13 @@ def test_an_interrupt_ends_a_flush(kernel: Kernel) -> None:
         cell = kernel.start("print('flushing')\npm.flush(timeout=50).get()")
         kernel.until(lambda: cell.stdout, "the flush to begin")
         kernel.manager.interrupt_kernel()
-        kernel.until(lambda: cell.ended, "the cell to end")
+        kernel.finish(cell)
         assert cell.error.startswith("KeyboardInterrupt")
         assert "silent" in cell.stderr  # shown at the end of the cell
         awaited = kernel.start("print('flushing')\nawait pm.flush(timeout=50)")
         kernel.until(lambda: awaited.stdout, "the flush to begin")
         kernel.manager.interrupt_kernel()
-        kernel.until(lambda: awaited.ended, "the cell to end")
+        kernel.finish(awaited)
         assert awaited.error.partition(":")[0] in ("KeyboardInterrupt", "CancelledError")
         assert max(cell.seconds, awaited.seconds) < 15
     assert kernel.run("await pm.call(greet, 8)").lines == greetings(8)
