@@ -91,7 +91,7 @@ class Kernel:
         return cell
 
     def run(self, source: str, watch: Callable[[Cell], None] | None = None, *, error: str = "") -> Cell:
-        """Run a cell to its end; call `watch` after each output under any cell. Fails if the cell raises anything but `error`."""
+        """Run a cell to its end; call `watch` after each output under any cell. Fails if it raises anything but `error`."""
         cell = self.start(source)
         self.finish(cell, watch)
         assert cell.error.partition(":")[0] == error, cell.error
