@@ -207,6 +207,7 @@ def test_ray_can_be_attached_again_after_a_restart() -> None:
 
 def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
     with attached(relay=True) as (logs, collector):
+        relays = relay_processes()
         node = cluster.add_node(node_name="gamma", num_cpus=1, resources={"gamma": 100})
         try:
             pid = run(programs.say, "late", **on("gamma"))
@@ -214,7 +215,7 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
             assert shown(collector) == set(said("late", pid, "gamma", None))
         finally:
             cluster.remove_node(node)
-        until(lambda: logs.ranks == (), DEADLINE, "the relay to be gone")
+        until(lambda: logs.ranks == () and relay_processes() <= relays, DEADLINE, "the relay to be gone")
         run_directory.clean(run_directory.base(), 0.0)  # as the next client of that node would do
         run(programs.say, "on", **on("alpha"))
         logs.flush()
