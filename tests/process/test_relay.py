@@ -431,6 +431,27 @@ def test_a_broken_tunnel_is_reported_as_the_end_of_the_ranks_behind_it() -> None
     run_directory.clean(run_directory.base(), 0.0)  # as a client would later
 
 
+def test_a_relay_that_is_closed_before_its_tunnel_works_does_not_start_later() -> None:
+    with LogClient(RecordCollector()) as client:
+        host = HostRelay(client.address)
+        host.close()
+        with Tunnel(client.address, host.take, host.give), pytest.raises(meshlog_handler.ConnectError):
+            _ = host.address
+        host._end.close()
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
+
+
+def test_a_process_that_is_forked_while_its_relay_stops_can_stop_it_too() -> None:
+    with LogClient(RecordCollector()) as client, LogRelay(client.address) as below:
+        with below._ending:
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                below.stop()
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
 BAD: dict[str, Message] = {
     "counters that are none": DownstreamEnded(7, {"received": "many"}, 0),
