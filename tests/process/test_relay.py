@@ -446,6 +446,7 @@ def test_a_process_that_is_forked_while_its_relay_stops_can_stop_it_too() -> Non
         with below._ending:
             pid = os.fork()
             if pid == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends this process if it waits for ever
                 signal.alarm(10)
                 below.stop()
                 os._exit(0)
