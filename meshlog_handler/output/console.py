@@ -34,6 +34,9 @@ _WRAP: Final = "\x1b[?7h"
 flushing_threads: Final[set[int]] = set()
 """Threads that call `ConsoleHandler.flush` when no more records are ready. On all others, `emit` writes at once."""
 
+# A thread of a forked child may have the number of a thread of the parent.
+os.register_at_fork(after_in_child=flushing_threads.clear)
+
 
 class RanksFilter(logging.Filter):
     """Passes records of selected ranks, records at WARNING and above of all ranks, and records without a rank.

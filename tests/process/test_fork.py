@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from meshlog_handler import ClosedError, LogClient
+from meshlog_handler.output.console import flushing_threads
 from meshlog_handler.testing import RecordCollector, collected
 
 from . import forkers
@@ -207,3 +208,12 @@ def test_a_child_can_print_even_if_the_client_thread_was_about_to_print_at_the_f
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     lines = Counter(run_python("-c", SHOWS_AND_FORKS, env=env).stdout.splitlines())
     assert {f"child {number}" for number in range(50)} <= lines.keys()
+
+
+def test_a_console_without_a_client_in_a_forked_child_writes_at_once_on_any_thread() -> None:
+    with LogClient():
+        assert flushing_threads
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(flushing_threads))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

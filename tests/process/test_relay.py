@@ -30,6 +30,7 @@ from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.channel import Address, connect
 from meshlog_handler.worker import this_process
+from meshlog_handler.worker.forwarder import LogForwarder
 from tests.waiting import until
 
 from .procs import DEADLINE, started, stop_process
@@ -140,6 +141,14 @@ class Tree:
         assert pipe.poll(DEADLINE)
         address: str = pipe.recv()
         return address
+
+    def start_tunnelled(self) -> tuple[Any, int, Carrier]:
+        """Start a relay whose bytes the carrier carries."""
+        here, there = multiprocessing.Pipe()
+        self._stack.callback(here.close)
+        pipe, pid = self.start(tunnelled, self.client.address, there)
+        there.close()
+        return pipe, pid, Carrier(here)
 
     def worker(self, address: str) -> Worker:
         """Start a worker that joins the client or relay at `address`."""
@@ -368,13 +377,11 @@ class Carrier:
 
 def test_records_arrive_through_a_tunnel_over_the_messages_of_another_system() -> None:
     with tree() as job:
-        here, there = multiprocessing.Pipe()
-        pipe, pid = job.start(tunnelled, job.client.address, there)
-        there.close()
-        ask = Carrier(here)
+        pipe, pid, ask = job.start_tunnelled()
         with Tunnel(job.client.address, lambda _: ask("take", 0.01), lambda data: ask("give", data)):
             assert pipe.poll(DEADLINE)
             worker = job.worker(pipe.recv())
+            until(lambda: worker.rank in job.client.stats(), what="the client to know who is below")
             worker.ask("many", 3000)
             worker.ask("die", 100)
             until(lambda: not job.client.stats()[worker.rank].alive, what="the end of the worker to be known")
@@ -386,15 +393,11 @@ def test_records_arrive_through_a_tunnel_over_the_messages_of_another_system() -
             job.relays.append((pipe, pid))
             job.end()
         until(lambda: not job.client.stats()[worker.rank].alive, what="the client to see the end")
-        here.close()
 
 
 def test_a_mode_is_in_effect_when_set_mode_returns_even_through_a_slow_tunnel() -> None:
     with tree() as job:
-        here, there = multiprocessing.Pipe()
-        pipe, pid = job.start(tunnelled, job.client.address, there)
-        there.close()
-        ask = Carrier(here)
+        pipe, pid, ask = job.start_tunnelled()
 
         def give(data: bytes) -> None:
             time.sleep(0.1)  # a message downstream takes longer than a worker takes to log
@@ -412,15 +415,11 @@ def test_a_mode_is_in_effect_when_set_mode_returns_even_through_a_slow_tunnel() 
             assert job.messages == ["[2 similar log lines] [rank 0] step 0..1", "step 0", "step 1"]
             job.relays.append((pipe, pid))
             job.end(worker)
-        here.close()
 
 
 def test_a_broken_tunnel_is_reported_as_the_end_of_the_ranks_behind_it() -> None:
     with tree() as job:
-        here, there = multiprocessing.Pipe()
-        pipe, pid = job.start(tunnelled, job.client.address, there)
-        there.close()
-        ask = Carrier(here)
+        pipe, pid, ask = job.start_tunnelled()
         with Tunnel(job.client.address, lambda _: ask("take", 0.01), lambda data: ask("give", data)):
             assert pipe.poll(DEADLINE)
             worker = job.worker(pipe.recv())
@@ -429,8 +428,29 @@ def test_a_broken_tunnel_is_reported_as_the_end_of_the_ranks_behind_it() -> None
             job.collector.wait_for(lambda records: any("and with it rank" in record.getMessage() for record in records))
             assert job.client.flush().acked == ()
         worker.pipe.send(None)
-        here.close()
     run_directory.clean(run_directory.base(), 0.0)  # as a client would later
+
+
+def test_a_relay_that_is_closed_before_its_tunnel_works_does_not_start_later() -> None:
+    with LogClient(RecordCollector()) as client:
+        host = HostRelay(client.address)
+        host.close()
+        with Tunnel(client.address, host.take, host.give), pytest.raises(meshlog_handler.ConnectError):
+            _ = host.address
+        host._end.close()
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
+
+
+def test_a_process_that_is_forked_while_its_relay_stops_can_stop_it_too() -> None:
+    with LogClient(RecordCollector()) as client, LogRelay(client.address) as below:
+        with below._ending:
+            pid = os.fork()
+            if pid == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends this process if it waits for ever
+                signal.alarm(10)
+                below.stop()
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)
@@ -471,6 +491,19 @@ def test_the_client_tells_a_relay_the_window_in_which_to_group(window: float | N
         link.close()
         link.forget()
         until(lambda: not job.client._core.reactor.peers, what="the client to see the end")
+
+
+def test_a_relay_whose_thread_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: LogForwarder) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with LogClient(RecordCollector()) as client:
+        before = set(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(LogForwarder, "start", refuse)
+        with pytest.raises(RuntimeError, match="thread"):
+            LogRelay(client.address).start()
+        until(lambda: set(os.listdir("/proc/self/fd")) == before, what="all descriptors to be closed")
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
 
 
 def test_a_worker_that_joins_while_its_relay_starts_gets_its_rank_from_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

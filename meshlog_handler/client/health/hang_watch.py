@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from ...system.process_state import process_times
 from ...system.waits import capped, monotonic
 from ...worker.record_stream import internal_threads
 from ..peers.peer import Peer
+from .insights import INSIGHT_SEC
 
 if TYPE_CHECKING:
     from ..requests import Requests
@@ -63,20 +65,19 @@ class HangWatch:
 
     def _run(self) -> None:
         internal_threads.add(threading.get_ident())
-        while not self._over.wait(capped(self._pause)):
-            try:
-                self._look()
-            except ClosedError:  # the client was stopped
-                break
-            except BusyError:
-                continue  # a handler blocks the client: it does not know what the ranks do
-            except Exception as failure:
-                diagnose(f"the watch for hangs ends after a failure: {describe(failure)}")
-                break
-        internal_threads.discard(threading.get_ident())
+        try:
+            while not self._over.wait(capped(self._pause)):
+                with contextlib.suppress(BusyError):  # a handler blocks the client: it does not know what the ranks do
+                    self._look()
+        except ClosedError:
+            return  # the client was stopped
+        except BaseException as failure:  # `on_hang` may call sys.exit()
+            diagnose(f"the watch for hangs ends after a failure: {describe(failure)}")
+        finally:
+            internal_threads.discard(threading.get_ident())
 
     def _look(self) -> None:
-        known = by_rank(self._client.find(self._pause).observations(brief=True))
+        known = by_rank(self._client.find(INSIGHT_SEC).observations(brief=True))
         now = monotonic()
         passed, self._looked = now - self._looked, now
         # Time in which nobody looked does not count: the ranks may have been suspended together with this process.
@@ -106,12 +107,15 @@ class HangWatch:
             if each.state not in LIVE:
                 continue
             said = each.records, each.lines, each.last_line
+            before = self._said.get(rank)
             when = self._active.get(rank, self._clock)
-            if said != self._said.get(rank):
+            # Without its last line, the counters may be older ones: its relay has not answered.
+            if before is None or (said != before and (each.last_line or not before[-1])):
                 when = self._clock - min(each.silence, passed)
+                self._said[rank] = said
             if rank in working:
                 when = self._clock
-            self._said[rank], active[rank] = said, when
+            active[rank] = when
         self._active = active
         return active
 

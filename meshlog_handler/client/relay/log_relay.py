@@ -222,6 +222,7 @@ class LogRelay:
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""
+        self._ending = threading.Lock()  # a thread of the parent may have held it
         if self._uplink is not None:
             self._uplink.forget()
 

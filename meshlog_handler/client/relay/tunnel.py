@@ -114,6 +114,8 @@ class HostRelay:
 
     def close(self, timeout: float = 10.0) -> None:
         """Forward pending data, and stop. `take` returns the rest, then raises `ClosedError`."""
+        if not self._started.done():  # else it would start after this
+            self._end.shutdown(socket.SHUT_RDWR)
         self._relay.stop(timeout)
 
 

@@ -96,7 +96,13 @@ class Uplink:
         self.stream = RecordStream(make_journal(path, _JOURNAL_FACTOR * settings.journal_size()), "block", self._forwarder.wake)
         self.handler = UpstreamHandler(self.stream)
         self._forwarder.attach(self.stream)
-        self._forwarder.start()
+        try:
+            self._forwarder.start()
+        except BaseException:  # no thread can be started
+            self._link.send_last(Goodbye(), _GOODBYE_SEC)
+            self._link.forget()
+            self.stream.part()
+            raise
         self._left = self._released = False
         self._thread: threading.Thread | None = None
         self._claims: dict[int, Callable[[RankGranted], None]] = {}

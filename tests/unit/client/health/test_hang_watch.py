@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,15 @@ import pytest
 
 from meshlog_handler.client.health import hang_watch
 from meshlog_handler.client.health.hang_watch import HangWatch
+from meshlog_handler.insight.hang import Hang
 from meshlog_handler.insight.observation import Observation
 from meshlog_handler.insight.stacks import Stacks
 from meshlog_handler.system.process_state import ProcessTimes, process_times
+from meshlog_handler.worker.record_stream import internal_threads
 
 AFTER = 60.0
 PAUSE = 5.0
+DEADLINE = 30.0
 
 
 class Client:
@@ -86,6 +90,31 @@ def test_a_record_a_line_or_a_progress_bar_is_progress(monkeypatch: pytest.Monke
     assert not watched.reports
     watched.look()
     assert watched.reports
+
+
+def test_older_counters_of_a_relay_that_does_not_answer_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    told, counted = silent(0, 1.0, records=9, last_line="step 9"), silent(0, 1.0, records=2)
+    for number in range(20):
+        watched.client.ranks = {0: counted if number % 2 else told}
+        watched.look()
+    assert watched.reports
+
+
+def test_a_watch_that_a_callback_ends_leaves_the_number_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_watch, "diagnose", lambda text: None)
+    idents: list[int] = []
+
+    def on_hang(hang: Hang) -> None:
+        idents.append(threading.get_ident())
+        raise SystemExit(1)
+
+    client: Any = Client()
+    watch = HangWatch(client, 0.01, show=lambda text: None, on_hang=on_hang, progress_from="output")
+    watch.start()
+    watch._thread.join(DEADLINE)
+    (ident,) = idents
+    assert ident not in internal_threads
 
 
 def test_a_clock_that_is_set_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
