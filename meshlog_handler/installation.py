@@ -291,7 +291,7 @@ def _is_not_forwarded(record: logging.LogRecord) -> bool:
     while isinstance(logger, logging.Logger) and logger is not logging.root:
         if any(isinstance(each, MeshHandler) and each.sink and record.levelno >= each.level for each in logger.handlers):
             return False
-        logger = logger.parent
+        logger = logger.parent if logger.propagate else None
     return True
 
 

@@ -67,7 +67,7 @@ _START_LOOK_SEC: Final = 0.002
 _COUNT_AGAIN_SEC: Final = 0.01
 _MAX_COUNTS: Final = 50
 
-_lost: Final[list[LogClient]] = []
+_lost: Final[list[object]] = []
 """Clients whose descriptors the program has closed. They are never freed: their numbers may belong to files of the program."""
 
 
@@ -388,6 +388,7 @@ class LogClient(Requests):
             else:  # the thread waits for nothing any more
                 self._rundir.remove()
                 self.registry.release_journals()
+                self._end_job(intact=False)
         finally:
             self._disown()
 
@@ -474,7 +475,7 @@ class LogClient(Requests):
 
     def _monitor(self) -> None:
         internal_threads.add(threading.get_ident())
-        flushing_threads.add(threading.get_ident())
+        flushing_threads[threading.get_ident()] = set()
         try:
             self._core.run()
         finally:
@@ -482,15 +483,12 @@ class LogClient(Requests):
             with contextlib.ExitStack() as end:
                 end.callback(setattr, self, "_ended", True)
                 intact = self._mailbox.intact
-                if intact:
-                    end.callback(self._end_job)
+                end.callback(self._end_job, intact=intact)
                 end.callback(internal_threads.discard, threading.get_ident())
-                end.callback(flushing_threads.discard, threading.get_ident())
+                end.callback(flushing_threads.pop, threading.get_ident(), None)
                 if intact:
                     end.enter_context(self._core.gate)
                     end.callback(self._core.hang_up)
-                else:
-                    _lost.append(self)
                 end.callback(self._rundir.remove)
                 end.callback(self.registry.release_journals)
                 end.callback(self._mailbox.close)
@@ -563,11 +561,14 @@ class LogClient(Requests):
         if self._job is not None:
             raise SettingError(_no_queue(self._job))
 
-    def _end_job(self) -> None:
+    def _end_job(self, *, intact: bool = True) -> None:
         """Let another process show the job."""
         succession, self._succession = self._succession, None
-        if succession is not None:
+        if not intact:
+            _lost.extend((self, succession))
+        elif succession is not None:
             succession.close()
+        if succession is not None:
             job_member.of(succession.job).release()
 
     def _leave_job(self) -> None:

@@ -12,7 +12,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from ..grouping.aggregator import Aggregator
-from ..output.console import ConsoleHandler
+from ..output.console import ConsoleHandler, flush_shown
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .era import Era
@@ -425,6 +425,7 @@ class Dispatcher:
             self._flushed_at = self.shown
             for sink in self._sinks.all():
                 sink.flush(per_tick=True)
+            flush_shown()
         if self._unwritten and self.files is not None:
             self._unwritten = False
             self.files.flush()
@@ -435,6 +436,7 @@ class Dispatcher:
             self._deliver(sink, aggregator.flush())
         for sink in self._sinks.all():
             sink.flush()
+        flush_shown()
         if self.files is not None:
             self.files.flush()
 

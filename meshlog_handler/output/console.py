@@ -31,8 +31,15 @@ _MAX_KNOWN_BARS: Final = 4096
 _NO_WRAP: Final = "\x1b[?7l"
 _WRAP: Final = "\x1b[?7h"
 
-flushing_threads: Final[set[int]] = set()
-"""Threads that call `ConsoleHandler.flush` when no more records are ready. On all others, `emit` writes at once."""
+flushing_threads: Final[dict[int, set[ConsoleHandler]]] = {}
+"""Threads that call `flush_shown` when no more records are ready, with what it flushes. On others, `emit` writes at once."""
+
+
+def flush_shown() -> None:
+    """Flush the consoles that have got records on this thread, also from handlers that pass them on."""
+    shown = flushing_threads.get(threading.get_ident())
+    while shown:
+        shown.pop().flush()
 
 # A thread of a forked child may have the number of a thread of the parent.
 os.register_at_fork(after_in_child=flushing_threads.clear)
@@ -162,8 +169,11 @@ class ConsoleHandler(logging.Handler):
             return
         bar = _bar_of(record, info) if progress or info.bar_ends is not None else None
         self._append(output, item, bar, progress)
-        if threading.get_ident() not in flushing_threads:
+        shown = flushing_threads.get(threading.get_ident())
+        if shown is None:
             self.flush()
+        else:
+            shown.add(self)
 
     def show_line(self, text: str, info: MeshInfo, level: int) -> bool:
         """Show a text as `handle` shows a record with this message and no traceback, but without making the record.
@@ -379,6 +389,7 @@ _consoles: weakref.WeakSet[ConsoleHandler] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    flushing_threads.clear()  # a new thread may have the number of one of the parent
     for console in tuple(_consoles):
         console._pending, console._size = [], 0
         console._bars, console._drawn, console._screen = {}, 0, None

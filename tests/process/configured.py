@@ -84,6 +84,11 @@ def _child_of_logger(how: str, chosen: dict[str, Any], name: str) -> None:
         else:
             logging.config.dictConfig(chosen)
     logging.getLogger("app.part").info(name)
+    apart = logging.getLogger("app.apart")
+    apart.propagate = False
+    queued = apart.makeRecord(apart.name, logging.INFO, __file__, 1, f"{name} queued", (), None)
+    for handler in logging.getLogger().handlers:  # as a queue listener does
+        handler.handle(queued)
 
 
 def invalid() -> None:

@@ -90,6 +90,14 @@ def keep_the_files(kind: str) -> None:
     _check(files, nodes)
 
 
+def end_in_a_job() -> None:
+    """Show the logs of a job; close all descriptors; and end."""
+    logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)], job=f"cut-off-{os.getpid()}"))
+    LOGGER.warning("before")
+    os.closerange(3, 200)
+    LOGGER.warning("after")
+
+
 def _check(files: Sequence[IO[bytes]], nodes: Sequence[int]) -> None:
     gc.collect()
     for file, node in zip(files, nodes, strict=True):

@@ -82,3 +82,8 @@ def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind:
         lines = sorted(logs.messages if kind == "worker" else done.stdout.splitlines())
     assert lines == ["after", "before", "of the child"]
     assert done.stderr == ""
+
+
+def test_a_process_that_shows_a_job_and_closes_its_descriptors_ends() -> None:
+    done = run_python("-c", "from tests.process import cut_off; cut_off.end_in_a_job()")
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["before", "after"], "")

@@ -65,7 +65,7 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     output: Any = sys.stdout if as_json else SafeOutput()
     console = ConsoleHandler(output, output, JsonFormatter() if as_json else None)
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
-    flushing_threads.add(threading.get_ident())
+    flushing_threads[threading.get_ident()] = set()
     observer.start_following(filters.level, filters.ranks, filters.backlog)
     told, due = 0, 0.0
     while (items := observer.items(_seconds(dispatcher.deadline))) is not None:
@@ -81,7 +81,7 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
             told, due = observer.dropped, deadline_after(_TOLD_SEC)
     dispatcher.flush()
     console.finish()
-    flushing_threads.discard(threading.get_ident())
+    del flushing_threads[threading.get_ident()]
     if observer.dropped > told:
         note(f"{observer.dropped - told:,} records were left out: they were shown faster than this command read them")
 

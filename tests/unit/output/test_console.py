@@ -29,10 +29,10 @@ from .test_formatter import captured, make
 
 def show(handler: ConsoleHandler, *records: logging.LogRecord) -> None:
     """Show the records as a client does, which flushes when no more are ready."""
-    flushing_threads.add(threading.get_ident())
+    flushing_threads[threading.get_ident()] = set()
     for record in records:
         handler.handle(record)
-    flushing_threads.discard(threading.get_ident())
+    del flushing_threads[threading.get_ident()]
     handler.flush()
 
 
@@ -106,9 +106,9 @@ def test_the_streams_are_looked_up_for_each_record(capsys: pytest.CaptureFixture
 @pytest.fixture
 def flushes() -> Iterator[None]:
     """Let this thread write with `flush` only."""
-    flushing_threads.add(threading.get_ident())
+    flushing_threads[threading.get_ident()] = set()
     yield
-    flushing_threads.discard(threading.get_ident())
+    del flushing_threads[threading.get_ident()]
 
 
 @pytest.mark.usefixtures("flushes")
