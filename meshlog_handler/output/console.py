@@ -41,6 +41,7 @@ def flush_shown() -> None:
     while shown:
         shown.pop().flush()
 
+
 # A thread of a forked child may have the number of a thread of the parent.
 os.register_at_fork(after_in_child=flushing_threads.clear)
 
