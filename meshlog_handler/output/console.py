@@ -42,10 +42,6 @@ def flush_shown() -> None:
         shown.pop().flush()
 
 
-# A thread of a forked child may have the number of a thread of the parent.
-os.register_at_fork(after_in_child=flushing_threads.clear)
-
-
 class RanksFilter(logging.Filter):
     """Passes records of selected ranks, records at WARNING and above of all ranks, and records without a rank.
 
