@@ -163,7 +163,7 @@ class LogForwarder(QueueListener):
             while not self._round(stream):
                 continue
         except (OSError, EOFError):
-            if not self._link.intact and not self._link.within:
+            if not self._link.intact and (stream.journal.retains or not self._link.within):
                 self._stopping = True
                 stream.lose_link()
             elif stream.journal.retains:

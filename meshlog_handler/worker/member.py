@@ -272,7 +272,8 @@ class Membership:
             if self._on_loss is not None:
                 self._on_loss()
             return
-        if not self._link.intact and not self._link.within:  # the client may still live, and read the captured pipes
+        if not self._link.intact and (self._resumable or not self._link.within):
+            # The client may still live, and read the captured pipes.
             if self.stream is not None:
                 self.stream.lose_link()
             return
