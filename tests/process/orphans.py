@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import meshlog_handler
+from meshlog_handler.worker import this_process
 from tests.process.procs import DEADLINE
+from tests.waiting import until
 
 LOGGER = logging.getLogger("orphan")
 LATE = 1000
@@ -43,6 +45,8 @@ def work(address: str, directory: str, name: str, gone: Any, tally: memoryview[f
     redirect(directory, name)
     meshlog_handler.install(address)
     LOGGER.warning("early %s", name)
+    member = this_process.current()
+    assert member is not None
 
     def log(kind: str) -> None:
         begun = time.monotonic()
@@ -54,6 +58,7 @@ def work(address: str, directory: str, name: str, gone: Any, tally: memoryview[f
         log("under load")
     for _ in range(LATE):
         log("late")
+    until(lambda: member.stream is not None and member.stream.client_gone, DEADLINE)  # on a busy machine, it knows later
     LOGGER.warning("late %s", name)
     print(f"printed {name}")
     tally[2] = time.time()
