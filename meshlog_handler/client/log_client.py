@@ -28,6 +28,7 @@ from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
 from ..protocol.relay_messages import PassedReceived, RankGranted
 from ..system import at_exit, live_clients, unpatched
+from ..system.descriptors import never_freed
 from ..system.diagnostics import diagnose
 from ..system.interpreters import check_interpreter
 from ..system.lazy_imports import importing
@@ -66,9 +67,6 @@ _LOOK_SEC: Final = 0.05
 _START_LOOK_SEC: Final = 0.002
 _COUNT_AGAIN_SEC: Final = 0.01
 _MAX_COUNTS: Final = 50
-
-_lost: Final[list[object]] = []
-"""Clients whose descriptors the program has closed. They are never freed: their numbers may belong to files of the program."""
 
 
 class LogClient(Requests):
@@ -565,7 +563,7 @@ class LogClient(Requests):
         """Let another process show the job."""
         succession, self._succession = self._succession, None
         if not intact:
-            _lost.extend((self, succession))
+            never_freed.extend((self, succession))
         elif succession is not None:
             succession.close()
         if succession is not None:
@@ -588,7 +586,7 @@ class LogClient(Requests):
         self._running = False
         self._thread = None
         if not self._mailbox.intact:
-            _lost.append(self)
+            never_freed.append(self)
             return
         self._core.forget()
         self._mailbox.forget()

@@ -17,16 +17,13 @@ from typing import Final
 
 from ..lines.framer import strip_ansi
 from ..settings import Rotation
-from ..system.descriptors import FileIdentity, identity
+from ..system.descriptors import Held, never_freed
 from ..system.locks import lock
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MAX_PENDING: Final = 1 << 20
 _MAX_NAMES: Final = 100
 _ROTATION: Final = Rotation()
-
-_lost: Final[list[FileIO]] = []
-"""Files whose descriptors the program has closed. They are never freed: their numbers may belong to files of the program."""
 
 
 class RankFile(RotatingFileHandler):
@@ -52,7 +49,7 @@ class RankFile(RotatingFileHandler):
         self._compression: threading.Thread | None = None
         if rotation.compress:
             self.namer, self.rotator = _compressed_name, self._compress_soon
-        self._known: FileIdentity | None = None
+        self._held: Held | None = None
         self._size = 0
         self._torn = False
 
@@ -67,7 +64,7 @@ class RankFile(RotatingFileHandler):
             self.baseFilename = f"{stem}.{number}{extension}"
             file = FileIO(self.baseFilename, "a")
             number += 1
-        self._known = identity(file.fileno())
+        self._held = Held(file.fileno())
         self._size = file.seek(0, os.SEEK_END)
         self._plan(os.fstat(file.fileno()).st_mtime if self._size else time.time())
         return file
@@ -151,8 +148,8 @@ class RankFile(RotatingFileHandler):
 
     def _let_go(self) -> None:
         """Forget the open file if the program has closed its descriptor."""
-        if self.stream is not None and identity(self.stream.fileno()) != self._known:
-            _lost.append(self.stream)
+        if self.stream is not None and self._held is not None and not self._held.intact:
+            never_freed.append(self.stream)
             self.stream = None
 
     def _wait_compressed(self) -> None:

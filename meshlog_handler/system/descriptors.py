@@ -55,6 +55,10 @@ class Held:
         self._known = None
 
 
+never_freed: Final[list[object]] = []
+"""What has descriptors that the program has closed. Freeing it would close their numbers, which others may have by now."""
+
+
 def duplicate(fd: int) -> int:
     """Return a duplicate of `fd`, not inheritable and above 2, so that it does not replace a closed standard stream."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
