@@ -242,9 +242,10 @@ class Observer:
         """
         deadline = deadline_after(timeout)
         while not self._segments:
-            received = self._receive(deadline)
-            if not self._segments and (self._left_out or not received):
+            if self._left_out:
                 self.dropped, self._left_out = self.dropped + self._left_out, 0
+                return []
+            if not self._receive(deadline):
                 return None if self._ended else []
         segment, left_out = self._segments.popleft()
         self._held -= len(segment)

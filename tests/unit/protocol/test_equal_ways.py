@@ -99,6 +99,7 @@ msgs = st.sampled_from(
     ]
 )
 mappings = st.dictionaries(st.sampled_from("ab") | st.just(Own("b")), values, min_size=1, max_size=2).map(lambda each: (each,))
+widths = st.integers(-99, 99)  # one of many digits makes a text that fills the memory
 extras = st.dictionaries(st.sampled_from(["user", "epoch", "rank", "größe", "message"]), values, max_size=2)
 
 
@@ -144,7 +145,9 @@ def caught(name: str) -> Any:
 @st.composite
 def records(draw: st.DrawFn) -> logging.LogRecord:
     """Draw a record from few places and threads."""
-    made = make(draw(msgs), *draw(st.lists(values, max_size=2).map(tuple) | mappings), **draw(extras))
+    msg = draw(msgs)
+    args = st.tuples(widths | objects, values) if "*" in msg else st.lists(values, max_size=2).map(tuple) | mappings
+    made = make(msg, *draw(args), **draw(extras))
     made.lineno, made.thread = draw(st.integers(0, 1)), draw(st.sampled_from([1, 2, None]))
     made.exc_info = caught(draw(st.sampled_from(["none"] * 6 + list(RAISES))))
     return made
