@@ -180,7 +180,7 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
 
 
 def _silent(ranks: Mapping[int, Observation]) -> tuple[tuple[int, float, str], ...]:
-    """Return the silent ranks. If nobody says anything, as between two phases of a job, none of them is."""
+    """Return the silent ranks. If no rank logs or prints anything, as between two phases of a job, none of them is."""
     live = {rank: each for rank, each in ranks.items() if each.state in LIVE}
     if len(live) < 2:
         return ()

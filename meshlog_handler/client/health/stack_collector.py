@@ -96,7 +96,7 @@ class StackCollector:
         """Return the encoded stacks of chosen workers, or why there are none. Raises as `LogClient.stacks` does."""
         seconds = check_timeout(timeout)
         deadline = deadline_after(seconds)
-        # This also finds out whether a handler blocks the client's thread.
+        # This also shows whether a handler blocks the client's thread.
         if self._client.ask(threading.get_ident) == threading.get_ident():
             raise ClosedError(
                 "stacks failed: a handler of this client called it and would wait for itself. Use another thread."

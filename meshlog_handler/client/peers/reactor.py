@@ -284,12 +284,12 @@ class Reactor:
         self._close_socket(peer)
 
     def catch_up(self, peer: Peer, version: int) -> None:
-        """Answer flush `version` from the journal of a worker that lives on without a connection."""
+        """Answer flush `version` from the journal of a worker that runs on without a connection."""
         peer.catch_up(version)
         self._busy[peer] = None
 
     def add_sentinel(self, peer: Peer, number: int) -> None:
-        """Let a worker that lives on without a connection pass a switch after the records in its journal."""
+        """Let a worker that runs on without a connection pass a switch after the records in its journal."""
         caught_up = peer.caught_up
         self.catch_up(peer, number)
         peer.caught_up = caught_up  # flushes have their own numbers
