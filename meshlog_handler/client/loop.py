@@ -275,15 +275,13 @@ class ClientLoop:
         reactor = self.reactor
         full = self.relays.checkpoints.full
         if not self._pacer and not full:
-            items = reactor.collect(self._pacer.quota)
-            self._moves += len(items)
-            suppressed, reactor.suppressed = reactor.suppressed, []
+            found = reactor.collect(self._pacer.quota)
             taken, reactor.taken = reactor.taken, 0
-            earlier, reactor.earlier = reactor.earlier, {}
-            self._sentinels += self._pacer.write_only(suppressed)
-            for era, former in earlier.items():
-                self._pacer.put(former, now, era)
-            self._pacer.put(items, now)
+            self._moves += len(found.shown)
+            self._sentinels += self._pacer.write_only(found.suppressed)
+            for era, items in found.earlier.items():
+                self._pacer.put(items, now, era)
+            self._pacer.put(found.shown, now)
             self.dispatcher.took(taken)
         self._sentinels += self._pacer.show_some(now, len(reactor.peers))
         reactor.pipes.hold(bool(self._pacer) or full)
@@ -515,13 +513,11 @@ class ClientLoop:
         now = monotonic()
         self._pacer.show_all(now)
         while True:
-            items = self.reactor.collect(_MAX_ITEMS)
-            earlier, self.reactor.earlier = self.reactor.earlier, {}
-            suppressed, self.reactor.suppressed = self.reactor.suppressed, []
-            for era, former in earlier.items():
-                self._pacer.show_now(former, now, era)
-            self._pacer.show_now(items, now)
-            self._pacer.write_only(suppressed)
+            found = self.reactor.collect(_MAX_ITEMS)
+            for era, items in found.earlier.items():
+                self._pacer.show_now(items, now, era)
+            self._pacer.show_now(found.shown, now)
+            self._pacer.write_only(found.suppressed)
             if not self.reactor.busy:
                 break
 
