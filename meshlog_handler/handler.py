@@ -236,7 +236,7 @@ class MeshHandler(logging.Handler):
                 return
             if address is not None:
                 try:
-                    self._join(address)
+                    this_process.join(launched_options(address, on_full=self._on_full))
                     return
                 except ConnectError as failure:
                     with importing():
@@ -288,9 +288,6 @@ class MeshHandler(logging.Handler):
             client.sinks.name(self.sink, self._ordinal)
             if self.name:
                 client.sinks.name(self.sink, self.name)
-
-    def _join(self, address: str) -> None:
-        this_process.join(launched_options(address, on_full=self._on_full))
 
     def set_name(self, name: str | None) -> None:
         """Set the name by which other processes that apply the same configuration refer to this handler."""

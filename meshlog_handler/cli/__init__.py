@@ -85,7 +85,7 @@ def _leave_bundle() -> None:
 def _let_go() -> str:
     """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code.
 
-    Returns why output for stdout was lost, or "". A reader that has gone wants no more.
+    Returns why output for stdout was lost, or "", as also if its reader has closed the pipe.
     """
     lost = ""
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):

@@ -34,7 +34,7 @@ from ..system.interpreters import check_interpreter
 from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
-from ..system.waits import ended, monotonic
+from ..system.waits import monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..transport.runs import FILE, description
@@ -56,17 +56,13 @@ from .peers.tail import last_records
 from .queues.queue_peer import CLIENT_NAME, QueuePeer
 from .queues.queue_reader import QueueReader, end_readers
 from .requests import Requests
+from .stopping import GRACE_SEC, stopped
 
 if TYPE_CHECKING:
     from .health.hang_watch import HangWatch, OnHang
     from .relay.uplink import Uplink
 
-_GRACE_SEC: Final = 5.0
-_BLOCKED_SEC: Final = 1.0
-_LOOK_SEC: Final = 0.05
 _START_LOOK_SEC: Final = 0.002
-_COUNT_AGAIN_SEC: Final = 0.01
-_MAX_COUNTS: Final = 50
 
 
 class LogClient(Requests):
@@ -368,7 +364,7 @@ class LogClient(Requests):
 
     def _await_start(self) -> None:
         """Wait until another thread has started this client: a client that takes over a job starts at any time."""
-        deadline = monotonic() + _GRACE_SEC
+        deadline = monotonic() + GRACE_SEC
         while (starter := self._starter) is not None and starter is not threading.current_thread():
             if not starter.is_alive() or monotonic() >= deadline:
                 return
@@ -379,73 +375,20 @@ class LogClient(Requests):
         self._readers.clear()
         self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
-            if self._mailbox.intact:
-                with contextlib.suppress(ClosedError):  # the thread has already ended
-                    self._post(self._core.release)
-                self._wait_for_end(thread, timeout, interrupts)
-            else:  # the thread waits for nothing any more
+            intact = self._mailbox.intact  # else the thread waits for nothing any more
+            if not intact or not stopped(self._core, self._mailbox, thread, timeout, interrupts):
                 self._rundir.remove()
                 self.registry.release_journals()
-                self._end_job(intact=False)
+                self._end_job(intact=intact)
         finally:
             self._disown()
-
-    def _wait_for_end(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
-        progress, since, asked = self._core.progress, monotonic(), False
-        while not ended(thread, _LOOK_SEC):
-            now, before, progress = monotonic(), progress, self._core.progress
-            if interrupts:  # Ctrl-C: no more waiting
-                self._end_at_once(thread, f"interrupted by {type(interrupts[0]).__name__}")
-                return
-            if progress != before:
-                since = now
-            elif now - since < timeout:
-                continue
-            elif asked or self._core.dispatcher.busy is not None:
-                self._end_at_once(thread)
-                return
-            else:
-                with contextlib.suppress(ClosedError):  # it has ended since
-                    self._post(self._core.reactor.stop_waiting_for_silent)
-                asked, since, timeout = True, now, _GRACE_SEC
-
-    def _end_at_once(self, thread: threading.Thread, why: str = "") -> None:
-        """Show nothing more, and report it. If a handler blocks the thread, close what other processes wait for or can see."""
-        core = self._core
-        why = why or core.busy() or "the client's thread does not end"
-        core.dispatcher.abandoned = True
-        try:
-            waiting = f"{self._count_waiting():,} records were not shown"
-        except Exception as failure:  # the thread has continued since, or a journal cannot be read
-            waiting = f"the records that it has not shown are lost and cannot be counted ({type(failure).__name__}: {failure})"
-        finally:
-            core.dispatcher.counted.set()
-        diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
-        with contextlib.suppress(ClosedError):  # the thread has already ended
-            self._post(self._end)
-        if not ended(thread, _BLOCKED_SEC):
-            core.reactor.disconnect()
-            core.observers.disconnect()
-            self._rundir.remove()
-            self.registry.release_journals()
-            self._end_job()
-
-    def _count_waiting(self) -> int:
-        """Count until two counts are equal: the thread may be about to enter a handler, or to wait for the count."""
-        counts = [self._core.waiting]
-        for _ in range(_MAX_COUNTS):
-            time.sleep(_COUNT_AGAIN_SEC)
-            counts.append(self._core.waiting)
-            if counts[-2] == counts[-1]:
-                break
-        return counts[-1]
 
     def enqueue_sentinel(self) -> None:
         """Put the sentinel into a queue that was given to this client; otherwise, ask the thread to end."""
         if self._reads_queue:
             self.queue.put(None)
         else:
-            self._post(self._end)
+            self._post(self._loop().end)
 
     def __enter__(self) -> LogClient:
         return self.start()
@@ -467,9 +410,6 @@ class LogClient(Requests):
         if self._job is None:
             environ.pop(settings.JOB, None)  # it goes before the address
         return environ
-
-    def _end(self) -> None:
-        self._core.end()
 
     def _monitor(self) -> None:
         internal_threads.add(threading.get_ident())

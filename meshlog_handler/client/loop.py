@@ -12,30 +12,29 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence, Set
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
-from ..protocol.messages import Answer, Command, Complete, StacksAnswer, Welcome, reason_of
+from ..protocol.messages import Answer, Complete, StacksAnswer, Welcome, reason_of
 from ..protocol.relay_messages import DownstreamInsight
 from ..system.error_reports import ErrorReports, give, name_of
 from ..system.fork_gate import ForkGate
 from ..system.mailbox import Mailbox
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener
+from .calls import Calls
 from .downstream.relays import Relays
-from .flushes.acknowledgements import FIRST_REQUEST, Acknowledgements, Answers, is_request
+from .flushes.acknowledgements import FIRST_REQUEST, Acknowledgements, is_request
 from .flushes.completions import Completions
-from .flushes.flushes import Flushed, Flushes
-from .flushes.receipt import FlushReceipt
+from .flushes.flushes import Flushes
 from .health.insights import Insights
 from .jobs.handover import Handover
 from .observers.observers import Observers
 from .peers.external_peers import ExternalPeers
-from .peers.peer import Chosen, Peer, Target
+from .peers.peer import Peer
 from .peers.reactor import Reactor
 from .peers.registry import Registry
 from .peers.stats import PastStats, RankStats, Stats
@@ -55,7 +54,7 @@ _LONGEST_PAUSE_SEC: Final = 0.1
 
 
 class ClientLoop:
-    """The work of a `LogClient` on its thread. The client's own process, with the mesh token `own_token`, gets no commands."""
+    """The work of a `LogClient` on its thread. `own_token` is the mesh token of the client's own process."""
 
     def __init__(
         self,
@@ -89,12 +88,8 @@ class ClientLoop:
         self._mailbox = mailbox
         self._registry = registry
         self._listener = listener
-        self._own_token = own_token
         self._keep_journals = keep_journals
         self._flushes = Flushes(self._show_all, self._behind, self.error_reports, first)
-        self._completions = Completions(
-            self.reactor, self._flushes, flush=self.flush, flush_ended=self.flush_ended, own_token=own_token
-        )
         self.relays = Relays(
             self.reactor,
             registry=registry,
@@ -103,6 +98,17 @@ class ClientLoop:
             post=post,
             upstream=upstream,
             dispatcher=dispatcher,
+        )
+        self.calls = Calls(
+            self.reactor,
+            registry=registry,
+            relays=self.relays,
+            flushes=self._flushes,
+            commands=self.commands,
+            own_token=own_token,
+        )
+        self._completions = Completions(
+            self.reactor, self._flushes, flush=self.calls.flush, flush_ended=self.calls.flush_ended, own_token=own_token
         )
         self.insights = Insights(self.reactor, requests)
         self._exit_log = ExitLog(dispatcher, self.insights)
@@ -170,19 +176,12 @@ class ClientLoop:
         """A number that grows as records are received and shown, and as peers are removed. Any thread."""
         return self.dispatcher.shown + self._moves
 
-    def unanswered(self, future: Flushed, chosen: Chosen | None, elapsed: float) -> FlushReceipt:
-        """Return the receipt of a flush as far as it has come. Any thread: used if the client's thread is blocked."""
-        return self._flushes.unanswered(future, self._chosen(chosen), elapsed, self.busy() or "the client's thread is busy")
-
     @property
     def waiting(self) -> int:
         """The number of records that were logged and are not shown. Any thread, while a handler blocks the client's thread."""
         peers = [peer for peer in tuple(self.reactor.peers) if peer.streaming]
         lines = [item for _, items in tuple(self.reactor.pipes.read) for item in items]
         return self.dispatcher.waiting + self._pacer.waiting + count_records(lines) + sum(peer.waiting() for peer in peers)
-
-    def _chosen(self, chosen: Chosen | None) -> list[Peer]:
-        return [peer for peer in tuple(self.reactor.peers) if chosen is None or peer.chosen(chosen)]
 
     def _do(self, step: Callable[..., object], *args: Any) -> None:
         """Call `step`, and report its failure."""
@@ -193,7 +192,7 @@ class ClientLoop:
                 self._failures += 1
                 self.error_reports.log("the client's thread goes on after a failure", failure)
 
-    # -- calls from other threads (see `Mailbox`) -----------------------------------------------------------------
+    # -- the peers, and the end: calls from other threads (see `Mailbox`) -------------------------------------------
 
     def end(self) -> None:
         """Let `run` return after it has reported the workers that have ended by now."""
@@ -227,61 +226,6 @@ class ClientLoop:
     def add_queue(self, peer: QueuePeer) -> None:
         """Add a queue."""
         self.queues.add(peer, streaming=self._registry.streams(peer.mesh))
-
-    def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
-        """Send a sentinel to all chosen workers; `future` gets the receipt."""
-        members = self._chosen(chosen)
-        version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
-        for peer in members:
-            if isinstance(peer, QueuePeer):
-                peer.ask_flush(version)
-            elif peer.external and not peer.ended:
-                # It receives no messages. This answer is handled after the items that were read from its pipes before.
-                self.reactor.messages.append((peer, Answer(version, None)))
-            elif not peer.ended:
-                self.reactor.send(peer, peer.flush_command(version, timeout, chosen))
-
-    def flush_ended(self, future: Flushed) -> None:
-        """Complete `future` with a receipt when all records of the workers that have ended by now are shown."""
-        self.reactor.look_for_ends()
-        self._flushes.start([peer for peer in self.reactor.peers if peer.ended], (), float("inf"), future)
-
-    def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
-        """Send a command to workers; `future` gets the answers."""
-        asked = self._asked(chosen)
-        self.commands.start(command.request, future, [member for members in asked.values() for member in members])
-        for peer, members in asked.items():
-            if members and not self.reactor.send(peer, peer.command_for(command, members)):
-                for member in members:
-                    self.commands.note(command.request, member, "its connection is closed")
-
-    def commit(
-        self,
-        command: Command,
-        future: Future[Answers],
-        chosen: Chosen,
-        prepared: Set[Hashable],
-        defaults: tuple[str, Command] | None,
-    ) -> bool:
-        """End a transaction: send `command`, and add it to the defaults of a mesh.
-
-        Does nothing and returns False if workers have joined that are not `prepared`.
-        """
-        if any(member not in prepared for members in self._asked(chosen).values() for member in members):
-            return False
-        if defaults is not None:
-            self._registry.set_default(*defaults)
-            self.relays.set_default(*defaults)
-        self.command(command, future, chosen)
-        return True
-
-    def _asked(self, chosen: Chosen | None) -> dict[Peer, Sequence[Target]]:
-        """Return the targets of a command by the connection to send it on."""
-        return {
-            peer: peer.chosen(chosen)
-            for peer in self.reactor.peers
-            if not peer.ended and not peer.external and peer.mesh != self._own_token
-        }
 
     def note_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:
         """Note the exit code that the owner of a worker has reported."""
@@ -331,15 +275,13 @@ class ClientLoop:
         reactor = self.reactor
         full = self.relays.checkpoints.full
         if not self._pacer and not full:
-            items = reactor.collect(self._pacer.quota)
-            self._moves += len(items)
-            suppressed, reactor.suppressed = reactor.suppressed, []
+            found = reactor.collect(self._pacer.quota)
             taken, reactor.taken = reactor.taken, 0
-            earlier, reactor.earlier = reactor.earlier, {}
-            self._sentinels += self._pacer.write_only(suppressed)
-            for era, former in earlier.items():
-                self._pacer.put(former, now, era)
-            self._pacer.put(items, now)
+            self._moves += len(found.shown)
+            self._sentinels += self._pacer.write_only(found.suppressed)
+            for era, items in found.earlier.items():
+                self._pacer.put(items, now, era)
+            self._pacer.put(found.shown, now)
             self.dispatcher.took(taken)
         self._sentinels += self._pacer.show_some(now, len(reactor.peers))
         reactor.pipes.hold(bool(self._pacer) or full)
@@ -571,13 +513,11 @@ class ClientLoop:
         now = monotonic()
         self._pacer.show_all(now)
         while True:
-            items = self.reactor.collect(_MAX_ITEMS)
-            earlier, self.reactor.earlier = self.reactor.earlier, {}
-            suppressed, self.reactor.suppressed = self.reactor.suppressed, []
-            for era, former in earlier.items():
-                self._pacer.show_now(former, now, era)
-            self._pacer.show_now(items, now)
-            self._pacer.write_only(suppressed)
+            found = self.reactor.collect(_MAX_ITEMS)
+            for era, items in found.earlier.items():
+                self._pacer.show_now(items, now, era)
+            self._pacer.show_now(found.shown, now)
+            self._pacer.write_only(found.suppressed)
             if not self.reactor.busy:
                 break
 

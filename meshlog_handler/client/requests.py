@@ -103,7 +103,7 @@ class Requests(Listening):
         if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
             receipt = future.result()
         else:
-            receipt = self._core.unanswered(future, chosen, monotonic() - began)
+            receipt = self._core.calls.unanswered(future, chosen, monotonic() - began, self._busy())
         if receipt.missing or receipt.busy:
             raise FlushTimeout(explain_missing(receipt), receipt)
         return receipt
@@ -114,7 +114,7 @@ class Requests(Listening):
             raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
         future: Future[FlushReceipt] = Awaited.begun()
         seconds = check_timeout(timeout)
-        begin = partial(self._loop().flush, future, float("inf") if seconds is None else seconds, chosen)
+        begin = partial(self._loop().calls.flush, future, float("inf") if seconds is None else seconds, chosen)
         self._post(begin, future, gives=False)
         return future
 
@@ -126,7 +126,7 @@ class Requests(Listening):
             return
         future: Future[FlushReceipt] = Awaited.begun()
         with contextlib.suppress(ClosedError):  # the thread has ended since
-            self._post(partial(self._core.flush_ended, future), future, gives=False)
+            self._post(partial(self._core.calls.flush_ended, future), future, gives=False)
             progress = None
             while not finished(future, seconds) and progress != self._core.progress:
                 progress = self._core.progress
@@ -146,15 +146,15 @@ class Requests(Listening):
     def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
         """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
         future: Future[Answers] = Awaited.begun()
-        self._post(lambda: self._core.command(command, future, chosen), future, gives=False)
+        self._post(lambda: self._core.calls.command(command, future, chosen), future, gives=False)
         return future
 
     def commit_soon(
         self, command: Command, chosen: Chosen, prepared: Set[Hashable], defaults: tuple[str, Command] | None
     ) -> Future[Answers] | None:
-        """End a transaction (see `ClientLoop.commit`); None if workers have joined that are not `prepared`."""
+        """End a transaction (see `Calls.commit`); None if workers have joined that are not `prepared`."""
         future: Future[Answers] = Awaited.begun()
-        return future if self.ask(lambda: self._core.commit(command, future, chosen, prepared, defaults)) else None
+        return future if self.ask(lambda: self._core.calls.commit(command, future, chosen, prepared, defaults)) else None
 
     def give_up(self, request: int) -> None:
         """Stop waiting for the missing answers to a command."""
@@ -351,9 +351,12 @@ class Requests(Listening):
         if not over:
             future.cancel()
             if not future.done() or future.cancelled():
-                busy = self._core.busy() or "the client's thread is busy"
+                busy = self._busy()
                 raise BusyError(f"the client gave no answer within {timeout:g} s: {busy}. Check whether a handler blocks.")
         return future.result()
+
+    def _busy(self) -> str:
+        return self._core.busy() or "the client's thread is busy"
 
     def on_thread(self, fn: Callable[[], T]) -> Future[T]:
         """Run `fn` on the client's thread. Never blocks (compare `ask`)."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 from ..protocol.ranks import format_ranks
-
-if TYPE_CHECKING:
-    from .stacks import Frame, StackGroup, Unanswered
 
 LIBRARY: Final = r"^.*/(?:site-packages|dist-packages|lib/python[\d.]+t?)/"
 _IMPORTING: Final = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -21,6 +18,66 @@ _STARTING: Final = (
 )
 MAX_FUNCTION: Final = 60
 BOOTSTRAP: Final = ("_bootstrap", "_bootstrap_inner", "run")
+
+
+class Frame(NamedTuple):
+    """One function call of a stack. A frame without a file stands for frames that were left out."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Unanswered(NamedTuple):
+    """A rank that gave no stacks, and what the kernel reports of it.
+
+    Attributes
+    ----------
+    pid : int or None
+        Its process id, if it is known here.
+    state : str
+        ``running``, ``sleeping``, ``stopped``, ``uninterruptible sleep``, ...; "" if the kernel reports nothing.
+    wait_channel : str
+        The function of the kernel in which the process waits, or "".
+    reason : str
+        Why there are no stacks.
+    """
+
+    pid: int | None
+    state: str
+    wait_channel: str
+    reason: str
+
+    def __str__(self) -> str:
+        state = self.state and f"{self.state}{f' in {clean(self.wait_channel)}' if self.wait_channel else ''}; "
+        return f"{'' if self.pid is None else f'pid {self.pid}: '}{clean(state)}{clean(self.reason)}"
+
+
+class StackGroup(NamedTuple):
+    """Threads of one or more ranks that have the same stack.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        The ranks.
+    threads : tuple of str
+        The different names of the threads; "" is a thread that Python code did not name.
+    thread_count : int
+        The number of threads; a rank may have several with this stack.
+    frames : tuple of Frame
+        The calls, outermost first; each has `file`, `line` and `function`.
+    sources : tuple of str
+        The source line of each frame, or "" if it is unknown.
+    odd : bool
+        Whether only few ranks are here while most are elsewhere with the thread of this name, or do not have it.
+    """
+
+    ranks: tuple[int, ...]
+    threads: tuple[str, ...]
+    thread_count: int
+    frames: tuple[Frame, ...]
+    sources: tuple[str, ...]
+    odd: bool
 
 
 def without_imports(group: StackGroup) -> StackGroup:

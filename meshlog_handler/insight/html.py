@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
-from .call_tree import start_of, unanswered_texts, without_imports
+from .call_tree import Frame, StackGroup, Unanswered, start_of, unanswered_texts, without_imports
+from .parts import FailureGroup, Progress, RankInsight
 from .series import finest
-
-if TYPE_CHECKING:
-    from .report import Insight, RankInsight
-    from .stacks import Frame, StackGroup, Stacks
 
 _MAX_ROWS: Final = 50
 _MAX_GROUPS: Final = 100
@@ -30,12 +27,36 @@ _MONO: Final = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px
 _CELL: Final = "padding:1px 10px 1px 0;vertical-align:top;white-space:pre"
 
 
+class _Insight(Protocol):
+    """The part of an `Insight` that its table shows."""
+
+    @property
+    def ranks(self) -> Mapping[int, RankInsight]:
+        """By rank."""
+
+    @property
+    def progress(self) -> Sequence[Progress]:
+        """One for each kind of line whose number grows."""
+
+    @property
+    def failures(self) -> Sequence[FailureGroup]:
+        """The first in time first."""
+
+
+class _Stacks(Protocol):
+    """`Stacks`."""
+
+    ranks: tuple[int, ...]
+    groups: tuple[StackGroup, ...]
+    unanswered: dict[int, Unanswered]
+
+
 def text_html(text: str) -> str:
     """Return a text as HTML."""
     return f"<pre>{_safe(text, 10 * _MAX_LINE)}</pre>"
 
 
-def insight_html(insight: Insight, title: str = "") -> str:
+def insight_html(insight: _Insight, title: str = "") -> str:
     """Return the failures, and a table of the ranks, those with trouble first."""
     behind = {rank for each in insight.progress for rank in each.behind}
     troubles = {rank: _trouble(each, rank in behind) for rank, each in insight.ranks.items()}
@@ -88,7 +109,7 @@ def _safe(text: str, limit: int = _MAX_LINE) -> str:
 # -- stacks ------------------------------------------------------------------------------------------------------------
 
 
-def stacks_html(stacks: Stacks) -> str:
+def stacks_html(stacks: _Stacks) -> str:
     """Return a tree of calls: branches are where ranks differ, and can be folded."""
     kinds: dict[tuple[str, ...], list[StackGroup]] = {}
     for group in stacks.groups[:_MAX_GROUPS]:

@@ -17,6 +17,7 @@ from ..errors import printable
 from ..protocol.ranks import format_ranks
 from .html import insight_html
 from .observation import Observation, by_rank
+from .parts import Difference, FailureGroup, Milestone, Progress, RankInsight
 from .series import Sample, Series, label_of
 
 Key = tuple[int, str]
@@ -35,111 +36,6 @@ _FEW: Final = 4
 _MAX_DIFFERENT: Final = 100
 _SHOWN: Final = 5
 _WIDTH: Final = 100
-
-
-@dataclass(frozen=True)
-class RankInsight:
-    """What is known about one rank.
-
-    Attributes
-    ----------
-    state : {"running", "silent", "ended", "dead", "stopped"}
-        "silent": see `Insight.silent`. "ended": its process ended normally. "dead": it crashed, or was killed. "stopped": the
-        process is suspended (SIGSTOP, a debugger).
-    last_seen : float
-        Seconds since it last logged or printed something.
-    last_line : str
-        The text of its last record or line.
-    records, lines : int
-        Records, and captured lines.
-    rate : float
-        Records and lines per second, lately.
-    warnings, errors : int
-        Records and lines of level WARNING; of level ERROR and above. A captured traceback counts as one.
-    dropped : int
-        Dropped records.
-    progress : dict[str, float]
-        The latest number for each label of `Insight.progress`.
-    """
-
-    state: str
-    last_seen: float
-    last_line: str
-    records: int
-    lines: int
-    rate: float
-    warnings: int
-    errors: int
-    dropped: int
-    progress: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A number that grows, such as a step, an epoch or a progress bar: the latest value of each rank.
-
-    Of steps that begin again in each epoch, the ranks in the epoch of most ranks are compared; the label is "epoch 2 step".
-
-    Attributes
-    ----------
-    label : str
-        The word beside the number, or the description of the bar.
-    values : dict[int, float]
-        By rank.
-    minimum, median, maximum : float
-        Of these values.
-    rate : float
-        The median of the growth per second of the ranks that make progress.
-    behind : tuple of int
-        Ranks below the median of the ranks that make progress, if their rate is less than 0.8 of `rate`, or if they are more
-        than 2 intervals behind that median.
-    """
-
-    label: str
-    values: dict[int, float]
-    minimum: float
-    median: float
-    maximum: float
-    rate: float
-    behind: tuple[int, ...]
-
-    @property
-    def slowest(self) -> list[int]:
-        """The ranks that are behind, those with the smallest number first."""
-        return sorted(self.behind, key=lambda rank: (self.values[rank], rank))
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """A line that most ranks have logged (`reached`) and some have not (`missing`)."""
-
-    text: str
-    reached: tuple[int, ...]
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A line that only one or few ranks have logged. `level` is a number, as in `logging`."""
-
-    text: str
-    level: int
-    ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FailureGroup:
-    """Exceptions with one signature: the same type, raised at the same place.
-
-    `first_time` is in seconds since the epoch, by the clock of `first_rank`. If a rank is dead and no exception explains it,
-    the signature is how it ended; the time is that of its last sign of life, or 0 if nothing tells it.
-    """
-
-    signature: str
-    text: str
-    ranks: tuple[int, ...]
-    first_rank: int
-    first_time: float
 
 
 @dataclass(frozen=True)
@@ -284,7 +180,7 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
 
 
 def _silent(ranks: Mapping[int, Observation]) -> tuple[tuple[int, float, str], ...]:
-    """Return the silent ranks. If nobody says anything, as between two phases of a job, none of them is."""
+    """Return the silent ranks. If no rank logs or prints anything, as between two phases of a job, none of them is."""
     live = {rank: each for rank, each in ranks.items() if each.state in LIVE}
     if len(live) < 2:
         return ()

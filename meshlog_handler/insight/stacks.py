@@ -15,7 +15,19 @@ from typing import Any, Final, NamedTuple
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
 from ..protocol.ranks import format_ranks
-from .call_tree import BOOTSTRAP, LIBRARY, MAX_FUNCTION, clean, start_of, unanswered_texts, ways_of, without_imports
+from .call_tree import (
+    BOOTSTRAP,
+    LIBRARY,
+    MAX_FUNCTION,
+    Frame,
+    StackGroup,
+    Unanswered,
+    clean,
+    start_of,
+    unanswered_texts,
+    ways_of,
+    without_imports,
+)
 
 MAIN_THREAD: Final = "MainThread"
 _MAX_NAMES: Final = 3
@@ -23,15 +35,7 @@ _INDENT: Final = "  "
 # Patterns are compiled at their first use: most clients never ask for stacks.
 _DUMPED_FRAME: Final = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
 _DUMPED_THREAD: Final = r"^(?:Current thread|Thread) 0x([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$"
-_OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|uplink))\.py$"
-
-
-class Frame(NamedTuple):
-    """One function call of a stack. A frame without a file stands for frames that were left out."""
-
-    file: str
-    line: int
-    function: str
+_OWN_THREAD: Final = r"/meshlog_handler/(?:worker/(?:runtime|forwarder)|client/(?:log_client|relay/uplink))\.py$"
 
 
 class ThreadStack(NamedTuple):
@@ -40,58 +44,6 @@ class ThreadStack(NamedTuple):
     thread: str
     frames: tuple[Frame, ...]
     sources: tuple[str, ...]
-
-
-class Unanswered(NamedTuple):
-    """A rank that gave no stacks, and what the kernel reports of it.
-
-    Attributes
-    ----------
-    pid : int or None
-        Its process id, if it is known here.
-    state : str
-        ``running``, ``sleeping``, ``stopped``, ``uninterruptible sleep``, ...; "" if the kernel reports nothing.
-    wait_channel : str
-        The function of the kernel in which the process waits, or "".
-    reason : str
-        Why there are no stacks.
-    """
-
-    pid: int | None
-    state: str
-    wait_channel: str
-    reason: str
-
-    def __str__(self) -> str:
-        state = self.state and f"{self.state}{f' in {clean(self.wait_channel)}' if self.wait_channel else ''}; "
-        return f"{'' if self.pid is None else f'pid {self.pid}: '}{clean(state)}{clean(self.reason)}"
-
-
-class StackGroup(NamedTuple):
-    """Threads of one or more ranks that have the same stack.
-
-    Attributes
-    ----------
-    ranks : tuple of int
-        The ranks.
-    threads : tuple of str
-        The different names of the threads; "" is a thread that Python code did not name.
-    thread_count : int
-        The number of threads; a rank may have several with this stack.
-    frames : tuple of Frame
-        The calls, outermost first; each has `file`, `line` and `function`.
-    sources : tuple of str
-        The source line of each frame, or "" if it is unknown.
-    odd : bool
-        Whether only few ranks are here while most are elsewhere with the thread of this name, or do not have it.
-    """
-
-    ranks: tuple[int, ...]
-    threads: tuple[str, ...]
-    thread_count: int
-    frames: tuple[Frame, ...]
-    sources: tuple[str, ...]
-    odd: bool
 
 
 class Stacks:

@@ -124,7 +124,7 @@ class LoggingMeshClient:
         hide, never : sequence of str
             Regular expressions: lines that are not shown, and lines that are never grouped.
         """
-        # After Ctrl-C, nobody refers to the result, so it is stopped.
+        # After Ctrl-C, no caller has the result, so it is stopped.
         return run_whole(
             lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never, job="").start(), mesh, coords)
         )

@@ -137,7 +137,7 @@ class HostMesh:
             life.begin()
             return mesh
 
-        return run_whole(spawn)  # after Ctrl-C, nobody refers to the mesh, so it is stopped
+        return run_whole(spawn)  # after Ctrl-C, no caller has the mesh, so it is stopped
 
 
 class ProcMesh:

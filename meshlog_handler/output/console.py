@@ -18,8 +18,8 @@ from ..protocol.ranks import parse_ranks
 from ..protocol.record import MeshInfo, info_of
 from ..system.diagnostics import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
-from .own_bars import write_above
 from .terminal import Output
+from .tqdm_bars import write_above
 
 _CHARACTER: Final = 4  # bytes of a character in UTF-8, at most
 _MAX_PENDING: Final = 256 * 1024

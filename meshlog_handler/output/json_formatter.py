@@ -16,7 +16,6 @@ from ..protocol.record import STANDARD, info_of
 _ALWAYS: Final = ("rank", "stream")
 _IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
 _OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
-# The attributes that the standard library sets on a record. All others come from the caller's `extra`.
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ClosedError
-from .descriptors import identity
+from .descriptors import Held
 from .diagnostics import diagnose
 from .error_reports import describe, give, refuse
 
@@ -61,10 +61,9 @@ class Mailbox:
         self._where = where
         self._owner = owner
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self.fd, self._write_fd = os.pipe()
+        self._reader, self._writer = map(Held, os.pipe())
         os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
-        self._known = identity(self.fd)
+        os.set_blocking(self._writer.fd, False)
         self._closing = threading.RLock()  # a finalizer may call `put` while its thread is in `put`
         self._closed = False
 
@@ -74,7 +73,12 @@ class Mailbox:
     @property
     def intact(self) -> bool:
         """Whether its descriptors still are its pipe: the program may have closed all descriptors and reused their numbers."""
-        return identity(self.fd) == self._known == identity(self._write_fd)
+        return self._reader.intact and self._writer.intact
+
+    @property
+    def fd(self) -> int:
+        """The read end of the pipe."""
+        return self._reader.fd
 
     def put(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         """Add a `Call`. Raises `ClosedError` after `close`, and after the program has closed the descriptors."""
@@ -89,7 +93,7 @@ class Mailbox:
         with self._closing:
             if not self._closed and self.intact:
                 with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
-                    os.write(self._write_fd, b"w")
+                    os.write(self._writer.fd, b"w")
 
     def run(self) -> None:
         """Run all pending calls. Never raises."""
@@ -123,7 +127,5 @@ class Mailbox:
 
     def _close_pipe(self) -> None:
         self._closed = True
-        fds = (self.fd, self._write_fd) if self.intact else ()
-        self.fd = self._write_fd = -1
-        for fd in fds:
-            os.close(fd)
+        self._reader.close()
+        self._writer.close()

@@ -88,7 +88,7 @@ class Awaited(Future[T]):
 
     @classmethod
     def begun(cls) -> Awaited[T]:
-        """Return one that nobody can cancel: a caller that stops waiting (asyncio cancels it) does not end the work."""
+        """Return one that cannot be cancelled: a caller that stops waiting (asyncio cancels it) does not end the work."""
         made = cls()
         made.set_running_or_notify_cancel()
         return made

@@ -27,7 +27,7 @@ from ..errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from ..journal.layout import Range
 from ..protocol.frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from ..protocol.messages import Hello, Message, Welcome, decode
-from ..system.descriptors import identity, is_readable
+from ..system.descriptors import Held, is_readable
 from ..system.waits import capped, deadline_after, monotonic, seconds_until
 
 DIAL_SEC: Final = 30.0
@@ -340,7 +340,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._known = identity(sock.fileno())
+        self._held = Held(sock.fileno())
         self.within = sock.family == socket.AF_UNIX and peer_pid(sock) == os.getpid()  # the client runs in this process
         self._sending = threading.Lock()
         self.closed = False
@@ -384,7 +384,7 @@ class Link:
     @property
     def intact(self) -> bool:
         """Whether the descriptor still is this socket: the program may have closed it and reused its number."""
-        return identity(self._sock.fileno()) == self._known
+        return self._held.intact
 
     @property
     def hung_up(self) -> bool:

@@ -26,7 +26,7 @@ from ..system.shielded import run_whole
 from ..system.waits import capped, monotonic
 from ..transport.election import Election
 from ..transport.run_directory import has_left
-from . import next_client, this_process
+from . import this_process
 from .member import JoinOptions, Membership
 from .next_client import PATIENCE_SEC, patiently
 
@@ -229,7 +229,7 @@ def of(name: str) -> JobMember:
         _current = JobMember(name)
     if _current.name != name:
         raise SettingError(f"job={name!r} is not possible: this process takes part in job {_current.name!r}. Use one name.")
-    next_client.job = _current
+    Membership.job = _current
     return _current
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from .. import settings
 from ..errors import ConnectError
@@ -22,9 +22,9 @@ from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
 from ..system.fd_capture import FdCapture
 from ..transport.channel import Address, Link, connect
-from . import next_client, uncaught
+from . import uncaught
 from .forwarder import LogForwarder, report_loss
-from .next_client import Job, patiently
+from .next_client import patiently
 from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
 from .stacks import StackDump
@@ -66,12 +66,29 @@ def launched_options(address: str, rank: int | None = None, **options: Any) -> J
     return JoinOptions(address, settings.rank(), settings.local_rank(), launched=settings.launched(), **options)
 
 
+class Job(Protocol):
+    """The part of `job_member.JobMember` that is used here and in `this_process`."""
+
+    @property
+    def exits(self) -> bool:
+        """Whether this process exits, and leaves the rest to the next client."""
+
+    def find_next(self, member: Membership) -> None:
+        """Let `member` go on with the next client, if there is one in time."""
+
+    def rejoin(self, options: JoinOptions) -> Membership | None:
+        """In a forked child whose parent's client is gone: take part again."""
+
+
 class Membership:
     """The connection, stream, threads and captured pipes of a process that joined. Any thread may call `leave`.
 
     It outlives a client that ends, if another one goes on with the stream: the next client of the same job, or the replacement
     of a relay. The journal keeps what the earlier one has not shown.
     """
+
+    job: ClassVar[Job | None] = None
+    """This process's part in a job."""
 
     def __init__(self, options: JoinOptions, over: Callable[[Membership], object] = lambda member: None) -> None:
         self.options = options
@@ -217,7 +234,7 @@ class Membership:
 
     @property
     def _job(self) -> Job | None:
-        return next_client.job if self.options.job else None
+        return self.job if self.options.job else None
 
     def _find_next(self) -> Link | None:
         """Find a client that goes on with the stream; return the connection to it, or None. Meanwhile, nothing is shipped."""

@@ -13,37 +13,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 from ..errors import ConnectError
 from ..system.waits import monotonic
-
-if TYPE_CHECKING:
-    from .member import JoinOptions, Membership
 
 PATIENCE_SEC: Final = 30.0
 """Seconds for which a process waits for the next client."""
 
 _LOOK_SEC: Final = 0.005
 _LONGEST_LOOK_SEC: Final = 0.1
-
-
-class Job(Protocol):
-    """The part of `job_member.JobMember` that `member` and `this_process` use."""
-
-    @property
-    def exits(self) -> bool:
-        """Whether this process exits, and leaves the rest to the next client."""
-
-    def find_next(self, member: Membership) -> None:
-        """Let `member` go on with the next client, if there is one in time."""
-
-    def rejoin(self, options: JoinOptions) -> Membership | None:
-        """In a forked child whose parent's client is gone: take part again."""
-
-
-job: Job | None = None
-"""This process's part in a job."""
 
 
 def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool], seconds: float = PATIENCE_SEC) -> bool:

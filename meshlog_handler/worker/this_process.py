@@ -23,7 +23,7 @@ from ..system.diagnostics import diagnose
 from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
 from ..system.waits import capped
-from . import next_client, uncaught
+from . import uncaught
 from .member import JoinOptions, Membership
 from .record_stream import internal_threads
 
@@ -142,8 +142,8 @@ def _rejoin(quiet: bool) -> Membership | None:
         try:
             return join(options)
         except ConnectError as failure:
-            if options.job and next_client.job is not None:
-                return next_client.job.rejoin(options)
+            if options.job and Membership.job is not None:
+                return Membership.job.rejoin(options)
             if not quiet and not isinstance(failure.__cause__, FileNotFoundError):
                 diagnose(f"the forked process {os.getpid()} cannot forward its logs: {failure}")
             return None

@@ -45,7 +45,7 @@ def address() -> Iterator[str]:
 def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process take part in a job, although an earlier test took part in another one."""
     monkeypatch.setattr("meshlog_handler.worker.job_member._current", None)
-    monkeypatch.setattr("meshlog_handler.worker.next_client.job", None)
+    monkeypatch.setattr("meshlog_handler.worker.member.Membership.job", None)
 
 
 @pytest.hookimpl(wrapper=True)

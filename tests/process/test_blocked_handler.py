@@ -14,7 +14,7 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import BusyError, FlushTimeout, LogClient, this_host
-from meshlog_handler.client import log_client
+from meshlog_handler.client import stopping
 from meshlog_handler.errors import ClosedError
 from meshlog_handler.mesh import control
 from meshlog_handler.testing import RecordCollector
@@ -139,7 +139,7 @@ def test_a_call_that_timed_out_does_not_run_later() -> None:
 def test_a_stop_gives_up_reports_the_reason_and_removes_the_run_directory(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(log_client, "_BLOCKED_SEC", 0.3)
+    monkeypatch.setattr(stopping, "_BLOCKED_SEC", 0.3)
     with blocked() as (shows, _):
         directory = os.path.dirname(shows._rundir.path)
         assert os.listdir(directory)

@@ -102,27 +102,27 @@ def mesh() -> Iterator[Mesh]:
             made.end()
 
 
-def hold_at_the_door(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Hold a new connection after it has proved the key, and before the client reads who it is."""
-    at_door, let_in = threading.Event(), threading.Event()
+def hold_in_handshake(client: LogClient, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Hold a new connection after it has proved the key, and before the client reads its `Hello`."""
+    connected, let_in = threading.Event(), threading.Event()
     receive = client._listener._receive_hello
 
     def later(handshake: Any) -> Steps[NewConnection]:
-        at_door.set()
+        connected.set()
         while not let_in.is_set():
             yield
         return (yield from receive(handshake))
 
     monkeypatch.setattr(client._listener, "_receive_hello", later)
-    return at_door, let_in
+    return connected, let_in
 
 
 @pytest.mark.parametrize("how", ["set_level", "configure", "set_mode"])
-def test_a_worker_that_joins_while_a_command_is_pending_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_joins_while_a_command_is_pending_applies_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made:
-        at_door, let_in = hold_at_the_door(made.client, monkeypatch)
+        connected, let_in = hold_in_handshake(made.client, monkeypatch)
         late = made.start(0)
-        assert at_door.wait(10)
+        assert connected.wait(10)
         if how == "set_level":
             made.logs.set_level(33)
         elif how == "configure":
@@ -306,7 +306,7 @@ def test_an_exception_that_a_rank_raises_in_a_command_is_its_answer() -> None:
 
 
 @pytest.mark.parametrize("how", ["set_level", "configure"])
-def test_a_worker_that_joins_a_relay_while_a_command_is_pending_obeys_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_joins_a_relay_while_a_command_is_pending_applies_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with mesh() as made, LogRelay(made.client.address) as relay:
         joining, go_on = threading.Event(), threading.Event()
         assert relay._uplink is not None

@@ -79,7 +79,7 @@ def test_the_number_of_records_that_a_blocked_handler_has_not_shown_is_exact(
     before: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.stopping.diagnose", said.append)
     handler = Slow(0.0, before)
     client = LogClient(handler).start()
     thread = client._thread
@@ -133,7 +133,7 @@ def test_the_exit_of_a_program_waits_for_a_slow_handler(window: str) -> None:
 
 def test_ctrl_c_ends_the_wait_and_the_number_of_records_not_shown_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.stopping.diagnose", said.append)
     handler = Slow(0.02)
     client = LogClient(handler).start()
     thread = client._thread
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_the_wait_and_the_number_of_records_not_shown_is_reported(mo
 def test_records_that_are_not_shown_are_counted_before_the_client_thread_discards_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler returns to the client thread between the decision to stop and the count."""
     said: list[str] = []
-    monkeypatch.setattr("meshlog_handler.client.log_client.diagnose", said.append)
+    monkeypatch.setattr("meshlog_handler.client.stopping.diagnose", said.append)
     handler = Slow(0.0, 1)
     client = LogClient(handler).start()
     core, thread = client._core, client._thread

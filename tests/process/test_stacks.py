@@ -23,7 +23,8 @@ import meshlog_handler
 from meshlog_handler import ClosedError, LogClient, SettingError, this_host
 from meshlog_handler.client.health import stack_dump
 from meshlog_handler.client.health.stack_dump import DumpedProcess
-from meshlog_handler.insight.stacks import StackGroup, Stacks
+from meshlog_handler.insight.call_tree import StackGroup
+from meshlog_handler.insight.stacks import Stacks
 from meshlog_handler.protocol.messages import StackSignal
 from meshlog_handler.system.process_state import handles_signal, process_state
 from meshlog_handler.testing import RecordCollector

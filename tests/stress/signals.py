@@ -31,7 +31,7 @@ def kill_all(scene: Scene) -> None:
 
 
 @fault("SIGKILL while they join")
-def kill_at_the_door(scene: Scene) -> None:
+def kill_while_they_join(scene: Scene) -> None:
     scene.start()
     scene.pause(0.1)
     for index in scene.choose():

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from ... import settings
 from ...system.descriptors import make_pipe
@@ -24,9 +24,6 @@ from ...system.signals import Signals
 from ...system.waits import monotonic, seconds_until
 from ..messages import CommandError
 from .guard import Guard
-
-if TYPE_CHECKING:
-    from .run import Run
 
 COMMAND: Final = -1
 """In place of a rank: the one command of ``meshlog serve``."""
@@ -64,6 +61,28 @@ class Rank:
         return self.exitcode is not None and -self.exitcode in self.sent
 
 
+class Watcher(Protocol):
+    """What `Ranks` tells and asks the owner of a run (see `run.Run`)."""
+
+    def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
+        """Take the read ends of the output of a rank."""
+
+    def ended(self, rank: Rank) -> None:
+        """Note the exit code of a rank."""
+
+    def stopping(self, number: signal.Signals) -> None:
+        """Prepare for a signal that all ranks are about to get."""
+
+    def patience(self) -> float:
+        """Return the seconds after which to ask again."""
+
+    def unread(self) -> bool:
+        """Return whether ranks write output that nothing reads."""
+
+    def hung(self) -> bool:
+        """Return whether the ranks hang and are to be ended."""
+
+
 class Ranks:
     """All ranks of a run, with one environment each. One owner, on the main thread. `watcher` is told what happens.
 
@@ -78,7 +97,7 @@ class Ranks:
         environments: Mapping[int, Mapping[str, str]],
         *,
         grace: float,
-        watcher: Run,
+        watcher: Watcher,
         reader: int | None = None,
     ) -> None:
         self._command = command

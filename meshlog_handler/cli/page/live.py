@@ -1,4 +1,4 @@
-"""LivePage: follows a running client and makes snapshots of the page, while somebody looks."""
+"""LivePage: follows a running client and makes snapshots of the page, while a browser shows it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOTHING: Final = Insight({}, (), (), (), (), ())
 class LivePage:
     """The newest snapshot of a run, for any number of readers. Any thread may call any method.
 
-    One connection to the client follows, another asks. Nothing is asked, and no snapshot is made, while nobody waits for one.
+    One connection to the client follows, another asks. Nothing is asked, and no snapshot is made, while no browser waits.
     """
 
     def __init__(self, run: Run) -> None:

@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.server.closed.is_set():
             over = self.server.page.over
             version, snapshot = self.server.page.wait(version)
-            # A comment finds out whether the browser is still there.
+            # A comment shows whether the browser is still connected.
             self.wfile.write(f"data: {snapshot}\n\n".encode("utf-8", "replace") if snapshot else b":\n\n")
             if over and not snapshot:
                 break

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...errors import printable
-from ...insight.report import Insight, RankInsight
+from ...insight.parts import RankInsight
+from ...insight.report import Insight
 from ...insight.series import finest
 from ...protocol.ranks import format_ranks
 

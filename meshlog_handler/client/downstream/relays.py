@@ -268,7 +268,7 @@ class Relays:
         self._reactor.ended(peer)
 
     def take_tail(self, relay: Peer, now: float) -> list[Item]:
-        """Return what a relay that ended has passed on after its last boundary, and what nobody sends again."""
+        """Return what a relay that ended has passed on after its last boundary, and what is not sent again."""
         assert isinstance(relay, RelayPeer)
         resuming = frozenset(relay.journals.values())  # also those that have ended: its replacement reads their journals
         size = relay.held_bytes

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from ...errors import BusyError, ClosedError
-from ...insight.stacks import Stacks, Unanswered, decode_found, encode_threads, encode_unanswered, merge
-from ...protocol.messages import StackSignal, TakeStacks
+from ...insight.call_tree import Unanswered
+from ...insight.stacks import Stacks, decode_found, encode_threads, encode_unanswered, merge
+from ...protocol.messages import Command, StackSignal, TakeStacks
 from ...protocol.relay_messages import DownstreamStacks
 from ...system.process_state import STOPPED, ProcessState, process_state
 from ...system.shielded import run_shielded
@@ -29,8 +30,7 @@ from ..peers.peer import Chosen, Peer
 from ..peers.reactor import Reactor
 from .stack_dump import DumpedProcess
 
-if TYPE_CHECKING:
-    from ..requests import Requests
+T = TypeVar("T")
 
 Found = list[tuple[int, bytes]]
 """For each process its rank, and its encoded stacks or the reason why there are none."""
@@ -53,10 +53,26 @@ class _Silent(NamedTuple):
     how: StackSignal | None
 
 
+class Client(Protocol):
+    """What `StackCollector` uses of a client (see `Requests`)."""
+
+    def ask(self, fn: Callable[[], T]) -> T:
+        """Run `fn` on the client's thread, and return its result."""
+
+    def next_request(self) -> int:
+        """Return the request number for a command."""
+
+    def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
+        """Send a command to workers; the future gets their answers."""
+
+    def give_up(self, request: int) -> None:
+        """Stop waiting for the missing answers to a command."""
+
+
 class StackCollector:
     """Collects stacks for `LogClient.stacks` and for relays. Any thread but the client's; one collection at a time."""
 
-    def __init__(self, client: Requests) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         self._collecting = threading.Lock()
         self._reactor: Reactor
@@ -80,7 +96,7 @@ class StackCollector:
         """Return the encoded stacks of chosen workers, or why there are none. Raises as `LogClient.stacks` does."""
         seconds = check_timeout(timeout)
         deadline = deadline_after(seconds)
-        # This also finds out whether a handler blocks the client's thread.
+        # This also shows whether a handler blocks the client's thread.
         if self._client.ask(threading.get_ident) == threading.get_ident():
             raise ClosedError(
                 "stacks failed: a handler of this client called it and would wait for itself. Use another thread."

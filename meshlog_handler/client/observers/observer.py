@@ -20,9 +20,10 @@ from typing import Any, Final
 
 from ... import errors, settings
 from ...errors import BusyError, ClosedError, ConnectError, FlushTimeout, MeshlogError, ProtocolError, RankError
+from ...insight.call_tree import Unanswered
 from ...insight.observation import Observation
 from ...insight.report import Insight, insight_of
-from ...insight.stacks import Stacks, Unanswered, encode_unanswered
+from ...insight.stacks import Stacks, encode_unanswered
 from ...protocol.codec import unpack
 from ...protocol.decode import Item, RecordDecoder, no_side_file
 from ...protocol.frames import CONTROL, DATA, MAX_CONTROL, FrameReader, frame

@@ -401,8 +401,6 @@ class Observers:
         """Send the rest to those that read it at once, and close all connections."""
         self.end_tick()
         self._resume()
-        for stream in self._streams:
-            stream.ship()
         self._dispatcher.tap, self._streams = None, ()
         deadline = deadline_after(_LAST_SEC)
         for observer in tuple(self._observers):

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
@@ -52,11 +53,20 @@ _MAX_COLLECTED: Final = 2048
 _SHARE: Final = 64
 
 
+@dataclass
+class Collected:
+    """Items to show by the current settings, items that are not to be shown, and items to show by those of an earlier era."""
+
+    shown: list[Item] = field(default_factory=list)
+    suppressed: list[Item] = field(default_factory=list)
+    earlier: dict[Era, list[Item]] = field(default_factory=dict)
+
+
 class Reactor:
     """Keeps every peer that joined and is not removed yet.
 
     After `wait` and `read`, `collect` returns the items to show. The lists `messages` and `finished` hold the other events.
-    `disconnected` are peers that live on without a connection, each with the time from which its exit is no longer expected.
+    `disconnected` are peers that run on without a connection, each with the time from which its exit is no longer expected.
     `taken` counts the bytes of records that were collected since the owner has set it to 0. `inbox_size` is in bytes: a peer
     with more received and not collected bytes is paused.
     """
@@ -68,14 +78,12 @@ class Reactor:
         self._connections: Counter[int | None] = Counter()  # by process; 0: all those of other pid namespaces
         self.messages: deque[tuple[Peer, Message]] = deque()
         self.finished: deque[Peer] = deque()
+        self.taken = 0
         self.pipes = OutputPipes(self._selector)
         self._busy: dict[Peer, None] = {}  # oldest first
         self._paused: set[Peer] = set()
         self._throttled: set[Peer] = set()  # paused or busy since the last `KeepWaiting`
         self.disconnected: dict[Peer, float] = {}
-        self.suppressed: list[Item] = []
-        self.taken = 0
-        self.earlier: dict[Era, list[Item]] = {}
         self.inbox_size = INBOX_SIZE
         self.taken_from: set[Peer] | None = None  # for a relay: peers from which something was taken
 
@@ -157,11 +165,9 @@ class Reactor:
                 else:
                     self.error_reports.log("a ready descriptor cannot be read", failure)
 
-    def collect(self, limit: int) -> list[Item]:
-        """Return captured lines and up to `limit` entries of each peer, sorted by time; of many, the oldest come first.
-
-        Items that are not to be shown are added to `suppressed`, items of an earlier era to `earlier`.
-        """
+    def collect(self, limit: int) -> Collected:
+        """Return captured lines and up to `limit` entries of each peer, sorted by time; of many, the oldest come first."""
+        found = Collected()
         batches, self.pipes.read = self.pipes.read, []
         left = _MAX_COLLECTED
         if limit * len(self._busy) > left:
@@ -177,18 +183,17 @@ class Reactor:
                 left -= len(items)
             if items:
                 batches.append((peer, items))
-        shown: list[Item] = []
         for peer, items in batches:
             for part in self._between_turns(peer, items) if peer.turns else (items,):
                 if not peer.streaming:
-                    self.suppressed += part
+                    found.suppressed += part
                 elif peer.era is None:
-                    shown += part
+                    found.shown += part
                 else:
-                    self.earlier.setdefault(peer.era, []).extend(part)
+                    found.earlier.setdefault(peer.era, []).extend(part)
         ahead = {id(item): peer.ahead for peer, items in batches if peer.ahead for item in items}
-        shown.sort(key=(lambda item: item[0] - ahead.get(id(item), 0.0)) if ahead else itemgetter(0))
-        return shown
+        found.shown.sort(key=(lambda item: item[0] - ahead.get(id(item), 0.0)) if ahead else itemgetter(0))
+        return found
 
     def _between_turns(self, peer: Peer, items: list[Item]) -> Iterator[list[Item]]:
         """Yield the parts of `items` between the sentinels of switches, and apply each switch in its place."""
@@ -284,12 +289,12 @@ class Reactor:
         self._close_socket(peer)
 
     def catch_up(self, peer: Peer, version: int) -> None:
-        """Answer flush `version` from the journal of a worker that lives on without a connection."""
+        """Answer flush `version` from the journal of a worker that runs on without a connection."""
         peer.catch_up(version)
         self._busy[peer] = None
 
     def add_sentinel(self, peer: Peer, number: int) -> None:
-        """Let a worker that lives on without a connection pass a switch after the records in its journal."""
+        """Let a worker that runs on without a connection pass a switch after the records in its journal."""
         caught_up = peer.caught_up
         self.catch_up(peer, number)
         peer.caught_up = caught_up  # flushes have their own numbers

@@ -79,7 +79,7 @@ class QueueReader:
         self.overridden = get is not None
         self._read_pipe = None if self.overridden else reader_of(source)
         self._get_some = self._get_one
-        self._hurry = threading.Event()  # set while somebody waits for a mark or the end
+        self._hurry = threading.Event()  # set while a mark or the end is waited for
         if self._read_pipe is not None:
             self._load = loader_of(source)
             self._get_some = self._get_from_pipe
@@ -236,14 +236,11 @@ class QueueReader:
             return self._abandoned
         if isinstance(failure, _SHUT_DOWN):
             return True
+        closed = False
         try:
             self.queue.empty()
-        except AttributeError:  # not a queue, but a source of a subclass's `dequeue`
-            closed = False
-        except Exception:  # the queue was closed, or the process of its manager has ended
-            closed = True
-        else:
-            closed = False
+        except Exception as unusable:  # the queue was closed, or the process of its manager has ended
+            closed = not isinstance(unusable, AttributeError)  # else not a queue, but a source of a subclass's `dequeue`
         if closed:
             diagnose(f"the queue {self.name} is not read any more, because it is closed: {describe(failure)}")
         else:

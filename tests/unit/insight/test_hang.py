@@ -3,8 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlog_handler.insight.call_tree import Frame, Unanswered
 from meshlog_handler.insight.hang import HangDetector, describe_hang
-from meshlog_handler.insight.stacks import Frame, ThreadStack, Unanswered, merge
+from meshlog_handler.insight.stacks import ThreadStack, merge
 
 
 def test_a_job_in_which_no_rank_does_anything_is_found_once() -> None:

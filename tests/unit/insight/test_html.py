@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from meshlog_handler.insight.call_tree import Frame, Unanswered
 from meshlog_handler.insight.html import insight_html, stacks_html, text_html
-from meshlog_handler.insight.report import FailureGroup, Insight, Progress, RankInsight
-from meshlog_handler.insight.stacks import Frame, ThreadStack, Unanswered, merge
+from meshlog_handler.insight.parts import FailureGroup, Progress, RankInsight
+from meshlog_handler.insight.report import Insight
+from meshlog_handler.insight.stacks import ThreadStack, merge
 
 ATTACK = "<script>alert(1)</script>\u202e\x1b[2J"
 SAFE = "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e\\x1b[2J"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlog_handler.insight.call_tree import Frame, Unanswered
 from meshlog_handler.insight.stacks import (
-    Frame,
     Stacks,
     ThreadStack,
-    Unanswered,
     decode_found,
     encode_threads,
     encode_unanswered,
@@ -213,6 +213,14 @@ def test_a_dump_is_read_without_the_threads_of_this_package() -> None:
         "loader", (Frame("", 0, "outer frames are left out"), Frame("/job/data.py", 0, "read")), ("", "")
     )
     assert main == ThreadStack("MainThread", (MAIN, STEP), ("", ""))
+
+
+@pytest.mark.parametrize("module", ["worker.runtime", "worker.forwarder", "client.log_client", "client.relay.uplink"])
+def test_threads_of_this_package_are_known_by_the_files_that_it_has(module: str) -> None:
+    found = find_spec(f"meshlog_handler.{module}")
+    assert found is not None
+    assert found.origin is not None
+    assert parse_dump(DUMP.replace("/env/meshlog_handler/worker/runtime.py", found.origin), 0)[0].thread == "loader"
 
 
 @given(st.text())

@@ -39,7 +39,7 @@ def test_after_the_end_a_call_is_refused_and_nothing_is_written() -> None:
     mailbox = Mailbox("the thread", "owner")
     late, later = Future[None](), Future[None]()
     mailbox.put(lambda: None, late)
-    old = mailbox.fd, mailbox._write_fd
+    old = mailbox.fd, mailbox._writer.fd
     mailbox.close()
     assert isinstance(late.exception(0), ClosedError)
     other_pipe = os.pipe()  # reuses the numbers that were just freed
@@ -58,7 +58,7 @@ def test_after_the_end_a_call_is_refused_and_nothing_is_written() -> None:
 def test_a_mailbox_whose_descriptors_the_program_has_closed_touches_none_of_their_numbers() -> None:
     mailbox = Mailbox("the thread", "owner")
     assert mailbox.intact
-    old = mailbox.fd, mailbox._write_fd
+    old = mailbox.fd, mailbox._writer.fd
     for fd in old:
         os.close(fd)
     assert not mailbox.intact

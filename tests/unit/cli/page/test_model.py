@@ -16,7 +16,8 @@ from meshlog_handler.cli.page.grid import Grid
 from meshlog_handler.cli.page.groups import MAX_KINDS, Kinds
 from meshlog_handler.cli.page.model import ALPHABET, PageModel, shown
 from meshlog_handler.insight.observation import Observation
-from meshlog_handler.insight.report import Insight, Progress, insight_of
+from meshlog_handler.insight.parts import Progress
+from meshlog_handler.insight.report import Insight, insight_of
 
 START = 1_700_000_000.0
 NOTHING = Insight({}, (), (), (), (), ())

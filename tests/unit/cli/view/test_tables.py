@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from meshlog_handler.cli.view.observing import NoRun, choose
 from meshlog_handler.cli.view.tables import HEAD, ORDERS, rows_of, table_of_runs, text_table, trouble_of
-from meshlog_handler.insight.report import Insight, Progress, RankInsight
+from meshlog_handler.insight.parts import Progress, RankInsight
+from meshlog_handler.insight.report import Insight
 from meshlog_handler.transport.runs import Run, command_line
 
 WELL = RankInsight("running", 0.0, "fine", 1, 2, 3.0, 0, 0, 0, {})

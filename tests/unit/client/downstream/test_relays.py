@@ -93,7 +93,7 @@ class Scene:
                 self.relays.handle(self.relay, DownstreamReplies(command.request, ()))
 
     def set_default(self, command: Command) -> None:
-        """Add a default, as `ClientLoop.commit` does."""
+        """Add a default, as `Calls.commit` does."""
         self.registry.set_default("mesh", command)
         self.relays.set_default("mesh", command)
 

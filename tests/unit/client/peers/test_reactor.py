@@ -80,7 +80,7 @@ def test_what_arrives_together_is_in_the_order_of_one_clock() -> None:
     (near, first), (other, second) = a_peer(os.getpid()), a_peer(os.getpid())
     far = _Ahead(None, other.hello, rank=1, journal="", pipes={}, coords={}, max_line=1000, process=other.pid)
     reactor.pipes.read += [(near, [(1.0, None, "a"), (3.0, None, "c")]), (far, [(3602.0, None, "b"), (3604.0, None, "d")])]
-    assert [values for _, _, values in reactor.collect(10)] == ["a", "b", "c", "d"]
+    assert [values for _, _, values in reactor.collect(10).shown] == ["a", "b", "c", "d"]
     for each in (near, other):
         each.close(keep_journal=True)
     reactor.close()

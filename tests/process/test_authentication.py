@@ -67,7 +67,7 @@ def is_hung_up_on(sock: socket.socket) -> bool:
     return True
 
 
-def at_the_door(logs: CollectedLogs) -> int:
+def pending_connections(logs: CollectedLogs) -> int:
     """Return the number of connections that have not joined."""
     return logs.client._listener.pending
 
@@ -190,12 +190,12 @@ def test_a_slow_connection_is_closed_before_its_handshake_completes(others: Hone
 def test_many_unauthenticated_connections_do_not_keep_a_worker_from_joining(others: Honest) -> None:
     threads = set(threading.enumerate())
     crowd = [knock(others.address) for _ in range(3 * MAX_PENDING)]  # this process may have any number
-    until(lambda: at_the_door(others.logs) == MAX_PENDING, DEADLINE, "the door to be full")
+    until(lambda: pending_connections(others.logs) == MAX_PENDING, DEADLINE, "no room for another connection")
     others.are_heard()
     with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
         most = 0
         while procs[0].is_alive():
-            most = max(most, at_the_door(others.logs))
+            most = max(most, pending_connections(others.logs))
             procs[0].join(0.01)
         assert join_all(procs) == [0]
     assert most <= MAX_PENDING
@@ -206,7 +206,7 @@ def test_many_unauthenticated_connections_do_not_keep_a_worker_from_joining(othe
 
 def there_are(logs: CollectedLogs, count: int) -> bool:
     """Return whether so many connections have not joined."""
-    return at_the_door(logs) == count
+    return pending_connections(logs) == count
 
 
 @contextlib.contextmanager
@@ -240,7 +240,7 @@ def test_at_the_limit_the_process_with_the_most_connections_gives_one_up(proved:
                 until(partial(there_are, others.logs, number + 1), DEADLINE)
             with contextlib.closing(Peer(others.address)) as newcomer:
                 newcomer.join()
-            assert at_the_door(others.logs) == 39
+            assert pending_connections(others.logs) == 39
         others.are_heard()
 
 
@@ -289,7 +289,7 @@ def crowd(address: str, count: int = 1) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+def looks_of_the_listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Yield the results of `Listener.accept` on the client's thread: whether the listener may stay open."""
     accept, found = listener.Listener.accept, list[bool]()
 
@@ -303,22 +303,22 @@ def looks_at_the_door(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 
 
 def test_a_process_that_keeps_reconnecting_does_not_keep_workers_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
-    with looks_at_the_door(monkeypatch) as looks, honest() as others, crowd(others.address):
-        until(lambda: at_the_door(others.logs) == MAX_OF_ONE, DEADLINE, "the crowd")
-        until(lambda: False in looks, DEADLINE, "the door to be shut for a while")
+    with looks_of_the_listener(monkeypatch) as looks, honest() as others, crowd(others.address):
+        until(lambda: pending_connections(others.logs) == MAX_OF_ONE, DEADLINE, "the crowd")
+        until(lambda: False in looks, DEADLINE, "the listener to be left out for a while")
         before, began = len(looks), time.monotonic()
         with started("fork", workers.log_numbered, [(others.address, 3, "return")] * 3) as procs:
             assert join_all(procs) == [0, 0, 0]
         others.until_shown("number 2")
         others.are_heard()
         passed = time.monotonic() - began
-        assert len(looks) - before <= passed / 0.05 + 2, "it does not look more often than it opens the door"
-        assert at_the_door(others.logs) <= MAX_OF_ONE
+        assert len(looks) - before <= passed / 0.05 + 2, "it does not look more often than it listens"
+        assert pending_connections(others.logs) <= MAX_OF_ONE
 
 
 def test_a_client_without_free_descriptors_does_not_poll_its_listener_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with looks_at_the_door(monkeypatch) as looks, honest() as others, contextlib.ExitStack() as stack:
+    with looks_of_the_listener(monkeypatch) as looks, honest() as others, contextlib.ExitStack() as stack:
         waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(fd for fd, _ in open_fds()) + 1, limits[1]))
@@ -339,8 +339,8 @@ def test_unauthenticated_connections_do_not_keep_a_client_from_stopping(monkeypa
     monkeypatch.setattr(listener, "HANDSHAKE_SEC", 300.0)
     with collected() as logs:
         crowd = [knock(logs.address) for _ in range(10)]
-        until(lambda: at_the_door(logs) == 10, DEADLINE, "all to be at the door")
-    assert at_the_door(logs) == 0
+        until(lambda: pending_connections(logs) == 10, DEADLINE, "all to be connected")
+    assert pending_connections(logs) == 0
     assert all(map(is_hung_up_on, crowd))
 
 
@@ -349,11 +349,11 @@ def test_only_the_user_can_access_the_run_directory_socket_and_journals() -> Non
     umask = os.umask(0)
     try:
         with honest() as others:
-            door = Path(Address.parse(others.address).path)
-            assert mode(door) == 0o600
-            assert stat.S_ISSOCK(door.stat().st_mode)
-            assert mode(door.parent) == mode(door.parent.parent) == 0o700
-            journals = list(door.parent.glob("*.journal"))
+            socket_path = Path(Address.parse(others.address).path)
+            assert mode(socket_path) == 0o600
+            assert stat.S_ISSOCK(socket_path.stat().st_mode)
+            assert mode(socket_path.parent) == mode(socket_path.parent.parent) == 0o700
+            journals = list(socket_path.parent.glob("*.journal"))
             assert len(journals) == 2
             assert {mode(path) for path in journals} == {0o600}
     finally:
@@ -498,7 +498,7 @@ def test_workers_get_different_ranks_if_the_upstream_client_does_not_answer(
 
 def test_two_hundred_processes_that_keep_reconnecting_do_not_keep_a_worker_from_joining() -> None:
     with honest() as others, crowd(others.address, 200):
-        until(lambda: at_the_door(others.logs) == MAX_PENDING, DEADLINE, "the door to be full")
+        until(lambda: pending_connections(others.logs) == MAX_PENDING, DEADLINE, "no room for another connection")
         with started("fork", workers.log_numbered, [(others.address, 3, "return")]) as procs:
             assert join_all(procs) == [0]
         others.until_shown("number 2")

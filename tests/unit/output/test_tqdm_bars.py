@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from meshlog_handler.output.own_bars import write_above
+from meshlog_handler.output.tqdm_bars import write_above
 
 
 @pytest.fixture
