@@ -120,6 +120,7 @@ class _Line:
     """A template of one rank, as the client makes it from captured lines."""
 
     group = None
+    source = None
     scope = ("stdout", logging.INFO)
     levelno = logging.INFO
 

@@ -15,6 +15,7 @@ from ..grouping.aggregator import Aggregator
 from ..output.console import ConsoleHandler, flush_shown
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
+from ..system.waits import monotonic
 from .era import Era
 from .sink import Sink, Tap
 from .sinks import Sinks
@@ -252,6 +253,8 @@ class Dispatcher:
         for sink in self._sinks_of(template):
             aggregator = sink.aggregator
             if aggregator is None or alone:
+                if aggregator is not None:
+                    self._deliver(sink, aggregator.ahead_of(template, now))
                 at_once.append(sink)
             else:
                 self._deliver(sink, (aggregator.add_digest if digest else aggregator.add)(template, values, now))
@@ -387,7 +390,7 @@ class Dispatcher:
         self._give(self._sinks.find(None, record.name), record)
 
     def log(self, level: int, text: str, rank: int | None = None, pid: int | None = None) -> None:
-        """Show a record of the client itself."""
+        """Show a record of the client itself, about a rank after what is held of it."""
         info = MeshInfo(rank)
         fields = {
             **logging.makeLogRecord({}).__dict__,
@@ -403,6 +406,8 @@ class Dispatcher:
         record = MeshRecord.of(fields, info)
         if self.files is not None:
             self.files.record(rank, record)
+        for sink, aggregator in self._pending():
+            self._deliver(sink, aggregator.end(rank, monotonic(), whole=rank is None))
         self._give(self._sinks.find(*_OWN_ROUTE), record)
 
     def took(self, size: int) -> None:

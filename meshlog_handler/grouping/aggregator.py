@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from .arguments import NUMBERS
 from .group import MAX_COMPARED, Group, Scope
 from .similarity import TokenizedLine, mask_digits, profile, tokenize_unless_wordless
+from .tracebacks import HEADS, Part, Traceback, Tracebacks, part_after, signature_of
 
 if TYPE_CHECKING:
     from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")
+_AT_ONCE: Final = -_NEVER
 _MAX_LEARNED: Final = 16 << 20
 _MAX_HELD: Final = 32 << 20
 _WEIGH_AFTER: Final = 4 << 20
@@ -28,7 +30,8 @@ class Aggregator:
 
     A group opens with its first line and is shown `window` seconds later. A group of one line is shown unchanged. A larger
     group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. The first line of level `first_level` or
-    above is shown at once; the group counts the lines after it. Groups are shown in the order in which they opened.
+    above is shown at once; the group counts the lines after it. Groups are shown in the order in which they opened. The
+    lines of a captured traceback are held until its last one, and then are one line: see `Tracebacks`.
 
     `window` is in seconds; None shows every line at once. If there are `max_groups` groups, or if groups take more than 32 MiB,
     the oldest groups are shown early. Lines that match a pattern of `never` are shown at once, ungrouped. Lines that match a
@@ -38,7 +41,8 @@ class Aggregator:
     Attributes
     ----------
     received, shown, hidden : int
-        Lines that were added; lines that the returned records represent (`count` lines, or one); lines that were hidden.
+        Lines that were added; lines that the returned records represent (`count` lines, or one); lines that were hidden. A
+        captured traceback counts as one.
         ``received == shown + hidden + pending`` always holds.
     """
 
@@ -66,12 +70,15 @@ class Aggregator:
         self._held = 0
         self._max_held: float = _MAX_HELD
         self._unweighed = 0
-        self._due = _NEVER
+        self._tracebacks = Tracebacks()
+        self._holds = True  # whether to hold tracebacks
+        self._due = _NEVER  # when the first group is due. While a traceback is held, `_AT_ONCE`: `add` then examines each line.
 
     @property
     def deadline(self) -> float | None:
         """The time at which `expire` has something to show (same clock as `now`), or None."""
-        return None if self._due == _NEVER else self._due
+        due = min(self._first_due(), self._tracebacks.due) if self._tracebacks else self._due
+        return None if due == _NEVER else due
 
     @property
     def pending(self) -> int:
@@ -81,10 +88,10 @@ class Aggregator:
     def add(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         """Add a line at `now` (seconds); return the records to show at once, in order. Usually there are none."""
         if now >= self._due:
-            return [*self.expire(now), *self.add(template, values, now)]
+            return [*self.expire(now), *self._add_beside(template, values, now)]
         self.received += 1
         if self._filters:
-            passed = self._filter(template, values)
+            passed = self._filter(template, values, now)
             if passed is not None:
                 return passed
         place = template.group
@@ -131,11 +138,14 @@ class Aggregator:
         out: list[LogRecord] = []
         key = (template.scope, template.levelno, None)
         scope = self._scopes.get(key)
-        for values, text, masked in zip(lines, map(template.text, lines), map(template.digit_mask, lines), strict=True):
+        left = zip(lines, map(template.text, lines), map(template.digit_mask, lines), strict=True)
+        for values, text, masked in left:
             known = scope.runs.get(masked) if scope is not None else None
             if known is None:
                 out += self.add(template, values, now)
                 scope = self._scopes.get(key)
+                if self._tracebacks:
+                    out += [record for values, _, _ in left for record in self.add(template, values, now)]
                 continue
             self.received += 1
             run, group = known
@@ -147,17 +157,18 @@ class Aggregator:
     def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         """Add a digest of many lines from another aggregator; return the records to show at once."""
         count, ranks = template.weight(values)
-        if self._filters:
-            self.received += count
-            passed = self._filter(template, values, count)
-            if passed is not None:
-                return passed
-            self.received -= count
-        first, *others = template.samples(values)
-        filters, self._filters = self._filters, False  # the whole digest was filtered; its samples are not
-        self._max_held = _NEVER  # until all samples are added
+        out = self.ahead_of(template, now)
+        filters, self._holds = self._filters, False  # its text is whole
         try:
-            out = [*self.add(template, first, now)]
+            if filters:
+                passed = self._filter(template, values, now, count)
+                if passed is not None:
+                    self.received += count
+                    return [*out, *passed]
+            first, *others = template.samples(values)
+            self._filters, self._due = False, _NEVER  # the whole digest was filtered; its samples are not
+            self._max_held = _NEVER  # until all samples are added
+            out += self.add(template, first, now)
             group = self._group_of(template, first)
             rest = count - 1 - len(others)
             self.received += rest
@@ -167,10 +178,12 @@ class Aggregator:
             group.count += rest
             group.ranks.update(ranks)
             for sample in others:
+                self._due = _NEVER
                 out += self.add(template, sample, now)
         finally:
-            self._filters = filters
+            self._filters, self._holds = filters, True
             self._max_held = _MAX_HELD
+            self._set_due()
         return self._trimmed(out)
 
     def took(self, size: int) -> Sequence[LogRecord]:
@@ -199,23 +212,88 @@ class Aggregator:
         return [*out, *self._close(oldest)]
 
     def expire(self, now: float) -> list[LogRecord]:
-        """Return the records of the groups whose window has ended at `now`."""
+        """Return the records of the groups whose window has ended at `now`, and tracebacks that are held no longer."""
         window = self._window
         if now < self._due or window is None:
             return []
-        return self._close(list(takewhile(lambda group: group.opened + window <= now, self._groups.values())))
+        out = self._close(list(takewhile(lambda group: group.opened + window <= now, self._groups.values())))
+        return [*out, *self._add_tracebacks(self._tracebacks.expire(now), now)] if self._tracebacks else out
 
     def flush(self) -> list[LogRecord]:
         """Return the records of all groups. The next similar line opens a new group."""
-        return self._close(list(self._groups.values()))
+        out = self._add_tracebacks(self._tracebacks.flush(), 0.0)
+        return [*out, *self._close(list(self._groups.values()))]
 
-    def _filter(self, template: AnyTemplate, values: Any, count: int = 1) -> Sequence[LogRecord] | None:
+    # -- tracebacks ------------------------------------------------------------------------------------------------
+
+    def ahead_of(self, template: AnyTemplate, now: float) -> list[LogRecord]:
+        """Return what must be shown before a line that is not added: expired groups, and the traceback of its stream."""
+        out = self.expire(now)
+        found = self._tracebacks.of_stream(template)
+        return [*out, *(self._add_tracebacks([self._tracebacks.take(found)], now) if found else self.end(template.rank, now))]
+
+    def end(self, rank: int | None, now: float, *, whole: bool = True) -> list[LogRecord]:
+        """Hold the tracebacks of a rank no longer. If `whole`, only those whose last line was added."""
+        return self._add_tracebacks(self._tracebacks.take_of(rank, whole=whole), now) if self._tracebacks else []
+
+    def _add_beside(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
+        """Add a line while a traceback may be held, which it may be a part of."""
+        found = self._tracebacks.of_stream(template)
+        if found is None:
+            return [*self.end(template.rank, now), *self._add_apart(template, values, now)]
+        text = template.text(values)
+        part = part_after(found.part, text)
+        if not part:
+            out = self._add_tracebacks([self._tracebacks.take(found)], now)
+            return [*out, *self._add_apart(template, values, now)]
+        found.never = found.never or any(pattern.search(text) for pattern in self._never)
+        hidden = any(pattern.search(text) for pattern in self._hide)
+        if hidden:
+            self.received += 1
+            self.hidden += 1
+        return self._add_tracebacks(self._tracebacks.add(found, None if hidden else template, values, part, now), now)
+
+    def _add_apart(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
+        """Add a line that is no part of what is held."""
+        self._due = _NEVER
+        try:
+            return self.add(template, values, now)
+        finally:
+            self._set_due()
+
+    def _hold(self, template: AnyTemplate, values: Any, now: float, never: bool = False) -> Sequence[LogRecord]:
+        held = self._tracebacks
+        found = held.begin(template.rank, template.source, never)
+        return self._add_tracebacks(held.add(found, template, values, part_after(Part.NONE, template.text(values)), now), now)
+
+    def _add_tracebacks(self, tracebacks: Iterable[Traceback], now: float) -> list[LogRecord]:
+        """Group tracebacks that are no longer held, each as one line."""
+        out: list[LogRecord] = []
+        for each in tracebacks:
+            lines, others = each.split()
+            template, values = lines[0]
+            if len(lines) > 1:
+                values = template.joined([values for _, values in lines])
+            text = template.text(values)
+            if each.never:
+                self.shown += 1
+                out.append(template.build(values))
+            else:
+                out += self._group_text(template, values, text, signature_of(text), now)
+            for template, values in others:
+                out += self._add_apart(template, values, now)
+        self._set_due()
+        return out
+
+    def _filter(self, template: AnyTemplate, values: Any, now: float, count: int = 1) -> Sequence[LogRecord] | None:
         if self._hide or self._never:
             text = template.text(values)
             if any(pattern.search(text) for pattern in self._hide):
                 self.hidden += count
                 return _NOTHING
             if any(pattern.search(text) for pattern in self._never):
+                if self._window is not None and self._begins(template, text):
+                    return self._hold(template, values, now, never=True)
                 self.shown += count
                 return (template.build(values),)
         if self._window is None:
@@ -225,11 +303,11 @@ class Aggregator:
 
     def _group_of(self, template: AnyTemplate, values: Any) -> Group:
         """Return the group to which `add` has just added a line."""
-        signature = template.signature(values)
         if template.group is not None:
-            return self._groups[template.group, template.levelno, signature]
-        scope = self._scopes[template.scope, template.levelno, signature]
-        shape = tokenize_unless_wordless(template.text(values)).shape
+            return self._groups[template.group, template.levelno, template.signature(values)]
+        text = template.text(values)
+        scope = self._scopes[template.scope, template.levelno, _signature(template, values, text)]
+        shape = tokenize_unless_wordless(text).shape
         # The group may have forgotten this shape since. Then it is found again, in the same way as the first time.
         found = scope.shapes.get(shape) or (scope.nearest(shape, profile(shape)) if len(shape) <= MAX_COMPARED else None)
         assert found is not None
@@ -269,11 +347,22 @@ class Aggregator:
                 self._learned -= known.forget()
 
     def _add_text(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
-        key = (template.scope, template.levelno, template.signature(values))
+        text = template.text(values)
+        if self._begins(template, text):
+            return self._hold(template, values, now)
+        return self._group_text(template, values, text, _signature(template, values, text), now)
+
+    def _begins(self, template: AnyTemplate, text: str) -> bool:
+        """Return whether to hold a line, because it begins a traceback."""
+        return template.source is not None and text in HEADS and self._holds
+
+    def _group_text(
+        self, template: AnyTemplate, values: Any, text: str, signature: Hashable | None, now: float
+    ) -> Sequence[LogRecord]:
+        key = (template.scope, template.levelno, signature)
         scope = self._scopes.get(key)
         if scope is None:
             scope = self._scopes[key] = Scope(key)
-        text = template.text(values)
         known = scope.runs.get(mask_digits(text))
         if known is not None:
             run, group = known
@@ -314,5 +403,13 @@ class Aggregator:
         return out
 
     def _set_due(self) -> None:
+        self._due = _AT_ONCE if self._tracebacks else self._first_due()
+
+    def _first_due(self) -> float:
         first = next(iter(self._groups.values()), None)
-        self._due = _NEVER if first is None or self._window is None else first.opened + self._window
+        return _NEVER if first is None or self._window is None else first.opened + self._window
+
+
+def _signature(template: AnyTemplate, values: Any, text: str) -> Hashable | None:
+    """Return the value that distinguishes exceptions, also of a captured traceback."""
+    return template.signature(values) if template.source is None else signature_of(text)

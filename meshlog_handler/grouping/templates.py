@@ -18,6 +18,8 @@ class AnyTemplate(Protocol):
     def group(self) -> Hashable | None: ...  # records with arguments and equal groups are similar; None: the text decides
     @property
     def scope(self) -> Hashable: ...  # texts of different scopes are never similar
+    @property
+    def source(self) -> Hashable | None: ...  # the captured stream, of those of a rank; None: logging calls
 
     def args(self, values: Any) -> tuple[object, ...]:
         """Return the message arguments; called only if `group` is not None."""

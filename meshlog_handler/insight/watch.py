@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..grouping.tracebacks import Part, part_after
 from ..protocol.decode import Item
 from .series import Series, chosen, measure_call, measure_text, short, valid_time
 
@@ -27,7 +28,9 @@ _DRAIN_SEC: Final = 1.0
 _MAX_TOUCHED: Final = 1024
 _MAX_TRACE: Final = 200
 _KEY: Final = 256
-_FRAME: Final = re.compile(r'\s+File "(.*)", line (\d+)')
+_FRAME: Final = re.compile(r'[ |]+File "(.*)", line (\d+)')
+_GROUP: Final = re.compile(r"  \| ([^ ].*)")
+"""The line of an exception group that names it."""
 
 Place = tuple[str, str, int]
 """The signature of an exception: its type, and the file and line that raised it."""
@@ -99,6 +102,7 @@ class Watch:
         "_longest",
         "_old",
         "_older",
+        "_part",
         "_sampled",
         "_templates",
         "_texts",
@@ -111,6 +115,7 @@ class Watch:
         self._old: tuple[float, int] = (0.0, 0)
         self._left: float = _BURST
         self._sampled = False
+        self._part = Part.NONE  # of a traceback, whose lines are `_trace`: what the last line of level WARNING or above was
         self._trace: list[str] | None = None
         # None until needed: there may be ten thousand watches.
         self._templates: dict[Any, Kept] | None = None
@@ -221,22 +226,32 @@ class Watch:
 
     def _examine(self, level: int, text: str, when: float) -> None:
         """Take a captured line of level WARNING or above; a traceback counts once."""
-        trace = self._trace
-        if level == logging.ERROR and text.startswith("Traceback "):
+        part = part_after(self._part, text) if self._part else Part.NONE
+        if part:
+            self._part = part
+            self._add_to_trace(part, text, when)
+            return
+        self._part = part_after(Part.NONE, text) if level == logging.ERROR else Part.NONE
+        if self._part:
             self._trace = []
-        elif trace is not None and text.startswith(" "):
-            trace.append(text[:_KEY])
-            del trace[:-_MAX_TRACE]
-            return
-        elif trace is not None:
-            self._trace = None
-            frames = [match for line in trace if (match := _FRAME.match(line)) is not None]
-            file, line = (frames[-1][1], int(frames[-1][2][:9])) if frames else ("", 0)
-            self._fail((text.partition(":")[0], file, line), when, short(text))
-            return
         else:
             self._count(level, _key(text), when, text)
         self._count_level(level, 1)
+
+    def _add_to_trace(self, part: Part, text: str, when: float) -> None:
+        """Take a line of a traceback; note the failure with the line that tells which."""
+        trace = self._trace
+        if trace is None:
+            return
+        if part == Part.FRAMES or (part == Part.GROUP and not (found := _GROUP.match(text))):
+            trace.append(text[:_KEY])
+            del trace[:-_MAX_TRACE]
+            return
+        self._trace = None
+        text = found[1] if part == Part.GROUP and found else text
+        frames = [match for line in trace if (match := _FRAME.match(line)) is not None]
+        file, line = (frames[-1][1], int(frames[-1][2][:9])) if frames else ("", 0)
+        self._fail((text.partition(":")[0], file, line), when, short(text))
 
     def _note_failure(self, failure: tuple[Any, ...], when: float) -> None:
         _, module, name, message, _, frames, *_ = failure

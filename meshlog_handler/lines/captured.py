@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..grouping.similarity import mask_digits, mask_digits_of_lines
+from ..grouping.tracebacks import Part, part_after
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from .cursor import CursorFramer
@@ -21,7 +22,7 @@ class CapturedTemplate:
     Values are ``(when, line, text, digit mask)``. If the line is None, the text is the complete line as it was written.
     """
 
-    __slots__ = ("base", "group", "info", "levelno", "rank", "scope")
+    __slots__ = ("base", "group", "info", "levelno", "rank", "scope", "source")
     route = (None, "")
     captured = True
     ordinary = False
@@ -39,6 +40,7 @@ class CapturedTemplate:
         self.levelno = level
         self.group: Hashable | None = None
         self.scope: Hashable = (stream, level)
+        self.source: Hashable = (stream, info.hostname, base.get("process"))
 
     def args(self, values: tuple[Any, ...]) -> tuple[object, ...]:
         """Return no arguments: a captured line has none."""
@@ -51,6 +53,11 @@ class CapturedTemplate:
     def line(self, values: tuple[Any, ...]) -> Line:
         """Return the captured line."""
         return values[1] or Line(values[2].encode(), True, False, 0)
+
+    def joined(self, lines: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Return several complete lines as one, with newlines between them."""
+        text, raw = "\n".join(map(self.text, lines)), b"\n".join([self.line(values).raw for values in lines])
+        return lines[0][0], Line(raw, True, False, 0), text, mask_digits(text)
 
     def is_whole(self, values: tuple[Any, ...]) -> bool:
         """Return whether a line is complete and no part of it was shown. Only such lines are grouped."""
@@ -99,7 +106,7 @@ class CapturedPipe:
         self.stream = stream
         self.notable: list[Item] = []  # complete lines of level WARNING and above, until the owner empties it
         self.framer = CursorFramer()
-        self._in_traceback = False
+        self._part = Part.NONE  # of the last line in a traceback
         self._max_line = max_line
         self._base = base
         self._info = MeshInfo(**identity, stream=stream)
@@ -125,7 +132,7 @@ class CapturedPipe:
 
     def _plain(self, raw: bytes, when: float) -> Iterable[Item] | None:
         """Return many lines as items without a Python loop, or None if the lines must be examined one by one."""
-        if self._in_traceback or may_have_levels(raw):
+        if self._part or may_have_levels(raw):
             return None
         try:
             text = raw.decode()
@@ -145,9 +152,11 @@ class CapturedPipe:
 
     def _level(self, text: str) -> int:
         """Return the level of a line. All lines of a traceback are errors, so that they are shown together."""
-        if self._in_traceback:
-            self._in_traceback = text.startswith(" ")
-            return logging.ERROR
+        if self._part:
+            self._part = part_after(self._part, text)
+            if Part.NONE < self._part < Part.GAP:
+                return logging.ERROR
         level = level_of(text)
-        self._in_traceback = level == logging.ERROR and text.startswith("Traceback ")
+        if level == logging.ERROR:
+            self._part = part_after(Part.NONE, text)
         return level

@@ -9,6 +9,8 @@ import logging
 import re
 from typing import Final, NamedTuple
 
+from ..grouping.tracebacks import HEADS
+
 IDLE: Final = 0.5
 LIVE: Final = 1.0
 MAX_LINE: Final = 8 << 20
@@ -282,11 +284,7 @@ _LEVELS: Final = {
     "CRITICAL": logging.CRITICAL,
     "FATAL": logging.CRITICAL,
 }
-_DUMPS: Final = (
-    "Fatal Python error:",
-    "Traceback (most recent call last):",
-    "  + Exception Group Traceback (most recent call last):",
-)
+_DUMPS: Final = ("Fatal Python error:", *HEADS)
 # The words in lines of other levels, by a letter to search for first: this is much faster, and most lines lack the letter.
 _WORDS: Final = {
     b"R": (b"WARN", b"ERROR", b"CRITICAL"),

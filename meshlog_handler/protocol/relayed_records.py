@@ -131,12 +131,13 @@ class RelayedTemplate(TaggedTemplate):
     which are not grouped.
     """
 
-    __slots__ = ("_variants", "alone", "digest")
+    __slots__ = ("_variants", "alone", "digest", "source")
     ordinary = False
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         super().__init__(identity, common, has_args, start)
         self.digest = self.alone = False
+        self.source: Hashable | None = None
         self._variants: dict[Hashable, RelayedTemplate] = {}
 
     def of(self, args: object, named: dict[str, Any], ours: dict[str, Any]) -> RelayedTemplate:
@@ -171,6 +172,7 @@ class RelayedTemplate(TaggedTemplate):
         place = (base["name"] if self.route[0] is None else self.route, base["pathname"], base["lineno"])
         variant.group = (*place, base["msg"]) if by_template and stream is None and has_words(base["msg"]) else None
         variant.scope = place if stream is None else (stream, self.levelno)
+        variant.source = None if stream is None else (stream, info.hostname, base["process"])
         if len(self._variants) >= _MAX_VARIANTS:
             self._variants.clear()
         self._variants[by, by_template, alone, digest] = variant
@@ -189,6 +191,14 @@ class RelayedTemplate(TaggedTemplate):
         if "failure" in ours:
             add_exception(fields, ours["failure"], text)
         return MeshRecord.of(fields, self.info.but(**ours) if ours else self.info)
+
+    def joined(self, lines: Sequence[Values]) -> Values:
+        """Return several captured lines as one, with newlines between them."""
+        _, created, msecs, args, named, _, ours = lines[0]
+        text, raws = "\n".join(map(self.text, lines)), [values[6].get("raw") for values in lines]
+        if None not in raws:
+            ours = {**ours, "raw": "\n".join(raws)}
+        return (0, created, msecs, args, {**named, "msg": text}, None, ours)
 
     def is_shown(self, values: Values) -> bool:
         """Return whether a line has no text to show, but only ends a progress state."""

@@ -30,6 +30,7 @@ class RecordTemplate:
     __slots__ = ("base", "count", "group", "info", "levelno", "newest", "rank", "route", "scope", "start")
     first = 3  # the index of the first argument in the values
     captured = False
+    source: Hashable | None = None
     ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:

@@ -127,6 +127,21 @@ def test_aggregate_merges_similar_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_grouped_tracebacks_of_ranks_are_each_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import os\nrank = int(os.environ['RANK'])\nif rank < 3:\n    raise ValueError(rank)\nopen('/no such file')\n"
+    )
+    ran = meshlog(tmp_path, "run", "-n", "4", "--aggregate", "60", "--", *PYTHON[:1], str(tmp_path / "train.py"), code=1)
+    shown = ran.err.partition("meshlog: 4 of 4 ranks failed")[0]
+    assert shown.count("[2 similar log lines] [ranks ") == 1
+    text = re.sub(r"(?m)^(\[[^]]*\] )+", "", shown)
+    place = 'Traceback (most recent call last):\n  File "{}", line {}, in <module>\n    {}\n{}: '
+    assert text.count("Traceback") == 3
+    assert text.count(place.format(tmp_path / "train.py", 4, "raise ValueError(rank)", "ValueError")) == 2
+    assert text.count(place.format(tmp_path / "train.py", 5, "open('/no such file')", "FileNotFoundError")) == 1
+    assert shown.index("[3] FileNotFoundError: ") < shown.index("[3] rank 3 (pid ")
+
+
 def test_the_last_output_of_a_child_that_outlives_its_rank_is_shown(tmp_path: Path) -> None:
     # The child writes after it has seen that the rank is gone.
     code = (

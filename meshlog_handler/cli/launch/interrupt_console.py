@@ -6,14 +6,11 @@ import copy
 import logging
 from typing import Any, Final
 
+from ...grouping.tracebacks import HEAD, LINKS
 from ...output.console import ConsoleHandler
 from ...protocol.record import info_of
 
-_HEADS: Final = ("Traceback (most recent call last):", "Exception ignored in", "Exception in thread ")
-_CHAINED: Final = (
-    "During handling of the above exception, another exception occurred:",
-    "The above exception was the direct cause of the following exception:",
-)
+_HEADS: Final = (HEAD, "Exception ignored in", "Exception in thread ")
 _INTERRUPT: Final = "KeyboardInterrupt"
 _MAX_HELD: Final = 1000
 
@@ -65,12 +62,13 @@ class CollapsingConsole(ConsoleHandler):
         text = record.getMessage()
         held = self._held.get(key)
         if held is None:
-            if key in self._after and (not text.strip() or text.startswith(_CHAINED)):
+            if key in self._after and (not text.strip() or text.startswith(LINKS)):
                 return  # the text between chained tracebacks
             self._after.discard(key)
-            if text.startswith(_HEADS):
+            _, more, last = text.rpartition("\n")
+            if text.startswith(_HEADS) and not more:
                 self._held[key] = [record]
-            else:
+            elif not (more and last.startswith(_INTERRUPT)) or self._is_first(record):  # else a group has held it
                 super().emit(record)
             return
         held.append(record)

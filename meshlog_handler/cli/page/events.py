@@ -7,6 +7,8 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from ...grouping.tracebacks import HEAD
+
 CLIENT: Final = -1
 """The rank of what the client itself logs."""
 
@@ -14,7 +16,6 @@ _MAX_JOINED: Final = 200
 _NUMBER: Final = r"[-+]?\d[\d,:]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _RANGE: Final = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _GROUP: Final = re.compile(r"\[\d+ similar log lines\] (?:\[ranks? [\d,-]+\] )?")
-_TRACEBACK: Final = "Traceback (most recent call last):"
 
 
 class Event(NamedTuple):
@@ -47,7 +48,7 @@ class Joiner:
         key = event.rank, event.source
         lines = self._open.get(key)
         if lines is None:
-            if event.captured and event.text.startswith(_TRACEBACK):
+            if event.captured and event.text == HEAD:
                 self._open[key] = [event]
             else:
                 yield event
@@ -80,7 +81,7 @@ def ends_of(text: str) -> tuple[str, str] | None:
 def headline(text: str) -> str:
     """Return the line that stands for a text: its first one, or of a traceback the one that names the exception."""
     first, more, rest = text.partition("\n")
-    if more and first.startswith(_TRACEBACK):
+    if more and first == HEAD:
         return next((line for line in reversed(rest.split("\n")) if line and not line.startswith(" ")), first)
     return first
 

@@ -31,6 +31,7 @@ class QueuedTemplate:
     __slots__ = ("_attributes", "_kind", "info", "levelno", "rank", "route", "scope")
     captured = False
     ordinary = True
+    source = None
     group = None  # `QueueHandler` sends the text, without the arguments
 
     def line_of(self, values: object) -> None:

@@ -31,6 +31,7 @@ class Call:
         return ("train", self.levelno, self.msg, "/train.py", self.line)
 
     scope: Hashable = None
+    source: Hashable = None
 
     def args(self, values: tuple[Any, Any]) -> tuple[object, ...]:
         args: tuple[object, ...] = values[0]
@@ -61,6 +62,7 @@ class Captured:
     levelno: int = logging.INFO
     stream: str = "stdout"
     group: Hashable = None
+    source: Hashable = None
 
     @property
     def scope(self) -> Hashable:

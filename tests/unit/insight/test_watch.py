@@ -127,6 +127,26 @@ def test_a_printed_traceback_is_one_error_and_one_failure() -> None:
     assert counts(found) == {"before": 1, "after": 1}
 
 
+GROUP = b"""  + Exception Group Traceback (most recent call last):
+  |   File "/srv/train.py", line 9, in <module>
+  |     raise ExceptionGroup("several", [ValueError(1)])
+  | ExceptionGroup: several (1 sub-exception)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "/srv/train.py", line 3, in <module>
+    | ValueError: 1
+    +------------------------------------
+"""
+
+
+def test_a_printed_exception_group_is_one_error_and_one_failure() -> None:
+    rank = Rank()
+    rank.print(GROUP + b"ERROR: no data\n" + GROUP + GROUP, 1.0)
+    found = rank.observed()
+    assert found.errors == 4
+    assert found.failures == {("ExceptionGroup", "/srv/train.py", 9): (1.0, "ExceptionGroup: several (1 sub-exception)")}
+
+
 def test_a_logged_exception_is_a_failure() -> None:
     def fail() -> None:
         raise ValueError("no data")

@@ -32,8 +32,8 @@ odd = st.binary(max_size=50).map(lambda raw: raw.replace(b"\n", b""))
 blocks = st.lists(words | odd, min_size=1, max_size=30).map(lambda lines: Block(b"\n".join(lines)))
 
 
-def pipe() -> CapturedPipe:
-    return CapturedPipe(-1, "stderr", base=BASE, identity={"rank": 3}, max_line=MAX_LINE)
+def pipe(max_line: int = MAX_LINE) -> CapturedPipe:
+    return CapturedPipe(-1, "stderr", base=BASE, identity={"rank": 3}, max_line=max_line)
 
 
 @given(st.lists(blocks, max_size=4))
@@ -68,3 +68,28 @@ def test_a_block_gives_the_same_items_as_its_lines(blocks: list[Block]) -> None:
 def test_only_the_unshown_part_of_a_line_is_left_to_show(line: Line, whole: bool, shown: bool) -> None:
     ((_, template, values),) = pipe().items([line], 0.0)
     assert (template.is_whole(values), template.is_shown(values)) == (whole, shown)
+
+
+def test_all_lines_of_a_traceback_are_errors() -> None:
+    group = [
+        "  + Exception Group Traceback (most recent call last):",
+        '  |   File "/a.py", line 9, in <module>',
+        "  | ExceptionGroup: several (1 sub-exception)",
+        "  +-+---------------- 1 ----------------",
+        "    | ValueError: 1",
+        "    +------------------------------------",
+    ]
+    frames = ["Traceback (most recent call last):", '  File "/a.py", line 9, in <module>', "ValueError: 1"]
+    link = "The above exception was the direct cause of the following exception:"
+    lines = ["before", *group, "", link, "", *frames, "after", *frames, *frames, "  after", "", *group, "  after"]
+    levels = [template.levelno for _, template, _ in pipe(100).items([Block("\n".join(lines).encode())], 0.0)]
+    assert [line for line, level in zip(lines, levels, strict=True) if level == logging.INFO] == [
+        "before",
+        "",
+        link,
+        "",
+        "after",
+        "  after",
+        "",
+    ]
+    assert levels[-1] == logging.ERROR  # an indented line may belong to the group

@@ -214,6 +214,19 @@ def test_states_and_parts_of_captured_lines_are_not_grouped() -> None:
     assert {template.scope for _, template, _ in items} == {("stdout", logging.INFO)}
 
 
+def test_a_relayed_traceback_is_grouped_as_one_text() -> None:
+    def line(rank: int, text: str) -> logging.LogRecord:
+        info = MeshInfo(rank, stream="stderr", raw=text)
+        return MeshRecord.of({**make(text, levelno=logging.ERROR).__dict__, **info.attributes()}, info)
+
+    text = 'Traceback (most recent call last):\n  File "/a.py", line 3, in f\nOSError: %d'
+    root = Aggregator(1.0)
+    items = passed_on(line(rank, each) for each in text.split("\n") for rank in range(3))  # of a relay without a window
+    assert add(root, items) == []
+    first, group = root.flush()
+    assert (first.getMessage(), first.meshlog.raw, group.__dict__["count"]) == (text, text, 2)  # type: ignore[attr-defined]  # a client adds it
+
+
 @pytest.mark.parametrize(
     "named",
     [

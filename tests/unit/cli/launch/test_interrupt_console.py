@@ -52,6 +52,13 @@ def test_other_tracebacks_are_shown_in_one_piece() -> None:
     assert folded == set()
 
 
+def test_tracebacks_that_arrive_as_one_text_are_treated_as_their_lines() -> None:
+    shown, folded = show((rank, "\n".join(text)) for text in (ERROR, INTERRUPT, ("after",)) for rank in range(2))
+    expected = [(0, ERROR), (1, ERROR), (0, INTERRUPT), (0, ("after",)), (1, ("after",))]
+    assert shown == [f"[{rank}] {text}" for rank, texts in expected for text in texts]
+    assert folded == {1}
+
+
 def test_tracebacks_chained_to_an_omitted_interrupt_are_omitted() -> None:
     lines = [(rank, text) for rank in range(2) for text in (*INTERRUPT, *CHAIN, *INTERRUPT)]
     shown, folded = show(lines)

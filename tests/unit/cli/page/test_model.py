@@ -193,6 +193,11 @@ def test_a_captured_traceback_is_one_event() -> None:
     assert headline(trace.text) == "ValueError: bad shape"
 
 
+def test_a_traceback_that_arrives_as_one_text_is_an_event() -> None:
+    lines = [Event(START, 2, 40, "stderr", text) for text in ("\n".join(TRACE), "after")]
+    assert list(joined(lines)) == lines
+
+
 def test_tracebacks_of_two_ranks_and_one_without_an_end() -> None:
     joiner = Joiner()
     mixed = [Event(START, rank, 40, "stderr", text) for text in TRACE for rank in (0, 1)]
