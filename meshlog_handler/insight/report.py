@@ -43,9 +43,9 @@ class RankInsight:
 
     Attributes
     ----------
-    state : {"running", "silent", "ended", "dead", "stopped"}
+    state : {"running", "silent", "ended", "dead", "stopped", "unreachable"}
         "silent": see `Insight.silent`. "ended": its process ended normally. "dead": it crashed, or was killed. "stopped": the
-        process is suspended (SIGSTOP, a debugger).
+        process is suspended (SIGSTOP, a debugger). "unreachable": its relay does not answer, so only its counters are known.
     last_seen : float
         Seconds since it last logged or printed something.
     last_line : str
@@ -185,7 +185,7 @@ class Insight:
         """Yield the lines of the text: the trouble first."""
         states = {state: [rank for rank, each in self.ranks.items() if each.state == state] for state in _SHOWN_STATES}
         parts = [f"{len(ranks)} {state}" for state, ranks in states.items() if ranks and state in ("running", "ended")]
-        parts += [f"{format_ranks(states[state])} {state}" for state in ("silent", "stopped", "dead") if states[state]]
+        parts += [f"{format_ranks(states[state])} {state}" for state in _TROUBLES if states[state]]
         yield f"{len(self.ranks)} rank{'s' * (len(self.ranks) != 1)}: {', '.join(parts) or 'nothing was received yet'}"
         yield from _some("failed", [_of_failure(each) for each in self.failures])
         yield from _some("silent", [f"rank {rank} for {seconds:.1f} s: {_cut(line)}" for rank, seconds, line in self.silent])
@@ -201,7 +201,8 @@ class Insight:
             yield f"quiet     no rank has logged or printed anything for {quiet:.1f} s"
 
 
-_SHOWN_STATES: Final = ("running", "ended", "silent", "stopped", "dead")
+_TROUBLES: Final = ("silent", "stopped", "unreachable", "dead")
+_SHOWN_STATES: Final = ("running", "ended", *_TROUBLES)
 
 
 def _some(title: str, texts: list[str]) -> Iterator[str]:
