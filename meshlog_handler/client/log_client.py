@@ -90,7 +90,7 @@ class LogClient(Requests):
     on_hang : callable or None
         Called with the `Hang` after it was shown, on a thread of this package.
     progress_from : {"output", "cpu"}
-        What counts as progress: records and printed lines, or processor time of ranks on this host and their children, too.
+        What counts as progress: records and printed lines, or processor time of ranks and their children, too.
     upstream : Uplink or None
         The connection to the upstream client, if this client is the client of a relay (see `LogRelay`).
     job : str or None

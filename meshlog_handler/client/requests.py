@@ -283,9 +283,9 @@ class Requests(Listening):
             return text_html(f"{self!r}: {failure}")
         return insight_html(insight_of(found.observations()))
 
-    def find(self, timeout: float) -> Findings:
-        """Return what `insight` is made of."""
-        return find(self._loop().insights, self.ask, timeout)
+    def find(self, timeout: float, work: bool = False) -> Findings:
+        """Return what `insight` is made of. `work`: also the processor time of the ranks."""
+        return find(self._loop().insights, self.ask, timeout, work)
 
     def adopt(self, pid: int, rank: int | None, local_rank: int | None, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.

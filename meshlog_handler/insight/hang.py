@@ -24,46 +24,57 @@ class Hang:
     Attributes
     ----------
     ranks : tuple of int
-        The ranks that wait, the longest silent one first.
+        The ranks that wait, the longest silent one first. Those that are not reachable are not among them.
     seconds : float
         The time without progress after which a job counts as hung.
     text : str
         The report. Its first line says where the ranks are, those that differ from most ranks first. Then follow the last line
         of each, and the merged stacks.
+    unreachable : tuple of int
+        The ranks whose relay does not answer, because its network is down or its host is gone: it is not known what they do.
     """
 
     ranks: tuple[int, ...]
     seconds: float
     text: str
+    unreachable: tuple[int, ...] = ()
 
 
 class HangDetector:
     """Finds each hang once. Time is an argument, in seconds.
 
     The job hangs if no rank has done anything for `after` seconds. After any rank has done something again, the next hang is
-    found, too. A rank that is silent while others work is no hang: there are ranks that log only once in an hour.
+    found, too. A rank that is silent while others work is no hang: there are ranks that log only once in an hour. A hang that
+    is not `certain`, because there are ranks of which nothing is known, is found once more when it is.
     """
 
     def __init__(self, after: float) -> None:
         self._after = after
-        self._found = False
+        self._found = 0  # 1: not for certain, 2: for certain
 
-    def look(self, now: float, active: Mapping[int, float]) -> tuple[int, ...]:
+    def look(self, now: float, active: Mapping[int, float], *, certain: bool = True) -> tuple[int, ...]:
         """Return the ranks if they hang, the longest silent one first; empty if they do not, or if that was found before.
 
-        `active` has, for each rank that runs, the time at which it last did something.
+        `active` has, for each rank that runs and is known, the time at which it last did something.
         """
-        before, self._found = self._found, bool(active) and now - max(active.values()) >= self._after
-        if before or not self._found:
+        hangs = bool(active) and now - max(active.values()) >= self._after
+        before, self._found = self._found, max(self._found, 1 + certain) if hangs else 0
+        if self._found <= before:
             return ()
         return tuple(sorted(active, key=lambda rank: (active[rank], rank)))
 
 
 def describe_hang(
-    ranks: Sequence[int], silent: Mapping[int, float], last_lines: Mapping[int, str], after: float, stacks: Stacks | None
+    ranks: Sequence[int],
+    silent: Mapping[int, float],
+    last_lines: Mapping[int, str],
+    after: float,
+    stacks: Stacks | None,
+    unreachable: Sequence[int] = (),
 ) -> str:
     """Return where the ranks wait, since when, and the last line of each. `stacks` are None if they are not known."""
-    lines = [f"no progress for {after:g} s: {'; '.join(_places(ranks, stacks))}"]
+    places = [*_places(ranks, stacks), *([f"{format_ranks(unreachable)} not reachable"] if unreachable else [])]
+    lines = [f"no progress for {after:g} s: {'; '.join(places)}"]
     for rank in ranks[:_SHOWN]:
         last = last_lines.get(rank, "")
         shown = f"last line: {printable(last[:_WIDTH], _WIDTH)}" if last else "nothing was logged or printed"

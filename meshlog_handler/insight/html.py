@@ -17,10 +17,18 @@ _MAX_GROUPS: Final = 100
 _MAX_FAILURES: Final = 5
 _MAX_LINE: Final = 160
 _MAX_NAMES: Final = 3
-_WORST: Final = ("dead", "stopped", "errors", "silent", "behind", "")
+_WORST: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")
 _RED: Final = "#cf3a34"
 _AMBER: Final = "#b87700"
-_COLOURS: Final = {"dead": _RED, "stopped": "#8457c9", "errors": _RED, "silent": _AMBER, "behind": _AMBER, "": ""}
+_COLOURS: Final = {
+    "dead": _RED,
+    "unreachable": _RED,
+    "stopped": "#8457c9",
+    "errors": _RED,
+    "silent": _AMBER,
+    "behind": _AMBER,
+    "": "",
+}
 _HEAD: Final = ("rank", "state", "last seen", "lines", "warnings", "errors", "progress", "last line")
 _RIGHT: Final = frozenset(("rank", "lines", "warnings", "errors"))
 _MONO: Final = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px"
@@ -78,7 +86,7 @@ def insight_html(insight: _Insight, title: str = "") -> str:
 
 
 def _trouble(each: RankInsight, behind: bool) -> str:
-    if each.state in ("dead", "stopped"):
+    if each.state in ("dead", "unreachable", "stopped"):
         return each.state
     return "errors" if each.errors else "silent" if each.state == "silent" else "behind" if behind else ""
 

@@ -12,7 +12,7 @@ from ..errors import ProtocolError
 from .series import MAX_SAMPLES, Sample, Series, valid_time
 from .watch import Place, Seen
 
-STATES: Final = ("running", "silent", "stopped", "dead", "ended")
+STATES: Final = ("running", "silent", "stopped", "unreachable", "dead", "ended")
 """The states of a rank, the one that counts first if processes of one rank differ."""
 
 MAX_SHAPES: Final = 1024
@@ -24,6 +24,8 @@ class Observation:
     """What is known about one rank.
 
     `silence` and `longest` are in seconds: the time since its last record or line, and the longest time between two of them.
+    `worked` are the processor seconds of its processes, if they were asked for; `runnable` is whether they run or wait for a
+    core, and `crowded` whether more want to run on their host than it has cores.
     """
 
     rank: int
@@ -39,6 +41,9 @@ class Observation:
     dropped: int = 0
     sampled: bool = False
     end: str = ""
+    worked: float = 0.0
+    runnable: bool = False
+    crowded: bool = False
     series: dict[tuple[int, str], Series] = field(default_factory=dict)
     failures: dict[Place, tuple[float, str]] = field(default_factory=dict)
 
@@ -81,6 +86,9 @@ class Observation:
             first.dropped + second.dropped,
             first.sampled or second.sampled,
             first.end,
+            math.fsum((first.worked, second.worked)),
+            first.runnable or second.runnable,
+            first.crowded or second.crowded,
             series,
             failures,
         )
@@ -101,7 +109,10 @@ class Observation:
             named: dict[str, Any] = dict(zip(_KINDS, values, strict=True))
             if not all(type(value) is _KINDS[name] for name, value in named.items()) or named["state"] not in STATES:
                 raise ValueError("a field has another type than it should have")
-            if not all(abs(named[name]) < _MOST for name in ("silence", "longest", "rate")) or len(series) > MAX_SHAPES:
+            if (
+                not all(abs(named[name]) < _MOST for name in ("silence", "longest", "rate", "worked"))
+                or len(series) > MAX_SHAPES
+            ):
                 raise ValueError("a number is not finite, or there are too many series")
             return cls(
                 **named,
@@ -136,12 +147,15 @@ _KINDS: Final[dict[str, type]] = {
     "dropped": int,
     "sampled": bool,
     "end": str,
+    "worked": float,
+    "runnable": bool,
+    "crowded": bool,
 }
 
 
 def _order(each: Observation) -> tuple[object, ...]:
-    alive = each.state in ("running", "silent", "stopped")
-    return (not alive, each.silence, STATES.index(each.state), each.last_line, each.end)
+    known = each.state in ("running", "silent", "stopped")  # to live
+    return (not known, each.state != "unreachable", each.silence, STATES.index(each.state), each.last_line, each.end)
 
 
 def _of(kind: type, value: Any) -> Any:

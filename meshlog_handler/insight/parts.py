@@ -11,9 +11,9 @@ class RankInsight:
 
     Attributes
     ----------
-    state : {"running", "silent", "ended", "dead", "stopped"}
+    state : {"running", "silent", "ended", "dead", "stopped", "unreachable"}
         "silent": see `Insight.silent`. "ended": its process ended normally. "dead": it crashed, or was killed. "stopped": the
-        process is suspended (SIGSTOP, a debugger).
+        process is suspended (SIGSTOP, a debugger). "unreachable": its relay does not answer, so only its counters are known.
     last_seen : float
         Seconds since it last logged or printed something.
     last_line : str

@@ -81,7 +81,7 @@ class Insight:
         """Yield the lines of the text: the trouble first."""
         states = {state: [rank for rank, each in self.ranks.items() if each.state == state] for state in _SHOWN_STATES}
         parts = [f"{len(ranks)} {state}" for state, ranks in states.items() if ranks and state in ("running", "ended")]
-        parts += [f"{format_ranks(states[state])} {state}" for state in ("silent", "stopped", "dead") if states[state]]
+        parts += [f"{format_ranks(states[state])} {state}" for state in _TROUBLES if states[state]]
         yield f"{len(self.ranks)} rank{'s' * (len(self.ranks) != 1)}: {', '.join(parts) or 'nothing was received yet'}"
         yield from _some("failed", [_of_failure(each) for each in self.failures])
         yield from _some("silent", [f"rank {rank} for {seconds:.1f} s: {_cut(line)}" for rank, seconds, line in self.silent])
@@ -97,7 +97,8 @@ class Insight:
             yield f"quiet     no rank has logged or printed anything for {quiet:.1f} s"
 
 
-_SHOWN_STATES: Final = ("running", "ended", "silent", "stopped", "dead")
+_TROUBLES: Final = ("silent", "stopped", "unreachable", "dead")
+_SHOWN_STATES: Final = ("running", "ended", *_TROUBLES)
 
 
 def _some(title: str, texts: list[str]) -> Iterator[str]:

@@ -82,7 +82,9 @@ class StreamDownstream(Command):
 
 
 class InsightDownstream(Command):
-    """Ask what the relay knows about its ranks. It replies with `DownstreamInsight`."""
+    """Ask what the relay knows about its ranks, with their processor time if `work`. It replies with `DownstreamInsight`."""
+
+    work: bool = False
 
 
 class RankGranted(Command):

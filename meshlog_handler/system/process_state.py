@@ -6,6 +6,7 @@ Every function reads ``/proc`` by number. A caller that acts on it first checks,
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 _STATES: Final = {
@@ -19,6 +20,7 @@ _STATES: Final = {
     "I": "idle",
 }
 SLEEPING: Final = _STATES["S"]
+_RUNNING: Final = _STATES["R"]
 STOPPED: Final = (_STATES["T"], _STATES["t"])
 _UNINTERRUPTIBLE: Final = _STATES["D"]
 _MAX_THREADS: Final = 256
@@ -41,6 +43,13 @@ class ProcessTimes(NamedTuple):
     """
 
     parent: int
+    seconds: float
+    runnable: bool
+
+
+class Work(NamedTuple):
+    """The processor seconds of a process and its children, and whether a thread of them runs or waits for a core."""
+
     seconds: float
     runnable: bool
 
@@ -81,6 +90,34 @@ def process_times() -> dict[int, ProcessTimes]:
             ticks = sum(map(int, fields[_USER : _CHILDREN_SYSTEM + 1]))
             found[pid] = ProcessTimes(int(fields[1]), ticks / os.sysconf("SC_CLK_TCK"), fields[0] == "R")
     return found
+
+
+def work_of(pids: Iterable[int]) -> dict[int, Work]:
+    """Return the work of those of these processes that run, each with its children."""
+    table = process_times()
+    children: dict[int, list[int]] = {}
+    for pid, each in table.items():
+        children.setdefault(each.parent, []).append(pid)
+    found = {}
+    for first in pids:
+        family = [first] if first in table else []
+        for pid in family:
+            family += [child for child in children.get(pid, ()) if child not in family]
+        if family:
+            found[first] = Work(sum(table[pid].seconds for pid in family), any(_wants_core(pid, table[pid]) for pid in family))
+    return found
+
+
+def _wants_core(pid: int, times: ProcessTimes) -> bool:
+    return times.runnable or any(thread_state(pid, thread).state == _RUNNING for thread in threads(pid))
+
+
+def is_crowded() -> bool:
+    """Return whether more threads want to run here than there are cores: a busy one may then get little of a core."""
+    try:
+        return os.getloadavg()[0] > (os.cpu_count() or 1)
+    except OSError:  # the system does not tell
+        return False
 
 
 def handles_signal(pid: int, thread: int, number: int) -> bool:

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, SettingError, install
+from meshlog_handler.client.health import hang_watch
 from meshlog_handler.insight.hang import Hang, HangDetector
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
 from .command_line import PYTHON, meshlog
-from .procs import DEADLINE, started
+from .procs import DEADLINE, started, stop_process
+from .test_relay import relay
 
 HUNG_SEC = 0.6
+AWHILE_SEC = 1.5
 
 
 def worker(work: Callable[[Any], None], address: str, rank: int, pipe: Any) -> None:
@@ -42,6 +45,11 @@ def wait_at_barrier(pipe: Any) -> None:
     pipe.recv()
 
 
+def chat(pipe: Any) -> None:
+    while not pipe.poll(0.01):
+        logging.info("goes on")
+
+
 def compute(pipe: Any) -> None:
     logging.info("computes")
     while not pipe.poll():
@@ -54,8 +62,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     found: list[tuple[int, ...]] = []
     look = HangDetector.look
 
-    def noted(self: HangDetector, *args: Any) -> tuple[int, ...]:
-        found.append(look(self, *args))
+    def noted(self: HangDetector, *args: Any, **named: Any) -> tuple[int, ...]:
+        found.append(look(self, *args, **named))
         return found[-1]
 
     monkeypatch.setattr(HangDetector, "look", noted)
@@ -121,6 +129,56 @@ def test_processor_time_counts_as_progress_if_it_is_asked_for(source: str, looks
         here.send(None)
         proc.join()
     assert any(looks) is (source == "output")
+
+
+@pytest.mark.parametrize("source", ["cpu", "output"])
+def test_processor_time_counts_also_behind_a_relay(source: str, looks: list[tuple[int, ...]]) -> None:
+    here, there = Pipe()
+    ours, its = Pipe()
+    with (
+        LogClient(RecordCollector(), hang_after=HUNG_SEC, progress_from=source) as client,
+        started("fork", relay, [(its, client.address)]),
+    ):
+        assert ours.poll(DEADLINE)
+        with started("fork", worker, [(compute, ours.recv(), 0, there)]) as (proc,):
+            until(lambda: client.insight().ranks.get(0) and client.insight().ranks[0].records, DEADLINE, "its record")
+            began, before = time.monotonic(), len(looks)
+
+            def over() -> bool:
+                return any(looks) or (len(looks) > before + 8 and time.monotonic() > began + 2 * HUNG_SEC)
+
+            until(over, DEADLINE, "looks")
+            here.send(None)
+            proc.join()
+        ours.send("end")
+        assert ours.poll(DEADLINE)
+    assert any(looks) is (source == "output")
+
+
+def test_ranks_whose_relay_does_not_answer_do_not_hang(looks: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_watch, "INSIGHT_SEC", 0.1)
+    here, there = Pipe()
+    ours, its = Pipe()
+    with (
+        LogClient(RecordCollector(), hang_after=AWHILE_SEC) as client,
+        started("fork", relay, [(its, client.address)]) as (host,),
+    ):
+        assert ours.poll(DEADLINE)
+        with started("fork", worker, [(chat, ours.recv(), 3, there)]) as (proc,):
+            until(lambda: client.insight().ranks.get(3) and client.insight().ranks[3].records, DEADLINE, "its record")
+            assert host.pid is not None
+            stop_process(host.pid)
+            until(lambda: client.insight(timeout=0.1).ranks[3].state == "unreachable", DEADLINE, "the relay to be late")
+            assert "rank 3 unreachable" in str(client.insight(timeout=0.1))
+            began, before = time.monotonic(), len(looks)
+            until(lambda: len(looks) > before + 8 and time.monotonic() > began + 2 * AWHILE_SEC, DEADLINE, "looks")
+            os.kill(host.pid, signal.SIGCONT)
+            until(lambda: client.insight().ranks[3].state == "running", DEADLINE, "the answer of the relay")
+            here.send(None)
+            proc.join()
+        ours.send("end")
+        assert ours.poll(DEADLINE)
+    assert not any(looks)
 
 
 def test_the_arguments_are_checked() -> None:

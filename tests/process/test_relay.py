@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import meshlog_handler
-from meshlog_handler import FlushTimeout, LogClient, LogRelay
+from meshlog_handler import ClosedError, FlushTimeout, LogClient, LogRelay
 from meshlog_handler.client.relay.tunnel import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.protocol.messages import Answer, Command, Flush, Hello, Message, decode
@@ -28,7 +29,7 @@ from meshlog_handler.protocol.relay_messages import (
 )
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
-from meshlog_handler.transport.channel import Address, connect
+from meshlog_handler.transport.channel import Address, connect, dial
 from meshlog_handler.worker import this_process
 from meshlog_handler.worker.forwarder import LogForwarder
 from tests.waiting import until
@@ -439,6 +440,25 @@ def test_a_relay_that_is_closed_before_its_tunnel_works_does_not_start_later() -
             _ = host.address
         host._end.close()
     run_directory.clean(run_directory.base(), 0.0)  # as a client would later
+
+
+def test_a_relay_that_was_stopped_starts_again_unless_its_tunnel_is_gone() -> None:
+    with tree() as job:
+        below = LogRelay(job.client.address)
+        for number in range(2):
+            with below:
+                assert below.start() is below
+                worker = job.worker(below.address)
+                worker.ask("log", (logging.WARNING, "number %d", number))
+                job.end(worker)
+            assert not below.running
+        job.collector.wait_for(lambda _: job.messages == ["number 0", "number 1"])
+        tunnel = socket.socket(socket.AF_UNIX)
+        dial(Address.parse(job.client.address), tunnel)
+        with LogRelay(job.client.address, tunnel=tunnel) as through:
+            assert through.running
+        with pytest.raises(ClosedError, match="make another LogRelay"):
+            through.start()
 
 
 def test_a_process_that_is_forked_while_its_relay_stops_can_stop_it_too() -> None:

@@ -214,8 +214,8 @@ class Run:
         self._signals.wake()
 
     def hung(self) -> bool:
-        """Return whether the ranks hang and are to be ended."""
-        return self._hang is not None and self._options.kill_on_hang
+        """Return whether the ranks hang and are to be ended. Ranks that are not reachable may work."""
+        return self._hang is not None and self._options.kill_on_hang and not self._hang.unreachable
 
     def finish(self) -> str:
         """Show all remaining output, and return the summary."""

@@ -7,7 +7,7 @@
   const ROW = 20;
   const GUTTER = 52;
   const AXIS = 20;
-  const TROUBLES = ["silent", "stopped", "dead"];
+  const TROUBLES = ["silent", "stopped", "unreachable", "dead"];
   const view = { ranks: "", level: 0, text: "", from: null, to: null };
   let data = null;
   let shownLines = [];
@@ -580,7 +580,7 @@
       + (data.estimated ? `, times with ~ are estimates` : "");
     const states = new Map();
     data.states.forEach((state) => state && states.set(state, (states.get(state) || 0) + 1));
-    const colors = { dead: "dead", silent: "silent", stopped: "stopped", running: "ok", ended: "ended" };
+    const colors = { dead: "dead", unreachable: "dead", silent: "silent", stopped: "stopped", running: "ok", ended: "ended" };
     $("chips").replaceChildren(...Object.keys(colors).filter((state) => states.has(state)).map((state) =>
       h("button", { class: "chip", title: `Show these ranks`, onclick: () => set({ ranks: rangesOf(state) }) }, h("i", { color: css(colors[state]) }), `${states.get(state).toLocaleString("en")} ${state}`)));
     drawTrouble();

@@ -14,7 +14,7 @@ from ...protocol.ranks import format_ranks
 
 HEAD: Final = ("rank", "state", "seen", "rate", "records", "warn", "error", "drop", "progress", "last line")
 RIGHT: Final = frozenset(("rank", "seen", "rate", "records", "warn", "error", "drop", "pid", "ranks"))
-_TROUBLES: Final = ("dead", "stopped", "errors", "silent", "behind", "")  # the worst first
+_TROUBLES: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")  # the worst first
 _DAY_SEC: Final = 86400.0
 _MAX_CELL: Final = 1000
 _MAX_PROGRESS: Final = 40
@@ -56,7 +56,7 @@ def _row(rank: int, each: RankInsight, behind: bool) -> Row:
 
 def trouble_of(each: RankInsight, behind: bool) -> str:
     """Return the worst trouble of a rank, or ""."""
-    if each.state in ("dead", "stopped"):
+    if each.state in ("dead", "unreachable", "stopped"):
         return each.state
     if each.errors:
         return "errors"

@@ -22,7 +22,15 @@ from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
 from .tables import HEAD, ORDERS, RIGHT, Row, heading, rows_of, text_table
 
-_STYLES: Final = {"dead": "bold red", "stopped": "magenta", "errors": "red", "silent": "yellow", "behind": "cyan", "": ""}
+_STYLES: Final = {
+    "dead": "bold red",
+    "unreachable": "bold red",
+    "stopped": "magenta",
+    "errors": "red",
+    "silent": "yellow",
+    "behind": "cyan",
+    "": "",
+}
 _KEYS: Final = {b"\x1b[A": -1, b"\x1b[B": 1, b"\x1bOA": -1, b"\x1bOB": 1, b"k": -1, b"j": 1, b"\x1b[5~": -20, b"\x1b[6~": 20}
 _KEY: Final = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
 _PAUSE_SEC: Final = 0.05

@@ -108,6 +108,11 @@ class Acknowledgements(Generic[A]):
         for number in tuple(self._open):
             self.give_up(number, answer)
 
+    def waiting(self, number: int) -> list[Any]:
+        """Return the members that are waited for."""
+        pending = self._open.get(number)
+        return [] if pending is None else list(pending.waiting)
+
     def waiting_for(self, member: Hashable) -> list[int]:
         """Return the numbers of what waits for `member`, oldest first."""
         return [number for number, pending in self._open.items() if member in pending.waiting]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ...errors import BusyError, ClosedError
@@ -13,11 +13,9 @@ from ...insight.observation import Observation, by_rank
 from ...insight.report import LIVE
 from ...system.diagnostics import diagnose
 from ...system.error_reports import describe
-from ...system.process_state import process_times
 from ...system.waits import capped, monotonic
 from ...worker.record_stream import internal_threads
-from ..peers.peer import Peer
-from .insights import INSIGHT_SEC
+from .insights import INSIGHT_SEC, UNREACHABLE
 
 if TYPE_CHECKING:
     from ..requests import Requests
@@ -34,7 +32,7 @@ class HangWatch:
     """Reports each hang once, and passes it to `on_hang`, on a separate thread.
 
     `after` is in seconds, see `HangDetector`. `show` shows the report. `progress_from`: "output", or "cpu" to count processor
-    time of ranks on this host, too.
+    time, too.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class HangWatch:
         self._looked = monotonic()
         self._clock = 0.0
         self._said: dict[int, tuple[object, ...]] = {}  # by rank: what it had logged and printed at the last look
-        self._spent: dict[int, float] = {}  # by rank: its processor time then
+        self._spent: dict[int, tuple[float, float]] = {}  # by rank: its processor time, and when it was measured
         self._active: dict[int, float] = {}  # by rank: when it last did something, on the clock of this watch
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlog-hang", daemon=True)
@@ -77,13 +75,14 @@ class HangWatch:
             internal_threads.discard(threading.get_ident())
 
     def _look(self) -> None:
-        known = by_rank(self._client.find(INSIGHT_SEC).observations(brief=True))
+        known = by_rank(self._client.find(INSIGHT_SEC, self._cpu).observations(brief=True))
         now = monotonic()
         passed, self._looked = now - self._looked, now
         # Time in which nobody looked does not count: the ranks may have been suspended together with this process.
         self._clock += min(passed, 2 * self._pause)
-        active = self._note_work(known, passed)
-        ranks = self._detector.look(self._clock, active)
+        active = self._note_work(known, passed, now)
+        unreachable = tuple(rank for rank, each in known.items() if each.state == UNREACHABLE)
+        ranks = self._detector.look(self._clock, active, certain=not unreachable)
         if not ranks:
             return
         lines = {rank: known[rank].last_line for rank in ranks}
@@ -93,15 +92,17 @@ class HangWatch:
         except BusyError as busy:
             failure = f"no stacks: {busy}"
         silent = {rank: self._clock - when for rank, when in active.items()}
-        text = f"{describe_hang(ranks, silent, lines, self._after, stacks)}\n{failure or stacks}"
-        hang = Hang(ranks, self._after, text)
+        text = f"{describe_hang(ranks, silent, lines, self._after, stacks, unreachable)}\n{failure or stacks}"
+        hang = Hang(ranks, self._after, text, unreachable)
         self._show(text)
         if self._on_hang is not None:
             self._on_hang(hang)
 
-    def _note_work(self, known: Mapping[int, Observation], passed: float) -> dict[int, float]:
-        """Return when each live rank last did something, as far as the looks can tell: no clock that may be set is used."""
-        working = self._working(passed) if self._cpu else frozenset[int]()
+    def _note_work(self, known: Mapping[int, Observation], passed: float, now: float) -> dict[int, float]:
+        """Return when each live rank last did something, as far as the looks can tell: no clock that may be set is used.
+
+        What a rank does that is not reachable is not known: it is left out until it is reachable again.
+        """
         active = {}
         for rank, each in known.items():
             if each.state not in LIVE:
@@ -113,40 +114,16 @@ class HangWatch:
             if before is None or (said != before and (each.last_line or not before[-1])):
                 when = self._clock - min(each.silence, passed)
                 self._said[rank] = said
-            if rank in working:
+            if self._cpu and self._works(each, now):
                 when = self._clock
             active[rank] = when
-        self._active = active
+        kept = {rank: when for rank, when in self._active.items() if rank in known and known[rank].state == UNREACHABLE}
+        self._active = {**kept, **active}
         return active
 
-    def _working(self, passed: float) -> Set[int]:
-        """Return the ranks on this host that have used the processor since the last look, or wait for it now.
-
-        The child processes of a rank count, too.
-        """
-        pids = self._client.ask(lambda: _local_pids(self._client.stack_collector.peers))
-        table = process_times()
-        children: dict[int, list[int]] = {}
-        for pid, each in table.items():
-            children.setdefault(each.parent, []).append(pid)
-        before, self._spent = self._spent, {}
-        found = set()
-        for rank, own in pids.items():
-            family = list(own)
-            for pid in family:
-                family += [child for child in children.get(pid, ()) if child not in family]
-            known = [table[pid] for pid in family if pid in table]
-            spent = self._spent[rank] = sum(each.seconds for each in known)
-            # On a busy machine, a process may wait long for a core.
-            if spent - before.get(rank, spent) > _BUSY * passed or any(each.runnable for each in known):
-                found.add(rank)
-        return found
-
-
-def _local_pids(peers: Iterable[Peer]) -> dict[int, set[int]]:
-    """Return the processes of each rank on this host. Client thread only."""
-    found: dict[int, set[int]] = {}
-    for peer in peers:
-        if peer.rank is not None and (peer.watched or peer.external) and not peer.ended:
-            found.setdefault(peer.rank, set()).add(peer.pid)
-    return found
+    def _works(self, each: Observation, now: float) -> bool:
+        """Return whether a rank has used the processor since it was last measured, or waits for it now."""
+        spent, when = self._spent.get(each.rank, (each.worked, now))
+        self._spent[each.rank] = each.worked, now
+        # On a busy machine, a process may wait long for a core, and then get little of it.
+        return each.runnable or each.worked - spent > (0.0 if each.crowded else _BUSY * (now - when))

@@ -18,7 +18,7 @@ from ...protocol.codec import pack, unpack
 from ...protocol.relay_messages import DownstreamInsight, InsightDownstream
 from ...system.diagnostics import diagnose
 from ...system.error_reports import give
-from ...system.process_state import STOPPED, thread_state
+from ...system.process_state import STOPPED, Work, is_crowded, thread_state, work_of
 from ...system.waits import Awaited, finished
 from ..downstream.relayed_peers import RelayPeer
 from ..flushes.acknowledgements import Acknowledgements
@@ -32,6 +32,9 @@ INSIGHT_SEC: Final = 5.0
 
 MAX_ENCODED: Final = 32 << 20
 """Bytes that a relay sends of what it knows."""
+
+UNREACHABLE: Final = "unreachable"
+"""The state of the ranks of a relay that does not answer."""
 
 MAX_PAST: Final = 256
 """Ranks that ended and are kept. Of earlier ones, only the counters are."""
@@ -53,6 +56,7 @@ class Known(NamedTuple):
 
     def brief(self, now: float) -> Observation:
         """Return it as plain data without series and failures. `now` is in seconds since the epoch."""
+        reached = self.state != UNREACHABLE
         return Observation(
             self.rank,
             self.state,
@@ -61,6 +65,7 @@ class Known(NamedTuple):
             records=self.records,
             lines=self.lines,
             dropped=self.dropped,
+            sampled=not reached,  # nothing is missing, or only there, as far as is known
             end=self.end,
         )
 
@@ -73,12 +78,16 @@ class Known(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell."""
+    """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell.
+
+    `work` is whether the processor time of the ranks is to be measured.
+    """
 
     when: float
     known: list[Known]
     counted: list[Known]
     downstream: list[bytes]
+    work: bool = False
 
     def observations(self, *, brief: bool = False) -> list[Observation]:
         """Return it as plain data. Any thread: this takes time, unless `brief`, without series and failures of local ranks."""
@@ -90,7 +99,15 @@ class Findings(NamedTuple):
                 diagnose(f"what a relay reports about a rank is left out: {failure}")
         ranks = {each.rank for each in told}
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
-        return [*(each.brief(self.when) if brief else each.observation(self.when) for each in known), *told]
+        made = [each.brief(self.when) if brief else each.observation(self.when) for each in known]
+        if self.work:
+            found, crowded = work_of(each.pid for each in known if each.pid is not None), is_crowded()
+            work = [found.get(each.pid or 0, Work(0.0, False)) for each in known]
+            made = [
+                replace(each, worked=done.seconds, runnable=done.runnable, crowded=crowded)
+                for each, done in zip(made, work, strict=True)
+            ]
+        return [*made, *told]
 
     def encode(self, limit: int = MAX_ENCODED) -> bytes:
         """Return it for an upstream client or an observer, as far as it fits into `limit` bytes.
@@ -114,12 +131,15 @@ class Insights:
         self._reactor = reactor
         self.last = Findings(0.0, [], [], [])  # what was known at the end
         self._past: dict[int, list[Known]] = {}
-        self._asked: Acknowledgements[tuple[bytes, ...]] = Acknowledgements(self._complete, numbers)
+        self._asked: Acknowledgements[tuple[bytes, ...] | None] = Acknowledgements(self._complete, numbers)
         self._local: dict[int, Findings] = {}
+        self._late: dict[tuple[Peer, bool], int] = {}  # by relay and `work`: the request that it has not answered in time
 
     def ended(self, peer: Peer) -> None:
         """Keep what is known of a worker that ended."""
         self._asked.note_all(peer, ())
+        for work in (False, True):
+            self._late.pop((peer, work), None)
         if isinstance(peer, RelayPeer):
             for rank, each in peer.downstream.items():
                 self._remember(_counted(rank, each.stats, "ended"))
@@ -139,15 +159,19 @@ class Insights:
         if len(self._past) > MAX_PAST:
             del self._past[next(iter(self._past))]
 
-    def ask(self, future: Future[Findings]) -> int:
-        """Let `future` get the findings when all relays have answered; return the number for `give_up`."""
+    def ask(self, future: Future[Findings], work: bool = False) -> int:
+        """Let `future` get the findings when all relays have answered; return the number for `give_up`.
+
+        `work`: also the processor time of the ranks.
+        """
         number = self._asked.number()
         relays = [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer) and not peer.ended]
-        self._local[number] = self.here()
+        self._local[number] = self.here()._replace(work=work)
         self._asked.start(number, future, relays)
         for relay in relays:
-            if not self._reactor.send(relay, InsightDownstream(number)):
-                self._asked.note(number, relay, ())
+            # A relay that is late answers when it can, once.
+            if (relay, work) not in self._late and not self._reactor.send(relay, InsightDownstream(number, work)):
+                self._asked.note(number, relay, None)
         return number
 
     def here(self) -> Findings:
@@ -160,11 +184,19 @@ class Insights:
         pieces: Any = unpack(message.observations)
         if not isinstance(pieces, tuple) or not all(isinstance(each, bytes) for each in pieces):
             raise ProtocolError("malformed observations: expected encoded ones")
+        for (peer, work), request in tuple(self._late.items()):
+            if peer is relay and request == message.request:
+                del self._late[relay, work]
+                for number in self._asked.waiting_for(relay):
+                    if self._local[number].work is work:
+                        self._asked.note(number, relay, pieces)
         self._asked.note(message.request, relay, pieces)
 
-    def give_up(self, number: int) -> None:
-        """Do not wait any longer for relays that have not answered."""
-        self._asked.give_up(number, ())
+    def give_up(self, number: int, *, waited: bool = True) -> None:
+        """Do not wait any longer for relays that have not answered. If nobody has `waited`, they may well be reachable."""
+        for relay in self._asked.waiting(number) if waited else ():
+            self._late.setdefault((relay, self._local[number].work), number)
+        self._asked.give_up(number, None if waited else ())
 
     def close(self) -> None:
         """Answer without the relays, because the client ends, and keep what is known."""
@@ -174,8 +206,14 @@ class Insights:
     def _complete(self, asked: Any) -> None:
         here = self._local.pop(asked.number)
         relays = [peer for peer in self._reactor.peers if isinstance(peer, RelayPeer)]
-        counted = [_counted(rank, each.stats, "running") for relay in relays for rank, each in relay.downstream.items()]
-        give(asked.future, here._replace(counted=counted, downstream=list(chain.from_iterable(asked.answers.values()))))
+        silent = {relay for relay, answer in asked.answers.items() if answer is None}
+        counted = [
+            _counted(rank, each.stats, UNREACHABLE if relay in silent else "running")
+            for relay in relays
+            for rank, each in relay.downstream.items()
+        ]
+        downstream = list(chain.from_iterable(answer or () for answer in asked.answers.values()))
+        give(asked.future, here._replace(counted=counted, downstream=downstream))
 
 
 def _known(peer: Peer) -> Known:
@@ -192,16 +230,16 @@ def _counted(rank: int, stats: RankStats, state: str) -> Known:
     return Known(rank, None, state, "", "", None, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
 
 
-def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float) -> Findings:
+def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float, work: bool = False) -> Findings:
     """Return what is known about the ranks, if possible within `timeout` seconds. Any thread.
 
-    `ask` runs a function on the client's thread.
+    `ask` runs a function on the client's thread. `work`: also the processor time of the ranks.
     """
     future: Future[Findings] = Awaited()
     try:
-        number, thread = ask(lambda: (insights.ask(future), threading.get_ident()))
+        number, thread = ask(lambda: (insights.ask(future, work), threading.get_ident()))
         if thread == threading.get_ident():  # a handler calls: meanwhile, this thread cannot receive the answers of relays
-            insights.give_up(number)
+            insights.give_up(number, waited=False)
         elif not finished(future, timeout):
             ask(partial(insights.give_up, number))
         return future.result()

@@ -23,6 +23,7 @@ from typing import Final
 
 from ... import settings
 from ...errors import BusyError, ClosedError
+from ...protocol.codec import pack
 from ...protocol.messages import Command, TakeStacks, decode
 from ...protocol.relay_messages import (
     CommandDownstream,
@@ -104,15 +105,21 @@ class LogRelay:
     def start(self) -> LogRelay:
         """Join the upstream client, and open the listener for workers. A second call does nothing.
 
+        After `stop`, it starts again.
+
         Raises
         ------
+        ClosedError
+            If the relay had a `tunnel`, which has ended with it: make another `LogRelay`.
         ConnectError
             If the upstream client cannot be joined.
         OSError
             If no private directory can be made here, or `log_dir` cannot be written.
         """
-        if self._uplink is not None:
+        if self.running:
             return self
+        if self._tunnel is not None and self._uplink is not None:
+            raise ClosedError("this LogRelay was stopped, and its tunnel is closed: make another LogRelay, with a new tunnel.")
         try:
             run_shielded(self._start)
             return self
@@ -121,6 +128,11 @@ class LogRelay:
             raise
 
     def _start(self) -> None:
+        with self._ending:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._over, self._adopting = threading.Event(), set()
         log_dir, never, hide = self._options
         try:
             directory = RunDir(upstream=Address.parse(self._upstream_address).key)
@@ -154,10 +166,11 @@ class LogRelay:
     def _look_for_orphans(self, client: LogClient, uplink: Uplink) -> None:
         """Read the journals of workers that ended without a relay, after the one that is gone."""
         internal_threads.add(threading.get_ident())
+        over = self._over
         try:
-            while not self._over.is_set() and client.running and client.registry.orphans:
+            while not over.is_set() and client.running and client.registry.orphans:
                 self._ask_for_orphans(client, uplink)
-                self._over.wait(_LOOK_SEC)
+                over.wait(_LOOK_SEC)
         except ClosedError:
             return  # it was stopped
         finally:
@@ -290,9 +303,14 @@ class LogRelay:
 
     def _observe(self, client: LogClient, uplink: Uplink, command: InsightDownstream) -> None:
         def observe() -> None:
-            with contextlib.suppress(ClosedError, BusyError):  # the upstream client has the counters
+            found = pack(())  # without more, the upstream client has the counters
+            try:
                 # The upstream client waits twice as long for this answer as this client for those of its relays.
-                uplink.send(DownstreamInsight(command.request, client.find(INSIGHT_SEC / 2).encode()))
+                found = client.find(INSIGHT_SEC / 2, command.work).encode()
+            except (ClosedError, BusyError) as failure:
+                diagnose(f"this relay cannot tell how its ranks are: {failure}")
+            finally:
+                uplink.send(DownstreamInsight(command.request, found))  # without an answer, it would not be asked again
 
         _start(observe, "meshlog-insight")
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,8 @@ from meshlog_handler.client.health.hang_watch import HangWatch
 from meshlog_handler.insight.hang import Hang
 from meshlog_handler.insight.observation import Observation
 from meshlog_handler.insight.stacks import Stacks
-from meshlog_handler.system.process_state import ProcessTimes, process_times
+from meshlog_handler.system import process_state
+from meshlog_handler.system.process_state import ProcessState, ProcessTimes, Work, process_times, work_of
 from meshlog_handler.worker.record_stream import internal_threads
 
 AFTER = 60.0
@@ -30,34 +30,23 @@ class Client:
 
     def __init__(self) -> None:
         self.ranks = {0: Observation(0), 1: Observation(1)}
-        self.pids = {0: 100, 1: 200}
 
-    def find(self, timeout: float) -> Any:
+    def find(self, timeout: float, work: bool) -> Any:
         return SimpleNamespace(observations=lambda brief: list(self.ranks.values()))
 
     def stacks(self, ranks: object = None, timeout: object = None) -> Stacks:
         return Stacks((), (), {})
 
-    def ask(self, fn: Callable[[], Any]) -> Any:
-        return fn()
-
-    @property
-    def stack_collector(self) -> Any:
-        peers = [SimpleNamespace(rank=rank, pid=pid, watched=True, ended=False) for rank, pid in self.pids.items()]
-        elsewhere = SimpleNamespace(rank=0, pid=300, watched=False, external=False, ended=False)  # of another host
-        return SimpleNamespace(peers=[*peers, elsewhere])
-
 
 class Watched:
-    """A watch whose clock the test moves. `times` are the processes of this host, as `process_times` returns them."""
+    """A watch whose clock the test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, source: str = "output") -> None:
         self.client, self.reports, self.now = Client(), list[str](), 1000.0
-        self.times: dict[int, ProcessTimes] = {}
         monkeypatch.setattr(hang_watch, "monotonic", lambda: self.now)
-        monkeypatch.setattr(hang_watch, "process_times", lambda: dict(self.times))
         client: Any = self.client
-        self._watch = HangWatch(client, AFTER, show=self.reports.append, on_hang=None, progress_from=source)
+        self.hangs: list[Hang] = []
+        self._watch = HangWatch(client, AFTER, show=self.reports.append, on_hang=self.hangs.append, progress_from=source)
 
     def look(self, seconds: float = PAUSE, count: int = 1) -> None:
         for _ in range(count):
@@ -133,29 +122,67 @@ def test_time_in_which_the_watch_was_suspended_is_no_silence(monkeypatch: pytest
     assert not watched.reports
 
 
-def test_a_twentieth_of_a_core_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    for share, hangs in ((0.06, False), (0.04, True)):
-        watched = Watched(monkeypatch, "cpu")
-        for number in range(20):
-            watched.times = {100: times(1), 200: times(1, 7.0 + number * PAUSE * share), 300: times(1, 9.0 * number)}
-            watched.look()
-        assert bool(watched.reports) is hangs
+def test_what_a_rank_does_whose_relay_is_out_of_reach_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    watched.look()
+    watched.client.ranks = {rank: silent(rank, 0.0, state="unreachable") for rank in (0, 1)}
+    watched.look(count=40)
+    assert not watched.reports
+    watched.client.ranks = {0: silent(0, 1.0, records=5), 1: silent(1, 200.0)}  # the network is back
+    watched.look(count=11)
+    assert not watched.reports
+    watched.look(count=2)
+    assert [(hang.ranks, hang.unreachable) for hang in watched.hangs] == [((1, 0), ())]
 
 
-def test_processor_time_of_child_processes_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_of_the_others_names_the_ranks_that_are_out_of_reach_and_is_found_again_for_certain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    watched.look()
+    watched.client.ranks[1] = silent(1, 0.0, state="unreachable")
+    watched.look(count=20)
+    assert [each.partition("\n")[0] for each in watched.reports] == ["no progress for 60 s: rank 0; rank 1 not reachable"]
+    assert [(hang.ranks, hang.unreachable) for hang in watched.hangs] == [((0,), (1,))]
+    del watched.client.ranks[1]  # it has ended
+    watched.look(count=20)
+    assert [(hang.ranks, hang.unreachable) for hang in watched.hangs[1:]] == [((0,), ())]
+
+
+@pytest.mark.parametrize(
+    ("share", "more", "hangs"),
+    [(0.06, {}, False), (0.04, {}, True), (0.002, {"crowded": True}, False), (0.0, {"crowded": True}, True)],
+    ids=["a twentieth of a core", "less", "a little on a crowded host", "nothing on a crowded host"],
+)
+def test_processor_time_is_progress(share: float, more: dict[str, Any], hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch, "cpu")
     for number in range(20):
-        watched.times = {100: times(1), 200: times(1), 201: times(200), 202: times(201, 1.0 * number)}
+        watched.client.ranks[1] = silent(1, 5.0 * number, worked=round(7.0 + number * PAUSE * share, 2), **more)
+        watched.look()
+    assert bool(watched.reports) is hangs
+
+
+def test_a_rank_that_waits_for_a_core_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch, "cpu")
+    for number in range(20):
+        watched.client.ranks[1] = silent(1, 5.0 * number, runnable=number % 3 == 0)
         watched.look()
     assert not watched.reports
 
 
-def test_a_process_that_waits_for_a_core_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched(monkeypatch, "cpu")
-    for number in range(20):
-        watched.times = {100: times(1), 200: times(1, runnable=number % 3 == 0)}
-        watched.look()
-    assert not watched.reports
+def test_the_work_of_a_process_is_also_that_of_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {100: times(1, 1.0), 200: times(1, 2.0), 201: times(200, 4.0), 202: times(201, 8.0, runnable=True)}
+    monkeypatch.setattr(process_state, "process_times", lambda: table)
+    monkeypatch.setattr(process_state, "threads", lambda pid: [])
+    assert work_of([100, 200, 300]) == {100: Work(1.0, False), 200: Work(14.0, True)}
+
+
+def test_a_thread_beside_the_main_one_may_wait_for_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {100: "sleeping", 105: "running", 200: "sleeping"}
+    monkeypatch.setattr(process_state, "process_times", lambda: {100: times(1), 200: times(1)})
+    monkeypatch.setattr(process_state, "threads", {100: [100, 105], 200: [200]}.__getitem__)
+    monkeypatch.setattr(process_state, "thread_state", lambda pid, thread: ProcessState(states[thread], ""))
+    assert work_of([100, 200]) == {100: Work(0.0, True), 200: Work(0.0, False)}
 
 
 def test_the_table_of_processes_has_parents_and_the_time_of_children_that_ended() -> None:
