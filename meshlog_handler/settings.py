@@ -65,6 +65,9 @@ class Rotation(NamedTuple):
     compress: bool = False
 
 
+DEFAULT_WINDOW_SEC = 3.0
+"""Seconds in which the similar lines of a mesh are grouped by default: Monarch's default."""
+
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _MIN_JOURNAL_SIZE = 64 * 1024

@@ -27,9 +27,6 @@ from .engine import Coords, Engine
 
 _FAILED_SEC = 1.0
 
-DEFAULT_WINDOW_SEC = 3.0
-"""Default window in seconds, in which similar lines are grouped (Monarch's default)."""
-
 
 class LoggingManager:
     """Manages the logging of one mesh from its first proc to its end. Every method blocks; any thread may call it.
@@ -81,7 +78,7 @@ class LoggingManager:
             self.prepare(engine.token, engine.coords)
         try:
             client = LoggingMeshClient.spawn(engine, self.client)
-            client.set_mode(stream_to_client, DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
+            client.set_mode(stream_to_client, settings.DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
             attach_if_notebook(client)
         except BaseException:
             self.stop(_FAILED_SEC)

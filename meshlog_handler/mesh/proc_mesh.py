@@ -15,26 +15,26 @@ from logging import INFO
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, overload
 
-from typing_extensions import Self
-
 from .. import settings
 from ..errors import MeshlogError, SettingError
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from ..system.lazy_imports import importing
-from ..system.shielded import run_whole
+from ..system.shielded import run_shielded, run_whole
 from .future import MeshFuture
-from .lifecycle import MeshLifecycle
-from .manager import DEFAULT_WINDOW_SEC, LoggingManager
 from .shape import Choice, Shape, check_per_host
-from .start_methods import check_start_method
+from .start_methods import check_start_method, start_ahead
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..client.flushes.receipt import FlushReceipt
     from ..insight.report import Insight
     from ..insight.stacks import Stacks
     from ..output.named_handlers import ShownBy
     from .control import LoggingMeshClient
+    from .lifecycle import MeshLifecycle
+    from .manager import LoggingManager
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,7 +119,10 @@ class HostMesh:
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
         called = name if name is not None else f"mesh-{next(_numbers)}"
-        method = check_start_method(start_method)
+        with importing():
+            method = check_start_method(start_method)
+            run_shielded(lambda: start_ahead(method))  # the server starts while this process imports the client
+            from .lifecycle import MeshLifecycle
 
         def spawn() -> ProcMesh:
             life = MeshLifecycle(
@@ -278,7 +281,7 @@ class ProcMesh:
         -----
         In IPython, the call also enables a flush at the end of each cell, so that the logs of a cell appear below it.
         """
-        default = DEFAULT_WINDOW_SEC if stream_to_client else None
+        default = settings.DEFAULT_WINDOW_SEC if stream_to_client else None
         asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
         window, number = settings.check_mode(stream_to_client, asked, level)
         ranks = self._chosen

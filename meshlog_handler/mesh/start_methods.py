@@ -6,11 +6,13 @@ imports it: a worker that only logs never does.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
 import os
 import shutil
+import signal
 import site
 import sys
 import tempfile
@@ -137,6 +139,16 @@ def starting(start_method: str) -> Iterator[None]:
             yield
         finally:
             _local.without_main = False
+
+
+def start_ahead(start_method: str) -> None:
+    """Start the servers that a start method needs, and do not wait until they are ready."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with contextlib.suppress(OSError), starting(start_method):  # the start of the first proc fails, too, and reports it
+            pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # `multiprocess` unblocks SIGINT
 
 
 def disown(process: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -12,8 +13,8 @@ from typing import Any, Final
 from ..errors import ProtocolError, quoted
 from .codec import unpack
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, SHAPED, TIMED, UINT64, walk
-from .interning import layouts, shared
-from .record import is_bounded
+from .interning import layouts, shared, shared_key
+from .record import MeshInfo, is_bounded
 from .templates import NOT_NAMED, MessageTemplate, RecordTemplate, ShapedTemplate, TimedTemplate
 from .templates import Item as Item
 from .templates import TaggedTemplate as TaggedTemplate
@@ -104,7 +105,9 @@ class RecordDecoder:
         self._keeps = relayed is None
         self._read_large = read_large
         self._schemas: dict[int, _Schema | TaggedTemplate] = {}
+        # Templates by the digest of their definition, and what those with one route share: there may be ten thousand decoders.
         self._known: dict[bytes, tuple[str, RecordTemplate]] = {}
+        self._infos: dict[object, MeshInfo] = {}
         self._defined_bytes = 0
 
     def new_segment(self, generation: int = 0) -> None:
@@ -285,14 +288,16 @@ class RecordDecoder:
         self._defined_bytes += len(body)
         if self._defined_bytes > _MAX_DEFINED_BYTES:
             raise ProtocolError(f"more than {_MAX_DEFINED_BYTES} bytes of schemas in one segment")
-        known = self._known.get(body)
-        if known is None:
-            known = self._read_definition(body)
+        digest = blake2b(body, digest_size=16).digest()
+        codes, template = known = self._known.get(digest) or self._read_definition(body)
+        if digest not in self._known and len(body) <= _MAX_KNOWN_BYTES:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            if len(body) <= _MAX_KNOWN_BYTES:
-                self._known[body] = known
-        codes, template = known
+                self._infos.clear()
+            self._known[digest] = known
+            template.info = self._infos.setdefault(template.info.route, template.info)
+            template.route, template.scope = shared_key(template.route), shared_key(template.scope)
+            template.group = shared_key(template.group)
         self._schemas[number] = template if isinstance(template, TaggedTemplate) else _Schema(number, codes, template)
 
     def _read_definition(self, body: bytes) -> tuple[str, RecordTemplate]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-_MAX_TEXTS: Final = 4096
+T = TypeVar("T")
+
+_MAX_KNOWN: Final = 4096
 _MAX_LENGTH: Final = 512
 
-_texts: Final[dict[str, str]] = {}
+_known: Final[dict[Any, Any]] = {}
 
 
 def shared(value: Any) -> Any:
     """Return the known copy of a short text, and any other value as it is."""
-    if type(value) is not str or len(value) > _MAX_LENGTH:
-        return value
-    if len(_texts) >= _MAX_TEXTS:
-        _texts.clear()
-    return _texts.setdefault(value, value)
+    return shared_key(value) if type(value) is str and len(value) <= _MAX_LENGTH else value
+
+
+def shared_key(key: T) -> T:
+    """Return the known copy of a key that does not change."""
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    known: T = _known.setdefault(key, key)
+    return known
 
 
 @lru_cache(maxsize=256)  # bounded: a peer may send any codes

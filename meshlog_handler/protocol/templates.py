@@ -154,25 +154,26 @@ class MessageTemplate(TimedTemplate):
 class ShapedTemplate(TimedTemplate):
     """A schema that names its values. Values: ``(header, created, msecs, relativeCreated, *args, *attributes, commit byte)``.
 
-    `keys` are those of a mapping as arguments, or None. `names` are those of the attributes. `message` is the index of the
-    message in the values, or 0 if the schema has it. `error` is the index of the message of an exception, or 0. Its traceback
-    is in the schema.
+    `keys` are those of a mapping as arguments, or None, and `names` those of the attributes; each with its index in the values.
+    `message` is the index of the message in the values, or 0 if the schema has it. `error` is the index of the message of an
+    exception, or 0. Its traceback is in the schema.
     """
 
     __slots__ = ("_failure", "_prefix", "end", "error", "keys", "message", "names")
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], codes: str, start: float) -> None:
         args, names, trace = common.pop("shape")
-        self.keys: tuple[str, ...] | None = args if isinstance(args, tuple) else None
+        keys = args if isinstance(args, tuple) else ()
         count = args if isinstance(args, int) else len(args)
-        self.names: tuple[str, ...] = names
-        texts = (*(self.keys or ()), *names)
+        texts = (*keys, *names)
         if count < 0 or count + len(names) != len(codes) or not all(isinstance(name, str) for name in texts):
             raise ProtocolError("malformed schema definition: its values and their names do not match")
         if not _NOT_IN_SHAPE.isdisjoint(names) or any(codes[count + names.index(each)] != "s" for each in _TEXTUAL & {*names}):
             raise ProtocolError("malformed schema definition: a value has a reserved name")
         super().__init__(identity, common, False, start)
         self.end = self.first + count
+        self.keys: tuple[tuple[int, str], ...] | None = tuple(enumerate(keys, self.first)) if isinstance(args, tuple) else None
+        self.names: tuple[tuple[int, str], ...] = tuple(enumerate(names, self.end))
         self.message, self.error = (self.end + names.index(each) if each in names else 0 for each in ("msg", "exc_info"))
         if self.error:
             self._prefix, self._failure = trace
@@ -193,16 +194,17 @@ class ShapedTemplate(TimedTemplate):
 
     def args(self, values: Values) -> tuple[object, ...]:
         """Return the arguments of the message."""
-        args = values[4 : self.end]
-        return args if self.keys is None else (dict(zip(self.keys, args, strict=True)),)
+        args = self._args(values)
+        return args if isinstance(args, tuple) else (args,)
+
+    def _args(self, values: Values) -> tuple[object, ...] | dict[str, object]:
+        return values[4 : self.end] if self.keys is None else {key: values[at] for at, key in self.keys}
 
     def text(self, values: Values) -> str:
         """Return the message."""
         try:
             msg: str = values[self.message] if self.message else self.base["msg"]
-            args: Any = values[4 : self.end]
-            if args and self.keys is not None:
-                args = dict(zip(self.keys, args, strict=True))
+            args = self._args(values)
             return msg % args if args else msg
         except Exception:
             return str(self.build(values).getMessage())
@@ -210,15 +212,15 @@ class ShapedTemplate(TimedTemplate):
     def build(self, values: Values) -> MeshRecord:
         """Return a new record."""
         record = MeshRecord.__new__(MeshRecord)
-        fields, end = self.base.copy(), self.end
-        args = values[4:end]
-        fields["args"] = args if self.keys is None else dict(zip(self.keys, args, strict=True))
+        fields = self.base.copy()
+        fields["args"] = self._args(values)
         created = fields["created"] = values[1]
         msecs = fields["msecs"] = values[2]
         relative = fields["relativeCreated"] = values[3]
         if not (_EARLIEST < created < _LATEST and -_LONGEST < msecs + relative < _LONGEST):
             _replace_invalid_times(fields)
-        fields.update(zip(self.names, values[end:-1], strict=True))
+        for at, name in self.names:
+            fields[name] = values[at]
         record.__dict__ = fields
         record.meshlog = self.info
         if self.error:
