@@ -506,7 +506,10 @@ def _stop(client: LogClient) -> None:
     conflicts = sys.modules.get(f"{__package__}.worker.rotation_conflicts")  # nothing is imported at exit
     if conflicts is not None:
         conflicts.leave()
+    member = this_process.current()
     client.stop()
+    if member is not None:
+        member.wait_ended()
 
 
 _own_client: LogClient | None = None

@@ -7,8 +7,8 @@ import sys
 from types import CodeType
 from typing import Any, Final
 
-_BESIDE: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "doRollover", "__del__"))
-"""The functions that format a record or change files, and finalizers: what they log does not cause itself."""
+_BESIDE: Final = frozenset(("__str__", "__repr__", "__format__", "getMessage", "format", "filter", "doRollover", "__del__"))
+"""The functions that format or filter a record or change files, and finalizers: what they log does not cause itself."""
 
 _FOR_FINALIZERS: Final = frozenset(("call_exception_handler", "_showwarning"))
 """The functions by which finalizers written in C log: those of asyncio's futures and of files that were not closed."""

@@ -406,6 +406,11 @@ class Membership:
         if self._runtime.wait_ended(_RUNTIME_SEC):
             self._link.forget()
 
+    def wait_ended(self) -> None:
+        """Wait until the threads have ended, if the client has stopped: none may run while the interpreter exits."""
+        if self.over and self._runtime.wait_ended(_RUNTIME_SEC) and self._forwarder is not None:
+            self._forwarder.wait_ended(_RUNTIME_SEC)
+
     def forget(self) -> None:
         """In a forked child: release what belongs to the parent."""
         if self.stream is not None:

@@ -113,6 +113,16 @@ class LogsItself:
         return "text"
 
 
+class LogsInFilter(logging.Filter):
+    """Logs about records of the logger `checked`, as a filter that changes them may do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Log, and accept the record."""
+        if record.name == "checked":
+            logging.getLogger("filter").warning("a filter logs")
+        return True
+
+
 class Rotating(RotatingFileHandler):
     """Logs when it changes files."""
 
@@ -135,6 +145,14 @@ def what_logs_while_another_record_is_shown() -> None:
         log.info("%d %s", number, Logs())
         log.info("%r %s", number, [Logs()])
     log.info("%s", Interrupted())
+
+
+def a_filter_that_logs() -> None:
+    """The filter of a handler logs."""
+    handler = file("filtering", "%(name)s %(message)s")
+    handler.addFilter(LogsInFilter())
+    show_by(handler)
+    in_a_child(lambda: logging.getLogger("checked").info("checked"))
 
 
 def a_text_that_logs_itself_ends() -> None:
@@ -309,6 +327,7 @@ def a_record_without_a_level() -> None:
 PROGRAMS = (
     texts_are_made_once,
     what_logs_while_another_record_is_shown,
+    a_filter_that_logs,
     a_text_that_logs_itself_ends,
     a_handle_method_of_the_program,
     a_handle_method_that_emits_several,

@@ -66,3 +66,18 @@ def test_a_client_in_a_child_stops_after_the_threads_and_children_have_ended(lib
 @pytest.mark.parametrize("method", METHODS)
 def test_records_of_executors_that_still_work_at_exit_are_shown(method: str, kind: str) -> None:
     assert Counter(run("executors", kind, method)) == said(0, 1, 2)
+
+
+def test_no_thread_runs_while_the_interpreter_exits() -> None:
+    """A daemon thread that runs then ends by `pthread_exit`, which aborts the process in a directory tree without libgcc."""
+    program = """
+import atexit, threading, time
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))
+from meshlog_handler.worker.member import Membership
+from tests.process import endings
+lose = Membership._lose_client
+Membership._lose_client = lambda member: (time.sleep(0.3), lose(member))
+endings.begin("config")
+endings.LOGGER.info("said")
+"""
+    assert run_python("-c", program).stdout.splitlines() == ["said", "['MainThread']"]
