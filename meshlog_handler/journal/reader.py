@@ -82,6 +82,8 @@ class JournalReader:
 
         Entries were overwritten if the first range is not the rest of `generation` or, without a rest, the next generation.
         """
+        if generation and not self._segments:
+            raise ProtocolError(f"journal {self._path} is truncated: it has nothing of what its writer has sent")
         newest = self._segments[-1][0] if self._segments else 0
         for number, begin in self._segments:
             if number < generation:

@@ -6,15 +6,14 @@
     worker     keeps the entries until they were shown (see `Journal.shown`)
     successor  skips what was shown
 
-A position is the generation of a segment and the number of its records, in one number: one store of eight bytes cannot be torn
-by a signal. The file also has what the client knows of the worker, because the successor may find the journal only.
+A position is the generation of a segment and the number of its records, in one number of eight bytes. The file also has what
+the client knows of the worker, because the successor may find the journal only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import stat
 import sys
@@ -24,12 +23,18 @@ from typing import Any, Final
 
 from ..errors import ProtocolError
 from ..protocol.codec import pack, unpack
+from ..system.lasting_file import LastingFile
 
 SUFFIX: Final = ".shown"
 _SIZE: Final = 16384
 _SHIFT: Final = 32
-_SHOWN, _BEGUN, _FILES = range(3)
-_ABOUT_AT: Final = 64
+_POSITION: Final = Struct("Q")
+_BEGUN: Final = Struct("QQ")  # a position, and the files
+_POSITIONS: Final = Struct("QQQ")  # shown and begun
+_ABOUT_AT: Final = 1024
+MAX_STATES: Final = _ABOUT_AT - _POSITIONS.size
+"""Bytes for the states of files."""
+
 _TABLE_AT: Final = 12288
 _LENGTH: Final = Struct("<I")
 
@@ -45,14 +50,12 @@ def position(generation: int, records: int) -> int:
 
 
 class ShownMark:
-    """The mark of one journal, mapped. The client's thread writes it."""
+    """The mark of one journal. The client's thread writes it. Each method may raise `OSError`, except `close`."""
 
-    __slots__ = ("_map", "_words", "path")
+    __slots__ = ("_file",)
 
-    def __init__(self, path: str, fd: int) -> None:
-        self.path = path
-        self._map = mmap.mmap(fd, _SIZE)
-        self._words = memoryview(self._map).cast("Q")
+    def __init__(self, file: LastingFile) -> None:
+        self._file = file
 
     @classmethod
     def create(cls, journal: str, about: Mapping[str, Any]) -> ShownMark:
@@ -67,26 +70,36 @@ class ShownMark:
             content = bytes(_ABOUT_AT) + _LENGTH.pack(len(data)) + data
             os.write(fd, content.ljust(_SIZE, b"\0"))
             os.rename(making, path)
-            return cls(path, fd)
-        finally:
+        except OSError:
             os.close(fd)
+            raise
+        return cls(LastingFile(path, fd))
 
     @classmethod
     def open(cls, journal: str) -> ShownMark:
         """Open the mark of a journal that another client has left. Raises `OSError`, and `ProtocolError` if it is no mark."""
         path = shown_path(journal)
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != _SIZE:
-                raise ProtocolError(f"{path} does not say how far a journal was shown")
-            return cls(path, fd)
-        finally:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != _SIZE:
             os.close(fd)
+            raise ProtocolError(
+                f"{path} does not say how far a journal was shown: it is no file, or another process truncated it"
+            )
+        return cls(LastingFile(path, fd))
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self._file.path
+
+    def _content(self) -> bytes:
+        return self._file.read(_SIZE, 0).ljust(_SIZE, b"\0")  # what another process has truncated says nothing
 
     def _text(self, at: int) -> bytes:
-        (size,) = _LENGTH.unpack_from(self._map, at)
-        return self._map[at + _LENGTH.size : at + _LENGTH.size + min(size, _SIZE)]
+        content = self._content()
+        (size,) = _LENGTH.unpack_from(content, at)
+        return content[at + _LENGTH.size : at + _LENGTH.size + size]
 
     def about(self) -> dict[str, Any]:
         """Return the data on the worker; raise `ProtocolError` if it is malformed."""
@@ -103,35 +116,43 @@ class ShownMark:
     @table.setter
     def table(self, path: str) -> None:
         encoded = os.fsencode(path)[: _SIZE - _TABLE_AT - _LENGTH.size]
-        self._map[_TABLE_AT : _TABLE_AT + _LENGTH.size + len(encoded)] = _LENGTH.pack(len(encoded)) + encoded
+        self._file.write(_LENGTH.pack(len(encoded)) + encoded, _TABLE_AT)
 
     @property
     def shown(self) -> tuple[int, int]:
         """The generation of the last record that was shown, and how many records of this generation were."""
-        return self._words[_SHOWN] >> _SHIFT, self._words[_SHOWN] & ((1 << _SHIFT) - 1)
+        (shown,) = _POSITION.unpack_from(self._content())
+        return shown >> _SHIFT, shown & ((1 << _SHIFT) - 1)
 
-    def begin(self, at: int, files: int) -> None:
-        """Note that the record before position `at` is given to the handlers; `files` are those that they write to."""
-        self._words[_FILES] = files
-        self._words[_BEGUN] = at
+    def begin(self, at: int, files: int, states: bytes = b"") -> None:
+        """Note that the record before position `at` is given to the handlers.
+
+        `files` are those that they write to, and `states` what these are now (see `client.jobs.shown_files`).
+        """
+        self._file.write(_BEGUN.pack(at, files) + states[:MAX_STATES], _POSITION.size)
 
     def done(self, at: int) -> None:
         """Note that the handlers have returned."""
-        self._words[_SHOWN] = at
+        self._file.write(_POSITION.pack(at), 0)
 
     @property
-    def in_doubt(self) -> int | None:
-        """The files of the record that the handlers had when the client was killed; None if they had returned."""
-        return self._words[_FILES] if self._words[_BEGUN] > self._words[_SHOWN] else None
+    def in_doubt(self) -> tuple[int, bytes] | None:
+        """The files and states of the record that the handlers had when the client was killed; None if they had returned."""
+        content = self._content()
+        shown, begun, files = _POSITIONS.unpack_from(content)
+        return (files, content[_POSITIONS.size : _ABOUT_AT]) if begun > shown else None
 
     def settle(self, *, written: bool) -> None:
         """Decide whether the record in doubt was shown."""
-        self._words[_SHOWN if written else _BEGUN] = self._words[_BEGUN if written else _SHOWN]
+        shown, begun, _ = _POSITIONS.unpack_from(self._content())
+        if written:
+            self.done(begun)
+        else:
+            self.begin(shown, 0)
 
     def close(self) -> None:
-        """Release the map."""
-        self._words.release()
-        self._map.close()
+        """Close the file."""
+        self._file.close()
 
 
 class ShownReader:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.wrapped_handlers import behind
 from ...journal.marking import MarkedItem
 from ...protocol.decode import Item
+from ...system.error_reports import ErrorReports
 from .shown_files import ShownFiles
 
 if TYPE_CHECKING:
@@ -25,46 +27,53 @@ class MarkingDispatcher(Dispatcher):
     def __init__(self, *args: Any, files_shown: ShownFiles, **options: Any) -> None:
         super().__init__(*args, **options)
         self._files_shown = files_shown
+        self._failures = ErrorReports()
 
     def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Peer, int]]:
         """Show items one at a time."""
-        sentinels: list[tuple[Peer, int]] = []
-        for item in items:
-            with self._noting(item):
-                sentinels += super().dispatch((item,), now)
-        return sentinels
+        return self._each(items, lambda item: super(MarkingDispatcher, self).dispatch((item,), now))
 
     def write_only(self, items: Iterable[Item]) -> list[tuple[Peer, int]]:
         """Write items to the files one at a time."""
-        sentinels: list[tuple[Peer, int]] = []
-        for item in items:
-            with self._noting(item):
-                sentinels += super().write_only((item,))
-        return sentinels
+        return self._each(items, lambda item: super(MarkingDispatcher, self).write_only((item,)))
 
     def count(self, items: list[Item], now: float) -> list[Item]:
         """Return all items: each is dispatched, so that it is noted."""
         return items
 
-    @contextlib.contextmanager
-    def _noting(self, item: Item) -> Iterator[None]:
-        if not isinstance(item, MarkedItem) or self.abandoned:
-            yield
-            return
+    def _each(self, items: Iterable[Item], show: Callable[[Item], list[tuple[Peer, int]]]) -> list[tuple[Peer, int]]:
+        sentinels: list[tuple[Peer, int]] = []
+        for item in items:
+            if not isinstance(item, MarkedItem) or self.abandoned:
+                sentinels += show(item)
+                continue
+            files, per_tick = self._handled(item)
+            self._note(item, partial(item.mark.begin, item.at, files, self._files_shown.states(files)))
+            try:
+                sentinels += show(item)
+            finally:
+                if not self.abandoned:  # else it was not shown
+                    if per_tick:
+                        self.end_tick()
+                    self._note(item, item.done)
+        return sentinels
+
+    def _handled(self, item: MarkedItem) -> tuple[int, bool]:
+        """Return the files of the handlers that get an item, and whether one of these writes at the end of a tick."""
+        files, per_tick = 0, False
         template: Any = item[1]
-        handlers = [
-            behind(handler)
-            for sink in self._sinks_of(template)
-            for handler in sink.handlers
-            if not sink.respect_handler_level or template.levelno >= handler.level
-        ]
-        files = self._files_shown.of(handlers)
-        self._files_shown.note(files)
-        item.mark.begin(item.at, files)
+        for sink in self._sinks_of(template):
+            for given_to in sink.handlers:
+                if not sink.respect_handler_level or template.levelno >= given_to.level:
+                    handler = behind(given_to)
+                    if isinstance(handler, logging.FileHandler):
+                        files |= self._files_shown.bit(handler.baseFilename)
+                    per_tick = per_tick or getattr(handler, "flush_per_tick", False)
+        return files, per_tick
+
+    def _note(self, item: MarkedItem, note: Callable[[], object]) -> None:
         try:
-            yield
-        finally:
-            if not self.abandoned:  # else it was not shown
-                if any(getattr(handler, "flush_per_tick", False) for handler in handlers):
-                    self.end_tick()
-                item.done()
+            note()
+        except OSError as failure:  # another process has truncated the file, and the disk is full; or it was removed
+            what = f"if this process is killed, records are shown twice, because {item.mark.path} cannot be written"
+            self._failures.log(what, failure)

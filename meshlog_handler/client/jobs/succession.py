@@ -50,9 +50,9 @@ class Succession:
             time.sleep(_ENDING_LOOK_SEC)  # the kernel closes the files of a killed process one by one
         for journal in self._journals():  # before this client writes to the files
             with contextlib.suppress(OSError, ProtocolError), _opened(journal) as mark:  # it is left out below, too
-                files = mark.in_doubt
-                if files is not None:
-                    mark.settle(written=were_written(mark.table, files))
+                doubt = mark.in_doubt
+                if doubt is not None:
+                    mark.settle(written=were_written(mark.table, *doubt))
         remove_read(self._left)
         self.due: float | None = 0.0 if self._left else None
 
@@ -69,6 +69,7 @@ class Succession:
 
         Raises `ProtocolError` if it cannot resume that journal.
         """
+        mark = None
         try:
             if hello.resumes:
                 if hello.resumes in self._taken or hello.resumes not in self._journals():
@@ -79,10 +80,12 @@ class Succession:
                 mark = ShownMark.create(journal, {"hello": hello.fields(), "rank": rank})
             else:
                 return None
+            mark.table = self.files.path
         except OSError as failure:
+            if mark is not None:
+                mark.close()
             diagnose(f"if this process is killed, records of pid {hello.pid} are lost with it or shown twice: {failure}")
             return None
-        mark.table = self.files.path
         return mark
 
     def ended(self, now: float) -> Iterator[Leftover]:
@@ -97,6 +100,7 @@ class Succession:
                 waiting = True
                 continue
             self._taken.add(journal)
+            mark = None
             try:
                 mark = ShownMark.open(journal)
                 about = mark.about()
@@ -110,12 +114,14 @@ class Succession:
                     continue
                 if not (rank is None or isinstance(rank, int)):
                     raise ProtocolError(f"invalid rank {rank!r}")
+                mark.table = self.files.path
             except Exception as failure:  # anything may be in the file
+                if mark is not None:
+                    mark.close()
                 diagnose(f"{journal} of an earlier process of job {self.job!r} cannot be read: {describe(failure)}")
                 with contextlib.suppress(OSError):  # it is gone
                     os.unlink(shown_path(journal))  # the next client needs not report it again
                 continue
-            mark.table = self.files.path
             yield Leftover(journal, mark, hello, rank)
         self._looks += 1
         self.due = now + (_LOOK_SEC if self._looks < _OFTEN else _LONG_LOOK_SEC) if waiting else None
@@ -125,7 +131,7 @@ class Succession:
         remove_read(self._left)
 
     def close(self) -> None:
-        """Release the map of the files."""
+        """Close the table of the files."""
         self.files.close()
 
 

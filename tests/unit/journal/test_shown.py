@@ -8,7 +8,7 @@ import pytest
 
 from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.reader import JournalReader
-from meshlog_handler.journal.shown import ShownMark, ShownReader, position, shown_path
+from meshlog_handler.journal.shown import MAX_STATES, ShownMark, ShownReader, position, shown_path
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.entries import RECORD, number_entry
 
@@ -19,11 +19,13 @@ def test_the_mark_is_found_by_the_next_client(tmp_path: Path) -> None:
     journal = str(tmp_path / "journal")
     mark = ShownMark.create(journal, {"rank": 3})
     mark.table = "/a table"
-    mark.begin(position(2, 5), files=0b11)
+    mark.begin(position(2, 5), files=0b11, states=b"grown")
     later = ShownMark.open(journal)
-    assert (later.shown, later.in_doubt, later.about(), later.table) == ((0, 0), 0b11, {"rank": 3}, "/a table")
+    assert (later.shown, later.about(), later.table) == ((0, 0), {"rank": 3}, "/a table")
+    assert later.in_doubt == (0b11, b"grown".ljust(MAX_STATES, b"\0"))
     mark.done(position(2, 5))
-    assert (later.shown, later.in_doubt) == ((2, 5), None)
+    assert later.shown == (2, 5)
+    assert later.in_doubt is None
     for each in (mark, later):
         each.close()
 
@@ -89,4 +91,13 @@ def test_a_removed_or_truncated_mark_shows_nothing(tmp_path: Path) -> None:
     assert reader() == 4
     Path(shown_path(path)).write_bytes(b"")
     assert reader() == 0
+    assert mark.shown == (0, 0), "and its client goes on"
+    with pytest.raises(ProtocolError):
+        mark.about()
+    with pytest.raises(ProtocolError, match="truncated"):
+        ShownMark.open(path)
+    mark.begin(position(5, 1), files=0)
+    mark.done(position(5, 1))
+    assert (reader(), mark.shown, mark.in_doubt) == (5, (5, 1), None)
     reader.close()
+    mark.close()

@@ -75,7 +75,7 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note it."""
-        self.seen.append((record.getMessage(), self.mark.shown, self.mark.in_doubt))
+        self.seen.append((record.getMessage(), self.mark.shown, self.mark.in_doubt is not None))
         if len(self.seen) == 2:
             raise OSError("full")
 
@@ -86,7 +86,7 @@ def test_each_record_is_noted_before_and_after_the_handlers(mark: ShownMark, tmp
     dispatcher = MarkingDispatcher(Sinks(Sink([handler])), files_shown=files)
     items = decoded(mark, 1)
     assert dispatcher.dispatch(items[:3], 0.0) == []
-    assert handler.seen == [("number 0", (0, 0), 0), ("number 1", (1, 1), 0), ("number 2", (1, 2), 0)]
+    assert handler.seen == [("number 0", (0, 0), True), ("number 1", (1, 1), True), ("number 2", (1, 2), True)]
     assert (mark.shown, mark.in_doubt) == ((1, 3), None)
     sentinels: list[Any] = dispatcher.dispatch(items[5:], 0.0)
     assert sentinels == [("owner", 9)]
