@@ -253,21 +253,10 @@ class LogClient(Requests):
             undo.callback(self._listener.close)
             self._mailbox = Mailbox("the client's thread", "LogClient")
             undo.callback(self._mailbox.close)
-            handle = self._give if self._overridden else None
             since = time.time()
             if self.shows and settings.observe():
                 self._rundir.write(FILE, description(str(self._listener.address), since))
-            kind: Callable[..., Dispatcher] = Dispatcher
-            if self._succession is not None:
-                kind = partial(MarkingDispatcher, files_shown=self._succession.files)
-            dispatcher = kind(
-                self.sinks,
-                files,
-                **self._patterns,
-                digests=self._upstream is not None,
-                first_level=self._first_level,
-                handle=handle,
-            )
+            dispatcher = self._make_dispatcher(files)
             self._core = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,
@@ -300,6 +289,19 @@ class LogClient(Requests):
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
             self._hang_watch.start()
+
+    def _make_dispatcher(self, files: RankFiles | None) -> Dispatcher:
+        kind: Callable[..., Dispatcher] = Dispatcher
+        if self._succession is not None:
+            kind = partial(MarkingDispatcher, files_shown=self._succession.files)
+        return kind(
+            self.sinks,
+            files,
+            **self._patterns,
+            digests=self._upstream is not None,
+            first_level=self._first_level,
+            handle=self._give if self._overridden else None,
+        )
 
     def _start_thread(self) -> None:
         # Without a name, the thread would use up a number of the program's Thread-N names.

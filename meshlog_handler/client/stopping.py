@@ -27,7 +27,7 @@ _MAX_COUNTS: Final = 50
 
 
 def stopped(
-    core: ClientLoop, mailbox: Mailbox, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]
+    loop: ClientLoop, mailbox: Mailbox, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]
 ) -> bool:
     """Let the client's thread release the workers and end. Return whether it has ended; if not, a handler blocks it.
 
@@ -35,50 +35,50 @@ def stopped(
     nothing is.
     """
     with contextlib.suppress(ClosedError):  # the thread has already ended
-        mailbox.put(core.release)
-    progress, since, asked = core.progress, monotonic(), False
+        mailbox.put(loop.release)
+    progress, since, asked = loop.progress, monotonic(), False
     while not ended(thread, _LOOK_SEC):
-        now, before, progress = monotonic(), progress, core.progress
+        now, before, progress = monotonic(), progress, loop.progress
         if interrupts:  # Ctrl-C: no more waiting
-            return _ended_at_once(core, mailbox, thread, f"interrupted by {type(interrupts[0]).__name__}")
+            return _ended_at_once(loop, mailbox, thread, f"interrupted by {type(interrupts[0]).__name__}")
         if progress != before:
             since = now
         elif now - since < timeout:
             continue
-        elif asked or core.dispatcher.busy is not None:
-            return _ended_at_once(core, mailbox, thread, core.busy() or "the client's thread does not end")
+        elif asked or loop.dispatcher.busy is not None:
+            return _ended_at_once(loop, mailbox, thread, loop.busy() or "the client's thread does not end")
         else:
             with contextlib.suppress(ClosedError):  # it has ended since
-                mailbox.put(core.reactor.stop_waiting_for_silent)
+                mailbox.put(loop.reactor.stop_waiting_for_silent)
             asked, since, timeout = True, now, GRACE_SEC
     return True
 
 
-def _ended_at_once(core: ClientLoop, mailbox: Mailbox, thread: threading.Thread, why: str) -> bool:
+def _ended_at_once(loop: ClientLoop, mailbox: Mailbox, thread: threading.Thread, why: str) -> bool:
     """Show nothing more, and report it. If a handler blocks the thread, close what other processes wait for."""
-    core.dispatcher.abandoned = True
+    loop.dispatcher.abandoned = True
     try:
-        waiting = f"{_count_waiting(core):,} records were not shown"
+        waiting = f"{_count_waiting(loop):,} records were not shown"
     except Exception as failure:  # the thread has continued since, or a journal cannot be read
         waiting = f"the records that it has not shown are lost and cannot be counted ({type(failure).__name__}: {failure})"
     finally:
-        core.dispatcher.counted.set()
+        loop.dispatcher.counted.set()
     diagnose(f"the client is stopped without an orderly end, and {waiting}: {why}")
     with contextlib.suppress(ClosedError):  # the thread has already ended
-        mailbox.put(core.end)
+        mailbox.put(loop.end)
     if ended(thread, _BLOCKED_SEC):
         return True
-    core.reactor.disconnect()
-    core.observers.disconnect()
+    loop.reactor.disconnect()
+    loop.observers.disconnect()
     return False
 
 
-def _count_waiting(core: ClientLoop) -> int:
+def _count_waiting(loop: ClientLoop) -> int:
     """Count until two counts are equal: the thread may be about to enter a handler, or to wait for the count."""
-    counts = [core.waiting]
+    counts = [loop.waiting]
     for _ in range(_MAX_COUNTS):
         time.sleep(_COUNT_AGAIN_SEC)
-        counts.append(core.waiting)
+        counts.append(loop.waiting)
         if counts[-2] == counts[-1]:
             break
     return counts[-1]

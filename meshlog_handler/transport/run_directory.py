@@ -354,7 +354,7 @@ def _is_needed(path: str) -> bool:
 def of_job(job: str) -> list[str]:
     """Return the run directories of clients of a job. At most one of the clients runs."""
     parent = base()
-    paths = [os.path.join(parent, name) for name in sorted(os.listdir(parent)) if name.startswith("run-")]
+    paths = [os.path.join(parent, name) for name in sorted(os.listdir(parent)) if name.startswith(_RUN)]
     return [path for path in paths if _job_of(path) == job]
 
 

@@ -181,63 +181,76 @@ class Relays:
 
     def _note(self, relay: RelayPeer, message: Message) -> None:
         if isinstance(message, RankRequest):
-            request = message.request
-            relay.request_rank()
-
-            def send(granted: RankGranted) -> None:
-                relay.ranks_requested -= 1
-                self._send(relay, granted.replaced(request=request))
-
-            def grant(granted: RankGranted) -> None:
-                self._post(lambda: send(granted))
-
-            if message.journal:
-                self._claim_after_formers(relay, message.journal, grant)
-            else:  # a new worker has sent nothing before
-                self.claim("", grant)
+            self._rank_requested(relay, message)
         elif isinstance(message, DownstreamPassed):
-            relay.ahead = message.ahead
-            for journal in message.removed:
-                relay.journals.pop(journal, None)
-            if self.upstream is None:
-                self._streams.passed(message.passed, message.removed)
-                self._send(relay, PassedReceived(message.request, time.time()))
-            else:
-                self.checkpoints.reached(relay, message)
+            self._passed(relay, message)
         elif isinstance(message, DownstreamJoined):
-            relay.join(message)
-            if self._streams.joined(message):
-                self.unconfirmed.resumed(message.rank)
-            self._registry.joined(message.mesh, message.rank)
-            self._send_defaults_to(relay, message)
-            if self.upstream is not None:
-                self.upstream.send(message)
+            self._joined(relay, message)
         elif isinstance(message, DownstreamEnded):
-            ended = relay.end(message)
-            if ended is not None:
-                if relay in self._reactor.peers:
-                    self._streams.ended(ended.journal)
-                else:
-                    ended.stats = self._streams.counted(ended.journal, ended.stats)
-                self._commands.note_all(ended, "ended before it answered")
-                self._remember({ended.rank: ended.stats})
-                if ended.rank not in relay.downstream:
-                    self._registry.ended(ended.mesh, ended.rank)
-                if self.upstream is not None:
-                    self.upstream.send(message.replaced(hidden=self.hidden))
+            self._ended(relay, message)
         elif isinstance(message, DownstreamReplies):
             for mesh, request in tuple(relay.unacknowledged.items()):
                 if request == message.request:
                     del relay.unacknowledged[mesh]
             for rank, error in message.answers:
-                if rank in relay.downstream:
-                    self._commands.note(message.request, relay.downstream[rank], reason_of(error))
+                self._answered(relay, message.request, rank, reason_of(error))
         elif isinstance(message, DownstreamStacks):
             for rank, index in message.answers:
-                if rank in relay.downstream:
-                    fits = index < len(message.found)
-                    answer = message.found[index] if fits else "its relay had no room for its stacks"
-                    self._commands.note(message.request, relay.downstream[rank], answer)
+                found = message.found[index] if index < len(message.found) else "its relay had no room for its stacks"
+                self._answered(relay, message.request, rank, found)
+
+    def _rank_requested(self, relay: RelayPeer, message: RankRequest) -> None:
+        relay.request_rank()
+
+        def send(granted: RankGranted) -> None:
+            relay.ranks_requested -= 1
+            self._send(relay, granted.replaced(request=message.request))
+
+        def grant(granted: RankGranted) -> None:
+            self._post(lambda: send(granted))
+
+        if message.journal:
+            self._claim_after_formers(relay, message.journal, grant)
+        else:  # a new worker has sent nothing before
+            self.claim("", grant)
+
+    def _passed(self, relay: RelayPeer, message: DownstreamPassed) -> None:
+        relay.ahead = message.ahead
+        for journal in message.removed:
+            relay.journals.pop(journal, None)
+        if self.upstream is None:
+            self._streams.passed(message.passed, message.removed)
+            self._send(relay, PassedReceived(message.request, time.time()))
+        else:
+            self.checkpoints.reached(relay, message)
+
+    def _joined(self, relay: RelayPeer, message: DownstreamJoined) -> None:
+        relay.join(message)
+        if self._streams.joined(message):
+            self.unconfirmed.resumed(message.rank)
+        self._registry.joined(message.mesh, message.rank)
+        self._send_defaults_to(relay, message)
+        if self.upstream is not None:
+            self.upstream.send(message)
+
+    def _ended(self, relay: RelayPeer, message: DownstreamEnded) -> None:
+        ended = relay.end(message)
+        if ended is None:
+            return
+        if relay in self._reactor.peers:
+            self._streams.ended(ended.journal)
+        else:
+            ended.stats = self._streams.counted(ended.journal, ended.stats)
+        self._commands.note_all(ended, "ended before it answered")
+        self._remember({ended.rank: ended.stats})
+        if ended.rank not in relay.downstream:
+            self._registry.ended(ended.mesh, ended.rank)
+        if self.upstream is not None:
+            self.upstream.send(message.replaced(hidden=self.hidden))
+
+    def _answered(self, relay: RelayPeer, request: int, rank: int, answer: str | bytes | None) -> None:
+        if rank in relay.downstream:
+            self._commands.note(request, relay.downstream[rank], answer)
 
     def _claim_after_formers(self, relay: RelayPeer, journal: str, grant: Callable[[RankGranted], None]) -> None:
         """Find what is known of a journal, after all that the killed relays have sent whose place `relay` has."""
