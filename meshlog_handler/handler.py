@@ -131,6 +131,7 @@ class MeshHandler(logging.Handler):
             run_whole(partial(self._start, address, log_dir, make_sink))
         else:
             run_whole(partial(self._start_in_job, job, log_dir))
+        _tell_made()
 
     @classmethod
     def wrap(cls, logger: logging.Logger | str | None = None, **options: Any) -> MeshHandler:
@@ -226,6 +227,7 @@ class MeshHandler(logging.Handler):
         address, self.route = (None, None) if sink is not None else client
         if sink is None:
             run_whole(partial(self._start, address, None, partial(Sink, (), True, settings.aggregate_window_sec())))
+        _tell_made()
 
     def _start(self, address: str | None, log_dir: str | None, make_sink: Callable[[], Sink]) -> None:
         """Find the client and join it, or become it."""
@@ -510,6 +512,15 @@ def _stop(client: LogClient) -> None:
     client.stop()
     if member is not None:
         member.wait_ended()
+
+
+when_made: Final[list[Callable[[], object]]] = []
+"""Called after each MeshHandler that is made."""
+
+
+def _tell_made() -> None:
+    for call in when_made:
+        call()
 
 
 _own_client: LogClient | None = None

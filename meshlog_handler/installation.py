@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import settings
 from .errors import ConnectError, SettingError
-from .handler import MeshHandler
+from .handler import MeshHandler, when_made
 from .system import live_clients
 from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
@@ -272,27 +272,32 @@ def _forward_root() -> None:
     if member is None or member.stream is None:
         return
     root = logging.getLogger()
+    global _installed
     if not any(isinstance(handler, MeshHandler) for handler in root.handlers):
-        logging.Logger.addHandler(root, _make_handler(address=member.options.address))
+        _installed = _make_handler(address=member.options.address)
+        logging.Logger.addHandler(root, _installed)
     with _logging_lock():
         # A new list: another thread may iterate over the old one.
         root.handlers = sorted(root.handlers, key=lambda handler: isinstance(handler, MeshHandler))
-    loggers = tuple(root.manager.loggerDict.values())
-    several = any(isinstance(each, MeshHandler) and each.sink for logger in loggers for each in getattr(logger, "handlers", ()))
-    for handler in root.handlers:
-        if isinstance(handler, MeshHandler) and handler.sink is None:
-            (handler.addFilter if several else handler.removeFilter)(_is_not_forwarded)
     _keep_forwarding()
+    _leave_to_others()
 
 
-def _is_not_forwarded(record: logging.LogRecord) -> bool:
-    """Return whether no logger below the root logger has a MeshHandler that has forwarded a record."""
-    logger: Any = logging.root.manager.loggerDict.get(record.name)
-    while isinstance(logger, logging.Logger) and logger is not logging.root:
-        if any(isinstance(each, MeshHandler) and each.sink and record.levelno >= each.level for each in logger.handlers):
-            return False
-        logger = logger.parent if logger.propagate else None
-    return True
+def _leave_to_others() -> None:
+    """Let the root logger's MeshHandler without a sink leave out what other MeshHandlers forward, if there are any."""
+    root = logging.getLogger()
+    if "addHandler" not in vars(root):  # `install` is not in force
+        return
+    plain = [handler for handler in root.handlers if isinstance(handler, MeshHandler) and handler.sink is None]
+    ours = [handler for handler in plain if handler is _installed] or plain
+    every: Any = vars(logging)["_handlerList"]  # those that are not closed, also without a logger
+    others = any(isinstance(each := reference(), MeshHandler) and each not in ours for reference in every[:])
+    for handler in ours:
+        (handler.addFilter if others else handler.removeFilter)(console_handlers.is_left_to_root)
+
+
+_installed: MeshHandler | None = None
+when_made.append(_leave_to_others)
 
 
 def _keep_forwarding() -> None:

@@ -125,6 +125,7 @@ class ConsoleHandler(logging.Handler):
         self.failed = 0
         self.hung_up: Callable[[], object] | None = None
         self.before_write: Callable[[TextIO], None] | None = None
+        self.muted = False  # whether the client shows what is emitted now
         self._complained = False
         self._stdout, self._stderr = stdout, stderr
         self._outputs: dict[bool, Output] = {}
@@ -141,8 +142,14 @@ class ConsoleHandler(logging.Handler):
         super().setFormatter(fmt)
         self.has_default_formatter = False
 
+    def console_stream(self) -> TextIO | None:
+        """Return the file for all but captured stdout."""
+        return self._stderr or sys.stderr or sys.__stderr__
+
     def emit(self, record: logging.LogRecord) -> None:
         """Format and write the record (see `flush_per_tick`). Errors of the formatter are passed to `handleError`."""
+        if self.muted:
+            return
         try:
             info = info_of(record)
             if info.raw is not None and len(info.raw) > self._max_line // _CHARACTER:

@@ -35,6 +35,7 @@ from . import record_stream, this_process
 _handle: Final = logging.Handler.handle
 _handle_error: Final = logging.Handler.handleError
 _NEAR: Final = 8
+_OUR_CONSOLE: Final = __name__.replace("worker.console_handlers", "output.console")
 _CONSOLE: Final = (1, 2)
 
 
@@ -161,7 +162,7 @@ def _suppressing_handle(self: logging.Handler, record: logging.LogRecord) -> Any
         return _handle(self, record)
     console = None
     if kind == "stream":
-        console = leads_to_console(self.stream)  # type: ignore[attr-defined]  # a StreamHandler
+        console = leads_to_console(next(_streams_of(self)))
         if console is False:
             return _handle(self, record)
     if not _is_forwarded(record):
@@ -191,7 +192,7 @@ def _unsuppressed_handle_error(self: logging.Handler, record: logging.LogRecord)
 def _kind_of(cls: type) -> str:
     """Return where handlers of a class write: "stream" (only to their stream), "elsewhere" or "anywhere"."""
     emit: Any = cls.emit  # type: ignore[attr-defined]  # a class of handlers
-    if emit is logging.StreamHandler.emit:
+    if emit is logging.StreamHandler.emit or getattr(emit, "__module__", None) == _OUR_CONSOLE:
         kind = "stream"
     elif getattr(emit, "__module__", None) in ("logging", "logging.handlers") or forwards(cls):
         kind = "elsewhere"
@@ -212,7 +213,8 @@ def writes_to_console(handler: logging.Handler) -> bool:
 
 
 def _streams_of(handler: logging.Handler) -> Iterator[object]:
-    yield getattr(handler, "stream", None)
+    ours = getattr(handler, "console_stream", None)
+    yield ours() if callable(ours) else getattr(handler, "stream", None)
     yield getattr(getattr(handler, "console", None), "file", None)
 
 
@@ -252,7 +254,21 @@ def _upward(logger: logging.Logger) -> Iterator[logging.Logger]:
 
 def _forwards(handler: logging.Handler, record: logging.LogRecord) -> bool:
     # The result of the program's filters is unknown until they run, and they must run only once.
-    return forwards(handler) and record.levelno >= handler.level and all(each is _as_on_console for each in handler.filters)
+    return forwards(handler) and record.levelno >= handler.level and all(map(_is_known, handler.filters))
+
+
+def _is_known(accepts: object) -> bool:
+    return accepts is _as_on_console or accepts is is_left_to_root
+
+
+def is_left_to_root(record: logging.LogRecord) -> bool:
+    """Return whether no other `MeshHandler` forwards a record: a filter for the one that `install` puts on the root logger."""
+    logger = logging.root if record.name == logging.root.name else logging.root.manager.loggerDict.get(record.name)
+    return not isinstance(logger, logging.Logger) or not any(
+        forwards(handler) and record.levelno >= handler.level and is_left_to_root not in handler.filters
+        for each in _upward(logger)
+        for handler in each.handlers
+    )
 
 
 # -- Filters of consoles -----------------------------------------------------------------------------------------------
@@ -309,16 +325,21 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
             _set_verdict(mesh, _Verdict(record, False, final=True))
             final = True
     with _suppressed(handler) as suppression:
-        _run(handler, record)
+        _run(handler, record, muted=hasattr(handler, "muted") and writes_to_console(handler))
     if mesh is not None and not final and suppression.wrote:
         _set_verdict(mesh, _Verdict(record, True, final=True))
 
 
-def _run(handler: logging.Handler, record: logging.LogRecord) -> None:
+def _run(handler: Any, record: logging.LogRecord, *, muted: bool = False) -> None:
+    """Let a handler emit a record. `muted`: it is a subclass of our console, and leaves out what it writes itself."""
     handler.acquire()
     try:
+        if muted:
+            handler.muted = True
         handler.emit(record)
     finally:
+        if muted:
+            handler.muted = False
         handler.release()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from meshlog_handler.testing import CollectedLogs, collected
 
-from . import consoles
+from . import consoles, second_handlers
 from .procs import DEADLINE, join_all, run_python, started
 
 COPIED = "a ***" if sys.version_info >= (3, 12) else "a secret"
@@ -147,3 +147,16 @@ def test_without_capture_a_record_is_shown_once_on_each_console(tmp_path: Path) 
     for method in ("fork", "spawn"):
         done = run_python(str(program), method)
         assert (done.stdout, done.stderr) == ("[0] ()\n", "[0] once\n")
+
+
+def test_a_record_is_shown_once_beside_a_second_handler() -> None:
+    done = run_python("-W", "ignore", "-m", "tests.process.second_handlers")
+    found = [line.rpartition(" ")[2] for line in (done.stdout + done.stderr).splitlines()]
+    expected = [
+        f"{kind}-{second_handlers.name_of(before, capture)}-{number}"
+        for kind in second_handlers.SECOND
+        for before in (True, False)
+        for capture in (True, False)
+        for number in (0, 1, "other")
+    ]
+    assert sorted(found) == sorted(expected)
