@@ -7,14 +7,20 @@ import os
 import signal
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
+import pytest
+
 import meshlog_handler
+from meshlog_handler.client.downstream import relays
+from meshlog_handler.client.downstream.checkpoints import Checkpoints
+from meshlog_handler.client.downstream.relayed_peers import RelayPeer
 from meshlog_handler.transport import run_directory
 from tests.waiting import until
 
 from .procs import DEADLINE
-from .test_relay import Tree, tree
+from .test_relay import Tree, relay, tree
 
 LOGGER = "below"
 KILLS = int(os.environ.get("MESHLOG_TEST_RELAY_KILLS", "5"))
@@ -121,3 +127,39 @@ def test_the_journal_of_a_worker_that_died_without_a_relay_is_read_by_the_replac
         job.client.flush()
         assert sum(record.msg == "last %d" for record in job.collector.records) == 500
         job.end()
+
+
+def silent_relay(pipe: Any, above: str) -> None:
+    """Run a relay that tells no boundaries, as if it were killed before the next one."""
+    Checkpoints.step = lambda self, now, idle: None  # type: ignore[method-assign]  # only in this process
+    relay(pipe, above)
+
+
+def last_words_shown(job: Tree) -> int:
+    return sum(record.msg == "last %d" for record in job.collector.records)
+
+
+def held(job: Tree) -> int:
+    """Return the bytes that the client has of a relay beyond its last boundary."""
+    return sum(each.held_bytes for each in job.client.stack_collector.peers if isinstance(each, RelayPeer))
+
+
+def test_a_relay_that_comes_too_late_shows_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "PATIENCE_SEC", 0.2)
+    with tree() as job:
+        above, pid = job.start(silent_relay, job.client.address)
+        address = answer(above)
+        job.relays.append((above, pid))
+        pipe, worker = job.start(last_words)
+        pipe.send(address)
+        answer(pipe)
+        pipe.send(500)
+        answer(pipe)
+        until(lambda: not run_directory.lives(worker), what="the end of the worker")
+        until(lambda: job.client.ask(partial(held, job)) > 500 * 50, what="its records")
+        kill_relay(job)
+        job.collector.wait_for(lambda _: last_words_shown(job) > 200)
+        job.relay()
+        job.end()
+        job.client.flush()
+        assert last_words_shown(job) == 500

@@ -31,6 +31,7 @@ from ...transport.listener import NewConnection
 from ..flushes.flushes import time_downstream
 from ..peers.peer import Chosen, Peer, Piece, Target
 from ..peers.stats import RankStats
+from .unconfirmed import Unconfirmed
 
 MAX_DOWNSTREAM: Final = 65_536
 MAX_HELD: Final = 256 << 20
@@ -83,6 +84,7 @@ class RelayPeer(Peer):
         self.held_bytes = 0  # of these, and of the boundaries
         self._boundaries: deque[DownstreamPassed] = deque()
         self.ahead = 0.0
+        self.unconfirmed: Unconfirmed | None = None
         self.formers: list[RelayPeer] = []  # killed relays whose place this one has, as far as they are not removed yet
 
     def receive(self, data: bytes) -> list[Message]:
@@ -132,6 +134,14 @@ class RelayPeer(Peer):
         self._hold(before)
         while self.left and self._held:
             self._take_held(self._held.popleft())
+
+    def take(self, limit: int, items: list[Item]) -> int:
+        """Take items, without what was shown of a killed relay."""
+        before = len(items)
+        used = super().take(limit, items)
+        if self.unconfirmed is not None and self.unconfirmed.shown:
+            items[before:] = self.unconfirmed.without_shown(items[before:])
+        return used
 
     def was_replaced_by(self, other: RelayPeer) -> bool:
         """Return whether another relay has the directory that this one had."""

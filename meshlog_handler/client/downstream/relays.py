@@ -120,6 +120,7 @@ class Relays:
     def peer_joined(self, peer: Peer) -> None:
         """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
         if isinstance(peer, RelayPeer):
+            peer.unconfirmed = self.unconfirmed
             peer.formers = [each for each in self._relays() if each is not peer and each.was_replaced_by(peer)]
             self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from ...protocol.decode import Item
@@ -9,6 +10,9 @@ from ...protocol.relayed_records import RelayedTemplate
 
 MAX_UNCONFIRMED: Final = 256 << 20
 """Bytes of records that are kept, as they were received. Beyond this, the oldest are due at once."""
+
+MAX_SHOWN: Final = 1 << 18
+"""Records that were due and are remembered, in case that they come again after all. Beyond this, the oldest are forgotten."""
 
 
 class _Tail:
@@ -33,10 +37,14 @@ class _Tail:
 
 
 class Unconfirmed:
-    """What killed relays had passed on after their last boundaries: shown only if their workers do not send it again."""
+    """What killed relays had passed on after their last boundaries: shown only if their workers do not send it again.
+
+    If it is shown, and a relay that comes late then reads it in a journal, `without_shown` leaves it out.
+    """
 
     def __init__(self) -> None:
         self._tails: list[_Tail] = []  # oldest first
+        self._shown: dict[int, Counter[int]] = {}  # by rank: the records, oldest first
 
     def add(self, items: list[Item], resuming: frozenset[int], due: float, size: int) -> list[Item]:
         """Keep the records of ranks that may resume, until `due`; return the others, which nobody sends again.
@@ -49,7 +57,7 @@ class Unconfirmed:
         if kept:
             self._tails.append(_Tail(due, size * len(kept) // len(items), kept))
         while sum(tail.size for tail in self._tails) > MAX_UNCONFIRMED:
-            due_now += self._tails.pop(0).items.values()
+            due_now += self._remember(self._tails.pop(0))
         return [*due_now, *(item for item in items if id(item) not in chosen)]
 
     def resumed(self, rank: int) -> None:
@@ -65,9 +73,65 @@ class Unconfirmed:
 
     def expire(self, now: float) -> list[Item]:
         """Return the records of ranks that have not resumed in time."""
-        items = [item for tail in self._tails if now >= tail.due for item in tail.items.values()]
+        due = [tail for tail in self._tails if now >= tail.due]
         self._tails = [tail for tail in self._tails if now < tail.due]
-        return items
+        return [item for tail in due for item in self._remember(tail)]
+
+    def _remember(self, tail: _Tail) -> list[Item]:
+        """Remember the records of a tail that is shown, except for those that stand for several; return all of them."""
+        for item in tail.items.values():
+            rank = _rank(item)
+            if rank is not None:
+                self._shown.setdefault(rank, Counter())[_key(item)] += 1
+        while sum(map(len, self._shown.values())) > MAX_SHOWN:
+            del self._shown[next(iter(self._shown))]
+        return list(tail.items.values())
+
+    @property
+    def shown(self) -> bool:
+        """Whether records are remembered."""
+        return bool(self._shown)
+
+    def without_shown(self, items: list[Item]) -> list[Item]:
+        """Return the items without the records that were shown before their relay was replaced."""
+        return [item for item in items if not self._was_shown(item)]
+
+    def _was_shown(self, item: Item) -> bool:
+        rank = _rank(item)
+        shown = None if rank is None else self._shown.get(rank)
+        if shown is None or rank is None:
+            return False
+        key = _key(item)
+        if not shown[key]:
+            return False
+        shown[key] -= 1
+        if not shown[key]:
+            del shown[key]
+        if not shown:
+            del self._shown[rank]
+        return True
+
+
+def _rank(item: Item) -> int | None:
+    """Return the rank of a record that stands only for itself, or None."""
+    template = item[1]
+    return template.rank if isinstance(template, RelayedTemplate) and not template.digest else None
+
+
+def _key(item: Item) -> int:
+    """Return a number that two records of a rank share only if they are the same, as far as can be told."""
+    _, template, values = item
+    base = template.base
+    return hash(
+        (
+            values[1],
+            base["thread"],
+            base["pathname"],
+            base["lineno"],
+            base["msg"],
+            repr((values[3], values[4].get("msg"), values[5])),
+        )
+    )
 
 
 def _ranks(item: Item) -> set[int]:

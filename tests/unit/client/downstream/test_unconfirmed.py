@@ -17,10 +17,11 @@ SIZE = 100
 def items(rank: int, count: int = 2) -> list[Item]:
     """Records of one rank, as a relay passed them on."""
     template = RelayedTemplate.__new__(RelayedTemplate)
-    template.rank = rank
+    template.rank, template.digest = rank, False
+    template.base = {"thread": 1, "pathname": "app.py", "lineno": 7, "msg": "%d"}
     template.info = type("Info", (), {"stream": None})()  # its stream is all that is read
-    values: tuple[Any, ...] = (0, 0, 0, 0, 0, 0, {})
-    return [(float(number), template, values) for number in range(count)]
+    values: list[tuple[Any, ...]] = [(0, float(number), 0.0, (number,), {}, None, {}) for number in range(count)]
+    return [(each[1], template, each) for each in values]
 
 
 def test_records_of_a_rank_that_does_not_resume_are_due_in_time() -> None:
@@ -49,3 +50,25 @@ def test_what_is_kept_over_many_reconnections_is_bounded(monkeypatch: pytest.Mon
     assert kept.add(more, frozenset(range(9)), 31.0, SIZE) == []
     assert kept.add(most, frozenset(range(9)), 31.0, 4 * SIZE) == [*tails[1], *tails[3], *more, *most]
     assert kept.deadline is None
+
+
+def test_what_was_shown_is_left_out_once_if_a_late_relay_reads_it_in_a_journal() -> None:
+    kept = Unconfirmed()
+    kept.add([*items(1), *items(2)], frozenset((1, 2)), 30.0, SIZE)
+    assert not kept.shown
+    assert len(kept.expire(30.0)) == 4
+    again = items(1, 5)  # of another connection: templates are others
+    assert kept.without_shown([*again, *(others := items(3))]) == [*again[2:], *others]
+    assert kept.without_shown(again) == again
+    assert kept.shown, "those of rank 2"
+    kept.without_shown(items(2))
+    assert not kept.shown
+
+
+def test_what_is_remembered_of_shown_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unconfirmed, "MAX_SHOWN", 3)
+    kept = Unconfirmed()
+    for rank in range(3):
+        kept.add(items(rank), frozenset((rank,)), 30.0, SIZE)
+    kept.expire(30.0)
+    assert [len(kept.without_shown(items(rank))) for rank in range(3)] == [2, 2, 0], "the oldest are forgotten"
