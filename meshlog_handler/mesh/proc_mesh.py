@@ -20,7 +20,7 @@ from ..errors import MeshlogError, SettingError
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from ..system.lazy_imports import importing
-from ..system.shielded import run_shielded, run_whole
+from ..system.shielded import run_whole
 from .future import MeshFuture
 from .shape import Choice, Shape, check_per_host
 from .start_methods import check_start_method, start_ahead
@@ -121,10 +121,12 @@ class HostMesh:
         called = name if name is not None else f"mesh-{next(_numbers)}"
         with importing():
             method = check_start_method(start_method)
-            run_shielded(lambda: start_ahead(method))  # the server starts while this process imports the client
-            from .lifecycle import MeshLifecycle
 
         def spawn() -> ProcMesh:
+            with importing():
+                start_ahead(method)  # the server starts while this process imports the client
+                from .lifecycle import MeshLifecycle
+
             life = MeshLifecycle(
                 shape,
                 called,

@@ -89,6 +89,25 @@ def test_a_running_client_and_its_forked_workers_import_nothing(program: str) ->
     assert late_imports(program) == []
 
 
+AHEAD = """
+from meshlog_handler import this_host
+from meshlog_handler.mesh import start_methods
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "meshlog_handler.client.log_client":
+            multiprocess = start_methods.load()
+            server, tracker = multiprocess.forkserver._forkserver, multiprocess.resource_tracker._resource_tracker
+            print("RUNS", server._forkserver_pid is not None, tracker._pid is not None)
+sys.meta_path.insert(0, Watch())
+this_host().spawn_procs(per_host={"gpus": 1}, start_method=sys.argv[1]).stop().get()
+"""
+
+
+@pytest.mark.parametrize(("method", "runs"), [("fork", "False False"), ("spawn", "False True"), ("forkserver", "True True")])
+def test_the_servers_of_a_start_method_start_before_the_client_is_imported(method: str, runs: str) -> None:
+    assert run_python("-c", "import sys" + AHEAD, method).stdout == f"RUNS {runs}\n"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_mesh_imports_nothing_after_the_imports_of_its_program(method: str) -> None:
     assert late_imports(MESH, method) == []
@@ -164,7 +183,10 @@ print("ERRORS", errors)
 
 @pytest.mark.parametrize(
     "begins",
-    ["from meshlog_handler import this_host", "from meshlog_handler import LogClient; LogClient().start().stop()"],
+    [
+        "from meshlog_handler import this_host; this_host().spawn_procs().stop().get()",
+        "from meshlog_handler import LogClient; LogClient().start().stop()",
+    ],
     ids=["mesh", "client"],
 )
 def test_a_start_succeeds_while_another_thread_imports_multiprocessing(begins: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import ProtocolError
+from meshlog_handler.protocol import interning
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.decode import Item, RecordDecoder
 from meshlog_handler.protocol.encode import SchemaTable, definition, encode_record
@@ -287,7 +288,20 @@ def test_a_decoder_does_not_keep_long_schemas() -> None:
     for number in range(50):
         decoder.new_segment()
         decoder.decode(encode([make(f"{number} " + "x" * 50_000)]), 0, 9, [])
-    assert sum(map(len, decoder._known)) < 50_000
+    assert not decoder._known
+    assert not [key for key in interning._known if len(str(key)) > 50_000]
+
+
+def test_ranks_share_what_is_the_same_in_their_schemas() -> None:
+    """Ten thousand ranks, each with hundreds of places that log, would need gigabytes."""
+    sent = encode([make(f"{name} of step %d", 1, lineno=line) for line, name in enumerate(("begin", "end"))])
+    (_, first, _), (_, other, _) = decode(sent)
+    (_, again, _), _ = decode(sent)
+    assert first is not again
+    assert first.scope is again.scope
+    assert first.group is again.group is not None
+    assert first.route is again.route is other.route
+    assert first.info is other.info
 
 
 def _shown(item: Item) -> tuple[object, ...]:
