@@ -165,6 +165,11 @@ class Journal:
         """Return whether the descriptor still is the file: the program may have closed it and reused its number."""
         return self._is_file(self._fd)
 
+    @property
+    def outlives(self) -> bool:
+        """Whether others can read the records after this process has exited: there is a file, and it was not removed."""
+        return self._fd >= 0 and self._is_ours() and os.fstat(self._fd).st_nlink > 0
+
     def _is_file(self, fd: int) -> bool:
         try:
             return os.path.samestat(os.fstat(fd), self._file)

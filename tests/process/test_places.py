@@ -115,6 +115,27 @@ def test_a_worker_can_join_after_the_run_directory_was_removed() -> None:
     assert not place.exists()
 
 
+ENDING = """
+import logging, sys, meshlog_handler
+meshlog_handler.install()
+logging.info("first")
+sys.stdin.readline()
+for number in range(3000):
+    logging.info("number %d", number)
+"""
+
+
+def test_a_worker_whose_journal_was_removed_exits_when_its_records_are_sent() -> None:
+    with collected() as logs:
+        command = [sys.executable, "-c", ENDING]
+        with subprocess.Popen(command, env=importing(logs.client.environ()), stdin=subprocess.PIPE) as worker:
+            until(lambda: "first" in logs.messages, DEADLINE)
+            shutil.rmtree(Path(Address.parse(logs.address).path).parent)
+            worker.communicate(b"go\n", DEADLINE)
+        logs.flush()
+        assert [text for text in logs.messages if text.startswith("number ")] == [f"number {each}" for each in range(3000)]
+
+
 def test_a_loss_of_records_with_a_removed_journal_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     said = ""
     with collected() as logs:

@@ -483,7 +483,7 @@ class Peer:
             if self._kept and not self.left:
                 diagnose(
                     f"the journal of {self.name} (pid {self.pid}) was removed while it ran, perhaps by a cleaner of temporary "
-                    f"files: its last records, not sent yet, are lost"
+                    f"files: records that it had not sent are lost"
                 )
             return
         reader = JournalReader(self.journal)
