@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from .imports import PACKAGE, imports
+from .stress.points import POINTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -323,6 +324,17 @@ def test_the_map_of_the_package_names_what_exists() -> None:
     folders = {each.replace(".", "/") for each in (*MAY_IMPORT, *INNER) if folder_of(each) != "integrations"}
     rows = set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE))
     assert {each for each in folders if (ROOT / PACKAGE / each).is_dir()} <= rows
+
+
+def test_the_functions_in_which_the_stress_tests_kill_exist() -> None:
+    functions = {
+        f"{path.stem}.{node.name}"
+        for path, source in SOURCES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    }
+    names = set[str]().union(*(names for names, _ in POINTS.values()))
+    assert {name for name in names if not fnmatch.filter(functions, name)} == set()
 
 
 @each_file
