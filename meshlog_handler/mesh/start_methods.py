@@ -227,19 +227,27 @@ def _patch_preparation_data() -> None:
 
 
 def _patch_command_lines() -> None:
-    """Let new interpreters import `multiprocess` from where this one did: from a zipapp, or a directory added to sys.path."""
+    """Let new interpreters import `multiprocess` from where this one did: from a zipapp, or a directory added to sys.path.
+
+    The resource tracker pickles nothing: it does not import dill, which takes more time than all else that it does.
+    """
     multiprocess = load()
     original = multiprocess.util.spawnv_passfds
     root = os.path.dirname(os.path.dirname(multiprocess.__file__))
-    if hasattr(original, "_meshlog") or root in site.getsitepackages() or root == site.getusersitepackages():
+    if hasattr(original, "_meshlog"):
         return
+    found = root in site.getsitepackages() or root == site.getusersitepackages()
 
     @functools.wraps(original)
     def spawnv_passfds(path: Any, args: Any, passfds: Any) -> int:
         args = list(args)
         if "-c" in args:
-            # At the end of the path, nothing that the interpreter finds by itself changes. Its first imports are dill, too.
-            args[args.index("-c") + 1] = f"import sys; sys.path += {sys.path!r}; {args[args.index('-c') + 1]}"
+            code = args.index("-c") + 1
+            if "resource_tracker import main" in args[code]:
+                args[code] = f"import sys; sys.modules['dill'] = None; {args[code]}"
+            if not found:
+                # At the end of the path, nothing that the interpreter finds by itself changes. Its first imports are dill, too.
+                args[code] = f"import sys; sys.path += {sys.path!r}; {args[code]}"
         pid: int = original(path, args, passfds)
         return pid
 

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from .known_traces import KnownTrace
-from .packers import codes_in, codes_of
+from .packers import OBJECT, codes_in, codes_of
 from .record import FORMATTED, PLAIN_SIZE
 
 HAS_TASK_NAME: Final = sys.version_info >= (3, 12)
@@ -73,19 +73,20 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
     else:
         return None
     error: Any = fields[ERROR]
-    codes = codes_in(record.msg if values is args else None, tuple(map(type, values)))
-    if codes is None:
-        return None
-    if len(fields) == PLAIN_SIZE and error is None:
-        return shared, (), values, codes
-    names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
-    if error:
-        names, extras = (*names, ERROR), (*extras, error[1])
-    if "message" in names:  # another handler has formatted the record
-        extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in FORMATTED])
-        names = tuple([name for name in names if name not in FORMATTED])
-    of_extras = codes_of(tuple(map(type, extras)))
-    return None if of_extras is None else (shared, names, values + extras, codes + of_extras)
+    names: tuple[str, ...] = ()
+    sent = values
+    if len(fields) != PLAIN_SIZE or error:
+        names, extras = tuple(fields)[PLAIN_SIZE:], tuple(fields.values())[PLAIN_SIZE:]  # they follow those of every record
+        if error:
+            names, extras = (*names, ERROR), (*extras, error[1])
+        if "message" in names:  # another handler has formatted the record
+            extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in FORMATTED])
+            names = tuple([name for name in names if name not in FORMATTED])
+        sent = values + extras
+    codes = codes_of(tuple(map(type, sent)))
+    if codes is not None and OBJECT in codes and values is args:
+        codes = f"{codes_in(record.msg, tuple(map(type, args)))}{codes[len(args) :]}"
+    return None if codes is None else (shared, names, sent, codes)
 
 
 def form_of(

@@ -108,6 +108,22 @@ def test_the_servers_of_a_start_method_start_before_the_client_is_imported(metho
     assert run_python("-c", "import sys" + AHEAD, method).stdout == f"RUNS {runs}\n"
 
 
+TRACKER = """
+from meshlog_handler.mesh import start_methods
+start_methods.start_ahead("spawn")
+pid = start_methods.load().resource_tracker._resource_tracker._pid
+with open(f"/proc/{pid}/cmdline") as words:
+    print(words.read().split("\\0")[-2])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_the_resource_tracker_does_not_import_dill() -> None:
+    code, main, _ = run_python("-c", TRACKER).stdout.rpartition(";main(")
+    assert main
+    assert run_python("-c", f"{code}; import sys; print(sys.modules.get('dill'))").stdout == "None\n"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_mesh_imports_nothing_after_the_imports_of_its_program(method: str) -> None:
     assert late_imports(MESH, method) == []
