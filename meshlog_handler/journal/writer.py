@@ -12,6 +12,7 @@ No thread and no clock here. The sections of `Journal` say which threads may cal
 
 from __future__ import annotations
 
+import errno
 import itertools
 import mmap
 import os
@@ -30,6 +31,8 @@ Appender = tuple[SchemaTable, Callable[[bytes], int], Callable[[int], None]]
 """``(schemas, write, mark)`` of the current segment, replaced as a whole, so that a call never mixes two segments."""
 
 _ONLY: Final = 0
+_ZEROS: Final = 1 << 20
+_NO_CALL: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
 # Before Python 3.13 a map owns a descriptor, and closes it when it is freed. After the program has closed descriptors, that
 # number may belong to one of its files, so these maps are never freed.
@@ -142,9 +145,15 @@ class Journal:
 
     def _allocate(self, size: int) -> None:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, size)
-        else:  # macOS allocates when the file is written
-            os.pwrite(self._fd, bytes(size), 0)
+            try:
+                return os.posix_fallocate(self._fd, 0, size)
+            except OSError as failure:
+                if failure.errno not in _NO_CALL:
+                    raise
+        # Systems, file systems and filters of system calls that have no such call allocate when the file is written.
+        written = 0
+        while written < size:
+            written += os.pwrite(self._fd, bytes(min(size - written, _ZEROS)), written)
 
     def _offset(self, index: int) -> int:
         return self._header_size + index * self.segment_size

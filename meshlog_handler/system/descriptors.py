@@ -18,6 +18,8 @@ PIPE_SIZE: Final = 256 * 1024  # a user has 64 MiB for all pipes; beyond that, p
 
 _SMALL: Final = 64 * 1024
 _WRITE_WAIT_SEC: Final = 1.0
+# The last two are what filters of system calls in containers return.
+_NO_CALL: Final = (errno.EOPNOTSUPP, errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
 FileIdentity = tuple[int, int, int]
 """Device, inode and type of an open file."""
@@ -101,9 +103,9 @@ def read_pipe(fd: int, limit: int) -> bytes | None:
     except BlockingIOError:
         return None
     except OSError as failure:
-        if not _reads_now or failure.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ESPIPE, errno.EINVAL):
+        if not _reads_now or failure.errno not in _NO_CALL:
             raise
-        _reads_now = False  # not supported here: poll before each read instead
+        _reads_now = False  # not supported, or not permitted: poll before each read instead
         return read_pipe(fd, limit)
 
 

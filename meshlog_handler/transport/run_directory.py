@@ -57,12 +57,16 @@ def base() -> str:
     It is in ``MESHLOG_RUN_DIR`` if that is set. Otherwise it is in ``/dev/shm``, so that journals are in memory, or else in
     the temporary directory. Raises `OSError` if no directory that is private to this user can be made.
     """
-    failure: OSError = FileNotFoundError(errno.ENOENT, "no directory for temporary files is writable; set MESHLOG_RUN_DIR")
-    # Evaluated one by one: on a read-only system `gettempdir` raises, although there may be shared memory.
+    failure: OSError = FileNotFoundError(
+        errno.ENOENT, "neither /dev/shm nor a temporary directory is writable; set MESHLOG_RUN_DIR"
+    )
     given = os.environ.get(settings.RUN_DIR)
     for parent in _parents():
         try:
             path = parent()
+        except FileNotFoundError:  # of `gettempdir`, on a read-only system: there may be shared memory
+            continue
+        try:
             if len(os.fsencode(path)) > _MAX_PATH and not any_length():
                 raise OSError(
                     errno.ENAMETOOLONG, f"too long for a socket: choose a directory of at most {_MAX_PATH - 15} bytes", path
@@ -253,9 +257,13 @@ def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:
     try:
         # The lock of the file shows other clients that this one runs. The lock of the directory keeps systemd-tmpfiles out.
         held.append(Held(os.open(os.path.join(making, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)))
-        fcntl.flock(held[0].fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held.append(Held(os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
-        fcntl.flock(held[1].fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(held[0].fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held[1].fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as failure:
+            why = f"files cannot be locked here: {failure.strerror} (flock)"
+            raise OSError(failure.errno, why, parent) from failure
         for name, content in kept_for.items():
             with open(os.open(os.path.join(making, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(content)

@@ -121,7 +121,8 @@ class StackDump:
         except (OSError, RuntimeError) as failure:
             if fd >= 0:
                 os.close(fd)
-            diagnose(f"the stacks of this process are not available while native code holds the GIL: {failure}")
+            what = str(failure) if fd >= 0 else f"memfd_create failed: {failure}"
+            diagnose(f"the stacks of this process are not available while native code holds the GIL: {what}")
             return None
         return cls(NUMBER, fd)
 

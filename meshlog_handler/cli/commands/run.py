@@ -131,7 +131,7 @@ def _start(options: argparse.Namespace) -> int:
             )
         )
     except OSError as failure:
-        return fail(f"{explain(failure)}. {_writable()}", USAGE)
+        return fail(f"{explain(failure)}. {_remedy(failure, options.log_dir)}".rstrip(), USAGE)
 
 
 def _check_program(program: str) -> int:
@@ -167,7 +167,9 @@ def _unreachable(program: str) -> str:
     return ""
 
 
-def _writable() -> str:
-    """Return a hint how to set a writable directory."""
-    variable = settings.RUN_DIR if os.environ.get(settings.RUN_DIR) else "TMPDIR"
-    return f"Give a writable --log-dir, or set {variable} to a writable directory."
+def _remedy(failure: OSError, log_dir: str | None) -> str:
+    """Return what to do about a directory that cannot be written."""
+    where = os.fsdecode(failure.filename) if isinstance(failure.filename, (str, bytes)) else ""
+    if where and log_dir and os.path.abspath(where).startswith(os.path.abspath(log_dir)):
+        return "Give a --log-dir that can be written."
+    return f"Set {settings.RUN_DIR} to another directory." if where else ""

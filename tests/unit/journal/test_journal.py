@@ -331,6 +331,21 @@ def test_full_disk_is_an_immediate_error_and_leaves_no_file(tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS allocates by writing")
+def test_room_is_allocated_where_the_call_for_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EPERM, "refused by a filter")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    journal = Journal(str(tmp_path / "journal"), 3 << 20)
+    found = os.stat(tmp_path / "journal")
+    assert found.st_size > 3 << 20
+    assert found.st_blocks * 512 >= found.st_size
+    assert append(journal, entry(1))
+    journal.close()
+    assert recovered(journal.path) == [1]
+
+
 def test_file_is_reopened_after_program_closed_its_descriptor(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

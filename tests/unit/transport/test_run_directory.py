@@ -197,6 +197,30 @@ def test_error_without_writable_directory_has_instructions(monkeypatch: pytest.M
         base()
 
 
+def test_without_a_temporary_directory_there_may_be_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.delenv("MESHLOG_RUN_DIR")
+    monkeypatch.setattr(run_directory, "_below", lambda root: str(tmp_path / root().strip("/")))
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(FileNotFoundError, match="neither /dev/shm nor a temporary directory is writable"):
+        base()
+    (tmp_path / "dev").mkdir()
+    assert base() == str(tmp_path / "dev" / "shm")
+
+
+def test_a_file_system_without_locks_is_named(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="files cannot be locked here: No locks available") as raised:
+        RunDir()
+    assert raised.value.filename == str(parent)
+    assert list(parent.iterdir()) == []
+
+
 def test_private_directory_belongs_to_user_and_is_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, link, file = tmp_path / "private", tmp_path / "link", tmp_path / "file"
     private.mkdir(0o700)
