@@ -90,7 +90,7 @@ def install(
             f"with env=LogClient.environ()."
         )
     rank = settings.check_rank(rank)
-    options = launched_options(address, rank, capture=capture, warnings=warnings, leash=parents_death())
+    options = launched_options(address, rank, capture=capture, warnings=warnings, parent_death=parents_death())
     run_shielded(lambda: enlist(options, level, fast=fast))
 
 
@@ -101,7 +101,7 @@ def _enlist_in_job(
     with importing():
         from .worker import job_member  # few workers have a job
 
-    options = launched_options("", rank, warnings=warnings, leash=parents_death())
+    options = launched_options("", rank, warnings=warnings, parent_death=parents_death())
     if level is not None:
         settings.check_level(level)
     try:

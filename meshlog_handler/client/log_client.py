@@ -219,7 +219,7 @@ class LogClient(Requests):
         """Show on this thread what other clients of the job have left, and end."""
         self._start(partial(setattr, self, "_thread", threading.current_thread()))
         try:
-            self._core.release()
+            self._loop.release()
             self._monitor()
         finally:
             self._disown()
@@ -257,7 +257,7 @@ class LogClient(Requests):
             if self.shows and settings.observe():
                 self._rundir.write(FILE, description(str(self._listener.address), since))
             dispatcher = self._make_dispatcher(files)
-            self._core = ClientLoop(
+            self._loop = ClientLoop(
                 self._mailbox,
                 dispatcher=dispatcher,
                 registry=self.registry,
@@ -269,8 +269,8 @@ class LogClient(Requests):
                 observers=Observers(dispatcher, partial(answer, self, since), self._post, self._latest),
                 handover=partial(Handover, succession=self._succession, adopt=self._adopt_leftover),
             )
-            undo.callback(self._core.reactor.close)
-            self.stack_collector.attach(self._core.reactor, self._core.commands)
+            undo.callback(self._loop.reactor.close)
+            self.stack_collector.attach(self._loop.reactor, self._loop.commands)
             self.journal_queue.open(str(self._listener.address), self.own_token)
             undo.callback(self.journal_queue.close)
             undo.callback(self._disown)
@@ -310,13 +310,13 @@ class LogClient(Requests):
 
     def _show_hang(self, text: str) -> None:
         with contextlib.suppress(ClosedError):  # the client was stopped meanwhile
-            self._post(partial(self._core.dispatcher.log, logging.ERROR, text, None, os.getpid()))
+            self._post(partial(self._loop.dispatcher.log, logging.ERROR, text, None, os.getpid()))
 
     def _read(self, reader: QueueReader) -> None:
         peer = QueuePeer(reader, self.own_token)
-        self._post(partial(self._core.add_queue, peer))
-        wake = partial(self._core.queues.look_at, peer)
-        reader.start(lambda: self._post(wake), lambda: self._core.progress, self._show_here)
+        self._post(partial(self._loop.add_queue, peer))
+        wake = partial(self._loop.queues.look_at, peer)
+        reader.start(lambda: self._post(wake), lambda: self._loop.progress, self._show_here)
 
     def _disown(self) -> None:
         if self._hang_watch is not None:
@@ -378,7 +378,7 @@ class LogClient(Requests):
         self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
             intact = self._mailbox.intact  # else the thread waits for nothing any more
-            if not intact or not stopped(self._core, self._mailbox, thread, timeout, interrupts):
+            if not intact or not stopped(self._loop, self._mailbox, thread, timeout, interrupts):
                 self._rundir.remove()
                 self.registry.release_journals()
                 self._end_job(intact=intact)
@@ -390,7 +390,7 @@ class LogClient(Requests):
         if self._reads_queue:
             self.queue.put(None)
         else:
-            self._post(self._loop().end)
+            self._post(self._running_loop().end)
 
     def __enter__(self) -> LogClient:
         return self.start()
@@ -417,7 +417,7 @@ class LogClient(Requests):
         internal_threads.add(threading.get_ident())
         flushing_threads[threading.get_ident()] = set()
         try:
-            self._core.run()
+            self._loop.run()
         finally:
             # Runs in reverse order. Each callback runs even if another one raises.
             with contextlib.ExitStack() as end:
@@ -427,8 +427,8 @@ class LogClient(Requests):
                 end.callback(internal_threads.discard, threading.get_ident())
                 end.callback(flushing_threads.pop, threading.get_ident(), None)
                 if intact:
-                    end.enter_context(self._core.gate)
-                    end.callback(self._core.hang_up)
+                    end.enter_context(self._loop.gate)
+                    end.callback(self._loop.hang_up)
                 end.callback(self._rundir.remove)
                 end.callback(self.registry.release_journals)
                 end.callback(self._mailbox.close)
@@ -443,19 +443,19 @@ class LogClient(Requests):
 
     def confirm(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary. Client thread only; for relays."""
-        self._core.relays.checkpoints.confirmed(answer)
+        self._loop.relays.checkpoints.confirmed(answer)
 
     def adopt_ended(self, journal: str, rank: int, granted: RankGranted) -> None:
         """Read the journal of a worker that ended without a relay. For relays."""
         peer = ended_peer(journal, rank, granted, self._max_line, self.own_token)
-        self._post(partial(self._core.relays.add_ended, peer))
+        self._post(partial(self._loop.relays.add_ended, peer))
 
     def _admit(self, connection: NewConnection) -> Welcome:
         """Return the reply to a new connection. Client thread only."""
-        self._core.reactor.check_room(connection.sock)
+        self._loop.reactor.check_room(connection.sock)
         hello = connection.hello
         if hello.resumes and not hello.relay and not hello.job:  # after a handshake that took too long, it is here already
-            connection.known = self._core.handover.joins_again(hello.resumes) or connection.known
+            connection.known = self._loop.handover.joins_again(hello.resumes) or connection.known
         try:
             self._rundir.restore()
             if self._log_dir is not None:
@@ -468,7 +468,7 @@ class LogClient(Requests):
         """Add a peer or an observer, which gets the reply. Client thread only."""
         hello = connection.hello
         if hello.observer:
-            self._core.observers.add(connection, welcome)
+            self._loop.observers.add(connection, welcome)
             self._listener.arrived(connection.sock)
             return
         mark = None
@@ -476,7 +476,7 @@ class LogClient(Requests):
             mark = self._succession.mark(hello, welcome.rank, welcome.journal)
             welcome = welcome.replaced(journal=hello.resumes or welcome.journal)
         coords = self.registry.coords(hello, welcome.rank)
-        self._core.add(peer_of(connection, welcome, coords, self._max_line, self.own_token, mark), welcome)
+        self._loop.add(peer_of(connection, welcome, coords, self._max_line, self.own_token, mark), welcome)
 
     def _adopt_leftover(self, leftover: Leftover) -> Peer:
         """Return the peer of a process that an earlier client of the job had. Client thread only."""
@@ -520,7 +520,7 @@ class LogClient(Requests):
     def _latest(self) -> list[logging.LogRecord]:
         """Return the last records and lines of all ranks, the oldest first. Client thread only."""
         # Two connections of one process share a list.
-        tails = {id(peer.tail): peer.tail for peer in self._core.reactor.peers if peer.streaming}
+        tails = {id(peer.tail): peer.tail for peer in self._loop.reactor.peers if peer.streaming}
         return last_records(item for tail in tails.values() for item in tail)
 
     def forget(self) -> None:
@@ -530,7 +530,7 @@ class LogClient(Requests):
         if not self._mailbox.intact:
             never_freed.append(self)
             return
-        self._core.forget()
+        self._loop.forget()
         self._mailbox.forget()
         self._rundir.forget()
         self.registry.forget()

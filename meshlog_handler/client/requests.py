@@ -60,13 +60,13 @@ _TABLE_SEC: Final = 0.5
 class Requests(Listening):
     """The methods of a `LogClient` that ask its thread. They may be called from any thread, unless a docstring says otherwise.
 
-    The client sets these attributes: `_core` when it starts, `_thread` while it runs.
+    The client sets these attributes: `_loop` when it starts, `_thread` while it runs.
     """
 
     registry: Registry
     own_token: str
     stack_collector: StackCollector
-    _core: ClientLoop
+    _loop: ClientLoop
     _job: str | None
     _mailbox: Mailbox
     _listener: Listener
@@ -103,7 +103,7 @@ class Requests(Listening):
         if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
             receipt = future.result()
         else:
-            receipt = self._core.calls.unanswered(future, chosen, monotonic() - began, self._busy())
+            receipt = self._loop.calls.unanswered(future, chosen, monotonic() - began, self._busy())
         if receipt.missing or receipt.busy:
             raise FlushTimeout(explain_missing(receipt), receipt)
         return receipt
@@ -114,7 +114,7 @@ class Requests(Listening):
             raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
         future: Future[FlushReceipt] = Awaited.begun()
         seconds = check_timeout(timeout)
-        begin = partial(self._loop().calls.flush, future, float("inf") if seconds is None else seconds, chosen)
+        begin = partial(self._running_loop().calls.flush, future, float("inf") if seconds is None else seconds, chosen)
         self._post(begin, future, gives=False)
         return future
 
@@ -122,31 +122,31 @@ class Requests(Listening):
         """Wait until all records of ended workers are shown, at most `seconds` without progress."""
         if not self.running or threading.current_thread() is self._thread:
             return
-        if all(peer.pid == self._pid for peer in tuple(self._core.reactor.peers)):
+        if all(peer.pid == self._pid for peer in tuple(self._loop.reactor.peers)):
             return
         future: Future[FlushReceipt] = Awaited.begun()
         with contextlib.suppress(ClosedError):  # the thread has ended since
-            self._post(partial(self._core.calls.flush_ended, future), future, gives=False)
+            self._post(partial(self._loop.calls.flush_ended, future), future, gives=False)
             progress = None
-            while not finished(future, seconds) and progress != self._core.progress:
-                progress = self._core.progress
+            while not finished(future, seconds) and progress != self._loop.progress:
+                progress = self._loop.progress
 
-    def _loop(self) -> ClientLoop:
+    def _running_loop(self) -> ClientLoop:
         """Return the loop; raise `ClosedError` if this process has none."""
-        if hasattr(self, "_core"):
-            return self._core
+        if hasattr(self, "_loop"):
+            return self._loop
         if self._job is None:
             raise ClosedError("this LogClient does not run: call start(), or use it in a with statement.")
         raise ClosedError(f"another process shows job {self._job!r}. To wait until it has shown everything, call complete().")
 
     def next_request(self) -> int:
         """Return the request number for a command."""
-        return self._loop().commands.number()
+        return self._running_loop().commands.number()
 
     def send_command_soon(self, command: Command, chosen: Chosen | None) -> Future[Answers]:
         """Send a command to workers (None: all but the client's own process); the future gets their answers. Never blocks."""
         future: Future[Answers] = Awaited.begun()
-        self._post(lambda: self._core.calls.command(command, future, chosen), future, gives=False)
+        self._post(lambda: self._loop.calls.command(command, future, chosen), future, gives=False)
         return future
 
     def commit_soon(
@@ -154,11 +154,11 @@ class Requests(Listening):
     ) -> Future[Answers] | None:
         """End a transaction (see `Calls.commit`); None if workers have joined that are not `prepared`."""
         future: Future[Answers] = Awaited.begun()
-        return future if self.ask(lambda: self._core.calls.commit(command, future, chosen, prepared, defaults)) else None
+        return future if self.ask(lambda: self._loop.calls.commit(command, future, chosen, prepared, defaults)) else None
 
     def give_up(self, request: int) -> None:
         """Stop waiting for the missing answers to a command."""
-        self._post(lambda: self._core.commands.give_up(request, UNANSWERED))
+        self._post(lambda: self._loop.commands.give_up(request, UNANSWERED))
 
     def set_window(self, window: float | None) -> None:
         """Group records logged from now on within `window` seconds; return when all earlier records are shown."""
@@ -192,7 +192,7 @@ class Requests(Listening):
         if window != KEEP:
             self._window = window
         future: Switched = Awaited.begun()
-        begin = partial(self._loop().switches.begin, future, window, streaming, chosen, mesh, default)
+        begin = partial(self._running_loop().switches.begin, future, window, streaming, chosen, mesh, default)
         if threading.current_thread() is self._thread:
             begin()
         elif not wait:
@@ -219,16 +219,16 @@ class Requests(Listening):
     def set_default(self, mesh: str, command: Command) -> None:
         """Add a command to the defaults for workers that join `mesh` later, here or downstream."""
         self.registry.set_default(mesh, command)
-        self._post(lambda: self._core.relays.set_default(mesh, command))
+        self._post(lambda: self._loop.relays.set_default(mesh, command))
 
     def ranks(self, mesh: str) -> tuple[int, ...]:
         """Return the live ranks that have joined with a mesh token ("": without one)."""
-        return self.ask(lambda: self._core.ranks(mesh))
+        return self.ask(lambda: self._loop.ranks(mesh))
 
     def stats(self) -> Stats:
         """Return exact counters per rank."""
         if not self.running:
-            return self._core.stats() if hasattr(self, "_core") else Stats({}, 0, 0)
+            return self._loop.stats() if hasattr(self, "_loop") else Stats({}, 0, 0)
         return self.ask(self.stats_now)
 
     def stacks(self, ranks: Iterable[int] | int | None = None, timeout: float | None = 5.0) -> Stacks:
@@ -251,11 +251,11 @@ class Requests(Listening):
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""
-        return self._core.stats()
+        return self._loop.stats()
 
     def living_now(self) -> dict[int, dict[str, Any]]:
         """Return the counters of the processes that have not ended, for an upstream client. Client thread only."""
-        return self._core.relays.living()
+        return self._loop.relays.living()
 
     def insight(self, ranks: Iterable[int] | int | None = None, timeout: float = INSIGHT_SEC) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
@@ -267,7 +267,7 @@ class Requests(Listening):
             from ..insight.report import insight_of
 
         wanted = settings.check_ranks(ranks)
-        return insight_of(self.find(timeout).observations() if hasattr(self, "_core") else (), wanted)
+        return insight_of(self.find(timeout).observations() if hasattr(self, "_loop") else (), wanted)
 
     def _repr_html_(self) -> str:
         """Return a table of the ranks for a notebook. Waits about a second at most."""
@@ -275,17 +275,17 @@ class Requests(Listening):
             from ..insight.html import insight_html, text_html
             from ..insight.report import insight_of
 
-        if not hasattr(self, "_core"):
+        if not hasattr(self, "_loop"):
             return text_html(f"{self!r}: not started")
         try:
-            found = find(self._core.insights, partial(self.ask, timeout=_TABLE_SEC), _TABLE_SEC)
+            found = find(self._loop.insights, partial(self.ask, timeout=_TABLE_SEC), _TABLE_SEC)
         except MeshlogError as failure:  # a handler blocks the client
             return text_html(f"{self!r}: {failure}")
         return insight_html(insight_of(found.observations()))
 
     def find(self, timeout: float, work: bool = False) -> Findings:
         """Return what `insight` is made of. `work`: also the processor time of the ranks."""
-        return find(self._loop().insights, self.ask, timeout, work)
+        return find(self._running_loop().insights, self.ask, timeout, work)
 
     def adopt(self, pid: int, rank: int | None, local_rank: int | None, pipes: Mapping[str, int], mesh: str) -> Peer:
         """Register a process that was started with its output redirected into pipes; return its peer.
@@ -316,7 +316,7 @@ class Requests(Listening):
             process=pid,
             client=self.own_token,
         )
-        self._post(lambda: self._core.add(peer, Welcome(rank, "", ())))
+        self._post(lambda: self._loop.add(peer, Welcome(rank, "", ())))
         return peer
 
     def refuse_commands(self) -> None:
@@ -332,7 +332,7 @@ class Requests(Listening):
     def report_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:
         """Report the exit code of a worker, where the client cannot get it from the kernel. Any thread may call it."""
         with contextlib.suppress(ClosedError):  # the client has ended
-            self._post(lambda: self._core.note_exit(mesh, rank, exitcode))
+            self._post(lambda: self._loop.note_exit(mesh, rank, exitcode))
 
     def ask(self, fn: Callable[[], T], timeout: float | None = ANSWER_SEC) -> T:
         """Run `fn` on the client's thread, and return its result.
@@ -356,7 +356,7 @@ class Requests(Listening):
         return future.result()
 
     def _busy(self) -> str:
-        return self._core.busy() or "the client's thread is busy"
+        return self._loop.busy() or "the client's thread is busy"
 
     def on_thread(self, fn: Callable[[], T]) -> Future[T]:
         """Run `fn` on the client's thread. Never blocks (compare `ask`)."""

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from ..errors import printable
 from ..protocol.ranks import format_ranks
 from .call_tree import Frame, StackGroup, Unanswered, start_of, unanswered_texts, without_imports
-from .parts import FailureGroup, Progress, RankInsight
+from .parts import TROUBLES, FailureGroup, Progress, RankInsight, trouble_of
 from .series import finest
 
 _MAX_ROWS: Final = 50
@@ -17,7 +17,6 @@ _MAX_GROUPS: Final = 100
 _MAX_FAILURES: Final = 5
 _MAX_LINE: Final = 160
 _MAX_NAMES: Final = 3
-_WORST: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")
 _RED: Final = "#cf3a34"
 _AMBER: Final = "#b87700"
 _COLOURS: Final = {
@@ -67,8 +66,8 @@ def text_html(text: str) -> str:
 def insight_html(insight: _Insight, title: str = "") -> str:
     """Return the failures, and a table of the ranks, those with trouble first."""
     behind = {rank for each in insight.progress for rank in each.behind}
-    troubles = {rank: _trouble(each, rank in behind) for rank, each in insight.ranks.items()}
-    ranks = sorted(insight.ranks, key=lambda rank: (_WORST.index(troubles[rank]), rank))
+    troubles = {rank: trouble_of(each, rank in behind) for rank, each in insight.ranks.items()}
+    ranks = sorted(insight.ranks, key=lambda rank: (TROUBLES.index(troubles[rank]), rank))
     parts = [f"<div>{_safe(title)}</div>"] if title else []
     for at, failure in enumerate(insight.failures[:_MAX_FAILURES]):
         where = f"{'first failure' if not at else 'then'}: {format_ranks(failure.ranks)}: "
@@ -83,12 +82,6 @@ def insight_html(insight: _Insight, title: str = "") -> str:
     elif not ranks:
         parts.append("<div>nothing was received yet</div>")
     return f"<div>{''.join(parts)}</div>"
-
-
-def _trouble(each: RankInsight, behind: bool) -> str:
-    if each.state in ("dead", "unreachable", "stopped"):
-        return each.state
-    return "errors" if each.errors else "silent" if each.state == "silent" else "behind" if behind else ""
 
 
 def _row(rank: int, each: RankInsight, trouble: str) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+TROUBLES: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")  # the worst first
+"""What `trouble_of` returns, the worst first."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class RankInsight:
     errors: int
     dropped: int
     progress: dict[str, float]
+
+
+def trouble_of(each: RankInsight, behind: bool) -> str:
+    """Return the worst trouble of a rank, or ""."""
+    if each.state in ("dead", "unreachable", "stopped"):
+        return each.state
+    if each.errors:
+        return "errors"
+    if each.state == "silent":
+        return "silent"
+    return "behind" if behind and each.state == "running" else ""
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ class Ending(Message):
     uncaught: str
 
 
-class Leash(Message):
+class ParentDeath(Message):
     """The kernel kills the worker with signal `number` when `thread` of process `parent` ends; this is not a crash."""
 
     number: int
@@ -293,7 +293,7 @@ class Leash(Message):
     def check(self) -> None:
         """Raise `ProtocolError` unless the numbers are possible."""
         if not all(0 < number < 1 << 31 for number in (self.number, self.parent, self.thread)):
-            raise ProtocolError("malformed Leash: number, parent or thread is not in 1 to 2147483647")
+            raise ProtocolError("malformed ParentDeath: number, parent or thread is not in 1 to 2147483647")
 
 
 class StackSignal(Message):

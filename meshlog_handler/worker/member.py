@@ -16,7 +16,7 @@ from ..errors import ConnectError
 from ..journal.shown import ShownReader, shown_path
 from ..journal.writer import Journal
 from ..protocol.immutable import Immutable, field
-from ..protocol.messages import Ending, Goodbye, Hello, Leash, Relabel, Welcome
+from ..protocol.messages import Ending, Goodbye, Hello, ParentDeath, Relabel, Welcome
 from ..system.descriptors import FileIdentity, identity
 from ..system.diagnostics import diagnose
 from ..system.exit_status import parents_death
@@ -56,7 +56,7 @@ class JoinOptions(Immutable):
     warnings: bool = False  # log warnings by the client's filters
     launched: str = ""  # the launcher's variables, if the rank comes from the environment
     job: str = ""  # the name of the job: when the client ends, another process of the job shows the rest
-    leash: tuple[int, int, int] | None = None  # see `parents_death`, which must be asked on the thread of the program
+    parent_death: tuple[int, int, int] | None = None  # see `parents_death`, which must be asked on the thread of the program
 
 
 def launched_options(address: str, rank: int | None = None, **options: Any) -> JoinOptions:
@@ -160,7 +160,7 @@ class Membership:
             warnings=options.warnings,
         )
         self._runtime.apply_defaults(welcome.defaults)
-        self._leash = options.leash or parents_death()
+        self._parent_death = options.parent_death or parents_death()
         if self._forwarder is not None:
             self._forwarder.start()
         self._dump = StackDump.register() if dumps and self.rank is not None else None  # the client's own process has no rank
@@ -182,8 +182,8 @@ class Membership:
     def _introduce(self) -> None:
         """Tell the client what it needs to know besides the records."""
         with contextlib.suppress(OSError):  # the client is gone
-            if self._leash is not None:
-                self._link.send_message(Leash(*self._leash))
+            if self._parent_death is not None:
+                self._link.send_message(ParentDeath(*self._parent_death))
             if self._dump is not None:
                 self._link.send_message(self._dump.message(self._runtime.native_id))
 

@@ -464,7 +464,7 @@ def test_a_worker_that_waits_for_its_rank_keeps_no_other_from_joining(monkeypatc
     monkeypatch.setattr(listener, "RANK_SEC", DEADLINE)
     monkeypatch.setattr(listener, "MAX_PENDING", MAX_OF_ONE)
     with collected() as logs, LogRelay(logs.address) as relay, contextlib.ExitStack() as stack:
-        monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: waiting.append(granted))
+        monkeypatch.setattr(logs.client._loop.relays, "claim", lambda journal, granted: waiting.append(granted))
         with pids_told(monkeypatch, itertools.repeat(os.getppid())):  # this process itself needs no rank
             guests = [stack.enter_context(contextlib.closing(Peer(relay.address, rank=None))) for _ in range(MAX_OF_ONE)]
             until(lambda: len(waiting) == MAX_OF_ONE, DEADLINE)
@@ -484,7 +484,7 @@ def test_workers_get_different_ranks_if_the_upstream_client_does_not_answer(
 ) -> None:
     monkeypatch.setattr(listener, "RANK_SEC", 0.05)
     with collected() as logs, LogRelay(logs.address) as relay:
-        monkeypatch.setattr(logs.client._core.relays, "claim", lambda journal, granted: None)
+        monkeypatch.setattr(logs.client._loop.relays, "claim", lambda journal, granted: None)
         with pids_told(monkeypatch, itertools.repeat(os.getppid())), contextlib.ExitStack() as stack:
             peers = [stack.enter_context(joined(relay.address, rank=None)) for _ in range(2)]
             ranks = {peer.rank for peer in peers}

@@ -180,7 +180,7 @@ def test_running_is_true_while_the_client_thread_is_alive() -> None:
     assert client.running
     thread = client._thread
     assert isinstance(thread, threading.Thread)
-    client.on_thread(client._core.end)  # the thread ends by itself
+    client.on_thread(client._loop.end)  # the thread ends by itself
     thread.join(DEADLINE)
     assert not client.running
     client.stop()

@@ -284,7 +284,7 @@ def test_the_exit_code_of_a_process_that_is_not_a_child_is_found(how: str, code:
             os.close(pidfd)
 
 
-def leashed(address: str, ready: Any) -> None:
+def bound_to_parent(address: str, ready: Any) -> None:
     """Join, and wait. The kernel sends SIGKILL when the thread that started this process ends: Celery sets this, too."""
     import ctypes
 
@@ -302,7 +302,7 @@ def test_a_worker_that_is_killed_because_its_starting_thread_ended_is_no_crash(k
     ready, go = context.Semaphore(0), threading.Event()
     collector = RecordCollector()
     with LogClient(collector) as client:
-        worker = context.Process(target=leashed, args=(client.address, ready))
+        worker = context.Process(target=bound_to_parent, args=(client.address, ready))
 
         def start() -> None:
             worker.start()

@@ -54,7 +54,7 @@ def admit(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def begin(client: LogClient, halt: Halt, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client._core, "add", halt.before(client._core.add))
+    monkeypatch.setattr(client._loop, "add", halt.before(client._loop.add))
 
 
 def open_files() -> dict[int, str]:

@@ -111,7 +111,7 @@ def test_an_observer_keeps_nobody_waiting(harm: Callable[[socket.socket], None],
         with Observer.connect(both.address) as other:
             assert other.about()["ranks"] == (0, 1)
         assert time.monotonic() - began < 5.0
-    until(lambda: not both.logs.client._core.observers._observers, what="the client to forget it")
+    until(lambda: not both.logs.client._loop.observers._observers, what="the client to forget it")
 
 
 def test_what_waits_for_an_observer_that_does_not_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_what_waits_for_an_observer_that_does_not_read_is_bounded(monkeypatch: p
         sock.sendall(asked(AskAbout(1), 3000))
 
         def waiting() -> tuple[int, int]:
-            return client.ask(lambda: next((len(each.outbox), each.open) for each in client._core.observers._observers))
+            return client.ask(lambda: next((len(each.outbox), each.open) for each in client._loop.observers._observers))
 
         until(lambda: waiting()[0] > 10_000 and not waiting()[1], what="its outbox to be full")
         assert waiting()[0] < 20_000

@@ -183,7 +183,7 @@ def test_a_mode_that_one_rank_cannot_set_changes_nothing(monkeypatch: pytest.Mon
         stop_process(first.pid)
         with pytest.raises(RankError, match="rank 0"):
             made.logs.set_mode(False, None, 33)
-        core = made.client._core
+        core = made.client._loop
         assert made.client.ask(lambda: (core.dispatcher.window, [each.streaming for each in core.reactor.peers])) == (
             60.0,
             [True] * 2,
@@ -329,5 +329,5 @@ def test_a_worker_that_joins_a_relay_while_a_command_is_pending_applies_it(how: 
         go_on.set()
         late.joined()
         until(lambda: late.level() == 33)
-        until(lambda: not any(getattr(source, "unacknowledged", ()) for source in above._core.reactor.peers))
+        until(lambda: not any(getattr(source, "unacknowledged", ()) for source in above._loop.reactor.peers))
         made.end()

@@ -56,5 +56,5 @@ def test_a_record_of_this_process_is_not_passed_to_its_loggers_again(caplog: pyt
     caplog.set_level(logging.INFO)
     with LogClient(PropagateHandler()) as client:
         own = logging.getLogger("own").makeRecord("own", logging.INFO, __file__, 1, "own", (), None)
-        client.on_thread(lambda: client._core.dispatcher.show(own)).result(WAIT)
+        client.on_thread(lambda: client._loop.dispatcher.show(own)).result(WAIT)
     assert caplog.records == []

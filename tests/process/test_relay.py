@@ -510,7 +510,7 @@ def test_the_client_tells_a_relay_the_window_in_which_to_group(window: float | N
         assert decode(told, Command) == WindowDownstream(0, below)
         link.close()
         link.forget()
-        until(lambda: not job.client._core.reactor.peers, what="the client to see the end")
+        until(lambda: not job.client._loop.reactor.peers, what="the client to see the end")
 
 
 def test_a_relay_whose_thread_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_records_that_are_not_shown_are_counted_before_the_client_thread_discard
     monkeypatch.setattr("meshlog_handler.client.stopping.diagnose", said.append)
     handler = Slow(0.0, 1)
     client = LogClient(handler).start()
-    core, thread = client._core, client._thread
+    core, thread = client._loop, client._thread
     assert thread is not None
     with started("fork", workers.log_numbered, [(client.address, 500, "return")]) as procs:
         assert handler.reached.wait(DEADLINE)

@@ -207,7 +207,7 @@ def test_every_era_ends_after_its_switch() -> None:
     with load(False) as made:
         for number in range(30):
             made.client.set_window(1.0 + number)
-        core = made.client._core
+        core = made.client._loop
         assert made.client.ask(lambda: core.dispatcher.eras) == []
         assert made.client.ask(lambda: [len(source.turns) for source in core.reactor.peers]) == [0] * RANKS
 
@@ -219,7 +219,7 @@ def test_a_worker_that_joins_a_mesh_later_has_the_streaming_mode_of_the_mesh() -
         made.member(0)
         made.logs.set_mode(False, None, logging.INFO)
         made.member(1)
-        core = made.client._core
+        core = made.client._loop
         streams = made.client.ask(lambda: {source.rank: source.streaming for source in core.reactor.peers})
         assert streams == {0: False, 1: False}
         assert made.client.registry.streams("other")

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...errors import printable
-from ...insight.parts import RankInsight
+from ...insight.parts import TROUBLES, RankInsight, trouble_of
 from ...insight.report import Insight
 from ...insight.series import finest
 from ...protocol.ranks import format_ranks
 
 HEAD: Final = ("rank", "state", "seen", "rate", "records", "warn", "error", "drop", "progress", "last line")
 RIGHT: Final = frozenset(("rank", "seen", "rate", "records", "warn", "error", "drop", "pid", "ranks"))
-_TROUBLES: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")  # the worst first
 _DAY_SEC: Final = 86400.0
 _MAX_CELL: Final = 1000
 _MAX_PROGRESS: Final = 40
@@ -54,19 +53,8 @@ def _row(rank: int, each: RankInsight, behind: bool) -> Row:
     return Row(rank, trouble, cells)
 
 
-def trouble_of(each: RankInsight, behind: bool) -> str:
-    """Return the worst trouble of a rank, or ""."""
-    if each.state in ("dead", "unreachable", "stopped"):
-        return each.state
-    if each.errors:
-        return "errors"
-    if each.state == "silent":
-        return "silent"
-    return "behind" if behind and each.state == "running" else ""
-
-
 ORDERS: Final[Mapping[str, Callable[[RankInsight, bool], tuple[Any, ...]]]] = {
-    "trouble": lambda each, behind: (_TROUBLES.index(trouble_of(each, behind)), each.state == "ended"),
+    "trouble": lambda each, behind: (TROUBLES.index(trouble_of(each, behind)), each.state == "ended"),
     "rank": lambda each, behind: (),
     "rate": lambda each, behind: (each.rate,),
     "seen": lambda each, behind: (-each.last_seen,),

@@ -32,8 +32,8 @@ from ...protocol.messages import (
     Flush,
     Goodbye,
     Hello,
-    Leash,
     Message,
+    ParentDeath,
     Relabel,
     StackSignal,
     decode,
@@ -153,13 +153,13 @@ class Peer:
         "inbox",
         "inbox_bytes",
         "journal",
-        "leash",
         "left",
         "life",
         "mark",
         "mesh",
         "name",
         "outbox",
+        "parent_death",
         "pid",
         "pidfd",
         "pipes",
@@ -184,7 +184,7 @@ class Peer:
     ahead: float = 0.0
     """Seconds by which the clock of its host is ahead."""
 
-    accepts: tuple[type[Message], ...] = (Answer, Complete, Ending, Goodbye, Leash, Relabel, StackSignal)
+    accepts: tuple[type[Message], ...] = (Answer, Complete, Ending, Goodbye, ParentDeath, Relabel, StackSignal)
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class Peer:
         self.pidfd = -1
         self.popen: Any = None
         self.streaming = True
-        self.leash: Leash | None = None
+        self.parent_death: ParentDeath | None = None
         self.stack_signal: StackSignal | None = None
         self.era: Era | None = None  # None: the current settings apply
         self.turns: dict[int, Turn] = {}  # switches that it has not passed yet, in order
@@ -326,8 +326,8 @@ class Peer:
             self.coords.clear()
             self.coords.update(message.coords)
             return True
-        if isinstance(message, Leash):
-            self.leash = message
+        if isinstance(message, ParentDeath):
+            self.parent_death = message
             return True
         if isinstance(message, StackSignal):
             self.stack_signal = message

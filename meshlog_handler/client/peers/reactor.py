@@ -448,8 +448,12 @@ class Reactor:
             peer.close_pidfd()
         while peer.sock is not None and self._read_socket(peer):
             continue
-        leash = peer.leash
-        if leash is not None and peer.exitcode == -leash.number and has_ended(leash.parent, leash.thread):
+        parent_death = peer.parent_death
+        if (
+            parent_death is not None
+            and peer.exitcode == -parent_death.number
+            and has_ended(parent_death.parent, parent_death.thread)
+        ):
             peer.left = True  # its parent intended it
         peer.advance(Life.ENDED)
         self._close_socket(peer)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.cli.view.observing import NoRun, choose
-from meshlog_handler.cli.view.tables import HEAD, ORDERS, rows_of, table_of_runs, text_table, trouble_of
-from meshlog_handler.insight.parts import Progress, RankInsight
+from meshlog_handler.cli.view.tables import HEAD, ORDERS, rows_of, table_of_runs, text_table
+from meshlog_handler.insight.parts import Progress, RankInsight, trouble_of
 from meshlog_handler.insight.report import Insight
 from meshlog_handler.transport.runs import Run, command_line
 
