@@ -32,6 +32,10 @@ class Job(Protocol):
     """The part of `job_member.JobMember` that `member` and `this_process` use."""
 
     @property
+    def begins_again(self) -> bool:
+        """Whether this process may show the job once more, by a new client."""
+
+    @property
     def exits(self) -> bool:
         """Whether this process exits, and leaves the rest to the next client."""
 

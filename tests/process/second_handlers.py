@@ -59,7 +59,7 @@ SECOND: Final[dict[str, Callable[[str], object]]] = {
 def work(kind: str, before: bool, capture: bool, address: str) -> None:
     """Add the second handler before or after `install`, and log twice: the first record of a schema takes another way."""
     ROOT.setLevel(logging.INFO)
-    steps = [partial(SECOND[kind], address), partial(install, address, capture=capture)]
+    steps: list[Callable[[], object]] = [partial(SECOND[kind], address), partial(install, address, capture=capture)]
     for step in steps if before else reversed(steps):
         step()
     for number in range(2):
