@@ -276,7 +276,7 @@ class MeshHandler(logging.Handler):
             member = job_member.of(job)
             options = launched_options("", on_full=self._on_full)
             self._show = partial(_show_job, job, log_dir)
-            if not member.enter(self._show, options):
+            if not member.enter(self._show, options, begins_again=True):
                 diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
         except (OSError, RuntimeError) as failure:  # as above
             diagnose(
@@ -549,6 +549,8 @@ def _show_job(job: str, log_dir: str | None, *, exits: bool) -> str:
     with importing():
         from .client.log_client import LogClient
 
+    if _own_client is not None:
+        _own_client.cut_off()
     client = LogClient(log_dir=log_dir, job=job)
     for handler in handlers:
         if handler.sink is not None:

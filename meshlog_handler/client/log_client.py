@@ -53,6 +53,7 @@ from .observers.observers import Observers
 from .peers.peer import Peer
 from .peers.registry import Registry
 from .peers.tail import last_records
+from .queues.listening import no_queue
 from .queues.queue_peer import CLIENT_NAME, QueuePeer
 from .queues.queue_reader import QueueReader, end_readers
 from .requests import Requests
@@ -144,7 +145,7 @@ class LogClient(Requests):
             job = ""  # MESHLOG_JOB is for clients that no queue belongs to
         self._job = settings.check_job(job) if job != "" and upstream is None else None
         if self._job is not None and self._reads_queue:
-            raise SettingError(_no_queue(self._job))
+            raise SettingError(no_queue(self._job))
         self.sinks.never_direct = self._job is not None  # also before the start: an earlier client's files are looked at first
         self._member: JobMember | None = None
         self._starter: threading.Thread | None = None
@@ -499,17 +500,24 @@ class LogClient(Requests):
     def _check_queue(self, source: object) -> None:
         super()._check_queue(source)
         if self._job is not None:
-            raise SettingError(_no_queue(self._job))
+            raise SettingError(no_queue(self._job))
 
-    def _end_job(self, *, intact: bool = True) -> None:
+    def _end_job(self, *, intact: bool = True, release: bool = True) -> None:
         """Let another process show the job."""
         succession, self._succession = self._succession, None
         if not intact:
             never_freed.extend((self, succession))
         elif succession is not None:
             succession.close()
-        if succession is not None:
+        if succession is not None and release:
             job_member.of(succession.job).release()
+
+    def cut_off(self) -> None:
+        """If the program has closed the descriptors, do nothing more: another client takes the place of this one."""
+        if self.running and not self._mailbox.intact:
+            self._loop.dispatcher.abandoned = True
+            self._end_job(intact=False, release=False)
+            self._disown()
 
     def _leave_job(self) -> None:
         """Leave the client that shows the job. A later `start` takes part again."""
@@ -534,7 +542,3 @@ class LogClient(Requests):
         self._mailbox.forget()
         self._rundir.forget()
         self.registry.forget()
-
-
-def _no_queue(job: str) -> str:
-    return f"job={job!r} and a queue cannot be used together: any process may show the job, and one has the queue. Use job=''."

@@ -41,6 +41,8 @@ class Election:
         return run_whole(self._claim)  # Ctrl-C leaves no descriptor
 
     def _claim(self) -> bool:
+        if not self.claimed:
+            self._lock = None  # the program has closed its descriptor
         while self._lock is None:
             lock = open_regular(self.path, os.O_RDWR | os.O_CREAT)
             try:
@@ -58,7 +60,7 @@ class Election:
     @property
     def claimed(self) -> bool:
         """Whether this process has claimed the job."""
-        return self._lock is not None
+        return self._lock is not None and self._lock.intact
 
     def _is_at_its_place(self, lock: int) -> bool:
         try:
@@ -68,7 +70,7 @@ class Election:
 
     def publish(self, address: str) -> None:
         """Write the address of the client for the other processes."""
-        if self._lock is not None and self._lock.intact:
+        if self._lock is not None and self.claimed:
             os.write(self._lock.fd, f"{address}\n".encode())
 
     def address(self) -> str:
@@ -80,7 +82,7 @@ class Election:
 
     def release(self) -> None:
         """Release the job. A later process can claim it."""
-        if self._lock is not None:
+        if self.claimed:
             with contextlib.suppress(FileNotFoundError):  # a cleaner of temporary files has removed it
                 os.unlink(self.path)
             self.forget()

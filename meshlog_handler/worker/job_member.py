@@ -57,14 +57,16 @@ class JobMember:
         self._starting = threading.RLock()
         self.exits = False  # from then on, this process looks for no client
         self._own = ""  # the address of the client in this process
+        self.begins_again = False
 
-    def enter(self, show: Show | None, options: JoinOptions) -> bool:
+    def enter(self, show: Show | None, options: JoinOptions, *, begins_again: bool = False) -> bool:
         """Show the job by `show`, or join its client with `options`; do nothing if this process takes part already.
 
         `show` is used later, too, if the client ends and this process takes its place; without it, this process only joins.
         Returns False if there is no client after `PATIENCE_SEC`: the process that holds the lock of the job does not start one,
-        or none holds it. Raises `OSError` if `show` does.
+        or none holds it. Raises `OSError` if `show` does. `begins_again`: `show` starts a new client each time.
         """
+        self.begins_again = self.begins_again or begins_again
         if show is not None:
             self._shows.append(show)
         at_exit.stop_at_exit(self, self._finish)

@@ -70,6 +70,10 @@ class Job(Protocol):
     """The part of `job_member.JobMember` that is used here and in `this_process`."""
 
     @property
+    def begins_again(self) -> bool:
+        """Whether this process may show the job once more, by a new client."""
+
+    @property
     def exits(self) -> bool:
         """Whether this process exits, and leaves the rest to the next client."""
 
@@ -99,7 +103,7 @@ class Membership:
         self._capture: FdCapture | None = None
         self._dump: StackDump | None = None
         self._forwarder: LogForwarder | None = None
-        self.over = False
+        self.over = self.lost = False
         self._left = False
         self._gone = False
         self._ending = False
@@ -289,6 +293,8 @@ class Membership:
             if self._on_loss is not None:
                 self._on_loss()
             return
+        if self.lose_descriptors():
+            return
         if not self._link.intact and (self._resumable or not self._link.within):
             # The client may still live, and read the captured pipes.
             if self.stream is not None:
@@ -316,6 +322,18 @@ class Membership:
     def left(self) -> bool:
         """Whether this process has left, or was forked from the one that joined."""
         return self._left or self.pid != os.getpid()
+
+    def lose_descriptors(self) -> bool:
+        """If this process shows its job, and the program has closed the descriptors, end: it joins again with its next record.
+
+        Return whether it ends. A client in another process still reads the journal.
+        """
+        job = self._job
+        if job is None or not job.begins_again or job.exits or not self.goes_on or not self._link.within or self._link.intact:
+            return False
+        self.lost = True
+        self.abandon()
+        return True
 
     def abandon(self) -> None:
         """Leave the journal to the next client of the job, because this process exits. Any thread."""

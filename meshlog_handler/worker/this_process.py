@@ -66,11 +66,13 @@ def info() -> MeshInfo:
 
 
 def _forget(member: Membership) -> None:
-    """Note that a membership is over: its client has stopped."""
-    global _current
+    """Note that a membership is over: its client has stopped, or the descriptors are closed. Then this process joins again."""
+    global _current, _inherited
     with _lock:
         if _current is member:
             _current = None
+            if member.lost:
+                _inherited = _options_of(member)
 
 
 def join(options: JoinOptions) -> Membership:
@@ -192,6 +194,21 @@ def _report_end() -> None:
 _registered_pid = 0
 
 
+def _options_of(member: Membership) -> JoinOptions:
+    """Return options with which a child, or this process, joins in the place of a membership."""
+    # The child shares the parent's pipes: its output arrives under the parent's rank.
+    options = member.options
+    return JoinOptions(
+        options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full, job=options.job
+    )
+
+
+def _before_fork() -> None:
+    member = current()
+    if member is not None:
+        member.lose_descriptors()  # else the child could take the journal of this process for that of an ended one
+
+
 def _after_fork_in_child() -> None:
     global _current, _inherited, _lock, _replacing
     _lock, _replacing = threading.RLock(), False
@@ -201,16 +218,11 @@ def _after_fork_in_child() -> None:
     _beside.clear()
     if member is not None:
         member.forget()
-        # The child shares the parent's pipes: its output arrives under the parent's rank.
-        options = member.options
-        inherited = JoinOptions(
-            options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full, job=options.job
-        )
-        _inherited = None if member.over else inherited
+        _inherited = None if member.over else _options_of(member)
     while _postponed:
         _postponed.pop(0)()
 
 
 # A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
 ForkLocks(lambda: (_lock,), _FORK_SEC)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -64,8 +64,9 @@ def keep_the_files(kind: str) -> None:
         client = LogClient(logging.NullHandler()).start()
         logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
     else:
-        window = 0.1 if kind == "window" else None
-        logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)], aggregate_window_sec=window))
+        window, job = 0.1 if kind == "window" else None, f"cut-off-{os.getpid()}" if kind == "job" else None
+        shown_by = logging.StreamHandler(sys.stdout)
+        logging.getLogger().addHandler(MeshHandler(handlers=[shown_by], aggregate_window_sec=window, job=job))
     LOGGER.warning("before")
     meshlog_handler.complete()  # else the client's thread may not have it yet
     os.closerange(3, 200)

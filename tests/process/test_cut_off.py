@@ -71,7 +71,7 @@ def test_a_process_that_closes_all_descriptors_loses_no_record_silently(
     assert (tmp_path / "worker.stderr").read_text() == "", "the client lives: nothing is said as if it did not"
 
 
-@pytest.mark.parametrize("kind", ["handler", "window", "client", "worker"])
+@pytest.mark.parametrize("kind", ["handler", "window", "client", "worker", "job"])
 def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind: str) -> None:
     program = "import sys; from tests.process import cut_off; cut_off.keep_the_files(sys.argv[1])"
     with collected() as logs:

@@ -174,4 +174,9 @@ class Listening(QueueListener):
             raise SettingError(f"queue={source!r} is not a queue: it has no method `get`. Pass a queue.Queue or a similar one.")
 
 
+def no_queue(job: str) -> str:
+    """Return why a client of a job has no queue."""
+    return f"job={job!r} and a queue cannot be used together: any process may show the job, and one has the queue. Use job=''."
+
+
 _OWN: Final = {"handle": Listening.handle, "prepare": QueueListener.prepare}
