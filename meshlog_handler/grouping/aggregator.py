@@ -274,12 +274,15 @@ class Aggregator:
             template, values = lines[0]
             if len(lines) > 1:
                 values = template.joined([values for _, values in lines])
-            text = template.text(values)
             if each.never:
                 self.shown += 1
                 out.append(template.build(values))
             else:
-                out += self._group_text(template, values, text, signature_of(text), now)
+                holds, self._holds = self._holds, False
+                try:
+                    out += self._add_text(template, values, now)
+                finally:
+                    self._holds = holds
             for template, values in others:
                 out += self._add_apart(template, values, now)
         self._set_due()
@@ -292,7 +295,7 @@ class Aggregator:
                 self.hidden += count
                 return _NOTHING
             if any(pattern.search(text) for pattern in self._never):
-                if self._window is not None and self._begins(template, text):
+                if self._window is not None and self._holds and template.source is not None and text in HEADS:
                     return self._hold(template, values, now, never=True)
                 self.shown += count
                 return (template.build(values),)
@@ -348,17 +351,11 @@ class Aggregator:
 
     def _add_text(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         text = template.text(values)
-        if self._begins(template, text):
-            return self._hold(template, values, now)
-        return self._group_text(template, values, text, _signature(template, values, text), now)
-
-    def _begins(self, template: AnyTemplate, text: str) -> bool:
-        """Return whether to hold a line, because it begins a traceback."""
-        return template.source is not None and text in HEADS and self._holds
-
-    def _group_text(
-        self, template: AnyTemplate, values: Any, text: str, signature: Hashable | None, now: float
-    ) -> Sequence[LogRecord]:
+        signature = template.signature(values)
+        if template.levelno == logging.ERROR and template.source is not None and text.startswith(HEADS):
+            if self._holds and text in HEADS:
+                return self._hold(template, values, now)
+            signature = signature_of(text)
         key = (template.scope, template.levelno, signature)
         scope = self._scopes.get(key)
         if scope is None:
@@ -412,4 +409,6 @@ class Aggregator:
 
 def _signature(template: AnyTemplate, values: Any, text: str) -> Hashable | None:
     """Return the value that distinguishes exceptions, also of a captured traceback."""
-    return template.signature(values) if template.source is None else signature_of(text)
+    return (
+        signature_of(text) if template.source is not None and template.levelno == logging.ERROR else template.signature(values)
+    )
