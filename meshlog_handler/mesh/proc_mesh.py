@@ -79,7 +79,7 @@ class HostMesh:
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
     ) -> ProcMesh:
-        """Start procs in the background, and return immediately (with fork, after the forks).
+        """Start procs in the background, and return at once: the first time after an import, and with fork after the forks.
 
         The first operation on the mesh waits until they have started.
 

@@ -83,9 +83,11 @@ def shape_of(record: logging.LogRecord) -> Shape | None:
             extras = tuple([value for name, value in zip(names, extras, strict=True) if name not in FORMATTED])
             names = tuple([name for name in names if name not in FORMATTED])
         sent = values + extras
-    codes = codes_of(tuple(map(type, sent)))
-    if codes is not None and OBJECT in codes and values is args:
-        codes = f"{codes_in(record.msg, tuple(map(type, args)))}{codes[len(args) :]}"
+    kinds = tuple(map(type, sent))
+    codes = codes_of(kinds)
+    if values is args and (codes is None or OBJECT in codes):  # the template may format them as numbers
+        of_args, of_extras = codes_in(record.msg, kinds[: len(args)]), codes_of(kinds[len(args) :])
+        codes = None if of_args is None or of_extras is None else of_args + of_extras
     return None if codes is None else (shared, names, sent, codes)
 
 
