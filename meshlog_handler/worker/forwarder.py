@@ -88,7 +88,7 @@ class LogForwarder(QueueListener):
             return
         self.stream.idle = False
         thread = self._thread
-        if thread is not None and not thread.is_alive() and not self._stopping:
+        if thread is not None and not thread.is_alive() and not (self._stopping or self.stream.client_gone):
             self._restart(thread)
         self.queue.put(_WAKE)
 
@@ -171,8 +171,9 @@ class LogForwarder(QueueListener):
             elif not self._stopping:
                 stream.lose_client()
         finally:
-            # The next logging call wakes the idle forwarder, and so finds that its thread has ended.
-            stream.idle = True
+            # The next logging call wakes the idle forwarder, and so finds that its thread has ended. Without a client, there is
+            # nothing to do for a new one.
+            stream.idle = not stream.client_gone
             internal_threads.discard(threading.get_ident())
             transport_threads.discard(threading.get_ident())
 

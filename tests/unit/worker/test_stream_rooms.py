@@ -205,6 +205,26 @@ def test_waiting_calls_are_released_before_the_next_segment_is_sent(proc: Proc) 
     assert locked[0] is False
 
 
+def test_no_thread_is_started_after_the_client_is_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logging call would wait for it."""
+    sent: list[Range] = []
+
+    def send_data(piece: Range) -> None:
+        sent.append(piece)
+        raise BrokenPipeError
+
+    forwarder = LogForwarder(SimpleNamespace(send_data=send_data, intact=True))  # type: ignore[arg-type]  # a link that fails
+    forwarder.attach(proc.stream)
+    monkeypatch.setattr(proc.stream, "wake", forwarder.wake)
+    forwarder.start()
+    proc.log("first")
+    assert forwarder.wait_ended(60.0)
+    for number in range(100):
+        proc.log("%d", number)
+    assert forwarder.wait_ended(0)
+    assert len(sent) == 1
+
+
 def test_what_is_dropped_before_a_flush_is_reported_before_its_sentinel(proc: Proc) -> None:
     """Also what is dropped, and flushed, while the forwarder ships."""
     frames: list[str] = []
