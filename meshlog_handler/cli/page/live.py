@@ -27,6 +27,12 @@ _BYTES_A_SEC: Final = 1e6
 _NOTHING: Final = Insight({}, (), (), (), (), ())
 
 
+def pause_after(seconds: float, used: float, size: int) -> float:
+    """Return how long to wait after a snapshot, in seconds: it took some, used some of a processor, and has a size in bytes."""
+    # What the page takes from the ranks counts. A snapshot also takes long because they keep the machine busy.
+    return max(_FASTEST_SEC, seconds, _SHARE * used, size / _BYTES_A_SEC)
+
+
 class LivePage:
     """The newest snapshot of a run, for any number of readers. Any thread may call any method.
 
@@ -146,7 +152,7 @@ class LivePage:
                 wanted = self._waiting > 0
             if not wanted and not self._over:
                 continue
-            begun, over = monotonic(), self._over
+            begun, used, over = monotonic(), time.thread_time(), self._over
             snapshot = self._make(over)
             with self._changed:
                 self._version += 1
@@ -154,7 +160,7 @@ class LivePage:
                 self._changed.notify_all()
             if over:
                 break
-            pause = max(_FASTEST_SEC, _SHARE * (monotonic() - begun), len(snapshot) / _BYTES_A_SEC)
+            pause = pause_after(monotonic() - begun, time.thread_time() - used, len(snapshot))
             end = begun + pause
             while monotonic() < end and not self._over and not self._closed:
                 time.sleep(_READ_SEC)

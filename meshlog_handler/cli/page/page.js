@@ -180,6 +180,7 @@
       const strength = level < 2 ? 0.3 + 0.7 * Math.min(1, (code % 12) / 8) : 0.8 + 0.2 * Math.min(1, (code % 12) / 6);
       palette.push(colors[level].map((part, index) => Math.round(part * strength + paper[index] * (1 - strength))));
     }
+    const errors = []; // with thin rows, they are drawn taller
     for (let row = 0; row < rows; row++) {
       const begin = Math.floor((row * count) / rows);
       const end = Math.max(begin + 1, Math.floor(((row + 1) * count) / rows));
@@ -195,6 +196,7 @@
         }
         const color = best < 0 || (best / 12 | 0) < least ? empty : palette[best];
         image.data.set([...color, 255], 4 * (row * columns + column));
+        if (height / rows < 3 && best >= 36 && color !== empty) errors.push([row, column, color]);
       }
     }
     const small = document.createElement("canvas");
@@ -203,6 +205,12 @@
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
     context.drawImage(small, GUTTER, 0, width, height);
+    for (const [row, column, color] of errors) {
+      context.fillStyle = `rgb(${color.join(",")})`;
+      const left = Math.floor((column * width) / columns);
+      const top = Math.max(0, Math.min(height - 3, Math.round((row * height) / rows) - 1));
+      context.fillRect(GUTTER + left, top, Math.max(3, Math.ceil(width / columns)), 3);
+    }
     context.fillStyle = css("panel");
     if (size >= 6) for (let row = 1; row < count; row++) context.fillRect(GUTTER, Math.round(row * size), width, 1);
     // The states, and the numbers of the ranks.
