@@ -60,9 +60,9 @@ def answer(pipe: Any) -> Any:
     return pipe.recv()
 
 
-def kill_relay(job: Tree) -> None:
-    """Kill the latest relay with all its threads, and wait for its end."""
-    _, pid = job.relays.pop()
+def kill_relay(job: Tree, place: int = -1) -> None:
+    """Kill a relay, the latest one, with all its threads, and wait for its end."""
+    _, pid = job.relays.pop(place)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not run_directory.lives(pid), what="the end of the relay")
 
@@ -133,6 +133,35 @@ def silent_relay(pipe: Any, above: str) -> None:
     """Run a relay that tells no boundaries, as if it were killed before the next one."""
     Checkpoints.step = lambda self, now, idle: None  # type: ignore[method-assign]  # only in this process
     relay(pipe, above)
+
+
+@pytest.mark.parametrize("killed", [0, 1], ids=["the first", "the middle one"])
+def test_a_killed_relay_in_a_chain_is_replaced(killed: int) -> None:
+    with tree() as job:
+        addresses = [job.client.address]
+        for _ in range(3):
+            addresses.append(job.relay(addresses[-1]))
+        workers = [job.start(busy, captured) for captured in (True, False)]
+        for pipe, _ in workers:
+            pipe.send(addresses[-1])
+            assert answer(pipe) == "joined"
+        for _ in range(2):
+            for _, pid in workers:
+                before = len(numbers(job, pid))
+                until(lambda pid=pid, before=before: len(numbers(job, pid)) > before + 50, DEADLINE, "records")  # type: ignore[misc]
+            kill_relay(job, killed)
+            assert job.relay(addresses[killed]) == addresses[killed + 1]
+            job.relays.insert(killed, job.relays.pop())
+        for pipe, pid in workers:
+            pipe.send("stop")
+            count = answer(pipe)
+            until(lambda pid=pid, count=count: len(numbers(job, pid)) >= count, DEADLINE, "all records")  # type: ignore[misc]
+        assert not job.client.flush().missing
+        for pipe, pid in workers:
+            pipe.send("end")
+            check_complete(job, pid, max(numbers(job, pid)) + 1)
+        assert not job.client.stats().dropped
+        job.end()
 
 
 def last_words_shown(job: Tree) -> int:

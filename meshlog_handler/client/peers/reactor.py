@@ -110,7 +110,7 @@ class Reactor:
     def add(self, peer: Peer, welcome: Message) -> None:
         """Add a peer and send `welcome`. A process has one connection: the journal of its earlier peer is read to the end."""
         for former in [each for each in self.disconnected if peer.watched and each.watched and each.pid == peer.pid]:
-            former.left = True
+            former.left = not former.relays  # the workers of a relay send again what it has not passed on as a whole
             self.ended(former)
         self.peers.add(peer)
         if peer.sock is not None:
@@ -296,6 +296,8 @@ class Reactor:
 
     def drop(self, peer: Peer, *, keep_journal: bool) -> None:
         """Remove a peer. Its pipes stay open, because a grandchild may still write to them."""
+        if peer.journal and peer.ended and not peer.left:
+            peer.sides.remove_unreferenced()
         peer.advance(Life.REMOVED)
         self._close_socket(peer)
         if peer.pidfd >= 0:
