@@ -201,6 +201,11 @@ class Reactor:
                 begin = at
         yield items[begin:]
 
+    def take_more(self, peer: Peer) -> None:
+        """Let what was put into the inbox of a peer be collected."""
+        if peer.inbox:
+            self._busy[peer] = None
+
     def turn_now(self, peer: Peer, number: int) -> None:
         """Let a peer that receives no messages pass a switch here, after all data read so far and left in its pipes."""
         sentinel: Item = (time.time(), None, (peer, number))
