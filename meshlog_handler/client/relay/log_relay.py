@@ -348,9 +348,13 @@ class LogRelay:
         if not uplink.replaceable:
             diagnose("the upstream client of this relay is gone: the relay stops")
             self.stop(1.0)
-        elif not patiently(partial(self._go_on, client, uplink), lambda: client.running):
-            diagnose(f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s: this relay stops")
-            self.stop()
+            return
+        try:
+            if not patiently(partial(self._go_on, client, uplink), lambda: client.running):
+                diagnose(f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s: this relay stops")
+                self.stop()
+        except (OSError, RuntimeError) as failure:  # its workers keep in their journals what has not arrived
+            diagnose(f"this relay cannot go on below the replacement of the one upstream: {failure}")
 
     def _go_on(self, client: LogClient, uplink: Uplink) -> bool:
         """Do as another relay that takes the place of this one, below the replacement of the relay upstream.
