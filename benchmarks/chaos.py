@@ -198,7 +198,7 @@ def _account(directory: Path, told: Mapping[str, Any]) -> list[str]:
     }
     sums, faults = balance(sent, arrived, {int(rank): count for rank, count in told["dropped"].items()})
     print("\n".join(rows(sums)))
-    return faults
+    return faults if arrived else [*faults, "nothing has arrived"]
 
 
 def _more(chaos: Chaos, told: Mapping[str, Any]) -> list[str]:

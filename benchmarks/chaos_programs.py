@@ -136,7 +136,7 @@ def relay(name: str, directory: Path, there: str, port: str) -> None:
 def worker(slot: str, name: str, directory: Path) -> None:
     """Log until told to stop, as one worker: slowly, fast, or in bursts."""
     from meshlog_handler import ConnectError, install
-    from meshlog_handler.worker import membership
+    from meshlog_handler.worker import this_process
 
     path = directory / "workers" / name.replace("/", "+")
     path.write_bytes(bytes(8 * WORDS))
@@ -147,7 +147,7 @@ def worker(slot: str, name: str, directory: Path) -> None:
     if int(host[-1]) % 2:
         os.environ["RANK"] = f"{_LAUNCHED + 10 * int(host[-1]) + int(slot)}"
     until = time.monotonic() + _END_SEC
-    while (member := membership.current()) is None:
+    while (member := this_process.current()) is None:
         try:
             install(address, capture=False)
         except ConnectError:  # its relay was killed

@@ -127,6 +127,7 @@ class RunDir:
 
     def __init__(self, job: str = "", upstream: bytes | None = None) -> None:
         self._restoring = threading.Lock()
+        self.handed_on = False  # whether another client of this process is to go on in it: then it is not removed
         self._files: dict[str, bytes] = {}
         parent = base()
         self.key, self.token = secrets.token_bytes(_KEY), os.urandom(8).hex()
@@ -171,8 +172,15 @@ class RunDir:
             self.forget()
             self._held = held
 
+    def take_again(self) -> None:
+        """Use the directory for the next client of this process, after it was handed on."""
+        self.handed_on = False
+        _remove_left(self.path)
+
     def remove(self) -> None:
-        """Remove the directory and its contents, unless another client of the same job is to read journals in it."""
+        """Remove the directory and its contents, unless another client is to read journals in it."""
+        if self.handed_on:
+            return
         if _OF_JOB not in self._kept_for or not _is_needed(self.path):
             _remove(self.path)
         self.forget()
@@ -241,10 +249,14 @@ def _taken(path: str, held: int, found: bytes) -> tuple[str, list[Held], bytes, 
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _remove_left(path)
+    return path, [Held(held), Held(directory)], found[:_KEY], found[_KEY:].decode()
+
+
+def _remove_left(path: str) -> None:
     for left in (_ORPHAN, SOCKET):
         with contextlib.suppress(FileNotFoundError):  # nothing to remove
             os.unlink(os.path.join(path, left))
-    return path, [Held(held), Held(directory)], found[:_KEY], found[_KEY:].decode()
 
 
 def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:

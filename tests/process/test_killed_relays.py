@@ -60,9 +60,9 @@ def answer(pipe: Any) -> Any:
     return pipe.recv()
 
 
-def kill_relay(job: Tree) -> None:
-    """Kill the latest relay with all its threads, and wait for its end."""
-    _, pid = job.relays.pop()
+def kill_relay(job: Tree, place: int = -1) -> None:
+    """Kill a relay, the latest one, with all its threads, and wait for its end."""
+    _, pid = job.relays.pop(place)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not run_directory.lives(pid), what="the end of the relay")
 
@@ -133,6 +133,29 @@ def silent_relay(pipe: Any, above: str) -> None:
     """Run a relay that tells no boundaries, as if it were killed before the next one."""
     Checkpoints.step = lambda self, now, idle: None  # type: ignore[method-assign]  # only in this process
     relay(pipe, above)
+
+
+def test_a_killed_relay_with_another_one_below_is_replaced() -> None:
+    with tree() as job:
+        above = job.relay()
+        below = job.relay(above)
+        pipe, pid = job.start(busy, False)
+        pipe.send(below)
+        assert answer(pipe) == "joined"
+        for _ in range(2):
+            before = len(numbers(job, pid))
+            until(lambda before=before: len(numbers(job, pid)) > before + 50, DEADLINE, "records")  # type: ignore[misc]
+            kill_relay(job, 0)
+            assert job.relay() == above
+            job.relays.reverse()
+        pipe.send("stop")
+        count = answer(pipe)
+        until(lambda: len(numbers(job, pid)) >= count, DEADLINE, "all records")
+        assert not job.client.flush().missing
+        pipe.send("end")
+        check_complete(job, pid, count)
+        assert not job.client.stats().dropped
+        job.end()
 
 
 def last_words_shown(job: Tree) -> int:

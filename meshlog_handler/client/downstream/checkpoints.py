@@ -26,6 +26,7 @@ from ...protocol.relay_messages import DownstreamPassed, PassedReceived
 from ..peers.peer import Peer
 from ..peers.reactor import Reactor
 from .clocks import ClockEstimate
+from .relayed_peers import RelayPeer
 
 if TYPE_CHECKING:
     from ..relay.uplink import Uplink
@@ -66,14 +67,34 @@ class Checkpoints:
         self._kept: dict[Peer, int] = {}
         self._clock = ClockEstimate()
         self.deadline: float | None = None
+        self.relays: list[RelayPeer] = []
         if upstream is not None:
             reactor.taken_from = set()
+
+    def joined(self, relay: RelayPeer) -> None:
+        """Add a relay downstream, if this client is part of a relay: its parts are taken as a whole.
+
+        A boundary upstream must not be within one of them, because it is not known how far its workers have come there.
+        """
+        if self._upstream is not None:
+            relay.stepwise = True
+            self.relays.append(relay)
+
+    def ended(self, relay: RelayPeer) -> None:
+        """Remove a relay."""
+        if relay in self.relays:
+            self.relays.remove(relay)
+
+    @property
+    def _within(self) -> bool:
+        """Whether parts of relays are being taken."""
+        return any(relay.inbox for relay in self.relays)
 
     @property
     def full(self) -> bool:
         """Whether so much is on its way that nothing more is to be taken from the workers."""
         upstream = self._upstream
-        return upstream is not None and upstream.passed_bytes - self._confirmed_bytes > upstream.room
+        return upstream is not None and upstream.passed_bytes - self._confirmed_bytes > upstream.room and not self._within
 
     def reached(self, relay: Peer, boundary: DownstreamPassed) -> None:
         """Add a boundary of a relay downstream. It is confirmed when the upstream client has what comes before it."""
@@ -92,6 +113,14 @@ class Checkpoints:
 
     def step(self, now: float, idle: bool) -> None:
         """Send a boundary if anything was passed on since the last one. `idle`: everything that was taken was passed on."""
+        whole = idle and not self._within
+        self._send_boundary(now, whole)
+        if whole and not self.full:
+            for relay in self.relays:
+                self._reactor.messages.extend((relay, boundary) for boundary in relay.release())
+                self._reactor.take_more(relay)
+
+    def _send_boundary(self, now: float, whole: bool) -> None:
         upstream, taken_from = self._upstream, self._reactor.taken_from
         self.deadline = None
         if upstream is None or taken_from is None:
@@ -100,7 +129,7 @@ class Checkpoints:
             self.deadline = now + _POSTPONED_SEC
         ready = {relay: known for relay, known in self._from_relays.items() if not relay.inbox}
         changed = upstream.place != self._place or taken_from or ready or self._ended
-        if not changed or not idle:
+        if not changed or not whole:
             return
         if self._dispatcher.deadline is not None:
             self._since = now if self._since is None else self._since

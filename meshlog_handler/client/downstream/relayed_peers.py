@@ -85,6 +85,7 @@ class RelayPeer(Peer):
         self._boundaries: deque[DownstreamPassed] = deque()
         self.ahead = 0.0
         self.unconfirmed: Unconfirmed | None = None
+        self.stepwise = False  # in a relay: `Checkpoints` calls `release`
         self.formers: list[RelayPeer] = []  # killed relays whose place this one has, as far as they are not removed yet
 
     def receive(self, data: bytes) -> list[Message]:
@@ -96,7 +97,7 @@ class RelayPeer(Peer):
             self._hold(before)
         if self.held_bytes > MAX_HELD:
             raise ProtocolError(f"its boundaries are not reached: more than {MAX_HELD >> 20} MiB wait for one")
-        return [*messages, *self._reached()]
+        return messages if self.stepwise else [*messages, *self.release()]
 
     def _hold(self, before: int) -> None:
         """Hold the pieces that were added to the inbox: they are taken when their boundary is reached."""
@@ -111,7 +112,7 @@ class RelayPeer(Peer):
         self.inbox_bytes += len(piece.data)
         self.held_bytes -= len(piece.data)
 
-    def _reached(self) -> list[DownstreamPassed]:
+    def release(self) -> list[DownstreamPassed]:
         """Let the pieces up to a boundary be taken that has arrived as a whole; return these boundaries."""
         reached = []
         while self._boundaries and self.place >= (self._boundaries[0].generation, self._boundaries[0].position):

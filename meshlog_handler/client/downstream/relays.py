@@ -121,6 +121,7 @@ class Relays:
         """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
         if isinstance(peer, RelayPeer):
             peer.unconfirmed = self.unconfirmed
+            self.checkpoints.joined(peer)
             peer.formers = [each for each in self._relays() if each is not peer and each.was_replaced_by(peer)]
             self._send(peer, WindowDownstream(0, window_downstream(self._window)))
             for mesh_or_all, streaming in self._registry.streaming().items():
@@ -294,6 +295,7 @@ class Relays:
             for each in (*peer.replaced, *peer.downstream.values()):
                 each.stats.alive = False
                 self.handle(peer, DownstreamEnded(each.rank, counters_of(each.stats), peer.hidden))
+            self.checkpoints.ended(peer)
             self._hidden_by_former += peer.hidden
             peer.hidden = 0
             for claim in self._waiting.pop(peer, ()):

@@ -569,8 +569,6 @@ class Peer:
         self.close_pidfd()
         if self.mark is not None:
             self.mark.close()
-        if self.journal and self.ended and not self.left:
-            self.sides.remove_unreferenced()
         if not keep_journal:
             for path in self.journal_files():
                 with contextlib.suppress(OSError):  # never created, or removed by its owner

@@ -118,7 +118,7 @@ class Reactor:
     def add(self, peer: Peer, welcome: Message) -> None:
         """Add a peer and send `welcome`. A process has one connection: the journal of its earlier peer is read to the end."""
         for former in [each for each in self.disconnected if peer.watched and each.watched and each.pid == peer.pid]:
-            former.left = True
+            former.left = not former.relays  # the workers of a relay send again what it has not passed on as a whole
             self.ended(former)
         self.peers.add(peer)
         if peer.sock is not None:
@@ -205,6 +205,11 @@ class Reactor:
                 peer.turn(values[1])
                 begin = at
         yield items[begin:]
+
+    def take_more(self, peer: Peer) -> None:
+        """Let what was put into the inbox of a peer be collected."""
+        if peer.inbox:
+            self._busy[peer] = None
 
     def turn_now(self, peer: Peer, number: int) -> None:
         """Let a peer that receives no messages pass a switch here, after all data read so far and left in its pipes."""
@@ -301,6 +306,8 @@ class Reactor:
 
     def drop(self, peer: Peer, *, keep_journal: bool) -> None:
         """Remove a peer. Its pipes stay open, because a grandchild may still write to them."""
+        if peer.journal and peer.ended and not peer.left:
+            peer.sides.remove_unreferenced()
         peer.advance(Life.REMOVED)
         self._close_socket(peer)
         if peer.pidfd >= 0:

@@ -220,7 +220,7 @@ class Registry:
             token, number = self._own_token, next(self._numbers)
             name = f"{connection.pid}-{number}-{token}-rank{'' if rank is None else rank}.journal"
             journal = os.path.join(self._journals, name) if hello.forwarding else ""
-            retains = self.claim is not None and bool(journal) and rank is not None and not hello.relay
+            retains = self.claim is not None and bool(journal) and (rank is not None or hello.relay)
             return Welcome(rank, journal, self._commands_for(hello), retains)
 
     def _admit_again(self, connection: NewConnection) -> Welcome:

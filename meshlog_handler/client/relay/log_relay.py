@@ -44,6 +44,7 @@ from ...system.shielded import run_shielded
 from ...system.waits import monotonic
 from ...transport.channel import Address
 from ...transport.run_directory import RunDir
+from ...worker.next_client import PATIENCE_SEC, patiently
 from ...worker.record_stream import internal_threads
 from ..flushes.acknowledgements import Answers
 from ..flushes.receipt import FlushReceipt
@@ -56,6 +57,8 @@ from .uplink import Uplink
 
 _LOOK_SEC: Final = 0.5
 _ORPHANS_SEC: Final = 2.0
+_ENDS_SEC: Final = 10.0
+_ENDS_LOOK_SEC: Final = 0.002
 
 
 class LogRelay:
@@ -78,7 +81,7 @@ class LogRelay:
     Notes
     -----
     Any thread may call its methods. The upstream client sets the windows, as a part of its window. When the upstream client is
-    gone, the relay stops, and its workers continue as without a client.
+    gone, the relay stops, and its workers continue as without a client. If that is a relay, its replacement has 30 seconds.
     """
 
     def __init__(
@@ -132,8 +135,7 @@ class LogRelay:
             self._begin()
 
     def _begin(self) -> None:
-        self._over, self._adopting = threading.Event(), set()
-        log_dir, never, hide = self._options
+        self._over = threading.Event()
         try:
             directory = RunDir(upstream=Address.parse(self._upstream_address).key)
         except BaseException:
@@ -145,19 +147,24 @@ class LogRelay:
         except BaseException:
             directory.forget()  # there may be journals in it
             raise
+        self._open(uplink)
+
+    def _open(self, uplink: Uplink) -> None:
+        log_dir, never, hide = self._options
         try:
             client = LogClient(uplink.handler, log_dir=log_dir, never=never, hide=hide, upstream=uplink)
             client.registry.claim = uplink.claim
+            self._adopting = set()
             self._uplink, self._client = uplink, client  # before the client starts: workers may wait at its address
             client.start()
         except BaseException:
             self._uplink = self._client = None
             uplink.leave()
-            directory.forget()
+            uplink.directory.forget()
             raise
         live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
-        uplink.start(self._carry_out, self.stop, self._lost)
+        uplink.start(self._carry_out, self.stop, partial(self._lost, client, uplink))
         if client.registry.orphans:
             arguments = client, uplink
             self._looker = threading.Thread(target=self._look_for_orphans, args=arguments, name="meshlog-orphans", daemon=True)
@@ -213,10 +220,15 @@ class LogRelay:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
-            self._await_orphans(client, uplink)
-            self._over.set()
-            client.end(timeout, interrupts)
-            uplink.leave()
+            if uplink.lost and uplink.replaceable:  # the journals of the workers keep what has not arrived
+                self._over.set()
+                self._hand_on(client, uplink)
+                uplink.directory.forget()
+            else:
+                self._await_orphans(client, uplink)
+                self._over.set()
+                client.end(timeout, interrupts)
+                uplink.leave()
             live_clients.discard(self)
             at_exit.forget(self)
 
@@ -332,9 +344,43 @@ class LogRelay:
 
         _start(take, "meshlog-stacks")
 
-    def _lost(self) -> None:
-        diagnose("the upstream client of this relay is gone: the relay stops")
-        self.stop(1.0)
+    def _lost(self, client: LogClient, uplink: Uplink) -> None:
+        if not uplink.replaceable:
+            diagnose("the upstream client of this relay is gone: the relay stops")
+            self.stop(1.0)
+            return
+        try:
+            if not patiently(partial(self._go_on, client, uplink), lambda: client.running):
+                diagnose(f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s: this relay stops")
+                self.stop()
+        except (OSError, RuntimeError) as failure:  # its workers keep in their journals what has not arrived
+            diagnose(f"this relay cannot go on below the replacement of the one upstream: {failure}")
+
+    def _go_on(self, client: LogClient, uplink: Uplink) -> bool:
+        """Do as another relay that takes the place of this one, below the replacement of the relay upstream.
+
+        The workers join again, and send what has not arrived. Raises `ConnectError` if there is no replacement yet.
+        """
+        found = Uplink(self._upstream_address, None, uplink.directory)
+        with self._ending:
+            if not client.running:  # it was stopped meanwhile
+                found.leave()
+                return True
+            self._hand_on(client, uplink)
+            uplink.directory.take_again()
+            self._open(found)
+        return True
+
+    def _hand_on(self, client: LogClient, uplink: Uplink) -> None:
+        """End without releasing the workers. They look for another relay in this directory."""
+        uplink.directory.handed_on = True
+        client.enqueue_sentinel()
+        deadline = monotonic() + _ENDS_SEC
+        while client.running and monotonic() < deadline:
+            time.sleep(_ENDS_LOOK_SEC)
+        live_clients.discard(client)
+        at_exit.forget(client)
+        uplink.leave_lost()
 
 
 def _start(work: Callable[[], object], name: str) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -90,6 +91,7 @@ class Uplink:
             resumes=directory.path,
         )
         self._link, welcome = connect(Address.parse(address), hello, (), tunnel)
+        self.replaceable = welcome.retains and tunnel is None  # a relay may be, at the same address
         # Through a tunnel, the client cannot read a journal file after this process ends. Then memory is enough.
         self._forwarder = LogForwarder(self._link)
         path = welcome.journal if tunnel is None else ""
@@ -104,6 +106,7 @@ class Uplink:
             self.stream.part()
             raise
         self._left = self._released = False
+        self.lost = False
         self._thread: threading.Thread | None = None
         self._claims: dict[int, Callable[[RankGranted], None]] = {}
         self._numbers = itertools.count(1)
@@ -163,6 +166,20 @@ class Uplink:
         """Acknowledge a flush, after all records that were passed on before."""
         self.stream.append_flush(version)
 
+    def leave_lost(self) -> None:
+        """Close what is left of a lost connection. Nobody will read its journal."""
+        path, self._left = self.stream.journal.path, True
+        self._link.close()
+        self._forwarder.enqueue_sentinel()
+        self._forwarder.wait_ended(_SHIP_SEC)
+        self.stream.part()
+        if self._thread is not None:
+            self._thread.join(_GOODBYE_SEC)
+        self._link.forget()
+        if path is not None:
+            with contextlib.suppress(OSError):  # its directory was removed
+                os.unlink(path)
+
     def leave(self) -> None:
         """Send what is pending and close the connection. Waits while the upstream client makes progress."""
         self._left = True
@@ -207,6 +224,8 @@ class Uplink:
                 diagnose(f"unexpected message from the upstream client: {failure}")
             self.stream.lose_client()
             if not self._left and not self._released:
+                self.lost = True
+                self._forwarder.pause()  # else each record would start its thread again
                 threading.Thread(target=lost, name="meshlog-relay-end", daemon=True).start()
         finally:
             if self._left:
