@@ -79,9 +79,9 @@ class HostMesh:
         never: Sequence[str] = (),
         hide: Sequence[str] = (),
     ) -> ProcMesh:
-        """Start procs in the background, and return at once: the first time after an import, and with fork after the forks.
+        """Start procs in the background, and return. The first operation on the mesh waits until they have started.
 
-        The first operation on the mesh waits until they have started.
+        The first call imports what the mesh needs. With fork, each call returns after the forks.
 
         Parameters
         ----------
