@@ -131,7 +131,7 @@ class MeshHandler(logging.Handler):
             run_whole(partial(self._start, address, log_dir, make_sink))
         else:
             run_whole(partial(self._start_in_job, job, log_dir))
-        _tell_made()
+        _tell_made(self)
 
     @classmethod
     def wrap(cls, logger: logging.Logger | str | None = None, **options: Any) -> MeshHandler:
@@ -227,7 +227,7 @@ class MeshHandler(logging.Handler):
         address, self.route = (None, None) if sink is not None else client
         if sink is None:
             run_whole(partial(self._start, address, None, partial(Sink, (), True, settings.aggregate_window_sec())))
-        _tell_made()
+        _tell_made(self)
 
     def _start(self, address: str | None, log_dir: str | None, make_sink: Callable[[], Sink]) -> None:
         """Find the client and join it, or become it."""
@@ -518,7 +518,12 @@ when_made: Final[list[Callable[[], object]]] = []
 """Called after each MeshHandler that is made."""
 
 
-def _tell_made() -> None:
+living: Final[weakref.WeakValueDictionary[int, MeshHandler]] = weakref.WeakValueDictionary()
+"""All MeshHandlers. `logging` forgets those that existed before `dictConfig`, also if loggers keep them."""
+
+
+def _tell_made(made: MeshHandler) -> None:
+    living[id(made)] = made
     for call in when_made:
         call()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import settings
 from .errors import ConnectError, SettingError
-from .handler import MeshHandler, when_made
+from .handler import MeshHandler, living, when_made
 from .system import live_clients
 from .system.diagnostics import diagnose
 from .system.exit_status import parents_death
@@ -290,8 +290,7 @@ def _leave_to_others() -> None:
         return
     plain = [handler for handler in root.handlers if isinstance(handler, MeshHandler) and handler.sink is None]
     ours = [handler for handler in plain if handler is _installed] or plain
-    every: Any = vars(logging)["_handlerList"]  # those that are not closed, also without a logger
-    others = any(isinstance(each := reference(), MeshHandler) and each not in ours for reference in every[:])
+    others = any(each not in ours for each in [reference() for reference in living.valuerefs()] if each is not None)
     for handler in ours:
         (handler.addFilter if others else handler.removeFilter)(console_handlers.is_left_to_root)
 

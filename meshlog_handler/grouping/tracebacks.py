@@ -16,8 +16,9 @@ LINKS: Final = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
+_GROUP_LINE: Final = re.compile(r" +[|+]")
 _GROUP_END: Final = re.compile(r" +\+-+\Z")
-_MESSAGE: Final = re.compile(r"^([ |]*[^\s:]+): .*$", re.MULTILINE)
+_MESSAGE: Final = re.compile(r"^([ |]*[^\s:|][^\s:]*): .*$", re.MULTILINE)
 _MAX_SIZE: Final = 1 << 20
 _MAX_HELD: Final = 16 << 20
 _LONGEST_SEC: Final = 5.0
@@ -45,7 +46,7 @@ def part_after(before: Part, text: str) -> Part:
         if text.startswith(" "):
             return Part.FRAMES
         return Part.LAST if text and text != HEAD else Part.NONE
-    if before in (Part.GROUP, Part.GROUP_LAST) and text.startswith(" ") and text != GROUP_HEAD:
+    if before in (Part.GROUP, Part.GROUP_LAST) and _GROUP_LINE.match(text) and text != GROUP_HEAD:
         return Part.GROUP_LAST if _GROUP_END.match(text) else Part.GROUP
     if before in (Part.LAST, Part.GROUP_LAST):
         return Part.NONE if text else Part.GAP
@@ -66,7 +67,7 @@ def signature_of(text: str) -> str | None:
 class Traceback:
     """The lines of one stream since the head of a traceback, each with its template. `never`: it is not grouped."""
 
-    __slots__ = ("_known", "due", "lines", "never", "part", "rank", "size", "source")
+    __slots__ = ("_began", "_known", "due", "lines", "never", "part", "rank", "size", "source")
 
     def __init__(self, rank: int | None, source: Hashable, never: bool) -> None:
         self.rank = rank
@@ -75,6 +76,7 @@ class Traceback:
         self.lines: list[tuple[Any, Any]] = []
         self.size = 0  # bytes, approximately
         self.due = _NEVER
+        self._began: float | None = None
         self.part = Part.NONE
         self._known = 0  # lines up to the last one that is certainly a part
 
@@ -91,7 +93,9 @@ class Traceback:
             self.size += size_of(values)
         if part < Part.GAP:
             self._known = len(self.lines)
-        self.due = now + (_QUIET_SEC if self.whole else _LONGEST_SEC)
+        if self._began is None:
+            self._began = now
+        self.due = now + _QUIET_SEC if self.whole else self._began + _LONGEST_SEC
 
     def split(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
         """Return its lines, and those after them that join it to nothing."""
@@ -102,7 +106,7 @@ class Tracebacks:
     """Holds the tracebacks of all streams. Not thread-safe. As a truth value: whether there are any.
 
     Each is held until its last line, and 0.1 seconds longer if no other line follows: it may be joined to another one. Without
-    a last line, it is held for 5 seconds after the latest one. One takes at most 1 MiB, and all 16 MiB.
+    a last line, it is held for 5 seconds. One takes at most 1 MiB, and all 16 MiB.
     """
 
     def __init__(self) -> None:

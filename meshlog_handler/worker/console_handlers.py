@@ -254,17 +254,18 @@ def _upward(logger: logging.Logger) -> Iterator[logging.Logger]:
 
 def _forwards(handler: logging.Handler, record: logging.LogRecord) -> bool:
     # The result of the program's filters is unknown until they run, and they must run only once.
-    return forwards(handler) and record.levelno >= handler.level and all(map(_is_known, handler.filters))
+    return forwards(handler) and record.levelno >= handler.level and all(_lets_pass(each, record) for each in handler.filters)
 
 
-def _is_known(accepts: object) -> bool:
-    return accepts is _as_on_console or accepts is is_left_to_root
+def _lets_pass(accepts: object, record: logging.LogRecord) -> bool:
+    return accepts is _as_on_console or (accepts is is_left_to_root and is_left_to_root(record))
 
 
 def is_left_to_root(record: logging.LogRecord) -> bool:
     """Return whether no other `MeshHandler` forwards a record: a filter for the one that `install` puts on the root logger."""
-    logger = logging.root if record.name == logging.root.name else logging.root.manager.loggerDict.get(record.name)
-    return not isinstance(logger, logging.Logger) or not any(
+    place = _place(record)  # the logger may have another name than the record
+    logger = _logger_of(record) if place is None else place.first
+    return logger is None or not any(
         forwards(handler) and record.levelno >= handler.level and is_left_to_root not in handler.filters
         for each in _upward(logger)
         for handler in each.handlers
@@ -325,7 +326,7 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
             _set_verdict(mesh, _Verdict(record, False, final=True))
             final = True
     with _suppressed(handler) as suppression:
-        _run(handler, record, muted=hasattr(handler, "muted") and writes_to_console(handler))
+        _run(handler, record, muted=callable(getattr(handler, "console_stream", None)) and writes_to_console(handler))
     if mesh is not None and not final and suppression.wrote:
         _set_verdict(mesh, _Verdict(record, True, final=True))
 
@@ -333,13 +334,15 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
 def _run(handler: Any, record: logging.LogRecord, *, muted: bool = False) -> None:
     """Let a handler emit a record. `muted`: it is a subclass of our console, and leaves out what it writes itself."""
     handler.acquire()
+    before, verdict = getattr(handler, "muted", False), _verdict.get()
     try:
         if muted:
             handler.muted = True
         handler.emit(record)
     finally:
         if muted:
-            handler.muted = False
+            handler.muted = before
+        _verdict.set(verdict)  # what the handler has logged may have replaced it
         handler.release()
 
 

@@ -400,7 +400,7 @@ class Membership:
             self._uncapture()  # and write what is left in the captured pipes to the original descriptors
         elif not self._ending and not self.over:  # a spawned child calls it twice: at its own exit, and at the interpreter's
             self._ending = True
-            if self.stream is not None and not self.stream.journal.outlives:
+            if self.stream is not None and self._link.intact and not self.stream.journal.outlives:
                 self.complete(_SHIP_SEC)
             self._link.send_last(Ending(uncaught.line()), _GOODBYE_SEC)
             if self._capture is not None and not self._capture.has_room(_ROOM_SEC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import logging.config
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,17 @@ from meshlog_handler import ConsoleHandler, LogClient, MeshHandler, install
 
 ROOT: Final = logging.getLogger()
 APP: Final = logging.getLogger("app")
+NESTED: Final = "nested"
+
+
+class Talkative(ConsoleHandler):
+    """A console that logs while it writes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        if record.msg != NESTED:
+            APP.info(NESTED)
+        super().emit(record)
 
 
 class OwnEmit(ConsoleHandler):
@@ -35,6 +47,18 @@ def _console_of_program() -> None:
     APP.addHandler(MeshHandler())
 
 
+def _rejecting() -> None:
+    ROOT.addHandler(logging.StreamHandler())
+    handler = MeshHandler()
+    handler.addFilter(lambda record: False)
+    APP.addHandler(handler)
+
+
+def _forgotten() -> None:
+    APP.addHandler(MeshHandler())
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "INFO"}})
+
+
 def _cut_off() -> None:
     APP.addHandler(ConsoleHandler())
     APP.propagate = False
@@ -48,6 +72,9 @@ SECOND: Final[dict[str, Callable[[str], object]]] = {
     "mesh-on-root-removed": lambda address: _removed(),
     "mesh-copied": lambda address: APP.addHandler(copy.copy(MeshHandler())),
     "mesh-and-stream-on-root": lambda address: _console_of_program(),
+    "mesh-that-rejects": lambda address: _rejecting(),
+    "mesh-forgotten-by-logging": lambda address: _forgotten(),
+    "console-that-logs": lambda address: APP.addHandler(Talkative()),
     "console": lambda address: APP.addHandler(ConsoleHandler()),
     "console-on-root": lambda address: ROOT.addHandler(ConsoleHandler()),
     "console-with-own-emit": lambda address: APP.addHandler(OwnEmit()),
@@ -64,7 +91,10 @@ def work(kind: str, before: bool, capture: bool, address: str) -> None:
         step()
     for number in range(2):
         APP.info("%s-%s-%d", kind, name_of(before, capture), number)
-    logging.getLogger("other").info("%s-%s-other", kind, name_of(before, capture))
+    other = logging.getLogger("other")
+    other.info("%s-%s-other", kind, name_of(before, capture))
+    text = f"{kind}-{name_of(before, capture)}-handled"
+    other.handle(logging.makeLogRecord({"name": "app", "levelno": logging.INFO, "levelname": "INFO", "msg": text}))
 
 
 def name_of(before: bool, capture: bool) -> str:

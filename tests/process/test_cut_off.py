@@ -1,4 +1,4 @@
-"""A process loses its connection and lives on, because it called exec or closed all descriptors. No record is lost."""
+"""A process loses its connection and goes on, because it called exec or closed all descriptors. No record is lost."""
 
 from __future__ import annotations
 
@@ -87,3 +87,23 @@ def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind:
 def test_a_process_that_shows_a_job_and_closes_its_descriptors_ends() -> None:
     done = run_python("-c", "from tests.process import cut_off; cut_off.end_in_a_job()")
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["before", "after"], "")
+
+
+ENDS = """
+import logging, os
+from meshlog_handler import install
+from meshlog_handler.worker.member import Membership
+
+complete = Membership.complete
+Membership.complete = lambda self, timeout: (os.write(2, b"waits"), complete(self, timeout))
+install(capture=False)
+logging.error("before")
+os.closerange(3, 256)
+"""
+
+
+def test_a_process_that_has_closed_all_descriptors_does_not_wait_at_its_exit() -> None:
+    with collected() as logs:
+        done = run_python("-c", ENDS, env=logs.environ())
+    assert "before" in logs.messages
+    assert "waits" not in done.stderr

@@ -183,19 +183,33 @@ def test_the_lines_of_two_processes_without_ranks_are_not_mixed() -> None:
     assert sorted(formatted(aggregator.flush())) == sorted(texts)
 
 
-def test_a_traceback_without_an_end_is_shown_when_it_has_been_quiet_for_long() -> None:
+def test_a_traceback_without_an_end_is_shown_after_five_seconds() -> None:
     job = Job()
     head = trace("OSError").rpartition("\n")[0]
     job.print(0, head)
     assert job.wait(4.0) == []
     job.print(0, "    more")
-    assert job.wait(4.9) == []
+    assert job.wait(0.9) == []
     assert job.wait(0.1) == [head + "\n    more"]
     job.print(0, "Traceback (most recent call last):")
     assert job.flush() == ["Traceback (most recent call last):"]
     job.print(0, head)
     assert formatted(job.aggregator.end(1, job.now, whole=False)) == []
     assert formatted(job.aggregator.end(0, job.now, whole=False)) == [head]
+
+
+@pytest.mark.skipif(several is None, reason="exception groups are new in Python 3.11")
+def test_an_indented_line_after_an_exception_group_is_no_part_of_it() -> None:
+    job = Job()
+    group = printed(fail(several, "several", [fail(ValueError, 1)]))
+    job.print(0, group)
+    assert job.print(0, "  retrying") == [group]
+    assert job.flush() == ["  retrying"]
+
+
+def test_the_signature_of_a_long_line_takes_linear_time() -> None:
+    text = f"{tracebacks.HEAD}\n{'|' * 300_000}\nValueError: 1"
+    assert tracebacks.signature_of(text) == text.removesuffix(": 1")
 
 
 def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
