@@ -114,7 +114,6 @@ class HostMesh:
         The procs do not run the script again, even without an ``if __name__ == "__main__"`` guard. Calls pickle its
         definitions by value.
         """
-        unpatched.use()
         shape = Shape.of(check_per_host(per_host))
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
@@ -127,6 +126,7 @@ class HostMesh:
                 start_ahead(method)  # the server starts while this process imports the client
                 from .lifecycle import MeshLifecycle
 
+            unpatched.use()  # after the imports
             life = MeshLifecycle(
                 shape,
                 called,

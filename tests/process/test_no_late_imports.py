@@ -112,8 +112,11 @@ TRACKER = """
 from meshlog_handler.mesh import start_methods
 start_methods.start_ahead("spawn")
 pid = start_methods.load().resource_tracker._resource_tracker._pid
-with open(f"/proc/{pid}/cmdline") as words:
-    print(words.read().split("\\0")[-2])
+found = own = open("/proc/self/cmdline").read()
+while found in ("", own):  # the fork has not become another program yet
+    with open(f"/proc/{pid}/cmdline") as words:
+        found = words.read()
+print(found.split("\\0")[-2])
 """
 
 

@@ -235,7 +235,7 @@ os.write(1, b"written\\n")
 os.write(2, "gr\\u00fc\\u00df\\n".encode())
 subprocess.run(["echo", "by a child"], check=True)
 ctypes.CDLL(None).printf(b"by printf\\n")
-print("printed")
+print("printed\\n", end="")  # one write: another thread writes, too
 """
 
 
