@@ -101,8 +101,12 @@ class Findings(NamedTuple):
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
         made = [each.brief(self.when) if brief else each.observation(self.when) for each in known]
         if self.work:
-            found, crowded = work_of(each.pid for each in known if each.pid is not None), is_crowded()
-            work = [found.get(each.pid or 0, Work(0.0, False)) for each in known]
+            pids: dict[int, set[int]] = {}  # a process may have two connections, and a rank several processes
+            for process in known:
+                pids.setdefault(process.rank, set()).update(() if process.pid is None else (process.pid,))
+            crowded = is_crowded()
+            found = work_of(pids, crowded)
+            work = [found.pop(each.rank, Work(0.0, False)) for each in known]  # each rank has it once
             made = [
                 replace(each, worked=done.seconds, runnable=done.runnable, crowded=crowded)
                 for each, done in zip(made, work, strict=True)

@@ -13,12 +13,14 @@ import pytest
 
 from meshlog_handler.client.downstream.relayed_peers import RelayPeer
 from meshlog_handler.client.health import insights as module
-from meshlog_handler.client.health.insights import INSIGHT_SEC, Findings, Insights
+from meshlog_handler.client.health.insights import INSIGHT_SEC, Findings, Insights, Known
 from meshlog_handler.client.peers.stats import RankStats
-from meshlog_handler.insight.observation import Observation
+from meshlog_handler.insight.observation import Observation, by_rank
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.messages import Hello
 from meshlog_handler.protocol.relay_messages import DownstreamInsight, InsightDownstream
+from meshlog_handler.system import process_state
+from meshlog_handler.system.process_state import ProcessTimes
 
 RANK = 4
 TOLD = pack((pack(Observation(RANK, records=1).plain()),))
@@ -94,3 +96,15 @@ def test_a_relay_that_is_late_is_waited_for_only_a_little_longer_until_it_answer
     asked.answer(third, TOLD)
     assert states(future) == [(RANK, "running")]
     assert [each.request for each in asked.sent] == [number, third]
+
+
+def known(rank: int, pid: int | None) -> Known:
+    return Known(rank, pid, "running", "", "", None, 1, 0, 0, 100.0)
+
+
+def test_the_work_of_a_process_counts_once_for_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {100: ProcessTimes(1, 2.0, False), 200: ProcessTimes(1, 4.0, False), 201: ProcessTimes(200, 8.0, False)}
+    monkeypatch.setattr(process_state, "process_times", lambda: table)
+    processes = [known(0, 100), known(0, 100), known(1, 200), known(1, 201), known(2, None), known(2, 300)]
+    found = by_rank(Findings(100.0, processes, [], [], work=True).observations(brief=True))
+    assert {rank: each.worked for rank, each in found.items()} == {0: 2.0, 1: 12.0, 2: 0.0}
