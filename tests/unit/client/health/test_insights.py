@@ -33,7 +33,7 @@ class Asked:
         self.now, self.sent = 100.0, list[InsightDownstream]()
         monkeypatch.setattr(module, "monotonic", lambda: self.now)
         self._relay = relay
-        stats: Any = SimpleNamespace(stats=RankStats(RANK, None, alive=True))
+        stats: Any = SimpleNamespace(stats=RankStats(RANK, 4711, alive=True))
         relay.downstream = {RANK: stats}
         reactor: Any = SimpleNamespace(peers={relay}, send=self._send)
         self._insights = Insights(reactor, itertools.count(1))
