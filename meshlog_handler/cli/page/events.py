@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from ...grouping.tracebacks import HEAD
+from ...grouping.tracebacks import HEAD, HEADS
 
 CLIENT: Final = -1
 """The rank of what the client itself logs."""
@@ -80,10 +80,17 @@ def ends_of(text: str) -> tuple[str, str] | None:
 
 def headline(text: str) -> str:
     """Return the line that stands for a text: its first one, or of a traceback the one that names the exception."""
-    first, more, rest = text.partition("\n")
-    if more and first == HEAD:
-        return next((line for line in reversed(rest.split("\n")) if line and not line.startswith(" ")), first)
-    return first
+    group = _GROUP.match(text)
+    start = group[0] if group else ""
+    first, _, rest = text[len(start) :].partition("\n")
+    if first in HEADS:
+        first = ([first] + [line for line in outer(rest) if line and not line.startswith(" ")])[-1]
+    return start + first
+
+
+def outer(trace: str) -> list[str]:
+    """Return the lines of a traceback, those of an exception group without its frame, which those inside it keep."""
+    return [line.removeprefix("  | ") for line in trace.split("\n")]
 
 
 def joined(events: Iterable[Event]) -> Iterator[Event]:
