@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from ...grouping.tracebacks import HEAD, HEADS
+from ...grouping.tracebacks import GROUP_HEAD, HEADS
 
 CLIENT: Final = -1
 """The rank of what the client itself logs."""
@@ -48,18 +48,19 @@ class Joiner:
         key = event.rank, event.source
         lines = self._open.get(key)
         if lines is None:
-            if event.captured and event.text == HEAD:
+            if event.captured and event.text in HEADS:
                 self._open[key] = [event]
             else:
                 yield event
             return
-        if event.text.startswith(" ") and len(lines) < _MAX_JOINED:
+        if event.text.startswith(" ") and event.text != GROUP_HEAD and len(lines) < _MAX_JOINED:
             lines.append(event)
             return
         del self._open[key]
-        if event.text.startswith(" ") or not event.text:  # too long, or without an end
+        # It is too long, or it has no end; each line of an exception group is indented.
+        if event.text.startswith(" ") or not event.text or lines[0].text == GROUP_HEAD:
             yield _joined(lines)
-            yield event
+            yield from self.feed(event)
         else:
             yield _joined([*lines, event])
 

@@ -225,6 +225,17 @@ def test_a_traceback_that_arrives_as_one_text_is_an_event() -> None:
     assert list(joined(lines)) == lines
 
 
+def test_a_captured_exception_group_is_one_event() -> None:
+    texts = ["before", *GROUP.split("\n"), *GROUP.split("\n"), *TRACE, "after"]
+    found = list(joined(Event(START, 2, 40, "stderr", text) for text in texts))
+    assert [each.text for each in found] == ["before", GROUP, GROUP, "\n".join(TRACE), "after"]
+    findings = Findings()
+    findings.add(2, found[1:3])
+    insight = findings.insight(START)
+    assert [each.signature for each in insight.failures] == ["ExceptionGroup at train.py:9"]
+    assert insight.ranks[2].errors == 2
+
+
 def test_tracebacks_of_two_ranks_and_one_without_an_end() -> None:
     joiner = Joiner()
     mixed = [Event(START, rank, 40, "stderr", text) for text in TRACE for rank in (0, 1)]
