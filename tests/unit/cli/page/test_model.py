@@ -66,6 +66,10 @@ def test_after_the_end_of_a_run_no_rank_runs() -> None:
 
 
 @hypothesis.given(st.lists(events, max_size=60), st.randoms(use_true_random=False))
+@hypothesis.example(
+    [Event(START + at, 0, level, "train", f"step {at + level} of 9") for at in range(3) for level in (10, 20)],
+    random.Random(4),
+)
 def test_the_order_of_events_does_not_matter(given: list[Event], order: random.Random) -> None:
     shuffled = list(given)
     order.shuffle(shuffled)
