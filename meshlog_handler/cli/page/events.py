@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from ...grouping.tracebacks import GROUP_HEAD, HEADS
+from ...grouping.tracebacks import GROUP_HEAD, HEADS, Part, part_after
 
 CLIENT: Final = -1
 """The rank of what the client itself logs."""
@@ -53,16 +53,16 @@ class Joiner:
             else:
                 yield event
             return
-        if event.text.startswith(" ") and event.text != GROUP_HEAD and len(lines) < _MAX_JOINED:
+        part = part_after(Part.GROUP if lines[0].text == GROUP_HEAD else Part.FRAMES, event.text)
+        if part not in (Part.LAST, Part.NONE) and len(lines) < _MAX_JOINED:
             lines.append(event)
             return
         del self._open[key]
-        # It is too long, or it has no end; each line of an exception group is indented.
-        if event.text.startswith(" ") or not event.text or lines[0].text == GROUP_HEAD:
+        if part == Part.LAST:
+            yield _joined([*lines, event])
+        else:  # it is too long, it is a group, or it has no end
             yield _joined(lines)
             yield from self.feed(event)
-        else:
-            yield _joined([*lines, event])
 
     def flush(self) -> Iterator[Event]:
         """Yield what has no end yet."""

@@ -230,11 +230,11 @@ def test_a_traceback_that_arrives_as_one_text_is_an_event() -> None:
 
 
 def test_a_captured_exception_group_is_one_event() -> None:
-    texts = ["before", *GROUP.split("\n"), *GROUP.split("\n"), *TRACE, "after"]
+    texts = ["before", *GROUP.split("\n"), "  indented", *GROUP.split("\n"), *GROUP.split("\n"), *TRACE, "after"]
     found = list(joined(Event(START, 2, 40, "stderr", text) for text in texts))
-    assert [each.text for each in found] == ["before", GROUP, GROUP, "\n".join(TRACE), "after"]
+    assert [each.text for each in found] == ["before", GROUP, "  indented", GROUP, GROUP, "\n".join(TRACE), "after"]
     findings = Findings()
-    findings.add(2, found[1:3])
+    findings.add(2, found[3:5])
     insight = findings.insight(START)
     assert [each.signature for each in insight.failures] == ["ExceptionGroup at train.py:9"]
     assert insight.ranks[2].errors == 2
