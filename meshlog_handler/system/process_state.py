@@ -6,7 +6,7 @@ Every function reads ``/proc`` by number. A caller that acts on it first checks,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 _STATES: Final = {
@@ -48,7 +48,7 @@ class ProcessTimes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The processor seconds of a process and its children, and whether a thread of them runs or waits for a core."""
+    """The processor seconds of processes and their children, and whether one of them runs or waits for a core."""
 
     seconds: float
     runnable: bool
@@ -92,24 +92,28 @@ def process_times() -> dict[int, ProcessTimes]:
     return found
 
 
-def work_of(pids: Iterable[int]) -> dict[int, Work]:
-    """Return the work of those of these processes that run, each with its children."""
+def work_of(processes: Mapping[int, Collection[int]], crowded: bool) -> dict[int, Work]:
+    """Return the work of the processes of each key, with their children, if one of them has not ended.
+
+    If the host is `crowded`, any thread of a process may be the one that waits for a core; else only its main thread counts.
+    """
     table = process_times()
     children: dict[int, list[int]] = {}
     for pid, each in table.items():
         children.setdefault(each.parent, []).append(pid)
     found = {}
-    for first in pids:
-        family = [first] if first in table else []
+    for key, pids in processes.items():
+        family = [pid for pid in pids if pid in table]
         for pid in family:
             family += [child for child in children.get(pid, ()) if child not in family]
         if family:
-            found[first] = Work(sum(table[pid].seconds for pid in family), any(_wants_core(pid, table[pid]) for pid in family))
+            wants = any(table[pid].runnable or (crowded and _has_running_thread(pid)) for pid in family)
+            found[key] = Work(sum(table[pid].seconds for pid in family), wants)
     return found
 
 
-def _wants_core(pid: int, times: ProcessTimes) -> bool:
-    return times.runnable or any(thread_state(pid, thread).state == _RUNNING for thread in threads(pid))
+def _has_running_thread(pid: int) -> bool:
+    return any(thread_state(pid, thread).state == _RUNNING for thread in threads(pid))
 
 
 def is_crowded() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 from typing import Any, Final
@@ -168,8 +169,12 @@ def _unreachable(program: str) -> str:
 
 
 def _remedy(failure: OSError, log_dir: str | None) -> str:
-    """Return what to do about a directory that cannot be written."""
+    """Return what to do about a directory that cannot be written, or ""."""
     where = os.fsdecode(failure.filename) if isinstance(failure.filename, (str, bytes)) else ""
-    if where and log_dir and os.path.abspath(where).startswith(os.path.abspath(log_dir)):
-        return "Give a --log-dir that can be written."
-    return f"Set {settings.RUN_DIR} to another directory." if where else ""
+    if not where or failure.errno in (errno.EMFILE, errno.ENFILE):
+        return ""
+    if log_dir and where != os.environ.get(settings.RUN_DIR):
+        paths = os.path.abspath(where), os.path.abspath(log_dir)
+        if os.path.commonpath(paths) in paths:  # it is in the other one, or a parent that could not be made
+            return "Give a --log-dir that can be written."
+    return f"Set {settings.RUN_DIR} to another directory."

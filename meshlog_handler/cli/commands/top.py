@@ -10,8 +10,8 @@ from ..parser import Parser
 from . import add_run
 
 _ABOUT: Final = """\
-Show the ranks of a run in a table that is updated. Ranks with trouble come first: dead, stopped, with errors, silent,
-behind the others."""
+Show the ranks of a run in a table that is updated. Ranks with trouble come first: dead, unreachable (their relay does
+not answer), stopped, with errors, silent, behind the others."""
 
 _MORE: Final = """\
 examples:

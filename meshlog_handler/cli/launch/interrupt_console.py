@@ -26,7 +26,7 @@ class CollapsingConsole(ConsoleHandler):
         super().__init__(*args, **kwargs)
         self.folding = False
         self.folded: set[int] = set()
-        self._first: tuple[int | None] | None = None
+        self._first: tuple[int, ...] | None = None
         self._held: dict[tuple[Any, Any], list[logging.LogRecord]] = {}
         self._after: set[tuple[Any, Any]] = set()
 
@@ -81,12 +81,12 @@ class CollapsingConsole(ConsoleHandler):
             self._release(key)
 
     def _is_first(self, record: logging.LogRecord) -> bool:
-        rank = info_of(record).rank
+        info = info_of(record)
+        ranks = info.ranks or (() if info.rank is None else (info.rank,))
         if self._first is None:
-            self._first = (rank,)
+            self._first = ranks
             return True
-        if rank is not None and rank not in self._first:
-            self.folded.add(rank)
+        self.folded.update(set(ranks).difference(self._first))
         return False
 
     def _release(self, key: tuple[Any, Any]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from ...grouping.tracebacks import HEAD
+from ...grouping.tracebacks import GROUP_HEAD, HEADS, Part, part_after
 
 CLIENT: Final = -1
 """The rank of what the client itself logs."""
@@ -48,20 +48,21 @@ class Joiner:
         key = event.rank, event.source
         lines = self._open.get(key)
         if lines is None:
-            if event.captured and event.text == HEAD:
+            if event.captured and event.text in HEADS:
                 self._open[key] = [event]
             else:
                 yield event
             return
-        if event.text.startswith(" ") and len(lines) < _MAX_JOINED:
+        part = part_after(Part.GROUP if lines[0].text == GROUP_HEAD else Part.FRAMES, event.text)
+        if part not in (Part.LAST, Part.NONE) and len(lines) < _MAX_JOINED:
             lines.append(event)
             return
         del self._open[key]
-        if event.text.startswith(" ") or not event.text:  # too long, or without an end
-            yield _joined(lines)
-            yield event
-        else:
+        if part == Part.LAST:
             yield _joined([*lines, event])
+        else:  # it is too long, it is a group, or it has no end
+            yield _joined(lines)
+            yield from self.feed(event)
 
     def flush(self) -> Iterator[Event]:
         """Yield what has no end yet."""
@@ -80,10 +81,17 @@ def ends_of(text: str) -> tuple[str, str] | None:
 
 def headline(text: str) -> str:
     """Return the line that stands for a text: its first one, or of a traceback the one that names the exception."""
-    first, more, rest = text.partition("\n")
-    if more and first == HEAD:
-        return next((line for line in reversed(rest.split("\n")) if line and not line.startswith(" ")), first)
-    return first
+    group = _GROUP.match(text)
+    start = group[0] if group else ""
+    first, _, rest = text[len(start) :].partition("\n")
+    if first in HEADS:
+        first = ([first] + [line for line in outer(rest) if line and not line.startswith(" ")])[-1]
+    return start + first
+
+
+def outer(trace: str) -> list[str]:
+    """Return the lines of a traceback, those of an exception group without its frame, which those inside it keep."""
+    return [line.removeprefix("  | ") for line in trace.split("\n")]
 
 
 def joined(events: Iterable[Event]) -> Iterator[Event]:

@@ -12,12 +12,12 @@ from ...insight.observation import Observation
 from ...insight.report import Insight, insight_of
 from ...insight.watch import Watch
 from ...protocol.decode import Item
-from .events import CLIENT, Event, headline
+from .events import CLIENT, Event, headline, outer
 
 _BATCH: Final = 200
 _GAP_SEC: Final = 0.25
 _EXIT: Final = re.compile(r"(rank \d+ \(pid \d+\) (?:ended by|is gone)[^;\n]*)")
-_TRACEBACK: Final = "Traceback (most recent call last):\n"
+_TRACEBACK: Final = re.compile(r"^(?! +\|).*Traceback \(most recent call last\):\n", re.MULTILINE)
 _FRAME: Final = re.compile(r'^\s+File "(.*)", line (\d+)', re.MULTILINE)
 _REPORTER: Final = "meshlog"
 
@@ -35,12 +35,13 @@ class _Template:
 
     def failure(self, values: Any) -> tuple[Any, ...] | None:
         """Return the last exception in a text, as a record carries it."""
-        _, found, trace = str(values).rpartition(_TRACEBACK)
-        if not found:
+        _, *traces = _TRACEBACK.split(str(values))
+        if not traces:
             return None
-        ends = [line for line in trace.split("\n") if line and not line.startswith(" ")]
+        lines = outer(traces[-1])
+        ends = [line for line in lines if line and not line.startswith(" ")]
         name, _, message = (ends[0] if ends else "").partition(": ")
-        frames = [(file, int(line[:9])) for file, line in _FRAME.findall(trace)]
+        frames = [(file, int(line[:9])) for file, line in _FRAME.findall("\n".join(lines))]
         return ("", "builtins", name or "Traceback", message, "", frames)
 
 

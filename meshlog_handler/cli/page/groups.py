@@ -50,6 +50,11 @@ class Kind:
         self.last = event.time
         self.curves: Grid[Sample] | None = None
 
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """What orders kinds that are otherwise equal, so that it does not matter which was first."""
+        return self.shape, self.source, self.level
+
 
 class Kinds:
     """All kinds of lines of a run, as far as there is room; `others` counts the rest."""
@@ -127,7 +132,7 @@ class Kinds:
     def groups(self, most: int) -> list[dict[str, Any]]:
         """Return the kinds, warnings and worse first, then by their number."""
         self.settle()
-        ordered = sorted(self._kinds.values(), key=lambda each: (-max(each.level, 20), -each.count, each.shape, each.source))
+        ordered = sorted(self._kinds.values(), key=lambda each: (-max(each.level, 20), -each.count, each.order))
         # Each level has a share, so that a thousand warnings do not hide the usual lines.
         chosen = [*ordered[: most // 2], *sorted(ordered[most // 2 :], key=lambda each: -each.count)[: most - most // 2]]
         return [
@@ -155,7 +160,7 @@ class Kinds:
     def curves(self, behind: dict[str, tuple[int, ...]], most: int) -> list[dict[str, Any]]:
         """Return the numbers that grow, over time. `behind` has the ranks to mark by label."""
         found = []
-        for kind in self._curves:
+        for kind in sorted(self._curves, key=lambda each: each.order):
             assert kind.curves is not None  # see `_add_curves`
             measured = {rank: _measured(row, kind.shape) for rank, row in kind.curves.rows.items()}
             place = _growing(measured.values())

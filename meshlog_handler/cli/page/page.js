@@ -44,9 +44,11 @@
     return digits ? `${text}.${String(Math.floor((seconds % 1) * 1000)).padStart(3, "0").slice(0, digits)}` : text;
   }
   function headline(text) {
-    const lines = text.split("\n");
-    if (lines.length < 2 || !lines[0].startsWith("Traceback ")) return [lines[0], lines.length - 1];
-    return [lines.findLast((line) => line && !line.startsWith(" ")), lines.length - 1];
+    const start = /^(?:\[\d+ similar log lines\] (?:\[ranks? [\d,-]+\] )?)?/.exec(text)[0];
+    const [first, ...rest] = text.slice(start.length).split("\n");
+    if (!/^(?: {2}\+ Exception Group )?Traceback \(most recent call last\):$/.test(first)) return [start + first, rest.length];
+    const last = rest.map((line) => line.replace(/^ {2}\| /, "")).findLast((line) => line && !line.startsWith(" "));
+    return [start + (last ?? first), rest.length];
   }
   function span(seconds) {
     if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;

@@ -48,7 +48,8 @@ class HangWatch:
         self._looked = monotonic()
         self._clock = 0.0
         self._said: dict[int, tuple[object, ...]] = {}  # by rank: what it had logged and printed at the last look
-        self._spent: dict[int, tuple[float, float]] = {}  # by rank: its processor time, and when it was measured
+        # By rank: its processor time, when it was measured, and whether it waited for a core then.
+        self._spent: dict[int, tuple[float, float, bool]] = {}
         self._active: dict[int, float] = {}  # by rank: when it last did something, on the clock of this watch
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlog-hang", daemon=True)
@@ -123,7 +124,10 @@ class HangWatch:
 
     def _works(self, each: Observation, now: float) -> bool:
         """Return whether a rank has used the processor since it was last measured, or waits for it now."""
-        spent, when = self._spent.get(each.rank, (each.worked, now))
-        self._spent[each.rank] = each.worked, now
-        # On a busy machine, a process may wait long for a core, and then get little of it.
-        return each.runnable or each.worked - spent > (0.0 if each.crowded else _BUSY * (now - when))
+        spent, when, waited = self._spent.get(each.rank, (each.worked, now, False))
+        self._spent[each.rank] = each.worked, now, each.runnable
+        # On a busy machine, a process may wait long for a core, and then get little of it. On any other, one that only wakes up
+        # to look is sometimes met when it runs, but hardly at two looks in a row.
+        if each.runnable and (each.crowded or waited):
+            return True
+        return each.worked - spent > (0.0 if each.crowded else _BUSY * (now - when))

@@ -19,7 +19,7 @@ from ...protocol.relay_messages import DownstreamInsight, InsightDownstream
 from ...system.diagnostics import diagnose
 from ...system.error_reports import give
 from ...system.process_state import STOPPED, Work, is_crowded, thread_state, work_of
-from ...system.waits import Awaited, finished
+from ...system.waits import Awaited, finished, monotonic
 from ..downstream.relayed_peers import RelayPeer
 from ..flushes.acknowledgements import Acknowledgements
 from ..peers.peer import Peer
@@ -101,8 +101,12 @@ class Findings(NamedTuple):
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
         made = [each.brief(self.when) if brief else each.observation(self.when) for each in known]
         if self.work:
-            found, crowded = work_of(each.pid for each in known if each.pid is not None), is_crowded()
-            work = [found.get(each.pid or 0, Work(0.0, False)) for each in known]
+            pids: dict[int, set[int]] = {}  # a process may have two connections, and a rank several processes
+            for process in known:
+                pids.setdefault(process.rank, set()).update(() if process.pid is None else (process.pid,))
+            crowded = is_crowded()
+            found = work_of(pids, crowded)
+            work = [found.pop(each.rank, Work(0.0, False)) for each in known]  # each rank has it once
             made = [
                 replace(each, worked=done.seconds, runnable=done.runnable, crowded=crowded)
                 for each, done in zip(made, work, strict=True)
@@ -133,7 +137,8 @@ class Insights:
         self._past: dict[int, list[Known]] = {}
         self._asked: Acknowledgements[tuple[bytes, ...] | None] = Acknowledgements(self._complete, numbers)
         self._local: dict[int, Findings] = {}
-        self._late: dict[tuple[Peer, bool], int] = {}  # by relay and `work`: the request that it has not answered in time
+        # By relay and `work`: the request that it has not answered in time, and until when it is still waited for.
+        self._late: dict[tuple[Peer, bool], tuple[int, float]] = {}
 
     def ended(self, peer: Peer) -> None:
         """Keep what is known of a worker that ended."""
@@ -169,8 +174,8 @@ class Insights:
         self._local[number] = self.here()._replace(work=work)
         self._asked.start(number, future, relays)
         for relay in relays:
-            # A relay that is late answers when it can, once.
-            if (relay, work) not in self._late and not self._reactor.send(relay, InsightDownstream(number, work)):
+            late = self._late.get((relay, work))  # then it answers when it can, once
+            if not (monotonic() < late[1] if late else self._reactor.send(relay, InsightDownstream(number, work))):
                 self._asked.note(number, relay, None)
         return number
 
@@ -184,18 +189,19 @@ class Insights:
         pieces: Any = unpack(message.observations)
         if not isinstance(pieces, tuple) or not all(isinstance(each, bytes) for each in pieces):
             raise ProtocolError("malformed observations: expected encoded ones")
-        for (peer, work), request in tuple(self._late.items()):
+        answer = pieces or None  # a relay whose own client is blocked sends none
+        for (peer, work), (request, _) in tuple(self._late.items()):
             if peer is relay and request == message.request:
                 del self._late[relay, work]
                 for number in self._asked.waiting_for(relay):
                     if self._local[number].work is work:
-                        self._asked.note(number, relay, pieces)
-        self._asked.note(message.request, relay, pieces)
+                        self._asked.note(number, relay, answer)
+        self._asked.note(message.request, relay, answer)
 
     def give_up(self, number: int, *, waited: bool = True) -> None:
         """Do not wait any longer for relays that have not answered. If nobody has `waited`, they may well be reachable."""
         for relay in self._asked.waiting(number) if waited else ():
-            self._late.setdefault((relay, self._local[number].work), number)
+            self._late.setdefault((relay, self._local[number].work), (number, monotonic() + INSIGHT_SEC))
         self._asked.give_up(number, None if waited else ())
 
     def close(self) -> None:

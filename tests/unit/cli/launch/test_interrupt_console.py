@@ -59,6 +59,24 @@ def test_tracebacks_that_arrive_as_one_text_are_treated_as_their_lines() -> None
     assert folded == {1}
 
 
+@pytest.mark.parametrize(
+    ("ranks", "folded"),
+    [([(0,), (1, 2, 3)], {1, 2, 3}), ([(0, 1, 2), (3,)], {3}), ([(0, 1), (1, 2)], {2}), ([(0, 1), (1,)], set())],
+)
+def test_the_ranks_of_a_group_are_omitted_with_its_traceback(ranks: list[tuple[int, ...]], folded: set[int]) -> None:
+    out = io.StringIO()
+    console = CollapsingConsole(out, out)
+    console.folding = True
+    for each in ranks:
+        record = line(each[0], "\n".join(INTERRUPT))
+        if len(each) > 1:
+            vars(record).update(msg=f"[{len(each)} similar log lines] {record.msg}", rank=None, ranks=each)
+        console.handle(record)
+    console.close()
+    assert out.getvalue().count("KeyboardInterrupt") == 1
+    assert console.folded == folded
+
+
 def test_tracebacks_chained_to_an_omitted_interrupt_are_omitted() -> None:
     lines = [(rank, text) for rank in range(2) for text in (*INTERRUPT, *CHAIN, *INTERRUPT)]
     shown, folded = show(lines)

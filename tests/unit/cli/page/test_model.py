@@ -66,6 +66,10 @@ def test_after_the_end_of_a_run_no_rank_runs() -> None:
 
 
 @hypothesis.given(st.lists(events, max_size=60), st.randoms(use_true_random=False))
+@hypothesis.example(
+    [Event(START + at, 0, level, "train", f"step {at + level} of 9") for at in range(3) for level in (10, 20)],
+    random.Random(4),
+)
 def test_the_order_of_events_does_not_matter(given: list[Event], order: random.Random) -> None:
     shuffled = list(given)
     order.shuffle(shuffled)
@@ -193,9 +197,47 @@ def test_a_captured_traceback_is_one_event() -> None:
     assert headline(trace.text) == "ValueError: bad shape"
 
 
+GROUP = """  + Exception Group Traceback (most recent call last):
+  |   File "/app/train.py", line 9, in <module>
+  |     raise ExceptionGroup("several", [ValueError("bad shape")])
+  | ExceptionGroup: several (1 sub-exception)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "/app/train.py", line 7, in step
+    | ValueError: bad shape
+    +------------------------------------"""
+
+
+@pytest.mark.parametrize("start", ["", "[3 similar log lines] ", "[3 similar log lines] [ranks 0-2] "])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\n".join(TRACE), "ValueError: bad shape"),
+        (GROUP, "ExceptionGroup: several (1 sub-exception)"),
+        (f"{GROUP}\n\nDuring handling:\n\n{TRACE[0]}\n{TRACE[3]}", "ValueError: bad shape"),
+        ("\n".join(TRACE[:3]), TRACE[0]),
+        ("step 3\nstep 4", "step 3"),
+    ],
+    ids=["a traceback", "an exception group", "chained", "without an end", "no traceback"],
+)
+def test_the_headline_of_a_traceback_names_its_exception(text: str, line: str, start: str) -> None:
+    assert headline(start + text) == start + line
+
+
 def test_a_traceback_that_arrives_as_one_text_is_an_event() -> None:
     lines = [Event(START, 2, 40, "stderr", text) for text in ("\n".join(TRACE), "after")]
     assert list(joined(lines)) == lines
+
+
+def test_a_captured_exception_group_is_one_event() -> None:
+    texts = ["before", *GROUP.split("\n"), "  indented", *GROUP.split("\n"), *GROUP.split("\n"), *TRACE, "after"]
+    found = list(joined(Event(START, 2, 40, "stderr", text) for text in texts))
+    assert [each.text for each in found] == ["before", GROUP, "  indented", GROUP, GROUP, "\n".join(TRACE), "after"]
+    findings = Findings()
+    findings.add(2, found[3:5])
+    insight = findings.insight(START)
+    assert [each.signature for each in insight.failures] == ["ExceptionGroup at train.py:9"]
+    assert insight.ranks[2].errors == 2
 
 
 def test_tracebacks_of_two_ranks_and_one_without_an_end() -> None:
@@ -206,6 +248,12 @@ def test_tracebacks_of_two_ranks_and_one_without_an_end() -> None:
     assert [event.rank for event in joiner.flush()] == [1]
     endless = [Event(START, 0, 40, "stderr", TRACE[0]), *(Event(START, 0, 40, "stderr", "  x") for _ in range(1000))]
     assert max(event.text.count("\n") for event in joined(endless)) < 300
+
+
+def test_the_failure_of_an_exception_group_is_the_group() -> None:
+    findings = Findings()
+    findings.add(0, [Event(START, 0, 40, "train", f"it failed\n{GROUP}")])
+    assert [each.signature for each in findings.insight(START).failures] == ["ExceptionGroup at train.py:9"]
 
 
 def test_findings_of_files_are_those_of_a_client() -> None:

@@ -162,27 +162,38 @@ def test_processor_time_is_progress(share: float, more: dict[str, Any], hangs: b
     assert bool(watched.reports) is hangs
 
 
-def test_a_rank_that_waits_for_a_core_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("every", "crowded", "hangs"),
+    [(3, True, False), (3, False, True), (1, False, False)],
+    ids=["at times, on a crowded host", "at times: it wakes up to look", "always: its share of the host is small"],
+)
+def test_a_rank_that_waits_for_a_core_makes_progress(
+    every: int, crowded: bool, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watched = Watched(monkeypatch, "cpu")
     for number in range(20):
-        watched.client.ranks[1] = silent(1, 5.0 * number, runnable=number % 3 == 0)
+        watched.client.ranks[1] = silent(1, 5.0 * number, runnable=number % every == 0, crowded=crowded)
         watched.look()
-    assert not watched.reports
+    assert bool(watched.reports) is hangs
 
 
 def test_the_work_of_a_process_is_also_that_of_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {100: times(1, 1.0), 200: times(1, 2.0), 201: times(200, 4.0), 202: times(201, 8.0, runnable=True)}
     monkeypatch.setattr(process_state, "process_times", lambda: table)
     monkeypatch.setattr(process_state, "threads", lambda pid: [])
-    assert work_of([100, 200, 300]) == {100: Work(1.0, False), 200: Work(14.0, True)}
+    assert work_of({0: {100}, 1: {200}, 2: {300}}, True) == {0: Work(1.0, False), 1: Work(14.0, True)}
+    assert work_of({0: {100, 200, 201}}, True) == {0: Work(15.0, True)}
 
 
-def test_a_thread_beside_the_main_one_may_wait_for_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("crowded", [False, True])
+def test_on_a_crowded_host_a_thread_beside_the_main_one_may_wait_for_a_core(
+    crowded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = {100: "sleeping", 105: "running", 200: "sleeping"}
     monkeypatch.setattr(process_state, "process_times", lambda: {100: times(1), 200: times(1)})
     monkeypatch.setattr(process_state, "threads", {100: [100, 105], 200: [200]}.__getitem__)
     monkeypatch.setattr(process_state, "thread_state", lambda pid, thread: ProcessState(states[thread], ""))
-    assert work_of([100, 200]) == {100: Work(0.0, True), 200: Work(0.0, False)}
+    assert work_of({0: {100}, 1: {200}}, crowded) == {0: Work(0.0, crowded), 1: Work(0.0, False)}
 
 
 def test_the_table_of_processes_has_parents_and_the_time_of_children_that_ended() -> None:
