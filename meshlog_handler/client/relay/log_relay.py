@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final
 
 from ... import settings
-from ...errors import BusyError, ClosedError
+from ...errors import BusyError, ClosedError, MeshlogError
 from ...protocol.codec import pack
 from ...protocol.messages import Command, TakeStacks, decode
 from ...protocol.relay_messages import (
@@ -222,8 +222,9 @@ class LogRelay:
                 return
             if uplink.lost and uplink.replaceable:  # the journals of the workers keep what has not arrived
                 self._over.set()
+                uplink.directory.leave()
                 self._hand_on(client, uplink)
-                uplink.directory.forget()
+                client.cut_off()
             else:
                 self._await_orphans(client, uplink)
                 self._over.set()
@@ -349,12 +350,15 @@ class LogRelay:
             diagnose("the upstream client of this relay is gone: the relay stops")
             self.stop(1.0)
             return
+        why = ""
         try:
             if not patiently(partial(self._go_on, client, uplink), lambda: client.running):
-                diagnose(f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s: this relay stops")
-                self.stop()
-        except (OSError, RuntimeError) as failure:  # its workers keep in their journals what has not arrived
-            diagnose(f"this relay cannot go on below the replacement of the one upstream: {failure}")
+                why = f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s"
+        except (OSError, RuntimeError, MeshlogError) as failure:
+            why = f"this relay cannot go on below the replacement of the one upstream: {failure}"
+        if why:  # its workers keep in their journals what has not arrived
+            diagnose(f"{why}: this relay stops")
+            self.stop()
 
     def _go_on(self, client: LogClient, uplink: Uplink) -> bool:
         """Do as another relay that takes the place of this one, below the replacement of the relay upstream.
@@ -363,18 +367,22 @@ class LogRelay:
         """
         found = Uplink(self._upstream_address, None, uplink.directory)
         with self._ending:
-            if not client.running:  # it was stopped meanwhile
+            if self._over.is_set() or not client.running:  # it was stopped meanwhile
                 found.leave()
                 return True
+            uplink.directory.handed_on = True
             self._hand_on(client, uplink)
+            if client.running:  # it still uses the directory
+                found.leave()
+                raise TimeoutError("the thread of its client does not end")
             uplink.directory.take_again()
             self._open(found)
         return True
 
     def _hand_on(self, client: LogClient, uplink: Uplink) -> None:
         """End without releasing the workers. They look for another relay in this directory."""
-        uplink.directory.handed_on = True
-        client.enqueue_sentinel()
+        with contextlib.suppress(ClosedError):  # it has ended, or the program has closed its descriptors
+            client.enqueue_sentinel()
         deadline = monotonic() + _ENDS_SEC
         while client.running and monotonic() < deadline:
             time.sleep(_ENDS_LOOK_SEC)
