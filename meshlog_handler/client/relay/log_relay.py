@@ -325,7 +325,8 @@ class LogRelay:
             finally:
                 uplink.send(DownstreamInsight(command.request, found))  # without an answer, it would not be asked again
 
-        _start(observe, "meshlog-insight")
+        if not _start(observe, "meshlog-insight"):
+            uplink.send(DownstreamInsight(command.request, pack(())))  # as above
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
@@ -343,7 +344,7 @@ class LogRelay:
                 found = client.stack_collector.collect(chosen, inner.timeout)
                 uplink.send(downstream_stacks(command.request, found))
 
-        _start(take, "meshlog-stacks")
+        _start(take, "meshlog-stacks")  # if it is not started, the upstream client names the ranks without an answer
 
     def _lost(self, client: LogClient, uplink: Uplink) -> None:
         if not uplink.replaceable:
@@ -391,6 +392,10 @@ class LogRelay:
         uplink.leave_lost()
 
 
-def _start(work: Callable[[], object], name: str) -> None:
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the upstream client gets no answer
+def _start(work: Callable[[], object], name: str) -> bool:
+    """Start a thread; return whether one can be started."""
+    try:
         threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
