@@ -131,6 +131,7 @@ class LogRelay:
             raise
 
     def _start(self) -> None:
+        live_clients.add(self)  # first, and for good: a forked child must not wait for a thread that holds this lock
         with self._ending:
             self._begin()
 
@@ -162,7 +163,6 @@ class LogRelay:
             uplink.leave()
             uplink.directory.forget()
             raise
-        live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, partial(self._lost, client, uplink))
         if client.registry.orphans:
@@ -230,7 +230,6 @@ class LogRelay:
                 self._over.set()
                 client.end(timeout, interrupts)
                 uplink.leave()
-            live_clients.discard(self)
             at_exit.forget(self)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
