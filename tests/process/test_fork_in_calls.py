@@ -16,6 +16,7 @@ import pytest
 import meshlog_handler
 from meshlog_handler import ConnectError, LogClient, LogRelay
 from meshlog_handler.client.relay import log_relay
+from meshlog_handler.client.relay.uplink import Uplink
 from meshlog_handler.testing import RecordCollector
 
 from . import forkers
@@ -135,12 +136,12 @@ def test_a_fork_during_a_call_of_a_client_blocks_neither(
 
 
 def test_a_process_that_is_forked_while_its_relay_starts_can_start_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    connecting, connects, uplink = threading.Event(), threading.Event(), log_relay.Uplink
+    connecting, connects = threading.Event(), threading.Event()
 
-    def connect_later(*args: Any) -> log_relay.Uplink:
+    def connect_later(*args: Any) -> Uplink:
         connecting.set()
         connects.wait(DEADLINE)
-        return uplink(*args)
+        return Uplink(*args)
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise ConnectError("in the child")
