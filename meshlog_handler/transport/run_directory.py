@@ -128,6 +128,7 @@ class RunDir:
     def __init__(self, job: str = "", upstream: bytes | None = None) -> None:
         self._restoring = threading.Lock()
         self.handed_on = False  # whether another client of this process is to go on in it: then it is not removed
+        self._stays = False  # whether a relay of another process may go on in it
         self._files: dict[str, bytes] = {}
         parent = base()
         self.key, self.token = secrets.token_bytes(_KEY), os.urandom(8).hex()
@@ -177,11 +178,15 @@ class RunDir:
         self.handed_on = False
         _remove_left(self.path)
 
+    def leave(self) -> None:
+        """Leave the directory for a relay of another process: when its client ends, `remove` only releases the locks."""
+        self.handed_on, self._stays = False, True
+
     def remove(self) -> None:
         """Remove the directory and its contents, unless another client is to read journals in it."""
         if self.handed_on:
             return
-        if _OF_JOB not in self._kept_for or not _is_needed(self.path):
+        if not self._stays and (_OF_JOB not in self._kept_for or not _is_needed(self.path)):
             _remove(self.path)
         self.forget()
 

@@ -9,15 +9,18 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import meshlog_handler
-from meshlog_handler import LogClient
+from meshlog_handler import ConnectError, LogClient, LogRelay
+from meshlog_handler.client.relay import log_relay
+from meshlog_handler.client.relay.uplink import Uplink
 from meshlog_handler.testing import RecordCollector
 
 from . import forkers
+from .procs import DEADLINE
 
 PACKAGE = str(Path(meshlog_handler.__file__).parent)
 PLACES = (0, 7, 23, 61, 149)
@@ -130,3 +133,34 @@ def test_a_fork_during_a_call_of_a_client_blocks_neither(
         if not came:
             break
     assert place
+
+
+def test_a_process_that_is_forked_while_its_relay_starts_can_start_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, connects = threading.Event(), threading.Event()
+
+    def connect_later(*args: Any) -> Uplink:
+        connecting.set()
+        connects.wait(DEADLINE)
+        return Uplink(*args)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ConnectError("in the child")
+
+    def start_too() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends a child that hangs
+        signal.alarm(CHILD_SEC)
+        monkeypatch.setattr(log_relay, "RunDir", refuse)
+        with pytest.raises(ConnectError):
+            below.start()
+
+    monkeypatch.setattr(log_relay, "Uplink", connect_later)
+    with LogClient(RecordCollector()) as client:
+        below = LogRelay(client.address)
+        starter = threading.Thread(target=below.start)
+        starter.start()
+        assert connecting.wait(DEADLINE)
+        assert forkers.wait(forkers.fork(start_too)) == 0
+        connects.set()
+        starter.join()
+        assert below.running
+        below.stop()

@@ -19,11 +19,14 @@ import meshlog_handler
 from meshlog_handler import ClosedError, FlushTimeout, LogClient, LogRelay
 from meshlog_handler.client.relay.tunnel import HostRelay, Tunnel, reachable
 from meshlog_handler.mesh.control import LoggingMeshClient
+from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.messages import Answer, Command, Flush, Hello, Message, decode
 from meshlog_handler.protocol.relay_messages import (
     DownstreamEnded,
+    DownstreamInsight,
     DownstreamJoined,
     DownstreamReached,
+    InsightDownstream,
     RankRequest,
     WindowDownstream,
 )
@@ -471,6 +474,20 @@ def test_a_process_that_is_forked_while_its_relay_stops_can_stop_it_too() -> Non
                 below.stop()
                 os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_insight_that_no_thread_can_be_started_for_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with LogClient(RecordCollector()) as client, LogRelay(client.address) as below:
+        uplink, sent = below._uplink, list[Message]()
+        assert uplink is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(uplink, "send", sent.append)
+            patched.setattr(threading.Thread, "start", refuse)
+            below._carry_out(InsightDownstream(7, False))
+        assert DownstreamInsight(7, pack(())) in sent
 
 
 HELLO = Hello(os.getpid() + 1, "far", None, None, "", (), True, 0.0, {}, True)

@@ -93,8 +93,13 @@ class Checkpoints:
     @property
     def full(self) -> bool:
         """Whether so much is on its way that nothing more is to be taken from the workers."""
+        return self._left < 0 and not self._within
+
+    @property
+    def _left(self) -> float:
+        """How many bytes more may be on their way."""
         upstream = self._upstream
-        return upstream is not None and upstream.passed_bytes - self._confirmed_bytes > upstream.room and not self._within
+        return float("inf") if upstream is None else upstream.room - (upstream.passed_bytes - self._confirmed_bytes)
 
     def reached(self, relay: Peer, boundary: DownstreamPassed) -> None:
         """Add a boundary of a relay downstream. It is confirmed when the upstream client has what comes before it."""
@@ -116,9 +121,14 @@ class Checkpoints:
         whole = idle and not self._within
         self._send_boundary(now, whole)
         if whole and not self.full:
-            for relay in self.relays:
+            left = self._left
+            for place, relay in enumerate(self.relays, 1):
                 self._reactor.messages.extend((relay, boundary) for boundary in relay.release())
                 self._reactor.take_more(relay)
+                left -= relay.inbox_bytes
+                if left < 0:
+                    self.relays = [*self.relays[place:], *self.relays[:place]]  # next time, the others come first
+                    break
 
     def _send_boundary(self, now: float, whole: bool) -> None:
         upstream, taken_from = self._upstream, self._reactor.taken_from

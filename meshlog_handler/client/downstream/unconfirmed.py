@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Final
 
@@ -83,8 +84,15 @@ class Unconfirmed:
             rank = _rank(item)
             if rank is not None:
                 self._shown.setdefault(rank, Counter())[_key(item)] += 1
-        while sum(map(len, self._shown.values())) > MAX_SHOWN:
-            del self._shown[next(iter(self._shown))]
+        excess = sum(map(len, self._shown.values())) - MAX_SHOWN
+        while excess > 0:
+            rank, oldest = next(iter(self._shown.items()))
+            first = tuple(itertools.islice(oldest, excess))
+            excess -= len(first)
+            for key in first:
+                del oldest[key]
+            if not oldest:
+                del self._shown[rank]
         return list(tail.items.values())
 
     @property

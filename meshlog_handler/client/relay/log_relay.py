@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final
 
 from ... import settings
-from ...errors import BusyError, ClosedError
+from ...errors import BusyError, ClosedError, MeshlogError
 from ...protocol.codec import pack
 from ...protocol.messages import Command, TakeStacks, decode
 from ...protocol.relay_messages import (
@@ -131,6 +131,7 @@ class LogRelay:
             raise
 
     def _start(self) -> None:
+        live_clients.add(self)  # first, and for good: a forked child must not wait for a thread that holds this lock
         with self._ending:
             self._begin()
 
@@ -162,7 +163,6 @@ class LogRelay:
             uplink.leave()
             uplink.directory.forget()
             raise
-        live_clients.add(self)
         at_exit.stop_at_exit(self, self.stop)
         uplink.start(self._carry_out, self.stop, partial(self._lost, client, uplink))
         if client.registry.orphans:
@@ -222,14 +222,14 @@ class LogRelay:
                 return
             if uplink.lost and uplink.replaceable:  # the journals of the workers keep what has not arrived
                 self._over.set()
+                uplink.directory.leave()
                 self._hand_on(client, uplink)
-                uplink.directory.forget()
+                client.cut_off()
             else:
                 self._await_orphans(client, uplink)
                 self._over.set()
                 client.end(timeout, interrupts)
                 uplink.leave()
-            live_clients.discard(self)
             at_exit.forget(self)
 
     def report_exit(self, mesh: str, rank: int, exitcode: int) -> None:
@@ -324,7 +324,8 @@ class LogRelay:
             finally:
                 uplink.send(DownstreamInsight(command.request, found))  # without an answer, it would not be asked again
 
-        _start(observe, "meshlog-insight")
+        if not _start(observe, "meshlog-insight"):
+            uplink.send(DownstreamInsight(command.request, pack(())))  # as above
 
     def _pass_down(self, client: LogClient, uplink: Uplink, command: CommandDownstream) -> None:
         def answered(future: Future[Answers]) -> None:
@@ -342,19 +343,22 @@ class LogRelay:
                 found = client.stack_collector.collect(chosen, inner.timeout)
                 uplink.send(downstream_stacks(command.request, found))
 
-        _start(take, "meshlog-stacks")
+        _start(take, "meshlog-stacks")  # if it is not started, the upstream client names the ranks without an answer
 
     def _lost(self, client: LogClient, uplink: Uplink) -> None:
         if not uplink.replaceable:
             diagnose("the upstream client of this relay is gone: the relay stops")
             self.stop(1.0)
             return
+        why = ""
         try:
             if not patiently(partial(self._go_on, client, uplink), lambda: client.running):
-                diagnose(f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s: this relay stops")
-                self.stop()
-        except (OSError, RuntimeError) as failure:  # its workers keep in their journals what has not arrived
-            diagnose(f"this relay cannot go on below the replacement of the one upstream: {failure}")
+                why = f"the relay upstream is gone, and no other one came within {PATIENCE_SEC:g} s"
+        except (OSError, RuntimeError, MeshlogError) as failure:
+            why = f"this relay cannot go on below the replacement of the one upstream: {failure}"
+        if why:  # its workers keep in their journals what has not arrived
+            diagnose(f"{why}: this relay stops")
+            self.stop()
 
     def _go_on(self, client: LogClient, uplink: Uplink) -> bool:
         """Do as another relay that takes the place of this one, below the replacement of the relay upstream.
@@ -363,18 +367,22 @@ class LogRelay:
         """
         found = Uplink(self._upstream_address, None, uplink.directory)
         with self._ending:
-            if not client.running:  # it was stopped meanwhile
+            if self._over.is_set() or not client.running:  # it was stopped meanwhile
                 found.leave()
                 return True
+            uplink.directory.handed_on = True
             self._hand_on(client, uplink)
+            if client.running:  # it still uses the directory
+                found.leave()
+                raise TimeoutError("the thread of its client does not end")
             uplink.directory.take_again()
             self._open(found)
         return True
 
     def _hand_on(self, client: LogClient, uplink: Uplink) -> None:
         """End without releasing the workers. They look for another relay in this directory."""
-        uplink.directory.handed_on = True
-        client.enqueue_sentinel()
+        with contextlib.suppress(ClosedError):  # it has ended, or the program has closed its descriptors
+            client.enqueue_sentinel()
         deadline = monotonic() + _ENDS_SEC
         while client.running and monotonic() < deadline:
             time.sleep(_ENDS_LOOK_SEC)
@@ -383,6 +391,10 @@ class LogRelay:
         uplink.leave_lost()
 
 
-def _start(work: Callable[[], object], name: str) -> None:
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the upstream client gets no answer
+def _start(work: Callable[[], object], name: str) -> bool:
+    """Start a thread; return whether one can be started."""
+    try:
         threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
