@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -345,6 +346,13 @@ def test_no_error_is_swallowed(path: Path) -> None:
 @each_file
 def test_no_wait_is_longer_than_the_kernel_allows(path: Path) -> None:
     assert uncapped_waits(SOURCES[path]) == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(
+        node.name for source in SOURCES.values() for node in ast.parse(source).body if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @each_file

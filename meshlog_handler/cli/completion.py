@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 
-class Command(NamedTuple):
+class CommandArguments(NamedTuple):
     """One command of the command line, its description in one sentence, and its arguments."""
 
     name: str
@@ -25,12 +25,12 @@ class Command(NamedTuple):
         return next((each for each in self.arguments if not each.option_strings), None)
 
 
-def completion_script(shell: str, options: Sequence[argparse.Action], commands: Sequence[Command]) -> str:
+def completion_script(shell: str, options: Sequence[argparse.Action], commands: Sequence[CommandArguments]) -> str:
     """Return the script for ``bash``, ``zsh`` or ``fish``. `options` are those before the command."""
     return SHELLS[shell](options, commands)
 
 
-def _bash(options: Sequence[argparse.Action], commands: Sequence[Command]) -> str:
+def _bash(options: Sequence[argparse.Action], commands: Sequence[CommandArguments]) -> str:
     cases = []
     for command in commands:
         valued = [each for each in command.options if each.nargs != 0]
@@ -48,7 +48,7 @@ def _bash(options: Sequence[argparse.Action], commands: Sequence[Command]) -> st
     )
 
 
-def _zsh(options: Sequence[argparse.Action], commands: Sequence[Command]) -> str:
+def _zsh(options: Sequence[argparse.Action], commands: Sequence[CommandArguments]) -> str:
     described = "\n".join(f"            {_quoted(_colons(each.name) + ':' + _colons(each.about))}" for each in commands)
     cases = []
     for command in commands:
@@ -79,7 +79,7 @@ def _zsh_options(options: Iterable[argparse.Action]) -> Iterable[str]:
             yield _quoted(f"{before}{name}{joined}[{text}]{value}")
 
 
-def _fish(options: Sequence[argparse.Action], commands: Sequence[Command]) -> str:
+def _fish(options: Sequence[argparse.Action], commands: Sequence[CommandArguments]) -> str:
     lines = ["complete -c meshlog -f", *(_fish_option("__fish_use_subcommand", each) for each in options)]
     for command in commands:
         lines.append(f"complete -c meshlog -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.about)}")
@@ -225,7 +225,7 @@ else
 fi
 """
 
-SHELLS: Final[Mapping[str, Callable[[Sequence[argparse.Action], Sequence[Command]], str]]] = {
+SHELLS: Final[Mapping[str, Callable[[Sequence[argparse.Action], Sequence[CommandArguments]], str]]] = {
     "bash": _bash,
     "zsh": _zsh,
     "fish": _fish,

@@ -35,7 +35,7 @@ from ..worker.member import Membership
 from .flushes.acknowledgements import UNANSWERED, Answers
 from .flushes.flushes import explain_missing
 from .flushes.receipt import FlushReceipt
-from .health.insights import INSIGHT_SEC, Findings, find
+from .health.insights import INSIGHT_SEC, Knowledge, find
 from .health.stack_collector import StackCollector
 from .loop import ClientLoop
 from .peers.peer import Chosen, Peer, of_ranks
@@ -283,7 +283,7 @@ class Requests(Listening):
             return text_html(f"{self!r}: {failure}")
         return insight_html(insight_of(found.observations()))
 
-    def find(self, timeout: float, work: bool = False) -> Findings:
+    def find(self, timeout: float, work: bool = False) -> Knowledge:
         """Return what `insight` is made of. `work`: also the processor time of the ranks."""
         return find(self._running_loop().insights, self.ask, timeout, work)
 

@@ -13,7 +13,7 @@ from .record_stream import internal_threads
 _MARGIN_SEC = 0.5
 
 
-class Completions:
+class CompletionRequests:
     """The requests that wait for the client's reply. Any thread may call any method."""
 
     def __init__(self) -> None:

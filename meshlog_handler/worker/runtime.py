@@ -34,7 +34,7 @@ from ..protocol.messages import (
 from ..system.diagnostics import diagnose
 from ..system.waits import ended
 from ..transport.channel import Link
-from .completions import Completions
+from .completions import CompletionRequests
 from .config_transaction import ConfigTransaction
 from .record_stream import RecordStream, internal_threads, transport_threads
 from .stacks import thread_stacks
@@ -81,7 +81,7 @@ class LoggerRuntime:
         self._warnings = warnings
         self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
         self._levels = TimedLevels()
-        self.completions = Completions()
+        self.completions = CompletionRequests()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

@@ -70,14 +70,14 @@ class _NoSignals:
 
 @contextmanager
 def under_meshlog_run(collector: RecordCollector, place: str) -> Iterator[LoggingMeshClient]:
-    from meshlog_handler.cli.launch.run import Options, Run
+    from meshlog_handler.cli.launch.run import LocalRun, Options
 
     program = f"import meshlog_handler, tests.engines.commanded as c; meshlog_handler.install(); c.obey({place!r})"
     command = (sys.executable, "-c", program)
     with LogClient(collector) as client:
         console: Any = SimpleNamespace(folding=False, folded=())  # nothing is shown on a terminal here
         signals: Any = _NoSignals()
-        run = Run(Options(command, RANKS, grace=DEADLINE), client, console=console, signals=signals)
+        run = LocalRun(Options(command, RANKS, grace=DEADLINE), client, console=console, signals=signals)
         thread = threading.Thread(target=run.run)
         thread.start()
         yield LoggingMeshClient(client, "", None)

@@ -25,9 +25,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _complete(options: argparse.Namespace) -> int:
-    from ..completion import Command, completion_script
+    from ..completion import CommandArguments, completion_script
 
     parser, commands = make_parser(COMMANDS)
-    described = [Command(name, (each.description or "").partition(".")[0], each.arguments) for name, each in commands.items()]
+    described = [
+        CommandArguments(name, (each.description or "").partition(".")[0], each.arguments) for name, each in commands.items()
+    ]
     print(completion_script(options.shell, parser.arguments, described), end="")
     return 0

@@ -28,7 +28,7 @@ from ...system.waits import monotonic
 from ...transport.channel import Address, connect
 from ...transport.election import OF_LAUNCHER, Election
 from .interrupt_console import CollapsingConsole
-from .run import LINGER_SEC, Options, Run, run
+from .run import LINGER_SEC, LocalRun, Options, run
 
 _PATIENCE_SEC: Final = 30.0
 _LOOK_SEC: Final = 0.02
@@ -112,7 +112,7 @@ def _replace(command: tuple[str, ...], environment: dict[str, str] | os._Environ
         os._exit(126)
 
 
-class HostRun(Run):
+class HostRun(LocalRun):
     """The rank that shows all ranks of its host. It starts one process; the other ranks connect.
 
     If its own process succeeds, it waits for the other ranks. If its own process fails, it exits soon, since the launcher needs

@@ -62,7 +62,7 @@ class Rank:
 
 
 class Watcher(Protocol):
-    """What `Ranks` tells and asks the owner of a run (see `run.Run`)."""
+    """What `Ranks` tells and asks the owner of a run (see `run.LocalRun`)."""
 
     def started(self, rank: int, pid: int, pipes: Mapping[str, int]) -> None:
         """Take the read ends of the output of a rank."""

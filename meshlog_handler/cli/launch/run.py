@@ -71,14 +71,14 @@ class Options:
     progress_from: str = "output"
 
 
-def run(options: Options, start: Callable[..., Run] | None = None) -> int:
-    """Run a command on N ranks, and return the exit code for the shell (see `Run.exitcode`).
+def run(options: Options, start: Callable[..., LocalRun] | None = None) -> int:
+    """Run a command on N ranks, and return the exit code for the shell (see `LocalRun.exitcode`).
 
-    `start` makes the `Run`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and
+    `start` makes the `LocalRun`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and
     `OSError` if the log directory cannot be written.
     """
     console = _console(options)
-    meshes: list[Run] = []
+    meshes: list[LocalRun] = []
     client = LogClient(
         console,
         aggregate_window_sec=options.window,
@@ -103,7 +103,7 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
             raise LaunchError(
                 f"the client cannot be started: {failure}. Raise the limits of this user (ulimit -u).", 1
             ) from None
-        mesh = (start or Run)(options, client, console=console, signals=signals)
+        mesh = (start or LocalRun)(options, client, console=console, signals=signals)
         meshes.append(mesh)
         try:
             mesh.run()
@@ -116,7 +116,7 @@ def run(options: Options, start: Callable[..., Run] | None = None) -> int:
     return mesh.exitcode
 
 
-class Run:
+class LocalRun:
     """One run: connects the processes of the ranks with a client. Main thread only.
 
     `environments` is by rank, for ranks that another launcher numbered. None: `options.count` ranks from 0. `reader` is a rank

@@ -18,7 +18,7 @@ from ...client.peers.tail import last_lines
 from ...system.signals import Signals
 from .interrupt_console import CollapsingConsole
 from .launcher import COMMAND, Rank
-from .run import HUNG, Options, Run, run
+from .run import HUNG, LocalRun, Options, run
 from .summary import RankFailure, command_summary
 
 
@@ -27,7 +27,7 @@ def serve(options: Options) -> int:
     return run(options, ServeRun)
 
 
-class ServeRun(Run):
+class ServeRun(LocalRun):
     """The run of one command without a rank. Its descendants join the client by its environment."""
 
     numbered = False

@@ -26,7 +26,7 @@ _FEW_CURVES: Final = 8
 _GROWING: Final = 0.9
 
 
-class Sample(NamedTuple):
+class Latest(NamedTuple):
     """The latest line of a kind in an interval."""
 
     time: float
@@ -48,7 +48,7 @@ class Kind:
         self.ranks: set[int] = set()
         self.first, self.first_rank = event.time, event.rank
         self.last = event.time
-        self.curves: Grid[Sample] | None = None
+        self.curves: Grid[Latest] | None = None
 
     @property
     def order(self) -> tuple[str, str, int]:
@@ -89,7 +89,7 @@ class Kinds:
         elif event.time > kind.last:
             kind.last = event.time
         if kind.curves is not None:
-            kind.curves.add(event.rank, event.time, Sample(event.time, text))
+            kind.curves.add(event.rank, event.time, Latest(event.time, text))
 
     def _find(self, event: Event, text: str, key: tuple[int, str, bytes]) -> Kind | None:
         tokens = tokenize_line(text)
@@ -181,7 +181,7 @@ class Kinds:
 Row = dict[int, tuple["float | None", ...]]
 
 
-def _measured(row: dict[int, Sample], shape: str) -> Row:
+def _measured(row: dict[int, Latest], shape: str) -> Row:
     """Return the numbers of each interval, of the lines of this shape."""
     made = ((at, measure_text(sample.text, sample.time)) for at, sample in sorted(row.items()))
     return {at: sample.numbers for at, (_, sample) in made}
@@ -205,7 +205,7 @@ def _growing(rows: Iterable[Row]) -> int | None:
     return fractional
 
 
-def _curve(label: str, grid: Grid[Sample], place: int, rows: dict[int, Row], behind: Collection[int]) -> dict[str, Any]:
+def _curve(label: str, grid: Grid[Latest], place: int, rows: dict[int, Row], behind: Collection[int]) -> dict[str, Any]:
     """Return one number over time: of all ranks the least, the median and the greatest, and the ranks that are marked."""
     values = {rank: dict(_column(row, place)) for rank, row in sorted(rows.items())}
     values = {rank: row for rank, row in values.items() if row}

@@ -17,7 +17,7 @@ MAX_STREAMS: Final = 131_072
 
 
 @dataclass
-class _Stream:
+class _PassedStream:
     joined: DownstreamJoined
     passed: Passed | None = None
     drops_before: int = 0  # of those in `passed`, before the present relay
@@ -28,7 +28,7 @@ class PassedStreams:
     """The streams of the workers downstream, by the path of their journals."""
 
     def __init__(self) -> None:
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, _PassedStream] = {}
 
     def joined(self, message: DownstreamJoined) -> bool:
         """Note a worker; return whether it has resumed its stream."""
@@ -38,7 +38,7 @@ class PassedStreams:
         if known is not None:
             known.joined = message
             return True
-        self._streams[message.journal] = _Stream(message)
+        self._streams[message.journal] = _PassedStream(message)
         while len(self._streams) > MAX_STREAMS:
             del self._streams[next(iter(self._streams))]
         return False

@@ -77,7 +77,7 @@ class Known(NamedTuple):
         return made if self.seen is None else made.with_seen(self.seen, now)
 
 
-class Findings(NamedTuple):
+class Knowledge(NamedTuple):
     """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell.
 
     `work` is whether the processor time of the ranks is to be measured.
@@ -133,10 +133,10 @@ class Insights:
 
     def __init__(self, reactor: Reactor, numbers: Iterator[int]) -> None:
         self._reactor = reactor
-        self.last = Findings(0.0, [], [], [])  # what was known at the end
+        self.last = Knowledge(0.0, [], [], [])  # what was known at the end
         self._past: dict[int, list[Known]] = {}
         self._asked: Acknowledgements[tuple[bytes, ...] | None] = Acknowledgements(self._complete, numbers)
-        self._local: dict[int, Findings] = {}
+        self._local: dict[int, Knowledge] = {}
         # By relay and `work`: the request that it has not answered in time, and until when it is still waited for.
         self._late: dict[tuple[Peer, bool], tuple[int, float]] = {}
 
@@ -164,7 +164,7 @@ class Insights:
         if len(self._past) > MAX_PAST:
             del self._past[next(iter(self._past))]
 
-    def ask(self, future: Future[Findings], work: bool = False) -> int:
+    def ask(self, future: Future[Knowledge], work: bool = False) -> int:
         """Let `future` get the findings when all relays have answered; return the number for `give_up`.
 
         `work`: also the processor time of the ranks.
@@ -179,10 +179,10 @@ class Insights:
                 self._asked.note(number, relay, None)
         return number
 
-    def here(self) -> Findings:
+    def here(self) -> Knowledge:
         """Return what is known without asking relays."""
         known = [_known(peer) for peer in self._reactor.peers if peer.rank is not None]
-        return Findings(time.time(), [*known, *chain.from_iterable(self._past.values())], [], [])
+        return Knowledge(time.time(), [*known, *chain.from_iterable(self._past.values())], [], [])
 
     def answered(self, relay: Peer, message: DownstreamInsight) -> None:
         """Note the answer of a relay. Raises `ProtocolError` if it is malformed."""
@@ -236,12 +236,12 @@ def _counted(rank: int, stats: RankStats, state: str) -> Known:
     return Known(rank, None, state, "", "", None, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
 
 
-def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float, work: bool = False) -> Findings:
+def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float, work: bool = False) -> Knowledge:
     """Return what is known about the ranks, if possible within `timeout` seconds. Any thread.
 
     `ask` runs a function on the client's thread. `work`: also the processor time of the ranks.
     """
-    future: Future[Findings] = Awaited()
+    future: Future[Knowledge] = Awaited()
     try:
         number, thread = ask(lambda: (insights.ask(future, work), threading.get_ident()))
         if thread == threading.get_ident():  # a handler calls: meanwhile, this thread cannot receive the answers of relays

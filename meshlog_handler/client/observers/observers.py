@@ -106,7 +106,7 @@ class _Observer:
             self.missed = 0
 
 
-class _Stream:
+class _FollowedStream:
     """The records for the observers that follow the same level and ranks. Each segment defines its schemas anew.
 
     It is not `open` while none of the observers has room for a segment, or the client has no time. Then it only counts records.
@@ -169,7 +169,7 @@ class Observers:
         self._post = post
         self._backlog = backlog
         self._observers: set[_Observer] = set()
-        self._streams: tuple[_Stream, ...] = ()
+        self._streams: tuple[_FollowedStream, ...] = ()
         self._open = 0
         self._paused, self._shown = False, 0  # whether the dispatcher counts what is shown, and its count before
         self._all = True  # whether no observer filters what it follows
@@ -256,7 +256,7 @@ class Observers:
         if observer.follows is not None:  # each costs the client's thread time
             raise ProtocolError("an observer follows once. Expected no second request to follow")
         if follow.backlog:
-            stream = _Stream(follow, (observer,))
+            stream = _FollowedStream(follow, (observer,))
             wanted = [each for each in self._backlog() if stream.ranks is None or info_of(each).rank in stream.ranks]
             for record in [each for each in wanted if each.levelno >= follow.level][-follow.backlog :]:
                 stream.add(record)
@@ -275,7 +275,7 @@ class Observers:
                 ranks = None if each.follows.ranks is None else frozenset(each.follows.ranks)
                 kinds.setdefault((each.follows.level, ranks), []).append(each)
         followed = [observers for observers in kinds.values() if observers[0].follows is not None]
-        self._streams = tuple(_Stream(each[0].follows, each) for each in followed)  # type: ignore[arg-type]  # see above
+        self._streams = tuple(_FollowedStream(each[0].follows, each) for each in followed)  # type: ignore[arg-type]  # see above
         self._all = all(stream.level == 0 and stream.ranks is None for stream in self._streams)
         self._dispatcher.tap = self if self._streams else None
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from meshlog_handler.protocol.messages import Complete, Completed, Message
-from meshlog_handler.worker.completions import Completions
+from meshlog_handler.worker.completions import CompletionRequests
 
 
 def test_a_reply_ends_the_wait() -> None:
-    completions = Completions()
+    completions = CompletionRequests()
 
     def post(message: Message) -> bool:
         assert isinstance(message, Complete)
@@ -18,13 +18,13 @@ def test_a_reply_ends_the_wait() -> None:
 
 
 def test_a_request_after_the_end_of_the_connection_does_not_wait() -> None:
-    completions = Completions()
+    completions = CompletionRequests()
     completions.close()
     assert not completions.ask(lambda message: True, None)
 
 
 def test_a_request_at_the_end_of_the_connection_does_not_wait() -> None:
-    completions = Completions()
+    completions = CompletionRequests()
 
     def post(message: Message) -> bool:
         completions.close()

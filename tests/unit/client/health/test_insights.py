@@ -13,7 +13,7 @@ import pytest
 
 from meshlog_handler.client.downstream.relayed_peers import RelayPeer
 from meshlog_handler.client.health import insights as module
-from meshlog_handler.client.health.insights import INSIGHT_SEC, Findings, Insights, Known
+from meshlog_handler.client.health.insights import INSIGHT_SEC, Insights, Knowledge, Known
 from meshlog_handler.client.peers.stats import RankStats
 from meshlog_handler.insight.observation import Observation, by_rank
 from meshlog_handler.protocol.codec import pack
@@ -42,9 +42,9 @@ class Asked:
         self.sent.append(message)
         return True
 
-    def ask(self) -> tuple[int, Future[Findings]]:
+    def ask(self) -> tuple[int, Future[Knowledge]]:
         """Ask for the findings; return the number and their future."""
-        future: Future[Findings] = Future()
+        future: Future[Knowledge] = Future()
         return self._insights.ask(future), future
 
     def answer(self, number: int, observations: bytes) -> None:
@@ -57,7 +57,7 @@ class Asked:
         self._insights.give_up(number)
 
 
-def states(future: Future[Findings]) -> list[tuple[int, str]]:
+def states(future: Future[Knowledge]) -> list[tuple[int, str]]:
     """Return the ranks and their states. The findings must be known."""
     return [(each.rank, each.state) for each in future.result(0).observations(brief=True)]
 
@@ -106,5 +106,5 @@ def test_the_work_of_a_process_counts_once_for_its_rank(monkeypatch: pytest.Monk
     table = {100: ProcessTimes(1, 2.0, False), 200: ProcessTimes(1, 4.0, False), 201: ProcessTimes(200, 8.0, False)}
     monkeypatch.setattr(process_state, "process_times", lambda: table)
     processes = [known(0, 100), known(0, 100), known(1, 200), known(1, 201), known(2, None), known(2, 300)]
-    found = by_rank(Findings(100.0, processes, [], [], work=True).observations(brief=True))
+    found = by_rank(Knowledge(100.0, processes, [], [], work=True).observations(brief=True))
     assert {rank: each.worked for rank, each in found.items()} == {0: 2.0, 1: 12.0, 2: 0.0}
