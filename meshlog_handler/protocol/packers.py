@@ -54,6 +54,9 @@ _NUMBERS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 _IN_C: Final = (WrapperDescriptorType, MethodDescriptorType)
 _TO_NUMBER: Final[Mapping[str, Callable[[Any], object]]] = {"d": float, "q": operator.index}
+_FORMATTED: Final[Mapping[str, str]] = {OBJECT: "s", "q": "diouxXeEfFgGsra", "?": "diouxXeEfFgGsra", "d": "diueEfFgGsra"}
+"""The letters of the conversions that format a value with a code. The message of a template that fails shows all objects."""
+
 _MAX_TEMPLATE: Final = 512
 
 
@@ -118,7 +121,7 @@ def _are_texts(template: str, codes: str) -> bool:
     return (
         letters is not None
         and len(letters) == len(codes)
-        and all(letter == "s" for letter, code in zip(letters, codes, strict=True) if code == OBJECT)
+        and all(letter in _FORMATTED.get(code, "sra") for letter, code in zip(letters, codes, strict=True))
     )
 
 

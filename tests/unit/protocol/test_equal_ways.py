@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import ProtocolError
@@ -182,6 +182,7 @@ def shown(item: Item) -> dict[str, object]:
 
 @settings(max_examples=200)
 @given(st.lists(records(), min_size=1, max_size=3))
+@example([make("%s of %d", PurePosixPath("/a/b"), {(): None})])
 def test_both_ways_give_equal_records(sent: list[logging.LogRecord]) -> None:
     known, tagged = decode(encode([*sent] * 3)), decode(encode_tagged([*sent] * 3))
     assert all(isinstance(template, TaggedTemplate) for _, template, _ in tagged)
