@@ -338,10 +338,14 @@ class Membership:
     def abandon(self) -> None:
         """Leave the journal to the next client of the job, because this process exits. Any thread."""
         self.over = True
-        if self.stream is not None:
-            self.stream.end()
+        self.end_stream()
         self._uncapture()
         self._close_all()
+
+    def end_stream(self) -> None:
+        """Let the stream take no more records. Any thread."""
+        if self.stream is not None:
+            self.stream.end()
 
     def _close_all(self) -> None:
         """Close the connection and the journal after the client has stopped."""

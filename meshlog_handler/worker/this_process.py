@@ -47,7 +47,7 @@ _inherited: JoinOptions | None = None
 def current() -> Membership | None:
     """Return this process's membership, or None."""
     member = _newest()
-    return None if member is None or member.over else member
+    return None if member is None or member.over or member.lost else member
 
 
 def _newest() -> Membership | None:
@@ -72,6 +72,7 @@ def _forget(member: Membership) -> None:
         if _current is member:
             _current = None
             if member.lost:
+                member.end_stream()  # first: the next client reads it before the next record
                 _inherited = _options_of(member)
 
 
@@ -121,6 +122,9 @@ def rejoin(*, quiet: bool = False) -> Membership | None:
     # Unless `quiet`, a failure is reported; not so if the client was stopped, which removes its directory.
     if _replacing and threading.get_ident() not in internal_threads:  # these may have to end first
         return run_whole(_await_replacement)
+    member = _newest()
+    if member is not None and member.lost:  # another thread is about to do this
+        run_whole(partial(_forget, member))
     return current() if _inherited is None else run_whole(partial(_rejoin, quiet))
 
 

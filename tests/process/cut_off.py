@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from typing import IO, Any
 
 import meshlog_handler
 from meshlog_handler import LogClient, MeshHandler
 from meshlog_handler.worker import this_process
+from meshlog_handler.worker.member import Membership
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
 
@@ -97,6 +99,26 @@ def end_in_a_job() -> None:
     LOGGER.warning("before")
     os.closerange(3, 200)
     LOGGER.warning("after")
+
+
+def log_while_it_joins_again() -> None:
+    """Do the same; "after" is logged when the stream has ended, and its thread has not let this process join again yet."""
+    ended, logged = threading.Event(), threading.Event()
+    patched: Any = Membership  # in this process, which is of this test
+    close = patched._close_all
+
+    def close_late(member: Membership) -> None:
+        ended.set()
+        logged.wait(DEADLINE)
+        close(member)
+
+    patched._close_all = close_late
+    logging.getLogger().addHandler(MeshHandler(handlers=[logging.StreamHandler(sys.stdout)], job=f"cut-off-{os.getpid()}"))
+    LOGGER.warning("before")
+    os.closerange(3, 200)
+    assert ended.wait(DEADLINE)
+    LOGGER.warning("after")
+    logged.set()
 
 
 def _check(files: Sequence[IO[bytes]], nodes: Sequence[int]) -> None:

@@ -84,10 +84,10 @@ def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind:
     assert done.stderr == ""
 
 
-def test_a_process_that_shows_a_job_and_closes_its_descriptors_ends() -> None:
-    done = run_python("-c", "from tests.process import cut_off; cut_off.end_in_a_job()")
-    # What the client has not shown when it is closed is read from the journal: the new client may show "after" first.
-    assert (done.returncode, sorted(done.stdout.splitlines()), done.stderr) == (0, ["after", "before"], "")
+@pytest.mark.parametrize("how", ["end_in_a_job", "log_while_it_joins_again"])
+def test_a_process_that_shows_a_job_and_closes_its_descriptors_ends(how: str) -> None:
+    done = run_python("-c", f"from tests.process import cut_off; cut_off.{how}()")
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["before", "after"], "")
 
 
 ENDS = """

@@ -112,6 +112,17 @@ def test_a_stopped_rank_is_named_with_its_state() -> None:
     assert "stopped" in hangs[0].text
 
 
+def watch_until_it_hangs(client: LogClient, looks: list[tuple[int, ...]]) -> None:
+    """Wait for the record of rank 0, and then until a look tells a hang, or for twice the time after which it would."""
+    until(lambda: client.insight().ranks.get(0) and client.insight().ranks[0].records, DEADLINE, "its record")
+    began, before = time.monotonic(), len(looks)
+
+    def over() -> bool:
+        return any(looks) or (len(looks) > before + 8 and time.monotonic() > began + 2 * HUNG_SEC)
+
+    until(over, DEADLINE, "looks")
+
+
 @pytest.mark.parametrize("source", ["cpu", "output"])
 def test_processor_time_counts_as_progress_if_it_is_asked_for(source: str, looks: list[tuple[int, ...]]) -> None:
     here, there = Pipe()
@@ -119,13 +130,7 @@ def test_processor_time_counts_as_progress_if_it_is_asked_for(source: str, looks
         LogClient(RecordCollector(), hang_after=HUNG_SEC, progress_from=source) as client,
         started("fork", worker, [(compute, client.address, 0, there)]) as (proc,),
     ):
-        until(lambda: client.insight().ranks.get(0) and client.insight().ranks[0].records, DEADLINE, "its record")
-        began, before = time.monotonic(), len(looks)
-
-        def over() -> bool:
-            return any(looks) or (len(looks) > before + 8 and time.monotonic() > began + 2 * HUNG_SEC)
-
-        until(over, DEADLINE, "looks")
+        watch_until_it_hangs(client, looks)
         here.send(None)
         proc.join()
     assert any(looks) is (source == "output")
@@ -141,13 +146,7 @@ def test_processor_time_counts_also_behind_a_relay(source: str, looks: list[tupl
     ):
         assert ours.poll(DEADLINE)
         with started("fork", worker, [(compute, ours.recv(), 0, there)]) as (proc,):
-            until(lambda: client.insight().ranks.get(0) and client.insight().ranks[0].records, DEADLINE, "its record")
-            began, before = time.monotonic(), len(looks)
-
-            def over() -> bool:
-                return any(looks) or (len(looks) > before + 8 and time.monotonic() > began + 2 * HUNG_SEC)
-
-            until(over, DEADLINE, "looks")
+            watch_until_it_hangs(client, looks)
             here.send(None)
             proc.join()
         ours.send("end")
