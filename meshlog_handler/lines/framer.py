@@ -9,7 +9,7 @@ import logging
 import re
 from typing import Final, NamedTuple
 
-from ..grouping.tracebacks import HEADS
+from ..grouping.tracebacks import HEAD, HEADS
 
 IDLE: Final = 0.5
 LIVE: Final = 1.0
@@ -289,7 +289,7 @@ _DUMPS: Final = ("Fatal Python error:", *HEADS)
 _WORDS: Final = {
     b"R": (b"WARN", b"ERROR", b"CRITICAL"),
     b"F": (b"FATAL", b"Fatal Python error:"),
-    b"T": (b"Traceback (most recent call last):",),
+    b"T": (HEAD.encode(),),
 }
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ...grouping.tracebacks import HEAD
 from ...lines.framer import strip_ansi_text
 from ...protocol.ranks import format_ranks
 from ...system.exit_status import signal_name
 
-_TRACEBACK: Final = "Traceback (most recent call last):"
 _INTERRUPTED: Final = (-signal.SIGINT, 128 + signal.SIGINT)
 _ENDED_BY_OTHERS: Final = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 
@@ -133,7 +133,7 @@ def _lines(failure: RankFailure) -> list[str]:
 def _exception(failure: RankFailure) -> str:
     """Return the last line of the last traceback among the last lines, or ""."""
     lines = _lines(failure)
-    start = max((index for index, line in enumerate(lines) if _TRACEBACK in line), default=None)
+    start = max((index for index, line in enumerate(lines) if HEAD in line), default=None)
     if start is None:
         return ""
     margin = lines[start].partition("Traceback")[0]

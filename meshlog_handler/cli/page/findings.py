@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from ...grouping.tracebacks import HEAD
 from ...insight.observation import Observation
 from ...insight.report import Insight, insight_of
 from ...insight.watch import Watch
@@ -17,7 +18,7 @@ from .events import CLIENT, Event, headline, outer
 _BATCH: Final = 200
 _GAP_SEC: Final = 0.25
 _EXIT: Final = re.compile(r"(rank \d+ \(pid \d+\) (?:ended by|is gone)[^;\n]*)")
-_TRACEBACK: Final = re.compile(r"^(?! +\|).*Traceback \(most recent call last\):\n", re.MULTILINE)
+_TRACEBACK: Final = re.compile(rf"^(?! +\|).*{re.escape(HEAD)}\n", re.MULTILINE)
 _FRAME: Final = re.compile(r'^\s+File "(.*)", line (\d+)', re.MULTILINE)
 _REPORTER: Final = "meshlog"
 
