@@ -43,6 +43,7 @@ class Succession:
         self.job = job
         self.files = ShownFiles(os.path.join(directory, "files"))
         self._taken: set[str] = set()
+        self._joined = {os.getpid()}  # processes that have joined this client: they make no journal for an earlier one
         self._looks = 0
         self._left = [path for path in of_job(job) if path != directory]
         deadline = monotonic() + _ENDING_SEC
@@ -70,6 +71,8 @@ class Succession:
         Raises `ProtocolError` if it cannot resume that journal.
         """
         mark = None
+        if self.due is not None:
+            self._joined.add(hello.pid)
         try:
             if hello.resumes:
                 if hello.resumes in self._taken or hello.resumes not in self._journals():
@@ -107,10 +110,15 @@ class Succession:
                 hello = Hello(**about["hello"])
                 hello.check()
                 rank = about["rank"]
-                if not os.path.exists(journal) and lives(hello.pid):  # it is about to make the journal
-                    self._taken.discard(journal)
+                makes_it = lives(hello.pid) and hello.pid not in self._joined
+                if not os.path.exists(journal):  # the client was killed while its process joined
                     mark.close()
-                    waiting = True
+                    if makes_it:
+                        self._taken.discard(journal)
+                        waiting = True
+                    else:
+                        os.unlink(mark.path)
+                        remove_read(self._left)
                     continue
                 if not (rank is None or isinstance(rank, int)):
                     raise ProtocolError(f"invalid rank {rank!r}")
