@@ -6,6 +6,7 @@ peer cannot make it allocate more than the peer sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct, error
 from typing import Final
 
@@ -14,6 +15,9 @@ from ..errors import ProtocolError
 MAX_DEPTH: Final = 32
 MAX_INT: Final = 1 << 2047
 """An int is in ``range(-MAX_INT, MAX_INT)``: every Python can print it, whatever its limit for int conversion is."""
+
+MAX_COLLIDING: Final = 16
+"""So many keys of a dict may have the hash of another key: the time to make a dict grows with the square of their number."""
 
 _INT_SIZE: Final = 257
 _INT: Final = Struct("<cq")
@@ -104,6 +108,8 @@ def _pack(value: object, parts: list[bytes], depth: int) -> None:
         if depth >= MAX_DEPTH:
             raise NotPlain(f"nested deeper than {MAX_DEPTH}")
         pairs = tuple(value.items())  # type: ignore[attr-defined]  # kind is dict
+        if _collide(pairs):
+            raise NotPlain(f"a dict with more than {MAX_COLLIDING} keys of the same hash")
         parts.append(_SIZE.pack(b"{", len(pairs)))
         for key, item in pairs:
             _pack(key, parts, depth + 1)
@@ -163,9 +169,18 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[object, int]:
             items.append(item)
         return (tuple(items) if tag == 0x28 else items), at
     if tag == 0x7B:  # {
-        pairs: dict[object, object] = {}
+        pairs = []
         for _ in range(size):
             key, at = _unpack(data, at, depth + 1)
-            pairs[key], at = _unpack(data, at, depth + 1)
-        return pairs, at
+            item, at = _unpack(data, at, depth + 1)
+            pairs.append((key, item))
+        if _collide(pairs):
+            raise ProtocolError(f"a dict with more than {MAX_COLLIDING} keys of the same hash")
+        return dict(pairs), at
     raise ProtocolError(f"invalid value with type byte {tag:#04x}")
+
+
+def _collide(pairs: Sequence[tuple[object, object]]) -> bool:
+    """Whether more keys than allowed have the hash of another one. The hashes of texts and bytes cannot be chosen."""
+    hashes = [hash(key) for key, _ in pairs if type(key) is not str and type(key) is not bytes]
+    return len(hashes) - len(set(hashes)) > MAX_COLLIDING

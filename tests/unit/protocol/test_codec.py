@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import struct
+import sys
 from collections import OrderedDict
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import ProtocolError
-from meshlog_handler.protocol.codec import MAX_DEPTH, MAX_INT, NotPlain, Text, pack, unpack
+from meshlog_handler.protocol.codec import MAX_COLLIDING, MAX_DEPTH, MAX_INT, NotPlain, Text, pack, unpack
 
 # All texts, including lone surrogates.
 texts = st.text(st.characters(exclude_categories=()))
@@ -152,6 +154,31 @@ def test_a_value_that_contains_itself_is_not_plain() -> None:
     for value in (loop, table):
         with pytest.raises(NotPlain):
             pack(value)
+
+
+_SAME: tuple[int, ...] = (0, *(sign * number * sys.hash_info.modulus for number in range(1, 5) for sign in (1, -1)))
+"""Numbers of 64 bits whose hash is 0."""
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [number * sys.hash_info.modulus for number in range(1, 100)],
+        list(itertools.product(_SAME, repeat=3)),
+        [((key, 1), b"") for key in itertools.product(_SAME, repeat=2)],
+    ],
+    ids=["numbers", "tuples", "nested"],
+)
+def test_both_sides_limit_the_keys_of_one_hash(keys: list[object]) -> None:
+    """The time to make a dict of such keys is quadratic: a frame of 2 MiB took minutes."""
+    allowed = dict.fromkeys([*keys[: MAX_COLLIDING + 1], *range(1, 3000), *map(str, keys)])
+    assert unpack(pack(allowed)) == allowed
+    keys = keys[: MAX_COLLIDING + 2]
+    with pytest.raises(NotPlain, match="the same hash"):
+        pack(dict.fromkeys(keys))
+    packed = b"{" + struct.pack("<I", len(keys)) + b"".join(pack(key) + b"N" for key in keys)
+    with pytest.raises(ProtocolError, match="the same hash"):
+        unpack(packed)
 
 
 class Styled(str):
