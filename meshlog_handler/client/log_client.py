@@ -28,6 +28,7 @@ from ..output.rank_files import RankFiles
 from ..protocol.messages import Welcome
 from ..protocol.relay_messages import PassedReceived, RankGranted
 from ..system import at_exit, live_clients, unpatched
+from ..system.c_library import prepare_thread_ends
 from ..system.descriptors import never_freed
 from ..system.diagnostics import diagnose
 from ..system.interpreters import check_interpreter
@@ -203,6 +204,7 @@ class LogClient(Requests):
             return self.address
         check_interpreter("a LogClient")
         unpatched.use()
+        prepare_thread_ends()
         if self.sinks.default is None and not self.sinks.routed:
             # On this thread: it may hold the lock of `logging` (`logging.config` calls a factory), and a new handler needs it.
             self._default_sink()

@@ -17,13 +17,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
+from .c_library import ctypes, libc
 from .descriptors import FileIdentity, Held, duplicate, identity, make_pipe, takes_more
 from .pump import Pump
-
-try:
-    import ctypes  # imported here: a forked child could block on an import that a thread has begun
-except ImportError:  # Python was built without it
-    ctypes = None  # type: ignore[assignment]  # checked below
 
 _SETTLE_SEC: Final = 1.0
 
@@ -233,26 +229,25 @@ def flush_streams(fds: Sequence[int]) -> None:
         with contextlib.suppress(OSError, ValueError):  # the pipe has no reader, or the stream is closed
             stream.flush()
     if 1 in fds:
-        libc, c_stdout = _c_stdout()
-        if libc is not None:
-            libc.fflush(c_stdout)
+        c_stdout = _c_stdout()
+        if c_stdout is not None:
+            libc().fflush(c_stdout)
 
 
 @functools.cache
-def _c_stdout() -> tuple[Any, Any]:
-    """Return the C library and its stdout, or (None, None) if they are not available."""
+def _c_stdout() -> Any:
+    """Return the stdout of the C library, or None if it is not available."""
     if ctypes is None:
-        return None, None
+        return None
     try:
-        libc = ctypes.CDLL(None)
-        return libc, ctypes.c_void_p.in_dll(libc, "__stdoutp" if sys.platform == "darwin" else "stdout")
+        return ctypes.c_void_p.in_dll(libc(), "__stdoutp" if sys.platform == "darwin" else "stdout")
     except (OSError, ValueError, AttributeError):
-        return None, None
+        return None
 
 
 def _line_buffer_c_stdout() -> None:
     # With a pipe, C buffers kilobytes: they come late, and are lost if the process is killed or calls os._exit.
-    libc, c_stdout = _c_stdout()
-    if libc is not None:
+    c_stdout = _c_stdout()
+    if c_stdout is not None:
         line_buffered = 1  # _IOLBF of glibc, musl and macOS
-        libc.setvbuf(c_stdout, None, line_buffered, ctypes.c_size_t(0))
+        libc().setvbuf(c_stdout, None, line_buffered, ctypes.c_size_t(0))

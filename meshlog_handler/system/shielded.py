@@ -9,16 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import lru_cache
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from .c_library import ctypes, libc
 from .waits import LONGEST_SEC
-
-try:
-    import ctypes  # imported here: a forked child could block on an import that a thread has begun
-except ImportError:  # a Python that was built without it
-    ctypes = None  # type: ignore[assignment]  # checked below
 
 T = TypeVar("T")
 
@@ -164,13 +159,8 @@ def _restarts(number: int) -> bool:
     if ctypes is None or sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
         return False
     action = ctypes.create_string_buffer(1024)  # larger than the structure
-    _libc().sigaction(number, None, action)
+    libc().sigaction(number, None, action)
     return bool(ctypes.c_int.from_buffer(action, _FLAGS_AT).value & _SA_RESTART)
-
-
-@lru_cache
-def _libc() -> Any:
-    return ctypes.CDLL(None)
 
 
 def _after_fork_in_child() -> None:

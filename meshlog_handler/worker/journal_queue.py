@@ -12,10 +12,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from ..errors import ClosedError, SettingError
 from ..protocol.record import info_of
+from ..system.diagnostics import diagnose
 from ..system.shielded import run_shielded, run_whole
 from . import this_process
 from .member import JoinOptions, Membership
@@ -30,22 +31,19 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
     records into it, with a `logging.handlers.QueueHandler` or directly. The client shows these records even if the process is
     killed right after `put`, and a flush of the client includes them.
 
-    In the client's process, and while the client does not run, records are shown at once, on the calling thread.
-
-    Notes
-    -----
-    It is a `queue.Queue` only because `logging.config` requires that of a `QueueHandler`'s queue. Its locks are not used.
+    In the client's process, and while the client does not run, records are shown at once, on the calling thread. Without a
+    client, it is an ordinary `queue.Queue`, which any `QueueListener` can read.
     """
 
     def __init__(self, show: Callable[[logging.LogRecord], object] | None = None, address: str = "") -> None:
-        # `queue.Queue.__init__` would create locks, which cannot be pickled and are not needed.
-        self.maxsize = 0
         self._show = show
         self._address, self._token = address, ""
         self._member: Membership | None = None
+        self._refused = False
         self._make_locks()
 
     def _make_locks(self) -> None:
+        super().__init__()
         self._joining = threading.Lock()
         self._pid = os.getpid()
 
@@ -62,7 +60,9 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         self._show = show
 
     def open(self, address: str, token: str) -> None:
-        """Set the address and token of the running client. Called by the client."""
+        """Set the address and token of the running client, and show what was put before it had the queue. Called by it."""
+        while self._show is not None and not self.empty():
+            self._show(super().get())
         self._address, self._token = address, token
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
             member.leave()
 
     def put(self, item: logging.LogRecord, block: bool = True, timeout: float | None = None) -> None:
-        """Append a record to the journal.
+        """Append a record to the journal. What is no record is reported once and left out; None, a listener's sentinel, is not.
 
         It waits for room as a logging call does; `block` and `timeout` are ignored.
 
@@ -90,6 +90,10 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         if self._pid != os.getpid():  # a forked child joins as a separate process
             self._make_locks()
             self._show, self._token, self._member = None, "", None
+        if self._show is None and not self._address:
+            return super().put(item, block, timeout)
+        if not isinstance(item, logging.LogRecord):
+            return self._refuse(item)
         if self._token and hasattr(item, "meshlog") and info_of(item).client == self._token:
             return  # this client has shown it, and a handler of the client has put it here
         member = self._member
@@ -106,9 +110,13 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
             if last is not None and item.levelno >= last.level:
                 last.handle(item)
 
-    def put_nowait(self, item: logging.LogRecord) -> None:
-        """Append a record to the journal, as `put` does."""
-        self.put(item, block=False)
+    def _refuse(self, item: object) -> None:
+        if item is not None and not self._refused:
+            self._refused = True
+            diagnose(
+                f"a JournalQueue got an item of type {type(item).__name__}, which is left out: expected a record, as "
+                "`logging.handlers.QueueHandler` puts it. Further items of other types are not reported."
+            )
 
     def _join(self) -> Membership:
         with self._joining:
@@ -116,31 +124,17 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                 self._member = this_process.beside(JoinOptions(self._address, mesh=self._token))
             return self._member
 
-    def get(self, block: bool = True, timeout: float | None = None) -> NoReturn:
-        """Raise `ClosedError`: the client reads the queue."""
-        raise ClosedError(_CLIENT_READS)
+    def get(self, block: bool = True, timeout: float | None = None) -> logging.LogRecord:
+        """Return the next record, if the queue has no client.
 
-    def get_nowait(self) -> NoReturn:
-        """Raise `ClosedError`: the client reads the queue."""
-        raise ClosedError(_CLIENT_READS)
-
-    def qsize(self) -> int:
-        """Return 0: the client owns the records that were put."""
-        return 0
-
-    def empty(self) -> bool:
-        """Return True: there is nothing to get."""
-        return True
-
-    def full(self) -> bool:
-        """Return False: `put` waits if there is no room."""
-        return False
-
-    def task_done(self) -> None:
-        """Do nothing."""
-
-    def join(self) -> None:
-        """Do nothing; see `LogClient.flush`."""
+        Raises
+        ------
+        ClosedError
+            If it has one: the client reads the queue.
+        """
+        if self._show is not None or self._address:
+            raise ClosedError(_CLIENT_READS)
+        return super().get(block, timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._address:

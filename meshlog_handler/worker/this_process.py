@@ -19,6 +19,7 @@ from typing import Any, Final
 from ..errors import ConnectError
 from ..protocol.record import MeshInfo
 from ..system import unpatched
+from ..system.c_library import prepare_thread_ends
 from ..system.diagnostics import diagnose
 from ..system.fork_locks import ForkLocks
 from ..system.shielded import run_whole
@@ -81,6 +82,7 @@ def join(options: JoinOptions) -> Membership:
     # A membership without capture is replaced by one with capture, under the same rank, if `options` ask for capture.
     global _current, _replacing
     unpatched.use()
+    prepare_thread_ends()
     with _lock:
         member = _newest()
         if member is not None and member.options.address == options.address and not member.over:

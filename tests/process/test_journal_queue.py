@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import ClosedError, LogClient, install
+from meshlog_handler import ClosedError, JournalQueue, LogClient, install
 from meshlog_handler.testing import RecordCollector, collected
 
 from .procs import METHODS, join_all, started
@@ -157,6 +157,33 @@ def test_only_the_client_can_read_the_queue() -> None:
     assert not client.queue.full()
     with pytest.raises(ClosedError, match="start"):
         pickle.dumps(client.queue)
+
+
+def test_without_a_client_it_is_an_ordinary_queue(log: logging.Logger) -> None:
+    collector, records = RecordCollector(), JournalQueue()
+    listener = logging.handlers.QueueListener(records, collector)
+    log.addHandler(logging.handlers.QueueHandler(records))
+    log.info("before")
+    for number in range(2):
+        listener.start()
+        log.info("while it reads %d", number)
+        listener.stop()
+    assert collector.messages == ["before", "while it reads 0", "while it reads 1"]
+    log.info("kept")
+    with LogClient(collector, queue=records) as client:
+        log.info("sent")
+        client.flush()
+        assert collector.messages[-2:] == ["kept", "sent"]
+
+
+def test_an_item_that_is_no_record_is_reported_once_and_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    with collected() as logs:
+        for item in (None, 1, "text", {"msg": "no record"}):
+            logs.client.queue.put_nowait(item)
+        logs.client.queue.put(logging.makeLogRecord({"msg": "a record", "levelno": 20, "levelname": "INFO"}))
+        logs.flush()
+        assert logs.messages == ["a record"]
+    assert capfd.readouterr().err.count("is left out") == 1
 
 
 def test_copies_of_a_queue_in_one_process_share_a_connection() -> None:

@@ -228,3 +228,26 @@ def test_a_mesh_starts_from_a_zip_file(method: str, tmp_path: Path) -> None:
         file.writestr("__main__.py", STARTS)
     ran = run_python(str(tmp_path / "mesh.pyz"), method, code=None)
     assert (ran.returncode, ran.stderr) == (0, "[0] record\n")
+
+
+WITHOUT_DESCRIPTORS = """
+import logging, resource, sys, meshlog_handler
+meshlog_handler.install()
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+logging.error("begins")
+opened = []
+try:
+    while True:
+        opened.append(open("/dev/null"))
+except OSError:
+    logging.error("no descriptor is left")
+sys.exit(3)
+"""
+
+
+def test_a_worker_that_has_used_up_its_descriptors_ends_with_its_own_exit_code() -> None:
+    with collected() as logs:
+        for _ in range(3):
+            run_python("-c", WITHOUT_DESCRIPTORS, env=logs.client.environ(), code=3)
+        logs.flush()
+        assert logs.messages == ["begins", "no descriptor is left"] * 3
