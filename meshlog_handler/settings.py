@@ -157,8 +157,9 @@ def journal_size(env: Mapping[str, str] | None = None) -> int:
     return _size(JOURNAL_SIZE, 1 << 20, _MIN_JOURNAL_SIZE, _MAX_JOURNAL_SIZE, os.environ if env is None else env)
 
 
-def patterns(name: str, given: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def patterns(name: str, given: Sequence[str] | str | None, env: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return regular expressions: those `given`, and that of the variable `name`. Raises `SettingError` if one is invalid."""
+    given = (given,) if isinstance(given, str) else given or ()
     text = (os.environ if env is None else env).get(name, "")
     for where, pattern in [*(("", each) for each in given), *([(f"{name}=", text)] if text else [])]:
         try:

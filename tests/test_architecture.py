@@ -382,7 +382,7 @@ def test_all_is_what_is_promised() -> None:
 
 def test_public_folders_need_no_import_of_their_own() -> None:
     """In a fresh process: here, other tests have imported them."""
-    code = f"import {PACKAGE} as m; print(m.testing.collected, m.notebook.show_under, m.integrations.attach)"
+    code = f"import {PACKAGE} as m; print(m.testing.collected, m.notebook.show_under, m.integrations.ray)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, Final
 
 from ..mesh.control import LoggingMeshClient
 from ..mesh.engine import Coords as Coords
 from ..mesh.engine import Engine as Engine
 from ..mesh.manager import LoggingManager
 from ..output.named_handlers import ShownBy
+from ..system.lazy_imports import importing
+
+_ENGINES: Final = ("dask", "monarch", "ray", "torchrun")
 
 
 def attach(
@@ -45,3 +50,15 @@ def attach(
     client = LoggingManager(handlers, log_dir, hide).init(engine)
     client.on_stop(leave)
     return client
+
+
+def __getattr__(name: str) -> Any:
+    """Import the adapter to an engine when it is first used."""
+    if name not in _ENGINES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with importing():
+        return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ENGINES})

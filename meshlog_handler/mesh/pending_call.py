@@ -93,7 +93,7 @@ class PendingCall:
         for rank in self.ranks:
             try:
                 values.append(loads(self._values.pop(rank)))
-            except Exception as cause:
+            except BaseException as cause:  # also SystemExit: any code of the program may run here, on a thread of its own
                 reason = f"its result cannot be loaded in the client: {type(cause).__name__}: {cause}"
                 raise RankError(
                     f"rank {rank} completed {self.what}, but {reason}. Return plain data, or objects whose classes can be "
@@ -119,7 +119,7 @@ def exception_of(failure: CallFailure) -> BaseException:
     if failure.pickled is not None:
         try:
             error = loads(failure.pickled)
-        except Exception as cause:
+        except BaseException as cause:  # as above
             trace.__context__ = cause  # why the exception cannot be loaded: secondary, but useful
             return trace
         if isinstance(error, BaseException):

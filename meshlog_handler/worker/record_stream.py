@@ -234,7 +234,7 @@ class RecordStream:
             aside: int | None = None
             if len(encoded.data) >= self.journal.largest:
                 try:
-                    encoded, aside = self._set_aside(encoded, appender[0])
+                    encoded, aside = self._set_aside(encoded, appender[0], level or 0)
                 except BlockingIOError:
                     if self._wait_for_reader(level):
                         continue
@@ -249,7 +249,7 @@ class RecordStream:
             if not self._next_segment(appender, level):
                 return False
 
-    def _set_aside(self, encoded: EncodedRecord, schemas: SchemaTable) -> tuple[EncodedRecord, int | None]:
+    def _set_aside(self, encoded: EncodedRecord, schemas: SchemaTable, level: int) -> tuple[EncodedRecord, int | None]:
         """Write entries too large for a segment to a side file; return an entry with the file's number, and the number."""
         # If the file cannot be written, the entry is the start of the record. Raises BlockingIOError while there is no room.
         if self._sides is not None:
@@ -264,7 +264,10 @@ class RecordStream:
                 diagnose(f"a record of {len(encoded.data):,} bytes cannot be written to a side file: {failure}")
         start = encoded.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is encoded
         text = f"a record of {len(encoded.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"
-        note = logging.makeLogRecord({"name": "meshlog", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
+        level = max(level, logging.WARNING)
+        note = logging.makeLogRecord(
+            {"name": "meshlog", "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
+        )
         return encode_record(note, schemas), None
 
     def _wait_for_reader(self, level: int | None) -> bool:

@@ -303,15 +303,15 @@ def test_an_exception_that_cannot_be_pickled_arrives_as_text(fn: Callable[[], ob
 class Poison:
     """An object that can be pickled, but cannot be unpickled."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, error: type[BaseException] = RuntimeError) -> None:
+        self.where, self.error = where, error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _swallow, (self.where, os.getpid())
+        return _swallow, (self.where, self.error)
 
 
-def _swallow(where: str, sender: int) -> Poison:
-    raise RuntimeError(f"poisoned in the {where}")
+def _swallow(where: str, error: type[BaseException]) -> Poison:
+    raise error(f"poisoned in the {where}")
 
 
 class Unreadable:
@@ -335,6 +335,7 @@ def test_a_function_or_argument_that_cannot_be_pickled_raises_a_type_error() -> 
     [
         (id, (Poison("proc"),), "cannot be loaded in the proc: poisoned in the proc"),
         (Poison, ("client",), "its result cannot be loaded in the client: RuntimeError: poisoned in the client"),
+        (Poison, ("client", SystemExit), "its result cannot be loaded in the client: SystemExit: poisoned in the client"),
         (Unreadable, (), "the result, of type Unreadable, cannot be sent to the client: not for the road"),
     ],
 )

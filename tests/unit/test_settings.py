@@ -181,7 +181,8 @@ def test_an_invalid_rotation_names_the_variable(name: str, text: str) -> None:
 
 def test_patterns_are_those_given_and_that_of_the_environment() -> None:
     assert settings.patterns(settings.HIDE, ["a", "b"], {settings.HIDE: "c|d"}) == ("a", "b", "c|d")
-    assert settings.patterns(settings.HIDE, (), {}) == ()
+    assert settings.patterns(settings.HIDE, (), {}) == settings.patterns(settings.HIDE, None, {}) == ()
+    assert settings.patterns(settings.HIDE, "one", {}) == ("one",)
     with pytest.raises(SettingError, match=r"MESHLOG_HIDE='\('"):
         settings.patterns(settings.HIDE, (), {settings.HIDE: "("})
     with pytest.raises(SettingError, match="not a regular expression"):

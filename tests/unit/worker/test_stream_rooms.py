@@ -266,10 +266,12 @@ def test_without_room_for_a_side_file_the_start_of_a_record_is_shown(
         proc.stream._sides = side_files_module.SideFiles("/no/such/directory/journal", 1 << 20)
     proc.log("before")
     proc.log("y" * 10_000, levelno=20)
-    proc.log("\0\u20ac" * 10_000)
+    proc.log("\0\u20ac" * 10_000, levelno=40)
     proc.log("after")
     proc.ship()
     before, *cut, after = proc.texts
+    levels = [template.levelno for _, template, _ in proc.items if template is not None]
+    assert levels[1:-1] == [30, 40], "a loss is a warning at least"
     assert (before, after) == ("before", "after")
     assert all("bytes was cut: no room" in text for text in cut)
     assert len(cut) == 2
