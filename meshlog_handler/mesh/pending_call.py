@@ -93,7 +93,7 @@ class PendingCall:
         for rank in self.ranks:
             try:
                 values.append(loads(self._values.pop(rank)))
-            except BaseException as cause:  # also SystemExit: any code of the program may run here, on a thread of its own
+            except BaseException as cause:  # also SystemExit: loading runs code of the program
                 reason = f"its result cannot be loaded in the client: {type(cause).__name__}: {cause}"
                 raise RankError(
                     f"rank {rank} completed {self.what}, but {reason}. Return plain data, or objects whose classes can be "
