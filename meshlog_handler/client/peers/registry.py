@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import re
-import secrets
 import threading
 import time
 from collections import deque
@@ -272,7 +271,7 @@ class Registry:
         if hello.mesh == self._own_token or hello.relay:
             return None
         if hello.rank is None and self.claim is not None:  # the upstream client, which knows all ranks, does not answer
-            return FIRST_UNGRANTED + secrets.randbelow(_UNGRANTED)
+            return FIRST_UNGRANTED + int.from_bytes(os.urandom(8), "big") % _UNGRANTED
         if hello.rank is None:
             return self._new_rank()
         self._reserve(hello.rank)
