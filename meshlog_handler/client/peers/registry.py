@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from ... import settings
 from ...errors import ClosedError, ProtocolError, quoted
+from ...protocol.immutable import Immutable
 from ...protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ...protocol.relay_messages import RankGranted
 from ...system.descriptors import Held
@@ -70,8 +71,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-@dataclass(frozen=True)
-class MeshMember:
+class MeshMember(Immutable):
     """A worker that ended, as later receipts list it."""
 
     mesh: str
