@@ -34,8 +34,10 @@ _ONLY: Final = 0
 _ZEROS: Final = 1 << 20
 _NO_CALL: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
-# Before Python 3.13 a map owns a descriptor, and closes it when it is freed. After the program has closed descriptors, that
-# number may belong to one of its files, so these maps are never freed.
+_OWN_DESCRIPTORS: Final = sys.version_info < (3, 13)
+"""Whether each map of a file owns a descriptor, and closes it when it is freed."""
+
+# After the program has closed descriptors, such a number may belong to one of its files, so these maps are never freed.
 _kept: Final[list[mmap.mmap]] = []
 
 
@@ -111,7 +113,9 @@ class Journal:
                 self._lock = hold(path, wait=True)  # another process may just look whether it is locked
             self._header = self._map(0, grain)
             self._header[: HEADER.size] = HEADER.pack(MAGIC, SEGMENTS, self.segment_size, os.getpid())
-            self._maps = [self._map(self._offset(index), self.segment_size) for index in range(SEGMENTS)]
+            # All are made here if each needs a descriptor, which may not be left later. Otherwise each is made when it is used.
+            reserved = range(SEGMENTS) if self._fd >= 0 and _OWN_DESCRIPTORS else ()
+            self._maps = {index: self._map(self._offset(index), self.segment_size) for index in reserved}
         except OSError:  # no room, or no descriptor is left
             if path is not None:
                 for descriptor in (self._fd, self._lock):
@@ -161,7 +165,7 @@ class Journal:
     def _map(self, offset: int, size: int) -> mmap.mmap:
         """Return a new map of a part of the file; raise `OSError` if no descriptor is left for it."""
         if self._fd >= 0 and not self._is_ours():
-            _kept.extend((self._header, *self._maps))
+            _kept.extend((self._header, *self._maps.values()))
             self._fd = -1
             self._fd = self._open_again()
         if self._fd < 0:
@@ -382,7 +386,7 @@ class Journal:
     def close(self) -> None:
         """Close the file, and keep its contents. Maps are freed when no writer uses them; new segments are in memory only."""
         if self._fd >= 0 and not self._is_ours():
-            _kept.extend((self._header, *self._maps))
+            _kept.extend((self._header, *self._maps.values()))
         for fd in (self._fd, self._lock):
             if fd >= 0 and self._is_file(fd):
                 os.close(fd)

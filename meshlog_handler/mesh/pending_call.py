@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RankDied, RankError, RemoteTraceback
+from ..protocol.immutable import Immutable
 from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
 from ..system.waits import Awaited
@@ -15,8 +15,7 @@ from .pickling import loads
 from .rpc import CallFailure
 
 
-@dataclass(frozen=True)
-class End:
+class End(Immutable):
     """The exit of a proc, with a reason such as ``ended by SIGSEGV``."""
 
     rank: int

@@ -13,11 +13,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from .. import installation
 from ..output.terminal import size_told
+from ..protocol.immutable import Immutable
 from ..system import unpatched
 from ..system.standard_streams import stand_on_descriptors
 from .pickling import dumps, dumps_result, loads, share_globals
@@ -28,16 +28,17 @@ from .start_methods import ProcIdentity, set_identity
 _MAX_DESCRIPTORS: Final = 4096
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(Immutable):
     """The start parameters of a proc. Plain data: pickled by start methods that need it."""
+
+    secret = frozenset(("address", "environ"))
 
     name: str
     identity: ProcIdentity
-    address: str | None = field(repr=False)  # of the client to join; None: the proc does not forward logs
+    address: str | None  # of the client to join; None: the proc does not forward logs
     fresh: bool  # a new interpreter, not a fork of the client
     # The client's environment and streams, for the fork server: those of the server are as old as the server.
-    environ: dict[str, str] | None = field(default=None, repr=False)
+    environ: dict[str, str] | None = None
     stdout: InheritedFd | None = None
     stderr: InheritedFd | None = None
 

@@ -19,11 +19,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from .. import settings
 from ..errors import SettingError
+from ..protocol.immutable import Immutable
 
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
@@ -267,8 +267,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 # -- identity ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ProcIdentity:
+class ProcIdentity(Immutable):
     """The identity of a proc. `local_rank` and `local_world_size` count the procs of the mesh on this host."""
 
     rank: int  # from 0, in the whole mesh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -23,20 +22,6 @@ _LEVEL_COLOURS: Final = (
     (logging.ERROR, "\x1b[31m"),
     (logging.WARNING, "\x1b[33m"),
 )
-
-
-def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
-    """Return whether to colour an output.
-
-    A non-empty ``NO_COLOR`` turns colours off. Otherwise, ``FORCE_COLOR`` (not empty or 0) turns them on. Otherwise, a terminal
-    is coloured unless ``TERM`` is ``dumb``. See https://no-color.org and https://force-color.org.
-    """
-    env = os.environ if env is None else env
-    if env.get("NO_COLOR"):
-        return False
-    if env.get("FORCE_COLOR", "0") not in ("", "0"):
-        return True
-    return terminal and env.get("TERM") != "dumb"
 
 
 class MeshFormatter(logging.Formatter):

@@ -12,7 +12,6 @@ from typing import Final, TextIO
 
 from ..system.descriptors import FileIdentity, duplicate, identity, write_all
 from ..system.fd_capture import changes, original_fd
-from .formatter import wants_colour
 
 _LINES: Final = 24
 _LAUNCHERS: Final = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
@@ -32,6 +31,20 @@ def is_watched(fd: int, env: Mapping[str, str] | None = None) -> bool:
         except OSError:  # not a terminal
             return False
     return True
+
+
+def wants_colour(terminal: bool, env: Mapping[str, str] | None = None) -> bool:
+    """Return whether to colour an output.
+
+    A non-empty ``NO_COLOR`` turns colours off. Otherwise, ``FORCE_COLOR`` (not empty or 0) turns them on. Otherwise, a terminal
+    is coloured unless ``TERM`` is ``dumb``. See https://no-color.org and https://force-color.org.
+    """
+    env = os.environ if env is None else env
+    if env.get("NO_COLOR"):
+        return False
+    if env.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return terminal and env.get("TERM") != "dumb"
 
 
 def size_told(rank: int | None, env: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from struct import Struct
 from struct import error as StructError
 from types import NoneType
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from ..errors import ProtocolError, quoted
 from .codec import unpack
+from .digests import blake2b
 from .entries import DEFINE, FLUSH, HEADER, LARGE, MARK, MESSAGE, RECORD, SHAPED, TIMED, UINT64, walk
 from .interning import layouts, shared, shared_key
 from .record import MeshInfo, is_bounded

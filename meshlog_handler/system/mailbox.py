@@ -8,8 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ClosedError
 from .descriptors import Held
@@ -17,8 +16,7 @@ from .diagnostics import diagnose
 from .error_reports import describe, give, refuse
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A call of `fn` on the thread of a mailbox. Its result goes to `future`; without a future, a failure is reported.
 
     With `gives` False, `fn` completes the future itself later, and only an exception is passed to the future from here.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import hmac
 import os
 import select
 import socket
@@ -19,12 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from hashlib import blake2b
 from typing import Final, NamedTuple, TypeVar
 
 from .. import settings
 from ..errors import ConnectError, MeshlogError, ProtocolError, SettingError
 from ..journal.layout import Range
+from ..protocol.digests import blake2b, compare_digest
 from ..protocol.frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from ..protocol.messages import Hello, Message, Welcome, decode
 from ..system.descriptors import Held, is_readable
@@ -263,7 +262,7 @@ def _digest(key: bytes, side: bytes, challenges: bytes) -> bytes:
 
 
 def _check(digest: bytes, key: bytes, side: bytes, challenges: bytes) -> None:
-    if not hmac.compare_digest(digest, _digest(key, side, challenges)):
+    if not compare_digest(digest, _digest(key, side, challenges)):
         raise ProtocolError("the other end does not know the key")
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -14,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 
 from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
+from ..protocol.digests import blake2b
 from ..system.descriptors import Held
 from ..system.locks import hold, is_held
 from ..system.regular_files import open_regular, read_regular
@@ -131,7 +130,7 @@ class RunDir:
         self._stays = False  # whether a relay of another process may go on in it
         self._files: dict[str, bytes] = {}
         parent = base()
-        self.key, self.token = secrets.token_bytes(_KEY), os.urandom(8).hex()
+        self.key, self.token = os.urandom(_KEY), os.urandom(8).hex()
         found = _take_over(parent, _note(upstream)) if upstream is not None else None
         clean(parent)
         if found is not None:

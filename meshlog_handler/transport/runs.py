@@ -7,10 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from ..errors import MeshlogError
+from ..protocol.immutable import Immutable
 from ..system.regular_files import read_regular
 from ..system.shielded import run_whole
 from .channel import Address
@@ -22,8 +22,7 @@ _MAX_COMMAND: Final = 1000
 _NO_DESCRIPTION: Final = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, MeshlogError)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Immutable):
     """A client that runs.
 
     Attributes

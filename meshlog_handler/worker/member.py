@@ -438,8 +438,7 @@ class Membership:
     def forget(self) -> None:
         """In a forked child: release what belongs to the parent."""
         if self.stream is not None:
-            self.stream.lose_client()
-            self.stream.journal.close()
+            self.stream.part()  # frames of the parent's threads, which do not run here, still refer to it
         if self._capture is not None:
             self._capture.after_fork_in_child()
         self._close_dump()

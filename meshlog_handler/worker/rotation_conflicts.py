@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Final
 
+from ..protocol.digests import blake2b
 from ..system.diagnostics import diagnose
 from ..transport import run_directory
 from ..transport.election import OF_LAUNCHER, Election

@@ -83,11 +83,6 @@ def test_uninstall_restores_what_a_program_can_set() -> None:
 
 def join_and_leave_many_times(address: str) -> None:
     """Join and leave without the garbage collector, which training loops switch off. Nothing may accumulate."""
-
-    def held() -> tuple[int, int]:
-        with open("/proc/self/maps") as maps:
-            return len(os.listdir("/proc/self/fd")), sum("journal" in line for line in maps)
-
     install(address)
     uninstall()
     gc.collect()
@@ -100,10 +95,33 @@ def join_and_leave_many_times(address: str) -> None:
         until(lambda: held() == before, what="descriptors and maps to be given back")
 
 
+def held() -> tuple[int, int]:
+    """Return the number of descriptors, and of maps of a journal."""
+    with open("/proc/self/maps") as maps:
+        return len(os.listdir("/proc/self/fd")), sum("journal" in line for line in maps)
+
+
+def join_and_fork(address: str) -> None:
+    """Fork a child, which has nothing of the journal."""
+    before = held()
+    install(address, capture=False)
+    pid = os.fork()
+    if not pid:
+        os._exit(held() != before)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system lists the maps of a process")
 @pytest.mark.usefixtures("real_stdout")
 def test_uninstall_gives_back_descriptors_and_maps_without_the_garbage_collector() -> None:
     with collected() as logs, started("spawn", join_and_leave_many_times, [(logs.address,)]) as procs:
+        assert join_all(procs) == [0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system lists the maps of a process")
+@pytest.mark.usefixtures("real_stdout")
+def test_a_forked_child_keeps_nothing_of_the_journal_of_its_parent() -> None:
+    with collected() as logs, started("spawn", join_and_fork, [(logs.address,)]) as procs:
         assert join_all(procs) == [0]
 
 

@@ -6,11 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from ...errors import ProtocolError
 from ...journal.shown import SUFFIX, ShownMark, shown_path
+from ...protocol.immutable import Immutable
 from ...protocol.messages import Hello
 from ...system.diagnostics import diagnose
 from ...system.error_reports import describe
@@ -26,8 +26,7 @@ _ENDING_SEC: Final = 5.0
 _ENDING_LOOK_SEC: Final = 0.005
 
 
-@dataclass(frozen=True)
-class Leftover:
+class Leftover(Immutable):
     """The journal of a process that has ended, of which an earlier client has not shown all."""
 
     journal: str

@@ -8,9 +8,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ...errors import ProtocolError, printable, quoted
 from ...insight.watch import Watch
@@ -50,8 +50,7 @@ _MAX_LOSSES: Final = 1024
 _MAX_UNCAUGHT: Final = 256
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A byte range of a worker's stream, received or read from its journal. `known`: its records were shown before."""
 
     generation: int
@@ -63,7 +62,7 @@ class Piece:
     def split(self, position: int) -> tuple[Piece, Piece]:
         """Return the parts before and from a position within it."""
         at = position - self.start
-        return replace(self, data=self.data[:at]), replace(self, start=position, data=self.data[at:])
+        return self._replace(data=self.data[:at]), self._replace(start=position, data=self.data[at:])
 
 
 class Target(Hashable, Protocol):
@@ -389,10 +388,10 @@ class Peer:
         if piece.generation == generation and end > position:
             known, piece = piece.split(position)
             self._known = None
-            self.inbox.append(replace(known, known=True))
+            self.inbox.append(known._replace(known=True))
             self.inbox_bytes += len(known.data)
             return piece
-        return replace(piece, known=True)
+        return piece._replace(known=True)
 
     def resume(self, known: Passed) -> None:
         """Continue a stream that another relay has passed on up to a position. Its segment is read from its start."""

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import re
-import secrets
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from ... import settings
 from ...errors import ClosedError, ProtocolError, quoted
+from ...protocol.immutable import Immutable
 from ...protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ...protocol.relay_messages import RankGranted
 from ...system.descriptors import Held
@@ -71,8 +71,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-@dataclass(frozen=True)
-class MeshMember:
+class MeshMember(Immutable):
     """A worker that ended, as later receipts list it."""
 
     mesh: str
@@ -272,7 +271,7 @@ class Registry:
         if hello.mesh == self._own_token or hello.relay:
             return None
         if hello.rank is None and self.claim is not None:  # the upstream client, which knows all ranks, does not answer
-            return FIRST_UNGRANTED + secrets.randbelow(_UNGRANTED)
+            return FIRST_UNGRANTED + int.from_bytes(os.urandom(8), "big") % _UNGRANTED
         if hello.rank is None:
             return self._new_rank()
         self._reserve(hello.rank)

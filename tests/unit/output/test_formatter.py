@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.errors import SettingError
-from meshlog_handler.output.formatter import MeshFormatter, wants_colour
+from meshlog_handler.output.formatter import MeshFormatter
+from meshlog_handler.output.terminal import wants_colour
 from meshlog_handler.protocol.record import MeshInfo, MeshRecord
 
 
