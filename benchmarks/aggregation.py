@@ -133,6 +133,9 @@ class _Line:
     def text(self, values: str) -> str:
         return values
 
+    def when(self, values: str) -> float:
+        return 0.0
+
     def signature(self, values: str) -> None:
         return None
 

@@ -232,7 +232,7 @@ class LogClient(Requests):
         files = None
         if self._log_dir is not None:
             os.makedirs(self._log_dir, exist_ok=True)
-            files = RankFiles(self._log_dir, report=diagnose, rotation=self._rotation)
+            files = self._make_files(self._log_dir)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
             self._rundir = RunDir(self._job or "") if self._upstream is None else self._upstream.directory
             # In the directory of a relay may be journals that its next replacement reads.
@@ -292,6 +292,9 @@ class LogClient(Requests):
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
             self._hang_watch.start()
+
+    def _make_files(self, directory: str) -> RankFiles:
+        return RankFiles(directory, report=diagnose, rotation=self._rotation)
 
     def _make_dispatcher(self, files: RankFiles | None) -> Dispatcher:
         kind: Callable[..., Dispatcher] = Dispatcher

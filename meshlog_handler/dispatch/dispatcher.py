@@ -12,7 +12,8 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from ..grouping.aggregator import Aggregator
-from ..output.console import ConsoleHandler, flush_shown
+from ..output.console import ConsoleHandler, flush_shown, keeping, show_kept
+from ..output.prompts import LOOK_SEC
 from ..protocol.decode import Item
 from ..protocol.record import MeshInfo, MeshRecord
 from ..system.waits import monotonic
@@ -194,9 +195,13 @@ class Dispatcher:
 
     @property
     def deadline(self) -> float | None:
-        """The time at which `expire` has something to show, or None."""
+        """The time at which `expire` has something to show or `end_tick` is to look for a debugger's prompt, or None."""
         deadlines = [aggregator.deadline for _, aggregator in self._pending()]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if keeping:
+            look = monotonic() + LOOK_SEC
+            return look if first is None else min(first, look)
+        return first
 
     @property
     def busy(self) -> object:
@@ -431,6 +436,8 @@ class Dispatcher:
             for sink in self._sinks.all():
                 sink.flush(per_tick=True)
             flush_shown()
+        for console in tuple(keeping):
+            console.flush()
         if self._unwritten and self.files is not None:
             self._unwritten = False
             self.files.flush()
@@ -442,6 +449,7 @@ class Dispatcher:
         for sink in self._sinks.all():
             sink.flush()
         flush_shown()
+        show_kept()
         if self.files is not None:
             self.files.flush()
 

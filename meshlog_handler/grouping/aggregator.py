@@ -29,9 +29,10 @@ class Aggregator:
     """Groups similar lines within a window of time. Not thread-safe.
 
     A group opens with its first line and is shown `window` seconds later. A group of one line is shown unchanged. A larger
-    group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``. The first line of level `first_level` or
-    above is shown at once; the group counts the lines after it. Groups are shown in the order in which they opened. The
-    lines of a captured traceback are held until its last one, and then are one line: see `Tracebacks`.
+    group is shown as ``[8 similar log lines] [ranks 0-7] step 12 loss=0.25..0.31``, and begins with ``[8 similar log lines in
+    45 s]`` if 30 seconds or more passed from the first to the last. The first line of level `first_level` or above is shown at
+    once; the group counts the lines after it. Groups are shown in the order in which they opened. The lines of a captured
+    traceback are held until its last one, and then are one line: see `Tracebacks`.
 
     `window` is in seconds; None shows every line at once. If there are `max_groups` groups, or if groups take more than 32 MiB,
     the oldest groups are shown early. Lines that match a pattern of `never` are shown at once, ungrouped. Lines that match a
@@ -109,6 +110,8 @@ class Aggregator:
         pending.append(template.args(values))
         group.count += 1
         group.ranks.add(template.rank)
+        if (when := template.when(values)) > group.until:
+            group.until = when
         if len(pending) >= arguments.limit:
             arguments.reduce()
             self._held += group.weigh()
@@ -129,6 +132,7 @@ class Aggregator:
         group.arguments.take(template.columns(lines))
         group.count += len(lines)
         group.ranks.add(template.rank)
+        group.until = max(group.until, template.when(lines[-1]))
         self.received += len(lines)
 
     def add_lines(self, template: LineTemplate, lines: Sequence[Any], now: float) -> Sequence[LogRecord]:
@@ -152,11 +156,13 @@ class Aggregator:
             run.add(text)
             group.count += 1
             group.ranks.add(template.rank)
+            if (when := template.when(values)) > group.until:
+                group.until = when
         return out
 
     def add_digest(self, template: DigestTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         """Add a digest of many lines from another aggregator; return the records to show at once."""
-        count, ranks = template.weight(values)
+        count, ranks, until = template.weight(values)
         out = self.ahead_of(template, now)
         filters, self._holds = self._filters, False  # its text is whole
         try:
@@ -177,6 +183,7 @@ class Aggregator:
                 rest -= 1
             group.count += rest
             group.ranks.update(ranks)
+            group.until = max(group.until, until)
             for sample in others:
                 self._due = _NEVER
                 out += self.add(template, sample, now)
@@ -337,6 +344,7 @@ class Aggregator:
         """Count a line in its group if more is needed than to append its arguments or its text."""
         group.count += 1
         group.ranks.add(template.rank)
+        group.until = max(group.until, template.when(values))
         text = template.text(values)
         if group.record is None:
             args = None if template.group is None else template.args(values)
@@ -366,6 +374,8 @@ class Aggregator:
             run.add(text)
             group.count += 1
             group.ranks.add(template.rank)
+            if (when := template.when(values)) > group.until:
+                group.until = when
             return _NOTHING
         tokens = tokenize_unless_wordless(text)
         shape = tokens.shape

@@ -18,6 +18,8 @@ _RUN_COST: Final = 4096
 # Longer texts are similar only if their shapes are equal: computing their distance would take tens of milliseconds.
 MAX_COMPARED: Final = 4096
 _MAX_PROFILES: Final = 256
+_LONG_SPAN: Final = 30.0
+_MAX_SPAN: Final = 1e9
 _MAX_DISTANCES: Final = 16
 
 
@@ -94,6 +96,7 @@ class Group:
         "scope",
         "shapes",
         "size",
+        "until",
     )
 
     def __init__(self, key: Hashable, opened: float, scope: Scope | None) -> None:
@@ -101,6 +104,7 @@ class Group:
         self.opened = opened  # seconds
         self.scope = scope or Scope(None)
         self.count = 0  # lines that are counted here and not yet shown
+        self.until = 0.0  # when the last of these lines was logged, in seconds since the epoch
         self.ranks: set[int | None] = set()  # of these lines
         self.record: LogRecord | None = None  # of the first of these lines
         self.arguments: Arguments | None = None  # None while no line is counted, and if texts are merged
@@ -180,6 +184,10 @@ class Group:
         text = self._texts.render() if self.arguments is None else self.arguments.render()
         ranks = tuple(sorted(rank for rank in self.ranks if rank is not None))
         where = f"[{format_ranks(ranks)}] " if ranks else ""
-        msg = f"[{self.count} similar log lines] {where}{text}"
-        info = info_of(record).but(count=self.count, ranks=ranks, digest=content, texts=None)
-        return MeshRecord.of({"count": self.count, "ranks": ranks, **record.__dict__, "msg": msg, "args": ()}, info)
+        span = self.until - record.created
+        span = span if 0 < span < _MAX_SPAN else 0.0
+        took = f" in {span:.0f} s" if span >= _LONG_SPAN else ""
+        msg = f"[{self.count} similar log lines{took}] {where}{text}"
+        grouped = {"count": self.count, "ranks": ranks, "span_sec": span}
+        info = info_of(record).but(**grouped, digest=content, texts=None)
+        return MeshRecord.of({**grouped, **record.__dict__, "msg": msg, "args": ()}, info)

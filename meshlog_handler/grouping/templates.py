@@ -27,6 +27,9 @@ class AnyTemplate(Protocol):
     def text(self, values: Any) -> str:
         """Return the message."""
 
+    def when(self, values: Any) -> float:
+        """Return the time at which it was logged or captured, in seconds since the epoch."""
+
     def signature(self, values: Any) -> Hashable | None:
         """Return a value that distinguishes exceptions, or None. Only records with equal signatures are similar."""
 
@@ -51,8 +54,8 @@ class LineTemplate(AnyTemplate, Protocol):
 class DigestTemplate(AnyTemplate, Protocol):
     """What the digests of another aggregator have in common."""
 
-    def weight(self, values: Any) -> tuple[int, Sequence[int]]:
-        """Return the number of lines in a digest, and their ranks."""
+    def weight(self, values: Any) -> tuple[int, Sequence[int], float]:
+        """Return the number of lines in a digest, their ranks, and the time of the last one."""
 
     def samples(self, values: Any) -> Sequence[Any]:
         """Return values of single lines that make the text of the digest when merged; not more than its number of lines."""

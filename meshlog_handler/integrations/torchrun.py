@@ -9,21 +9,27 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, Std
 
 from .. import settings
 from ..client.log_client import LogClient
+from ..errors import ClosedError, FlushTimeout
 from ..output.console import ConsoleHandler, RanksFilter
 from ..output.terminal import colour_told, size_told
 from ..protocol.record import info_of
 from ..system.descriptors import make_pipe
+from ..system.diagnostics import diagnose
+from .torchrun_files import Attempt, AttemptFiles, Filtered
+
+_SHOWN_SEC = 5.0
 
 
 class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not installed where types are checked
@@ -34,8 +40,9 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
     log_dir : str or None
         ``--log-dir``: also write a complete file per rank and stream to this directory.
     redirects, tee : Std or dict
-        ``-r``, ``-t``: also write complete files, to a temporary directory if there is no `log_dir`. Of a stream that is in
-        `redirects` and not in `tee`, only WARNING and above is shown.
+        ``-r``, ``-t``: also write complete files, to a temporary directory if there is no `log_dir`: those of this package, and
+        those of each attempt where torchrun has them. Of a stream that is in `redirects` and not in `tee`, only WARNING and
+        above is shown.
     local_ranks_filter : set of int or None
         ``--local-ranks-filter``: show only these ranks, and WARNING and above of the others.
 
@@ -57,7 +64,8 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
         self._redirects, self._tee = redirects, tee
         self._console = ConsoleHandler()
         self._shown_ranks = local_ranks_filter
-        self._client = LogClient(self._console, log_dir=self.root_log_dir if files else None, job="")
+        files = files and log_dir != os.devnull
+        self._client = _Client(self._console, log_dir=self.root_log_dir if files else None, job="")
         self._client.registry.launched = ""  # this process's own rank from another launcher does not apply to workers
         self._mesh = secrets.token_hex(8)
         self._writers: list[int] = []
@@ -66,12 +74,15 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Redirect the output of the workers that torchrun is about to start, and set the address that they join."""
         places = super().reify(envs)
+        for each in (places.tee_stdouts, places.tee_stderrs):
+            each.clear()  # torchrun would show the files, too
         if not self._client.running:
             self._client.start()
             atexit.register(self._stop)
         self._end_attempt()
         # `reify` gets no argument for this; the local variables of its caller have it.
-        functions = callable(sys._getframe(1).f_locals.get("entrypoint"))
+        caller = sys._getframe(1).f_locals
+        functions = callable(caller.get("entrypoint"))
         self._ranks = [int(env.get("RANK", local_rank)) for local_rank, env in envs.items()]
         self._client.registry.add_mesh(self._mesh, {rank: {} for rank in self._ranks})
         shown = {
@@ -79,6 +90,8 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
             for std in (Std.OUT, Std.ERR)
         }
         self._console.filters[:] = [_StreamsFilter(shown[Std.OUT], shown[Std.ERR])]
+        if self._client.files is not None:
+            self._client.files.attempt = self._attempt(places, caller)
         for (local_rank, env), rank in zip(envs.items(), self._ranks, strict=True):
             env[settings.ADDRESS] = self._client.address
             if functions:
@@ -102,18 +115,52 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
             return False
         return bool(_of(self._tee, local_rank) & std) or not _of(self._redirects, local_rank) & std
 
+    def _attempt(self, places: LogsDest, caller: Mapping[str, Any]) -> Attempt:
+        """Return where torchrun would write the output: ``attempt_0/1/stdout.log``, and the lines of its filters."""
+        copies: dict[tuple[int | None, str], str] = {}
+        filtered: dict[str, Filtered] = {}
+        for std, stream in ((Std.OUT, "stdout"), (Std.ERR, "stderr")):
+            heads = {}
+            for local_rank, rank in zip(places.error_files, self._ranks, strict=True):
+                tee = bool(_of(self._tee, local_rank) & std)
+                if tee or _of(self._redirects, local_rank) & std:
+                    path = os.path.join(os.path.dirname(places.error_files[local_rank]), f"{stream}.log")
+                    copies[rank, stream] = path
+                    with open(path, "ab"):
+                        pass  # torchrun makes it, too
+                if tee and self._shows(local_rank, std):
+                    prefixes = caller.get("log_line_prefixes") or {}
+                    heads[rank] = prefixes.get(local_rank, f"[{caller.get('name')}{local_rank}]:").encode()
+            texts = [text.encode() for text in caller.get(f"duplicate_{stream}_filters") or ()]
+            if texts:
+                filtered[stream] = Filtered(getattr(places, f"filtered_{stream}"), texts, heads)
+        return Attempt(copies, filtered)
+
     def _end_attempt(self) -> None:
         """Clean up after the last workers. torchrun restarts all workers when one fails."""
         for rank in self._ranks:
             self._client.report_exit(self._mesh, rank, 0)  # torchrun itself reports failures
         for writer in self._writers:
             os.close(writer)
+        if self._ranks and self._client.files is not None:  # the next attempt has its own files
+            with contextlib.suppress(FlushTimeout, ClosedError):  # it must not wait for a handler
+                self._client.flush(_SHOWN_SEC)
         self._writers, self._ranks = [], []
 
     def _stop(self) -> None:
         self._end_attempt()
         self._client.stop()
         self._console.close()
+
+
+class _Client(LogClient):
+    """A client that also writes the files of torchrun."""
+
+    files: AttemptFiles | None = None
+
+    def _make_files(self, directory: str) -> AttemptFiles:
+        self.files = AttemptFiles(directory, report=diagnose, rotation=self._rotation)
+        return self.files
 
 
 class _StreamsFilter(logging.Filter):

@@ -26,6 +26,8 @@ class CapturedTemplate:
     route = (None, "")
     captured = True
     ordinary = False
+    when = staticmethod(itemgetter(0))
+    """Return the time at which a line was read."""
     text = staticmethod(itemgetter(2))
     """Return the text that is displayed for a line."""
     digit_mask = staticmethod(itemgetter(3))

@@ -21,6 +21,7 @@ from ..client.peers.peer import Chosen
 from ..client.peers.stats import Stats
 from ..errors import BusyError, ClosedError, ConfigRefused, FlushTimeout, ForwardingDisabledWarning, RankError, SettingError
 from ..insight.stacks import Stacks
+from ..output.console import set_hint
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Commit, Prepare, Rollback, check_plain_config, level_config
 from ..protocol.ranks import format_ranks
@@ -171,6 +172,7 @@ class LoggingMeshClient:
 
         command = Prepare(self.client.next_request(), level_config(number))
         self._transact(command, ranks, RankError, "set_mode()", command.replaced(request=0), switch)
+        set_hint(self.client.console, "")  # a caller that sets a mode has found it
 
     def set_level(
         self,

@@ -19,6 +19,7 @@ from .. import settings
 from ..client.flushes.receipt import FlushReceipt
 from ..errors import ClosedError, FlushTimeout
 from ..notebook.cells import attach_if_notebook, current_cell, detach
+from ..output.console import set_hint
 from ..output.named_handlers import ShownBy, check_handlers
 from ..system.diagnostics import diagnose
 from ..worker.warning_filters import warnings_command
@@ -26,6 +27,10 @@ from .control import LoggingMeshClient
 from .engine import Coords, Engine
 
 _FAILED_SEC = 1.0
+_HINT = (
+    f"meshlog: similar lines of {settings.DEFAULT_WINDOW_SEC:g} s become one; aggregate_window_sec=None (of logging_option or "
+    f"set_mode) shows each"
+)
 
 
 class LoggingManager:
@@ -79,6 +84,7 @@ class LoggingManager:
         try:
             client = LoggingMeshClient.spawn(engine, self.client)
             client.set_mode(stream_to_client, settings.DEFAULT_WINDOW_SEC if stream_to_client else None, logging.INFO)
+            set_hint(client.client.console, _HINT if stream_to_client else "")
             attach_if_notebook(client)
         except BaseException:
             self.stop(_FAILED_SEC)

@@ -18,6 +18,7 @@ from ..protocol.ranks import parse_ranks
 from ..protocol.record import MeshInfo, info_of
 from ..system.diagnostics import diagnose
 from .formatter import DEFAULT_PREFIX, MeshFormatter
+from .prompts import Bar, Item, KeptLines, Pending, is_prompt
 from .terminal import Output
 from .tqdm_bars import write_above
 
@@ -35,11 +36,27 @@ flushing_threads: Final[dict[int, set[ConsoleHandler]]] = {}
 """Threads that call `flush_shown` when no more records are ready, with what it flushes. On others, `emit` writes at once."""
 
 
+keeping: Final[set[ConsoleHandler]] = set()
+"""The consoles that have lines to write when a debugger does not wait any more. A client's thread looks for that."""
+
+
 def flush_shown() -> None:
     """Flush the consoles that have got records on this thread, also from handlers that pass them on."""
     shown = flushing_threads.get(threading.get_ident())
     while shown:
         shown.pop().flush()
+
+
+def show_kept() -> None:
+    """Write what consoles keep because a debugger waits."""
+    for console in tuple(keeping):
+        console.show_kept()
+
+
+def set_hint(handler: object, text: str) -> None:
+    """Let a console say once how grouping is switched off (see `ConsoleHandler.hint`); "": do not."""
+    if isinstance(handler, ConsoleHandler):
+        handler.hint = text
 
 
 class RanksFilter(logging.Filter):
@@ -73,7 +90,8 @@ class ConsoleHandler(logging.Handler):
 
     On a terminal, progress bars stay below the last line: those of ranks, and those that this process draws with tqdm. Each bar
     of a rank takes one line, and all of them together at most half of the screen. The last state of a bar becomes an ordinary
-    line. Colours are kept and added on a terminal.
+    line. Colours are kept and added on a terminal. While a debugger (pdb) of this process waits for input, a client's thread
+    writes nothing to a terminal; it does so afterwards, or at a flush.
 
     Parameters
     ----------
@@ -95,6 +113,11 @@ class ConsoleHandler(logging.Handler):
         Whether the formatter is the default one.
     hung_up : Callable[[], None] or None
         Called on the writing thread when the reader of an output has closed it.
+    hint : str
+        Written once in this process, after the first aggregated record on a terminal: how grouping is switched off.
+    reader : int or None
+        The rank that reads the terminal; -1 is a process without a rank. While its last line is the prompt of a debugger,
+        the lines of other ranks wait, at most 30 seconds.
     before_write : Callable[[TextIO], None] or None
         Called with a stream, on the writing thread, before each write. A notebook selects the cell here.
 
@@ -125,14 +148,17 @@ class ConsoleHandler(logging.Handler):
         self.failed = 0
         self.hung_up: Callable[[], object] | None = None
         self.before_write: Callable[[TextIO], None] | None = None
+        self.hint = ""
+        self.reader: int | None = None
         self.muted = False  # whether the client shows what is emitted now
         self._complained = False
         self._stdout, self._stderr = stdout, stderr
         self._outputs: dict[bool, Output] = {}
-        self._pending: list[tuple[Output, _Item | None, _Bar | None, bool]] = []
+        self._pending: list[Pending] = []
+        self._kept = KeptLines()
         self._size = 0
         # The progress states below the last line, how many lines of them are drawn, and where.
-        self._bars: dict[_Bar, _Item] = {}
+        self._bars: dict[Bar, Item] = {}
         self._drawn = 0
         self._screen: Output | None = None
         _consoles.add(self)
@@ -156,7 +182,7 @@ class ConsoleHandler(logging.Handler):
                 record = _displayed(record, info.raw, self._max_line)
             output = self._output(info.stream == "stdout")
             formatter = self.formatter
-            item: _Item | None
+            item: Item | None
             progress = False
             if isinstance(formatter, MeshFormatter):
                 progress = output.terminal and info.progress
@@ -172,12 +198,19 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
             return
         bar = _bar_of(record, info) if progress or info.bar_ends is not None else None
-        self._append(output, item, bar, progress)
+        passes = self._passes(info, str(record.msg) if info.partial else "")
+        self._append(output, item, bar, progress, passes)
+        if self.hint and info.count is not None and output.terminal and isinstance(formatter, MeshFormatter):
+            if not _hinted:
+                self._append(output, self.hint, None, False, False)
+            self.hint, _hinted[:] = "", [True]
         shown = flushing_threads.get(threading.get_ident())
-        if shown is None:
-            self.flush()
-        else:
+        if shown is not None:
             shown.add(self)
+        elif self._kept:
+            self._write_pending()  # of this process: what is kept waits
+        else:
+            self.flush()
 
     def show_line(self, text: str, info: MeshInfo, level: int) -> bool:
         """Show a text as `handle` shows a record with this message and no traceback, but without making the record.
@@ -201,7 +234,7 @@ class ConsoleHandler(logging.Handler):
             item = formatter.line(text, info, colour=output.colour if formatter.colour is None else formatter.colour)
             if item is None:
                 return False
-            self._append(output, item, None, False)
+            self._append(output, item, None, False, self._passes(info, ""))
             return True
         finally:
             self.release()
@@ -216,15 +249,24 @@ class ConsoleHandler(logging.Handler):
         if output.terminal:
             self.acquire()
             try:
-                self._append(output, None if info.bar_ends == "kept" else "", _bar_of(record, info), True)
+                bar = _bar_of(record, info)
+                self._append(output, None if info.bar_ends == "kept" else "", bar, True, self._passes(info, ""))
             finally:
                 self.release()
 
-    def _append(self, output: Output, item: _Item | None, bar: _Bar | None, progress: bool) -> None:
+    def _passes(self, info: MeshInfo, incomplete: str) -> bool:
+        """Return whether a record may be written at the prompt of a captured debugger: it is of the same process."""
+        if self.reader is None or self.reader != (-1 if info.rank is None else info.rank):
+            return False
+        if info.stream == "stdout":
+            self._kept.prompt = is_prompt(incomplete)
+        return True
+
+    def _append(self, output: Output, item: Item | None, bar: Bar | None, progress: bool, passes: bool) -> None:
         pending = self._pending
         if progress and item and pending and pending[-1][3] and pending[-1][2] == bar and pending[-1][1]:
             pending.pop()  # replaced before it was drawn
-        pending.append((output, item, bar, progress))
+        pending.append((output, item, bar, progress, passes))
         self._size += len(item or "")
         if self._size > _MAX_PENDING:
             self.flush()
@@ -239,7 +281,34 @@ class ConsoleHandler(logging.Handler):
         return output
 
     def flush(self) -> None:
-        """Write all emitted records. A closed or broken output raises no error; see `failed`."""
+        """Write all emitted records. A closed or broken output raises no error; see `failed`.
+
+        While a debugger waits, the thread of a client keeps what is for a terminal.
+        """
+        self.acquire()
+        try:
+            if threading.get_ident() not in flushing_threads:
+                self.show_kept()
+            elif self._kept or any(output.terminal for output in self._outputs.values()):
+                if self.reader is None:
+                    self._kept.prompt = False  # it has ended
+                self._pending = self._kept.passing(self._pending)
+                (keeping.add if self._kept else keeping.discard)(self)
+            self._write_pending()
+        finally:
+            self.release()
+
+    def show_kept(self) -> None:
+        """Write what is kept because a debugger waits."""
+        self.acquire()
+        try:
+            self._pending[:0] = self._kept.take()
+            keeping.discard(self)
+            self._write_pending()
+        finally:
+            self.release()
+
+    def _write_pending(self) -> None:
         self.acquire()
         try:
             pending, self._pending, self._size = self._pending, [], 0
@@ -261,6 +330,7 @@ class ConsoleHandler(logging.Handler):
         self.flush()
         self.acquire()
         try:
+            self.show_kept()
             if self._screen is not None and self._drawn:
                 self._write(self._screen, ["\n"], 0)
             self._bars.clear()
@@ -268,19 +338,19 @@ class ConsoleHandler(logging.Handler):
         finally:
             self.release()
 
-    def _runs(self, pending: list[tuple[Output, _Item | None, _Bar | None, bool]]) -> Iterable[_Run]:
+    def _runs(self, pending: list[Pending]) -> Iterable[_Run]:
         """Join the items of each output where their visible order allows it, and add the control sequences for bars."""
         runs: list[_Run] = []
         bars, changed = self._bars, 0
         if not bars and not self._drawn and pending:  # nothing but lines for one output, as in most cases
             first = pending[0][0]
-            lines = [item for output, item, bar, progress in pending if output is first and bar is None and not progress]
+            lines = [item for output, item, bar, progress, _ in pending if output is first and bar is None and not progress]
             if len(lines) == len(pending) and None not in lines:
                 parts: list[str | bytes] = [
                     line + "\n" if isinstance(line, str) else line + b"\n" for line in lines if line is not None
                 ]
                 return [(first, parts, len(parts))]
-        for output, item, bar, progress in pending:
+        for output, item, bar, progress, _ in pending:
             if progress and item and bar is not None and self._is_on_screen(output):
                 bars[bar] = item
                 changed += 1
@@ -353,9 +423,7 @@ _HANDLE: Final = logging.Handler.handle
 _FILTER: Final = logging.Handler.filter
 _OVERRIDABLE: Final = frozenset(("handle", "emit", "filter", "format", "acquire"))
 
-_Item = str | bytes
 _Run = tuple[Output, list[str | bytes], int]
-_Bar = tuple[int, str, int, int, str]
 
 
 def _displayed(record: logging.LogRecord, raw: str, max_line: int) -> logging.LogRecord:
@@ -365,7 +433,7 @@ def _displayed(record: logging.LogRecord, raw: str, max_line: int) -> logging.Lo
     return shown
 
 
-def _bar_of(record: logging.LogRecord, info: MeshInfo) -> _Bar:
+def _bar_of(record: logging.LogRecord, info: MeshInfo) -> Bar:
     """Return the key of a bar. Bars are drawn in the order of their keys."""
     rank = -1 if info.rank is None else info.rank
     return rank, info.stream or "", info.bar or 0, record.process or 0, info.hostname or ""
@@ -389,13 +457,15 @@ def _add(runs: list[_Run], output: Output, part: str | bytes, count: int) -> Non
     runs.append((output, [part], count))
 
 
+_hinted: Final[list[bool]] = []
 _consoles: weakref.WeakSet[ConsoleHandler] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    keeping.clear()
     flushing_threads.clear()  # a new thread may have the number of one of the parent
     for console in tuple(_consoles):
-        console._pending, console._size = [], 0
+        console._pending, console._size, console._kept = [], 0, KeptLines()
         console._bars, console._drawn, console._screen = {}, 0, None
 
 

@@ -14,7 +14,7 @@ from ..lines.framer import strip_ansi_text
 from ..protocol.record import STANDARD, info_of
 
 _ALWAYS: Final = ("rank", "stream")
-_IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks")
+_IF_KNOWN: Final = ("local_rank", "hostname", "coords", "count", "ranks", "span_sec")
 _OURS: Final = frozenset((*_ALWAYS, *_IF_KNOWN))
 _MAX_DEPTH: Final = 20
 _MAX_BITS: Final = 4096
@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object on one line. Never raises on a record.
 
     Every object has the keys timestamp (ISO 8601, UTC), level, name, message, rank and stream. If known, it has
-    local_rank, hostname, coords, process, exc_text and stack_info, and for an aggregated record count and ranks. The
+    local_rank, hostname, coords, process, exc_text and stack_info, and for an aggregated record count, ranks and span_sec. The
     attributes given as ``extra`` follow; a name that is already a key gets an underscore appended. Values that JSON cannot
     express are written as text.
 

@@ -279,10 +279,11 @@ class RankFiles:
             return file
         while len(self._files) >= self._max_open:
             self._files.popitem(last=False)[1].close()
-        rank, kind = key
-        name = f"client.{kind}" if rank is None else f"rank-{rank}.{kind}"
-        file = self._files[key] = RankFile(os.path.join(self.directory, name), self._rotation, self._complain)
+        file = self._files[key] = RankFile(self._path(*key), self._rotation, self._complain)
         return file
+
+    def _path(self, rank: int | None, kind: str) -> str:
+        return os.path.join(self.directory, f"client.{kind}" if rank is None else f"rank-{rank}.{kind}")
 
     def _complain(self, failure: OSError) -> None:
         if not self._reported:

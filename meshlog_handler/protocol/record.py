@@ -41,6 +41,8 @@ class MeshInfo:
         The number of lines that an aggregated record stands for; None for a single record.
     ranks : tuple of int or None
         The ranks of those lines.
+    span_sec : float or None
+        The seconds from the first of those lines to the last one, as they were logged.
     progress, partial : bool
         `progress`: a captured line that the next state replaces. `partial`: one that is incomplete, or was partly shown before.
     bar : int or None
@@ -77,6 +79,7 @@ class MeshInfo:
         "ranks",
         "raw",
         "route",
+        "span_sec",
         "stream",
         "texts",
     )
@@ -87,6 +90,7 @@ class MeshInfo:
     stream: str | None
     count: int | None
     ranks: tuple[int, ...] | None
+    span_sec: float | None
     progress: bool
     partial: bool
     bar: int | None
@@ -142,12 +146,15 @@ class MeshInfo:
     __hash__ = None  # type: ignore[assignment]  # it holds a dict
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in (*ORIGIN, "count", "ranks") if getattr(self, name) is not None)
+        shown = (f"{name}={getattr(self, name)!r}" for name in (*ORIGIN, *GROUPED) if getattr(self, name) is not None)
         return f"MeshInfo({', '.join(shown)})"
 
 
 ORIGIN: Final = ("rank", "local_rank", "hostname", "coords", "stream")
 """The attributes of a `MeshInfo` that every record has too, unless the program has an extra of the same name."""
+
+GROUPED: Final = ("count", "ranks", "span_sec")
+"""The attributes that an aggregated record has too."""
 
 _UNSET: Final[Mapping[str, Any]] = {**dict.fromkeys(MeshInfo.__slots__), "progress": False, "partial": False}
 _set: Final = object.__setattr__
@@ -275,6 +282,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "stream": str,
     "count": int,
     "ranks": tuple,
+    "span_sec": float,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import inf
 from types import NoneType
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .messages import check_coords
 from .plain import exact_text, plain
-from .record import ORIGIN, STANDARD, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
+from .record import GROUPED, ORIGIN, STANDARD, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 from .templates import TaggedTemplate, Values, are_texts
 
 CODES: Final = "+"
@@ -44,7 +45,7 @@ _LEFT_OUT: Final = frozenset(
 )
 _ALWAYS: Final = STANDARD - {"message", "asctime", "taskName"}
 _KINDS: Final = ((int, NoneType), (int, NoneType), (str, NoneType), (dict,), (str, NoneType))
-_COPIES: Final = (*ORIGIN, "count", "ranks")
+_COPIES: Final = (*ORIGIN, *GROUPED)
 _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "progress": lambda value: isinstance(value, bool),
     "partial": lambda value: isinstance(value, bool),
@@ -53,6 +54,7 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "raw": lambda value: isinstance(value, str),
     "count": lambda value: isinstance(value, int) and value > 0,
     "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
+    "span_sec": lambda value: isinstance(value, float) and 0 <= value < inf,
     "failure": is_failure,
     "texts": are_texts,
     "digest": lambda value: isinstance(value, tuple),
@@ -182,7 +184,7 @@ class RelayedTemplate(TaggedTemplate):
         """Return a new record, equal to the one that the relay would have shown."""
         _, created, msecs, args, named, text, ours = values
         fields = self.base.copy()
-        for name in ("count", "ranks"):
+        for name in GROUPED:
             if name in ours:
                 fields[name] = ours[name]
         fields.update(named, args=args, created=created, msecs=msecs)
@@ -214,15 +216,16 @@ class RelayedTemplate(TaggedTemplate):
         ends: str | None = values[6].get("bar_ends")
         return ends
 
-    def weight(self, values: Values) -> tuple[int, Sequence[int]]:
-        """Return how many lines a digest stands for, and their ranks."""
-        return values[6]["count"], values[6]["ranks"]
+    def weight(self, values: Values) -> tuple[int, Sequence[int], float]:
+        """Return how many lines a digest stands for, their ranks, and the time of the last one."""
+        ours = values[6]
+        return ours["count"], ours["ranks"], values[1] + ours.get("span_sec", 0.0)
 
     def samples(self, values: Values) -> list[Values]:
         """Return single lines that merge to the same line as a digest; at most as many as it stands for."""
         _, created, msecs, _, named, _, ours = values
         msg, samples = ours["digest"]
-        single = {name: value for name, value in ours.items() if name not in ("digest", "count", "ranks")}
+        single = {name: value for name, value in ours.items() if name not in ("digest", *GROUPED)}
         if msg is not None:
             named = {**named, "msg": msg}
             return [(0, created, msecs, args, named, None, single) for args in samples]

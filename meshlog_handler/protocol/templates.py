@@ -6,6 +6,7 @@ Building a record is the most expensive step, so a record that is only counted i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from ..errors import ProtocolError
@@ -32,6 +33,8 @@ class RecordTemplate:
     captured = False
     source: Hashable | None = None
     ordinary = True  # always a plain record; otherwise the dispatcher checks for captured lines and digests
+    when = staticmethod(itemgetter(1))
+    """Return the time at which a record was logged."""
 
     def __init__(self, identity: Mapping[str, object], common: dict[str, Any], has_args: bool, start: float) -> None:
         # Selects the sink of the records (see `dispatch.sinks`). Without a route, the name of the logger selects it.

@@ -112,6 +112,38 @@ def test_what_is_redirected_is_in_files_and_only_its_warnings_are_shown(tmp_path
         assert (tmp_path / f"rank-{rank}.stdout").read_text() == f"out {rank}\nERROR: {rank}\n"
 
 
+FAILS_ONCE = """
+import os, sys
+attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+print("attempt", attempt)
+print("epoch", rank)
+print("error of", attempt, file=sys.stderr)
+sys.exit(int(attempt == "0" and rank == "1"))
+"""
+
+
+def test_each_attempt_has_the_files_of_torchrun(tmp_path: Path) -> None:
+    script, logs = tmp_path / "script.py", tmp_path / "logs"
+    script.write_text(FAILS_ONCE)
+    words = ["--max-restarts", "1", "--logs-specs", "meshlog", "-r", "0:2", "-t", "1:1", "--log-dir", str(logs)]
+    out, _ = torchrun(*words, "--duplicate-stdout-filters", "epoch,loss", str(script))
+    assert out.count("[1] epoch 1") == 2
+    for attempt in range(2):
+        (directory,) = logs.glob(f"*/attempt_{attempt}")
+        found = {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*.log")}
+        assert found == {
+            "0/stderr.log": f"error of {attempt}\n",
+            "1/stdout.log": f"attempt {attempt}\nepoch 1\n",
+            "filtered_stdout.log": "[default1]:epoch 1\n",
+        }
+    assert (logs / "rank-1.stdout").read_text() == "attempt 0\nepoch 1\nattempt 1\nepoch 1\n"
+
+
+def test_the_null_device_as_the_directory_is_no_directory() -> None:
+    out, _ = torchrun("--logs-specs", "meshlog", "--log-dir", "/dev/null", "--no-python", "sh", "-c", "echo rank $RANK")
+    assert sorted(out.splitlines()) == ["[0] rank 0", "[1] rank 1"]
+
+
 def test_a_script_run_as_a_function_is_captured(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import meshlog_handler\nmeshlog_handler.install()\nprint('here')\n")

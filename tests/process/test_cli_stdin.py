@@ -108,12 +108,16 @@ class Shell:
         """Type these keys."""
         os.write(self._terminal, text.encode())
 
+    def read(self) -> None:
+        """Read what is there."""
+        while select.select([self._terminal], [], [], 0)[0]:
+            self.shown += os.read(self._terminal, 65536).decode(errors="replace")
+
     def until(self, pattern: str) -> None:
         """Wait until the terminal shows this, after what the last call has waited for."""
 
         def shows() -> bool:
-            if select.select([self._terminal], [], [], 0)[0]:
-                self.shown += os.read(self._terminal, 65536).decode(errors="replace")
+            self.read()
             return re.search(pattern, self.shown[self._at :]) is not None
 
         until(shows, DEADLINE, lambda: f"{pattern!r} in {self.shown[self._at :]!r}")
@@ -131,13 +135,13 @@ def shell() -> Iterator[Shell]:
 
 
 @contextmanager
-def _shell() -> Iterator[Shell]:
+def _shell(**more: str) -> Iterator[Shell]:
     leader, follower = os.openpty()
     takes_terminal = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
     )
     words = [*PYTHON, takes_terminal, "bash", "--norc", "--noprofile", "--noediting", "-i"]
-    env = {**importing(), "PS1": "", "CI": "1", "M": " ".join(MESHLOG), "P": sys.executable, "HISTFILE": ""}
+    env = {**importing(), "PS1": "", "CI": "1", "M": " ".join(MESHLOG), "P": sys.executable, "HISTFILE": "", **more}
     with subprocess.Popen(
         words, stdin=follower, stdout=follower, stderr=follower, env=env, cwd=ROOT, start_new_session=True
     ) as process:
@@ -201,3 +205,39 @@ def test_a_run_started_in_the_background_waits_for_the_foreground(shell: Shell) 
     shell.until(r"\[0\] hello")
     shell.type("\x04echo code $?\n")
     shell.until("code 0")
+
+
+# A debugger
+
+STOPS_AT_0 = """
+import os, sys, time
+if os.environ["RANK"] == "0":
+    breakpoint()
+    print("goes", "on")
+else:
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    print("from", "rank 1")
+"""
+
+
+@pytest.mark.parametrize("command", ["run -n 2 --stdin 0", "serve --"], ids=["run", "serve"])
+def test_lines_of_others_wait_while_a_debugger_waits_for_input(command: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(STOPS_AT_0)
+    printed, go = tmp_path / "logs" / "rank-1.stdout", tmp_path / "go"
+    words = f"$P {tmp_path / 'job.py'} {go}"
+    if command.startswith("serve"):  # another process of the command, which has joined
+        (tmp_path / "other.py").write_text(f"import meshlog_handler; meshlog_handler.install()\n{STOPS_AT_0}")
+        words = f"sh -c 'RANK=1 $P {tmp_path / 'other.py'} {go} & RANK=0 $P {tmp_path / 'job.py'}; wait'"
+    command = command.removesuffix(" --")
+    with _shell(CI="", TERM="xterm", NO_COLOR="1") as shell:
+        shell.type(f"$M {command} --log-dir {tmp_path / 'logs'} -- {words}; echo code $?\n")
+        shell.until(r"\(Pdb\) ")
+        go.touch()
+        until(lambda: printed.exists() and "from rank 1" in printed.read_text(), DEADLINE)
+        shell.read()
+        assert "from rank 1" not in shell.shown
+        shell.type("c\n")
+        shell.until("from rank 1")
+        shell.until("goes on")
+        shell.until("code 0")

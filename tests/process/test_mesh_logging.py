@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import os
 import signal
@@ -451,6 +452,27 @@ def log_three_kinds() -> None:
     """Log a line that is hidden, one that is never grouped, and one that is."""
     for text in ("a secret", "loss", "step"):
         logging.getLogger("kinds").info(text)
+
+
+def test_variables_say_what_is_hidden_shown_at_once_and_how_files_are_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHLOG_HIDE", "secret|loss")
+    monkeypatch.setenv("MESHLOG_AGGREGATE_FIRST_LEVEL", "INFO")
+    for name, value in (("MAX_BYTES", "100"), ("BACKUP_COUNT", "9"), ("COMPRESS", "1")):
+        monkeypatch.setenv(f"MESHLOG_LOG_DIR_{name}", value)
+    shown = RecordCollector()
+    options: Any = {"per_host": {"gpus": 1}, "handlers": [shown], "log_dir": tmp_path, "start_method": "fork"}
+    with this_host().spawn_procs(**options) as procs:
+        procs.logging_option(aggregate_window_sec=60).get(DEADLINE)
+        for _ in range(3):
+            procs.call(log_three_kinds).get(DEADLINE)
+        procs.flush().get(DEADLINE)
+    assert [record.getMessage() for record in shown.records] == ["step", "[2 similar log lines] [rank 0] step"]
+    rotated = [gzip.decompress(path.read_bytes()) for path in sorted(tmp_path.glob("rank-0.log.*.gz"), reverse=True)]
+    assert len(rotated) > 2
+    written = b"".join([*rotated, (tmp_path / "rank-0.log").read_bytes()])
+    assert [line.rpartition(b" ")[2] for line in written.splitlines()] == [b"secret", b"loss", b"step"] * 3
 
 
 def test_lines_of_a_mesh_are_hidden_or_never_grouped(monkeypatch: pytest.MonkeyPatch) -> None:

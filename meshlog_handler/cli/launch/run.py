@@ -140,6 +140,7 @@ class LocalRun:
         self._client = client
         self._console = console
         self._signals = signals
+        console.reader = options.stdin if reader is None else reader
         self._mesh = secrets.token_hex(8)
         self._peers: list[Peer] = []
         self._unread_until = float("inf")
@@ -151,7 +152,7 @@ class LocalRun:
             self._environments,
             grace=options.grace,
             watcher=self,
-            reader=options.stdin if reader is None else reader,
+            reader=console.reader,
         )
 
     def run(self) -> None:
@@ -179,6 +180,8 @@ class LocalRun:
     def ended(self, rank: Rank) -> None:
         """Report the exit of a rank to the client, as a success if the launcher stopped it."""
         assert rank.exitcode is not None
+        if rank.rank == self._console.reader:
+            self._console.reader = None
         self._client.report_exit(self._mesh, rank.rank, 0 if rank.was_stopped else rank.exitcode)
 
     def stopping(self, number: signal.Signals) -> None:

@@ -51,6 +51,7 @@ class ServeRun(LocalRun):
 
     def ended(self, rank: Rank) -> None:
         """Report to the client that the command has ended. The summary has its exit code."""
+        self._console.reader = None
         self._client.report_exit(self._mesh, None, 0)
 
     @property

@@ -15,7 +15,7 @@ CLIENT: Final = -1
 _MAX_JOINED: Final = 200
 _NUMBER: Final = r"[-+]?\d[\d,:]*(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _RANGE: Final = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
-_GROUP: Final = re.compile(r"\[\d+ similar log lines\] (?:\[ranks? [\d,-]+\] )?")
+_GROUP: Final = re.compile(r"\[\d+ similar log lines(?: in \d+ s)?\] (?:\[ranks? [\d,-]+\] )?")
 
 
 class Event(NamedTuple):

@@ -44,7 +44,7 @@
     return digits ? `${text}.${String(Math.floor((seconds % 1) * 1000)).padStart(3, "0").slice(0, digits)}` : text;
   }
   function headline(text) {
-    const start = /^(?:\[\d+ similar log lines\] (?:\[ranks? [\d,-]+\] )?)?/.exec(text)[0];
+    const start = /^(?:\[\d+ similar log lines(?: in \d+ s)?\] (?:\[ranks? [\d,-]+\] )?)?/.exec(text)[0];
     const [first, ...rest] = text.slice(start.length).split("\n");
     if (!/^(?: {2}\+ Exception Group )?Traceback \(most recent call last\):$/.test(first)) return [start + first, rest.length];
     const last = rest.map((line) => line.replace(/^ {2}\| /, "")).findLast((line) => line && !line.startsWith(" "));

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.wrapped_handlers import behind
 from ...journal.marking import MarkedItem
+from ...output.console import show_kept
 from ...protocol.decode import Item
 from ...system.error_reports import ErrorReports
 from .shown_files import ShownFiles
@@ -55,6 +56,7 @@ class MarkingDispatcher(Dispatcher):
                 if not self.abandoned:  # else it was not shown
                     if per_tick:
                         self.end_tick()
+                        show_kept()  # what is noted as shown has to be written
                     self._note(item, item.done)
         return sentinels
 

@@ -59,6 +59,10 @@ class QueuedTemplate:
         except Exception:  # as `MeshRecord.getMessage`
             return f"{record.msg!r} {record.args!r}"
 
+    def when(self, record: LogRecord) -> float:
+        """Return the time at which the record was logged."""
+        return float(record.created)
+
     def signature(self, record: LogRecord) -> Hashable | None:
         """Return the exception's type, or the last line of its text, or None."""
         if record.exc_info:

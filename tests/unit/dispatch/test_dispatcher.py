@@ -78,9 +78,9 @@ def test_records_that_groups_only_count_are_not_dispatched() -> None:
     batches = [[[0, 1, 2, 3]] * 2, [[0, 1, 2, 3] * 50] * 2]
     messages, dispatched = shown(batches, 60.0, counting=True)
     assert dispatched == 8 + 2 * 50, "the first of each kind, and those with texts"
-    assert messages["[102 similar log lines] [ranks 0-1] step 1"] == 1
+    assert messages["[102 similar log lines in 196 s] [ranks 0-1] step 1"] == 1
     assert messages["slow 1"] == 1, "shown at once the first time"
-    assert messages["[101 similar log lines] [ranks 0-1] slow 1"] == 1
+    assert messages["[101 similar log lines in 196 s] [ranks 0-1] slow 1"] == 1
 
 
 @pytest.mark.parametrize("options", [{"window": None}, {"hide": ["nothing"]}, {"never": ["nothing"]}])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from logging import LogRecord
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ class Call:
     rank: int | None = 0
     levelno: int = logging.INFO
     line: int = 1
+    at: float = 0.0
 
     @property
     def group(self) -> Hashable:
@@ -50,8 +51,13 @@ class Call:
         signature: Hashable = values[1]
         return signature
 
+    def when(self, values: tuple[Any, Any]) -> float:
+        return self.at
+
     def build(self, values: tuple[Any, Any]) -> LogRecord:
-        return LogRecord("train", self.levelno, "/train.py", self.line, self.msg, values[0], None)
+        record = LogRecord("train", self.levelno, "/train.py", self.line, self.msg, values[0], None)
+        record.created = self.at
+        return record
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Captured:
     rank: int | None = 0
     levelno: int = logging.INFO
     stream: str = "stdout"
+    at: float = 0.0
     group: Hashable = None
     source: Hashable = None
 
@@ -74,6 +81,9 @@ class Captured:
     def text(self, values: str) -> str:
         return values
 
+    def when(self, values: str) -> float:
+        return self.at
+
     def digit_mask(self, values: str) -> bytes:
         return mask_digits(values)
 
@@ -81,7 +91,9 @@ class Captured:
         return None
 
     def build(self, values: str) -> LogRecord:
-        return LogRecord(self.stream, self.levelno, "", 0, values, (), None)
+        record = LogRecord(self.stream, self.levelno, "", 0, values, (), None)
+        record.created = self.at
+        return record
 
 
 def texts(records: Sequence[LogRecord]) -> list[str]:
@@ -222,6 +234,38 @@ def test_a_group_names_its_ranks(ranks: list[int | None], where: str) -> None:
     (record,) = aggregator.flush()
     assert record.getMessage() == f"[{len(ranks)} similar log lines] {where}hello"
     assert record.__dict__["ranks"] == tuple(sorted({rank for rank in ranks if rank is not None}))
+
+
+@pytest.mark.parametrize(
+    ("times", "within", "span"),
+    [
+        ([1000.0, 1002.5], "", 2.5),
+        ([1000.0, 1044.75, 1040.0], " in 45 s", 44.75),
+        ([1000.0, 940.0], "", 0.0),  # an older line that arrives later
+        ([1000.0, nan, inf], "", 0.0),  # a program may set any time
+    ],
+)
+def test_a_group_tells_its_time_span(times: list[float], within: str, span: float) -> None:
+    for ways in ("calls", "texts", "lines"):
+        aggregator = Aggregator(60.0)
+        for at in times:
+            if ways == "calls":
+                aggregator.add(Call("step %d", at=at), ((1,), None), 0.0)
+            elif ways == "texts":
+                aggregator.add(Captured(at=at), "step 1", 0.0)
+            else:
+                aggregator.add_lines(Captured(at=at), ["step 1"], 0.0)
+        (record,) = aggregator.flush()
+        assert record.getMessage() == f"[{len(times)} similar log lines{within}] [rank 0] step 1", ways
+        assert (record.created, record.__dict__["span_sec"]) == (1000.0, span), ways
+
+
+def test_the_time_span_includes_lines_that_are_only_counted() -> None:
+    aggregator = Aggregator(60.0)
+    aggregator.add(Call("step %d", at=1000.0), ((0,), None), 0.0)
+    assert aggregator.counts(Call("step %d"), ((1,), None), 1.0)
+    aggregator.add_calls(Call("step %d", at=1031.0), [((1,), None), ((2,), None)])
+    assert texts(aggregator.flush()) == ["[3 similar log lines in 31 s] [rank 0] step 0..2"]
 
 
 @pytest.mark.parametrize(

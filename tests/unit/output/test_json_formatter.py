@@ -55,9 +55,9 @@ def test_the_keys_of_a_record() -> None:
     }
 
 
-def test_an_aggregated_record_has_count_and_ranks() -> None:
-    found = read(make("m", count=8, ranks=(0, 1, 2)))
-    assert (found["count"], found["ranks"]) == (8, [0, 1, 2])
+def test_an_aggregated_record_has_count_ranks_and_span() -> None:
+    found = read(make("m", count=8, ranks=(0, 1, 2), span_sec=2.5))
+    assert (found["count"], found["ranks"], found["span_sec"]) == (8, [0, 1, 2], 2.5)
 
 
 def test_exceptions_and_stacks_are_included() -> None:

@@ -66,6 +66,10 @@ def summary(records: Iterable[logging.LogRecord]) -> list[tuple[str, int, object
     return sorted((record.getMessage(), getattr(record, "count", 1), getattr(record, "ranks", None)) for record in records)
 
 
+def spans(records: Iterable[logging.LogRecord]) -> list[tuple[str, float, object]]:
+    return sorted((record.getMessage(), record.created, getattr(record, "span_sec", None)) for record in records)
+
+
 Line = tuple[int, logging.LogRecord]
 
 
@@ -89,11 +93,12 @@ def by_relays(hosts: Sequence[Sequence[Line]], levels: int = 1) -> tuple[list[lo
 
 numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False, width=32))
 calls = st.builds(
-    lambda rank, n, x, word: (rank, make("step %s loss=%.3f on %s", n, x, word)),
+    lambda rank, n, x, word, at: (rank, make("step %s loss=%.3f on %s", n, x, word, created=at)),
     st.integers(0, 40),
     st.integers(0, 99),
     st.floats(-1e6, 1e6),
     st.sampled_from("abcdef"),
+    st.integers(1000, 1100).map(float),
 )
 texts = st.builds(
     lambda rank, n, x: (rank, make(f"epoch {n}: {x} samples read from /data/part-{n % 7}.bin")),
@@ -107,6 +112,7 @@ texts = st.builds(
 def test_calls_grouped_at_each_level_are_shown_as_if_grouped_once(hosts: list[list[Line]], levels: int) -> None:
     shown, root = by_relays(hosts, levels)
     assert summary(shown) == summary(directly(hosts))
+    assert spans(shown) == spans(directly(hosts))
     assert root.received == root.shown == sum(map(len, hosts))
 
 

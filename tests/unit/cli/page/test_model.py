@@ -208,7 +208,9 @@ GROUP = """  + Exception Group Traceback (most recent call last):
     +------------------------------------"""
 
 
-@pytest.mark.parametrize("start", ["", "[3 similar log lines] ", "[3 similar log lines] [ranks 0-2] "])
+@pytest.mark.parametrize(
+    "start", ["", "[3 similar log lines] ", "[3 similar log lines] [ranks 0-2] ", "[3 similar log lines in 45 s] [rank 0] "]
+)
 @pytest.mark.parametrize(
     ("text", "line"),
     [
