@@ -2,8 +2,9 @@
 
 Two workers log as fast as they can into a client in this process. Windows of one second take turns: two begin when `meshlog
 follow`, `top` or `web` has joined and was stopped (SIGSTOP), one has no observer. In the first one, the client still fills what
-the observer does not read. The last command runs, but no browser looks at its page. Each round has a ratio of the rates, and one of the client's processor time for each record. The
-table has the medians, and the middle half of the rounds: on a busy machine, it says how far the medians can be trusted.
+the observer does not read. The last command runs, but no browser looks at its page. Each round has a ratio of the rates, and
+one of the client's processor time for each record. The table has the medians, and the middle half of the rounds: on a busy
+machine, it says how far the medians can be trusted.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class _Observer:
 class _FollowedStream:
     """The records of `level` and above for observers that follow the same. Each segment defines its schemas anew.
 
-    `shown` returns how many records were shown so far, and how many of them were errors. What is in no segment was missed; nothing
-    is while `level` is the one that the observers have asked for.
+    `shown` returns how many records were shown so far, and how many of them were errors. What is in no segment was missed.
+    Nothing is missed while `level` is the one that the observers have asked for.
     """
 
     def __init__(self, follows: Follow, level: float, observers: Sequence[_Observer], shown: Callable[[], Shown]) -> None:
