@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ...dispatch.dispatcher import Dispatcher
-from ...dispatch.sink import own_fields
+from ...dispatch.sink import own_fields, own_info
 from ...errors import ClosedError, ProtocolError
 from ...protocol.decode import Item, RecordDecoder, no_side_file
 from ...protocol.encode import RecordEncoder, SchemaTable
@@ -218,7 +218,8 @@ class Observers:
         self._here: deque[bytes] = deque()
         self._shown_here = _NONE  # by other threads, of those that were taken and left out
         self._missed_here: dict[int, int] = {}  # records that were left out since then, by level
-        self._waking = self._forgotten = False
+        self._level = _NOTHING  # the lowest of a stream
+        self._waking = False
         self._decoder = RecordDecoder({**own_fields(), "client": None}, no_side_file)
         self._reactor: Reactor
 
@@ -321,7 +322,7 @@ class Observers:
         tap = self if self._streams else None
         if self._dispatcher.tap is not tap:
             self._dispatcher.tap = tap
-        self._dispatcher.tap_level = min((stream.level for stream in self._streams), default=_NOTHING)
+        self._level = self._dispatcher.tap_level = min((stream.level for stream in self._streams), default=_NOTHING)
 
     def _level_for(self, credit: float) -> float:
         if credit > 0:
@@ -361,7 +362,7 @@ class Observers:
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Take the notice that a progress state has ended, as `UpstreamHandler.end_bar` does."""
-        if record.levelno >= self._dispatcher.tap_level:
+        if record.levelno >= self._level:
             info = info_of(record)
             notice = MeshRecord.of({**record.__dict__, "msg": ""}, info.but(raw="", progress=True, partial=True))
             self.handle(notice, ends_bar=True)
@@ -369,18 +370,14 @@ class Observers:
     def handle_elsewhere(self, record: logging.LogRecord) -> None:
         """Take a record that another thread of this process shows itself. Any thread."""
         level = record.levelno or 0  # None in a record without a level
-        room = MAX_HERE if level < logging.ERROR else 2 * MAX_HERE
-        if self._forgotten:
-            return
-        if level < self._dispatcher.tap_level or len(self._here) >= room:
+        if level < self._level or len(self._here) >= (MAX_HERE if level < logging.ERROR else 2 * MAX_HERE):
             self._missed_here[level] = self._missed_here.get(level, 0) + 1
             return
-        info = info_of(record)
         plain = copy.copy(record)
         for name, value in own_fields().items():
-            if plain.__dict__.get(name) is value:
+            if plain.__dict__.get(name, self) is value:
                 del plain.__dict__[name]
-        self._here.append(RecordEncoder(plain, info.route)(SchemaTable()).data)
+        self._here.append(RecordEncoder(plain, own_info().route)(SchemaTable()).data)
         if not self._waking:
             self._waking = True
             with contextlib.suppress(ClosedError):  # the client has ended
@@ -471,7 +468,7 @@ class Observers:
 
     def forget(self) -> None:
         """In a forked child: close its copies."""
-        self._forgotten = True
-        self._dispatcher.tap_level = _NOTHING  # not `tap`, which takes locks that another thread may have held at the fork
+        # Not `tap`, which takes locks that another thread may have held at the fork.
+        self._level = self._dispatcher.tap_level = _NOTHING
         for observer in self._observers:
             observer.sock.close()

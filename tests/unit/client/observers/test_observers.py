@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ import pytest
 from meshlog_handler.client.observers import observers
 from meshlog_handler.client.observers.observer import Observer
 from meshlog_handler.client.observers.observers import Observers
+from meshlog_handler.dispatch import sink
 from meshlog_handler.dispatch.dispatcher import Dispatcher
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.dispatch.sinks import Sinks
@@ -125,6 +127,23 @@ def test_records_of_other_threads_for_an_observer_that_reads_nothing_are_only_co
         watched.observers.handle_elsewhere(record_of(logging.INFO))
     watched.observers.end_tick()
     assert watched.observer.missed == missed + 50
+
+
+def test_a_record_of_another_thread_is_not_copied_for_the_handlers(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(EVERYTHING, ends)
+    monkeypatch.setattr(sink, "_with", lambda *words: pytest.fail("it is copied"))
+    shows = Sink([logging.StreamHandler(io.StringIO())])
+    shows.tap = watched.observers
+    shows.show_here(logging.LogRecord("app", logging.INFO, "app.py", 7, "step %d", (7,), None))
+    watched.observers._take_here()
+    watched.observers.end_tick()
+    with Observer(ends[1]) as observer:
+        (item,) = observer.items(0) or []
+    _, template, values = item
+    record = template.build(values)
+    assert (record.name, record.getMessage(), record.rank, record.hostname) == ("app", "step 7", None, socket.gethostname())
 
 
 def test_a_slow_observer_gets_the_errors(ends: tuple[socket.socket, socket.socket]) -> None:
