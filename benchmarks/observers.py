@@ -2,8 +2,9 @@
 
 Two workers log as fast as they can into a client in this process. Windows of one second take turns: two begin when `meshlog
 follow`, `top` or `web` has joined and was stopped (SIGSTOP), one has no observer. In the first one, the client still fills what
-the observer does not read. Each round has a ratio of the rates, and one of the client's processor time for each record. The
-table has the medians, and the middle half of the rounds: on a busy machine, it says how far the medians can be trusted.
+the observer does not read. The last command runs, but no browser looks at its page. Each round has a ratio of the rates, and
+one of the client's processor time for each record. The table has the medians, and the middle half of the rounds: on a busy
+machine, it says how far the medians can be trusted.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "nothing": (),
     "follow": ("follow",),
     "top": ("top", "--interval", "0.2"),
+    "follow --level": ("follow", "--level", "INFO"),
     "web": ("web", "--port", "0"),
+    "web, nobody looks": ("web", "--port", "0"),
 }
 """With "nothing", all windows are without an observer: it shows the noise."""
+_RUNNING: Final = "web, nobody looks"
 
 
 class Window(NamedTuple):
@@ -67,8 +71,9 @@ def _received(client: LogClient) -> int:
 
 
 @contextlib.contextmanager
-def stopped(command: tuple[str, ...]) -> Iterator[None]:
-    """Start an observer on a terminal, and stop it when it has written something."""
+def observing(name: str) -> Iterator[None]:
+    """Start an observer on a terminal, and stop it, unless it is to run, when it has written something."""
+    command = COMMANDS[name]
     if not command:
         yield
         return
@@ -78,7 +83,8 @@ def stopped(command: tuple[str, ...]) -> Iterator[None]:
     os.close(terminal)
     try:
         os.read(master, 65536)
-        process.send_signal(signal.SIGSTOP)
+        if name != _RUNNING:
+            process.send_signal(signal.SIGSTOP)
         yield
     finally:
         process.kill()
@@ -86,12 +92,12 @@ def stopped(command: tuple[str, ...]) -> Iterator[None]:
         os.close(master)
 
 
-def rounds(client: LogClient, command: tuple[str, ...], count: int) -> list[tuple[Window, Window, Window]]:
+def rounds(client: LogClient, name: str, count: int) -> list[tuple[Window, Window, Window]]:
     """Return windows: the first with the observer, one when the client has nothing more to fill, and one without."""
     found = []
     for number in range(count):
         before = measure(client) if number % 2 else None
-        with stopped(command):
+        with observing(name):
             first = measure(client)
             time.sleep(_FULL_SEC)
             later = measure(client)
@@ -131,8 +137,7 @@ def main() -> None:
             print("| stopped | records/s without | rate with / without | µs a record | processor time with / without |")
             print("| --- | ---: | --- | ---: | --- |", flush=True)
             for name in options.only or COMMANDS:
-                command = COMMANDS[name]
-                print("\n".join(rows(name, rounds(client, command, options.rounds))), flush=True)
+                print("\n".join(rows(name, rounds(client, name, options.rounds))), flush=True)
         finally:
             for worker in workers:
                 worker.kill()

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,9 +54,11 @@ class Dispatcher:
         handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None = None,
     ) -> None:
         self.files = files
-        self._handle = self._own_handle = handle
+        self._handle = handle
         self._tap: Tap | None = None
+        self._tap_level, self._noted = float("inf"), float(logging.ERROR)
         self.shown = 0  # records given to handlers; a record that several sinks show counts once
+        self.errors = 0  # those of them of level ERROR and above
         self.abandoned = False  # handlers get no more records, because no caller waits for them. Any thread may set it.
         # Set when the unshown records of an abandoned client are counted. Until then, the client thread discards no record.
         self.counted = threading.Event()
@@ -99,19 +100,22 @@ class Dispatcher:
 
     @property
     def tap(self) -> Tap | None:
-        """What gets each record that is shown, before the handlers do. Without one, it costs nothing."""
+        """What gets the records that are shown, from `tap_level` on, before the handlers do."""
         return self._tap
 
     @tap.setter
     def tap(self, tap: Tap | None) -> None:
         self._tap = tap
-        self.pause_tap(False)
         self._refresh()
 
-    def pause_tap(self, paused: bool) -> None:
-        """Do not pass records to the tap for a while, or pass them on again. A record costs nothing more meanwhile."""
-        tapped = self._tap is not None and not paused
-        self._handle = partial(_tapped, self._tap, self._own_handle) if tapped else self._own_handle
+    @property
+    def tap_level(self) -> float:
+        """The lowest level of the records that the tap gets: for others, it costs nothing. Infinite: it gets none."""
+        return self._tap_level
+
+    @tap_level.setter
+    def tap_level(self, level: float) -> None:
+        self._tap_level, self._noted = level, min(level, logging.ERROR)
 
     def _sinks_of(self, template: Any) -> tuple[Sink, ...]:
         """Return the sinks that show the records of a template."""
@@ -360,15 +364,23 @@ class Dispatcher:
             self._await_count(record)
             return
         self.shown += 1
+        if record.levelno >= self._noted:
+            self._note_shown(sinks, record)
         if self._handle is not None:
             self._handle(sinks, record)
             return
         for sink in sinks:
             sink.deliver(record)
 
+    def _note_shown(self, sinks: Sequence[Sink], record: logging.LogRecord) -> None:
+        """Count an error; pass a record to the tap if it is to get it."""
+        self.errors += record.levelno >= logging.ERROR
+        if self._tap is not None and sinks and record.levelno >= self._tap_level:
+            self._tap.handle(record)
+
     def _give_line(self, sinks: Sequence[Sink], template: Any, values: tuple[Any, ...]) -> bool:
         """Show the text of a line on a console without making a record; return False if it needs one."""
-        if self.abandoned or self._handle is not None or len(sinks) != 1:
+        if self.abandoned or self._handle is not None or len(sinks) != 1 or template.levelno >= self._tap_level:
             return False
         handlers = sinks[0].handlers
         if len(handlers) != 1 or type(handlers[0]) is not ConsoleHandler:
@@ -378,6 +390,7 @@ class Dispatcher:
             return False
         self.shown += 1
         if sinks[0].deliver_line(text, template.info, template.levelno):
+            self.errors += template.levelno >= logging.ERROR
             return True
         self.shown -= 1
         return False
@@ -459,22 +472,6 @@ class Dispatcher:
             self.files.close()
         for sink in self._sinks.all():
             sink.direct = sink.number > 0
-
-
-def _tapped(
-    tap: Tap | None,
-    handle: Callable[[Sequence[Sink], logging.LogRecord], object] | None,
-    sinks: Sequence[Sink],
-    record: logging.LogRecord,
-) -> None:
-    """Pass a record to a tap and then, as without one, to the sinks."""
-    if sinks and tap is not None:
-        tap.handle(record)
-    if handle is not None:
-        handle(sinks, record)
-        return
-    for sink in sinks:
-        sink.deliver(record)
 
 
 def _count_of(record: logging.LogRecord) -> int:

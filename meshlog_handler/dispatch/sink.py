@@ -120,7 +120,7 @@ class Sink:
         found = [handler.handler or handler if isinstance(handler, NamedHandler) else handler for handler in self._handlers]
         plan = _plan(found)
         if self._tap is not None:
-            plan = _Plan(False, [*plan.steps, (_Tapped(self._tap), None, False, False, frozenset())])
+            plan = _Plan(plan.indifferent, [*plan.steps, (_Tapped(self._tap), None, False, False, frozenset())])
         if not any(isinstance(handler, NamedHandler) for handler in found):
             self.handlers = tuple(found)
             self._plan = plan
@@ -308,7 +308,7 @@ class Tap(Protocol):
         """Take the notice that a progress state has ended. Client thread only."""
 
     def handle_elsewhere(self, record: logging.LogRecord) -> None:
-        """Take a record that another thread shows itself. Any thread."""
+        """Take a record that another thread shows itself, with or without what a client adds. Any thread."""
 
 
 class _Tapped:

@@ -126,6 +126,10 @@ class Reply(Message):
 
 
 class Missed(Message):
-    """`count` records were not sent, because the observer does not read them as fast as they are shown."""
+    """`count` records were not sent, `errors` of them of level ERROR or above: the observer does not read fast enough.
+
+    To an observer that follows some levels or ranks only, these are the greatest numbers possible.
+    """
 
     count: int
+    errors: int

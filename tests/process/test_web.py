@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from meshlog_handler import LogClient
 from meshlog_handler.cli.page.live import LivePage
 from meshlog_handler.cli.page.server import PageServer
+from meshlog_handler.client.observers import observers
 from meshlog_handler.client.observers.observer import runs
 from tests.process.browser import CHROMIUM, Browser
 from tests.waiting import until
@@ -49,17 +51,31 @@ class Served:
         return urlsplit(self.server.link).path
 
     @property
-    def events(self) -> str:
-        return f"{self.with_token}events"
+    def snapshot(self) -> str:
+        return f"{self.with_token}snapshot"
+
+    def show(self, text: str, count: int, level: int = logging.INFO) -> None:
+        """Show records, on the client's thread."""
+        record = logging.LogRecord("app", level, "app.py", 7, f"{text} %s", ("x" * 100,), None)
+
+        def show_all() -> None:
+            for _ in range(count):
+                self.client._loop.dispatcher.show(record)
+
+        self.client.ask(show_all)
 
     def snapshots(self) -> Iterator[dict[str, Any]]:
         """Yield what a browser gets."""
-        status, response = self.ask(self.events)
-        assert status == 200
-        with response:
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
+        version, over = "0", False
+        while not over:
+            status, response = self.ask(f"{self.snapshot}?after={version}")
+            assert status == 200
+            with response:
+                text = response.read()
+            version = response.headers["Meshlog-Version"]
+            if text:
+                yield (snapshot := json.loads(text))
+                over = snapshot["over"]
 
 
 @pytest.fixture
@@ -93,19 +109,19 @@ def test_only_the_token_opens_the_page(served: Served) -> None:
     assert served.with_token == f"/{served.server.token}/"
     for path in (
         "/",
-        "/events",
+        "/snapshot",
         "//",
         "/x/",
-        "/x/events",
+        "/x/snapshot",
         f"/x{served.with_token}",
         f"/?token={served.server.token}",
         f"/{served.server.token}x/",
         f"/{served.server.token[:-1]}/",
-        "/%C3%A9/events",
+        "/%C3%A9/snapshot",
         "//[",
     ):
         assert served.ask(path, Cookie=f"meshlog-{served.server.server_port}={served.server.token}")[0] == 403, path
-    for path in ("other", "events/", "/"):
+    for path in ("other", "snapshot/", "/"):
         assert served.ask(f"{served.with_token}{path}")[0] == 404, path
     assert served.ask(served.with_token[:-1])[0] == 404  # its script would ask for a wrong path
 
@@ -122,9 +138,9 @@ def test_other_names_origins_sites_and_methods_are_refused(served: Served) -> No
         f"https://127.0.0.1:{port}",
         f"http://127.0.0.1:{port}.evil",
     ):
-        assert served.ask(served.events, Origin=origin)[0] == 403, origin
+        assert served.ask(served.snapshot, Origin=origin)[0] == 403, origin
     for site in ("cross-site", "same-site"):
-        assert served.ask(served.events, Sec_Fetch_Site=site)[0] == 403, site
+        assert served.ask(served.snapshot, Sec_Fetch_Site=site)[0] == 403, site
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
         assert served.ask(served.with_token, method)[0] == 405, method
 
@@ -150,6 +166,35 @@ def test_a_browser_gets_what_is_logged_and_the_end(served: Served) -> None:
     served.client.stop()
     *_, last = snapshots
     assert last["over"]
+
+
+def test_while_nobody_looks_the_client_sends_no_more_than_fits(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 60_000
+    monkeypatch.setattr(follower := served.server.page._follower, "items", read := Mock(side_effect=follower.items))
+    served.show("first", count)
+    served.show("it failed", 1, logging.ERROR)
+    followers = [each for each in served.client._loop.observers._observers if each.follows is not None]
+    waiting = served.client.ask(lambda: [len(each.outbox) for each in followers])
+    assert waiting[0] > observers.MAX_UNREAD / 2
+    assert not read.called
+    served.show("second", count)
+    snapshots = served.snapshots()
+
+    def is_complete() -> bool:
+        snapshot = next(snapshots)
+        return bool(snapshot["missed"] + snapshot["total"] == 2 * count + 1) and "it failed" in str(snapshot["texts"])
+
+    until(is_complete, DEADLINE, "the error, and the number of all others")
+
+
+def test_the_end_of_a_run_is_on_the_page_although_nobody_looked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers, "_LAST_SEC", DEADLINE)  # for a busy machine
+    served.show("first", 60_000)
+    served.show("the last line", 1, logging.ERROR)
+    served.client.stop()
+    *_, last = served.snapshots()
+    assert last["over"]
+    assert "the last line" in str(last["texts"])
 
 
 def test_browsers_that_read_nothing_stop_nobody(served: Served) -> None:

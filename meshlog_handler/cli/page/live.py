@@ -20,6 +20,7 @@ from .render import embedded
 
 _BACKLOG: Final = 200
 _READ_SEC: Final = 0.25
+_LAST_SEC: Final = 1.0
 _FASTEST_SEC: Final = 1.0
 _SHARE: Final = 8.0
 _BEFORE_SEC: Final = 1e-3
@@ -36,7 +37,8 @@ def pause_after(seconds: float, used: float, size: int) -> float:
 class LivePage:
     """The newest snapshot of a run, for any number of readers. Any thread may call any method.
 
-    One connection to the client follows, another asks. Nothing is asked, and no snapshot is made, while no browser waits.
+    One connection to the client follows, another asks. While no browser waits for a snapshot, none is made, and nothing is
+    asked or read: the client leaves out what it has no room for.
     """
 
     def __init__(self, run: Run) -> None:
@@ -48,6 +50,7 @@ class LivePage:
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._waiting = 0
+        self._behind = False  # whether there may be more to read, from the time when no browser waited
         self._version = 0
         self._snapshot = ""
         self._over = self._complete = False
@@ -78,9 +81,8 @@ class LivePage:
         with self._changed:
             self._waiting += 1
             try:
-                if self._version <= version:
-                    self._changed.notify_all()  # it may have waited for somebody to look
-                    self._changed.wait(_FASTEST_SEC)
+                self._changed.notify_all()  # it may have waited for somebody to look
+                self._changed.wait_for(lambda: self._version > version, _FASTEST_SEC)
             finally:
                 self._waiting -= 1
             return (self._version, self._snapshot) if self._version > version else (version, "")
@@ -90,7 +92,9 @@ class LivePage:
     def _follow(self) -> None:
         try:
             while not self._closed:
-                items = self._follower.items(_READ_SEC)
+                if not self._waiting:
+                    self._rest()
+                items = self._follower.items(0 if self._behind else _READ_SEC)
                 if items is None:
                     break
                 with self._lock:
@@ -100,11 +104,24 @@ class LivePage:
                                 self._add(whole)
                     if not items:
                         self._settle()
+                if not items and self._behind:
+                    with self._changed:
+                        self._behind = False
+                        self._changed.notify_all()
         except MeshlogError as failure:  # shown as the last state of the page
             self._title = f"{self._title}: {printable(str(failure), 200)}"
         finally:
             self._over = True
             self._follower.close()
+
+    def _rest(self) -> None:
+        """Wait until a browser waits, or until the run ends: it closes this connection last, and does not wait for long."""
+        self._behind = True
+        while not (self._waiting or self._closed):
+            if self._asker.await_end(_READ_SEC):
+                while self._follower.hold(_LAST_SEC):
+                    pass
+                break
 
     def _settle(self) -> None:
         for whole in self._joiner.flush():
@@ -150,6 +167,8 @@ class LivePage:
             with self._changed:
                 self._changed.wait(timeout=_FASTEST_SEC if pause < _FASTEST_SEC else _READ_SEC)
                 wanted = self._waiting > 0
+                if wanted:
+                    self._changed.wait_for(lambda: not self._behind or self._over or self._closed, _FASTEST_SEC)
             if not wanted and not self._over:
                 continue
             begun, used, over = monotonic(), time.thread_time(), self._over
@@ -169,7 +188,7 @@ class LivePage:
         with contextlib.suppress(ClosedError):  # the run has just ended: its last state stays
             self._insight = self._asker.insight()
         about: dict[str, Any] = {"title": self._title, "now": time.time(), "live": not over, "over": over}
-        about["missed"] = self._follower.dropped
+        about["missed"], about["missed_errors"] = self._follower.dropped, self._follower.dropped_errors
         with self._lock:
             if over:
                 self._settle()

@@ -586,7 +586,7 @@
     $("meta").textContent = `${many(count, "rank")}, ${many(data.total, "line")}`
       + (data.bins ? `, ${new Date(data.from * 1000).toLocaleDateString("sv")} ${clock(data.from, 0)}, ${span(data.bins * data.width)}` : "")
       + (data.dropped ? `, ${data.dropped.toLocaleString("en")} dropped` : "")
-      + (data.missed ? `, ${data.missed.toLocaleString("en")} not seen here` : "")
+      + (data.missed ? `, ${data.missed.toLocaleString("en")} not seen here (${data.missed_errors.toLocaleString("en")} errors)` : "")
       + (data.estimated ? `, times with ~ are estimates` : "");
     const states = new Map();
     data.states.forEach((state) => state && states.set(state, (states.get(state) || 0) + 1));
@@ -680,14 +680,29 @@
     const status = $("live");
     status.hidden = $("pause").hidden = false;
     status.textContent = "connecting";
-    const source = new EventSource("events");
-    source.onmessage = (event) => {
-      const fresh = JSON.parse(event.data);
-      status.textContent = fresh.over ? "the run has ended" : "live";
-      if (fresh.over) { source.close(); $("pause").hidden = true; }
-      if (paused) pending = fresh;
-      else take(fresh);
+    const follow = async () => {
+      // The next snapshot is asked for when the last one was taken: a page that is slow or stopped costs the run nothing.
+      for (let version = 0, over = false; !over;) {
+        let fresh;
+        try {
+          const answer = await fetch(`snapshot?after=${version}`);
+          if (!answer.ok) throw new Error(answer.statusText);
+          version = answer.headers.get("Meshlog-Version");
+          const text = await answer.text();
+          fresh = text ? JSON.parse(text) : null;
+        } catch {
+          status.textContent = "not connected";
+          await new Promise((retry) => setTimeout(retry, 2000));
+          continue;
+        }
+        if (!fresh) continue;
+        over = fresh.over;
+        status.textContent = over ? "the run has ended" : "live";
+        $("pause").hidden = over;
+        if (paused) pending = fresh;
+        else take(fresh);
+      }
     };
-    source.onerror = () => { status.textContent = "not connected"; };
+    follow();
   }
 })();

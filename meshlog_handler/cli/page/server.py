@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from .live import LivePage
 from .render import render
@@ -42,7 +43,6 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, page: LivePage, port: int = 0) -> None:
         self.page = page
         self.token = secrets.token_urlsafe(32)
-        self.closed = threading.Event()
         self._room = threading.BoundedSemaphore(_MAX_BROWSERS)
         super().__init__((HOST, port), _Handler)
 
@@ -73,11 +73,6 @@ class PageServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: a browser went away, or was too slow."""
 
-    def server_close(self) -> None:
-        """End the connections soon, and close the port."""
-        self.closed.set()
-        super().server_close()
-
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
@@ -99,8 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.FORBIDDEN, f"{refusal}\n")
         elif slash and page == "":
             self._answer(HTTPStatus.OK, render(None), "text/html")
-        elif page == "events":
-            self._events()
+        elif page == "snapshot":
+            self._snapshot()
         else:
             self._answer(HTTPStatus.NOT_FOUND, "There is only one page: that of the link.\n")
 
@@ -122,10 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             return "The token is missing or wrong. Open the link that meshlog web has printed."
         return ""
 
-    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
-        body = text.encode()
+    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain", headers: Mapping[str, str] = _HEADERS) -> None:
+        body = text.encode("utf-8", "replace")
         self.send_response(status)
-        for name, value in _HEADERS.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -136,22 +131,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _events(self) -> None:
-        """Send each new snapshot. A slow browser gets fewer; one that takes nothing for 10 seconds is disconnected."""
-        self.send_response(HTTPStatus.OK)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        version = 0
-        while not self.server.closed.is_set():
-            over = self.server.page.over
-            version, snapshot = self.server.page.wait(version)
-            # A comment shows whether the browser is still connected.
-            self.wfile.write(f"data: {snapshot}\n\n".encode("utf-8", "replace") if snapshot else b":\n\n")
-            if over and not snapshot:
-                break
+    def _snapshot(self) -> None:
+        """Send the next snapshot, or nothing after a second. A browser that is slow or stopped asks for fewer.
+
+        One that takes nothing for 10 seconds is disconnected.
+        """
+        asked = parse_qs(urlsplit(self.path).query).get("after", ["0"])[0]
+        version, snapshot = self.server.page.wait(int(asked) if asked.isascii() and asked.isdigit() else 0)
+        self._answer(HTTPStatus.OK, snapshot, "application/json", {**_HEADERS, "Meshlog-Version": str(version)})
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""

@@ -67,7 +67,7 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
     flushing_threads[threading.get_ident()] = set()
     observer.start_following(filters.level, filters.ranks, filters.backlog)
-    told, due = 0, 0.0
+    left_out, told, due = _LeftOut(observer, filters), 0, 0.0
     while (items := observer.items(_seconds(dispatcher.deadline))) is not None:
         now = monotonic()
         with _uninterrupted():  # the dispatcher would take Ctrl-C for a failure of its handler
@@ -77,13 +77,28 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
         if console.failed:
             raise BrokenPipeError
         if observer.dropped > told and now >= due:
-            note(f"{observer.dropped - told:,} records are left out: they are shown faster than this command reads them")
+            note(f"{left_out.more()} are left out: they are shown faster than this command reads them")
             told, due = observer.dropped, deadline_after(_TOLD_SEC)
     dispatcher.flush()
     console.finish()
     del flushing_threads[threading.get_ident()]
     if observer.dropped > told:
-        note(f"{observer.dropped - told:,} records were left out: they were shown faster than this command read them")
+        note(f"{left_out.more()} were left out: they were shown faster than this command read them")
+
+
+class _LeftOut:
+    """What an observer has missed, in words."""
+
+    def __init__(self, observer: Observer, filters: Filters) -> None:
+        self._observer = observer
+        self._at_most = "up to " if filters.level or filters.ranks is not None else ""
+        self._records = self._errors = 0
+
+    def more(self) -> str:
+        """Return what was left out since the last call."""
+        records, errors = self._observer.dropped - self._records, self._observer.dropped_errors - self._errors
+        self._records, self._errors = self._observer.dropped, self._observer.dropped_errors
+        return f"{self._at_most}{records:,} records ({self._at_most if errors else ''}{errors:,} of level ERROR or above)"
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from ...protocol.observer_messages import (
 )
 from ...protocol.ranks import format_ranks
 from ...protocol.relayed_records import RelayedTemplate
-from ...system.waits import check_timeout, deadline_after, seconds_until
+from ...system.waits import capped, check_timeout, deadline_after, seconds_until
 from ...transport.channel import Address, connect
 from ...transport.runs import Run, runs
 from ..flushes.receipt import FlushReceipt
@@ -58,6 +58,7 @@ ANSWER_SEC: Final = 10.0
 _READ: Final = 256 * 1024
 _MAX_HELD: Final = 32 << 20  # bytes that arrive while it waits for an answer
 _WITHOUT_LIMIT: Final = 3600.0
+_NOTHING: Final = Missed(0, 0)
 
 
 class Observer:
@@ -66,7 +67,10 @@ class Observer:
     Attributes
     ----------
     dropped : int
-        Records that were shown and did not come here, because this observer was too slow.
+        Records that were shown and did not come here, because this observer was too slow. Errors are kept longest. With a
+        `level` or with `ranks` to follow, the greatest number possible: of records that are left out, nothing else is known.
+    dropped_errors : int
+        Those of level ERROR and above among them.
 
     Notes
     -----
@@ -78,13 +82,13 @@ class Observer:
         self._sock = sock
         self._frames = FrameReader(MAX_CONTROL)
         self._numbers = itertools.count(1)
-        self._segments: deque[tuple[bytes, int]] = deque()  # each with the records that were left out before it
+        self._segments: deque[tuple[bytes, Missed]] = deque()  # each with what was left out before it
         self._replies: dict[int, Reply] = {}
         self._held = 0
-        self._left_out = 0
+        self._left_out = _NOTHING
         self._ended = False
         self._decoder = RecordDecoder({}, no_side_file, None, RelayedTemplate)
-        self.dropped = 0
+        self.dropped = self.dropped_errors = 0
 
     @classmethod
     def connect(cls, run: Run | str) -> Observer:
@@ -243,15 +247,32 @@ class Observer:
         """
         deadline = deadline_after(timeout)
         while not self._segments:
-            if self._left_out:
-                self.dropped, self._left_out = self.dropped + self._left_out, 0
+            if self._left_out.count:
+                self._drop(self._left_out)
+                self._left_out = _NOTHING
                 return []
             if not self._receive(deadline):
                 return None if self._ended else []
         segment, left_out = self._segments.popleft()
         self._held -= len(segment)
-        self.dropped += left_out
+        self._drop(left_out)
         return self._decoded(segment)
+
+    def _drop(self, missed: Missed) -> None:
+        self.dropped += missed.count
+        self.dropped_errors += missed.errors
+
+    def hold(self, timeout: float) -> bool:
+        """Read what arrives within `timeout` seconds, for `items`; return False if nothing does, or the client has ended."""
+        return self._receive(deadline_after(timeout))
+
+    def await_end(self, timeout: float) -> bool:
+        """Return whether the client has ended, after at most `timeout` seconds."""
+        if self._ended:
+            return True
+        poll = select.poll()
+        poll.register(self._sock, 0)  # its end is always reported
+        return bool(poll.poll(capped(timeout) * 1000))
 
     # -- the connection --------------------------------------------------------------------------------------------
 
@@ -312,18 +333,22 @@ class Observer:
                 if isinstance(message, Reply):
                     self._replies[message.request] = message
                 elif isinstance(message, Missed):
-                    self._left_out += message.count
+                    self._leave_out(message.count, message.errors)
             else:
                 raise ProtocolError(f"unexpected frame of kind {kind}")
         return True
 
     def _hold(self, segment: bytes) -> None:
         if self._held + len(segment) > _MAX_HELD:
-            self._left_out += len(self._decoded(segment))
+            levels = [template.levelno for _, template, _ in self._decoded(segment) if template is not None]
+            self._leave_out(len(levels), sum(level >= logging.ERROR for level in levels))
             return
         self._held += len(segment)
         self._segments.append((segment, self._left_out))
-        self._left_out = 0
+        self._left_out = _NOTHING
+
+    def _leave_out(self, count: int, errors: int) -> None:
+        self._left_out = Missed(self._left_out.count + count, self._left_out.errors + errors)
 
     def _decoded(self, segment: bytes) -> list[Item]:
         items: list[Item] = []

@@ -5,15 +5,17 @@
     observer -> socket -> Observers -> a thread for each question -> Reply
     Dispatcher -> a segment for each tick -> outboxes -> sockets -> observers that follow
 
-An observer cannot slow the client down. A segment that does not fit into its outbox is left out, counted, and reported to it
-later. While no observer has room, records are only counted. While the client is behind its workers, it spends a small part of
-its time on observers, and counts the other records.
+An observer cannot slow the client down. One that does not read what it was sent gets errors only, and nothing when these do not
+fit either. The dispatcher passes on no record below the level that an observer has room for: records that are left out cost
+nothing, and their number is the difference of two counters. While the client is behind its workers, it spends a small part of
+its time on observers, and leaves out the other records in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import selectors
 import socket
 import threading
@@ -21,10 +23,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 from ...dispatch.dispatcher import Dispatcher
-from ...dispatch.sink import own_fields
+from ...dispatch.sink import own_fields, own_info
 from ...errors import ClosedError, ProtocolError
 from ...protocol.decode import Item, RecordDecoder, no_side_file
 from ...protocol.encode import RecordEncoder, SchemaTable
@@ -39,9 +41,6 @@ from ...system.waits import deadline_after, monotonic
 from ...transport.listener import NewConnection
 from ..peers.reactor import Reactor
 
-if TYPE_CHECKING:
-    import logging
-
 MAX_OBSERVERS: Final = 64
 """Observers that a client has at a time."""
 
@@ -54,19 +53,34 @@ MAX_OPEN: Final = 4
 MAX_UNREAD: Final = 2 << 20
 """Bytes of records that wait for an observer that does not read them. Beyond it, no further question is answered."""
 
+MAX_ERRORS: Final = 512 << 10
+"""Bytes, besides these, of records of level ERROR and above."""
+
 MAX_ANSWERS: Final = 32
 """Questions of all observers that are answered at a time, each on a thread."""
 
 MAX_HERE: Final = 1024
-"""Records that other threads of this process have shown, and that wait to be sent."""
+"""Records that other threads of this process have shown, and that wait to be sent; twice as many errors."""
 
 SHARE: Final = 0.02
 """The part of its time that a client spends on records for observers while it is behind its workers."""
 
-_MAX_CREDIT_SEC: Final = 0.02
+_MAX_CREDIT_SEC: Final = 0.02  # errors may use as much in advance
 _READ: Final = 64 * 1024
 _SEGMENT: Final = 128 * 1024
 _LAST_SEC: Final = 0.25
+_NOTHING: Final = float("inf")
+"""The level of no record."""
+
+
+class Shown(NamedTuple):
+    """Numbers of records that were shown, and of the errors among them."""
+
+    records: int
+    errors: int
+
+
+_NONE: Final = Shown(0, 0)
 
 
 @dataclass(eq=False)
@@ -81,73 +95,101 @@ class _Observer:
     outbox: bytearray = field(default_factory=bytearray)
     mask: int = 0
     follows: Follow | None = None
+    ranks: frozenset[int] | None = None
+    level: float = _NOTHING  # of the records that it gets now
     missed: int = 0
+    missed_errors: int = 0
 
-    def has_room(self, size: int) -> bool:
-        """Return whether a segment of this size fits into the outbox."""
-        return len(self.outbox) + size <= MAX_UNREAD
+    def has_room(self, size: int, level: float = 0) -> bool:
+        """Return whether a segment of this size, of records of `level` and above, fits into the outbox."""
+        return len(self.outbox) + size <= MAX_UNREAD + (MAX_ERRORS if level >= logging.ERROR else 0)
+
+    def fitting(self, lowest: float) -> float:
+        """Return the level of the records that it has room for, of those that it follows; at least `lowest`."""
+        assert self.follows is not None  # see the callers
+        for level in (max(self.follows.level, lowest), max(self.follows.level, lowest, logging.ERROR)):
+            if self.has_room(_SEGMENT, level):
+                return level
+        return _NOTHING
 
     def put(self, message: Message) -> None:
         """Add a message to the outbox."""
         self.outbox += frame(CONTROL, message.encode())
 
-    def put_segment(self, segment: bytes, count: int) -> None:
-        """Add a segment with `count` records to the outbox if there is room; else count them."""
-        if not self.has_room(len(segment)):
-            self.missed += count
-            return
-        self.tell_missed()
-        self.outbox += frame(DATA, segment)
+    def miss(self, count: int, errors: int) -> None:
+        """Count records that it does not get."""
+        self.missed += count
+        self.missed_errors += errors
 
     def tell_missed(self) -> None:
         """Report the records that were left out."""
-        if self.missed:
-            self.put(Missed(self.missed))
-            self.missed = 0
+        if self.missed > 0:
+            self.put(Missed(self.missed, self.missed_errors))
+            self.missed = self.missed_errors = 0
 
 
 class _FollowedStream:
-    """The records for the observers that follow the same level and ranks. Each segment defines its schemas anew.
+    """The records of `level` and above for observers that follow the same. Each segment defines its schemas anew.
 
-    It is not `open` while none of the observers has room for a segment, or the client has no time. Then it only counts records.
+    `shown` returns how many records were shown so far, and how many of them were errors. What is in no segment was missed.
+    Nothing is missed while `level` is the one that the observers have asked for.
     """
 
-    def __init__(self, follows: Follow, observers: Sequence[_Observer]) -> None:
-        self.level = follows.level
+    def __init__(self, follows: Follow, level: float, observers: Sequence[_Observer], shown: Callable[[], Shown]) -> None:
+        self.level = level
         self.ranks = None if follows.ranks is None else frozenset(follows.ranks)
+        self._whole = level <= follows.level
+        self._errors_only = follows.level >= logging.ERROR
         self._observers = observers
+        self._shown = shown
+        self._before = shown()
         self._begin()
 
     def _begin(self) -> None:
-        self._table, self._data, self._count, self._skipped = SchemaTable(), bytearray(), 0, 0
-        self.open = any(each.has_room(_SEGMENT) for each in self._observers)
+        self._table, self._data, self._count, self._errors = SchemaTable(), bytearray(), 0, 0
 
-    def add(self, record: logging.LogRecord) -> None:
-        """Add a record, or count it if the stream is not open."""
+    def add(self, record: logging.LogRecord, *, ends_bar: bool = False) -> bool:
+        """Add a record if it is one to send; return whether a segment was complete, and is in the outboxes."""
         if record.levelno < self.level or (self.ranks is not None and info_of(record).rank not in self.ranks):
-            return
-        if not self.open:
-            self._skipped += 1
-            return
+            return False
+        # The end of a progress state counts for nobody.
+        this = _NONE if ends_bar else Shown(1, int(record.levelno >= logging.ERROR))
         encoded = encode_relayed(record, self._table)
+        full = bool(self._data) and len(self._data) + len(encoded.data) > _SEGMENT
+        if full:
+            self.ship(this)
+            encoded = encode_relayed(record, self._table)
         encoded.commit_schema()
         self._data += encoded.data
-        self._count += 1
-        if len(self._data) > _SEGMENT:
-            self.ship()
+        self._count += this.records
+        self._errors += this.errors
+        return full
 
-    def skip(self, count: int) -> None:
-        """Count records that are not sent."""
-        self._skipped += count
+    def miss(self, level: int, count: int) -> None:
+        """Count records that other threads have shown, and that are not sent."""
+        for each in self._observers if self._whole and level >= self.level else ():
+            each.miss(count, count if level >= logging.ERROR else 0)
 
-    def ship(self) -> None:
-        """Pass the records so far to the outboxes of the observers."""
-        if self._count or self._skipped:
-            for each in self._observers:
-                each.missed += self._skipped
-                if self._count:
-                    each.put_segment(bytes(self._data), self._count)
-        self._begin()
+    def ship(self, later: Shown = _NONE) -> None:
+        """Pass the records so far to the outboxes of the observers, and count those that are left out.
+
+        `later`: the records among those shown that belong to the next segment.
+        """
+        before, now = self._before, self._shown()
+        self._before = Shown(now.records - later.records, now.errors - later.errors)
+        errors = self._before.errors - before.errors
+        count = errors if self._errors_only else self._before.records - before.records
+        segment = bytes(self._data)
+        for each in self._observers:
+            if not self._whole:
+                each.miss(count - self._count, errors - self._errors)
+            if segment and each.has_room(len(segment), self.level):
+                each.tell_missed()
+                each.outbox += frame(DATA, segment)
+            else:
+                each.miss(self._count, self._errors)
+        if segment:
+            self._begin()
 
 
 class Observers:
@@ -171,12 +213,13 @@ class Observers:
         self._observers: set[_Observer] = set()
         self._streams: tuple[_FollowedStream, ...] = ()
         self._open = 0
-        self._paused, self._shown = False, 0  # whether the dispatcher counts what is shown, and its count before
-        self._all = True  # whether no observer filters what it follows
         self._credit, self._ticked = float("inf"), 0.0  # seconds that may be spent on records; when it was counted
+        self._affordable = 0.0  # the level of records that may be sent at this credit
         self._here: deque[bytes] = deque()
-        self._missed_here = 0
-        self._waking = self._forgotten = False
+        self._shown_here = _NONE  # by other threads, of those that were taken and left out
+        self._missed_here: dict[int, int] = {}  # records that were left out since then, by level
+        self._level = _NOTHING  # the lowest of a stream
+        self._waking = False
         self._decoder = RecordDecoder({**own_fields(), "client": None}, no_side_file)
         self._reactor: Reactor
 
@@ -256,77 +299,85 @@ class Observers:
         if observer.follows is not None:  # each costs the client's thread time
             raise ProtocolError("an observer follows once. Expected no second request to follow")
         if follow.backlog:
-            stream = _FollowedStream(follow, (observer,))
+            stream = _FollowedStream(follow, follow.level, (observer,), self._shown)
             wanted = [each for each in self._backlog() if stream.ranks is None or info_of(each).rank in stream.ranks]
             for record in [each for each in wanted if each.levelno >= follow.level][-follow.backlog :]:
                 stream.add(record)
             stream.ship()
-        observer.follows = follow
+        observer.follows, observer.ranks = follow, None if follow.ranks is None else frozenset(follow.ranks)
         self._divide()
 
     def _divide(self) -> None:
-        """Make a stream for each kind of following, and let the dispatcher pass on what it shows while there is any."""
-        self._resume()
+        """Make a stream for each kind of following, and let the dispatcher pass on what one of them takes."""
+        self._ship()
+        self._affordable = self._level_for(self._credit)
+        kinds: dict[tuple[int, frozenset[int] | None, float], tuple[Follow, list[_Observer]]] = {}
+        for each in self._observers:
+            if (follows := each.follows) is not None:
+                each.level = each.fitting(self._affordable)
+                kinds.setdefault((follows.level, each.ranks, each.level), (follows, []))[1].append(each)
+        self._streams = tuple(
+            _FollowedStream(follows, level, each, self._shown) for (_, _, level), (follows, each) in kinds.items()
+        )
+        tap = self if self._streams else None
+        if self._dispatcher.tap is not tap:
+            self._dispatcher.tap = tap
+        self._level = self._dispatcher.tap_level = min((stream.level for stream in self._streams), default=_NOTHING)
+
+    def _level_for(self, credit: float) -> float:
+        if credit > 0:
+            return 0
+        return logging.ERROR if credit > -_MAX_CREDIT_SEC else _NOTHING
+
+    def _shown(self) -> Shown:
+        return Shown(self._dispatcher.shown + self._shown_here.records, self._dispatcher.errors + self._shown_here.errors)
+
+    def _ship(self) -> None:
+        missed, self._missed_here = self._missed_here, {}
+        for level, count in missed.items():
+            self._add_shown_here(level, count)
+            for stream in self._streams:
+                stream.miss(level, count)
         for stream in self._streams:
             stream.ship()
-        kinds: dict[tuple[int, frozenset[int] | None], list[_Observer]] = {}
-        for each in self._observers:
-            if each.follows is not None:
-                ranks = None if each.follows.ranks is None else frozenset(each.follows.ranks)
-                kinds.setdefault((each.follows.level, ranks), []).append(each)
-        followed = [observers for observers in kinds.values() if observers[0].follows is not None]
-        self._streams = tuple(_FollowedStream(each[0].follows, each) for each in followed)  # type: ignore[arg-type]  # see above
-        self._all = all(stream.level == 0 and stream.ranks is None for stream in self._streams)
-        self._dispatcher.tap = self if self._streams else None
+
+    def _add_shown_here(self, level: int, count: int) -> None:
+        records, errors = self._shown_here
+        self._shown_here = Shown(records + count, errors + (count if level >= logging.ERROR else 0))
 
     # -- to observers ----------------------------------------------------------------------------------------------
 
-    def handle(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord, *, ends_bar: bool = False) -> None:
         """Take a record that handlers get."""
         began = monotonic()
+        full = False
         for stream in self._streams:
             try:
-                stream.add(record)
+                full = stream.add(record, ends_bar=ends_bar) or full
             except Exception as failure:  # the handlers get it in any case
                 diagnose(f"a record cannot be sent to observers: {describe(failure)}")
         self._credit -= monotonic() - began
-        if self._credit <= 0:
-            for stream in self._streams:
-                stream.open = False
-        if self._all and not any(stream.open for stream in self._streams):
-            self._pause()
-
-    def _pause(self) -> None:
-        """Take no records until the end of the tick. The dispatcher counts them."""
-        if not self._paused:
-            self._paused, self._shown = True, self._dispatcher.shown
-            self._dispatcher.pause_tap(True)
-
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            for stream in self._streams:
-                stream.skip(self._dispatcher.shown - self._shown)
-            self._dispatcher.pause_tap(False)
+        if full or self._level_for(self._credit) != self._affordable:
+            self._divide()
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Take the notice that a progress state has ended, as `UpstreamHandler.end_bar` does."""
-        info = info_of(record)
-        self.handle(MeshRecord.of({**record.__dict__, "msg": ""}, info.but(raw="", progress=True, partial=True)))
+        if record.levelno >= self._level:
+            info = info_of(record)
+            notice = MeshRecord.of({**record.__dict__, "msg": ""}, info.but(raw="", progress=True, partial=True))
+            self.handle(notice, ends_bar=True)
 
     def handle_elsewhere(self, record: logging.LogRecord) -> None:
         """Take a record that another thread of this process shows itself. Any thread."""
-        if self._forgotten:
+        level = record.levelno or 0  # None in a record without a level
+        if level < self._level or len(self._here) >= (MAX_HERE if level < logging.ERROR else 2 * MAX_HERE):
+            self._missed_here[level] = self._missed_here.get(level, 0) + 1
             return
-        if len(self._here) >= MAX_HERE:
-            self._missed_here += 1
-            return
-        info = info_of(record)
         plain = copy.copy(record)
         for name, value in own_fields().items():
-            if plain.__dict__.get(name) is value:
+            if plain.__dict__.get(name, self) is value:
                 del plain.__dict__[name]
-        self._here.append(RecordEncoder(plain, info.route)(SchemaTable()).data)
+        self._here.append(RecordEncoder(plain, own_info().route)(SchemaTable()).data)
         if not self._waking:
             self._waking = True
             with contextlib.suppress(ClosedError):  # the client has ended
@@ -340,12 +391,10 @@ class Observers:
             self._decoder.new_segment()
             self._decoder.decode(data, 0, 1, items)
             for _, template, values in items:
+                self._add_shown_here(template.levelno, 1)
                 self.handle(template.build(values))
             self._decoder.touched.clear()
             self._decoder.texts.clear()
-        missed, self._missed_here = self._missed_here, 0
-        for stream in self._streams:
-            stream.skip(missed)
 
     def end_tick(self, behind: bool = False) -> None:
         """Send what was shown since the last call. `behind`: the client has not shown all that it has received."""
@@ -355,16 +404,16 @@ class Observers:
         earned = SHARE * (now - self._ticked)
         self._credit = min(self._credit + earned, _MAX_CREDIT_SEC) if behind else float("inf")
         self._ticked = now
-        self._resume()
-        for stream in self._streams:
-            stream.ship()
-        if self._all and not any(stream.open for stream in self._streams):
-            self._pause()
-        for observer in tuple(self._observers):
-            if observer.follows is not None:
-                if observer.missed and observer.has_room(_SEGMENT):
-                    observer.tell_missed()
+        self._ship()
+        followers = [each for each in self._observers if each.follows is not None]
+        for observer in followers:
+            if observer.missed and observer.has_room(_SEGMENT):
+                observer.tell_missed()
+            if not observer.mask & selectors.EVENT_WRITE:  # else there is no room in its socket yet
                 self._write(observer)
+        level = self._level_for(self._credit)
+        if level != self._affordable or any(each.fitting(level) != each.level for each in followers):
+            self._divide()
 
     def _write(self, observer: _Observer) -> None:
         if observer not in self._observers:
@@ -400,10 +449,10 @@ class Observers:
     def close(self) -> None:
         """Send the rest to those that read it at once, and close all connections."""
         self.end_tick()
-        self._resume()
         self._dispatcher.tap, self._streams = None, ()
         deadline = deadline_after(_LAST_SEC)
-        for observer in tuple(self._observers):
+        # A page that nobody looks at reads when its other connection ends.
+        for observer in sorted(self._observers, key=lambda each: each.follows is not None):
             observer.follows = None
             observer.tell_missed()
             with contextlib.suppress(OSError):  # it does not read, or has ended
@@ -419,7 +468,7 @@ class Observers:
 
     def forget(self) -> None:
         """In a forked child: close its copies."""
-        self._forgotten = True
-        self._dispatcher.pause_tap(True)  # not `tap`, which takes locks that another thread may have held at the fork
+        # Not `tap`, which takes locks that another thread may have held at the fork.
+        self._level = self._dispatcher.tap_level = _NOTHING
         for observer in self._observers:
             observer.sock.close()

@@ -17,9 +17,9 @@ def test_what_was_missed_is_reported_although_nothing_more_is_shown() -> None:
     here, there = socket.socketpair()
     with Observer(here) as observer:
         with there:
-            there.sendall(frame(DATA, encode_relayed(record, SchemaTable()).data) + frame(CONTROL, Missed(5).encode()))
+            there.sendall(frame(DATA, encode_relayed(record, SchemaTable()).data) + frame(CONTROL, Missed(5, 2).encode()))
         assert [template.text(values) for _, template, values in observer.items(0) or ()] == ["step 7"]
         assert observer.dropped == 0
         assert observer.items(None) == []
-        assert observer.dropped == 5
+        assert (observer.dropped, observer.dropped_errors) == (5, 2)
         assert observer.items(None) is None
