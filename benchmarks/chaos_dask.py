@@ -38,7 +38,7 @@ def client(directory: Path, here: str) -> None:
 
     arrivals = Arrivals()
     with contextlib.closing(ByCommands(directory, here)) as cluster, distributed.Client(scheduler_file=cluster.file) as dask:
-        logs = attach(dask, [arrivals])
+        logs = attach(dask, [arrivals], relay=True)  # the hosts share a file system, so they could reach the client's socket
         logs.set_mode(True, None, logging.INFO)
         answer_orders(logs.client, arrivals, {}, lambda: logs.drain_and_stop(_END_SEC))
 
