@@ -13,7 +13,7 @@ of them: trust the ratios, not the absolute numbers.
     detection, faulty               separate: what is told of faults, and of jobs without one
     observers                       separate: what a stopped `meshlog follow`, `top` or `web` costs
     soak                            separate: load and killed workers for minutes, then an exact account
-    chaos, chaos_account, chaos_programs        separate: faults on several hosts for minutes, then an exact account
+    chaos, chaos_account, chaos_programs, chaos_dask    separate: faults on several hosts for minutes, then an exact account
 """
 
 from __future__ import annotations

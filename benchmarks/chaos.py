@@ -12,6 +12,10 @@ end, for every worker:
 No number may arrive twice or out of order. Flushes with a timeout of 2 seconds run meanwhile. Exits with code 1, and the
 reasons, if the account is not exact, a flush took too long, or the memory of the client or of the relays has grown. Needs
 Linux, root and iproute2. The schedule is seeded; the races are not.
+
+With ``--engine dask``, the workers are those of a Dask cluster, one on each host, and the relays are in their nannies, which
+are killed in their place. Faults are fewer, because each process of Dask takes seconds to start. Networks are cut; they are not
+slow and lose nothing, which needs a kernel with netem.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ from typing import Any, Final
 from tests.hosts.hosts import Host, hosts, missing
 from tests.waiting import until
 
-from .chaos_account import Arrived, Event, balance, growth, rows, schedule, told_of
+from . import chaos_dask
+from .chaos_account import PAUSE_SEC, Arrived, Event, Told, balance, growth, rows, schedule, told_of
 from .rounds import tell
 from .server import resident
 
@@ -43,6 +48,7 @@ _SLOTS: Final = 3
 _FLUSH_SEC: Final = 2.0
 _LATE_SEC: Final = 6.0
 _PAUSE_SEC: Final = 5.0
+_START_SEC: Final = 180.0
 _END_SEC: Final = 240.0
 _SLACK: Final = 8 << 20
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -51,28 +57,42 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 class Chaos:
     """The hosts, the client and what is done to them."""
 
+    slots = _SLOTS
+    pause = PAUSE_SEC
+    relay = b"relay\0"
+    """In the command lines of relays."""
+
     def __init__(self, made: list[Host], here: str, directory: Path) -> None:
         self._hosts = made
         self._directory = directory
         self._env = {**os.environ, "MESHLOG_RUN_DIR": str(directory), "PYTHONPATH": str(_ROOT)}
         (directory / "workers").mkdir()
-        words = [sys.executable, "-m", "benchmarks.chaos_programs", "client"]
         with open(directory / "client.log", "wb") as log:
             pipe = subprocess.PIPE
+            words = self._client_words(here)
             self._client = subprocess.Popen(words, env=self._env, stdin=pipe, stdout=pipe, stderr=log, text=True)
         told = self._answer()
-        env = {"CHAOS_UPSTREAM": told["address"], "PYTHONPATH": str(_ROOT)}
         for host in made:
-            port = str(told["port"])
-            keep = (sys.executable, "-m", "benchmarks.chaos_programs", "keep", host.name, str(directory), here, port)
-            host.run(*keep, str(_SLOTS), env=env)
+            self._keep(host, here, told)
         for host in made:
-            until((directory / f"{host.name}.relay").exists, 60.0, "the relays to start")
+            until((directory / f"{host.name}.relay").exists, _START_SEC, "the relays to start")
         self._observer: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self.done: Counter[str] = Counter()
         self.flushes: list[float] = []
         self.memory: list[tuple[int, int]] = []  # of the client, and of the largest relay
+
+    def _client_words(self, here: str) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.chaos_programs", "client"]
+
+    def _keep(self, host: Host, here: str, told: dict[str, Any]) -> None:
+        """Start the keeper of a host."""
+        words = ("keep", host.name, str(self._directory), here, str(told["port"]), str(self.slots))
+        env = {"CHAOS_UPSTREAM": told["address"], "PYTHONPATH": str(_ROOT)}
+        host.run(sys.executable, "-m", "benchmarks.chaos_programs", *words, env=env)
+
+    def _kill_worker(self, host: Host, slot: int) -> None:
+        host.kill(f"worker\0{slot}\0".encode())
 
     def run(self, events: list[Event], seconds: float) -> None:
         """Do what is scheduled; flush and look at memory meanwhile."""
@@ -90,7 +110,7 @@ class Chaos:
 
     def _look(self, now: float) -> None:
         self.flushes.append(self._ask("flush", _FLUSH_SEC)["seconds"])
-        relays = [resident(pid) for host in self._hosts for pid in host.processes(b"relay\0")]
+        relays = [resident(pid) for host in self._hosts for pid in host.processes(self.relay)]
         self.memory.append((resident(self._client.pid), max(relays, default=0)))
         if len(self.memory) % 6 == 1:
             tell(f"{now:6.0f} s  {dict(self.done)}  client {self.memory[-1][0] / 1e6:.1f} MB")
@@ -99,9 +119,9 @@ class Chaos:
         self.done[event.what] += 1
         host = self._hosts[event.host]
         if event.what == "kill a worker":
-            host.kill(f"worker\0{event.slot}\0".encode())
+            self._kill_worker(host, event.slot)
         elif event.what == "kill a relay":
-            host.kill(b"relay\0")
+            host.kill(self.relay)
         elif event.what == "cut":
             host.cut()
         elif event.what == "join":
@@ -149,6 +169,45 @@ class Chaos:
         return answer
 
 
+class DaskChaos(Chaos):
+    """The same with a Dask cluster."""
+
+    slots = 1
+    pause = 8.0
+    relay = b"dask\0worker\0"
+    _worker = b"spawn_main"
+
+    def _client_words(self, here: str) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.chaos_dask", "client", str(self._directory), here]
+
+    def _keep(self, host: Host, here: str, told: dict[str, Any]) -> None:
+        env = {chaos_dask.DIRECTORY: str(self._directory), "PYTHONPATH": str(_ROOT)}
+        words = ("keep", host.name, str(self._directory), host.address)
+        host.run(sys.executable, "-m", "benchmarks.chaos_dask", *words, env=env)
+
+    def _kill_worker(self, host: Host, slot: int) -> None:
+        host.kill(self._worker)
+
+    def end(self) -> dict[str, Any]:
+        """Let the workers end, then the client, and the nannies last: they read what killed ones have left."""
+        (self._directory / "stop").touch()
+        until(lambda: all(map(self._has_ended, self._hosts)), _END_SEC, "the workers to end")
+        answer = self._ask("end", 60.0)
+        (self._directory / "over").touch()
+        until(lambda: not any(host.processes() for host in self._hosts), _END_SEC, "the hosts to end")
+        self._client.wait(60.0)
+        return answer
+
+    def _has_ended(self, host: Host) -> bool:
+        """Return whether a worker runs on a host, and logs no more."""
+        told = [self._directory / "workers" / f"{host.name}-0+{pid}" for pid in host.processes(self._worker)]
+        return bool(told) and all(path.exists() and _told_in(path).ended for path in told)
+
+
+def _told_in(path: Path) -> Told:
+    return told_of(memoryview(path.read_bytes()).cast("Q"))
+
+
 def main(words: list[str] | None = None) -> int:
     """Run it; return 0 if everything holds, or cannot be tried here."""
     parser = argparse.ArgumentParser(
@@ -158,6 +217,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--hosts", type=int, default=3, metavar="N")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="of the schedule; else one that is told")
     parser.add_argument("--keep", action="store_true", help="keep the directory with what the programs wrote to stderr")
+    parser.add_argument("--engine", choices=["dask"], help="an engine that starts the workers; else none does")
     chosen = parser.parse_args(words)
     reason = missing()
     if reason:
@@ -169,9 +229,9 @@ def main(words: list[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="mlc-"))
     directory.chmod(0o700)
     with hosts(chosen.hosts, directory, prefix="mlc") as (here, made):
-        chaos = Chaos(made, here, directory)
+        chaos = (DaskChaos if chosen.engine else Chaos)(made, here, directory)
         try:
-            chaos.run(schedule(seed, seconds, chosen.hosts, _SLOTS), seconds)
+            chaos.run(schedule(seed, seconds, chosen.hosts, chaos.slots, chaos.pause), seconds)
             told = chaos.end()
         finally:
             chaos.close()
@@ -191,7 +251,7 @@ def _account(directory: Path, told: Mapping[str, Any]) -> list[str]:
     """Print the table; return what is wrong with it."""
     sent = {}
     for path in (directory / "workers").iterdir():
-        sent[path.name.replace("+", "/")] = told_of(memoryview(path.read_bytes()).cast("Q"))
+        sent[path.name.replace("+", "/")] = _told_in(path)
     arrived = {
         name: Arrived(last, count, twice, late, [(first, after) for first, after in absent])
         for name, (last, count, twice, late, *absent) in told["arrived"].items()

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 _FAULTS: Final = {"kill a worker": 8, "kill a relay": 5, "cut": 2, "stop the client": 2, "observe": 2}
 _LONGEST: Final = {"cut": 30.0, "stop the client": 8.0, "observe": 5.0}
 _ENDS: Final = {"cut": "join", "stop the client": "continue the client", "observe": "kill the observer"}
-_PAUSE_SEC: Final = 2.0
+PAUSE_SEC: Final = 2.0
 
 
 class Event(NamedTuple):
@@ -23,12 +23,15 @@ class Event(NamedTuple):
     slot: int
 
 
-def schedule(seed: int, seconds: float, hosts: int, slots: int) -> list[Event]:
-    """Return the faults of a run, in order. Each cut, stop and observer ends within the run, before the next one begins."""
+def schedule(seed: int, seconds: float, hosts: int, slots: int, pause: float = PAUSE_SEC) -> list[Event]:
+    """Return the faults of a run, in order. `pause` is the mean time between them.
+
+    Each cut, stop and observer ends within the run, before the next one begins.
+    """
     chance = random.Random(seed)
     events: list[Event] = []
     busy: dict[tuple[str, int], float] = {}
-    at = chance.expovariate(1 / _PAUSE_SEC)
+    at = chance.expovariate(1 / pause)
     while at < seconds:
         (what,) = chance.choices(tuple(_FAULTS), tuple(_FAULTS.values()))
         host, slot = chance.randrange(hosts), chance.randrange(slots)
@@ -38,7 +41,7 @@ def schedule(seed: int, seconds: float, hosts: int, slots: int) -> list[Event]:
             if what in _ENDS:
                 busy[key] = min(seconds, at + 1.0 + chance.random() ** 2 * (_LONGEST[what] - 1.0))
                 events.append(Event(busy[key], _ENDS[what], host, slot))
-        at += chance.expovariate(1 / _PAUSE_SEC)
+        at += chance.expovariate(1 / pause)
     return sorted(events)
 
 

@@ -22,9 +22,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .chaos_account import Arrived
+
+if TYPE_CHECKING:
+    from meshlog_handler import LogClient
+    from meshlog_handler.worker.member import Membership
 
 LOGGER: Final = "chaos"
 WORDS: Final = 4
@@ -54,26 +58,33 @@ class Arrivals(logging.Handler):
 
 def client() -> None:
     """Run the client; answer the orders from stdin, each with a line of JSON."""
-    from meshlog_handler import FlushTimeout, LogClient
+    from meshlog_handler import LogClient
 
     arrivals = Arrivals()
     with LogClient(arrivals, aggregate_window_sec=None) as made, socket.create_server(("", 0)) as listening:
         threading.Thread(target=_accept, args=(listening, made.address), daemon=True).start()
-        answer: Any = {"address": made.address, "port": listening.getsockname()[1]}
-        while True:
-            print(json.dumps(answer), flush=True)
-            order, timeout = json.loads(sys.stdin.readline())
-            began = time.monotonic()
-            try:
-                receipt = made.flush(timeout)
-            except FlushTimeout as missing:
-                receipt = missing.receipt
-            answer = {"seconds": time.monotonic() - began, "missing": receipt.missing, "hosts": receipt.hosts}
-            if order == "end":
-                dropped = {rank: each.total_dropped for rank, each in made.stats().items() if rank is not None}
-                of = {name: [each.last, each.count, each.twice, each.late, *each.absent] for name, each in arrivals.of.items()}
-                print(json.dumps({**answer, "arrived": of, "dropped": dropped}), flush=True)
-                return
+        answer_orders(made, arrivals, {"address": made.address, "port": listening.getsockname()[1]})
+
+
+def answer_orders(made: LogClient, arrivals: Arrivals, answer: Any, leave: Callable[[], object] = lambda: None) -> None:
+    """Print the first answer, and then one for each order from stdin. At the end, `leave` is called before the account."""
+    from meshlog_handler import FlushTimeout
+
+    while True:
+        print(json.dumps(answer), flush=True)
+        order, timeout = json.loads(sys.stdin.readline())
+        began = time.monotonic()
+        try:
+            receipt = made.flush(timeout)
+        except FlushTimeout as missing:
+            receipt = missing.receipt
+        answer = {"seconds": time.monotonic() - began, "missing": receipt.missing, "hosts": receipt.hosts}
+        if order == "end":
+            leave()
+            dropped = {rank: each.total_dropped for rank, each in made.stats().items() if rank is not None}
+            of = {name: [each.last, each.count, each.twice, each.late, *each.absent] for name, each in arrivals.of.items()}
+            print(json.dumps({**answer, "arrived": of, "dropped": dropped}), flush=True)
+            return
 
 
 def _accept(listening: socket.socket, address: str) -> None:
@@ -138,10 +149,7 @@ def worker(slot: str, name: str, directory: Path) -> None:
     from meshlog_handler import ConnectError, install
     from meshlog_handler.worker import this_process
 
-    path = directory / "workers" / name.replace("/", "+")
-    path.write_bytes(bytes(8 * WORDS))
-    with open(path, "r+b") as file:
-        told = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+    told = telling(name, directory)
     host = name.rpartition("-")[0]
     address = (directory / f"{host}.relay").read_text().split()[1]
     if int(host[-1]) % 2:
@@ -154,13 +162,26 @@ def worker(slot: str, name: str, directory: Path) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(_LOOK_SEC)
+    log_numbers(member, told, name, int(slot), directory)
+
+
+def telling(name: str, directory: Path) -> memoryview[int]:
+    """Make the file of a worker; return its words."""
+    path = directory / "workers" / name.replace("/", "+")
+    path.write_bytes(bytes(8 * WORDS))
+    with open(path, "r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+
+
+def log_numbers(member: Membership, told: memoryview[int], name: str, kind: int, directory: Path) -> None:
+    """Log until told to stop, slowly, fast, or in bursts; tell what was sent."""
     stream = member.stream
     assert stream is not None
     told[0] = (member.rank or 0) + 1
     chance, log = random.Random(name), logging.getLogger(LOGGER)
     log.setLevel(logging.INFO)
     number = 0
-    most, pause = ((2, 0.2), (20, 0.05), (3000, 2.0))[int(slot) % 3]
+    most, pause = ((2, 0.2), (20, 0.05), (3000, 2.0))[kind % 3]
     while not (directory / "stop").exists() and not stream.client_gone:
         for _ in range(chance.randint(1, most)):
             number += 1

@@ -399,12 +399,11 @@ class _End:
     def _detach_all(self, deadline: float) -> None:
         while self._detach:
             leave = self._detach[0]
-            left = max(_LEAST_SEC, deadline - monotonic())
-            # `stop` names unresponsive ranks; the others must still leave.
-            with contextlib.suppress(FlushTimeout, ClosedError):
-                self._client.flush(left)
+            # Half of the time: if ranks do not answer, because their relay was killed, the others can still leave in time.
+            with contextlib.suppress(FlushTimeout, ClosedError):  # `stop` names unresponsive ranks
+                self._client.flush(max(_LEAST_SEC, (deadline - monotonic()) / 2))
             try:
-                leave(left)
+                leave(max(_LEAST_SEC, deadline - monotonic()))
             except Exception as failure:  # an error of the engine, which may have ended before
                 diagnose(f"procs did not detach cleanly: {describe(failure)}")
             del self._detach[0]  # last: after Ctrl-C, a second call repeats it

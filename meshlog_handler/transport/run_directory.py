@@ -18,9 +18,8 @@ from .. import settings
 from ..journal.shown import SUFFIX as SHOWN
 from ..protocol.digests import blake2b
 from ..system.descriptors import Held
-from ..system.locks import hold, is_held
+from ..system.locks import hold, is_held, lock, make_held
 from ..system.regular_files import open_regular, read_regular
-from ..system.waits import monotonic
 from .channel import Address, any_length
 
 _LOCK = "client.lock"
@@ -31,15 +30,12 @@ _JOB_SEC = 86400.0
 """Seconds for which the directory of a job is kept for the next client of the job."""
 _RELAY = "relay.key"
 """The file in the run directory of a relay that has the name of its upstream client, its key and its token."""
-_ORPHAN = "orphan"
 SOCKET = "client.sock"
 _DIGEST = 16
 _KEY = 32
 _MAKING = ".making-"
 _RUN = "run-"
 _MAKING_SEC = 600.0
-_LOOKED_AT_SEC = 0.1
-_LOOK_SEC = 0.005
 
 ORPHAN_SEC = 600.0
 """Seconds for which the directory of a killed relay is kept."""
@@ -175,7 +171,7 @@ class RunDir:
     def take_again(self) -> None:
         """Use the directory for the next client of this process, after it was handed on."""
         self.handed_on = False
-        _remove_left(self.path)
+        _remove_socket(self.path)
 
     def leave(self) -> None:
         """Leave the directory for a relay of another process: when its client ends, `remove` only releases the locks."""
@@ -218,20 +214,12 @@ def _note(upstream: bytes) -> bytes:
 
 
 def _take_over(parent: str, note: bytes) -> tuple[str, list[Held], bytes, str] | None:
-    """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there.
-
-    A process that only looks whether a relay runs locks its directory, too, for a moment.
-    """
-    deadline = monotonic() + _LOOKED_AT_SEC
-    while True:
-        left = _relays_of(parent, note)
-        for path, found in left:
-            held = hold(os.path.join(path, _LOCK))
-            if held >= 0:
-                return _taken(path, held, found)
-        if not left or monotonic() >= deadline:
-            return None
-        time.sleep(_LOOK_SEC)
+    """Take over the directory of a relay of the same upstream client that is gone: its workers find its replacement there."""
+    for path, found in _relays_of(parent, note):
+        held = hold(os.path.join(path, _RELAY))
+        if held >= 0:
+            return _taken(path, held, found)
+    return None
 
 
 def _relays_of(parent: str, note: bytes) -> list[tuple[str, bytes]]:
@@ -249,18 +237,24 @@ def _relays_of(parent: str, note: bytes) -> list[tuple[str, bytes]]:
     return relays
 
 
-def _taken(path: str, held: int, found: bytes) -> tuple[str, list[Held], bytes, str]:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    _remove_left(path)
-    return path, [Held(held), Held(directory)], found[:_KEY], found[_KEY:].decode()
+def _taken(path: str, relay: int, found: bytes) -> tuple[str, list[Held], bytes, str]:
+    held = [Held(relay)]
+    try:
+        # Another process may just be looking whether the lock of the former relay is held, and hold it meanwhile.
+        held.append(Held(make_held(os.path.join(path, _LOCK))))
+        held.append(Held(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+        lock(held[-1].fd, fcntl.LOCK_SH)
+        _remove_socket(path)
+    except BaseException:
+        for each in held:
+            each.close()
+        raise
+    return path, held, found[:_KEY], found[_KEY:].decode()
 
 
-def _remove_left(path: str) -> None:
-    for left in (_ORPHAN, SOCKET):
-        with contextlib.suppress(FileNotFoundError):  # nothing to remove
-            os.unlink(os.path.join(path, left))
+def _remove_socket(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # nothing to remove
+        os.unlink(os.path.join(path, SOCKET))
 
 
 def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:
@@ -281,7 +275,10 @@ def _make(parent: str, kept_for: Mapping[str, bytes]) -> tuple[str, list[Held]]:
             why = f"files cannot be locked here: {failure.strerror} (flock)"
             raise OSError(failure.errno, why, parent) from failure
         for name, content in kept_for.items():
-            with open(os.open(os.path.join(making, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+            # The process that holds the lock of the file of a relay has the directory. No process locks it only to look.
+            held.append(Held(os.open(os.path.join(making, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)))
+            lock(held[-1].fd)
+            with open(held[-1].fd, "wb", closefd=False) as file:
                 file.write(content)
     except BaseException:
         for each in held:
@@ -327,25 +324,48 @@ def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
                 with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
                     os.unlink(path)
                 removed.append(path)
-            elif not _in_use(path) and not _awaits_job(path) and not _awaits_replacement(path, patience):
-                _remove(path)
+            elif _removed_if_over(path, lock, patience):
                 removed.append(path)
         finally:
             os.close(lock)
     return removed
 
 
-def _awaits_replacement(path: str, patience: float) -> bool:
-    """Return whether a directory belongs to a killed relay whose replacement may still come."""
+def _removed_if_over(path: str, lock: int, patience: float) -> bool:
+    """Remove a directory that nobody needs any more; return whether it was. Its client has exited, and `lock` is its lock."""
+    if not _is_over(path, lock, patience):  # looked at before the lock is taken that a replacement takes
+        return False
+    relay = os.path.join(path, _RELAY)
+    held = hold(relay)
+    if held < 0 and os.path.exists(relay):  # another relay has just taken it over
+        return False
+    try:
+        over = os.path.samestat(os.stat(os.path.join(path, _LOCK)), os.fstat(lock))
+        if over:  # else another relay has taken it over, and was killed since
+            _remove(path)
+        return over
+    except FileNotFoundError:  # another client has removed it
+        return False
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _is_over(path: str, lock: int, patience: float) -> bool:
+    return not (_in_use(path) or _awaits_job(path) or _awaits_replacement(path, lock, patience))
+
+
+def _awaits_replacement(path: str, lock: int, patience: float) -> bool:
+    """Return whether a directory belongs to a killed relay whose replacement may still come.
+
+    When this is first asked, it is written to the lock file. The replacement makes another one.
+    """
     if not os.path.exists(os.path.join(path, _RELAY)):
         return False
-    mark = os.path.join(path, _ORPHAN)
-    with contextlib.suppress(OSError):  # it exists, or the disk is full
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        return abs(time.time() - os.stat(mark).st_mtime) < patience
-    except OSError:
-        return False
+    if not os.fstat(lock).st_size:
+        with contextlib.suppress(OSError):  # the disk is full
+            os.write(lock, b"\n")
+    return abs(time.time() - os.fstat(lock).st_mtime) < patience
 
 
 def _awaits_job(path: str) -> bool:

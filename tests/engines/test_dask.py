@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -143,7 +144,7 @@ def test_the_level_of_one_rank_can_be_changed(client: Any, relay: bool) -> None:
         assert mine(collector) == [(1, "", "details")]
 
 
-def test_records_that_dask_itself_forwards_arrive_once(client: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_records_that_dask_itself_forwards_arrive_once(client: Any) -> None:
     client.forward_logging("app")
     with attached(client) as (logs, collector), forwarded() as twice:
         on_each(client, tasks.say_by_dask, "x")
@@ -156,8 +157,9 @@ def test_records_that_dask_itself_forwards_arrive_once(client: Any, capfd: pytes
     with forwarded() as again:
         on_each(client, tasks.log, logging.WARNING, "y")
         again.wait_for(bool)
-    on_each(client, tasks.print_by_dask, "y")
-    until(lambda: "dask printed y" in capfd.readouterr().out, what="Dask to print here again")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        on_each(client, tasks.print_by_dask, "y")
+        until(lambda: "dask printed y" in printed.getvalue(), what="Dask to print here again")
     client.unforward_logging("app")
 
 

@@ -19,7 +19,7 @@ from ...protocol.immutable import Immutable
 from ...protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ...protocol.relay_messages import RankGranted
 from ...system.descriptors import Held
-from ...system.locks import hold, is_held
+from ...system.locks import is_held, make_held
 from ...transport.listener import NewConnection
 from ...transport.run_directory import lives
 from ...worker.warning_filters import warnings_command
@@ -59,7 +59,6 @@ class Orphan(NamedTuple):
 
 
 _LOCK = re.compile(r"\.meshlog-([0-9a-f]{16})\.lock")
-_TRIES = 10
 
 
 def _lock_name(token: str) -> str:
@@ -152,17 +151,8 @@ class Registry:
         return [each for each in ended if self.orphans.pop(each.journal, None) is not None]
 
     def _hold_lock(self) -> None:
-        path = os.path.join(self._journals, _lock_name(self._own_token))
-        for _ in range(_TRIES):
-            with contextlib.suppress(OSError):  # without a lock, journals of this client stay as long as their writers live
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            fd = hold(path)
-            if fd < 0:
-                return
-            self._held = Held(fd)
-            if os.fstat(fd).st_nlink:
-                return
-            self.forget()  # another client has removed the file before it was locked
+        with contextlib.suppress(OSError):  # without a lock, journals of this client stay as long as their writers live
+            self._held = Held(make_held(os.path.join(self._journals, _lock_name(self._own_token))))
 
     def release_journals(self) -> None:
         """Release the lock, because this client ends: the next client in the same directory removes its journals."""

@@ -19,6 +19,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 from distributed import WorkerPlugin
@@ -149,7 +150,7 @@ class Cluster:
         try:
             left.get(timeout)
         except TimeoutError:
-            diagnose(f"some workers did not detach within {timeout:g} s.")
+            diagnose(f"some workers did not detach within {timeout:.3g} s.")
 
     def _leave(self, client: Any, timeout: float) -> None:
         try:
@@ -159,8 +160,10 @@ class Cluster:
                 client.subscribe_topic(topic, client._event_handlers[topic])
         except Exception as failure:  # the scheduler or a worker has ended: that also detaches workers
             diagnose(f"not all workers could be detached: {type(failure).__name__}: {failure}")
-        for tunnel in self._tunnels.values():
-            tunnel.close(timeout)
+        # All at once: Dask takes 30 seconds to find that it cannot connect to a nanny that was killed.
+        for closing in [MeshFuture.run(partial(tunnel.close, timeout), "detach") for tunnel in self._tunnels.values()]:
+            with contextlib.suppress(TimeoutError):  # `leave` reports it
+                closing.get(timeout)
 
 
 class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any to the type checker

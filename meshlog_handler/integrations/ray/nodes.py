@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ...client.relay.tunnel import HostRelay, Tunnel, reachable
 from ...errors import ClosedError
 from ...system.diagnostics import diagnose
-from ...system.waits import capped
+from ...system.waits import capped, deadline_after, monotonic
 from .hook import UNHOOKED
 from .worker import NAMESPACE, key_of
 
@@ -27,6 +27,7 @@ MARKS: Final = (r"^:(job_id|task_name|actor_name):",)
 
 _POLL_SEC: Final = 1.0
 _START_SEC: Final = 60.0
+_CLOSE_SEC: Final = 1.0
 
 
 class _NodeRelay:
@@ -84,17 +85,25 @@ class NodeRelays:
 
     def close(self, timeout: float) -> None:
         """Make the relays forward pending data, and stop them."""
+        deadline = deadline_after(timeout + _CLOSE_SEC)
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(capped(timeout))
-        for node, actor, tunnel in self._relays:
+        relays = [(actor, tunnel, self._begin_close(node, actor, timeout)) for node, actor, tunnel in self._relays]
+        for actor, tunnel, closing in relays:
             # The node or Ray may have ended before, or may end meanwhile. The tunnel is closed in any case.
             with contextlib.suppress(Exception):
-                internal_kv._internal_kv_del(key_of(self._job, node), namespace=NAMESPACE)
-                _ask(actor.close, timeout, within=timeout + 1.0)
-                tunnel.wait(timeout)
+                ray.get(closing, timeout=max(0.0, deadline - monotonic()))
+                tunnel.wait(max(_CLOSE_SEC, deadline - monotonic()))
                 ray.kill(actor)
             tunnel.close()
+
+    def _begin_close(self, node: str, actor: Any, timeout: float) -> Any:
+        """Ask a relay to forward pending data and to stop; return Ray's reference to the answer, or None."""
+        with contextlib.suppress(Exception):  # as above
+            internal_kv._internal_kv_del(key_of(self._job, node), namespace=NAMESPACE)
+            return actor.close.remote(timeout) if ray.is_initialized() else None  # else the call would start a new Ray
+        return None
 
     def _watch(self) -> None:
         while not self._ending.wait(_POLL_SEC) and ray.is_initialized():

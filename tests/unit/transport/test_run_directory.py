@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.system.locks import hold, is_held
+from meshlog_handler.system.locks import hold, is_held, make_held
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.run_directory import RunDir, base, check_private, clean
 
@@ -235,24 +235,72 @@ def test_private_directory_belongs_to_user_and_is_no_link(tmp_path: Path, monkey
         check_private(str(private))
 
 
-def test_a_relay_takes_over_a_directory_that_another_process_looks_at(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX], ids=["looks", "cleans"])
+def test_a_relay_takes_over_a_directory_while_another_process_looks_at_it(parent: Path, kind: int) -> None:
     former = RunDir(upstream=b"key")
     former.forget()
-    looking = hold(os.path.join(former.path, "client.lock"))
-
-    def end_look(_: float) -> None:
-        nonlocal looking
-        if looking >= 0:
-            os.close(looking)
-        looking = -1
-
-    monkeypatch.setattr(time, "sleep", end_look)
-    replacement = RunDir(upstream=b"key")
-    assert (replacement.path, replacement.key) == (former.path, former.key)
-    other = RunDir(upstream=b"key")
-    assert other.path != former.path, "the directory of a relay that runs is not taken over"
+    with open(os.path.join(former.path, "client.lock"), "r+") as looking:
+        fcntl.flock(looking, kind)
+        replacement = RunDir(upstream=b"key")
+        assert (replacement.path, replacement.key) == (former.path, former.key)
+        assert is_held(os.path.join(replacement.path, "client.lock"))
+        other = RunDir(upstream=b"key")
+        assert other.path != former.path, "the directory of a relay that runs is not taken over"
+    assert clean(str(parent), 0.0) == []
     for made in (replacement, other):
         made.forget()
+    assert sorted(clean(str(parent), 0.0)) == sorted([replacement.path, other.path])
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["runs", "was killed"])
+def test_a_directory_that_a_relay_takes_over_while_it_is_cleaned_stays(
+    parent: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    RunDir(upstream=b"key").forget()
+    is_over, taken = run_directory._is_over, []
+
+    def slow(path: str, lock: int, patience: float) -> bool:
+        over = is_over(path, lock, patience)
+        monkeypatch.setattr(run_directory, "_is_over", is_over)
+        taken.append(RunDir(upstream=b"key"))
+        if ends:
+            taken[0].forget()
+        return over
+
+    monkeypatch.setattr(run_directory, "_is_over", slow)
+    assert clean(str(parent), 0.0) == []
+    assert os.path.isdir(taken[0].path)
+    assert clean(str(parent)) == [], "a new replacement may come as long as before"
+    taken[0].remove()
+    assert not list(parent.iterdir())
+
+
+def test_a_file_that_is_removed_before_its_lock_is_taken_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock = tmp_path / "lock", fcntl.flock
+    path.touch()
+
+    def slow(fd: int, how: int) -> None:
+        path.unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    assert hold(str(path)) == -1
+
+
+def test_a_file_is_locked_before_others_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock, seen = str(tmp_path / "lock"), fcntl.flock, []
+    Path(f"{path}.new").touch()  # of a process that was killed
+
+    def slow(fd: int, how: int) -> None:
+        seen.append(os.path.exists(path))
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    held = make_held(path)
+    assert seen == [False]
+    assert is_held(path)
+    os.close(held)
+    assert os.listdir(tmp_path) == ["lock"]
 
 
 def test_processes_that_look_whether_a_lock_is_held_do_not_see_each_other(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome, decode, level_config
 from meshlog_handler.protocol.relay_messages import Passed
-from meshlog_handler.system.locks import hold, is_held
+from meshlog_handler.system.locks import is_held
 from meshlog_handler.transport.listener import NewConnection
 
 OWN = "0123456789abcdef"
@@ -144,24 +144,23 @@ def test_journals_of_live_clients_and_of_live_writers_stay(tmp_path: Path, sock:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_that_another_client_removes_meanwhile_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_client_finds_no_lock_that_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, found = os.rename, []
+
+    def slow(source: str, target: str) -> None:
+        other = Registry("2" * 16)
+        other.keep_journals_in(str(tmp_path))  # it removes the locks that nobody holds
+        found.append(os.path.exists(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slow)
     made = Registry(OWN)
-    removed: list[str] = []
-
-    def slow(path: str) -> int:
-        if not removed:
-            removed.append(path)
-            fd = hold(path)
-            os.unlink(path)
-            return fd
-        return hold(path)
-
-    monkeypatch.setattr(registry_module, "hold", slow)
     made.keep_journals_in(str(tmp_path), shared=True)
-    assert os.listdir(tmp_path) == [os.path.basename(removed[0])]
-    assert is_held(removed[0])
+    assert found == [True]
+    [lock] = tmp_path.iterdir()
+    assert is_held(str(lock))
     made.release_journals()
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_coordinates_are_those_of_the_mesh(registry: Registry) -> None:
