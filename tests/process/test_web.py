@@ -51,8 +51,8 @@ class Served:
         return urlsplit(self.server.link).path
 
     @property
-    def snapshot(self) -> str:
-        return f"{self.with_token}snapshot"
+    def events(self) -> str:
+        return f"{self.with_token}events"
 
     def show(self, text: str, count: int, level: int = logging.INFO) -> None:
         """Show records, on the client's thread."""
@@ -66,16 +66,12 @@ class Served:
 
     def snapshots(self) -> Iterator[dict[str, Any]]:
         """Yield what a browser gets."""
-        version, over = "0", False
-        while not over:
-            status, response = self.ask(f"{self.snapshot}?after={version}")
-            assert status == 200
-            with response:
-                text = response.read()
-            version = response.headers["Meshlog-Version"]
-            if text:
-                yield (snapshot := json.loads(text))
-                over = snapshot["over"]
+        status, response = self.ask(self.events)
+        assert status == 200
+        with response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
 
 
 @pytest.fixture
@@ -109,19 +105,19 @@ def test_only_the_token_opens_the_page(served: Served) -> None:
     assert served.with_token == f"/{served.server.token}/"
     for path in (
         "/",
-        "/snapshot",
+        "/events",
         "//",
         "/x/",
-        "/x/snapshot",
+        "/x/events",
         f"/x{served.with_token}",
         f"/?token={served.server.token}",
         f"/{served.server.token}x/",
         f"/{served.server.token[:-1]}/",
-        "/%C3%A9/snapshot",
+        "/%C3%A9/events",
         "//[",
     ):
         assert served.ask(path, Cookie=f"meshlog-{served.server.server_port}={served.server.token}")[0] == 403, path
-    for path in ("other", "snapshot/", "/"):
+    for path in ("other", "events/", "/"):
         assert served.ask(f"{served.with_token}{path}")[0] == 404, path
     assert served.ask(served.with_token[:-1])[0] == 404  # its script would ask for a wrong path
 
@@ -138,9 +134,9 @@ def test_other_names_origins_sites_and_methods_are_refused(served: Served) -> No
         f"https://127.0.0.1:{port}",
         f"http://127.0.0.1:{port}.evil",
     ):
-        assert served.ask(served.snapshot, Origin=origin)[0] == 403, origin
+        assert served.ask(served.events, Origin=origin)[0] == 403, origin
     for site in ("cross-site", "same-site"):
-        assert served.ask(served.snapshot, Sec_Fetch_Site=site)[0] == 403, site
+        assert served.ask(served.events, Sec_Fetch_Site=site)[0] == 403, site
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
         assert served.ask(served.with_token, method)[0] == 405, method
 

@@ -680,29 +680,14 @@
     const status = $("live");
     status.hidden = $("pause").hidden = false;
     status.textContent = "connecting";
-    const follow = async () => {
-      // The next snapshot is asked for when the last one was taken: a page that is slow or stopped costs the run nothing.
-      for (let version = 0, over = false; !over;) {
-        let fresh;
-        try {
-          const answer = await fetch(`snapshot?after=${version}`);
-          if (!answer.ok) throw new Error(answer.statusText);
-          version = answer.headers.get("Meshlog-Version");
-          const text = await answer.text();
-          fresh = text ? JSON.parse(text) : null;
-        } catch {
-          status.textContent = "not connected";
-          await new Promise((retry) => setTimeout(retry, 2000));
-          continue;
-        }
-        if (!fresh) continue;
-        over = fresh.over;
-        status.textContent = over ? "the run has ended" : "live";
-        $("pause").hidden = over;
-        if (paused) pending = fresh;
-        else take(fresh);
-      }
+    const source = new EventSource("events");
+    source.onmessage = (event) => {
+      const fresh = JSON.parse(event.data);
+      status.textContent = fresh.over ? "the run has ended" : "live";
+      if (fresh.over) { source.close(); $("pause").hidden = true; }
+      if (paused) pending = fresh;
+      else take(fresh);
     };
-    follow();
+    source.onerror = () => { status.textContent = "not connected"; };
   }
 })();

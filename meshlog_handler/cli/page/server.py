@@ -8,12 +8,12 @@ for 127.0.0.1.
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
-from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from .live import LivePage
 from .render import render
@@ -21,6 +21,7 @@ from .render import render
 HOST: Final = "127.0.0.1"
 _MAX_BROWSERS: Final = 16
 _SLOW_SEC: Final = 10.0
+_SEND_BUFFER: Final = 64 * 1024
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -43,6 +44,7 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, page: LivePage, port: int = 0) -> None:
         self.page = page
         self.token = secrets.token_urlsafe(32)
+        self.closed = threading.Event()
         self._room = threading.BoundedSemaphore(_MAX_BROWSERS)
         super().__init__((HOST, port), _Handler)
 
@@ -73,6 +75,11 @@ class PageServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: a browser went away, or was too slow."""
 
+    def server_close(self) -> None:
+        """End the connections soon, and close the port."""
+        self.closed.set()
+        super().server_close()
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
@@ -94,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.FORBIDDEN, f"{refusal}\n")
         elif slash and page == "":
             self._answer(HTTPStatus.OK, render(None), "text/html")
-        elif page == "snapshot":
-            self._snapshot()
+        elif page == "events":
+            self._events()
         else:
             self._answer(HTTPStatus.NOT_FOUND, "There is only one page: that of the link.\n")
 
@@ -117,10 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
             return "The token is missing or wrong. Open the link that meshlog web has printed."
         return ""
 
-    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain", headers: Mapping[str, str] = _HEADERS) -> None:
-        body = text.encode("utf-8", "replace")
+    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
+        body = text.encode()
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in _HEADERS.items():
             self.send_header(name, value)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -131,14 +138,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _snapshot(self) -> None:
-        """Send the next snapshot, or nothing after a second. A browser that is slow or stopped asks for fewer.
+    def _events(self) -> None:
+        """Send each new snapshot. A slow browser gets fewer; one that takes nothing for 10 seconds is disconnected.
 
-        One that takes nothing for 10 seconds is disconnected.
+        Little fits into the connection: while a browser does not read, nothing is asked of the run.
         """
-        asked = parse_qs(urlsplit(self.path).query).get("after", ["0"])[0]
-        version, snapshot = self.server.page.wait(int(asked) if asked.isascii() and asked.isdigit() else 0)
-        self._answer(HTTPStatus.OK, snapshot, "application/json", {**_HEADERS, "Meshlog-Version": str(version)})
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self.send_response(HTTPStatus.OK)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        version = 0
+        while not self.server.closed.is_set():
+            over = self.server.page.over
+            version, snapshot = self.server.page.wait(version)
+            # A comment shows whether the browser is still connected.
+            self.wfile.write(f"data: {snapshot}\n\n".encode("utf-8", "replace") if snapshot else b":\n\n")
+            if over and not snapshot:
+                break
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
