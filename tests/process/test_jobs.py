@@ -135,6 +135,7 @@ def test_nothing_is_lost_or_shown_twice_when_the_process_that_shows_is_killed(tm
             os.kill(pid, signal.SIGKILL)
             procs.pop(pid).wait(DEADLINE)
             start()
+        until(lambda: shown_by() in procs, DEADLINE)  # else SIGTERM may end all of them before they can clean up
         for process in procs.values():
             process.terminate()
         for process in procs.values():
