@@ -367,11 +367,13 @@ class MeshHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show or forward any record: the slow path of `handle`."""
         try:
-            if is_own(record):
-                return  # even without a stream: records that the client's own handlers log are not forwarded
             if isinstance(record, MeshRecord):
                 return  # it was forwarded already, and a handler of the client passed it to a logger here
             sink = self.sink
+            if is_own(record):  # even without a stream: records that the client's own handlers log are not forwarded
+                if sink is not None:
+                    sink.show_of_handler(record)
+                return
             if sink is None and self.formatter is not None:
                 record = self._formatted(record)
             if sink is not None and sink.direct:

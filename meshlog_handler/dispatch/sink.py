@@ -62,6 +62,7 @@ class Sink:
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
+        self.inherited = False  # whether the client of this sink belongs to the parent process
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -130,6 +131,7 @@ class Sink:
         """Give a record to the handlers, on the client thread. An exception of a handler is reported once and not raised."""
         level = record.levelno
         defaults = self._find_defaults() if self._defaults is None else self._defaults
+        _calling[thread := get_ident()] = self
         for handler in self._handlers:
             self.busy = handler
             try:
@@ -140,7 +142,13 @@ class Sink:
                     handler.handle(shown)
             except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
                 self.report(handler, failure)
+        self._end_calls(thread)
+
+    def _end_calls(self, thread: int) -> None:
         self.busy = None
+        _calling.pop(thread, None)
+        if self._showing:
+            self._showing.pop(thread, None)
 
     def _find_defaults(self) -> dict[int, frozenset[str]]:
         found = {id(handler): names for handler in self._handlers if (names := defaults_of(any_formatter_of(handler)))}
@@ -153,13 +161,21 @@ class Sink:
         if level < handler.level and self.respect_handler_level:
             return True
         self.busy = handler
+        _calling[thread := get_ident()] = self
         try:
             return bool(handler.show_line(text, info, level))
         except BaseException as failure:  # as in `deliver`
             self.report(handler, failure)
             return True
         finally:
-            self.busy = None
+            self._end_calls(thread)
+
+    def show_of_handler(self, record: logging.LogRecord) -> None:
+        """Do as `show_here` with a record that must not be forwarded, if the client's handlers log it while they are called."""
+        grouped = self.aggregator
+        ours = self.number > 0 and not self.inherited and get_ident() in _calling
+        if ours and not (grouped is not None and grouped.hides(record.getMessage())):
+            self.show_here(record)
 
     def show_here(self, record: logging.LogRecord) -> None:
         """Give the handlers a copy with the attributes that a client adds, on this thread."""
@@ -167,12 +183,15 @@ class Sink:
         # what is raised but not an `Exception` ends the logging call.
         thread = get_ident()
         if thread in internal_threads and thread not in transport_threads:
-            return
+            calling = _calling.get(thread)
+            if calling is None:
+                return
+            calling._showing.setdefault(thread, _MAX_WITHIN)
         showing = self._showing
         within = showing.get(thread)
         if within is None:
             showing[thread] = _MAX_WITHIN
-        elif within and interrupts_showing(Sink.show_here.__code__):
+        elif within and interrupts_showing(_CALLS):
             showing[thread] = within - 1  # this bounds the records of code that formats itself
         else:
             if within == 0:
@@ -210,7 +229,7 @@ class Sink:
                     self.report(handler, failure)
         finally:
             if within is None:
-                del showing[thread]
+                showing.pop(thread, None)  # a handler may fork, and a child forgets it
         if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
             ours = {**own_fields(), "meshlog": own_info()}
             fields.update({name: value for name, value in shown.__dict__.items() if value is not ours.get(name, ours)})
@@ -265,7 +284,9 @@ class Sink:
     def narrowed(self, indices: Sequence[int]) -> Sink:
         """Return a sink of the handlers with these indices, whose filters have already run."""
         chosen = [Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
-        return Sink(chosen, self.respect_handler_level, self.window)
+        sink = Sink(chosen, self.respect_handler_level, self.window)
+        sink._showing = self._showing  # what the handlers log must not trigger them
+        return sink
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Notify the handlers that draw progress states that a state has ended."""
@@ -280,6 +301,7 @@ class Sink:
     def flush(self, *, per_tick: bool = False) -> None:
         """Flush the handlers; with `per_tick`, only those that are to be flushed after each tick of the client."""
         self._defaults = None  # a program may replace a formatter
+        _calling[thread := get_ident()] = self
         for handler in self.handlers:
             self.busy = handler
             try:
@@ -289,13 +311,20 @@ class Sink:
                 continue  # the stream is closed: nothing is left to flush, and showing a record would fail
             except BaseException as failure:  # as in `deliver`
                 self.report(handler, failure)
-        self.busy = None
+        self._end_calls(thread)
 
     def report(self, handler: ShownBy, failure: BaseException) -> None:
         """Report an exception of a handler, once per handler."""
         if id(handler) not in self._reported:
             self._reported.add(id(handler))
             diagnose(f"handler {name_of(handler)} failed: {describe(failure)}. Its further errors are not reported.")
+
+
+_CALLS: Final = frozenset(each.__code__ for each in (Sink.show_here, Sink.deliver, Sink.deliver_line, Sink.flush))
+"""The functions that call handlers."""
+
+_calling: Final[dict[int, Sink]] = {}
+"""By client thread: the sink whose handlers it is calling. Other sinks show what these log, as in plain logging."""
 
 
 class Tap(Protocol):
@@ -428,8 +457,9 @@ def _locks() -> Sequence[Any]:
 
 def _after_fork_in_child() -> None:
     # The client belongs to the parent. The child forwards its records to it if possible.
+    _calling.clear()
     for sink in tuple(_sinks):
-        sink.direct = False
+        sink.direct, sink.inherited = False, True
         sink.busy = None
         sink._showing.clear()
 

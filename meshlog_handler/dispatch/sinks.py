@@ -54,7 +54,7 @@ class Sinks:
         """Add a sink and give it a number."""
         with self._lock:
             sink.number = next(self._numbers)
-            sink.direct = sink.window is None and not self.never_direct
+            sink.direct, sink.inherited = sink.window is None and not self.never_direct, False
             self._by_number[sink.number] = sink
             if len(self._by_number) > _MAX_SINKS:  # after many configurations: remove the oldest sink
                 named = set(map(id, self._by_name.values()))

@@ -147,6 +147,30 @@ def what_logs_while_another_record_is_shown() -> None:
     log.info("%s", Interrupted())
 
 
+class Sends(logging.Handler):
+    """Logs to another logger what it cannot send."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log instead."""
+        if record.name != "delivery":
+            logging.getLogger("delivery").warning("not sent: %s", record.getMessage())
+
+
+def a_handler_that_logs_to_another_logger() -> None:
+    """The other one has handlers of its own; files change meanwhile."""
+    show_by(Sends(), Rotating("other-rotating", maxBytes=60, backupCount=9))
+    delivery = logging.getLogger("delivery")
+    given = file("delivery", "%(name)s %(message)s")
+    delivery.addHandler(given if how == "plain" else MeshHandler(handlers=[given]))
+    delivery.propagate = False
+
+    def act() -> None:
+        for number in range(12):
+            log.info("number %d", number)
+
+    in_a_child(act)
+
+
 def a_filter_that_logs() -> None:
     """The filter of a handler logs."""
     handler = file("filtering", "%(name)s %(message)s")
@@ -327,6 +351,7 @@ def a_record_without_a_level() -> None:
 PROGRAMS = (
     texts_are_made_once,
     what_logs_while_another_record_is_shown,
+    a_handler_that_logs_to_another_logger,
     a_filter_that_logs,
     a_text_that_logs_itself_ends,
     a_handle_method_of_the_program,
