@@ -82,6 +82,9 @@ class MeshHandler(logging.Handler):
     filters, custom formatters and overridden `handle` methods of the `handlers`, are called in the process and on the thread
     that logs: they may use the current request or task.
 
+    A forked child may set formatters, levels and filters of the `handlers` for its own records, before it logs the first one.
+    Later changes may be ignored.
+
     A copy (`copy.copy`, `copy.deepcopy`) shows its records by the same handlers. A handler that is pickled and loaded in
     another process joins the client there, and its records are shown by the same handlers. Copies have the name, and what a
     subclass has added. The pickle contains the client's address, and so its key.
@@ -404,6 +407,7 @@ class MeshHandler(logging.Handler):
             # the next client of a job.
             route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
+            self.record_stream = None  # a handler may have been changed since
             accepted, texts = sink.prepared(record, this_process.info())
             return not accepted or _append(stream, record, (route, accepted), texts)
         if sink is not None or self.formatter is None:

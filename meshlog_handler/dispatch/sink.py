@@ -62,7 +62,8 @@ class Sink:
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
-        self.inherited = False  # whether the client of this sink belongs to the parent process
+        # In a forked process whose parent has the client: the formatter and the level of each handler there.
+        self.inherited: Sequence[tuple[Any, int]] | None = None
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -173,7 +174,7 @@ class Sink:
     def show_of_handler(self, record: logging.LogRecord) -> None:
         """Do as `show_here` with a record that must not be forwarded, if the client's handlers log it while they are called."""
         grouped = self.aggregator
-        ours = self.number > 0 and not self.inherited and get_ident() in _calling
+        ours = self.number > 0 and self.inherited is None and get_ident() in _calling
         if ours and not (grouped is not None and grouped.hides(record.getMessage())):
             self.show_here(record)
 
@@ -236,10 +237,18 @@ class Sink:
 
     @property
     def particular(self) -> bool:
-        """Whether a handler has filters, a formatter or a `handle` of the program. These run in the process that logs."""
+        """Whether a handler has filters, a formatter or a `handle` of the program, or one that a forked process has changed."""
+        # These run in the process that logs.
         return any(
             found is not None for each in self.handlers for found in (filter_of(each), formatter_of(each), handle_of(each))
-        )
+        ) or any(True in self._changes(index, each) for index, each in enumerate(self.handlers))
+
+    def _changes(self, index: int, handler: ShownBy) -> tuple[bool, bool]:
+        """Return whether a handler has another formatter and another level in this process than in the client's."""
+        if self.inherited is None or index >= len(self.inherited):
+            return False, False
+        formatter, level = self.inherited[index]
+        return any_formatter_of(handler) is not formatter, self.respect_handler_level and handler.level != level
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
         """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
@@ -247,14 +256,18 @@ class Sink:
         accepted: list[int] = []
         given: list[tuple[int, ShownBy, LogRecord, dict[str, Any], bool]] = []
         for index, handler in enumerate(self.handlers):
-            # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
+            # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too, unless
+            # this process has changed the level, and so decides.
             reached = not self.respect_handler_level or record.levelno >= handler.level
+            own_level = self._changes(index, handler)[1]
+            if own_level and not reached:
+                continue
             handle = handle_of(handler) if reached else None
             accepts = filter_of(handler) if reached else None
             passed: Any = handle(record) if handle is not None else True if accepts is None else accepts(record)
             if not passed:
                 continue
-            accepted.append(index)
+            accepted.append(~index if own_level else index)
             several = isinstance(passed, list) and len(passed) > 1
             for each in passed if isinstance(passed, list) else (passed,):
                 seen = each if isinstance(each, LogRecord) else record
@@ -267,7 +280,8 @@ class Sink:
         # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
         trace, own_trace = record.exc_text, False
         for index, handler, seen, fields, several in given:
-            formatter, writes = formatter_of(handler), writes_text(handler)
+            own_formatter = self._changes(index, handler)[0]
+            formatter, writes = (any_formatter_of if own_formatter else formatter_of)(handler), writes_text(handler)
             if formatter is None and writes and (several or own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
             with contextlib.suppress(Exception):  # the client formats it and reports the error
@@ -282,8 +296,9 @@ class Sink:
         return Prepared(tuple(accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
-        """Return a sink of the handlers with these indices, whose filters have already run."""
-        chosen = [Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
+        """Return a sink of the handlers with these indices, whose filters have already run; with ``~index``, at any level."""
+        places = [(~index, True) if index < 0 else (index, False) for index in indices]
+        chosen = [Accepted(self.handlers[at], at, at_any_level) for at, at_any_level in places if at < len(self.handlers)]
         sink = Sink(chosen, self.respect_handler_level, self.window)
         sink._showing = self._showing  # what the handlers log must not trigger them
         return sink
@@ -459,7 +474,9 @@ def _after_fork_in_child() -> None:
     # The client belongs to the parent. The child forwards its records to it if possible.
     _calling.clear()
     for sink in tuple(_sinks):
-        sink.direct, sink.inherited = False, True
+        if sink.inherited is None:
+            sink.inherited = [(any_formatter_of(handler), handler.level) for handler in sink.handlers]
+        sink.direct = False
         sink.busy = None
         sink._showing.clear()
 

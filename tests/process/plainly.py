@@ -327,6 +327,39 @@ def defaults_of_formatters() -> None:
     log.info("third")
 
 
+def a_child_changes_its_handlers() -> None:
+    """Formatters and levels, before its first record."""
+    lower, higher, tagged, plain = file("lower"), file("higher"), file("tagged", "parent %(message)s"), file("unchanged")
+    lower.setLevel(logging.WARNING)
+    higher.setLevel(logging.INFO)
+    show_by(lower, higher, tagged, plain)
+    log.error("before")
+
+    def act() -> None:
+        lower.setLevel(logging.DEBUG)
+        higher.setLevel(logging.ERROR)
+        tagged.setFormatter(logging.Formatter("child %(message)s"))
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR) * 2:
+            log.log(level, "level %d", level)
+
+    in_a_child(act)
+
+
+def a_child_sets_a_formatter_for_all() -> None:
+    """It sets it for the handlers of the root logger, as the initializer of a pool may do."""
+    show_by(logging.FileHandler("initialized"))
+    logging.root.handlers[0].setFormatter(logging.Formatter("parent %(message)s"))
+    log.info("before")
+
+    def act() -> None:
+        logging.root.handlers[0].setFormatter(logging.Formatter("child %(message)s"))
+        log.info("first")
+        logging.root.handlers[0].setFormatter(None)
+        log.info("second")
+
+    in_a_child(act)
+
+
 def wrapped_and_unwrapped() -> None:
     """A file of mode "w" is not opened again after it was closed."""
     handler = file("wrapped", mode="w")
@@ -361,6 +394,8 @@ PROGRAMS = (
     tracebacks_with_defaults,
     a_list_that_contains_itself,
     defaults_of_formatters,
+    a_child_changes_its_handlers,
+    a_child_sets_a_formatter_for_all,
     wrapped_and_unwrapped,
     a_record_without_a_level,
 )
