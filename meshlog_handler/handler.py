@@ -82,6 +82,9 @@ class MeshHandler(logging.Handler):
     filters, custom formatters and overridden `handle` methods of the `handlers`, are called in the process and on the thread
     that logs: they may use the current request or task.
 
+    A forked child may set formatters, levels and filters of the `handlers` for its own records, before it logs the first one.
+    Later changes may be ignored.
+
     A copy (`copy.copy`, `copy.deepcopy`) shows its records by the same handlers. A handler that is pickled and loaded in
     another process joins the client there, and its records are shown by the same handlers. Copies have the name, and what a
     subclass has added. The pickle contains the client's address, and so its key.
@@ -367,11 +370,13 @@ class MeshHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show or forward any record: the slow path of `handle`."""
         try:
-            if is_own(record):
-                return  # even without a stream: records that the client's own handlers log are not forwarded
             if isinstance(record, MeshRecord):
                 return  # it was forwarded already, and a handler of the client passed it to a logger here
             sink = self.sink
+            if is_own(record):  # even without a stream: records that the client's own handlers log are not forwarded
+                if sink is not None:
+                    sink.show_of_handler(record)
+                return
             if sink is None and self.formatter is not None:
                 record = self._formatted(record)
             if sink is not None and sink.direct:
@@ -402,6 +407,7 @@ class MeshHandler(logging.Handler):
             # the next client of a job.
             route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
         if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
+            self.record_stream = None  # a handler may have been changed since
             accepted, texts = sink.prepared(record, this_process.info())
             return not accepted or _append(stream, record, (route, accepted), texts)
         if sink is not None or self.formatter is None:

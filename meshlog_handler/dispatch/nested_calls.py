@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Set
 from types import CodeType
 from typing import Any, Final
 
@@ -14,14 +15,15 @@ _FOR_FINALIZERS: Final = frozenset(("call_exception_handler", "_showwarning"))
 """The functions by which finalizers written in C log: those of asyncio's futures and of files that were not closed."""
 
 
-def interrupts_showing(showing: CodeType) -> bool:
+def interrupts_showing(showing: Set[CodeType]) -> bool:
     """Return whether code that formats a record, changes files or handles a signal logs, and not the handler itself.
 
-    `showing` is the code of the function that shows records; it called the current function, and is active once more.
+    `showing` is the code of the functions that call handlers. One of them called the current function, and one is active once
+    more.
     """
     frame = sys._getframe(2)
     names, codes = set(), set()
-    while frame is not None and frame.f_code is not showing:
+    while frame is not None and frame.f_code not in showing:
         names.add(frame.f_code.co_name)
         codes.add(frame.f_code)
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop

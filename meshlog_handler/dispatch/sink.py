@@ -62,6 +62,8 @@ class Sink:
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
+        # In a forked process whose parent has the client: the formatter and the level of each handler there.
+        self.inherited: Sequence[tuple[Any, int]] | None = None
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -130,6 +132,7 @@ class Sink:
         """Give a record to the handlers, on the client thread. An exception of a handler is reported once and not raised."""
         level = record.levelno
         defaults = self._find_defaults() if self._defaults is None else self._defaults
+        _calling[thread := get_ident()] = self
         for handler in self._handlers:
             self.busy = handler
             try:
@@ -140,7 +143,13 @@ class Sink:
                     handler.handle(shown)
             except BaseException as failure:  # SystemExit, too: it would end the thread for all ranks
                 self.report(handler, failure)
+        self._end_calls(thread)
+
+    def _end_calls(self, thread: int) -> None:
         self.busy = None
+        _calling.pop(thread, None)
+        if self._showing:
+            self._showing.pop(thread, None)
 
     def _find_defaults(self) -> dict[int, frozenset[str]]:
         found = {id(handler): names for handler in self._handlers if (names := defaults_of(any_formatter_of(handler)))}
@@ -153,13 +162,21 @@ class Sink:
         if level < handler.level and self.respect_handler_level:
             return True
         self.busy = handler
+        _calling[thread := get_ident()] = self
         try:
             return bool(handler.show_line(text, info, level))
         except BaseException as failure:  # as in `deliver`
             self.report(handler, failure)
             return True
         finally:
-            self.busy = None
+            self._end_calls(thread)
+
+    def show_of_handler(self, record: logging.LogRecord) -> None:
+        """Do as `show_here` with a record that must not be forwarded, if the client's handlers log it while they are called."""
+        grouped = self.aggregator
+        ours = self.number > 0 and self.inherited is None and get_ident() in _calling
+        if ours and not (grouped is not None and grouped.hides(record.getMessage())):
+            self.show_here(record)
 
     def show_here(self, record: logging.LogRecord) -> None:
         """Give the handlers a copy with the attributes that a client adds, on this thread."""
@@ -167,12 +184,15 @@ class Sink:
         # what is raised but not an `Exception` ends the logging call.
         thread = get_ident()
         if thread in internal_threads and thread not in transport_threads:
-            return
+            calling = _calling.get(thread)
+            if calling is None:
+                return
+            calling._showing.setdefault(thread, _MAX_WITHIN)
         showing = self._showing
         within = showing.get(thread)
         if within is None:
             showing[thread] = _MAX_WITHIN
-        elif within and interrupts_showing(Sink.show_here.__code__):
+        elif within and interrupts_showing(_CALLS):
             showing[thread] = within - 1  # this bounds the records of code that formats itself
         else:
             if within == 0:
@@ -210,17 +230,25 @@ class Sink:
                     self.report(handler, failure)
         finally:
             if within is None:
-                del showing[thread]
+                showing.pop(thread, None)  # a handler may fork, and a child forgets it
         if filtered and shown is not record:  # later handlers see what a filter has set, as in plain logging
             ours = {**own_fields(), "meshlog": own_info()}
             fields.update({name: value for name, value in shown.__dict__.items() if value is not ours.get(name, ours)})
 
     @property
     def particular(self) -> bool:
-        """Whether a handler has filters, a formatter or a `handle` of the program. These run in the process that logs."""
+        """Whether a handler has filters, a formatter or a `handle` of the program, or one that a forked process has changed."""
+        # These run in the process that logs.
         return any(
             found is not None for each in self.handlers for found in (filter_of(each), formatter_of(each), handle_of(each))
-        )
+        ) or any(True in self._changes(index, each) for index, each in enumerate(self.handlers))
+
+    def _changes(self, index: int, handler: ShownBy) -> tuple[bool, bool]:
+        """Return whether a handler has another formatter and another level in this process than in the client's."""
+        if self.inherited is None or index >= len(self.inherited):
+            return False, False
+        formatter, level = self.inherited[index]
+        return any_formatter_of(handler) is not formatter, self.respect_handler_level and handler.level != level
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
         """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
@@ -228,14 +256,18 @@ class Sink:
         accepted: list[int] = []
         given: list[tuple[int, ShownBy, LogRecord, dict[str, Any], bool]] = []
         for index, handler in enumerate(self.handlers):
-            # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too.
+            # As in plain logging, a handler's filters do not get what is below its level. The client leaves it out, too, unless
+            # this process has changed the level, and so decides.
             reached = not self.respect_handler_level or record.levelno >= handler.level
+            own_level = self._changes(index, handler)[1]
+            if own_level and not reached:
+                continue
             handle = handle_of(handler) if reached else None
             accepts = filter_of(handler) if reached else None
             passed: Any = handle(record) if handle is not None else True if accepts is None else accepts(record)
             if not passed:
                 continue
-            accepted.append(index)
+            accepted.append(~index if own_level else index)
             several = isinstance(passed, list) and len(passed) > 1
             for each in passed if isinstance(passed, list) else (passed,):
                 seen = each if isinstance(each, LogRecord) else record
@@ -248,7 +280,8 @@ class Sink:
         # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
         trace, own_trace = record.exc_text, False
         for index, handler, seen, fields, several in given:
-            formatter, writes = formatter_of(handler), writes_text(handler)
+            own_formatter = self._changes(index, handler)[0]
+            formatter, writes = (any_formatter_of if own_formatter else formatter_of)(handler), writes_text(handler)
             if formatter is None and writes and (several or own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
             with contextlib.suppress(Exception):  # the client formats it and reports the error
@@ -263,9 +296,12 @@ class Sink:
         return Prepared(tuple(accepted), tuple(texts))
 
     def narrowed(self, indices: Sequence[int]) -> Sink:
-        """Return a sink of the handlers with these indices, whose filters have already run."""
-        chosen = [Accepted(self.handlers[index], index) for index in indices if 0 <= index < len(self.handlers)]
-        return Sink(chosen, self.respect_handler_level, self.window)
+        """Return a sink of the handlers with these indices, whose filters have already run; with ``~index``, at any level."""
+        places = [(~index, True) if index < 0 else (index, False) for index in indices]
+        chosen = [Accepted(self.handlers[at], at, at_any_level) for at, at_any_level in places if at < len(self.handlers)]
+        sink = Sink(chosen, self.respect_handler_level, self.window)
+        sink._showing = self._showing  # what the handlers log must not trigger them
+        return sink
 
     def end_bar(self, record: logging.LogRecord) -> None:
         """Notify the handlers that draw progress states that a state has ended."""
@@ -280,6 +316,7 @@ class Sink:
     def flush(self, *, per_tick: bool = False) -> None:
         """Flush the handlers; with `per_tick`, only those that are to be flushed after each tick of the client."""
         self._defaults = None  # a program may replace a formatter
+        _calling[thread := get_ident()] = self
         for handler in self.handlers:
             self.busy = handler
             try:
@@ -289,13 +326,20 @@ class Sink:
                 continue  # the stream is closed: nothing is left to flush, and showing a record would fail
             except BaseException as failure:  # as in `deliver`
                 self.report(handler, failure)
-        self.busy = None
+        self._end_calls(thread)
 
     def report(self, handler: ShownBy, failure: BaseException) -> None:
         """Report an exception of a handler, once per handler."""
         if id(handler) not in self._reported:
             self._reported.add(id(handler))
             diagnose(f"handler {name_of(handler)} failed: {describe(failure)}. Its further errors are not reported.")
+
+
+_CALLS: Final = frozenset(each.__code__ for each in (Sink.show_here, Sink.deliver, Sink.deliver_line, Sink.flush))
+"""The functions that call handlers."""
+
+_calling: Final[dict[int, Sink]] = {}
+"""By client thread: the sink whose handlers it is calling. Other sinks show what these log, as in plain logging."""
 
 
 class Tap(Protocol):
@@ -428,7 +472,10 @@ def _locks() -> Sequence[Any]:
 
 def _after_fork_in_child() -> None:
     # The client belongs to the parent. The child forwards its records to it if possible.
+    _calling.clear()
     for sink in tuple(_sinks):
+        if sink.inherited is None:
+            sink.inherited = [(any_formatter_of(handler), handler.level) for handler in sink.handlers]
         sink.direct = False
         sink.busy = None
         sink._showing.clear()

@@ -8,7 +8,8 @@ A *sink* holds the handlers of one `MeshHandler`, or those that a client was giv
 - None: the process only called `install`. The client's loggers decide: the record goes where a record of the same logger would
   go in the client's process.
 
-A pair of a route and indices names the handlers of the sink whose filters accepted the record in its own process.
+A pair of a route and indices names the handlers of the sink whose filters accepted the record in its own process. For a handler
+whose level that process has changed, the index is ``~index``: the level there applied, too.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Sinks:
         """Add a sink and give it a number."""
         with self._lock:
             sink.number = next(self._numbers)
-            sink.direct = sink.window is None and not self.never_direct
+            sink.direct, sink.inherited = sink.window is None and not self.never_direct, None
             self._by_number[sink.number] = sink
             if len(self._by_number) > _MAX_SINKS:  # after many configurations: remove the oldest sink
                 named = set(map(id, self._by_name.values()))

@@ -76,9 +76,14 @@ class WithFormatter(Wrapped):
 class Accepted(Wrapped):
     """A handler whose filters, and perhaps its formatter, have run in the process that logged the record."""
 
-    def __init__(self, handler: ShownBy, index: int) -> None:
+    def __init__(self, handler: ShownBy, index: int, at_any_level: bool = False) -> None:
         super().__init__(handler)
-        self._index = index
+        self._index, self._at_any_level = index, at_any_level
+
+    @property
+    def level(self) -> int:
+        """The handler's level, unless the level in that process applied."""
+        return logging.NOTSET if self._at_any_level else self.given_to.level
 
     def handle(self, record: LogRecord) -> Any:
         """Do what `logging.Handler.handle` does after the filters."""

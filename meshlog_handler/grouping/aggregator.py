@@ -254,7 +254,7 @@ class Aggregator:
             out = self._add_tracebacks([self._tracebacks.take(found)], now)
             return [*out, *self._add_apart(template, values, now)]
         found.never = found.never or any(pattern.search(text) for pattern in self._never)
-        hidden = any(pattern.search(text) for pattern in self._hide)
+        hidden = self.hides(text)
         if hidden:
             self.received += 1
             self.hidden += 1
@@ -295,10 +295,14 @@ class Aggregator:
         self._set_due()
         return out
 
+    def hides(self, text: str) -> bool:
+        """Return whether a line is not to be shown."""
+        return any(pattern.search(text) for pattern in self._hide)
+
     def _filter(self, template: AnyTemplate, values: Any, now: float, count: int = 1) -> Sequence[LogRecord] | None:
         if self._hide or self._never:
             text = template.text(values)
-            if any(pattern.search(text) for pattern in self._hide):
+            if self.hides(text):
                 self.hidden += count
                 return _NOTHING
             if any(pattern.search(text) for pattern in self._never):

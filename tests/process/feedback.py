@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
 from typing import Any
 
@@ -91,6 +92,39 @@ def optimised() -> None:
     vars(logging)["logAsyncioTasks"] = False  # there since Python 3.12
     logging.getLogger("chatty").warning("showed a record")  # the schema is known before a handler logs
     chatty()
+
+
+class Tells(Plain):
+    """A console handler that logs to another logger each time it shows a record."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__()
+        self._other = other
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record, and log that."""
+        super().emit(record)
+        logging.getLogger(self._other).warning("showed a record")
+
+
+def mutual(window: float | None = None) -> None:
+    """Log in a child, and then here, to two handlers that log to each other."""
+    for name, other in (("a", "b"), ("b", "a")):
+        logger = logging.getLogger(name)
+        logger.addHandler(meshlog_handler.MeshHandler(handlers=[Tells(other)], aggregate_window_sec=window))
+        logger.propagate = False
+    if os.fork() == 0:
+        for number in range(3):
+            logging.getLogger("a").warning("number %d", number)
+        os._exit(0)
+    os.wait()
+    meshlog_handler.complete()
+    logging.getLogger("b").warning("number 3")
+
+
+def mutual_grouped() -> None:
+    """Do as `mutual` with handlers that get all records on the client's thread."""
+    mutual(window=0.01)
 
 
 def relaying() -> None:

@@ -147,6 +147,30 @@ def what_logs_while_another_record_is_shown() -> None:
     log.info("%s", Interrupted())
 
 
+class Sends(logging.Handler):
+    """Logs to another logger what it cannot send."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log instead."""
+        if record.name != "delivery":
+            logging.getLogger("delivery").warning("not sent: %s", record.getMessage())
+
+
+def a_handler_that_logs_to_another_logger() -> None:
+    """The other one has handlers of its own; files change meanwhile."""
+    show_by(Sends(), Rotating("other-rotating", maxBytes=60, backupCount=9))
+    delivery = logging.getLogger("delivery")
+    given = file("delivery", "%(name)s %(message)s")
+    delivery.addHandler(given if how == "plain" else MeshHandler(handlers=[given]))
+    delivery.propagate = False
+
+    def act() -> None:
+        for number in range(12):
+            log.info("number %d", number)
+
+    in_a_child(act)
+
+
 def a_filter_that_logs() -> None:
     """The filter of a handler logs."""
     handler = file("filtering", "%(name)s %(message)s")
@@ -303,6 +327,39 @@ def defaults_of_formatters() -> None:
     log.info("third")
 
 
+def a_child_changes_its_handlers() -> None:
+    """Formatters and levels, before its first record."""
+    lower, higher, tagged, plain = file("lower"), file("higher"), file("tagged", "parent %(message)s"), file("unchanged")
+    lower.setLevel(logging.WARNING)
+    higher.setLevel(logging.INFO)
+    show_by(lower, higher, tagged, plain)
+    log.error("before")
+
+    def act() -> None:
+        lower.setLevel(logging.DEBUG)
+        higher.setLevel(logging.ERROR)
+        tagged.setFormatter(logging.Formatter("child %(message)s"))
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR) * 2:
+            log.log(level, "level %d", level)
+
+    in_a_child(act)
+
+
+def a_child_sets_a_formatter_for_all() -> None:
+    """It sets it for the handlers of the root logger, as the initializer of a pool may do."""
+    show_by(logging.FileHandler("initialized"))
+    logging.root.handlers[0].setFormatter(logging.Formatter("parent %(message)s"))
+    log.info("before")
+
+    def act() -> None:
+        logging.root.handlers[0].setFormatter(logging.Formatter("child %(message)s"))
+        log.info("first")
+        logging.root.handlers[0].setFormatter(None)
+        log.info("second")
+
+    in_a_child(act)
+
+
 def wrapped_and_unwrapped() -> None:
     """A file of mode "w" is not opened again after it was closed."""
     handler = file("wrapped", mode="w")
@@ -327,6 +384,7 @@ def a_record_without_a_level() -> None:
 PROGRAMS = (
     texts_are_made_once,
     what_logs_while_another_record_is_shown,
+    a_handler_that_logs_to_another_logger,
     a_filter_that_logs,
     a_text_that_logs_itself_ends,
     a_handle_method_of_the_program,
@@ -336,6 +394,8 @@ PROGRAMS = (
     tracebacks_with_defaults,
     a_list_that_contains_itself,
     defaults_of_formatters,
+    a_child_changes_its_handlers,
+    a_child_sets_a_formatter_for_all,
     wrapped_and_unwrapped,
     a_record_without_a_level,
 )

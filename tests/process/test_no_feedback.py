@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .procs import run_python
 
 
@@ -25,6 +27,20 @@ def test_each_line_is_shown_once_if_every_logger_is_enabled() -> None:
 def test_a_handler_of_the_client_that_logs_does_not_feed_itself() -> None:
     done = run_python("-m", "tests.process.feedback", "chatty")
     assert done.stdout.splitlines() == [f"None root number {number}" for number in range(10)]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("program", ["mutual", "mutual_grouped"])
+def test_two_handlers_that_log_to_each_other_do_so_once_for_each_record(program: str) -> None:
+    done = run_python("-m", "tests.process.feedback", program)
+    lines = done.stdout.splitlines()
+    assert lines[-2:] == ["None b number 3", "None a showed a record"]
+    shown, told = lines[:-2:2], lines[1:-2:2]
+    assert told == ["None b showed a record"] * len(shown)
+    if program == "mutual":
+        assert shown == [f"0 a number {number}" for number in range(3)]
+    else:  # some may be shown as a group
+        assert 1 <= len(shown) <= 3
     assert done.stderr == ""
 
 

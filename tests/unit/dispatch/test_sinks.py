@@ -114,7 +114,7 @@ def test_handlers_that_accepted_a_record_get_it_without_filtering_it_again() -> 
     assert [len(collector.records) for collector in collectors] == [1, 0, 1]
     assert asked == ["0", "1", "2"]
     assert sinks.find((sink.number, ()), "any") == ()
-    assert sinks.find((sink.number, (99, -1)), "any")[0].handlers == ()
+    assert sinks.find((sink.number, (99, -99)), "any")[0].handlers == ()
 
 
 def test_routes_that_peers_invent_take_bounded_memory() -> None:
