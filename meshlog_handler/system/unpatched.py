@@ -81,8 +81,11 @@ class SharedLock:
         this = threading.get_ident()
         deadline = deadline_after(timeout) if timeout >= 0 else math.inf
         if self._owner != this:
-            # The program's `time` switches to another greenlet; the threads of this package have no greenlets.
-            clock = _copies["time"] if _copies["_thread"].get_ident() in _copies["threading"]._active else time
+            # The program's `time` switches to another greenlet; the threads of this package have no greenlets. The copy also
+            # knows threads of the program that have called it: these are of other classes.
+            threads = _copies["threading"]
+            own = type(threads._active.get(_copies["_thread"].get_ident())) is threads.Thread
+            clock = _copies["time"] if own else time
             while not self._lock.acquire(False):
                 if not blocking or monotonic() >= deadline:
                     return False

@@ -128,6 +128,35 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert said.count("greenlet") == (30 if program == CONFIGURED else 0)
 
 
+YIELDS = """
+import logging, threading
+{before}
+from meshlog_handler import MeshHandler
+{after}
+inside, about_to_log = threading.Event(), threading.Event()
+class Yielding(logging.Handler):
+    def emit(self, record):
+        if record.getMessage() == "first":
+            inside.set()
+            about_to_log.wait()  # other greenlets run
+        print(record.getMessage(), flush=True)
+logging.basicConfig(level="INFO", handlers=[MeshHandler(handlers=[Yielding()])])
+def log_meanwhile(number):
+    if number == 0:
+        logging.info("first")
+    elif number == 1:
+        inside.wait()
+        about_to_log.set()
+        logging.info("second")
+in_greenlets(log_meanwhile)
+"""
+
+
+@each_way
+def test_a_greenlet_waits_for_a_handler_in_which_another_one_waits(library: str, when: str) -> None:
+    assert run_python("-c", patched(YIELDS, library, when)).stdout == "first\nsecond\n"
+
+
 IMPORTS = """
 import logging, os
 {before}
