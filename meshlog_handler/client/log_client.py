@@ -366,6 +366,7 @@ class LogClient(Requests):
         if self._member is not None and not self._exits:
             self._member.retire(self.start_showing)  # first: this process must not take over again
         if self.running and thread is not None:
+            unpatched.let_greenlets_leave(0.0 if interrupts else timeout)
             run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
         if self._member is not None and not self._exits:
             self._leave_job()

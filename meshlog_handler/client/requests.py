@@ -24,6 +24,7 @@ from ..errors import BusyError, ClosedError, FlushTimeout, MeshlogError
 from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Hello, Welcome
+from ..system import unpatched
 from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_whole
@@ -100,7 +101,9 @@ class Requests(Listening):
             return _completed(member, timeout, began)
         future = self.flush_soon(timeout, chosen)
         # The client's thread applies the timeout. If a handler blocks that thread, this one does.
-        if finished(future, None if timeout is None else timeout + _MARGIN_SEC):
+        limit = None if timeout is None else timeout + _MARGIN_SEC
+        unpatched.let_greenlets_leave(limit)
+        if finished(future, None if limit is None else max(0.0, began + limit - monotonic())):
             receipt = future.result()
         else:
             receipt = self._loop.calls.unanswered(future, chosen, monotonic() - began, self._busy())
@@ -127,6 +130,7 @@ class Requests(Listening):
         future: Future[FlushReceipt] = Awaited.begun()
         with contextlib.suppress(ClosedError):  # the thread has ended since
             self._post(partial(self._loop.calls.flush_ended, future), future, gives=False)
+            unpatched.let_greenlets_leave(seconds)
             progress = None
             while not finished(future, seconds) and progress != self._loop.progress:
                 progress = self._loop.progress

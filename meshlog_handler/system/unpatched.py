@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures
+import contextlib
 import importlib.util
 import math
 import os
@@ -20,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from types import BuiltinFunctionType, ModuleType
 from typing import Any, Final
 
@@ -65,15 +67,29 @@ def share(handler: Any) -> None:
             handler.lock = SharedLock()
 
 
+def let_greenlets_leave(seconds: float | None) -> None:
+    """Wait up to `seconds` (None: no limit) until other greenlets of this thread have left the handlers.
+
+    Call it before this thread waits for a thread that calls these handlers. That thread may wait for a greenlet in a handler,
+    which could not continue.
+    """
+    deadline = deadline_after(seconds)
+    with contextlib.suppress(Exception):  # the hub of the greenlets cannot wait for them
+        while any(lock.held_beside() for lock in tuple(_shared)) and monotonic() < deadline:
+            time.sleep(_PAUSE_SEC)
+
+
 class SharedLock:
     """An `RLock` for greenlets and threads, identified by `get_ident`. A waiting greenlet lets others of its thread run."""
 
     def __init__(self) -> None:
         self._at_fork_reinit()
+        _shared.add(self)
 
     def _at_fork_reinit(self) -> None:
         self._lock = _copies["threading"].Lock()
         self._owner: int | None = None
+        self._thread = 0  # of the owner: all greenlets of a thread have the same
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -81,12 +97,16 @@ class SharedLock:
         this = threading.get_ident()
         deadline = deadline_after(timeout) if timeout >= 0 else math.inf
         if self._owner != this:
-            # The program's `time` switches to another greenlet; the threads of this package have no greenlets.
-            clock = _copies["time"] if _copies["_thread"].get_ident() in _copies["threading"]._active else time
+            # The program's `time` switches to another greenlet; the threads of this package have no greenlets. The copy also
+            # knows threads of the program that have called it: these are of other classes.
+            threads, thread = _copies["threading"], _copies["_thread"].get_ident()
+            own = type(threads._active.get(thread)) is threads.Thread
+            clock = _copies["time"] if own else time
             while not self._lock.acquire(False):
                 if not blocking or monotonic() >= deadline:
                     return False
                 clock.sleep(_PAUSE_SEC)
+            self._thread = thread
             self._owner = this
         self._count += 1
         return True
@@ -100,11 +120,19 @@ class SharedLock:
             self._owner = None
             self._lock.release()
 
+    def held_beside(self) -> bool:
+        """Return whether another greenlet of this thread holds the lock."""
+        owner = self._owner  # first: see `acquire`
+        return owner not in (None, threading.get_ident()) and self._thread == _copies["_thread"].get_ident()
+
     def __enter__(self) -> bool:
         return self.acquire()
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+_shared: Final[weakref.WeakSet[SharedLock]] = weakref.WeakSet()
 
 
 def _patched() -> bool:

@@ -128,6 +128,66 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert said.count("greenlet") == (30 if program == CONFIGURED else 0)
 
 
+YIELDS = """
+import logging, threading
+{before}
+from meshlog_handler import MeshHandler
+{after}
+inside, about_to_log = threading.Event(), threading.Event()
+class Yielding(logging.Handler):
+    def emit(self, record):
+        if record.getMessage() == "first":
+            inside.set()
+            about_to_log.wait()  # other greenlets run
+        print(record.getMessage(), flush=True)
+logging.basicConfig(level="INFO", handlers=[MeshHandler(handlers=[Yielding()])])
+def log_meanwhile(number):
+    if number == 0:
+        logging.info("first")
+    elif number == 1:
+        inside.wait()
+        about_to_log.set()
+        logging.info("second")
+in_greenlets(log_meanwhile)
+"""
+
+
+@each_way
+def test_a_greenlet_waits_for_a_handler_in_which_another_one_waits(library: str, when: str) -> None:
+    assert run_python("-c", patched(YIELDS, library, when)).stdout == "first\nsecond\n"
+
+
+EXITS = """
+import atexit, logging, os, threading
+{before}
+from meshlog_handler import MeshHandler
+{after}
+inside, exiting = threading.Event(), threading.Event()
+class Yielding(logging.Handler):
+    def emit(self, record):
+        if record.getMessage() == "from a greenlet":
+            inside.set()
+            exiting.wait()  # other greenlets run
+        print(record.getMessage(), flush=True)
+logging.basicConfig(level="INFO", handlers=[MeshHandler(handlers=[Yielding()])])
+spawn = (sys.modules.get("gevent") or sys.modules["eventlet"]).spawn
+spawn(logging.info, "from a greenlet")
+inside.wait()
+child = os.fork()
+if child == 0:
+    logging.info("from a child")
+    os._exit(0)
+os.waitpid(child, 0)
+atexit.register(spawn, exiting.set)  # called before the client is stopped, and runs when the main greenlet waits
+"""
+
+
+@each_way
+def test_a_client_that_stops_lets_greenlets_leave_its_handlers(library: str, when: str) -> None:
+    done = run_python("-c", patched(EXITS, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert (done.stdout, done.stderr) == ("from a greenlet\nfrom a child\n", "")
+
+
 IMPORTS = """
 import logging, os
 {before}
