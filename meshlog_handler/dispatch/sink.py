@@ -466,8 +466,7 @@ def _locks() -> Sequence[Any]:
     # can release it. (`logging` recreates only its own locks.)
     handlers = (behind(handler) for sink in tuple(_sinks) for handler in sink.handlers)
     locks = {id(lock): lock for handler in handlers if (lock := getattr(handler, "lock", None)) is not None}
-    # The lock of the module comes first, in the same order as when `logging.config` replaces handlers.
-    return (vars(logging)["_lock"], *locks.values()) if locks else ()
+    return tuple(locks.values())
 
 
 def _after_fork_in_child() -> None:

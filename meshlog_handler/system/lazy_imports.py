@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
+from .fork_locks import acquire_first
+
 _ROOT: Final = __name__.partition(".")[0]
 _FORK_SEC: Final = 10.0
 """Seconds that a fork waits at most; imports take a tenth of a second."""
 
 _lock = threading.RLock()
-_forking: set[int] = set()
 
 
 @contextmanager
@@ -47,22 +48,11 @@ def exporter(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     return import_at_first_use
 
 
-def _before_fork() -> None:
-    if _lock.acquire(timeout=_FORK_SEC):
-        _forking.add(threading.get_ident())
-
-
-def _after_fork_in_parent() -> None:
-    if threading.get_ident() in _forking:
-        _forking.discard(threading.get_ident())
-        _lock.release()
-
-
 def _after_fork_in_child() -> None:
     global _lock
     # If the forking thread itself imports (a signal handler forked), its import continues with the new lock.
     _lock = threading.RLock()
-    _forking.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+acquire_first(lambda: _lock, _FORK_SEC)
+os.register_at_fork(after_in_child=_after_fork_in_child)

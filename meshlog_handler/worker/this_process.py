@@ -21,7 +21,7 @@ from ..protocol.record import MeshInfo
 from ..system import unpatched
 from ..system.c_library import prepare_thread_ends
 from ..system.diagnostics import diagnose
-from ..system.fork_locks import ForkLocks
+from ..system.fork_locks import acquire_first
 from ..system.shielded import run_whole
 from ..system.waits import capped
 from . import uncaught
@@ -230,5 +230,5 @@ def _after_fork_in_child() -> None:
 
 
 # A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
-ForkLocks(lambda: (_lock,), _FORK_SEC)
+acquire_first(lambda: _lock, _FORK_SEC)
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -250,6 +250,21 @@ def go_on():
     meshlog_handler.LogClient
 """
 
+# The gate is a handler of the configuration, before or between the MeshHandlers: the thread holds the lock of `logging`.
+DICT_CONFIG = """
+import logging.config
+def gate():
+    stand()
+    return logging.NullHandler()
+def begin():
+    mesh = {"class": "meshlog_handler.MeshHandler", "handlers": ["shown"]}
+    handlers = {"GATE": {"()": gate}, "mesh 1": mesh, "mesh 2": mesh, "shown": {"class": "logging.NullHandler"}}
+    logging.config.dictConfig({"version": 1, "handlers": handlers, "root": {"handlers": list(handlers)}})
+def go_on():
+    assert len(logging.getLogger().handlers) == 4
+    logging.warning("from the child")
+"""
+
 JOINING = """
 from meshlog_handler import install
 from meshlog_handler.worker import member, this_process
@@ -282,8 +297,12 @@ print("CHILD", status)
 """
 
 
-@pytest.mark.parametrize("program", [IMPORTING, CONFIGURING, JOINING], ids=["importing", "configuring", "joining"])
-def test_a_fork_waits_for_a_thread_that_imports_or_joins(program: str) -> None:
+@pytest.mark.parametrize(
+    "program",
+    [IMPORTING, CONFIGURING, DICT_CONFIG.replace("GATE", "a"), DICT_CONFIG.replace("GATE", "mesh 1.5"), JOINING],
+    ids=["importing", "configuring", "before-mesh", "between-mesh", "joining"],
+)
+def test_a_fork_waits_for_a_thread_that_imports_or_configures_or_joins(program: str) -> None:
     with collected() as logs:
         client: LogClient = logs.client
         assert "CHILD 0" in run_python("-c", GATE + FORKED + program + FORK, client.address).stdout
