@@ -18,7 +18,8 @@ from typing import Final, NoReturn
 
 from ... import settings
 from ...client.log_client import LogClient
-from ...errors import ConnectError, SettingError
+from ...client.requests import ANSWER_SEC
+from ...errors import BusyError, ConnectError, SettingError
 from ...output.terminal import colour_told, size_told
 from ...protocol.messages import Hello
 from ...system.descriptors import make_pipe
@@ -141,7 +142,8 @@ class HostRun(LocalRun):
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         self._wait_for_others(deadline)
         self._job.release()
-        self._client.refuse_commands()
+        with contextlib.suppress(BusyError):  # the client waits for the reader of its output, as the next lines do
+            self._client.refuse_commands(LINGER_SEC if self.exitcode else ANSWER_SEC)
         self._wait_for_others(deadline)  # ranks that joined before the release; later ones claim the job
         super().finish()
         return ""
