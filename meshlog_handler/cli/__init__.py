@@ -77,10 +77,9 @@ def _start(words: list[str]) -> int:
     except MeshlogError as failure:
         return explained(failure)
     try:
-        if code == 0 and not sys.stdout.closed:
-            sys.stdout.flush()
-    except BrokenPipeError:  # its reader has what it wants
-        pass
+        with contextlib.suppress(BrokenPipeError):  # its reader has what it wants
+            if code == 0 and sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
     except OSError as failure:
         return fail(f"stdout: {explain(failure)}", 1)
     return code

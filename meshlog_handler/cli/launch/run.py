@@ -23,6 +23,7 @@ from ...output.json_formatter import JsonFormatter
 from ...output.terminal import colour_told, size_told
 from ...protocol.messages import Prepare, level_config
 from ...protocol.ranks import format_ranks
+from ...system.descriptors import takes_more
 from ...system.diagnostics import diagnose
 from ...system.exit_status import signal_name
 from ...system.signals import STOPPING, Signals, wait_for_foreground
@@ -150,6 +151,7 @@ class LocalRun:
         self._peers: list[Peer] = []
         self._unread_until = float("inf")
         self._lost = 0
+        self._asked = False  # whether a signal came after the end of the ranks
         self._hang: Hang | None = None
         self._environments = environments or rank_environments(client.environ(), options.count, colours=not options.as_json)
         self._ranks = Ranks(
@@ -235,7 +237,7 @@ class LocalRun:
         all_ended = all(rank.exitcode is not None for rank in ranks.ranks)
         flushed = self._client.flush_soon(None if all_ended else 10.0)
         flushed.add_done_callback(lambda _: self._signals.wake())
-        stopped = self.leaves_reader and ranks.stopped_by in STOPPING and not self.hung()
+        stopped = self.leaves_reader and (self._asked or ranks.stopped_by in STOPPING) and not self.hung()
         patience = max(HURRY_SEC, self._options.grace) if stopped else float("inf")
         hurried, deadline, progress = monotonic() + HURRY_SEC, monotonic() + patience, self._client.progress
         while not flushed.done():
@@ -255,12 +257,14 @@ class LocalRun:
         """Exit without the rest of the output: the client's thread blocks in a write, and a normal exit would, too."""
 
         def report() -> None:
+            if not takes_more(2, 0):  # stderr has the same reader
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             diagnose("the output is not read, or too slowly: the rest of it is lost")
             self._client.stop(0.0)  # counts what is not shown
 
         reporter = threading.Thread(target=report, name="meshlog-leave", daemon=True)
         reporter.start()
-        ended(reporter, REPORT_SEC)  # no longer: stderr may have the same reader
+        ended(reporter, REPORT_SEC)
         os._exit(self.exitcode or 128 + signal.SIGINT)
 
     @property

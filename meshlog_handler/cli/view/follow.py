@@ -63,15 +63,16 @@ class SafeOutput:
 
 
 class _Console(ConsoleHandler):
-    """Keeps the first error of its output in `failure`, and does not report it."""
+    """Writes nothing after the first error of its output, which it keeps in `failure`."""
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
     def _write(self, output: Output, parts: list[str | bytes], count: int) -> None:
-        try:
-            output.write(parts)
-        except Exception as failure:
-            self.failure = self.failure or failure
+        if self.failure is None:
+            try:
+                output.write(parts)
+            except BaseException as failure:  # Ctrl-C, too: see `_uninterrupted`
+                self.failure = failure
 
 
 def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
