@@ -6,15 +6,18 @@ dispatch, client.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from ..errors import MeshlogError
-from .messages import explain, explained, fail
+from ..system.descriptors import takes_more
+from .messages import Unwritten, explain, explained, fail
 from .parser import COMMANDS, listed, make_parser, meant
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -26,10 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     `argv` holds the arguments without the program's name. None: the arguments of this process.
     """
     _leave_bundle()
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+    interrupted = False
     try:
-        code = _start(words)
+        return _start(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
+        interrupted = True
         return 130
     except BrokenPipeError:
         return 141
@@ -38,12 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(f"stdout: {explain(failure)}", 1)
     finally:
-        lost = _let_go()
+        _let_go(at_once=interrupted)
         if argv is None:
             # The process exits. Another Ctrl-C must not print a traceback.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The exit code of some commands is that of what they run. They have said that its output is lost.
-    return fail(f"stdout: {lost}", 1) if lost and code == 0 and words[0] not in ("run", "exec", "serve") else code
 
 
 def _start(words: list[str]) -> int:
@@ -66,10 +70,18 @@ def _start(words: list[str]) -> int:
         if options.words and not options.takes_command:
             options.parser.error(f"unexpected argument {options.words[0]!r}")
         code: int = options.action(options)
-    except SystemExit as end:  # argparse exits like this, after it has printed the error
-        return end.code if isinstance(end.code, int) else 0
+        if options.takes_command:  # the code is that of what it has run. It has said that the output of that is lost
+            return code
+    except SystemExit as end:  # argparse exits like this, after it has printed the error or the help
+        code = end.code if isinstance(end.code, int) else 0
     except MeshlogError as failure:
         return explained(failure)
+    try:
+        with contextlib.suppress(BrokenPipeError):  # its reader has what it wants
+            if code == 0 and sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except OSError as failure:
+        return fail(f"stdout: {explain(failure)}", 1)
     return code
 
 
@@ -82,20 +94,31 @@ def _leave_bundle() -> None:
             os.environ["LD_LIBRARY_PATH"] = before
 
 
-def _let_go() -> str:
+def _let_go(*, at_once: bool) -> None:
     """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code.
 
-    Returns why output for stdout was lost, or "", as also if its reader has closed the pipe.
+    With `at_once`, also of one whose reader does not read: the user does not wait for it.
     """
-    lost = ""
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             if stream is not None and not stream.closed:
+                if at_once and not takes_more(fd, 0):
+                    raise BlockingIOError(errno.EAGAIN, "nothing reads it")
                 stream.flush()
-        except OSError as failure:
+        except OSError:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, fd)
             os.close(null)
-            if fd == 1 and failure.errno in _FULL:
-                lost = explain(failure)
-    return lost
+            with contextlib.suppress(OSError):  # the first part of a flush that was interrupted may fail again
+                stream.flush()
+
+
+class _ClosedOutput(io.TextIOBase):
+    """In place of a closed stdout: what is written raises an error that names the cause."""
+
+    def write(self, text: str, /) -> NoReturn:
+        """Raise `Unwritten`."""
+        raise Unwritten("stdout is closed")
+
+    def __repr__(self) -> str:
+        return "stdout"

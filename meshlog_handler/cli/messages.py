@@ -21,6 +21,12 @@ class CommandError(MeshlogError):
     exitcode = USAGE
 
 
+class Unwritten(CommandError):
+    """External error: what a command prints cannot be written."""
+
+    exitcode = _FAILED
+
+
 def fail(text: str, code: int) -> int:
     """Print an error, and return the exit code."""
     note(f"error: {text}")

@@ -121,6 +121,11 @@ class Requests(Listening):
         self._post(begin, future, gives=False)
         return future
 
+    @property
+    def progress(self) -> int:
+        """A number that grows as records are received and shown. Any thread."""
+        return self._running_loop().progress
+
     def show_ended(self, seconds: float) -> None:
         """Wait until all records of ended workers are shown, at most `seconds` without progress."""
         if not self.running or threading.current_thread() is self._thread:
@@ -323,14 +328,15 @@ class Requests(Listening):
         self._post(lambda: self._loop.add(peer, Welcome(rank, "", ())))
         return peer
 
-    def refuse_commands(self) -> None:
+    def refuse_commands(self, timeout: float = ANSWER_SEC) -> None:
         """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
 
-        Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client.
+        Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client for
+        `timeout` seconds.
         """
         self.registry.refuses_commands = True
         settled: Future[None] = Awaited()
-        self.ask(lambda: self._listener.when_settled(lambda: settled.set_result(None)))
+        self.ask(lambda: self._listener.when_settled(lambda: settled.set_result(None)), timeout)
         finished(settled, HANDSHAKE_SEC)
 
     def report_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:

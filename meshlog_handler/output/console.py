@@ -23,7 +23,6 @@ from .terminal import Output
 from .tqdm_bars import write_above
 
 _CHARACTER: Final = 4  # bytes of a character in UTF-8, at most
-_MAX_PENDING: Final = 256 * 1024
 _ERASE_LINE: Final = "\r\x1b[K"
 _ERASE_ABOVE: Final = "\x1b[F\x1b[K"
 _MAX_BARS: Final = 16
@@ -127,6 +126,7 @@ class ConsoleHandler(logging.Handler):
     """
 
     flush_per_tick = True
+    max_pending = 256 * 1024  # characters and bytes after which they are written, also within a tick
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class ConsoleHandler(logging.Handler):
             pending.pop()  # replaced before it was drawn
         pending.append((output, item, bar, progress, passes))
         self._size += len(item or "")
-        if self._size > _MAX_PENDING:
+        if self._size > self.max_pending:
             self.flush()
 
     def _output(self, to_stdout: bool) -> Output:

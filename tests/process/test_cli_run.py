@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlog_handler import LogClient
 from meshlog_handler.system.descriptors import takes_more
-from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Address
 from meshlog_handler.transport.run_directory import base, clean
 from tests.process.command_line import MESHLOG, PYTHON, WAIT_FOR, kept, meshlog, running
@@ -549,22 +547,6 @@ def test_the_exit_code_is_that_of_the_rank_even_if_the_output_cannot_be_written(
     done = run_command("sh", "-c", command, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, code=77)
     assert "Traceback" not in done.stderr
     run_command("sh", "-c", command.replace("/dev/full", "&-"), code=77)
-
-
-@pytest.mark.parametrize("command", ["--version", "tail --help", "ls --json"])
-def test_a_command_whose_output_is_lost_fails(command: str) -> None:
-    with LogClient(RecordCollector()):
-        done = run_command("sh", "-c", " ".join([*MESHLOG, command, "> /dev/full"]), code=1)
-    assert done.stderr.splitlines() == ["meshlog: error: stdout: No space left on device"]
-
-
-def test_tail_reports_that_stdout_is_full(tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
-    code = "import logging, meshlog_handler; meshlog_handler.install(); logging.info('logged')"
-    meshlog(tmp_path, "run", "--log-dir", str(logs), "--", *PYTHON, code)
-    command = " ".join([*MESHLOG, "tail", str(logs), "> /dev/full"])
-    done = run_command("sh", "-c", command)
-    assert (done.returncode, done.stderr) == (1, "meshlog: error: stdout cannot be written: No space left on device\n")
 
 
 def test_the_help_shows_examples(tmp_path: Path) -> None:

@@ -38,10 +38,8 @@ def _tail(options: argparse.Namespace) -> int:
 
     try:
         print_tails(options.directory, options.lines, options.rank, options.json, note)
-    except BrokenPipeError:
-        raise
     except OSError as failure:
-        if failure.filename is None:
-            return fail(f"stdout cannot be written: {failure.strerror}", 1)
+        if failure.filename is None:  # it is stdout
+            raise
         return fail(f"{explain(failure)}. Name the --log-dir of a run.", USAGE)
     return 0

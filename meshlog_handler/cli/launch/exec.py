@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 from ... import settings
 from ...client.log_client import LogClient
-from ...errors import ConnectError, SettingError
+from ...errors import BusyError, ConnectError, SettingError
 from ...output.terminal import colour_told, size_told
 from ...protocol.messages import Hello
 from ...system.descriptors import make_pipe
@@ -141,15 +141,17 @@ class HostRun(LocalRun):
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         self._wait_for_others(deadline)
         self._job.release()
-        self._client.refuse_commands()
+        with contextlib.suppress(BusyError):  # as below
+            self._client.refuse_commands(LINGER_SEC)
         self._wait_for_others(deadline)  # ranks that joined before the release; later ones claim the job
         super().finish()
         return ""
 
     def _wait_for_others(self, deadline: float) -> None:
         while monotonic() < deadline:
-            stats = self._client.stats()
-            if not any(each.alive for rank, each in stats.items() if rank != self._rank):
-                return
+            with contextlib.suppress(BusyError):  # the client waits for the reader of its output
+                stats = self._client.ask(self._client.stats, LINGER_SEC)
+                if not any(each.alive for rank, each in stats.items() if rank != self._rank):
+                    return
             if self._signals.wait(_WAIT_SEC):
-                deadline = min(deadline, monotonic() + LINGER_SEC)
+                self._asked, deadline = True, min(deadline, monotonic() + LINGER_SEC)

@@ -22,6 +22,8 @@ class CollapsingConsole(ConsoleHandler):
     held lines. Any thread may set `folding`.
     """
 
+    max_pending = 16 * 1024  # so that `LocalRun` sees the progress of a slow reader
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.folding = False

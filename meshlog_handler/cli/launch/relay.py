@@ -28,6 +28,12 @@ from .serve import ServeRun
 _TAKE_SEC: Final = 1.0
 
 
+class RelayedRun(ServeRun):
+    """The run of a command for the client of another host, which decides how long a reader is waited for."""
+
+    leaves_reader = False
+
+
 def relay() -> int:
     """Run the command that the other end names, and return its exit code.
 
@@ -49,7 +55,7 @@ def relay() -> int:
         threading.Thread(target=_pass_down, args=(host, received), name="meshlog-down", daemon=True).start()
         try:
             _ = host.address  # waits for the client
-            run = ServeRun(options, host.client, console=CollapsingConsole(), signals=signals)
+            run = RelayedRun(options, host.client, console=CollapsingConsole(), signals=signals)
             try:
                 run.run()
             finally:

@@ -6,9 +6,10 @@ import os
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from ... import settings
 from ...client.log_client import LogClient
@@ -22,10 +23,11 @@ from ...output.json_formatter import JsonFormatter
 from ...output.terminal import colour_told, size_told
 from ...protocol.messages import Prepare, level_config
 from ...protocol.ranks import format_ranks
+from ...system.descriptors import takes_more
 from ...system.diagnostics import diagnose
 from ...system.exit_status import signal_name
-from ...system.signals import Signals, wait_for_foreground
-from ...system.waits import LONGEST_SEC, monotonic, seconds_until
+from ...system.signals import STOPPING, Signals, wait_for_foreground
+from ...system.waits import LONGEST_SEC, ended, monotonic, seconds_until
 from .interrupt_console import CollapsingConsole
 from .launcher import LaunchError, Rank, Ranks
 from .summary import RankEnd, RankFailure, end_table, failure_summary, stdin_hint
@@ -41,6 +43,9 @@ HUNG: Final = 124
 
 HURRY_SEC: Final = 1.0
 """Seconds that the reader of the launcher's output has for the rest of it, after a second request to stop."""
+
+REPORT_SEC: Final = 2.0
+"""Seconds to report what a reader has not read."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ class LocalRun:
     """
 
     numbered = True
+    leaves_reader = True
+    """Whether a signal ends the wait for a reader that does not read."""
 
     def __init__(
         self,
@@ -145,6 +152,7 @@ class LocalRun:
         self._peers: list[Peer] = []
         self._unread_until = float("inf")
         self._lost = 0
+        self._asked = False  # whether a signal came after the end of the ranks
         self._hang: Hang | None = None
         self._environments = environments or rank_environments(client.environ(), options.count, colours=not options.as_json)
         self._ranks = Ranks(
@@ -232,16 +240,35 @@ class LocalRun:
         all_ended = all(rank.exitcode is not None for rank in ranks.ranks)
         flushed = self._client.flush_soon(None if all_ended else 10.0)
         flushed.add_done_callback(lambda _: self._signals.wake())
-        deadline = monotonic() + HURRY_SEC
+        stopped = self.leaves_reader and (self._asked or ranks.stopped_by in STOPPING) and not self.hung()
+        patience = max(HURRY_SEC, self._options.grace) if stopped else float("inf")
+        hurried, deadline, progress = monotonic() + HURRY_SEC, monotonic() + patience, self._client.progress
         while not flushed.done():
-            impatient = bool(self._signals.wait(seconds_until(deadline) if impatient else None)) or impatient
-            if impatient and monotonic() >= deadline:
-                # The reader of the output does not read: the client's thread blocks in a write, and a normal exit would, too.
-                os._exit(self.exitcode or 128 + signal.SIGINT)
+            impatient = bool(self._signals.wait(seconds_until(hurried if impatient else deadline))) or impatient
+            if impatient and monotonic() >= hurried:
+                self._leave()
+            if monotonic() >= deadline:
+                before, progress, deadline = progress, self._client.progress, monotonic() + patience
+                if progress == before:
+                    self._leave()
         try:
             return self._client.ask(self._summarize)
         except BusyError:  # the summary must still be printed
             return self._summarize()
+
+    def _leave(self) -> NoReturn:
+        """Exit without the rest of the output: the client's thread blocks in a write, and a normal exit would, too."""
+
+        def report() -> None:
+            if not takes_more(2, 0):  # stderr has the same reader
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            diagnose("the output is not read, or too slowly: the rest of it is lost")
+            self._client.stop(0.0)  # counts what is not shown
+
+        reporter = threading.Thread(target=report, name="meshlog-leave", daemon=True)
+        reporter.start()
+        ended(reporter, REPORT_SEC)
+        os._exit(self.exitcode or 128 + signal.SIGINT)
 
     @property
     def exitcode(self) -> int:

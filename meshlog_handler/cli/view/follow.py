@@ -19,12 +19,14 @@ from ...errors import printable
 from ...lines.framer import strip_ansi_text
 from ...output.console import ConsoleHandler, flushing_threads
 from ...output.json_formatter import JsonFormatter
+from ...output.terminal import Output
 from ...protocol.decode import Item
 from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
 
 _TOLD_SEC: Final = 5.0
 _TICK_SEC: Final = 0.25
+_READ_SEC: Final = 1.0
 _MAX_LINE: Final = 1 << 20
 
 
@@ -60,10 +62,23 @@ class SafeOutput:
         sys.stdout.flush()
 
 
+class _Console(ConsoleHandler):
+    """Writes nothing after the first error of its output, which it keeps in `failure`."""
+
+    failure: BaseException | None = None
+
+    def _write(self, output: Output, parts: list[str | bytes], count: int) -> None:
+        if self.failure is None:
+            try:
+                output.write(parts)
+            except BaseException as failure:  # Ctrl-C, too: see `_uninterrupted`
+                self.failure = failure
+
+
 def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
-    """Show what the client shows until it ends. `BrokenPipeError` if stdout is closed."""
+    """Show what the client shows until it ends. Errors of stdout propagate."""
     output: Any = sys.stdout if as_json else SafeOutput()
-    console = ConsoleHandler(output, output, JsonFormatter() if as_json else None)
+    console = _Console(output, output, JsonFormatter() if as_json else None)
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
     flushing_threads[threading.get_ident()] = set()
     observer.start_following(filters.level, filters.ranks, filters.backlog)
@@ -74,8 +89,8 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
             dispatcher.dispatch([item for item in items if filters.pattern is None or _has(item, filters.pattern)], now)
             dispatcher.expire(now)
             dispatcher.end_tick()
-        if console.failed:
-            raise BrokenPipeError
+        if console.failure is not None:
+            raise console.failure
         if observer.dropped > told and now >= due:
             note(f"{left_out.more()} are left out: they are shown faster than this command reads them")
             told, due = observer.dropped, deadline_after(_TOLD_SEC)
@@ -103,19 +118,26 @@ class _LeftOut:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` at the end of this context if Ctrl-C came within it; at once after a second one."""
+    """Raise `KeyboardInterrupt` at the end of this context if Ctrl-C came within it.
+
+    A write to stdout ends at a second one, or `_READ_SEC` later: nothing reads it.
+    """
     came: list[int] = []
 
     def note_it(number: int, frame: object) -> None:
         came.append(number)
         if len(came) > 1:
             raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, note_it)
+        signal.setitimer(signal.ITIMER_REAL, _READ_SEC)
 
     before = signal.signal(signal.SIGINT, note_it)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if came:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     if came:
         raise KeyboardInterrupt
 
