@@ -328,15 +328,16 @@ class Requests(Listening):
         self._post(lambda: self._loop.add(peer, Welcome(rank, "", ())))
         return peer
 
-    def refuse_commands(self, timeout: float = ANSWER_SEC) -> None:
+    def refuse_commands(self, timeout: float | None = None) -> None:
         """Refuse further ``output_only`` connections (see `execute`). Programs that these commands run may still join.
 
         Returns when pending connections have joined or were refused. Raises `BusyError` if a handler blocks the client for
-        `timeout` seconds.
+        `timeout` seconds (None: as `ask`).
         """
         self.registry.refuses_commands = True
         settled: Future[None] = Awaited()
-        self.ask(lambda: self._listener.when_settled(lambda: settled.set_result(None)), timeout)
+        settle = partial(self._listener.when_settled, lambda: settled.set_result(None))
+        self.ask(settle, *(() if timeout is None else (timeout,)))
         finished(settled, HANDSHAKE_SEC)
 
     def report_exit(self, mesh: str, rank: int | None, exitcode: int) -> None:

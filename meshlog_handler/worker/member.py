@@ -462,12 +462,11 @@ def make_journal(path: str, size: int) -> Journal:
             reason = failure
             size //= 4
     if path:
-        full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"Make room there, or set {settings.JOURNAL_SIZE} to a smaller size."
+        forbidden = reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        advice = "" if forbidden else f" Make room there, or set {settings.JOURNAL_SIZE} to a smaller size."
         diagnose(
             f"no journal can be made at {path}: {reason}. Instead, each logging call waits until its record is shipped "
-            f"(with on_full='drop', unshipped records are lost if this process is killed)."
-            f"{' ' + advice if full else ''}"
+            f"(with on_full='drop', unshipped records are lost if this process is killed).{advice}"
         )
         size = 256 * 1024
     return Journal(None, size)
