@@ -102,7 +102,7 @@ class Requests(Listening):
         future = self.flush_soon(timeout, chosen)
         # The client's thread applies the timeout. If a handler blocks that thread, this one does.
         limit = None if timeout is None else timeout + _MARGIN_SEC
-        unpatched.let_greenlets_leave(limit)
+        unpatched.let_greenlets_leave(limit, future.done)
         if finished(future, None if limit is None else max(0.0, began + limit - monotonic())):
             receipt = future.result()
         else:
@@ -135,7 +135,7 @@ class Requests(Listening):
         future: Future[FlushReceipt] = Awaited.begun()
         with contextlib.suppress(ClosedError):  # the thread has ended since
             self._post(partial(self._loop.calls.flush_ended, future), future, gives=False)
-            unpatched.let_greenlets_leave(seconds)
+            unpatched.let_greenlets_leave(seconds, future.done)
             progress = None
             while not finished(future, seconds) and progress != self._loop.progress:
                 progress = self._loop.progress

@@ -62,8 +62,8 @@ class Sink:
         self._tap: Tap | None = None
         self.busy: ShownBy | None = None  # the handler that the client thread is calling
         self._showing: dict[int, int] = {}  # by thread that shows a record: how many more it may show meanwhile
-        # In a forked process whose parent has the client: the formatter and the level of each handler there.
-        self.inherited: Sequence[tuple[Any, int]] | None = None
+        # In a forked process whose parent has the client: the formatter and level of each handler there, and if it has filters.
+        self.inherited: Sequence[tuple[Any, int, bool]] | None = None
         self._reported: set[int] = set()
         _sinks.add(self)
 
@@ -239,15 +239,18 @@ class Sink:
     def particular(self) -> bool:
         """Whether a handler has filters, a formatter or a `handle` of the program, or one that a forked process has changed."""
         # These run in the process that logs.
-        return any(
-            found is not None for each in self.handlers for found in (filter_of(each), formatter_of(each), handle_of(each))
-        ) or any(True in self._changes(index, each) for index, each in enumerate(self.handlers))
+        own = ((filter_of(each), formatter_of(each), handle_of(each)) for each in self.handlers)
+        return (
+            any(found is not None for each in own for found in each)
+            or any(True in self._changes(index, each) for index, each in enumerate(self.handlers))
+            or any(filtered for _, _, filtered in self.inherited or ())  # else the client would run a filter removed here
+        )
 
     def _changes(self, index: int, handler: ShownBy) -> tuple[bool, bool]:
         """Return whether a handler has another formatter and another level in this process than in the client's."""
         if self.inherited is None or index >= len(self.inherited):
             return False, False
-        formatter, level = self.inherited[index]
+        formatter, level, _ = self.inherited[index]
         return any_formatter_of(handler) is not formatter, self.respect_handler_level and handler.level != level
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
@@ -474,7 +477,7 @@ def _after_fork_in_child() -> None:
     _calling.clear()
     for sink in tuple(_sinks):
         if sink.inherited is None:
-            sink.inherited = [(any_formatter_of(handler), handler.level) for handler in sink.handlers]
+            sink.inherited = [(any_formatter_of(each), each.level, filter_of(each) is not None) for each in sink.handlers]
         sink.direct = False
         sink.busy = None
         sink._showing.clear()

@@ -124,7 +124,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
             for local_rank, rank in zip(places.error_files, self._ranks, strict=True):
                 tee = bool(_of(self._tee, local_rank) & std)
                 if tee or _of(self._redirects, local_rank) & std:
-                    path = os.path.join(os.path.dirname(places.error_files[local_rank]), f"{stream}.log")
+                    path = os.path.join(os.path.dirname(os.path.abspath(places.error_files[local_rank])), f"{stream}.log")
                     copies[rank, stream] = path
                     with open(path, "ab"):
                         pass  # torchrun makes it, too
@@ -133,7 +133,7 @@ class MeshLogsSpecs(DefaultLogsSpecs):  # type: ignore[misc]  # torch is not ins
                     heads[rank] = prefixes.get(local_rank, f"[{caller.get('name')}{local_rank}]:").encode()
             texts = [text.encode() for text in caller.get(f"duplicate_{stream}_filters") or ()]
             if texts:
-                filtered[stream] = Filtered(getattr(places, f"filtered_{stream}"), texts, heads)
+                filtered[stream] = Filtered(os.path.abspath(getattr(places, f"filtered_{stream}")), texts, heads)
         return Attempt(copies, filtered)
 
     def _end_attempt(self) -> None:

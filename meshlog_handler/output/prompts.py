@@ -38,7 +38,7 @@ def _is_at_prompt(frame: FrameType, loop: CodeType) -> bool:
     caller: FrameType | None = frame
     while caller is not None:
         if caller.f_code is loop:
-            return True
+            return bool(getattr(caller.f_locals.get("self"), "use_rawinput", True))  # else it reads a socket, or a file
         if caller.f_code.co_name == "onecmd":  # a command of the debugger runs
             return False
         caller = caller.f_back

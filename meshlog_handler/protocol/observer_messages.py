@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ..errors import ProtocolError
 from .messages import Message
+from .ranks import is_rank
 
 _MAX_RANKS = 1 << 16
 _MAX_NAME = 1024
@@ -20,7 +21,7 @@ MAX_BACKLOG = 10_000
 
 
 def _check_ranks(ranks: tuple[object, ...] | None) -> None:
-    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(type(rank) is int for rank in ranks)):
+    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(map(is_rank, ranks))):
         raise ProtocolError(f"invalid ranks: expected at most {_MAX_RANKS} whole numbers")
 
 

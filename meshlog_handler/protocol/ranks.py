@@ -1,4 +1,4 @@
-"""Format ranks as text with ranges, and parse such a text."""
+"""Format ranks as text with ranges, parse such a text, and check ranks from peers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Iterable
 from ..errors import SettingError
 
 _MAX_RANK = 10_000_000
+_BELOW_ALL_HASHES = 1 << 60
 _MAX_PART = 40  # characters
+
+
+def is_rank(value: object) -> bool:
+    """Return whether a value from a peer may be a rank. No two of them have the same hash: see `codec.MAX_COLLIDING`."""
+    return isinstance(value, int) and 0 <= value < _BELOW_ALL_HASHES
 
 
 def rank_ranges(ranks: Iterable[int]) -> str:

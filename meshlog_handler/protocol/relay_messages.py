@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ..errors import ProtocolError, quoted
 from .immutable import field
 from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
+from .ranks import is_rank
 
 _MAX_RANKS = 1 << 20
 _MAX_DROPS = 128
@@ -17,7 +18,7 @@ _MAX_AHEAD = 1e10
 
 
 def _check_ranks(ranks: tuple[object, ...] | None) -> None:
-    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(isinstance(rank, int) for rank in ranks)):
+    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(map(is_rank, ranks))):
         raise ProtocolError(f"invalid ranks: expected at most {_MAX_RANKS} whole numbers")
 
 

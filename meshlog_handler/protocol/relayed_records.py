@@ -20,6 +20,7 @@ from .entries import HEADER, RECORD, TIMED
 from .exceptions import is_failure
 from .messages import check_coords
 from .plain import exact_text, plain
+from .ranks import is_rank
 from .record import GROUPED, ORIGIN, STANDARD, MeshInfo, MeshRecord, WithText, add_exception, has_words, info_of, with_text
 from .templates import TaggedTemplate, Values, are_texts
 
@@ -53,7 +54,7 @@ _OURS: Final[Mapping[str, Callable[[object], bool]]] = {
     "bar_ends": lambda value: value in ("kept", "dropped"),
     "raw": lambda value: isinstance(value, str),
     "count": lambda value: isinstance(value, int) and value > 0,
-    "ranks": lambda value: isinstance(value, tuple) and all(isinstance(rank, int) for rank in value),
+    "ranks": lambda value: isinstance(value, tuple) and all(map(is_rank, value)),
     "span_sec": lambda value: isinstance(value, float) and 0 <= value < inf,
     "failure": is_failure,
     "texts": are_texts,

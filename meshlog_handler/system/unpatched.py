@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from types import BuiltinFunctionType, ModuleType
 from typing import Any, Final
 
@@ -67,7 +68,7 @@ def share(handler: Any) -> None:
             handler.lock = SharedLock()
 
 
-def let_greenlets_leave(seconds: float | None) -> None:
+def let_greenlets_leave(seconds: float | None, over: Callable[[], bool] = lambda: False) -> None:
     """Wait up to `seconds` (None: no limit) until other greenlets of this thread have left the handlers.
 
     Call it before this thread waits for a thread that calls these handlers. That thread may wait for a greenlet in a handler,
@@ -75,7 +76,7 @@ def let_greenlets_leave(seconds: float | None) -> None:
     """
     deadline = deadline_after(seconds)
     with contextlib.suppress(Exception):  # the hub of the greenlets cannot wait for them
-        while any(lock.held_beside() for lock in tuple(_shared)) and monotonic() < deadline:
+        while not over() and any(lock.held_beside() for lock in tuple(_shared)) and monotonic() < deadline:
             time.sleep(_PAUSE_SEC)
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -22,6 +23,13 @@ from . import this_process
 from .member import JoinOptions, Membership
 
 _CLIENT_READS: Final = "this queue cannot be read: the client reads it, and its handlers get the records that are put into it."
+
+
+def _show_as_last_resort(record: logging.LogRecord) -> None:
+    """Do as logging does without handlers."""
+    last = logging.lastResort
+    if last is not None and record.levelno >= last.level:
+        last.handle(record)
 
 
 class JournalQueue(queue.Queue[logging.LogRecord]):
@@ -61,8 +69,14 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
 
     def open(self, address: str, token: str) -> None:
         """Set the address and token of the running client, and show what was put before it had the queue. Called by it."""
-        while self._show is not None and not self.empty():
-            self._show(super().get())
+        with contextlib.suppress(queue.Empty):  # all of it was taken
+            while self._show is not None:
+                item = super().get(block=False)
+                self.task_done()
+                if isinstance(item, logging.LogRecord):
+                    self._show(item)
+                else:
+                    self._refuse(item)
         self._address, self._token = address, token
 
     def close(self) -> None:
@@ -89,8 +103,9 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         """
         if self._pid != os.getpid():  # a forked child joins as a separate process
             self._make_locks()
-            self._show, self._token, self._member = None, "", None
-        if self._show is None and not self._address:
+            self._show, self._token, self._member = self._show and _show_as_last_resort, "", None
+        # None also ends a listener that began to read before the client had the queue.
+        if item is None or (self._show is None and not self._address):
             return super().put(item, block, timeout)
         if not isinstance(item, logging.LogRecord):
             return self._refuse(item)
@@ -106,9 +121,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         if member.stream is not None and not member.stream.append(item):
             if member.left:  # another membership has taken its place meanwhile
                 return self.put(item)
-            last = logging.lastResort  # the client was stopped: do as logging does without handlers
-            if last is not None and item.levelno >= last.level:
-                last.handle(item)
+            _show_as_last_resort(item)  # the client was stopped
 
     def _refuse(self, item: object) -> None:
         if item is not None and not self._refused:
@@ -138,5 +151,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._address:
-            raise ClosedError("cannot pickle the queue of a LogClient: the client is not running. Call start() first.")
+            raise ClosedError(
+                "cannot pickle a JournalQueue without a client that runs. Call the start() of its LogClient first."
+            )
         return JournalQueue, (None, self._address)

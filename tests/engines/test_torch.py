@@ -125,7 +125,8 @@ sys.exit(int(attempt == "0" and rank == "1"))
 def test_each_attempt_has_the_files_of_torchrun(tmp_path: Path) -> None:
     script, logs = tmp_path / "script.py", tmp_path / "logs"
     script.write_text(FAILS_ONCE)
-    words = ["--max-restarts", "1", "--logs-specs", "meshlog", "-r", "0:2", "-t", "1:1", "--log-dir", str(logs)]
+    relative = os.path.relpath(logs, ROOT)
+    words = ["--max-restarts", "1", "--logs-specs", "meshlog", "-r", "0:2", "-t", "1:1", "--log-dir", relative]
     out, _ = torchrun(*words, "--duplicate-stdout-filters", "epoch,loss", str(script))
     assert out.count("[1] epoch 1") == 2
     for attempt in range(2):

@@ -19,7 +19,7 @@ import pytest
 from meshlog_handler import ClosedError, JournalQueue, LogClient, install
 from meshlog_handler.testing import RecordCollector, collected
 
-from .procs import METHODS, join_all, started
+from .procs import METHODS, join_all, run_python, started
 
 
 @pytest.fixture
@@ -170,10 +170,36 @@ def test_without_a_client_it_is_an_ordinary_queue(log: logging.Logger) -> None:
         listener.stop()
     assert collector.messages == ["before", "while it reads 0", "while it reads 1"]
     log.info("kept")
+    records.put_nowait(None)  # type: ignore[arg-type]  # a sentinel that no listener has read
     with LogClient(collector, queue=records) as client:
         log.info("sent")
         client.flush()
         assert collector.messages[-2:] == ["kept", "sent"]
+
+
+def test_a_listener_ends_that_began_to_read_before_a_client_got_the_queue(log: logging.Logger) -> None:
+    records = JournalQueue()
+    listener = logging.handlers.QueueListener(records, RecordCollector())
+    listener.start()
+    LogClient(RecordCollector(), queue=records)
+    listener.stop()
+
+
+FORKED = """
+import logging, os
+from meshlog_handler import LogClient
+records = LogClient(logging.NullHandler()).queue
+if not os.fork():
+    for level in (logging.INFO, logging.WARNING):
+        records.put(logging.makeLogRecord({"msg": "put at %d", "args": (level,), "levelno": level}))
+    os._exit(not records.empty())
+print(os.wait()[1])
+"""
+
+
+def test_a_child_that_is_forked_while_the_client_does_not_run_shows_warnings() -> None:
+    ran = run_python("-c", FORKED)
+    assert (ran.stdout, ran.stderr) == ("0\n", "put at 30\n")
 
 
 def test_an_item_that_is_no_record_is_reported_once_and_left_out(capfd: pytest.CaptureFixture[str]) -> None:

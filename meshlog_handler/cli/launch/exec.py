@@ -139,7 +139,7 @@ class HostRun(LocalRun):
     def finish(self) -> str:
         """Wait for the other ranks, and show their remaining output. Return no summary, since the launcher reports failures."""
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
-        self._wait_for_others(deadline)
+        deadline = self._wait_for_others(deadline)
         self._job.release()
         with contextlib.suppress(BusyError):  # as below
             self._client.refuse_commands(LINGER_SEC)
@@ -147,11 +147,12 @@ class HostRun(LocalRun):
         super().finish()
         return ""
 
-    def _wait_for_others(self, deadline: float) -> None:
+    def _wait_for_others(self, deadline: float) -> float:
         while monotonic() < deadline:
             with contextlib.suppress(BusyError):  # the client waits for the reader of its output
                 stats = self._client.ask(self._client.stats, LINGER_SEC)
                 if not any(each.alive for rank, each in stats.items() if rank != self._rank):
-                    return
+                    return deadline
             if self._signals.wait(_WAIT_SEC):
                 self._asked, deadline = True, min(deadline, monotonic() + LINGER_SEC)
+        return deadline

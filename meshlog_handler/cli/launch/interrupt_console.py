@@ -22,7 +22,7 @@ class CollapsingConsole(ConsoleHandler):
     held lines. Any thread may set `folding`.
     """
 
-    max_pending = 16 * 1024  # so that `LocalRun` sees the progress of a slow reader
+    max_pending = 4 * 1024  # so that `LocalRun` sees the progress of a slow reader
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

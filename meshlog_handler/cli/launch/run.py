@@ -44,7 +44,7 @@ HUNG: Final = 124
 HURRY_SEC: Final = 1.0
 """Seconds that the reader of the launcher's output has for the rest of it, after a second request to stop."""
 
-REPORT_SEC: Final = 2.0
+REPORT_SEC: Final = 10.0
 """Seconds to report what a reader has not read."""
 
 

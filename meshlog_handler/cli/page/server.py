@@ -155,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             over = self.server.page.over
             version, snapshot = self.server.page.wait(version)
             # A comment shows whether the browser is still connected.
-            self.wfile.write(f"data: {snapshot}\n\n".encode("utf-8", "replace") if snapshot else b":\n\n")
+            data = f"data: {snapshot}\n\n".encode("utf-8", "replace") if snapshot else b":\n\n"
+            for at in range(0, len(data), _SEND_BUFFER):  # each part may take `_SLOW_SEC`
+                self.wfile.write(data[at : at + _SEND_BUFFER])
             if over and not snapshot:
                 break
 

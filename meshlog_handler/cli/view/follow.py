@@ -97,6 +97,8 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     dispatcher.flush()
     console.finish()
     del flushing_threads[threading.get_ident()]
+    if console.failure is not None:
+        raise console.failure
     if observer.dropped > told:
         note(f"{left_out.more()} were left out: they were shown faster than this command read them")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
 import selectors
 import socket
@@ -217,7 +218,8 @@ class Observers:
         self._affordable = 0.0  # the level of records that may be sent at this credit
         self._here: deque[bytes] = deque()
         self._shown_here = _NONE  # by other threads, of those that were taken and left out
-        self._missed_here: dict[int, int] = {}  # records that were left out since then, by level
+        self._missed_here: dict[int, itertools.count[int]] = {}  # records that were left out, by level
+        self._missed_before: dict[int, int] = {}  # how many of them were told, by level
         self._level = _NOTHING  # the lowest of a stream
         self._waking = False
         self._decoder = RecordDecoder({**own_fields(), "client": None}, no_side_file)
@@ -333,8 +335,10 @@ class Observers:
         return Shown(self._dispatcher.shown + self._shown_here.records, self._dispatcher.errors + self._shown_here.errors)
 
     def _ship(self) -> None:
-        missed, self._missed_here = self._missed_here, {}
-        for level, count in missed.items():
+        for level, counter in tuple(self._missed_here.items()):
+            total = int(repr(counter)[6:-1])  # "count(3)": the next number, without taking it
+            count = total - self._missed_before.get(level, 0)
+            self._missed_before[level] = total
             self._add_shown_here(level, count)
             for stream in self._streams:
                 stream.miss(level, count)
@@ -371,7 +375,7 @@ class Observers:
         """Take a record that another thread of this process shows itself. Any thread."""
         level = record.levelno or 0  # None in a record without a level
         if level < self._level or len(self._here) >= (MAX_HERE if level < logging.ERROR else 2 * MAX_HERE):
-            self._missed_here[level] = self._missed_here.get(level, 0) + 1
+            next(self._missed_here.get(level) or self._missed_here.setdefault(level, itertools.count()))
             return
         plain = copy.copy(record)
         for name, value in own_fields().items():

@@ -93,16 +93,17 @@ class NodeRelays:
         for actor, tunnel, closing in relays:
             # The node or Ray may have ended before, or may end meanwhile. The tunnel is closed in any case.
             with contextlib.suppress(Exception):
-                ray.get(closing, timeout=max(0.0, deadline - monotonic()))
-                tunnel.wait(max(_CLOSE_SEC, deadline - monotonic()))
-                ray.kill(actor)
+                if closing is not None and ray.is_initialized():  # else the call would start a new Ray
+                    ray.get(closing, timeout=max(0.0, deadline - monotonic()))
+                    tunnel.wait(max(_CLOSE_SEC, deadline - monotonic()))
+                    ray.kill(actor)
             tunnel.close()
 
     def _begin_close(self, node: str, actor: Any, timeout: float) -> Any:
         """Ask a relay to forward pending data and to stop; return Ray's reference to the answer, or None."""
         with contextlib.suppress(Exception):  # as above
             internal_kv._internal_kv_del(key_of(self._job, node), namespace=NAMESPACE)
-            return actor.close.remote(timeout) if ray.is_initialized() else None  # else the call would start a new Ray
+            return actor.close.remote(timeout) if ray.is_initialized() else None
         return None
 
     def _watch(self) -> None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pdb
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -63,26 +64,33 @@ def printed(text: str, *, partial: bool = False) -> logging.LogRecord:
     return make(text, rank=0, stream="stdout", raw=text, partial=partial)
 
 
-def test_a_thread_at_the_prompt_of_pdb_is_noticed() -> None:
+@pytest.mark.parametrize("remote", [False, True], ids=["here", "remote"])
+def test_a_thread_at_the_prompt_of_pdb_is_noticed(remote: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a debugger which reads a socket or a file does not count: nothing is typed on this terminal."""
     reader, writer = os.pipe()
     gate = threading.Event()
+    ended: list[bool] = []
 
     def stops(gate: threading.Event) -> None:
         with os.fdopen(reader) as keys:
-            pdb.Pdb(stdin=keys, stdout=io.StringIO(), nosigint=True, readrc=False).set_trace()
-            assert gate.is_set()
+            monkeypatch.setattr(sys, "stdin", keys)
+            out = io.StringIO() if remote else None
+            pdb.Pdb(stdin=keys, stdout=out, nosigint=True, readrc=False).set_trace()
+            ended.append(gate.is_set())
 
     thread = threading.Thread(target=stops, args=(gate,))
     assert not debugger_waits()
     thread.start()
     with os.fdopen(writer, "w", buffering=1) as keys:
-        until(debugger_waits)
-        print("gate.wait()", file=keys)  # while a command runs, it does not wait
-        until(lambda: not debugger_waits())
+        if not remote:
+            until(debugger_waits)
+            print("gate.wait()", file=keys)  # while a command runs, it does not wait
+            until(lambda: not debugger_waits())
         gate.set()
-        until(debugger_waits)
+        until(lambda: remote or debugger_waits())
         print("c", file=keys)
         thread.join()
+    assert ended == [True]
     assert not debugger_waits()
 
 
