@@ -13,11 +13,11 @@ import contextlib
 import errno
 import itertools
 import os
-import stat
 import time
 from typing import Final
 
 from ..errors import ProtocolError
+from ..system.regular_files import open_regular
 from ..system.waits import monotonic
 
 MAX_SIZE: Final = 1 << 28
@@ -239,14 +239,11 @@ class ReadSideFiles:
 def read_side_file(path: str) -> bytes:
     """Return the content of a side file; raise `ProtocolError` unless it is a regular, readable file within `MAX_SIZE`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ProtocolError("a side file of the journal is not a regular file")
-            if status.st_size > MAX_SIZE:
-                raise ProtocolError(f"a side file of the journal has {status.st_size:,} bytes. Expected at most {MAX_SIZE:,}")
-            return file.read(status.st_size)
+        with open(open_regular(path), "rb") as file:  # a peer may have put a pipe, a link or a directory there
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SIZE:
+                raise ProtocolError(f"a side file of the journal has {size:,} bytes. Expected at most {MAX_SIZE:,}")
+            return file.read(size)
     except OSError as failure:
         raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 

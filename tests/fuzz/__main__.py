@@ -3,13 +3,14 @@
     python -m tests.fuzz --seconds 20 --seed 1
 
 It prints a table. It exits with 1 if a record of the worker did not arrive within a second, a flush with the worker did not
-end, or the client's memory grew beyond the bound.
+end, or the client's memory or its number of descriptors grew beyond the bound.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from meshlog_handler import FlushTimeout, LogClient, MeshFormatter
 
 HEARD_SEC = 1.0
 MEMORY_MIB = 200
+DESCRIPTORS = 100
 _HONEST = """
 import logging, sys, meshlog_handler
 meshlog_handler.install()
@@ -85,7 +87,7 @@ def run(seconds: float, seed: str, window: float | None) -> int:
                 on_time = heard.said.wait(limit)
                 if peer is None:
                     peer = subprocess.Popen([sys.executable, "-m", f"{__package__}.peer", client.address, seed], stdout=dots)
-                    before, end = resident(), time.monotonic() + seconds
+                    before, opened, end = resident(), len(os.listdir("/dev/fd")), time.monotonic() + seconds
                     said += 1
                     continue
                 longest = max(longest, time.monotonic() - begun)
@@ -103,6 +105,7 @@ def run(seconds: float, seed: str, window: float | None) -> int:
                 time.sleep(0.05)
             assert peer is not None
             assert peer.poll() is None
+            opened = len(os.listdir("/dev/fd")) - opened
         finally:
             for each in (peer, worker):
                 if each is not None:
@@ -112,6 +115,9 @@ def run(seconds: float, seed: str, window: float | None) -> int:
         peers = dots.seek(0, 2)
     if grown > MEMORY_MIB:
         print(f"memory grew by {grown:.0f} MiB; the bound is {MEMORY_MIB}")
+        problems += 1
+    if opened > DESCRIPTORS:
+        print(f"the number of descriptors grew by {opened}; the bound is {DESCRIPTORS}")
         problems += 1
     figures = f"{longest:>8.3f} s{waited:>8.3f} s{grown:>7.0f} MiB"
     print(f"{seed:<8}{window or 0.0:>6.1f} s{seconds:>7.0f}{peers:>10,}{said:>10,}{figures}", flush=True)
