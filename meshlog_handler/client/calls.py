@@ -65,7 +65,7 @@ class Calls:
         return self._flushes.unanswered(future, self._chosen(chosen), elapsed, busy)
 
     def _chosen(self, chosen: Chosen | None) -> list[Peer]:
-        return [peer for peer in tuple(self._reactor.peers) if chosen is None or peer.chosen(chosen)]
+        return [peer for peer in tuple(self._reactor.peers) if chosen is None or peer.takes_flush(chosen)]
 
     def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send a command to workers; `future` gets the answers."""

@@ -205,7 +205,7 @@ class Relays:
         relay.request_rank()
 
         def send(granted: RankGranted) -> None:
-            relay.ranks_requested -= 1
+            relay.grant_rank(None if message.journal else granted.rank)
             self._send(relay, granted.replaced(request=message.request))
 
         def grant(granted: RankGranted) -> None:
