@@ -288,7 +288,7 @@ class ConsoleHandler(logging.Handler):
         self.acquire()
         try:
             if threading.get_ident() not in flushing_threads:
-                self.show_kept()
+                self._take_kept()
             elif self._kept or any(output.terminal for output in self._outputs.values()):
                 if self.reader is None:
                     self._kept.prompt = False  # it has ended
@@ -302,11 +302,14 @@ class ConsoleHandler(logging.Handler):
         """Write what is kept because a debugger waits."""
         self.acquire()
         try:
-            self._pending[:0] = self._kept.take()
-            keeping.discard(self)
+            self._take_kept()
             self._write_pending()
         finally:
             self.release()
+
+    def _take_kept(self) -> None:
+        self._pending[:0] = self._kept.take()
+        keeping.discard(self)
 
     def _write_pending(self) -> None:
         self.acquire()

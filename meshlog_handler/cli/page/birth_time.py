@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from functools import cache
 from typing import Any, Final
+
+from ...system.c_library import ctypes, libc
 
 _AT_FDCWD: Final = -100
 _STATX_BTIME: Final = 0x800
@@ -21,8 +22,10 @@ def birth_time(path: str) -> float | None:
         if born is not None:
             return float(born)
         call = _statx()
+        if call is None:
+            return None
         buffer = ctypes.create_string_buffer(_SIZE)
-        if call is None or call(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, buffer) != 0:
+        if call(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, buffer) != 0:
             return None
         seconds, part = struct.unpack_from("=qI", buffer, _PLACE)
         known = struct.unpack_from("=I", buffer)[0] & _STATX_BTIME
@@ -34,6 +37,6 @@ def birth_time(path: str) -> float | None:
 @cache
 def _statx() -> Any:
     try:
-        return ctypes.CDLL(None).statx
+        return None if ctypes is None else libc().statx
     except (AttributeError, OSError):  # an older C library, or another system
         return None
