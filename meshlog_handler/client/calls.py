@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Set
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from ..protocol.messages import Answer, Command
+from ..system.waits import monotonic
 from .downstream.relays import Relays
 from .flushes.acknowledgements import Acknowledgements, Answers
 from .flushes.flushes import Flushed, Flushes
@@ -20,6 +22,15 @@ from .peers.peer import Chosen, Peer, Target
 from .peers.reactor import Reactor
 from .peers.registry import Registry
 from .queues.queue_peer import QueuePeer
+
+
+class _Waiting(NamedTuple):
+    """A flush that waits for the reports of relays."""
+
+    future: Flushed
+    deadline: float
+    chosen: Chosen | None
+    due: float
 
 
 class Calls:
@@ -41,9 +52,38 @@ class Calls:
         self._flushes = flushes
         self._commands = commands
         self._own_token = own_token
+        self._waiting: list[_Waiting] = []
 
     def flush(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
-        """Send a sentinel to all chosen workers; `future` gets the receipt."""
+        """Flush the chosen workers; `future` gets the receipt.
+
+        It begins when relays have reported which workers join: one that joins may have logged, and be among the chosen.
+        """
+        now = monotonic()
+        self._waiting.append(_Waiting(future, now + timeout, chosen, min(self._relays.admits_until, now + timeout / 2)))
+        self.begin_flushes(now)
+
+    def begin_flushes(self, now: float) -> None:
+        """Begin the flushes that need not wait for reports of relays any longer."""
+        for each in tuple(self._waiting):
+            # Without a choice, a relay flushes all that it has.
+            if each.chosen is None or now >= min(each.due, self._relays.admits_until):
+                self._waiting.remove(each)
+                self.flush_known(each.future, each.deadline - now, each.chosen)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `begin_flushes` has work, or None."""
+        return min((each.due for each in self._waiting), default=None)
+
+    def close(self) -> None:
+        """Begin all flushes, because the client stops."""
+        while self._waiting:
+            each = self._waiting.pop()
+            self.flush_known(each.future, 0.0, each.chosen)
+
+    def flush_known(self, future: Flushed, timeout: float, chosen: Chosen | None) -> None:
+        """Send a sentinel to all chosen workers that have joined; `future` gets the receipt."""
         members = self._chosen(chosen)
         version = self._flushes.start(members, self._registry.dead(chosen), timeout, future)
         for peer in members:
@@ -65,7 +105,7 @@ class Calls:
         return self._flushes.unanswered(future, self._chosen(chosen), elapsed, busy)
 
     def _chosen(self, chosen: Chosen | None) -> list[Peer]:
-        return [peer for peer in tuple(self._reactor.peers) if chosen is None or peer.takes_flush(chosen)]
+        return [peer for peer in tuple(self._reactor.peers) if chosen is None or peer.chosen(chosen)]
 
     def command(self, command: Command, future: Future[Answers], chosen: Chosen | None) -> None:
         """Send a command to workers; `future` gets the answers."""

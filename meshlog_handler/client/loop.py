@@ -108,7 +108,7 @@ class ClientLoop:
             own_token=own_token,
         )
         self._completions = Completions(
-            self.reactor, self._flushes, flush=self.calls.flush, flush_ended=self.calls.flush_ended, own_token=own_token
+            self.reactor, self._flushes, flush=self.calls.flush_known, flush_ended=self.calls.flush_ended, own_token=own_token
         )
         self.insights = Insights(self.reactor, requests)
         self._exit_log = ExitLog(dispatcher, self.insights)
@@ -134,6 +134,7 @@ class ClientLoop:
             self._exit_log.expire,
             self._catch_up,
             dispatcher.expire,
+            self.calls.begin_flushes,
             self._flushes.expire,
             self._keep_listening,
             self.handover.take_over,
@@ -396,6 +397,7 @@ class ClientLoop:
             return 0.0
         deadlines = (
             self.dispatcher.deadline,
+            self.calls.deadline,
             self._flushes.deadline,
             self.reactor.pipes.deadline,
             self._listener.deadline,
@@ -494,6 +496,7 @@ class ClientLoop:
         for peer in () if intact else tuple(self.reactor.peers):
             self._do(self.reactor.catch_up, peer, 0)  # from its journal, because the connection is lost
         for step in (
+            self.calls.close,
             self._flushes.close,
             lambda: self.commands.close("the client was stopped"),
             self.switches.close,

@@ -33,6 +33,8 @@ from ..peers.peer import Chosen, Peer, Piece, Target
 from ..peers.stats import RankStats
 from .unconfirmed import Unconfirmed
 
+ADMISSION_SEC: Final = 2.0
+"""How long a flush waits for a worker that has a rank and whose joining its relay has not reported."""
 _MAX_GRANTED: Final = 1024
 MAX_DOWNSTREAM: Final = 65_536
 MAX_HELD: Final = 256 << 20
@@ -81,7 +83,7 @@ class RelayPeer(Peer):
         self.hidden = 0  # records, by its latest message
         self.unacknowledged: dict[str, int] = {}  # by mesh: the request of its latest default that is not acknowledged
         self.ranks_requested = 0
-        self.granted: set[int] = set()  # new ranks of workers of which it has not said yet that they have joined
+        self._granted: dict[int, float] = {}  # when new ranks were given of which it has not said yet that they have joined
         self._held: deque[Piece] = deque()  # beyond the last boundary
         self.held_bytes = 0  # of these, and of the boundaries
         self._boundaries: deque[DownstreamPassed] = deque()
@@ -189,22 +191,27 @@ class RelayPeer(Peer):
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} requests for a rank at once")
         self.ranks_requested += 1
 
-    def grant_rank(self, rank: int | None) -> None:
+    def grant_rank(self, rank: int | None, now: float) -> None:
         """Note that a request is answered, with the rank of a new worker or None.
 
         A new worker may log before the relay's message arrives that it has joined.
         """
         self.ranks_requested -= 1
         if rank is not None:
-            if len(self.granted) >= _MAX_GRANTED:  # of workers that never joined
-                self.granted.clear()
-            self.granted.add(rank)
+            self._granted[rank] = now
+            if len(self._granted) > _MAX_GRANTED:  # some never joined
+                del self._granted[next(iter(self._granted))]
+
+    @property
+    def admits_until(self) -> float:
+        """Until when a flush waits for its report of workers that join. It lies in the past if none does."""
+        return max(self._granted.values(), default=float("-inf")) + ADMISSION_SEC
 
     def join(self, message: DownstreamJoined) -> None:
         """Add a worker that joined downstream; `ProtocolError` if there are too many."""
         if max(len(self.downstream) + len(self.replaced), len(self.journals)) >= MAX_DOWNSTREAM:
             raise ProtocolError(f"more than {MAX_DOWNSTREAM} workers downstream of one relay")
-        self.granted.discard(message.rank)
+        self._granted.pop(message.rank, None)
         former = self.downstream.get(message.rank)
         if former is not None:
             self.replaced.append(former)
@@ -230,15 +237,10 @@ class RelayPeer(Peer):
         """Return the chosen downstream workers."""
         return [each for each in self.downstream.values() if chosen is None or chosen(each)]
 
-    def takes_flush(self, chosen: Chosen | None) -> bool:
-        """Return whether a flush of chosen workers concerns it."""
-        return bool(self.granted or self.chosen(chosen))
-
     def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return the message that starts a flush. The relay's answer is kept until the flush has ended."""
         self.reached[version] = None
-        known = {each.rank for each in self.downstream.values() if chosen is None or chosen(each)}
-        ranks = None if chosen is None else tuple(known | self.granted)
+        ranks = None if chosen is None else tuple(each.rank for each in self.downstream.values() if chosen(each))
         return FlushDownstream(version, time_downstream(timeout), ranks)
 
     def command_for(self, command: Command, members: Sequence[Target]) -> Command:

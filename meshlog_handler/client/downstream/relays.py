@@ -31,6 +31,7 @@ from ...protocol.relay_messages import (
     StreamDownstream,
     WindowDownstream,
 )
+from ...system.waits import monotonic
 from ...worker.next_client import PATIENCE_SEC
 from ..flushes.acknowledgements import Acknowledgements
 from ..peers.peer import Chosen, Peer
@@ -99,6 +100,11 @@ class Relays:
     def deadline(self) -> float | None:
         """When a boundary or a tail is due, or None."""
         return min((due for due in (self.checkpoints.deadline, self.unconfirmed.deadline) if due is not None), default=None)
+
+    @property
+    def admits_until(self) -> float:
+        """Until when a flush waits for workers that join a relay. It lies in the past if none does."""
+        return max((relay.admits_until for relay in self._relays()), default=float("-inf"))
 
     def living(self) -> dict[int, dict[str, Any]]:
         """Return the counters of the processes that have not ended, for the upstream client, which has those of the others."""
@@ -205,7 +211,7 @@ class Relays:
         relay.request_rank()
 
         def send(granted: RankGranted) -> None:
-            relay.grant_rank(None if message.journal else granted.rank)
+            relay.grant_rank(None if message.journal else granted.rank, monotonic())
             self._send(relay, granted.replaced(request=message.request))
 
         def grant(granted: RankGranted) -> None:

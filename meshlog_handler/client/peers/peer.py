@@ -307,10 +307,6 @@ class Peer:
         """Return the chosen targets of this connection: itself, or nothing."""
         return [self] if chosen is None or chosen(self) else []
 
-    def takes_flush(self, chosen: Chosen | None) -> bool:
-        """Return whether a flush of chosen workers concerns this connection."""
-        return bool(self.chosen(chosen))
-
     def flush_command(self, version: int, timeout: float, chosen: Chosen | None) -> Command:
         """Return the message that starts a flush."""
         return Flush(version)

@@ -27,7 +27,6 @@ from meshlog_handler.protocol.relay_messages import (
     DownstreamJoined,
     DownstreamPassed,
     DownstreamReplies,
-    FlushDownstream,
     RankGranted,
     RankRequest,
 )
@@ -161,30 +160,6 @@ def test_a_relay_that_requests_too_many_ranks_is_disconnected(
     assert scene.relay.sock is None
     assert len(upstream.claims) == 101
     assert "more than 100 requests for a rank at once" in capfd.readouterr().err
-    scene.close()
-
-
-def test_a_flush_includes_a_worker_whose_joining_the_relay_has_not_reported_yet() -> None:
-    """The worker has its rank, and may have logged; the relay's message may take longer than the caller's own way."""
-    scene, upstream = Scene(), Upstream()
-    scene.relays.claim = upstream.claim  # type: ignore[method-assign]  # it answers when told to
-
-    def of_mesh(target: Any) -> bool:
-        return bool(target.mesh == "mesh")
-
-    def flushed() -> tuple[int, ...] | None:
-        command = scene.relay.flush_command(1, 10.0, of_mesh)
-        assert isinstance(command, FlushDownstream)
-        return command.ranks
-
-    assert not scene.relay.takes_flush(of_mesh)
-    scene.relays.handle(scene.relay, RankRequest(1))
-    upstream.claims[0](RankGranted(0, 7))
-    assert (scene.relay.takes_flush(of_mesh), flushed()) == (True, (7,))
-    scene.join(7)
-    assert (scene.relay.takes_flush(of_mesh), flushed()) == (True, (7,))
-    scene.relays.handle(scene.relay, DownstreamEnded(7, counters_of(RankStats(7, 1)), 0))
-    assert not scene.relay.takes_flush(of_mesh)
     scene.close()
 
 
