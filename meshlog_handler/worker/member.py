@@ -29,6 +29,7 @@ from .next_client import patiently
 from .record_stream import OnFull, RecordStream, internal_threads
 from .runtime import LoggerRuntime
 from .stacks import StackDump
+from .timed_levels import TimedLevels
 
 _GOODBYE_SEC: Final = 0.5
 _ROOM_SEC: Final = 10.0
@@ -57,6 +58,7 @@ class JoinOptions(Immutable):
     warnings: bool = False  # log warnings by the client's filters
     launched: str = ""  # the launcher's variables, if the rank comes from the environment
     job: str = ""  # the name of the job: when the client ends, another process of the job shows the rest
+    levels: TimedLevels | None = None  # of the parent of a forked child: its loggers have them, too
     parent_death: tuple[int, int, int] | None = None  # see `parents_death`, which must be asked on the thread of the program
 
 
@@ -163,6 +165,7 @@ class Membership:
             on_gone=self._lose_client,
             on_release=self._release,
             warnings=options.warnings,
+            levels=options.levels,
         )
         self._runtime.apply_defaults(welcome.defaults)
         self._parent_death = options.parent_death or parents_death()
@@ -366,6 +369,11 @@ class Membership:
         self._on_loss = then
         if not self._left and (self._gone or (self._link.hung_up and not self._resumable)):
             then()
+
+    @property
+    def levels(self) -> TimedLevels:
+        """The levels that the client's commands have changed, for a forked child."""
+        return self._runtime.levels
 
     def restore_levels(self) -> None:
         """Restore the levels that loggers had before the client set others. Any thread may call it."""

@@ -61,6 +61,8 @@ class LoggerRuntime:
         Called on this thread when the client is about to stop.
     warnings : bool
         Whether this process logs its warnings by the client's filters. If False, commands to do so have no effect.
+    levels : TimedLevels or None
+        In a forked child, the levels that commands have changed in its parent.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class LoggerRuntime:
         on_gone: Callable[[], None],
         on_release: Callable[[], None],
         warnings: bool = False,
+        levels: TimedLevels | None = None,
     ) -> None:
         self._link = link
         self._stream = stream
@@ -80,7 +83,7 @@ class LoggerRuntime:
         self._on_release = on_release
         self._warnings = warnings
         self._prepared: dict[int, tuple[ConfigTransaction, Saved]] = {}
-        self._levels = TimedLevels()
+        self.levels = levels or TimedLevels()
         self.completions = CompletionRequests()
         self._thread: threading.Thread | None = None
 
@@ -164,7 +167,7 @@ class LoggerRuntime:
         """Carry out commands until the connection is closed."""
         try:
             while True:
-                encoded = self._link.receive(self._levels.revert_due())
+                encoded = self._link.receive(self.levels.revert_due())
                 if encoded is None:
                     continue
                 # A handler factory or a replaced sys.stdout may raise SystemExit: later commands need this thread.
@@ -193,13 +196,13 @@ class LoggerRuntime:
 
     def restore_levels(self) -> None:
         """Set each logger back to its level before the first command for it. Any thread may call it."""
-        self._levels.restore()
+        self.levels.restore()
 
     def _configure(self, command: Prepare) -> None:
-        saved = self._levels.saved()
+        saved = self.levels.saved()
         before = {name: level_of(name) for name in leveled(command.config)}
         transaction = ConfigTransaction(command.config)
-        self._levels.changed(before, command.for_sec)
+        self.levels.changed(before, command.for_sec)
         if command.final:
             transaction.commit()
         else:
@@ -211,7 +214,7 @@ class LoggerRuntime:
             transaction, saved = entry
             how(transaction)
             if how is ConfigTransaction.rollback:
-                self._levels.load(saved)
+                self.levels.load(saved)
 
 
 def _explain(refusal: BaseException) -> str:

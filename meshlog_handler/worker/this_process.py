@@ -205,7 +205,13 @@ def _options_of(member: Membership) -> JoinOptions:
     # The child shares the parent's pipes: its output arrives under the parent's rank.
     options = member.options
     return JoinOptions(
-        options.address, member.rank, options.local_rank, "", options.coords, False, options.on_full, job=options.job
+        options.address,
+        member.rank,
+        options.local_rank,
+        coords=options.coords,
+        on_full=options.on_full,
+        job=options.job,
+        levels=member.levels,
     )
 
 

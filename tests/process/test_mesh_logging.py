@@ -199,6 +199,34 @@ def test_levels_apply_to_selected_ranks_and_reset_automatically(collector: Recor
             assert time.monotonic() < deadline
 
 
+def _fork_while_at(level: int) -> int | None:
+    """Fork a child that logs and waits for its level to revert; return its status, or None if the level has reverted before."""
+    logger = logging.getLogger("brief")
+    pid = os.fork()
+    if not pid:
+        status = 3
+        try:
+            began_in_time = logger.level == level
+            logger.warning("the child joins")
+            deadline = time.monotonic() + WAIT
+            while logger.level == level and time.monotonic() < deadline:
+                time.sleep(0.01)
+            status = (1 if logger.level == level else 0) if began_in_time else 2
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None if status == 2 else status
+
+
+def test_a_forked_child_of_a_rank_resets_its_level_too(collector: RecordCollector) -> None:
+    with spawn(collector, 1) as mesh:
+        status = None
+        while status is None:
+            mesh.logging.set_level("DEBUG", "brief", for_sec=1.0)
+            status = mesh.call(_fork_while_at, logging.DEBUG).get(2 * WAIT)[0]
+        assert status == 0
+
+
 def root_state() -> tuple[int, list[str]]:
     root = logging.getLogger()
     return root.level, [type(handler).__name__ for handler in root.handlers]
