@@ -127,7 +127,7 @@ def test_gunicorn_shows_the_same_when_workers_are_added_and_removed(tmp_path: Pa
             until(lambda: len(server.workers()) == 2, what="a worker to end")
             use(server)
             # The HTTP client gets its answer before the worker has finished the request, and SIGINT interrupts the rest.
-            place.until_shown("by gunicorn.access", 8, "access.log")
+            place.until_shown("by gunicorn.access", 10, "access.log")
             server.stop(signal.SIGINT)
 
     same(scenario, tmp_path, normal=CHANCE, missing=["was sent SIGTERM"])
