@@ -38,6 +38,11 @@ class ForkLocks:
         _groups.append(self)
 
 
+def forking() -> bool:
+    """Return whether this thread forks: the locks are acquired, and are not released yet, in the parent or in the child."""
+    return threading.get_ident() in _held
+
+
 def _logging_lock() -> Any:
     return vars(logging)["_lock"]
 

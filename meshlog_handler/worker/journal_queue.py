@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..errors import ClosedError, SettingError
+from ..errors import ClosedError, ConnectError, SettingError
 from ..protocol.record import info_of
 from ..system.diagnostics import diagnose
 from ..system.shielded import run_shielded, run_whole
@@ -117,11 +117,20 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
                 if self._show is not None:
                     self._show(item)
                 return
+            if this_process.postpone(lambda: self._put_late(item)):
+                return
             member = run_whole(self._join)  # Ctrl-C leaves no membership that `close` does not find
         if member.stream is not None and not member.stream.append(item):
             if member.left:  # another membership has taken its place meanwhile
                 return self.put(item)
             _show_as_last_resort(item)  # the client was stopped
+
+    def _put_late(self, item: logging.LogRecord) -> None:
+        try:
+            self.put(item)
+        except ConnectError as failure:
+            diagnose(f"a record that was logged during a fork is not forwarded: {failure}")
+            _show_as_last_resort(item)
 
     def _refuse(self, item: object) -> None:
         if item is not None and not self._refused:

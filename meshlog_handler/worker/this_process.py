@@ -21,7 +21,7 @@ from ..protocol.record import MeshInfo
 from ..system import unpatched
 from ..system.c_library import prepare_thread_ends
 from ..system.diagnostics import diagnose
-from ..system.fork_locks import acquire_first
+from ..system.fork_locks import acquire_first, forking
 from ..system.shielded import run_whole
 from ..system.waits import capped
 from . import uncaught
@@ -36,7 +36,9 @@ _REPLACED_SEC: Final = 10.0
 
 _lock = threading.RLock()
 
-_postponed: Final[list[Callable[[], object]]] = []
+_postponed: Final[dict[tuple[int, int], list[Callable[[], object]]]] = {}
+"""What waits until a fork is over, by process and forking thread."""
+
 _current: Membership | None = None
 _replacing = False
 """Whether a thread, which holds the lock, is about to make a membership in the place of the last one."""
@@ -158,11 +160,16 @@ def _rejoin(quiet: bool) -> Membership | None:
 
 
 def postpone(work: Callable[[], object]) -> bool:
-    """In a forked child whose fork hook below has not run yet: do `work` after it. Otherwise return False."""
-    if _current is None or _current.pid == os.getpid():
+    """In a fork hook of the program, which runs while the fork holds locks: do `work` after it. Otherwise return False."""
+    # In the parent, the client's thread may wait for these locks; in the child, the memberships are still the parent's.
+    if not forking():
         return False
-    _postponed.append(work)
+    _postponed.setdefault(_place(), []).append(work)
     return True
+
+
+def _place() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
 
 
 def leave() -> None:
@@ -231,10 +238,17 @@ def _after_fork_in_child() -> None:
     if member is not None:
         member.forget()
         _inherited = None if member.over else _options_of(member)
-    while _postponed:
-        _postponed.pop(0)()
+    postponed = _postponed.pop(_place(), [])
+    _postponed.clear()  # the parent does the rest
+    for work in postponed:
+        work()
+
+
+def _after_fork_in_parent() -> None:
+    for work in _postponed.pop(_place(), []):
+        work()
 
 
 # A child cannot use an incomplete membership: a thread that joins or leaves finishes first.
 acquire_first(lambda: _lock, _FORK_SEC)
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -85,6 +85,21 @@ with this_host().spawn_procs(per_host={{"gpus": 1}}) as procs:
     procs.flush().get(30)
 """
 
+QUEUE = """
+import logging, logging.handlers
+{before}
+import queue
+from meshlog_handler import LogClient
+{after}
+items = queue.Queue()
+logging.basicConfig(level="INFO", handlers=[logging.handlers.QueueHandler(items)])
+with LogClient(queue=items) as client:
+    client.flush()  # the queue is empty: who reads it waits
+    in_greenlets(log)
+    client.flush()
+    logging.info("from a queue")
+"""
+
 
 def patched(program: str, library: str, when: str) -> str:
     if find_spec(library) is None:  # importing eventlet here would change how this process forks
@@ -112,8 +127,8 @@ def test_a_worker_with_greenlets_forwards_all_records(library: str, when: str) -
 @each_way
 @pytest.mark.parametrize(
     ("program", "shown"),
-    [(CLIENT, "from a worker"), (CONFIGURED, "from a child"), (MESH, "from a proc")],
-    ids=["client", "configured", "mesh"],
+    [(CLIENT, "from a worker"), (CONFIGURED, "from a child"), (MESH, "from a proc"), (QUEUE, "from a queue")],
+    ids=["client", "configured", "mesh", "queue"],
 )
 def test_a_client_with_greenlets_shows_records_without_errors(program: str, shown: str, library: str, when: str) -> None:
     if program == MESH and when == "before" and sys.version_info >= (3, 12):
@@ -125,7 +140,7 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert shown in said
     assert "meshlog:" not in said
     assert "Traceback" not in said
-    assert said.count("greenlet") == (30 if program == CONFIGURED else 0)
+    assert said.count("greenlet") == {CONFIGURED: 30, QUEUE: 15}.get(program, 0)
 
 
 YIELDS = """

@@ -48,6 +48,7 @@ _COLLECT_SEC: Final = 0.001  # a pipe holds about 100 records
 _PAUSE_SEC: Final = 0.0001
 _LONGEST_PAUSE_SEC: Final = 0.01
 _JOIN_SEC: Final = 0.25
+_OF_GREENLETS: Final = ("gevent", "eventlet")
 _SHUT_DOWN: Final[type[Exception]] = getattr(queue, "ShutDown", ClosedError)  # Python 3.13
 
 
@@ -76,6 +77,8 @@ class QueueReader:
         self.over: Future[None] = Awaited()  # done when everything that was read is shown
         self._pid = os.getpid()
         self._get: Callable[[], object] = source.get if get is None else get
+        if get is None and self.name.partition(".")[0] in _OF_GREENLETS:
+            self._get = partial(source.get, False)  # to wait, it would switch to a greenlet, but this is another thread
         self.overridden = get is not None
         self._read_pipe = None if self.overridden else reader_of(source)
         self._get_some = self._get_one
@@ -232,7 +235,7 @@ class QueueReader:
 
     def _is_closed(self, failure: BaseException) -> bool:
         """Report why an item cannot be read; return whether the queue can never be read again."""
-        if isinstance(failure, queue.Empty):  # a `dequeue` with a timeout
+        if isinstance(failure, queue.Empty):  # a `dequeue` with a timeout, or a queue of greenlets
             return self._abandoned
         if isinstance(failure, _SHUT_DOWN):
             return True
