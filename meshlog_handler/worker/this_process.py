@@ -161,8 +161,8 @@ def _rejoin(quiet: bool) -> Membership | None:
 
 def postpone(work: Callable[[], object]) -> bool:
     """In a fork hook of the program, which runs while the fork holds locks: do `work` after it. Otherwise return False."""
-    # In the parent, the client's thread may wait for these locks; in the child, the memberships are still the parent's.
-    if not forking():
+    # The client's thread may wait for these locks. In the child, the membership is the parent's until the fork hook below has run.
+    if not forking() and (_current is None or _current.pid == os.getpid()):
         return False
     _postponed.setdefault(_place(), []).append(work)
     return True
