@@ -8,7 +8,7 @@
 - `integrations`: Ray, Dask, Monarch, torchrun; `testing`: helpers for tests; `notebook`: cells.
 - ``meshlog run``, ``meshlog exec``, ``meshlog tail``: the command line.
 
-Every import is deferred until a name is used. CONTRIBUTING.md describes the folders, and the way of a record through them.
+Every import is deferred until a name is used. CONTRIBUTING.md describes the folders, and the path of a record through them.
 """
 
 from __future__ import annotations
