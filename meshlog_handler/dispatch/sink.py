@@ -87,7 +87,7 @@ class Sink:
 
     @property
     def tap(self) -> Tap | None:
-        """What gets each record that `show_here` shows, too."""
+        """Also gets each record that `show_here` shows."""
         return self._tap
 
     @tap.setter

@@ -7,7 +7,7 @@
     successor  skips what was shown
 
 A position is the generation of a segment and the number of its records, in one number of eight bytes. The file also has what
-the client knows of the worker, because the successor may find the journal only.
+the client knows of the worker, because the successor may find only the journal.
 """
 
 from __future__ import annotations
