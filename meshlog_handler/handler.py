@@ -125,7 +125,7 @@ class MeshHandler(CopyableHandler):
         self._show: job_member.Show | None = None
         self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None
         self.sink = None
-        run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
+        run_whole(partial(super().__init__, level))  # otherwise, Ctrl-C can leave the lock of `logging` locked
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self.made = next(_ordinals) if self.sink is not None else 0
@@ -250,7 +250,7 @@ class MeshHandler(CopyableHandler):
             self._show = partial(_show_job, job, log_dir)
             if not member.enter(self._show, options, begins_again=True):
                 diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
-        except (OSError, RuntimeError) as failure:  # as above
+        except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
             diagnose(
                 f"this process cannot take part in job {job!r}, so it shows only its own logs, each line at once: {failure}"
             )

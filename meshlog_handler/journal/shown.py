@@ -172,6 +172,6 @@ class ShownReader:
 
     def close(self) -> None:
         """Close the file."""
-        with contextlib.suppress(OSError):  # as above
+        with contextlib.suppress(OSError):  # the program has closed it already
             if os.path.samestat(os.fstat(self._fd), self._file):
                 os.close(self._fd)

@@ -94,7 +94,7 @@ def _load() -> Any:
     if multiprocess.reduction.HAVE_SEND_HANDLE:
         import multiprocess.popen_forkserver
     if sys.version_info >= (3, 14):  # its fork server asks for a proof of the key
-        import hmac  # noqa: F401  # as above
+        import hmac  # noqa: F401  # imported later by the fork server's client
 
     return multiprocess
 

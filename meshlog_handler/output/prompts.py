@@ -65,12 +65,12 @@ class KeptLines:
         return bool(self._items)
 
     def take(self) -> list[Pending]:
-        """Return what was kept, which is kept no longer."""
+        """Return what was kept, and forget it."""
         items, self._items, self._size = self._items, [], 0
         return items
 
     def passing(self, items: list[Pending]) -> list[Pending]:
-        """Keep what must wait of `items`; return what is to be written now, with what was kept if nothing must wait."""
+        """Keep those of `items` that must wait; return the others, after what was kept if nothing must wait any longer."""
         now = monotonic()
         if now - self._looked >= LOOK_SEC:
             self._looked, self._waits = now, debugger_waits()
