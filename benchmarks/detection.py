@@ -170,7 +170,7 @@ def table(after: float, only: str) -> Iterator[str]:
     """Yield the table, a row after each fault."""
     yield f"{datetime.date.today()}, Python {platform.python_version()}, {os.cpu_count()} cores, --hang-after {after:g}"
     yield ""
-    yield "| fault | what was told first | seconds | |"
+    yield "| fault | the first report | seconds | |"
     yield "| --- | --- | ---: | --- |"
     for fault in FAULTS:
         if only not in fault.name:

@@ -8,7 +8,7 @@
 - `integrations`: Ray, Dask, Monarch, torchrun; `testing`: helpers for tests; `notebook`: cells.
 - ``meshlog run``, ``meshlog exec``, ``meshlog tail``: the command line.
 
-Every import is deferred until a name is used. CONTRIBUTING.md describes the folders, and the way of a record through them.
+Every import is deferred until a name is used. CONTRIBUTING.md describes the folders, and the path of a record through them.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from .installation import uninstall as uninstall
     from .mesh.control import LoggingMeshClient as LoggingMeshClient
     from .mesh.future import MeshFuture as MeshFuture
+    from .mesh.identity import current_coords as current_coords
+    from .mesh.identity import current_rank as current_rank
     from .mesh.manager import LoggingManager as LoggingManager
     from .mesh.proc_mesh import HostMesh as HostMesh
     from .mesh.proc_mesh import ProcMesh as ProcMesh
     from .mesh.proc_mesh import this_host as this_host
-    from .mesh.start_methods import current_coords as current_coords
-    from .mesh.start_methods import current_rank as current_rank
     from .output.console import ConsoleHandler as ConsoleHandler
     from .output.formatter import MeshFormatter as MeshFormatter
     from .output.json_formatter import JsonFormatter as JsonFormatter
@@ -91,8 +91,8 @@ _HOMES = {
     "SettingError": "errors",
     "Stacks": "insight.stacks",
     "complete": "installation",
-    "current_coords": "mesh.start_methods",
-    "current_rank": "mesh.start_methods",
+    "current_coords": "mesh.identity",
+    "current_rank": "mesh.identity",
     "install": "installation",
     "this_host": "mesh.proc_mesh",
     "uninstall": "installation",

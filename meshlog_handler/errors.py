@@ -115,7 +115,7 @@ class RankError(MeshlogError):
         self.reasons = dict(reasons)
         self.ranks = tuple(sorted(self.reasons))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # as above
+    def __reduce__(self) -> tuple[Any, ...]:  # a pool pickles the errors of its workers
         return type(self), (str(self), self.reasons), vars(self)
 
 

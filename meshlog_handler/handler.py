@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import settings
+from .dispatch.copyable_handler import NAMED_HANDLERS, CopyableHandler
 from .dispatch.sink import Sink
 from .dispatch.sinks import Route
 from .errors import ConnectError, SettingError
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # most workers need no more
     from .worker import job_member
 
 
-class MeshHandler(logging.Handler):
+class MeshHandler(CopyableHandler):
     """Forwards records to the client, which shows them. The client may be this process itself.
 
     In a ``logging.config`` configuration, the first process that applies it becomes the client, and its `handlers` show the
@@ -113,7 +114,7 @@ class MeshHandler(logging.Handler):
         # Arguments are checked first: `logging` closes every handler at exit, also one whose creation has failed.
         self._on_full = check_on_full(on_full)
         self.record_stream: RecordStream | None = None
-        self.route: Route = None
+        self.route = None
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         shown_by = resolve([handlers] if isinstance(handlers, (str, logging.Handler)) else handlers)
         address, job = settings.check_address(address), settings.check_job(job) if address is None or job is not None else None
@@ -123,8 +124,8 @@ class MeshHandler(logging.Handler):
         self._of_job = job is not None
         self._show: job_member.Show | None = None
         self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None
-        self.sink: Sink | None = None
-        run_whole(partial(super().__init__, level))  # else Ctrl-C can leave the lock of `logging` locked, as below
+        self.sink = None
+        run_whole(partial(super().__init__, level))  # otherwise, Ctrl-C can leave the lock of `logging` locked
         # With only an address, this handler neither selects the client's handlers nor shows records itself.
         self.sink = Sink(shown_by, respect_handler_level, window) if shown_by or address is None else None
         self.made = next(_ordinals) if self.sink is not None else 0
@@ -181,47 +182,15 @@ class MeshHandler(logging.Handler):
     def _put_back(self, logger: logging.Logger, theirs: list[logging.Handler]) -> None:
         logger.handlers = [*theirs, *(handler for handler in logger.handlers if handler is not self and handler not in theirs)]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def _client_address(self) -> str | None:
+        """Return the address of the client that a copy in another process joins."""
         member, client = this_process.current(), _own_client
-        address = member.options.address if member is not None else client.address if client is not None else None
-        token = None
-        if self.sink is not None:
-            token = f"{os.getpid()}:{id(self.sink)}:{self._ordinal}"
-            _copied_sinks[token] = self.sink
-        theirs = None if self.sink is not None else self.formatter  # the client's handlers use it, where there is a sink
-        route = self.route if self.sink is None else self.name or self._ordinal
-        arguments = type(self), self.level, self._on_full, (address, route), token, theirs, tuple(self.filters)
-        return _load, arguments, {"name": self.name, **self._more()}
+        return member.options.address if member is not None else client.address if client is not None else None
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Set the name and what a subclass has added: a copy has them from the original."""
-        name = state.pop("name", None)
-        vars(self).update(state)
-        if name is not None and name not in _named_handlers:
-            super().set_name(name)  # the route stays
-        else:
-            vars(self)["_name"] = name  # the name stays that of the original
-
-    def _more(self) -> dict[str, Any]:
-        """Return the attributes that subclasses and programs have added."""
-        return {name: value for name, value in vars(self).items() if name not in _ATTRIBUTES}
-
-    def __copy__(self) -> MeshHandler:
-        load, arguments, state = self.__reduce__()
-        made: MeshHandler = load(*arguments)
-        made.__setstate__(state)
-        vars(made)["formatter"] = self.formatter
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MeshHandler:
-        made = memo[id(self)] = self.__copy__()
-        vars(made).update(copy.deepcopy(self._more(), memo))
-        return made
-
-    def _load(
+    def _begin_as_copy(
         self, level: int, on_full: streams.OnFull, client: tuple[str | None, Route], sink: Sink | None, ordinal: str | None
     ) -> None:
-        """Make a copy. With a sink, it shows as the original does; without one, it joins the client."""
+        """Take the place of `__init__`. With a sink, the copy shows as the original does; without one, it joins the client."""
         run_whole(partial(super().__init__, level))
         self._on_full, self.record_stream, self._replaced = on_full, None, None
         self.sink, self._ordinal = sink, ordinal
@@ -281,7 +250,7 @@ class MeshHandler(logging.Handler):
             self._show = partial(_show_job, job, log_dir)
             if not member.enter(self._show, options, begins_again=True):
                 diagnose(f"the process that should display job {job!r} is not responding, so this one shows its own logs")
-        except (OSError, RuntimeError) as failure:  # as above
+        except (OSError, RuntimeError) as failure:  # no private directory, or no thread can be started
             diagnose(
                 f"this process cannot take part in job {job!r}, so it shows only its own logs, each line at once: {failure}"
             )
@@ -430,7 +399,7 @@ class MeshHandler(logging.Handler):
         In the client's process, it waits until the records of exited processes are shown, unless nothing is shown for one
         second: `logging.config` calls it while holding logging's lock, which a handler of the client may wait for.
         """
-        if _named_handlers.get(self.name) is not self:
+        if NAMED_HANDLERS.get(self.name) is not self:
             vars(self)["_name"] = None  # `logging` would remove the original, whose name this copy has
         run_whole(super().close)
         if self._show is not None and not _shuts_down():
@@ -453,54 +422,6 @@ def _append(stream: RecordStream, record: logging.LogRecord, route: object, text
     following = None if member is None else member.stream
     return following is not None and following is not stream and following.append(record, route, texts)
 
-
-_copied_sinks: Final[weakref.WeakValueDictionary[str, Sink]] = weakref.WeakValueDictionary()
-"""The sinks of handlers that were copied or pickled, for copies in this process and in processes that are forked from it."""
-
-
-def _load(
-    kind: type[MeshHandler],
-    level: int,
-    on_full: streams.OnFull,
-    client: tuple[str | None, Route],
-    token: str | None,
-    formatter: logging.Formatter | None,
-    filters: tuple[Any, ...],
-) -> MeshHandler:
-    """Return the copy of a MeshHandler that `MeshHandler.__reduce__` describes."""
-    made = kind.__new__(kind)
-    sink = None if token is None else _copied_sinks.get(token)
-    made._load(level, on_full, client, sink, token and token.rpartition(":")[2])
-    if formatter is not None:
-        made.setFormatter(formatter)
-    for each in filters:
-        made.addFilter(each)
-    return made
-
-
-_named_handlers: Final[Any] = vars(logging)["_handlers"]
-"""The handlers by name, as `logging` keeps them."""
-
-_ATTRIBUTES: Final = frozenset(
-    [
-        "_closed",
-        "_name",
-        "_of_job",
-        "_on_full",
-        "_ordinal",
-        "_replaced",
-        "_show",
-        "filters",
-        "formatter",
-        "level",
-        "lock",
-        "made",
-        "record_stream",
-        "route",
-        "sink",
-    ]
-)
-"""The attributes of every MeshHandler."""
 
 _CLOSE_SEC: Final = 1.0
 

@@ -25,7 +25,7 @@ from .worker.member import JoinOptions, Membership, launched_options, when_relea
 from .worker.warning_filters import restore_warnings
 
 if TYPE_CHECKING:
-    from .mesh.start_methods import ProcIdentity
+    from .mesh.identity import ProcIdentity
 
 _LOCK_SEC: Final = 0.05
 

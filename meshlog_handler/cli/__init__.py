@@ -70,14 +70,14 @@ def _start(words: list[str]) -> int:
         if options.words and not options.takes_command:
             options.parser.error(f"unexpected argument {options.words[0]!r}")
         code: int = options.action(options)
-        if options.takes_command:  # the code is that of what it has run. It has said that the output of that is lost
+        if options.takes_command:  # the exit code of the command stays; it has reported lost output itself
             return code
     except SystemExit as end:  # argparse exits like this, after it has printed the error or the help
         code = end.code if isinstance(end.code, int) else 0
     except MeshlogError as failure:
         return explained(failure)
     try:
-        with contextlib.suppress(BrokenPipeError):  # its reader has what it wants
+        with contextlib.suppress(BrokenPipeError):  # the reader has closed it, as head does
             if code == 0 and sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()
     except OSError as failure:
@@ -86,7 +86,7 @@ def _start(words: list[str]) -> int:
 
 
 def _leave_bundle() -> None:
-    """If PyInstaller has frozen this program: let what it starts load the libraries of the system, not those in the bundle."""
+    """In a program frozen by PyInstaller: let the processes that it starts load the system's libraries, not the bundle's."""
     if hasattr(sys, "_MEIPASS"):
         before = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)  # PyInstaller sets it if there was a path
         os.environ.pop("LD_LIBRARY_PATH", None)
@@ -95,9 +95,9 @@ def _leave_bundle() -> None:
 
 
 def _let_go(*, at_once: bool) -> None:
-    """Discard the buffered output of a full or closed stdout or stderr. Otherwise Python exits with another exit code.
+    """Discard the buffered output of a full or closed stdout or stderr: otherwise Python changes the exit code.
 
-    With `at_once`, also of one whose reader does not read: the user does not wait for it.
+    With `at_once`, also discard output that the reader does not read now, so that the user need not wait.
     """
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
@@ -114,7 +114,7 @@ def _let_go(*, at_once: bool) -> None:
 
 
 class _ClosedOutput(io.TextIOBase):
-    """In place of a closed stdout: what is written raises an error that names the cause."""
+    """Takes the place of a closed stdout: a write raises an error that names the cause."""
 
     def write(self, text: str, /) -> NoReturn:
         """Raise `Unwritten`."""

@@ -1,4 +1,4 @@
-"""Distributes the records at the client to files, groups and handlers.
+"""Distributes the records at the client to files, groups and handlers. Also copies of a MeshHandler, which share its handlers.
 
 May import: errors, settings, system, protocol, journal, transport, grouping, lines, output, worker.
 """

@@ -100,7 +100,7 @@ class Dispatcher:
 
     @property
     def tap(self) -> Tap | None:
-        """What gets the records that are shown, from `tap_level` on, before the handlers do."""
+        """Gets each shown record of `tap_level` and above, before the handlers do."""
         return self._tap
 
     @tap.setter

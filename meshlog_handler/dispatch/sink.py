@@ -87,7 +87,7 @@ class Sink:
 
     @property
     def tap(self) -> Tap | None:
-        """What gets each record that `show_here` shows, too."""
+        """Also gets each record that `show_here` shows."""
         return self._tap
 
     @tap.setter
@@ -165,7 +165,7 @@ class Sink:
         _calling[thread := get_ident()] = self
         try:
             return bool(handler.show_line(text, info, level))
-        except BaseException as failure:  # as in `deliver`
+        except BaseException as failure:  # SystemExit, too: see `deliver`
             self.report(handler, failure)
             return True
         finally:
@@ -313,7 +313,7 @@ class Sink:
             if end_bar is not None:
                 try:
                     end_bar(record)
-                except BaseException as failure:  # as in `deliver`
+                except BaseException as failure:  # SystemExit, too: see `deliver`
                     self.report(handler, failure)
 
     def flush(self, *, per_tick: bool = False) -> None:
@@ -327,7 +327,7 @@ class Sink:
                     handler.flush()
             except ValueError:
                 continue  # the stream is closed: nothing is left to flush, and showing a record would fail
-            except BaseException as failure:  # as in `deliver`
+            except BaseException as failure:  # SystemExit, too: see `deliver`
                 self.report(handler, failure)
         self._end_calls(thread)
 

@@ -194,18 +194,18 @@ def defaults_of(formatter: Any) -> frozenset[str]:
 
 
 def with_defaults(record: LogRecord, names: frozenset[str], own: Mapping[str, Any] | None = None) -> LogRecord:
-    """Return a record without those of these attributes that say nothing, so that the formatter's defaults are used.
+    """Return a record without those of the attributes `names` that have no value, so that the formatter's defaults are used.
 
-    The extras in `own` stay. In a record of the client's process, or of one without a rank, the others say nothing.
+    A record of the client's process, or of a process without a rank, has no value for any of them. Extras in `own` stay.
     """
     info = info_of(record)
     fields, ours = record.__dict__, info.attributes()
-    unsaid = [name for name in names if name in fields and (info.rank is None or ours[name] is None)]
-    unsaid = [name for name in unsaid if name not in own] if own is not None else [n for n in unsaid if fields[n] is ours[n]]
-    if not unsaid:
+    empty = [name for name in names if name in fields and (info.rank is None or ours[name] is None)]
+    empty = [name for name in empty if name not in own] if own is not None else [n for n in empty if fields[n] is ours[n]]
+    if not empty:
         return record
     made = copy.copy(record)
-    for name in unsaid:
+    for name in empty:
         del made.__dict__[name]
     return made
 

@@ -27,21 +27,21 @@ _NEVER: Final = float("inf")
 
 
 class Part(IntEnum):
-    """What a line is in a traceback."""
+    """The role of a line in a traceback."""
 
     NONE = 0  # in no traceback
     FRAMES = 1  # its head, or a line below
     LAST = 2
     GROUP = 3  # the same of an exception group, of which each line is indented
     GROUP_LAST = 4
-    # What joins it to the next one, if one follows.
+    # The lines between two tracebacks that belong together.
     GAP = 5
     LINK = 6
     GAP_BEFORE_HEAD = 7
 
 
 def part_after(before: Part, text: str) -> Part:
-    """Return the part of a line of a stream. `before` is that of the line before it; NONE: it can only be a head."""
+    """Return the role of a line. `before` is the role of the line before it in the stream. After NONE comes a head, or NONE."""
     if before == Part.FRAMES:
         if text.startswith(" "):
             return Part.FRAMES
@@ -151,13 +151,13 @@ class Tracebacks:
         return [self.take(each) for each in tuple(self._held.get(rank, {}).values()) if each.whole or not whole]
 
     def expire(self, now: float) -> list[Traceback]:
-        """Return those that are due, which are no longer held."""
+        """Return those that are due, and hold them no longer."""
         if now < self.due:
             return []
         return self._take_each(lambda each: each.due <= now)
 
     def flush(self) -> list[Traceback]:
-        """Return all. None is held any longer."""
+        """Return all, and hold none any longer."""
         return self._take_each(lambda each: True)
 
     def _take_each(self, chosen: Callable[[Traceback], bool]) -> list[Traceback]:

@@ -1,4 +1,4 @@
-"""What the ranks do, seen together: progress, silence, milestones, differences, failures, merged stacks. Pure.
+"""Compares what the ranks do: progress, silence, milestones, differences, failures, merged stacks. Pure.
 
 May import: errors, protocol, grouping.
 """

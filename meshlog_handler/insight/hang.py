@@ -1,4 +1,4 @@
-"""Hangs: a job whose ranks all wait, told from the times at which they last did something, and where they wait. Pure."""
+"""Finds jobs that hang, by the times at which ranks last did something, and describes where the ranks wait. Pure."""
 
 from __future__ import annotations
 

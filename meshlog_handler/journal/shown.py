@@ -7,7 +7,7 @@
     successor  skips what was shown
 
 A position is the generation of a segment and the number of its records, in one number of eight bytes. The file also has what
-the client knows of the worker, because the successor may find the journal only.
+the client knows of the worker, because the successor may find only the journal.
 """
 
 from __future__ import annotations
@@ -172,6 +172,6 @@ class ShownReader:
 
     def close(self) -> None:
         """Close the file."""
-        with contextlib.suppress(OSError):  # as above
+        with contextlib.suppress(OSError):  # the program has closed it already
             if os.path.samestat(os.fstat(self._fd), self._file):
                 os.close(self._fd)

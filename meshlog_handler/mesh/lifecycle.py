@@ -18,10 +18,10 @@ from ..system.diagnostics import diagnose
 from ..system.waits import Awaited, deadline_after, finished, monotonic
 from .engine import Coords
 from .future import MeshFuture
+from .identity import ProcIdentity
 from .manager import LoggingManager
 from .process_set import ProcessSet
 from .shape import Shape
-from .start_methods import ProcIdentity
 
 if TYPE_CHECKING:
     from ..output.named_handlers import ShownBy

@@ -118,7 +118,7 @@ def exception_of(failure: CallFailure) -> BaseException:
     if failure.pickled is not None:
         try:
             error = loads(failure.pickled)
-        except BaseException as cause:  # as above
+        except BaseException as cause:  # SystemExit, too: loading runs code of the program
             trace.__context__ = cause  # why the exception cannot be loaded: secondary, but useful
             return trace
         if isinstance(error, BaseException):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from collections import deque
 
+from .identity import ProcIdentity
 from .pending_call import End, PendingCall
 from .process import Process
 from .rpc import CallFrameReader
-from .start_methods import ProcIdentity
 
 
 class ProcHandle:

@@ -20,10 +20,10 @@ from ..output.terminal import size_told
 from ..protocol.immutable import Immutable
 from ..system import unpatched
 from ..system.standard_streams import stand_on_descriptors
+from .identity import ProcIdentity, set_identity
 from .pickling import dumps, dumps_result, loads, share_globals
 from .process import InheritedFd
 from .rpc import CALL, DONE, FAILED, HEAD, START, STOP, CallFailure, head
-from .start_methods import ProcIdentity, set_identity
 
 _MAX_DESCRIPTORS: Final = 4096
 

@@ -21,13 +21,14 @@ from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
 from ..system.waits import capped, deadline_after, finished, monotonic
 from .future import MeshFuture
+from .identity import ProcIdentity
 from .pending_call import PendingCall, refusal
 from .pickling import dumps_call
 from .proc import ProcHandle
 from .process import InheritedFd, Process
 from .process_main import Boot, run
 from .rpc import CALL, START, STOP, head, name_of
-from .start_methods import ProcIdentity, check_start_method
+from .start_methods import check_start_method
 from .supervisor import Supervisor
 
 BOOT_SEC: Final = 120.0

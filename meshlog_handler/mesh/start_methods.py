@@ -1,4 +1,4 @@
-"""Start methods of processes, and the identity of this process. The only module that imports `multiprocess`.
+"""Start methods of processes. The only module that imports `multiprocess`.
 
 `multiprocess` is the standard library's `multiprocessing` with dill as its pickle. Its import takes 55 ms, so only `load`
 imports it: a worker that only logs never does.
@@ -21,9 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from .. import settings
 from ..errors import SettingError
-from ..protocol.immutable import Immutable
 
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
@@ -35,9 +33,6 @@ DEFAULT_START_METHOD: Final = "forkserver"
 # Imported once, by the fork server, instead of by each proc. A proc imports them itself if the server cannot find them,
 # because the program added a path to sys.path.
 _PRELOAD: Final = ("meshlog_handler.mesh.process_main", "meshlog_handler.mesh.pickling", "meshlog_handler.installation")
-
-
-# -- starting ----------------------------------------------------------------------------------------------------------
 
 
 def check_start_method(start_method: str | None) -> str:
@@ -99,7 +94,7 @@ def _load() -> Any:
     if multiprocess.reduction.HAVE_SEND_HANDLE:
         import multiprocess.popen_forkserver
     if sys.version_info >= (3, 14):  # its fork server asks for a proof of the key
-        import hmac  # noqa: F401  # as above
+        import hmac  # noqa: F401  # imported later by the fork server's client
 
     return multiprocess
 
@@ -264,72 +259,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-# -- identity ----------------------------------------------------------------------------------------------------------
-
-
-class ProcIdentity(Immutable):
-    """The identity of a proc. `local_rank` and `local_world_size` count the procs of the mesh on this host."""
-
-    rank: int  # from 0, in the whole mesh
-    local_rank: int
-    world_size: int
-    local_world_size: int
-    coords: dict[str, int]
-    mesh: str  # token of the mesh, unique to it
-
-    def environ(self) -> dict[str, str]:
-        """Return the environment variables that launchers and torch.distributed use for it."""
-        return {
-            "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.local_rank),
-            "WORLD_SIZE": str(self.world_size),
-            "LOCAL_WORLD_SIZE": str(self.local_world_size),
-        }
-
-
-_identity: ProcIdentity | None = None
-
-
-def set_identity(identity: ProcIdentity) -> None:
-    """Set the identity of this process. Call it once, before any other code runs in the process."""
-    global _identity
-    _identity = identity
-    os.environ.update(identity.environ())
-
-
-def current_rank() -> int:
-    """Return the rank of this process in its mesh, or the rank that a launcher assigned (``RANK`` and similar variables).
-
-    Raises
-    ------
-    SettingError
-        If the process has no rank.
-    """
-    if _identity is not None:
-        return _identity.rank
-    rank = settings.rank()
-    if rank is None:
-        raise SettingError(
-            f"this process (pid {os.getpid()}) has no rank: no mesh started it, and none of "
-            f"{', '.join(settings.RANK_VARIABLES)} is set. Call current_rank() in a function that runs on the procs, as in "
-            f"proc_mesh.call(function), or start this process with a launcher such as torchrun."
-        )
-    return rank
-
-
-def current_coords() -> dict[str, int]:
-    """Return the position of this process in its mesh by dimension, such as ``{"hosts": 0, "gpus": 1}``.
-
-    Raises
-    ------
-    SettingError
-        If no mesh started this process.
-    """
-    if _identity is None:
-        raise SettingError(
-            f"this process (pid {os.getpid()}) has no coordinates: no mesh started it. Call current_coords() in a function "
-            f"that runs on the procs, as in proc_mesh.call(function)."
-        )
-    return dict(_identity.coords)

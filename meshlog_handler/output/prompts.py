@@ -48,8 +48,9 @@ def _is_at_prompt(frame: FrameType, loop: CodeType) -> bool:
 class KeptLines:
     """What a console writes later, because a debugger waits. Its lock is that of the console.
 
-    A debugger of this process keeps everything, that of a captured process all but its own lines. More than 4 MiB are written
-    at once. It is not known when a captured debugger goes on silently: nothing is kept for it longer than 30 seconds.
+    For a debugger of this process, everything waits; for one of a captured process, all but the lines of that process. More
+    than 4 MiB are written at once. A captured process may go on without printing, so nothing waits longer than 30 seconds
+    for it.
     `prompt`: whether the captured process that reads the terminal has a debugger's prompt as its last line.
     """
 
@@ -64,12 +65,12 @@ class KeptLines:
         return bool(self._items)
 
     def take(self) -> list[Pending]:
-        """Return what was kept, which is kept no longer."""
+        """Return what was kept, and forget it."""
         items, self._items, self._size = self._items, [], 0
         return items
 
     def passing(self, items: list[Pending]) -> list[Pending]:
-        """Keep what must wait of `items`; return what is to be written now, with what was kept if nothing must wait."""
+        """Keep those of `items` that must wait; return the others, after what was kept if nothing must wait any longer."""
         now = monotonic()
         if now - self._looked >= LOOK_SEC:
             self._looked, self._waits = now, debugger_waits()

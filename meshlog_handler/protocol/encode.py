@@ -150,7 +150,7 @@ class RecordEncoder:
             if self._texts:
                 self._rendered.ours["texts"] = self._texts
         if self._fast and record.exc_info and _is_regular(record, traced=True):
-            with contextlib.suppress(Exception):  # as above
+            with contextlib.suppress(Exception):  # a value that no schema can hold
                 encoded = self._encode_traced(record, self._rendered, table)
                 if encoded is not None:
                     return encoded

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..errors import ProtocolError
 from .messages import Message
-from .ranks import is_rank
+from .ranks import check_ranks
 
 _MAX_RANKS = 1 << 16
 _MAX_NAME = 1024
@@ -18,11 +18,6 @@ _MAX_LEVEL = 255
 _MAX_SEC = 3600
 MAX_BACKLOG = 10_000
 """Records that an observer may ask for of those that were shown before."""
-
-
-def _check_ranks(ranks: tuple[object, ...] | None) -> None:
-    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(map(is_rank, ranks))):
-        raise ProtocolError(f"invalid ranks: expected at most {_MAX_RANKS} whole numbers")
 
 
 def _check_level(level: int) -> None:
@@ -64,7 +59,7 @@ class AskStacks(Ask):
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks and the timeout are valid."""
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
         _check_seconds(self.timeout)
 
 
@@ -89,7 +84,7 @@ class AskLevel(Ask):
     def check(self) -> None:
         """Raise `ProtocolError` unless the values are valid."""
         _check_level(self.level)
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
         if self.for_sec is not None and not 0 < self.for_sec < float("inf"):
             raise ProtocolError("invalid time: expected a positive number of seconds")
         if len(self.logger) > _MAX_NAME:
@@ -106,7 +101,7 @@ class Follow(Message):
     def check(self) -> None:
         """Raise `ProtocolError` unless the values are valid."""
         _check_level(self.level)
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
         if not 0 <= self.backlog <= MAX_BACKLOG:
             raise ProtocolError(f"invalid backlog: expected 0 to {MAX_BACKLOG}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import SettingError
+from ..errors import ProtocolError, SettingError
 
 _MAX_RANK = 10_000_000
 _BELOW_ALL_HASHES = 1 << 60
@@ -14,6 +14,12 @@ _MAX_PART = 40  # characters
 def is_rank(value: object) -> bool:
     """Return whether a value from a peer may be a rank. No two of them have the same hash: see `codec.MAX_COLLIDING`."""
     return isinstance(value, int) and 0 <= value < _BELOW_ALL_HASHES
+
+
+def check_ranks(ranks: tuple[object, ...] | None, most: int) -> None:
+    """Raise `ProtocolError` unless these values from a peer are at most `most` ranks, or None."""
+    if ranks is not None and (len(ranks) > most or not all(map(is_rank, ranks))):
+        raise ProtocolError(f"invalid ranks: expected at most {most} whole numbers")
 
 
 def rank_ranges(ranks: Iterable[int]) -> str:

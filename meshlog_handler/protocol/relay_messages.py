@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..errors import ProtocolError, quoted
 from .immutable import field
 from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
-from .ranks import is_rank
+from .ranks import check_ranks
 
 _MAX_RANKS = 1 << 20
 _MAX_DROPS = 128
@@ -15,11 +15,6 @@ _MAX_REASON = 32
 _MAX_NUMBER = 1 << 62
 _ENTRY_SIZE = 256
 _MAX_AHEAD = 1e10
-
-
-def _check_ranks(ranks: tuple[object, ...] | None) -> None:
-    if ranks is not None and (len(ranks) > _MAX_RANKS or not all(map(is_rank, ranks))):
-        raise ProtocolError(f"invalid ranks: expected at most {_MAX_RANKS} whole numbers")
 
 
 def _check_hidden(hidden: int) -> None:
@@ -43,7 +38,7 @@ class FlushDownstream(Command):
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
 
 
 class CommandDownstream(Command):
@@ -54,7 +49,7 @@ class CommandDownstream(Command):
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
 
 
 class DefaultDownstream(Command):
@@ -79,7 +74,7 @@ class StreamDownstream(Command):
 
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
-        _check_ranks(self.ranks)
+        check_ranks(self.ranks, _MAX_RANKS)
 
 
 class InsightDownstream(Command):
@@ -281,7 +276,7 @@ class DownstreamReached(Message):
     def check(self) -> None:
         """Raise `ProtocolError` unless the ranks are valid."""
         for ranks in (self.acked, self.missing, self.dead):
-            _check_ranks(ranks)
+            check_ranks(ranks, _MAX_RANKS)
         if not all(isinstance(rank, int) and isinstance(each, dict) for rank, each in self.counters.items()):
             raise ProtocolError("malformed counters: expected a dict of counters by rank")
         _check_hidden(self.hidden)

@@ -27,7 +27,7 @@ def name_of(handler: object) -> str:
     """Return the ``repr`` of a handler, or its class if ``repr`` raises."""
     try:
         return repr(handler)
-    except BaseException:  # as above
+    except BaseException:  # from a class of the program
         return f"<{type(handler).__name__}>"
 
 

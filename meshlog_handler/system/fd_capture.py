@@ -143,7 +143,7 @@ class FdCapture:
     def _flush(self) -> None:
         flush_streams(self._fds)
         for stream, before in self._line_buffering:
-            with contextlib.suppress(OSError, ValueError):  # as when it was set
+            with contextlib.suppress(OSError, ValueError):  # the stream was closed
                 stream.reconfigure(line_buffering=before)
 
     def has_room(self, seconds: float = _SETTLE_SEC) -> bool:

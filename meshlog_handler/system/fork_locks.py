@@ -47,7 +47,7 @@ def _logging_lock() -> Any:
     return vars(logging)["_lock"]
 
 
-_first: Final[list[tuple[Callable[[], Any], float]]] = [(_logging_lock, LONGEST_SEC)]  # in vain, `logging` waits on
+_first: Final[list[tuple[Callable[[], Any], float]]] = [(_logging_lock, LONGEST_SEC)]  # after that time, `logging` itself waits
 _groups: Final[list[ForkLocks]] = []
 _held: Final[dict[int, list[Any]]] = {}
 """What a fork has acquired, by forking thread."""

@@ -30,7 +30,7 @@ class Pump:
 
     def start(self) -> None:
         """Start the thread. If the interpreter is exiting and starts no more threads, `settle` copies instead."""
-        with contextlib.suppress(RuntimeError):  # as above
+        with contextlib.suppress(RuntimeError):  # no thread can be started any more
             threading.Thread(target=self._run, name="meshlog-pump", daemon=True).start()
             self._started = True
 

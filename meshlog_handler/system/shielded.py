@@ -56,7 +56,7 @@ def run_shielded(fn: Callable[[], T], interrupted: Callable[[BaseException], obj
             thread.daemon = True
             run_whole(thread.start)  # an interrupted `Thread.start` can leave a lock that the new thread waits for
         except RuntimeError:  # the interpreter exits, or no daemon thread can be started
-            if thread.ident is not None:  # no: a signal handler raised it
+            if thread.ident is not None:  # the thread runs: a signal handler raised the error
                 raise
             work()
         wait()

@@ -95,7 +95,7 @@ class Listener:
     key : bytes
         What authenticates a worker.
     identify : Callable[[NewConnection], bool]
-        Corrects what a connection says of itself; returns whether its rank has to be claimed.
+        Corrects what a connection says about itself; returns whether its rank has to be claimed.
     claim : Callable
         Asks for a rank, or for what is known of a journal. Its last argument is called with the answer, later and on the
         client's thread; its result withdraws the claim.

@@ -136,7 +136,7 @@ def _close(handlers: Iterable[logging.Handler]) -> None:
     for handler in handlers:
         with contextlib.suppress(Exception):  # incomplete, or its stream is closed: nothing to save
             handler.flush()
-        with contextlib.suppress(Exception):  # as above
+        with contextlib.suppress(Exception):  # incomplete, or closed already
             handler.close()
 
 

@@ -1,4 +1,4 @@
-"""How a process goes on with its stream when its client is gone.
+"""How a process continues its stream with another client when its client is gone.
 
 ::
 
@@ -26,7 +26,7 @@ _LONGEST_LOOK_SEC: Final = 0.1
 
 
 def patiently(attempt: Callable[[], bool], goes_on: Callable[[], bool], seconds: float = PATIENCE_SEC) -> bool:
-    """Call `attempt` until it returns True, for so many seconds while `goes_on`; return whether it did, or need not go on."""
+    """Call `attempt` until it returns True, or `goes_on` returns False; return False if neither does within `seconds`."""
     deadline, pause = monotonic() + seconds, _LOOK_SEC
     while goes_on():
         try:

@@ -398,7 +398,7 @@ class RecordStream:
         _streams.discard(self)
         self.made_room()
         with self.shipping():
-            pass  # as above
+            pass  # release the calls that wait for shipping
 
     def part(self) -> None:
         """Release maps and descriptors, and keep no more records: this process has left its client."""

@@ -106,7 +106,7 @@ class LoggerRuntime:
     def apply_defaults(self, defaults: Iterable[bytes]) -> None:
         """Carry out the default commands for late joiners, and report failures. Call it before `start`."""
         for encoded in defaults:
-            answer = self.carry_out(encoded, BaseException)  # as in `_run`
+            answer = self.carry_out(encoded, BaseException)  # SystemExit, too: see `_serve`
             if answer is not None and answer.error is not None:
                 diagnose(f"a default command for all ranks failed in this process: {answer.error}")
         for prepared in tuple(self._prepared):

@@ -180,7 +180,7 @@ def test_ranks_whose_relay_does_not_answer_do_not_hang(looks: list[tuple[int, ..
     assert not any(looks)
 
 
-def test_the_arguments_are_checked() -> None:
+def test_invalid_arguments_for_hangs_are_rejected() -> None:
     for seconds in (0, -1, float("nan"), "soon"):
         with pytest.raises(SettingError, match="hang_after="):
             LogClient(hang_after=seconds)  # type: ignore[arg-type]  # it is wrong

@@ -154,7 +154,7 @@ def test_what_was_known_at_the_end_is_known_after_the_end() -> None:
     assert (rank.state, rank.last_line, rank.records, rank.warnings) == ("ended", "last 1", 2, 1)
 
 
-def test_a_handler_can_ask() -> None:
+def test_a_handler_can_ask_for_an_insight() -> None:
     found: list[Insight] = []
 
     class Asks(logging.Handler):

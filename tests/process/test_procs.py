@@ -31,8 +31,8 @@ from meshlog_handler import (
     current_rank,
 )
 from meshlog_handler.mesh import supervisor
+from meshlog_handler.mesh.identity import ProcIdentity
 from meshlog_handler.mesh.process_set import ProcessSet
-from meshlog_handler.mesh.start_methods import ProcIdentity
 from tests.waiting import until
 
 from .procs import METHODS, importing, state_of, stop_process

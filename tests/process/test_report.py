@@ -73,7 +73,7 @@ def test_the_report_of_a_run_that_failed(logs: Path, tmp_path: Path) -> None:
     assert (steps["text"], steps["ranks"], steps["count"]) == ("step 0..19 loss=0.00..1.90", "0-2", 60)
 
 
-def test_errors_of_the_command(tmp_path: Path) -> None:
+def test_an_error_of_the_command_names_its_cause(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "Name the --log-dir of a run" in meshlog(tmp_path, "report", str(tmp_path / "empty"), code=2).err
     assert "No such file" in meshlog(tmp_path, "report", str(tmp_path / "absent"), code=2).err
@@ -163,7 +163,7 @@ def test_printed_lines_have_estimated_times_in_their_order(tmp_path: Path) -> No
     assert source.estimated == 100
 
 
-def test_hostile_directories(tmp_path: Path) -> None:
+def test_a_report_of_odd_files_is_written_and_names_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "rank-0.stdout").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "rank-1.log").write_bytes(b"{" * 100_000 + b"\n")
     (tmp_path / "rank-2.log").mkdir()

@@ -110,7 +110,7 @@ def test_a_run_is_listed_shown_asked_and_changed(job: Meshlog, place: Path, caps
     assert "no client of this user runs" in said(capsys, "ls")
 
 
-def test_filters_of_follow(job: Meshlog, place: Path) -> None:
+def test_follow_shows_what_its_filters_select(job: Meshlog, place: Path) -> None:
     ways = [("--level", "ERROR", "--json"), ("--ranks", "0"), ("--grep", r"disk|end of \d"), ("--aggregate", "60")]
     started = [
         subprocess.Popen([*MESHLOG, "follow", "-n", "9", *way], stdout=subprocess.PIPE, env=importing(), cwd=ROOT, text=True)

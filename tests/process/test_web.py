@@ -141,7 +141,7 @@ def test_other_names_origins_sites_and_methods_are_refused(served: Served) -> No
         assert served.ask(served.with_token, method)[0] == 405, method
 
 
-def test_it_listens_on_this_host_only(served: Served) -> None:
+def test_the_page_is_served_on_this_host_only(served: Served) -> None:
     assert served.server.server_address[0] == "127.0.0.1"
     headers = served.ask(served.with_token)[1].headers
     assert headers["X-Frame-Options"] == "DENY"

@@ -27,7 +27,7 @@ READ: dict[str, tuple[Callable[[dict[str, str]], object], object]] = {
 
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("env", [{}, {"": ""}, {"other": "5"}])
-def test_defaults(name: str, env: dict[str, str]) -> None:
+def test_variables_that_are_not_set_have_defaults(name: str, env: dict[str, str]) -> None:
     read, default = READ[name]
     assert read(env) == default
     assert read({**env, name: ""}) == default
@@ -44,12 +44,12 @@ def test_the_environment_is_read_at_each_call(name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", " yes ", "On"])
-def test_values_for_on(text: str) -> None:
+def test_several_words_mean_on(text: str) -> None:
     assert settings.forwarding_enabled({settings.ENABLE_LOG_FORWARDING: text}) is True
 
 
 @pytest.mark.parametrize("text", ["0", "false", "False", " no ", "OFF"])
-def test_values_for_off(text: str) -> None:
+def test_several_words_mean_off(text: str) -> None:
     assert settings.forwarding_enabled({settings.ENABLE_LOG_FORWARDING: text}) is False
 
 
@@ -154,7 +154,7 @@ def test_the_rank_comes_from_the_first_variable_that_is_set() -> None:
 
 
 @pytest.mark.parametrize("name", settings.LOCAL_RANK_VARIABLES)
-def test_a_local_rank(name: str) -> None:
+def test_a_local_rank_comes_from_the_launchers_variables(name: str) -> None:
     assert settings.local_rank({name: " 7 "}) == 7
     assert settings.rank({name: "7"}) is None
 

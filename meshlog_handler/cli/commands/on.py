@@ -44,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
         "--rsh",
         default="ssh",
         metavar="COMMAND",
-        help="starts a command on a host ({}, or the next word), with its stdin and stdout (ssh)",
+        help="starts a command on a host, in place of ssh; {} is the host, or else the next word is",
     )
     add("--python", default=sys.executable, metavar="PATH", help="the Python on the hosts that has meshlog_handler (this one)")
     add("--grace", type=argument_types.seconds, default=4.0, metavar="SEC", help="time for other hosts after a failure (4)")

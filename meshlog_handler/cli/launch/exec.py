@@ -141,7 +141,7 @@ class HostRun(LocalRun):
         deadline = monotonic() + LINGER_SEC if self.exitcode else float("inf")
         deadline = self._wait_for_others(deadline)
         self._job.release()
-        with contextlib.suppress(BusyError):  # as below
+        with contextlib.suppress(BusyError):  # the client waits for the reader of its output
             self._client.refuse_commands(LINGER_SEC)
         self._wait_for_others(deadline)  # ranks that joined before the release; later ones claim the job
         super().finish()

@@ -1,4 +1,4 @@
-"""When a file was made: Python's `os.stat` does not tell on Linux."""
+"""The creation time of a file, which Python's `os.stat` does not return on Linux."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZE: Final = 256
 
 
 def birth_time(path: str) -> float | None:
-    """Return when a file was made, in seconds since the epoch, or None if the system or the file system does not tell."""
+    """Return the creation time of a file in seconds since the epoch, or None if the system or file system does not know it."""
     try:
         born = getattr(os.stat(path), "st_birthtime", None)
         if born is not None:

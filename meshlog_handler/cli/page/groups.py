@@ -52,7 +52,7 @@ class Kind:
 
     @property
     def order(self) -> tuple[str, str, int]:
-        """What orders kinds that are otherwise equal, so that it does not matter which was first."""
+        """The sort key of kinds that are otherwise equal, so that the order of their lines has no influence."""
         return self.shape, self.source, self.level
 
 

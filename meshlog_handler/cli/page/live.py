@@ -29,8 +29,10 @@ _NOTHING: Final = Insight({}, (), (), (), (), ())
 
 
 def pause_after(seconds: float, used: float, size: int) -> float:
-    """Return how long to wait after a snapshot, in seconds: it took some, used some of a processor, and has a size in bytes."""
-    # What the page takes from the ranks counts. A snapshot also takes long because they keep the machine busy.
+    """Return how long to wait, in seconds, after a snapshot that took `seconds` and `used` processor seconds.
+
+    `size` is its size in bytes. The wait limits the share of a processor that is taken from the ranks.
+    """
     return max(_FASTEST_SEC, seconds, _SHARE * used, size / _BYTES_A_SEC)
 
 

@@ -21,7 +21,7 @@ _LOOK_SEC: Final = 2.0
 
 
 class NoRun(CommandError):
-    """Caller error: no run, or more than one, is meant. The text lists those there are."""
+    """Caller error: no run has this name, or more than one has. The text lists the runs."""
 
 
 def choose(name: str | None, found: Sequence[Run] | None = None) -> Run:

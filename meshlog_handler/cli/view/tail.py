@@ -19,7 +19,6 @@ from ...protocol.ranks import format_ranks
 from ..messages import CommandError
 
 _NAME: Final = re.compile(r"\d+-\d+-(?:[0-9a-f]{16}-)?rank(\d*)\.journal")
-_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CHUNK: Final = 4096
 
 
@@ -127,8 +126,9 @@ def print_tails(
 
     from ...output.formatter import MeshFormatter
     from ...output.json_formatter import JsonFormatter
+    from ...output.rank_files import FORMAT
 
-    formatter: logging.Formatter = JsonFormatter() if as_json else MeshFormatter(_FORMAT)
+    formatter: logging.Formatter = JsonFormatter() if as_json else MeshFormatter(FORMAT)
     tails = read_tails(directory, lines, ranks, complain)
     encoding = sys.stdout.encoding or "utf-8"
     for _, template, values in merged(tails):

@@ -1,4 +1,4 @@
-"""What waits for answers of peers: flushes with their receipts, and the acknowledgements of any request.
+"""Waits for answers of peers: flushes with their receipts, and the acknowledgements of any request.
 
 May import of the client: peers.
 """

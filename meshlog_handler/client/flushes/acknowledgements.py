@@ -26,7 +26,7 @@ def is_request(number: int) -> bool:
 
 @dataclass(eq=False)
 class Pending(Generic[A]):
-    """What is waited for. Each of its members is either in `waiting` or has one of the `answers`."""
+    """A flush, command or switch that waits for answers. Each member is either in `waiting` or has one of the `answers`."""
 
     number: int
     future: Future[Any]
@@ -41,10 +41,10 @@ class Pending(Generic[A]):
 
 
 class Acknowledgements(Generic[A]):
-    """Keeps what is pending. Not thread-safe: one owner.
+    """The flushes, commands and switches that wait for answers. Not thread-safe: one owner.
 
-    Members are any hashable objects. Numbers rise, and an answer to number N counts for N only. `complete` is called once with
-    each pending one that has no member left to wait for. It must not raise.
+    Members are any hashable objects. Numbers rise, and an answer to number N counts for N only. `complete` is called once for
+    each `Pending`, when no member is left to wait for. It must not raise.
     """
 
     def __init__(self, complete: Callable[[Pending[A]], object], numbers: Iterator[int]) -> None:
@@ -87,12 +87,12 @@ class Acknowledgements(Generic[A]):
             self._check(pending)
 
     def note_all(self, member: Hashable, answer: A) -> None:
-        """Note the same answer of `member` wherever it is waited for: it has ended."""
+        """Note the same answer of `member`, which has ended, wherever it is waited for."""
         for number in tuple(self._open):
             self.note(number, member, answer)
 
     def give_up(self, number: int, answer: A) -> None:
-        """Wait for nobody any longer: the members that are left get `answer`."""
+        """Stop waiting: the remaining members get `answer`."""
         pending = self._open.get(number)
         for member in tuple(pending.waiting) if pending is not None else ():
             self.note(number, member, answer)

@@ -1,4 +1,4 @@
-"""How the ranks are: what is known of each, the stacks of their threads, and whether a job hangs.
+"""The state of the ranks: what is known about each, the stacks of their threads, and whether a job hangs.
 
 May import of the client: peers, flushes, downstream.
 """

@@ -100,9 +100,9 @@ class HangWatch:
             self._on_hang(hang)
 
     def _note_work(self, known: Mapping[int, Observation], passed: float, now: float) -> dict[int, float]:
-        """Return when each live rank last did something, as far as the looks can tell: no clock that may be set is used.
+        """Return when each live rank was last seen to do something, by a clock that cannot be set.
 
-        What a rank does that is not reachable is not known: it is left out until it is reachable again.
+        A rank that is not reachable is left out until it is reachable again.
         """
         active = {}
         for rank, each in known.items():

@@ -78,8 +78,9 @@ class Known(NamedTuple):
 
 
 class Knowledge(NamedTuple):
-    """What the client and its relays know at one moment. `counted`: those of their ranks of which relays may not tell.
+    """What the client and its relays know at one moment.
 
+    `counted` has the counters of ranks behind relays. They are used for ranks about which no relay reports.
     `work` is whether the processor time of the ranks is to be measured.
     """
 

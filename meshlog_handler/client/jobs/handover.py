@@ -20,7 +20,7 @@ _MAX_FIRST: Final = 1 << 31
 
 
 class Handover:
-    """Used by `ClientLoop`; without a `succession`, which a client without a job has not, it does nothing.
+    """Used by `ClientLoop`. A client without a job has no `succession`: then it does nothing.
 
     A client that `relays` may take over streams, too: see `Registry`.
     `adopt` makes the peer of a process that has ended. `removed` is called with each peer whose rest the next client shows.

@@ -1,4 +1,4 @@
-"""Other processes that look at a client: what they are answered and sent, and the `Observer` that such a process uses.
+"""Connections of other terminals to a client: their questions, the records that they follow, and their end, `Observer`.
 
 May import of the client: peers, flushes, downstream, health.
 """

@@ -106,7 +106,7 @@ class _Observer:
         return len(self.outbox) + size <= MAX_UNREAD + (MAX_ERRORS if level >= logging.ERROR else 0)
 
     def fitting(self, lowest: float) -> float:
-        """Return the level of the records that it has room for, of those that it follows; at least `lowest`."""
+        """Return the lowest level from `lowest` on of records that it follows and has room for; infinity without room."""
         assert self.follows is not None  # see the callers
         for level in (max(self.follows.level, lowest), max(self.follows.level, lowest, logging.ERROR)):
             if self.has_room(_SEGMENT, level):
@@ -132,8 +132,8 @@ class _Observer:
 class _FollowedStream:
     """The records of `level` and above for observers that follow the same. Each segment defines its schemas anew.
 
-    `shown` returns how many records were shown so far, and how many of them were errors. What is in no segment was missed.
-    Nothing is missed while `level` is the one that the observers have asked for.
+    `shown` returns how many records were shown so far, and how many of them were errors. A shown record that is in no
+    segment was missed. Nothing is missed while `level` is the one that the observers have asked for.
     """
 
     def __init__(self, follows: Follow, level: float, observers: Sequence[_Observer], shown: Callable[[], Shown]) -> None:
@@ -153,7 +153,7 @@ class _FollowedStream:
         """Add a record if it is one to send; return whether a segment was complete, and is in the outboxes."""
         if record.levelno < self.level or (self.ranks is not None and info_of(record).rank not in self.ranks):
             return False
-        # The end of a progress state counts for nobody.
+        # The end of a progress state is not a record.
         this = _NONE if ends_bar else Shown(1, int(record.levelno >= logging.ERROR))
         encoded = encode_relayed(record, self._table)
         full = bool(self._data) and len(self._data) + len(encoded.data) > _SEGMENT

@@ -173,7 +173,7 @@ class Registry:
             self._reserved.update(coords or ())
 
     def identify(self, connection: NewConnection) -> bool:
-        """Correct what a new connection says of itself; return whether its rank has to come from an upstream client."""
+        """Correct what a new connection says about itself; return whether its rank has to come from an upstream client."""
         if connection.hello.observer:
             return False
         own = connection.here and connection.pid == os.getpid()

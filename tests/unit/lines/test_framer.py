@@ -307,7 +307,7 @@ def test_display_is_text_any_console_can_write(raw: bytes, max_line: int) -> Non
         (b"cut \x1b[31", b"cut \x1b[31"[:4] + b"31"),
     ],
 )
-def test_strip_ansi(raw: bytes, plain: bytes) -> None:
+def test_strip_ansi_removes_escape_sequences(raw: bytes, plain: bytes) -> None:
     assert strip_ansi(raw) == plain
 
 
@@ -339,7 +339,7 @@ def test_strip_ansi_leaves_bytes_without_escapes_alone(raw: bytes) -> None:
         ("RANK 3 of 8", logging.INFO),
     ],
 )
-def test_level_of(text: str, level: int) -> None:
+def test_a_captured_line_has_a_level(text: str, level: int) -> None:
     assert level_of(text) == level
     assert may_have_levels(text.encode()) or level == logging.INFO
 

@@ -82,7 +82,7 @@ def test_several_threads_get_the_same_result() -> None:
     assert [other.get(5) for other in others] == [7] * 4
 
 
-def test_it_cannot_be_pickled() -> None:
+def test_a_mesh_future_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(MeshFuture.completed(1))
 

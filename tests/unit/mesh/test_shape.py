@@ -59,7 +59,9 @@ def test_a_slice_has_the_ranks_at_its_positions_with_their_coordinates(extent: d
         ([Place.THIRD], {"gpus": Place.THIRD}, (2,), {"ranks": 1}),
     ],
 )
-def test_slices(ranks: Any, chosen: dict[str, Any], expected: tuple[int, ...], extent: dict[str, int]) -> None:
+def test_a_slice_has_the_chosen_ranks_and_dimensions(
+    ranks: Any, chosen: dict[str, Any], expected: tuple[int, ...], extent: dict[str, int]
+) -> None:
     part = WHOLE.slice(ranks, chosen)
     assert (part.ranks, part.extent) == (expected, extent)
 

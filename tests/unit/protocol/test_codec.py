@@ -80,7 +80,7 @@ def test_an_int_that_python_may_refuse_to_print_is_rejected(value: int) -> None:
 @pytest.mark.parametrize(
     "value", [math.inf, -math.inf, math.nan, -0.0, 5e-324, True, False, "\ud800", "\0", b"\0\xff", {}, (), []], ids=repr
 )
-def test_edge_values(value: object) -> None:
+def test_edge_values_are_unpacked_unchanged(value: object) -> None:
     assert same(unpack(pack(value)), value)
 
 

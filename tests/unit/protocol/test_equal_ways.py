@@ -183,7 +183,7 @@ def shown(item: Item) -> dict[str, object]:
 @settings(max_examples=200)
 @given(st.lists(records(), min_size=1, max_size=3))
 @example([make("%s of %d", PurePosixPath("/a/b"), {(): None})])
-def test_both_ways_give_equal_records(sent: list[logging.LogRecord]) -> None:
+def test_a_schema_and_the_tagged_form_give_equal_records(sent: list[logging.LogRecord]) -> None:
     known, tagged = decode(encode([*sent] * 3)), decode(encode_tagged([*sent] * 3))
     assert all(isinstance(template, TaggedTemplate) for _, template, _ in tagged)
     for one, other in zip(map(shown, known), map(shown, tagged), strict=True):
@@ -358,6 +358,6 @@ def test_what_a_template_formats_as_a_number_is_sent_as_a_number() -> None:
     assert sent("%.1f" + " " * 999, Decimal("2.5"))[1] == "2.5" + " " * 999
 
 
-def test_shapes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_with_extras_use_a_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     items = decode(encode([make("step %d", 1, user="ann"), make("step %d", 1, user=b"")]))
     assert all(isinstance(template, ShapedTemplate) for _, template, _ in items)

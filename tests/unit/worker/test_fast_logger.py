@@ -96,7 +96,7 @@ def call_each(log: logging.Logger, made: list[tuple[int, Any, Any]]) -> None:
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=st.lists(calls, min_size=1, max_size=6))
-def test_both_ways_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fast) -> None:
+def test_the_short_way_and_the_standard_way_give_equal_records(made: list[tuple[int, Any, Any]], fast: Fast) -> None:
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(IndexError):
         patch.setattr(fast_logger, "_BUILTIN", type(lambda: 0))
         patch.setattr(time, "time", lambda: 1_700_000_000.999_999_9)
@@ -187,7 +187,7 @@ def test_code_that_is_compiled_again_at_the_same_address_is_another_place(fast: 
     assert [record.lineno for record in fast.records()] == lines
 
 
-def test_names_at_the_time_of_the_call(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_has_the_names_at_the_time_of_its_call(fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
     current = threading.current_thread()
     monkeypatch.setattr(current, "name", "first")
 
@@ -212,7 +212,7 @@ def test_names_at_the_time_of_the_call(fast: Fast, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="records have the task's name since Python 3.12")
-def test_the_name_of_the_task(fast: Fast) -> None:
+def test_a_record_has_the_name_of_its_task(fast: Fast) -> None:
     async def work(name: str) -> None:
         current = asyncio.current_task()
         assert current is not None

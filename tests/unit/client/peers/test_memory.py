@@ -161,7 +161,7 @@ def test_the_last_records_of_a_worker_take_little_memory(tmp_path: Path) -> None
     assert second.endswith("more characters]")
 
 
-def test_sizes() -> None:
+def test_sizes_of_data_are_estimated_and_limited() -> None:
     assert 1000 < size_of("x" * 1000) < 1100
     assert 4000 < size_of(["x" * 1000, {"y" * 1000: (b"z" * 1000, "\u20ac" * 1000)}]) < 6000
     assert size_of(object()) > 0
