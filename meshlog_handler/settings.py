@@ -251,6 +251,12 @@ def check_hang_after(seconds: float | None) -> float | None:
         raise SettingError(f"hang_after={seconds!r} is not valid. Valid: a positive number of seconds, or None.") from None
 
 
+def check_on_hang(function: object) -> None:
+    """Raise `SettingError` if a function to call at a hang cannot be called."""
+    if function is not None and not callable(function):
+        raise SettingError(f"on_hang={function!r} is not valid. Valid: a function that gets the `Hang`, or None.")
+
+
 def check_progress_from(source: str) -> str:
     """Return the source if it is valid; otherwise raise `SettingError`."""
     if source not in ("output", "cpu"):

@@ -65,6 +65,15 @@ def seconds(text: str) -> float:
 
 
 @_for_argparse
+def positive(text: str) -> float:
+    """Return a number of seconds, more than 0."""
+    number = seconds(text)
+    if not number:
+        raise SettingError("expected more than 0 seconds")
+    return number
+
+
+@_for_argparse
 def window(text: str) -> float:
     """Return a grouping window in seconds."""
     number = seconds(text)

@@ -139,6 +139,7 @@ class LogClient(Requests):
         self._ended = False  # whether the thread has ended
         self.own_token = os.urandom(8).hex() if upstream is None else upstream.directory.token
         self._hang_after = settings.check_hang_after(hang_after)
+        settings.check_on_hang(on_hang)
         self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
         self._hang_watch: HangWatch | None = None
         self._upstream = upstream

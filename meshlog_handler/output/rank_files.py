@@ -225,7 +225,7 @@ class RankFiles:
         formatter: logging.Formatter | None = None,
     ) -> None:
         self.directory = os.path.abspath(directory)
-        self.failed = 0
+        self.failed = self._told = 0
         self._report = report
         self._reported = False
         self._rotation = rotation
@@ -297,7 +297,10 @@ class RankFiles:
             file.forget()
 
     def close(self) -> None:
-        """Write all pending lines, and close the files. Later lines open them again."""
+        """Write all pending lines, close the files, and report how many lines were lost. Later lines open them again."""
         self.flush()
+        if self._pid == os.getpid() and self.failed > self._told:
+            self._report(f"{self.directory}: {self.failed - self._told} lines and records could not be written.")
+            self._told = self.failed
         while self._files:
             self._files.popitem()[1].close()

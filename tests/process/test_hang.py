@@ -184,6 +184,8 @@ def test_invalid_arguments_for_hangs_are_rejected() -> None:
     for seconds in (0, -1, float("nan"), "soon"):
         with pytest.raises(SettingError, match="hang_after="):
             LogClient(hang_after=seconds)  # type: ignore[arg-type]  # it is wrong
+    with pytest.raises(SettingError, match="on_hang='kill'"):
+        LogClient(hang_after=1, on_hang="kill")  # type: ignore[arg-type]  # it is wrong
     with pytest.raises(SettingError, match="progress_from='disk'"):
         LogClient(progress_from="disk")
 

@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     add("level", type=argument_types.level, metavar="LEVEL", help="DEBUG, INFO, 10, ...")
     add("logger", nargs="?", metavar="LOGGER", help="the name of the logger (the root logger)")
     add("--ranks", type=argument_types.ranks, metavar="RANKS", help="only these ranks, such as 3 or 0,4-7")
-    add("--for", type=argument_types.window, dest="for_sec", metavar="SEC", help="restore the level after SEC seconds")
+    add("--for", type=argument_types.positive, dest="for_sec", metavar="SEC", help="restore the level after SEC seconds")
     add("--run", metavar="RUN", help="pid, or the beginning of the command, of the run (the only one)")
 
 

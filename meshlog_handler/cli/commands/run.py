@@ -82,7 +82,7 @@ def add_options(parser: Parser) -> None:
     add("--hide", **repeated, help="do not show lines that match; files have them (repeatable)")
     add("--grace", type=argument_types.seconds, default=5.0, metavar="SEC", help="time for other ranks after a failure (5)")
     stuck = "report where the ranks are when none makes progress for SEC seconds: last lines, merged stacks"
-    add("--hang-after", type=argument_types.seconds, metavar="SEC", help=stuck)
+    add("--hang-after", type=argument_types.positive, metavar="SEC", help=stuck)
     add("--on-hang", choices=("report", "kill"), default="report", help="kill: then end the job, with exit code 124 (report)")
     source: Any = {"choices": ("output", "cpu"), "default": "output"}
     add(

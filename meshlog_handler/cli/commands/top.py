@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("--once", action="store_true", help="print the table once")
     add("--json", action="store_true", help="print it as a JSON object")
-    add("--interval", type=argument_types.window, metavar="SEC", help="seconds between updates (1)")
+    add("--interval", type=argument_types.positive, metavar="SEC", help="seconds between updates (1)")
 
 
 def _top(options: argparse.Namespace) -> int:

@@ -8,11 +8,12 @@ import os
 import re
 import select
 import shutil
+import signal
 import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final
 
 from ...client.observers.observer import Observer
@@ -20,7 +21,7 @@ from ...errors import ClosedError
 from ...insight.report import Insight
 from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
-from .tables import HEAD, ORDERS, RIGHT, Row, heading, rows_of, text_table
+from .tables import HEAD, ORDERS, Row, heading, rows_of, text_table
 
 _STYLES: Final = {
     "dead": "bold red",
@@ -78,7 +79,7 @@ def show_live(observer: Observer, interval: float) -> None:
     order, first = "trouble", 0
     about, insight = observer.about(), observer.insight()
     over = False
-    with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
+    with Live(console=console, screen=True, auto_refresh=False) as live, _Keys(live) as keys:
         due = deadline_after(interval)
         while not over:
             rows = rows_of(insight, order)
@@ -87,7 +88,7 @@ def show_live(observer: Observer, interval: float) -> None:
             first = max(0, min(first, len(rows) - room))
             live.update(_screen(insight, about, rows[first : first + room], f"{order}, {len(rows)} ranks from {first + 1}"))
             live.refresh()
-            for key in _pressed(due):
+            for key in keys.pressed(due):
                 over = over or key in (b"q", b"Q", b"\x03")
                 if key in (b"s", b"S"):
                     names = list(ORDERS)
@@ -109,41 +110,70 @@ def show_live(observer: Observer, interval: float) -> None:
 def _screen(insight: Insight, about: dict[str, Any], rows: list[Row], status: str) -> Any:
     """Return what is drawn. Every text is a `Text`, so that nothing in it is taken for markup."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, expand=True, header_style="reverse", show_edge=False)
-    for name in HEAD:
-        last = name == HEAD[-1]
-        table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True, ratio=1 if last else None)
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES[row.trouble], no_wrap=True, overflow="ellipsis") for cell in row.cells))
-    lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in heading(insight, about, time.time())]
-    return Group(*lines, table, Text(f"q quit  s sort ({status})  arrows scroll", style="dim", no_wrap=True))
+    head, *lines = text_table(HEAD, [row.cells for row in rows], None).split("\n")  # cut at the right: numbers stay whole
+    styles = [_STYLES[row.trouble] for row in rows]
+    shown = [
+        *(Text(line) for line in heading(insight, about, time.time())),
+        Text(head, style="reverse"),
+        *(Text(line, style=style) for line, style in zip(lines, styles, strict=True)),
+        Text(f"q quit  s sort ({status})  arrows scroll", style="dim"),
+    ]
+    for line in shown:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*shown)
 
 
-@contextlib.contextmanager
-def _keys() -> Iterator[None]:
-    """Let the terminal pass on each key at once, without showing it."""
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    try:
-        tty.setcbreak(fd)
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+class _Keys:
+    """A context manager in which the terminal passes on each key at once, without showing it.
+
+    While Ctrl-Z suspends this process, the terminal is as before, and `live` does not use it.
+    """
+
+    def __init__(self, live: Any) -> None:
+        self._live, self._fd = live, sys.stdin.fileno()
+
+    def __enter__(self) -> _Keys:
+        self._before = termios.tcgetattr(self._fd)
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._stops = signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL  # otherwise no shell would continue it
+        if self._stops:
+            signal.signal(signal.SIGTSTP, _noted)
+        tty.setcbreak(self._fd)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+        if self._stops:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._read)
+        os.close(self._write)
+
+    def pressed(self, due: float) -> list[bytes]:
+        """Return the next keys, or none at the time `due`, or sooner after a signal."""
+        ready, _, _ = select.select([self._fd, self._read], [], [], seconds_until(due))
+        if self._read in ready:
+            if signal.SIGTSTP in os.read(self._read, 4096):
+                self._suspend()
+            return []
+        if not ready:
+            return []
+        data = os.read(self._fd, 32)
+        if not data:  # the terminal is gone
+            raise KeyboardInterrupt
+        return _KEY.findall(data)  # several, if they came while the table was drawn
+
+    def _suspend(self) -> None:
+        self._live.stop()
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+        os.kill(os.getpid(), signal.SIGSTOP)  # returns when the shell continues this process
+        tty.setcbreak(self._fd)
+        self._live.start()
 
 
-def _pressed(due: float) -> list[bytes]:
-    """Return the next keys, or none at the time `due`, or sooner if the size of the terminal changes."""
-    fd = sys.stdin.fileno()
-    try:
-        ready, _, _ = select.select([fd], [], [], seconds_until(due))
-    except InterruptedError:
-        return []
-    if not ready:
-        return []
-    data = os.read(fd, 32)
-    if not data:  # the terminal is gone
-        raise KeyboardInterrupt
-    return _KEY.findall(data)  # several, if they came while the table was drawn
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the number of the signal is in the pipe."""
