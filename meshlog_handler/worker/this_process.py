@@ -161,7 +161,7 @@ def _rejoin(quiet: bool) -> Membership | None:
 
 def postpone(work: Callable[[], object]) -> bool:
     """In a fork hook of the program, which runs while the fork holds locks: do `work` after it. Otherwise return False."""
-    # The client's thread may wait for these locks. In the child, the membership is the parent's until the fork hook below has run.
+    # The client's thread may wait for these locks. In the child, the membership is the parent's until `_after_fork_in_child`.
     if not forking() and (_current is None or _current.pid == os.getpid()):
         return False
     _postponed.setdefault(_place(), []).append(work)
