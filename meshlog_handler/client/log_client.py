@@ -290,6 +290,7 @@ class LogClient(Requests):
             with importing():
                 from .health.hang_watch import HangWatch
 
+            unpatched.use()  # in that module, too
             source, show = self._progress_from, self._show_hang
             self._hang_watch = HangWatch(self, self._hang_after, show=show, on_hang=self._on_hang, progress_from=source)
             self._hang_watch.start()

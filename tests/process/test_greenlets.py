@@ -143,6 +143,34 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert said.count("greenlet") == {CONFIGURED: 30, QUEUE: 15}.get(program, 0)
 
 
+HANGS = """
+import logging, subprocess
+{before}
+from meshlog_handler import LogClient
+{after}
+told = []
+with LogClient(hang_after=1, on_hang=told.append) as client:
+    worker = "import meshlog_handler as m, sys; m.install(); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", worker], env=client.environ(), stdin=subprocess.PIPE)
+    while not client.stats():
+        time.sleep(0.01)
+    deadline = time.perf_counter() + 30
+    while not told and time.perf_counter() < deadline:
+        pass  # no greenlet runs meanwhile
+    print("told of", told[0].ranks if told else "nothing")
+    child.communicate()
+"""
+
+
+@each_way
+def test_a_hang_is_told_while_no_greenlet_runs(library: str, when: str) -> None:
+    done = run_python(
+        "-c", "import logging\n" + patched(HANGS, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    assert "told of" in done.stdout
+    assert "nothing" not in done.stdout
+
+
 YIELDS = """
 import logging, threading
 {before}
