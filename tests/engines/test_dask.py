@@ -201,16 +201,16 @@ def test_a_killed_worker_loses_nothing_and_its_replacement_joins(client: Any, re
 
 
 def test_what_a_killed_nanny_has_not_forwarded_arrives_when_the_next_worker_joins(cluster: ByCommands, client: Any) -> None:
-    with attached(client, relay=True) as (logs, collector):
+    with contextlib.ExitStack() as later, attached(client, relay=True) as (logs, collector):
         nanny = cluster.start_worker("--name", "ends")
         until(lambda: len(logs.ranks) == 3, SECONDS, "the worker to join")
         task = client.submit(tasks.log_and_kill_nanny, 1000, workers=["ends"], pure=False)
         assert nanny.wait(SECONDS) == -signal.SIGKILL
         task.cancel()
-        with cluster.one_more("--name", "next"):
-            expected = sorted(f"number {number}" for number in range(1000))
-            until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
-            until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+        later.enter_context(cluster.one_more("--name", "next"))
+        expected = sorted(f"number {number}" for number in range(1000))
+        until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
 
 
 def numbers_of(collector: RecordCollector) -> list[str]:
@@ -222,7 +222,7 @@ def test_what_a_nanny_that_ends_could_not_forward_arrives_when_the_next_worker_j
     cluster: ByCommands, client: Any, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    with attached(client, relay=True) as (logs, collector):
+    with contextlib.ExitStack() as later, attached(client, relay=True) as (logs, collector):
         nanny = cluster.start_worker("--name", "ends")
         until(lambda: len(logs.ranks) == 3, SECONDS, "the worker to join")
         task = client.submit(tasks.log_when, str(gate), 5000, workers=["ends"], pure=False)
@@ -236,12 +236,11 @@ def test_what_a_nanny_that_ends_could_not_forward_arrives_when_the_next_worker_j
         finally:
             os.kill(cluster.scheduler, signal.SIGCONT)
         task.cancel()
-        with cluster.one_more("--name", "next"):
-            expected = sorted(f"number {number}" for number in range(5000))
-            until(lambda: len(numbers_of(collector)) >= 5000, SECONDS, "all records")
-            until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
-            logs.flush(SECONDS)
-            assert numbers_of(collector) == expected
+        later.enter_context(cluster.one_more("--name", "next"))
+        until(lambda: len(numbers_of(collector)) >= 5000, SECONDS, "all records")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+        assert not logs.flush(SECONDS).missing
+        assert numbers_of(collector) == sorted(f"number {number}" for number in range(5000))
 
 
 def test_messages_that_dask_loses_are_sent_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
