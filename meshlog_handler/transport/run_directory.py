@@ -174,7 +174,7 @@ class RunDir:
         _remove_socket(self.path)
 
     def leave(self) -> None:
-        """Leave the directory for another relay: when its client ends, `remove` only releases the locks if there are journals."""
+        """Leave the directory for another relay: at the end, `remove` only releases the locks if there are journals."""
         self.handed_on, self._stays = False, True
 
     def remove(self) -> None:

@@ -130,8 +130,8 @@ def test_another_relay_goes_on_with_the_workers_of_one_whose_tunnel_is_cut() -> 
 
 def test_a_relay_leaves_what_was_not_carried_if_its_process_exits() -> None:
     with tree() as job:
-        pipe, pid, ask = job.start_tunnelled(left_by_process)
         worker, worker_pid = job.start(last_words)
+        pipe, pid, ask = job.start_tunnelled(left_by_process)
         with Tunnel(job.client.address, lambda _: ask("take", 0.01), lambda data: ask("give", data)):
             worker.send(answer(pipe))
             assert answer(worker) == "joined"

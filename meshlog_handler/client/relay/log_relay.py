@@ -248,7 +248,7 @@ class LogRelay:
     """Its client passes records on."""
 
     leaves = False
-    """Whether `stop` passes nothing on, and leaves the workers to another relay of this host and user: its tunnel is cut."""
+    """Whether `stop` passes nothing on, and leaves the journals to another relay of this host and user: its tunnel is cut."""
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""
