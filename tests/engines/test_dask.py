@@ -261,8 +261,8 @@ def test_a_relay_whose_tunnel_has_ended_is_replaced_when_the_next_worker_of_its_
     tunnels: list[TunnelClient] = []
 
     class Known(TunnelClient):
-        def __init__(self, *args: Any, **number: int) -> None:
-            super().__init__(*args, **number)
+        def __init__(self, *args: Any, **fields: Any) -> None:
+            super().__init__(*args, **fields)
             tunnels.append(self)
 
     monkeypatch.setattr(dask_cluster, "TunnelClient", Known)
