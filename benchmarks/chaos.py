@@ -201,7 +201,7 @@ class DaskChaos(Chaos):
     def _has_ended(self, host: Host) -> bool:
         """Return whether a worker runs on a host, and logs no more."""
         told = [self._directory / "workers" / f"{host.name}-0+{pid}" for pid in host.processes(self._worker)]
-        return bool(told) and all(path.exists() and _told_in(path).ended for path in told)
+        return bool(told) and all(path.exists() and path.stat().st_size and _told_in(path).ended for path in told)
 
 
 def _told_in(path: Path) -> Told:

@@ -174,14 +174,14 @@ class RunDir:
         _remove_socket(self.path)
 
     def leave(self) -> None:
-        """Leave the directory for a relay of another process: when its client ends, `remove` only releases the locks."""
+        """Leave the directory for another relay: at the end, `remove` only releases the locks if there are journals."""
         self.handed_on, self._stays = False, True
 
     def remove(self) -> None:
         """Remove the directory and its contents, unless another client is to read journals in it."""
         if self.handed_on:
             return
-        if not self._stays and (_OF_JOB not in self._kept_for or not _is_needed(self.path)):
+        if not (self._stays or _OF_JOB in self._kept_for) or not _is_needed(self.path):
             _remove(self.path)
         self.forget()
 

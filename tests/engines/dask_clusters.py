@@ -31,6 +31,11 @@ class ByCommands:
         """The file that names the scheduler to clients."""
         return str(self._file)
 
+    @property
+    def scheduler(self) -> int:
+        """The process id of the scheduler."""
+        return self._parts[0].pid
+
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one more worker command; return its process, which runs the nannies if there are any."""
         where = ("--local-directory", str(self._directory), "--no-dashboard", "--nthreads", "1", "--host", "127.0.0.1")

@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -39,6 +41,15 @@ def log_and_kill_nanny(count: int) -> None:
     log_many(count)
     os.kill(os.getppid(), signal.SIGKILL)
     threading.Event().wait()
+
+
+def log_when(gate: str, count: int) -> None:
+    """Make a file beside `gate`; when there is a file `gate`, log numbers and make another one."""
+    Path(f"{gate}.waits").touch()
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    log_many(count)
+    Path(f"{gate}.logged").touch()
 
 
 def fail(text: str) -> None:
@@ -78,6 +89,15 @@ def state() -> dict[str, Any]:
 def plugins(dask_scheduler: Any) -> list[str]:
     """On the scheduler: return the names of our plug-ins that are registered there."""
     return [name for name in dask_scheduler.worker_plugins if name.startswith("meshlog")]
+
+
+def close_broadcasts(dask_scheduler: Any) -> int:
+    """On the scheduler: close the connections to workers and nannies that wait for an answer; return how many these were."""
+    occupied = [comm for comms in dask_scheduler.rpc.occupied.values() for comm in comms]
+    waiting = [comm for comm in occupied if comm.name == "Scheduler Broadcast"]
+    for comm in waiting:
+        comm.abort()
+    return len(waiting)
 
 
 def _logger(logger: logging.Logger) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from meshlog_handler import FlushTimeout, LoggingMeshClient
+from meshlog_handler.client.relay import repeated_calls
 from meshlog_handler.testing import RecordCollector
 
 from ..process.procs import stop_process
@@ -28,6 +29,8 @@ from .needed import need
 distributed = need("distributed")
 
 from meshlog_handler.integrations.dask import attach  # noqa: E402  # needs distributed
+from meshlog_handler.integrations.dask import cluster as dask_cluster  # noqa: E402  # needs distributed
+from meshlog_handler.integrations.dask.hosts import TunnelClient  # noqa: E402  # needs distributed
 
 from . import dask_tasks as tasks  # noqa: E402  # needs distributed
 from .dask_clusters import ROOT, SECONDS, ByCommands, by_commands, pids  # noqa: E402  # needs distributed
@@ -198,16 +201,85 @@ def test_a_killed_worker_loses_nothing_and_its_replacement_joins(client: Any, re
 
 
 def test_what_a_killed_nanny_has_not_forwarded_arrives_when_the_next_worker_joins(cluster: ByCommands, client: Any) -> None:
-    with attached(client, relay=True) as (logs, collector):
+    with contextlib.ExitStack() as later, attached(client, relay=True) as (logs, collector):
         nanny = cluster.start_worker("--name", "ends")
         until(lambda: len(logs.ranks) == 3, SECONDS, "the worker to join")
         task = client.submit(tasks.log_and_kill_nanny, 1000, workers=["ends"], pure=False)
         assert nanny.wait(SECONDS) == -signal.SIGKILL
         task.cancel()
-        with cluster.one_more("--name", "next"):
-            expected = sorted(f"number {number}" for number in range(1000))
-            until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
-            until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+        later.enter_context(cluster.one_more("--name", "next"))
+        expected = sorted(f"number {number}" for number in range(1000))
+        until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+
+
+def numbers_of(collector: RecordCollector) -> list[str]:
+    """Return the numbers that tasks logged."""
+    return sorted(text for text in collector.messages if text.startswith("number "))
+
+
+def test_what_a_nanny_that_ends_could_not_forward_arrives_when_the_next_worker_joins(
+    cluster: ByCommands, client: Any, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    with contextlib.ExitStack() as later, attached(client, relay=True) as (logs, collector):
+        nanny = cluster.start_worker("--name", "ends")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the worker to join")
+        task = client.submit(tasks.log_when, str(gate), 5000, workers=["ends"], pure=False)
+        until(Path(f"{gate}.waits").exists, SECONDS, "the task to start")
+        stop_process(cluster.scheduler)  # from now on, nothing is carried
+        try:
+            gate.touch()
+            until(Path(f"{gate}.logged").exists, SECONDS, "the task to log")
+            nanny.terminate()
+            assert nanny.wait(SECONDS) is not None
+        finally:
+            os.kill(cluster.scheduler, signal.SIGCONT)
+        task.cancel()
+        later.enter_context(cluster.one_more("--name", "next"))
+        until(lambda: len(numbers_of(collector)) >= 5000, SECONDS, "all records")
+        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
+        assert not logs.flush(SECONDS).missing
+        assert numbers_of(collector) == sorted(f"number {number}" for number in range(5000))
+
+
+def test_messages_that_dask_loses_are_sent_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeated_calls, "_PAUSE_SEC", 0.0)
+    with attached(client, relay=True) as (logs, collector):
+        for _ in range(5):
+            until(lambda: client.run_on_scheduler(tasks.close_broadcasts), SECONDS, "the tunnels to wait for records")
+            on_each(client, tasks.log_many, 100)
+            client.run_on_scheduler(tasks.close_broadcasts)
+        assert not logs.flush(SECONDS).missing
+        assert numbers_of(collector) == sorted(f"number {number}" for number in range(100) for _ in range(10))
+        assert [text for text in collector.messages if "is gone" in text] == []
+
+
+def test_a_relay_whose_tunnel_has_ended_is_replaced_when_the_next_worker_of_its_nanny_joins(
+    client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tunnels: list[TunnelClient] = []
+
+    class Known(TunnelClient):
+        def __init__(self, *args: Any, **fields: Any) -> None:
+            super().__init__(*args, **fields)
+            tunnels.append(self)
+
+    monkeypatch.setattr(dask_cluster, "TunnelClient", Known)
+    with attached(client, relay=True) as (logs, collector):
+        cut = tunnels[0]
+        cut.cut()
+        workers = client.scheduler_info(n_workers=-1)["workers"].items()
+        below = [address for address, worker in workers if worker["nanny"] == cut._server]
+        task = client.submit(tasks.log_and_die, str(tmp_path / "died"), 1000, workers=below)
+        until(lambda: len(numbers_of(collector)) >= 1000, SECONDS, "all records")
+        task.cancel()
+        until(lambda: len(logs.ranks) == 2, SECONDS, "the next worker to join")
+        on_each(client, tasks.log, logging.WARNING, "after")
+        assert not logs.flush(SECONDS).missing
+        assert numbers_of(collector) == sorted(f"number {number}" for number in range(1000))
+        assert collector.messages.count("after") == 2
+        assert len(tunnels) == 3
 
 
 @each_way

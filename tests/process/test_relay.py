@@ -146,11 +146,11 @@ class Tree:
         address: str = pipe.recv()
         return address
 
-    def start_tunnelled(self) -> tuple[Any, int, Carrier]:
+    def start_tunnelled(self, target: Any = tunnelled) -> tuple[Any, int, Carrier]:
         """Start a relay whose bytes the carrier carries."""
         here, there = multiprocessing.Pipe()
         self._stack.callback(here.close)
-        pipe, pid = self.start(tunnelled, self.client.address, there)
+        pipe, pid = self.start(target, self.client.address, there)
         there.close()
         return pipe, pid, Carrier(here)
 
@@ -377,6 +377,10 @@ class Carrier:
             raise answer
         self.carried += len(answer or b"")
         return answer
+
+    def close(self) -> None:
+        """Cut the tunnel for good."""
+        self._pipe.close()
 
 
 def test_records_arrive_through_a_tunnel_over_the_messages_of_another_system() -> None:

@@ -220,8 +220,10 @@ class LogRelay:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
                 return
-            if uplink.lost and uplink.replaceable:  # the journals of the workers keep what has not arrived
+            if self.leaves or (uplink.lost and uplink.replaceable):  # the journals of the workers keep what has not arrived
                 self._over.set()
+                if not uplink.lost:
+                    uplink.cut()
                 uplink.directory.leave()
                 self._hand_on(client, uplink)
                 client.cut_off()
@@ -244,6 +246,9 @@ class LogRelay:
 
     shows = False
     """Its client passes records on."""
+
+    leaves = False
+    """Whether `stop` passes nothing on, and leaves the journals to another relay of this host and user: its tunnel is cut."""
 
     def forget(self) -> None:
         """In a forked child: close the copies of the parent's descriptors."""

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final
 
 from ...errors import ClosedError, ConnectError
+from ...system import at_exit
 from ...system.diagnostics import diagnose
 from ...system.waits import Awaited, capped
 from ...transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
@@ -47,11 +48,20 @@ class HostRelay:
     """A relay on a host that cannot reach the client's socket. Any thread may call its methods.
 
     The key in `client_address` does not cross the tunnel. For `log_dir`, a directory on this host, and `hide`, see `LogRelay`.
+    `carried` is called when this process exits before `close`: whether `take` and `give` are still called. If not, it leaves.
     """
 
-    def __init__(self, client_address: str, *, log_dir: str | None = None, hide: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        client_address: str,
+        *,
+        log_dir: str | None = None,
+        hide: Sequence[str] = (),
+        carried: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._end, theirs = socket.socketpair()
         self._relay = LogRelay(client_address, log_dir=log_dir, hide=hide, tunnel=theirs)
+        self._carried = carried
         self._started: Future[None] = Awaited()
         self._giving = threading.Lock()
         threading.Thread(target=self._start, name="meshlog-host-relay", daemon=True).start()
@@ -59,10 +69,15 @@ class HostRelay:
     def _start(self) -> None:
         try:
             self._relay.start()
+            at_exit.stop_at_exit(self._relay, self._exit)
         except BaseException as error:
             self._started.set_exception(error)
         else:
             self._started.set_result(None)
+
+    def _exit(self) -> None:
+        self._relay.leaves = self._relay.leaves or not self._carried()
+        self._relay.stop()
 
     @property
     def address(self) -> str:
@@ -117,6 +132,14 @@ class HostRelay:
         if not self._started.done():  # else it would start after this
             self._end.shutdown(socket.SHUT_RDWR)
         self._relay.stop(timeout)
+
+    def leave(self) -> None:
+        """End, because the tunnel is cut for good. Another `HostRelay` of this host goes on with the workers.
+
+        `take` raises `ClosedError`.
+        """
+        self._relay.leaves = True
+        self.close()
 
 
 class Tunnel:

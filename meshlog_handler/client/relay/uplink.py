@@ -166,6 +166,13 @@ class Uplink:
         """Acknowledge a flush, after all records that were passed on before."""
         self.stream.append_flush(version)
 
+    def cut(self) -> None:
+        """Close the connection as if it had been lost. What was not passed on stays in the journals of the workers."""
+        self._left = self.lost = True
+        self._link.close()  # the forwarder may wait for room in it
+        self._forwarder.pause()
+        self.stream.lose_client()
+
     def leave_lost(self) -> None:
         """Close what is left of a lost connection. Nobody will read its journal."""
         path, self._left = self.stream.journal.path, True

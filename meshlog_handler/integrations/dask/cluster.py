@@ -41,6 +41,8 @@ _TOPICS: Final = ("print", "warn")
 _STAGGER_SEC: Final = 0.1
 _FAILED_SEC: Final = 5.0
 _START_SEC: Final = 2.0
+_AGAIN_SEC: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""The seconds between a worker's attempts to join a relay."""
 
 _attached: weakref.WeakKeyDictionary[Any, LoggingMeshClient] = weakref.WeakKeyDictionary()
 _join_lock = threading.Lock()  # only one plug-in of this process joins or leaves at a time
@@ -125,8 +127,10 @@ class Cluster:
         assert client is not None
 
         def announced(event: tuple[float, str]) -> None:
-            if event[1] not in self._tunnels:
-                self._tunnels[event[1]] = TunnelClient(client, self.token, address, event[1])
+            former = self._tunnels.get(event[1])
+            if former is None or former.ended:
+                number = 1 if former is None else former.number + 1
+                self._tunnels[event[1]] = TunnelClient(client, self.token, address, event[1], number=number)
 
         client.subscribe_topic(self.token, announced)
         try:
@@ -199,8 +203,15 @@ class WorkerLogging(WorkerPlugin):  # type: ignore[misc]  # distributed is Any t
             self._joining.result()
 
     async def _join_relay(self, worker: Any) -> None:
-        address = await relay_address(worker, self._name, self._address)
-        await MeshFuture.run(lambda: self._join(address, worker), "join")
+        for pause in (*_AGAIN_SEC, None):
+            address = await relay_address(worker, self._name, self._address)
+            try:
+                await MeshFuture.run(partial(self._join, address, worker), "join")
+                return
+            except ConnectError:
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)  # another relay may just be taking the place of this one
 
     async def teardown(self, worker: Any) -> None:
         """Detach: the worker logs as before."""

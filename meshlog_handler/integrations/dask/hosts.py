@@ -4,16 +4,21 @@
 
     worker -> HostRelay in its nanny -- take, give: messages through the scheduler -- TunnelClient, in the client's process
 
-A nanny outlives a killed worker, so the relay still has the worker's last records.
+A nanny outlives a killed worker, so the relay still has the worker's last records. When Dask closes a connection, for instance
+because the network was cut, a message is sent again. After a long cut, Dask ends the nanny: the relay in the next one goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from functools import partial
 from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
+from ...client.relay.repeated_calls import RepeatedCalls, RepeatingCalls
 from ...client.relay.tunnel import HostRelay, Tunnel
 from ...errors import ClosedError, ConnectError
 from ...mesh.future import MeshFuture
@@ -61,52 +66,78 @@ class NannyRelay:
 
     def __init__(self, name: str, client_address: str, server: Any) -> None:
         self._name = name
+        self._client_address = client_address
         self._server = server
-        self._relay = HostRelay(client_address)
+        self._loop = asyncio.get_running_loop()
+        self._tunnel = 0
+        self._renewing = threading.Lock()
+        self._calls = self._start_relay()
         self._last_take_end = monotonic()
         for handler in (self.take, self.give, self.close):
             server.handlers[f"{name}_{handler.__name__}"] = handler
         self._watching = asyncio.ensure_future(self._watch())
 
+    def _start_relay(self) -> RepeatedCalls:
+        return RepeatedCalls(HostRelay(self._client_address, carried=self._loop.is_running))
+
     async def address(self) -> str:
         """Return the relay's address when the relay has connected to the client."""
-        announcing = asyncio.ensure_future(self._announce())
+        await self._announce()  # also if it has: its tunnel may have ended
+        announcing = asyncio.ensure_future(self._announce_again())
         try:
-            return await MeshFuture.run(lambda: self._relay.address, "relay-address")
+            return await MeshFuture.run(lambda: self._calls.relay.address, "relay-address")
         finally:
             announcing.cancel()
 
-    async def take(self, timeout: float) -> bytes | None:
+    async def take(self, tunnel: int, number: int, timeout: float) -> bytes | None:
         """Return bytes for the client; None if the relay has ended and all bytes were returned."""
         self._last_take_end = monotonic() + timeout
         try:
-            return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
+            return await MeshFuture.run(lambda: self._calls_of(tunnel).take(number, timeout), "relay-take")
         except ClosedError:
-            self._unregister()
+            if tunnel == self._tunnel:
+                self._unregister()
             return None
 
-    async def give(self, data: bytes) -> bool:
+    async def give(self, tunnel: int, number: int, data: bytes) -> bool:
         """Accept bytes from the client; return False if the relay has ended."""
         try:
-            await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
+            await MeshFuture.run(lambda: self._calls_of(tunnel).give(number, data), "relay-give")
         except ClosedError:
             return False
         return True
 
     async def close(self, timeout: float) -> None:
         """Forward pending data, and stop. `take` returns the rest."""
-        await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
+        await MeshFuture.run(lambda: self._calls.relay.close(timeout), "relay-close")
+
+    def _calls_of(self, tunnel: int) -> RepeatedCalls:
+        """Return the relay that a tunnel leads to. If the former tunnel has ended, another relay takes the place of its relay.
+
+        Raises `ClosedError` for a message of a tunnel that has ended.
+        """
+        with self._renewing:
+            if tunnel < self._tunnel:
+                raise ClosedError("this tunnel has ended")
+            if tunnel > self._tunnel > 0:
+                self._calls.relay.leave()
+                self._calls = self._start_relay()
+            self._tunnel = tunnel
+            return self._calls
 
     async def _announce(self) -> None:
-        # Repeated, because the client may not have subscribed yet.
+        await self._server.scheduler.log_event(topic=self._name, msg=self._server.address)
+
+    async def _announce_again(self) -> None:
+        # The client may not have subscribed yet.
         while True:
-            await self._server.scheduler.log_event(topic=self._name, msg=self._server.address)
             await asyncio.sleep(_ANNOUNCE_SEC)
+            await self._announce()
 
     async def _watch(self) -> None:
         while monotonic() - self._last_take_end < SILENT_SEC:
             await asyncio.sleep(SILENT_SEC / 10)
-        await self.close(0.0)
+        await MeshFuture.run(self._calls.relay.leave, "relay-leave")
         self._unregister()
 
     def _unregister(self) -> None:
@@ -117,17 +148,25 @@ class NannyRelay:
 
 
 class TunnelClient:
-    """The client's end of the tunnel to a relay in the nanny or worker at `server`. Any thread may create and close it."""
+    """The client's end of the tunnel to a relay in the nanny or worker at `server`. Any thread may create and close it.
 
-    def __init__(self, client: Any, name: str, client_address: str, server: str) -> None:
+    `number` is 1 for the first tunnel to that server, and grows with each that takes the place of one that has ended.
+    """
+
+    def __init__(self, client: Any, name: str, client_address: str, server: str, *, number: int) -> None:
+        self.number = number
         self._client = client
         self._name = name
         self._server = server
+        self._calls = RepeatingCalls(partial(self._ask, tunnel=number), self._goes_on)
         self._tunnel = Tunnel(
-            client_address,
-            take=lambda timeout: self._ask("take", timeout=max(timeout, TAKE_SEC)),
-            give=lambda data: self._ask("give", data=data),
+            client_address, take=lambda timeout: self._calls.take(max(timeout, TAKE_SEC)), give=self._calls.give
         ).start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is transferred any more."""
+        return self._tunnel.ended
 
     def close(self, timeout: float) -> None:
         """Stop the relay, and receive its remaining data. Never raises."""
@@ -138,11 +177,21 @@ class TunnelClient:
         except Exception as failure:  # Dask may raise anything if the client, the scheduler or the host has ended
             diagnose(f"the relay at {self._server} did not stop cleanly: {type(failure).__name__}: {failure}")
         finally:
-            self._tunnel.close()
+            self.cut()
 
     def cut(self) -> None:
         """Close the tunnel: the Dask client has ended."""
+        self._calls.end()
         self._tunnel.close()
+
+    def _goes_on(self) -> bool:
+        """Return whether the scheduler still knows the nanny or the worker: not if it was killed."""
+        if self._tunnel.ended or self._client.status == "closed":
+            return False
+        with contextlib.suppress(Exception):  # the client has no connection to the scheduler at present
+            workers = self._client.sync(self._client.scheduler.identity)["workers"]
+            return any(self._server in (address, worker["nanny"]) for address, worker in workers.items())
+        return True
 
     def _ask(self, what: str, **fields: Any) -> Any:
         message = {"op": f"{self._name}_{what}", **fields}
