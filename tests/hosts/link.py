@@ -127,7 +127,7 @@ def carry(ends: tuple[int, int]) -> None:
 
 
 def _frames(end: int) -> list[bytes]:
-    frames = []
+    frames: list[bytes] = []
     with contextlib.suppress(BlockingIOError):  # no more of them
         while len(frames) < _AT_ONCE:
             frames.append(os.read(end, _FRAME))

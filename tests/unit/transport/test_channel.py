@@ -42,5 +42,5 @@ def test_a_client_that_does_not_answer_in_time_is_named_so(tmp_path: Path, monke
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
         silent.bind(path)
         silent.listen()
-        with pytest.raises(ConnectError, match="failed: no answer in time. Check"):
+        with pytest.raises(ConnectError, match=r"failed: no answer in time\. Check"):
             connect(Address(path, bytes(32)), Hello(1, "here", None, None, "", (), True, 0.0), ())
