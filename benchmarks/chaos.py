@@ -15,7 +15,7 @@ Linux, root and iproute2. The schedule is seeded; the races are not.
 
 With ``--engine dask``, the workers are those of a Dask cluster, one on each host, and the relays are in their nannies, which
 are killed in their place. Faults are fewer, because each process of Dask takes seconds to start. Networks are cut; they are not
-slow and lose nothing, which needs a kernel with netem.
+slow and lose nothing.
 """
 
 from __future__ import annotations

@@ -467,8 +467,10 @@ def connect(address: Address, hello: Hello, fds: Sequence[int], tunnel: socket.s
     except (OSError, EOFError, MeshlogError) as failure:
         if sock is not None:
             sock.close()
+        late = isinstance(failure, BlockingIOError)  # so the kernel tells that its limit is over
+        cause = "no answer in time" if late else f"{type(failure).__name__}: {failure}"
         raise ConnectError(
-            f"joining the client at {address.path} failed: {type(failure).__name__}: {failure}. Check that the process that "
-            f"shows the logs is still running, and that the address is passed on unchanged."
+            f"joining the client at {address.path} failed: {cause}. Check that the process that shows the logs is still "
+            f"running, and that the address is passed on unchanged."
         ) from failure
     return Link(sock), welcome

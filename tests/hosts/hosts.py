@@ -22,6 +22,8 @@ import pytest
 from meshlog_handler.transport import run_directory
 from tests.waiting import until
 
+from .link import Link, Pace
+
 _SETUP = 'mount --make-rprivate / && mount -t tmpfs tmpfs /dev/shm && hostname "$1" && shift && exec "$@"'
 
 
@@ -67,10 +69,11 @@ def shell(path: Path) -> str:
 class Host:
     """One host. `run` starts programs on it."""
 
-    def __init__(self, name: str, address: str, link: str, directory: Path) -> None:
+    def __init__(self, name: str, address: str, link: str, directory: Path, carrier: Link | None) -> None:
         self.name = name
         self.address = address
         self._link = link
+        self._carrier = carrier
         self._directory = directory
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -91,6 +94,11 @@ class Host:
     def join(self) -> None:
         """End a cut."""
         _ip("link", "set", self._link, "up")
+
+    def become(self, pace: Pace) -> None:
+        """Change how slow the network of this host is. Its link was made for it (`slow`)."""
+        assert self._carrier is not None
+        self._carrier.become(pace)
 
     def processes(self, word: bytes = b"") -> list[int]:
         """Return the processes of this host whose command line contains a word."""
@@ -122,8 +130,11 @@ def _command_line(pid: int) -> bytes:
 
 
 @contextlib.contextmanager
-def hosts(count: int, directory: Path, prefix: str = "ml") -> Iterator[tuple[str, list[Host]]]:
-    """Make hosts; yield the address of this process on their network, and the hosts. Their names begin with `prefix`."""
+def hosts(count: int, directory: Path, prefix: str = "ml", slow: int = 0) -> Iterator[tuple[str, list[Host]]]:
+    """Make hosts; yield the address of this process on their network, and the hosts. Their names begin with `prefix`.
+
+    The first `slow` of them have a link whose pace can be changed.
+    """
     number = os.getpid() % 250
     network, bridge = f"10.77.{number}", f"{prefix}b{number}"
     with contextlib.ExitStack() as undo:
@@ -136,12 +147,18 @@ def hosts(count: int, directory: Path, prefix: str = "ml") -> Iterator[tuple[str
             name, link = f"{prefix}h{number}-{index}", f"{prefix}v{number}-{index}"
             _ip("netns", "add", name)
             undo.callback(_ip, "netns", "del", name)
-            _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+            carrier = None
+            if index <= slow:
+                carrier = Link(link, f"{link}e")
+                undo.callback(carrier.close)
+                _ip("link", "set", f"{link}e", "netns", name, "name", "eth0")
+            else:
+                _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
             _ip("link", "set", link, "master", bridge, "up")
             _ip("-n", name, "addr", "add", f"{network}.{index}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
             _ip("-n", name, "link", "set", "lo", "up")
-            host = Host(name, f"{network}.{index}", link, directory / name)
+            host = Host(name, f"{network}.{index}", link, directory / name, carrier)
             undo.callback(host.close)
             made.append(host)
         yield f"{network}.254", made

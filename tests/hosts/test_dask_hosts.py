@@ -1,23 +1,23 @@
-"""Dask on two hosts that share nothing but a network: a cut of the network, and a host that is gone."""
+"""Dask on three hosts that share nothing but a network: a cut of the network, a slow network, and a host that is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshlog_handler import FlushTimeout, LoggingMeshClient
+from meshlog_handler import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 from tests.engines.needed import need
 
 from .hosts import Host, hosts, need_hosts
+from .link import Pace
+from .suite import Suite
 
 distributed: Any = need("distributed")
 need_hosts()
@@ -27,14 +27,16 @@ from meshlog_handler.integrations.dask import attach  # noqa: E402  # needs dist
 from ..engines import dask_tasks as tasks  # noqa: E402  # needs distributed
 from ..engines.dask_clusters import ROOT, SECONDS, ByCommands  # noqa: E402  # needs distributed
 
+SLOW = Pace(delay=0.3, loss=0.05)
+
 pytestmark = pytest.mark.timeout(300)  # a worker takes seconds to start on a busy machine
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ByCommands, list[Host]]]:
-    """A scheduler here, and a worker with a nanny on each of two hosts."""
+    """A scheduler here, and a worker with a nanny on each of three hosts, the first of which may have a slow network."""
     directory = tmp_path_factory.mktemp("hosts")
-    with hosts(2, directory) as (here, made), contextlib.closing(ByCommands(directory, here)) as scheduler:
+    with hosts(3, directory, slow=1) as (here, made), contextlib.closing(ByCommands(directory, here)) as scheduler:
         for host in made:
             start_worker(host, directory)
         yield scheduler, made
@@ -52,7 +54,7 @@ def attached(cluster: ByCommands) -> Iterator[tuple[Any, LoggingMeshClient, Reco
     """A client of the cluster, its logging, and the records that are shown."""
     collector = RecordCollector()
     with distributed.Client(scheduler_file=cluster.file) as client:
-        client.wait_for_workers(2, SECONDS)
+        client.wait_for_workers(3, SECONDS)
         logs = attach(client, [collector])
         logs.set_mode(True, None, logging.INFO)
         try:
@@ -61,57 +63,19 @@ def attached(cluster: ByCommands) -> Iterator[tuple[Any, LoggingMeshClient, Reco
             logs.drain_and_stop(SECONDS)
 
 
-def shown(collector: RecordCollector, word: str) -> list[str]:
-    return sorted(text for text in collector.messages if text.startswith(word))
-
-
-def log_while(client: Any, collector: RecordCollector, word: str, fault: Callable[[], object]) -> None:
-    """Let the workers log numbers while a fault happens; each number must be shown once for each of them."""
-    sent = [f"{word} {number}" for number in range(80)]
-    workers = list(client.scheduler_info(n_workers=-1)["workers"])
-    assert len(workers) == 2
-    calls = []
-    for number, text in enumerate(sent):
-        calls += [client.submit(tasks.log, logging.INFO, text, workers=[worker], pure=False) for worker in workers]
-        if number == 40:
-            client.gather(calls)
-            fault()
-    client.gather(calls)
-    expected = sorted(2 * sent)
-    with contextlib.suppress(TimeoutError):  # what is missing is seen below
-        collector.wait_for(lambda _: len(shown(collector, word)) >= len(expected), SECONDS)
-    assert sorted(Counter(expected) - Counter(shown(collector, word))) == []
-    assert shown(collector, word) == expected
-
-
 def test_faults_between_hosts(cluster: tuple[ByCommands, list[Host]]) -> None:
     scheduler, made = cluster
-
-    def cut() -> None:
-        made[0].cut()
-        time.sleep(2.0)  # the fault itself
-        made[0].join()
-
     with attached(scheduler) as (client, logs, collector):
-        log_while(client, collector, "quiet", lambda: None)
-        log_while(client, collector, "cut", cut)
-        assert not logs.flush(SECONDS).missing
-        made[0].cut()
-        with pytest.raises(FlushTimeout, match=f"on {made[0].name}") as unreached:
-            logs.flush(0.5)
-        assert unreached.value.receipt.hosts == (made[0].name,)
-        assert len(unreached.value.receipt.acked) == 1
-        made[0].join()
-        app = [vars(record) for record in collector.records if record.name == "app"]
-        assert {record["hostname"] for record in app} == {host.name for host in made}
-        lost = {record["rank"] for record in app if record["hostname"] == made[1].name}
-        made[1].kill()
-        collector.wait_for(
-            lambda records: all(
-                any("gone" in r.getMessage() and str(rank) in r.getMessage() for r in records) for rank in lost
-            ),
-            SECONDS,
-        )
-        client.submit(tasks.log, logging.INFO, "after", pure=False).result()
-        assert not logs.flush(SECONDS).missing
-        assert shown(collector, "after") == ["after"]
+        address = {worker["name"]: each for each, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+
+        def log(text: str) -> list[Any]:
+            workers = [address[host.name] for host in made]
+            return [client.submit(tasks.log, logging.INFO, text, workers=[worker], pure=False) for worker in workers]
+
+        suite = Suite(logs, collector, made, log, client.gather)
+        suite.log_while("quiet", 80)
+        suite.log_while("cut", 80, suite.cut)
+        made[0].become(SLOW)
+        suite.log_while("slow", 20)
+        made[0].become(Pace())
+        suite.lose_hosts()

@@ -1,4 +1,4 @@
-"""Ray on two hosts that share nothing but a network: faults of the network, of relays, and of a host."""
+"""Ray on three hosts that share nothing but a network: faults of the network, of relays, and of a host."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.process.procs import DEADLINE, ROOT
 from tests.waiting import until
 
 from .hosts import Host, hosts, need_hosts
+from .suite import Suite
 
 ray: Any = need("ray")
 need_hosts()
@@ -33,11 +34,11 @@ pytestmark = pytest.mark.timeout(300)  # a node takes ten seconds to start on a 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    """A head here, and a node on each of two hosts."""
+    """A head here, and a node on each of three hosts."""
     from ray._private.node import Node
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch, hosts(2, tmp_path_factory.mktemp("hosts")) as (here, made):
+    with pytest.MonkeyPatch.context() as patch, hosts(3, tmp_path_factory.mktemp("hosts")) as (here, made):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         head = Cluster()
@@ -85,43 +86,18 @@ def logger_on(host: Host) -> Any:
     return ray.remote(programs.Counter).options(num_cpus=0, resources={host.name: 1}).remote()
 
 
-def numbered(collector: RecordCollector, word: str) -> list[str]:
-    return sorted(text for text in collector.messages if text.startswith(word))
-
-
-def log_while(collector: RecordCollector, actors: list[Any], word: str, fault: Any) -> None:
-    """Let actors log numbers while a fault happens; each number must be shown once for each of them."""
-    calls, sent = [], []
-    for number in range(200):
-        sent.append(f"{word} {number}")
-        calls += [actor.log.remote(logging.INFO, sent[-1]) for actor in actors]
-        if number == 100:
-            fault()
-    ray.get(calls, timeout=4 * DEADLINE)
-    collector.wait_for(lambda _: len(numbered(collector, word)) >= len(actors) * len(sent), 4 * DEADLINE)
-    assert numbered(collector, word) == sorted(len(actors) * sent)
-
-
-def test_faults_between_hosts(cluster: list[Host], capfd: pytest.CaptureFixture[str]) -> None:
+def test_faults_between_hosts(cluster: list[Host]) -> None:
     with attached() as (logs, collector):
-        actors = [logger_on(host) for host in cluster]
-        log_while(collector, actors, "quiet", lambda: None)
+        actors = {host.name: logger_on(host) for host in cluster}
 
-        def cut() -> None:
-            cluster[0].cut()
-            time.sleep(2.0)  # the fault itself
-            cluster[0].join()
+        def log(text: str) -> list[Any]:
+            return [actors[host.name].log.remote(logging.INFO, text) for host in cluster]
 
-        log_while(collector, actors, "cut", cut)
-        log_while(collector, actors, "killed", lambda: [host.kill(b"_NodeRelay") for host in cluster])
-        assert not logs.flush(4 * DEADLINE).missing
-        ranks = {
-            vars(record)["coords"]["node"]: vars(record)["rank"] for record in collector.records if record.name == programs.NAME
-        }
-        assert set(ranks) == {host.name for host in cluster}
-        cluster[1].kill()
-        collector.wait_for(
-            lambda records: any(str(ranks[cluster[1].name]) in r.getMessage() and "gone" in r.getMessage() for r in records),
-            4 * DEADLINE,
-        )
+        suite = Suite(logs, collector, cluster, log, partial(ray.get, timeout=4 * DEADLINE))
+        suite.log_while("quiet", 200)
+        suite.log_while("cut", 200, suite.cut)
+        suite.log_while("killed", 200, lambda: [host.kill(b"_NodeRelay") for host in cluster])
+        nodes = {vars(record)["coords"]["node"] for record in collector.records if record.name == programs.NAME}
+        assert nodes == {host.name for host in cluster}
+        suite.lose_hosts()
         assert os.getpid() not in cluster[0].processes()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from meshlog_handler.errors import ConnectError, SettingError
 from meshlog_handler.protocol.messages import Hello
+from meshlog_handler.transport import channel
 from meshlog_handler.transport.channel import Address, connect
 
 
@@ -32,3 +34,13 @@ def test_an_invalid_address_of_the_environment_names_the_variable(monkeypatch: p
     ):
         with pytest.raises(SettingError, match=words):
             Address.parse(text)
+
+
+def test_a_client_that_does_not_answer_in_time_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "HANDSHAKE_SEC", 0.05)
+    path = str(tmp_path / "sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.bind(path)
+        silent.listen()
+        with pytest.raises(ConnectError, match=r"failed: no answer in time\. Check"):
+            connect(Address(path, bytes(32)), Hello(1, "here", None, None, "", (), True, 0.0), ())
