@@ -164,9 +164,7 @@ with LogClient(hang_after=1, on_hang=told.append) as client:
 
 @each_way
 def test_a_hang_is_told_while_no_greenlet_runs(library: str, when: str) -> None:
-    done = run_python(
-        "-c", "import logging\n" + patched(HANGS, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    )
+    done = run_python("-c", "import logging\n" + patched(HANGS, library, when), env={**os.environ, "PYTHONWARNINGS": "ignore"})
     assert "told of" in done.stdout
     assert "nothing" not in done.stdout
 
