@@ -208,9 +208,9 @@ def test_what_a_killed_nanny_has_not_forwarded_arrives_when_the_next_worker_join
         assert nanny.wait(SECONDS) == -signal.SIGKILL
         task.cancel()
         later.enter_context(cluster.one_more("--name", "next"))
+        until(lambda: 3 in logs.ranks, SECONDS, "the next worker to join")
         expected = sorted(f"number {number}" for number in range(1000))
         until(lambda: sorted(text for text in collector.messages if text in expected) == expected, SECONDS, "all records")
-        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
 
 
 def numbers_of(collector: RecordCollector) -> list[str]:
@@ -237,8 +237,8 @@ def test_what_a_nanny_that_ends_could_not_forward_arrives_when_the_next_worker_j
             os.kill(cluster.scheduler, signal.SIGCONT)
         task.cancel()
         later.enter_context(cluster.one_more("--name", "next"))
+        until(lambda: 3 in logs.ranks, SECONDS, "the next worker to join")
         until(lambda: len(numbers_of(collector)) >= 5000, SECONDS, "all records")
-        until(lambda: len(logs.ranks) == 3, SECONDS, "the next worker to join")
         assert not logs.flush(SECONDS).missing
         assert numbers_of(collector) == sorted(f"number {number}" for number in range(5000))
 

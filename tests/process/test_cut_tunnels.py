@@ -23,6 +23,7 @@ from .test_relay import Tree, tree
 
 def left_by_process(pipe: Any, above: str, carried: Any) -> None:
     """Run a relay whose bytes go through a pipe until it is closed; then end this process, without closing the relay."""
+    pipe.send("running")
     host = HostRelay(above, carried=lambda: False)
 
     def carry() -> None:

@@ -84,6 +84,7 @@ def relay(pipe: Any, above: str, ahead: float = 0.0) -> None:
 
 def tunnelled(pipe: Any, above: str, carried: Any) -> None:
     """Run a relay until told to end. Its bytes go through a pipe, as they would go through an engine's messages."""
+    pipe.send("running")
     host = HostRelay(above)
 
     def carry() -> None:
@@ -152,6 +153,8 @@ class Tree:
         self._stack.callback(here.close)
         pipe, pid = self.start(target, self.client.address, there)
         there.close()
+        assert pipe.poll(DEADLINE)
+        assert pipe.recv() == "running"  # the client waits 10 seconds for it once the tunnel has begun
         return pipe, pid, Carrier(here)
 
     def worker(self, address: str) -> Worker:
