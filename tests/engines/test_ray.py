@@ -19,6 +19,7 @@ import pytest
 from meshlog_handler import LoggingMeshClient, SettingError
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
+from tests.leaks import run_dirs
 from tests.process.documents import Page
 from tests.process.procs import DEADLINE, ROOT, importing, run_python
 from tests.waiting import until
@@ -171,16 +172,17 @@ def test_actors_of_another_job_join_and_busy_ones_are_named(cluster: Any, capfd:
     with subprocess.Popen([sys.executable, "-m", f"{__package__}.ray_drivers", "killed", cluster.address], cwd=ROOT) as driver:
         assert driver.wait(2 * DEADLINE) == -signal.SIGKILL
     left = ray.get_actor("left", namespace="killed")
+    killed = ray.get(left.log.remote(logging.INFO, "before"), timeout=DEADLINE)
     ray.kill(left, no_restart=False)
     begun = time.monotonic()
 
     def restarted() -> bool:
         with contextlib.suppress(ray.exceptions.ActorUnavailableError):  # it is still starting
-            return bool(ray.get(left.log.remote(logging.INFO, "restarted"), timeout=DEADLINE))
+            return bool(ray.get(left.log.remote(logging.INFO, "restarted"), timeout=DEADLINE) != killed)
         return False
 
-    until(restarted, DEADLINE)
-    assert time.monotonic() - begun < 20  # a worker whose job has ended does not wait for a relay
+    until(restarted, 2 * DEADLINE)
+    assert time.monotonic() - begun < 30  # a worker whose job has ended does not wait for a relay, 30 s
     busy = ray.remote(programs.Counter).options(**on("alpha")).remote()
     calling = busy.sleep.remote(8.0)
     try:
@@ -198,6 +200,18 @@ def test_actors_of_another_job_join_and_busy_ones_are_named(cluster: Any, capfd:
         ray.kill(left)
 
 
+@pytest.mark.usefixtures("cluster")
+def test_an_actor_that_has_died_is_named_and_others_join(capfd: pytest.CaptureFixture[str]) -> None:
+    dead, alive = (ray.remote(programs.Counter).options(**on("alpha")).remote() for _ in range(2))
+    ray.get([dead.log.remote(logging.INFO, "early"), alive.log.remote(logging.INFO, "early")], timeout=DEADLINE)
+    ray.kill(dead)
+    with attached(actors=[dead, alive]) as (logs, collector):
+        assert re.search(r"meshlog: Actor\(Counter, .* did not join: The actor died", capfd.readouterr().err)
+        ray.get(alive.log.remote(logging.INFO, "joined"), timeout=DEADLINE)
+        logs.flush()
+        assert "joined" in collector.messages
+
+
 def test_ray_can_be_attached_again_after_a_restart() -> None:
     done = run_python("-m", f"{__package__}.ray_drivers", "init_again", timeout=4 * DEADLINE)
     for word in ("first", "second", "third"):
@@ -207,7 +221,7 @@ def test_ray_can_be_attached_again_after_a_restart() -> None:
 
 def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
     with attached(relay=True) as (logs, collector):
-        relays = relay_processes()
+        relays, before = relay_processes(), run_dirs()
         node = cluster.add_node(node_name="gamma", num_cpus=1, resources={"gamma": 100})
         try:
             pid = run(programs.say, "late", **on("gamma"))
@@ -216,10 +230,20 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         finally:
             cluster.remove_node(node)
         until(lambda: logs.ranks == () and relay_processes() <= relays, DEADLINE, "the relay to be gone")
-        run_directory.clean(run_directory.base(), 0.0)  # as the next client of that node would do
+        clean(before)
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
+
+
+def clean(before: set[str]) -> None:
+    """Remove the run directories of relays that have ended with their node, as the next client there would do."""
+
+    def cleaned() -> bool:
+        run_directory.clean(run_directory.base(), 0.0)
+        return run_dirs() <= before
+
+    until(cleaned, DEADLINE, "the last process of the node to end: it holds a lock")
 
 
 def relay_processes() -> set[int]:
@@ -307,10 +331,9 @@ def test_a_driver_shows_each_line_once_whether_or_not_ray_shows_lines_too(log_to
 
 @pytest.mark.parametrize("driver", ["own_hook", "ours_as_hook"])
 def test_a_hook_given_to_ray_in_the_documented_way_is_used(driver: str) -> None:
+    before = run_dirs()
     done = run_python("-m", f"{__package__}.ray_drivers", driver, timeout=3 * DEADLINE)
-    run_directory.clean(
-        run_directory.base(), 0.0
-    )  # the run directory of the relay that ended with Ray, as the next client would do
+    clean(before)
     assert done.stdout.count("printed hooked") == done.stderr.count("logged hooked") == 1, done
     assert ("attach(hooked=True)" in done.stdout) == (driver == "own_hook")
 

@@ -147,8 +147,14 @@ class _Job:
         for each in busy:
             diagnose(f"{asked[each]} is busy. It joins, and its logs are shown, after its current call.")
         for each in done:
-            if not ray.get(each):
-                diagnose(f"{asked[each]} did not join: it forwards to another client, or cannot reach this one.")
+            try:
+                joined = ray.get(each)
+            except ray.exceptions.RayError as failure:  # the actor has died, or restarts
+                reason = str(failure).partition("\n")[0]
+                diagnose(f"{asked[each]} did not join: {reason} Call attach(actors=[...]) again when it works.")
+            else:
+                if not joined:
+                    diagnose(f"{asked[each]} did not join: it forwards to another client, or cannot reach this one.")
 
     def leave(self, timeout: float) -> None:
         """Stop workers from joining, and stop the relays. Joined workers detach when they lose the client."""
