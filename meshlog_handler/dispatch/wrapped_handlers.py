@@ -204,7 +204,10 @@ def formatter_of(handler: ShownBy) -> Any:
     if isinstance(found, logging.Handler) and _has_own(found, "format"):
         return _OwnFormat(found, None if formatter is _DEFAULT else formatter)
     kind = type(formatter)
-    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == _PACKAGE else formatter
+    if kind.__module__.partition(".")[0] == _PACKAGE:
+        return None
+    # A program may also replace a method of one formatter, such as `format` or `converter`.
+    return None if kind is logging.Formatter and not any(map(callable, vars(formatter).values())) else formatter
 
 
 def defaults_of(formatter: Any) -> frozenset[str]:

@@ -394,8 +394,11 @@ class Formats(logging.FileHandler):
 
 def a_format_method_of_the_program() -> None:
     """It is called in the process that logs, with the exception itself, and with the formatter."""
-    handlers = [Formats("format-none"), Formats("format-formatter"), file("format-usual")]
+    handlers = [Formats("format-none"), Formats("format-formatter"), file("format-usual"), file("format-replaced")]
     handlers[1].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    replaced = logging.Formatter()
+    replaced.format = lambda record: f"{Formats.state}: {record.getMessage()}"  # type: ignore[method-assign]  # on purpose
+    handlers[3].setFormatter(replaced)
     show_by(*handlers)
 
     def act() -> None:
