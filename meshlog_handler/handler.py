@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -80,8 +81,8 @@ class MeshHandler(CopyableHandler):
     them, as in plain logging. In other processes this applies once the client has ended or cannot be reached.
 
     A formatter set on a MeshHandler is used for those `handlers` that have no formatter. Filters of the MeshHandler, and
-    filters, custom formatters and overridden `handle` methods of the `handlers`, are called in the process and on the thread
-    that logs: they may use the current request or task.
+    filters, custom formatters and overridden `handle` and `format` methods of the `handlers`, are called in the process and on
+    the thread that logs: they may use the current request or task.
 
     A forked child may set formatters, levels and filters of the `handlers` for its own records, before it logs the first one.
     Later changes may be ignored.
@@ -90,6 +91,8 @@ class MeshHandler(CopyableHandler):
     another process joins the client there, and its records are shown by the same handlers. Copies have the name, and what a
     subclass has added. The pickle contains the client's address, and so its key.
 
+    A subclass may override `filter`, `emit` and `handle`, as that of any handler; `super().emit(record)` forwards the record.
+
     Any thread may log. `flush` never waits. `close`, which `logging.shutdown` and `logging.config` call, waits until the
     records of exited processes are shown: they are shown by the configuration that they were logged under, even if
     `os._exit` follows. After a fork, the child joins as a separate process with its first record.
@@ -97,6 +100,13 @@ class MeshHandler(CopyableHandler):
 
     forwards = True
     """A configuration sent by the client does not remove this handler from the root logger."""
+
+    _overridden = False
+    """Whether a subclass has a `filter` or `emit` of its own, which are then called for every record."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._overridden = cls.filter is not MeshHandler.filter or cls.emit is not MeshHandler.emit
 
     def __init__(
         self,
@@ -285,12 +295,16 @@ class MeshHandler(CopyableHandler):
 
         It never raises an `Exception`, takes no lock, and waits for the client only if the journal is full (see `on_full`).
         """
-        if self.filters:
+        if self.filters or self._overridden:
             passed = self.filter(record)
             if not passed:
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
+            if type(self).emit is not MeshHandler.emit:
+                with self.lock or contextlib.nullcontext():  # as in plain logging
+                    self.emit(record)
+                return True
         sink, stream = self.sink, self.record_stream
         if sink is not None and sink.direct and type(record) is not MeshRecord:
             sink.show_here(record)
@@ -365,7 +379,7 @@ class MeshHandler(CopyableHandler):
         stream, sink = self.record_stream, self.sink
         if stream is None or stream.client_gone or stream.ended or stream.pid != os.getpid():
             self.record_stream = None
-            if stream is not None and this_process.postpone(lambda: self.emit(record)):
+            if stream is not None and this_process.postpone(lambda: MeshHandler.emit(self, record)):
                 return True
             member = this_process.current() or this_process.rejoin(quiet=sink is not None)
             stream = member.stream if member is not None else None
@@ -375,11 +389,11 @@ class MeshHandler(CopyableHandler):
             # The client's process and its forked children know the sink's number; other processes only know its name. So does
             # the next client of a job.
             route = self.route = (0 if self._of_job else sink.number) or self.name or self._ordinal
-        if sink is not None and sink.particular and not isinstance(route, tuple):  # else the handlers got it already
+        if sink is not None and not isinstance(route, tuple) and sink.is_particular(record):  # else the handlers got it already
             self.record_stream = None  # a handler may have been changed since
             accepted, texts = sink.prepared(record, this_process.info())
             return not accepted or _append(stream, record, (route, accepted), texts)
-        if sink is not None or self.formatter is None:
+        if (self.formatter is None) if sink is None else not sink.needed:
             self.record_stream = stream  # take the fast path from now on
         return _append(stream, record, route)
 

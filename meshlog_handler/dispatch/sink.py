@@ -9,13 +9,15 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from logging import LogRecord
 from threading import get_ident
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ..output.named_handlers import NamedHandler, ShownBy
+from ..output.needed_extras import needed_extras
+from ..protocol.plain import SCALARS
 from ..protocol.record import PLAIN_SIZE, MeshInfo, shown_kind
 from ..system import unpatched
 from ..system.diagnostics import diagnose
@@ -246,12 +248,21 @@ class Sink:
             or any(filtered for _, _, filtered in self.inherited or ())  # else the client would run a filter removed here
         )
 
+    @property
+    def needed(self) -> frozenset[str]:
+        """The extras that formatters of `logging` need as they are (see `output.needed_extras`)."""
+        return frozenset().union(*(needed_extras(any_formatter_of(handler)) for handler in self.handlers))
+
     def _changes(self, index: int, handler: ShownBy) -> tuple[bool, bool]:
         """Return whether a handler has another formatter and another level in this process than in the client's."""
         if self.inherited is None or index >= len(self.inherited):
             return False, False
         formatter, level, _ = self.inherited[index]
         return any_formatter_of(handler) is not formatter, self.respect_handler_level and handler.level != level
+
+    def is_particular(self, record: LogRecord) -> bool:
+        """Return whether something of the program, or a formatter that needs an extra as it is, gets a record here."""
+        return self.particular or not _are_data(record, self.needed)
 
     def prepared(self, record: LogRecord, info: MeshInfo) -> Prepared:
         """Run the filters and the program's `handle` methods, which may change the record, and the program's formatters."""
@@ -283,8 +294,9 @@ class Sink:
         # As in plain logging, the first formatter formats the traceback for all: it keeps the text in the record.
         trace, own_trace = record.exc_text, False
         for index, handler, seen, fields, several in given:
-            own_formatter = self._changes(index, handler)[0]
-            formatter, writes = (any_formatter_of if own_formatter else formatter_of)(handler), writes_text(handler)
+            formatter, writes = formatter_of(handler), writes_text(handler)
+            if self._changes(index, handler)[0] or not _are_data(record, needed_extras(any_formatter_of(handler))):
+                formatter = formatter or any_formatter_of(handler)
             if formatter is None and writes and (several or own_trace or not _same(fields, record.__dict__)):
                 formatter = any_formatter_of(handler)  # only this handler got this version of the record
             with contextlib.suppress(Exception):  # the client formats it and reports the error
@@ -412,6 +424,11 @@ def _is_indifferent(handler: Any) -> bool:
 def _discards(handler: ShownBy) -> bool:
     """Return whether `flush` would throw away what a handler collects, instead of writing it."""
     return getattr(type(behind(handler)), "flush", None) is logging.handlers.BufferingHandler.flush
+
+
+def _are_data(record: LogRecord, names: Iterable[str]) -> bool:
+    """Return whether the client gets these extras of a record as they are."""
+    return all(type(record.__dict__.get(name)) in SCALARS for name in names)
 
 
 def _same(fields: dict[str, Any], others: dict[str, Any]) -> bool:

@@ -179,11 +179,35 @@ def any_formatter_of(handler: ShownBy) -> Any:
     return getattr(handler if isinstance(handler, WithFormatter) else behind(handler), "formatter", None) or _DEFAULT
 
 
+class _OwnFormat:
+    """The `format` of a handler that overrides it, in place of a formatter."""
+
+    def __init__(self, handler: logging.Handler, formatter: Any) -> None:
+        self._handler, self._formatter = handler, formatter
+        self._style = getattr(formatter, "_style", None)  # it has the defaults
+
+    def format(self, record: LogRecord) -> Any:
+        """Call `format` as the `handle` of the handler does: with its lock, and with the formatter that applies."""
+        handler = self._handler
+        handler.acquire()
+        before, handler.formatter = handler.formatter, self._formatter
+        try:
+            return handler.format(record)
+        finally:
+            handler.formatter = before
+            handler.release()
+
+
 def formatter_of(handler: ShownBy) -> Any:
-    """Return the formatter of a handler if it is the program's: not from the standard library or this package."""
-    formatter = any_formatter_of(handler)
+    """Return what formats the records of a handler if it is the program's: not from the standard library or this package."""
+    formatter, found = any_formatter_of(handler), behind(handler)
+    if isinstance(found, logging.Handler) and _has_own(found, "format"):
+        return _OwnFormat(found, None if formatter is _DEFAULT else formatter)
     kind = type(formatter)
-    return None if kind is logging.Formatter or kind.__module__.partition(".")[0] == _PACKAGE else formatter
+    if kind.__module__.partition(".")[0] == _PACKAGE:
+        return None
+    # A program may also replace a method of one formatter, such as `format` or `converter`.
+    return None if kind is logging.Formatter and not any(map(callable, vars(formatter).values())) else formatter
 
 
 def defaults_of(formatter: Any) -> frozenset[str]:

@@ -336,7 +336,7 @@ class RecordDecoder:
 def _check_template(msg: object) -> None:
     """Raise `ProtocolError` for a template that could make a text of any length: the worker must send the text instead."""
     if isinstance(msg, str) and not is_bounded(msg):
-        raise ProtocolError("a message template has an unbounded width or precision")
+        raise ProtocolError("a message template has an unbounded width or precision, or repeats a name too often")
 
 
 def _check_route(route: object) -> None:

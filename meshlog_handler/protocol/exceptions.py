@@ -9,6 +9,7 @@ exception from which the type derives; `cause`, `context` and the members of `gr
 from __future__ import annotations
 
 import builtins
+import linecache
 import os
 import stat
 import sys
@@ -274,7 +275,27 @@ def _safe_filename(filename: str) -> str:
         return filename
     except ValueError:  # no file can have this name
         return f"<{filename!a}>"
-    return filename if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_SOURCE else f"<{filename}>"
+    # Files of /proc and /sys without a size may have no end, or block: /proc/self/pagemap, /proc/kmsg.
+    if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= _MAX_SOURCE:
+        return f"<{filename}>"
+    _make_room(filename, status.st_size)
+    return filename
+
+
+def _make_room(filename: str, size: int) -> None:
+    """Let `linecache` forget the files of all frames when they take too much memory together: a peer may name any files."""
+    _sources[filename] = size
+    if sum(list(_sources.values())) > _MAX_SOURCES:
+        for name in tuple(_sources):
+            linecache.cache.pop(name, None)
+        _sources.clear()
+        _sources[filename] = size
+        _suspended.cache_clear()  # a frame that is made again counts again
+        _traceback.cache_clear()
+
+
+_sources: Final[dict[str, int]] = {}
+_MAX_SOURCES: Final = 1 << 26
 
 
 _GLOBALS: Final[dict[str, Any]] = {"__name__": "meshlog_handler.protocol.exceptions"}

@@ -358,7 +358,8 @@ def with_text(msg: Any, args: object, text: str) -> Any:
 def is_bounded(template: str) -> bool:
     """Return whether the text of a template is never much longer than the template and its arguments.
 
-    A huge width or precision, or one that is an argument, makes a text of any length.
+    A huge width or precision, or one that is an argument, makes a text of any length, and so does a name that is repeated: each
+    time, the text contains the whole value.
     """
     if "%" not in template:
         return True
@@ -371,7 +372,14 @@ def is_bounded(template: str) -> bool:
 @lru_cache(maxsize=4096)
 def _is_bounded(template: str) -> bool:
     size = 0
+    names: list[str] = []
     for conversion in _CONVERSION.finditer(template):
+        name = conversion[1]
+        if name is not None:
+            # The name goes on to the parenthesis that closes the first one, and what is behind it is not found here.
+            if "(" in name[1:] or names.count(name) == _MAX_REPEATS:
+                return False
+            names.append(name)
         for part in conversion.group(2, 4):
             if part == "*" or (part and len(part) > len(str(_MAX_WIDTH))):
                 return False
@@ -382,6 +390,7 @@ def _is_bounded(template: str) -> bool:
 _SHORT: Final = 512
 _MAX_SEARCHED: Final = 1 << 20
 _MAX_WIDTH: Final = 65536
+_MAX_REPEATS: Final = 4
 
 
 def has_words(template: str) -> bool:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
@@ -381,6 +382,136 @@ def a_record_without_a_level() -> None:
     logging.root.handlers[0].handle(logging.makeLogRecord({"msg": "made by hand"}))
 
 
+class Formats(logging.FileHandler):
+    """Formats with what only the process that logs has."""
+
+    state = "before"
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        return f"{self.state} {getattr(error, 'errno', None)} {super().format(record)}"
+
+
+def a_format_method_of_the_program() -> None:
+    """It is called in the process that logs, with the exception itself, and with the formatter."""
+    handlers = [Formats("format-none"), Formats("format-formatter"), file("format-usual"), file("format-replaced")]
+    handlers[1].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    replaced = logging.Formatter()
+    replaced.format = lambda record: f"{Formats.state}: {record.getMessage()}"  # type: ignore[method-assign]  # on purpose
+    handlers[3].setFormatter(replaced)
+    show_by(*handlers)
+
+    def act() -> None:
+        Formats.state = "while it acts"
+        log.info("a message")
+        try:
+            os.stat("missing")
+        except OSError:
+            log.exception("an error")
+        if how != "plain":
+            logging.root.handlers[0].setFormatter(logging.Formatter("late %(message)s"))
+        else:
+            handlers[0].setFormatter(logging.Formatter("late %(message)s"))
+        log.info("formatted by the formatter of all")
+
+    in_a_child(act)
+
+
+class _Exact:
+    """An extra that a format uses as an object."""
+
+    name = "exact"
+
+    def __format__(self, spec: str) -> str:
+        return f"<{spec}>"
+
+    def __float__(self) -> float:
+        return 0.5
+
+    def __repr__(self) -> str:
+        return "Exact()"
+
+    def __str__(self) -> str:
+        return "the text"
+
+
+def formats_that_need_an_extra_as_it_is() -> None:
+    """Their text is that of the object, also where the object is no data."""
+    formats = [
+        ("%", "%(exact).3f %(exact)s %(exact)r %(levelname)s %(message)s"),
+        ("%", "%(exact)s %(message)s"),
+        ("{", "{exact.name} {exact:wide} {exact} {exact!r} {exact!s} {message}"),
+        ("$", "$exact $message"),
+    ]
+    handlers = []
+    for number, (style, fmt) in enumerate(formats):
+        handlers.append(file(f"needs{number}", logging.Formatter(fmt, style=style, validate=False)))  # type: ignore[arg-type]
+    show_by(*handlers)
+
+    def act() -> None:
+        for exact in (_Exact(), Fraction(1, 3), _Exact()):
+            _Exact.name += "!"
+            log.info("an extra", extra={"exact": exact})
+            log.info("with %s", exact, extra={"exact": exact})
+
+    logging.raiseExceptions = False  # a Fraction has no name
+    in_a_child(act)
+
+
+class _Passes(logging.Handler):
+    """What a MeshHandler is without processes: it passes records to its handlers."""
+
+    def __init__(self, handlers: list[logging.Handler]) -> None:
+        super().__init__()
+        self.handlers = handlers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in self.handlers:
+            handler.handle(record)
+
+
+class _Own:
+    """What a subclass adds to a handler."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on with another message, and a second record after it."""
+        record.msg = f"own {record.msg}"
+        super().emit(record)  # type: ignore[misc]  # the class before it has one
+        super().emit(logging.makeLogRecord({"msg": "after it", "levelno": 20}))  # type: ignore[misc]
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Reject what is secret, and what the filters reject."""
+        return "secret" not in str(record.msg) and super().filter(record)  # type: ignore[misc]
+
+
+def a_subclass_of_the_handler() -> None:
+    """Its `emit` and `filter` are called for each record, also when another process shows it."""
+
+    class OwnPasses(_Own, _Passes):
+        pass
+
+    class OwnMeshHandler(_Own, MeshHandler):
+        pass
+
+    handler: logging.Handler = (OwnPasses if how == "plain" else OwnMeshHandler)(handlers=[file("subclass")])
+    handler.addFilter(lambda record: "hidden" not in str(record.msg))
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.INFO)
+
+    def act() -> None:
+        for number in range(3):
+            log.info("number %d", number)
+            log.info("secret")
+            log.warning("hidden")
+        pid = os.fork()
+        if pid == 0:
+            log.info("after a fork")
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    in_a_child(act)
+
+
 PROGRAMS = (
     texts_are_made_once,
     what_logs_while_another_record_is_shown,
@@ -398,6 +529,9 @@ PROGRAMS = (
     a_child_sets_a_formatter_for_all,
     wrapped_and_unwrapped,
     a_record_without_a_level,
+    a_format_method_of_the_program,
+    formats_that_need_an_extra_as_it_is,
+    a_subclass_of_the_handler,
 )
 
 

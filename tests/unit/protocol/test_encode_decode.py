@@ -386,7 +386,20 @@ def test_a_worker_cannot_override_its_identity(named: dict[str, Any], args: obje
     _show_all(items)
 
 
-@pytest.mark.parametrize("msg", ["%1500000000d", "%.1500000000f", "%*d", "%(a)99999999s", "%65536d%65536d"])
+UNBOUNDED = [
+    "%1500000000d",
+    "%.1500000000f",
+    "%*d",
+    "%(a)99999999s",
+    "%65536d%65536d",
+    "%(a()b)1500000000d",
+    "%((a))1500000000d",
+    "%(a)s" * 20000,
+    "%(a)s %(a)r %(a)d %(b)s %(a)s %(a)5s",
+]
+
+
+@pytest.mark.parametrize("msg", UNBOUNDED, ids=range(len(UNBOUNDED)))
 def test_an_unbounded_template_is_rejected_without_its_text(msg: str) -> None:
     args = {"a": 1} if "(" in msg else (1,)
     fixed = {**dict.fromkeys(("pathname", "filename", "module", "name", "levelname"), ""), "levelno": 20, "lineno": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import linecache
 import logging
 import os
 import pickle
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler.dispatch.sink import Sink
 from meshlog_handler.grouping.aggregator import Aggregator
+from meshlog_handler.protocol import exceptions
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.decode import Item, RecordDecoder
 from meshlog_handler.protocol.encode import SchemaTable
@@ -194,6 +196,24 @@ def test_special_files_are_not_read_as_source(tmp_path: Path) -> None:
         failure = ("ValueError", "m", "E", "why", None, (frame,), None, None, None)
         assert is_failure(failure)
         assert STANDARD.formatException(exc_info(failure)).endswith("m.E: why")
+
+
+@pytest.mark.skipif(not os.path.isfile("/proc/self/pagemap"), reason="this system has no such file")
+def test_a_file_without_a_size_is_not_read_as_source() -> None:
+    failure = ("ValueError", "m", "E", "why", None, (("/proc/self/pagemap", 1, "f", 1, 0, 1),), None, None, None)
+    trace = exc_info(failure)[2]
+    assert trace is not None
+    assert trace.tb_frame.f_code.co_filename == "</proc/self/pagemap>"
+
+
+def test_the_source_files_of_frames_take_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exceptions, "_MAX_SOURCES", 5_000)
+    names = [str(tmp_path / f"source{number}.py") for number in range(20)]
+    for name in names * 2:
+        Path(name).write_text("raise E\n" + "#" * 1000)
+        failure = ("ValueError", "m", "E", "why", None, ((name, 1, "f", 1, 0, 7),), None, None, None)
+        assert "raise E" in STANDARD.formatException(exc_info(failure))
+        assert sum(each in linecache.cache for each in names) <= 5
 
 
 places = st.none() | st.integers(-2, 3) | st.integers(0, 1 << 40)
