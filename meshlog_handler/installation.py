@@ -20,6 +20,7 @@ from .system.interpreters import check_interpreter
 from .system.lazy_imports import importing
 from .system.shielded import run_shielded
 from .system.standard_streams import of_parents_kernel, stand_on_descriptors
+from .system.waits import check_timeout
 from .worker import console_handlers, fast_logger, this_process
 from .worker.member import JoinOptions, Membership, launched_options, when_released
 from .worker.warning_filters import restore_warnings
@@ -221,6 +222,7 @@ def complete(timeout: float | None = 10.0) -> bool:
     it also waits for what processes have logged that have ended, such as children after ``join()``. In a process that joined a
     `LogRelay`, it waits until the relay has everything.
     """
+    check_timeout(timeout)
     member = this_process.current()
     return member is not None and member.complete(timeout)
 

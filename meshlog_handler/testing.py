@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 from .client.log_client import LogClient
 from .protocol.record import info_of
-from .system.waits import deadline_after, monotonic, seconds_until
+from .system.waits import check_timeout, deadline_after, monotonic, seconds_until
 
 
 class RecordCollector(logging.Handler):
@@ -82,6 +82,7 @@ class RecordCollector(logging.Handler):
         TimeoutError
             If `condition` is still false after `timeout` seconds. The message shows the last records.
         """
+        check_timeout(timeout)
         deadline = deadline_after(timeout)
         with self._arrived:
             if not self._wait_until(condition, deadline):

@@ -35,7 +35,7 @@ from ..system.interpreters import check_interpreter
 from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_shielded
-from ..system.waits import monotonic
+from ..system.waits import check_timeout, monotonic
 from ..transport.listener import Listener, NewConnection
 from ..transport.run_directory import RunDir
 from ..transport.runs import FILE, description
@@ -347,6 +347,7 @@ class LogClient(Requests):
             the records of workers that do not answer are read from their journals. If a handler blocks, it is named, with the
             number of records that were not shown.
         """
+        check_timeout(timeout)
         interrupts: list[BaseException] = []
         try:
             self.end(timeout, interrupts)

@@ -32,6 +32,7 @@ from ..system.waits import Awaited, check_timeout, finished, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
 from ..worker import this_process
+from ..worker.job_member import JobMember
 from ..worker.member import Membership
 from .flushes.acknowledgements import UNANSWERED, Answers
 from .flushes.flushes import explain_missing
@@ -69,6 +70,8 @@ class Requests(Listening):
     stack_collector: StackCollector
     _loop: ClientLoop
     _job: str | None
+    _member: JobMember | None
+    _exits: bool
     _mailbox: Mailbox
     _listener: Listener
     _log_dir: str | None
@@ -95,13 +98,13 @@ class Requests(Listening):
         ClosedError
             If the client does not run, or one of its handlers makes the call.
         """
-        began = monotonic()
+        began, seconds = monotonic(), check_timeout(timeout)
         member = this_process.current() if self._job is not None and not self.running else None
         if member is not None and member.options.job == self._job:
-            return _completed(member, timeout, began)
-        future = self.flush_soon(timeout, chosen)
+            return _completed(member, seconds, began)
+        future = self.flush_soon(seconds, chosen)
         # The client's thread applies the timeout. If a handler blocks that thread, this one does.
-        limit = None if timeout is None else timeout + _MARGIN_SEC
+        limit = None if seconds is None else seconds + _MARGIN_SEC
         unpatched.let_greenlets_leave(limit, future.done)
         if finished(future, None if limit is None else max(0.0, began + limit - monotonic())):
             receipt = future.result()
@@ -144,9 +147,7 @@ class Requests(Listening):
         """Return the loop; raise `ClosedError` if this process has none."""
         if hasattr(self, "_loop"):
             return self._loop
-        if self._job is None:
-            raise ClosedError("this LogClient does not run: call start(), or use it in a with statement.")
-        raise ClosedError(f"another process shows job {self._job!r}. To wait until it has shown everything, call complete().")
+        raise self._absent()
 
     def next_request(self) -> int:
         """Return the request number for a command."""
@@ -235,7 +236,9 @@ class Requests(Listening):
         return self.ask(lambda: self._loop.ranks(mesh))
 
     def stats(self) -> Stats:
-        """Return exact counters per rank."""
+        """Return exact counters per rank. Raises `ClosedError` if another process shows the job."""
+        if self._elsewhere:
+            raise self._absent()
         if not self.running:
             return self._loop.stats() if hasattr(self, "_loop") else Stats({}, 0, 0)
         return self.ask(self.stats_now)
@@ -256,7 +259,7 @@ class Requests(Listening):
             If the client does not run, or one of its handlers makes the call.
         """
         wanted = settings.check_ranks(ranks)
-        return self.stack_collector.merged(of_ranks(wanted), timeout, wanted or ())
+        return self.stack_collector.merged(of_ranks(wanted), check_timeout(timeout), wanted or ())
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""
@@ -266,17 +269,28 @@ class Requests(Listening):
         """Return the counters of the processes that have not ended, for an upstream client. Client thread only."""
         return self._loop.relays.living()
 
-    def insight(self, ranks: Iterable[int] | int | None = None, timeout: float = INSIGHT_SEC) -> Insight:
+    def insight(self, ranks: Iterable[int] | int | None = None, timeout: float | None = INSIGHT_SEC) -> Insight:
         """Return which ranks are silent, behind, different or failed, from what they have logged and printed so far.
 
         `ranks` are the ranks to compare with each other (None: all). The call waits up to `timeout` seconds for relays; of the
         ranks of a relay that does not answer, only the counters are known. After `stop`, it returns what was known then.
+
+        Raises
+        ------
+        SettingError
+            If a rank or the timeout is invalid.
+        BusyError
+            If a handler blocks the client's thread.
+        ClosedError
+            If another process shows the job.
         """
         with importing():
             from ..insight.report import insight_of
 
-        wanted = settings.check_ranks(ranks)
-        return insight_of(self.find(timeout).observations() if hasattr(self, "_loop") else (), wanted)
+        wanted, seconds = settings.check_ranks(ranks), check_timeout(timeout)
+        if self._elsewhere:
+            raise self._absent()
+        return insight_of(self.find(seconds).observations() if hasattr(self, "_loop") else (), wanted)
 
     def _repr_html_(self) -> str:
         """Return a table of the ranks for a notebook. Waits about a second at most."""
@@ -284,6 +298,8 @@ class Requests(Listening):
             from ..insight.html import insight_html, text_html
             from ..insight.report import insight_of
 
+        if self._elsewhere:
+            return text_html(f"{self!r}: {self._absent()}")
         if not hasattr(self, "_loop"):
             return text_html(f"{self!r}: not started")
         try:
@@ -292,7 +308,7 @@ class Requests(Listening):
             return text_html(f"{self!r}: {failure}")
         return insight_html(insight_of(found.observations()))
 
-    def find(self, timeout: float, work: bool = False) -> Knowledge:
+    def find(self, timeout: float | None, work: bool = False) -> Knowledge:
         """Return what `insight` is made of. `work`: also the processor time of the ranks."""
         return find(self._running_loop().insights, self.ask, timeout, work)
 
@@ -380,7 +396,24 @@ class Requests(Listening):
 
     def _check_running(self) -> None:
         if not self.running:
-            raise ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+            raise self._absent()
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether another process shows the job, so that this client knows nothing of its ranks."""
+        return self._member is not None and not self.running and not self._exits
+
+    def _absent(self) -> ClosedError:
+        """Return why this client cannot answer, and which process can."""
+        if not self._elsewhere:
+            return ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+        member = this_process.current()
+        pid = None if member is None or member.options.job != self._job else member.client_pid
+        which, named = ("", "") if pid is None else (f" (pid {pid})", f" {pid}")
+        return ClosedError(
+            f"another process shows job {self._job!r}{which}, and knows its ranks. To look at them, run meshlog top{named} or "
+            f"meshlog stacks{named}. To wait until it has shown everything, call complete()."
+        )
 
     def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         if self._pid != os.getpid() or self._thread is None:

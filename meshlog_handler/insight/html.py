@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from ..errors import printable
 from ..protocol.ranks import format_ranks
 from .call_tree import Frame, StackGroup, Unanswered, start_of, unanswered_texts, without_imports
-from .parts import TROUBLES, FailureGroup, Progress, RankInsight, trouble_of
+from .parts import TROUBLES, FailureGroup, Progress, RankInsight, text_beside_rank, trouble_of
 from .series import finest
 
 _MAX_ROWS: Final = 50
@@ -71,7 +71,7 @@ def insight_html(insight: _Insight, title: str = "") -> str:
     parts = [f"<div>{_safe(title)}</div>"] if title else []
     for at, failure in enumerate(insight.failures[:_MAX_FAILURES]):
         where = f"{'first failure' if not at else 'then'}: {format_ranks(failure.ranks)}: "
-        parts.append(f'<div style="color:{_RED}">{_safe(where)}<b>{_safe(failure.text)}</b></div>')
+        parts.append(f'<div style="color:{_RED}">{_safe(where)}<b>{_safe(text_beside_rank(failure))}</b></div>')
     rows = [_row(rank, insight.ranks[rank], troubles[rank]) for rank in ranks[:_MAX_ROWS]]
     head = "".join(f'<th style="text-align:{_side(name)};{_CELL};font-weight:600">{name}</th>' for name in _HEAD)
     parts.append(

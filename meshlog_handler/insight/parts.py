@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 TROUBLES: Final = ("dead", "unreachable", "stopped", "errors", "silent", "behind", "")  # the worst first
 """What `trouble_of` returns, the worst first."""
+
+_ENDED: Final = re.compile(r"rank (\d{1,18}) \((pid \d+)\)(?= )")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Progress:
     rate : float
         The median of the growth per second of the ranks that make progress.
     behind : tuple of int
-        Ranks below the median of the ranks that make progress, if their rate is less than 0.8 of `rate`, or if they are more
-        than 2 intervals behind that median.
+        Ranks below the median of the ranks that make progress, if their rate is less than 0.8 of `rate`, if they are more
+        than 2 intervals behind that median, or if ranks that are ahead wait for them.
     """
 
     label: str
@@ -94,7 +97,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Milestone:
-    """A line that most ranks have logged (`reached`) and some have not (`missing`)."""
+    """A line that most ranks have logged (`reached`), and some have not although they are late by their pace (`missing`)."""
 
     text: str
     reached: tuple[int, ...]
@@ -123,3 +126,11 @@ class FailureGroup:
     ranks: tuple[int, ...]
     first_rank: int
     first_time: float
+
+
+def text_beside_rank(failure: FailureGroup) -> str:
+    """Return the text of a failure for a place that names its rank: how a process ended begins with the same."""
+    found = _ENDED.match(failure.text)
+    if found is None or len(failure.ranks) > 1 or int(found[1]) != failure.first_rank:
+        return failure.text
+    return f"{found[2]}{failure.text[found.end() :]}"

@@ -6,18 +6,18 @@ import logging
 import math
 import os.path
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from statistics import median, median_high
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import printable
 from ..protocol.ranks import format_ranks
 from .html import insight_html
 from .observation import Observation, by_rank
-from .parts import Difference, FailureGroup, Milestone, Progress, RankInsight
+from .parts import Difference, FailureGroup, Milestone, Progress, RankInsight, text_beside_rank
 from .series import Sample, Series, label_of
 
 Key = tuple[int, str]
@@ -31,6 +31,7 @@ _ACTIVE_TIMES: Final = 3.0
 _SLOW: Final = 0.8
 _INTERVALS: Final = 2
 _LATE_SEC: Final = 0.5
+_LATE_TIMES: Final = 2.0
 _RARE: Final = 20
 _FEW: Final = 4
 _MAX_DIFFERENT: Final = 100
@@ -48,11 +49,11 @@ class Insight:
         By rank.
     silent : tuple of (int, float, str)
         ``(rank, seconds, last line)`` of live ranks that have said nothing for much longer than they and the others usually do,
-        while others still do. The longest silence is first. Ranks that are ahead of a slow one are not among them: they wait.
+        while others still do. The longest silence is first. Ranks that are ahead of the others are not among them: they wait.
     progress : tuple of Progress
         One for each template, or kind of line, whose number grows.
     missing : tuple of Milestone
-        Lines that most ranks have logged and some have not.
+        Lines that most ranks have logged and some have not, although they are late by their usual pace.
     different : tuple of Difference
         Lines that only one or few ranks have logged; WARNING and above first.
     failures : tuple of FailureGroup
@@ -116,7 +117,7 @@ def _cut(text: str) -> str:
 def _of_failure(each: FailureGroup) -> str:
     when = f" at {datetime.fromtimestamp(each.first_time):%H:%M:%S}" if each.first_time else ""
     others = f", in all {format_ranks(each.ranks)}" if len(each.ranks) > 1 else ""
-    return f"rank {each.first_rank}{when}{others}: {_cut(each.text)}"
+    return f"rank {each.first_rank}{when}{others}: {_cut(text_beside_rank(each))}"
 
 
 def _of_behind(each: Progress) -> str:
@@ -152,9 +153,10 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
     places = {key: place for key, of_ranks in ordered.items() if (place := _growing(of_ranks)) is not None}
     # Ranks that stand still do not say how fast the others should be.
     paced = {rank for rank, each in ranks.items() if rank not in quiet and each.state in ("running", "ended")}
-    progress = _all_progress(ordered, places, ranks, paced)
-    waiting = _waiting(progress, paced)
+    growths = _all_progress(ordered, places, ranks, paced)
+    waiting, told = _waiting(growths, quiet, paced, ranks)
     quiet -= waiting
+    progress = tuple(sorted(told, key=lambda each: (-len(each.behind), -len(each.values), each.label)))
     silent = tuple(each for each in silent if each[0] not in waiting)
     return Insight(
         {
@@ -174,7 +176,7 @@ def insight_of(observations: Iterable[Observation], wanted: Iterable[int] | None
         },
         silent,
         progress,
-        _missing(ordered, places, ranks),
+        _missing(ordered, places, ranks, quiet),
         _different(ordered, ranks),
         _failures(ranks),
     )
@@ -196,13 +198,53 @@ def _silent(ranks: Mapping[int, Observation]) -> tuple[tuple[int, float, str], .
     return tuple(sorted(found, key=lambda each: (-each[1], each[0])))
 
 
-def _waiting(progress: Iterable[Progress], paced: Set[int]) -> set[int]:
-    """Return the ranks that probably wait for a slow one: they are ahead of it, and not behind the others."""
+class _Growth(NamedTuple):
+    """A number that grows, with the samples that it was found in, and its place in them; None if it begins again in epochs."""
+
+    told: Progress
+    series: Mapping[int, Series]
+    place: int | None
+
+
+def _waiting(
+    growths: Sequence[_Growth], quiet: Set[int], paced: Set[int], ranks: Mapping[int, Observation]
+) -> tuple[set[int], list[Progress]]:
+    """Return the ranks that probably wait for others, and the progress with the ranks for which they wait as those behind.
+
+    Where ranks meet, those that are ahead wait, and the one that is behind is late.
+    """
     found = set()
-    for growth in progress:
-        slowest = min((growth.values[rank] for rank in growth.behind if rank in paced), default=math.inf)
-        found |= {rank for rank, value in growth.values.items() if value > slowest and rank not in growth.behind}
-    return found
+    for each in growths:
+        values, slow = each.told.values, each.told.behind
+        slowest = min((values[rank] for rank in slow if rank in paced), default=math.inf)
+        found |= {rank for rank, value in values.items() if value > slowest >= _first(rank, each) and rank not in slow}
+    behind = {rank for each in growths for rank in each.told.behind}
+    live = [[value for rank, value in each.told.values.items() if ranks[rank].state in LIVE] for each in growths]
+    bounds = [(min(values, default=0.0), max(values, default=0.0)) for values in live]
+    awaited: set[int] = set()
+    for rank in sorted(rank for rank in quiet - behind if ranks[rank].state != "stopped"):
+        newest = max((each.series[rank].newest.time for each in growths if rank in each.told.values), default=0.0)
+        last = [at for at, each in enumerate(growths) if rank in each.told.values and each.series[rank].newest.time == newest]
+        own = {at: growths[at].told.values[rank] for at in last}
+        led = {at for at in last if own[at] > bounds[at][0] >= _first(rank, growths[at])}
+        if led and all(own[at] == bounds[at][1] for at in last):
+            found.add(rank)
+            awaited |= led
+    found -= {rank for rank in found if ranks[rank].state == "stopped"}
+    return found, [_with_awaited(each.told, ranks) if at in awaited else each.told for at, each in enumerate(growths)]
+
+
+def _first(rank: int, growth: _Growth) -> float:
+    """Return the number with which a rank began: if each has a range for itself, the one with the highest is not ahead."""
+    samples = growth.series[rank].samples
+    return -math.inf if growth.place is None or len(samples) < 2 else _at(samples[0], growth.place)
+
+
+def _with_awaited(growth: Progress, ranks: Mapping[int, Observation]) -> Progress:
+    """Add the ranks for which others wait: they are late by more than the usual lag."""
+    middle = median(growth.values.values())
+    late = {rank for rank, value in growth.values.items() if value < middle and ranks[rank].state in LIVE}
+    return replace(growth, behind=tuple(sorted(late.union(growth.behind))))
 
 
 def _growing(series: Mapping[int, Series]) -> int | None:
@@ -241,18 +283,19 @@ def _all_progress(
     places: Mapping[Key, int],
     ranks: Mapping[int, Observation],
     paced: Set[int],
-) -> tuple[Progress, ...]:
+) -> list[_Growth]:
     labels = {key: label_of(key[1], place) for key, place in places.items()}
     shared = Counter(labels.values())
     found = []
     for key, place in places.items():
         label = labels[key] if shared[labels[key]] == 1 else key[1]
-        found.append(_progress(label, kinds[key], place, ranks, paced))
+        found.append(_Growth(_progress(label, kinds[key], place, ranks, paced), kinds[key], place))
         finer = _within(kinds[key], place)
         if finer is not None:
             within, at, series = finer
-            found.append(_progress(f"{label} {at:g} {label_of(key[1], within)}", series, within, ranks, paced))
-    return tuple(sorted(found, key=lambda each: (-len(each.behind), -len(each.values), each.label)))
+            inner = _progress(f"{label} {at:g} {label_of(key[1], within)}", series, within, ranks, paced)
+            found.append(_Growth(inner, series, None))
+    return found
 
 
 def _within(series: Mapping[int, Series], place: int) -> tuple[int, float, dict[int, Series]] | None:
@@ -332,10 +375,17 @@ def _now_of(rank: Observation) -> float:
 
 
 def _missing(
-    kinds: Mapping[Key, Mapping[int, Series]], places: Mapping[Key, int], ranks: Mapping[int, Observation]
+    kinds: Mapping[Key, Mapping[int, Series]],
+    places: Mapping[Key, int],
+    ranks: Mapping[int, Observation],
+    quiet: Set[int],
 ) -> tuple[Milestone, ...]:
     found = []
     most = len(ranks) // 2 + 1
+    # Ranks that have ended, or that have got stuck, do not reach anything soon; of the others, those that are late are told.
+    over = quiet | {rank for rank, each in ranks.items() if each.state != "running"}
+    longest = median([each.longest for each in ranks.values()] or [0.0])
+    steps = [(kinds[key], place) for key, place in places.items()]
     for key, series in kinds.items():
         if len(series) < most or median_high(each.total for each in series.values()) > _RARE:
             continue
@@ -343,20 +393,99 @@ def _missing(
         values = {} if place is None else _values(series, place)
         reached = set(series)
         text = series[min(series)].newest.text
+        point, spread, usual = 0.0, 0.0, _usual_pause(series)
         if len(values) >= most:
             # The furthest point that most ranks have reached.
             point = sorted(values.values(), reverse=True)[most - 1]
             reached = {rank for rank, value in values.items() if value >= point}
             text = next(series[rank].newest.text for rank in sorted(values) if values[rank] == point)
+            spread = max(values.values()) - point
         elif len({each.newest.text for each in series.values()}) > 1:
             common, _ = Counter(each.newest.text for each in series.values()).most_common(1)[0]
             text = common
         # Of a rank of which only a part was examined, it is not known what is missing.
-        missing = {rank for rank, each in ranks.items() if rank not in reached and not (each.sampled and rank not in series)}
+        absent = {rank for rank, each in ranks.items() if rank not in reached and not (each.sampled and rank not in series)}
+        if not absent:
+            continue
+        passed = _Passed({each: series[each] for each in sorted(reached)}, most, steps, ranks, longest)
+        missing = {
+            rank
+            for rank in absent
+            if rank in over
+            or (
+                point - values[rank] > spread and _is_late(ranks[rank], series[rank], usual)
+                if rank in values
+                else passed.by(rank)
+            )
+        }
         if missing:
             when = max(series[rank].newest.time for rank in reached)
             found.append((when, Milestone(text, tuple(sorted(reached)), tuple(sorted(missing)))))
     return tuple(each for _, each in sorted(found, key=lambda pair: (-pair[0], pair[1].text)))
+
+
+def _is_late(rank: Observation, own: Series, usual: float) -> bool:
+    """Return whether a rank takes more than twice as long for its next line of this kind as it, or the others, usually do."""
+    return _now_of(rank) - own.newest.time > _LATE_TIMES * max(_pause(own), usual) + _LATE_SEC
+
+
+def _usual_pause(series: Mapping[int, Series]) -> float:
+    """Return the mean seconds from one line to the next of the median rank."""
+    return median([_pause(each) for each in series.values() if each.total > 1] or [0.0])
+
+
+def _pause(series: Series) -> float:
+    return (series.newest.time - series.samples[0].time) / max(1, series.total - 1)
+
+
+class _Passed:
+    """Tells which ranks should have logged a kind of line by now that they have never logged, and the others (`reached`) have.
+
+    `steps` are the numbers that grow, each with its place; `longest` is the longest silence of the median rank.
+    """
+
+    def __init__(
+        self,
+        reached: Mapping[int, Series],
+        most: int,
+        steps: Sequence[tuple[Mapping[int, Series], int]],
+        ranks: Mapping[int, Observation],
+        longest: float,
+    ) -> None:
+        self._reached, self._steps, self._ranks, self._longest = reached, steps, ranks, longest
+        ages = sorted((_now_of(ranks[each]) - one.samples[0].time for each, one in reached.items()), reverse=True)
+        self._seconds = ages[most - 1]  # since most have logged it
+        self._settled = self._seconds > max(_SILENT_SEC, _LATE_TIMES * (ages[0] - ages[-1]))
+        self._places: list[tuple[float, float] | None] | None = None
+
+    def by(self, rank: int) -> bool:
+        """Return whether this rank should have logged it."""
+        own = self._ranks[rank]
+        if not self._settled:
+            return False
+        if own.silence >= self._seconds:  # it has logged nothing since, which is no news of a rank that logs rarely
+            return own.silence > _SILENT_TIMES * max(own.longest, self._longest)
+        if self._places is None:
+            self._places = [self._place(series, place) for series, place in self._steps]
+        for (series, place), then in zip(self._steps, self._places, strict=True):
+            if rank in series and then is not None and _at(series[rank].newest, place) < then[0]:
+                return _is_late(own, series[rank], then[1])  # else it is on its way to where the others were then
+        return True
+
+    def _place(self, series: Mapping[int, Series], place: int) -> tuple[float, float] | None:
+        """Return the number that the others had reached when they logged the line, and the usual seconds between numbers."""
+        then = [_number_at(series[each], place, one.samples[0].time) for each, one in self._reached.items() if each in series]
+        known = [number for number in then if number == number]
+        return (median(known), _usual_pause(series)) if known else None
+
+
+def _number_at(series: Series, place: int, when: float) -> float:
+    """Return about which number the rank had reached at a time by its clock."""
+    before = [sample for sample in series.samples if sample.time <= when] or series.samples[:1]
+    after = [sample for sample in series.samples if sample.time > when] or series.samples[-1:]
+    first, last = before[-1], after[0]
+    share = (when - first.time) / (last.time - first.time) if first.time <= when < last.time else 0.0
+    return _at(first, place) + share * (_at(last, place) - _at(first, place))
 
 
 def _different(kinds: Mapping[Key, Mapping[int, Series]], ranks: Mapping[int, Observation]) -> tuple[Difference, ...]:

@@ -29,7 +29,7 @@ from ..system import at_exit
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
 from ..system.shielded import run_whole
-from ..system.waits import deadline_after, finished, monotonic
+from ..system.waits import check_timeout, deadline_after, finished, monotonic
 from .engine import Coords, Engine
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ class LoggingMeshClient:
 
         Also called when this object is collected, and at exit.
         """
+        check_timeout(timeout)
         self._end(timeout)
         self._finalizer.detach()
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
 from ..system.shielded import run_whole
-from ..system.waits import Awaited, finished
+from ..system.waits import Awaited, check_timeout, finished
 
 T = TypeVar("T")
 
@@ -84,6 +84,7 @@ class MeshFuture(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as `get` does; return the error, or None if there is a result."""
+        check_timeout(timeout)
         if not finished(self._future, timeout):
             raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s and continues.")
         self._outcome.retrieved = True

@@ -21,6 +21,7 @@ from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from ..system.lazy_imports import importing
 from ..system.shielded import run_whole
+from ..system.waits import check_timeout
 from .future import MeshFuture
 from .shape import Choice, Shape, check_per_host
 from .start_methods import check_start_method, start_ahead
@@ -304,6 +305,7 @@ class ProcMesh:
         FlushTimeout
             From the future, if ranks did not respond; it contains the receipt and names them.
         """
+        check_timeout(timeout)
         ranks = self._chosen
         return self._when_initialized("flush", lambda manager: manager.flush(timeout, ranks))
 
@@ -322,6 +324,7 @@ class ProcMesh:
         BusyError
             From the future, if a handler blocks the client's thread, or another call takes stacks.
         """
+        check_timeout(timeout)
         ranks = self._chosen
         return self._when_initialized("stacks", lambda manager: manager.client.stacks(ranks, timeout))
 
@@ -348,6 +351,7 @@ class ProcMesh:
             raise SettingError(
                 f"a slice ({format_ranks(self.ranks)}) cannot be stopped: its procs belong to the mesh. Stop the whole mesh."
             )
+        check_timeout(timeout)
         life = self._life
         return MeshFuture.run(lambda: life.stop(timeout), "stop")
 

@@ -208,10 +208,20 @@ def reason_of(error: str | None) -> str | None:
     return error and printable(error, _MAX_REASON)
 
 
+def check_seconds(timeout: float | None) -> None:
+    """Raise `ProtocolError` unless this is a timeout or None."""
+    if timeout is not None and not timeout >= 0:
+        raise ProtocolError(f"invalid timeout: expected 0 or more, got {timeout}")
+
+
 class TakeStacks(Command):
     """Reply with a `StacksAnswer`. A relay collects those of its workers within `timeout` seconds (None: no limit)."""
 
     timeout: float | int | None
+
+    def check(self) -> None:
+        """Raise `ProtocolError` unless the timeout is valid."""
+        check_seconds(self.timeout)
 
 
 class Answer(Message):

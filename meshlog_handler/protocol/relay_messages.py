@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ProtocolError, quoted
 from .immutable import field
-from .messages import Command, Message, check_coords, check_names, check_path, check_stacks
+from .messages import Command, Message, check_coords, check_names, check_path, check_seconds, check_stacks
 from .ranks import check_ranks
 
 _MAX_RANKS = 1 << 20
@@ -37,7 +37,8 @@ class FlushDownstream(Command):
     ranks: tuple[int, ...] | None
 
     def check(self) -> None:
-        """Raise `ProtocolError` unless the ranks are valid."""
+        """Raise `ProtocolError` unless the timeout and the ranks are valid."""
+        check_seconds(self.timeout)
         check_ranks(self.ranks, _MAX_RANKS)
 
 

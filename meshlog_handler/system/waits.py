@@ -31,20 +31,33 @@ monotonic: Final = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
 
 def check_timeout(seconds: float | None) -> float | None:
-    """Return `seconds` as a float; None (no limit) for None, infinity, and numbers from 1e10 up.
+    """Return the timeout that a caller gives, as a float; None (no limit) for None, infinity, and numbers from 1e10 up.
 
-    Raises `SettingError`, a ``ValueError``, for anything else, including NaN.
+    Every public call with a timeout checks it here, before it does anything. Raises `SettingError`, a ``ValueError``, for
+    anything else, including NaN and numbers below 0.
     """
+    counted = _counted(seconds)
+    if counted is not None and counted < 0:
+        raise _invalid(seconds)
+    return counted
+
+
+def _counted(seconds: float | None) -> float | None:
+    """Return seconds that are left, which may be below 0, as `check_timeout` does."""
     if seconds is None:
         return None
     if not hasattr(type(seconds), "__float__") or seconds != seconds:
-        raise SettingError(f"timeout={seconds!r} is not a valid timeout. Expected seconds as a number, or None for no limit.")
-    return float(seconds) if seconds < _ENDLESS_SEC else None
+        raise _invalid(seconds)
+    return float(max(seconds, -_ENDLESS_SEC)) if seconds < _ENDLESS_SEC else None
+
+
+def _invalid(seconds: object) -> SettingError:
+    return SettingError(f"timeout={seconds!r} is not valid. Valid: seconds as a number from 0, or None for no limit.")
 
 
 def deadline_after(seconds: float | None) -> float:
     """Return the time `seconds` from now; infinity for None."""
-    counted = check_timeout(seconds)
+    counted = _counted(seconds)
     return float("inf") if counted is None else monotonic() + counted
 
 
@@ -53,7 +66,7 @@ def capped(seconds: float | None) -> float:
 
     Raises `SettingError` for NaN, with which a loop would spin, since its deadline never passes.
     """
-    counted = check_timeout(seconds)
+    counted = _counted(seconds)
     return LONGEST_SEC if counted is None else min(max(0.0, counted), LONGEST_SEC)
 
 

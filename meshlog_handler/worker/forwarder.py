@@ -23,7 +23,7 @@ from ..protocol.frames import DROPPED
 from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
 from ..system.diagnostics import diagnose
-from ..system.waits import capped
+from ..system.waits import capped, check_timeout
 from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads
 
@@ -133,6 +133,7 @@ class LogForwarder(QueueListener):
 
     def wait_ended(self, timeout: float) -> bool:
         """Return whether the thread has ended, after waiting up to `timeout` seconds for it. Any thread but internal ones."""
+        check_timeout(timeout)
         thread = self._thread
         if thread is not None:
             thread.join(capped(timeout))

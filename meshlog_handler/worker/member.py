@@ -391,6 +391,11 @@ class Membership:
         with contextlib.suppress(OSError):  # the client is gone
             self._link.send_message(Relabel(dict(coords)))
 
+    @property
+    def client_pid(self) -> int | None:
+        """The process id of the client, if it is on this machine and not known to be gone; otherwise None."""
+        return None if self._gone or self._link.hung_up else self._link.peer_pid
+
     def client_console(self) -> frozenset[FileIdentity]:
         """Return the files behind the client's stdout and stderr; if unknown, the terminals behind this process's."""
         pid = self._link.peer_pid

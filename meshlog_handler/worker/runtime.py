@@ -32,7 +32,7 @@ from ..protocol.messages import (
     decode,
 )
 from ..system.diagnostics import diagnose
-from ..system.waits import ended
+from ..system.waits import check_timeout, ended
 from ..transport.channel import Link
 from .completions import CompletionRequests
 from .config_transaction import ConfigTransaction
@@ -99,6 +99,7 @@ class LoggerRuntime:
 
     def wait_ended(self, timeout: float) -> bool:
         """Wait until the thread has ended after the connection closed; return False if it runs or is the current thread."""
+        check_timeout(timeout)
         if self._thread is threading.current_thread():
             return False
         return self._thread is None or ended(self._thread, timeout)

@@ -218,6 +218,26 @@ def test_one_of_two_clients_shows_and_the_other_takes_over(restored_logging: log
     assert os.listdir(base()) == []
 
 
+def test_a_client_of_a_job_that_another_process_shows_names_that_process(
+    restored_logging: logging.Logger, tmp_path: Path
+) -> None:
+    with program("keep_on", tmp_path / "app.log", "other", output=tmp_path / "count") as other:
+        until(shown_by, DEADLINE)
+        client = LogClient(RecordCollector(), job="shop")
+        assert client.insight().ranks == {}
+        with client:
+            named = rf"another process shows job 'shop' \(pid {other.pid}\).*meshlog top {other.pid}"
+            for ask in (client.insight, client.stacks, client.stats, client.flush_soon, lambda: client.ranks("")):
+                with pytest.raises(ClosedError, match=named):
+                    ask()
+            assert f"(pid {other.pid})" in client._repr_html_()
+            other.terminate()
+            assert other.wait(DEADLINE) == 0
+            until(lambda: client.running, DEADLINE)
+            assert client.insight().ranks.keys() == client.stats().keys()
+        assert client.insight().ranks.keys() == client.stats().keys(), "what was known at the end"
+
+
 def test_the_environment_names_the_job(
     restored_logging: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import queue
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 
-from meshlog_handler import LogClient, SettingError, this_host
+import meshlog_handler
+from meshlog_handler import JournalQueue, LogClient, LogRelay, SettingError, this_host
+from meshlog_handler.client.observers.observer import Observer
+from meshlog_handler.client.relay.tunnel import HostRelay
 from meshlog_handler.testing import RecordCollector, collected
+from meshlog_handler.transport.runs import runs
 
 from . import workers
 from .procs import DEADLINE, join_all, started
@@ -16,6 +26,8 @@ from .test_flush import mesh
 
 MONTH = 30 * 86_400.0
 INF = float("inf")
+INTERNAL = ("ask", "end", "find", "refuse_commands")
+"""What other parts of the package call."""
 
 
 @pytest.mark.parametrize("timeout", [None, INF, MONTH], ids=str)
@@ -24,10 +36,44 @@ def test_a_flush_with_a_very_long_timeout_returns_its_receipt(timeout: float | N
         assert m.logs.flush(timeout).acked == (0, 1)
 
 
-@pytest.mark.parametrize("timeout", [float("nan"), "3"])
-def test_an_invalid_timeout_raises_an_error_at_the_call(timeout: float) -> None:
-    with collected() as logs, pytest.raises(SettingError):
-        logs.flush(timeout)
+def with_timeout(*owners: object) -> dict[str, Callable[..., object]]:
+    """Return the public functions and methods of these objects that take a timeout."""
+    found: dict[str, Callable[..., object]] = {}
+    for owner in owners:
+        kind = owner if inspect.ismodule(owner) else type(owner)  # no property is evaluated
+        for name in (name for name in dir(kind) if not name.startswith("_") and name not in INTERNAL):
+            function = getattr(kind, name)
+            known = inspect.isfunction(function) and function.__module__.startswith("meshlog_handler")
+            if known and "timeout" in inspect.signature(function).parameters:
+                found[f"{kind.__name__}.{name}"] = getattr(owner, name)
+    return found
+
+
+def test_an_invalid_timeout_raises_an_error_at_every_public_call() -> None:
+    with ExitStack() as stack:
+        logs = stack.enter_context(collected())
+        procs = stack.enter_context(this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()]))
+        relay = stack.enter_context(LogRelay(logs.address))
+        source: queue.Queue[logging.LogRecord] = queue.Queue()
+        reader = logs.client.listen(source)
+        observed = stack.enter_context(Observer.connect(next(run for run in runs() if run.address == logs.address)))
+        flushed = procs.flush()
+        calls = with_timeout(meshlog_handler, logs.client, logs.collector, procs, procs.logging, flushed, relay, reader)
+        calls |= {"Observer.flush": observed.flush, "Observer.stacks": observed.stacks, "JournalQueue.get": JournalQueue().get}
+        nobody: Any = None  # the timeout is checked first
+        calls |= {f"HostRelay.{each.__name__}": partial(each, nobody) for each in (HostRelay.take, HostRelay.close)}
+        for timeout in (float("nan"), "3", -1, -0.001, -INF):
+            for name, call in calls.items():
+                argument = {"condition": lambda records: True} if name.endswith("wait_for") else {}
+                with pytest.raises(SettingError, match="timeout=") as raised:
+                    call(timeout=timeout, **argument)
+                assert repr(timeout) in str(raised.value), name
+        expected = {f"LogClient.{name}" for name in ("flush", "stacks", "insight", "stop")}
+        expected |= {"meshlog_handler.complete", "LogRelay.stop", "QueueReader.stop", "ProcMesh.stop", "MeshFuture.get"}
+        assert expected <= calls.keys()
+        assert logs.client.running, "a call with an invalid timeout does nothing"
+        assert flushed.get(DEADLINE).acked == (0,)
+        assert procs.flush(DEADLINE).get(DEADLINE).acked == (0,)
 
 
 def test_a_window_of_a_month_delays_lines_without_a_busy_loop() -> None:

@@ -129,6 +129,20 @@ def test_follow_shows_what_its_filters_select(job: Meshlog, place: Path) -> None
     assert len(rest[3].splitlines()) == 3
 
 
+def test_follow_names_ranks_that_the_run_does_not_have_and_waits_for_them(job: Meshlog, place: Path) -> None:
+    command = [*MESHLOG, "follow", "--ranks", "0,9"]
+    follower = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=importing(), cwd=ROOT, text=True)
+    assert follower.stdout is not None
+    assert follower.stderr is not None
+    assert "this run has no rank 9: it has ranks 0-" in follower.stderr.readline()
+    release(place)
+    shown = follower.stdout.read()
+    assert ("the end of 0" in shown, "the end of 1" in shown) == (True, False)
+    assert follower.wait(DEADLINE) == 0
+    follower.stdout.close()
+    follower.stderr.close()
+
+
 def test_follow_ends_at_ctrl_c_and_when_its_reader_has_gone(place: Path) -> None:
     code = f"{WAIT_FOR}\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): print('line', flush=True)"
     with running(place, "run", "--", *PYTHON, code, str(place / "go")) as ran:

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from ...output.console import ConsoleHandler, flushing_threads
 from ...output.json_formatter import JsonFormatter
 from ...output.terminal import Output
 from ...protocol.decode import Item
+from ...protocol.ranks import format_ranks
 from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
 
@@ -82,6 +83,8 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
     dispatcher = Dispatcher(Sinks(Sink((console,), window=filters.window)))
     flushing_threads[threading.get_ident()] = set()
     observer.start_following(filters.level, filters.ranks, filters.backlog)
+    if filters.ranks is not None:
+        note_absent(filters.ranks, observer.about()["ranks"])
     left_out, told, due = _LeftOut(observer, filters), 0, 0.0
     while (items := observer.items(_seconds(dispatcher.deadline))) is not None:
         now = monotonic()
@@ -101,6 +104,14 @@ def follow(observer: Observer, filters: Filters, *, as_json: bool) -> None:
         raise console.failure
     if observer.dropped > told:
         note(f"{left_out.more()} were left out: they were shown faster than this command read them")
+
+
+def note_absent(wanted: Collection[int], known: Sequence[int]) -> None:
+    """Say which ranks the run does not have: they are shown if they join."""
+    absent = set(wanted).difference(known)
+    if absent:
+        has = f"it has {format_ranks(known)}" if known else "no rank has joined it yet"
+        note(f"this run has no {format_ranks(absent)}: {has}. A rank that joins later is shown")
 
 
 class _LeftOut:

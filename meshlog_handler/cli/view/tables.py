@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...errors import printable
-from ...insight.parts import TROUBLES, RankInsight, trouble_of
+from ...insight.parts import TROUBLES, RankInsight, text_beside_rank, trouble_of
 from ...insight.report import Insight
 from ...insight.series import finest
 from ...protocol.ranks import format_ranks
@@ -78,7 +78,7 @@ def heading(insight: Insight, about: Mapping[str, Any], now: float) -> list[str]
     ]
     if insight.failures:
         first = insight.failures[0]
-        lines.append(f"first failure: {format_ranks(first.ranks)}: {printable(first.text, _MAX_CELL)}")
+        lines.append(f"first failure: {format_ranks(first.ranks)}: {printable(text_beside_rank(first), _MAX_CELL)}")
     return lines
 
 

@@ -28,7 +28,7 @@ from ...errors import ClosedError
 from ...system.diagnostics import diagnose
 from ...system.error_reports import ErrorReports, describe, give
 from ...system.shielded import run_shielded
-from ...system.waits import LONGEST_SEC, Awaited, ended, finished, monotonic
+from ...system.waits import LONGEST_SEC, Awaited, check_timeout, ended, finished, monotonic
 from ...worker.record_stream import internal_threads
 from .pipe_queue import LIBRARIES, loader_of, reader_of
 
@@ -126,6 +126,7 @@ class QueueReader:
             Seconds without progress. After that time, for example because a killed writer holds the queue's lock, the reader
             is given up, and what is still in the queue is not shown.
         """
+        check_timeout(timeout)
         interrupts: list[BaseException] = []
         run_shielded(partial(end_readers, [self], timeout, interrupts), interrupts.append)
 

@@ -41,7 +41,7 @@ from ...protocol.relay_messages import (
 from ...system import at_exit, live_clients
 from ...system.diagnostics import diagnose
 from ...system.shielded import run_shielded
-from ...system.waits import monotonic
+from ...system.waits import check_timeout, monotonic
 from ...transport.channel import Address
 from ...transport.run_directory import RunDir
 from ...worker.next_client import PATIENCE_SEC, patiently
@@ -207,6 +207,7 @@ class LogRelay:
         timeout : float
             Seconds for the flush.
         """
+        check_timeout(timeout)
         interrupts: list[BaseException] = []
         try:
             run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)

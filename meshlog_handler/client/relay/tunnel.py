@@ -23,7 +23,7 @@ from typing import Final
 from ...errors import ClosedError, ConnectError
 from ...system import at_exit
 from ...system.diagnostics import diagnose
-from ...system.waits import Awaited, capped
+from ...system.waits import Awaited, capped, check_timeout
 from ...transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ...worker.record_stream import internal_threads
 from ..log_client import LogClient
@@ -103,6 +103,7 @@ class HostRelay:
 
         Raises `ClosedError` if the relay has ended and all bytes were returned.
         """
+        check_timeout(timeout)
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
         if not poll.poll(capped(timeout) * 1000):
@@ -129,6 +130,7 @@ class HostRelay:
 
     def close(self, timeout: float = 10.0) -> None:
         """Forward pending data, and stop. `take` returns the rest, then raises `ClosedError`."""
+        check_timeout(timeout)
         if not self._started.done():  # else it would start after this
             self._end.shutdown(socket.SHUT_RDWR)
         self._relay.stop(timeout)

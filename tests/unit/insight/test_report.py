@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from itertools import accumulate
+from random import Random
 from typing import Any
 
 import pytest
@@ -112,6 +114,121 @@ def test_a_stuck_rank_is_silent_also_if_it_is_ahead_of_a_slow_one() -> None:
     assert found.progress[0].slowest == [3, 4]
 
 
+def named(found: Insight) -> tuple[list[int], dict[str, tuple[int, ...]], list[int]]:
+    """Return the silent ranks, those behind by label, and those that miss a milestone."""
+    behind = {each.label: each.behind for each in found.progress if each.behind}
+    return [rank for rank, *_ in found.silent], behind, sorted({rank for each in found.missing for rank in each.missing})
+
+
+@pytest.mark.parametrize("step", [2, 20, 300])
+def test_a_rank_that_waits_ahead_of_all_others_is_not_silent_and_the_others_are_not_missing(step: int) -> None:
+    # The ranks meet after each step. Three of them print what they do meanwhile.
+    others = [steps(rank, step - 1, 1.0, silence=0.2, longest=1.0) for rank in range(3)]
+    found = insight_of([*others, steps(3, step, 1.0, silence=9.0, longest=1.0)])
+    assert named(found)[0] == []
+    assert found.ranks[3].state == "running"
+
+
+@pytest.mark.parametrize("silence", [0.2, 9.5], ids=["prints", "silent"])
+def test_the_rank_for_which_the_others_wait_is_the_one_that_is_behind(silence: float) -> None:
+    waiting = [steps(rank, 20, 1.0, silence=9.0, longest=1.0) for rank in (0, 1)]
+    active = steps(2, 20, 1.0, silence=0.1, longest=1.0)  # it waits, too, and says so
+    late = replace(steps(3, 19, 1.0), silence=silence, longest=1.0)
+    found = insight_of([*waiting, active, late])
+    assert named(found) == ([] if silence < 1 else [3], {"step": (3,)}, [3] if silence > 1 else [])
+
+
+def test_ranks_that_wait_for_the_end_of_an_epoch_are_not_silent() -> None:
+    done = epochs(0, 60, silence=9.0, longest=0.6)
+    found = insight_of([done, *(epochs(rank, 50, 0.6, silence=0.1, longest=0.8) for rank in (1, 2, 3))])
+    assert named(found)[0] == []
+
+
+def test_a_stuck_rank_is_silent_although_its_own_numbers_are_the_highest() -> None:
+    def files(rank: int, count: int, **others: Any) -> Observation:
+        return observed(rank, *((at * 1.0, f"file {1000 * rank + at}") for at in range(count)), longest=1.0, **others)
+
+    ranges = [*(files(rank, 30, silence=0.1) for rank in range(3)), files(3, 10, silence=20.0)]
+    assert named(insight_of(ranges))[0] == [3]
+    stopped = [
+        *(steps(rank, 19, 1.0, silence=0.1, longest=1.0) for rank in range(3)),
+        steps(3, 20, 1.0, state="stopped", silence=9.0),
+    ]
+    assert named(insight_of(stopped))[0] == [3]
+
+
+def test_a_stuck_rank_is_silent_although_it_was_ahead_in_an_earlier_phase() -> None:
+    def loaded(rank: int, count: int) -> list[Line]:
+        return [(at / 100, f"loaded shard {at}") for at in range(1, count + 1)]
+
+    def trained(rank: int, count: int) -> list[Line]:
+        return [(10.0 + at, f"step {at}") for at in range(1, count + 1)]
+
+    others = [observed(rank, *loaded(rank, 89), *trained(rank, 60), silence=0.1, longest=1.0) for rank in range(3)]
+    found = insight_of([*others, observed(3, *loaded(3, 90), *trained(3, 20), silence=40.0, longest=1.0)])
+    assert named(found)[:2] == ([3], {"step": (3,)})
+
+
+@pytest.mark.parametrize("at", [4.0, 9.7, 15.0, 19.9])
+@pytest.mark.parametrize("slower", [1.0, 1.05, 1.3, 2.0])
+def test_a_rank_at_its_usual_pace_misses_no_step(slower: float, at: float) -> None:
+    """The clock is at `at` seconds. Three ranks do a step in a second; one is slower, and has begun half a second later."""
+
+    def until_now(rank: int, begin: float, each: float) -> Observation:
+        times = [begin + each * step for step in range(1, 50) if begin + each * step <= at]
+        lines = [(when, f"step {step}") for step, when in enumerate(times, 1)]
+        epochs = [(when, f"epoch {step // 3} done") for step, when in enumerate(times, 1) if step % 3 == 0]
+        return observed(rank, *lines, *epochs, silence=at - times[-1], longest=each)
+
+    found = insight_of([*(until_now(rank, 0.1 * rank, 1.0) for rank in range(3)), until_now(3, 0.5, slower)])
+    assert named(found)[2] == []
+
+
+def test_workers_of_a_pool_with_uneven_tasks_miss_no_task() -> None:
+    random = Random(7)
+    ended: dict[int, list[float]] = {}
+    for rank in range(8):
+        times = list(accumulate(random.uniform(0.2, 1.8) for _ in range(40)))
+        ended[rank] = times
+    for now in (at / 4 for at in range(8, 80)):
+        found = [[(when, f"task {number} done") for number, when in enumerate(ended[rank], 1) if when <= now] for rank in ended]
+        ranks = [observed(rank, *lines, silence=now - lines[-1][0], longest=1.8) for rank, lines in enumerate(found) if lines]
+        assert named(insight_of(ranks))[2] == [], now
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.4, 2.6, 20.0])
+def test_a_rank_that_stands_still_misses_the_next_step_soon(seconds: float) -> None:
+    # It prints something from time to time, so it is not silent.
+    others = [steps(rank, 8 + int(seconds), 1.0, silence=seconds % 1, longest=1.0) for rank in range(3)]
+    still = observed(
+        3, *((float(step), f"step {step} loss=0.5") for step in range(1, 9)), (8.0 + seconds, "no data yet"), longest=1.0
+    )
+    missing = named(insight_of([*others, still]))[2]
+    assert missing == ([3] if 2.5 < seconds < 12 else [])  # a step that is logged more often than 20 times is no milestone
+
+
+def test_a_line_is_missing_when_a_rank_has_passed_the_place_where_others_logged_it() -> None:
+    def ranks(now: float, third: float, *, skips: bool) -> list[Observation]:
+        """Two ranks log a line after step 5, in a second each; another one takes `third` seconds for a step."""
+        made = []
+        for rank, each in enumerate((1.0, 1.0, third)):
+            lines = [(each * step, f"step {step}") for step in range(1, 100) if each * step <= now]
+            saved = [(each * 5, "saved")] if each * 5 <= now and not (rank == 2 and skips) else []
+            made.append(observed(rank, *lines, *saved, silence=now - lines[-1][0], longest=each))
+        return made
+
+    assert [named(insight_of(ranks(now, 3.0, skips=True)))[2] for now in (5.5, 8.0, 14.0, 18.5)] == [[], [], [], [2]]
+    assert all(named(insight_of(ranks(now, 3.0, skips=False)))[2] == [] for now in (5.5, 8.0, 14.0, 15.0, 18.5))
+
+
+def test_a_rank_that_logs_rarely_misses_no_line_of_the_others() -> None:
+    others = [observed(rank, (100.0 + 4 * rank, "tick"), silence=30.0 - 4 * rank, longest=9.0) for rank in range(3)]
+    rare = observed(3, (0.0, "starts"), (60.0, "works"), silence=70.0, longest=60.0)
+    assert named(insight_of([*others, rare]))[2] == []
+    never = Observation(3, silence=130.0)
+    assert named(insight_of([*others, never]))[2] == [3], "it has not even begun"
+
+
 @pytest.mark.parametrize("text", ["epoch {0} took {1} s", "epoch {0} of 3, seed {1}"])
 def test_a_number_that_does_not_grow_within_an_epoch_is_no_step(text: str) -> None:
     lines = [(float(at), text.format(at // 4, 7 if "seed" in text else 9 - at % 4)) for at in range(9)]
@@ -148,14 +265,15 @@ def test_a_stopped_rank_stays_stopped_in_the_table_and_is_silent_too() -> None:
 
 def test_a_milestone_that_some_ranks_have_not_reached_is_missing() -> None:
     ranks = [observed(rank, (1.0, "epoch 1 done"), (2.0, "epoch 2 done"), (3.0, "epoch 3 done")) for rank in range(7)]
-    found = insight_of([*ranks, observed(7, (1.0, "epoch 1 done"), (2.0, "epoch 2 done"))])
+    found = insight_of([*ranks, observed(7, (1.0, "epoch 1 done"), (2.0, "epoch 2 done"), silence=4.0)])
     assert [(each.text, each.missing) for each in found.missing] == [("epoch 3 done", (7,))]
     assert found.missing[0].reached == tuple(range(7))
     assert "epoch 3 done: 7 of 8, missing 7" in str(found)
 
 
 def test_a_line_without_a_number_is_a_milestone_too() -> None:
-    found = insight_of([*(observed(rank, (1.0, "model loaded")) for rank in range(3)), observed(3, (1.0, "hello"))])
+    ranks = [observed(rank, (1.0, "model loaded"), silence=3.0) for rank in range(3)]
+    found = insight_of([*ranks, observed(3, (1.0, "hello"), silence=3.0)])
     assert [(each.text, each.missing) for each in found.missing] == [("model loaded", (3,))]
 
 

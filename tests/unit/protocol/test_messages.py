@@ -32,7 +32,7 @@ from meshlog_handler.protocol.messages import (
     decode,
     level_config,
 )
-from meshlog_handler.protocol.relay_messages import DownstreamStacks
+from meshlog_handler.protocol.relay_messages import DownstreamStacks, FlushDownstream
 
 from .test_codec import keys, nested, plain
 
@@ -128,6 +128,13 @@ HELLO: dict[str, Any] = ALL[0].fields()
 def test_a_malformed_hello_is_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="malformed Hello"):
         decode(pack(("Hello", {**HELLO, **wrong})), Hello)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, float("nan"), float("-inf")])
+def test_a_timeout_below_0_is_rejected(timeout: float) -> None:
+    for message in (TakeStacks(7, 2.5), FlushDownstream(7, 2.5, None)):
+        with pytest.raises(ProtocolError, match="timeout"):
+            decode(pack((type(message).__name__, {**message.fields(), "timeout": timeout})), Message)
 
 
 def test_default_commands_are_encoded() -> None:

@@ -48,6 +48,14 @@ def test_bound_is_far_below_limits_of_poll_and_locks() -> None:
     assert ready.poll(capped(-MONTH) * 1000) == []
 
 
+@pytest.mark.parametrize("value", [-1, -0.001, -INF, -(10**400)])
+def test_a_caller_gives_no_timeout_below_0_but_the_time_that_is_left_may_be(value: float) -> None:
+    with pytest.raises(SettingError, match=r"timeout=-.* from 0, or None"):
+        check_timeout(value)
+    assert deadline_after(value) < waits.monotonic()
+    assert capped(value) == 0.0
+
+
 @pytest.mark.parametrize("value", [float("nan"), "3", b"3", [1]])
 def test_invalid_timeout_is_rejected(value: float) -> None:
     for check in (check_timeout, capped, deadline_after):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlog_handler.cli.view.observing import NoRun, choose
-from meshlog_handler.cli.view.tables import HEAD, ORDERS, rows_of, table_of_runs, text_table
-from meshlog_handler.insight.parts import Progress, RankInsight, trouble_of
+from meshlog_handler.cli.view.tables import HEAD, ORDERS, heading, rows_of, table_of_runs, text_table
+from meshlog_handler.insight.parts import FailureGroup, Progress, RankInsight, trouble_of
 from meshlog_handler.insight.report import Insight
 from meshlog_handler.transport.runs import Run, command_line
 
@@ -31,6 +31,21 @@ def test_ranks_with_trouble_come_first() -> None:
     assert [row.rank for row in rows] == [6, 5, 3, 2, 4, 1, 0]
     assert [row.trouble for row in rows] == ["dead", "stopped", "errors", "silent", "behind", "", ""]
     assert rows[4].cells[1] == "behind"
+
+
+def test_the_first_failure_has_the_rank_once() -> None:
+    killed = FailureGroup("ended by SIGKILL", "rank 0 (pid 7) ended by SIGKILL", (0,), 0, 5.0)
+    raised = FailureGroup("ValueError", "ValueError: rank 0 (pid 7) is odd", (0,), 0, 5.0)
+    several = FailureGroup("ended by SIGKILL", "rank 0 (pid 7) ended by SIGKILL", (0, 3), 0, 5.0)
+    for failure, shown in (
+        (killed, "rank 0: pid 7 ended by SIGKILL"),
+        (raised, "rank 0: ValueError: rank 0 (pid 7) is odd"),
+        (several, "ranks 0,3: rank 0 (pid 7) ended by SIGKILL"),
+    ):
+        found = dataclasses.replace(insight(WELL), failures=(failure,))
+        assert heading(found, {"pid": 1, "command": "x", "since": 0.0}, 9.0)[-1] == f"first failure: {shown}"
+        assert f"{shown.partition(': ')[2]}</b>" in found._repr_html_()
+    assert ": pid 7 ended by SIGKILL" in str(dataclasses.replace(insight(WELL), failures=(killed,)))
 
 
 @given(
