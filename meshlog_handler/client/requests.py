@@ -64,6 +64,12 @@ class Requests(Listening):
     The client sets these attributes: `_loop` when it starts, `_thread` while it runs.
     """
 
+    title = "this LogClient"
+    """How errors call this client."""
+
+    remedy = ": call start(), or use it in a with statement"
+    """The end of an error that says that the client does not run."""
+
     registry: Registry
     own_token: str
     stack_collector: StackCollector
@@ -145,7 +151,7 @@ class Requests(Listening):
         if hasattr(self, "_loop"):
             return self._loop
         if self._job is None:
-            raise ClosedError("this LogClient does not run: call start(), or use it in a with statement.")
+            raise ClosedError(f"{self.title} does not run{self.remedy}.")
         raise ClosedError(f"another process shows job {self._job!r}. To wait until it has shown everything, call complete().")
 
     def next_request(self) -> int:
@@ -380,12 +386,12 @@ class Requests(Listening):
 
     def _check_running(self) -> None:
         if not self.running:
-            raise ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+            raise ClosedError(f"{self.title} does not run in this process{self.remedy}.")
 
     def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
-            raise ClosedError("this LogClient was stopped.")
+            raise ClosedError(f"{self.title} was stopped.")
         self._mailbox.put(fn, future, gives=gives)
 
 
