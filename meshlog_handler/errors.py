@@ -59,6 +59,20 @@ class SettingError(MeshlogError, ValueError):
     """Caller error: a setting, option or environment variable has an invalid value."""
 
 
+class DirectoryError(SettingError, OSError):
+    """Caller error: the directory that an argument or an environment variable names cannot be used. `cause` says why."""
+
+    def __init__(self, text: str, cause: OSError) -> None:
+        OSError.__init__(self, cause.errno, cause.strerror, cause.filename)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a pool pickles the errors of its workers
+        return type(self), (self._text, OSError(self.errno, self.strerror, self.filename)), vars(self)
+
+
 class ClosedError(MeshlogError, RuntimeError):
     """Caller error: the object is stopped, or was not started."""
 

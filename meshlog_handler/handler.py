@@ -131,6 +131,7 @@ class MeshHandler(CopyableHandler):
         if address is not None and job is not None:
             raise SettingError(f"address and job={job!r} cannot be used together. Give the address of a client, or a job.")
         log_dir = settings.check_directory(log_dir)
+        respect_handler_level = settings.check_flag(respect_handler_level, "respect_handler_level")
         self._of_job = job is not None
         self._show: job_member.Show | None = None
         self._replaced: tuple[logging.Logger, list[logging.Handler], list[tuple[logging.FileHandler, str]]] | None = None

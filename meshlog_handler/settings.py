@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .errors import SettingError
+from .errors import DirectoryError, SettingError
 
 ADDRESS = "MESHLOG_ADDRESS"
 ENABLE_LOG_FORWARDING = "MESHLOG_ENABLE_LOG_FORWARDING"
@@ -251,17 +252,23 @@ def check_hang_after(seconds: float | None) -> float | None:
         raise SettingError(f"hang_after={seconds!r} is not valid. Valid: a positive number of seconds, or None.") from None
 
 
-def check_on_hang(function: object) -> None:
-    """Raise `SettingError` if a function to call at a hang cannot be called."""
+def check_on_hang(function: object, hang_after: float | None) -> None:
+    """Raise `SettingError` if a function to call at a hang cannot be called, or would never be."""
+    if function is not None and hang_after is None:
+        raise SettingError("on_hang has no effect without hang_after, the seconds without progress of a job that hangs.")
     if function is not None and not callable(function):
         raise SettingError(f"on_hang={function!r} is not valid. Valid: a function that gets the `Hang`, or None.")
 
 
-def check_progress_from(source: str) -> str:
-    """Return the source if it is valid; otherwise raise `SettingError`."""
+def check_progress_from(source: str, hang_after: float | None) -> str:
+    """Return the source if it is valid and has an effect; otherwise raise `SettingError`."""
     if source not in ("output", "cpu"):
         raise SettingError(
             f"progress_from={source!r} is not valid. Valid: 'output' (records and printed lines), 'cpu' (processor time, too)."
+        )
+    if source == "cpu" and hang_after is None:
+        raise SettingError(
+            "progress_from='cpu' has no effect without hang_after, the seconds without progress of a job that hangs."
         )
     return source
 
@@ -271,9 +278,35 @@ def check_directory(path: str | os.PathLike[str] | None) -> str | None:
     if path is None:
         return None
     try:
-        return os.path.abspath(os.fsdecode(path))
+        decoded = os.fsdecode(path)
     except TypeError:
-        raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.") from None
+        decoded = ""
+    if not decoded or "\0" in decoded:
+        raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.")
+    return os.path.abspath(decoded)
+
+
+def make_directory(path: str, name: str = "log_dir") -> None:
+    """Make a directory if it does not exist. Raises `DirectoryError`, with the `name` of the argument, if it cannot be used."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "this user cannot write to it", path)
+    except OSError as failure:
+        where = f" ({failure.filename})" if failure.filename not in (None, path) else ""
+        why = f"{failure.strerror}{where}"
+        raise DirectoryError(
+            f"{name}={path!r} cannot be used: {why}. Valid: a directory that this user can make or write to.", failure
+        ) from failure
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return True or False for either of them or a number, such as numpy's; otherwise raise `SettingError` with the `name`."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (str, bytes)) or value is None:  # "no" and "False" would be true
+        raise SettingError(f"{name}={value!r} is neither on nor off. Valid: True, False.")
+    return bool(value)
 
 
 def check_mode(stream_to_client: bool, window: float | None, level: int | str) -> tuple[float | None, int]:
@@ -305,6 +338,15 @@ def check_level(level: int | str) -> int:
             f"level={level!r} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
         )
     return number
+
+
+def check_logger(name: Any) -> str | None:
+    """Return the name of a logger if it is a text or None; otherwise raise `SettingError`."""
+    if name is None or isinstance(name, str):
+        return name
+    named = isinstance(getattr(name, "name", None), str)  # a logger
+    meant = f" Write logger={name.name!r}." if named else f" If these are ranks, write ranks={name!r}."
+    raise SettingError(f"logger={name!r} is not the name of a logger. Valid: a text, or None for the root logger.{meant}")
 
 
 def check_address(address: str | None) -> str | None:

@@ -74,6 +74,14 @@ def positive(text: str) -> float:
 
 
 @_for_argparse
+def directory(text: str) -> str:
+    """Return the path of a directory."""
+    if not text:
+        raise SettingError("'' is not a directory. Expected a path; leave the option out to write no files")
+    return text
+
+
+@_for_argparse
 def window(text: str) -> float:
     """Return a grouping window in seconds."""
     number = seconds(text)

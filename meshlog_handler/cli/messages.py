@@ -49,5 +49,7 @@ def note(text: str) -> None:
 
 def explain(failure: OSError) -> str:
     """Return the error text, after the name of the file if there is one."""
+    if isinstance(failure, MeshlogError):  # it says everything
+        return str(failure)
     where = f"{failure.filename}: " if failure.filename is not None else ""
     return where + (failure.strerror or str(failure))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Container, Iterable, Mapping
 from importlib import import_module
 from typing import Any, Final, NamedTuple, NoReturn
@@ -63,6 +64,10 @@ class Parser(argparse.ArgumentParser):
         """Add an argument, and note it."""
         self.arguments.append(super().add_argument(*args, **kwargs))
         return self.arguments[-1]
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a help or a version. Unlike that of `argparse`, raise `OSError` if it cannot be written."""
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """Print the error, and exit with code 2, also if stderr is closed or full."""

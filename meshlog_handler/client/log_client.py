@@ -31,6 +31,7 @@ from ..system import at_exit, live_clients, unpatched
 from ..system.c_library import prepare_thread_ends
 from ..system.descriptors import never_freed
 from ..system.diagnostics import diagnose
+from ..system.error_reports import ErrorReports
 from ..system.interpreters import check_interpreter
 from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
@@ -125,7 +126,7 @@ class LogClient(Requests):
     ) -> None:
         window = settings.check_window(aggregate_window_sec) or settings.aggregate_window_sec()
         self._job: str | None = None
-        super().__init__(handlers, queue, respect_handler_level, window)
+        super().__init__(handlers, queue, settings.check_flag(respect_handler_level, "respect_handler_level"), window)
         self._log_dir = settings.check_directory(log_dir)
         env = os.environ if upstream is None else {}  # a relay passes everything on
         self._patterns = {
@@ -139,8 +140,8 @@ class LogClient(Requests):
         self._ended = False  # whether the thread has ended
         self.own_token = os.urandom(8).hex() if upstream is None else upstream.directory.token
         self._hang_after = settings.check_hang_after(hang_after)
-        settings.check_on_hang(on_hang)
-        self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from)
+        settings.check_on_hang(on_hang, self._hang_after)
+        self._on_hang, self._progress_from = on_hang, settings.check_progress_from(progress_from, self._hang_after)
         self._hang_watch: HangWatch | None = None
         self._upstream = upstream
         if job is None and self._reads_queue:
@@ -156,6 +157,7 @@ class LogClient(Requests):
         self.registry = Registry(self.own_token)
         self.registry.job = self._job or ""
         self.stack_collector = StackCollector(self)
+        self.error_reports = ErrorReports()
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
@@ -232,7 +234,7 @@ class LogClient(Requests):
         self._pid = os.getpid()
         files = None
         if self._log_dir is not None:
-            os.makedirs(self._log_dir, exist_ok=True)
+            settings.make_directory(self._log_dir)
             files = self._make_files(self._log_dir)
         with contextlib.ExitStack() as undo:  # a start that fails or is interrupted leaves nothing behind
             self._rundir = RunDir(self._job or "") if self._upstream is None else self._upstream.directory
@@ -243,7 +245,7 @@ class LogClient(Requests):
             journals = self._log_dir if keep_journals and self._log_dir is not None else self._rundir.path
             self.registry.keep_journals_in(journals, shared=keep_journals)
             if self._job is not None:
-                self._succession = Succession(self._job, self._rundir.path)
+                self._succession = Succession(self._job, self._rundir.path, self.error_reports.tell)
                 undo.callback(self._end_job)
                 self.sinks.reopen()
             self._listener = Listener(
@@ -253,9 +255,10 @@ class LogClient(Requests):
                 claim=self._claim,
                 admit=self._admit,
                 joined=self._joined,
+                tell=self.error_reports.tell,
             )
             undo.callback(self._listener.close)
-            self._mailbox = Mailbox("the client's thread", "LogClient")
+            self._mailbox = Mailbox("the client's thread", self.title)
             undo.callback(self._mailbox.close)
             since = time.time()
             if self.shows and settings.observe():
@@ -270,8 +273,11 @@ class LogClient(Requests):
                 keep_journals=keep_journals,
                 post=self._post,
                 upstream=self._upstream,
-                observers=Observers(dispatcher, partial(answer, self, since), self._post, self._latest),
+                observers=Observers(
+                    dispatcher, partial(answer, self, since), self._post, self._latest, reports=self.error_reports
+                ),
                 handover=partial(Handover, succession=self._succession, adopt=self._adopt_leftover),
+                error_reports=self.error_reports,
             )
             undo.callback(self._loop.reactor.close)
             self.stack_collector.attach(self._loop.reactor, self._loop.commands)
@@ -471,7 +477,7 @@ class LogClient(Requests):
             if self._log_dir is not None:
                 os.makedirs(self._log_dir, exist_ok=True)
         except OSError as failure:
-            diagnose(f"the directory of the journals was removed and cannot be created again: {failure}")
+            self.error_reports.log("the directory of the journals was removed and cannot be created again", failure)
         return self.registry.admit(connection)
 
     def _joined(self, connection: NewConnection, welcome: Welcome) -> None:

@@ -69,10 +69,11 @@ class ClientLoop:
         upstream: Uplink | None,
         observers: Observers,
         handover: Callable[..., Handover],
+        error_reports: ErrorReports,
     ) -> None:
         self.dispatcher = dispatcher
         self.observers = observers
-        self.error_reports = ErrorReports()
+        self.error_reports = error_reports
         self.reactor = Reactor(self.error_reports)
         self.handover = handover(self.reactor, removed=self._let_go, relays=upstream is not None)
         first = self.handover.first_number

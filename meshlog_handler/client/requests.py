@@ -65,6 +65,12 @@ class Requests(Listening):
     The client sets these attributes: `_loop` when it starts, `_thread` while it runs.
     """
 
+    title = "this LogClient"
+    """How errors call this client."""
+
+    remedy = ": call start(), or use it in a with statement"
+    """The end of an error that says that the client does not run."""
+
     registry: Registry
     own_token: str
     stack_collector: StackCollector
@@ -406,7 +412,7 @@ class Requests(Listening):
     def _absent(self) -> ClosedError:
         """Return why this client cannot answer, and which process can."""
         if not self._elsewhere:
-            return ClosedError("this LogClient does not run in this process: call start(), or use it in a with statement.")
+            return ClosedError(f"{self.title} does not run in this process{self.remedy}.")
         member = this_process.current()
         pid = None if member is None or member.options.job != self._job else member.client_pid
         which, named = ("", "") if pid is None else (f" (pid {pid})", f" {pid}")
@@ -418,7 +424,7 @@ class Requests(Listening):
     def _post(self, fn: Callable[[], Any], future: Future[Any] | None = None, *, gives: bool = True) -> None:
         if self._pid != os.getpid() or self._thread is None:
             self._check_running()
-            raise ClosedError("this LogClient was stopped.")
+            raise ClosedError(f"{self.title} was stopped.")
         self._mailbox.put(fn, future, gives=gives)
 
 

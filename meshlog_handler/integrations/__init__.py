@@ -19,9 +19,10 @@ from ..mesh.engine import Coords as Coords
 from ..mesh.engine import Engine as Engine
 from ..mesh.manager import LoggingManager
 from ..output.named_handlers import ShownBy
-from ..system.lazy_imports import importing
+from ..system.lazy_imports import importing, needing
 
-_ENGINES: Final = ("dask", "monarch", "ray", "torchrun")
+_ENGINES: Final = {"dask": "dask", "monarch": "monarch", "ray": "ray", "torchrun": "torch"}
+"""The adapters, and the extra of this package that installs what each needs."""
 
 
 def attach(
@@ -56,5 +57,5 @@ def __getattr__(name: str) -> Any:
     """Import the adapter to an engine when it is first used."""
     if name not in _ENGINES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with importing():
+    with importing(), needing(_ENGINES[name]):
         return import_module(f"{__name__}.{name}")

@@ -125,10 +125,9 @@ class LoggingMeshClient:
         hide, never : sequence of str
             Regular expressions: lines that are not shown, and lines that are never grouped.
         """
-        # After Ctrl-C, no caller has the result, so it is stopped.
-        return run_whole(
-            lambda: cls(LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never, job="").start(), mesh, coords)
-        )
+        client = LogClient(*(handlers or ()), log_dir=log_dir, hide=hide, never=never, job="")
+        client.title, client.remedy = "the logging of these procs", ": it ends with drain_and_stop() and with the procs"
+        return run_whole(lambda: cls(client.start(), mesh, coords))  # after Ctrl-C, no caller has the result, so it is stopped
 
     def set_mode(
         self,
@@ -157,6 +156,7 @@ class LoggingMeshClient:
         RankError
             If a rank failed to apply the mode.
         """
+        stream_to_client = settings.check_flag(stream_to_client, "stream_to_client")
         window, number = settings.check_mode(stream_to_client, aggregate_window_sec, level)
         if stream_to_client and not settings.forwarding_enabled():
             warnings.warn(
@@ -202,7 +202,8 @@ class LoggingMeshClient:
             If a rank failed to apply the level.
         """
         number, for_sec = settings.check_level(level), settings.check_window(for_sec, "for_sec")
-        command = Prepare(self.client.next_request(), level_config(number, logger or ""), for_sec, final=True)
+        name = settings.check_logger(logger) or ""
+        command = Prepare(self.client.next_request(), level_config(number, name), for_sec, final=True)
         chosen = self._chosen(ranks)
         with self._changing:
             if ranks is None and for_sec is None:

@@ -79,6 +79,7 @@ class LoggingManager:
 
         Calls `prepare` unless that is done. A failure stops the client.
         """
+        stream_to_client = settings.check_flag(stream_to_client, "stream_to_client")
         if self._client is None:
             self.prepare(engine.token, engine.coords)
         try:

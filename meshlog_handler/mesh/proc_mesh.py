@@ -118,6 +118,7 @@ class HostMesh:
         shape = Shape.of(check_per_host(per_host))
         if bootstrap is not None and not callable(bootstrap):
             raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
+        stream_log_to_client = settings.check_flag(stream_log_to_client, "stream_log_to_client")
         called = name if name is not None else f"mesh-{next(_numbers)}"
         with importing():
             method = check_start_method(start_method)
@@ -284,6 +285,7 @@ class ProcMesh:
         -----
         In IPython, the call also enables a flush at the end of each cell, so that the logs of a cell appear below it.
         """
+        stream_to_client = settings.check_flag(stream_to_client, "stream_to_client")
         default = settings.DEFAULT_WINDOW_SEC if stream_to_client else None
         asked = default if aggregate_window_sec is _UNSET else aggregate_window_sec
         window, number = settings.check_mode(stream_to_client, asked, level)

@@ -54,7 +54,7 @@ class Supervisor:
         self._result_loader = ResultLoader(f"meshlog-results-{name}")
         self._thread = threading.Thread(target=self._run, name=f"meshlog-procs-{name}", daemon=True)
         self._selector = selectors.DefaultSelector()
-        self._mailbox = Mailbox("the thread that supervises the procs", "mesh")
+        self._mailbox = Mailbox("the thread that supervises the procs", "this mesh")
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._finishing = False

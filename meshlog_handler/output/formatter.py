@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from .. import settings
 from ..lines.framer import keep_colours, strip_ansi
 from ..protocol.ranks import format_ranks
 from ..protocol.record import MeshInfo, info_of
@@ -66,7 +67,7 @@ class MeshFormatter(logging.Formatter):
     ) -> None:
         super().__init__(fmt, datefmt, style, validate, defaults=defaults)
         self.prefix = prefix
-        self.colour = colour
+        self.colour = None if colour is None else settings.check_flag(colour, "colour")
         self._prefix = None if prefix is None else Prefix(prefix, lambda record: self.formatTime(record, datefmt))
 
     def format(self, record: logging.LogRecord) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from .. import settings
 from ..errors import SettingError
 from ..lines.framer import strip_ansi_text
 from ..protocol.record import STANDARD, info_of
@@ -66,7 +67,10 @@ class JsonFormatter(logging.Formatter):
         super().__init__(None, datefmt, style, validate)
         self._defaults = dict(defaults or {})
         self._encode = json.JSONEncoder(
-            ensure_ascii=ensure_ascii, allow_nan=False, default=_text, separators=(", ", ": ")
+            ensure_ascii=settings.check_flag(ensure_ascii, "ensure_ascii"),
+            allow_nan=False,
+            default=_text,
+            separators=(", ", ": "),
         ).encode
         self._ensure_ascii = ensure_ascii
 

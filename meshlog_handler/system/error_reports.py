@@ -1,17 +1,24 @@
-"""Reports of failures after which a thread continues: their number is bounded, and reporting raises nothing."""
+"""Reports of failures after which a thread continues, and of what peers do: bounded in number, and reporting raises nothing."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .diagnostics import diagnose
 from .waits import monotonic
 
+AT_ONCE: Final = 10
+"""Reports of one kind about peers that are not delayed. In a minute, there are at most 5 others of this kind."""
+
 _FIRST_SEC: Final = 1.0
 _LONGEST_SEC: Final = 60.0
 _MAX_KINDS: Final = 64
+
+Tell = Callable[[str, str], object]
+"""`ErrorReports.tell`."""
 
 
 def describe(failure: BaseException) -> str:
@@ -31,35 +38,59 @@ def name_of(handler: object) -> str:
         return f"<{type(handler).__name__}>"
 
 
+class _Kind(NamedTuple):
+    """When the next report of a kind is due, the interval before it, how many were left out, and how many need not wait."""
+
+    due: float
+    pause: float
+    unreported: int
+    at_once: int
+
+
 class ErrorReports:
-    """Reports the first failure of each kind at once, and later ones with their count at growing intervals. One owner."""
+    """Reports the first of each kind at once, and later ones with their count at growing intervals. Any thread."""
 
     def __init__(self, report: Callable[[str], object] = diagnose, clock: Callable[[], float] = monotonic) -> None:
         self._report = report
         self._clock = clock
-        self._kinds: dict[tuple[str, type[BaseException]], tuple[float, float, int]] = {}  # next report, pause, unreported
+        self._kinds: dict[str, _Kind] = {}  # by what is said of a kind in `close`
+        self._lock = threading.RLock()  # a signal handler that reports may interrupt a report
 
     def log(self, what: str, failure: BaseException) -> None:
         """Report that `what` failed, or count the failure if the same kind was reported recently."""
-        kind = (what, type(failure))
-        now = self._clock()
-        due, pause, unreported = self._kinds.pop(kind, (now, _FIRST_SEC, 0))
+        self._say(f"{what}: {type(failure).__name__}", f"{what}: {describe(failure)}", 1)
+
+    def tell(self, kind: str, text: str) -> None:
+        """Report what a peer caused, or count it if it is not among the first `AT_ONCE` of its kind. No peer chooses `kind`."""
+        self._say(kind, text, AT_ONCE)
+
+    def _say(self, kind: str, text: str, at_once: int) -> None:
+        with self._lock:
+            more = self._count(kind, self._clock(), at_once)
+        if more is not None:
+            self._report(f"{text}{_more(more)}")
+
+    def _count(self, kind: str, now: float, at_once: int) -> int | None:
+        """Return how many of this kind were left out if one is to be reported now; else count one more, and return None."""
+        due, pause, unreported, left = self._kinds.pop(kind, _Kind(now, _FIRST_SEC, 0, at_once))
         if now < due:
-            self._kinds[kind] = (due, pause, unreported + 1)
-            return
+            self._kinds[kind] = _Kind(due, pause, unreported + 1, left)
+            return None
         if len(self._kinds) >= _MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
-        # After a long time without failures of this kind, the intervals start again.
-        pause = _FIRST_SEC if now > due + _LONGEST_SEC else min(2 * pause, _LONGEST_SEC)
-        self._kinds[kind] = (now + pause, pause, 0)
-        self._report(f"{what}: {describe(failure)}{_more(unreported)}")
+        if now > due + _LONGEST_SEC:  # after a long time without failures of this kind, everything starts again
+            pause, left = _FIRST_SEC, at_once
+        else:
+            pause = min(2 * pause, _LONGEST_SEC)
+        self._kinds[kind] = _Kind(now, _FIRST_SEC, 0, left - 1) if left > 1 else _Kind(now + pause, pause, 0, 0)
+        return unreported
 
     def close(self) -> None:
         """Report the counts of failures that were not reported."""
         kinds, self._kinds = self._kinds, {}
-        for (what, kind), (_, _, unreported) in kinds.items():
+        for kind, (_, _, unreported, _) in kinds.items():
             if unreported:
-                self._report(f"{what}: {kind.__name__}{_more(unreported)}")
+                self._report(f"{kind}{_more(unreported)}")
 
 
 def _more(count: int) -> str:

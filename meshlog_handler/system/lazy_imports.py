@@ -30,19 +30,35 @@ def importing() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """If a module of another package is missing that `extra` of this package installs, say so in the error."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if not extra or (missing.name or "").partition(".")[0] == _ROOT:
+            raise
+        text = f"{missing.name} is not installed in {sys.executable}: pip install 'meshlog-handler[{extra}]'"
+        raise ModuleNotFoundError(text, name=missing.name, path=missing.path) from missing
+
+
 def load(module: str, name: str) -> Any:
     """Import a module of this package, and return its attribute `name`."""
     with importing():
         return getattr(import_module(f"{_ROOT}.{module}"), name)
 
 
-def exporter(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for `package` that imports a name at its first use; `homes` has the module of each name."""
+def exporter(package: str, homes: Mapping[str, str], extra: str = "") -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `package` that imports a name at its first use; `homes` has the module of each name.
+
+    `extra` is the one of this package that installs what the modules need.
+    """
 
     def import_at_first_use(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = vars(sys.modules[package])[name] = load(homes[name], name)
+        with needing(extra):
+            value = vars(sys.modules[package])[name] = load(homes[name], name)
         return value
 
     return import_at_first_use

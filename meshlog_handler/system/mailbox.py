@@ -108,7 +108,7 @@ class Mailbox:
             return None
 
     def _stopped(self) -> ClosedError:
-        return ClosedError(f"this {self._owner} was stopped.")
+        return ClosedError(f"{self._owner} was stopped.")
 
     def close(self) -> None:
         """Refuse further calls and fail the pending ones. Nothing is written to a descriptor number that was reused since."""

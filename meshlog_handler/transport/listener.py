@@ -24,7 +24,7 @@ from ..protocol.frames import CONTROL
 from ..protocol.messages import Hello, Welcome, decode
 from ..protocol.relay_messages import Passed, RankGranted
 from ..system.descriptors import is_read_end
-from ..system.diagnostics import diagnose
+from ..system.error_reports import Tell
 from ..system.waits import monotonic
 from .channel import HANDSHAKE_SEC, Address, Steps, challenge, listen, peer_pid, peer_uid, take_frame
 
@@ -103,6 +103,8 @@ class Listener:
         Returns the reply to a new connection.
     joined : Callable[[NewConnection, Welcome], None]
         Registers the worker, calls `arrived`, and then sends the reply, so that no worker takes itself for joined before.
+    tell : Tell
+        Reports what peers cause.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class Listener:
         claim: Callable[[str, Callable[[RankGranted], None]], Callable[[], object]],
         admit: Callable[[NewConnection], Welcome],
         joined: Callable[[NewConnection, Welcome], None],
+        tell: Tell,
     ) -> None:
         self.address = Address(os.path.join(directory, "client.sock"), key)
         self._identify = identify
         self._claim = claim
         self._admit = admit
         self._joined = joined
+        self._tell = tell
         self.sockets = listen(self.address)
         self._register: Callable[[int, Callable[[], None]], None]
         self._unregister: Callable[[int], None]
@@ -262,7 +266,8 @@ class Listener:
                 raise
             # No report for workers that exited during the handshake, or that join after the client was stopped.
             if not isinstance(failure, (EOFError, ConnectionError, ClosedError)):
-                diagnose(f"a connection was refused: {type(failure).__name__}: {failure}")
+                refused = "a connection was refused"
+                self._tell(refused, f"{refused}: {type(failure).__name__}: {failure}")
 
     def _steps(self, handshake: _Handshake) -> Steps[None]:
         yield from challenge(handshake.sock, self.address.key)
@@ -295,7 +300,8 @@ class Listener:
         if not granted:
             withdraw()
         if not granted and not journal:
-            diagnose("the upstream client gave no rank for a new process: it gets a rank above a million, which no other has")
+            no_rank = "the upstream client gave no rank for a new process"
+            self._tell(no_rank, f"{no_rank}: it gets a rank above a million, which no other has")
         return granted[0] if granted else None
 
     def _receive_hello(self, handshake: _Handshake) -> Steps[NewConnection]:

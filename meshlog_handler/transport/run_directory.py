@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from .. import settings
+from ..errors import DirectoryError
 from ..journal.shown import SUFFIX as SHOWN
 from ..protocol.digests import blake2b
 from ..system.descriptors import Held
@@ -50,7 +51,8 @@ def base() -> str:
     """Return the parent of this user's run directories; make it with mode 0700 if it does not exist.
 
     It is in ``MESHLOG_RUN_DIR`` if that is set. Otherwise it is in ``/dev/shm``, so that journals are in memory, or else in
-    the temporary directory. Raises `OSError` if no directory that is private to this user can be made.
+    the temporary directory. Raises `OSError` if no directory that is private to this user can be made: if the variable is
+    set, a `DirectoryError`.
     """
     failure: OSError = FileNotFoundError(
         errno.ENOENT, "neither /dev/shm nor a temporary directory is writable; set MESHLOG_RUN_DIR"
@@ -68,7 +70,8 @@ def base() -> str:
                 )
             if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
                 if given:
-                    failure = FileNotFoundError(errno.ENOENT, f"{settings.RUN_DIR} is not a writable directory", given)
+                    why = "this user cannot write to it" if os.path.isdir(given) else "there is no such directory"
+                    failure = FileNotFoundError(errno.ENOENT, why, given)
                 continue
             with contextlib.suppress(FileExistsError):  # checked below
                 os.mkdir(path, 0o700)
@@ -77,6 +80,13 @@ def base() -> str:
             failure = refused
             continue
         return path
+    if given:
+        where = f" ({failure.filename})" if failure.filename not in (None, given) else ""
+        raise DirectoryError(
+            f"{settings.RUN_DIR}={given!r} cannot be used: {failure.strerror}{where}. Valid: a directory that exists and that "
+            f"this user can write to, or nothing for /dev/shm or the temporary directory.",
+            failure,
+        ) from failure
     raise failure
 
 
@@ -298,7 +308,7 @@ def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         if name.startswith(_TOLD):
-            parent_pid = name.removeprefix(_TOLD)
+            parent_pid = name.rpartition("-")[2]
             if not (parent_pid.isdecimal() and lives(int(parent_pid))):
                 with contextlib.suppress(OSError):  # another client has removed it
                     os.unlink(path)
@@ -413,16 +423,22 @@ def is_of_this_process(address: str) -> bool:
     return name.startswith(f"{_RUN}{os.getpid()}-")
 
 
+def is_of_parent(address: str) -> bool:
+    """Return whether the client at `address` was started by the parent of this process."""
+    return os.path.basename(os.path.dirname(Address.parse(address).path)).startswith(f"{_RUN}{os.getppid()}-")
+
+
 def has_ended(address: str) -> bool:
     """Return whether the client at `address` ran on this machine and was stopped: then it has removed its directory."""
     path = os.path.dirname(Address.parse(address).path)
     return _is_gone(path) and os.path.isdir(os.path.dirname(path))
 
 
-def tell_once(parent: int) -> bool:
-    """Return True to one process only of those with this parent."""
+def tell_once(parent: int, what: str) -> bool:
+    """Return True to one process only of those with this parent, for each thing to tell."""
+    told = os.path.join(base(), f"{_TOLD}{what}-{parent}")
     try:
-        os.close(os.open(os.path.join(base(), f"{_TOLD}{parent}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return False
     return True

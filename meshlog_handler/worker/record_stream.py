@@ -115,6 +115,7 @@ class RecordStream:
         self._starved = False  # a wait timed out: further calls do not wait until the client makes progress
         self.moves = 0  # how often the client reported progress
         self.kept: int | None = None  # the generation before which a relay's client has everything, if the forwarder is to know
+        self._reported = False  # that a side file cannot be written
         self._sentinels: deque[bytes] = deque()
         self._unshipped: deque[threading.Event] = deque()
         self._sides = SideFiles(journal.path, _SIDE_FACTOR * journal.size) if journal.path is not None else None
@@ -261,7 +262,12 @@ class RecordStream:
             except BlockingIOError:
                 raise
             except OSError as failure:
-                diagnose(f"a record of {len(encoded.data):,} bytes cannot be written to a side file: {failure}")
+                if not self._reported:
+                    self._reported = True
+                    size = f"{len(encoded.data):,} bytes"
+                    diagnose(
+                        f"a record of {size} cannot be written to a side file: {failure}. Each record that is cut says so."
+                    )
         start = encoded.data[: min(4096, self.journal.capacity // 16)]  # fits, however it is encoded
         text = f"a record of {len(encoded.data):,} bytes was cut: no room for a side file beside the journal\n{start!r}"
         level = max(level, logging.WARNING)

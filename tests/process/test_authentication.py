@@ -30,7 +30,6 @@ from meshlog_handler.errors import ProtocolError
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_FRAME
 from meshlog_handler.protocol.messages import Hello
 from meshlog_handler.protocol.relay_messages import RankGranted
-from meshlog_handler.system.diagnostics import diagnose
 from meshlog_handler.testing import CollectedLogs, collected
 from meshlog_handler.transport import channel, listener
 from meshlog_handler.transport.channel import Address, abstract, authenticate, connect
@@ -89,13 +88,13 @@ def test_a_worker_can_join_if_no_thread_can_be_started(monkeypatch: pytest.Monke
 def test_a_connection_with_a_wrong_key_is_refused(
     others: Honest, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    told, tell = list[str](), others.logs.client.error_reports.tell
 
-    def tell(text: str) -> None:
-        diagnose(text)
+    def note(kind: str, text: str) -> None:
+        tell(kind, text)
         told.append(text)
 
-    monkeypatch.setattr(listener, "diagnose", tell)
+    monkeypatch.setattr(others.logs.client._listener, "_tell", note)
     monkeypatch.setattr(listener, "HANDSHAKE_SEC", DEADLINE)  # else the connection may be refused for being slow
     address = Address.parse(others.address)
     for key in (bytes(32), address.key[:-1] + bytes([address.key[-1] ^ 1]), address.key[:16]):

@@ -158,6 +158,13 @@ def test_a_command_that_cannot_print_says_why_in_one_line(command: str, run: tup
     ]
 
 
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version"])
+def test_a_help_that_cannot_be_written_without_a_buffer_is_an_error(command: str) -> None:
+    call = " ".join([*MESHLOG, command, ">/dev/full"])
+    done = run_command("sh", "-c", call, env={**os.environ, "PYTHONUNBUFFERED": "1"}, code=1)
+    assert done.stderr == "meshlog: error: stdout: No space left on device\n"
+
+
 def test_each_command_that_prints_is_tried() -> None:
     assert {*PRINTS, "run", "exec", "serve", "on", "relay", "report"} == {*COMMANDS}
 

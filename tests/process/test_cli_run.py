@@ -495,7 +495,7 @@ def test_a_filter_that_names_missing_ranks_is_reported(tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (["run", "-n", "2", "--", "no-such-program"], 127, "no-such-program: command not found"),
-        (["run", "-n", "2", "--", "setup.cfg"], 126, "setup.cfg cannot be executed"),
+        (["run", "-n", "2", "--", "setup.cfg"], 126, "setup.cfg is not executable"),
         (["run", "-n", "2", "--", "tests/waiting.py"], 126, "meshlog run -n 4 -- python tests/waiting.py"),
         (["run", "-n", "2", "--", "tests"], 126, "is a directory"),
         (["run", "-n", "2"], 2, "there is no command"),
@@ -509,7 +509,14 @@ def test_a_filter_that_names_missing_ranks_is_reported(tmp_path: Path) -> None:
         (["run", "--prefix", "{rang}", "--", "true"], 2, "rank"),
         (["run", "--never", "(", "--", "true"], 2, "is not a regular expression"),
         (["run", "--grace", "-1", "--", "true"], 2, "is not a number of seconds"),
-        (["run", "--log-dir", "/proc/none", "--", "true"], 2, "/proc/none"),
+        (
+            ["run", "--log-dir", "/proc/none", "--", "true"],
+            2,
+            "--log-dir='/proc/none' cannot be used: No such file or directory",
+        ),
+        (["run", "--log-dir", "", "--", "true"], 2, "argument --log-dir: '' is not a directory"),
+        (["run", "--on-hang", "kill", "--", "true"], 2, "--on-hang kill has no effect without --hang-after"),
+        (["run", "--progress-from", "cpu", "--", "true"], 2, "--progress-from cpu has no effect without --hang-after"),
         (["run", "--frobnicate", "--", "true"], 2, "true|frobnicate"),
         (["run", "--agregate", "3", "--", "true"], 2, "did you mean --aggregate? (see meshlog run --help)"),
         (["exec", "--agregate=3", "--", "true"], 2, "did you mean --aggregate? (see meshlog exec --help)"),
@@ -528,8 +535,15 @@ def test_a_usage_error_is_one_line_and_starts_nothing(tmp_path: Path, words: lis
 
 def test_the_error_for_an_unusable_run_directory_names_its_variable(tmp_path: Path) -> None:
     ran = meshlog(tmp_path, "run", "--", "true", code=2, env={"MESHLOG_RUN_DIR": "/proc/none"})
-    assert "/proc/none: MESHLOG_RUN_DIR is not a writable directory" in ran.err
+    assert "MESHLOG_RUN_DIR='/proc/none' cannot be used: there is no such directory. Valid: " in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "exec"])
+def test_a_file_in_the_path_that_is_not_executable_is_not_reported_as_missing(tmp_path: Path, command: str) -> None:
+    (tmp_path / "compute").write_text("#!/bin/sh\n")
+    ran = meshlog(tmp_path, command, "--", "compute", code=126, env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "RANK": "0"})
+    assert ran.err.startswith(f"meshlog: error: {tmp_path}/compute is not executable. ")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may enter any directory")

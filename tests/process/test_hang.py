@@ -188,6 +188,9 @@ def test_invalid_arguments_for_hangs_are_rejected() -> None:
         LogClient(hang_after=1, on_hang="kill")  # type: ignore[arg-type]  # it is wrong
     with pytest.raises(SettingError, match="progress_from='disk'"):
         LogClient(progress_from="disk")
+    for unused in ({"on_hang": print}, {"progress_from": "cpu"}):
+        with pytest.raises(SettingError, match="has no effect without hang_after"):
+            LogClient(**unused)
 
 
 @pytest.mark.parametrize("end", [True, False])

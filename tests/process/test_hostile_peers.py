@@ -11,7 +11,9 @@ import copyreg
 import multiprocessing
 import os
 import pickle
+import re
 import resource
+import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +48,8 @@ from meshlog_handler.protocol.messages import (
     level_config,
 )
 from meshlog_handler.protocol.relay_messages import DownstreamJoined
+from meshlog_handler.system.error_reports import AT_ONCE
+from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.channel import Address, authenticate, read_frame
 from tests.leaks import open_fds
 from tests.waiting import until
@@ -441,6 +445,41 @@ def test_what_a_peer_says_is_cut_and_escaped_before_it_is_printed(
     for text in shown:
         assert len(text) < 8 * 1024
         assert not CONTROLS & set(text)
+
+
+def break_journal(peer: Peer) -> None:
+    """Leave a journal that cannot be read."""
+    Path(peer.join().journal).write_bytes(b"nothing of a journal")
+    peer.send(frame(CONTROL, Goodbye().encode()))
+    peer.sock.shutdown(socket.SHUT_WR)
+
+
+# How a message of the client begins, what the Hello message has, and what the peer does then.
+TIRESOME: dict[str, tuple[str, dict[str, Any], Callable[[Peer], None]]] = {
+    "frames of no kind": ("protocol error from ", {}, lambda peer: peer.send(frame(99, b"what is this"))),
+    "a long name": ("a connection was refused", {"hostname": LOUD[:1000]}, lambda peer: None),
+    "no journal": ("the journal of ", {}, break_journal),
+    "an observer": ("protocol error from an observer", {"observer": True}, lambda peer: peer.send(frame(99, b"what is this"))),
+}
+
+
+@pytest.mark.parametrize(("message", "hello", "act"), TIRESOME.values(), ids=TIRESOME)
+def test_a_peer_that_reconnects_again_and_again_causes_few_messages(
+    message: str, hello: dict[str, Any], act: Callable[[Peer], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    count = 3 * AT_ONCE
+    with LogClient(RecordCollector()) as client:
+        for number in range(count):
+            with contextlib.closing(Peer(client.address, rank=number, **hello)) as peer:
+                act(peer)
+                assert peer.is_hung_up_on()
+    lines = capfd.readouterr().err.splitlines()
+    about = [line for line in lines if line.startswith(f"meshlog: {message}")]
+    assert lines == about
+    assert AT_ONCE < len(lines) <= AT_ONCE + 6
+    named = [line for line in lines if ": " in line.removeprefix("meshlog: ")]
+    unreported = [int(found[1]) for line in lines if (found := re.search(r"\((\d+) more like it were not reported\)$", line))]
+    assert len(named) + sum(unreported) == count
 
 
 @pytest.mark.parametrize("words", [{"hostname": LOUD}, {"mesh": LOUD}, {"captured": (LOUD,)}, {"launched": LOUD}])

@@ -324,6 +324,18 @@ def test_a_stop_shows_the_last_records_and_can_be_repeated() -> None:
     assert "stopped" in repr(mesh)
 
 
+def test_after_the_end_of_its_logging_errors_name_the_procs() -> None:
+    mesh = this_host().spawn_procs({"gpus": 1}, start_method="fork", handlers=[Kept()])
+    mesh.initialized.get(DEADLINE)
+    logs = mesh.logging
+    logs.drain_and_stop()
+    actions: list[Callable[[], object]] = [logs.flush, logs.stacks, lambda: logs.set_level("DEBUG")]
+    for action in actions:
+        with pytest.raises(ClosedError, match=r"^the logging of these procs (does not run|was stopped)(?!.*LogClient)"):
+            action()
+    mesh.stop().get(DEADLINE)
+
+
 def test_a_stop_of_a_mesh_keeps_the_records_of_a_busy_rank() -> None:
     def work() -> None:
         log_rank("busy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from meshlog_handler import LogClient, SettingError
+from meshlog_handler.errors import DirectoryError
 from meshlog_handler.testing import collected
 from meshlog_handler.transport.channel import Address
+from meshlog_handler.transport.run_directory import base, clean
 from tests.waiting import until
 
 from .procs import DEADLINE, importing, run_command, run_python
@@ -148,6 +152,51 @@ def test_a_loss_of_records_with_a_removed_journal_is_reported(capfd: pytest.Capt
         until(lambda: any("SIGKILL" in text for text in logs.messages), DEADLINE)
         said = capfd.readouterr().err
     assert "was removed while it ran" in said
+
+
+@pytest.mark.parametrize("path", ["/proc/x", "/dev/null", "/dev/null/logs"])
+def test_a_log_dir_that_cannot_be_used_is_an_error_that_names_it(path: str) -> None:
+    client = LogClient(log_dir=path)
+    with pytest.raises(
+        DirectoryError, match=r"^log_dir='/.* cannot be used: .*Valid: a directory that this user can"
+    ) as failure:
+        client.start()
+    assert isinstance(failure.value, SettingError)
+    assert isinstance(failure.value, OSError)
+    assert failure.value.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR)
+    assert repr(path) in str(failure.value)
+    assert not client.running
+
+
+@pytest.mark.parametrize(("path", "why"), [("/nonexistent", "there is no such directory"), ("/dev/null", "there is no such")])
+def test_a_run_directory_that_cannot_be_used_is_an_error_that_names_its_variable(
+    path: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHLOG_RUN_DIR", path)
+    for start in (LogClient(job="").start, LogClient(job="shop").start):
+        with pytest.raises(DirectoryError, match=rf"^MESHLOG_RUN_DIR='{path}' cannot be used: {why}.* Valid: a directory"):
+            start()
+
+
+LATE = """
+import logging, os, subprocess, sys, meshlog_handler
+with meshlog_handler.LogClient() as client:
+    env = client.environ()
+worker = "import logging, meshlog_handler; meshlog_handler.install(); logging.warning('shown')"
+for _ in range(3):
+    subprocess.run([sys.executable, "-c", worker], env=env, check=True)
+"""
+
+
+def test_workers_that_start_after_their_parent_has_stopped_the_client_say_so_once() -> None:
+    ran = run_python("-c", LATE)
+    lines = ran.stderr.splitlines()
+    assert [line for line in lines if line.startswith("meshlog: ")] == [
+        "meshlog: the logs of this process are not forwarded: its parent process has stopped the client. This is said once."
+    ]
+    assert sum("shown" in line for line in lines) == 3
+    clean(base())  # as a client would later
+    assert os.listdir(base()) == []
 
 
 GIVE_UP = """

@@ -125,6 +125,15 @@ def test_a_report_to_a_device_or_through_a_link_replaces_neither(tmp_path: Path)
     assert not Path("/dev/full.part").exists()
 
 
+def test_a_dash_is_stdout(tmp_path: Path) -> None:
+    (tmp_path / "rank-0.log").write_text("2026-01-01 00:00:01,000 INFO app: first\n")
+    ran = meshlog(tmp_path, "report", str(tmp_path), "-o", "-")
+    assert ran.out.startswith("<!doctype html>")
+    assert "first" in ran.out
+    assert ran.err.startswith("meshlog: stdout: 1 rank, 1 records and lines, ")
+    assert [each for each in (Path("-"), tmp_path / "-") if each.exists()] == []
+
+
 def test_rotated_files_text_json_and_tracebacks(tmp_path: Path) -> None:
     write(tmp_path, "rank-0.log.2", "2026-01-01 00:00:01,000 INFO a: first")
     write(

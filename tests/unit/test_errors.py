@@ -18,6 +18,7 @@ from meshlog_handler.errors import (
     ClosedError,
     ConfigRefused,
     ConnectError,
+    DirectoryError,
     FlushTimeout,
     ProtocolError,
     RankDied,
@@ -90,6 +91,7 @@ ERRORS = [
     FlushTimeout("missing rank 1", FlushReceipt(3, (0,), (1,), (), 0, 1.0)),
     *(kind("failed on rank 2", {2: "why"}) for kind in (RankError, RankDied, ConfigRefused)),
     *(kind("why") for kind in (BusyError, ClosedError, ConnectError, ProtocolError, RemoteTraceback, SettingError)),
+    DirectoryError("log_dir='/x' cannot be used", OSError(2, "No such file", "/x")),
 ]
 
 

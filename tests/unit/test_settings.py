@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from meshlog_handler import settings
+from meshlog_handler import (
+    JsonFormatter,
+    LogClient,
+    LoggingManager,
+    LoggingMeshClient,
+    MeshFormatter,
+    MeshHandler,
+    ProcMesh,
+    install,
+    settings,
+    this_host,
+)
 from meshlog_handler.errors import SettingError
 
 READ: dict[str, tuple[Callable[[dict[str, str]], object], object]] = {
@@ -56,7 +67,7 @@ def test_several_words_mean_off(text: str) -> None:
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("text", ["maybe", "-1", "2x", "0x10", "nan", "inf", "9" * 5000, "1,5"])
 def test_an_invalid_value_raises_an_error_with_the_variable_and_the_valid_values(name: str, text: str) -> None:
-    with pytest.raises(SettingError, match=f"^{name}=") as caught:
+    with pytest.raises(SettingError, match=rf"^{name}=") as caught:
         READ[name][0]({name: text})
     assert "Valid: " in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -198,3 +209,52 @@ def test_the_level_of_the_first_line_of_a_group(text: str, level: int) -> None:
 def test_an_invalid_level_of_the_first_line_names_the_variable(text: str) -> None:
     with pytest.raises(SettingError, match=settings.FIRST_LEVEL):
         settings.first_level({settings.FIRST_LEVEL: text})
+
+
+@pytest.mark.parametrize("value", ["no", "False", "", b"no", None])
+def test_a_text_is_no_flag(value: Any) -> None:
+    with pytest.raises(SettingError, match=r"^capture=.* is neither on nor off. Valid: True, False."):
+        settings.check_flag(value, "capture")
+
+
+@pytest.mark.parametrize("value", [True, False, 1, 0, Fraction(1)])
+def test_a_number_is_a_flag(value: Any) -> None:
+    assert settings.check_flag(value, "capture") is bool(value)
+
+
+FLAGS: dict[str, Callable[[Any], object]] = {
+    "capture": lambda flag: install(capture=flag),
+    "warnings": lambda flag: install(warnings=flag),
+    "fast": lambda flag: install(fast=flag),
+    "respect_handler_level": lambda flag: LogClient(respect_handler_level=flag),
+    "respect_handler_level ": lambda flag: MeshHandler(respect_handler_level=flag),
+    "stream_log_to_client": lambda flag: this_host().spawn_procs(stream_log_to_client=flag),
+    "stream_to_client": lambda flag: ProcMesh.logging_option(None, flag),  # type: ignore[arg-type]  # it is not used
+    "stream_to_client ": lambda flag: LoggingMeshClient.set_mode(None, flag, None, 0),  # type: ignore[arg-type]  # as above
+    "stream_to_client  ": lambda flag: LoggingManager().init(None, flag),  # type: ignore[arg-type]  # as above
+    "colour": lambda flag: MeshFormatter(colour=flag),
+    "ensure_ascii": lambda flag: JsonFormatter(ensure_ascii=flag),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_each_public_flag_is_checked(name: str) -> None:
+    with pytest.raises(SettingError, match=rf"^{name.strip()}='no' is neither on nor off"):
+        FLAGS[name]("no")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", 7])
+def test_an_empty_path_is_no_directory(path: Any) -> None:
+    with pytest.raises(SettingError, match=r"^log_dir=.* is not a directory"):
+        settings.check_directory(path)
+
+
+def test_what_is_not_a_logger_is_named() -> None:
+    for ranks in (5, [1, 2]):
+        with pytest.raises(SettingError, match=r"logger=.* is not the name of a logger.* write ranks="):
+            settings.check_logger(ranks)
+    with pytest.raises(SettingError, match="Write logger='app'"):
+        settings.check_logger(logging.getLogger("app"))
+    assert settings.check_logger("app") == "app"
+    with pytest.raises(SettingError, match="write ranks=5"):
+        LoggingMeshClient.set_level(None, "DEBUG", 5)  # type: ignore[arg-type]  # the mesh is not used

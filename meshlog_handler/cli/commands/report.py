@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(action=_report)
     add = parser.add_argument
     add("directory", metavar="DIR", help="log directory of the run")
-    add("-o", "--output", default="report.html", metavar="FILE", help="the file to write (report.html)")
+    add("-o", "--output", default="report.html", metavar="FILE", help="the file to write; - is stdout (report.html)")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -34,6 +34,8 @@ def _report(options: argparse.Namespace) -> int:
 
     try:
         told = write_report(options.directory, options.output, note)
+    except BrokenPipeError:
+        raise
     except OSError as failure:
         return fail(explain(failure), USAGE if failure.filename == options.directory else 1)
     note(told)

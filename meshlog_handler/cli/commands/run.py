@@ -9,6 +9,7 @@ import shutil
 from typing import Any, Final
 
 from ... import settings
+from ...errors import DirectoryError
 from ...protocol.ranks import format_ranks
 from .. import argument_types
 from ..messages import USAGE, explain, fail
@@ -66,7 +67,12 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("--aggregate", type=argument_types.window, metavar="SEC", help="group similar lines of SEC seconds into one")
     add("--level", type=argument_types.level, help="root level in ranks that use install() or a MeshHandler: DEBUG, 10, ...")
-    add("--log-dir", metavar="DIR", help="keep a complete file per rank and stream, rotated, and journals for meshlog tail")
+    add(
+        "--log-dir",
+        type=argument_types.directory,
+        metavar="DIR",
+        help="keep a complete file per rank and stream, rotated, and journals for meshlog tail",
+    )
     add(
         "--ranks-filter",
         "--local-ranks-filter",
@@ -98,6 +104,11 @@ def _start(options: argparse.Namespace) -> int:
     parser = options.parser
     if not command:
         parser.error(f"there is no command. Write it last: {parser.prog} -- python train.py")
+    for option, value in (("--on-hang", options.on_hang), ("--progress-from", options.progress_from)):
+        if options.hang_after is None and value in ("kill", "cpu"):
+            parser.error(
+                f"{option} {value} has no effect without --hang-after, the seconds without progress of a job that hangs"
+            )
     if options.stdin is not None and options.stdin >= options.count:
         there = format_ranks(range(options.count))
         parser.error(f"--stdin names rank {options.stdin}, but this run has only {there}")
@@ -131,6 +142,8 @@ def _start(options: argparse.Namespace) -> int:
                 progress_from=options.progress_from,
             )
         )
+    except DirectoryError:
+        raise
     except OSError as failure:
         return fail(f"{explain(failure)}. {_remedy(failure, options.log_dir)}".rstrip(), USAGE)
 
@@ -143,16 +156,21 @@ def _check_program(program: str) -> int:
         hidden = _unreachable(program)
         if hidden:
             return fail(f"{hidden}: permission denied. This user cannot enter one of its parent directories.", 126)
+        found = [os.path.join(each, program) for each in os.get_exec_path()] if os.sep not in program else []
+        there = next(filter(os.path.isfile, found), None)
+        if there is not None:
+            return fail(f"{there} is not executable. If it is a program, make it executable: chmod +x {there}", 126)
         return fail(f"{program}: command not found. Check its spelling and PATH.", 127)
     if os.path.isdir(program):
         return fail(f"{program} is a directory, not a program.", 126)
     if os.access(program, os.X_OK):
         hint = f"It is not in PATH. Write ./{program}"
-    elif program.endswith(".py"):
+        return fail(f"{program} cannot be executed. {hint}", 126)
+    if program.endswith(".py"):
         hint = f"Name its interpreter: meshlog run -n 4 -- python {program}"
     else:
         hint = f"If it is a program, make it executable: chmod +x {program}"
-    return fail(f"{program} cannot be executed. {hint}", 126)
+    return fail(f"{program} is not executable. {hint}", 126)
 
 
 def _unreachable(program: str) -> str:

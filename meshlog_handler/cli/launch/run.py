@@ -82,6 +82,8 @@ def run(options: Options, start: Callable[..., LocalRun] | None = None) -> int:
     `start` makes the `LocalRun`; None: this process starts all ranks. Raises `LaunchError` if a rank cannot be started, and
     `OSError` if the log directory cannot be written.
     """
+    if options.log_dir is not None:
+        settings.make_directory(os.path.abspath(options.log_dir), "--log-dir")
     console = _console(options)
     meshes: list[LocalRun] = []
     client = LogClient(
@@ -91,7 +93,7 @@ def run(options: Options, start: Callable[..., LocalRun] | None = None) -> int:
         never=options.never,
         hide=options.hide,
         hang_after=options.hang_after,
-        on_hang=lambda hang: meshes[0].note_hang(hang) if meshes else None,
+        on_hang=None if options.hang_after is None else lambda hang: meshes[0].note_hang(hang) if meshes else None,
         progress_from=options.progress_from,
         job="",
     )

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+from ...system.descriptors import write_all
 from .events import CLIENT, Event
 from .findings import Findings
 from .model import PageModel
@@ -14,7 +15,7 @@ from .render import render
 
 
 def write_report(directory: str, output: str, complain: Callable[[str], None]) -> str:
-    """Write the page of a log directory to a file; return a text about it. `complain` receives what cannot be read.
+    """Write the page of a log directory to a file ("-": stdout); return a text about it. `complain` gets what is not readable.
 
     Raises `NoLogs` if the directory has no logs, and `OSError` if it cannot be read, or the file not be written.
     """
@@ -37,12 +38,16 @@ def write_report(directory: str, output: str, complain: Callable[[str], None]) -
     }
     told = model.to_dict(findings.insight(now), about)
     page = render(told).encode("utf-8", "replace")
+    name = "stdout" if output == "-" else output
     try:
-        _write(os.path.realpath(output), page)
+        if output == "-":
+            write_all(1, page)
+        else:
+            _write(os.path.realpath(output), page)
     except OSError as failure:
-        raise OSError(failure.errno, failure.strerror, output) from None
+        raise OSError(failure.errno, failure.strerror, name) from None
     ranks = sum(rank != CLIENT for rank in source.ranks)
-    return f"{output}: {ranks:,} rank{'' if ranks == 1 else 's'}, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
+    return f"{name}: {ranks:,} rank{'' if ranks == 1 else 's'}, {model.total:,} records and lines, {len(page) / 1e6:.1f} MB"
 
 
 def _write(path: str, page: bytes) -> None:

@@ -26,7 +26,7 @@ from ...protocol.relay_messages import (
     RankGranted,
 )
 from ...protocol.relayed_records import RelayedTemplate
-from ...system.diagnostics import diagnose
+from ...system.error_reports import Tell
 from ...transport.listener import NewConnection
 from ..flushes.flushes import time_downstream
 from ..peers.peer import Chosen, Peer, Piece, Target
@@ -132,10 +132,10 @@ class RelayPeer(Peer):
                 self._take_held(piece)
         return reached
 
-    def replay(self) -> None:
+    def replay(self, tell: Tell) -> None:
         """Read what was never sent from the relay's journal. If the relay ended in order, all of it counts."""
         before = len(self.inbox)
-        super().replay()
+        super().replay(tell)
         self._hold(before)
         while self.left and self._held:
             self._take_held(self._held.popleft())
@@ -153,7 +153,7 @@ class RelayPeer(Peer):
         ours, theirs = ((each.hello.hostname, each.hello.resumes) for each in (self, other))
         return bool(ours[1]) and ours == theirs
 
-    def take_tail(self) -> list[Item]:
+    def take_tail(self, tell: Tell) -> list[Item]:
         """Return what a killed relay has passed on after its last boundary. Its workers have most of it, and send it again."""
         while self._held:
             self._take_held(self._held.popleft())
@@ -161,7 +161,7 @@ class RelayPeer(Peer):
         try:
             self.take(_MAX_TAIL, items)
         except ProtocolError as failure:
-            diagnose(f"the last records of {self.name} cannot be read: {failure}")
+            tell("the last records of a relay cannot be read", f"the last records of {self.name} cannot be read: {failure}")
         return [item for item in items if item[1] is not None]
 
     @property

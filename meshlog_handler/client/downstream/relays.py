@@ -293,7 +293,8 @@ class Relays:
         assert isinstance(relay, RelayPeer)
         resuming = frozenset(relay.journals.values())  # also those that have ended: its replacement reads their journals
         size = relay.held_bytes
-        return self.unconfirmed.add(relay.take_tail(), resuming, now + PATIENCE_SEC, size)
+        tail = relay.take_tail(self._reactor.error_reports.tell)
+        return self.unconfirmed.add(tail, resuming, now + PATIENCE_SEC, size)
 
     def peer_ended(self, peer: Peer) -> None:
         """Note that a peer ended; if it is a relay, that all of its downstream workers ended."""

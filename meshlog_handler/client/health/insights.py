@@ -16,8 +16,7 @@ from ...insight.observation import Observation
 from ...insight.watch import Seen
 from ...protocol.codec import pack, unpack
 from ...protocol.relay_messages import DownstreamInsight, InsightDownstream
-from ...system.diagnostics import diagnose
-from ...system.error_reports import give
+from ...system.error_reports import Tell, give
 from ...system.process_state import STOPPED, Work, is_crowded, thread_state, work_of
 from ...system.waits import Awaited, finished, monotonic
 from ..downstream.relayed_peers import RelayPeer
@@ -81,7 +80,7 @@ class Knowledge(NamedTuple):
     """What the client and its relays know at one moment.
 
     `counted` has the counters of ranks behind relays. They are used for ranks about which no relay reports.
-    `work` is whether the processor time of the ranks is to be measured.
+    `work` is whether the processor time of the ranks is to be measured. `tell` gets what relays cause.
     """
 
     when: float
@@ -89,6 +88,7 @@ class Knowledge(NamedTuple):
     counted: list[Known]
     downstream: list[bytes]
     work: bool = False
+    tell: Tell = lambda kind, text: None
 
     def observations(self, *, brief: bool = False) -> list[Observation]:
         """Return it as plain data. Any thread: this takes time, unless `brief`, without series and failures of local ranks."""
@@ -97,7 +97,8 @@ class Knowledge(NamedTuple):
             try:
                 told.append(Observation.of(unpack(encoded)))
             except ProtocolError as failure:
-                diagnose(f"what a relay reports about a rank is left out: {failure}")
+                left_out = "what a relay reports about a rank is left out"
+                self.tell(left_out, f"{left_out}: {failure}")
         ranks = {each.rank for each in told}
         known = [*self.known, *(each for each in self.counted if each.rank not in ranks)]
         made = [each.brief(self.when) if brief else each.observation(self.when) for each in known]
@@ -183,7 +184,8 @@ class Insights:
     def here(self) -> Knowledge:
         """Return what is known without asking relays."""
         known = [_known(peer) for peer in self._reactor.peers if peer.rank is not None]
-        return Knowledge(time.time(), [*known, *chain.from_iterable(self._past.values())], [], [])
+        known += chain.from_iterable(self._past.values())
+        return Knowledge(time.time(), known, [], [], tell=self._reactor.error_reports.tell)
 
     def answered(self, relay: Peer, message: DownstreamInsight) -> None:
         """Note the answer of a relay. Raises `ProtocolError` if it is malformed."""

@@ -12,8 +12,7 @@ from ...errors import ProtocolError
 from ...journal.shown import SUFFIX, ShownMark, shown_path
 from ...protocol.immutable import Immutable
 from ...protocol.messages import Hello
-from ...system.diagnostics import diagnose
-from ...system.error_reports import describe
+from ...system.error_reports import Tell, describe
 from ...system.locks import is_held
 from ...system.waits import monotonic
 from ...transport.run_directory import is_left, lives, of_job, remove_read
@@ -36,10 +35,14 @@ class Leftover(Immutable):
 
 
 class Succession:
-    """The journals of one job, and how far they were shown. `directory` is the run directory of this client."""
+    """The journals of one job, and how far they were shown. `directory` is the run directory of this client.
 
-    def __init__(self, job: str, directory: str) -> None:
+    `tell` reports what the processes cause.
+    """
+
+    def __init__(self, job: str, directory: str, tell: Tell) -> None:
         self.job = job
+        self._tell = tell
         self.files = ShownFiles(os.path.join(directory, "files"))
         self._taken: set[str] = set()
         self._joined = {os.getpid()}  # processes that have joined this client: they make no journal for an earlier one
@@ -86,7 +89,8 @@ class Succession:
         except OSError as failure:
             if mark is not None:
                 mark.close()
-            diagnose(f"if this process is killed, records of pid {hello.pid} are lost with it or shown twice: {failure}")
+            text = f"if this process is killed, records of pid {hello.pid} are lost with it or shown twice: {failure}"
+            self._tell("if this process is killed, records of others are lost with it or shown twice", text)
             return None
         return mark
 
@@ -125,7 +129,8 @@ class Succession:
             except Exception as failure:  # anything may be in the file
                 if mark is not None:
                     mark.close()
-                diagnose(f"{journal} of an earlier process of job {self.job!r} cannot be read: {describe(failure)}")
+                text = f"{journal} of an earlier process of job {self.job!r} cannot be read: {describe(failure)}"
+                self._tell("the journal of an earlier process of a job cannot be read", text)
                 with contextlib.suppress(OSError):  # it is gone
                     os.unlink(shown_path(journal))  # the next client needs not report it again
                 continue

@@ -36,8 +36,7 @@ from ...protocol.messages import Message, Welcome, decode
 from ...protocol.observer_messages import FROM_OBSERVER, Ask, Follow, Missed, Reply
 from ...protocol.record import MeshRecord, info_of
 from ...protocol.relayed_records import encode_relayed
-from ...system.diagnostics import diagnose
-from ...system.error_reports import describe
+from ...system.error_reports import ErrorReports, describe
 from ...system.waits import deadline_after, monotonic
 from ...transport.listener import NewConnection
 from ..peers.reactor import Reactor
@@ -198,6 +197,7 @@ class Observers:
 
     `answer` returns the reply to a question, on a separate thread. `post` runs a function on the client's thread, from any
     thread; it raises `ClosedError` after the client has ended. `backlog` returns the latest records of all ranks, oldest first.
+    `reports` gets what observers cause.
     """
 
     def __init__(
@@ -206,7 +206,10 @@ class Observers:
         answer: Callable[[Ask], Reply],
         post: Callable[[Callable[[], Any]], object],
         backlog: Callable[[], Iterable[logging.LogRecord]],
+        *,
+        reports: ErrorReports,
     ) -> None:
+        self._reports = reports
         self._dispatcher = dispatcher
         self._answer = answer
         self._post = post
@@ -248,7 +251,8 @@ class Observers:
             self._write(observer)
         except Exception as failure:
             text = str(failure) if isinstance(failure, ProtocolError) else describe(failure)
-            diagnose(f"protocol error from an observer (pid {observer.pid}); its connection is closed: {text}")
+            text = f"protocol error from an observer (pid {observer.pid}); its connection is closed: {text}"
+            self._reports.tell("protocol error from an observer; its connection is closed", text)
             self._drop(observer)
 
     def _read(self, observer: _Observer) -> None:
@@ -359,7 +363,7 @@ class Observers:
             try:
                 full = stream.add(record, ends_bar=ends_bar) or full
             except Exception as failure:  # the handlers get it in any case
-                diagnose(f"a record cannot be sent to observers: {describe(failure)}")
+                self._reports.log("a record cannot be sent to observers", failure)
         self._credit -= monotonic() - began
         if full or self._level_for(self._credit) != self._affordable:
             self._divide()

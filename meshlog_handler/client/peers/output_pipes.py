@@ -13,7 +13,7 @@ from ...lines.captured import CapturedPipe
 from ...lines.framer import Block, Line
 from ...protocol.decode import Item
 from ...system.descriptors import pending, read_pipe
-from ...system.diagnostics import diagnose
+from ...system.error_reports import Tell
 from ...system.waits import monotonic
 from .peer import Peer
 
@@ -27,8 +27,9 @@ class OutputPipes:
     `read_size` is in bytes for one read.
     """
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, selector: selectors.BaseSelector, tell: Tell) -> None:
         self._selector = selector
+        self._tell = tell
         self.read: list[tuple[Peer, list[Item]]] = []
         self._peers: dict[CapturedPipe, Peer] = {}
         self._unfinished: set[CapturedPipe] = set()
@@ -120,7 +121,8 @@ class OutputPipes:
         try:
             data = read_pipe(pipe.fd, self.read_size)
         except OSError as failure:  # it would be ready, and fail, again and again
-            diagnose(f"a captured stream of {self._peers[pipe].name} cannot be read: {failure}")
+            text = f"a captured stream of {self._peers[pipe].name} cannot be read: {failure}"
+            self._tell("a captured stream of a process cannot be read", text)
             data = b""
         if data is None:
             return

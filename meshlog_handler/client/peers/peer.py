@@ -39,7 +39,7 @@ from ...protocol.messages import (
     decode,
 )
 from ...protocol.relay_messages import DownstreamReached, Passed
-from ...system.diagnostics import diagnose
+from ...system.error_reports import Tell
 from .stats import RankStats
 from .tail import TAIL, Tail
 
@@ -475,14 +475,15 @@ class Peer:
         if turn.streaming is not None:
             self.streaming = turn.streaming
 
-    def replay(self) -> None:
+    def replay(self, tell: Tell) -> None:
         """Read the records that were never sent from the journal. The worker has ended or left."""
         self.advance(Life.REPLAYED)
         if not self.journal or not os.path.exists(self.journal):
             if self._kept and not self.left:
-                diagnose(
+                tell(
+                    "the journal of a process was removed while it ran",
                     f"the journal of {self.name} (pid {self.pid}) was removed while it ran, perhaps by a cleaner of temporary "
-                    f"files: records that it had not sent are lost"
+                    f"files: records that it had not sent are lost",
                 )
             return
         reader = JournalReader(self.journal)
@@ -490,7 +491,7 @@ class Peer:
             self._admit(piece.generation, piece.start, piece.data, replayed=True)
         self._note_drops(tuple(reader.drops()))
 
-    def catch_up(self, version: int) -> None:
+    def catch_up(self, version: int, tell: Tell) -> None:
         """Read the records that were not sent so far from the journal, then add the sentinel of flush `version`.
 
         The connection is closed but the process is alive: it has executed another program or has closed its descriptors. It may
@@ -506,7 +507,8 @@ class Peer:
                     self._admit(piece.generation, piece.start, data, replayed=True)
                 self._note_drops(tuple(reader.drops()))
         except (OSError, ProtocolError) as failure:
-            diagnose(f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}")
+            text = f"the journal of rank {self.rank} (pid {self.pid}) cannot be read: {failure}"
+            tell("the journal of a process cannot be read", text)
         sentinel = number_entry(FLUSH, version)
         self.inbox.append(Piece(self._generation, self._position, sentinel, replayed=False))
         self.inbox_bytes += len(sentinel)

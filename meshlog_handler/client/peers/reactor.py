@@ -22,7 +22,6 @@ from ...errors import ProtocolError
 from ...protocol.decode import Item
 from ...protocol.frames import CONTROL, frame
 from ...protocol.messages import Goodbye, KeepWaiting, Message, Release
-from ...system.diagnostics import diagnose
 from ...system.error_reports import ErrorReports, describe
 from ...system.exit_status import exit_code, has_ended, started_here, watch
 from ...system.waits import capped, monotonic
@@ -79,7 +78,7 @@ class Reactor:
         self.messages: deque[tuple[Peer, Message]] = deque()
         self.finished: deque[Peer] = deque()
         self.taken = 0
-        self.pipes = OutputPipes(self._selector)
+        self.pipes = OutputPipes(self._selector, self.error_reports.tell)
         self._busy: dict[Peer, None] = {}  # oldest first
         self._paused: set[Peer] = set()
         self._throttled: set[Peer] = set()  # paused or busy since the last `KeepWaiting`
@@ -179,7 +178,8 @@ class Reactor:
             try:
                 left -= self._take(peer, limit, items)
             except Exception as failure:  # the items of other peers must not be lost
-                self.error_reports.log(f"{peer.name} (pid {peer.pid}) sent data that cannot be read; it is left out", failure)
+                text = f"{peer.name} (pid {peer.pid}) sent data that cannot be read; it is left out: {describe(failure)}"
+                self.error_reports.tell("a process sent data that cannot be read; it is left out", text)
                 left -= len(items)
             if items:
                 batches.append((peer, items))
@@ -269,7 +269,8 @@ class Reactor:
         """Stop waiting for workers that do not answer: their journals are read."""
         for peer in tuple(self.peers):
             if peer.sock is not None and not peer.external:
-                diagnose(f"{peer.name} (pid {peer.pid}) does not answer; what it has logged is read from its journal")
+                text = f"{peer.name} (pid {peer.pid}) does not answer; what it has logged is read from its journal"
+                self.error_reports.tell("a process does not answer; what it has logged is read from its journal", text)
                 self.stop_waiting_for(peer)
 
     def disconnect(self) -> None:
@@ -287,7 +288,7 @@ class Reactor:
             continue
         if not peer.ended:
             self.pipes.drain_and_close(peer)
-            peer.catch_up(_NO_FLUSH)
+            peer.catch_up(_NO_FLUSH, self.error_reports.tell)
             peer.left = True
             peer.advance(Life.REPLAYED)
             self._busy[peer] = None
@@ -295,7 +296,7 @@ class Reactor:
 
     def catch_up(self, peer: Peer, version: int) -> None:
         """Answer flush `version` from the journal of a worker that runs on without a connection."""
-        peer.catch_up(version)
+        peer.catch_up(version, self.error_reports.tell)
         self._busy[peer] = None
 
     def add_sentinel(self, peer: Peer, number: int) -> None:
@@ -384,7 +385,8 @@ class Reactor:
     def refuse(self, peer: Peer, failure: Exception) -> None:
         """Close the connection of a peer that violates the protocol. Records that it sent before are shown."""
         text = str(failure) if isinstance(failure, ProtocolError) else describe(failure)
-        diagnose(f"protocol error from {peer.name} (pid {peer.pid}); its connection is closed: {text}")
+        text = f"protocol error from {peer.name} (pid {peer.pid}); its connection is closed: {text}"
+        self.error_reports.tell("protocol error from a process; its connection is closed", text)
         self._close_socket(peer)
 
     def ask_to_keep_waiting(self) -> None:
@@ -474,9 +476,10 @@ class Reactor:
         if peer.life < Life.REPLAYED:
             self.pipes.read_remaining(peer)
             try:
-                peer.replay()
+                peer.replay(self.error_reports.tell)
             except Exception as failure:  # even MemoryError: the end of the worker must still be reported
-                diagnose(f"the journal of {peer.name} (pid {peer.pid}) cannot be read: {describe(failure)}")
+                text = f"the journal of {peer.name} (pid {peer.pid}) cannot be read: {describe(failure)}"
+                self.error_reports.tell("the journal of a process cannot be read", text)
             if peer.inbox:
                 self._busy[peer] = None
                 return

@@ -319,7 +319,7 @@ class QueueReader:
             try:
                 put()
             except BaseException as failure:
-                diagnose(f"nothing can be put into the queue {self.name}, so it is not read to its end: {describe(failure)}")
+                self._reports.log(f"nothing can be put into the queue {self.name}, so it is not read to its end", failure)
                 instead()
 
         self._hurry.set()

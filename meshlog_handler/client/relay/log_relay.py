@@ -326,7 +326,7 @@ class LogRelay:
                 # The upstream client waits twice as long for this answer as this client for those of its relays.
                 found = client.find(INSIGHT_SEC / 2, command.work).encode()
             except (ClosedError, BusyError) as failure:
-                diagnose(f"this relay cannot tell how its ranks are: {failure}")
+                client.error_reports.log("this relay cannot tell how its ranks are", failure)
             finally:
                 uplink.send(DownstreamInsight(command.request, found))  # without an answer, it would not be asked again
 

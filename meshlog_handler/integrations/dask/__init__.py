@@ -17,4 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["attach"]
 
-__getattr__ = exporter(__name__, {"attach": "integrations.dask.cluster"})
+__getattr__ = exporter(__name__, {"attach": "integrations.dask.cluster"}, extra="dask")

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from distributed import WorkerPlugin
 
+from ... import settings
 from ...client.relay.tunnel import reachable
 from ...errors import ConnectError
 from ...installation import enlist, uninstall
@@ -89,6 +90,7 @@ def attach(
     `Client.forward_logging`, is paused meanwhile. In the workers, so are the console handlers of ``distributed`` and other
     loggers, because their records are forwarded as records.
     """
+    relay = settings.check_flag(relay, "relay")
     if client.asynchronous:
         return MeshFuture.run(lambda: _attach(client, handlers, log_dir, relay), "attach")
     return _attach(client, handlers, log_dir, relay)

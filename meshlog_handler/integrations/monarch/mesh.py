@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from monarch.actor import this_proc
 
+from ... import settings
 from ...client.relay.tunnel import Tunnel
 from ...mesh.future import MeshFuture
 from ...mesh.manager import LoggingManager
@@ -73,6 +74,8 @@ def attach(
     -----
     While attached, the output of the procs does not reach Monarch's own forwarding, so nothing is shown twice.
     """
+    stream_log_to_client = settings.check_flag(stream_log_to_client, "stream_log_to_client")
+    relay = settings.check_flag(relay, "relay")
     manager = LoggingManager(handlers, log_dir)  # created here, to belong to the running cell of a notebook
     mesh = AttachedMesh(proc_mesh, relay)
 

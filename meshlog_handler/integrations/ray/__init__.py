@@ -18,4 +18,4 @@ if TYPE_CHECKING:
 
 __all__ = ["attach", "join"]
 
-__getattr__ = exporter(__name__, {"attach": "integrations.ray.job", "join": "integrations.ray.worker"})
+__getattr__ = exporter(__name__, {"attach": "integrations.ray.job", "join": "integrations.ray.worker"}, extra="ray")

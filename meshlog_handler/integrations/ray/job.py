@@ -83,6 +83,7 @@ def attach(
     Worker processes get ranks in the order in which they join. Processes that Ray started earlier do not join: later tasks
     run in new processes.
     """
+    hooked, relay = settings.check_flag(hooked, "hooked"), settings.check_flag(relay, "relay")
     if not ray.is_initialized():
         raise SettingError("Ray is not initialised in this process. Call ray.init() before attach().")
     if ray_client.is_connected():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from meshlog_handler.system.diagnostics import diagnose
-from meshlog_handler.system.error_reports import ErrorReports, describe, give, name_of, refuse
+from meshlog_handler.system.error_reports import AT_ONCE, ErrorReports, describe, give, name_of, refuse
 
 
 class WithoutText(Exception):
@@ -64,6 +65,30 @@ def test_kind_without_failures_for_a_long_time_is_reported_at_once() -> None:
         "showing: ValueError: bad (1 more like it were not reported)",
         "showing: ValueError: bad (1 more like it were not reported)",
     ]
+
+
+def test_what_peers_cause_is_reported_a_bounded_number_of_times_in_any_minute() -> None:
+    lines: list[tuple[float, str]] = []
+    now = 0.0
+    reports = ErrorReports(lambda line: lines.append((now, line)), lambda: now)
+    for number in range(9_000):
+        now += 0.1 if number % 2_000 else 100.0  # from time to time, it is quiet for a while
+        reports.tell("a process misbehaves", f"process {number} misbehaves")
+    assert [line for _, line in lines[:AT_ONCE]] == [f"process {number} misbehaves" for number in range(AT_ONCE)]
+    assert max(sum(begin <= when < begin + 60.0 for when, _ in lines) for begin, _ in lines) <= AT_ONCE + 5
+    reports.close()
+    left_out = [int(found[1].replace(",", "")) for _, line in lines if (found := re.search(r"\(([\d,]+) more", line))]
+    assert sum(line.startswith("process ") for _, line in lines) + sum(left_out) == 9_000, "each is reported, or counted"
+
+
+def test_threads_lose_no_report() -> None:
+    lines: list[str] = []
+    reports = ErrorReports(lines.append, lambda: 0.0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: reports.tell("a process misbehaves", f"process {number}"), range(4_000)))
+    assert len(lines) == AT_ONCE
+    reports.close()
+    assert lines[-1] == f"a process misbehaves ({4_000 - AT_ONCE:,} more like it were not reported)"
 
 
 def test_completing_a_future_never_raises() -> None:

@@ -196,7 +196,7 @@ def test_records_of_a_worker_that_has_ended_are_not_shown_before_its_journal_is_
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tails = [items(3), items(3)]
-    monkeypatch.setattr(RelayPeer, "take_tail", lambda self: tails.pop())
+    monkeypatch.setattr(RelayPeer, "take_tail", lambda self, tell: tails.pop())
     scene.relays.handle(scene.relay, DownstreamJoined(3, "", 1, "host", {}, "/journal"))
     scene.relays.handle(scene.relay, DownstreamEnded(3, counters_of(RankStats(3, 1)), 0))
     assert scene.relays.take_tail(scene.relay, 0.0) == [], "the replacement of the relay reads the journal"

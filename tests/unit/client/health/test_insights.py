@@ -20,6 +20,7 @@ from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.messages import Hello
 from meshlog_handler.protocol.relay_messages import DownstreamInsight, InsightDownstream
 from meshlog_handler.system import process_state
+from meshlog_handler.system.error_reports import AT_ONCE, ErrorReports
 from meshlog_handler.system.process_state import ProcessTimes
 
 RANK = 4
@@ -30,12 +31,12 @@ class Asked:
     """The insights of a client with one relay, whose answers the test gives, and whose clock it moves."""
 
     def __init__(self, relay: RelayPeer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.sent = 100.0, list[InsightDownstream]()
+        self.now, self.sent, self.told = 100.0, list[InsightDownstream](), list[str]()
         monkeypatch.setattr(module, "monotonic", lambda: self.now)
         self._relay = relay
         stats: Any = SimpleNamespace(stats=RankStats(RANK, 4711, alive=True))
         relay.downstream = {RANK: stats}
-        reactor: Any = SimpleNamespace(peers={relay}, send=self._send)
+        reactor: Any = SimpleNamespace(peers={relay}, send=self._send, error_reports=ErrorReports(self.told.append))
         self._insights = Insights(reactor, itertools.count(1))
 
     def _send(self, relay: object, message: InsightDownstream) -> bool:
@@ -96,6 +97,15 @@ def test_a_relay_that_is_late_is_waited_for_only_a_little_longer_until_it_answer
     asked.answer(third, TOLD)
     assert states(future) == [(RANK, "running")]
     assert [each.request for each in asked.sent] == [number, third]
+
+
+def test_a_relay_that_answers_with_no_observation_again_and_again_causes_few_messages(asked: Asked) -> None:
+    for _ in range(3 * AT_ONCE):
+        number, future = asked.ask()
+        asked.answer(number, pack((b"\xff",)))
+        assert states(future) == [(RANK, "running")]
+    assert len(asked.told) == AT_ONCE
+    assert asked.told[0].startswith("what a relay reports about a rank is left out: ")
 
 
 def known(rank: int, pid: int | None) -> Known:

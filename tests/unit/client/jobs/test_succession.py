@@ -13,6 +13,7 @@ import pytest
 from meshlog_handler.client.jobs.succession import Succession
 from meshlog_handler.journal.shown import ShownMark
 from meshlog_handler.protocol.messages import Hello
+from meshlog_handler.system.error_reports import ErrorReports
 from meshlog_handler.transport.run_directory import RunDir, base
 
 
@@ -48,7 +49,7 @@ def directory() -> Iterator[RunDir]:
 
 def test_a_mark_without_a_journal_is_removed_when_its_process_has_joined_again(living: int, directory: RunDir) -> None:
     left = left_mark(living)
-    succession = Succession("shop", directory.path)
+    succession = Succession("shop", directory.path, ErrorReports().tell)
     assert list(succession.ended(1.0)) == []
     assert succession.due is not None
     assert left.exists(), "its process may be about to make the journal"
@@ -64,7 +65,7 @@ def test_a_mark_without_a_journal_is_removed_when_its_process_has_joined_again(l
 
 def test_a_mark_of_the_process_that_shows_now_is_removed(directory: RunDir) -> None:
     left = left_mark(os.getpid())
-    succession = Succession("shop", directory.path)
+    succession = Succession("shop", directory.path, ErrorReports().tell)
     assert list(succession.ended(1.0)) == []
     assert (left.exists(), succession.due) == (False, None)
     succession.close()

@@ -23,6 +23,7 @@ from meshlog_handler.dispatch.sinks import Sinks
 from meshlog_handler.protocol.messages import Welcome
 from meshlog_handler.protocol.observer_messages import Ask, Follow, Reply
 from meshlog_handler.protocol.record import MeshInfo, MeshRecord
+from meshlog_handler.system.error_reports import ErrorReports
 
 EVERYTHING = Follow(0, None, 0)
 FOLLOWS = [EVERYTHING, Follow(logging.INFO, None, 0), Follow(0, (0, 1), 0)]
@@ -43,7 +44,9 @@ class Watched:
 
     def __init__(self, follows: Follow, ends: tuple[socket.socket, socket.socket]) -> None:
         self.dispatcher = Dispatcher(Sinks(Sink([logging.NullHandler()])))
-        self.observers = Observers(self.dispatcher, answer=answer, post=lambda fn: None, backlog=lambda: ())
+        self.observers = Observers(
+            self.dispatcher, answer=answer, post=lambda fn: None, backlog=lambda: (), reports=ErrorReports()
+        )
         reactor: Any = SimpleNamespace(attend=lambda *words: None)
         self.observers.attach(reactor)
         connection: Any = SimpleNamespace(sock=ends[0], pid=os.getpid())
