@@ -102,7 +102,7 @@ class MeshHandler(CopyableHandler):
     """A configuration sent by the client does not remove this handler from the root logger."""
 
     _overridden = False
-    """Whether a subclass has a `filter` or `emit` of its own, which are then called for every record."""
+    """Whether a subclass overrides `filter` or `emit`, which are then called for every record."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
