@@ -407,7 +407,7 @@ def _missing(
         absent = {rank for rank, each in ranks.items() if rank not in reached and not (each.sampled and rank not in series)}
         if not absent:
             continue
-        passed = _Passed({each: series[each] for each in sorted(reached)}, most, steps, ranks, longest)
+        passed = _Passed({each: series[each] for each in sorted(reached)}, most, steps=steps, ranks=ranks, longest=longest)
         missing = {
             rank
             for rank in absent
@@ -448,6 +448,7 @@ class _Passed:
         self,
         reached: Mapping[int, Series],
         most: int,
+        *,
         steps: Sequence[tuple[Mapping[int, Series], int]],
         ranks: Mapping[int, Observation],
         longest: float,
