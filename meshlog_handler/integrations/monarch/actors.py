@@ -151,9 +151,13 @@ class RelayActor(Actor):
 
     def _watch(self) -> None:
         """Leave if nothing is carried any more, so that the procs notice it. Another tunnel starts another relay."""
-        while self._calls.silent_sec < SILENT_SEC:
+        left: HostRelay | None = None
+        while True:
             time.sleep(_LOOK_SEC)
-        self._calls.relay.leave()
+            relay = self._calls.relay
+            if relay is not left and self._calls.silent_sec >= SILENT_SEC:
+                left = relay
+                relay.leave()
 
     def _is_carried(self) -> bool:
         return self._calls.silent_sec < _CARRIED_SEC
