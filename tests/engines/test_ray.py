@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LoggingMeshClient, SettingError
-from meshlog_handler.client.relay.attempts import PAUSES_SEC
-from meshlog_handler.system.waits import monotonic
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport import run_directory
 from tests.process.documents import Page
@@ -29,8 +27,7 @@ from .needed import need
 
 ray: Any = need("ray")
 
-from meshlog_handler.integrations.ray import attach, nodes  # noqa: E402  # needs ray
-from meshlog_handler.integrations.ray.nodes import NodeRelays  # noqa: E402  # needs ray
+from meshlog_handler.integrations.ray import attach  # noqa: E402  # needs ray
 
 from . import ray_programs as programs  # noqa: E402  # needs ray
 
@@ -223,27 +220,6 @@ def test_a_node_that_joins_later_gets_its_relay(cluster: Any) -> None:
         run(programs.say, "on", **on("alpha"))
         logs.flush()
         assert "printed on" in collector.messages
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_node_whose_relay_has_not_started_in_time_is_tried_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead, failed, finish = [0.0], list[str](), NodeRelays._finish
-
-    def finish_late(self: NodeRelays, node: str, actor: Any, started: Any) -> None:
-        if not failed:
-            failed.append(node)
-            raise ray.exceptions.GetTimeoutError("not in time")
-        finish(self, node, actor, started)
-
-    monkeypatch.setattr(NodeRelays, "_finish", finish_late)
-    monkeypatch.setattr(nodes, "monotonic", lambda: monotonic() + ahead[0])
-    with attached(relay=True) as (logs, collector):
-        (late,) = [each["NodeName"] for each in ray.nodes() if each["NodeID"] == failed[0]]
-        ahead[0] = PAUSES_SEC[0]
-        pid = run(programs.say, "at last", **on(late))
-        logs.flush()
-        ahead[0] = 0.0
-        assert shown(collector) == set(said("at last", pid, late, None))
 
 
 def relay_processes() -> set[int]:
