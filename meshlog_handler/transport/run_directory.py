@@ -153,7 +153,7 @@ class RunDir:
             _write(os.path.join(self.path, name), content)
 
     def take_note(self) -> bytes:
-        """Return the note of the relay before, and remove it; b"" if there is none."""
+        """Return the note of the relay before, and remove it; b"" if it has left no note."""
         self.note = bytes
         path = os.path.join(self.path, _NOTE)
         try:
