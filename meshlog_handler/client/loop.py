@@ -505,6 +505,7 @@ class ClientLoop:
             self.reactor.pipes.end_lines,
             lambda: self._pacer.show_now(self.relays.unconfirmed.expire(float("inf")), monotonic()),
             self._show_rest,
+            lambda: self._drops.report_unsent(self._registry.unsent),
             self.dispatcher.flush,
             self._keep_counters,
             *((self.observers.close, self._listener.close) if intact else ()),

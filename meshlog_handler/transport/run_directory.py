@@ -32,6 +32,8 @@ _JOB_SEC = 86400.0
 _RELAY = "relay.key"
 """The file in the run directory of a relay that has the name of its upstream client, its key and its token."""
 SOCKET = "client.sock"
+_NOTE = "note"
+_MAX_NOTE = 1 << 20
 _DIGEST = 16
 _KEY = 32
 _MAKING = ".making-"
@@ -134,6 +136,7 @@ class RunDir:
         self._restoring = threading.Lock()
         self.handed_on = False  # whether another client of this process is to go on in it: then it is not removed
         self._stays = False  # whether a relay of another process may go on in it
+        self.note: Callable[[], bytes] = bytes  # returns what `remove` leaves for the relay that goes on in it
         self._files: dict[str, bytes] = {}
         parent = base()
         self.key, self.token = os.urandom(_KEY), os.urandom(8).hex()
@@ -158,6 +161,17 @@ class RunDir:
         with self._restoring:
             self._files[name] = content
             _write(os.path.join(self.path, name), content)
+
+    def take_note(self) -> bytes:
+        """Return the note of the relay before, and remove it; b"" if it has left no note."""
+        self.note = bytes
+        path = os.path.join(self.path, _NOTE)
+        try:
+            content = read_regular(path, _MAX_NOTE)
+            os.unlink(path)
+        except OSError:
+            return b""
+        return content
 
     def restore(self) -> None:
         """Make the directory again if a cleaner of temporary files, for instance, has removed it. Any thread may call it.
@@ -189,6 +203,9 @@ class RunDir:
 
     def remove(self) -> None:
         """Remove the directory and its contents, unless another client is to read journals in it."""
+        note = self.note()
+        if note:
+            _write(os.path.join(self.path, _NOTE), note)
         if self.handed_on:
             return
         if not (self._stays or _OF_JOB in self._kept_for) or not _is_needed(self.path):
@@ -399,9 +416,9 @@ def _job_of(path: str) -> str:
 
 
 def _is_needed(path: str) -> bool:
-    """Return whether the directory at `path` has journals, or the mark of one that its writer is about to make."""
+    """Return whether the directory at `path` has journals, the mark of one that its writer is about to make, or a note."""
     with contextlib.suppress(OSError):  # it is gone
-        return any(name.endswith((".journal", SHOWN)) for name in os.listdir(path))
+        return any(name.endswith((".journal", SHOWN)) or name == _NOTE for name in os.listdir(path))
     return False
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +25,11 @@ from monarch.actor import Actor, ActorError, current_rank, endpoint, shutdown_co
 from monarch.config import configure
 
 from meshlog_handler import ConfigRefused, LoggingMeshClient
+from meshlog_handler.client.relay import repeated_calls
 from meshlog_handler.integrations.monarch import attach
+from meshlog_handler.integrations.monarch import relays as monarch_relays
 from tests.engines.commanded import DEADLINE, obey
+from tests.process.procs import stop_process
 from tests.waiting import until
 
 COUNT = 10_000
@@ -95,6 +98,13 @@ class Worker(Actor):
         for number in range(COUNT):
             log.info("number %d", number)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    @endpoint
+    def count(self, numbers: int, pause: float) -> None:
+        """Log numbers, with a pause after each."""
+        for number in range(numbers):
+            logging.getLogger("work").info("number %d", number)
+            time.sleep(pause)
 
     @endpoint
     def state(self) -> dict[str, Any]:
@@ -273,6 +283,62 @@ async def killed_at_the_end() -> None:
     assert time.monotonic() - began < 8.0
     state = await values(workers.slice(gpus=slice(2, 4)).state.call())
     assert [each["threads"] for each in state] == [[], []]
+
+
+def relays(logs: LoggingMeshClient) -> list[int]:
+    """Return the pids of the relays that are connected."""
+    return [peer.pid for peer in tuple(logs.client._loop.reactor.peers) if peer.relays]
+
+
+async def relay_killed() -> None:
+    """A relay that is killed while the procs log is replaced; every record arrives once."""
+
+    def kill(pid: int, logs: LoggingMeshClient) -> None:
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: relays(logs) not in ([], [pid]), DEADLINE, "another relay")
+
+    await all_arrive_after(kill)
+
+
+async def relay_silent() -> None:
+    """A relay that has not answered for long is reached again or replaced when it answers; every record arrives once."""
+    monarch_relays._ANSWER_SEC = 3.0  # type: ignore[misc]  # else the test would take minutes
+    repeated_calls.REPEAT_SEC = 1.0  # type: ignore[misc]  # as above
+
+    def stop(pid: int, logs: LoggingMeshClient) -> None:
+        stop_process(pid)
+        try:
+            until(lambda: relays(logs) == [], DEADLINE, "the end of its tunnel")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: relays(logs) != [], DEADLINE, "another tunnel")
+
+    await all_arrive_after(stop)
+
+
+async def all_arrive_after(fault: Callable[[int, LoggingMeshClient], None]) -> None:
+    """Let two procs log while a fault happens to their relay, whose pid `fault` gets. Every record must arrive once."""
+    monarch.actor.unhandled_fault_hook = lambda failure: None
+    procs, workers = mesh(gpus=2)
+    logs, seen = await attached(procs)
+    counted = workers.count.call(500, 0.02)
+    until(lambda: min(len(seen.texts(rank)) for rank in range(2)) > 100, DEADLINE, "records of both ranks")
+    (pid,) = relays(logs)
+    began = time.monotonic()
+    fault(pid, logs)
+    print("another one after", time.monotonic() - began)
+    await counted
+    expected = sorted(f"number {number}" for number in range(500))
+    until(lambda: all(len(seen.texts(rank)) >= 500 for rank in range(2)), DEADLINE, "all records")
+    assert [sorted(seen.texts(rank)) for rank in range(2)] == [expected] * 2
+    await workers.say.call("afterwards")
+    receipt = logs.flush()
+    assert (receipt.acked, receipt.missing, receipt.dropped) == ((0, 1), (), 0), receipt
+    assert [seen.texts(rank)[-1] for rank in range(2)] == ["logged afterwards"] * 2
+    began = time.monotonic()
+    logs.drain_and_stop()
+    print("detached in", time.monotonic() - began)
+    await procs.stop()
 
 
 async def broken() -> None:

@@ -34,7 +34,17 @@ DIRECT = (
     "stopping",
     "from_an_actor",
 )
-RELAYED = ("records", "grouping", "control", "killed", "killed_at_the_end", "detaching", "stopping")
+RELAYED = (
+    "records",
+    "grouping",
+    "control",
+    "killed",
+    "killed_at_the_end",
+    "relay_killed",
+    "relay_silent",
+    "detaching",
+    "stopping",
+)
 
 
 def run(*words: str) -> str:

@@ -151,3 +151,34 @@ def test_a_relay_leaves_what_was_not_carried_if_its_process_exits() -> None:
             assert said(job, "last") == all_of("last", 500)
             job.relays.append((pipe, pid))
             job.end()
+
+
+def test_lines_that_a_relay_had_read_and_not_passed_on_are_counted_by_the_next_one() -> None:
+    with tree() as job:
+        cut, after = HostRelay(job.client.address), None
+        try:
+            with Tunnel(job.client.address, cut.take, cut.give):
+                worker = job.worker(cut.address)
+                worker.ask("print", "line 0")
+                job.collector.wait_for(lambda _: said(job, "line") == all_of("line", 1))
+                assert not job.client.flush().missing
+                until(lambda: cut._relay._uplink.lines.left() == {}, what="the receipt of that line")  # type: ignore[union-attr]
+            for number in range(1, 21):
+                worker.ask("print", f"line {number}")
+            until(lambda: cut.client.stats()[worker.rank].lines == 21, what="the relay to read the lines")
+            cut.leave()
+            after = HostRelay(job.client.address)
+            with Tunnel(job.client.address, after.take, after.give):
+                assert after.address
+                worker.ask("print", "line 21")
+                job.collector.wait_for(lambda _: "line 21" in job.messages)
+                assert not job.client.flush().missing
+                assert job.client.stats()[worker.rank].dropped == {"unsent": 20}
+                assert f"dropped 20 records (rank {worker.rank}, INFO, unsent)" in job.messages
+                assert said(job, "line") == Counter(["line 0", "line 21"])
+                job.end(worker)
+                after.close()
+        finally:
+            for each in (cut, after):
+                if each is not None:
+                    each._end.close()

@@ -170,11 +170,14 @@ class Checkpoints:
         removed = [*self._removed, *(name for _, boundary in boundaries for name in boundary.removed)]
         self._ended, self._removed = [], []
         self._sent.append(sent)
+        upstream.lines.boundary(sent.number)
         self._place = upstream.place
         upstream.send(DownstreamPassed(sent.number, *self._place, tuple(fields), tuple(removed), self._clock.ahead))
 
     def confirmed(self, answer: PassedReceived) -> None:
         """Note that the upstream client has everything up to a boundary."""
+        if self._upstream is not None:
+            self._upstream.lines.confirmed(answer.request)
         while self._sent and self._sent[0].number <= answer.request:
             sent = self._sent.popleft()
             if sent.number == answer.request:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,7 +38,7 @@ from ..flushes.acknowledgements import Acknowledgements
 from ..peers.peer import Chosen, Peer
 from ..peers.reactor import Reactor
 from ..peers.registry import Registry
-from ..peers.stats import RankStats
+from ..peers.stats import UNSENT, RankStats
 from .checkpoints import Checkpoints
 from .passed_streams import PassedStreams
 from .relayed_peers import RelayPeer, counters_of
@@ -125,6 +126,9 @@ class Relays:
 
     def peer_joined(self, peer: Peer) -> None:
         """Send the current settings to a relay that joined; report any other peer that joined to the upstream client."""
+        unsent = 0 if peer.rank is None else self._registry.unsent.pop(peer.rank, 0)
+        if unsent:
+            peer.count_drop(UNSENT, logging.INFO, unsent)
         if isinstance(peer, RelayPeer):
             peer.unconfirmed = self.unconfirmed
             self.checkpoints.joined(peer)

@@ -115,6 +115,7 @@ class Registry:
         self._journals = ""
         self._held: Held | None = None
         self.orphans: dict[str, Orphan] = {}
+        self.unsent: dict[int, int] = {}  # lines of ranks that the relay before this one had read and not passed on
         self._kept: dict[int | None, deque[Sequence[str]]] = {}
 
     def keep_journals_in(self, directory: str, *, shared: bool = False) -> None:

@@ -10,8 +10,10 @@ from ...errors import ProtocolError, quoted
 from ...journal.layout import DROP_REASONS
 
 UNREADABLE: Final = "unreadable"
-REASONS: Final = frozenset((*DROP_REASONS, UNREADABLE))
-"""Why records may be dropped: for a reason of the worker, or because the client cannot show them."""
+UNSENT: Final = "unsent"
+"""Captured lines that a relay had read and not passed on, or not known to have arrived, when it left."""
+REASONS: Final = frozenset((*DROP_REASONS, UNREADABLE, UNSENT))
+"""Why records may be dropped: for a reason of the worker or of a relay, or because the client cannot show them."""
 
 
 @dataclass(slots=True)  # there may be ten thousand

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -22,9 +23,10 @@ from types import TracebackType
 from typing import Final
 
 from ... import settings
-from ...errors import BusyError, ClosedError, MeshlogError
-from ...protocol.codec import pack
+from ...errors import BusyError, ClosedError, MeshlogError, ProtocolError
+from ...protocol.codec import pack, unpack
 from ...protocol.messages import Command, TakeStacks, decode
+from ...protocol.ranks import is_rank
 from ...protocol.relay_messages import (
     CommandDownstream,
     DefaultDownstream,
@@ -155,6 +157,7 @@ class LogRelay:
         try:
             client = LogClient(uplink.handler, log_dir=log_dir, never=never, hide=hide, upstream=uplink)
             client.registry.claim = uplink.claim
+            client.registry.unsent = _unsent(uplink.directory.take_note())
             self._adopting = set()
             self._uplink, self._client = uplink, client  # before the client starts: workers may wait at its address
             client.start()
@@ -387,6 +390,7 @@ class LogRelay:
 
     def _hand_on(self, client: LogClient, uplink: Uplink) -> None:
         """End without releasing the workers. They look for another relay in this directory."""
+        uplink.directory.note = partial(_note, client, uplink)
         with contextlib.suppress(ClosedError):  # it has ended, or the program has closed its descriptors
             client.enqueue_sentinel()
         deadline = monotonic() + _ENDS_SEC
@@ -395,6 +399,21 @@ class LogRelay:
         live_clients.discard(client)
         at_exit.forget(client)
         uplink.leave_lost()
+
+
+def _note(client: LogClient, uplink: Uplink) -> bytes:
+    """Return for the next relay how many captured lines, by rank, were read and not passed on."""
+    unsent = Counter(client.registry.unsent) + Counter(uplink.lines.left())
+    return pack(dict(unsent)) if unsent else b""
+
+
+def _unsent(note: bytes) -> dict[int, int]:
+    """Return the captured lines, by rank, that the relay before had read and not passed on, from its note."""
+    try:
+        found = unpack(note) if note else {}
+    except ProtocolError:  # it is cut off
+        return {}
+    return {rank: count for rank, count in found.items() if is_rank(rank) and type(count) is int} if type(found) is dict else {}
 
 
 def _start(work: Callable[[], object], name: str) -> bool:

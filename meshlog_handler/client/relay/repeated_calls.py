@@ -6,6 +6,8 @@
                                             <-- lost ---
                                             -- take 7 -->
                                             <-- the same bytes as before ---
+
+A tunnel over which a call was made for too long has ended. The next one has a higher number (`RenewedCalls`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from .tunnel import HostRelay
 
 REPEAT_SEC: Final = 60.0
 """Seconds for which a call is made again."""
+
+SILENT_SEC: Final = 60.0
+"""Seconds without a `take` after which a relay leaves, because the client counts as ended or cut off."""
 
 _PAUSE_SEC: Final = 1.0
 
@@ -47,6 +52,53 @@ class RepeatedCalls:
             if number > self._given:
                 self.relay.give(data)
                 self._given = number
+
+
+class RenewedCalls:
+    """At the relay: carries out the calls of tunnels, which have numbers from 1 on. Any thread may call its methods.
+
+    `start` starts a relay. With each tunnel after the first, another relay takes the place of the one before.
+    """
+
+    def __init__(self, start: Callable[[], HostRelay]) -> None:
+        self._start = start
+        self._renewing = threading.Lock()
+        self._tunnel = 0
+        self._calls = RepeatedCalls(start())
+        self._last_take_end = monotonic()
+
+    @property
+    def relay(self) -> HostRelay:
+        """The relay of the latest tunnel."""
+        return self._calls.relay
+
+    @property
+    def silent_sec(self) -> float:
+        """Seconds without a `take`. Negative while one may wait."""
+        return monotonic() - self._last_take_end
+
+    def take(self, tunnel: int, number: int, timeout: float) -> bytes:
+        """Return bytes for the client; see `RepeatedCalls.take`. Raises `ClosedError` if that tunnel has ended."""
+        self._last_take_end = monotonic() + timeout
+        return self._of(tunnel).take(number, timeout)
+
+    def give(self, tunnel: int, number: int, data: bytes) -> None:
+        """Accept bytes from the client; see `RepeatedCalls.give`. Raises `ClosedError` if that tunnel has ended."""
+        self._of(tunnel).give(number, data)
+
+    def is_latest(self, tunnel: int) -> bool:
+        """Return whether no later tunnel has begun."""
+        return tunnel >= self._tunnel
+
+    def _of(self, tunnel: int) -> RepeatedCalls:
+        with self._renewing:
+            if tunnel < self._tunnel:
+                raise ClosedError("this tunnel has ended")
+            if tunnel > self._tunnel > 0:
+                self._calls.relay.leave()
+                self._calls = RepeatedCalls(self._start())
+            self._tunnel = tunnel
+            return self._calls
 
 
 class RepeatingCalls:

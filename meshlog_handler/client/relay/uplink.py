@@ -33,6 +33,7 @@ from ...worker.forwarder import LogForwarder
 from ...worker.member import make_journal
 from ...worker.record_stream import RecordStream, internal_threads
 from ..downstream.relayed_peers import MAX_HELD
+from .underway import LinesUnderway
 
 _SHIP_SEC: Final = 2.0
 _GOODBYE_SEC: Final = 0.5
@@ -48,10 +49,12 @@ class UpstreamHandler:
     def __init__(self, stream: RecordStream) -> None:
         self._stream = stream
         self.passed_bytes = 0
+        self.lines = LinesUnderway()
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Pass a record on. Blocks, as a logging call does, while the upstream client has no room."""
         self._stream.append_encoded(record.levelno, partial(self._encode, record))
+        self.lines.passed(info_of(record))
         return True
 
     def _encode(self, record: logging.LogRecord, table: SchemaTable) -> EncodedRecord:
@@ -156,6 +159,11 @@ class Uplink:
     def passed_bytes(self) -> int:
         """The bytes that were passed on."""
         return self.handler.passed_bytes
+
+    @property
+    def lines(self) -> LinesUnderway:
+        """The captured lines that were passed on and are not confirmed."""
+        return self.handler.lines
 
     @property
     def room(self) -> int:

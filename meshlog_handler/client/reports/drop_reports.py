@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from ...dispatch.dispatcher import Dispatcher
@@ -10,7 +11,7 @@ from ...protocol.decode import Item
 from ...system.error_reports import ErrorReports
 from ..peers.peer import Peer
 from ..peers.reactor import Reactor
-from ..peers.stats import UNREADABLE
+from ..peers.stats import UNREADABLE, UNSENT
 
 _REPORT_SEC: Final = 1.0
 
@@ -49,3 +50,8 @@ class DropReports:
         """Log the new drops of a worker."""
         if peer.unreported:
             self._dispatcher.log(logging.WARNING, peer.drop_report(), peer.rank, peer.pid)
+
+    def report_unsent(self, unsent: Mapping[int, int]) -> None:
+        """Log the lines that were lost with the relay before this one, of ranks that have not come back."""
+        for rank, count in unsent.items():
+            self._dispatcher.log(logging.WARNING, f"dropped {count:,} records (rank {rank}, INFO, {UNSENT})", rank)

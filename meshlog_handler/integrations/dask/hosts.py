@@ -12,24 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from functools import partial
 from typing import Any, Final
 
 from distributed.protocol.pickle import dumps
 
-from ...client.relay.repeated_calls import RepeatedCalls, RepeatingCalls
+from ...client.relay.repeated_calls import SILENT_SEC, RenewedCalls, RepeatingCalls
 from ...client.relay.tunnel import HostRelay, Tunnel
 from ...errors import ClosedError, ConnectError
 from ...mesh.future import MeshFuture
 from ...system.diagnostics import diagnose
-from ...system.waits import monotonic
 
 TAKE_SEC: Final = 20.0
 """Seconds that `take` waits for bytes. An idle relay costs the scheduler one message in this time."""
-
-SILENT_SEC: Final = 60.0
-"""Seconds without a `take` after which the client counts as ended."""
 
 _ANNOUNCE_SEC: Final = 0.5
 
@@ -66,19 +61,12 @@ class NannyRelay:
 
     def __init__(self, name: str, client_address: str, server: Any) -> None:
         self._name = name
-        self._client_address = client_address
         self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._tunnel = 0
-        self._renewing = threading.Lock()
-        self._calls = self._start_relay()
-        self._last_take_end = monotonic()
+        carried = asyncio.get_running_loop().is_running
+        self._calls = RenewedCalls(lambda: HostRelay(client_address, carried=carried))
         for handler in (self.take, self.give, self.close):
             server.handlers[f"{name}_{handler.__name__}"] = handler
         self._watching = asyncio.ensure_future(self._watch())
-
-    def _start_relay(self) -> RepeatedCalls:
-        return RepeatedCalls(HostRelay(self._client_address, carried=self._loop.is_running))
 
     async def address(self) -> str:
         """Return the relay's address when the relay has connected to the client."""
@@ -91,18 +79,17 @@ class NannyRelay:
 
     async def take(self, tunnel: int, number: int, timeout: float) -> bytes | None:
         """Return bytes for the client; None if the relay has ended and all bytes were returned."""
-        self._last_take_end = monotonic() + timeout
         try:
-            return await MeshFuture.run(lambda: self._calls_of(tunnel).take(number, timeout), "relay-take")
+            return await MeshFuture.run(lambda: self._calls.take(tunnel, number, timeout), "relay-take")
         except ClosedError:
-            if tunnel == self._tunnel:
+            if self._calls.is_latest(tunnel):
                 self._unregister()
             return None
 
     async def give(self, tunnel: int, number: int, data: bytes) -> bool:
         """Accept bytes from the client; return False if the relay has ended."""
         try:
-            await MeshFuture.run(lambda: self._calls_of(tunnel).give(number, data), "relay-give")
+            await MeshFuture.run(lambda: self._calls.give(tunnel, number, data), "relay-give")
         except ClosedError:
             return False
         return True
@@ -110,20 +97,6 @@ class NannyRelay:
     async def close(self, timeout: float) -> None:
         """Forward pending data, and stop. `take` returns the rest."""
         await MeshFuture.run(lambda: self._calls.relay.close(timeout), "relay-close")
-
-    def _calls_of(self, tunnel: int) -> RepeatedCalls:
-        """Return the relay that a tunnel leads to. If the former tunnel has ended, another relay takes the place of its relay.
-
-        Raises `ClosedError` for a message of a tunnel that has ended.
-        """
-        with self._renewing:
-            if tunnel < self._tunnel:
-                raise ClosedError("this tunnel has ended")
-            if tunnel > self._tunnel > 0:
-                self._calls.relay.leave()
-                self._calls = self._start_relay()
-            self._tunnel = tunnel
-            return self._calls
 
     async def _announce(self) -> None:
         await self._server.scheduler.log_event(topic=self._name, msg=self._server.address)
@@ -135,7 +108,7 @@ class NannyRelay:
             await self._announce()
 
     async def _watch(self) -> None:
-        while monotonic() - self._last_take_end < SILENT_SEC:
+        while self._calls.silent_sec < SILENT_SEC:
             await asyncio.sleep(SILENT_SEC / 10)
         await MeshFuture.run(self._calls.relay.leave, "relay-leave")
         self._unregister()

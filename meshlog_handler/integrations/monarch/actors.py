@@ -5,9 +5,12 @@ Actors are pickled by reference to this module: every proc imports it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
+import threading
+import time
 import weakref
 from typing import Any, Final
 
@@ -15,6 +18,7 @@ from monarch.actor import Actor, concurrent_endpoint, current_rank, endpoint
 
 from ... import installation
 from ...client.log_client import LogClient
+from ...client.relay.repeated_calls import SILENT_SEC, RenewedCalls
 from ...client.relay.tunnel import HostRelay, reachable
 from ...errors import ClosedError, ConnectError
 from ...handler import MeshHandler
@@ -26,6 +30,10 @@ from ..console_handover import ConsoleHandover
 
 MEMBERS: Final = "meshlog_members"
 """Name of the mesh of actors in all procs."""
+
+_LOOK_SEC: Final = 1.0
+_CARRIED_SEC: Final = 5.0
+"""Seconds without a `take` after which a relay whose process exits leaves the rest to the next one."""
 
 _CRASHED: Final = re.compile(r"crashed_ranks=\[([\d, ]+)\]")
 _END: Final = re.compile(r"Killed\(sig=(?P<signal>\d+)|exited with non-zero code (?P<code>\d+)")
@@ -39,7 +47,7 @@ class SupervisorActor(Actor):
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self._relays: list[tuple[Any, Any]] = []
+        self._relays: dict[str, tuple[Any, Any]] = {}  # by host
 
     @endpoint
     def begin(self, proc_mesh: Any) -> Any:
@@ -47,17 +55,24 @@ class SupervisorActor(Actor):
         return proc_mesh.spawn(MEMBERS, WorkerActor)
 
     @endpoint
-    def begin_relay(self, proc: Any, address: str) -> Any:
+    def begin_relay(self, proc: Any, host: str, address: str) -> Any:
         """Start a relay on the host of a proc, in a new process that outlives the proc."""
         procs = proc.host_mesh.spawn_procs(name="meshlog")
         relay = procs.spawn("meshlog_relay", RelayActor, address)
-        self._relays.append((procs, relay))
+        self._relays[host] = procs, relay
         return relay
 
     @endpoint
+    def end_relay(self, host: str, timeout: float) -> None:
+        """Stop the process of a relay, which only its creator can do. It may have ended."""
+        if host in self._relays:
+            self._relays[host][0].stop().get(timeout)
+            del self._relays[host]
+
+    @endpoint
     def end_relays(self, timeout: float) -> None:
-        """Stop the processes of the relays, which only their creator can do."""
-        for stopped in [procs.stop() for procs, _ in self._relays]:
+        """Stop the processes of all relays."""
+        for stopped in [procs.stop() for procs, _ in self._relays.values()]:
             stopped.get(timeout)
 
     def __supervise__(self, failure: Any) -> bool:
@@ -68,8 +83,9 @@ class SupervisorActor(Actor):
             exitcode = -int(end["signal"]) if end["signal"] else int(end["code"])
             for rank in map(int, crashed[1].split(",")):
                 client.report_exit(self._token, rank, exitcode)
-                for _, relay in self._relays:
-                    relay.report_exit.broadcast(self._token, rank, exitcode)
+                for _, relay in tuple(self._relays.values()):
+                    with contextlib.suppress(Exception):  # it was killed: the client has the report
+                        relay.report_exit.broadcast(self._token, rank, exitcode)
         return True
 
 
@@ -130,26 +146,40 @@ class RelayActor(Actor):
     """A relay on a host that cannot reach the client's socket. The procs there join it."""
 
     def __init__(self, client_address: str) -> None:
-        self._relay = HostRelay(client_address)
+        self._calls = RenewedCalls(lambda: HostRelay(client_address, carried=self._is_carried))
+        threading.Thread(target=self._watch, name="meshlog-relay-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Leave if nothing is carried any more, so that the procs notice it. Another tunnel starts another relay."""
+        left: HostRelay | None = None
+        while True:
+            time.sleep(_LOOK_SEC)
+            relay = self._calls.relay
+            if relay is not left and self._calls.silent_sec >= SILENT_SEC:
+                left = relay
+                relay.leave()
+
+    def _is_carried(self) -> bool:
+        return self._calls.silent_sec < _CARRIED_SEC
 
     @concurrent_endpoint
     async def address(self) -> str:
         """Return the address that the procs of this host join."""
-        return await MeshFuture.run(lambda: self._relay.address, "relay-address")
+        return await MeshFuture.run(lambda: self._calls.relay.address, "relay-address")
 
     @concurrent_endpoint
-    async def take(self, timeout: float) -> bytes | None:
-        """Return bytes for the client: b"" if there are none in time, None if the relay has ended."""
+    async def take(self, tunnel: int, number: int, timeout: float) -> bytes | None:
+        """Return bytes for the client: b"" if there are none in time, None if the relay or the tunnel has ended."""
         try:
-            return await MeshFuture.run(lambda: self._relay.take(timeout), "relay-take")
+            return await MeshFuture.run(lambda: self._calls.take(tunnel, number, timeout), "relay-take")
         except ClosedError:
             return None
 
     @concurrent_endpoint
-    async def give(self, data: bytes) -> bool:
-        """Accept bytes from the client; return False if the relay has ended."""
+    async def give(self, tunnel: int, number: int, data: bytes) -> bool:
+        """Accept bytes from the client; return False if the relay or the tunnel has ended."""
         try:
-            await MeshFuture.run(lambda: self._relay.give(data), "relay-give")
+            await MeshFuture.run(lambda: self._calls.give(tunnel, number, data), "relay-give")
         except ClosedError:
             return False
         return True
@@ -157,12 +187,12 @@ class RelayActor(Actor):
     @concurrent_endpoint
     async def report_exit(self, token: str, rank: int, exitcode: int) -> None:
         """Report the exit of a proc."""
-        self._relay.report_exit(token, rank, exitcode)
+        self._calls.relay.report_exit(token, rank, exitcode)
 
     @concurrent_endpoint
     async def close(self, timeout: float) -> None:
         """Forward pending data, and stop."""
-        await MeshFuture.run(lambda: self._relay.close(timeout), "relay-close")
+        await MeshFuture.run(lambda: self._calls.relay.close(timeout), "relay-close")
 
 
 class PlainHandler(MeshHandler):

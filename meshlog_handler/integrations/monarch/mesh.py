@@ -4,7 +4,7 @@
 
     attach -> SupervisorActor, in this process
            -> WorkerActor, in every proc: joins the client, or on another host the relay there
-           -> RelayActor, on other hosts: transfers bytes with the endpoints `take` and `give`
+           -> RelayActor, on other hosts: transfers bytes with the endpoints `take` and `give` (see `relays`)
 
 On the client's machine, frames bypass Monarch: its endpoints only report which procs join, leave and exit.
 """
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from monarch.actor import this_proc
 
 from ... import settings
-from ...client.relay.tunnel import Tunnel
 from ...mesh.future import MeshFuture
 from ...mesh.manager import LoggingManager
 from ...mesh.shape import Shape
 from ...system.waits import monotonic
 from .actors import SupervisorActor, clients
+from .relays import HostLink, HostLinks
 
 if TYPE_CHECKING:
     from ...client.log_client import LogClient
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _JOIN_SEC: Final = 60.0
-_ANSWER_SEC: Final = 30.0
 _FAILED_SEC: Final = 2.0
 
 
@@ -105,7 +104,8 @@ class AttachedMesh:
         self._client: LogClient | None = None
         self._supervisor: Any = None
         self._workers: Any = None
-        self._relays: list[tuple[Any, Tunnel]] = []
+        self._hosts: list[str] = []  # by rank
+        self._links = HostLinks()
 
     def join(self, address: str) -> None:
         """Make every proc join the client, or a relay on its host where needed."""
@@ -127,45 +127,41 @@ class AttachedMesh:
         self._supervisor = this_proc().spawn("meshlog_watch", SupervisorActor, self.token)
         self._workers = self._supervisor.begin.call_one(self._proc_mesh).get(_JOIN_SEC)
         places = [place for _, place in self._workers.where.call(address).get(_JOIN_SEC)]
-        hosts = [host for host, _ in places]
+        self._hosts = hosts = [host for host, _ in places]
         addresses = dict.fromkeys(hosts, address)
         for rank, (host, near) in enumerate(places):
             if addresses[host] == address and (self._relay or not near):
-                addresses[host] = self._start_relay(rank, address)
+                addresses[host] = self._start_relay(host, rank, address)
         of_ranks = [addresses[host] for host in hosts]
         self._workers.join.call(of_ranks, self.token, local_ranks(hosts)).get(_JOIN_SEC)
+        self._links.watch()
 
-    def _start_relay(self, rank: int, address: str) -> str:
+    def _start_relay(self, host: str, rank: int, address: str) -> str:
         """Start a relay on the host of a rank, and a tunnel to it; return the relay's address."""
         proc = self._proc_mesh.slice(**self.coords[rank])
-        relay = self._supervisor.begin_relay.call_one(proc, address).get(_JOIN_SEC)
-        tunnel = Tunnel(
-            address,
-            take=lambda timeout: self._run(lambda: relay.take.call_one(timeout).get(_ANSWER_SEC)),
-            give=lambda data: self._run(lambda: relay.give.call_one(data).get(_ANSWER_SEC)),
-        )
-        self._relays.append((relay, tunnel.start()))
-        relay_address: str = relay.address.call_one().get(_JOIN_SEC)
-        return relay_address
+        return self._links.add(HostLink(host, supervisor=self._supervisor, proc=proc, client_address=address, run=self._run))
 
     def _leave(self, deadline: float) -> None:
         def left() -> float:
             return max(0.1, deadline - monotonic())
 
-        def close(relay: Any) -> None:
-            relay.close.call_one(left()).get(left())
-
         with contextlib.ExitStack() as last_first:  # each runs even if others fail
             if self._supervisor is not None:
                 last_first.callback(lambda: self._supervisor.stop().get(left()))
                 last_first.callback(lambda: self._supervisor.end_relays.call_one(left()).get(left()))
-            for relay, tunnel in self._relays:
-                last_first.callback(tunnel.close)
-                last_first.callback(close, relay)
+            last_first.callback(self._links.close, deadline)
             if self._workers is not None:
                 # A call would wait until Monarch detects exited procs; the client has already detected them.
-                self._workers.leave.broadcast()
+                for members in self._reached():
+                    members.leave.broadcast()
                 self._wait_for_end(deadline)
+
+    def _reached(self) -> list[Any]:
+        """Return the actors in all procs, without hosts that were lost: for a message to these, Monarch ends the program."""
+        lost = {rank for rank, host in enumerate(self._hosts) if self._links.lacks(host)}
+        if not lost:
+            return [self._workers]
+        return [self._workers.slice(**self.coords[rank]) for rank in range(len(self._hosts)) if rank not in lost]
 
     def _wait_for_end(self, deadline: float) -> None:
         while self._alive() and monotonic() < deadline:

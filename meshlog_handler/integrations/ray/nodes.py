@@ -15,6 +15,7 @@ import ray
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ...client.relay.attempts import Attempts
 from ...client.relay.tunnel import HostRelay, Tunnel, reachable
 from ...errors import ClosedError
 from ...system.diagnostics import diagnose
@@ -64,7 +65,7 @@ class _NodeRelay:
 class NodeRelays:
     """The relays of a job. A thread starts relays on nodes that join later, and replaces relays that were killed.
 
-    With `forced`, every node gets one.
+    A node on which none could be started is tried again after a pause. With `forced`, every node gets one.
     """
 
     def __init__(self, job: str, address: str, forced: bool) -> None:
@@ -75,6 +76,7 @@ class NodeRelays:
         # The driver's node can reach the client, even if the path of the socket differs on other nodes.
         self._known: set[str] = set() if forced else {ray.get_runtime_context().get_node_id()}
         self._relays: list[tuple[str, Any, Tunnel]] = []
+        self._attempts = Attempts()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="meshlog-ray-nodes", daemon=True)
 
@@ -126,10 +128,10 @@ class NodeRelays:
 
     def _start_on_new_nodes(self) -> None:
         """Start relays on new nodes, on all of them in parallel."""
-        new = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._known]
-        if not new:
-            return
-        self._known.update(new)
+        living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        self._attempts.keep(living)
+        now = monotonic()
+        new = [node for node in living if node not in self._known and self._attempts.due(node, now)]
         make = ray.remote(_NodeRelay).options
         actors = {
             node: make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), **self._options).remote()
@@ -139,8 +141,20 @@ class NodeRelays:
         for node, actor in actors.items():
             try:
                 self._finish(node, actor, started[node])
+                self._known.add(node)
+                self._attempts.succeeded(node)
             except Exception as failure:  # an error of the node, which may have ended
-                diagnose(f"node {node} has no relay: {type(failure).__name__}: {failure}")
+                self._give_up(node, actor, failure)
+
+    def _give_up(self, node: str, actor: Any, failure: Exception) -> None:
+        """Stop an actor whose relay has not started in time. The node is tried again after a pause."""
+        for each in [each for each in self._relays if each[1] is actor]:
+            self._relays.remove(each)
+            each[2].close()
+        with contextlib.suppress(Exception):  # it has ended
+            ray.kill(actor)
+        then = self._attempts.failed(node, monotonic())
+        diagnose(f"node {node} has no relay: {type(failure).__name__}: {failure}; {then}")
 
     def _finish(self, node: str, actor: Any, started: Any) -> None:
         """Publish the address of the relay of a node, if the node needs one."""

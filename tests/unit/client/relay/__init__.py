@@ -1,0 +1,1 @@
+"""Relays: when to start another one, and what one counts."""
