@@ -12,6 +12,7 @@ import pytest
 
 from meshlog_handler.client.downstream.checkpoints import Checkpoints
 from meshlog_handler.client.downstream.relayed_peers import RelayPeer
+from meshlog_handler.client.relay.underway import LinesUnderway
 from meshlog_handler.journal.layout import START
 from meshlog_handler.protocol.frames import CONTROL, data_head, frame
 from meshlog_handler.protocol.messages import Hello
@@ -28,6 +29,7 @@ class Middle:
     def __init__(self, relays: list[RelayPeer]) -> None:
         self.upstream = SimpleNamespace(passed_bytes=0, room=ROOM, place=(1, START), postponed=False, sent=[])
         self.upstream.send = self.upstream.sent.append
+        self.upstream.lines = LinesUnderway()
         self.relays = relays
         self.reactor = SimpleNamespace(messages=deque(), taken_from=None, take_more=lambda _: None, send=lambda *_: True)
         reactor: Any = self.reactor
