@@ -386,6 +386,8 @@ class MeshHandler(CopyableHandler):
             stream = member.stream if member is not None else None
             if stream is None or (stream.client_gone and sink is not None):
                 return False
+            if member is not None and sink is not None and sink.window is None and not sink.direct:
+                member.shows_before_end = True
         if sink is not None and route is None:
             # The client's process and its forked children know the sink's number; other processes only know its name. So does
             # the next client of a job.

@@ -92,6 +92,9 @@ class Membership:
 
     It outlives a client that ends, if another one goes on with the stream: the next client of the same job, or the replacement
     of a relay. The journal keeps what the earlier one has not shown.
+
+    If `shows_before_end` is set, the process ends when the client has shown its records, at most a second later: its parent may
+    read them, or end without notice, as soon as it has joined the process.
     """
 
     job: ClassVar[Job | None] = None
@@ -110,6 +113,7 @@ class Membership:
         self._left = False
         self._gone = False
         self._ending = False
+        self.shows_before_end = False
         self._on_loss: Callable[[], object] | None = None
         self._uncapturing = threading.RLock()
         forwarding = settings.forwarding_enabled()
@@ -418,7 +422,7 @@ class Membership:
             self._uncapture()  # and write what is left in the captured pipes to the original descriptors
         elif not self._ending and not self.over:  # a spawned child calls it twice: at its own exit, and at the interpreter's
             self._ending = True
-            if self.stream is not None and self._link.intact and not self.stream.journal.outlives:
+            if self.stream is not None and self._link.intact and (self.shows_before_end or not self.stream.journal.outlives):
                 self.complete(_SHIP_SEC)
             self._link.send_last(Ending(uncaught.line()), _GOODBYE_SEC)
             if self._capture is not None and not self._capture.has_room(_ROOM_SEC):

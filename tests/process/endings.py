@@ -6,6 +6,8 @@ import concurrent.futures
 import importlib
 import logging
 import logging.config
+import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +71,38 @@ def unjoined(kind: str, library: str, method: str, imported: str, how: str = "re
     for number in range(2):
         context.Process(target=work, args=(address, number)).start()
     leave(how)
+
+
+class Slow(logging.StreamHandler[Any]):
+    """Shows each record later than its process could have ended."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show it after a moment."""
+        time.sleep(0.002)
+        super().emit(record)
+
+
+def work_in_time(number: int) -> None:
+    """Log, as a process that may wait as long as this machine needs for its records to be shown."""
+    vars(importlib.import_module("meshlog_handler.worker.member"))["_SHIP_SEC"] = 60.0
+    work(None, number)
+
+
+def joined(method: str, how: str) -> None:
+    """Join processes, and end without notice."""
+    CONFIG["handlers"]["shown"]["class"] = f"{__spec__.name}.Slow"  # type: ignore[index]  # the dictionary is of several types
+    begin("config")
+    context: Any = importlib.import_module("multiprocessing").get_context(method)
+    procs = [context.Process(target=work_in_time, args=(number,)) for number in range(2)]
+    for proc in procs:
+        proc.start()
+    for proc in procs:
+        proc.join()
+    if how == "_exit":
+        os._exit(9)
+    elif how == "execv":
+        os.execv(sys.executable, [sys.executable, "-c", "raise SystemExit(9)"])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def both(first: str, second: str) -> None:

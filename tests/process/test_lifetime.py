@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from meshlog_handler.transport import run_directory
+
 from .procs import run_python
 
 # README, "What is guaranteed": Ends are orderly. See also `test_released` and `test_slow_handler`.
@@ -48,6 +50,14 @@ def test_records_of_children_that_outlive_the_main_module_are_shown(
 @pytest.mark.parametrize(("how", "code"), [("exit", 3), ("exception", 1)])
 def test_records_of_children_are_shown_after_an_exit_or_exception_in_the_main_module(how: str, code: int) -> None:
     assert Counter(run("unjoined", "config", "multiprocessing", "fork", "late", how, code=code)) == said(0, 1)
+
+
+@pytest.mark.parametrize(("how", "code"), [("_exit", 9), ("execv", 9), ("kill", -9)])
+@pytest.mark.parametrize("method", METHODS)
+def test_records_of_joined_children_are_shown_however_the_process_that_shows_ends(method: str, how: str, code: int) -> None:
+    shown = Counter(run("joined", method, how, code=code))
+    run_directory.clean(run_directory.base(), 0.0)  # as a client would later
+    assert shown == said(0, 1)
 
 
 @pytest.mark.parametrize(("first", "second"), [LIBRARIES, LIBRARIES[::-1]])

@@ -22,6 +22,7 @@ from ...errors import ProtocolError
 from ...protocol.decode import Item
 from ...protocol.frames import CONTROL, frame
 from ...protocol.messages import Goodbye, KeepWaiting, Message, Release
+from ...system.diagnostics import diagnose
 from ...system.error_reports import ErrorReports, describe
 from ...system.exit_status import exit_code, has_ended, started_here, watch
 from ...system.waits import capped, monotonic
@@ -269,8 +270,8 @@ class Reactor:
         """Stop waiting for workers that do not answer: their journals are read."""
         for peer in tuple(self.peers):
             if peer.sock is not None and not peer.external:
-                text = f"{peer.name} (pid {peer.pid}) does not answer; what it has logged is read from its journal"
-                self.error_reports.tell("a process does not answer; what it has logged is read from its journal", text)
+                # Each is named: it happens once, when the client stops.
+                diagnose(f"{peer.name} (pid {peer.pid}) does not answer; what it has logged is read from its journal")
                 self.stop_waiting_for(peer)
 
     def disconnect(self) -> None:
