@@ -353,10 +353,12 @@ class LogClient(Requests):
             the records of workers that do not answer are read from their journals. If a handler blocks, it is named, with the
             number of records that were not shown.
         """
-        check_timeout(timeout)
         interrupts: list[BaseException] = []
         try:
+            check_timeout(timeout)
             self.end(timeout, interrupts)
+        except SettingError:
+            raise
         except BaseException as interrupt:
             interrupts.append(interrupt)
             self.end(timeout, interrupts)  # if the first call was interrupted before it began

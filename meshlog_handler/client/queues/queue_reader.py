@@ -126,9 +126,13 @@ class QueueReader:
             Seconds without progress. After that time, for example because a killed writer holds the queue's lock, the reader
             is given up, and what is still in the queue is not shown.
         """
-        check_timeout(timeout)
         interrupts: list[BaseException] = []
-        run_shielded(partial(end_readers, [self], timeout, interrupts), interrupts.append)
+
+        def end() -> None:
+            check_timeout(timeout)
+            end_readers([self], timeout, interrupts)
+
+        run_shielded(end, interrupts.append)
 
     def __enter__(self) -> QueueReader:
         return self

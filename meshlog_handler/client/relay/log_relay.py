@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final
 
 from ... import settings
-from ...errors import BusyError, ClosedError, MeshlogError, ProtocolError
+from ...errors import BusyError, ClosedError, MeshlogError, ProtocolError, SettingError
 from ...protocol.codec import pack, unpack
 from ...protocol.messages import Command, TakeStacks, decode
 from ...protocol.ranks import is_rank
@@ -210,10 +210,12 @@ class LogRelay:
         timeout : float
             Seconds for the flush.
         """
-        check_timeout(timeout)
         interrupts: list[BaseException] = []
         try:
+            check_timeout(timeout)
             run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)
+        except SettingError:
+            raise
         except BaseException as interrupt:
             interrupts.append(interrupt)
             run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)  # if the first one has not begun
