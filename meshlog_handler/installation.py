@@ -152,7 +152,7 @@ def enlist(
             stand_on_descriptors(_of_parent)
             member = this_process.join(options.replaced(capture=True))
     except ConnectError as failure:
-        _tell_not_forwarded(options.address, failure)
+        diagnose(f"the logs of this process are not forwarded: {failure}")
         return
     if number is not None:
         _level = (_level[0] if _level is not None else before), number
@@ -163,19 +163,6 @@ def enlist(
     _forward_root()
     if fast:
         fast_logger.enable(MeshHandler)
-
-
-def _tell_not_forwarded(address: str, failure: ConnectError) -> None:
-    """Report that the client cannot be reached; if the parent process has stopped it, only the first of its processes does."""
-    text = f"the logs of this process are not forwarded: {failure}"
-    with contextlib.suppress(ImportError, OSError), importing():  # it has given up its rights: each process reports it
-        from .transport.run_directory import has_ended, is_of_parent, tell_once  # few workers come too late
-
-        if is_of_parent(address) and has_ended(address):
-            if not tell_once(os.getppid(), "stopped"):
-                return
-            text = "the logs of this process are not forwarded: its parent process has stopped the client. This is said once."
-    diagnose(text)
 
 
 def join_mesh(address: str, identity: ProcIdentity) -> None:

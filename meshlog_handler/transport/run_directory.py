@@ -325,7 +325,7 @@ def clean(parent: str, patience: float = ORPHAN_SEC) -> list[str]:
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         if name.startswith(_TOLD):
-            parent_pid = name.rpartition("-")[2]
+            parent_pid = name.removeprefix(_TOLD)
             if not (parent_pid.isdecimal() and lives(int(parent_pid))):
                 with contextlib.suppress(OSError):  # another client has removed it
                     os.unlink(path)
@@ -440,22 +440,16 @@ def is_of_this_process(address: str) -> bool:
     return name.startswith(f"{_RUN}{os.getpid()}-")
 
 
-def is_of_parent(address: str) -> bool:
-    """Return whether the client at `address` was started by the parent of this process."""
-    return os.path.basename(os.path.dirname(Address.parse(address).path)).startswith(f"{_RUN}{os.getppid()}-")
-
-
 def has_ended(address: str) -> bool:
     """Return whether the client at `address` ran on this machine and was stopped: then it has removed its directory."""
     path = os.path.dirname(Address.parse(address).path)
     return _is_gone(path) and os.path.isdir(os.path.dirname(path))
 
 
-def tell_once(parent: int, what: str) -> bool:
-    """Return True to one process only of those with this parent, for each thing to tell."""
-    told = os.path.join(base(), f"{_TOLD}{what}-{parent}")
+def tell_once(parent: int) -> bool:
+    """Return True to one process only of those with this parent."""
     try:
-        os.close(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(os.path.join(base(), f"{_TOLD}{parent}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return False
     return True

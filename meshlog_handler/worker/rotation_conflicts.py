@@ -27,7 +27,7 @@ def check(files: Sequence[str]) -> None:
             election = Election(f"{OF_LAUNCHER}{parent}-{digest}")
             if election.claim():
                 _held.append(election)
-            elif run_directory.tell_once(parent, "rotation"):
+            elif run_directory.tell_once(parent):
                 diagnose(
                     f"other processes with the same parent rotate {path}, too, and each shows its own logs: records may be "
                     f'lost. Write job="NAME" beside "handlers" of the MeshHandler, and one process shows the logs of all.'

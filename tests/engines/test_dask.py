@@ -289,6 +289,7 @@ def test_workers_that_start_later_join_also_without_a_nanny(cluster: ByCommands,
         with cluster.one_more("--no-nanny", "--name", "late"):
             client.wait_for_workers(3, SECONDS)
             until(lambda: logs.ranks == (0, 1, 2), SECONDS, "the late worker to join")
+            logs.flush()  # behind a relay, it has the level then
             late = client.submit(tasks.log, logging.DEBUG, "details", workers=["late"])
             client.gather([late, client.submit(tasks.say, "x", workers=["late"])])
             logs.flush()

@@ -354,7 +354,7 @@ def test_siblings_that_rotate_one_file_are_told_once_to_name_a_job(tmp_path: Pat
             assert process.stdout.readline() == b"shown\n"
             processes.append(process)
         told = [process.communicate(timeout=DEADLINE)[1].decode() for process in processes]
-    (Path(base()) / f"told-rotation-{os.getpid()}").unlink()
+    (Path(base()) / f"told-{os.getpid()}").unlink()
     assert (told[0], told[2]) == ("", "")
     assert 'job="NAME"' in told[1]
     assert str(path) in told[1]

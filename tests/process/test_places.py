@@ -16,7 +16,6 @@ from meshlog_handler import LogClient, SettingError
 from meshlog_handler.errors import DirectoryError
 from meshlog_handler.testing import collected
 from meshlog_handler.transport.channel import Address
-from meshlog_handler.transport.run_directory import base, clean
 from tests.waiting import until
 
 from .procs import DEADLINE, importing, run_command, run_python
@@ -176,27 +175,6 @@ def test_a_run_directory_that_cannot_be_used_is_an_error_that_names_its_variable
     for start in (LogClient(job="").start, LogClient(job="shop").start):
         with pytest.raises(DirectoryError, match=rf"^MESHLOG_RUN_DIR='{path}' cannot be used: {why}.* Valid: a directory"):
             start()
-
-
-LATE = """
-import logging, os, subprocess, sys, meshlog_handler
-with meshlog_handler.LogClient() as client:
-    env = client.environ()
-worker = "import logging, meshlog_handler; meshlog_handler.install(); logging.warning('shown')"
-for _ in range(3):
-    subprocess.run([sys.executable, "-c", worker], env=env, check=True)
-"""
-
-
-def test_workers_that_start_after_their_parent_has_stopped_the_client_say_so_once() -> None:
-    ran = run_python("-c", LATE)
-    lines = ran.stderr.splitlines()
-    assert [line for line in lines if line.startswith("meshlog: ")] == [
-        "meshlog: the logs of this process are not forwarded: its parent process has stopped the client. This is said once."
-    ]
-    assert sum("shown" in line for line in lines) == 3
-    clean(base())  # as a client would later
-    assert os.listdir(base()) == []
 
 
 GIVE_UP = """

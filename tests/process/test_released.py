@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from meshlog_handler import LogClient, LogRelay
+from meshlog_handler.client.peers import reactor
 from meshlog_handler.client.relay import log_relay as relay_module
-from meshlog_handler.system.error_reports import ErrorReports
 from meshlog_handler.testing import RecordCollector
 from tests.waiting import until
 
@@ -100,14 +100,13 @@ def test_each_record_is_shown_once_by_the_client_or_by_its_worker(
     assert sum(last.values()) == sum(counts[1:5])
 
 
-def test_the_client_reads_the_journal_of_a_worker_that_does_not_answer(tmp_path: Path) -> None:
+def test_the_client_reads_the_journal_of_a_worker_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    monkeypatch.setattr(reactor, "diagnose", said.append)
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Semaphore(0)
     shown = RecordCollector()
-    client = LogClient(shown)
-    client.error_reports = ErrorReports(said.append)
-    client.start()
+    client = LogClient(shown).start()
     with started("fork", released.log_in_steps, [(client.address, str(tmp_path), "install", ready, go)]) as procs:
         pid = procs[0].pid
         assert pid is not None
