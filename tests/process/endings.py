@@ -73,7 +73,7 @@ def unjoined(kind: str, library: str, method: str, imported: str, how: str = "re
     leave(how)
 
 
-class Slow(logging.StreamHandler[Any]):
+class Slow(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no argument there
     """Shows each record later than its process could have ended."""
 
     def emit(self, record: logging.LogRecord) -> None:
