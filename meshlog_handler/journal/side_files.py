@@ -100,8 +100,7 @@ class SideFiles:
                 return
             except OSError as failure:
                 _unlink(path)
-                if failure.errno == errno.ENOENT and not remade:  # a cleaner of temporary files has removed the directory
-                    _make_again(os.path.dirname(path))
+                if failure.errno == errno.ENOENT and not remade and _make_again(os.path.dirname(path)):
                     remade = True
                     continue
                 if failure.errno not in _NO_SPACE:
@@ -252,10 +251,14 @@ def read_side_file(path: str) -> bytes:
         raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
 
 
-def _make_again(directory: str) -> None:
-    """Make a private run directory again. Raises `OSError` if its parent is not private, as that of a `log_dir` may be."""
-    make_private(os.path.dirname(directory))
-    make_private(directory)
+def _make_again(directory: str) -> bool:
+    """Make a run directory again that a cleaner of temporary files has removed; return whether it is there, and private."""
+    try:
+        make_private(os.path.dirname(directory))
+        make_private(directory)
+    except OSError:  # a `log_dir`, for instance, may be where other users can write
+        return False
+    return True
 
 
 def _unlink(path: str) -> None:
