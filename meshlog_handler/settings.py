@@ -283,7 +283,17 @@ def check_directory(path: str | os.PathLike[str] | None) -> str | None:
         decoded = ""
     if not decoded or "\0" in decoded:
         raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.")
-    return os.path.abspath(decoded)
+    return absolute(decoded)
+
+
+def absolute(path: str, name: str = "log_dir") -> str:
+    """Return an absolute path. Raises `DirectoryError`, with the `name` of the argument, if there is no current directory."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as failure:  # it was removed
+        raise DirectoryError(
+            f"{name}={path!r} cannot be used: the current directory was removed. Valid: an absolute path.", failure
+        ) from failure
 
 
 def make_directory(path: str, name: str = "log_dir") -> None:

@@ -17,7 +17,7 @@ import time
 from typing import Final
 
 from ..errors import ProtocolError
-from ..system.regular_files import open_regular
+from ..system.regular_files import make_private, open_regular
 from ..system.waits import monotonic
 
 MAX_SIZE: Final = 1 << 28
@@ -89,7 +89,7 @@ class SideFiles:
         return not others or (len(others) < MAX_FILES and sum(others) + size <= self._limit)
 
     def _write(self, number: int, data: bytes, replace: bool, patient: bool) -> None:
-        path = side_path(self._journal, number)
+        path, remade = side_path(self._journal, number), False
         while True:
             try:
                 with open(path, "xb", buffering=0) as file:
@@ -100,6 +100,9 @@ class SideFiles:
                 return
             except OSError as failure:
                 _unlink(path)
+                if failure.errno == errno.ENOENT and not remade and _make_again(os.path.dirname(path)):
+                    remade = True
+                    continue
                 if failure.errno not in _NO_SPACE:
                     raise
                 if replace and self._remove_oldest():
@@ -246,6 +249,16 @@ def read_side_file(path: str) -> bytes:
             return file.read(size)
     except OSError as failure:
         raise ProtocolError(f"a side file of the journal cannot be read: {failure}") from failure
+
+
+def _make_again(directory: str) -> bool:
+    """Make a run directory again that a cleaner of temporary files has removed; return whether it is there, and private."""
+    try:
+        make_private(os.path.dirname(directory))
+        make_private(directory)
+    except OSError:  # a `log_dir`, for instance, may be where other users can write
+        return False
+    return True
 
 
 def _unlink(path: str) -> None:

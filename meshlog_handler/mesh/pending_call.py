@@ -107,9 +107,16 @@ class PendingCall:
         others = f" ({format_ranks(reasons)} failed, this one first)" if len(reasons) > 1 else ""
         if isinstance(first, End):
             return RankDied(f"{first} during {self.what}{others}", reasons)
-        error = RankError(f"rank {rank} failed in {self.what}{others}: {first.reason}", reasons)
+        error = RankError(f"rank {rank} failed in {self.what}{others}: {first.reason}{_stdin_hint(first.reason)}", reasons)
         error.__cause__ = exception_of(first)
         return error
+
+
+def _stdin_hint(reason: str) -> str:
+    """Return why `input()` or a debugger has failed; "" for other reasons."""
+    if reason == "EOFError: EOF when reading a line" or reason.startswith("BdbQuit"):
+        return ". The ranks of a mesh have no standard input, which input() and breakpoint() need"
+    return ""
 
 
 def exception_of(failure: CallFailure) -> BaseException:

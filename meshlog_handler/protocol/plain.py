@@ -126,7 +126,10 @@ def _leaf(value: object, *, within: bool) -> object:
 
 def plain(value: object) -> object:
     """Return a copy of a value as plain data."""
-    return value if type(value) in SCALARS else Copier().copy(value)
+    kind = type(value)
+    if kind in SCALARS and (kind is not int or -MAX_INT <= value < MAX_INT):  # type: ignore[operator]  # kind is int
+        return value
+    return Copier().copy(value)
 
 
 def exact_text(value: object) -> str:

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ from ..journal.shown import SUFFIX as SHOWN
 from ..protocol.digests import blake2b
 from ..system.descriptors import Held
 from ..system.locks import hold, is_held, lock, make_held
-from ..system.regular_files import open_regular, read_regular
+from ..system.regular_files import check_private, make_private, open_regular, read_regular
 from .channel import Address, any_length
 
 _LOCK = "client.lock"
@@ -75,9 +74,7 @@ def base() -> str:
                     why = "this user cannot write to it" if os.path.isdir(given) else "there is no such directory"
                     failure = FileNotFoundError(errno.ENOENT, why, given)
                 continue
-            with contextlib.suppress(FileExistsError):  # checked below
-                os.mkdir(path, 0o700)
-            check_private(path)
+            make_private(path)
         except OSError as refused:
             failure = refused
             continue
@@ -114,15 +111,6 @@ def living() -> Iterator[str]:
                 directory = os.path.join(path, name)
                 if name.startswith(_RUN) and is_held(os.path.join(directory, _LOCK)):
                     yield directory
-
-
-def check_private(path: str) -> None:
-    """Raise `PermissionError` unless `path` is a directory that belongs to this user and is closed to others."""
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            errno.EPERM, "not a private directory of this user (mode 0700): remove it, or set TMPDIR to another place", path
-        )
 
 
 class RunDir:
@@ -179,15 +167,15 @@ class RunDir:
         Raises `OSError` if the directory cannot be made.
         """
         with self._restoring:
-            if not self._held or not _is_gone(self.path):
+            if not self._held or not _is_gone(os.path.join(self.path, _LOCK)):
                 return
             parent = os.path.dirname(self.path)
-            with contextlib.suppress(FileExistsError):  # checked below
-                os.mkdir(parent, 0o700)
-            check_private(parent)
+            make_private(parent)
             making, held = _make(parent, self._kept_for)
             for name, content in self._files.items():
                 _write(os.path.join(making, name), content)
+            if not _is_gone(self.path):  # a worker has made it for a large record
+                _move(self.path, making)
             os.rename(making, self.path)
             self.forget()
             self._held = held
@@ -225,6 +213,17 @@ def _write(path: str, content: bytes) -> None:
         with open(fd, "wb") as file:
             file.write(content)
         os.rename(f"{path}.new", path)
+
+
+def _move(path: str, to: str) -> None:
+    """Move what is in a directory to another one, which may have files of the same names, and remove it."""
+    kept = os.listdir(to)
+    for name in os.listdir(path):
+        if name in kept:
+            os.unlink(os.path.join(path, name))
+        else:
+            os.rename(os.path.join(path, name), os.path.join(to, name))
+    os.rmdir(path)
 
 
 def _is_gone(path: str) -> bool:

@@ -139,6 +139,28 @@ def test_a_worker_whose_journal_was_removed_exits_when_its_records_are_sent() ->
         assert [text for text in logs.messages if text.startswith("number ")] == [f"number {each}" for each in range(3000)]
 
 
+LARGE = """
+import logging, sys, meshlog_handler
+meshlog_handler.install()
+logging.info("first")
+sys.stdin.readline()
+logging.info("large" + 3_000_000 * "x")
+"""
+
+
+def test_a_large_record_arrives_after_the_run_directory_was_removed() -> None:
+    with collected() as logs:
+        place = Path(Address.parse(logs.address).path).parent
+        command = [sys.executable, "-c", LARGE]
+        with subprocess.Popen(command, env=importing(logs.client.environ()), stdin=subprocess.PIPE) as worker:
+            until(lambda: "first" in logs.messages, DEADLINE)
+            shutil.rmtree(place.parent)
+            worker.communicate(b"go\n", DEADLINE)
+        logs.flush()
+        assert [len(text) for text in logs.messages] == [5, 3_000_005]
+    assert not place.exists()
+
+
 def test_a_loss_of_records_with_a_removed_journal_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     said = ""
     with collected() as logs:

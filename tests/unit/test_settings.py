@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from meshlog_handler import (
     settings,
     this_host,
 )
-from meshlog_handler.errors import SettingError
+from meshlog_handler.errors import DirectoryError, SettingError
 
 READ: dict[str, tuple[Callable[[dict[str, str]], object], object]] = {
     settings.ENABLE_LOG_FORWARDING: (settings.forwarding_enabled, True),
@@ -247,6 +248,17 @@ def test_each_public_flag_is_checked(name: str) -> None:
 def test_an_empty_path_is_no_directory(path: Any) -> None:
     with pytest.raises(SettingError, match=r"^log_dir=.* is not a directory"):
         settings.check_directory(path)
+
+
+def test_a_removed_current_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with pytest.raises(DirectoryError, match=r"^log_dir='logs' cannot be used: the current directory was removed"):
+        settings.check_directory("logs")
+    with pytest.raises(DirectoryError, match=r"^--log-dir='logs' cannot be used"):
+        settings.absolute("logs", "--log-dir")
+    assert settings.check_directory(str(tmp_path)) == str(tmp_path)
 
 
 def test_what_is_not_a_logger_is_named() -> None:

@@ -83,7 +83,7 @@ def run(options: Options, start: Callable[..., LocalRun] | None = None) -> int:
     `OSError` if the log directory cannot be written.
     """
     if options.log_dir is not None:
-        settings.make_directory(os.path.abspath(options.log_dir), "--log-dir")
+        settings.make_directory(settings.absolute(options.log_dir, "--log-dir"), "--log-dir")
     console = _console(options)
     meshes: list[LocalRun] = []
     client = LogClient(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bdb import BdbQuit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlog_handler import ProtocolError
-from meshlog_handler.mesh.pending_call import End
+from meshlog_handler import ProtocolError, RankError
+from meshlog_handler.mesh.pending_call import End, PendingCall
 from meshlog_handler.mesh.rpc import CALL, CallFailure, CallFrameReader, head
 from meshlog_handler.protocol.messages import decode
 
@@ -81,3 +83,22 @@ def test_an_unusual_exception_is_encoded(error: Exception) -> None:
 )
 def test_every_exit_code_has_a_description(exitcode: int | None, words: str) -> None:
     assert str(End.by(3, 811, exitcode)) == f"rank 3 (pid 811) {words}"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EOFError("EOF when reading a line"), True),
+        (BdbQuit(), True),
+        (EOFError("of a file"), False),
+        (ValueError("EOF when reading a line"), False),
+    ],
+)
+def test_a_call_that_reads_the_standard_input_is_told_that_there_is_none(error: Exception, told: bool) -> None:
+    call = PendingCall(1, (0,), "the call of ask")
+    call.failed(0, CallFailure.of(error, "", None))
+    call.settle()
+    with pytest.raises(RankError, match=r"^rank 0 failed in the call of ask: ") as caught:
+        call.future().get()
+    assert ("no standard input, which input() and breakpoint() need" in str(caught.value)) == told
+    assert "standard input" not in caught.value.reasons[0]

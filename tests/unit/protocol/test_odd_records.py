@@ -106,6 +106,7 @@ ODD: dict[str, tuple[Callable[[], logging.LogRecord], object]] = {
     "an int of 65 bits": (lambda: make("%d %x", 1 << 64, -(1 << 200)), OWN),
     "an int of 5000 digits": (lambda: make("%x", 10**5000), OWN),
     "an int of 5000 digits in decimal": (lambda: make("%d", 10**5000), re.compile("%d .*cannot be formatted: TypeError.*")),
+    "an extra of 5000 digits": (lambda: make("got %d", 5, size=10**5000, least=-(10**5000)), OWN),
     "a width of a million": (lambda: make("%1000000d|", 5), OWN),
     "a width that is an argument": (lambda: make("%*d|%.*f", 100000, 5, 3, 0.5), OWN),
     "a level of 3000 bits": (lambda: make("level", levelno=1 << 3000), OWN),

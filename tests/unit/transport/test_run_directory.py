@@ -16,8 +16,9 @@ import pytest
 
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.system.locks import hold, is_held, make_held
+from meshlog_handler.system.regular_files import check_private
 from meshlog_handler.transport import run_directory
-from meshlog_handler.transport.run_directory import RunDir, base, check_private, clean
+from meshlog_handler.transport.run_directory import RunDir, base, clean
 
 DEAD = 1 << 30  # larger than any pid
 
@@ -312,3 +313,19 @@ def test_processes_that_look_whether_a_lock_is_held_do_not_see_each_other(tmp_pa
     held = hold(str(path))
     assert is_held(str(path))
     os.close(held)
+
+
+def test_a_directory_that_a_worker_has_made_again_is_restored_with_its_files(make: Callable[[], RunDir], parent: Path) -> None:
+    run = make()
+    run.write("client.json", b"{}")
+    path = Path(run.path)
+    shutil.rmtree(path)
+    path.mkdir(0o700)
+    (path / "large").write_bytes(b"x")
+    (path / "client.json").write_bytes(b"old")
+    run.restore()
+    assert sorted(each.name for each in path.iterdir()) == ["client.json", "client.lock", "large"]
+    assert (path / "client.json").read_bytes() == b"{}"
+    assert is_held(str(path / "client.lock"))
+    assert clean(str(parent)) == []
+    assert list(parent.iterdir()) == [path]
