@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures
-import contextlib
 import importlib.util
 import math
 import os
@@ -75,9 +74,11 @@ def let_greenlets_leave(seconds: float | None, over: Callable[[], bool] = lambda
     which could not continue.
     """
     deadline = deadline_after(seconds)
-    with contextlib.suppress(Exception):  # the hub of the greenlets cannot wait for them
-        while not over() and any(lock.held_beside() for lock in tuple(_shared)) and monotonic() < deadline:
+    while not over() and any(lock.held_beside() for lock in tuple(_shared)) and monotonic() < deadline:
+        try:
             time.sleep(_PAUSE_SEC)
+        except Exception:  # the hub of the greenlets cannot wait for them
+            return
 
 
 class SharedLock:
