@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -101,32 +103,43 @@ def test_a_call_is_made_again_for_a_time_and_while_it_makes_sense(monkeypatch: p
     assert asked == ([0.0, 25.0, 50.0, 75.0] if goes_on else [0.0])
 
 
+@contextlib.contextmanager
+def host_relays(job: Tree) -> Iterator[Callable[[], HostRelay]]:
+    """Start relays on this host, one for each call, and close their ends of the tunnels at the end."""
+    started: list[HostRelay] = []
+
+    def start() -> HostRelay:
+        started.append(HostRelay(job.client.address))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for relay in started:
+            relay._end.close()
+
+
 def test_another_relay_goes_on_with_the_workers_of_one_whose_tunnel_is_cut() -> None:
-    with tree() as job:
-        cut, after = HostRelay(job.client.address), None
-        try:
-            with Tunnel(job.client.address, cut.take, cut.give):
-                address = cut.address
-                worker = job.worker(address)
-                worker.ask("log", (logging.WARNING, "number %d", 0))
-                job.collector.wait_for(lambda _: said(job, "number") == all_of("number", 1))
-            for number in range(1, 300):
+    with tree() as job, host_relays(job) as start:
+        cut = start()
+        with Tunnel(job.client.address, cut.take, cut.give):
+            address = cut.address
+            worker = job.worker(address)
+            worker.ask("log", (logging.WARNING, "number %d", 0))
+            job.collector.wait_for(lambda _: said(job, "number") == all_of("number", 1))
+        for number in range(1, 300):
+            worker.ask("log", (logging.WARNING, "number %d", number))
+        cut.leave()
+        after = start()
+        with Tunnel(job.client.address, after.take, after.give):
+            assert after.address == address
+            for number in range(300, 400):
                 worker.ask("log", (logging.WARNING, "number %d", number))
-            cut.leave()
-            after = HostRelay(job.client.address)
-            with Tunnel(job.client.address, after.take, after.give):
-                assert after.address == address
-                for number in range(300, 400):
-                    worker.ask("log", (logging.WARNING, "number %d", number))
-                job.collector.wait_for(lambda _: said(job, "number") == all_of("number", 400))
-                assert job.client.flush().acked == (worker.rank,)
-                assert said(job, "number") == all_of("number", 400)
-                job.end(worker)
-                after.close()
-        finally:
-            for each in (cut, after):
-                if each is not None:
-                    each._end.close()
+            job.collector.wait_for(lambda _: said(job, "number") == all_of("number", 400))
+            assert job.client.flush().acked == (worker.rank,)
+            assert said(job, "number") == all_of("number", 400)
+            job.end(worker)
+            after.close()
 
 
 def test_a_relay_leaves_what_was_not_carried_if_its_process_exits() -> None:
@@ -154,31 +167,26 @@ def test_a_relay_leaves_what_was_not_carried_if_its_process_exits() -> None:
 
 
 def test_lines_that_a_relay_had_read_and_not_passed_on_are_counted_by_the_next_one() -> None:
-    with tree() as job:
-        cut, after = HostRelay(job.client.address), None
-        try:
-            with Tunnel(job.client.address, cut.take, cut.give):
-                worker = job.worker(cut.address)
-                worker.ask("print", "line 0")
-                job.collector.wait_for(lambda _: said(job, "line") == all_of("line", 1))
-                assert not job.client.flush().missing
-                until(lambda: cut._relay._uplink.lines.left() == {}, what="the receipt of that line")  # type: ignore[union-attr]
-            for number in range(1, 21):
-                worker.ask("print", f"line {number}")
-            until(lambda: cut.client.stats()[worker.rank].lines == 21, what="the relay to read the lines")
-            cut.leave()
-            after = HostRelay(job.client.address)
-            with Tunnel(job.client.address, after.take, after.give):
-                assert after.address
-                worker.ask("print", "line 21")
-                job.collector.wait_for(lambda _: "line 21" in job.messages)
-                assert not job.client.flush().missing
-                assert job.client.stats()[worker.rank].dropped == {"unsent": 20}
-                assert f"dropped 20 records (rank {worker.rank}, INFO, unsent)" in job.messages
-                assert said(job, "line") == Counter(["line 0", "line 21"])
-                job.end(worker)
-                after.close()
-        finally:
-            for each in (cut, after):
-                if each is not None:
-                    each._end.close()
+    with tree() as job, host_relays(job) as start:
+        cut = start()
+        with Tunnel(job.client.address, cut.take, cut.give):
+            worker = job.worker(cut.address)
+            worker.ask("print", "line 0")
+            job.collector.wait_for(lambda _: said(job, "line") == all_of("line", 1))
+            assert not job.client.flush().missing
+            until(lambda: cut._relay._uplink.lines.left() == {}, what="the receipt of that line")  # type: ignore[union-attr]
+        for number in range(1, 21):
+            worker.ask("print", f"line {number}")
+        until(lambda: cut.client.stats()[worker.rank].lines == 21, what="the relay to read the lines")
+        cut.leave()
+        after = start()
+        with Tunnel(job.client.address, after.take, after.give):
+            assert after.address
+            worker.ask("print", "line 21")
+            job.collector.wait_for(lambda _: "line 21" in job.messages)
+            assert not job.client.flush().missing
+            assert job.client.stats()[worker.rank].dropped == {"unsent": 20}
+            assert f"dropped 20 records (rank {worker.rank}, INFO, unsent)" in job.messages
+            assert said(job, "line") == Counter(["line 0", "line 21"])
+            job.end(worker)
+            after.close()
