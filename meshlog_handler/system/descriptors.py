@@ -125,16 +125,21 @@ def pending(fd: int) -> int:
 
 
 def is_readable(fd: int, seconds: float | None) -> bool:
-    """Wait up to `seconds`, at most `LONGEST_SEC`, until `fd` is readable or at its end; return whether it is."""
+    """Wait up to `seconds`, at most `LONGEST_SEC`, until `fd` is readable or at its end; return whether it is.
+
+    Raises `OSError` for -1, which is the number of a socket that another thread has closed.
+    """
     return _is_ready(fd, select.POLLIN, seconds)
 
 
 def takes_more(fd: int, seconds: float) -> bool:
-    """Wait up to `seconds` until `fd` is writable; return whether it is."""
+    """Wait up to `seconds` until `fd` is writable; return whether it is. Raises `OSError` for -1, as `is_readable` does."""
     return _is_ready(fd, select.POLLOUT, seconds)
 
 
 def _is_ready(fd: int, event: int, seconds: float | None) -> bool:
+    if fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(capped(seconds) * 1000))

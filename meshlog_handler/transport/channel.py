@@ -11,7 +11,6 @@ import array
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
 import sys
@@ -26,7 +25,7 @@ from ..journal.layout import Range
 from ..protocol.digests import blake2b, compare_digest
 from ..protocol.frames import CONTROL, HEAD, MAX_CONTROL, data_head, frame
 from ..protocol.messages import Hello, Message, Welcome, decode
-from ..system.descriptors import Held, is_readable
+from ..system.descriptors import Held, is_readable, takes_more
 from ..system.waits import capped, deadline_after, monotonic, seconds_until
 
 DIAL_SEC: Final = 30.0
@@ -366,11 +365,9 @@ class Link:
             return
         try:
             data = frame(CONTROL, message.encode())
-            poll = select.poll()
-            with contextlib.suppress(OSError):  # the client or the program has closed the connection
+            with contextlib.suppress(OSError):  # the client, the program or another thread has closed the connection
                 self._check_intact()
-                poll.register(self._sock, select.POLLOUT)
-                while data and poll.poll(seconds_until(deadline) * 1000):
+                while data and takes_more(self._sock.fileno(), seconds_until(deadline)):
                     data = data[self._sock.send(data, socket.MSG_DONTWAIT) :]
         finally:
             self._sending.release()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from typing import IO, Final
 from ... import settings
 from ...client.relay.tunnel import Tunnel
 from ...errors import ClosedError, SettingError
-from ...system.descriptors import is_readable
+from ...system.descriptors import is_readable, takes_more
 from ...system.diagnostics import diagnose
 from ...system.signals import Signals
 from ...system.waits import monotonic, seconds_until
@@ -134,9 +133,7 @@ class Host:
             diagnose(f"{number.name} was not sent to {self.name}: it reads nothing")
             return
         try:
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            if not poll.poll(_SEND_SEC * 1000):
+            if not takes_more(fd, _SEND_SEC):
                 raise TimeoutError("it reads nothing")
             write_frame(fd, SIGNAL, b"%d" % number)
         except OSError as failure:

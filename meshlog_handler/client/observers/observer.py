@@ -43,6 +43,7 @@ from ...protocol.observer_messages import (
 )
 from ...protocol.ranks import format_ranks
 from ...protocol.relayed_records import RelayedTemplate
+from ...system.descriptors import is_readable
 from ...system.waits import capped, check_timeout, deadline_after, seconds_until
 from ...transport.channel import Address, connect
 from ...transport.runs import Run, runs
@@ -314,11 +315,9 @@ class Observer:
         """Read once; False at the deadline, or after the client has ended."""
         if self._ended:
             return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        if not poll.poll(seconds_until(deadline) * 1000):
-            return False
         try:
+            if not is_readable(self._sock.fileno(), seconds_until(deadline)):
+                return False
             data = self._sock.recv(_READ)
         except OSError:
             data = b""

@@ -11,7 +11,6 @@ connection, from the challenge to the end of file.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Final
 
 from ...errors import ClosedError, ConnectError
 from ...system import at_exit
+from ...system.descriptors import is_readable
 from ...system.diagnostics import diagnose
 from ...system.waits import Awaited, capped, check_timeout
 from ...transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
@@ -104,11 +104,9 @@ class HostRelay:
         Raises `ClosedError` if the relay has ended and all bytes were returned.
         """
         check_timeout(timeout)
-        poll = select.poll()
-        poll.register(self._end, select.POLLIN)
-        if not poll.poll(capped(timeout) * 1000):
-            return b""
         try:
+            if not is_readable(self._end.fileno(), timeout):
+                return b""
             data = self._end.recv(_PIECE)
         except OSError:
             data = b""

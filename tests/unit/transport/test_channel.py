@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.errors import ConnectError, SettingError
-from meshlog_handler.protocol.messages import Hello
+from meshlog_handler.protocol.messages import Goodbye, Hello
 from meshlog_handler.transport import channel
-from meshlog_handler.transport.channel import Address, connect
+from meshlog_handler.transport.channel import Address, Link, connect
 
 
 def test_without_a_free_descriptor_the_client_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +44,20 @@ def test_a_client_that_does_not_answer_in_time_is_named_so(tmp_path: Path, monke
         silent.listen()
         with pytest.raises(ConnectError, match=r"failed: no answer in time\. Check"):
             connect(Address(path, bytes(32)), Hello(1, "here", None, None, "", (), True, 0.0), ())
+
+
+def test_another_thread_may_close_the_connection_before_the_last_message() -> None:
+    """The number of a closed socket is -1, which `poll` does not accept: that is no other error than a lost connection."""
+    ours, theirs = socket.socketpair()
+
+    class Closing(Link):
+        def _check_intact(self) -> None:
+            super()._check_intact()
+            self.forget()
+
+    with theirs:
+        link = Closing(ours)
+        link.send_last(Goodbye(), 10.0)
+        assert theirs.recv(1) == b""
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            link.receive(10.0)
