@@ -23,8 +23,8 @@ GENERATION: Final = Struct("<QQ")
 START: Final = GENERATION.size
 """Offset of the first entry in a segment."""
 
-DROP_REASONS: Final = ("full", "policy", "gone", "lost")
-"""The journal was full after a wait; was full, with the policy to drop; there was no client; the record was overwritten."""
+DROP_REASONS: Final = ("full", "policy", "gone")
+"""The journal was full after a wait; was full, with the policy to drop; was full, without a client that makes room."""
 
 
 class Range(NamedTuple):

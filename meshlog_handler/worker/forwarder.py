@@ -250,6 +250,7 @@ def report_loss(stream: RecordStream) -> None:
     """Report on the original stderr, once, that the client no longer reads the stream."""
     path = stream.journal.path
     # A client that was stopped has removed its journals; a killed client has not.
-    where = f"the last records are kept in {path}" if path is not None and os.path.exists(path) else "no record is kept"
+    which = "the last records" if stream.overwrites else "records that were not shown"
+    where = f"{which} are kept in {path}" if path is not None and os.path.exists(path) else "no record is kept"
     here = "WARNING and above come here, unless a handler of this process shows them"
     diagnose(f"the client that shows the logs is gone; {where}; {here}")

@@ -318,7 +318,8 @@ class Membership:
             with contextlib.suppress(OSError):  # from now on this process shows its records, and not a later client
                 os.unlink(shown_path(self.stream.journal.path))
         if self.stream is not None:
-            self.stream.lose_client()
+            # A relay that comes too late reads the journals of processes that have ended.
+            self.stream.lose_client(read_later=self._resumable and not self.options.job)
             # Not in the client's own process, which has no rank, nor if a callback handles the loss.
             if self.rank is not None and self._on_loss is None:
                 report_loss(self.stream)

@@ -107,6 +107,7 @@ class RecordStream:
         self.on_full = on_full
         self.idle = True
         self.client_gone = False
+        self.overwrites = False  # whether new records overwrite the oldest ones: see `lose_client`
         self.ended = False
         self.pid = os.getpid()
         self.wake = wake
@@ -256,7 +257,7 @@ class RecordStream:
         if self._sides is not None:
             try:
                 number = self._sides.put(
-                    encoded.data, replace=self.client_gone, patient=self.on_full == "block" and not self._starved
+                    encoded.data, replace=self.overwrites, patient=self.on_full == "block" and not self._starved
                 )
                 return EncodedRecord(number_entry(LARGE, number), schemas), number
             except BlockingIOError:
@@ -279,12 +280,12 @@ class RecordStream:
     def _wait_for_reader(self, level: int | None) -> bool:
         """Wait until the client has read a side file; return False to give up, after counting a drop."""
         assert self._sides is not None  # only side files cause this wait
-        if self.on_full == "block" and not self._starved:
+        if not self._drops_at_once:
             moves = self.moves
             if self._wait(self._sides.wait) or moves != self.moves or self.client_gone or self.ended:
                 return True
             self._starved = True
-        self.journal.count_drop("policy" if self.on_full == "drop" else "full", level or 0)
+        self._count_drop(level or 0)
         if self.idle:
             self.wake()
         return False
@@ -293,7 +294,7 @@ class RecordStream:
         """Change to the next segment, once one is free; return False to give up, after counting a drop."""
         give_up, waiter = False, None
         while True:
-            give_up = give_up or level is None or self.on_full == "drop" or self._starved
+            give_up = give_up or level is None or self._drops_at_once
             if self._change_segments(appender, level, give_up=give_up):
                 if level is not None and self._sentinels:
                     self.append_sentinels()
@@ -323,11 +324,19 @@ class RecordStream:
                 raise _StreamEnded
             found = self._rotate(appender)
             if not found and give_up and level is not None:
-                self.journal.count_drop("policy" if self.on_full == "drop" else "full", level)
+                self._count_drop(level)
             return found
 
+    @property
+    def _drops_at_once(self) -> bool:
+        """Whether a record without room is dropped at once: by its policy, or because nobody makes room."""
+        return self.on_full == "drop" or self._starved or (self.client_gone and not self.overwrites)
+
+    def _count_drop(self, level: int) -> None:
+        self.journal.count_drop("gone" if self.client_gone else "policy" if self.on_full == "drop" else "full", level)
+
     def _rotate(self, appender: Appender) -> bool:
-        if not self.journal.rotate(appender, overwrite=self.client_gone):
+        if not self.journal.rotate(appender, overwrite=self.overwrites):
             return False
         self.open_fast_path()
         self._end_waits()  # other calls have room, too
@@ -397,8 +406,12 @@ class RecordStream:
         self._starved = True
         self._end_waits()
 
-    def lose_client(self) -> None:
-        """Turn the journal into a flight recorder: new records overwrite the oldest, and no call waits."""
+    def lose_client(self, *, read_later: bool = False) -> None:
+        """Turn the journal into a flight recorder: new records overwrite the oldest, and no call waits.
+
+        If it is `read_later`, after this process has ended, nothing is overwritten: what finds no room is counted.
+        """
+        self.overwrites = not read_later
         self.client_gone = True
         self.appender = _CLOSED
         _streams.discard(self)

@@ -17,6 +17,7 @@ from meshlog_handler.client.downstream import relays
 from meshlog_handler.client.downstream.checkpoints import Checkpoints
 from meshlog_handler.client.downstream.relayed_peers import RelayPeer
 from meshlog_handler.transport import run_directory
+from meshlog_handler.worker import next_client
 from tests.waiting import until
 
 from .procs import DEADLINE
@@ -53,6 +54,13 @@ def last_words(pipe: Any) -> None:
         logging.getLogger(LOGGER).info("last %d", number)
     pipe.send("done")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def impatient(pipe: Any) -> None:
+    """Do as `last_words`, but take the relay for gone after a short while, and have a small journal."""
+    next_client.patiently.__defaults__ = (0.2,)  # only in this process
+    os.environ["MESHLOG_JOURNAL_SIZE"] = "65536"
+    last_words(pipe)
 
 
 def answer(pipe: Any) -> Any:
@@ -127,6 +135,25 @@ def test_the_journal_of_a_worker_that_died_without_a_relay_is_read_by_the_replac
         job.client.flush()
         assert sum(record.msg == "last %d" for record in job.collector.records) == 500
         job.end()
+
+
+def test_a_worker_that_waits_no_longer_for_a_relay_overwrites_nothing_that_a_later_one_reads() -> None:
+    with tree() as job:
+        pipe, pid = job.start(impatient)
+        pipe.send(job.relay())
+        answer(pipe)
+        until(lambda: len(job.client.stats()) > 0, what="the worker to be known")
+        kill_relay(job)
+        pipe.send(5000)
+        answer(pipe)
+        until(lambda: not run_directory.lives(pid), what="the end of the worker")
+        job.relay()
+        until(lambda: last_words_shown(job) + job.client.stats().dropped >= 5000, what="the account")
+        job.end()
+        job.client.flush()
+        dropped = sum((Counter(each.dropped) for each in job.client.stats().values()), Counter[str]())
+        assert list(dropped) == ["gone"]
+        assert last_words_shown(job) + dropped["gone"] == 5000
 
 
 def silent_relay(pipe: Any, above: str) -> None:

@@ -286,13 +286,13 @@ def test_drop_counts_outlive_the_process(journal: Journal) -> None:
 
 def test_total_drop_count_is_exact_for_any_number_of_levels(journal: Journal) -> None:
     for level in range(400):
-        for reason in ("full", "policy", "gone", "lost"):
+        for reason in ("full", "policy", "gone"):
             journal.count_drop(reason, level)
     for drops in (journal.drops(), JournalReader(str(journal.path)).drops()):
         totals: Counter[str] = Counter()
         for reason, _, count in drops:
             totals[reason] += count
-        assert totals == dict.fromkeys(("full", "policy", "gone", "lost"), 400)
+        assert totals == dict.fromkeys(("full", "policy", "gone"), 400)
     assert append(journal, entry(5))
     assert recovered(journal.path) == [5]
 
@@ -408,7 +408,7 @@ def test_reader_survives_corrupted_data(data: st.DataObject) -> None:
             assert str(path) in str(refused)  # noqa: PT017 -- both outcomes are correct
             return
         assert all(len(piece.data) <= CAPACITY for piece in pieces)
-        assert all(reason in ("full", "policy", "gone", "lost") for reason, _, _ in reader.drops())
+        assert all(reason in ("full", "policy", "gone") for reason, _, _ in reader.drops())
 
 
 def test_position_outside_the_segment_is_rejected(journal: Journal) -> None:

@@ -125,6 +125,22 @@ def test_without_a_client_blocked_calls_return_and_the_newest_records_are_kept(p
     assert len(kept) > count / 2
 
 
+def test_without_a_relay_blocked_calls_return_and_nothing_is_overwritten_that_a_later_one_reads(proc: Proc) -> None:
+    count = proc.fill()
+    thread = in_thread(lambda: proc.log("%d %s", count, PADDING * 3, levelno=30))
+    until(lambda: proc.stream._waiting)
+    proc.stream.lose_client(read_later=True)
+    assert joined(thread)
+    for number in range(200):
+        proc.log("%d %s", number, PADDING * 3)
+    assert proc.drops == [("gone", 30, 1), ("gone", 20, 200)]
+    reader = JournalReader(str(proc.stream.journal.path))
+    for piece in reader.ranges():
+        RecordDecoder(IDENTITY, no_side_file).decode(piece.data, 0, 1 << 30, proc.items)
+    assert proc.texts == [str(number) for number in range(count)]
+    assert reader.drops() == proc.drops
+
+
 @contextlib.contextmanager
 def registered(*kinds: set[int], thread: int | None = None) -> Iterator[None]:
     """Register a thread, by default the current one, as a thread of the package."""

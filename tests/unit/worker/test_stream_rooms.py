@@ -371,7 +371,10 @@ def test_with_a_journal_in_memory_every_call_takes_the_slow_path(procs: Callable
     assert not record_stream._put(proc.stream.appender, b"x")
 
 
-def test_a_call_that_waits_for_side_files_returns_when_the_client_is_gone(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("read_later", [False, True])
+def test_a_call_that_waits_for_side_files_returns_when_the_client_is_gone(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read_later: bool
+) -> None:
     wait, waits = proc.stream._sides.wait, threading.Event()  # type: ignore[union-attr]  # the journal is a file
 
     def note(blocking: bool, seconds: float) -> bool:
@@ -386,6 +389,9 @@ def test_a_call_that_waits_for_side_files_returns_when_the_client_is_gone(proc: 
 
     thread = in_thread(log)
     assert waits.wait(10)
-    proc.stream.lose_client()
+    files = sorted(os.listdir(tmp_path))
+    proc.stream.lose_client(read_later=read_later)
     thread.join(record_stream.BLOCK_SEC / 2)
     assert not thread.is_alive(), "the call must return before the limit"
+    assert (sorted(os.listdir(tmp_path)) == files) is read_later
+    assert bool(proc.drops) is read_later
