@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from ...journal.layout import DROP_REASONS
 from ...protocol.relay_messages import DownstreamJoined, Passed, RankGranted
 from ..peers.stats import RankStats
 
@@ -20,7 +21,7 @@ MAX_STREAMS: Final = 131_072
 class _PassedStream:
     joined: DownstreamJoined
     passed: Passed | None = None
-    drops_before: int = 0  # of those in `passed`, before the present relay
+    drops_before: int = 0  # of those in `passed`, that the present counters of the worker leave out
     ended: bool = False
 
 
@@ -36,7 +37,7 @@ class PassedStreams:
             return False
         known = self._streams.get(message.journal)
         if known is not None:
-            known.joined = message
+            known.joined, known.ended = message, False
             return True
         self._streams[message.journal] = _PassedStream(message)
         while len(self._streams) > MAX_STREAMS:
@@ -51,10 +52,13 @@ class PassedStreams:
         for journal in removed:
             self._streams.pop(journal, None)
 
-    def ended(self, journal: str) -> None:
-        """Note the end of a worker that its relay has reported."""
-        if journal in self._streams:
-            self._streams[journal].ended = True
+    def ended(self, journal: str, stats: RankStats) -> None:
+        """Note the end of a worker that its relay has reported. It may join again, if it waited for too long before."""
+        known = self._streams.get(journal)
+        if known is not None:
+            known.ended = True
+            known.drops_before += sum(count for reason, count in stats.dropped.items() if reason in DROP_REASONS)
+            known.passed = None if known.passed is None else known.passed._replace(received=0)
 
     def granted(self, request: int, journal: str, rank: int) -> RankGranted:
         """Return what is known of a journal; if nothing is, the worker starts from the beginning as `rank`."""

@@ -250,7 +250,7 @@ class Relays:
         if ended is None:
             return
         if relay in self._reactor.peers:
-            self._streams.ended(ended.journal)
+            self._streams.ended(ended.journal, ended.stats)
         else:
             ended.stats = self._streams.counted(ended.journal, ended.stats)
         self._commands.note_all(ended, "ended before it answered")

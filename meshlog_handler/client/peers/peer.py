@@ -401,6 +401,11 @@ class Peer:
         self.sides.begin_after(known.side)
 
     @property
+    def resumed(self) -> bool:
+        """Whether another connection had a part of its stream."""
+        return self._resumed_at > (0, START)
+
+    @property
     def place(self) -> tuple[int, int]:
         """Up to where the stream was received."""
         return self._generation, self._position

@@ -121,6 +121,8 @@ class Reactor:
             former.left = not former.relays  # the workers of a relay send again what it has not passed on as a whole
             self.ended(former)
         self.peers.add(peer)
+        if self.taken_from is not None and peer.resumed:
+            self.taken_from.add(peer)  # its former connection to this relay may have ended before the boundary
         if peer.sock is not None:
             self._connections[peer_pid(peer.sock)] += 1
             self._selector.register(peer.sock, selectors.EVENT_READ, peer)

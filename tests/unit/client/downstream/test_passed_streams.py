@@ -51,6 +51,22 @@ def test_the_counters_of_several_relays_add_up() -> None:
     assert (total.received, total.total_dropped) == (9, 3)
 
 
+def test_a_worker_that_joins_the_same_relay_again_is_counted_once() -> None:
+    streams = PassedStreams()
+    streams.joined(JOINED)
+    streams.passed([passed(100, 5, dropped=2)], [])
+    first = RankStats(3, 17, received=5, dropped={"full": 2, "unsent": 4})
+    streams.ended(JOURNAL, first)
+    assert streams.granted(1, JOURNAL, 0).ended
+    streams.joined(JOINED)
+    assert not streams.granted(1, JOURNAL, 0).ended
+    streams.ended(JOURNAL, RankStats(3, 17))
+    assert streams.counted(JOURNAL, RankStats(3, 17)).received == 0, "the second connection has passed on nothing"
+    streams.passed([passed(300, 4, dropped=3)], [])
+    second = streams.counted(JOURNAL, RankStats(3, 17))
+    assert (second.received, second.total_dropped) == (4, 1)
+
+
 def test_the_oldest_streams_are_forgotten_beyond_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passed_streams, "MAX_STREAMS", 3)
     streams = PassedStreams()

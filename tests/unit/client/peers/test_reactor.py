@@ -12,6 +12,7 @@ import pytest
 from meshlog_handler.client.peers.peer import Peer
 from meshlog_handler.client.peers.reactor import Reactor
 from meshlog_handler.protocol.messages import Hello, Prepare, Welcome, level_config
+from meshlog_handler.protocol.relay_messages import Passed
 
 from ....waiting import until
 
@@ -86,3 +87,17 @@ def test_what_arrives_together_is_in_the_order_of_one_clock() -> None:
     reactor.close()
     first.close()
     second.close()
+
+
+def test_the_next_boundary_of_a_relay_has_what_the_former_connection_of_a_worker_passed_on() -> None:
+    reactor = Reactor()
+    reactor.taken_from = set()
+    new, one = a_peer(os.getpid())
+    again, other = a_peer(os.getpid())
+    again.resume(Passed("", 0, 2, 500, 0, 9, ()))
+    with one, other:
+        for peer in (new, again):
+            reactor.add(peer, Welcome(0, "", ()))
+        assert reactor.taken_from == {again}
+        assert again.passed()[2:4] == (2, 500)
+        reactor.close()
