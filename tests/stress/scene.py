@@ -214,7 +214,9 @@ class Scene:
         if dropped is None:
             counts = Counts(sent=sum(lane.returned for lane in lanes), received=sum(lane.seen for lane in lanes))
         else:
-            cut = sum("bytes was cut: no room for a side file" in other for other in self.counting.others)
+            # Not the report of an exit, which may quote such a note as the last line.
+            notes = [other for other in self.counting.others if other.startswith("meshlog: a record of ")]
+            cut = sum("bytes was cut: no room for a side file" in note for note in notes)
             counts = judge(lanes, self.counting.numbers, dropped + cut)
         longest = max((lane.longest for lane in survivors), default=0.0)
         if self.stall > STALL:
