@@ -36,7 +36,8 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     for name in list(os.environ):
-        if name in _VARIABLES or (name.startswith(_PREFIXES) and name not in (ENGINES, PROGRAMS)):
+        for_tests = name in (ENGINES, PROGRAMS) or name.startswith("MESHLOG_TEST_")
+        if name in _VARIABLES or (name.startswith(_PREFIXES) and not for_tests):
             del os.environ[name]
     # Every spawned child would import pytest's main module again, needing nothing from it. A prompt has no file either.
     main = sys.modules["__main__"]

@@ -8,7 +8,8 @@ import signal
 import time
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -75,12 +76,28 @@ def kill_relay(job: Tree, place: int = -1) -> None:
     until(lambda: not run_directory.lives(pid), what="the end of the relay")
 
 
+class Arrived:
+    """The numbers that have arrived, by process; each record is looked at once."""
+
+    def __init__(self) -> None:
+        self._looked_at = 0
+        self._numbers: dict[int, Counter[int]] = {}
+
+    def numbers(self, records: list[logging.LogRecord], pid: int) -> Counter[int]:
+        new = records[self._looked_at :]
+        self._looked_at += len(new)
+        for record in new:
+            if record.msg == "%d of %d" and isinstance(record.args, tuple):
+                number, process = cast("tuple[int, int]", record.args)
+                self._numbers.setdefault(process, Counter())[number] += 1
+        return self._numbers.setdefault(pid, Counter())
+
+
+_arrived: WeakKeyDictionary[Tree, Arrived] = WeakKeyDictionary()
+
+
 def numbers(job: Tree, pid: int) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for record in job.collector.records:
-        if record.msg == "%d of %d" and record.args and record.args[1] == pid:  # type: ignore[index]  # a tuple
-            found[record.args[0]] += 1  # type: ignore[index]  # as above
-    return found
+    return _arrived.setdefault(job, Arrived()).numbers(job.collector.records, pid)
 
 
 def check_complete(job: Tree, pid: int, count: int) -> None:
