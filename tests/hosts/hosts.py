@@ -58,10 +58,9 @@ def _entering(name: str) -> list[str]:
 
 
 def shell(path: Path) -> str:
-    """Make a script that starts a command on a host, as ssh does: the host, then the command. Return its path."""
-    path.write_text(
-        f'#!/bin/sh\nhost=$1; shift\nexec {shlex.join(_entering("HOST")).replace("HOST", chr(34) + "$host" + chr(34))} "$@"\n'
-    )
+    """Make a script that runs a command line on a host, as ssh does: the host, then the command line. Return its path."""
+    within = shlex.join(_entering("HOST")).replace("HOST", '"$host"')
+    path.write_text(f'#!/bin/sh\nhost=$1; shift\nexec {within} env -u MESHLOG_RUN_DIR sh -c "$*"\n')
     path.chmod(0o700)
     return str(path)
 
