@@ -418,7 +418,9 @@ class ConsoleHandler(logging.Handler):
             # A reader that closes its pipe (head, a pager) is normal, and not reported.
             if not self._complained and not output.broken:
                 self._complained = True
-                diagnose(f"{output.stream!r} cannot be written: {failure}. Its output is lost.")
+                name = getattr(output.stream, "name", None)  # "<stdout>"
+                named = name.strip("<>") if isinstance(name, str) else repr(output.stream)
+                diagnose(f"{named} cannot be written: {failure}. Its output is lost.")
 
 
 _EMIT: Final = ConsoleHandler.emit

@@ -173,3 +173,8 @@ def test_a_run_whose_stdout_is_closed_says_so_and_has_the_exit_code_of_its_rank(
     done = run_command("sh", "-c", " ".join([*MESHLOG, "run -- sh -c 'echo out; exit 7' >&-"]), code=7)
     assert done.stderr.startswith("meshlog: stdout cannot be written: stdout is closed. Its output is lost.\n")
     assert "meshlog: 1 of 1 ranks failed:\n" in done.stderr
+
+
+def test_a_run_whose_stdout_is_full_says_so_by_its_name() -> None:
+    done = run_command("sh", "-c", " ".join([*MESHLOG, "run -- sh -c 'echo out; exit 7' >/dev/full"]), code=7)
+    assert "meshlog: stdout cannot be written: [Errno 28] No space left on device. Its output is lost.\n" in done.stderr

@@ -37,7 +37,7 @@ def rows_of(insight: Insight, order: str = "trouble") -> list[Row]:
 def _row(rank: int, each: RankInsight, behind: bool) -> Row:
     trouble = trouble_of(each, behind)
     state = "behind" if each.state == "running" and behind else each.state
-    progress = "  ".join(f"{label} {_number(value)}" for label, value in finest(each.progress).items())
+    progress = printable("  ".join(f"{label} {_number(value)}" for label, value in finest(each.progress).items()), _MAX_CELL)
     cells = (
         str(rank),
         state,
@@ -47,7 +47,7 @@ def _row(rank: int, each: RankInsight, behind: bool) -> Row:
         str(each.warnings or ""),
         str(each.errors or ""),
         str(each.dropped or ""),
-        printable(progress, _MAX_PROGRESS),
+        progress if len(progress) <= _MAX_PROGRESS else f"{progress[: _MAX_PROGRESS - 3]}...",
         printable(each.last_line, _MAX_CELL),
     )
     return Row(rank, trouble, cells)

@@ -33,6 +33,15 @@ def test_ranks_with_trouble_come_first() -> None:
     assert rows[4].cells[1] == "behind"
 
 
+def test_a_long_progress_is_cut_to_the_width_of_its_column() -> None:
+    (row,) = rows_of(
+        insight(dataclasses.replace(WELL, progress={"printed step #": 29.0, "stderr": 25.0, "step # loss=#": 29.0}))
+    )
+    assert row.cells[HEAD.index("progress")] == "printed step # 29  stderr 25  step # ..."
+    (row,) = rows_of(insight(dataclasses.replace(WELL, progress={"step": 12345.0})))
+    assert row.cells[HEAD.index("progress")] == "step 12,345"
+
+
 def test_the_first_failure_has_the_rank_once() -> None:
     killed = FailureGroup("ended by SIGKILL", "rank 0 (pid 7) ended by SIGKILL", (0,), 0, 5.0)
     raised = FailureGroup("ValueError", "ValueError: rank 0 (pid 7) is odd", (0,), 0, 5.0)
