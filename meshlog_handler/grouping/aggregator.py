@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .arguments import NUMBERS
 from .group import MAX_COMPARED, Group, Scope
 from .similarity import TokenizedLine, mask_digits, profile, tokenize_unless_wordless
-from .tracebacks import HEADS, Part, Traceback, Tracebacks, part_after, signature_of
+from .tracebacks import Part, Traceback, Tracebacks, begins, part_after, signature_of
 
 if TYPE_CHECKING:
     from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
@@ -306,7 +306,7 @@ class Aggregator:
                 self.hidden += count
                 return _NOTHING
             if any(pattern.search(text) for pattern in self._never):
-                if self._window is not None and self._holds and template.source is not None and text in HEADS:
+                if self._window is not None and self._holds and template.source is not None and begins(text):
                     return self._hold(template, values, now, never=True)
                 self.shown += count
                 return (template.build(values),)
@@ -364,8 +364,8 @@ class Aggregator:
     def _add_text(self, template: AnyTemplate, values: Any, now: float) -> Sequence[LogRecord]:
         text = template.text(values)
         signature = template.signature(values)
-        if template.levelno == logging.ERROR and template.source is not None and text.startswith(HEADS):
-            if self._holds and text in HEADS:
+        if template.levelno >= logging.ERROR and template.source is not None:
+            if self._holds and begins(text):
                 return self._hold(template, values, now)
             signature = signature_of(text)
         key = (template.scope, template.levelno, signature)

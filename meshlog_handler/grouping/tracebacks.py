@@ -1,4 +1,4 @@
-"""Captured tracebacks: which lines belong to one, and holding its lines until the last, so that it is one text. Pure."""
+"""Captured tracebacks and dumps of crashes: which lines belong to one, and holding them, so that it is one text. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ LINKS: Final = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
+DUMP_HEAD: Final = "Fatal Python error:"
+_DUMP_PART: Final = re.compile(r"(Current t|T)hread 0x|Current thread's C stack|Python runtime state:|Extension modules:|<\w")
 _GROUP_LINE: Final = re.compile(r" +[|+]")
 _GROUP_END: Final = re.compile(r" +\+-+\Z")
 _MESSAGE: Final = re.compile(r"^([ |]*[^\s:|][^\s:]*): .*$", re.MULTILINE)
@@ -34,10 +36,17 @@ class Part(IntEnum):
     LAST = 2
     GROUP = 3  # the same of an exception group, of which each line is indented
     GROUP_LAST = 4
-    # The lines between two tracebacks that belong together.
-    GAP = 5
-    LINK = 6
-    GAP_BEFORE_HEAD = 7
+    DUMP = 5  # in a dump of `faulthandler`, of which no line is known to be the last
+    # The lines between two tracebacks that belong together, and between the parts of a dump.
+    GAP = 6
+    LINK = 7
+    GAP_BEFORE_HEAD = 8
+    DUMP_GAP = 9
+
+
+def begins(text: str) -> bool:
+    """Return whether a line is the head of a traceback or of a dump."""
+    return text in HEADS or (text.startswith(DUMP_HEAD) and "\n" not in text)
 
 
 def part_after(before: Part, text: str) -> Part:
@@ -54,6 +63,12 @@ def part_after(before: Part, text: str) -> Part:
         return Part.LINK if text in LINKS else Part.NONE
     if before == Part.LINK:
         return Part.NONE if text else Part.GAP_BEFORE_HEAD
+    if before in (Part.DUMP, Part.DUMP_GAP):
+        if _DUMP_PART.match(text) or (before == Part.DUMP and text.startswith("  ")):
+            return Part.DUMP
+        return Part.NONE if text or before == Part.DUMP_GAP else Part.DUMP_GAP
+    if before == Part.NONE and text.startswith(DUMP_HEAD):
+        return Part.DUMP
     if before in (Part.NONE, Part.GAP_BEFORE_HEAD) and text in HEADS:
         return Part.GROUP if text == GROUP_HEAD else Part.FRAMES
     return Part.NONE
@@ -65,7 +80,7 @@ def signature_of(text: str) -> str | None:
 
 
 class Traceback:
-    """The lines of one stream since the head of a traceback, each with its template. `never`: it is not grouped."""
+    """The lines of one stream since the head of a traceback or dump, each with its template. `never`: it is not grouped."""
 
     __slots__ = ("_began", "_known", "due", "lines", "never", "part", "rank", "size", "source")
 
@@ -95,7 +110,8 @@ class Traceback:
             self._known = len(self.lines)
         if self._began is None:
             self._began = now
-        self.due = now + _QUIET_SEC if self.whole else self._began + _LONGEST_SEC
+        soon = self.whole or part in (Part.DUMP, Part.DUMP_GAP)
+        self.due = now + _QUIET_SEC if soon else self._began + _LONGEST_SEC
 
     def split(self) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
         """Return its lines, and those after them that join it to nothing."""
@@ -106,7 +122,7 @@ class Tracebacks:
     """Holds the tracebacks of all streams. Not thread-safe. As a truth value: whether there are any.
 
     Each is held until its last line, and 0.1 seconds longer if no other line follows: it may be joined to another one. Without
-    a last line, it is held for 5 seconds. One takes at most 1 MiB, and all 16 MiB.
+    a last line, it is held for 5 seconds, a dump for 0.1 seconds after each line. One takes at most 1 MiB, and all 16 MiB.
     """
 
     def __init__(self) -> None:

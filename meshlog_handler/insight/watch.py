@@ -225,14 +225,15 @@ class Watch:
             self._levels[level] = self._levels.get(level, 0) + count
 
     def _examine(self, level: int, text: str, when: float) -> None:
-        """Take a captured line of level WARNING or above; a traceback counts once."""
+        """Take a captured line of level WARNING or above; a traceback or a dump counts once."""
         part = part_after(self._part, text) if self._part else Part.NONE
         if part:
             self._part = part
             self._add_to_trace(part, text, when)
             return
-        self._part = part_after(Part.NONE, text) if level == logging.ERROR else Part.NONE
-        if self._part:
+        self._part = part_after(Part.NONE, text) if level >= logging.ERROR else Part.NONE
+        self._trace = None
+        if self._part in (Part.FRAMES, Part.GROUP):
             self._trace = []
         else:
             self._count(level, _key(text), when, text)

@@ -153,12 +153,12 @@ class CapturedPipe:
         return template
 
     def _level(self, text: str) -> int:
-        """Return the level of a line. All lines of a traceback are errors, so that they are shown together."""
+        """Return the level of a line. All lines of a traceback or dump are errors, so that they are shown together."""
         if self._part:
             self._part = part_after(self._part, text)
             if Part.NONE < self._part < Part.GAP:
                 return logging.ERROR
         level = level_of(text)
-        if level == logging.ERROR:
+        if level >= logging.ERROR:
             self._part = part_after(Part.NONE, text)
         return level

@@ -9,7 +9,7 @@ import logging
 import re
 from typing import Final, NamedTuple
 
-from ..grouping.tracebacks import HEAD, HEADS
+from ..grouping.tracebacks import DUMP_HEAD, HEAD, HEADS
 
 IDLE: Final = 0.5
 LIVE: Final = 1.0
@@ -284,11 +284,11 @@ _LEVELS: Final = {
     "CRITICAL": logging.CRITICAL,
     "FATAL": logging.CRITICAL,
 }
-_DUMPS: Final = ("Fatal Python error:", *HEADS)
+_DUMPS: Final = (DUMP_HEAD, *HEADS)
 # The words in lines of other levels, by a letter to search for first: this is much faster, and most lines lack the letter.
 _WORDS: Final = {
     b"R": (b"WARN", b"ERROR", b"CRITICAL"),
-    b"F": (b"FATAL", b"Fatal Python error:"),
+    b"F": (b"FATAL", DUMP_HEAD.encode()),
     b"T": (HEAD.encode(),),
 }
 

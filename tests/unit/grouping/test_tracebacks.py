@@ -229,6 +229,33 @@ def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (held._size, bool(held), held.due) == (0, False, float("inf"))
 
 
+def dump(rank: int) -> str:
+    """Return what `faulthandler` prints when a process crashes."""
+    other = f'Thread 0x{rank}7 (most recent call first):\n  File "/a.py", line 7 in load\n  File "/a.py", line 1 in run'
+    current = f'Current thread 0x{rank}9 (most recent call first):\n  File "/a.py", line 9 in train'
+    modules = "Extension modules: numpy.core (total: 1)"
+    return "\n\n".join(["Fatal Python error: Segmentation fault", other, current, modules])
+
+
+def test_the_dump_of_a_crash_is_one_text() -> None:
+    job = Job()
+    shown = [line for rank, line in in_turns([dump(rank) for rank in range(3)], 1) for line in job.print(rank, line)]
+    assert shown == []
+    assert job.aggregator.deadline == 0.1  # after the latest line: none is known to be the last
+    (first,) = job.wait(0.1)
+    assert first in {dump(rank) for rank in range(3)}
+    (group,) = job.flush()
+    assert group.startswith("[2 similar log lines] [ranks ")
+    assert [line for line in group.split("\n") if "File" in line] == [line for line in dump(0).split("\n") if "File" in line]
+
+
+def test_a_dump_ends_where_other_lines_follow() -> None:
+    job = Job()
+    shown = job.print(0, f"{dump(0)}\n\nstep 1\nFatal Python error: Aborted\nstep 2") + job.flush()
+    assert shown[:2] == [dump(0), "Fatal Python error: Aborted"]
+    assert len(shown) == 4
+
+
 def test_patterns_apply_to_lines_of_tracebacks() -> None:
     job = Job(hide=["raise"], never=["OSError"])
     shown = [text for rank in range(2) for kind in ("KeyError", "OSError") for text in job.print(rank, trace(f"{kind}: 1"))]
@@ -243,7 +270,15 @@ def test_patterns_apply_to_lines_of_tracebacks() -> None:
 
 
 lines = st.sampled_from(
-    [*trace("OSError: 1").split("\n"), *tracebacks.HEADS, *tracebacks.LINKS, "", "    +----", "  | ValueError: 1", "step 1"]
+    [
+        *trace("OSError: 1").split("\n"),
+        *tracebacks.HEADS,
+        *tracebacks.LINKS,
+        *dump(0).split("\n"),
+        "    +----",
+        "  | ValueError: 1",
+        "step 1",
+    ]
 )
 
 

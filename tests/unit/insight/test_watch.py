@@ -127,6 +127,24 @@ def test_a_printed_traceback_is_one_error_and_one_failure() -> None:
     assert counts(found) == {"before": 1, "after": 1}
 
 
+DUMP = b"""Fatal Python error: Segmentation fault
+
+Thread 0x00007fc20abf66c0 (most recent call first):
+  File "/srv/train.py", line 9 in load
+
+Current thread 0x00007fc20c097b80 (most recent call first):
+  File "/srv/train.py", line 3 in step
+"""
+
+
+def test_a_printed_dump_of_a_crash_is_one_error() -> None:
+    rank = Rank()
+    rank.print(DUMP + TRACEBACK + DUMP + b"ERROR: after\n", 1.0)
+    found = rank.observed()
+    assert found.errors == 4
+    assert found.failures == {("ValueError", "/srv/train.py", 9): (1.0, "ValueError: no data")}
+
+
 GROUP = b"""  + Exception Group Traceback (most recent call last):
   |   File "/srv/train.py", line 9, in <module>
   |     raise ExceptionGroup("several", [ValueError(1)])

@@ -70,6 +70,30 @@ def test_only_the_unshown_part_of_a_line_is_left_to_show(line: Line, whole: bool
     assert (template.is_whole(values), template.is_shown(values)) == (whole, shown)
 
 
+def test_all_lines_of_a_dump_are_errors() -> None:
+    threads = [
+        "Thread 0x7f (most recent call first):",
+        '  File "/a.py", line 9 in f',
+        "",
+        "Current thread 0x9 (most recent call first):",
+    ]
+    lines = [
+        "before",
+        "Fatal Python error: Aborted",
+        "",
+        *threads,
+        "  File",
+        "",
+        "Extension modules: a (total: 1)",
+        "",
+        "  after",
+    ]
+    levels = [template.levelno for _, template, _ in pipe(100).items([Block("\n".join(lines).encode())], 0.0)]
+    assert [line for line, level in zip(lines, levels, strict=True) if level == logging.CRITICAL] == [lines[1]]
+    others = ["before", "", "", "", "", "  after"]
+    assert [line for line, level in zip(lines, levels, strict=True) if level == logging.INFO] == others
+
+
 def test_all_lines_of_a_traceback_are_errors() -> None:
     group = [
         "  + Exception Group Traceback (most recent call last):",
