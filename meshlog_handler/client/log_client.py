@@ -410,6 +410,8 @@ class LogClient(Requests):
         else:
             self._post(self._running_loop().end)
 
+    _own_end = enqueue_sentinel
+
     def __enter__(self) -> LogClient:
         return self.start()
 

@@ -58,6 +58,11 @@ def use() -> None:
                 names[key] = vars(_copies["threading"])[key]
 
 
+def in_use() -> bool:
+    """Return whether this package uses the copies: a thread that the program starts may be a greenlet."""
+    return bool(_copies)
+
+
 def share(handler: Any) -> None:
     """Give a handler a lock that both the threads of this package and greenlets can wait for."""
     lock = getattr(handler, "lock", None)

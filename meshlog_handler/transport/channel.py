@@ -68,7 +68,7 @@ class Address(NamedTuple):
         """Parse an address; raise `SettingError` if `text` is not valid."""
         if not isinstance(text, str):
             settings.check_address(text)
-        path, _, key = text.removeprefix(_SCHEME).partition("#")
+        path, _, key = text.removeprefix(_SCHEME).rpartition("#")  # the path may contain the character
         with contextlib.suppress(ValueError):  # not hexadecimal: rejected below
             if text.startswith(_SCHEME) and os.path.isabs(path) and len(bytes.fromhex(key)) >= 16:
                 return cls(path, bytes.fromhex(key))

@@ -71,12 +71,12 @@ class Election:
     def publish(self, address: str) -> None:
         """Write the address of the client for the other processes."""
         if self._lock is not None and self.claimed:
-            os.write(self._lock.fd, f"{address}\n".encode())
+            os.write(self._lock.fd, os.fsencode(f"{address}\n"))
 
     def address(self) -> str:
         """Return the address of the client, or "" if it is not published yet."""
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, SettingError):  # removed: it can be claimed; no address
-            text = read_regular(self.path, _MAX_ADDRESS).decode()
+        with contextlib.suppress(FileNotFoundError, SettingError):  # removed: it can be claimed; no address
+            text = os.fsdecode(read_regular(self.path, _MAX_ADDRESS))
             return str(Address.parse(text.rstrip("\n"))) if text.endswith("\n") else ""
         return ""
 

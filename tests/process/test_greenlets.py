@@ -99,6 +99,7 @@ with LogClient(queue=items) as client:
     client.flush()
     logging.info("from a queue")
 """
+PIPE = QUEUE.replace("import queue", "import multiprocessing").replace("queue.Queue()", "multiprocessing.Queue()")
 
 
 def patched(program: str, library: str, when: str) -> str:
@@ -127,8 +128,14 @@ def test_a_worker_with_greenlets_forwards_all_records(library: str, when: str) -
 @each_way
 @pytest.mark.parametrize(
     ("program", "shown"),
-    [(CLIENT, "from a worker"), (CONFIGURED, "from a child"), (MESH, "from a proc"), (QUEUE, "from a queue")],
-    ids=["client", "configured", "mesh", "queue"],
+    [
+        (CLIENT, "from a worker"),
+        (CONFIGURED, "from a child"),
+        (MESH, "from a proc"),
+        (QUEUE, "from a queue"),
+        (PIPE, "from a queue"),
+    ],
+    ids=["client", "configured", "mesh", "queue", "pipe"],
 )
 def test_a_client_with_greenlets_shows_records_without_errors(program: str, shown: str, library: str, when: str) -> None:
     if program == MESH and when == "before" and sys.version_info >= (3, 12):
@@ -140,7 +147,7 @@ def test_a_client_with_greenlets_shows_records_without_errors(program: str, show
     assert shown in said
     assert "meshlog:" not in said
     assert "Traceback" not in said
-    assert said.count("greenlet") == {CONFIGURED: 30, QUEUE: 15}.get(program, 0)
+    assert said.count("greenlet") == {CONFIGURED: 30, QUEUE: 15, PIPE: 15}.get(program, 0)
 
 
 HANGS = """

@@ -24,6 +24,7 @@ class Listening(QueueListener):
     """A `QueueListener` whose handlers are those of `sinks`. Its queue is a `JournalQueue` unless `source` is given."""
 
     queue: Any
+    _own_end: Any = None  # `enqueue_sentinel`, if no subclass of the program overrides it
 
     def __init__(self, handlers: Sequence[Any], source: Any, respect_handler_level: bool, window: float | None) -> None:
         if source is None and handlers and hasattr(handlers[0], "get") and not hasattr(handlers[0], "handle"):
@@ -162,7 +163,8 @@ class Listening(QueueListener):
         if self._reads_queue:
             own = getattr(self.dequeue, "__func__", None) is QueueListener.dequeue
             get = None if own else partial(self.dequeue, True)
-            self._readers.append(QueueReader(self.queue, get, self.enqueue_sentinel))
+            own_end = getattr(self.enqueue_sentinel, "__func__", None) is type(self)._own_end
+            self._readers.append(QueueReader(self.queue, get, None if own_end else self.enqueue_sentinel))
         for reader in self._readers:
             if reader.running:
                 self._read(reader)

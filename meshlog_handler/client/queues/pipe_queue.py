@@ -6,11 +6,14 @@ done with a record afterwards. Here, one system call reads what the pipe holds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
+
+from ...system import unpatched
 
 LIBRARIES: Final = ("multiprocessing", "multiprocess")
 """The packages whose queues are pipes."""
@@ -44,6 +47,42 @@ def reader_of(source: Any) -> Callable[[], list[bytes]] | None:
         return pickles
 
     return read
+
+
+def putter_of(source: Any) -> Callable[[object], object]:
+    """Return a function that puts an item into a queue that `reader_of` reads, behind what this process has put before.
+
+    It is the queue's `put`, except where greenlets take the place of threads: the thread with which a queue writes to its pipe
+    would then be a greenlet of the thread that calls `put` first. There, the function writes to the pipe itself.
+    """
+    buffer = getattr(source, "_buffer", None)
+    if buffer is None or not unpatched.in_use():
+        put: Callable[[object], object] = source.put
+        return put
+    library = sys.modules[type(source).__module__]
+    dumps = sys.modules[f"{library.__package__}.reduction"].ForkingPickler.dumps
+
+    def put_directly(item: object) -> None:
+        source._sem.acquire()
+        if hasattr(source, "_unfinished_tasks"):
+            source._unfinished_tasks.release()
+        buffer.append(item)
+        while buffer:
+            with contextlib.suppress(IndexError):  # the queue's own thread has taken it, which expects that others do so
+                each = buffer.popleft()
+                if each is library._sentinel:  # the program has closed the queue: this is for the queue's own thread
+                    buffer.appendleft(each)
+                    raise ValueError("the queue is closed")
+                try:
+                    data = dumps(each)
+                except Exception as failure:
+                    source._sem.release()
+                    source._on_queue_feeder_error(failure, each)
+                    continue
+                with source._wlock:
+                    source._writer.send_bytes(data)
+
+    return put_directly
 
 
 def loader_of(source: Any) -> Callable[[bytes], object]:

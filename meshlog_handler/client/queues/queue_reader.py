@@ -30,7 +30,7 @@ from ...system.error_reports import ErrorReports, describe, give
 from ...system.shielded import run_shielded
 from ...system.waits import LONGEST_SEC, Awaited, check_timeout, ended, finished, monotonic
 from ...worker.record_stream import internal_threads
-from .pipe_queue import LIBRARIES, loader_of, reader_of
+from .pipe_queue import LIBRARIES, loader_of, putter_of, reader_of
 
 READER_NAME: Final = "meshlog-queue"
 PUTTER_NAME: Final = "meshlog-queue-put"
@@ -80,11 +80,13 @@ class QueueReader:
         if get is None and self.name.partition(".")[0] in _OF_GREENLETS:
             self._get = partial(source.get, False)  # to wait, it would switch to a greenlet, but this is another thread
         self.overridden = get is not None
+        self._put: Callable[[object], object] = lambda item: source.put(item)
         self._read_pipe = None if self.overridden else reader_of(source)
         self._get_some = self._get_one
         self._hurry = threading.Event()  # set while a mark or the end is waited for
         if self._read_pipe is not None:
             self._load = loader_of(source)
+            self._put = putter_of(source)
             self._get_some = self._get_from_pipe
         elif type(source) is queue.Queue and not self.overridden and "get" not in vars(source):
             self._get_some = self._get_many
@@ -220,7 +222,7 @@ class QueueReader:
         if end:
             for item in items[end:]:
                 if not _is_mark(item):
-                    self._put_soon(partial(self.queue.put, item), lambda: None)
+                    self._put_soon(partial(self._put, item), lambda: None)
             del items[end:]
         return items
 
@@ -301,7 +303,7 @@ class QueueReader:
         if self._ending:
             return  # the mark would stay in the queue; the end of this reader completes the flush
         if self._takes_marks:
-            self._put_soon(lambda: self.queue.put(mark), lambda: self._arrive(mark))
+            self._put_soon(partial(self._put, mark), lambda: self._arrive(mark))
         else:
             self._arrive(mark)
 
@@ -314,7 +316,7 @@ class QueueReader:
             if self._ending:  # its end is in the queue already
                 return
             self._ending = True
-        self._put_soon(self._put_end or (lambda: self.queue.put(None)), self._end_here)
+        self._put_soon(self._put_end or partial(self._put, None), self._end_here)
 
     def _put_soon(self, put: Callable[[], object], instead: Callable[[], object]) -> None:
         """Call `put` on another thread, after earlier calls. If it fails, call `instead`."""

@@ -36,6 +36,12 @@ def test_an_invalid_address_of_the_environment_names_the_variable(monkeypatch: p
             Address.parse(text)
 
 
+@pytest.mark.parametrize("path", ["/tmp/job#12/client.sock", "/tmp/#/c#", "/tmp/a b%?/client.sock", "/tmp/\udcff/client.sock"])
+def test_the_path_of_an_address_may_contain_any_character(path: str) -> None:
+    address = Address(path, bytes(32))
+    assert Address.parse(str(address)) == address
+
+
 def test_a_client_that_does_not_answer_in_time_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "HANDSHAKE_SEC", 0.05)
     path = str(tmp_path / "sock")

@@ -34,6 +34,14 @@ def test_one_rank_claims_the_job_and_the_other_reads_the_address(jobs: tuple[Ele
     assert os.stat(first.path).st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("path", ["/tmp/\udcff/client.sock", "/tmp/\u00e9\n#/client.sock"])
+def test_the_directory_of_the_client_may_have_any_name(jobs: tuple[Election, Election], path: str) -> None:
+    address = f"meshlog://{path}#{'00' * 32}"
+    assert jobs[0].claim()
+    jobs[0].publish(address)
+    assert jobs[1].address() == address
+
+
 def test_a_released_job_can_be_claimed_again(jobs: tuple[Election, Election]) -> None:
     first, second = jobs
     assert first.claim()
