@@ -109,7 +109,7 @@ def _silently(_: object) -> None:
 @fault("an exception in the forwarder's thread")
 def forwarder_killed(scene: Scene) -> None:
     def work(worker: Worker) -> None:
-        threading.excepthook = _silently
+        threading.excepthook = sys.unraisablehook = _silently
         worker.join()
 
         def strike() -> None:
@@ -130,7 +130,7 @@ def forwarder_killed(scene: Scene) -> None:
 @fault("an exception in a thread that logs")
 def logging_thread_killed(scene: Scene) -> None:
     def work(worker: Worker) -> None:
-        threading.excepthook = _silently
+        threading.excepthook = sys.unraisablehook = _silently
         worker.join()
         victims = {lane: worker.in_thread(worker.log_on, lane) for lane in (1, 2)}
 
