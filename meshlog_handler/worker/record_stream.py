@@ -256,9 +256,7 @@ class RecordStream:
         # If the file cannot be written, the entry is the start of the record. Raises BlockingIOError while there is no room.
         if self._sides is not None:
             try:
-                number = self._sides.put(
-                    encoded.data, replace=self.overwrites, patient=self.on_full == "block" and not self._starved
-                )
+                number = self._sides.put(encoded.data, replace=self.overwrites, patient=not self._drops_at_once)
                 return EncodedRecord(number_entry(LARGE, number), schemas), number
             except BlockingIOError:
                 raise
