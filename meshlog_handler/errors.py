@@ -47,8 +47,12 @@ _quotes: Final = _Quotes()
 
 
 def quoted(value: Any) -> str:
-    """Return the `repr` of plain data of another process, abridged and without unsafe characters."""
-    return printable(_quotes.repr(value), MAX_QUOTE)
+    """Return the `repr` of a caller's value, or of data of another process, abridged and without unsafe characters."""
+    try:
+        shown = _quotes.repr(value)
+    except Exception:  # such as an integer of more digits than Python converts
+        shown = f"<{type(value).__name__} without a repr>"
+    return printable(shown, MAX_QUOTE)
 
 
 class MeshlogError(Exception):

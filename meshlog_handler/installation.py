@@ -224,9 +224,9 @@ def complete(timeout: float | None = 10.0) -> bool:
     it also waits for what processes have logged that have ended, such as children after ``join()``. In a process that joined a
     `LogRelay`, it waits until the relay has everything.
     """
-    check_timeout(timeout)
+    seconds = check_timeout(timeout)
     member = this_process.current()
-    return member is not None and member.complete(timeout)
+    return member is not None and member.complete(seconds)
 
 
 leave = uninstall

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .errors import DirectoryError, SettingError
+from .errors import DirectoryError, SettingError, quoted
 
 ADDRESS = "MESHLOG_ADDRESS"
 ENABLE_LOG_FORWARDING = "MESHLOG_ENABLE_LOG_FORWARDING"
@@ -240,7 +240,7 @@ def check_window(window: float | None, name: str = "aggregate_window_sec") -> fl
         return None
     seconds = real(window)
     if seconds is None or not 0 < seconds <= sys.float_info.max:
-        raise SettingError(f"{name}={window!r} is not a window. Valid: a positive number of seconds, or None.")
+        raise SettingError(f"{name}={quoted(window)} is not a window. Valid: a positive number of seconds, or None.")
     return seconds
 
 
@@ -249,7 +249,9 @@ def check_hang_after(seconds: float | None) -> float | None:
     try:
         return check_window(seconds)
     except SettingError:
-        raise SettingError(f"hang_after={seconds!r} is not valid. Valid: a positive number of seconds, or None.") from None
+        raise SettingError(
+            f"hang_after={quoted(seconds)} is not valid. Valid: a positive number of seconds, or None."
+        ) from None
 
 
 def check_on_hang(function: object, hang_after: float | None) -> None:
@@ -257,14 +259,15 @@ def check_on_hang(function: object, hang_after: float | None) -> None:
     if function is not None and hang_after is None:
         raise SettingError("on_hang has no effect without hang_after, the seconds without progress of a job that hangs.")
     if function is not None and not callable(function):
-        raise SettingError(f"on_hang={function!r} is not valid. Valid: a function that gets the `Hang`, or None.")
+        raise SettingError(f"on_hang={quoted(function)} is not valid. Valid: a function that gets the `Hang`, or None.")
 
 
 def check_progress_from(source: str, hang_after: float | None) -> str:
     """Return the source if it is valid and has an effect; otherwise raise `SettingError`."""
     if source not in ("output", "cpu"):
         raise SettingError(
-            f"progress_from={source!r} is not valid. Valid: 'output' (records and printed lines), 'cpu' (processor time, too)."
+            f"progress_from={quoted(source)} is not valid. Valid: 'output' (records and printed lines), 'cpu' (processor "
+            f"time, too)."
         )
     if source == "cpu" and hang_after is None:
         raise SettingError(
@@ -282,7 +285,7 @@ def check_directory(path: str | os.PathLike[str] | None) -> str | None:
     except TypeError:
         decoded = ""
     if not decoded or "\0" in decoded:
-        raise SettingError(f"log_dir={path!r} is not a directory. Valid: a path, or None.")
+        raise SettingError(f"log_dir={quoted(path)} is not a directory. Valid: a path, or None.")
     return absolute(decoded)
 
 
@@ -315,7 +318,7 @@ def check_flag(value: object, name: str) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, (str, bytes)) or value is None:  # "no" and "False" would be true
-        raise SettingError(f"{name}={value!r} is neither on nor off. Valid: True, False.")
+        raise SettingError(f"{name}={quoted(value)} is neither on nor off. Valid: True, False.")
     return bool(value)
 
 
@@ -345,7 +348,7 @@ def check_level(level: int | str) -> int:
     number = whole(named)
     if number is None or not 0 <= number <= 255:
         raise SettingError(
-            f"level={level!r} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
+            f"level={quoted(level)} is not a level. Valid: 0 to 255, or a name such as DEBUG, INFO, WARNING, ERROR, CRITICAL."
         )
     return number
 
@@ -355,8 +358,8 @@ def check_logger(name: Any) -> str | None:
     if name is None or isinstance(name, str):
         return name
     named = isinstance(getattr(name, "name", None), str)  # a logger
-    meant = f" Write logger={name.name!r}." if named else f" If these are ranks, write ranks={name!r}."
-    raise SettingError(f"logger={name!r} is not the name of a logger. Valid: a text, or None for the root logger.{meant}")
+    meant = f" Write logger={name.name!r}." if named else f" If these are ranks, write ranks={quoted(name)}."
+    raise SettingError(f"logger={quoted(name)} is not the name of a logger. Valid: a text, or None for the root logger.{meant}")
 
 
 def check_address(address: str | None) -> str | None:
@@ -364,7 +367,7 @@ def check_address(address: str | None) -> str | None:
     if address is None or isinstance(address, str):
         return address
     raise SettingError(
-        f"address={address!r} is not the address of a client. Expected the value of LogClient.address, or None to read "
+        f"address={quoted(address)} is not the address of a client. Expected the value of LogClient.address, or None to read "
         f"{ADDRESS}. A callback that receives another argument, such as worker_init_fn of torch's DataLoader, which receives "
         f"the number of the worker, needs a wrapper: worker_init_fn=lambda number: install()."
     )
@@ -379,8 +382,8 @@ def check_job(name: str | None, env: Mapping[str, str] | None = None) -> str | N
     if name is None or (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name, re.ASCII)):
         return name
     raise SettingError(
-        f"{where}={name!r} is not the name of a job. Valid: 1 to 64 letters, digits, dots, underscores and hyphens, of which "
-        f"the first is a letter or a digit."
+        f"{where}={quoted(name)} is not the name of a job. Valid: 1 to 64 letters, digits, dots, underscores and hyphens, of "
+        f"which the first is a letter or a digit."
     )
 
 
@@ -389,7 +392,7 @@ def check_rank(rank: int | None) -> int | None:
     number = whole(rank)
     if rank is None or (number is not None and 0 <= number < 10**_MAX_DIGITS):
         return number
-    raise SettingError(f"rank={rank!r} is not a rank. Valid: a whole number from 0, or None.")
+    raise SettingError(f"rank={quoted(rank)} is not a rank. Valid: a whole number from 0, or None.")
 
 
 def check_ranks(ranks: Iterable[int] | int | None) -> tuple[int, ...] | None:
@@ -400,7 +403,9 @@ def check_ranks(ranks: Iterable[int] | int | None) -> tuple[int, ...] | None:
     numbers = [whole(each) for each in (ranks if several else (ranks,))]  # type: ignore[union-attr]  # it is checked here
     known = tuple(number for number in numbers if number is not None and 0 <= number < 10**_MAX_DIGITS)
     if len(known) < len(numbers):
-        raise SettingError(f"ranks={ranks!r} are not ranks. Valid: a whole number from 0, several such as [1, 3], or None.")
+        raise SettingError(
+            f"ranks={quoted(ranks)} are not ranks. Valid: a whole number from 0, several such as [1, 3], or None."
+        )
     return known
 
 

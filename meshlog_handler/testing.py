@@ -62,15 +62,17 @@ class RecordCollector(logging.Handler):
             record for record in tuple(self.records) if info_of(record).rank == rank or rank in (info_of(record).ranks or ())
         ]
 
-    def wait_for(self, condition: Callable[[list[logging.LogRecord]], bool], timeout: float = 10.0) -> list[logging.LogRecord]:
+    def wait_for(
+        self, condition: Callable[[list[logging.LogRecord]], bool], timeout: float | None = 10.0
+    ) -> list[logging.LogRecord]:
         """Wait until `condition` is true for the records so far, and return them.
 
         Parameters
         ----------
         condition : Callable[[list[logging.LogRecord]], bool]
             Called with all records so far, at once and after each new record.
-        timeout : float
-            Seconds to wait at most.
+        timeout : float or None
+            Seconds to wait at most; None is unlimited.
 
         Returns
         -------
@@ -82,8 +84,7 @@ class RecordCollector(logging.Handler):
         TimeoutError
             If `condition` is still false after `timeout` seconds. The message shows the last records.
         """
-        check_timeout(timeout)
-        deadline = deadline_after(timeout)
+        deadline = deadline_after(check_timeout(timeout))
         with self._arrived:
             if not self._wait_until(condition, deadline):
                 last = "\n  ".join(record.getMessage() for record in self.records[-20:])

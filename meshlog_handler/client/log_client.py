@@ -340,7 +340,7 @@ class LogClient(Requests):
         live_clients.discard(self)
         at_exit.forget(self)
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float | None = 10.0) -> None:
         """Show all records that were logged before the call, release the workers, and end.
 
         A second call, or a call in a forked child, does nothing. Workers that continue to run show later records by their own
@@ -348,14 +348,13 @@ class LogClient(Requests):
 
         Parameters
         ----------
-        timeout : float
-            Seconds without progress. A slow handler that makes progress is waited for, as in `QueueListener`. After that time,
-            the records of workers that do not answer are read from their journals. If a handler blocks, it is named, with the
-            number of records that were not shown.
+        timeout : float or None
+            Seconds without progress; None is unlimited. A slow handler that makes progress is waited for, as in
+            `QueueListener`. After that time, the records of workers that do not answer are read from their journals. If a
+            handler blocks, it is named, with the number of records that were not shown.
         """
         interrupts: list[BaseException] = []
         try:
-            check_timeout(timeout)
             self.end(timeout, interrupts)
         except SettingError:
             raise
@@ -368,8 +367,9 @@ class LogClient(Requests):
         self._exits = True
         self.stop()
 
-    def end(self, timeout: float, interrupts: list[BaseException]) -> None:
+    def end(self, timeout: float | None, interrupts: list[BaseException]) -> None:
         """Do what `stop` does; stop waiting for handlers and workers when `interrupts` has an item."""
+        seconds = check_timeout(timeout)
         self._await_start()
         thread = self._thread
         if thread is not None and threading.current_thread() is thread:
@@ -377,8 +377,8 @@ class LogClient(Requests):
         if self._member is not None and not self._exits:
             self._member.retire(self.start_showing)  # first: this process must not take over again
         if self.running and thread is not None:
-            unpatched.let_greenlets_leave(0.0 if interrupts else timeout)
-            run_shielded(partial(self._stop, thread, timeout, interrupts), interrupts.append)
+            unpatched.let_greenlets_leave(0.0 if interrupts else seconds)
+            run_shielded(partial(self._stop, thread, seconds, interrupts), interrupts.append)
         if self._member is not None and not self._exits:
             self._leave_job()
 
@@ -390,13 +390,13 @@ class LogClient(Requests):
                 return
             time.sleep(_START_LOOK_SEC)
 
-    def _stop(self, thread: threading.Thread, timeout: float, interrupts: Sequence[BaseException]) -> None:
-        end_readers(self._readers, timeout / 2, interrupts)  # then no time is left for workers only if both do not answer
+    def _stop(self, thread: threading.Thread, seconds: float, interrupts: Sequence[BaseException]) -> None:
+        end_readers(self._readers, seconds / 2, interrupts)  # then no time is left for workers only if both do not answer
         self._readers.clear()
         self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
             intact = self._mailbox.intact  # else the thread waits for nothing any more
-            if not intact or not stopped(self._loop, self._mailbox, thread, timeout, interrupts):
+            if not intact or not stopped(self._loop, self._mailbox, thread, seconds, interrupts):
                 self._rundir.remove()
                 self.registry.release_journals()
                 self._end_job(intact=intact)

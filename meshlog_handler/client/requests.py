@@ -110,9 +110,9 @@ class Requests(Listening):
             return _completed(member, seconds, began)
         future = self.flush_soon(seconds, chosen)
         # The client's thread applies the timeout. If a handler blocks that thread, this one does.
-        limit = None if seconds is None else seconds + _MARGIN_SEC
+        limit = seconds + _MARGIN_SEC
         unpatched.let_greenlets_leave(limit, future.done)
-        if finished(future, None if limit is None else max(0.0, began + limit - monotonic())):
+        if finished(future, began + limit - monotonic()):
             receipt = future.result()
         else:
             receipt = self._loop.calls.unanswered(future, chosen, monotonic() - began, self._busy())
@@ -126,7 +126,7 @@ class Requests(Listening):
             raise ClosedError("flush failed: a handler of this client called it and would wait for itself. Use another thread.")
         future: Future[FlushReceipt] = Awaited.begun()
         seconds = check_timeout(timeout)
-        begin = partial(self._running_loop().calls.flush, future, float("inf") if seconds is None else seconds, chosen)
+        begin = partial(self._running_loop().calls.flush, future, seconds, chosen)
         self._post(begin, future, gives=False)
         return future
 
@@ -265,7 +265,7 @@ class Requests(Listening):
             If the client does not run, or one of its handlers makes the call.
         """
         wanted = settings.check_ranks(ranks)
-        return self.stack_collector.merged(of_ranks(wanted), check_timeout(timeout), wanted or ())
+        return self.stack_collector.merged(of_ranks(wanted), timeout, wanted or ())
 
     def stats_now(self) -> Stats:
         """Return the counters. Client thread only."""
@@ -314,7 +314,7 @@ class Requests(Listening):
             return text_html(f"{self!r}: {failure}")
         return insight_html(insight_of(found.observations()))
 
-    def find(self, timeout: float | None, work: bool = False) -> Knowledge:
+    def find(self, timeout: float, work: bool = False) -> Knowledge:
         """Return what `insight` is made of. `work`: also the processor time of the ranks."""
         return find(self._running_loop().insights, self.ask, timeout, work)
 
@@ -428,9 +428,9 @@ class Requests(Listening):
         self._mailbox.put(fn, future, gives=gives)
 
 
-def _completed(member: Membership, timeout: float | None, began: float) -> FlushReceipt:
+def _completed(member: Membership, seconds: float, began: float) -> FlushReceipt:
     """Wait until the process that shows the job has shown everything of this one."""
-    shown = member.complete(timeout)
+    shown = member.complete(seconds)
     ranks = () if member.rank is None else (member.rank,)
     receipt = FlushReceipt(0, ranks if shown else (), () if shown else ranks, (), 0, monotonic() - began)
     if not shown:

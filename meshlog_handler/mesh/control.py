@@ -288,13 +288,12 @@ class LoggingMeshClient:
         self._detach.append(detach)
         atexit.register(self._end)  # runs before the exit handler of the engine, which was registered earlier
 
-    def drain_and_stop(self, timeout: float = 10.0) -> None:
+    def drain_and_stop(self, timeout: float | None = 10.0) -> None:
         """Flush, detach the procs, show pending records, and stop the client. A second call does nothing.
 
         Also called when this object is collected, and at exit.
         """
-        check_timeout(timeout)
-        self._end(timeout)
+        self._end(check_timeout(timeout))
         self._finalizer.detach()
 
     @property

@@ -84,9 +84,9 @@ class MeshFuture(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as `get` does; return the error, or None if there is a result."""
-        check_timeout(timeout)
-        if not finished(self._future, timeout):
-            raise TimeoutError(f"{self._outcome.what} is not done after {timeout:g} s and continues.")
+        seconds = check_timeout(timeout)
+        if not finished(self._future, seconds):
+            raise TimeoutError(f"{self._outcome.what} is not done after {seconds:g} s and continues.")
         self._outcome.retrieved = True
         return self._future.exception()
 

@@ -30,6 +30,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from ..errors import quoted
 from . import start_methods
 from .rpc import name_of
 
@@ -55,7 +56,7 @@ def dumps(value: Any) -> bytes:
 def dumps_call(fn: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> bytes:
     """Pickle a call for any number of procs. Raise `TypeError` if `fn` is not callable or anything cannot be pickled."""
     if not callable(fn):
-        raise TypeError(f"{fn!r} is not callable. Pass a function and then its arguments, as in call(print, 'hello').")
+        raise TypeError(f"{quoted(fn)} is not callable. Pass a function and then its arguments, as in call(print, 'hello').")
     try:
         return dumps((fn, tuple(args), dict(kwargs)))
     except Exception as error:

@@ -16,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, overload
 
 from .. import settings
-from ..errors import MeshlogError, SettingError
+from ..errors import MeshlogError, SettingError, quoted
 from ..protocol.ranks import format_ranks
 from ..system import unpatched
 from ..system.lazy_imports import importing
@@ -117,7 +117,7 @@ class HostMesh:
         """
         shape = Shape.of(check_per_host(per_host))
         if bootstrap is not None and not callable(bootstrap):
-            raise SettingError(f"bootstrap={bootstrap!r} cannot be called. Valid: a function without arguments, or None.")
+            raise SettingError(f"bootstrap={quoted(bootstrap)} cannot be called. Valid: a function without arguments, or None.")
         stream_log_to_client = settings.check_flag(stream_log_to_client, "stream_log_to_client")
         called = name if name is not None else f"mesh-{next(_numbers)}"
         with importing():
@@ -307,9 +307,8 @@ class ProcMesh:
         FlushTimeout
             From the future, if ranks did not respond; it contains the receipt and names them.
         """
-        check_timeout(timeout)
-        ranks = self._chosen
-        return self._when_initialized("flush", lambda manager: manager.flush(timeout, ranks))
+        seconds, ranks = check_timeout(timeout), self._chosen
+        return self._when_initialized("flush", lambda manager: manager.flush(seconds, ranks))
 
     def stacks(self, timeout: float | None = 5.0) -> MeshFuture[Stacks]:
         """Return the Python stacks of all threads of these ranks, merged: see where each rank is.
@@ -326,9 +325,8 @@ class ProcMesh:
         BusyError
             From the future, if a handler blocks the client's thread, or another call takes stacks.
         """
-        check_timeout(timeout)
-        ranks = self._chosen
-        return self._when_initialized("stacks", lambda manager: manager.client.stacks(ranks, timeout))
+        seconds, ranks = check_timeout(timeout), self._chosen
+        return self._when_initialized("stacks", lambda manager: manager.client.stacks(ranks, seconds))
 
     def insight(self) -> MeshFuture[Insight]:
         """Return which of these ranks are silent, behind, different or failed, from what they have logged and printed so far.
@@ -338,11 +336,11 @@ class ProcMesh:
         ranks = self._chosen
         return self._when_initialized("insight", lambda manager: manager.client.insight(ranks))
 
-    def stop(self, timeout: float = _STOP_SEC) -> MeshFuture[None]:
+    def stop(self, timeout: float | None = _STOP_SEC) -> MeshFuture[None]:
         """Flush, then stop the procs and their logging. A second call does nothing.
 
-        The procs finish earlier calls. A proc that takes longer than `timeout` seconds is terminated, then killed; its records
-        until then are shown.
+        The procs finish earlier calls. A proc that takes longer than `timeout` seconds (None: no limit) is terminated, then
+        killed; its records until then are shown.
 
         Raises
         ------
@@ -353,9 +351,8 @@ class ProcMesh:
             raise SettingError(
                 f"a slice ({format_ranks(self.ranks)}) cannot be stopped: its procs belong to the mesh. Stop the whole mesh."
             )
-        check_timeout(timeout)
-        life = self._life
-        return MeshFuture.run(lambda: life.stop(timeout), "stop")
+        seconds, life = check_timeout(timeout), self._life
+        return MeshFuture.run(lambda: life.stop(seconds), "stop")
 
     def _when_initialized(self, name: str, work: Callable[[LoggingManager], R]) -> MeshFuture[R]:
         """Run `work` on a new thread when the mesh is ready. Raises `ClosedError` at once if the mesh is stopped."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 from ..protocol.ranks import format_ranks
 from ..settings import whole
 
@@ -22,20 +22,24 @@ _FORM: Final = 'Valid: the size of each dimension by its name, such as {"gpus": 
 def check_per_host(per_host: object) -> dict[str, int]:
     """Return `per_host` as a dictionary of sizes by dimension; raise `SettingError` if it is invalid."""
     if not isinstance(per_host, Mapping) or not per_host:
-        raise SettingError(f"per_host={per_host!r} is not a non-empty mapping of sizes. {_FORM}")
+        raise SettingError(f"per_host={quoted(per_host)} is not a non-empty mapping of sizes. {_FORM}")
     for name, size in per_host.items():
         if not isinstance(name, str) or not name.isidentifier() or name == "ranks":
             raise SettingError(
-                f"per_host={per_host!r}: {name!r} is not a dimension name. Expected an identifier other than 'ranks'. {_FORM}"
+                f"per_host={quoted(per_host)}: {quoted(name)} is not a dimension name. Expected an identifier other than "
+                f"'ranks'. {_FORM}"
             )
         if (whole(size) or 0) < 1:
             raise SettingError(
-                f"per_host={per_host!r}: invalid size of {name!r}. Expected an integer of at least 1, got {size!r}. {_FORM}"
+                f"per_host={quoted(per_host)}: invalid size of {quoted(name)}. Expected an integer of at least 1, got "
+                f"{quoted(size)}. {_FORM}"
             )
     sizes = {name: whole(size) or 0 for name, size in per_host.items()}
     count = math.prod(sizes.values())
     if count > MAX_PROCS:
-        raise SettingError(f"per_host={per_host!r} asks for {count} procs. At most {MAX_PROCS} are allowed on one host.")
+        raise SettingError(
+            f"per_host={quoted(per_host)} asks for {quoted(count)} procs. At most {MAX_PROCS} are allowed on one host."
+        )
     return sizes
 
 
@@ -80,7 +84,7 @@ class Shape:
             unknown = asked - set(self.coords)
             if unknown or not asked:
                 raise SettingError(
-                    f"slice(ranks={ranks!r}): no such rank. Valid: any of {format_ranks(self.coords)}, such as "
+                    f"slice(ranks={quoted(ranks)}): no such rank. Valid: any of {format_ranks(self.coords)}, such as "
                     f"slice(ranks=[{self.ranks[0]}])."
                 )
             kept = {rank: position for rank, position in kept.items() if rank in asked}
@@ -103,7 +107,9 @@ class Shape:
         else:
             found = _integers(choice, name)
         if not found or not found <= set(there):
-            raise SettingError(f"slice({name}={choice!r}): no such position. Valid: {', '.join(map(str, there))}, or several.")
+            raise SettingError(
+                f"slice({name}={quoted(choice)}): no such position. Valid: {', '.join(map(str, there))}, or several."
+            )
         return found
 
 
@@ -113,7 +119,9 @@ def _integers(given: object, name: str) -> frozenset[int]:
     numbers = [number for value in values if (number := whole(value)) is not None]
     if len(numbers) == len(values):
         return frozenset(numbers)
-    raise SettingError(f"slice({name}={given!r}): expected integers. Valid: one integer, a slice, or a list such as [1, 3].")
+    raise SettingError(
+        f"slice({name}={quoted(given)}): expected integers. Valid: one integer, a slice, or a list such as [1, 3]."
+    )
 
 
 def _format_arguments(ranks: object, chosen: Mapping[str, Choice]) -> str:

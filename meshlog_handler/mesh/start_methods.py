@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 
 START_METHODS: Final = ("fork", "spawn", "forkserver")
 
@@ -48,12 +48,12 @@ def check_start_method(start_method: str | None) -> str:
         return DEFAULT_START_METHOD if reduction().HAVE_SEND_HANDLE else "spawn"
     if start_method not in START_METHODS:
         raise SettingError(
-            f"start_method={start_method!r} is not a start method. Valid: {', '.join(START_METHODS)}, or None "
+            f"start_method={quoted(start_method)} is not a start method. Valid: {', '.join(START_METHODS)}, or None "
             f"for {DEFAULT_START_METHOD}."
         )
     if frozen and start_method != "fork":
         raise SettingError(
-            f"start_method={start_method!r} starts a Python interpreter, and a frozen program (sys.frozen) has none: its "
+            f"start_method={quoted(start_method)} starts a Python interpreter, and a frozen program (sys.frozen) has none: its "
             f"executable would run this program again. Use start_method='fork', which is its default."
         )
     return start_method

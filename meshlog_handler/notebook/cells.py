@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ..client.flushes.receipt import FlushReceipt
 from ..client.log_client import LogClient
-from ..errors import ClosedError, SettingError
+from ..errors import ClosedError, SettingError, quoted
 from ..output.console import ConsoleHandler
 from ..protocol.ranks import format_ranks
 from ..system.fd_capture import flush_streams
@@ -135,7 +135,7 @@ def show_under(place: Literal["running", "starting"]) -> None:
     """
     global _place
     if place not in _PLACES:
-        raise SettingError(f"show_under({place!r}) does not name a cell. Valid: {', '.join(map(repr, _PLACES))}.")
+        raise SettingError(f"show_under({quoted(place)}) does not name a cell. Valid: {', '.join(map(repr, _PLACES))}.")
     _place = place
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from .. import settings
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 from ..lines.framer import strip_ansi_text
 from ..protocol.record import STANDARD, info_of
 
@@ -63,7 +63,9 @@ class JsonFormatter(logging.Formatter):
         ensure_ascii: bool = True,
     ) -> None:
         if fmt is not None:
-            raise SettingError(f"fmt={fmt!r}: JsonFormatter takes no format, its objects have the same keys. Leave it out.")
+            raise SettingError(
+                f"fmt={quoted(fmt)}: JsonFormatter takes no format, its objects have the same keys. Leave it out."
+            )
         super().__init__(None, datefmt, style, validate)
         self._defaults = dict(defaults or {})
         self._encode = json.JSONEncoder(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from logging.handlers import BaseRotatingHandler
 from typing import Any, Final, Protocol
 
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 from ..system import live_clients
 from ..system.diagnostics import diagnose
 
@@ -41,7 +41,7 @@ def check_handlers(handlers: Iterable[ShownBy]) -> tuple[ShownBy, ...]:
     checked = tuple(handlers)
     for handler in checked:
         if not (hasattr(handler, "handle") and hasattr(handler, "level")):
-            raise SettingError(f"{handler!r} is not a logging.Handler. Pass handler objects, or nothing for the console.")
+            raise SettingError(f"{quoted(handler)} is not a logging.Handler. Pass handler objects, or nothing for the console.")
     return checked
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from ..errors import SettingError, printable
+from ..errors import SettingError, printable, quoted
 from ..protocol.record import ORIGIN, MeshInfo
 
 _RESET: Final = "\x1b[0m"
@@ -157,7 +157,7 @@ def _check(template: str) -> tuple[str, ...]:
         template.format_map(samples)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as cause:
         raise SettingError(
-            f"prefix={template!r} cannot be used: {cause}. Expected a text with fields in braces, such as '[{{rank}}] ', or "
-            f"None. Fields: {', '.join(_FIELDS)}; coords[gpus] is one coordinate. Write a literal brace twice."
+            f"prefix={quoted(template)} cannot be used: {cause}. Expected a text with fields in braces, such as '[{{rank}}] ', "
+            f"or None. Fields: {', '.join(_FIELDS)}; coords[gpus] is one coordinate. Write a literal brace twice."
         ) from None
     return tuple(name for name in _FIELDS if name in names)

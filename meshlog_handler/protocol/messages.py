@@ -361,7 +361,7 @@ def check_plain_config(config: object) -> dict[str, Any]:
             pack(value)
         except NotPlain:
             raise TypeError(
-                f"{path} is {value!r}: a configuration for other processes holds plain data only. "
+                f"{path} is {quoted(value)}: a configuration for other processes holds plain data only. "
                 f'Name objects by their path instead, as in {{"()": "package.factory"}} or "ext://package.object".'
             ) from None
         return value

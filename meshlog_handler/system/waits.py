@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Final, TypeVar
 
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 
 T = TypeVar("T")
 
@@ -30,35 +30,34 @@ monotonic: Final = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 """Return the time of the clock that all deadlines belong to, in seconds."""
 
 
-def check_timeout(seconds: float | None) -> float | None:
-    """Return the timeout that a caller gives, as a float; None (no limit) for None, infinity, and numbers from 1e10 up.
+def check_timeout(seconds: float | None) -> float:
+    """Return the timeout that a caller gives, as a float; infinity (no limit) for None and for numbers from 1e10 up.
 
-    Every public call with a timeout checks it here, before it does anything. Raises `SettingError`, a ``ValueError``, for
-    anything else, including NaN and numbers below 0.
+    Every public call with a timeout checks it here, before it does anything, and uses the result. Raises `SettingError`, a
+    ``ValueError``, for anything else, including NaN and numbers below 0.
     """
     counted = _counted(seconds)
-    if counted is not None and counted < 0:
+    if counted < 0:
         raise _invalid(seconds)
     return counted
 
 
-def _counted(seconds: float | None) -> float | None:
+def _counted(seconds: float | None) -> float:
     """Return seconds that are left, which may be below 0, as `check_timeout` does."""
     if seconds is None:
-        return None
+        return float("inf")
     if not hasattr(type(seconds), "__float__") or seconds != seconds:
         raise _invalid(seconds)
-    return float(max(seconds, -_ENDLESS_SEC)) if seconds < _ENDLESS_SEC else None
+    return float(max(seconds, -_ENDLESS_SEC)) if seconds < _ENDLESS_SEC else float("inf")
 
 
 def _invalid(seconds: object) -> SettingError:
-    return SettingError(f"timeout={seconds!r} is not valid. Valid: seconds as a number from 0, or None for no limit.")
+    return SettingError(f"timeout={quoted(seconds)} is not valid. Valid: seconds as a number from 0, or None for no limit.")
 
 
 def deadline_after(seconds: float | None) -> float:
     """Return the time `seconds` from now; infinity for None."""
-    counted = _counted(seconds)
-    return float("inf") if counted is None else monotonic() + counted
+    return monotonic() + _counted(seconds)
 
 
 def capped(seconds: float | None) -> float:
@@ -66,8 +65,7 @@ def capped(seconds: float | None) -> float:
 
     Raises `SettingError` for NaN, with which a loop would spin, since its deadline never passes.
     """
-    counted = _counted(seconds)
-    return LONGEST_SEC if counted is None else min(max(0.0, counted), LONGEST_SEC)
+    return min(max(0.0, _counted(seconds)), LONGEST_SEC)
 
 
 def seconds_until(deadline: float | None, now: float | None = None) -> float:

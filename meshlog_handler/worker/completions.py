@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..protocol.messages import Complete, Completed, Message
-from ..system.waits import Awaited, check_timeout, finished
+from ..system.waits import Awaited, finished
 from .record_stream import internal_threads
 
 _MARGIN_SEC = 0.5
@@ -21,17 +21,17 @@ class CompletionRequests:
         self._waiting: dict[int, Awaited[bool]] = {}
         self._closed = False
 
-    def ask(self, post: Callable[[Message], bool], timeout: float | None) -> bool:
-        """Send a request with `post`; return whether the client has shown everything within `timeout` seconds."""
-        seconds = check_timeout(timeout)
+    def ask(self, post: Callable[[Message], bool], seconds: float) -> bool:
+        """Send a request with `post`; return whether the client has shown everything within `seconds`."""
         if threading.get_ident() in internal_threads:  # a handler of the client would wait for itself
             return False
         number, future = next(self._numbers), Awaited[bool]()
         self._waiting[number] = future
         try:
-            if self._closed or not post(Complete(number, seconds)):  # `close` sets it before it looks for those who wait
+            request = Complete(number, None if seconds == float("inf") else seconds)
+            if self._closed or not post(request):  # `close` sets it before it looks for those who wait
                 return False
-            return finished(future, None if seconds is None else seconds + _MARGIN_SEC) and future.result()
+            return finished(future, seconds + _MARGIN_SEC) and future.result()
         finally:
             del self._waiting[number]
 

@@ -23,7 +23,7 @@ from ..protocol.frames import DROPPED
 from ..protocol.immutable import Immutable
 from ..protocol.messages import Message
 from ..system.diagnostics import diagnose
-from ..system.waits import capped, check_timeout
+from ..system.waits import check_timeout, ended
 from ..transport.channel import Link
 from .record_stream import RecordStream, internal_threads, transport_threads
 
@@ -92,11 +92,11 @@ class LogForwarder(QueueListener):
             self._restart(thread)
         self.queue.put(_WAKE)
 
-    def _restart(self, ended: threading.Thread) -> None:
+    def _restart(self, last: threading.Thread) -> None:
         """Start a new thread, once: several calls, even nested ones on one thread, may find that the last one has ended."""
         if self._restarting.acquire(blocking=False):
             try:
-                if self._thread is ended:
+                if self._thread is last:
                     self._thread = None
                     with contextlib.suppress(RuntimeError):  # the interpreter is exiting: the client reads the journal
                         self.start()
@@ -131,13 +131,11 @@ class LogForwarder(QueueListener):
         self._stopping = True
         self.queue.put(_STOP)
 
-    def wait_ended(self, timeout: float) -> bool:
+    def wait_ended(self, timeout: float | None) -> bool:
         """Return whether the thread has ended, after waiting up to `timeout` seconds for it. Any thread but internal ones."""
-        check_timeout(timeout)
+        seconds = check_timeout(timeout)
         thread = self._thread
-        if thread is not None:
-            thread.join(capped(timeout))
-        return thread is None or not thread.is_alive()
+        return thread is None or ended(thread, seconds)
 
     def post(self, message: Message) -> bool:
         """Let the thread send a message, before whatever is appended to the stream from now on. Any thread; never blocks.

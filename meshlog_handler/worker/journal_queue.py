@@ -157,7 +157,8 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         """
         if self._show is not None or self._address:
             raise ClosedError(_CLIENT_READS)
-        return super().get(block, check_timeout(timeout) if block else None)
+        seconds = check_timeout(timeout if block else None)
+        return super().get(block, None if seconds == float("inf") else seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._address:

@@ -384,11 +384,11 @@ class Membership:
         """Restore the levels that loggers had before the client set others. Any thread may call it."""
         self._runtime.restore_levels()
 
-    def complete(self, timeout: float | None) -> bool:
-        """Wait until the client has shown everything that this process logged so far; return whether it has."""
+    def complete(self, seconds: float) -> bool:
+        """Wait up to `seconds` until the client has shown everything that this process logged so far; return whether it has."""
         if self._forwarder is None or self.over or self._gone or self._link.hung_up:
             return False
-        return self._runtime.completions.ask(self._forwarder.post, timeout)
+        return self._runtime.completions.ask(self._forwarder.post, seconds)
 
     def relabel(self, coords: Mapping[str, int | str]) -> None:
         """Use these coordinates from the next record on, also in children that are forked later."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Literal, NoReturn
 
-from ..errors import SettingError
+from ..errors import SettingError, quoted
 from ..journal.side_files import SideFiles
 from ..journal.writer import Appender, Journal
 from ..protocol.encode import EncodedRecord, RecordEncoder, SchemaTable, encode_record
@@ -71,7 +71,9 @@ _SIDE_FACTOR: Final = 4  # limit for unread side files, as a multiple of the jou
 def check_on_full(policy: str) -> OnFull:
     """Return `policy` if it is valid; otherwise raise `SettingError`, which lists the valid policies."""
     if policy not in ("block", "drop"):
-        raise SettingError(f"on_full={policy!r} is not a policy. Valid: 'block' (wait for a live client, bounded) or 'drop'.")
+        raise SettingError(
+            f"on_full={quoted(policy)} is not a policy. Valid: 'block' (wait for a live client, bounded) or 'drop'."
+        )
     return policy  # type: ignore[return-value]  # checked above
 
 

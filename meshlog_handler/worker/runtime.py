@@ -97,12 +97,12 @@ class LoggerRuntime:
         """The kernel's number of the thread; 0 before `start`."""
         return 0 if self._thread is None else self._thread.native_id or 0
 
-    def wait_ended(self, timeout: float) -> bool:
+    def wait_ended(self, timeout: float | None) -> bool:
         """Wait until the thread has ended after the connection closed; return False if it runs or is the current thread."""
-        check_timeout(timeout)
+        seconds = check_timeout(timeout)
         if self._thread is threading.current_thread():
             return False
-        return self._thread is None or ended(self._thread, timeout)
+        return self._thread is None or ended(self._thread, seconds)
 
     def apply_defaults(self, defaults: Iterable[bytes]) -> None:
         """Carry out the default commands for late joiners, and report failures. Call it before `start`."""

@@ -8,13 +8,15 @@ import queue
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import pytest
 
 import meshlog_handler
-from meshlog_handler import JournalQueue, LogClient, LogRelay, SettingError, this_host
+from meshlog_handler import JournalQueue, LogClient, LogRelay, MeshFuture, SettingError, this_host
 from meshlog_handler.client.observers.observer import Observer
 from meshlog_handler.client.relay.tunnel import HostRelay
 from meshlog_handler.testing import RecordCollector, collected
@@ -49,31 +51,60 @@ def with_timeout(*owners: object) -> dict[str, Callable[..., object]]:
     return found
 
 
-def test_an_invalid_timeout_raises_an_error_at_every_public_call() -> None:
-    with ExitStack() as stack:
-        logs = stack.enter_context(collected())
-        procs = stack.enter_context(this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()]))
-        relay = stack.enter_context(LogRelay(logs.address))
+class Owners:
+    """One of each object whose public methods take a timeout, and these methods by name."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.logs = stack.enter_context(collected())
+        self.procs = stack.enter_context(this_host().spawn_procs(per_host={"gpus": 1}, handlers=[RecordCollector()]))
+        relay = stack.enter_context(LogRelay(self.logs.address))
         source: queue.Queue[logging.LogRecord] = queue.Queue()
-        reader = logs.client.listen(source)
-        observed = stack.enter_context(Observer.connect(next(run for run in runs() if run.address == logs.address)))
-        flushed = procs.flush()
-        calls = with_timeout(meshlog_handler, logs.client, logs.collector, procs, procs.logging, flushed, relay, reader)
-        calls |= {"Observer.flush": observed.flush, "Observer.stacks": observed.stacks, "JournalQueue.get": JournalQueue().get}
-        nobody: Any = None  # the timeout is checked first
-        calls |= {f"HostRelay.{each.__name__}": partial(each, nobody) for each in (HostRelay.take, HostRelay.close)}
-        for timeout in (float("nan"), "3", -1, -0.001, -INF):
-            for name, call in calls.items():
-                argument = {"condition": lambda records: True} if name.endswith("wait_for") else {}
-                with pytest.raises(SettingError, match="timeout=") as raised:
-                    call(timeout=timeout, **argument)
-                assert repr(timeout) in str(raised.value), name
+        reader = self.logs.client.listen(source)
+        observer = stack.enter_context(Observer.connect(next(run for run in runs() if run.address == self.logs.address)))
+        self.flushed = self.procs.flush()
+        self.own_queue = JournalQueue()
+        owners = (self.logs.client, self.logs.collector, self.procs, self.procs.logging, self.flushed, relay, reader)
+        self.calls = with_timeout(meshlog_handler, *owners)
+        self.calls |= {
+            "Observer.flush": observer.flush,
+            "Observer.stacks": observer.stacks,
+            "JournalQueue.get": self.own_queue.get,
+        }
+        self.calls["RecordCollector.wait_for"] = partial(self.logs.collector.wait_for, lambda records: True)
         expected = {f"LogClient.{name}" for name in ("flush", "stacks", "insight", "stop")}
         expected |= {"meshlog_handler.complete", "LogRelay.stop", "QueueReader.stop", "ProcMesh.stop", "MeshFuture.get"}
-        assert expected <= calls.keys()
-        assert logs.client.running, "a call with an invalid timeout does nothing"
-        assert flushed.get(DEADLINE).acked == (0,)
-        assert procs.flush(DEADLINE).get(DEADLINE).acked == (0,)
+        assert expected <= self.calls.keys()
+
+
+def test_an_invalid_timeout_raises_an_error_at_every_public_call() -> None:
+    with ExitStack() as stack:
+        owners = Owners(stack)
+        nobody: Any = None  # the timeout is checked first
+        calls = owners.calls | {
+            f"HostRelay.{each.__name__}": partial(each, nobody) for each in (HostRelay.take, HostRelay.close)
+        }
+        for timeout in (float("nan"), "3", -1, -0.001, -INF):
+            for name, call in calls.items():
+                with pytest.raises(SettingError, match="timeout=") as raised:
+                    call(timeout=timeout)
+                assert repr(timeout) in str(raised.value), name
+        assert owners.logs.client.running, "a call with an invalid timeout does nothing"
+        assert owners.flushed.get(DEADLINE).acked == (0,)
+        assert owners.procs.flush(DEADLINE).get(DEADLINE).acked == (0,)
+
+
+@pytest.mark.parametrize(
+    "timeout", [None, INF, 10**5000, MONTH, 10**300, Decimal(20), Decimal("1e400"), Fraction(20)], ids=type
+)
+def test_every_public_call_takes_a_timeout_of_any_kind_and_length(timeout: Any) -> None:
+    with ExitStack() as stack:
+        owners = Owners(stack)
+        owners.own_queue.put(logging.makeLogRecord({"msg": "for get"}))
+        for name in sorted(owners.calls, key=lambda name: ("stop" in name, "LogClient" in name)):  # the client's own last
+            returned = owners.calls[name](timeout=timeout)
+            if isinstance(returned, MeshFuture):
+                returned.get(DEADLINE)
+        assert not owners.logs.client.running
 
 
 def test_a_window_of_a_month_delays_lines_without_a_busy_loop() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlog_handler import LogClient, complete, install, this_host
 from meshlog_handler.client.flushes.receipt import FlushReceipt
 from meshlog_handler.errors import (
     MAX_QUOTE,
@@ -29,6 +32,7 @@ from meshlog_handler.errors import (
     quoted,
 )
 from meshlog_handler.protocol.codec import Text
+from meshlog_handler.settings import check_level, check_rank
 
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(Text, st.text(), st.text()),
@@ -79,6 +83,41 @@ def test_a_large_value_is_not_formatted_as_a_whole() -> None:
     assert len(quoted(["x" * 10_000_000] * 1000)) < MAX_QUOTE + 50
     assert quoted("short") == "'short'"
     assert quoted(b"short") == "b'short'"
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+class array:
+    """Has the name of another class, by which `reprlib` chooses."""
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), NoRepr(), [NoRepr()], {"a": 10**5000}, array()], ids=lambda value: type(value).__name__
+)
+def test_a_value_without_a_repr_is_quoted(value: object) -> None:
+    assert re.search("without a repr|NoRepr instance|array", quoted(value))
+
+
+NAMED: dict[str, Callable[[Any], object]] = {
+    "level": check_level,
+    "rank": check_rank,
+    "address": lambda value: install(value),
+    "aggregate_window_sec": lambda value: LogClient(aggregate_window_sec=value),
+    "hang_after": lambda value: LogClient(hang_after=value),
+    "per_host": lambda value: this_host().spawn_procs(per_host=value),
+    "start_method": lambda value: this_host().spawn_procs(per_host={"gpus": 1}, start_method=value),
+    "timeout": lambda value: complete(value),
+}
+
+
+@pytest.mark.parametrize("value", [-(10**5000), NoRepr()], ids=["number", "object"])
+@pytest.mark.parametrize("name", NAMED)
+def test_the_error_names_a_setting_whose_value_has_no_repr(name: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=f"{name}=<.*Valid|Expected"):
+        NAMED[name](value)
 
 
 def test_the_text_of_a_protocol_error_is_safe() -> None:

@@ -239,7 +239,7 @@ def _counted(rank: int, stats: RankStats, state: str) -> Known:
     return Known(rank, None, state, "", "", None, stats.received, stats.lines, stats.total_dropped, stats.last_seen)
 
 
-def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float | None, work: bool = False) -> Knowledge:
+def find(insights: Insights, ask: Callable[[Callable[[], Any]], Any], timeout: float, work: bool = False) -> Knowledge:
     """Return what is known about the ranks, if possible within `timeout` seconds. Any thread.
 
     `ask` runs a function on the client's thread. `work`: also the processor time of the ranks.

@@ -106,7 +106,7 @@ class StackCollector:
         return run_shielded(lambda: self._collect_next(chosen, seconds, deadline, interrupts), interrupts.append)
 
     def _collect_next(
-        self, chosen: Chosen | None, seconds: float | None, deadline: float, interrupts: Sequence[BaseException]
+        self, chosen: Chosen | None, seconds: float, deadline: float, interrupts: Sequence[BaseException]
     ) -> Found:
         """Collect when the call before has ended. After an interrupt, stop waiting."""
         while not self._collecting.acquire(timeout=capped(_LOOK_SEC)):
@@ -119,13 +119,11 @@ class StackCollector:
         finally:
             self._collecting.release()
 
-    def _collect(
-        self, chosen: Chosen | None, seconds: float | None, deadline: float, interrupts: Sequence[BaseException]
-    ) -> Found:
-        downstream = time_downstream(float("inf") if seconds is None else seconds)
+    def _collect(self, chosen: Chosen | None, seconds: float, deadline: float, interrupts: Sequence[BaseException]) -> Found:
+        downstream = time_downstream(seconds)
         command = TakeStacks(self._client.next_request(), downstream)
         future = self._client.send_command_soon(command, chosen)
-        patience = _PATIENCE_SEC if seconds is None else min(_PATIENCE_SEC, seconds * _PATIENCE)
+        patience = min(_PATIENCE_SEC, seconds * _PATIENCE)
         silent: Sequence[_Silent] = ()
         dumps: dict[Hashable, DumpedProcess] = {}
         with ExitStack() as closing:

@@ -366,5 +366,4 @@ def _receipt(value: Any) -> FlushReceipt:
 
 
 def _limited(timeout: float | None) -> float:
-    seconds = check_timeout(timeout)
-    return _WITHOUT_LIMIT if seconds is None else min(seconds, _WITHOUT_LIMIT)
+    return min(check_timeout(timeout), _WITHOUT_LIMIT)

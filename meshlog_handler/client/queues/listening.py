@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...dispatch.sink import Sink
 from ...dispatch.sinks import Sinks
-from ...errors import SettingError
+from ...errors import SettingError, quoted
 from ...output.console import ConsoleHandler
 from ...output.named_handlers import check_handlers
 from ...system.shielded import run_whole
@@ -173,7 +173,9 @@ class Listening(QueueListener):
         if isinstance(source, JournalQueue):
             raise SettingError("a JournalQueue is read by its own LogClient. There is nothing to listen to.")
         if not hasattr(source, "get") and getattr(self.dequeue, "__func__", None) is QueueListener.dequeue:
-            raise SettingError(f"queue={source!r} is not a queue: it has no method `get`. Pass a queue.Queue or a similar one.")
+            raise SettingError(
+                f"queue={quoted(source)} is not a queue: it has no method `get`. Pass a queue.Queue or a similar one."
+            )
 
 
 def no_queue(job: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ...protocol.decode import Item
 from ...protocol.messages import Hello
-from ...protocol.record import MeshInfo, info_of, shown_kind
+from ...protocol.record import MeshInfo, info_of, message_of, shown_kind
 from ...system.diagnostics import diagnose
 from ..peers.peer import Chosen, Peer, Target
 from .queue_reader import END, MARK, PUTTER_NAME, READER_NAME, QueueReader
@@ -56,8 +56,8 @@ class QueuedTemplate:
         """Return the message."""
         try:
             return record.getMessage()
-        except Exception:  # as `MeshRecord.getMessage`
-            return f"{record.msg!r} {record.args!r}"
+        except Exception:
+            return message_of(record)
 
     def when(self, record: LogRecord) -> float:
         """Return the time at which the record was logged."""

@@ -119,20 +119,19 @@ class QueueReader:
         self._thread = threading.Thread(target=self._run, name=READER_NAME, daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float | None = 10.0) -> None:
         """Show everything that this process has put before the call, and stop reading. A second call does nothing.
 
         Parameters
         ----------
-        timeout : float
-            Seconds without progress. After that time, for example because a killed writer holds the queue's lock, the reader
-            is given up, and what is still in the queue is not shown.
+        timeout : float or None
+            Seconds without progress; None is unlimited. After that time, for example because a killed writer holds the queue's
+            lock, the reader is given up, and what is still in the queue is not shown.
         """
         interrupts: list[BaseException] = []
 
         def end() -> None:
-            check_timeout(timeout)
-            end_readers([self], timeout, interrupts)
+            end_readers([self], check_timeout(timeout), interrupts)
 
         run_shielded(end, interrupts.append)
 

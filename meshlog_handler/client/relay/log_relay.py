@@ -202,17 +202,16 @@ class LogRelay:
         while self._adopting and monotonic() < deadline and threading.get_ident() not in internal_threads:
             time.sleep(_LOOK_SEC / 10)
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float | None = 10.0) -> None:
         """Flush, pass on pending records, and end. A second call, or a call in a forked child, does nothing.
 
         Parameters
         ----------
-        timeout : float
-            Seconds for the flush.
+        timeout : float or None
+            Seconds for the flush; None is unlimited.
         """
         interrupts: list[BaseException] = []
         try:
-            check_timeout(timeout)
             run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)
         except SettingError:
             raise
@@ -221,7 +220,8 @@ class LogRelay:
             run_shielded(partial(self._stop, timeout, interrupts), interrupts.append)  # if the first one has not begun
             raise
 
-    def _stop(self, timeout: float, interrupts: list[BaseException]) -> None:
+    def _stop(self, timeout: float | None, interrupts: list[BaseException]) -> None:
+        seconds = check_timeout(timeout)
         with self._ending:
             client, uplink = self._client, self._uplink
             if client is None or uplink is None or not client.running:
@@ -236,7 +236,7 @@ class LogRelay:
             else:
                 self._await_orphans(client, uplink)
                 self._over.set()
-                client.end(timeout, interrupts)
+                client.end(seconds, interrupts)
                 uplink.leave()
             at_exit.forget(self)
 

@@ -98,14 +98,14 @@ class HostRelay:
         """The client that reads the workers of this host (see `LogRelay.client`). `address` must have been read before."""
         return self._relay.client
 
-    def take(self, timeout: float) -> bytes:
+    def take(self, timeout: float | None) -> bytes:
         """Return bytes for the client; b"" if there are none within `timeout` seconds.
 
         Raises `ClosedError` if the relay has ended and all bytes were returned.
         """
-        check_timeout(timeout)
+        seconds = check_timeout(timeout)
         try:
-            if not is_readable(self._end.fileno(), timeout):
+            if not is_readable(self._end.fileno(), seconds):
                 return b""
             data = self._end.recv(_PIECE)
         except OSError:
@@ -126,12 +126,12 @@ class HostRelay:
         """Report the exit of a worker of this host (see `LogClient.report_exit`)."""
         self._relay.report_exit(mesh, rank, exitcode)
 
-    def close(self, timeout: float = 10.0) -> None:
+    def close(self, timeout: float | None = 10.0) -> None:
         """Forward pending data, and stop. `take` returns the rest, then raises `ClosedError`."""
-        check_timeout(timeout)
+        seconds = check_timeout(timeout)
         if not self._started.done():  # else it would start after this
             self._end.shutdown(socket.SHUT_RDWR)
-        self._relay.stop(timeout)
+        self._relay.stop(seconds)
 
     def leave(self) -> None:
         """End, because the tunnel is cut for good. Another `HostRelay` of this host goes on with the workers.

@@ -14,13 +14,13 @@ def test_a_reply_ends_the_wait() -> None:
         completions.note(Completed(message.number, True))
         return True
 
-    assert completions.ask(post, None)
+    assert completions.ask(post, float("inf"))
 
 
 def test_a_request_after_the_end_of_the_connection_does_not_wait() -> None:
     completions = CompletionRequests()
     completions.close()
-    assert not completions.ask(lambda message: True, None)
+    assert not completions.ask(lambda message: True, float("inf"))
 
 
 def test_a_request_at_the_end_of_the_connection_does_not_wait() -> None:
@@ -30,4 +30,4 @@ def test_a_request_at_the_end_of_the_connection_does_not_wait() -> None:
         completions.close()
         return True
 
-    assert not completions.ask(post, None)
+    assert not completions.ask(post, float("inf"))
