@@ -123,12 +123,12 @@ def _of_failure(each: FailureGroup) -> str:
 def _of_behind(each: Progress) -> str:
     values = ", ".join(f"rank {rank} at {each.values[rank]:g}" for rank in each.slowest[:_SHOWN])
     more = f" and {len(each.behind) - _SHOWN} more" if len(each.behind) > _SHOWN else ""
-    return f"{each.label}: {values}{more}; median {each.median:g}"
+    return f"{_cut(each.label)}: {values}{more}; median {each.median:g}"
 
 
 def _of_progress(each: Progress) -> str:
     values = f"{each.minimum:g}" if each.minimum == each.maximum else f"{each.minimum:g}..{each.maximum:g}"
-    return f"{each.label} {values}, median {each.median:g}, {each.rate:.3g}/s"
+    return f"{_cut(each.label)} {values}, median {each.median:g}, {each.rate:.3g}/s"
 
 
 def _of_milestone(each: Milestone) -> str:

@@ -346,6 +346,15 @@ def test_the_text_fits_a_screen_and_the_data_is_json() -> None:
     assert str(insight_of([])) == "0 ranks: nothing was received yet"
 
 
+def test_the_text_cuts_the_long_name_of_a_progress() -> None:
+    name = "y" * 300
+    lasts = {0: 100, 1: 100, 2: 50}
+    found = insight_of([observed(rank, *((at * 0.1, f"{name} {at}") for at in range(1, last))) for rank, last in lasts.items()])
+    assert found.progress[0].label == name
+    assert found.progress[0].behind == (2,)
+    assert max(map(len, str(found).splitlines())) < 200
+
+
 def test_only_the_wanted_ranks_are_compared() -> None:
     assert insight_of([steps(rank, 9, 0.1) for rank in range(4)], [1, 3]).ranks.keys() == {1, 3}
 
