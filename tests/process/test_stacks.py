@@ -26,7 +26,7 @@ from meshlog_handler.client.health.stack_dump import DumpedProcess
 from meshlog_handler.insight.call_tree import StackGroup
 from meshlog_handler.insight.stacks import Stacks
 from meshlog_handler.protocol.messages import StackSignal
-from meshlog_handler.system.process_state import handles_signal, process_state
+from meshlog_handler.system.process_state import handles_signal, process_state, thread_state
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.worker.stacks import MEMORY_FILE, NUMBER, StackDump, thread_stacks
 from tests.waiting import until
@@ -442,9 +442,10 @@ def test_a_process_without_the_handler_or_the_file_gets_no_signal(file: str) -> 
 def test_a_worker_that_waits_for_commands_gets_no_signal() -> None:
     with job("fork", together) as one:
         (peer,) = one.client.ask(lambda: [each for each in one.client.stack_collector.peers if each.rank == 0])
-        target = DumpedProcess(
-            peer.pid, os.dup(peer.pidfd), until(lambda: peer.stack_signal, DEADLINE) or StackSignal(0, 0, 0, 0)
-        )
+        how = until(lambda: peer.stack_signal, DEADLINE) or StackSignal(0, 0, 0, 0)
+        target = DumpedProcess(peer.pid, os.dup(peer.pidfd), how)
+        one.client.flush(DEADLINE)  # it has joined, and its thread waits for a lock for the last time
+        until(lambda: "poll" in thread_state(peer.pid, how.thread).wait_channel, DEADLINE)
         for _ in range(20):
             target.step()
         assert (target.stacks, target.failure) == (None, "")
