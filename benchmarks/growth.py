@@ -15,12 +15,16 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .crew import Crew, Gate
 from .peers import MESH, TEMPLATE
 from .rounds import Row, Scale, tell
 from .server import Server, more_descriptors, server
+
+if TYPE_CHECKING:
+    from meshlog_handler.protocol.messages import Flush
+    from meshlog_handler.transport.channel import Link
 
 FEEDERS: Final = 2
 CPU: Final = "client's processor time"
@@ -115,8 +119,8 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
     """In a feeder: simulate this many ranks."""
     from meshlog_handler.journal.layout import START, Range
     from meshlog_handler.protocol.entries import FLUSH, number_entry
-    from meshlog_handler.protocol.messages import Flush, Hello, decode
-    from meshlog_handler.transport.channel import Address, Link, connect
+    from meshlog_handler.protocol.messages import Hello
+    from meshlog_handler.transport.channel import Address, connect
 
     more_descriptors()
     stream = stream_of(_PER_RANK)
@@ -134,15 +138,25 @@ def feed(gate: Gate, address: str, first: int, ranks: int) -> None:
         else:
             size = 0
             for link in links:
-                asked = link.receive(60.0)
-                if asked is None:
-                    raise TimeoutError("the client asks for no flush")
-                sentinel = number_entry(FLUSH, decode(asked, Flush).request)
+                sentinel = number_entry(FLUSH, _asked_flush(link).request)
                 link.send_data(Range(1, position, sentinel))
                 size = len(sentinel)
             position += size
     for link in links:
         link.close()
+
+
+def _asked_flush(link: Link) -> Flush:
+    """Return the next request for a flush."""
+    from meshlog_handler.protocol.messages import Flush, KeepWaiting, decode
+
+    while True:
+        asked = link.receive(60.0)
+        if asked is None:
+            raise TimeoutError("the client asks for no flush")
+        message = decode(asked, Flush, KeepWaiting)
+        if isinstance(message, Flush):
+            return message
 
 
 def stream_of(records: int) -> bytes:

@@ -126,8 +126,7 @@ class Socket(Peer):
     @contextmanager
     def listen(self, counter: Counter) -> Iterator[Listening]:
         """Start a server."""
-        with socketserver.ThreadingTCPServer(("localhost", 0), partial(_Receiver, counter)) as server:
-            server.daemon_threads = True
+        with _Server(("localhost", 0), partial(_Receiver, counter)) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             yield Listening(server.server_address, counter.wait)
             server.shutdown()
@@ -135,6 +134,11 @@ class Socket(Peer):
     def join(self, ticket: Any) -> Info:
         """Log into the connection."""
         return bare_logger(logging.handlers.SocketHandler(*ticket)).info
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with 5, a handler that finds no room loses its records, if many processes start at once
 
 
 class _Receiver(socketserver.StreamRequestHandler):
@@ -169,7 +173,7 @@ class Syslog(Peer):
     @staticmethod
     def _receive(listening: socket.socket, counter: Counter) -> None:
         while data := listening.recv(65536):
-            counter.take_text(data.decode())
+            counter.take_text(data.rstrip(b"\0").decode())
 
     def join(self, ticket: Any) -> Info:
         """Log into the socket."""
@@ -202,7 +206,7 @@ class Loguru(Peer):
 
 @dataclass(frozen=True)
 class Picologging(Peer):
-    """picologging: the interface of `logging` in C++, here with the recipe's queue. Nothing renders the text."""
+    """picologging: the interface of `logging` in C++, here with the recipe's queue. The listener renders the text."""
 
     name: str = "picologging, QueueHandler"
 
@@ -211,7 +215,7 @@ class Picologging(Peer):
         """Start a listener."""
         queue = context(self.method).Queue()
         handlers: Any = importlib.import_module("picologging.handlers")
-        listener = handlers.QueueListener(queue, SimpleNamespace(handle=lambda record: counter.take_text("")))
+        listener = handlers.QueueListener(queue, SimpleNamespace(handle=lambda record: counter.take_text(record.getMessage())))
         listener.start()
         try:
             yield Listening(queue, counter.wait)
