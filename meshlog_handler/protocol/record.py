@@ -409,4 +409,4 @@ def _repr_of(value: object) -> str:
     try:
         return repr(value)
     except Exception:  # Python does not print an int of more than 4300 digits
-        return f"<{type(value).__name__} that cannot be written>"
+        return f"<{type(value).__name__} without a repr>"

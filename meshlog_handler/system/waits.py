@@ -51,6 +51,11 @@ def _counted(seconds: float | None) -> float:
     return float(max(seconds, -_ENDLESS_SEC)) if seconds < _ENDLESS_SEC else float("inf")
 
 
+def none_if_endless(seconds: float) -> float | None:
+    """Return a timeout as messages and other libraries take it: None for infinity."""
+    return None if seconds == float("inf") else seconds
+
+
 def _invalid(seconds: object) -> SettingError:
     return SettingError(f"timeout={quoted(seconds)} is not valid. Valid: seconds as a number from 0, or None for no limit.")
 

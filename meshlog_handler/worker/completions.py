@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..protocol.messages import Complete, Completed, Message
-from ..system.waits import Awaited, finished
+from ..system.waits import Awaited, finished, none_if_endless
 from .record_stream import internal_threads
 
 _MARGIN_SEC = 0.5
@@ -28,7 +28,7 @@ class CompletionRequests:
         number, future = next(self._numbers), Awaited[bool]()
         self._waiting[number] = future
         try:
-            request = Complete(number, None if seconds == float("inf") else seconds)
+            request = Complete(number, none_if_endless(seconds))
             if self._closed or not post(request):  # `close` sets it before it looks for those who wait
                 return False
             return finished(future, seconds + _MARGIN_SEC) and future.result()

@@ -19,7 +19,7 @@ from ..errors import ClosedError, ConnectError, SettingError
 from ..protocol.record import info_of
 from ..system.diagnostics import diagnose
 from ..system.shielded import run_shielded, run_whole
-from ..system.waits import check_timeout
+from ..system.waits import check_timeout, none_if_endless
 from . import this_process
 from .member import JoinOptions, Membership
 
@@ -157,8 +157,7 @@ class JournalQueue(queue.Queue[logging.LogRecord]):
         """
         if self._show is not None or self._address:
             raise ClosedError(_CLIENT_READS)
-        seconds = check_timeout(timeout if block else None)
-        return super().get(block, None if seconds == float("inf") else seconds)
+        return super().get(block, none_if_endless(check_timeout(timeout if block else None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._address:

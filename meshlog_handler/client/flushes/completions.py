@@ -8,6 +8,7 @@ from typing import Final
 
 from ...errors import ProtocolError
 from ...protocol.messages import Complete, Completed
+from ...system.waits import check_timeout
 from ..peers.peer import Chosen, Peer
 from ..peers.reactor import Reactor
 from .flushes import Flushed, Flushes
@@ -48,8 +49,7 @@ class Completions:
             self._reactor.send(peer, Completed(message.number, not (receipt.missing or receipt.busy)))
 
         def flush(_: object) -> None:
-            timeout = float("inf") if message.timeout is None else message.timeout
-            self._flush(future, timeout, lambda each: each is peer)
+            self._flush(future, check_timeout(message.timeout), lambda each: each is peer)
 
         future: Flushed = Future()
         future.add_done_callback(reply)

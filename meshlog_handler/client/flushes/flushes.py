@@ -12,7 +12,7 @@ from typing import Any, Final
 from ...errors import MAX_QUOTE, printable
 from ...protocol.ranks import format_ranks
 from ...system.error_reports import ErrorReports, give
-from ...system.waits import monotonic
+from ...system.waits import monotonic, none_if_endless
 from ..peers.peer import Peer
 from ..peers.registry import MeshMember
 from .acknowledgements import Acknowledgements, Pending
@@ -137,7 +137,7 @@ def explain_missing(receipt: FlushReceipt) -> str:
 
 def time_downstream(timeout: float) -> float | None:
     """Return the timeout for a relay, so that its answer arrives in time; None is unlimited."""
-    return None if timeout == float("inf") else max(timeout / 2, timeout - _MARGIN_SEC)
+    return none_if_endless(max(timeout / 2, timeout - _MARGIN_SEC))
 
 
 def _ranks(members: Iterable[object]) -> set[int]:
