@@ -8,7 +8,7 @@ import logging.config
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import settings
 from .errors import ConnectError, SettingError
@@ -24,9 +24,6 @@ from .system.waits import check_timeout
 from .worker import console_handlers, fast_logger, this_process
 from .worker.member import JoinOptions, Membership, launched_options, when_released
 from .worker.warning_filters import restore_warnings
-
-if TYPE_CHECKING:
-    from .mesh.identity import ProcIdentity
 
 _LOCK_SEC: Final = 0.05
 
@@ -165,14 +162,12 @@ def enlist(
         fast_logger.enable(MeshHandler)
 
 
-def join_mesh(address: str, identity: ProcIdentity) -> None:
+def join_mesh(options: JoinOptions) -> None:
     """Join the client of a mesh, and remove inherited handlers from the root logger. Raises `ConnectError`."""
     fast = settings.fast_logger()
     _remove_from_root(lambda handler: True)
     # Handlers inherited from a parent under pytest may be on other loggers, too; only those on root would show records twice.
-    this_process.join(
-        JoinOptions(address, identity.rank, identity.local_rank, identity.mesh, identity.coords, capture=True, warnings=True)
-    )
+    this_process.join(options)
     console_handlers.start()
     _forward_root()
     if fast:

@@ -66,6 +66,8 @@ INNER |= {"client": set(INNER), "client.relay": {*INNER, "client"}}
 INNER |= {"cli": set(), "cli.launch": {"cli"}, "cli.view": {"cli"}, "cli.page": {"cli", "cli.view"}}
 INNER |= {"cli.commands": {"cli", "cli.launch", "cli.view", "cli.page"}}
 INNER |= {"integrations": set()} | {f"integrations.{each}": {"integrations"} for each in ("dask", "monarch", "ray")}
+# These may import types from above: the public names, and the receipt of a `FlushTimeout`. Within a folder, every file may.
+NAMES_TYPES_ABOVE = {"__init__", "errors"}
 # No threads, no clocks, nothing that waits.
 PURE = [
     "protocol.*",
@@ -172,15 +174,15 @@ def is_pure(module: str) -> bool:
 
 
 def forbidden_imports(module: str, source: str, modules: set[str], is_package: bool = False) -> list[str]:
-    """Say what is wrong with the imports of a module. What only type checkers see may come from anywhere."""
+    """Say what is wrong with the imports of a module."""
     here = folder_of(module)
     if here not in MAY_IMPORT:
         return [f"{module} is in no known folder: list it in MAY_IMPORT"]
     wrong = []
     for line, name, inside, types_only in imports(module, source, modules, is_package):
-        if types_only:
-            continue
         there = folder_of(name)
+        if types_only and (not inside or there == here or here in NAMES_TYPES_ABOVE):
+            continue
         if inside and there != here and there not in MAY_IMPORT[here]:
             wrong.append(f"{module}:{line} imports {name}, which {here} may not")
         within, source_of = inner_folder_of(module), inner_folder_of(name)
@@ -454,6 +456,7 @@ FAULTS = {
     "upward, two dots": ("integrations.ray", "from ..cli import main"),
     "upward within a folder": ("client.peers.peer", "from ..flushes import receipt"),
     "upward within a folder, beside it": ("client.peers.peer", "from ..log_client import LogClient"),
+    "upward for types": ("protocol.codec", "if TYPE_CHECKING:\n    from ..client.log_client import LogClient"),
     "multiprocess": ("client.log_client", "def start():\n    import multiprocess.connection"),
     "a clock": ("client.flushes.acknowledgements", "from time import monotonic"),
     "a queue": ("protocol.codec", "def lazily():\n    import queue"),
@@ -463,7 +466,8 @@ FREE = {
     "downward": ("client.log_client", "import threading, time\nfrom ..errors import Closed\nfrom ..protocol import codec"),
     "of the same folder": ("protocol.messages", "from .codec import pack"),
     "downward within a folder": ("client.flushes.receipt", "from ..peers.peer import Peer"),
-    "for types only": ("errors", "if TYPE_CHECKING:\n    from .client.log_client import LogClient"),
+    "the type of an error's receipt": ("errors", "if TYPE_CHECKING:\n    from .client.log_client import LogClient"),
+    "upward within a folder, for types": ("client.peers.peer", "if TYPE_CHECKING:\n    from ..flushes import receipt"),
     "multiprocess in its place": ("mesh.start_methods", "import multiprocess"),
     "the standard library's twin": ("transport.channel", "import multiprocessing.connection"),
     "two dots": ("integrations.ray", "from ..client.log_client import LogClient\nfrom .. import errors"),

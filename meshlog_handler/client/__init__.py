@@ -3,6 +3,7 @@
 ::
 
     log_client   its public class: start, stop, address, and what happens when a process joins
+    new_peers    makes the peer of a new connection
     requests     the public methods that ask the client's thread, from any thread
     calls        flushes and commands, as the client's thread starts them
     switches     changes of what is shown, each with its place in every stream

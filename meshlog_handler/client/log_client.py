@@ -44,12 +44,12 @@ from ..worker import job_member
 from ..worker.job_member import JobMember
 from ..worker.member import launched_options
 from ..worker.record_stream import internal_threads
-from .downstream.relayed_peers import ended_peer, peer_of
 from .health.stack_collector import StackCollector
 from .jobs.handover import Handover
 from .jobs.marking_dispatcher import MarkingDispatcher
 from .jobs.succession import Leftover, Succession
 from .loop import ClientLoop
+from .new_peers import ended_peer, peer_of
 from .observers.answers import answer
 from .observers.observers import Observers
 from .peers.peer import Peer

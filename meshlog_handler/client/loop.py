@@ -20,8 +20,9 @@ from ..dispatch.pacer import Pacer, count_records
 from ..errors import ProtocolError
 from ..protocol.messages import Answer, Complete, StacksAnswer, Welcome, reason_of
 from ..protocol.relay_messages import DownstreamInsight
-from ..system.error_reports import ErrorReports, give, name_of
+from ..system.error_reports import ErrorReports, name_of
 from ..system.fork_gate import ForkGate
+from ..system.futures import give
 from ..system.mailbox import Mailbox
 from ..system.waits import monotonic, seconds_until
 from ..transport.listener import Listener

@@ -25,10 +25,11 @@ from ..insight.stacks import Stacks
 from ..output.named_handlers import ShownBy
 from ..protocol.messages import Command, Hello, Welcome
 from ..system import unpatched
+from ..system.futures import Awaited, finished
 from ..system.lazy_imports import importing
 from ..system.mailbox import Mailbox
 from ..system.shielded import run_whole
-from ..system.waits import Awaited, check_timeout, finished, monotonic
+from ..system.waits import check_timeout, monotonic
 from ..transport.channel import HANDSHAKE_SEC
 from ..transport.listener import Listener
 from ..worker import this_process

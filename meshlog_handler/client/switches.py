@@ -18,7 +18,7 @@ from ..dispatch.dispatcher import KEEP, Dispatcher
 from ..dispatch.era import Era
 from ..dispatch.pacer import Pacer
 from ..dispatch.sink import Sink
-from ..system.error_reports import give
+from ..system.futures import give
 from .downstream.relays import Relays
 from .flushes.acknowledgements import Acknowledgements
 from .peers.peer import Chosen, Peer, Turn

@@ -21,7 +21,6 @@ from .sink import Sink, Tap
 from .sinks import Sinks
 
 if TYPE_CHECKING:
-    from ..client.peers.peer import Peer
     from ..output.rank_files import RankFiles
 
 _COUNT_SEC: Final = 5.0
@@ -32,6 +31,10 @@ _OWN_ROUTE: Final = (None, OWN_NAME)
 
 KEEP: Final = -1.0
 """In place of a window: do not change it."""
+
+
+Sentinel = tuple[Any, int]
+"""The peer whose stream has the sentinel, and the number of the flush."""
 
 
 class Dispatcher:
@@ -214,11 +217,11 @@ class Dispatcher:
 
     # -- records ---------------------------------------------------------------------------------------------------
 
-    def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Peer, int]]:
+    def dispatch(self, items: Iterable[Item], now: float) -> list[Sentinel]:
         """Show `items`; return the flush sentinels among them."""
         if self._version != self._sinks.version:
             self._refresh()
-        sentinels: list[tuple[Peer, int]] = []
+        sentinels: list[Sentinel] = []
         if self.files is None and not self._grouping:
             for _, template, values in items:
                 if template is None:
@@ -322,9 +325,9 @@ class Dispatcher:
             else:
                 self._deliver(sink, [template.build(values) for values in lines])
 
-    def write_only(self, items: Iterable[Item]) -> list[tuple[Peer, int]]:
+    def write_only(self, items: Iterable[Item]) -> list[Sentinel]:
         """Write `items` to the files without showing them, and count them as hidden; return the flush sentinels among them."""
-        sentinels: list[tuple[Peer, int]] = []
+        sentinels: list[Sentinel] = []
         for _, template, values in items:
             if template is None:
                 sentinels.append(values)

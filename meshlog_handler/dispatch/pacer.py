@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..protocol.decode import Item
 from ..system.waits import monotonic
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, Sentinel
 from .era import Era
-
-if TYPE_CHECKING:
-    from ..client.peers.peer import Peer
 
 INBOX_SIZE: Final = 1 << 20
 """Maximum bytes of a peer's stream that wait to be read. Beyond this, the client throttles the peer."""
@@ -25,8 +22,6 @@ INBOX_SIZE: Final = 1 << 20
 _TICK_SEC: Final = 0.05
 _AT_ONCE: Final = 16
 _MAX_QUOTA: Final = 20_000
-
-Sentinels = list[tuple["Peer", int]]
 
 
 class Pacer:
@@ -86,9 +81,9 @@ class Pacer:
         """How many bytes of a worker's stream may wait to be collected: as many as are shown in two or three ticks."""
         return min(max(16 * 1024, self.quota * 128), INBOX_SIZE)
 
-    def show_some(self, now: float, workers: int) -> Sentinels:
+    def show_some(self, now: float, workers: int) -> list[Sentinel]:
         """Show items for one tick and adjust `quota`; return the sentinels among the items."""
-        sentinels: Sentinels = []
+        sentinels: list[Sentinel] = []
         if not self._items and self._next:
             items, era = self._next.popleft()
             self.put(items, now, era)
@@ -125,18 +120,18 @@ class Pacer:
             items, era = self._next.popleft()
             self.show_now(items, now, era)
 
-    def show_now(self, items: Sequence[Item], now: float, era: Era | None = None) -> Sentinels:
+    def show_now(self, items: Sequence[Item], now: float, era: Era | None = None) -> list[Sentinel]:
         """Show items that are not held here; return the sentinels among them. Failed items are left out; nothing is raised."""
         if era is None:
             return self._each(lambda left: self._dispatcher.dispatch(left, now), items)
         with self._dispatcher.within(era):
             return self._each(lambda left: self._dispatcher.dispatch(left, now), items)
 
-    def write_only(self, items: Sequence[Item]) -> Sentinels:
+    def write_only(self, items: Sequence[Item]) -> list[Sentinel]:
         """Write items to the files only; otherwise like `show_now`."""
         return self._each(self._dispatcher.write_only, items)
 
-    def _each(self, take: Callable[[Iterable[Item]], Sentinels], items: Sequence[Item]) -> Sentinels:
+    def _each(self, take: Callable[[Iterable[Item]], list[Sentinel]], items: Sequence[Item]) -> list[Sentinel]:
         left = iter(items)  # an iterator keeps its place: after a failure, `take` continues behind the failed item
         self._giving = items, left
         at, complete = 0, True
@@ -158,5 +153,5 @@ def count_records(items: Iterable[Item]) -> int:
     return sum(template is not None and not (template.captured and template.is_shown(values)) for _, template, values in items)
 
 
-def _sentinels(items: Sequence[Item]) -> Sentinels:
+def _sentinels(items: Sequence[Item]) -> list[Sentinel]:
     return [values for _, template, values in items if template is None]

@@ -15,7 +15,7 @@ from .similarity import TokenizedLine, mask_digits, profile, tokenize_unless_wor
 from .tracebacks import Part, Traceback, Tracebacks, begins, part_after, signature_of
 
 if TYPE_CHECKING:
-    from .templates import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
+    from .template_types import AnyTemplate, CallTemplate, DigestTemplate, LineTemplate
 
 _NOTHING: Final[tuple[LogRecord, ...]] = ()
 _NEVER: Final = float("inf")

@@ -3,7 +3,7 @@
 ::
 
     client     begin(position), the handlers, done(position)
-    worker     keeps the entries until they were shown (see `Journal.shown`)
+    worker     keeps the entries until they were shown (see `Journal.keep_until_shown`)
     successor  skips what was shown
 
 A position is the generation of a segment and the number of its records, in one number of eight bytes. The file also has what

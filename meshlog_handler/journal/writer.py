@@ -23,7 +23,7 @@ from typing import Final
 
 from ..protocol.encode import SchemaTable
 from ..protocol.entries import MARK, MAX_ENTRY, extent
-from ..system.locks import hold
+from ..system.lock_files import hold
 from .layout import COUNTER, COUNTERS_AT, DROP_REASONS, GENERATION, HEADER, MAGIC, MAX_COUNTERS, SEGMENTS, START, Range
 from .shown import ShownReader
 

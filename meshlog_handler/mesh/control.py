@@ -28,8 +28,9 @@ from ..protocol.ranks import format_ranks
 from ..system import at_exit
 from ..system.diagnostics import diagnose
 from ..system.error_reports import describe
+from ..system.futures import finished
 from ..system.shielded import run_whole
-from ..system.waits import check_timeout, deadline_after, finished, monotonic
+from ..system.waits import check_timeout, deadline_after, monotonic
 from .engine import Coords, Engine
 
 if TYPE_CHECKING:

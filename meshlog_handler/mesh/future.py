@@ -10,8 +10,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
+from ..system.futures import Awaited, finished
 from ..system.shielded import run_whole
-from ..system.waits import Awaited, check_timeout, finished
+from ..system.waits import check_timeout
 
 T = TypeVar("T")
 

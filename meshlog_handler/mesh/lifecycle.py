@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ClosedError
 from ..system.diagnostics import diagnose
-from ..system.waits import Awaited, deadline_after, finished, monotonic
+from ..system.futures import Awaited, finished
+from ..system.waits import deadline_after, monotonic
 from .engine import Coords
 from .future import MeshFuture
 from .identity import ProcIdentity

@@ -9,7 +9,7 @@ from ..errors import RankDied, RankError, RemoteTraceback
 from ..protocol.immutable import Immutable
 from ..protocol.ranks import format_ranks
 from ..system.exit_status import signal_name
-from ..system.waits import Awaited
+from ..system.futures import Awaited
 from .future import MeshFuture
 from .pickling import loads
 from .rpc import CallFailure

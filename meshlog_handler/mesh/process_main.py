@@ -20,6 +20,7 @@ from ..output.terminal import size_told
 from ..protocol.immutable import Immutable
 from ..system import unpatched
 from ..system.standard_streams import stand_on_descriptors
+from ..worker.member import JoinOptions
 from .identity import ProcIdentity, set_identity
 from .pickling import dumps, dumps_result, loads, share_globals
 from .process import InheritedFd
@@ -121,7 +122,9 @@ def _disinherit_descriptors() -> None:
 def _start(boot: Boot) -> None:
     share_globals()
     if boot.address is not None:
-        installation.join_mesh(boot.address, boot.identity)
+        who = boot.identity
+        options = JoinOptions(boot.address, who.rank, who.local_rank, who.mesh, who.coords, capture=True, warnings=True)
+        installation.join_mesh(options)
     # The crash traceback goes to the captured stderr. A forked proc has inherited the client's faulthandler file.
     faulthandler.enable(2)
 

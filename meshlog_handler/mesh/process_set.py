@@ -19,7 +19,8 @@ from typing import Any, Final
 from ..errors import ClosedError, MeshlogError, RankError
 from ..protocol.ranks import format_ranks
 from ..system.diagnostics import diagnose
-from ..system.waits import capped, deadline_after, finished, monotonic
+from ..system.futures import finished
+from ..system.waits import capped, deadline_after, monotonic
 from .future import MeshFuture
 from .identity import ProcIdentity
 from .pending_call import PendingCall, refusal

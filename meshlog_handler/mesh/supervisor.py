@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from ..errors import ClosedError, ProtocolError
 from ..protocol.messages import decode
-from ..system.error_reports import ErrorReports, give
+from ..system.error_reports import ErrorReports
+from ..system.futures import Awaited, give
 from ..system.mailbox import Mailbox
-from ..system.waits import Awaited, capped, monotonic, seconds_until
+from ..system.waits import capped, monotonic, seconds_until
 from .pending_call import End, PendingCall
 from .proc import ProcHandle
 from .process import Process

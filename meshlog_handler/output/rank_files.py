@@ -18,7 +18,7 @@ from typing import Final
 from ..lines.framer import strip_ansi
 from ..settings import Rotation
 from ..system.descriptors import Held, never_freed
-from ..system.locks import lock
+from ..system.lock_files import lock
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MAX_PENDING: Final = 1 << 20

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from .diagnostics import diagnose
 from .waits import monotonic
@@ -95,22 +94,3 @@ class ErrorReports:
 
 def _more(count: int) -> str:
     return f" ({count:,} more like it were not reported)" if count else ""
-
-
-def give(future: Future[Any], value: object) -> None:
-    """Complete `future` with a result. Never raises, even if it was cancelled or its callbacks raise."""
-    _complete(lambda: future.set_result(value))
-
-
-def refuse(future: Future[Any], error: BaseException) -> None:
-    """Complete `future` with an error, as `give` does with a result."""
-    _complete(lambda: future.set_exception(error))
-
-
-def _complete(complete: Callable[[], object]) -> None:
-    try:
-        complete()
-    except InvalidStateError:
-        return  # it was cancelled
-    except BaseException as failure:  # SystemExit and similar; `Future` itself logs every Exception
-        diagnose(f"a callback of a future raised {describe(failure)}")

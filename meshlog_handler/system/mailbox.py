@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ..errors import ClosedError
 from .descriptors import Held
 from .diagnostics import diagnose
-from .error_reports import describe, give, refuse
+from .error_reports import describe
+from .futures import give, refuse
 
 
 class Call(NamedTuple):

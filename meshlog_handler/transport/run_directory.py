@@ -18,7 +18,7 @@ from ..errors import DirectoryError
 from ..journal.shown import SUFFIX as SHOWN
 from ..protocol.digests import blake2b
 from ..system.descriptors import Held
-from ..system.locks import hold, is_held, lock, make_held
+from ..system.lock_files import hold, is_held, lock, make_held
 from ..system.regular_files import check_private, make_private, open_regular, read_regular
 from .channel import Address, any_length
 

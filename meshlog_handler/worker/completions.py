@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 
 from ..protocol.messages import Complete, Completed, Message
-from ..system.waits import Awaited, finished, none_if_endless
+from ..system.futures import Awaited, finished
+from ..system.waits import none_if_endless
 from .record_stream import internal_threads
 
 _MARGIN_SEC = 0.5

@@ -32,7 +32,7 @@ def numbers_by_process(records: Iterable[logging.LogRecord]) -> dict[int | None,
     return found
 
 
-# README, "What is guaranteed": Order, Nothing is lost.
+# README, "What is guaranteed": Order, Nothing is lost silently.
 @pytest.mark.parametrize("ending", workers.ENDINGS)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_all_records_of_16_processes_arrive_in_order_even_if_the_processes_end_at_once(method: str, ending: str) -> None:
@@ -91,7 +91,7 @@ class Numbers(logging.Handler):
             self.next[record.process] += 1
 
 
-# README, "What is guaranteed": Nothing is lost.
+# README, "What is guaranteed": Nothing is lost silently.
 def test_busy_workers_lose_nothing_while_100_others_are_killed_and_replaced() -> None:
     """Four of eight busy workers are killed at random points of their work, and new workers replace them, 25 times."""
     chance = random.Random(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler import LogClient
-from meshlog_handler.client.observers.observer import runs
+from meshlog_handler.cli.view.observer import runs
 from meshlog_handler.journal.shown import ShownMark, position
 from meshlog_handler.testing import RecordCollector
 from meshlog_handler.transport.election import Election

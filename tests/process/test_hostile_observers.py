@@ -15,8 +15,8 @@ import pytest
 from meshlog_handler import LogClient
 from meshlog_handler.cli.page.live import LivePage
 from meshlog_handler.cli.page.server import PageServer
+from meshlog_handler.cli.view.observer import Observer, runs
 from meshlog_handler.client.observers import observers
-from meshlog_handler.client.observers.observer import Observer, runs
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.frames import CONTROL, HEAD, MAX_CONTROL, FrameReader, frame
 from meshlog_handler.protocol.messages import Goodbye, Hello, Message

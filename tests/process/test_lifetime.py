@@ -12,7 +12,7 @@ from meshlog_handler.transport import run_directory
 
 from .procs import run_python
 
-# README, "What is guaranteed": Ends are orderly. See also `test_released` and `test_slow_handler`.
+# README, "What is guaranteed": Programs end in order. See also `test_released` and `test_slow_handler`.
 LIBRARIES = ["multiprocessing", "multiprocess"]
 METHODS = ["fork", "spawn", "forkserver"]
 KINDS = ["config", "by hand"]

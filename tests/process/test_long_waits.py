@@ -17,7 +17,7 @@ import pytest
 
 import meshlog_handler
 from meshlog_handler import JournalQueue, LogClient, LogRelay, MeshFuture, SettingError, this_host
-from meshlog_handler.client.observers.observer import Observer
+from meshlog_handler.cli.view.observer import Observer
 from meshlog_handler.client.relay.tunnel import HostRelay
 from meshlog_handler.testing import RecordCollector, collected
 from meshlog_handler.transport.runs import runs

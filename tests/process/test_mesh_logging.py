@@ -232,7 +232,7 @@ def root_state() -> tuple[int, list[str]]:
     return root.level, [type(handler).__name__ for handler in root.handlers]
 
 
-# README, "What is guaranteed": Changes are transactions.
+# README, "What is guaranteed": A change is applied everywhere or nowhere.
 def test_a_configuration_is_applied_on_all_ranks_or_on_none(collector: RecordCollector) -> None:
     with spawn(collector, 3) as mesh:
         before = mesh.call(root_state).get(WAIT)

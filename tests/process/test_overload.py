@@ -71,7 +71,7 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHLOG_JOURNAL_SIZE", str(JOURNAL_SIZE))
 
 
-# README, "What is guaranteed": Nothing is lost.
+# README, "What is guaranteed": Nothing is lost silently.
 def test_dropped_records_are_counted_exactly_and_reported() -> None:
     count = 3000
     slow, stats, took = flooded("drop", count, size=4000, seconds=0.01)

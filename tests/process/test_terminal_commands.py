@@ -17,8 +17,8 @@ import pytest
 
 from meshlog_handler import LogClient, MeshlogError, RankError, SettingError
 from meshlog_handler.cli import main
+from meshlog_handler.cli.view.observer import Observer
 from meshlog_handler.client.observers import observers
-from meshlog_handler.client.observers.observer import Observer
 from meshlog_handler.errors import ClosedError, ConnectError
 from meshlog_handler.protocol.codec import pack
 from meshlog_handler.protocol.frames import CONTROL, DATA, HEAD, MAX_CONTROL, FrameReader, frame

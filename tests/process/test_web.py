@@ -17,8 +17,8 @@ import pytest
 from meshlog_handler import LogClient
 from meshlog_handler.cli.page.live import LivePage
 from meshlog_handler.cli.page.server import PageServer
+from meshlog_handler.cli.view.observer import runs
 from meshlog_handler.client.observers import observers
-from meshlog_handler.client.observers.observer import runs
 from tests.process.browser import CHROMIUM, Browser
 from tests.waiting import until
 

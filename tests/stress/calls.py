@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import meshlog_handler
 from meshlog_handler import JournalQueue, LogClient, LogRelay, MeshHandler, ProcMesh, this_host
-from meshlog_handler.client.observers.observer import Observer, runs
+from meshlog_handler.cli.view.observer import Observer, runs
 from meshlog_handler.mesh.control import LoggingMeshClient
 from meshlog_handler.testing import RecordCollector
 

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _complete(options: argparse.Namespace) -> int:
-    from ..completion import CommandArguments, completion_script
+    from ..shell_completion import CommandArguments, completion_script
 
     parser, commands = make_parser(COMMANDS)
     described = [

@@ -7,13 +7,13 @@ import threading
 import time
 from typing import Any, Final
 
-from ...client.observers.observer import Observer
 from ...errors import ClosedError, MeshlogError, printable
 from ...insight.report import Insight
 from ...protocol.decode import Item
 from ...protocol.record import info_of
 from ...system.waits import monotonic
 from ...transport.runs import Run
+from ..view.observer import Observer
 from .events import CLIENT, Event, Joiner, ends_of
 from .model import PageModel
 from .render import embedded

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ...client.observers.observer import Observer
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.sink import Sink
 from ...dispatch.sinks import Sinks
@@ -24,6 +23,7 @@ from ...protocol.decode import Item
 from ...protocol.ranks import format_ranks
 from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
+from .observer import Observer
 
 _TOLD_SEC: Final = 5.0
 _TICK_SEC: Final = 0.25

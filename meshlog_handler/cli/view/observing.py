@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ... import settings
-from ...client.observers.observer import Observer
 from ...errors import MeshlogError, printable
 from ...system.waits import deadline_after, ended, seconds_until
 from ...transport.runs import Run, runs
 from ..messages import CommandError
+from .observer import Observer
 
 _SHOWN: Final = 60
 _MAX_LISTED: Final = 5

@@ -16,11 +16,11 @@ import tty
 from types import FrameType
 from typing import Any, Final
 
-from ...client.observers.observer import Observer
 from ...errors import ClosedError
 from ...insight.report import Insight
 from ...system.waits import deadline_after, monotonic, seconds_until
 from ..messages import note
+from .observer import Observer
 from .tables import HEAD, ORDERS, Row, heading, rows_of, text_table
 
 _STYLES: Final = {

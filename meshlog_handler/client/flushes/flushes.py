@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from ...errors import MAX_QUOTE, printable
 from ...protocol.ranks import format_ranks
-from ...system.error_reports import ErrorReports, give
+from ...system.error_reports import ErrorReports
+from ...system.futures import give
 from ...system.waits import monotonic, none_if_endless
 from ..peers.peer import Peer
 from ..peers.registry import MeshMember

@@ -16,9 +16,10 @@ from ...insight.observation import Observation
 from ...insight.watch import Seen
 from ...protocol.codec import pack, unpack
 from ...protocol.relay_messages import DownstreamInsight, InsightDownstream
-from ...system.error_reports import Tell, give
+from ...system.error_reports import Tell
+from ...system.futures import Awaited, finished, give
 from ...system.process_state import STOPPED, Work, is_crowded, thread_state, work_of
-from ...system.waits import Awaited, finished, monotonic
+from ...system.waits import monotonic
 from ..downstream.relayed_peers import RelayPeer
 from ..flushes.acknowledgements import Acknowledgements
 from ..peers.peer import Peer

@@ -21,9 +21,10 @@ from ...insight.call_tree import Unanswered
 from ...insight.stacks import Stacks, decode_found, encode_threads, encode_unanswered, merge
 from ...protocol.messages import Command, StackSignal, TakeStacks
 from ...protocol.relay_messages import DownstreamStacks
+from ...system.futures import finished
 from ...system.process_state import STOPPED, ProcessState, process_state
 from ...system.shielded import run_shielded
-from ...system.waits import capped, check_timeout, deadline_after, finished, monotonic, seconds_until
+from ...system.waits import capped, check_timeout, deadline_after, monotonic, seconds_until
 from ..flushes.acknowledgements import UNANSWERED, Acknowledgements, Answers
 from ..flushes.flushes import time_downstream
 from ..peers.peer import Chosen, Peer

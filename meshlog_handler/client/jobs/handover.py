@@ -9,7 +9,7 @@ from typing import Final
 
 from ...protocol.messages import Welcome
 from ...protocol.relay_messages import Passed
-from ...system.locks import is_held
+from ...system.lock_files import is_held
 from ..peers.peer import Peer
 from ..peers.reactor import Reactor
 from .succession import Leftover, Succession

@@ -13,7 +13,7 @@ from ...journal.shown import SUFFIX, ShownMark, shown_path
 from ...protocol.immutable import Immutable
 from ...protocol.messages import Hello
 from ...system.error_reports import Tell, describe
-from ...system.locks import is_held
+from ...system.lock_files import is_held
 from ...system.waits import monotonic
 from ...transport.run_directory import is_left, lives, of_job, remove_read
 from .shown_files import ShownFiles, were_written

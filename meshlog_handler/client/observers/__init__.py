@@ -1,4 +1,4 @@
-"""Connections of other terminals to a client: their questions, the records that they follow, and their end, `Observer`.
+"""Connections of other terminals to a client: their questions, and the records that they follow.
 
 May import of the client: peers, flushes, downstream, health.
 """

@@ -13,7 +13,7 @@ from ...protocol.codec import pack
 from ...protocol.messages import Prepare, level_config
 from ...protocol.observer_messages import Ask, AskAbout, AskFlush, AskInsight, AskLevel, AskStacks, AskStats, Reply
 from ...system.error_reports import describe
-from ...system.waits import finished
+from ...system.futures import finished
 from ...transport.runs import command_line
 from ..downstream.relayed_peers import counters_of
 from ..health.insights import INSIGHT_SEC

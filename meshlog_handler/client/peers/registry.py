@@ -19,7 +19,7 @@ from ...protocol.immutable import Immutable
 from ...protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome
 from ...protocol.relay_messages import RankGranted
 from ...system.descriptors import Held
-from ...system.locks import is_held, make_held
+from ...system.lock_files import is_held, make_held
 from ...transport.listener import NewConnection
 from ...transport.run_directory import lives
 from ...worker.warning_filters import warnings_command

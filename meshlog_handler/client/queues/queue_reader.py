@@ -26,9 +26,10 @@ from typing import Any, Final
 
 from ...errors import ClosedError
 from ...system.diagnostics import diagnose
-from ...system.error_reports import ErrorReports, describe, give
+from ...system.error_reports import ErrorReports, describe
+from ...system.futures import Awaited, finished, give
 from ...system.shielded import run_shielded
-from ...system.waits import LONGEST_SEC, Awaited, check_timeout, ended, finished, monotonic
+from ...system.waits import LONGEST_SEC, check_timeout, ended, monotonic
 from ...worker.record_stream import internal_threads
 from .pipe_queue import LIBRARIES, loader_of, putter_of, reader_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...system.error_reports import give
+from ...system.futures import give
 from ..peers.peer import Peer
 from ..peers.reactor import Reactor
 from .queue_peer import ENDED, QueuePeer

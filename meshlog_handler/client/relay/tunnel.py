@@ -23,7 +23,8 @@ from ...errors import ClosedError, ConnectError
 from ...system import at_exit
 from ...system.descriptors import is_readable
 from ...system.diagnostics import diagnose
-from ...system.waits import Awaited, capped, check_timeout
+from ...system.futures import Awaited
+from ...system.waits import capped, check_timeout
 from ...transport.channel import HANDSHAKE_SEC, Address, dial, set_kernel_timeout
 from ...worker.record_stream import internal_threads
 from ..log_client import LogClient

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from meshlog_handler.grouping.aggregator import Aggregator
 from meshlog_handler.grouping.similarity import mask_digits
-from meshlog_handler.grouping.templates import AnyTemplate
+from meshlog_handler.grouping.template_types import AnyTemplate
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from meshlog_handler.system.diagnostics import diagnose
-from meshlog_handler.system.error_reports import AT_ONCE, ErrorReports, describe, give, name_of, refuse
+from meshlog_handler.system.error_reports import AT_ONCE, ErrorReports, describe, name_of
+from meshlog_handler.system.futures import give, refuse
 
 
 class WithoutText(Exception):

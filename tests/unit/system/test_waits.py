@@ -12,13 +12,13 @@ import pytest
 
 from meshlog_handler import SettingError
 from meshlog_handler.system import waits
+from meshlog_handler.system.futures import finished
 from meshlog_handler.system.waits import (
     LONGEST_SEC,
     capped,
     check_timeout,
     deadline_after,
     ended,
-    finished,
     seconds_until,
     wait_in_parts,
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from meshlog_handler.journal.writer import Journal
-from meshlog_handler.system.locks import hold, is_held, make_held
+from meshlog_handler.system.lock_files import hold, is_held, make_held
 from meshlog_handler.system.regular_files import check_private
 from meshlog_handler.transport import run_directory
 from meshlog_handler.transport.run_directory import RunDir, base, clean

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from meshlog_handler.cli.view.observer import Observer
 from meshlog_handler.client.observers import observers
-from meshlog_handler.client.observers.observer import Observer
 from meshlog_handler.client.observers.observers import Observers
 from meshlog_handler.dispatch import sink
 from meshlog_handler.dispatch.dispatcher import Dispatcher

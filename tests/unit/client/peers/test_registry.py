@@ -14,7 +14,7 @@ from meshlog_handler.errors import ProtocolError
 from meshlog_handler.journal.writer import Journal
 from meshlog_handler.protocol.messages import Command, Hello, LogWarnings, Prepare, Welcome, decode, level_config
 from meshlog_handler.protocol.relay_messages import Passed
-from meshlog_handler.system.locks import is_held
+from meshlog_handler.system.lock_files import is_held
 from meshlog_handler.transport.listener import NewConnection
 
 OWN = "0123456789abcdef"

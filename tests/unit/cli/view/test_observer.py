@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 
-from meshlog_handler.client.observers.observer import Observer
+from meshlog_handler.cli.view.observer import Observer
 from meshlog_handler.protocol.encode import SchemaTable
 from meshlog_handler.protocol.frames import CONTROL, DATA, frame
 from meshlog_handler.protocol.observer_messages import Missed

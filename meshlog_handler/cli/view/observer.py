@@ -19,6 +19,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from ... import errors, settings
+from ...client.flushes.receipt import FlushReceipt
+from ...client.health.stack_collector import merged_found
+from ...client.peers.stats import RankStats, Stats
 from ...errors import BusyError, ClosedError, ConnectError, FlushTimeout, MeshlogError, ProtocolError, RankError
 from ...insight.call_tree import Unanswered
 from ...insight.observation import Observation
@@ -47,9 +50,6 @@ from ...system.descriptors import is_readable
 from ...system.waits import capped, check_timeout, deadline_after, seconds_until
 from ...transport.channel import Address, connect
 from ...transport.runs import Run, runs
-from ..flushes.receipt import FlushReceipt
-from ..health.stack_collector import merged_found
-from ..peers.stats import RankStats, Stats
 
 __all__ = ["Observer", "Run", "runs"]
 
