@@ -80,6 +80,8 @@ def keep_the_files(kind: str) -> None:
     if not pid:
         _check(files, nodes)
         LOGGER.warning("of the child")
+        if kind == "job":  # a stream handler shows a record twice if its process ends between this and the note that it did so
+            meshlog_handler.complete()
         _check(files, nodes)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0, "the child has the files"
