@@ -77,9 +77,9 @@ def test_django_under_gunicorn_shows_the_same_with_our_handlers(preload: str, tm
 
     def scenario(place: Place) -> None:
         address = f"127.0.0.1:{place.port}"
-        words = ("-w", "2", "-b", address, "--no-control-socket", preload, "django_settings:application")
-        with place.start("gunicorn", *words) as server:
-            place.until_shown("Booting worker", 2, "stderr")
+        words = ("-w", "2", "-b", address, "-c", "python:gunicorn_ready", "--no-control-socket", preload)
+        with place.start("gunicorn", *words, "django_settings:application") as server:
+            place.until_shown("Worker is ready", 2, "stderr")
             server.until_listens()
             use(server)
             server.stop()

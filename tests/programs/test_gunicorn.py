@@ -53,9 +53,9 @@ def same_but_for_late(
 
 
 def until_ready(server: Program, workers: int = 2) -> None:
-    """Wait until all workers started so far have booted and the server listens."""
+    """Wait until all workers started so far are ready and the server listens."""
     uvicorn = "uvicorn" in server.place.variables.get("WORKER_CLASS", "")
-    server.place.until_shown("Application startup complete" if uvicorn else "Booting worker", workers, "error.log")
+    server.place.until_shown("Application startup complete" if uvicorn else "Worker is ready", workers, "error.log")
     server.until_listens()
 
 
@@ -105,6 +105,8 @@ def test_gunicorn_shows_the_same_when_a_worker_is_killed(worker_class: str, tmp_
         with place.start(*command(worker_class)) as server:
             until_ready(server)
             use(server)
+            # The HTTP client gets its answer before the worker has logged the request.
+            place.until_shown(r"GET /\w+ HTTP", 5, "access.log")
             server.send(signal.SIGKILL, server.workers()[0])
             until_ready(server, 3)
             use(server)
@@ -170,7 +172,7 @@ def test_gunicorn_shows_the_same_with_one_console_handler(preload: str, tmp_path
 
     def scenario(place: Place) -> None:
         with place.start(*command()) as server:
-            place.until_shown("Booting worker", 2, "stderr")
+            place.until_shown("Worker is ready", 2, "stderr")
             server.until_listens()
             use(server)
             place.until_shown("gunicorn.access", 5, "stderr")  # as above: the requests are finished

@@ -6,6 +6,7 @@ import hashlib  # noqa: F401  # gunicorn imports it in the workers, and another 
 import os
 import pwd
 
+from gunicorn_ready import post_worker_init  # noqa: F401  # gunicorn calls it
 from swap import swapped
 
 bind = f"127.0.0.1:{os.environ['PORT']}"
