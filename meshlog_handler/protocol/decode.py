@@ -184,33 +184,7 @@ class RecordDecoder:
                 self.texts.append(item)
             return end
         if schema.sized:
-            parts = list(schema.fixed.unpack_from(data, at))
-            end = at + schema.fixed.size
-            for index, convert in schema.sized:
-                if convert is None:
-                    parts[index] = None
-                    continue
-                begin, end = end, end + parts[index]
-                parts[index] = convert(data[begin:end])
-            if schema.unchecked:
-                _check_template(parts[schema.unchecked])
-            if end != at + _HEADER_SIZE + size or end > len(data):
-                raise ProtocolError("malformed record: its size does not match its texts")
-            self.last = last = parts[1] if parts[1] > last else last
-            template = schema.template
-            item = (last, template, (*parts, MARK))
-            items.append(item)
-            if template.group is None or size > _MAX_KEPT:
-                if not template.count:
-                    self.touched.append(item)
-                if self._keeps:
-                    self.texts.append(item)
-            else:
-                if template.newest is None:
-                    self.touched.append(item)
-                template.newest = item
-            template.count += 1
-            return end
+            return self._sized_records(schema, data, at, limit, items)
         header, template = schema.header, schema.template
         stride = schema.committed.size
         run = min(limit, (len(data) - at) // stride)
@@ -243,6 +217,44 @@ class RecordDecoder:
             self.touched.append(item)
         template.newest = item
         return at + schema.fixed.size
+
+    def _sized_records(self, schema: _Schema, data: bytes, at: int, limit: int, items: list[Item]) -> int:
+        """Do the same for up to `limit` records in a row of a schema with texts and other values that have a size."""
+        unpack_from, fixed, sized, template = schema.fixed.unpack_from, schema.fixed.size, schema.sized, schema.template
+        unchecked, kept, length = schema.unchecked, template.group is not None, len(data)
+        kind = data[at : at + 4]  # and the number of the schema
+        while True:
+            parts = list(unpack_from(data, at))
+            end = at + fixed
+            for index, convert in sized:
+                if convert is None:
+                    parts[index] = None
+                    continue
+                begin, end = end, end + parts[index]
+                parts[index] = convert(data[begin:end])
+            if unchecked:
+                _check_template(parts[unchecked])
+            size = end - at - _HEADER_SIZE
+            if parts[0] >> 32 != size or end > length:
+                raise ProtocolError("malformed record: its size does not match its texts")
+            if parts[1] > self.last:  # false for nan
+                self.last = parts[1]
+            item = (self.last, template, (*parts, MARK))
+            items.append(item)
+            if kept and size <= _MAX_KEPT:
+                if template.newest is None:
+                    self.touched.append(item)
+                template.newest = item
+            else:
+                if not template.count:
+                    self.touched.append(item)
+                if self._keeps:
+                    self.texts.append(item)
+            template.count += 1
+            limit -= 1
+            if limit <= 0 or end >= length or data[end] != MARK or data[end + 1 : end + 5] != kind:
+                return end
+            at = end + 1
 
     def _other(self, data: bytes, at: int, kind: int, items: list[Item]) -> int:
         size: int

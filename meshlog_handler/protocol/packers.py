@@ -140,6 +140,8 @@ def packer(schema: int, codes: str) -> Packer:
     if not sized:
         return partial(layout.pack, RECORD, schema, fixed)
     pack_fixed = layout.pack
+    if len(codes) == 1 and codes != OBJECT:
+        return _packer_of_one(pack_fixed, schema, fixed, _ENCODE[codes])
     # The code of an object may fork: the child must not write to the journal of its parent.
     pid = os.getpid() if OBJECT in codes else None
 
@@ -167,6 +169,19 @@ def packer(schema: int, codes: str) -> Packer:
             raise NotPacked(texts) from failure
 
     return pack_with_sizes
+
+
+def _packer_of_one(pack_fixed: Callable[..., bytes], schema: int, fixed: int, encode: Callable[[Any], bytes]) -> Packer:
+    """Return the same for a single value that has a size, as f-strings have: without lists, it takes half the time."""
+
+    def pack_with_size(created: float, msecs: float, relative: float, value: object) -> bytes:
+        data = encode(value)
+        size = len(data)
+        if size > MAX_ENTRY:
+            raise ValueError("this record needs a side file")
+        return pack_fixed(RECORD, schema, fixed + size, created, msecs, relative, size) + data
+
+    return pack_with_size
 
 
 def texts_in(data: bytes, codes: str) -> Texts:

@@ -369,6 +369,32 @@ def test_any_bytes_are_items_or_raise_protocol_error(data: bytes) -> None:
     _show_all(items)
 
 
+def decoded(data: bytes, limit: int) -> tuple[object, ...]:
+    """Return all that a decoder knows after it has decoded data, up to `limit` items at a time."""
+    items: list[Item] = []
+    decoder, at, failure = RecordDecoder(IDENTITY, lambda number: data[:number], "owner"), 0, ""
+    try:
+        while at < len(data):
+            at = decoder.decode(data, at, limit, items)
+    except ProtocolError as error:
+        failure = str(error)
+    known = {id(template): template for _, template, _ in items if template is not None}.values()
+    return (
+        [(last, repr(values)) for last, _, values in items],
+        [(template.count, repr(template.newest and template.newest[2])) for template in known],
+        [repr(values) for _, _, values in decoder.touched],
+        [repr(values) for _, _, values in decoder.texts],
+        (decoder.last, decoder.sentinels, failure),
+    )
+
+
+@settings(max_examples=300)
+@given(faulty(), st.integers(2, 20))
+def test_records_in_a_row_decode_as_each_by_itself(data: bytes, limit: int) -> None:
+    assert decoded(data, limit) == decoded(data, 1) == decoded(data, 1 << 30)
+    assert decoded(good, limit) == decoded(good, 1)
+
+
 names = st.sampled_from(["rank", "msg", "name", "levelno", "lineno", "exc_text", "stream", "meshlog", "route"])
 
 
