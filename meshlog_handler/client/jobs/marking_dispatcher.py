@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...dispatch.dispatcher import Dispatcher
+from ...dispatch.dispatcher import Dispatcher, Sentinel
 from ...dispatch.wrapped_handlers import behind
 from ...journal.marking import MarkedItem
 from ...output.console import show_kept
 from ...protocol.decode import Item
 from ...system.error_reports import ErrorReports
 from .shown_files import ShownFiles
-
-if TYPE_CHECKING:
-    from ..peers.peer import Peer
 
 
 class MarkingDispatcher(Dispatcher):
@@ -30,11 +27,11 @@ class MarkingDispatcher(Dispatcher):
         self._files_shown = files_shown
         self._failures = ErrorReports()
 
-    def dispatch(self, items: Iterable[Item], now: float) -> list[tuple[Peer, int]]:
+    def dispatch(self, items: Iterable[Item], now: float) -> list[Sentinel]:
         """Show items one at a time."""
         return self._each(items, lambda item: super(MarkingDispatcher, self).dispatch((item,), now))
 
-    def write_only(self, items: Iterable[Item]) -> list[tuple[Peer, int]]:
+    def write_only(self, items: Iterable[Item]) -> list[Sentinel]:
         """Write items to the files one at a time."""
         return self._each(items, lambda item: super(MarkingDispatcher, self).write_only((item,)))
 
@@ -42,8 +39,8 @@ class MarkingDispatcher(Dispatcher):
         """Return all items: each is dispatched, so that it is noted."""
         return items
 
-    def _each(self, items: Iterable[Item], show: Callable[[Item], list[tuple[Peer, int]]]) -> list[tuple[Peer, int]]:
-        sentinels: list[tuple[Peer, int]] = []
+    def _each(self, items: Iterable[Item], show: Callable[[Item], list[Sentinel]]) -> list[Sentinel]:
+        sentinels: list[Sentinel] = []
         for item in items:
             if not isinstance(item, MarkedItem) or self.abandoned:
                 sentinels += show(item)
