@@ -8,7 +8,7 @@
 An observer cannot slow the client down. One that does not read what it was sent gets errors only, and nothing when these do not
 fit either. The dispatcher passes on no record below the level that an observer has room for: records that are left out cost
 nothing, and their number is the difference of two counters. While the client is behind its workers, it spends a small part of
-its time on observers, and leaves out the other records in the same way.
+its time on observers, a few times a second, and leaves out the other records in the same way.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ MAX_HERE: Final = 1024
 """Records that other threads of this process have shown, and that wait to be sent; twice as many errors."""
 
 SHARE: Final = 0.02
-"""The part of its time that a client spends on records for observers while it is behind its workers."""
+"""The part of its time that a client spends on observers that follow, while it is behind its workers."""
 
+_PAUSE_SEC: Final = 0.1  # meanwhile, between two times at which records are sent
 _MAX_CREDIT_SEC: Final = 0.02  # errors may use as much in advance
 _READ: Final = 64 * 1024
 _SEGMENT: Final = 128 * 1024
@@ -409,6 +410,8 @@ class Observers:
         if not self._streams:
             return
         now = monotonic()
+        if behind and self._credit < float("inf") and now - self._ticked < _PAUSE_SEC:
+            return
         earned = SHARE * (now - self._ticked)
         self._credit = min(self._credit + earned, _MAX_CREDIT_SEC) if behind else float("inf")
         self._ticked = now
@@ -422,6 +425,7 @@ class Observers:
         level = self._level_for(self._credit)
         if level != self._affordable or any(each.fitting(level) != each.level for each in followers):
             self._divide()
+        self._credit -= monotonic() - now
 
     def _write(self, observer: _Observer) -> None:
         if observer not in self._observers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -206,3 +207,54 @@ def test_a_client_that_is_behind_spends_a_part_of_its_time(
     assert 0 < len(levels) < 100
     assert len(levels) + observer.dropped == watched.shown
     assert observer.dropped_errors == (observer.dropped if level == logging.ERROR else 0)
+
+
+class Clock:
+    """A clock moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(observers, "monotonic", lambda: self.now)
+
+
+def test_a_client_that_is_behind_sends_a_few_times_a_second(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, there = Clock(monkeypatch), ends[1]
+    there.setblocking(False)
+    watched = Watched(EVERYTHING, ends)
+    watched.observers.end_tick(behind=True)
+    sent = 0
+    for _ in range(1000):  # a second
+        clock.now += 0.001
+        watched.dispatcher.show(record_of(logging.INFO))
+        watched.shown += 1
+        watched.observers.end_tick(behind=True)
+        with contextlib.suppress(BlockingIOError):  # nothing was sent
+            sent += bool(there.recv(1, socket.MSG_PEEK)) and bool(there.recv(65536))
+    assert 8 <= sent <= 10
+    watched.dispatcher.show(record_of(logging.INFO))
+    watched.observers.end_tick()  # the client has shown everything
+    assert there.recv(65536)
+
+
+def test_what_an_observer_costs_a_tick_is_counted(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    watched = Watched(EVERYTHING, ends)
+    write = watched.observers._write
+
+    def slow_write(observer: Any) -> None:
+        clock.now += 0.03
+        write(observer)
+
+    monkeypatch.setattr(watched.observers, "_write", slow_write)
+    watched.observers.end_tick(behind=True)
+    for _ in range(10):
+        watched.dispatcher.show(record_of(logging.INFO))
+    assert watched.dispatcher.tap_level > logging.INFO
+    watched.shown = 10
+    levels, observer = received(watched, ends[1])
+    assert len(levels) == 1  # the one with which the client found that it has no time left
+    assert observer.dropped == 9
