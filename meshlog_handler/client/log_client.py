@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .relay.uplink import Uplink
 
 _START_LOOK_SEC: Final = 0.002
+_HANDLER_SEC: Final = 1.0  # for a handler, before another client shows what it has not noted as shown
 
 
 class LogClient(Requests):
@@ -396,6 +397,8 @@ class LogClient(Requests):
         self.journal_queue.close()  # records that are put into it from now on are shown at once
         try:
             intact = self._mailbox.intact  # else the thread waits for nothing any more
+            if not intact and self._job is not None:
+                self._loop.dispatcher.abandon(_HANDLER_SEC)  # a client that this process starts at exit shows the rest
             if not intact or not stopped(self._loop, self._mailbox, thread, seconds, interrupts):
                 self._rundir.remove()
                 self.registry.release_journals()
@@ -534,7 +537,7 @@ class LogClient(Requests):
     def cut_off(self) -> None:
         """If the program has closed the descriptors, do nothing more: another client takes the place of this one."""
         if self.running and not self._mailbox.intact:
-            self._loop.dispatcher.abandoned = True
+            self._loop.dispatcher.abandon(_HANDLER_SEC)
             self._end_job(intact=False, release=False)
             self._disown()
 

@@ -66,6 +66,7 @@ class Dispatcher:
         # Set when the unshown records of an abandoned client are counted. Until then, the client thread discards no record.
         self.counted = threading.Event()
         self._held = 0  # records held by a thread that waits for `counted`
+        self._withheld = 0  # records that handlers did not get since
         self._giving: tuple[Sequence[logging.LogRecord], Iterator[logging.LogRecord]] = (), iter(())
         self._sinks = sinks
         self._flushed_at = 0
@@ -355,8 +356,14 @@ class Dispatcher:
                 return
             self._give((sink,), record)
 
+    def abandon(self, seconds: float) -> None:
+        """Let handlers get no more records: another client shows them. Any thread. Waits up to `seconds` for a handler."""
+        self.abandoned = True
+        self.counted.set()
+
     def _await_count(self, record: logging.LogRecord) -> None:
         """Wait until the unshown records, including this one, are counted."""
+        self._withheld += 1
         if not self.counted.is_set():
             self._held = _count_of(record)
             self.counted.wait(_COUNT_SEC)

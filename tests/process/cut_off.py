@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import meshlog_handler
-from meshlog_handler import LogClient, MeshHandler
+from meshlog_handler import LogClient, MeshHandler, handler
 from meshlog_handler.worker import this_process
 from meshlog_handler.worker.member import Membership
 from tests.process.orphans import redirect
 from tests.process.procs import DEADLINE
+from tests.waiting import until
 
 LOGGER = logging.getLogger("cut off")
 MINE = b"mine " * 20_000
@@ -121,6 +122,29 @@ def log_while_it_joins_again() -> None:
     assert ended.wait(DEADLINE)
     LOGGER.warning("after")
     logged.set()
+
+
+class _Held(logging.StreamHandler):  # type: ignore[type-arg]  # it is not subscriptable in Python 3.10
+    """Returns from its first call when its client is not to show anything more."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, and wait."""
+        super().emit(record)
+        client = handler._own_client
+        if client is not None and not self.held.is_set():
+            self.held.set()
+            until(lambda: client._loop.dispatcher.abandoned, DEADLINE, "the client to be abandoned")
+
+    held = threading.Event()
+
+
+def join_again_while_a_handler_has_a_record() -> None:
+    """Show the logs of a job; close all descriptors while the handler has the first record; log again, and end."""
+    logging.getLogger().addHandler(MeshHandler(handlers=[_Held(sys.stdout)], job=f"cut-off-{os.getpid()}"))
+    LOGGER.warning("before")
+    assert _Held.held.wait(DEADLINE)
+    os.closerange(3, 200)
+    LOGGER.warning("after")
 
 
 def _check(files: Sequence[IO[bytes]], nodes: Sequence[int]) -> None:

@@ -84,7 +84,7 @@ def test_files_whose_descriptors_were_those_of_the_package_are_not_touched(kind:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("how", ["end_in_a_job", "log_while_it_joins_again"])
+@pytest.mark.parametrize("how", ["end_in_a_job", "log_while_it_joins_again", "join_again_while_a_handler_has_a_record"])
 def test_a_process_that_shows_a_job_and_closes_its_descriptors_ends(how: str) -> None:
     done = run_python("-c", f"from tests.process import cut_off; cut_off.{how}()")
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["before", "after"], "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from ...journal.marking import MarkedItem
 from ...output.console import show_kept
 from ...protocol.decode import Item
 from ...system.error_reports import ErrorReports
+from ...system.waits import capped
 from .shown_files import ShownFiles
 
 
@@ -26,6 +28,8 @@ class MarkingDispatcher(Dispatcher):
         super().__init__(*args, **options)
         self._files_shown = files_shown
         self._failures = ErrorReports()
+        self._showing = threading.RLock()  # held from the note before a record to the note after it
+        self._awaited = False  # whether the next client waits for that note
 
     def dispatch(self, items: Iterable[Item], now: float) -> list[Sentinel]:
         """Show items one at a time."""
@@ -42,20 +46,36 @@ class MarkingDispatcher(Dispatcher):
     def _each(self, items: Iterable[Item], show: Callable[[Item], list[Sentinel]]) -> list[Sentinel]:
         sentinels: list[Sentinel] = []
         for item in items:
-            if not isinstance(item, MarkedItem) or self.abandoned:
+            if isinstance(item, MarkedItem):
+                with self._showing:
+                    sentinels += self._show_marked(item, show)
+            else:
                 sentinels += show(item)
-                continue
-            files, per_tick = self._handled(item)
-            self._note(item, partial(item.mark.begin, item.at, files, self._files_shown.states(files)))
-            try:
-                sentinels += show(item)
-            finally:
-                if not self.abandoned:  # else it was not shown
-                    if per_tick:
-                        self.end_tick()
-                        show_kept()  # what is noted as shown has to be written
-                    self._note(item, item.done)
         return sentinels
+
+    def _show_marked(self, item: MarkedItem, show: Callable[[Item], list[Sentinel]]) -> list[Sentinel]:
+        if self.abandoned:
+            return show(item)
+        files, per_tick = self._handled(item)
+        self._note(item, partial(item.mark.begin, item.at, files, self._files_shown.states(files)))
+        withheld = self._withheld
+        try:
+            return show(item)
+        finally:
+            if not self.abandoned or (self._awaited and self._withheld == withheld):
+                if per_tick:
+                    self.end_tick()
+                    show_kept()  # what is noted as shown has to be written
+                self._note(item, item.done)
+
+    def abandon(self, seconds: float) -> None:
+        """Do as `Dispatcher.abandon`. A record that a handler has got is noted, unless the handler does not return in time."""
+        self._awaited = True
+        super().abandon(seconds)
+        if self._showing.acquire(timeout=capped(seconds)):
+            self._showing.release()
+        else:
+            self._awaited = False  # the next client shows the record again, and it alone writes the marks from now on
 
     def _handled(self, item: MarkedItem) -> tuple[int, bool]:
         """Return the files of the handlers that get an item, and whether one of these writes at the end of a tick."""
